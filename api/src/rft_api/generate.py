@@ -1,0 +1,121 @@
+"""Writes what is generated from the models: the CRDs and the manifest reference. `python -m rft_api.generate ROOT`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rft_api.crd import build_crds
+from rft_api.quantities import DECIMAL_PATTERN
+
+_HEADER = "# Generated from rft_api by `make generate`; edit the models there.\n"
+
+_REFERENCE_TITLE = """# Manifest reference
+
+Generated from the models by `make generate`. Fields marked **required** have no default. Rates and weights are strings
+in quotes, because floating-point numbers do not survive a round trip through the Kubernetes API.
+"""
+
+
+def generated_files() -> dict[str, str]:
+    """Contents of every generated file, by its path in the repository."""
+    crds = build_crds()
+    files = {f"crds/{name}": _HEADER + _dump(crd) for name, crd in crds.items()}
+    files["docs/reference/manifests.md"] = _reference(list(crds.values()))
+    return files
+
+
+def _dump(document: dict[str, Any]) -> str:
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    def represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+        # PyYAML reads 2e-5 as text, YAML 1.2 (and so Go) as a number: quote it.
+        style = "'" if re.fullmatch(DECIMAL_PATTERN, text) else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+    Dumper.add_representer(str, represent_text)
+    return yaml.dump(document, Dumper=Dumper, sort_keys=False, width=120, allow_unicode=True)
+
+
+def _reference(crds: list[dict[str, Any]]) -> str:
+    parts = [_REFERENCE_TITLE]
+    for crd in crds:
+        schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+        parts.append(f"\n## {crd['spec']['names']['kind']}\n\n{schema['description']}\n")
+        for section in ("spec", "status"):
+            parts.append(f"\n### {crd['spec']['names']['kind']} {section}\n\n| field | type | default | meaning |\n")
+            parts.append("|---|---|---|---|\n")
+            parts.extend(_rows(schema["properties"][section], section))
+            rules = list(_rules(schema["properties"][section], section))
+            if rules:
+                parts.append("\nRules across fields:\n\n")
+                parts.extend(f"- `{path}`: {message}\n" for path, message in rules)
+    return "".join(parts)
+
+
+def _rows(schema: dict[str, Any], path: str) -> list[str]:
+    rows = []
+    for name, field in schema.get("properties", {}).items():
+        inner = field
+        here = f"{path}.{name}"
+        if field.get("type") == "array":
+            inner, here = field["items"], f"{here}[]"
+        meaning = field.get("description", "")
+        ranges = [v["message"] for v in field.get("x-kubernetes-validations", []) if field.get("type") == "string"]
+        if ranges:
+            meaning += f" ({'; '.join(ranges)})"
+        default = _default(name, field, schema)
+        rows.append(f"| `{here}` | {_type(field)} | {default} | {meaning.replace('|', chr(92) + '|')} |\n")
+        rows.extend(_rows(inner, here))
+    return rows
+
+
+def _default(name: str, field: dict[str, Any], parent: dict[str, Any]) -> str:
+    if name in parent.get("required", []):
+        return "**required**"
+    default = field.get("default")
+    return "" if default in (None, [], {}) or isinstance(default, dict) else f"`{default}`"
+
+
+def _type(field: dict[str, Any]) -> str:
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    if field.get("type") == "array":
+        return f"list of {_type(field['items'])}"
+    text = str(field.get("type", "any"))
+    low, high = field.get("minimum"), field.get("maximum")
+    if low is not None or high is not None:
+        bounds = [f"from {low}" if low is not None else "", f"to {high}" if high is not None else ""]
+        text += f" {' '.join(bound for bound in bounds if bound)}"
+    return text
+
+
+def _rules(schema: dict[str, Any], path: str) -> list[tuple[str, str]]:
+    found = []
+    if schema.get("type") == "object":
+        found += [(path, validation["message"]) for validation in schema.get("x-kubernetes-validations", [])]
+    for name, field in schema.get("properties", {}).items():
+        found += _rules(field, f"{path}.{name}")
+    if "items" in schema:
+        found += _rules(schema["items"], f"{path}[]")
+    return found
+
+
+def main(root: Path) -> None:
+    """Writes every generated file below `root`."""
+    for name, content in generated_files().items():
+        target = root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists() or target.read_text(encoding="utf-8") != content:
+            target.write_text(content, encoding="utf-8")
+            print(f"wrote {name}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,157 @@
+"""Numbers as Kubernetes manifests write them: decimal strings, durations, quantities; and the rules that bound them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import PydanticCustomError, core_schema
+
+from rft_api.model import Rule, camel
+
+DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$"
+DURATION_PATTERN = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"
+QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+
+_SUFFIXES = {
+    "": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15,
+    "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50,
+}  # fmt: skip
+
+
+def _refuse_numbers(value: Any) -> Any:
+    # Kubernetes' API conventions: floating-point numbers do not survive a round trip, so rates are strings.
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise PydanticCustomError("decimal_string", 'must be a string: write "{value}", in quotes', {"value": value})
+    return value
+
+
+def _matches(pattern: str, example: str) -> AfterValidator:
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not compiled.match(value) or not value:
+            raise PydanticCustomError("format", "must look like {example}", {"example": example})
+        return value
+
+    return AfterValidator(check)
+
+
+Integer = Annotated[int, Field(strict=True)]
+"""A whole number; quoted numbers and booleans are refused, as the API server does."""
+
+DecimalString = Annotated[
+    str,
+    BeforeValidator(_refuse_numbers),
+    _matches(DECIMAL_PATTERN, '"0.5" or "1e-5"'),
+    Field(json_schema_extra={"pattern": DECIMAL_PATTERN, "maxLength": 32}),
+]
+"""A non-negative decimal number in quotes, such as "0.7" or "1e-5"."""
+
+Duration = Annotated[
+    str,
+    BeforeValidator(_refuse_numbers),
+    _matches(DURATION_PATTERN, '"30s", "10m" or "1h30m"'),
+    Field(json_schema_extra={"pattern": DURATION_PATTERN, "minLength": 2, "maxLength": 32}),
+]
+"""A length of time such as 30s, 10m or 1h30m."""
+
+Quantity = Annotated[
+    str,
+    BeforeValidator(_refuse_numbers),
+    _matches(QUANTITY_PATTERN, '"512Mi" or "2"'),
+    Field(json_schema_extra={"pattern": QUANTITY_PATTERN, "maxLength": 32}),
+]
+"""An amount of a resource as Kubernetes writes it, such as 512Mi or 2."""
+
+Name = Annotated[
+    str,
+    _matches(NAME_PATTERN, "my-name (lower-case letters, digits and hyphens)"),
+    Field(max_length=63, json_schema_extra={"pattern": NAME_PATTERN, "minLength": 1}),
+]
+"""A DNS label: lower-case letters, digits and hyphens, at most 63."""
+
+
+def duration_seconds(duration: str) -> int:
+    """Seconds of a `Duration`; `duration_seconds("1h30m") == 5400`."""
+    match = re.match(DURATION_PATTERN, duration)
+    if not match or not duration:
+        raise ValueError(f"{duration!r} is not a duration such as 10m")
+    hours, minutes, seconds = (int(part[:-1]) if part else 0 for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def quantity_value(quantity: str) -> float:
+    """The number that a `Quantity` stands for; `quantity_value("512Mi") == 536870912`."""
+    if not re.match(QUANTITY_PATTERN, quantity):
+        raise ValueError(f"{quantity!r} is not a quantity such as 512Mi")
+    digits = quantity.rstrip("mkMGTPi")
+    return float(digits) * _SUFFIXES[quantity[len(digits) :]]
+
+
+@dataclass(frozen=True)
+class Between:
+    """Bounds of a `DecimalString`, used as `Annotated[DecimalString, Between("0", "1")]`; checked here and by CEL."""
+
+    low: str
+    high: str
+    low_included: bool = True
+
+    @property
+    def message(self) -> str:
+        """What the user reads when a value lies outside."""
+        if self.low_included:
+            return f"must be from {self.low} to {self.high}"
+        return f"must be above {self.low} and at most {self.high}"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        def check(value: str) -> str:
+            number = Decimal(value)
+            above = number >= Decimal(self.low) if self.low_included else number > Decimal(self.low)
+            if not above or number > Decimal(self.high):
+                raise PydanticCustomError("range", "{message}", {"message": self.message})
+            return value
+
+        return core_schema.no_info_after_validator_function(check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        comparison = ">=" if self.low_included else ">"
+        cel = f"double(self) {comparison} double('{self.low}') && double(self) <= double('{self.high}')"
+        return {**handler(schema), "x-kubernetes-validations": [{"rule": cel, "message": self.message}]}
+
+
+def exactly_one_of(*fields: str) -> Rule:
+    """The rule that exactly one of the optional fields is set."""
+    names = [camel(field).rstrip("_") for field in fields]
+    terms = " + ".join(f"(has(self.{cel_name(name)}) ? 1 : 0)" for name in names)
+    return Rule(
+        cel=f"{terms} == 1",
+        message=f"set exactly one of {', '.join(names)}",
+        holds=lambda model: sum(getattr(model, field) is not None for field in fields) == 1,
+    )
+
+
+def at_most_one_of(*fields: str) -> Rule:
+    """The rule that no two of the optional fields are set."""
+    names = [camel(field).rstrip("_") for field in fields]
+    terms = " + ".join(f"(has(self.{cel_name(name)}) ? 1 : 0)" for name in names)
+    return Rule(
+        cel=f"{terms} <= 1",
+        message=f"set at most one of {', '.join(names)}",
+        holds=lambda model: sum(getattr(model, field) is not None for field in fields) <= 1,
+    )
+
+
+# Identifiers that CEL reserves; Kubernetes escapes them as __name__ in rules (API concepts, "CEL: escaping").
+_CEL_RESERVED = {"as", "break", "const", "else", "for", "function", "if", "import", "in", "let", "loop", "var"}
+
+
+def cel_name(name: str) -> str:
+    """A property's name inside a CEL rule."""
+    return f"__{name}__" if name in _CEL_RESERVED else name

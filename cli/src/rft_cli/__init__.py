@@ -1,0 +1,1 @@
+"""rft, the command line: run, validate, score and report on this machine."""
