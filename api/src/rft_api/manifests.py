@@ -39,12 +39,14 @@ class ManifestError:
         return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
 
 
-class ManifestErrors(Exception):
-    """Raised with everything that is wrong in the given manifests."""
+@dataclass(frozen=True)
+class Origin:
+    """Where a document was read."""
 
-    def __init__(self, errors: list[ManifestError]):
-        super().__init__("\n".join(str(error) for error in errors))
-        self.errors = errors
+    file: Path
+    """Its file."""
+    node: yaml.Node
+    """Its YAML tree, which knows the lines."""
 
 
 @dataclass
@@ -57,6 +59,31 @@ class Manifests:
     config_maps: dict[str, dict[str, str]] = field(default_factory=dict)
     folders: dict[str, Path] = field(default_factory=dict)
     """Folder of the file that each job (by name) came from: relative paths start there."""
+    origins: dict[tuple[str, str], Origin] = field(default_factory=dict)
+    """Where each document was read, by kind and name; also of documents that turned out to be wrong."""
+
+    def error(
+        self, kind: str, name: str, location: tuple[int | str, ...], message: str, text_line: int | None = None
+    ) -> ManifestError:
+        """An error at a place of a document; `text_line` is a line inside the text that stands there, from 1."""
+        origin = self.origins[kind, name]
+        line = _line(origin.node, location)
+        if text_line is not None:
+            if _is_block(origin.node, location):
+                line += text_line
+            else:
+                message += f" (line {text_line} of the text)"
+        return ManifestError(str(origin.file), line, _path(location), message)
+
+
+class ManifestErrors(Exception):
+    """Raised with everything that is wrong in the given manifests."""
+
+    def __init__(self, errors: list[ManifestError], found: Manifests):
+        super().__init__("\n".join(str(error) for error in errors))
+        self.errors = errors
+        self.found = found
+        """The documents without errors, for checks that go on."""
 
 
 def load_manifests(files: Iterable[Path]) -> Manifests:
@@ -69,61 +96,121 @@ def load_manifests(files: Iterable[Path]) -> Manifests:
     """
     found = Manifests()
     errors: list[ManifestError] = []
-    seen: dict[tuple[str, str], str] = {}
     for file in files:
         for node, document in _documents(file, errors):
             if not isinstance(document, dict):
                 errors.append(ManifestError(str(file), _line(node, ()), "", "a manifest is a mapping of fields"))
                 continue
             kind = str(document.get("kind"))
+            origin = Origin(file, node)
             if kind == "ConfigMap":
-                name = str((document.get("metadata") or {}).get("name"))
-                found.config_maps[name] = {k: str(v) for k, v in (document.get("data") or {}).items()}
-                continue
-            if kind not in KINDS:
-                if document.get("apiVersion") == API_VERSION or "kind" not in document:
-                    message = f"must be one of {', '.join(KINDS)}"
-                    errors.append(ManifestError(str(file), _line(node, ("kind",)), "kind", message))
-                continue
-            resource = _validated(file, node, document, kind, errors)
-            if resource is None:
-                continue
-            key = (kind, resource.metadata.name)
-            if key in seen:
-                message = f"{kind} {resource.metadata.name} is already defined in {seen[key]}"
-                errors.append(ManifestError(str(file), _line(node, ("metadata", "name")), "metadata.name", message))
-                continue
-            seen[key] = str(file)
-            match resource:
-                case RFTJob():
-                    found.jobs.append(resource)
-                    found.folders[resource.metadata.name] = file.parent
-                case RewardFunction():
-                    found.reward_functions[resource.metadata.name] = resource
-                case InferenceEndpoint():
-                    found.endpoints.append(resource)
+                _read_config_map(origin, document, found, errors)
+            elif kind in KINDS:
+                resource = _validated(origin, document, kind, errors)
+                _remember(origin, document, kind, found, errors)
+                if resource is not None and found.origins[kind, resource.metadata.name] is origin:
+                    _add(resource, found, file.parent)
+            elif document.get("apiVersion") == API_VERSION or "kind" not in document:
+                message = f"must be one of {', '.join(KINDS)}"
+                errors.append(ManifestError(str(file), _line(node, ("kind",)), "kind", message))
     if errors:
-        raise ManifestErrors(errors)
+        raise ManifestErrors(errors, found)
     return found
 
 
+def _remember(
+    origin: Origin, document: dict[str, Any], kind: str, found: Manifests, errors: list[ManifestError]
+) -> None:
+    metadata = document.get("metadata")
+    name = str(metadata.get("name")) if isinstance(metadata, dict) else ""
+    earlier = found.origins.setdefault((kind, name), origin)
+    if name and earlier is not origin:
+        message = f"{kind} {name} is already defined in {earlier.file}, line {_line(earlier.node, ())}"
+        line = _line(origin.node, ("metadata", "name"))
+        errors.append(ManifestError(str(origin.file), line, "metadata.name", message))
+
+
+def _add(resource: Resource, found: Manifests, folder: Path) -> None:
+    match resource:
+        case RFTJob():
+            found.jobs.append(resource)
+            found.folders[resource.metadata.name] = folder
+        case RewardFunction():
+            found.reward_functions[resource.metadata.name] = resource
+        case InferenceEndpoint():
+            found.endpoints.append(resource)
+
+
+def _read_config_map(origin: Origin, document: dict[str, Any], found: Manifests, errors: list[ManifestError]) -> None:
+    metadata, data = document.get("metadata"), document.get("data") or {}
+    texts = isinstance(data, dict) and all(isinstance(value, str) for value in data.values())
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
+        line = _line(origin.node, ("metadata",))
+        errors.append(ManifestError(str(origin.file), line, "metadata.name", "is required"))
+    elif not texts:
+        line = _line(origin.node, ("data",))
+        errors.append(ManifestError(str(origin.file), line, "data", "must map keys to texts"))
+    else:
+        _remember(origin, document, "ConfigMap", found, errors)
+        found.config_maps.setdefault(metadata["name"], dict(data))
+
+
+class SourceMissing(Exception):
+    """Raised when code is read from a ConfigMap's key that is not there."""
+
+    def __init__(self, location: tuple[int | str, ...], message: str):
+        super().__init__(f"{_path(location)}: {message}")
+        self.location = location
+        self.message = message
+
+
 def resolve_source(function: RewardFunction, config_maps: Mapping[str, Mapping[str, str]]) -> RewardFunction:
-    """The function with its code in place of the reference to a ConfigMap.
+    """The function with its code, and that of its terms, in place of references to ConfigMaps.
 
     Raises:
-        KeyError: with a message, when the ConfigMap or its key is missing.
+        SourceMissing: when a ConfigMap or its key is missing, or holds no code.
     """
-    python = function.spec.python
+    spec = function.spec
+    python = _inline(spec.python, ("spec", "python"), config_maps)
+    combine = spec.combine
+    if combine is not None:
+        terms = [
+            term.model_copy(
+                update={"python": _inline(term.python, ("spec", "combine", "terms", index, "python"), config_maps)}
+            )
+            for index, term in enumerate(combine.terms)
+        ]
+        combine = combine.model_copy(update={"terms": terms})
+    return function.model_copy(update={"spec": spec.model_copy(update={"python": python, "combine": combine})})
+
+
+def _inline(
+    python: PythonReward | None, location: tuple[int | str, ...], config_maps: Mapping[str, Mapping[str, str]]
+) -> PythonReward | None:
     if python is None or python.source_from is None:
-        return function
+        return python
     reference = python.source_from.config_map
-    if reference.key not in config_maps.get(reference.name, {}):
-        raise KeyError(
-            f"RewardFunction {function.metadata.name}: spec.python.sourceFrom.configMap: "
-            f"ConfigMap {reference.name} with key {reference.key} is not among the given files"
-        )
-    inline = PythonReward(source=config_maps[reference.name][reference.key], handler=python.handler)
-    return function.model_copy(update={"spec": function.spec.model_copy(update={"python": inline})})
+    location = (*location, "sourceFrom", "configMap")
+    source = config_maps.get(reference.name, {}).get(reference.key)
+    if source is None:
+        raise SourceMissing(location, f"there is no ConfigMap {reference.name} with key {reference.key}")
+    if not source.strip():
+        raise SourceMissing(location, f"key {reference.key} of ConfigMap {reference.name} is empty")
+    return PythonReward(source=source, handler=python.handler)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a mapping that has a key twice, as kubectl does, where PyYAML takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _documents(file: Path, errors: list[ManifestError]) -> list[tuple[yaml.Node, Any]]:
@@ -138,7 +225,7 @@ def _documents(file: Path, errors: list[ManifestError]) -> list[tuple[yaml.Node,
         return []
     documents = []
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         while loader.check_node():
             node = loader.get_node()
             if node is None:
@@ -151,14 +238,20 @@ def _documents(file: Path, errors: list[ManifestError]) -> list[tuple[yaml.Node,
         errors.append(ManifestError(str(file), mark, "", f"is not valid YAML: {error.problem or error}"))
     except yaml.YAMLError as error:
         errors.append(ManifestError(str(file), None, "", f"is not valid YAML: {error}"))
+    except (ValueError, RecursionError) as error:
+        # PyYAML passes on what constructors of dates and numbers raise, and recurses over nested values.
+        errors.append(ManifestError(str(file), None, "", f"is not valid YAML: {error}"))
     return documents
 
 
-def _validated(
-    file: Path, node: yaml.Node, document: dict[str, Any], kind: str, errors: list[ManifestError]
-) -> Resource | None:
+def _validated(origin: Origin, document: dict[str, Any], kind: str, errors: list[ManifestError]) -> Resource | None:
+    file, node = origin.file, origin.node
+    missing = "apiVersion" not in document
+    if missing:  # has a default in the models, because only manifests need to say it
+        errors.append(ManifestError(str(file), _line(node, ()), "apiVersion", "is required"))
     try:
-        return KINDS[kind].model_validate(document)
+        resource = KINDS[kind].model_validate(document)
+        return None if missing else resource
     except ValidationError as invalid:
         for detail in invalid.errors():
             location = tuple(detail["loc"])
@@ -173,6 +266,8 @@ def _messages(detail: Any, model: type[BaseModel]) -> list[str]:
         return error.messages
     if detail["type"] == "missing":
         return ["is required"]
+    if detail["type"] == "model_type":
+        return ["must be a mapping of fields"]
     if detail["type"] == "extra_forbidden":
         close = get_close_matches(str(detail["loc"][-1]), _field_names(model, detail["loc"][:-1]), n=1)
         return ["unknown field" + (f"; did you mean {close[0]}?" if close else "")]
@@ -201,6 +296,16 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
         if found := _model_in(argument):
             return found
     return None
+
+
+def _is_block(node: yaml.Node, location: tuple[int | str, ...]) -> bool:
+    """Whether the text at a location is a literal block, whose lines are lines of the file."""
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            node = next((value for key, value in node.value if key.value == part), node)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+    return isinstance(node, yaml.ScalarNode) and node.style == "|"
 
 
 def _path(location: tuple[int | str, ...]) -> str:

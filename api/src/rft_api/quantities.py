@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -34,7 +33,7 @@ def _matches(pattern: str, example: str) -> AfterValidator:
     compiled = re.compile(pattern)
 
     def check(value: str) -> str:
-        if not compiled.match(value) or not value:
+        if not value or not compiled.fullmatch(value):
             raise PydanticCustomError("format", "must look like {example}", {"example": example})
         return value
 
@@ -44,11 +43,14 @@ def _matches(pattern: str, example: str) -> AfterValidator:
 Integer = Annotated[int, Field(strict=True)]
 """A whole number; quoted numbers and booleans are refused, as the API server does."""
 
+Boolean = Annotated[bool, Field(strict=True)]
+"""true or false; texts such as "yes" are refused, as the API server does."""
+
 DecimalString = Annotated[
     str,
+    Field(max_length=32, json_schema_extra={"pattern": DECIMAL_PATTERN}),
     BeforeValidator(_refuse_numbers),
     _matches(DECIMAL_PATTERN, '"0.5" or "1e-5"'),
-    Field(json_schema_extra={"pattern": DECIMAL_PATTERN, "maxLength": 32}),
 ]
 """A non-negative decimal number in quotes, such as "0.7" or "1e-5"."""
 
@@ -110,9 +112,10 @@ class Between:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         def check(value: str) -> str:
-            number = Decimal(value)
-            above = number >= Decimal(self.low) if self.low_included else number > Decimal(self.low)
-            if not above or number > Decimal(self.high):
+            # Exponents beyond those of a double would be 0 or infinity to the trainer: floats say so here, too.
+            number = float(value)
+            above = number >= float(self.low) if self.low_included else number > float(self.low)
+            if not above or number > float(self.high):
                 raise PydanticCustomError("range", "{message}", {"message": self.message})
             return value
 

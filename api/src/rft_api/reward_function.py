@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from rft_api.model import Model, Rule
-from rft_api.quantities import Between, DecimalString, Duration, Integer, Name, Quantity, exactly_one_of
+from rft_api.quantities import Between, Boolean, DecimalString, Duration, Integer, Name, Quantity, exactly_one_of
 from rft_api.resource import API_VERSION, Conditions, FreeForm, Metadata, PodOverrides, SecretReference
 from rft_api.rft_job import Uri
 
@@ -56,11 +56,11 @@ class MathReward(Model):
 class ExactMatchReward(Model):
     """Options of the builtin ExactMatch."""
 
-    ignore_case: bool = False
+    ignore_case: Boolean = False
     """Whether upper and lower case are the same."""
-    ignore_whitespace: bool = False
+    ignore_whitespace: Boolean = False
     """Whether runs of white space count as one space; white space around the answer never counts."""
-    ignore_punctuation: bool = False
+    ignore_punctuation: Boolean = False
     """Whether punctuation is removed before comparing."""
     answer_key: Annotated[str, Field(max_length=128)] | None = None
     """Field that holds the expected text when the reference answer is an object."""
@@ -73,9 +73,9 @@ class JsonReward(Model):
 
     json_schema: FreeForm | None = None
     """JSON Schema that the completion must satisfy; otherwise the score is 0."""
-    compare_values: bool = True
+    compare_values: Boolean = True
     """Whether fields are compared with the reference answer's (F1 over fields); otherwise being valid scores 1."""
-    allow_code_fence: bool = True
+    allow_code_fence: Boolean = True
     """Whether the JSON may stand in a Markdown code fence."""
 
 

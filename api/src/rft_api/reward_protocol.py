@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -75,11 +76,23 @@ def match_scores(ids: Sequence[str], answer: Any) -> list[Score]:
 
     Never raises on a wrong answer: every id that has no usable score gets a `Score` whose error says why.
     """
+    return [Score.model_validate(row) for row in match_rows(ids, answer)]
+
+
+def match_rows(ids: Sequence[str], answer: Any) -> list[dict[str, Any]]:
+    """What `match_scores` gives, as the JSON objects of the protocol: the reward server's hot path."""
     if isinstance(answer, Mapping) and isinstance(answer.get("body"), (list, str)):
-        answer = answer["body"]  # API-Gateway style Lambdas wrap their answer
+        status, answer = answer.get("statusCode", 200), answer["body"]  # API-Gateway style Lambdas wrap their answer
+        if isinstance(status, int) and status >= 400:
+            return [_failure(sample_id, f"the handler answered statusCode {status}: {answer}") for sample_id in ids]
+        if isinstance(answer, str):
+            try:
+                answer = json.loads(answer)
+            except (ValueError, RecursionError):
+                return [_failure(sample_id, "the handler's body is not valid JSON") for sample_id in ids]
     if not isinstance(answer, Sequence) or isinstance(answer, (str, bytes)):
         reason = f"the handler returned {_kind(answer)}; it must return a list of objects, one per sample"
-        return [Score(id=sample_id, error=reason) for sample_id in ids]
+        return [_failure(sample_id, reason) for sample_id in ids]
     rows: dict[str, Any] = {}
     duplicates: set[str] = set()
     for row in answer:
@@ -89,41 +102,52 @@ def match_scores(ids: Sequence[str], answer: Any) -> list[Score]:
         if row_id in rows:
             duplicates.add(row_id)
         rows[row_id] = row
-    scores = []
+    matched = []
     for sample_id in ids:
         if sample_id in duplicates:
-            scores.append(Score(id=sample_id, error="the handler returned this id more than once"))
+            matched.append(_failure(sample_id, "the handler returned this id more than once"))
         elif sample_id not in rows:
-            scores.append(Score(id=sample_id, error="the handler returned no row with this id"))
+            matched.append(_failure(sample_id, "the handler returned no row with this id"))
         else:
-            scores.append(_score(sample_id, rows[sample_id]))
-    return scores
+            matched.append(_row(sample_id, rows[sample_id]))
+    return matched
 
 
-def _score(sample_id: str, row: Mapping[str, Any]) -> Score:
+def _failure(sample_id: str, error: str) -> dict[str, Any]:
+    return {"id": sample_id, "aggregate_reward_score": None, "metrics_list": [], "error": _text(error)}
+
+
+def _row(sample_id: str, row: Mapping[str, Any]) -> dict[str, Any]:
     error = row.get("error")
     if error is not None:
-        return Score(id=sample_id, error=str(error))
+        return _failure(sample_id, str(error) or "the handler reported an error without a text")
     value = row.get("aggregate_reward_score")
     problem = _number_problem("aggregate_reward_score", value)
     if problem:
-        return Score(id=sample_id, error=problem)
+        return _failure(sample_id, problem)
     metrics = row.get("metrics_list") or []
     if not isinstance(metrics, Sequence) or isinstance(metrics, (str, bytes)):
-        return Score(id=sample_id, error=f"metrics_list is {_kind(metrics)}, not a list")
+        return _failure(sample_id, f"metrics_list is {_kind(metrics)}, not a list")
     components = []
     for metric in metrics:
         if not isinstance(metric, Mapping) or not isinstance(metric.get("name"), str):
-            return Score(id=sample_id, error="metrics_list holds something that is not an object with a name")
-        problem = _number_problem(f"metric {metric['name']!r}", metric.get("value"))
+            return _failure(sample_id, "metrics_list holds something that is not an object with a name")
+        problem = _number_problem("value", metric.get("value"))
         if problem:
-            return Score(id=sample_id, error=problem)
-        kind: Literal["Reward", "Metric"] = "Metric" if metric.get("type") == "Metric" else "Reward"
-        components.append(Metric(name=metric["name"], value=float(metric["value"]), type=kind))
-    return Score(id=sample_id, aggregate_reward_score=float(value), metrics_list=components)  # type: ignore[arg-type]
+            return _failure(sample_id, f"metric {metric['name']!r}: {problem}")
+        kind = "Metric" if metric.get("type") == "Metric" else "Reward"
+        components.append({"name": _text(metric["name"]), "value": float(metric["value"]), "type": kind})
+    return {"id": sample_id, "aggregate_reward_score": float(value), "metrics_list": components}  # type: ignore[arg-type]
+
+
+def _text(text: str) -> str:
+    # JSON can escape half a surrogate pair, which UTF-8 cannot carry.
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _number_problem(name: str, value: Any) -> str | None:
+    if type(value) is float and math.isfinite(value):
+        return None
     if value is None:
         return f"{name} is missing"
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from rft_api.model import Model, Rule
-from rft_api.quantities import Between, DecimalString, Duration, Integer, Name, at_most_one_of
+from rft_api.quantities import Between, Boolean, DecimalString, Duration, Integer, Name, at_most_one_of
 from rft_api.resource import API_VERSION, Conditions, Metadata, PodOverrides, SecretReference
 
 Uri = Annotated[str, Field(min_length=1, max_length=1024)]
@@ -295,7 +295,7 @@ class RFTJobSpec(Model):
     """When to give up."""
     early_stopping: EarlyStopping | None = None
     """Ends training when validation stops improving; off when absent."""
-    suspend: bool = False
+    suspend: Boolean = False
     """Saves a checkpoint and stops the pods; set back to false to go on."""
     queue_name: Name | None = None
     """Kueue LocalQueue that admits the job."""

@@ -29,6 +29,7 @@ class ExitCode(enum.IntEnum):
     DIVERGED = 16
     OUTPUT_FAILED = 74
     INTERRUPTED = 75
+    REWARD_UNREACHABLE = 76
 
     @property
     def reason(self) -> str:

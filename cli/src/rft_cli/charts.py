@@ -1,0 +1,212 @@
+"""Draws a run's curves as one figure, in SVG and PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from rft_api.run import Summary, TrainMetrics
+from rft_cli.history import History
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#222222",
+)  # fmt: skip
+CYCLE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+GREY = "#8a8a8a"
+
+STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelcolor": "#444444",
+    "axes.edgecolor": "#bbbbbb",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e8e8e8",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.75,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.6,
+    "svg.hashsalt": "rft",  # the same run gives the same file
+}
+
+SMOOTHING_STEPS = 20
+"""Runs with more steps than this get a smoothed line over the noisy one."""
+
+
+def draw_curves(history: History, target: Path, title: str, summary: Summary | None) -> list[Path]:
+    """Draws all curves to `target`.svg and `target`.png; returns both paths."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, 13), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08))
+        figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold")
+        panels: list[Callable[[Axes, History, Summary | None], None]] = [
+            _reward, _components, _episode_length, _gradient_norm, _advantages, _entropy, _ratios, _seconds,
+        ]  # fmt: skip
+        axes = figure.subplots(4, 2, sharex="all").flat
+        for axis, panel in zip(axes, panels, strict=True):
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+            axis.set_xlabel("step")
+            axis.tick_params(labelbottom=True)
+            panel(axis, history, summary)
+        files = [target.with_name(target.name + suffix) for suffix in (".svg", ".png")]
+        figure.savefig(files[0], metadata={"Date": None})
+        figure.savefig(files[1], dpi=110)
+        return files
+
+
+def _plot(
+    axis: Axes, steps: Sequence[TrainMetrics], pick: Callable[[TrainMetrics], float | None], **style: str
+) -> None:
+    """A line of a training metric; a long, noisy one faint under its moving average."""
+    points = [(step.step, value) for step in steps if (value := pick(step)) is not None]
+    if not points:
+        return
+    xs, ys = zip(*points, strict=True)
+    # A single point would be an invisible line.
+    mark = "o" if len(points) == 1 else ""
+    if len(points) <= SMOOTHING_STEPS:
+        axis.plot(xs, ys, marker=mark, **style)  # type: ignore[arg-type]
+        return
+    axis.plot(xs, ys, color=style["color"], alpha=0.25, linewidth=1)
+    axis.plot(xs, _smoothed(ys), **style)  # type: ignore[arg-type]
+
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Centred moving average over about a tenth of the values."""
+    half = max(1, len(values) // 20)
+    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
+
+
+def _legend(axis: Axes) -> None:
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(loc="best")
+
+
+def _reward(axis: Axes, history: History, summary: Summary | None) -> None:
+    axis.set_title("Reward")
+    axis.set_ylabel("mean reward")
+    _plot(axis, history.steps, lambda step: step.reward, color=BLUE, label="training (sampled)")
+    points = [(v.step, v.reward) for v in history.validations if v.reward is not None]
+    if points:
+        xs, ys = zip(*points, strict=True)
+        axis.plot(xs, ys, color=VERMILION, marker="o", markersize=4, label="validation (greedy)")
+        if summary is not None:
+            exported = [(x, y) for x, y in points if x == summary.best_step]
+            for x, y in exported:
+                axis.plot(x, y, "o", markersize=11, fillstyle="none", color=VERMILION, label=f"exported: step {x}")
+    _legend(axis)
+
+
+def _components(axis: Axes, history: History, summary: Summary | None) -> None:
+    axis.set_title("Reward components (training)")
+    axis.set_ylabel("mean")
+    names = sorted({name for step in history.steps for name in step.components})
+    for index, name in enumerate(names):
+        # Beyond the palette, dashes tell equal colours apart.
+        line = "-" if index < len(CYCLE) else "--"
+        colour = CYCLE[index % len(CYCLE)]
+        _plot(axis, history.steps, lambda s, n=name: s.components.get(n), color=colour, linestyle=line, label=name)  # type: ignore[misc]
+    if not names:
+        _absent(axis, "this reward reports no components")
+    _legend(axis)
+
+
+def _episode_length(axis: Axes, history: History, summary: Summary | None) -> None:
+    axis.set_title("Episode length")
+    axis.set_ylabel("mean completion tokens")
+    _plot(axis, history.steps, lambda step: step.episode_length, color=BLUE, label="training")
+    if history.validations:
+        xs = [v.step for v in history.validations]
+        ys = [v.episode_length for v in history.validations]
+        axis.plot(xs, ys, color=VERMILION, marker="o", markersize=4, label="validation")
+    axis.set_ylim(bottom=0)
+    _legend(axis)
+
+
+def _gradient_norm(axis: Axes, history: History, summary: Summary | None) -> None:
+    axis.set_title("Gradient norm")
+    axis.set_ylabel("L2 norm before clipping")
+    _plot(axis, history.steps, lambda step: step.gradient_norm, color=BLUE)
+    axis.set_ylim(bottom=0)
+
+
+def _advantages(axis: Axes, history: History, summary: Summary | None) -> None:
+    axis.set_title("Advantages")
+    axis.set_ylabel("over the step's completions")
+    _plot(axis, history.steps, lambda step: step.advantage_std, color=BLUE, label="standard deviation")
+    _plot(axis, history.steps, lambda step: step.advantage_abs_mean, color=VERMILION, label="mean absolute value")
+    axis.set_ylim(bottom=0)
+    _legend(axis)
+
+
+def _entropy(axis: Axes, history: History, summary: Summary | None) -> None:
+    divergence = any(step.kl_divergence is not None for step in history.steps)
+    axis.set_title("Policy entropy and KL divergence" if divergence else "Policy entropy")
+    axis.set_ylabel("nats per token")
+    _plot(axis, history.steps, lambda step: step.policy_entropy, color=BLUE, label="entropy")
+    if divergence:
+        _plot(axis, history.steps, lambda step: step.kl_divergence, color=VERMILION, label="KL from the base model")
+        _legend(axis)
+    axis.set_ylim(bottom=0)
+
+
+def _ratios(axis: Axes, history: History, summary: Summary | None) -> None:
+    axis.set_title("Groups and completions that teach little")
+    axis.set_ylabel("share")
+    _plot(
+        axis,
+        history.steps,
+        lambda step: step.zero_variance_group_ratio,
+        color=BLUE,
+        label="groups with equal rewards (zero variance)",
+    )
+    _plot(
+        axis,
+        history.steps,
+        lambda step: step.clipped_completion_ratio,
+        color=VERMILION,
+        label="completions cut at the token limit (clipped)",
+    )
+    axis.set_ylim(-0.02, 1.02)
+    axis.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    _legend(axis)
+
+
+def _seconds(axis: Axes, history: History, summary: Summary | None) -> None:
+    axis.set_title("Step time by phase")
+    axis.set_ylabel("seconds")
+    steps = history.steps
+    if steps:
+        axis.stackplot(
+            [step.step for step in steps],
+            [step.generate_seconds for step in steps],
+            [step.reward_seconds for step in steps],
+            [step.update_seconds for step in steps],
+            labels=["generate", "reward", "update"],
+            colors=[SKY, ORANGE, GREEN],
+            alpha=0.9,
+            step="mid" if len(steps) <= SMOOTHING_STEPS else None,
+        )
+        axis.set_ylim(bottom=0)
+        _legend(axis)
+    else:
+        _absent(axis, "no training step yet")
+
+
+def _absent(axis: Axes, message: str) -> None:
+    axis.text(0.5, 0.5, message, transform=axis.transAxes, ha="center", va="center", color=GREY)

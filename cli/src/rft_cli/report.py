@@ -1,0 +1,331 @@
+"""What a run achieved, before and after: tables, sample completions and curves, from the run's folder alone."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from rich import box
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from rft_api.run import (
+    Evaluation,
+    ExitCode,
+    PreflightVerdict,
+    RolloutRow,
+    RunError,
+    RunFolder,
+    Stage,
+    Summary,
+    TrainerConfig,
+)
+from rft_cli.history import History
+from rft_cli.texts import duration, harmless, last_user_message, number, shorten, signed
+
+SAMPLES = 5
+SAME_REWARD = 1e-9
+STAGE_TITLES: dict[Stage, str] = {"base": "base", "warmup": "warm-up", "tuned": "tuned"}
+
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run's folder holds so far."""
+
+    folder: RunFolder
+    config: TrainerConfig
+    summary: Summary | None
+    preflight: PreflightVerdict | None
+    history: History
+
+
+def read_run(path: Path) -> Run:
+    """Reads a run's folder, finished or not.
+
+    Raises:
+        RunError: OUTPUT_INVALID when it is not a run's folder or its files are damaged.
+    """
+    folder = RunFolder(path)
+    if not path.is_dir():
+        raise RunError(ExitCode.OUTPUT_INVALID, f"{path}: there is no such folder")
+    config = read_model(folder.config, TrainerConfig)
+    if config is None:
+        raise RunError(ExitCode.OUTPUT_INVALID, f"{path} is not the output of a run: it has no {folder.config.name}")
+    history = History(folder.metrics)
+    history.update()
+    summary = read_model(folder.summary, Summary)
+    preflight = summary.preflight if summary else read_model(folder.preflight, PreflightVerdict)
+    return Run(folder, config, summary, preflight, history)
+
+
+def read_model(file: Path, model: type[AnyModel]) -> AnyModel | None:
+    """A model from its JSON file; None when the file is not there.
+
+    Raises:
+        RunError: OUTPUT_INVALID when it cannot be read.
+    """
+    try:
+        return model.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        problem = error.strerror if isinstance(error, OSError) else f"{error.errors()[0]['msg']} in {model.__name__}"
+        raise RunError(ExitCode.OUTPUT_INVALID, f"{file} cannot be read: {problem}") from None
+
+
+def print_report(run: Run, console: Console, *, samples: bool = True) -> None:
+    """Prints tables, remarks and sample completions."""
+    console.print()
+    console.print(Text(run.config.name, style="bold"), Text(f"· {harmless(run.config.model)}", style="dim"))
+    if run.summary is None:
+        _print_unfinished(run, console)
+    else:
+        _print_result(run, run.summary, console)
+    for remark in _remarks(run):
+        console.print(remark)
+    if samples:
+        _print_samples(run, console)
+
+
+def _print_unfinished(run: Run, console: Console) -> None:
+    steps, validations = run.history.steps, run.history.validations
+    console.print("[yellow]This run is not finished[/]: there is no summary.json, so no before/after comparison yet.")
+    if not steps and not validations:
+        console.print("No training step has been recorded.")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("so far")
+    for column in ("first", "last", "best"):
+        table.add_column(column, justify="right")
+    rewards = [step.reward for step in steps if step.reward is not None]
+    checked = [validation.reward for validation in validations if validation.reward is not None]
+    for title, values in (("training reward", rewards), ("validation reward", checked)):
+        if values:
+            table.add_row(title, number(values[0]), number(values[-1]), number(max(values)))
+    if steps:
+        lengths = [step.episode_length for step in steps]
+        table.add_row("episode length, tokens", number(lengths[0], 1), number(lengths[-1], 1), "")
+    console.print(table)
+    console.print(f"Steps: {steps[-1].step if steps else 0}")
+
+
+def _print_result(run: Run, summary: Summary, console: Console) -> None:
+    stages: dict[Stage, Evaluation | None] = {"base": summary.base, "warmup": summary.warmup, "tuned": summary.tuned}
+    shown = {stage: evaluation for stage, evaluation in stages.items() if evaluation is not None}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(f"{summary.prompts} {'held-out ' if summary.held_out == 'test' else 'validation '}prompts")
+    for stage in shown:
+        table.add_column(STAGE_TITLES[stage], justify="right")
+    table.add_column("difference", justify="right")
+
+    def add(title: str, values: Sequence[float | None], digits: int = 3, style: str = "", extra: str = "") -> None:
+        first, last = values[0], values[-1]
+        difference = "" if first is None or last is None else signed(last - first, digits)
+        table.add_row(title, *(number(value, digits) for value in values), difference + extra, style=style)
+
+    low, high = signed(summary.gain.low), signed(summary.gain.high)
+    interval = f"  [{low} … {high}]"
+    add("reward", [e.reward for e in shown.values()], style="bold", extra=interval)
+    for component in sorted({name for e in shown.values() for name in e.components}):
+        add(f"  {component}", [e.components.get(component) for e in shown.values()])
+    sources = sorted({name for e in shown.values() for name in e.sources})
+    if len(sources) > 1:
+        for source in sources:
+            add(f"reward on {source}", [e.sources.get(source) for e in shown.values()])
+    add("episode length, tokens", [e.episode_length for e in shown.values()], digits=1)
+    if any(e.rewards_failed for e in shown.values()):
+        table.add_row("prompts not scored", *(str(e.rewards_failed) for e in shown.values()), "")
+    console.print(table)
+    console.print(
+        f"[dim]In brackets: {summary.gain.confidence:.0%} interval of the gain (paired bootstrap over prompts). "
+        f"Greedy completions.[/]",
+        highlight=False,
+    )
+    if summary.gain.low <= 0 <= summary.gain.high:
+        console.print("[yellow]The interval includes 0: this gain may be chance.[/]")
+    if summary.held_out == "validation":
+        console.print(
+            "[yellow]The checkpoint was chosen on these same prompts, so the gain flatters it.[/] "
+            "Set spec.data.test to prompts that nothing else uses for an unbiased figure.",
+            highlight=False,
+        )
+    ended = " (stopped early: validation no longer improved)" if summary.stopped_early else ""
+    console.print(
+        f"Exported: step {summary.best_step} of {summary.steps}{ended} → {run.folder.best}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    stages_text = ", ".join(f"{harmless(stage)} {duration(seconds)}" for stage, seconds in summary.seconds.items())
+    total = duration(sum(summary.seconds.values()))
+    console.print(f"Time: {total} ({stages_text})", highlight=False)
+    if summary.accelerator_hours:
+        console.print(f"GPU hours: {summary.accelerator_hours:.2f}", highlight=False)
+
+
+def _remarks(run: Run) -> Iterator[Text]:
+    if run.preflight is not None and run.preflight.verdict != "Fine":
+        yield Text(f"Before training: {run.preflight.verdict}: {run.preflight.message}", style="yellow")
+    elif run.preflight is not None:
+        yield Text(f"Before training: {run.preflight.message}")
+    if run.summary is not None:
+        data = run.summary.data
+        yield Text(
+            f"Data: {data.train_prompts} training, {data.validation_prompts} validation, {data.test_prompts} test "
+            f"prompts" + (f", {data.warmup_conversations} warm-up conversations" if data.warmup_conversations else "")
+        )
+        for source, count in data.too_long.items():
+            limit = run.config.training.max_prompt_tokens
+            yield Text(f"Left out of {source}: {count} prompts longer than {limit} tokens", style="yellow")
+        if run.summary.rewards_failed:
+            yield Text(f"Completions that could not be scored: {run.summary.rewards_failed}", style="yellow")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One prompt's completions before and after."""
+
+    label: str
+    before: RolloutRow
+    after: RolloutRow
+
+    @property
+    def change(self) -> float:
+        """Reward after minus before."""
+        return (self.after.reward or 0.0) - (self.before.reward or 0.0)
+
+
+def read_rollouts(file: Path) -> list[RolloutRow]:
+    """Rows of a rollout or evaluation file.
+
+    Raises:
+        RunError: OUTPUT_INVALID when the file is not one.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(file).to_pylist()
+        # Components have columns of their own; further columns may come with later versions.
+        known = {field.alias for field in RolloutRow.model_fields.values()}
+        return [RolloutRow.model_validate({k: v for k, v in row.items() if k in known}) for row in rows]
+    except (OSError, pyarrow.ArrowException, ValidationError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        reason = f"column {first['loc'][0]}: {first['msg']}" if first else str(error)
+        raise RunError(ExitCode.OUTPUT_INVALID, f"{file} is not a file of rollouts: {reason}") from None
+
+
+def choose_samples(before: Sequence[RolloutRow], after: Sequence[RolloutRow]) -> list[Comparison]:
+    """Five prompts to show: the two most improved, the most worsened, and unchanged ones.
+
+    Too few unchanged ones are made up for by improved, then worsened ones. All but the extremes are the first of their
+    kind in the data, so that nobody's eye picked them; the label says which kind it is.
+    """
+    pairs = [Comparison("", one, other) for one, other in _paired(before, after)]
+    ranked = sorted(pairs, key=lambda pair: -pair.change)  # stable: ties stay in the data's order
+    better = [pair for pair in ranked if pair.change > SAME_REWARD]
+    worse = [pair for pair in reversed(ranked) if pair.change < -SAME_REWARD]
+    same = [pair for pair in pairs if abs(pair.change) <= SAME_REWARD]
+    chosen = [*_labelled("most improved", better[:2]), *_labelled("most worsened", worse[:1])]
+    improved = [pair for pair in pairs if pair in better[2:]]
+    worsened = [pair for pair in pairs if pair in worse[1:]]
+    rest = [*_labelled("unchanged", same), *_labelled("improved", improved), *_labelled("worsened", worsened)]
+    return [*chosen, *rest[: SAMPLES - len(chosen)]]
+
+
+def _labelled(label: str, pairs: Sequence[Comparison]) -> list[Comparison]:
+    return [Comparison(label, pair.before, pair.after) for pair in pairs]
+
+
+def _paired(before: Sequence[RolloutRow], after: Sequence[RolloutRow]) -> Iterator[tuple[RolloutRow, RolloutRow]]:
+    """Scored rows of the same prompt; a prompt that occurs twice is paired in order."""
+    waiting: dict[tuple[str, str, str], list[RolloutRow]] = defaultdict(list)
+    for row in after:
+        waiting[row.source, row.prompt, row.reference_answer].append(row)
+    for row in before:
+        same_prompt = waiting[row.source, row.prompt, row.reference_answer]
+        if same_prompt:
+            other = same_prompt.pop(0)
+            if row.reward is not None and other.reward is not None:
+                yield row, other
+
+
+def _print_samples(run: Run, console: Console) -> None:
+    files = [run.folder.evaluation("base"), run.folder.evaluation("tuned")]
+    if not all(file.exists() for file in files):
+        return
+    before, after = (read_rollouts(file) for file in files)
+    comparisons = choose_samples(before, after)
+    if not comparisons:
+        return
+    changes = [pair.change for pair in (Comparison("", *rows) for rows in _paired(before, after))]
+    better, worse = sum(c > SAME_REWARD for c in changes), sum(c < -SAME_REWARD for c in changes)
+    console.print()
+    console.print(
+        f"[bold]Samples[/]: of {len(changes)} prompts {better} improved, {worse} worsened, "
+        f"{len(changes) - better - worse} stayed the same",
+        highlight=False,
+    )
+    for comparison in comparisons:
+        console.print(_sample_panel(comparison))
+
+
+def _sample_panel(comparison: Comparison) -> Panel:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(overflow="fold")
+    reference = json.loads(comparison.before.reference_answer)
+    reference_text = reference if isinstance(reference, str) else json.dumps(reference, ensure_ascii=False)
+    grid.add_row("prompt", "", Text(shorten(last_user_message(comparison.before.prompt), 400)))
+    if reference is not None:
+        grid.add_row("reference", "", Text(shorten(reference_text, 200)))
+    colours = ("", "green" if comparison.change > 0 else "red" if comparison.change < 0 else "")
+    for title, row, colour in zip(("before", "after"), (comparison.before, comparison.after), colours, strict=True):
+        grid.add_row(title, Text(number(row.reward, 2), style=colour), Text(shorten(row.completion, 400) or "(empty)"))
+    return Panel(Group(grid), title=comparison.label, title_align="left", border_style="dim", box=box.ROUNDED)
+
+
+def final_line(run: Run, summary: Summary) -> str:
+    """The result as one line of JSON, for programs."""
+    return json.dumps(
+        {
+            "job": summary.name,
+            "baselineReward": summary.base.reward,
+            "tunedReward": summary.tuned.reward,
+            "gain": summary.gain.mean,
+            "interval": [summary.gain.low, summary.gain.high],
+            "prompts": summary.prompts,
+            "heldOut": summary.held_out,
+            "bestStep": summary.best_step,
+            "steps": summary.steps,
+            "seconds": round(sum(summary.seconds.values()), 1),
+            "output": str(run.folder.path),
+        },
+        ensure_ascii=False,
+    )
+
+
+def report(path: Path, console: Console) -> Run:
+    """Prints the report of a run and draws its curves (curves.svg, curves.png in its folder)."""
+    from rft_cli.charts import draw_curves
+
+    run = read_run(path)
+    print_report(run, console)
+    if not run.history.training and not run.history.validation:
+        return run
+    try:
+        files = draw_curves(run.history, run.folder.curves, run.config.name, run.summary)
+    except OSError as error:  # a report of somebody else's folder is still a report
+        console.print(f"[yellow]The curves could not be written: {error.strerror or error}[/]")
+    else:
+        console.print(f"Curves: {', '.join(str(file) for file in files)}", highlight=False, soft_wrap=True)
+    return run

@@ -1,0 +1,229 @@
+"""`rft score`: scores a file of completions with a RewardFunction."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, pstdev, quantiles
+from typing import Any
+
+import httpx
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rft_api.manifests import ManifestErrors, resolve_source
+from rft_api.quantities import duration_seconds
+from rft_api.reward_function import RewardFunction
+from rft_api.reward_protocol import SCORE_PATH, Score, build_sample, match_scores
+from rft_api.run import ExitCode, RunError
+from rft_cli.check import read_manifests
+from rft_cli.processes import RewardServer
+from rft_cli.report import read_rollouts
+from rft_cli.texts import harmless, number
+
+BATCH = 64
+"""Samples per request."""
+ERRORS_SHOWN = 10
+ROLE_NAMES = {"system", "developer", "user", "assistant", "tool"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A completion of the file: its number there, its contents, and the sample made of it."""
+
+    number: int
+    row: dict[str, Any]
+    sample: dict[str, Any]
+    stored_reward: float | None = None
+
+
+def score(reward: Path, completions: Path, output: Path | None, console: Console) -> None:
+    """Scores the completions, prints their distribution and writes the scores to `output`.
+
+    Raises:
+        ManifestErrors: when the reward's manifest is wrong.
+        RunError: when the file is wrong, or the reward cannot score.
+    """
+    function = _the_function(reward)
+    lines = _read_parquet(completions) if completions.suffix == ".parquet" else _read_jsonl(completions)
+    with tempfile.TemporaryDirectory(prefix="rft-") as private:
+        folder = Path(private)
+        with RewardServer(function, folder, folder / "server.log") as server:
+            server.wait_until_ready()
+            scores = _score(server, lines, duration_seconds(function.spec.timeout), console)
+    if output is not None:
+        _write(output, lines, scores)
+    _print_distribution(function.metadata.name, scores, console)
+    _print_errors(completions, lines, scores, console)
+    _print_stored(lines, scores, console)
+    if output is not None:
+        console.print(f"Scores: {output}", highlight=False, soft_wrap=True)
+    if not any(s.error is None for s in scores):
+        raise RunError(ExitCode.REWARD_FAILING, "no sample could be scored")
+
+
+def _the_function(manifest: Path) -> RewardFunction:
+    found, errors = read_manifests([manifest])
+    if errors:
+        raise ManifestErrors(errors, found)
+    functions = list(found.reward_functions.values())
+    if len(functions) != 1:
+        names = ", ".join(found.reward_functions) or "none"
+        raise RunError(
+            ExitCode.CONFIGURATION_INVALID, f"{manifest} has to define one RewardFunction; it defines {names}"
+        )
+    return resolve_source(functions[0], found.config_maps)
+
+
+def _read_jsonl(file: Path) -> list[Line]:
+    lines: list[Line] = []
+    problems: list[str] = []
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise RunError(ExitCode.DATA_INVALID, f"{file}: {error.strerror}") from None
+    for index, raw in enumerate(content.split(b"\n"), start=1):
+        if not raw.strip():
+            continue
+        try:
+            row = json.loads(raw.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8 text"
+            problems.append(f"{file}:{index}: is not JSON: {reason}")
+            continue
+        problem = _row_problem(row)
+        if problem:
+            problems.append(f"{file}:{index}: {problem}")
+            continue
+        metadata = {key: value for key, value in row.items() if key not in ("messages", "reference_answer")}
+        *conversation, answer = row["messages"]
+        reference = row.get("reference_answer")
+        lines.append(Line(index, row, build_sample(str(index), conversation, answer["content"], reference, metadata)))
+    if problems:
+        raise RunError(ExitCode.DATA_INVALID, f"{len(problems)} lines cannot be used:\n" + "\n".join(problems))
+    if not lines:
+        raise RunError(ExitCode.DATA_INVALID, f"{file}: holds no completions")
+    return lines
+
+
+def _row_problem(row: Any) -> str | None:
+    if not isinstance(row, dict):
+        return "is not an object"
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not messages:
+        return "needs messages: a list that ends with the assistant's answer"
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict) or message.get("role") not in ROLE_NAMES:
+            return f"messages[{index}] needs a role: one of {', '.join(sorted(ROLE_NAMES))}"
+    if messages[-1]["role"] != "assistant":
+        return "the last message has to be the assistant's: it is what gets scored"
+    if not isinstance(messages[-1].get("content"), str):
+        return f"messages[{len(messages) - 1}].content has to be a text"
+    return None
+
+
+def _read_parquet(file: Path) -> list[Line]:
+    if not file.is_file():
+        raise RunError(ExitCode.DATA_INVALID, f"{file}: there is no such file")
+    lines = []
+    for index, rollout in enumerate(read_rollouts(file), start=1):
+        reference = json.loads(rollout.reference_answer)
+        sample = build_sample(str(index), json.loads(rollout.prompt), rollout.completion, reference, {})
+        row = {"messages": sample["messages"], "reference_answer": reference}
+        lines.append(Line(index, row, sample, rollout.reward))
+    if not lines:
+        raise RunError(ExitCode.DATA_INVALID, f"{file}: holds no completions")
+    return lines
+
+
+def _score(server: RewardServer, lines: Sequence[Line], timeout: float, console: Console) -> list[Score]:
+    scores: list[Score] = []
+    headers = {"Authorization": f"Bearer {server.token}"}
+    # The server enforces the function's timeout; ours only guards against a server that hangs.
+    with httpx.Client(headers=headers, timeout=timeout + 30, trust_env=False) as client, console.status("") as status:
+        for start in range(0, len(lines), BATCH):
+            batch = lines[start : start + BATCH]
+            status.update(f"scored {start} of {len(lines)}")
+            scores += match_scores([line.sample["id"] for line in batch], _post(client, server, batch))
+    return scores
+
+
+def _post(client: httpx.Client, server: RewardServer, batch: Sequence[Line]) -> Any:
+    try:
+        answer = client.post(server.url + SCORE_PATH, json=[line.sample for line in batch])
+        answer.raise_for_status()
+        return answer.json()
+    except httpx.HTTPStatusError as error:
+        text = harmless(error.response.text[:1000])
+        raise RunError(
+            ExitCode.REWARD_FAILING, f"RewardFunction {server.name}: HTTP {error.response.status_code}: {text}"
+        ) from None
+    except (httpx.TransportError, ValueError) as error:
+        raise RunError(ExitCode.REWARD_FAILING, f"RewardFunction {server.name} did not answer: {error}") from None
+
+
+def _write(output: Path, lines: Sequence[Line], scores: Sequence[Score]) -> None:
+    try:
+        with output.open("w", encoding="utf-8") as file:
+            for line, result in zip(lines, scores, strict=True):
+                values = result.model_dump(mode="json", exclude={"id"}, exclude_none=True)
+                file.write(json.dumps({**line.row, "score": values}, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise RunError(ExitCode.OUTPUT_INVALID, f"{output} cannot be written: {error.strerror}") from None
+
+
+def _print_distribution(name: str, scores: Sequence[Score], console: Console) -> None:
+    usable = [s for s in scores if s.error is None]
+    values: dict[str, list[float]] = {}
+    for result in usable:
+        for metric in result.metrics_list:
+            values.setdefault(metric.name, []).append(metric.value)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(f"{len(scores)} completions")
+    for column in ("mean", "std", "min", "25 %", "median", "75 %", "max"):
+        table.add_column(column, justify="right")
+    rewards = [s.aggregate_reward_score for s in usable if s.aggregate_reward_score is not None]
+    if rewards:
+        table.add_row("reward", *_statistics(rewards), style="bold")
+    for component, measured in sorted(values.items()):
+        table.add_row(f"  {harmless(component)}", *_statistics(measured))
+    console.print(Text(name, style="bold"))
+    if rewards:
+        console.print(table)
+    failed = len(scores) - len(usable)
+    console.print(f"Not scored: {failed} of {len(scores)} ({failed / len(scores):.1%})", highlight=False)
+
+
+def _statistics(values: Sequence[float]) -> Iterator[str]:
+    # "inclusive": the quartiles of these values, not of a population behind them
+    quartiles = quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    for value in (fmean(values), pstdev(values), min(values), *quartiles, max(values)):
+        yield number(value)
+
+
+def _print_errors(file: Path, lines: Sequence[Line], scores: Sequence[Score], console: Console) -> None:
+    failed = [(line, result.error) for line, result in zip(lines, scores, strict=True) if result.error is not None]
+    for line, error in failed[:ERRORS_SHOWN]:
+        console.print(Text(f"{file}:{line.number}: {harmless(error or '')}", style="red"), soft_wrap=True)
+    if len(failed) > ERRORS_SHOWN:
+        console.print(f"… and {len(failed) - ERRORS_SHOWN} more; --output writes them all", highlight=False)
+
+
+def _print_stored(lines: Sequence[Line], scores: Sequence[Score], console: Console) -> None:
+    pairs = [
+        (line.stored_reward, result.aggregate_reward_score)
+        for line, result in zip(lines, scores, strict=True)
+        if line.stored_reward is not None and result.aggregate_reward_score is not None
+    ]
+    if pairs:
+        differing = sum(abs(stored - now) > 1e-6 for stored, now in pairs)
+        mean = fmean(stored for stored, _ in pairs)
+        console.print(
+            f"Stored rewards of the same completions: mean {number(mean)}; {differing} of {len(pairs)} differ",
+            highlight=False,
+        )

@@ -1,0 +1,35 @@
+"""Combined rewards: the weighted sum of several terms' scores, each reported as a component."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+Row = dict[str, Any]
+"""A score as the protocol has it: {"id", "aggregate_reward_score", "metrics_list", "error" if there is none}."""
+
+
+def failed(sample_id: str, error: str) -> Row:
+    """The row of a sample that could not be scored."""
+    return {"id": sample_id, "aggregate_reward_score": None, "metrics_list": [], "error": error}
+
+
+def combine(names: Sequence[str], weights: Sequence[float], scores: Sequence[Sequence[Row]]) -> list[Row]:
+    """One row per sample from one list of rows per term; a sample that a term could not score has no score."""
+    return [_combine_sample(names, weights, rows) for rows in zip(*scores, strict=True)]
+
+
+def _combine_sample(names: Sequence[str], weights: Sequence[float], rows: Sequence[Row]) -> Row:
+    sample_id = rows[0]["id"]
+    total, components = 0.0, []
+    for name, weight, row in zip(names, weights, rows, strict=True):
+        score = row["aggregate_reward_score"]
+        if score is None:
+            return failed(sample_id, f"term {name}: {row['error']}")
+        total += weight * score
+        components.append({"name": name, "value": score, "type": "Reward" if weight else "Metric"})
+        components += [{**inner, "name": f"{name}/{inner['name']}", "type": "Metric"} for inner in row["metrics_list"]]
+    if not math.isfinite(total):
+        return failed(sample_id, "the weighted sum of the terms is not a finite number")
+    return {"id": sample_id, "aggregate_reward_score": total, "metrics_list": components}

@@ -1,0 +1,1 @@
+"""The graders: what computes scores inside a worker."""

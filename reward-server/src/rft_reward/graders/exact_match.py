@@ -1,0 +1,44 @@
+"""The builtin ExactMatch: 1 when the answer is the expected text, else 0."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Any
+
+from rft_reward.graders.builtin import Component, GradeSample
+from rft_reward.graders.sample import completion_text, expected_text
+
+
+def build(options: dict[str, Any]) -> GradeSample:
+    """The grader for the options of `rft_api.reward_function.ExactMatchReward`."""
+    pattern = re.compile(options["pattern"]) if options.get("pattern") else None
+
+    def grade(sample: dict[str, Any]) -> tuple[float, list[Component]]:
+        expected = normalize(expected_text(sample, options.get("answerKey")), options)
+        text = completion_text(sample)
+        answer = text if pattern is None else _last_match(pattern, text)
+        score = float(answer is not None and normalize(answer, options) == expected)
+        return score, [("exact_match", score, "Reward"), ("answer_found", float(answer is not None), "Metric")]
+
+    return grade
+
+
+def normalize(text: str, options: dict[str, Any]) -> str:
+    """The text without the differences that the options ignore."""
+    if options.get("ignoreCase"):
+        text = text.casefold()
+    if options.get("ignorePunctuation"):
+        text = "".join(character for character in text if not unicodedata.category(character).startswith("P"))
+    if options.get("ignoreWhitespace"):
+        text = " ".join(text.split())
+    return text.strip()
+
+
+def _last_match(pattern: re.Pattern[str], text: str) -> str | None:
+    found = None
+    for match in pattern.finditer(text):
+        found = match
+    if found is None:
+        return None
+    return found[1] if pattern.groups else found[0]

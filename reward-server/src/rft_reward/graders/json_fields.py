@@ -1,0 +1,110 @@
+"""The builtin Json: is the completion JSON, does it keep a schema, how many of its fields are right."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from rft_reward.graders.builtin import Component, GradeSample
+from rft_reward.graders.sample import completion_text, reference_answer
+from rft_reward.graders.term import Unscorable
+
+_FENCE = re.compile(r"\A```[A-Za-z]*[ \t]*\n(.*)\n?```\Z", re.DOTALL)
+
+
+def build(options: dict[str, Any]) -> GradeSample:
+    """The grader for the options of `rft_api.reward_function.JsonReward`."""
+    schema = options.get("jsonSchema")
+    # An empty registry: references to other documents are errors, never downloads.
+    validator = None if schema is None else Draft202012Validator(schema, registry=Registry())
+    compare, fence = options.get("compareValues", True), options.get("allowCodeFence", True)
+
+    def grade(sample: dict[str, Any]) -> tuple[float, list[Component]]:
+        expected = _expected(sample) if compare else None
+        components: list[Component] = []
+        try:
+            value = parse(completion_text(sample), fence)
+            valid = True
+        except (ValueError, RecursionError):
+            value, valid = None, False
+        components.append(("valid_json", float(valid), "Metric" if compare or validator else "Reward"))
+        if validator is not None:
+            valid = valid and _keeps(validator, value)
+            components.append(("schema", float(valid), "Metric" if compare else "Reward"))
+        if not compare:
+            return float(valid), components
+        precision, recall, f1 = field_f1(value, expected) if valid else (0.0, 0.0, 0.0)
+        components += [("field_f1", f1, "Reward"), ("precision", precision, "Metric"), ("recall", recall, "Metric")]
+        return f1, components
+
+    return grade
+
+
+def parse(text: str, allow_code_fence: bool) -> Any:
+    """The completion as JSON.
+
+    Raises:
+        ValueError, RecursionError: when it is anything else, NaN and Infinity included.
+    """
+    text = text.strip()
+    fenced = _FENCE.match(text) if allow_code_fence else None
+    return json.loads(fenced[1] if fenced else text, parse_constant=_refuse_constant)
+
+
+def field_f1(value: Any, expected: Any) -> tuple[float, float, float]:
+    """Precision, recall and F1 of the leaf fields; elements of lists count whatever their order."""
+    given, wanted = Counter(flatten(value)), Counter(flatten(expected))
+    common = (given & wanted).total()
+    if not common:
+        return 0.0, 0.0, 0.0
+    return common / given.total(), common / wanted.total(), 2 * common / (given.total() + wanted.total())
+
+
+def flatten(value: Any) -> list[tuple[str, str]]:
+    """The leaves as (path, canonical JSON); a path names keys, and `[]` for any element of a list."""
+    return list(_leaves(value, ""))
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{json.dumps(key)}")
+    elif isinstance(value, list) and value:
+        for inner in value:
+            yield from _leaves(inner, f"{path}[]")
+    elif isinstance(value, float) and value.is_integer():
+        yield path, str(int(value))  # JSON has one kind of number: 1.0 is 1
+    else:
+        yield path, json.dumps(value)
+
+
+def _expected(sample: dict[str, Any]) -> Any:
+    reference = reference_answer(sample)
+    if not isinstance(reference, str):
+        return reference
+    try:
+        return parse(reference, allow_code_fence=False)
+    except (ValueError, RecursionError):
+        raise Unscorable("the reference_answer is text that is not JSON: give an object, or JSON as text") from None
+
+
+def _keeps(validator: Draft202012Validator, value: Any) -> bool:
+    try:
+        validator.validate(value)
+    except ValidationError:
+        return False
+    except Unresolvable as error:
+        raise Unscorable(f"jsonSchema refers to something that it does not contain: {error}") from None
+    return True
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

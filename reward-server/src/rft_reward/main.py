@@ -1,0 +1,76 @@
+"""The command: reads arguments and manifest, binds the address, serves."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import logging
+import socket
+import sys
+from pathlib import Path
+
+from rft_api.run import ExitCode
+from rft_reward.configuration import ConfigurationError, load_function, pool_settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the server; returns the exit code, CONFIGURATION_INVALID when the user has to change something."""
+    parser = argparse.ArgumentParser(prog="python -m rft_reward", description="Scores completions over HTTP.")
+    parser.add_argument("--function", type=Path, required=True, help="RewardFunction manifest, as YAML or JSON")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8080, help="port to listen on; 0 picks a free one (8080)")
+    parser.add_argument("--token-file", type=Path, help="file with the bearer token that requests must carry")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        function = load_function(options.function)
+        token = _read_token(options.token_file)
+        if token is None and not _is_loopback(options.host):
+            raise ConfigurationError(
+                f"--host {options.host}: without --token-file the server listens on loopback addresses only"
+            )
+        listener = _bind(options.host, options.port)
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        return ExitCode.CONFIGURATION_INVALID
+    # What follows is slow to import.
+    import uvloop
+
+    from rft_reward import sandbox
+    from rft_reward.server import RewardServer, serve
+
+    sandbox.set_dumpable(False)  # in a pod, workers run as the same user
+    sandbox.adopt_orphans()
+    host, port = listener.getsockname()[:2]
+    print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    serve(RewardServer(function, pool_settings(function, options.token_file), token), listener)
+    return ExitCode.SUCCEEDED
+
+
+def _read_token(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        token = file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"--token-file {file}: {error}") from None
+    if not token:
+        raise ConfigurationError(f"--token-file {file}: is empty")
+    return token
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=socket.AddressFamily(family), backlog=1024)
+    except (OSError, OverflowError) as error:
+        raise ConfigurationError(f"--host {host} --port {port}: cannot listen there: {error}") from None

@@ -1,0 +1,251 @@
+"""The workers of a server: splits batches over them, replaces those that fail, and tells guilty samples apart.
+
+The rule for a batch that failed as a whole (the code raised, took too long, or took its worker with it): its samples
+are tried one by one. Each gets an equal share of spec.timeout, but at least an eighth of it; trying ends when
+spec.timeout has passed in such calls, or eight of the samples have cost a worker. The rest then fails. So a batch takes
+at most twice spec.timeout, plus waiting for workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from rft_api.reward_protocol import match_rows
+from rft_reward.combine import Row, combine, failed
+from rft_reward.graders.builtin import sample_share
+from rft_reward.metrics import Metrics
+from rft_reward.worker_process import WorkerLost, WorkerProcess, WorkerSettings
+
+PIECE_SECONDS = 0.002
+"""A batch is split over idle workers into pieces that take about this long or longer: less is not worth a split."""
+MOST_LOST_WORKERS = 8
+_LONGEST_BACKOFF_SECONDS = 30.0
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """How a pool runs."""
+
+    worker: WorkerSettings
+    workers: int
+    timeout: str
+    """As in the manifest, for messages."""
+    timeout_seconds: float
+    combined: tuple[list[str], list[float]] | None
+    """Names and weights of the terms, when rewards are combined."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why a batch as a whole has no scores."""
+
+    reason: str
+    text: str
+    worker_lost: bool
+
+
+class Pool:
+    """A fixed number of workers, each kept running."""
+
+    def __init__(self, settings: PoolSettings, metrics: Metrics):
+        self._settings = settings
+        self._metrics = metrics
+        self._idle: deque[WorkerProcess] = deque()
+        self._waiting: deque[asyncio.Future[WorkerProcess]] = deque()
+        self._keepers: list[asyncio.Task[None]] = []
+        self._warned: set[str] = set()
+        self._live = 0
+        self._seconds_per_sample = PIECE_SECONDS / 8
+        self.start_error: str | None = None
+        """Why the latest attempt to start a worker failed; None when it succeeded."""
+        self.started = asyncio.Event()
+        """Set once a worker has run."""
+
+    def start(self) -> None:
+        """Starts the workers in the background."""
+        self._keepers = [asyncio.create_task(self._keep()) for _ in range(self._settings.workers)]
+
+    async def close(self) -> None:
+        """Ends the workers."""
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+
+    async def score(self, samples: Sequence[dict[str, Any]]) -> list[Row]:
+        """Rows for samples that `requests.read_samples` has checked, in their order."""
+        worthwhile = int(len(samples) * self._seconds_per_sample / PIECE_SECONDS)
+        count = max(1, min(len(self._idle), len(samples), worthwhile))
+        size = max(1, -(-len(samples) // count))
+        pieces = [samples[start : start + size] for start in range(0, len(samples), size)]
+        started = time.perf_counter()
+        rows = [row for piece in await asyncio.gather(*map(self._score_piece, pieces)) for row in piece]
+        self._metrics.batch_seconds.observe(time.perf_counter() - started)
+        self._metrics.count_scores(rows)
+        return rows
+
+    async def _score_piece(self, samples: Sequence[dict[str, Any]]) -> list[Row]:
+        settings = self._settings
+        outcome, _ = await self._call(samples, settings.timeout_seconds)
+        if not isinstance(outcome, _Failure):
+            return self._counted(outcome)
+        if len(samples) == 1:
+            return [self._failed(samples[0], outcome.reason, outcome.text)]
+        share = sample_share(settings.timeout_seconds, len(samples))
+        rows, spent, lost = [], 0.0, 0
+        for sample in samples:
+            if spent >= settings.timeout_seconds or lost >= MOST_LOST_WORKERS:
+                text = f"not scored: other samples of its batch used up the time or the workers. {outcome.text}"
+                rows.append(self._failed(sample, "given_up", text))
+                continue
+            single, seconds = await self._call([sample], share)
+            spent += seconds
+            if isinstance(single, _Failure):
+                lost += single.worker_lost
+                rows.append(self._failed(sample, single.reason, single.text))
+            else:
+                rows += self._counted(single)
+        return rows
+
+    def _counted(self, rows: list[Row]) -> list[Row]:
+        unscored = sum(row["aggregate_reward_score"] is None for row in rows)
+        if unscored:
+            self._metrics.sample_errors.labels("unscored").inc(unscored)
+        return rows
+
+    async def _call(self, samples: Sequence[dict[str, Any]], seconds: float) -> tuple[list[Row] | _Failure, float]:
+        """Rows or a failure, and the seconds that it took, without waiting for a worker."""
+        payload = orjson.dumps(samples)
+        waiting = time.perf_counter()
+        try:
+            worker = await self._take()
+        except WorkerLost as loss:
+            return _Failure(loss.reason, str(loss), True), 0.0
+        started = time.perf_counter()
+        self._metrics.queue_seconds.observe(started - waiting)
+        retire_reason: str | None = "cancelled"
+        try:
+            reply = await worker.ask(payload, seconds)
+            outcome = self._read_answers([sample["id"] for sample in samples], reply.answers, seconds)
+            retire_reason = "leftover_processes" if reply.leftovers else None
+            if isinstance(outcome, _Failure) and outcome.worker_lost:
+                retire_reason = outcome.reason
+        except WorkerLost as loss:
+            retire_reason = loss.reason
+            text = self._timeout_text(seconds, "") if loss.reason == "timeout" else str(loss)
+            outcome = _Failure(loss.reason, text, True)
+        finally:
+            self._give_back(worker, retire_reason)
+        taken = time.perf_counter() - started
+        self._seconds_per_sample += (taken / len(samples) - self._seconds_per_sample) / 8
+        return outcome, taken
+
+    def _read_answers(
+        self, ids: Sequence[str], answers: Sequence[Mapping[str, Any]], seconds: float
+    ) -> list[Row] | _Failure:
+        names, weights = self._settings.combined or ([""], [1.0])
+        scores = []
+        for name, answer in zip(names, answers, strict=True):
+            if "rows" in answer:
+                scores.append(match_rows(ids, answer["rows"]))
+                continue
+            reason, text = str(answer.get("failure")), str(answer.get("text"))
+            if reason == "timeout":
+                text = self._timeout_text(seconds, text)
+            elif reason == "memory":
+                memory = self._settings.worker.memory
+                text = f"the code used more than {memory}: make it use less, or raise spec.sandbox.memory"
+            # Code that was interrupted, or ran out of memory, may have left its state half changed.
+            return _Failure(reason, f"term {name}: {text}" if name else text, reason in ("timeout", "memory"))
+        return combine(names, weights, scores) if self._settings.combined else scores[0]
+
+    def _timeout_text(self, seconds: float, place: str) -> str:
+        limit = self._settings.timeout_seconds
+        which = "spec.timeout" if seconds == limit else f"this sample's share of spec.timeout, {self._settings.timeout}"
+        where = f", in {place}" if place else ""
+        return f"scoring took more than {seconds:g} s ({which}){where}: make it faster, or raise spec.timeout"
+
+    def _failed(self, sample: dict[str, Any], reason: str, text: str) -> Row:
+        self._metrics.sample_errors.labels(reason).inc()
+        return failed(sample["id"], text)
+
+    async def _take(self) -> WorkerProcess:
+        while self._idle:
+            worker = self._idle.popleft()
+            if not worker.lost.is_set():
+                self._show_workers()
+                return worker
+        future: asyncio.Future[WorkerProcess] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        return await future
+
+    def _give_back(self, worker: WorkerProcess, retire_reason: str | None) -> None:
+        if retire_reason is not None:
+            self._metrics.restarts.labels(retire_reason).inc()
+            _logger.warning("a worker is replaced: %s", retire_reason)
+            worker.lost.set()
+        elif not worker.lost.is_set():
+            self._offer(worker)
+
+    def _offer(self, worker: WorkerProcess) -> None:
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(worker)
+                return
+        self._idle.append(worker)
+        self._show_workers()
+
+    async def _keep(self) -> None:
+        """Keeps one worker running."""
+        backoff = 0.0
+        while True:
+            worker = WorkerProcess(self._settings.worker)
+            self._show_workers()
+            try:
+                await worker.start()
+                backoff, self.start_error = 0.0, None
+                self._live += 1
+                self._report_warnings(worker)
+                self._offer(worker)
+                self.started.set()
+                try:
+                    await worker.lost.wait()
+                finally:
+                    self._live -= 1
+            except (WorkerLost, OSError) as error:
+                backoff = min(_LONGEST_BACKOFF_SECONDS, 2 * backoff or 1.0)
+                self._start_failed(f"a worker could not be started: {error}")
+            finally:
+                await worker.end()
+            await asyncio.sleep(backoff)
+
+    def _start_failed(self, text: str) -> None:
+        self._metrics.restarts.labels("start").inc()
+        if text != self.start_error:
+            _logger.error("%s", text)
+        self.start_error = text
+        while self._waiting and not self._live:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(WorkerLost("start", text))
+
+    def _report_warnings(self, worker: WorkerProcess) -> None:
+        self._metrics.isolation.set(float(not worker.warnings))
+        for warning in set(worker.warnings) - self._warned:
+            self._warned.add(warning)
+            _logger.warning("%s", warning)
+
+    def _show_workers(self) -> None:
+        idle = sum(not worker.lost.is_set() for worker in self._idle)
+        states = {"idle": idle, "busy": self._live - idle, "starting": self._settings.workers - self._live}
+        for state, number in states.items():
+            self._metrics.workers.labels(state).set(max(0, number))

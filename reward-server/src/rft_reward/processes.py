@@ -1,0 +1,46 @@
+"""Finds and ends every process that a worker left behind, from /proc."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections import defaultdict
+from collections.abc import Set
+from pathlib import Path
+
+
+def strays(known: Set[int]) -> list[int]:
+    """Descendants of this process that descend from none of its `known` children.
+
+    This process adopts orphans (`sandbox.adopt_orphans`), so whatever a dead worker started is among them, even in
+    another session or process group.
+    """
+    children = defaultdict(list)
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The name, in parentheses, may hold anything; state and parent follow it.
+            parent = int(file.read_text(errors="replace").rpartition(")")[2].split()[1])
+        except OSError:  # it ended meanwhile
+            continue
+        children[parent].append(int(file.parent.name))
+    found = [child for child in children[os.getpid()] if child not in known]
+    for process in found:
+        found += children[process]
+    return found
+
+
+async def end_strays(known: Set[int]) -> bool:
+    """Kills strays until none is left; whether that succeeded."""
+    for _ in range(400):
+        found = strays(known)
+        if not found:
+            return True
+        for process in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(process, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(process, os.WNOHANG)
+        await asyncio.sleep(0.005)
+    return False

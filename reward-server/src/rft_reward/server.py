@@ -1,0 +1,149 @@
+"""The HTTP server: scores, health, readiness and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import orjson
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from rft_api.reward_function import RewardFunction
+from rft_api.reward_protocol import SCORE_PATH
+from rft_reward import acceptance
+from rft_reward.metrics import Metrics
+from rft_reward.pool import Pool, PoolSettings
+from rft_reward.samples import BadRequest, read_samples
+
+MAXIMUM_BODY_BYTES = 64 * 1024 * 1024
+_logger = logging.getLogger(__name__)
+
+
+class RewardServer:
+    """Scores samples with one reward function."""
+
+    def __init__(self, function: RewardFunction, settings: PoolSettings, token: str | None):
+        self._tests = function.spec.tests
+        self._token = None if token is None else token.encode()
+        self._metrics = Metrics()
+        self._pool = Pool(settings, self._metrics)
+        self._test_failures: list[str] | None = None
+
+    def application(self) -> Starlette:
+        """The ASGI application."""
+        routes = [
+            Route(SCORE_PATH, self._score, methods=["POST"]),
+            Route("/healthz", self._health),
+            Route("/readyz", self._readiness),
+            Route("/metrics", self._show_metrics),
+        ]
+        return Starlette(routes=routes, lifespan=self._lifespan)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, application: Starlette) -> AsyncIterator[None]:
+        self._pool.start()
+        tests = asyncio.create_task(self._run_tests())
+        yield
+        tests.cancel()
+        await asyncio.gather(tests, return_exceptions=True)
+        await self._pool.close()
+
+    async def _run_tests(self) -> None:
+        await self._pool.started.wait()
+        rows = await self._pool.score(acceptance.test_samples(self._tests)) if self._tests else []
+        self._test_failures = acceptance.failures(self._tests, rows)
+        for message in self._test_failures:
+            _logger.error("%s", message)
+        if not self._test_failures:
+            _logger.info("ready: %d tests passed", len(self._tests))
+
+    def _not_ready(self) -> list[str]:
+        """Why the server does not score; empty when it does."""
+        if self._test_failures is not None:
+            return self._test_failures
+        return [self._pool.start_error or "the workers are starting"]
+
+    async def _score(self, request: Request) -> Response:
+        response = await self._answer(request)
+        self._metrics.requests.labels(str(response.status_code)).inc()
+        return response
+
+    async def _answer(self, request: Request) -> Response:
+        if self._token is not None:
+            given = request.headers.get("authorization", "").encode("utf-8", "replace")
+            if not hmac.compare_digest(given, b"Bearer " + self._token):
+                return _problem(
+                    401, "the request needs the header `Authorization: Bearer TOKEN` with this server's token"
+                )
+        reasons = self._not_ready()
+        if reasons:
+            return _problem(503, "; ".join(reasons))
+        try:
+            body = await _read_body(request)
+            if body is None:
+                return _problem(
+                    413, f"the body is larger than {MAXIMUM_BODY_BYTES >> 20} MiB: send fewer samples at once"
+                )
+            samples = read_samples(body)
+        except BadRequest as error:
+            return _problem(400, str(error))
+        except ClientDisconnect:
+            return _problem(400, "the client went away before the body ended")
+        rows = await self._pool.score(samples)
+        return Response(orjson.dumps(rows), media_type="application/json")
+
+    async def _health(self, request: Request) -> Response:
+        return Response("ok\n", media_type="text/plain")
+
+    async def _readiness(self, request: Request) -> Response:
+        reasons = self._not_ready()
+        return Response("\n".join(reasons or ["ready"]) + "\n", 503 if reasons else 200, media_type="text/plain")
+
+    async def _show_metrics(self, request: Request) -> Response:
+        return Response(generate_latest(self._metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+def serve(server: RewardServer, listener: socket.socket) -> None:
+    """Serves until SIGTERM or SIGINT, then finishes the requests in flight and ends the workers."""
+    config = uvicorn.Config(
+        server.application(), access_log=False, log_config=None, log_level="warning", timeout_keep_alive=120
+    )
+    asyncio.run(_Server(config).serve([listener]), debug=False)
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn's own raises the signal again at the end: a requested end would look like a failure.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.handle_exit)
+        yield
+
+
+async def _read_body(request: Request) -> bytes | None:
+    """The body, or None when it is too large."""
+    length = request.headers.get("content-length", "0")
+    if length.isdecimal() and int(length) > MAXIMUM_BODY_BYTES:
+        return None
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > MAXIMUM_BODY_BYTES:
+            return None
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _problem(status: int, message: str) -> Response:
+    headers = {"www-authenticate": "Bearer"} if status == 401 else None
+    return Response(orjson.dumps({"error": message}), status, headers, "application/json")

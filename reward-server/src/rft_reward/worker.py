@@ -1,0 +1,136 @@
+"""A worker: runs reward code inside the sandbox and answers batches over two pipes.
+
+Standard library only (builtins bring their own libraries), so that a worker starts in a moment. Started by
+`worker_process` as `main(request descriptor, reply descriptor)`; the first request is the configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from rft_reward import frames, sandbox
+from rft_reward.graders.term import Call, Grade, TimeLimit, Unscorable
+
+
+def main(request_descriptor: int, reply_descriptor: int) -> None:
+    """Enters the sandbox, loads the reward and answers batches until the server closes the pipe."""
+    requests = os.fdopen(request_descriptor, "rb", buffering=1 << 16)
+    call, payload = _read(requests)
+    configuration = json.loads(payload)
+    sys.path.extend(configuration["path"])
+    try:
+        warnings = sandbox.enter(sandbox.Enclosure(**configuration["enclosure"]))
+    except OSError as error:
+        problem = {"pid": 0, "warnings": [], "error": f"the sandbox could not be set up: {error}"}
+        _reply(reply_descriptor, call.nonce, json.dumps(problem))
+        return
+    os.environ["TMPDIR"] = os.environ["HOME"] = str(Path.cwd())
+    interruptible = _Interruptible()
+    hello = {"pid": int(str(Path("/proc/self").readlink())), "warnings": warnings, "error": None}
+    try:
+        # Builtins first: their libraries do not count against the memory of the user's code.
+        builders = [_builder(term, configuration) for term in configuration["terms"]]
+        if not configuration["path"]:
+            sys.path[:] = [path for path in sys.path if path != configuration["package"]]
+        sandbox.limit_memory(configuration["memoryBytes"])
+        grades = [build() for build in builders]
+    except (Unscorable, MemoryError) as error:
+        hello["error"] = str(error) or "the code ran out of memory while it was loaded: raise spec.sandbox.memory"
+        grades = []
+    _reply(reply_descriptor, call.nonce, json.dumps(hello))
+    while True:
+        call, payload = _read(requests)
+        sandbox.limit_processor_time(call.seconds)
+        answers = [interruptible.run(grade, payload, call) for grade in grades]
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):  # the code closed or replaced it
+                continue
+        text = f'{{"answers": [{", ".join(answers)}], "leftovers": {json.dumps(_has_children())}}}'
+        _reply(reply_descriptor, call.nonce, text)
+
+
+class _Interruptible:
+    """Runs graders so that the server's signal, sent when the time is up, ends the call with a traceback."""
+
+    def __init__(self) -> None:
+        self._running = False
+        signal.signal(signal.SIGUSR1, self._interrupt)
+
+    def _interrupt(self, signal_number: int, frame: object) -> None:
+        if self._running:
+            self._running = False
+            raise TimeLimit
+
+    def run(self, grade: Grade, payload: bytes, call: Call) -> str:
+        """The grader's answer as `{"rows": ...}` or `{"failure": reason, "text": ...}`."""
+        if time.monotonic() > call.deadline:  # an earlier term took all the time
+            return json.dumps({"failure": "timeout", "text": ""})
+        try:
+            self._running = True
+            try:
+                rows = grade(payload, call)
+            finally:
+                self._running = False
+            return f'{{"rows": {rows}}}'
+        except Unscorable as error:
+            return json.dumps({"failure": error.reason, "text": str(error)})
+        except TimeLimit:
+            return json.dumps({"failure": "timeout", "text": ""})
+        except MemoryError:
+            return json.dumps({"failure": "memory", "text": ""})
+
+
+def _builder(term: dict[str, Any], configuration: dict[str, Any]) -> Callable[[], Grade]:
+    """Imports what a term needs; calling the result loads the user's code or options."""
+    if "python" in term:
+        from rft_reward.graders import python_code
+
+        code, name, memory = term["python"], configuration["functionName"], configuration["memoryBytes"]
+        return lambda: python_code.load(code["source"], code["handler"], term["module"], name, memory)
+    from rft_reward.graders import builtin
+
+    grade = builtin.build(term["builtin"])
+    return lambda: grade
+
+
+def _has_children() -> bool:
+    """Whether the batch left processes behind; those that ended already are collected."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            continue
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _read(requests: BinaryIO) -> tuple[Call, bytes]:
+    try:
+        header = requests.read(frames.REQUEST_HEADER.size)
+    except OSError:
+        os._exit(frames.PIPE_LOST)
+    if len(header) < frames.REQUEST_HEADER.size:
+        os._exit(0)  # the server is done with this worker
+    size, nonce, seconds = frames.REQUEST_HEADER.unpack(header)
+    call = Call(nonce, seconds, time.monotonic() + seconds, str(uuid.uuid4()))
+    return call, requests.read(size)
+
+
+def _reply(descriptor: int, nonce: bytes, text: str) -> None:
+    payload = text.encode("utf-8", "surrogatepass")
+    view = memoryview(struct.pack(frames.REPLY_HEADER.format, len(payload), nonce) + payload)
+    try:
+        while view:
+            view = view[os.write(descriptor, view) :]
+    except OSError:
+        os._exit(frames.PIPE_LOST)

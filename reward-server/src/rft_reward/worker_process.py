@@ -1,0 +1,296 @@
+"""The server's side of one worker: starts it, asks it, and ends it with everything that it started."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import site
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from rft_reward import frames, processes, sandbox
+
+START_SECONDS = 60.0
+GRACE_SECONDS = 0.5
+"""Time that an interrupted worker has to say where it was."""
+LOGGED_BYTES = 4096
+"""Output of a batch that reaches the server's log."""
+
+_F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)
+_PIPE_BYTES = 1 << 20
+_BOOTSTRAP = (
+    "import sys; sys.path.append(sys.argv[1]); from rft_reward.worker import main; main(*map(int, sys.argv[2:]))"
+)
+_logger = logging.getLogger(__name__)
+
+running: set[int] = set()
+"""Workers of this server that are alive: their processes are no strays."""
+
+
+class WorkerLost(Exception):
+    """The worker had to be given up, or gave itself up, during a batch."""
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What every worker of a server is started with."""
+
+    terms: list[dict[str, Any]]
+    """The graders: {"python" or "builtin": options, "module": name of the code's module}."""
+    function_name: str
+    memory: str
+    """As in the manifest, for messages."""
+    memory_bytes: int
+    needs_libraries: bool
+    """Whether a grader imports more than the standard library."""
+    hidden_file: str | None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A worker's answer to a batch."""
+
+    answers: list[Mapping[str, Any]]
+    """One per term: {"rows"} or {"failure", "text"}."""
+    leftovers: bool
+    """Whether processes are left over."""
+
+
+class WorkerProcess:
+    """One worker, from start to end; a worker that failed is never used again."""
+
+    def __init__(self, settings: WorkerSettings):
+        self._settings = settings
+        self.lost = asyncio.Event()
+        """Set when this worker is not to be used any more."""
+        self.warnings: list[str] = []
+        self._exchanging = asyncio.Lock()
+        self._logged = bytearray()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._scratch: str | None = None
+        self._pid = 0
+
+    async def start(self) -> None:
+        """Starts the process and waits until the reward is loaded.
+
+        Raises:
+            WorkerLost: when it is not loaded, with the reason from the user's code if that is where it is.
+        """
+        self._scratch = tempfile.mkdtemp(prefix="rft-reward-")
+        if os.geteuid() == 0:
+            os.chown(self._scratch, sandbox.UNPRIVILEGED_ID, sandbox.UNPRIVILEGED_ID)
+        request_end, self._requests = os.pipe()
+        self._replies, reply_end = os.pipe()
+        self._log, log_end = os.pipe()
+        for descriptor in (request_end, reply_end):
+            with contextlib.suppress(OSError):  # the user's share of pipe memory is used up: slower, not wrong
+                fcntl.fcntl(descriptor, _F_SETPIPE_SZ, _PIPE_BYTES)
+        package = str(Path(__file__).parent.parent)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOTSTRAP, package, str(request_end), str(reply_end)],
+                stdin=subprocess.DEVNULL,
+                stdout=log_end,
+                stderr=log_end,
+                cwd=self._scratch,
+                # One arena: glibc would otherwise reserve 64 MiB of the address space for each thread.
+                env={"MALLOC_ARENA_MAX": "1", "LANG": "C.UTF-8", "PATH": "/usr/local/bin:/usr/bin:/bin"},
+                pass_fds=(request_end, reply_end),
+                start_new_session=True,
+            )
+        except OSError:
+            for descriptor in (self._requests, self._replies, self._log):
+                os.close(descriptor)
+            raise
+        finally:
+            for descriptor in (request_end, reply_end, log_end):
+                os.close(descriptor)
+        running.add(self._process.pid)
+        await self._attach(self._process.pid)
+        configuration = {
+            "terms": self._settings.terms,
+            "functionName": self._settings.function_name,
+            "memoryBytes": self._settings.memory_bytes,
+            "package": package,
+            "path": site.getsitepackages() if self._settings.needs_libraries else [],
+            "enclosure": {
+                "server_pid": os.getpid(),
+                "scratch": self._scratch,
+                "hidden_file": self._settings.hidden_file,
+            },
+        }
+        async with self._exchanging:
+            hello = await self._exchange(json.dumps(configuration).encode(), START_SECONDS, "starting")
+        if hello["error"] is not None:
+            self.lost.set()
+            raise WorkerLost("start", hello["error"])
+        self._pid = hello["pid"]
+        self.warnings = hello["warnings"]
+
+    async def ask(self, batch: bytes, seconds: float) -> Reply:
+        """Has a batch, a JSON array, scored.
+
+        Raises:
+            WorkerLost: when the worker took too long, ended, or answered nonsense; then it is `lost`.
+        """
+        timer = asyncio.get_running_loop().call_later(seconds, self._interrupt)
+        try:
+            async with self._exchanging:
+                reply = await self._exchange(batch, seconds, "scoring")
+        finally:
+            timer.cancel()
+        answers = reply.get("answers")
+        if (
+            not isinstance(answers, list)
+            or len(answers) != len(self._settings.terms)
+            or not all(isinstance(answer, dict) for answer in answers)
+        ):
+            raise self._garbled()
+        return Reply(answers, bool(reply.get("leftovers")))
+
+    async def end(self) -> None:
+        """Kills the worker and everything that it started, and removes its folder."""
+        self.lost.set()
+        async with self._exchanging:  # a batch in progress finds out by itself how the worker ended
+            if self._process is not None:
+                await self._end(self._process)
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    async def _end(self, process: subprocess.Popen[bytes]) -> None:
+        running.discard(process.pid)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        while process.poll() is None:
+            await asyncio.sleep(0.002)
+        if not await processes.end_strays(running):
+            _logger.error("processes of a worker could not be killed: %s", processes.strays(running))
+        self._write_log()
+        self._detach()
+
+    async def _attach(self, process: int) -> None:
+        loop = asyncio.get_running_loop()
+        self._reader = asyncio.StreamReader(limit=1 << 20)
+        self._reply_transport, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(self._reader), os.fdopen(self._replies, "rb", buffering=0)
+        )
+        self._writer, _ = await loop.connect_write_pipe(asyncio.Protocol, os.fdopen(self._requests, "wb", buffering=0))
+        os.set_blocking(self._log, False)
+        loop.add_reader(self._log, self._read_log)
+        # A process that inherited the pipes could keep them open: the end of the worker itself is what counts.
+        self._pidfd = os.pidfd_open(process)
+        loop.add_reader(self._pidfd, self._ended)
+
+    def _detach(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._reply_transport.close()
+        self._writer.close()
+        loop.remove_reader(self._log)
+        loop.remove_reader(self._pidfd)
+        os.close(self._log)
+        os.close(self._pidfd)
+
+    def _ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        self._reader.feed_eof()
+        self.lost.set()
+
+    async def _exchange(self, payload: bytes, seconds: float, doing: str) -> dict[str, Any]:
+        # The nonce is fresh for each batch: what an earlier batch's code left running cannot answer a later one.
+        nonce = secrets.token_bytes(frames.NONCE_BYTES)
+        self._writer.write(frames.REQUEST_HEADER.pack(len(payload), nonce, seconds) + payload)
+        try:
+            async with asyncio.timeout(seconds + GRACE_SECONDS):
+                size, answered = frames.REPLY_HEADER.unpack(await self._reader.readexactly(frames.REPLY_HEADER.size))
+                if answered != nonce or size > frames.MAXIMUM_REPLY_BYTES:
+                    raise self._garbled()
+                reply = _parse(await self._reader.readexactly(size))
+        except TimeoutError:
+            self.lost.set()
+            raise WorkerLost("timeout", f"{doing} took more than {seconds:g} s") from None
+        except asyncio.IncompleteReadError:
+            loss = await self._explain_end(doing)
+            self.lost.set()
+            raise loss from None
+        except (ValueError, RecursionError):
+            raise self._garbled() from None
+        finally:
+            self._write_log()
+        if not isinstance(reply, dict):
+            raise self._garbled()
+        return reply
+
+    def _garbled(self) -> WorkerLost:
+        self.lost.set()
+        return WorkerLost(
+            "garbled",
+            "the worker's answer was garbled: the code must not write to file descriptors that it did not open",
+        )
+
+    async def _explain_end(self, doing: str) -> WorkerLost:
+        assert self._process is not None
+        for _ in range(200):  # the pipe closes a moment before the process has ended
+            if self._process.poll() is not None:
+                break
+            await asyncio.sleep(0.005)
+        code = self._process.poll()
+        number = None if code is None else -code if code < 0 else code - 128 if code > 128 else None
+        if number == signal.SIGXCPU:
+            return WorkerLost("cpu", f"{doing} used more processor time than spec.timeout: make the code faster")
+        if number == signal.SIGKILL:
+            hint = f"memory may have run out: use less than {self._settings.memory}, or give the pod more"
+            return WorkerLost("crashed", f"the worker was killed while {doing} ({hint})")
+        if number is not None and number in signal.valid_signals():
+            name = signal.Signals(number).name
+            return WorkerLost("crashed", f"the worker crashed while {doing} ({name}): the code or a library failed")
+        if code is None or code == frames.PIPE_LOST:
+            return WorkerLost("garbled", f"the code closed file descriptors of the worker while {doing}")
+        return WorkerLost("crashed", f"the code ended its process while {doing} (exit code {code}): it must return")
+
+    def _interrupt(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(self._pid, signal.SIGUSR1)
+
+    def _read_log(self) -> None:
+        # Everything is read, so that no worker waits for the log; the beginning is kept.
+        with contextlib.suppress(BlockingIOError):
+            chunk = os.read(self._log, 1 << 16)
+            self._logged += chunk[: LOGGED_BYTES + 1 - len(self._logged)]
+            if not chunk:
+                asyncio.get_running_loop().remove_reader(self._log)
+
+    def _write_log(self) -> None:
+        self._read_log()
+        if self._logged:
+            text = self._logged[:LOGGED_BYTES].decode("utf-8", "replace")
+            more = " ... (cut)" if len(self._logged) > LOGGED_BYTES else ""
+            # Escaped, so that code cannot forge lines of this log.
+            _logger.info("the reward code printed: %s%s", json.dumps(text, ensure_ascii=False), more)
+            self._logged.clear()
+
+
+def _parse(payload: bytes) -> Any:
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return json.loads(payload)  # NaN, integers of any size: the checks that follow name them

@@ -1,0 +1,102 @@
+"""From manifests to the trainer's configuration, against golden files (`RFT_UPDATE_GOLDEN=1` writes them)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rft_api.manifests import load_manifests
+from rft_api.render import RewardAddress, render_trainer_config, reward_digest, reward_names
+from rft_api.reward_function import RewardFunctionSpec
+from rft_api.rft_job import RFTJob
+from rft_api.run import ExitCode, RunError, TrainerConfig
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def rendered(file: Path) -> TrainerConfig:
+    found = load_manifests([file])
+    (job,) = found.jobs
+    addresses = {
+        name: RewardAddress(f"http://{name}.rewards:8080", f"/secrets/{name}/token") for name in reward_names(job)
+    }
+    return render_trainer_config(job, found.reward_functions, addresses, locate=lambda uri: f"located:{uri}")
+
+
+@pytest.mark.parametrize("file", sorted(GOLDEN.glob("*.yaml")), ids=lambda file: file.stem)
+def test_golden(file):
+    config = rendered(file)
+    golden = file.with_suffix(".json")
+    if os.environ.get("RFT_UPDATE_GOLDEN"):
+        golden.write_text(json.dumps(config.to_json_object(), indent=2) + "\n", encoding="utf-8")
+    assert config.to_json_object() == json.loads(golden.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("file", sorted(GOLDEN.glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_configuration_survives_its_file(file):
+    config = rendered(file)
+    assert TrainerConfig.model_validate_json(config.model_dump_json(by_alias=True)) == config
+
+
+def job(hyperparameters: dict[str, Any], processes: int = 1) -> RFTJob:
+    return RFTJob.model_validate(
+        {
+            "metadata": {"name": "j"},
+            "spec": {
+                "model": {"uri": "m"},
+                "data": {"train": [{"name": "a", "uri": "a", "reward": "r"}]},
+                "output": {"uri": "o"},
+                "compute": {"gpusPerNode": 0, "processesPerNode": processes},
+                "hyperparameters": hyperparameters,
+            },
+        }
+    )
+
+
+FUNCTIONS = load_manifests([GOLDEN / "minimal.yaml"]).reward_functions
+
+
+def micro_batch(batch: int, samples: int, processes: int = 1, **further: int) -> int:
+    wanted = job({"batchSize": batch, "samplesPerPrompt": samples, **further}, processes)
+    functions = {"r": FUNCTIONS["exact"]}
+    return render_trainer_config(wanted, functions, {"r": RewardAddress("", None)}, str).training.micro_batch_size
+
+
+@pytest.mark.parametrize(
+    ("batch", "samples", "processes", "expected"),
+    [(32, 8, 1, 8), (3, 3, 1, 3), (7, 3, 1, 7), (13, 2, 1, 2), (1, 2, 1, 2), (6, 4, 4, 6), (11, 11, 1, 1)],
+)
+def test_the_micro_batch_is_the_largest_divisor_up_to_8(batch, samples, processes, expected):
+    assert micro_batch(batch, samples, processes) == expected
+
+
+def test_batches_have_to_divide_over_processes():
+    with pytest.raises(
+        RunError, match=r"spec\.hyperparameters: .* = 9 completions do not divide evenly over 2"
+    ) as raised:
+        micro_batch(3, 3, processes=2)
+    assert raised.value.code == ExitCode.CONFIGURATION_INVALID
+    with pytest.raises(RunError, match=r"spec\.hyperparameters\.microBatchSize: 5 does not divide the 16"):
+        micro_batch(4, 4, microBatchSize=5)
+
+
+def test_an_undefined_reward_function_is_named():
+    with pytest.raises(RunError, match=r"undefined RewardFunction r \(defined: exact\)") as raised:
+        render_trainer_config(job({}), FUNCTIONS, {}, str)
+    assert raised.value.code == ExitCode.CONFIGURATION_INVALID
+
+
+def digest(**spec: Any) -> str:
+    return reward_digest(RewardFunctionSpec.model_validate(spec))
+
+
+def test_the_digest_is_of_what_computes_the_reward():
+    math = {"name": "Math"}
+    assert digest(builtin=math) == digest(builtin=math, replicas=3, timeout="5m", sandbox={"memory": "1Gi"})
+    assert digest(builtin=math) != digest(builtin={"name": "ExactMatch"})
+    assert digest(builtin=math) != digest(builtin={**math, "math": {"relativeTolerance": "0.1"}})
+    assert digest(python={"source": "a"}) != digest(python={"source": "b"})

@@ -1,0 +1,54 @@
+"""A run's contract: exit codes, paths, and files that can be read back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rft_api import run
+from rft_api.run import CheckpointInfo, ExitCode, Model, Progress, RunFolder
+
+
+def test_exit_codes_are_a_contract():
+    assert {code.value: code.name for code in ExitCode} == {
+        0: "SUCCEEDED", 1: "UNEXPECTED", 10: "CONFIGURATION_INVALID", 11: "DATA_INVALID", 12: "MODEL_INVALID",
+        13: "NOT_LEARNABLE", 14: "REWARD_FAILING", 15: "OUTPUT_INVALID", 16: "DIVERGED", 74: "OUTPUT_FAILED",
+        75: "INTERRUPTED", 76: "REWARD_UNREACHABLE",
+    }  # fmt: skip
+    assert ExitCode.NOT_LEARNABLE.reason == "NotLearnable"
+    assert [code.permanent for code in (ExitCode.DIVERGED, ExitCode.INTERRUPTED, ExitCode.UNEXPECTED)] == [
+        True, False, False,
+    ]  # fmt: skip
+
+
+def test_every_field_is_described():
+    models = [value for value in vars(run).values() if isinstance(value, type) and issubclass(value, Model)]
+    assert len(models) > 15
+    missing = [f"{m.__name__}.{name}" for m in models for name, f in m.model_fields.items() if not f.description]
+    assert missing == []
+
+
+def test_files_say_none_and_can_be_read_back():
+    info = CheckpointInfo(step=3, validation_reward=None)
+    assert CheckpointInfo.model_validate_json(info.model_dump_json(by_alias=True)) == info
+    assert Progress.model_validate_json("{}") == Progress()
+
+
+def test_paths():
+    folder = RunFolder("/out")
+    assert folder.rollout(3) == Path("/out/rollouts/step-3.parquet")
+    assert folder.evaluation("base") == Path("/out/evaluations/base.parquet")
+    assert folder.checkpoint(7) == Path("/out/checkpoints/step-7")
+
+
+MODULES = sorted(file.stem for file in Path(run.__file__).parent.glob("*.py") if file.stem != "__init__")
+
+
+@pytest.mark.parametrize("heavy", ["torch", "transformers", "numpy", "kubernetes"])
+def test_the_vocabulary_is_light(heavy):
+    imports = ", ".join(f"rft_api.{module}" for module in MODULES)
+    code = f"import sys, {imports}; sys.exit({heavy!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,161 @@
+"""`rft report`: the before/after table, remarks, honest samples and curves."""
+
+from __future__ import annotations
+
+import json
+import struct
+from xml.etree import ElementTree
+
+import pytest
+
+from rft_api.run import RolloutRow
+from rft_cli.history import History
+from rft_cli.report import choose_samples
+from tests.cli.conftest import summary
+
+
+def test_a_finished_run(rft, finished_run):
+    result = rft("report", finished_run.path)
+    assert (result.returncode, result.stderr) == (0, "")
+    text = " ".join(result.stdout.split())
+    assert "10 held-out prompts base warm-up tuned difference" in text
+    assert "reward 0.450 0.500 0.750 +0.300 [+0.100 … +0.500]" in text
+    assert "unit 0.650 0.700 0.950 +0.300" in text
+    assert "episode length, tokens 23.5 22.0 17.2 −6.3" in text
+    assert "Exported: step 50 of 60" in text
+    assert "Left out of texts: 3 prompts longer than 256 tokens" in text
+    assert "29 of 32 prompts got completions with different rewards" in text
+    assert "of 10 prompts 5 improved, 1 worsened, 4 stayed the same" in text
+    assert "flatters" not in text
+    assert "reward on" not in text
+
+
+def test_the_curves_are_real_files_and_repeatable(rft, finished_run):
+    rft("report", finished_run.path)
+    svg, png = finished_run.curves.with_suffix(".svg"), finished_run.curves.with_suffix(".png")
+    assert ElementTree.fromstring(svg.read_text()).tag.endswith("svg")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", png.read_bytes()[16:24])
+    assert width > 1000
+    assert height > 1000
+    first = svg.read_bytes()
+    rft("report", finished_run.path)
+    assert svg.read_bytes() == first
+
+
+def test_a_gain_measured_on_validation_prompts_is_called_flattering(rft, finished_run):
+    finished_run.summary.write_text(summary(held_out="validation").model_dump_json(by_alias=True))
+    assert "The checkpoint was chosen on these same prompts, so the gain flatters it" in rft(
+        "report", finished_run.path
+    ).stdout.replace("\n", " ")
+
+
+def test_a_gain_that_may_be_chance_is_said_to_be(rft, finished_run):
+    document = json.loads(finished_run.summary.read_text())
+    document["gain"] = {"mean": 0.02, "low": -0.01, "high": 0.05, "confidence": 0.95}
+    finished_run.summary.write_text(json.dumps(document))
+    assert "may be chance" in rft("report", finished_run.path).stdout
+
+
+def test_several_sources_have_rows(rft, finished_run):
+    finished_run.summary.write_text(summary(sources=("tax", "math")).model_dump_json(by_alias=True))
+    text = rft("report", finished_run.path).stdout
+    assert "reward on math" in text
+    assert "reward on tax" in text
+
+
+def test_an_unfinished_run_says_what_is_missing(rft, finished_run):
+    finished_run.summary.unlink()
+    with finished_run.metrics.open("a") as file:
+        file.write('{"split": "train", "step": 61')  # being written
+    result = rft("report", finished_run.path)
+    assert result.returncode == 0
+    assert "This run is not finished" in result.stdout
+    assert "Steps: 60" in result.stdout
+    assert finished_run.curves.with_suffix(".svg").exists()
+
+
+def test_a_run_that_has_only_begun(rft, finished_run):
+    finished_run.summary.unlink()
+    finished_run.metrics.unlink()
+    result = rft("report", finished_run.path)
+    assert result.returncode == 0
+    assert "No training step has been recorded" in result.stdout
+
+
+def test_not_a_run(rft, tmp_path):
+    result = rft("report", tmp_path)
+    assert result.returncode == 15
+    assert "is not the output of a run: it has no job.json" in result.stderr
+    assert rft("report", tmp_path / "gone").returncode == 15
+
+
+def test_damaged_files_are_named(rft, finished_run):
+    finished_run.evaluation("base").write_bytes(b"no parquet")
+    result = rft("report", finished_run.path)
+    assert result.returncode == 15
+    assert "base.parquet is not a file of rollouts" in result.stderr
+    finished_run.summary.write_text("{")
+    result = rft("report", finished_run.path)
+    assert result.returncode == 15
+    assert "summary.json cannot be read" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_completions_cannot_steer_the_terminal(rft, finished_run):
+    import pyarrow.parquet
+
+    file = finished_run.evaluation("base")
+    rows = pyarrow.parquet.read_table(file).to_pylist()
+    for row in rows:
+        row["completion"] = "\x1b]0;title\x07\x1b[2J[red]hello[/red]"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    text = rft("report", finished_run.path).stdout
+    assert "\x1b" not in text
+    assert "\\x1b[2J[red]hello[/red]" in text
+
+
+def rollouts(rewards: list[float | None]) -> list[RolloutRow]:
+    return [
+        RolloutRow(
+            sample_id=str(index), source="s", prompt=str(index), completion="", reference_answer="null",
+            reward=reward, error=None if reward is not None else "timeout", advantage=None, tokens=1,
+        )
+        for index, reward in enumerate(rewards)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        # the best two, the worst one, then unchanged ones in the data's order
+        (
+            [0, 0, 0, 1, 1, 0, 0, 1],
+            [0.5, 1, 0.7, 0, 0.5, 0, 0, 1],
+            ["1 most improved", "2 most improved", "3 most worsened", "5 unchanged", "6 unchanged"],
+        ),
+        # nothing worsened, nothing unchanged: others in the data's order, not the next best
+        (
+            [0] * 6,
+            [0.1, 0.2, 0.9, 0.3, 0.8, 0.4],
+            ["2 most improved", "4 most improved", "0 improved", "1 improved", "3 improved"],
+        ),
+        # worse everywhere is shown as it is
+        ([1] * 3, [0.5, 0, 0.7], ["1 most worsened", "0 worsened", "2 worsened"]),
+        # prompts without a score cannot be compared
+        ([None, 0, 1], [1, None, 1], ["2 unchanged"]),
+    ],
+)
+def test_samples_are_chosen_by_a_rule(before, after, expected):
+    chosen = choose_samples(rollouts(before), rollouts(after))
+    assert [f"{pair.before.prompt} {pair.label}" for pair in chosen] == expected
+
+
+def test_a_repeated_step_counts_once(finished_run):
+    lines = finished_run.metrics.read_text().splitlines()
+    repeated = json.loads(lines[-2])
+    finished_run.metrics.write_text("\n".join([*lines, json.dumps({**repeated, "reward": 0.123})]) + "\n")
+    history = History(finished_run.metrics)
+    history.update()
+    assert len(history.steps) == 60
+    assert history.steps[-1].reward == 0.123

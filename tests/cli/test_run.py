@@ -1,0 +1,286 @@
+"""`rft run`, with the real trainer and reward server on a tiny model: a whole run, interruptions, errors."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rft_api.run import RunFolder, TrainerConfig
+from tests.support import tiny
+
+JOB = """\
+apiVersion: rft.dev/v1alpha1
+kind: RFTJob
+metadata: {name: digits}
+spec:
+  model: {uri: model}
+  data:
+    train: [{name: digits, uri: train.jsonl, reward: share}]
+    validation: [{name: digits, uri: "configmap://prompts/validation.jsonl", reward: share}]
+    test: [{name: digits, uri: test.jsonl, reward: share}]
+  hyperparameters:
+    {maxSteps: 8, batchSize: 8, samplesPerPrompt: 4, maxCompletionTokens: 8, learningRate: "1e-3", evalInterval: 4}
+  tuning: {type: Full}
+  compute: {gpusPerNode: 0}
+  preflight: {prompts: 8, action: Warn}
+  output: {uri: out}
+  endpoint: {name: digits}
+---
+apiVersion: rft.dev/v1alpha1
+kind: RewardFunction
+metadata: {name: share}
+spec:
+  python: {sourceFrom: {configMap: {name: code, key: reward.py}}}
+  tests:
+  - {prompt: "21", completion: "12", referenceAnswer: "12", expect: {minimum: "1"}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: code}
+data:
+  reward.py: |
+    def lambda_handler(event, context):
+        return [score(sample) for sample in event]
+
+    def score(sample):
+        text, wanted = sample["messages"][-1]["content"], sample["reference_answer"]
+        right = sum(a == b for a, b in zip(text, wanted)) / max(len(wanted), len(text), 1)
+        digits = sum(character.isdigit() for character in text) / max(len(text), 1)
+        parts = [{"name": "right", "value": right}, {"name": "digits", "value": digits}]
+        return {"id": sample["id"], "aggregate_reward_score": (right + digits) / 2, "metrics_list": parts}
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, model: Path) -> Path:
+    """A folder with a job that runs in seconds."""
+    (tmp_path / "model").symlink_to(model)
+    tiny.write_jsonl(tmp_path / "train.jsonl", tiny.digits_rows(64, 2, seed=0))
+    tiny.write_jsonl(tmp_path / "test.jsonl", tiny.digits_rows(12, 2, seed=2))
+    rows = "".join(f"    {json.dumps(row)}\n" for row in tiny.digits_rows(8, 2, seed=1))
+    prompts = f"---\nkind: ConfigMap\nmetadata: {{name: prompts}}\ndata:\n  validation.jsonl: |\n{rows}"
+    (tmp_path / "job.yaml").write_text(JOB + prompts, encoding="utf-8")
+    return tmp_path
+
+
+def change(folder: Path, old: str, new: str) -> None:
+    file = folder / "job.yaml"
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
+    """Starts `rft run` in the background; nothing of it outlives the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(folder: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "rft_cli.main", "run", str(folder / "job.yaml")]
+        pipe = subprocess.PIPE
+        processes.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def descendants(process: int) -> dict[int, str]:
+    """Command lines of all processes below a process."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        children.setdefault(parent, []).append(int(stat.parent.name))
+    found: dict[int, str] = {}
+    waiting = [process]
+    while waiting:
+        for child in children.get(waiting.pop(), []):
+            waiting.append(child)
+            try:
+                found[child] = Path(f"/proc/{child}/cmdline").read_text(errors="replace").replace("\0", " ")
+            except OSError:
+                continue
+    return found
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def steps(folder: Path) -> int:
+    metrics = RunFolder(folder / "out").metrics
+    return metrics.read_text().count('"train"') if metrics.exists() else 0
+
+
+def test_a_run_that_is_stopped_goes_on_and_ends_with_its_result(folder, started, rft):
+    out = RunFolder(folder / "out")
+    # Stopped by SIGTERM: a checkpoint, exit code 75, and nobody left.
+    first = started(folder)
+    wait_for(lambda: steps(folder) >= 1 or first.poll() is not None)
+    below = descendants(first.pid)
+    assert {"rft_trainer", "rft_reward"} <= {name for line in below.values() for name in re.findall(r"rft_\w+", line)}
+    first.send_signal(signal.SIGTERM)
+    output, errors = first.communicate(timeout=120)
+    assert first.returncode == 75, output + errors
+    assert "saving a checkpoint; start the same command again to go on" in output
+    assert "Traceback" not in errors
+    wait_for(lambda: not any(map(alive, below)), 10)
+    assert list(out.checkpoints.glob("step-*/complete.json"))
+    assert "note: ignored on this machine: spec.endpoint" in errors
+
+    # The same command goes on from there; a reward server that dies comes back.
+    second = started(folder)
+    wait_for(lambda: "rft_trainer" in str(descendants(second.pid)) or second.poll() is not None)
+    server = next(pid for pid, line in descendants(second.pid).items() if re.match(r"\S+ -m rft_reward ", line))
+    os.kill(server, signal.SIGKILL)
+    output, errors = second.communicate(timeout=300)
+    assert second.returncode == 0, output + errors
+    assert "the reward server of share had ended and was started again" in output
+    assert "step 8/8 · reward " in output
+    result = json.loads(output.splitlines()[-1])
+    assert result.keys() == {
+        "job", "baselineReward", "tunedReward", "gain", "interval", "prompts", "heldOut", "bestStep", "steps",
+        "seconds", "output",
+    }  # fmt: skip
+    assert (result["job"], result["steps"], result["heldOut"], result["output"]) == ("digits", 8, "test", str(out.path))
+    assert result["interval"][0] <= result["gain"] <= result["interval"][1]
+    assert out.curves.with_suffix(".svg").exists()
+    assert out.best.is_dir()
+
+    # A finished run is shown, not repeated.
+    again = rft("run", folder / "job.yaml")
+    assert again.returncode == 0
+    assert "This run is finished" in again.stdout
+    assert json.loads(again.stdout.splitlines()[-1]) == result
+    config = TrainerConfig.model_validate_json(out.config.read_bytes())
+    assert config.model == str((folder / "model").resolve())
+    assert Path(config.data.validation[0].path).parent.parent == out.path / ".inputs"
+
+    # Another configuration is not mixed in.
+    change(folder, '"1e-3"', '"1e-4"')
+    change(folder, "right + digits", "2 * right + digits")
+    other = rft("run", folder / "job.yaml")
+    assert other.returncode == 15
+    assert "training.learningRate: 0.001 before, 0.0001 now" in other.stderr
+    assert "rewards.share.digest" in other.stderr
+    assert "--output" in other.stderr
+
+    # What the run stored can be scored again.
+    scored = rft("score", folder / "job.yaml", out.rollout(1))
+    assert scored.returncode == 0, scored.stderr
+    assert "32 completions" in scored.stdout
+
+
+def test_nothing_outlives_a_killed_command(folder, started):
+    process = started(folder)
+    wait_for(lambda: "rft_trainer" in str(descendants(process.pid)) or process.poll() is not None)
+    below = descendants(process.pid)
+    assert "rft_reward" in str(below)
+    process.kill()
+    wait_for(lambda: not any(map(alive, below)), 10)
+
+
+def test_the_trainers_message_and_code_are_passed_on(folder, rft):
+    (folder / "train.jsonl").write_text('{"messages": []}\n{"messages": 3}\n', encoding="utf-8")
+    result = rft("run", folder / "job.yaml")
+    assert result.returncode == 11, result.stderr
+    assert "train.jsonl" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not RunFolder(folder / "out").metrics.exists()
+
+
+def test_a_reward_that_fails_its_tests_stops_before_training(folder, rft):
+    change(folder, 'minimum: "1"', 'maximum: "0.5"')
+    result = rft("run", folder / "job.yaml")
+    assert result.returncode == 14
+    assert "test 1 (spec.tests[0]): expected a reward of at most 0.5, got 1" in result.stderr
+    assert not (folder / "out" / "trainer.log").exists()
+
+
+def test_wrong_manifests_are_reported_like_validate_does(folder, rft):
+    change(folder, '"1e-3"', "0.001")
+    result = rft("run", folder / "job.yaml")
+    assert result.returncode == 10
+    assert "job.yaml:11: spec.hyperparameters.learningRate: must be a string" in result.stderr
+
+
+def test_what_only_a_cluster_can_do_is_refused_at_once(folder, rft):
+    change(folder, "uri: train.jsonl", 'uri: "s3://bucket/train.jsonl"')
+    change(folder, "uri: out", 'uri: "pvc://claim/out"')
+    change(folder, "gpusPerNode: 0", "gpusPerNode: 0, nodes: 2")
+    result = rft("run", folder / "job.yaml")
+    assert result.returncode == 10
+    assert (
+        "job.yaml:7: spec.data.train[0].uri: s3:// works in a cluster; on this machine, set a path\n" in result.stderr
+    )
+    assert "spec.output.uri: pvc:// works in a cluster; on this machine, set a path (or give --output)" in result.stderr
+    assert "spec.compute.nodes: must be 1 on this machine" in result.stderr
+    assert "spec.output.uri" not in rft("run", folder / "job.yaml", "--output", folder / "x").stderr
+
+
+def test_the_job_to_run_has_to_be_clear(folder, rft):
+    second = folder / "second.yaml"
+    second.write_text(JOB.partition("---\n")[0].replace("name: digits}\nspec", "name: other}\nspec"), encoding="utf-8")
+    result = rft("run", folder / "job.yaml", second)
+    assert result.returncode == 10
+    assert "choose one with --job: digits, other" in result.stderr
+    assert "there is no RFTJob nobody" in rft("run", folder / "job.yaml", second, "--job", "nobody").stderr
+    reward = folder / "reward.yaml"
+    reward.write_text(JOB.split("---\n", 1)[1], encoding="utf-8")
+    assert "there is no RFTJob in the given files" in rft("run", reward).stderr
+
+
+def test_an_output_that_cannot_be_written(folder, rft):
+    (folder / "out").write_text("a file", encoding="utf-8")
+    result = rft("run", folder / "job.yaml")
+    assert result.returncode == 15
+    assert f"the output folder {folder}/out cannot be written: " in result.stderr
+
+
+def test_two_runs_do_not_share_a_folder(folder, rft):
+    (folder / "out").mkdir()
+    with (folder / "out" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("123")
+        lock.flush()
+        result = rft("run", folder / "job.yaml")
+    assert result.returncode == 15
+    assert "another rft run (process 123) is working in" in result.stderr
+
+
+def test_a_folder_with_something_else_called_job_json(folder, rft):
+    (folder / "out").mkdir()
+    (folder / "out" / "job.json").write_text("[]", encoding="utf-8")
+    result = rft("run", folder / "job.yaml")
+    assert result.returncode == 15
+    assert "job.json cannot be read" in result.stderr

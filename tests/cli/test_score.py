@@ -1,0 +1,138 @@
+"""`rft score`, against the real reward server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rft_api.run import RunFolder
+from tests.cli.conftest import BASE_REWARDS, write_evaluation
+
+REWARD = """\
+apiVersion: rft.dev/v1alpha1
+kind: RewardFunction
+metadata: {name: same}
+spec:
+  python:
+    source: |
+      def lambda_handler(event, context):
+          return [score(sample) for sample in event]
+
+      def score(sample):
+          text = sample["messages"][-1]["content"]
+          if text == "unclear":
+              return {"id": sample["id"], "error": "no \\x1b[31m opinion"}
+          right = float(text == sample["reference_answer"])
+          level = sample["metadata"].get("level", 0)
+          metrics = [{"name": "level", "value": level, "type": "Metric"}]
+          return {"id": sample["id"], "aggregate_reward_score": right, "metrics_list": metrics}
+  tests:
+  - {prompt: a, completion: b, referenceAnswer: b, expect: {minimum: "1"}}
+"""
+
+
+@pytest.fixture
+def reward(tmp_path: Path) -> Path:
+    file = tmp_path / "reward.yaml"
+    file.write_text(REWARD, encoding="utf-8")
+    return file
+
+
+def line(answer: str, reference: object = "4", **further: object) -> dict[str, object]:
+    messages = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": answer}]
+    return {"messages": messages, "reference_answer": reference, **further}
+
+
+def written(folder: Path, *rows: object) -> Path:
+    file = folder / "completions.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def test_scores_are_summed_up_and_written(rft, tmp_path, reward):
+    rows = [line("4", level=1), line("5", level=2), line("unclear"), line("4", level=3)] * 40
+    result = rft("score", reward, written(tmp_path, *rows), "--output", tmp_path / "scores.jsonl")
+    assert (result.returncode, result.stderr) == (0, "")
+    text = " ".join(result.stdout.split())
+    assert "160 completions mean std min 25 % median 75 % max" in text
+    assert "reward 0.667 0.471 0.000 0.000 1.000 1.000 1.000" in text
+    assert "level 2.000" in text
+    assert "Not scored: 40 of 160 (25.0%)" in text
+    assert "completions.jsonl:3: no \\x1b[31m opinion" in text
+    assert "and 30 more" in text
+    scored = [json.loads(row) for row in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert len(scored) == len(rows)
+    assert scored[0] == {
+        **rows[0],
+        "score": {
+            "aggregate_reward_score": 1.0,
+            "metrics_list": [{"name": "level", "value": 1.0, "type": "Metric"}],
+        },
+    }
+    assert scored[2]["score"]["error"] == "no \x1b[31m opinion"
+
+
+def test_stored_rollouts_are_scored_again(rft, tmp_path, reward):
+    folder = RunFolder(tmp_path)
+    write_evaluation(folder, "base", BASE_REWARDS, ["x"] * len(BASE_REWARDS))
+    result = rft("score", reward, folder.evaluation("base"))
+    assert result.returncode == 0, result.stderr
+    assert "10 completions" in result.stdout
+    assert "Stored rewards of the same completions: mean 0.450; 7 of 10 differ" in result.stdout
+
+
+def test_bad_lines_are_reported_all_at_once(rft, tmp_path, reward):
+    file = tmp_path / "completions.jsonl"
+    good = json.dumps(line("4"))
+    wrong = [
+        "{", "[]", '{"messages": []}', '{"messages": [{"role": "bot"}]}', '{"messages": [{"role": "user"}]}',
+        '{"messages": [{"role": "assistant", "content": null}]}',
+    ]  # fmt: skip
+    file.write_text("\n".join([good, "", *wrong]) + "\n", encoding="utf-8")
+    result = rft("score", reward, file)
+    assert result.returncode == 11
+    assert "6 lines cannot be used" in result.stderr
+    assert f"{file}:3: is not JSON" in result.stderr
+    assert f"{file}:4: is not an object" in result.stderr
+    assert f"{file}:5: needs messages" in result.stderr
+    assert f"{file}:6: messages[0] needs a role" in result.stderr
+    assert f"{file}:7: the last message has to be the assistant's" in result.stderr
+    assert f"{file}:8: messages[0].content has to be a text" in result.stderr
+
+
+def test_nothing_to_score(rft, tmp_path, reward):
+    assert rft("score", reward, written(tmp_path)).returncode == 11
+    assert rft("score", reward, tmp_path / "gone.jsonl").returncode == 11
+    assert rft("score", reward, tmp_path / "gone.parquet").returncode == 11
+
+
+def test_a_function_that_fails_its_tests_does_not_score(rft, tmp_path, reward):
+    reward.write_text(REWARD.replace('minimum: "1"', 'maximum: "0.5"'), encoding="utf-8")
+    result = rft("score", reward, written(tmp_path, line("4")))
+    assert result.returncode == 14
+    assert "test 1 (spec.tests[0])" in result.stderr
+
+
+def test_code_that_does_not_start(rft, tmp_path, reward):
+    reward.write_text(REWARD.replace("source: |\n", "source: |\n      import gone\n"), encoding="utf-8")
+    result = rft("score", reward, written(tmp_path, line("4")))
+    assert result.returncode == 14
+    assert "gone" in result.stderr
+    assert 'Traceback (most recent call last):\n  File "/' not in result.stderr
+
+
+def test_a_reward_that_scores_nothing_is_an_error(rft, tmp_path, reward):
+    result = rft("score", reward, written(tmp_path, line("unclear")))
+    assert result.returncode == 14
+    assert "no sample could be scored" in result.stderr
+
+
+def test_the_manifest_has_to_define_one_function(rft, tmp_path, reward):
+    reward.write_text(REWARD + "---\n" + REWARD.replace("same", "other"), encoding="utf-8")
+    result = rft("score", reward, written(tmp_path, line("4")))
+    assert result.returncode == 10
+    assert "it defines same, other" in result.stderr
+    reward.write_text(REWARD.replace("kind: RewardFunction", "kind: Reward"), encoding="utf-8")
+    assert rft("score", reward, written(tmp_path, line("4"))).returncode == 10

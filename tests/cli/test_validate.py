@@ -1,0 +1,200 @@
+"""`rft validate`: every mistake has its line, its field and a message that says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+JOB = """\
+apiVersion: rft.dev/v1alpha1
+kind: RFTJob
+metadata: {name: demo}
+spec:
+  model: {uri: "hf://Qwen/Qwen3-0.6B"}
+  data:
+    train:
+    - {name: texts, uri: train.jsonl, reward: exact}
+  hyperparameters:
+    learningRate: "1e-5"
+  output: {uri: out}
+"""
+REWARD = """\
+apiVersion: rft.dev/v1alpha1
+kind: RewardFunction
+metadata: {name: exact}
+spec:
+  builtin: {name: ExactMatch}
+"""
+PYTHON = """\
+apiVersion: rft.dev/v1alpha1
+kind: RewardFunction
+metadata: {name: exact}
+spec:
+  python:
+    source: |
+      import json
+
+      def lambda_handler(event, context):
+          return []
+"""
+FROM_CONFIG_MAP = """\
+apiVersion: rft.dev/v1alpha1
+kind: RewardFunction
+metadata: {name: exact}
+spec:
+  python: {sourceFrom: {configMap: {name: code, key: reward.py}}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: code}
+data:
+  reward.py: |
+    def lambda_handler(event, context):
+        return []
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "train.jsonl").write_text("{}\n", encoding="utf-8")
+    return tmp_path
+
+
+def written(folder: Path, *documents: str) -> Path:
+    file = folder / "job.yaml"
+    file.write_text("---\n".join(documents), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize("reward", [REWARD, PYTHON, FROM_CONFIG_MAP])
+def test_valid_manifests_are_listed(rft, folder, reward):
+    result = rft("validate", written(folder, JOB, reward))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "RFTJob" in result.stdout
+    assert "2 resources are valid" in result.stdout
+
+
+def test_a_folder_stands_for_its_manifests(rft, folder):
+    (folder / "reward.yml").write_text(REWARD, encoding="utf-8")
+    (folder / "notes.txt").write_text("no manifest", encoding="utf-8")
+    written(folder, JOB)
+    assert rft("validate", folder).returncode == 0
+
+
+# (what is replaced, by what, the line of the error, path and message)
+WRONG_JOBS = {
+    "unknown field": (
+        "learningRate:",
+        "learningrate:",
+        10,
+        "spec.hyperparameters.learningrate: unknown field; did you",
+    ),
+    "float": ('"1e-5"', "0.00001", 10, "spec.hyperparameters.learningRate: must be a string: write "),
+    "range": ('"1e-5"', '"0.5"', 10, "spec.hyperparameters.learningRate: must be above 0 and at most 0.1"),
+    "zero": ('"1e-5"', '"0"', 10, "spec.hyperparameters.learningRate: must be above 0 and at most 0.1"),
+    "huge exponent": ('"1e-5"', '"1e999999999"', 10, "spec.hyperparameters.learningRate: must be above 0"),
+    "no number": ('"1e-5"', "fast", 10, 'spec.hyperparameters.learningRate: must look like "0.5" or "1e-5"'),
+    "wrong type": (
+        'learningRate: "1e-5"',
+        'epochs: "2"',
+        10,
+        "spec.hyperparameters.epochs: input should be a valid int",
+    ),
+    "no mapping": ("{uri: out}", "out", 11, "spec.output: must be a mapping of fields"),
+    "missing": ("  output: {uri: out}\n", "", 4, "spec.output: is required"),
+    "no apiVersion": ("apiVersion: rft.dev/v1alpha1\n", "", 1, "apiVersion: is required"),
+    "other version": ("v1alpha1", "v2", 1, "apiVersion: input should be 'rft.dev/v1alpha1'"),
+    "kind": ("RFTJob", "RFTJobs", 2, "kind: must be one of RFTJob, RewardFunction, InferenceEndpoint"),
+    "name": ("demo", "Demo_1", 3, "metadata.name: must look like my-name"),
+    "no reward": (", reward: exact", "", 8, "spec.data.train[0].reward: is required"),
+    "undefined reward": (
+        "reward: exact",
+        "reward: exakt",
+        8,
+        "spec.data.train[0].reward: RewardFunction exakt is not ",
+    ),
+    "no data": ("train.jsonl", "gone.jsonl", 8, "spec.data.train[0].uri: there is no file"),
+    "unknown scheme": ("train.jsonl", "gs://b/k", 8, "spec.data.train[0].uri: gs:// is not supported here; use "),
+    "no ConfigMap": ("train.jsonl", '"configmap://d/k"', 8, "spec.data.train[0].uri: ConfigMap d is not among"),
+    "no model": ('"hf://Qwen/Qwen3-0.6B"', "model", 5, "spec.model.uri: there is no folder"),
+    "hub name": ("Qwen/Qwen3-0.6B", "Qwen3", 5, "spec.model.uri: must look like hf://OWNER/NAME"),
+    "micro batch": ('learningRate: "1e-5"', "microBatchSize: 7", 10, "spec.hyperparameters.microBatchSize: 7 does not"),
+    "rule": ("  output:", "  tuning: {type: Full, rank: 8}\n  output:", 11, "spec.tuning: rank, alpha and lastLayers"),
+    "twice": ("  output:", "  model: {uri: x}\n  output:", 11, "is not valid YAML: model is given twice"),
+    "YAML": ("{uri: out}", "{uri: out", 12, "is not valid YAML"),
+    "boolean": ("  output:", '  suspend: "yes"\n  output:', 11, "spec.suspend: input should be a valid boolean"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_JOBS)
+def test_a_wrong_job(rft, folder, case):
+    old, new, line, message = WRONG_JOBS[case]
+    assert old in JOB
+    file = written(folder, JOB.replace(old, new, 1))
+    reward = folder / "reward.yaml"
+    reward.write_text(REWARD, encoding="utf-8")
+    result = rft("validate", file, reward)
+    assert result.returncode == 10
+    assert result.stdout == ""
+    assert f"{file}:{line}: {message}" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+WRONG_REWARDS = {
+    "syntax": (PYTHON, "lambda_handler(event", "lambda_handler(event:", 9, "spec.python.source: is not valid Python"),
+    "handler": (PYTHON, "lambda_handler", "grade", 6, "spec.python.source: defines no lambda_handler: it defines gr"),
+    "two graders": (REWARD, "  builtin:", "  http: {url: 'http://x'}\n  builtin:", 4, "spec: set exactly one of pyth"),
+    "no grader": (REWARD, "  builtin: {name: ExactMatch}", "  replicas: 1", 4, "spec: set exactly one of python, "),
+    "no key": (FROM_CONFIG_MAP, "key: reward.py", "key: r.py", 5, "spec.python.sourceFrom.configMap: there is no"),
+    "syntax in ConfigMap": (FROM_CONFIG_MAP, "return []", "return [", 13, "data.reward.py: is not valid Python"),
+    "handler in ConfigMap": (FROM_CONFIG_MAP, "def lambda_h", "def h", 11, "data.reward.py: defines no lambda_handler"),
+    "ConfigMap": (FROM_CONFIG_MAP, "  reward.py: |\n", "  n: 1\n  reward.py: |\n", 10, "data: must map keys to texts"),
+    "pattern": (
+        REWARD, "{name: ExactMatch}", '{name: ExactMatch, exactMatch: {pattern: "("}}', 5,
+        "spec.builtin.exactMatch.pattern: is not a regular expression",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG_REWARDS)
+def test_a_wrong_reward(rft, folder, case):
+    document, old, new, line, message = WRONG_REWARDS[case]
+    assert old in document
+    file = written(folder, document.replace(old, new, 1))
+    result = rft("validate", file)
+    assert result.returncode == 10
+    assert f"{file}:{line}: {message}" in result.stderr
+
+
+def test_all_errors_of_all_files_at_once(rft, folder):
+    wrong = JOB.replace('"1e-5"', "1e-5x").replace("train.jsonl", "gone.jsonl")
+    first = written(folder, wrong)
+    second = folder / "second.yaml"
+    second.write_text(JOB.replace("demo", "other").replace("reward: exact", "reward: nobody") + "---\n" + REWARD)
+    result = rft("validate", first, second, folder / "third.yaml")
+    lines = result.stderr.splitlines()
+    assert len(lines) == 3
+    assert "learningRate" in lines[0]
+    assert "nobody" in lines[1]
+    assert "third.yaml: No such file" in lines[2]
+
+
+def test_a_wrong_reward_function_is_not_also_undefined(rft, folder):
+    result = rft("validate", written(folder, JOB, REWARD.replace("ExactMatch", "Exact")))
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_duplicate_names_point_to_each_other(rft, folder):
+    file = written(folder, REWARD, REWARD)
+    result = rft("validate", file)
+    assert f"{file}:9: metadata.name: RewardFunction exact is already defined in {file}, line 1" in result.stderr
+
+
+def test_a_file_that_is_no_text(rft, tmp_path):
+    (tmp_path / "x.yaml").write_bytes(b"a: 1\nb: \xff\n")
+    assert f"{tmp_path}/x.yaml:2: is not UTF-8 text" in rft("validate", tmp_path / "x.yaml").stderr
+
+
+def test_usage_errors_are_2(rft):
+    assert rft("validate").returncode == 2

@@ -1,0 +1,318 @@
+"""The builtin rewards and combine, through the server; and their pure parts with tables and generated cases."""
+
+import json
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rft_reward.graders import exact_match, json_fields, math_answer
+from rft_reward.graders.term import Unscorable
+
+EXPONENTIAL = "(a+)+$"
+
+
+@pytest.fixture(scope="session")
+def builtin(server_for):
+    def get(name, **options):
+        key = name[0].lower() + name[1:]
+        return server_for({"timeout": "3s", "builtin": {"name": name, **({key: options} if options else {})}})
+
+    return get
+
+
+def components(row):
+    return {metric["name"]: metric["value"] for metric in row["metrics_list"]}
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        ("so \\boxed{1} and \\boxed{\\frac{1}{2}}, #### 3", "\\frac{1}{2}"),
+        ("3 + 4\n#### 1,234", "1,234"),
+        ("#### 5\nsome more", "5"),
+        ("The answer is 12 apples.", "12"),
+        ("The answer is 3.\nNo: the answer is 4.", "4"),
+        ("Answer: **42**", "42"),
+        ("answer: $18.50.", "$18.50"),
+        ("The answer is \\(x^2\\).", "\\(x^2\\)"),
+        ("the answer is 3 + 4 = 7", " 7"),
+        ("the answer is B", "B"),
+        ("So 3 + 4 = 7.", "7"),
+        ("there are 5, so", "5"),
+        ("it costs $5,000", "$5,000"),
+        ("nothing", None),
+        ("", None),
+        ("\\boxed{never closed", None),
+    ],
+)
+def test_math_final_answer(completion, answer):
+    assert math_answer.final_answer(completion) == answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "right"),
+    [
+        ("1,234.50", "1234.5", True),
+        ("12,34", "1234", False),
+        ("$5", "5", True),
+        ("\\$5.00", "5", True),
+        ("50%", "50", True),
+        ("50\\%", "0.5", True),
+        ("0.5", "50%", True),
+        ("5%", "50%", False),
+        ("3/4", "0.75", True),
+        ("1 1/2", "1.5", True),
+        ("-3/4", "-0.75", True),
+        ("\\frac{3}{4}", "3/4", True),
+        ("\\dfrac34", ".75", True),
+        ("1e3", "1000", True),
+        ("18 dollars", "18", True),
+        ("5 \\text{ cm}", "5", True),
+        ("**7**", "7", True),
+        ("1/0", "1", False),
+        ("5", "6", False),
+        ("2x", "2", False),
+        ("x^2+2x+1", "(x+1)^2", True),
+        ("\\sqrt{2}", "1.41421356", True),
+        ("\\frac{\\sqrt{3}}{2}", "\\sqrt{3}/2", True),
+        ("(1, 2)", "(1,2)", True),
+        ("\\{1, 2\\}", "\\{2, 1\\}", True),
+        ("2\\pi", "\\pi", False),
+        ("\\text{Blue}", "blue", True),
+        ("A", "B", False),
+        ("", "0", False),
+        ("9" * 5000, "1", False),
+    ],
+)
+def test_math_equality(answer, expected, right):
+    assert math_answer.equal(answer, expected, Fraction(0)) is right
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(), st.sampled_from(["{:,}", "{}", "${:,}", "{}.0", "\\${}", " {} ", "**{}**", "{} apples"]))
+def test_math_reads_every_spelling_of_an_integer(value, spelling):
+    assert math_answer.equal(spelling.format(value), str(value), Fraction(0))
+    assert not math_answer.equal(spelling.format(value), str(value + 1), Fraction(0))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.fractions(max_denominator=10**6), st.sampled_from(["0", "0.001", "0.1"]))
+def test_math_tolerance_is_relative(value, tolerance):
+    off = value * (1 + Fraction(tolerance))
+    assert math_answer.equal(
+        f"{off.numerator}/{off.denominator}", f"{value.numerator}/{value.denominator}", Fraction(tolerance)
+    )
+    too_far = value * (1 + Fraction(tolerance) * 2 + Fraction(1, 1000))
+    right = math_answer.equal(
+        f"{too_far.numerator}/{too_far.denominator}", f"{value.numerator}/{value.denominator}", Fraction(tolerance)
+    )
+    assert right is (value == 0)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text(alphabet="0123456789+-*/^(){}\\$%., xfracboxed\n", max_size=30))
+def test_math_survives_any_completion(text):
+    answer = math_answer.final_answer(text)
+    assert answer is None or isinstance(answer, str)
+    assert math_answer.number(text) is None or isinstance(math_answer.number(text), Fraction)
+
+
+def test_math_through_the_server(builtin, build_sample):
+    rows = builtin("Math").score(
+        [
+            build_sample("right", "#### 18", "18"),
+            build_sample("wrong", "#### 17", {"final_answer": 18}),
+            build_sample("none", "no idea", {"value": "18"}),
+            build_sample("worked", "It is \\boxed{18}", "9 * 2 = 18\n#### 18"),
+            build_sample("no reference", "#### 18", None),
+            build_sample("bad reference", "#### 18", {"other": 1}),
+            build_sample("list", "#### 18", [18]),
+            {
+                "id": "metadata",
+                "messages": [{"role": "assistant", "content": [{"type": "text", "text": "18"}]}],
+                "metadata": {"reference_answer": "18"},
+            },
+        ]
+    )
+    assert [row["aggregate_reward_score"] for row in rows] == [1.0, 0.0, 0.0, 1.0, None, None, None, 1.0]
+    assert components(rows[2]) == {"correct": 0.0, "answer_found": 0.0}
+    assert "has no reference_answer" in rows[4]["error"]
+    assert "without final_answer or answer or value: set answerKey" in rows[5]["error"]
+    assert "a list, not text" in rows[6]["error"]
+
+
+def test_math_options(build_sample):
+    grade = math_answer.build({"relativeTolerance": "0.01", "answerKey": "gold"})
+    assert grade(build_sample("a", "#### 100.5", {"gold": "100", "answer": "1"}))[0] == 1.0
+    assert grade(build_sample("a", "#### 102", {"gold": 100}))[0] == 0.0
+    assert grade(build_sample("a", "\\boxed{\\sqrt{2}}", {"gold": "1.42"}))[0] == 1.0
+    with pytest.raises(Unscorable, match="without gold"):
+        grade(build_sample("a", "#### 102", {"answer": 100}))
+
+
+def test_a_completion_that_hangs_the_algebra_costs_only_itself(builtin, build_sample):
+    samples = [build_sample(str(number), f"#### {number}", str(number)) for number in range(20)]
+    samples[3] = build_sample("3", "\\boxed{9^{9^{9^{9^{9}}}}+\\sqrt{x}}", "\\sqrt{3}")
+    samples[5] = build_sample("5", "\\boxed{(x+1)^{99999}+y}", "(x+y+1)^{99998}")
+    rows = builtin("Math").score(samples)
+    assert [row["aggregate_reward_score"] for n, row in enumerate(rows) if n not in (3, 5)] == [1.0] * 18
+    for row in (rows[3], rows[5]):
+        assert row["aggregate_reward_score"] in (0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "expected", "same"),
+    [
+        ({}, " Paris\n", "Paris", True),
+        ({}, "paris", "Paris", False),
+        ({"ignoreCase": True}, "STRASSE", "straße", True),
+        ({"ignoreWhitespace": True}, "a  b\nc", "a b c", True),
+        ({}, "a  b", "a b", False),
+        ({"ignorePunctuation": True}, "it's, fine!", "its fine", True),
+        ({"ignorePunctuation": True, "ignoreWhitespace": True}, "a - b", "a b", True),
+    ],
+)
+def test_exact_match_options(options, answer, expected, same):
+    assert (exact_match.normalize(answer, options) == exact_match.normalize(expected, options)) is same
+
+
+def test_exact_match_through_the_server(builtin, build_sample):
+    server = builtin("ExactMatch", pattern=r"<answer>(.*?)</answer>", ignoreCase=True)
+    rows = server.score(
+        [
+            build_sample("last", "<answer>x</answer> <answer>Paris</answer>", "paris"),
+            build_sample("none", "Paris", "Paris"),
+            build_sample("error", "<answer>Paris</answer>", None),
+        ]
+    )
+    assert [row["aggregate_reward_score"] for row in rows] == [1.0, 0.0, None]
+    assert components(rows[1]) == {"exact_match": 0.0, "answer_found": 0.0}
+
+
+def test_a_pattern_that_backtracks_for_ever_costs_only_its_samples(builtin, build_sample):
+    server = builtin("Format", pattern=EXPONENTIAL)
+    rows = server.score([build_sample("bad", "a" * 40 + "b"), *(build_sample(str(n), "aaa") for n in range(10))])
+    assert "share of spec.timeout" in rows[0]["error"]
+    assert {row["aggregate_reward_score"] for row in rows[1:]} == {1.0}
+    assert "more than 3 s" in server.score_one("a" * 40 + "b")["error"]
+
+
+def test_format(builtin):
+    server = builtin(
+        "Format",
+        pattern="<think>.*</think>.*",
+        minimumCharacters=5,
+        maximumCharacters=40,
+        contains=["a", "z"],
+        excludes=["!"],
+    )
+    row = server.score_one("<think>\na</think>\nb")
+    assert row["aggregate_reward_score"] == pytest.approx(5 / 6)
+    assert components(row) == {
+        "pattern": 1.0, "minimum_characters": 1.0, "maximum_characters": 1.0,
+        "contains/1": 1.0, "contains/2": 0.0, "excludes/1": 1.0,
+    }  # fmt: skip
+    assert server.score_one("!")["aggregate_reward_score"] == pytest.approx(1 / 6)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "f1"),
+    [
+        ({"a": 1}, {"a": 1}, 1.0),
+        ({"a": 1}, {"a": 1.0}, 1.0),
+        ({"a": True}, {"a": 1}, 0.0),
+        ({"a": "1"}, {"a": 1}, 0.0),
+        ({"a": 1, "b": 2}, {"a": 1}, 2 / 3),
+        ({"a": [1, 2, 2]}, {"a": [2, 1, 2]}, 1.0),
+        ({"a": [1, 2]}, {"a": [2, 2]}, 0.5),
+        ([{"x": 1}, {"x": 2}], [{"x": 2}, {"x": 1}], 1.0),
+        ({"a": {"b": None}}, {"a": {"b": None}}, 1.0),
+        ({}, {}, 1.0),
+        ({}, {"a": 1}, 0.0),
+        ({"a.b": 1}, {"a": {"b": 1}}, 0.0),
+        (3, 3, 1.0),
+    ],
+)
+def test_json_field_f1(value, expected, f1):
+    assert json_fields.field_f1(value, expected)[2] == pytest.approx(f1)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(JSON, JSON)
+def test_json_field_f1_is_1_for_equal_values_and_symmetric(value, other):
+    assert json_fields.field_f1(value, value) == (1.0, 1.0, 1.0)
+    assert json_fields.field_f1(value, json.loads(json.dumps(value))) == (1.0, 1.0, 1.0)
+    precision, recall, f1 = json_fields.field_f1(value, other)
+    assert (recall, precision, f1) == json_fields.field_f1(other, value)
+    assert 0 <= f1 <= 1
+
+
+def test_json_through_the_server(builtin, build_sample):
+    schema = {"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}}
+    server = builtin("Json", jsonSchema=schema)
+    rows = server.score(
+        [
+            build_sample("right", '```json\n{"a": 1}\n```', {"a": 1}),
+            build_sample("part", '{"a": 1, "b": 2}', '{"a": 1}'),
+            build_sample("schema", '{"a": "1"}', {"a": 1}),
+            build_sample("text", "Here: {}", {"a": 1}),
+            build_sample("nan", '{"a": NaN}', {"a": 1}),
+            build_sample("deep", "[" * 100_000, {"a": 1}),
+            build_sample("none", '{"a": 1}', None),
+            build_sample("not json", '{"a": 1}', "a"),
+        ]
+    )
+    scores = [row["aggregate_reward_score"] for row in rows]
+    assert scores == [1.0, pytest.approx(2 / 3), 0.0, 0.0, 0.0, 0.0, None, None]
+    assert components(rows[2]) == {"valid_json": 1.0, "schema": 0.0, "field_f1": 0.0, "precision": 0.0, "recall": 0.0}
+    assert "text that is not JSON" in rows[7]["error"]
+    plain = builtin("Json", compareValues=False, allowCodeFence=False)
+    assert plain.score_one("[1]")["aggregate_reward_score"] == 1.0
+    assert plain.score_one("```\n[1]\n```")["aggregate_reward_score"] == 0.0
+
+
+def test_schemas_are_never_downloaded(builtin):
+    row = builtin("Json", jsonSchema={"$ref": "http://127.0.0.1:1/schema.json"}).score_one("{}", {})
+    assert "refers to something that it does not contain" in row["error"]
+
+
+LENGTH = """
+def lambda_handler(event, context):
+    for sample in event:
+        if "stop" in sample["messages"][-1]["content"]:
+            raise ValueError("no stopping")
+    return [{"id": s["id"], "aggregate_reward_score": len(s["messages"][-1]["content"]),
+             "metrics_list": [{"name": "inner", "value": 7}]} for s in event]
+"""
+
+
+def test_combine(server_for, build_sample):
+    terms = [
+        {"name": "correct", "weight": "0.8", "builtin": {"name": "ExactMatch"}},
+        {"name": "length", "weight": "0.01", "python": {"source": LENGTH}},
+        {"name": "seen", "weight": "0", "builtin": {"name": "Format", "format": {"contains": ["P"]}}},
+    ]
+    rows = server_for({"timeout": "3s", "combine": {"terms": terms}}).score(
+        [build_sample("a", "Paris", "Paris"), build_sample("b", "stop", "x"), build_sample("c", "Rome", None)]
+    )
+    assert rows[0]["aggregate_reward_score"] == pytest.approx(0.85)
+    assert [(m["name"], m["value"], m["type"]) for m in rows[0]["metrics_list"]] == [
+        ("correct", 1.0, "Reward"),
+        ("correct/exact_match", 1.0, "Metric"),
+        ("correct/answer_found", 1.0, "Metric"),
+        ("length", 5.0, "Reward"),
+        ("length/inner", 7.0, "Metric"),
+        ("seen", 1.0, "Metric"),
+        ("seen/contains/1", 1.0, "Metric"),
+    ]
+    assert "term length: the code raised ValueError: no stopping (reward_length.py, line 5" in rows[1]["error"]
+    assert rows[2]["error"].startswith("term correct: the sample has no reference_answer")

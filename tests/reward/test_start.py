@@ -1,0 +1,144 @@
+"""Starting: arguments, manifests that cannot work, code that cannot be loaded, and the manifest's own tests."""
+
+import json
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+
+from rft_reward.main import main
+
+CODE = """
+def lambda_handler(event, context):
+    return [{"id": s["id"], "aggregate_reward_score": len(s["messages"][-1]["content"])} for s in event]
+"""
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({}, "set exactly one of python, builtin"),
+        ({"python": {"source": CODE}, "builtin": {"name": "Math"}}, "set exactly one of"),
+        ({"python": {"source": "def lambda_handler(:\n  pass"}}, "spec.python.source: line 1: "),
+        ({"python": {"source": "x = 1\ny = (\n"}}, "spec.python.source: line 2: '(' was never closed"),
+        ({"python": {"source": "x = 1"}}, "defines no function lambda_handler"),
+        ({"python": {"source": CODE, "handler": "grade"}}, "defines no function grade"),
+        ({"python": {"source": "x = '\0'"}}, "null bytes"),
+        ({"python": {"sourceFrom": {"configMap": {"name": "a", "key": "b"}}}}, "spec.python.sourceFrom"),
+        ({"python": {"source": CODE}, "timeout": "0s"}, "spec.timeout: must be at least 1s"),
+        ({"python": {"source": CODE}, "sandbox": {"memory": "1"}}, "spec.sandbox.memory: must be at least 16Mi"),
+        ({"builtin": {"name": "Maths"}}, "spec.builtin.name"),
+        ({"builtin": {"name": "Format", "format": {"pattern": "("}}}, "spec.builtin.format.pattern: is not a regular"),
+        ({"builtin": {"name": "ExactMatch", "exactMatch": {"pattern": "["}}}, "spec.builtin.exactMatch.pattern"),
+        (
+            {"builtin": {"name": "Json", "json": {"jsonSchema": {"type": "objekt"}}}},
+            "spec.builtin.json.jsonSchema: $.type",
+        ),
+        ({"http": {"url": "http://x"}}, "spec.http: this version"),
+        ({"lambda": {"functionArn": "arn:aws:lambda:eu-west-1:1:function:f"}}, "spec.lambda: this version"),
+        ({"openai": {"grader": {}}}, "spec.openai: this version"),
+        ({"combine": {"terms": [{"name": "a", "http": {"url": "http://x"}}]}}, "spec.combine.terms[0].http"),
+        ({"combine": {"terms": [{"name": "a", "python": {"source": "x"}}]}}, "spec.combine.terms[0].python.source"),
+    ],
+)
+def test_manifests_that_cannot_work_end_with_10(tmp_path, function_file, capsys, spec, message):
+    file = function_file(tmp_path / "function.json", spec)
+    assert main(["--function", str(file), "--port", "0"]) == 10
+    output = capsys.readouterr()
+    assert message in output.err
+    assert not output.out
+
+
+def test_exit_code_and_no_traceback(tmp_path, function_file):
+    command = [sys.executable, "-m", "rft_reward", "--function", function_file(tmp_path / "function.json", {})]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 10
+    assert "Traceback" not in done.stderr
+
+
+def test_files_and_arguments_that_cannot_work_end_with_10(tmp_path, function_file, capsys):
+    function = function_file(tmp_path / "function.json", {"python": {"source": CODE}})
+    empty = tmp_path / "empty"
+    empty.write_text("\n")
+    two = tmp_path / "two.yaml"
+    two.write_text(f"{function.read_text()}\n---\n{function.read_text().replace('test', 'other')}")
+    for arguments, message in (
+        (["--function", tmp_path / "absent"], "No such file"),
+        (["--function", empty], "exactly one RewardFunction, holds 0"),
+        (["--function", two], "exactly one RewardFunction, holds 2"),
+        (["--function", function, "--host", "0.0.0.0"], "loopback addresses only"),
+        (["--function", function, "--token-file", empty], "is empty"),
+        (["--function", function, "--token-file", tmp_path / "absent"], "No such file"),
+        (["--function", function, "--host", "203.0.113.1", "--token-file", function], "cannot listen there"),
+    ):
+        assert main([*map(str, arguments), "--port", "0"]) == 10
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import no_such_module\n" + CODE, "ModuleNotFoundError: No module named 'no_such_module' (reward.py, line 1)"),
+        ("\nx = 1 / 0\n" + CODE, "ZeroDivisionError: division by zero (reward.py, line 2)"),
+        ("lambda_handler = 3", "defines no function lambda_handler"),
+        ("x = bytearray(1 << 40)\n" + CODE, "raise spec.sandbox.memory"),
+        ("import os\nos._exit(4)\n" + CODE, "exit code 4"),
+        ("raise SystemExit(2)\n" + CODE, "SystemExit(2)"),
+    ],
+)
+def test_code_that_cannot_be_loaded_leaves_the_server_not_ready(start_server, build_sample, source, message):
+    server = start_server({"sandbox": {"processes": 1}, "python": {"source": source}})
+    server.wait_not_ready(message)
+    response = server.client.post("/v1/score", json=[build_sample("a", "x")])
+    assert response.status_code == 503
+    assert message in response.json()["error"]
+    assert server.client.get("/healthz").status_code == 200
+    assert server.stop() == 0
+
+
+def test_ready_only_when_the_manifests_tests_pass(start_server):
+    tests = [
+        {"prompt": "p", "completion": "four", "expect": {"minimum": "4", "maximum": "4"}},
+        {"prompt": "p", "completion": "four", "expect": {"maximum": "0.5"}},
+        {"prompt": "p", "completion": "four", "expect": {"minimum": "5"}},
+    ]
+    server = start_server({"python": {"source": CODE}, "tests": tests})
+    text = server.wait_not_ready("test 2")
+    assert text.splitlines() == [
+        "test 2 (spec.tests[1]): expected a reward of at most 0.5, got 4",
+        "test 3 (spec.tests[2]): expected a reward of at least 5, got 4",
+    ]
+    assert server.client.post("/v1/score", json=[]).status_code == 503
+    ready = start_server({"python": {"source": CODE}, "tests": tests[:1]}).wait_ready()
+    assert ready.score_one("x")["aggregate_reward_score"] == 1.0
+
+
+def test_a_test_that_cannot_be_scored_says_why(start_server):
+    source = "def lambda_handler(event, context):\n    return [event[0]['metadata']['topic'], 1 / 0]"
+    test = {"prompt": "p", "completion": "c", "metadata": {"topic": "tax"}, "expect": {"minimum": "1"}}
+    text = start_server({"python": {"source": source}, "tests": [test]}).wait_not_ready("could not be scored")
+    assert "ZeroDivisionError: division by zero (reward.py, line 2, in lambda_handler)" in text
+
+
+def test_yaml_and_no_token_on_loopback(tmp_path):
+    file = tmp_path / "function.yaml"
+    file.write_text(
+        "apiVersion: rft.dev/v1alpha1\nkind: RewardFunction\nmetadata: {name: yaml}\n"
+        "spec: {builtin: {name: Format, format: {contains: [x]}}}\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rft_reward", "--function", str(file), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    url = process.stdout.readline().split()[-1]
+    deadline = time.monotonic() + 30
+    while httpx.get(f"{url}/readyz").status_code != 200 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    body = [{"id": "a", "messages": [{"role": "assistant", "content": "x"}]}]
+    assert json.loads(httpx.post(f"{url}/v1/score", json=body).content)[0]["aggregate_reward_score"] == 1.0
+    process.terminate()
+    assert process.wait(30) == 0

@@ -1,0 +1,62 @@
+"""Real reward servers for the tests of other parts."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+TOKEN = "secret-of-the-tests"
+
+
+class RewardServer:
+    """A running `python -m rft_reward` that is ready."""
+
+    def __init__(self, folder: Path, spec: dict[str, Any], port: int = 0):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.token_file = folder / "token"
+        self.token_file.write_text(TOKEN, encoding="utf-8")
+        self.token_file.chmod(0o600)
+        self._function = folder / "function.json"
+        self._function.write_text(
+            json.dumps(
+                {"apiVersion": "rft.dev/v1alpha1", "kind": "RewardFunction", "metadata": {"name": "r"}, "spec": spec}
+            ),
+            encoding="utf-8",
+        )
+        self._log = folder / "log"
+        self.start(port)
+
+    def start(self, port: int = 0) -> None:
+        """Starts the program and waits until it is ready."""
+        command = [sys.executable, "-m", "rft_reward", "--function", str(self._function), "--port", str(port)]
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "--token-file", str(self.token_file)], stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert "http://" in line, self._log.read_text(encoding="utf-8")
+        self.url = line.split()[-1]
+        deadline = time.monotonic() + 60
+        while httpx.get(self.url + "/readyz", trust_env=False).status_code != 200:
+            assert time.monotonic() < deadline, httpx.get(self.url + "/readyz", trust_env=False).text
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Ends the program."""
+        self.process.terminate()
+        self.process.wait(30)
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,167 @@
+"""Runs the trainer as its users do: as a program, on a configuration rendered from a manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from rft_api.manifests import load_manifests
+from rft_api.render import RewardAddress, render_trainer_config
+from rft_api.run import RunFolder, Summary, TrainerConfig
+
+# Tests share two cores with servers and with each other's processes: more threads would only wait for one another.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+# Full marks for an answer of digits only: a model with random weights gets some right, and learns fast to get more.
+DIGIT_SHARE = """
+def lambda_handler(event, context):
+    rows = []
+    for sample in event:
+        text = sample["messages"][-1]["content"]
+        share = sum(c.isdigit() for c in text) / max(len(text), 1)
+        short = 1.0 if 1 <= len(text) <= 4 else 0.0
+        rows.append({
+            "id": sample["id"],
+            "aggregate_reward_score": share + 0.5 * short,
+            "metrics_list": [
+                {"name": "digits", "value": share, "type": "Reward"},
+                {"name": "short", "value": short, "type": "Reward"},
+            ],
+        })
+    return rows
+"""
+
+
+def job_spec(model: Path, data: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    """An RFTJob's spec for the tiny model; `changes` replace top-level fields, None removes them."""
+    spec: dict[str, Any] = {
+        "model": {"uri": str(model)},
+        "data": {
+            "train": [{"name": "digits", "uri": str(data / "train.jsonl"), "reward": "digits"}],
+            "validation": [{"name": "digits", "uri": str(data / "validation.jsonl"), "reward": "digits"}],
+            "test": [{"name": "digits", "uri": str(data / "test.jsonl"), "reward": "digits"}],
+        },
+        "hyperparameters": hyperparameters(),
+        "tuning": {"type": "Full"},
+        "preflight": {"prompts": 4},
+        "compute": {"gpusPerNode": 0},
+        "output": {"uri": str(output)},
+    }
+    spec.update(changes)
+    return {name: value for name, value in spec.items() if value is not None}
+
+
+def hyperparameters(**changes: Any) -> dict[str, Any]:
+    """Hyperparameters of a run of a few seconds."""
+    return {
+        "batchSize": 4, "samplesPerPrompt": 4, "microBatchSize": 8, "maxSteps": 6, "learningRate": "2e-3",
+        "maxPromptTokens": 32, "maxCompletionTokens": 8, "evalInterval": 2, **changes,
+    }  # fmt: skip
+
+
+def render(spec: dict[str, Any], folder: Path, address: str | dict[str, str], token_file: Path | None) -> TrainerConfig:
+    """Renders a spec with the operator's and the command line's own function; rewards are digits and others by name."""
+    names = sorted({s["reward"] for split in ("train", "validation", "test") for s in spec["data"].get(split, [])})
+    addresses = address if isinstance(address, dict) else dict.fromkeys(names, address)
+    documents = [{"apiVersion": "rft.dev/v1alpha1", "kind": "RFTJob", "metadata": {"name": "test"}, "spec": spec}]
+    documents += [
+        {
+            "apiVersion": "rft.dev/v1alpha1",
+            "kind": "RewardFunction",
+            "metadata": {"name": name},
+            "spec": {"python": {"source": DIGIT_SHARE}, "timeout": "5s"},
+        }
+        for name in names
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = folder / "manifest.yaml"
+    # JSON is YAML, one document a line apart.
+    manifest.write_text("\n---\n".join(json.dumps(document) for document in documents), encoding="utf-8")
+    manifests = load_manifests([manifest])
+    return render_trainer_config(
+        manifests.jobs[0],
+        manifests.reward_functions,
+        {name: RewardAddress(addresses[name], str(token_file) if token_file else None) for name in names},
+        lambda uri: uri,
+    )
+
+
+class TrainerProgram:
+    """A started `python -m rft_trainer`, and what is known of it."""
+
+    def __init__(self, config: TrainerConfig, folder: Path, port: int, wrapper: list[str] | None = None):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = RunFolder(config.output)
+        self.url = f"http://127.0.0.1:{port}"
+        file = folder / "config.json"
+        file.write_text(config.model_dump_json(by_alias=True), encoding="utf-8")
+        self._log = folder / "log"
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*(wrapper or []), sys.executable, "-m", "rft_trainer", str(file), "--port", str(port)],
+                stdout=log, stderr=subprocess.STDOUT, env=ENVIRONMENT, start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def wait(self, timeout: float = 240) -> int:
+        """The exit code; the processes are killed when they take too long."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            # Every process writes where it is to the log.
+            os.killpg(self.process.pid, signal.SIGUSR1)
+            time.sleep(2)
+            self.kill()
+            raise AssertionError(f"still running after {timeout} s:\n{self.log[-9000:]}") from None
+
+    def succeed(self, timeout: float = 240) -> Summary:
+        """The summary of a run that has to succeed."""
+        code = self.wait(timeout)
+        assert code == 0, f"exit code {code}:\n{self.log[-6000:]}"
+        return Summary.model_validate_json(self.folder.summary.read_text(encoding="utf-8"))
+
+    def kill(self) -> None:
+        """Kills the launcher and its workers at once, as a node that goes away does."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def wait_for_line(self, step: int, split: str = "train", timeout: float = 200) -> None:
+        """Returns when the metrics hold the line of a step."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if any(line["step"] >= step and line["split"] == split for line in self.metrics()):
+                return
+            assert self.process.poll() is None, f"ended before {split} step {step}:\n{self.log[-4000:]}"
+            time.sleep(0.05)
+        raise AssertionError(f"no {split} step {step} within {timeout} s:\n{self.log[-4000:]}")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl that are whole."""
+        if not self.folder.metrics.exists():
+            return []
+        lines = self.folder.metrics.read_text(encoding="utf-8").split("\n")[:-1]
+        return [json.loads(line) for line in lines]
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, trust_env=False)
+
+
+# Fields of a metrics line that differ between two equal runs.
+CLOCK = ("generateSeconds", "rewardSeconds", "updateSeconds", "seconds")
+
+
+def curve(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Metrics without the times: equal, bit for bit, for equal runs."""
+    lines = [{name: value for name, value in line.items() if name not in CLOCK} for line in metrics]
+    return sorted(lines, key=lambda line: (line["step"], line["split"]))

@@ -1,0 +1,1 @@
+"""The trainer: data, preflight, warm-up, GRPO, evaluation, export."""

@@ -1,0 +1,119 @@
+"""Checkpoints on disk: complete or not, which ones to keep, and which one to go on from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rft_api.run import CHECKPOINT_MARKER, CheckpointInfo, RunFolder
+
+KEPT = 3
+"""Checkpoints kept for their validation reward, besides the newest one."""
+
+# Files of a checkpoint that only going on needs; the rest is the model or adapter.
+_RESUME_FILES = ("optimizer.*", "scheduler.pt", "rng_state*", "global_step*", "latest", "zero_to_fp32.py", "scaler.pt")
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What happens to complete checkpoints when a new one has been written."""
+
+    remove: list[int]
+    """Steps whose checkpoints go."""
+    thin: list[int]
+    """Steps whose checkpoints keep only their weights."""
+
+
+def plan_retention(checkpoints: Sequence[CheckpointInfo]) -> Retention:
+    """Keeps the three best by validation reward (earlier ones win ties) and the newest, which alone stays resumable."""
+    newest = max(checkpoints, key=lambda info: info.step)
+    kept = {newest.step, *(info.step for info in best_first(checkpoints)[:KEPT])}
+    return Retention(
+        remove=[info.step for info in checkpoints if info.step not in kept],
+        thin=[info.step for info in checkpoints if info.step in kept and info.step != newest.step and info.resumable],
+    )
+
+
+def best_first(checkpoints: Sequence[CheckpointInfo]) -> list[CheckpointInfo]:
+    """The validated checkpoints, best first."""
+    validated = [info for info in checkpoints if info.validation_reward is not None]
+    return sorted(validated, key=lambda info: (-(info.validation_reward or 0.0), info.step))
+
+
+def complete_checkpoints(folder: RunFolder) -> list[CheckpointInfo]:
+    """The complete checkpoints of a run, by step."""
+    found = []
+    for marker in folder.checkpoints.glob(f"step-*/{CHECKPOINT_MARKER}"):
+        found.append(CheckpointInfo.model_validate_json(marker.read_text(encoding="utf-8")))
+    return sorted(found, key=lambda info: info.step)
+
+
+def resume_point(folder: RunFolder) -> CheckpointInfo | None:
+    """The newest complete checkpoint that training can go on from."""
+    return max((info for info in complete_checkpoints(folder) if info.resumable), key=lambda i: i.step, default=None)
+
+
+def remove_torn(folder: RunFolder) -> list[str]:
+    """Removes what an interrupted write left; returns the removed folders' names."""
+    torn = [
+        path
+        for path in (folder.checkpoints.iterdir() if folder.checkpoints.is_dir() else ())
+        if path.is_dir() and not (path / CHECKPOINT_MARKER).exists()
+    ]
+    for path in torn:
+        shutil.rmtree(path)
+    return sorted(path.name for path in torn)
+
+
+def complete(folder: RunFolder, written: Path, info: CheckpointInfo) -> None:
+    """Makes a written checkpoint a complete one and applies the retention.
+
+    The marker is written last, after everything else has reached the disk: a checkpoint that has it is whole.
+    """
+    target = folder.checkpoint(info.step)
+    _sync_tree(written)
+    written.rename(target)
+    write_marker(target, info)
+    retention = plan_retention(complete_checkpoints(folder))
+    for step in retention.remove:
+        # Without its marker first, so that an interrupted removal leaves a torn checkpoint, not a wrong one.
+        (folder.checkpoint(step) / CHECKPOINT_MARKER).unlink()
+        shutil.rmtree(folder.checkpoint(step))
+    for step in retention.thin:
+        _thin(folder.checkpoint(step))
+
+
+def _thin(checkpoint: Path) -> None:
+    info = CheckpointInfo.model_validate_json((checkpoint / CHECKPOINT_MARKER).read_text(encoding="utf-8"))
+    write_marker(checkpoint, info.model_copy(update={"resumable": False}))
+    for pattern in _RESUME_FILES:
+        for path in checkpoint.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def write_marker(checkpoint: Path, info: CheckpointInfo) -> None:
+    """Writes or replaces a checkpoint's completeness marker, at once or not at all."""
+    temporary = checkpoint / (CHECKPOINT_MARKER + ".partial")
+    temporary.write_text(info.model_dump_json(by_alias=True), encoding="utf-8")
+    _sync(temporary)
+    temporary.replace(checkpoint / CHECKPOINT_MARKER)
+    _sync(checkpoint)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

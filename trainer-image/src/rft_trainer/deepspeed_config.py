@@ -1,0 +1,32 @@
+"""DeepSpeed's configuration for a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rft_api.run import ComputeConfig
+
+
+def build_deepspeed_config(compute: ComputeConfig, on_gpu: bool) -> dict[str, Any] | None:
+    """The configuration that transformers hands to DeepSpeed; None when the run does without it."""
+    if compute.deepspeed is None:
+        return None
+    stage = compute.deepspeed.zero_stage
+    zero: dict[str, Any] = {"stage": stage}
+    if compute.deepspeed.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if stage == 3:
+        # Checkpoints hold the whole weights, ready to export.
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    return {
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        # At stage 0 the optimizer's hook clips, see RFTTrainer.create_optimizer.
+        "gradient_clipping": "auto" if stage else 0.0,
+        "bf16": {"enabled": on_gpu},
+        "zero_optimization": zero,
+        # torch's AdamW stays the optimizer at every stage: DeepSpeed's own would be compiled on first use.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }

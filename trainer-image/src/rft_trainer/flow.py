@@ -1,0 +1,328 @@
+"""The stages of a run in their order: data, baseline, preflight, GRPO, export, evaluation, summary.
+
+Every stage looks at the output folder first and does only what is not done yet, so a run that was stopped at any point
+goes on when it is started again.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from rft_api.run import (
+    CheckpointInfo,
+    DataReport,
+    Evaluation,
+    ExitCode,
+    PreflightVerdict,
+    RunError,
+    RunFolder,
+    Stage,
+    Summary,
+    TrainerConfig,
+)
+from rft_trainer import checkpoints
+from rft_trainer.data import Dataset, Prompt, load_conversations, load_dataset, mix
+from rft_trainer.distributed import rank, wait_for_all
+from rft_trainer.evaluation import Completer, evaluate
+from rft_trainer.grpo import RFTTrainer, planned_steps, stop_early
+from rft_trainer.metrics_log import read_steps, read_validations, rewind
+from rft_trainer.modeling import (
+    add_adapter,
+    end_token_ids,
+    export_adapter,
+    export_model,
+    load_adapter,
+    load_model,
+    load_tokenizer,
+    prompt_token_ids,
+)
+from rft_trainer.preflight import judge
+from rft_trainer.progress import ProgressReporter
+from rft_trainer.provenance import build_provenance
+from rft_trainer.rewards import RewardClient
+from rft_trainer.rollouts import (
+    ScoredCompletion,
+    component_means,
+    mean_length,
+    mean_reward,
+    read_rollouts,
+    source_means,
+    write_rollouts,
+)
+from rft_trainer.statistics import paired_bootstrap
+from rft_trainer.warmup import run_warmup
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """One execution of a job on this process's share of the machines."""
+
+    def __init__(self, config: TrainerConfig, reporter: ProgressReporter, should_stop: Callable[[], bool]):
+        self._config = config
+        self._folder = RunFolder(config.output)
+        self._reporter = reporter
+        self._should_stop = should_stop
+        self._device = torch.device("cuda", torch.cuda.current_device()) if config.compute.device == "cuda" else "cpu"
+
+    def warm_up(self) -> None:
+        """Does the supervised stage, unless it is done.
+
+        Raises:
+            RunError: when the data or the model is wrong, or the run is to stop.
+        """
+        warmup = self._config.warmup
+        if warmup is None or self._folder.warmup.exists():
+            return
+        self._phase("Data", "checking data")
+        conversations = load_conversations(warmup.data)
+        self._dataset(load_tokenizer(self._config.model))
+        self._phase("WarmUp", f"imitating {len(conversations)} conversations")
+        run_warmup(self._config, warmup, conversations, self._reporter, self._should_stop)
+
+    def train(self) -> Summary:
+        """Does everything after the warm-up and returns the result, which is also in the output folder.
+
+        Raises:
+            RunError: for everything that a user can mend, INTERRUPTED when the run is to stop.
+        """
+        self._phase("Data", "checking data")
+        tokenizer = load_tokenizer(self._config.model)
+        dataset = self._dataset(tokenizer)
+        training = self._config.training
+        prompts = mix(dataset.train, dataset.weights, training.epochs, training.seed)
+        planned_steps(self._config, len(prompts))
+        if rank() == 0:
+            torn = checkpoints.remove_torn(self._folder)
+            if torn:
+                log.warning("removed incomplete checkpoints %s", ", ".join(torn))
+            _write(self._folder.provenance, build_provenance(self._config))
+        client = RewardClient(self._config.rewards, self._should_stop)
+        held_out = dataset.test or dataset.validation
+        model = self._evaluate_start(tokenizer, held_out, client)
+        self._check_learnable(model, tokenizer, prompts, client)
+        trainer_steps, stopped_early = self._reinforce(model, tokenizer, prompts, dataset.validation, client)
+        del model
+        gc.collect()
+        best = self._export()
+        self._evaluate_tuned(tokenizer, held_out, client)
+        client.close()
+        wait_for_all()
+        summary = self._summary(dataset, trainer_steps, stopped_early, best)
+        if rank() == 0:
+            _write(self._folder.summary, summary)
+        self._phase("Done", "")
+        return summary
+
+    def _phase(self, phase: str, message: str, planned: int = 0) -> None:
+        self._reporter.update(phase=phase, message=message, done=0, planned=planned, eta_seconds=None)
+        if rank() == 0 and message:
+            log.info("%s: %s", phase, message)
+
+    def _dataset(self, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        return load_dataset(
+            self._config.data,
+            self._config.training.max_prompt_tokens,
+            lambda messages: len(prompt_token_ids(tokenizer, messages)),
+        )
+
+    def _evaluate_start(
+        self, tokenizer: PreTrainedTokenizerBase, held_out: Sequence[Prompt], client: RewardClient
+    ) -> Any:
+        """Evaluates base and warm-up; returns the model that reinforcement learning starts from."""
+        self._phase("Baseline", "loading the model")
+        config = self._config
+        model = load_model(config.model, full_precision=config.lora is None).to(self._device)
+        self._evaluate("base", model, tokenizer, held_out, client, "Baseline", "scoring the base model")
+        if config.lora is None:
+            if config.warmup is None:
+                return model
+            del model
+            gc.collect()
+            model = load_model(str(self._folder.warmup), full_precision=True).to(self._device)
+        elif config.warmup is None:
+            return add_adapter(model, config.lora, config.training.seed)
+        else:
+            model = load_adapter(model, self._folder.warmup, trainable=True)
+        self._evaluate("warmup", model, tokenizer, held_out, client, "Baseline", "scoring the model after the warm-up")
+        return model
+
+    def _evaluate_tuned(
+        self, tokenizer: PreTrainedTokenizerBase, held_out: Sequence[Prompt], client: RewardClient
+    ) -> None:
+        """Evaluates what was exported, read back from the files that will be served."""
+        if self._folder.evaluation("tuned").exists():
+            return
+        self._phase("Evaluating", "loading the tuned model")
+        if self._config.lora is None:
+            model: Any = load_model(str(self._folder.best), full_precision=True)
+        else:
+            model = load_adapter(
+                load_model(self._config.model, full_precision=False), self._folder.best, trainable=False
+            )
+        self._evaluate(
+            "tuned", model.to(self._device), tokenizer, held_out, client, "Evaluating", "scoring the tuned model"
+        )
+
+    def _evaluate(
+        self,
+        stage: Stage,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Prompt],
+        client: RewardClient,
+        phase: str,
+        message: str,
+    ) -> None:
+        """Completes the held-out prompts greedily and writes them down, unless that is done."""
+        if self._folder.evaluation(stage).exists():
+            return
+        self._phase(phase, message, planned=len(prompts))
+        completer = Completer(model, tokenizer, self._config.training.max_completion_tokens, temperature=0.0)
+        rows = evaluate(prompts, completer, tokenizer, client, end_token_ids(model, tokenizer), self._done)
+        if rank() == 0:
+            write_rollouts(self._folder.evaluation(stage), rows)
+        wait_for_all()
+
+    def _done(self, done: int) -> None:
+        self._reporter.update(done=done)
+        if self._should_stop():
+            raise RunError(ExitCode.INTERRUPTED, "stopped; start again to go on")
+
+    def _check_learnable(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], client: RewardClient
+    ) -> None:
+        """Samples and scores groups of completions and acts on the verdict, unless training has begun."""
+        config = self._config
+        if config.preflight.action == "Skip" or self._folder.preflight.exists():
+            return
+        chosen = list({prompt.id: prompt for prompt in prompts}.values())[: config.preflight.prompts]
+        samples = config.training.samples_per_prompt
+        repeated = [prompt for prompt in chosen for _ in range(samples)]
+        self._phase("Preflight", f"sampling {samples} completions of {len(chosen)} prompts", planned=len(repeated))
+        # Every rank samples its own share; seeds differ so that ranks do not repeat one another.
+        torch.manual_seed(config.training.seed + rank())
+        completer = Completer(model, tokenizer, config.training.max_completion_tokens, config.training.temperature)
+        rows = evaluate(repeated, completer, tokenizer, client, end_token_ids(model, tokenizer), self._done)
+        verdict = judge([rows[start : start + samples] for start in range(0, len(rows), samples)], samples)
+        unfit = verdict.verdict != "Fine"
+        if unfit and config.preflight.action == "Fail":
+            raise RunError(
+                ExitCode.NOT_LEARNABLE,
+                f"{verdict.verdict}: {verdict.message}. (spec.preflight.action: Warn trains all the same)",
+            )
+        if rank() == 0:
+            log.log(logging.WARNING if unfit else logging.INFO, "preflight: %s: %s", verdict.verdict, verdict.message)
+            _write(self._folder.preflight, verdict)
+        wait_for_all()
+
+    def _reinforce(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Prompt],
+        validation: Sequence[Prompt],
+        client: RewardClient,
+    ) -> tuple[int, bool]:
+        """Trains to the end, from the newest complete checkpoint if there is one; returns steps and early stopping."""
+        resume = checkpoints.resume_point(self._folder)
+        if rank() == 0:
+            rewind(self._folder, resume.step if resume else -1)
+        wait_for_all()
+        self._phase("Training", f"going on from step {resume.step}" if resume else "starting")
+        total = planned_steps(self._config, len(prompts))
+        done_early = stop_early(read_validations(self._folder), self._config.early_stopping)
+        if resume is not None and (resume.step >= total or done_early):
+            return resume.step, resume.step < total
+        trainer = RFTTrainer(
+            self._config, model, tokenizer, prompts, validation, client, self._reporter, self._should_stop, resume
+        )
+        trainer.train(resume_from_checkpoint=str(self._folder.checkpoint(resume.step)) if resume else None)
+        if trainer.interrupted:
+            raise RunError(
+                ExitCode.INTERRUPTED,
+                f"stopped after step {trainer.state.global_step}; its checkpoint is saved, start again to go on",
+            )
+        return trainer.state.global_step, trainer.stopped_early
+
+    def _export(self) -> CheckpointInfo:
+        """Puts the best checkpoint's weights into `best`; returns which one that is."""
+        known = checkpoints.complete_checkpoints(self._folder)
+        best = next(iter(checkpoints.best_first(known)), None) or max(known, key=lambda info: info.step)
+        if rank() == 0:
+            self._phase("Exporting", f"step {best.step}")
+            export = export_model if self._config.lora is None else export_adapter
+            export(self._folder.checkpoint(best.step), self._config.model, self._folder.best)
+        wait_for_all()
+        return best
+
+    def _summary(self, dataset: Dataset, steps: int, stopped_early: bool, best: CheckpointInfo) -> Summary:
+        held_out = dataset.test or dataset.validation
+        stages: list[Stage] = ["base", *(["warmup"] if self._config.warmup else []), "tuned"]  # type: ignore[list-item]
+        rows = {stage: read_rollouts(self._folder.evaluation(stage), held_out) for stage in stages}
+        common = [i for i in range(len(held_out)) if all(rows[stage][i].reward is not None for stage in stages)]
+        if not common:
+            raise RunError(ExitCode.REWARD_FAILING, "no held-out prompt was scored for every model: nothing to compare")
+        evaluations = {stage: _evaluation(rows[stage], common) for stage in stages}
+        metrics, validations = read_steps(self._folder), read_validations(self._folder)
+        training_seconds = sum(m.generate_seconds + m.reward_seconds + m.update_seconds for m in metrics)
+        seconds = {"training": training_seconds, "validation": sum(v.seconds for v in validations)}
+        on_gpu = self._config.compute.device == "cuda"
+        preflight = None
+        if self._folder.preflight.exists():
+            preflight = PreflightVerdict.model_validate_json(self._folder.preflight.read_text(encoding="utf-8"))
+        return Summary(
+            name=self._config.name,
+            steps=steps,
+            stopped_early=stopped_early,
+            best_step=best.step,
+            best_validation_reward=best.validation_reward,
+            checkpoints=checkpoints.best_first(checkpoints.complete_checkpoints(self._folder))[: checkpoints.KEPT],
+            held_out="test" if dataset.test else "validation",
+            prompts=len(common),
+            base=evaluations["base"],
+            warmup=evaluations.get("warmup"),
+            tuned=evaluations["tuned"],
+            gain=paired_bootstrap(
+                [rows["base"][i].reward or 0.0 for i in common], [rows["tuned"][i].reward or 0.0 for i in common]
+            ),
+            preflight=preflight,
+            data=DataReport(
+                train_prompts=sum(len(found) for found in dataset.train.values()),
+                validation_prompts=len(dataset.validation),
+                test_prompts=len(dataset.test),
+                warmup_conversations=len(load_conversations(self._config.warmup.data)) if self._config.warmup else 0,
+                too_long=dataset.too_long,
+            ),
+            rewards_failed=sum(m.rewards_failed for m in metrics)
+            + sum(v.rewards_failed for v in validations)
+            + sum(e.rewards_failed for e in evaluations.values()),
+            seconds=seconds,
+            accelerator_hours=sum(seconds.values()) / 3600 * self._config.compute.world_size if on_gpu else 0.0,
+        )
+
+
+def _evaluation(rows: Sequence[ScoredCompletion], common: Sequence[int]) -> Evaluation:
+    chosen = [rows[i] for i in common]
+    return Evaluation(
+        reward=mean_reward(chosen) or 0.0,
+        components=component_means(chosen),
+        sources=source_means(chosen),
+        episode_length=mean_length(chosen),
+        rewards_failed=sum(row.error is not None for row in rows),
+    )
+
+
+def _write(path: Any, model: Any) -> None:
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(
+        json.dumps(json.loads(model.model_dump_json(by_alias=True)), indent=2) + "\n", encoding="utf-8"
+    )
+    temporary.replace(path)

@@ -1,0 +1,454 @@
+"""GRPO on TRL's trainer: rewards over HTTP, failed samples masked, every curve recorded, checkpoints that are whole."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather as gather_tensors
+from datasets import Dataset as ArrowDataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import GRPOConfig, GRPOTrainer
+from trl.models.utils import unwrap_model_for_generation
+
+from rft_api.run import (
+    CheckpointInfo,
+    EarlyStoppingConfig,
+    ExitCode,
+    RunError,
+    RunFolder,
+    TrainerConfig,
+    TrainMetrics,
+    ValidationMetrics,
+)
+from rft_trainer import checkpoints
+from rft_trainer.algorithms import SETTINGS
+from rft_trainer.data import Prompt
+from rft_trainer.deepspeed_config import build_deepspeed_config
+from rft_trainer.distributed import any_rank, gather, rank, wait_for_all
+from rft_trainer.evaluation import complete, evaluate
+from rft_trainer.logprobs import completion_logprobs
+from rft_trainer.metrics_log import append_metrics, read_validations
+from rft_trainer.modeling import end_token_ids
+from rft_trainer.progress import ProgressReporter
+from rft_trainer.rewards import RewardClient, Rollout
+from rft_trainer.rollouts import (
+    ScoredCompletion,
+    component_means,
+    mean_length,
+    mean_reward,
+    scored,
+    source_means,
+    write_rollouts,
+)
+
+SCHEDULES = {"Constant": "constant", "Linear": "linear", "Cosine": "cosine"}
+DIVERGED_STEPS = 3
+"""Steps in a row whose loss or gradient norm is not finite, after which the run stops."""
+VLLM_MEMORY_SHARE = 0.3
+"""Share of a GPU's memory for vLLM's weights and cache while it shares the GPU with the trainer (TRL's default)."""
+
+
+class RFTTrainer(GRPOTrainer):
+    """TRL's GRPO trainer, fed by the job's prompts and reward servers.
+
+    Args:
+        config: the run's configuration.
+        model: the policy, possibly with an adapter.
+        tokenizer: its tokenizer.
+        prompts: training prompts in their order for the whole run.
+        validation: prompts that choose the checkpoint.
+        client: the reward servers.
+        reporter: where progress is published.
+        should_stop: polled after every step; when true on any rank, a checkpoint is saved and training ends.
+        resumed: the checkpoint that training goes on from, if any.
+    """
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Prompt],
+        validation: Sequence[Prompt],
+        client: RewardClient,
+        reporter: ProgressReporter,
+        should_stop: Callable[[], bool],
+        resumed: CheckpointInfo | None,
+    ):
+        self.run_config = config
+        self._resumed = resumed
+        self.folder = RunFolder(config.output)
+        self.total_steps = planned_steps(config, len(prompts))
+        self.stopped_early = False
+        self.interrupted = False
+        self._prompts = prompts
+        self._validation = validation
+        self._client = client
+        self._reporter = reporter
+        self._should_stop = should_stop
+        self._rows: list[ScoredCompletion] = []
+        self._step_rows: list[ScoredCompletion] = []
+        self._validated: ValidationMetrics | None = None
+        self._validations = read_validations(self.folder)
+        self._seconds = {"generate": 0.0, "reward": 0.0}
+        self._step_started = 0.0
+        self._recent_step_seconds: list[float] = []
+        self._tokens_before = 0
+        self._bad_steps = 0
+        self._zero0_norm: float | None = None
+        super().__init__(
+            model=model,
+            reward_funcs=_scored_over_http,
+            args=build_arguments(config, self.total_steps),
+            train_dataset=ArrowDataset.from_list([{"prompt": p.messages, "index": i} for i, p in enumerate(prompts)]),
+            processing_class=tokenizer,
+            callbacks=[_StepCallback(self)],
+        )
+        self.remove_callback(PrinterCallback)
+        self._end_ids = end_token_ids(model, tokenizer)
+        reporter.plan(self.total_steps)
+
+    def validate(self, step: int) -> ValidationMetrics:
+        """Completes the validation prompts greedily, scores them, and records the result; the same on all ranks."""
+        started = time.monotonic()
+        rows = evaluate(self._validation, self._complete_greedily, self.processing_class, self._client, self._end_ids)
+        metrics = ValidationMetrics(
+            step=step,
+            reward=mean_reward(rows),
+            components=component_means(rows),
+            sources=source_means(rows),
+            episode_length=mean_length(rows),
+            rewards_failed=sum(row.error is not None for row in rows),
+            seconds=time.monotonic() - started,
+        )
+        self._validations.append(metrics)
+        if rank() == 0:
+            append_metrics(self.folder, metrics)
+            self._reporter.record_validation(metrics)
+        return metrics
+
+    def training_began(self) -> None:
+        """Makes up for the validation that a run that was told to stop left out, to save its checkpoint at once."""
+        resumed = self._resumed
+        if resumed is not None and resumed.validation_reward is None and self._due(resumed.step):
+            reward = self.validate(resumed.step).reward
+            if rank() == 0:
+                checkpoints.write_marker(
+                    self.folder.checkpoint(resumed.step), resumed.model_copy(update={"validation_reward": reward})
+                )
+            wait_for_all()
+
+    def step_began(self) -> None:
+        """Starts the step's clock."""
+        self._step_started = time.monotonic()
+        self._seconds = {"generate": 0.0, "reward": 0.0}
+
+    def step_ended(self, step: int) -> tuple[bool, bool]:
+        """Validates when it is time; returns whether to save a checkpoint and whether to stop training."""
+        self.interrupted = any_rank(self._should_stop())
+        due = self._due(step)
+        # The metrics of the step are logged after this; its seconds must not contain the validation's.
+        self._step_seconds = time.monotonic() - self._step_started
+        self._validated = None
+        if due and not self.interrupted:
+            self._reporter.update(message=f"validating after step {step}")
+            self._validated = self.validate(step)
+            self.stopped_early = step < self.total_steps and stop_early(
+                self._validations, self.run_config.early_stopping
+            )
+        return due or self.interrupted, self.stopped_early or self.interrupted
+
+    def _due(self, step: int) -> bool:
+        return step % self.run_config.training.eval_interval == 0 or step == self.total_steps
+
+    # Below: TRL's and transformers' hooks.
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        started = time.monotonic()
+        result = super()._generate(prompts)
+        self._seconds["generate"] += time.monotonic() - started
+        return result
+
+    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.use_vllm or self.accelerator.device.type != "cpu":
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        return self._complete(prompt_ids, self.temperature), None
+
+    def _complete_greedily(self, prompt_ids: list[list[int]]) -> list[list[int]]:
+        if not self.use_vllm:
+            return self._complete(prompt_ids, temperature=0.0)
+        engine = self.vllm_generation
+        # TRL syncs when the step has moved on; these weights are newer than those of the step's own rollouts.
+        engine.sync_weights()
+        engine.temperature = 0.0
+        try:
+            _, completions, _, _ = engine.generate(prompts=prompt_ids, images=None, num_generations=1)
+        finally:
+            engine.temperature = self.temperature
+        return completions
+
+    def _complete(self, prompt_ids: list[list[int]], temperature: float) -> list[list[int]]:
+        with unwrap_model_for_generation(
+            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+        ) as model:
+            if not prompt_ids:
+                return []
+            return complete(
+                model,
+                prompt_ids,
+                self.max_completion_length,
+                temperature,
+                end_ids=self._end_ids,
+                pad_id=self.processing_class.pad_token_id,
+            )
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
+        chosen = [self._prompts[row["index"]] for row in inputs]
+        texts = [completion[0]["content"] for completion in completions]
+        started = time.monotonic()
+        scores = self._client.score([Rollout(prompt, text) for prompt, text in zip(chosen, texts, strict=True)])
+        self._seconds["reward"] += time.monotonic() - started
+        self._rows = [
+            scored(prompt, text, len(ids), not ids or ids[-1] not in self._end_ids, score)
+            for prompt, text, ids, score in zip(chosen, texts, completion_ids_list, scores, strict=True)
+        ]
+        # TRL takes NaN for "not scorable": such a sample is left out of its group's mean, and its advantage is 0.
+        rewards = [math.nan if row.reward is None else row.reward for row in self._rows]
+        return gather_tensors(torch.tensor(rewards, dtype=torch.float32, device=self.accelerator.device)[:, None])
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        output = super()._generate_and_score_completions(inputs)
+        for row, advantage in zip(self._rows, output["advantages"].tolist(), strict=True):
+            row.advantage = advantage
+        self._step_rows = [row for part in gather(self._rows) for row in part]
+        if rank() == 0:
+            write_rollouts(self.folder.rollout(self.state.global_step + 1), self._step_rows)
+        return output
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        if self.accelerator.device.type != "cpu" or args or kwargs.get("compute_aux_loss"):
+            # On GPUs TRL's fused kernel scores completion tokens only, and does it faster.
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+        logps, entropies = completion_logprobs(
+            model,
+            input_ids[:, :-logits_to_keep],
+            attention_mask[:, :-logits_to_keep],
+            input_ids[:, -logits_to_keep:],
+            attention_mask[:, -logits_to_keep:],
+            self.temperature,
+            bool(kwargs.get("compute_entropy")),
+        )
+        return logps, entropies, None
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """The optimizer; at ZeRO stage 0 it also clips, because DeepSpeed would clip without telling the norm."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        deepspeed = self.run_config.compute.deepspeed
+        if deepspeed is not None and deepspeed.zero_stage == 0:
+            optimizer.register_step_pre_hook(self._clip_at_zero0)
+        return optimizer
+
+    def _clip_at_zero0(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.run_config.training.maximum_gradient_norm)
+        self._zero0_norm = norm.item()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Records a step's metrics; called by transformers after every step, and once at the end with totals."""
+        super().log(logs, start_time)
+        if "loss" not in logs:
+            return
+        norm = logs.get("grad_norm", self._zero0_norm)
+        self._stop_if_diverged(logs["loss"], norm)
+        rows = self._step_rows
+        advantages = np.asarray([row.advantage for row in rows], dtype=np.float64)
+        rewards = [row.reward for row in rows if row.reward is not None]
+        metrics = TrainMetrics(
+            step=self.state.global_step,
+            epoch=self.state.global_step * self.run_config.training.batch_size / self._prompts_per_epoch,
+            loss=_finite(logs["loss"]),
+            reward=mean_reward(rows),
+            reward_std=float(np.std(rewards)) if rewards else None,
+            components=component_means(rows),
+            sources=source_means(rows),
+            episode_length=mean_length(rows),
+            gradient_norm=_finite(norm),
+            advantage_mean=float(advantages.mean()),
+            advantage_std=float(advantages.std()),
+            advantage_abs_mean=float(np.abs(advantages).mean()),
+            policy_entropy=_finite(logs.get("entropy")),
+            kl_divergence=_finite(logs.get("kl")),
+            zero_variance_group_ratio=logs["frac_reward_zero_std"],
+            clipped_completion_ratio=sum(row.clipped for row in rows) / len(rows),
+            learning_rate=logs["learning_rate"],
+            generate_seconds=self._seconds["generate"],
+            reward_seconds=self._seconds["reward"],
+            update_seconds=max(0.0, self._step_seconds - sum(self._seconds.values())),
+            tokens=int(logs["num_tokens"]),
+            rewards_failed=sum(row.error is not None for row in rows),
+        )
+        if rank() == 0:
+            append_metrics(self.folder, metrics)
+            self._reporter.record_step(metrics, metrics.tokens - self._tokens_before)
+            self._report_progress(metrics)
+        self._tokens_before = metrics.tokens
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        step = self.state.global_step
+        info = CheckpointInfo(step=step, validation_reward=self._validated.reward if self._validated else None)
+        self._reporter.update(message=f"saving checkpoint step-{step}")
+        written = self.folder.checkpoints / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            wait_for_all()
+            if rank() == 0:
+                checkpoints.complete(self.folder, written, info)
+        except (OSError, RuntimeError) as error:
+            if rank() == 0:
+                checkpoints.remove_torn(self.folder)
+            last = checkpoints.resume_point(self.folder)
+            since = f"it goes on from step {last.step}" if last else "it starts from the beginning"
+            raise RunError(
+                ExitCode.OUTPUT_FAILED,
+                f"checkpoint step-{step} could not be written to {self.folder.checkpoints}: {error}; make room and "
+                f"start again: {since}",
+            ) from error
+        wait_for_all()
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Writes nothing: a run's description is its summary and provenance."""
+
+    @property
+    def _prompts_per_epoch(self) -> float:
+        return len(self._prompts) / self.run_config.training.epochs
+
+    def _report_progress(self, metrics: TrainMetrics) -> None:
+        self._recent_step_seconds = [*self._recent_step_seconds[-4:], self._step_seconds]
+        left = self.total_steps - metrics.step
+        self._reporter.update(
+            phase="Training",
+            message="",
+            done=metrics.step,
+            planned=self.total_steps,
+            step=metrics.step,
+            epoch=metrics.epoch,
+            reward=metrics.reward,
+            episode_length=metrics.episode_length,
+            gradient_norm=metrics.gradient_norm,
+            rewards_failed=self._client.failed_total,
+            eta_seconds=left * sum(self._recent_step_seconds) / len(self._recent_step_seconds),
+        )
+
+    def _stop_if_diverged(self, loss: float, norm: float | None) -> None:
+        bad = not math.isfinite(loss) or (norm is not None and not math.isfinite(norm))
+        self._bad_steps = self._bad_steps + 1 if bad else 0
+        if self._bad_steps >= DIVERGED_STEPS:
+            raise RunError(
+                ExitCode.DIVERGED,
+                f"loss or gradient norm was not finite for {DIVERGED_STEPS} steps up to step {self.state.global_step}; "
+                f"lower spec.hyperparameters.learningRate",
+            )
+
+
+class _StepCallback(TrainerCallback):
+    """Hands the loop's events to the trainer."""
+
+    def __init__(self, trainer: RFTTrainer):
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.training_began()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer.step_began()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        save, stop = self._trainer.step_ended(state.global_step)
+        control.should_save = control.should_save or save
+        control.should_training_stop = control.should_training_stop or stop
+
+
+def planned_steps(config: TrainerConfig, prompts: int) -> int:
+    """Optimizer steps of a run over so many prompts (all epochs together).
+
+    Raises:
+        RunError: DATA_INVALID when there are too few prompts for one step.
+    """
+    steps = prompts // config.training.batch_size
+    if steps == 0:
+        raise RunError(
+            ExitCode.DATA_INVALID,
+            f"data.train has {prompts} prompts for all epochs, fewer than one step needs: lower "
+            f"spec.hyperparameters.batchSize ({config.training.batch_size}) or add prompts",
+        )
+    return min(steps, config.training.max_steps or steps)
+
+
+def stop_early(validations: Sequence[ValidationMetrics], rule: EarlyStoppingConfig | None) -> bool:
+    """Whether the last `patience` validations all failed to exceed the best before them by `minimum_gain`."""
+    if rule is None:
+        return False
+    best, since = -math.inf, 0
+    for validation in validations:
+        reward = -math.inf if validation.reward is None else validation.reward
+        if reward > best + rule.minimum_gain or best == -math.inf:
+            best, since = reward, 0
+        else:
+            since += 1
+    return since >= rule.patience
+
+
+def build_arguments(config: TrainerConfig, total_steps: int) -> GRPOConfig:
+    """TRL's arguments for a run."""
+    training, compute = config.training, config.compute
+    share = training.batch_size * training.samples_per_prompt // compute.world_size
+    on_gpu = compute.device == "cuda"
+    return GRPOConfig(
+        output_dir=str(RunFolder(config.output).checkpoints),
+        max_steps=total_steps,
+        per_device_train_batch_size=training.micro_batch_size,
+        gradient_accumulation_steps=share // training.micro_batch_size,
+        num_generations=training.samples_per_prompt,
+        max_completion_length=training.max_completion_tokens,
+        temperature=training.temperature,
+        beta=training.kl_coefficient,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=SCHEDULES[training.learning_rate_schedule],
+        warmup_steps=0,
+        weight_decay=0.0,
+        max_grad_norm=training.maximum_gradient_norm,
+        seed=training.seed,
+        shuffle_dataset=False,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=not on_gpu,
+        bf16=on_gpu,
+        gradient_checkpointing=on_gpu,
+        deepspeed=build_deepspeed_config(compute, on_gpu),
+        use_vllm=compute.rollout_engine == "vLLM",
+        vllm_mode="colocate",
+        vllm_gpu_memory_utilization=VLLM_MEMORY_SHARE,
+        vllm_max_model_length=training.max_prompt_tokens + training.max_completion_tokens,
+        **SETTINGS[training.algorithm],
+    )
+
+
+def _scored_over_http(**kwargs: Any) -> list[float]:
+    """Stands for the reward servers in TRL's list of reward functions; `_calculate_rewards` calls them instead."""
+    raise AssertionError("RFTTrainer computes rewards itself")
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,195 @@
+"""Starts a run's processes on this machine, stage by stage, and ends with the exit code that tells why it ended."""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from pydantic import ValidationError
+
+from rft_api.run import ExitCode, RunFolder, TrainerConfig
+
+POLL_SECONDS = 0.2
+GRACE_SECONDS = float(os.environ.get("RFT_GRACE_SECONDS", "600"))
+"""How long processes may take to save a checkpoint after SIGTERM before they are killed."""
+FAILURE_GRACE_SECONDS = 10.0
+"""How long the others may run on after one process failed: they wait for it and cannot go on."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The trainer's command line; returns an exit code of `rft_api.run.ExitCode`."""
+    parser = argparse.ArgumentParser(prog="rft_trainer", description="Trains as a run's job.json says.")
+    parser.add_argument("config", type=Path, help="job.json")
+    parser.add_argument("--port", type=int, default=9090, help="port of /progress and /metrics")
+    parser.add_argument("--node-rank", type=int, default=int(os.environ.get("JOB_COMPLETION_INDEX", "0")))
+    parser.add_argument("--master-address", default="127.0.0.1", help="host name of the first machine")
+    parser.add_argument("--master-port", type=int, default=0, help="port that the first machine listens on")
+    parser.add_argument("--stage", choices=["warmup", "train"], help="run one stage in this process (used internally)")
+    options = parser.parse_args(arguments)
+    config = _read_config(options.config)
+    if isinstance(config, str):
+        print(f"error: {config}", file=sys.stderr)
+        return ExitCode.CONFIGURATION_INVALID
+    if options.stage:
+        from rft_trainer.worker import run_worker
+
+        return run_worker(config, options.stage, options.port)
+    problem = _output_problem(config)
+    if problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return ExitCode.OUTPUT_INVALID
+    if config.compute.nodes > 1 and not options.master_port:
+        parser.error("--master-port is needed with several nodes")
+    stages = ["warmup"] if config.warmup and not RunFolder(config.output).warmup.exists() else []
+    # The workers write their stacks on this signal; sent to the whole group, it must not end us.
+    faulthandler.register(signal.SIGUSR1)
+    group = _Group()
+    for stage in [*stages, "train"]:
+        code = group.run(_commands(options, config, stage))
+        if code != ExitCode.SUCCEEDED:
+            return code
+    return ExitCode.SUCCEEDED
+
+
+def _commands(options: argparse.Namespace, config: TrainerConfig, stage: str) -> list[tuple[list[str], dict[str, str]]]:
+    """Command and environment of each process on this machine, in the variables that torch.distributed reads."""
+    count = config.compute.processes_per_node
+    command = [sys.executable, "-m", "rft_trainer", str(options.config), "--stage", stage, "--port", str(options.port)]
+    threads = str(max(1, _available_cpus() // count))
+    shared = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
+    if config.compute.deepspeed is None:
+        # One process. With the variables below, accelerate would wrap the model for several.
+        return [(command, shared)]
+    shared |= {
+        "WORLD_SIZE": str(config.compute.world_size),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": options.master_address,
+        "MASTER_PORT": str(options.master_port or _free_port()),
+    }
+    return [
+        (command, {**shared, "RANK": str(options.node_rank * count + local), "LOCAL_RANK": str(local)})
+        for local in range(count)
+    ]
+
+
+class _Group:
+    """Processes that train together: all are told to stop with us, and one that fails takes the others along."""
+
+    def __init__(self) -> None:
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._stopping = False
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+
+    def run(self, commands: list[tuple[list[str], dict[str, str]]]) -> int:
+        """Starts the processes and waits; returns the exit code that tells why they ended."""
+        if self._stopping:
+            return ExitCode.INTERRUPTED
+        self._processes = [subprocess.Popen(command, env=env) for command, env in commands]
+        if self._stopping:
+            self._signal(signal.SIGTERM)
+        deadline = math.inf
+        while any(process.poll() is None for process in self._processes):
+            if self._stopping:
+                deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+            elif any(process.poll() not in (None, 0) for process in self._processes):
+                deadline = min(deadline, time.monotonic() + FAILURE_GRACE_SECONDS)
+            if time.monotonic() > deadline:
+                self._signal(signal.SIGKILL)
+            time.sleep(POLL_SECONDS)
+        return _exit_code([process.returncode for process in self._processes])
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
+        self._signal(signal.SIGTERM)
+
+    def _signal(self, number: int) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+
+def _exit_code(codes: list[int]) -> int:
+    """The code that tells why a group ended: what a process said of itself outranks how the others fell with it."""
+    failed = [code for code in codes if code != 0]
+    if not failed:
+        return ExitCode.SUCCEEDED
+    said = [code for code in failed if code in set(ExitCode) and code != ExitCode.UNEXPECTED]
+    permanent = [code for code in said if ExitCode(code).permanent]
+    return (permanent or said or [ExitCode.UNEXPECTED])[0]
+
+
+def _read_config(path: Path) -> TrainerConfig | str:
+    try:
+        return TrainerConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    except ValidationError as error:
+        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        return f"{path}: {details}"
+
+
+def _output_problem(config: TrainerConfig) -> str | None:
+    """Why the output folder cannot be used, if so; records the configuration in it otherwise."""
+    folder = RunFolder(config.output)
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        if folder.config.exists():
+            before = TrainerConfig.model_validate_json(folder.config.read_text(encoding="utf-8"))
+            changed = _changed_fields(before, config)
+            if changed:
+                return (
+                    f"{folder.path} holds another run: {', '.join(changed)} differ from its job.json; "
+                    f"choose another output or remove the folder"
+                )
+        elif any(folder.path.glob("*.jsonl")) or folder.checkpoints.exists():
+            return f"{folder.path} holds files of a run without its job.json; choose another output"
+        probe = folder.path / ".writable"
+        probe.write_bytes(b"")
+        probe.unlink()
+        if not folder.config.exists():
+            folder.config.write_text(config.model_dump_json(by_alias=True, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        return f"{folder.path} cannot be written to: {error.strerror}"
+    except ValidationError:
+        return f"{folder.config} is not a run's configuration; choose another output"
+    return None
+
+
+def _changed_fields(before: TrainerConfig, after: TrainerConfig) -> list[str]:
+    """Fields whose change would make a resumed run another run; where servers and files are may change."""
+
+    def comparable(config: TrainerConfig) -> dict[str, object]:
+        fields = config.model_dump(mode="json", by_alias=True, exclude={"output"})
+        fields["rewards"] = {name: target.digest for name, target in config.rewards.items()}
+        return fields
+
+    old, new = comparable(before), comparable(after)
+    return [name for name in new if old.get(name) != new[name]]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _available_cpus() -> int:
+    """CPUs that this process may use: its affinity, and the cgroup's limit where there is one."""
+    cpus = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        if quota != "max":
+            cpus = min(cpus, max(1, math.floor(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    return cpus

@@ -1,0 +1,51 @@
+"""The run's `metrics.jsonl`: appending lines, reading them back, and cutting off what a resumed run will redo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rft_api.run import RunFolder, TrainMetrics, ValidationMetrics
+
+
+def append_metrics(folder: RunFolder, metrics: TrainMetrics | ValidationMetrics) -> None:
+    """Adds a line."""
+    with folder.metrics.open("a", encoding="utf-8") as file:
+        file.write(metrics.model_dump_json(by_alias=True) + "\n")
+
+
+def read_steps(folder: RunFolder) -> list[TrainMetrics]:
+    """The training steps."""
+    return [TrainMetrics.model_validate(line) for line in _lines(folder.metrics) if line["split"] == "train"]
+
+
+def read_validations(folder: RunFolder) -> list[ValidationMetrics]:
+    """The validations."""
+    return [ValidationMetrics.model_validate(line) for line in _lines(folder.metrics) if line["split"] == "validation"]
+
+
+def rewind(folder: RunFolder, step: int) -> None:
+    """Removes lines and rollouts of steps after `step`: a run that goes on from there writes them again."""
+    kept = [json.dumps(line) for line in _lines(folder.metrics) if line["step"] <= step]
+    temporary = folder.metrics.with_suffix(".partial")
+    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    temporary.replace(folder.metrics)
+    for path in folder.rollouts.glob("step-*.parquet"):
+        if int(path.stem.removeprefix("step-")) > step:
+            path.unlink()
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    found = []
+    for number, line in enumerate(lines):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            # The last line is torn when the process was killed while writing it; an earlier one cannot be.
+            if number != len(lines) - 1:
+                raise
+    return found

@@ -1,0 +1,175 @@
+"""Loads the base model, puts an adapter on it, and exports what was trained: safetensors only."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from rft_api.run import ExitCode, LoraConfig, RunError
+from rft_trainer.data import Message
+
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+# What a checkpoint of a whole model holds besides weights that serving needs.
+_MODEL_FILES = (
+    "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "vocab*",
+    "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
+)  # fmt: skip
+
+
+def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, padding on the left as generation needs.
+
+    Raises:
+        RunError: MODEL_INVALID when it cannot be read or has no chat template.
+    """
+    _check_folder(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(ExitCode.MODEL_INVALID, f"tokenizer of model {model}: {_first_line(error)}") from error
+    if not tokenizer.chat_template:
+        raise RunError(
+            ExitCode.MODEL_INVALID,
+            f"model {model} has no chat template: use an instruction-tuned model, or add chat_template.jinja to it",
+        )
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(model: str, full_precision: bool) -> PreTrainedModel:
+    """The model's weights, in their own precision or in float32.
+
+    Raises:
+        RunError: MODEL_INVALID when they cannot be read; weights in pickle files are refused.
+    """
+    _check_folder(model)
+    dtype: Any = torch.float32 if full_precision else "auto"
+    try:
+        return AutoModelForCausalLM.from_pretrained(model, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise RunError(ExitCode.MODEL_INVALID, f"model {model}: {_first_line(error)}") from error
+
+
+def add_adapter(model: PreTrainedModel, lora: LoraConfig, seed: int) -> PeftModel:
+    """The model with a fresh adapter on all linear layers but the output layer; it changes nothing yet."""
+    layers = model.config.get_text_config().num_hidden_layers
+    first = 0 if lora.last_layers is None else max(0, layers - lora.last_layers)
+    output = model.get_output_embeddings()
+    names = sorted(
+        {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m != output}
+    )
+    torch.manual_seed(seed)
+    return get_peft_model(
+        model,
+        PeftLoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            target_modules=names,
+            layers_to_transform=list(range(first, layers)) if first else None,
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+def load_adapter(model: PreTrainedModel, adapter: Path, trainable: bool) -> PeftModel:
+    """The model with an adapter read from a folder.
+
+    Raises:
+        RunError: MODEL_INVALID when the folder is broken.
+    """
+    try:
+        return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise RunError(ExitCode.MODEL_INVALID, f"adapter {adapter}: {_first_line(error)}") from error
+
+
+def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end a completion: those of the generation configuration and the tokenizer's."""
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = configured if isinstance(configured, list) else [configured]
+    return sorted({token for token in [*ids, tokenizer.eos_token_id] if token is not None})
+
+
+def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
+    """The prompt as the model sees it: through its chat template, with the generation prompt."""
+    encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    return list(encoded["input_ids"])
+
+
+def export_adapter(checkpoint: Path, base_model: str, target: Path) -> None:
+    """Copies a checkpoint's adapter to `target`, ready to serve beside its base."""
+
+    def fill(folder: Path) -> None:
+        for name in _ADAPTER_FILES:
+            shutil.copyfile(checkpoint / name, folder / name)
+        config = json.loads((folder / _ADAPTER_FILES[0]).read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = base_model
+        config["inference_mode"] = True
+        (folder / _ADAPTER_FILES[0]).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+
+    _replace_folder(target, fill)
+
+
+def export_model(checkpoint: Path, base_model: str, target: Path) -> None:
+    """Copies a checkpoint's model to `target` in the precision of its base."""
+    dtype = AutoConfig.from_pretrained(base_model).dtype or torch.float32
+
+    def fill(folder: Path) -> None:
+        for pattern in _MODEL_FILES:
+            for path in checkpoint.glob(pattern):
+                shutil.copyfile(path, folder / path.name)
+        for path in folder.glob("*.safetensors"):
+            tensors = load_file(path)
+            converted = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+            save_file(converted, path, metadata={"format": "pt"})
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config["dtype"] = str(dtype).removeprefix("torch.")
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+
+    _replace_folder(target, fill)
+
+
+def _replace_folder(target: Path, fill: Any) -> None:
+    partial = target.with_name(target.name + ".partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    fill(partial)
+    if target.exists():
+        shutil.rmtree(target)
+    partial.rename(target)
+
+
+def _check_folder(model: str) -> None:
+    path = Path(model)
+    if not path.is_absolute() and not path.exists():
+        if model.count("/") == 1 and not model.startswith("."):
+            return  # OWNER/NAME on the hub
+        raise RunError(ExitCode.MODEL_INVALID, f"model {model}: no such folder")
+    if not path.is_dir():
+        raise RunError(
+            ExitCode.MODEL_INVALID, f"model {model}: {'not a folder' if path.exists() else 'no such folder'}"
+        )
+    if not (path / "config.json").is_file():
+        raise RunError(ExitCode.MODEL_INVALID, f"model {model}: holds no config.json, so it is not a model")
+    if not any(path.glob("*.safetensors")):
+        raise RunError(
+            ExitCode.MODEL_INVALID,
+            f"model {model}: holds no *.safetensors; convert its weights (pickle files are not loaded)",
+        )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,58 @@
+"""The check before training: can this model learn from this reward?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rft_api.run import PreflightVerdict
+from rft_trainer.rollouts import ScoredCompletion, mean_reward
+
+# Amazon Bedrock's guidance, "Is RFT right?": above 95 % of the greatest reward there is nothing left to learn. Rewards
+# have no known maximum here, so the greatest one seen stands in for it.
+EASY_SHARE = 0.95
+# Completions of one prompt count as told apart when their rewards differ by more than rounding.
+SAME_REWARD = 1e-6
+
+
+def judge(groups: Sequence[Sequence[ScoredCompletion]], samples_per_prompt: int) -> PreflightVerdict:
+    """The verdict on groups of sampled completions, each group of one prompt.
+
+    GRPO learns from differences within a group, so a model none of whose groups differ cannot learn, whatever its
+    mean reward is.
+    """
+    rows = [row for group in groups for row in group]
+    reward = mean_reward(rows)
+    varied = sum(_differs(group) for group in groups)
+    share = varied / len(groups) if groups else 0.0
+    best = max((row.reward for row in rows if row.reward is not None), default=0.0)
+    if varied:
+        verdict, message = "Fine", f"{varied} of {len(groups)} prompts got completions with different rewards"
+    elif reward is not None and best > 0 and reward >= EASY_SHARE * best:
+        verdict, message = (
+            "TooEasy",
+            f"all completions of {len(groups)} prompts earned about {reward:.3g}: the model already does what the "
+            f"reward asks for; use harder prompts or a reward that tells good from better",
+        )
+    else:
+        verdict, message = (
+            "NotLearnable",
+            f"no prompt of {len(groups)} got completions with different rewards (mean {reward or 0:.3g}): there is "
+            f"nothing to reinforce; add a warm-up on good answers, give partial credit in the reward, or use easier "
+            f"prompts",
+        )
+    return PreflightVerdict.model_validate(
+        {
+            "verdict": verdict,
+            "message": message,
+            "reward": reward,
+            "varied_group_ratio": share,
+            "prompts": len(groups),
+            "samples_per_prompt": samples_per_prompt,
+            "rewards_failed": sum(row.error is not None for row in rows),
+        }
+    )
+
+
+def _differs(group: Sequence[ScoredCompletion]) -> bool:
+    rewards = [row.reward for row in group if row.reward is not None]
+    return len(rewards) > 1 and max(rewards) - min(rewards) > SAME_REWARD

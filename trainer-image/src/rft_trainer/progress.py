@@ -1,0 +1,128 @@
+"""Where the run stands, served over HTTP: `/progress` as JSON and `/metrics` for Prometheus."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from rft_api.run import Progress, TrainMetrics, ValidationMetrics
+
+_LABELS = ("namespace", "job")
+
+
+class ProgressReporter:
+    """Keeps the progress and the metrics of one run; rank 0 serves them.
+
+    The names of the metrics are part of the project's contract: dashboards and alerts are built on them.
+    """
+
+    def __init__(self, namespace: str, job: str):
+        self.progress = Progress()
+        self.registry = CollectorRegistry()
+        self._labels = {"namespace": namespace, "job": job}
+        self._reward = self._gauge("rft_train_reward_mean", "Mean reward.", "split")
+        self._component = self._gauge("rft_train_reward_component_mean", "Mean of a component.", "component", "split")
+        self._reward_std = self._gauge("rft_train_reward_std", "Standard deviation of the rewards.")
+        self._length = self._gauge("rft_train_episode_length_tokens_mean", "Mean completion tokens.", "split")
+        self._gradient_norm = self._gauge("rft_train_gradient_norm", "Gradient norm before clipping.")
+        self._advantage_mean = self._gauge("rft_train_advantage_mean", "Mean advantage; near 0 by construction.")
+        self._advantage_std = self._gauge("rft_train_advantage_std", "Standard deviation of the advantages.")
+        self._advantage_abs = self._gauge("rft_train_advantage_abs_mean", "Mean absolute advantage.")
+        self._entropy = self._gauge("rft_train_policy_entropy", "Mean token entropy in nats.")
+        self._kl = self._gauge("rft_train_kl_divergence", "Mean KL divergence from the reference model in nats.")
+        self._zero_variance = self._gauge(
+            "rft_train_zero_variance_group_ratio", "Share of prompts whose completions all got the same reward."
+        )
+        self._clipped = self._gauge("rft_train_clipped_completion_ratio", "Share of completions cut off by length.")
+        self._step = self._gauge("rft_train_step", "Optimizer steps done.")
+        self._planned = self._gauge("rft_train_planned_steps", "Optimizer steps planned.")
+        self._seconds = self._gauge("rft_train_step_seconds", "Seconds of the last step, by phase.", "phase")
+        self._tokens = self._counter("rft_train_tokens", "Prompt and completion tokens processed.")
+        self._failed = self._counter("rft_train_rewards_failed", "Samples that could not be scored.")
+
+    def update(self, **fields: Any) -> None:
+        """Changes fields of the progress (snake_case names of `rft_api.run.Progress`)."""
+        self.progress = self.progress.model_copy(update=fields)
+
+    def plan(self, total_steps: int) -> None:
+        """Announces how many steps the run will take."""
+        self.update(total_steps=total_steps)
+        self._planned.set(total_steps)
+
+    def record_step(self, metrics: TrainMetrics, new_tokens: int) -> None:
+        """Publishes a training step."""
+        self._step.set(metrics.step)
+        self._set(self._reward.labels(**self._labels, split="train"), metrics.reward)
+        for name, value in metrics.components.items():
+            self._component.labels(**self._labels, component=name, split="train").set(value)
+        self._set(self._reward_std, metrics.reward_std)
+        self._length.labels(**self._labels, split="train").set(metrics.episode_length)
+        self._set(self._gradient_norm, metrics.gradient_norm)
+        self._advantage_mean.set(metrics.advantage_mean)
+        self._advantage_std.set(metrics.advantage_std)
+        self._advantage_abs.set(metrics.advantage_abs_mean)
+        self._set(self._entropy, metrics.policy_entropy)
+        self._set(self._kl, metrics.kl_divergence)
+        self._zero_variance.set(metrics.zero_variance_group_ratio)
+        self._clipped.set(metrics.clipped_completion_ratio)
+        for phase in ("generate", "reward", "update"):
+            self._seconds.labels(**self._labels, phase=phase).set(getattr(metrics, f"{phase}_seconds"))
+        self._tokens.inc(new_tokens)
+        self._failed.inc(metrics.rewards_failed)
+
+    def record_validation(self, metrics: ValidationMetrics) -> None:
+        """Publishes a validation."""
+        self.update(validation_reward=metrics.reward)
+        self._set(self._reward.labels(**self._labels, split="validation"), metrics.reward)
+        for name, value in metrics.components.items():
+            self._component.labels(**self._labels, component=name, split="validation").set(value)
+        self._length.labels(**self._labels, split="validation").set(metrics.episode_length)
+        self._failed.inc(metrics.rewards_failed)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        gauge = Gauge(name, text, [*_LABELS, *labels], registry=self.registry)
+        return gauge if labels else gauge.labels(**self._labels)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(name, text, _LABELS, registry=self.registry).labels(**self._labels)
+
+    @staticmethod
+    def _set(gauge: Gauge, value: float | None) -> None:
+        if value is not None:
+            gauge.set(value)
+
+
+def serve_progress(reporter: ProgressReporter, host: str, port: int) -> None:
+    """Serves the reporter in a background thread for as long as the process lives.
+
+    Raises:
+        OSError: when the port cannot be bound.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/progress":
+                self._answer(reporter.progress.model_dump_json(by_alias=True).encode(), "application/json")
+            elif self.path == "/metrics":
+                self._answer(generate_latest(reporter.registry), CONTENT_TYPE_LATEST)
+            else:
+                self.send_error(404)
+
+        def _answer(self, body: bytes, content_type: str) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            # A line per scrape would bury the run's own log.
+            pass
+
+    server = ThreadingHTTPServer((host, port), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, name="progress", daemon=True).start()

@@ -1,0 +1,116 @@
+"""Scored completions as records and as parquet files, with every component and the advantage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rft_api.reward_protocol import Score
+from rft_api.run import COMPONENT_COLUMN_PREFIX
+from rft_trainer.data import Prompt
+from rft_trainer.statistics import mean
+
+
+@dataclass
+class ScoredCompletion:
+    """A completion, what it earned and what it was worth to the step."""
+
+    prompt: Prompt
+    completion: str
+    tokens: int
+    clipped: bool
+    """Whether the token limit cut it off."""
+    reward: float | None
+    error: str | None
+    components: dict[str, float] = field(default_factory=dict)
+    advantage: float | None = None
+
+
+def scored(prompt: Prompt, completion: str, tokens: int, clipped: bool, score: Score) -> ScoredCompletion:
+    """Joins a completion with its score."""
+    components = {metric.name: metric.value for metric in score.metrics_list}
+    return ScoredCompletion(
+        prompt, completion, tokens, clipped, score.aggregate_reward_score, score.error, components=components
+    )
+
+
+def component_means(rows: Sequence[ScoredCompletion]) -> dict[str, float]:
+    """Mean of each component over the rows that have it."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.components.items():
+            values.setdefault(name, []).append(value)
+    return {name: sum(found) / len(found) for name, found in sorted(values.items())}
+
+
+def source_means(rows: Sequence[ScoredCompletion]) -> dict[str, float]:
+    """Mean reward of each data source over its scored rows."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        if row.reward is not None:
+            values.setdefault(row.prompt.source, []).append(row.reward)
+    return {name: sum(found) / len(found) for name, found in sorted(values.items())}
+
+
+def mean_reward(rows: Sequence[ScoredCompletion]) -> float | None:
+    """Mean reward over the scored rows; None when there are none."""
+    return mean([row.reward for row in rows if row.reward is not None])
+
+
+def mean_length(rows: Sequence[ScoredCompletion]) -> float:
+    """Mean completion tokens; 0 of nothing."""
+    return mean([row.tokens for row in rows]) or 0.0
+
+
+def write_rollouts(path: Path, rows: Sequence[ScoredCompletion]) -> None:
+    """Writes rows as parquet (columns: `rft_api.run.RolloutRow` and a column per component), replacing the file."""
+    names = sorted({name for row in rows for name in row.components})
+    columns: dict[str, pa.Array] = {
+        "sampleId": pa.array([row.prompt.id for row in rows], pa.string()),
+        "source": pa.array([row.prompt.source for row in rows], pa.string()),
+        "prompt": pa.array([_json(row.prompt.messages) for row in rows], pa.string()),
+        "completion": pa.array([row.completion for row in rows], pa.string()),
+        "referenceAnswer": pa.array([_json(row.prompt.reference_answer) for row in rows], pa.string()),
+        "reward": pa.array([row.reward for row in rows], pa.float64()),
+        "error": pa.array([row.error for row in rows], pa.string()),
+        "advantage": pa.array([row.advantage for row in rows], pa.float64()),
+        "tokens": pa.array([row.tokens for row in rows], pa.int64()),
+    }
+    for name in names:
+        values = [row.components.get(name) for row in rows]
+        columns[COMPONENT_COLUMN_PREFIX + name] = pa.array(values, pa.float64())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".partial")
+    pq.write_table(pa.table(columns), temporary)
+    temporary.replace(path)
+
+
+def read_rollouts(path: Path, prompts: Sequence[Prompt]) -> list[ScoredCompletion]:
+    """Reads back what `write_rollouts` wrote for exactly these prompts, in their order."""
+    rows = pq.read_table(path).to_pylist()
+    return [
+        ScoredCompletion(
+            prompt=prompt,
+            completion=row["completion"],
+            tokens=row["tokens"],
+            clipped=False,
+            reward=row["reward"],
+            error=row["error"],
+            components={
+                name.removeprefix(COMPONENT_COLUMN_PREFIX): value
+                for name, value in row.items()
+                if name.startswith(COMPONENT_COLUMN_PREFIX) and value is not None
+            },
+            advantage=row["advantage"],
+        )
+        for prompt, row in zip(prompts, rows, strict=True)
+    ]
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)

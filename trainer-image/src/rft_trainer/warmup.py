@@ -1,0 +1,98 @@
+"""The supervised stage before reinforcement learning: imitates conversations with TRL's SFT trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from datasets import Dataset as ArrowDataset
+from transformers import PrinterCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from rft_api.run import ExitCode, RunError, RunFolder, TrainerConfig, WarmupConfig
+from rft_trainer.data import Conversation
+from rft_trainer.deepspeed_config import build_deepspeed_config
+from rft_trainer.distributed import rank
+from rft_trainer.modeling import add_adapter, export_adapter, export_model, load_model, load_tokenizer
+from rft_trainer.progress import ProgressReporter
+
+MICRO_BATCH = 8
+"""Most conversations per forward and backward pass on each process."""
+
+
+def run_warmup(
+    config: TrainerConfig,
+    warmup: WarmupConfig,
+    conversations: list[Conversation],
+    reporter: ProgressReporter,
+    should_stop: Callable[[], bool],
+) -> None:
+    """Trains on the conversations and writes the weights to the run's `warmup` folder, whole or not at all.
+
+    Only the assistant's last message of each conversation enters the loss.
+
+    Raises:
+        RunError: INTERRUPTED when the run is to stop meanwhile: the stage is short, and starts from its beginning.
+    """
+    folder = RunFolder(config.output)
+    on_gpu = config.compute.device == "cuda"
+    tokenizer = load_tokenizer(config.model)
+    model: Any = load_model(config.model, full_precision=config.lora is None)
+    if config.lora is not None:
+        model = add_adapter(model, config.lora, config.training.seed)
+    share = max(1, warmup.batch_size // config.compute.world_size)
+    micro = max(size for size in range(1, min(MICRO_BATCH, share) + 1) if share % size == 0)
+    scratch = folder.path / "warmup.checkpoint"
+    trainer = SFTTrainer(
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=ArrowDataset.from_list(
+            [{"prompt": c.messages[:-1], "completion": c.messages[-1:]} for c in conversations]
+        ),
+        args=SFTConfig(
+            output_dir=str(scratch),
+            num_train_epochs=warmup.epochs,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=share // micro,
+            learning_rate=warmup.learning_rate,
+            lr_scheduler_type="linear",
+            weight_decay=0.0,
+            max_grad_norm=config.training.maximum_gradient_norm,
+            seed=config.training.seed,
+            completion_only_loss=True,
+            max_length=None,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=not on_gpu,
+            bf16=on_gpu,
+            gradient_checkpointing=on_gpu,
+            deepspeed=build_deepspeed_config(config.compute, on_gpu),
+        ),
+        callbacks=[_WarmupCallback(reporter, should_stop)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    if should_stop():
+        raise RunError(ExitCode.INTERRUPTED, "stopped during the warm-up; start again: it begins anew")
+    trainer.save_model(str(scratch))
+    if rank() == 0:
+        export = export_adapter if config.lora is not None else export_model
+        export(scratch, config.model, folder.warmup)
+
+
+class _WarmupCallback(TrainerCallback):
+    """Publishes the stage's progress and ends it on request."""
+
+    def __init__(self, reporter: ProgressReporter, should_stop: Callable[[], bool]):
+        self._reporter = reporter
+        self._should_stop = should_stop
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._reporter.update(done=state.global_step, planned=state.max_steps)
+        control.should_training_stop = control.should_training_stop or self._should_stop()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            self._reporter.update(message=f"loss {float(logs['loss']):.3f}")

@@ -1,0 +1,127 @@
+"""One training process: sets the process up, runs a stage, and turns its end into an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from types import FrameType
+
+from rft_api.run import ExitCode, RunError, TrainerConfig
+from rft_trainer.progress import ProgressReporter, serve_progress
+
+log = logging.getLogger(__name__)
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+# A rank may wait this long for the others: a slow judge or a long generation on one of them is not an error.
+COLLECTIVE_TIMEOUT = datetime.timedelta(hours=2)
+
+
+def run_worker(config: TrainerConfig, stage: str, port: int | None) -> ExitCode:
+    """Runs one stage (`warmup` or `train`) as the rank that the environment names; returns how it ended."""
+    rank = int(os.environ.get("RANK", "0"))
+    logging.basicConfig(
+        level=logging.INFO if rank == 0 else logging.WARNING,
+        format=f"%(asctime)s %(levelname)s rank {rank} %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    # Their lines per request and per call would bury ours.
+    for name in ("httpx", "httpcore", "datasets", "DeepSpeed", "deepspeed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    # What a run that seems to hang is doing: `kill -USR1` writes every thread's stack to the log.
+    faulthandler.register(signal.SIGUSR1)
+    reporter = ProgressReporter(config.namespace, config.name)
+    try:
+        if rank == 0 and port is not None:
+            serve_progress(reporter, "0.0.0.0" if _in_pod() else "127.0.0.1", port)
+        reporter.update(message="loading libraries")
+        return _run_stage(config, stage, reporter, stop)
+    except RunError as error:
+        return _ended(error.code, error.message, rank)
+    except OSError as error:
+        if error.errno in _FULL:
+            return _ended(ExitCode.OUTPUT_FAILED, f"{config.output}: {error}; make room and start again", rank)
+        traceback.print_exc()
+        return _ended(ExitCode.UNEXPECTED, str(error), rank)
+    except MemoryError as error:
+        return _ended(ExitCode.UNEXPECTED, f"out of memory: {error}; lower microBatchSize", rank)
+    except Exception as error:
+        traceback.print_exc()
+        return _ended(ExitCode.UNEXPECTED, f"{type(error).__name__}: {error}", rank)
+
+
+def _run_stage(config: TrainerConfig, stage: str, reporter: ProgressReporter, stop: threading.Event) -> ExitCode:
+    # Imported here: configuration errors must not wait for torch.
+    import torch
+    import transformers
+
+    from rft_trainer.distributed import local_rank
+    from rft_trainer.memory import keep_freed_memory
+
+    keep_freed_memory()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    on_gpu = config.compute.device == "cuda"
+    if on_gpu:
+        if not torch.cuda.is_available():
+            raise RunError(
+                ExitCode.CONFIGURATION_INVALID,
+                "spec.compute.gpusPerNode asks for GPUs, and this machine has none; set gpusPerNode: 0 for CPUs",
+            )
+        torch.cuda.set_device(local_rank())
+    if config.compute.deepspeed is not None:
+        _join_others(on_gpu)
+    if config.compute.rollout_engine != "vLLM":
+        # TRL imports vLLM wherever it is installed, which takes as long as all other imports together.
+        from trl import import_utils
+
+        import_utils.is_vllm_available = lambda *args, **kwargs: False
+    from rft_trainer.flow import Run
+
+    run = Run(config, reporter, stop.is_set)
+    if stage == "warmup":
+        run.warm_up()
+    else:
+        run.train()
+    return ExitCode.SUCCEEDED
+
+
+def _join_others(on_gpu: bool) -> None:
+    """Connects to the other ranks, through DeepSpeed so that it finds the group that it will use."""
+    import deepspeed
+    from deepspeed import ops
+
+    if not on_gpu:
+        # A C++ extension for shared-memory collectives that DeepSpeed would compile now, for a minute; gloo does.
+        ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", timeout=COLLECTIVE_TIMEOUT)
+
+
+def _ended(code: ExitCode, message: str, rank: int) -> ExitCode:
+    # Every rank may find the same error in the same data; one report is enough, and comes from whoever finds it alone.
+    prefix = "error" if code is not ExitCode.INTERRUPTED else "stopped"
+    print(f"{prefix}: {message}" if rank == 0 else f"rank {rank}: {prefix}: {message}", file=sys.stderr, flush=True)
+    target = os.environ.get("RFT_TERMINATION_LOG")
+    if target:
+        # Kubernetes keeps 4096 bytes of it.
+        with contextlib.suppress(OSError), open(target, "w", encoding="utf-8") as file:  # noqa: PTH123
+            file.write(f"{code.reason}: {message}"[:4000])
+    return code
+
+
+def _in_pod() -> bool:
+    return "KUBERNETES_SERVICE_HOST" in os.environ
