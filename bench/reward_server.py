@@ -20,7 +20,7 @@ import orjson
 from rft_api.reward_protocol import build_sample
 
 ROOT = Path(__file__).parent.parent
-ROUNDS = 4
+ROUNDS = 3
 ROUND_SECONDS = 0.5
 
 

@@ -1,0 +1,169 @@
+"""Reading prompts: what is accepted, what each bad line is told, and how sources are mixed and split."""
+
+import json
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rft_api.run import DataConfig, ExitCode, RunError, SourceConfig
+from rft_trainer.data import Prompt, load_conversations, load_dataset, mix
+
+GOOD = {"messages": [{"role": "user", "content": "3+4"}], "reference_answer": "7"}
+
+
+def source(path, name="s", **fields):
+    return SourceConfig(name=name, path=str(path), reward="r", **fields)
+
+
+def load(path, fraction=0.0, max_tokens=100):
+    config = DataConfig(train=[source(path)], validation_fraction=fraction)
+    return load_dataset(config, max_tokens, lambda messages: sum(len(m["content"]) for m in messages))
+
+
+def refused(path, **options):
+    with pytest.raises(RunError) as caught:
+        load(path, **options)
+    assert caught.value.code is ExitCode.DATA_INVALID
+    return caught.value.message
+
+
+def test_a_row_keeps_everything_that_the_reward_may_need(tmp_path):
+    file = tmp_path / "a.jsonl"
+    parts = [{"type": "text", "text": "3"}, {"type": "text", "text": "+4"}]
+    row = {"messages": [{"role": "user", "content": parts}], "reference_answer": {"n": 7}, "level": 2}
+    file.write_text("\ufeff" + json.dumps(row) + "\r\n\n" + json.dumps({**GOOD, "metadata": {"a": 1}}) + "\n", "utf-8")
+    first, second = load(file).train["s"]
+    assert first.messages == [{"role": "user", "content": "3+4"}]
+    assert first.reference_answer == {"n": 7}
+    assert first.metadata == {"level": 2}
+    assert first.id == "s-1"
+    assert second.id == "s-3"
+    assert second.metadata == {"a": 1}
+
+
+def test_the_reference_answer_may_stand_in_the_metadata(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps({"messages": GOOD["messages"], "metadata": {"reference_answer": "7"}}))
+    assert load(file).train["s"][0].reference_answer == "7"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{broken", "is not JSON: Expecting property name"),
+        ("[1]", "must be a JSON object with messages, not list"),
+        ('{"prompt": "x"}', "messages is missing"),
+        ('{"messages": []}', "messages must be a list with at least one message"),
+        ('{"messages": ["x"]}', "messages[0] must be an object with role and content"),
+        (
+            '{"messages": [{"role": "robot", "content": "x"}]}',
+            "messages[0].role must be one of system, developer, user",
+        ),
+        ('{"messages": [{"content": "x"}]}', "messages[0].role must be one of"),
+        ('{"messages": [{"role": "user"}]}', "messages[0].content is missing"),
+        ('{"messages": [{"role": "user", "content": 3}]}', "messages[0].content must be text"),
+        (
+            '{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}',
+            "messages[0].content may hold text parts only",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}',
+            "the last message must be the user's, not the assistant's; an expected answer goes to reference_answer",
+        ),
+        (
+            '{"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}, {"role": "user", "content": "x"}]}',
+            "messages[0].tool_calls: tool calls are not supported",
+        ),
+    ],
+)
+def test_a_bad_line_is_named_with_its_reason(tmp_path, line, reason):
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps(GOOD) + "\n" + line + "\n")
+    assert f"{file}:2: {reason}" in refused(file)
+
+
+def test_all_bad_lines_are_reported_at_once(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b'{"messages": []}\n' + json.dumps(GOOD).encode() + b'\n{"messages": "\xff\xfe"}\nx\n')
+    message = refused(file)
+    assert f"{file}:1: messages must be" in message
+    assert f"{file}:3: is not UTF-8 (byte 15 of the line)" in message
+    assert f"{file}:4: is not JSON" in message
+
+
+def test_a_flood_of_bad_lines_is_summed_up(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text("x\n" * 100)
+    assert refused(file).endswith("and 80 more")
+
+
+def test_empty_and_missing_files(tmp_path):
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n\n")
+    assert refused(empty) == f"{empty}: is empty; expected one JSON object per line"
+    assert refused(tmp_path / "absent.jsonl") == f"{tmp_path / 'absent.jsonl'}: No such file or directory"
+
+
+def test_long_prompts_are_counted_and_a_file_of_nothing_else_is_refused(tmp_path):
+    file = tmp_path / "a.jsonl"
+    long = {"messages": [{"role": "user", "content": "x" * 50}]}
+    file.write_text(json.dumps(GOOD) + "\n" + json.dumps(long) + "\n")
+    dataset = load(file, max_tokens=10)
+    assert [p.messages[0]["content"] for p in dataset.train["s"]] == ["3+4"]
+    assert dataset.too_long == {"train/s": 1}
+    assert refused(file, max_tokens=2) == (
+        f"{file}: all 2 prompts have more than 2 tokens; raise spec.hyperparameters.maxPromptTokens"
+    )
+
+
+def test_conversations_end_with_the_assistant(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps(GOOD) + "\n")
+    with pytest.raises(RunError) as caught:
+        load_conversations([SourceConfig(name="w", path=str(file))])
+    assert f"{file}:1: the last message must be the assistant's, which is imitated, not the user's" in str(caught.value)
+
+
+def prompts(name, count):
+    return [
+        Prompt(f"{name}-{i}", name, "r", [{"role": "user", "content": f"{name}{i}"}], None, {}) for i in range(count)
+    ]
+
+
+def test_the_split_is_disjoint_whole_and_does_not_depend_on_the_order(tmp_path):
+    rows = [json.dumps({"messages": [{"role": "user", "content": str(i)}]}) for i in range(50)]
+    file, shuffled = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    file.write_text("\n".join(rows))
+    shuffled.write_text("\n".join(reversed(rows)))
+
+    def texts(found):
+        return {p.messages[0]["content"] for p in found}
+
+    one, two = load(file, fraction=0.2), load(shuffled, fraction=0.2)
+    assert len(one.validation) == 10
+    assert texts(one.validation) == texts(two.validation)
+    assert texts(one.validation) | texts(one.train["s"]) == {str(i) for i in range(50)}
+    assert not texts(one.validation) & texts(one.train["s"])
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    weights=st.lists(st.floats(0.05, 5), min_size=4, max_size=4),
+    epochs=st.integers(1, 4),
+    seed=st.integers(0, 5),
+)
+def test_every_epoch_holds_each_source_in_its_share(sizes, weights, epochs, seed):
+    train = {f"s{i}": prompts(f"s{i}", size) for i, size in enumerate(sizes)}
+    shares = dict(zip(train, weights, strict=False))
+    order = mix(train, shares, epochs, seed)
+    total, size = sum(shares.values()), sum(sizes)
+    assert abs(len(order) - epochs * size) <= len(sizes)
+    drawn = Counter(p.source for p in order)
+    for name, rows in train.items():
+        assert abs(drawn[name] - epochs * size * shares[name] / total) <= 1
+        times = Counter(p.id for p in order if p.source == name)
+        # No prompt is used again before all of its source have been used.
+        assert max(times.values(), default=0) - min((times[p.id] for p in rows), default=0) <= 1
+    assert order == mix(train, shares, epochs, seed)

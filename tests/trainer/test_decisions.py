@@ -1,0 +1,138 @@
+"""The trainer's pure decisions: retention, early stopping, preflight, the bootstrap, exit codes, algorithms."""
+
+import itertools
+import typing
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from trl import GRPOConfig
+
+from rft_api.rft_job import Algorithm
+from rft_api.run import CheckpointInfo, EarlyStoppingConfig, ExitCode, ValidationMetrics
+from rft_trainer.algorithms import SETTINGS
+from rft_trainer.checkpoints import KEPT, best_first, plan_retention
+from rft_trainer.data import Prompt
+from rft_trainer.grpo import stop_early
+from rft_trainer.launcher import _exit_code
+from rft_trainer.preflight import judge
+from rft_trainer.rollouts import ScoredCompletion
+from rft_trainer.statistics import paired_bootstrap
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(0, 1)), min_size=1, max_size=12))
+def test_retention_keeps_the_best_and_the_newest(rewards):
+    kept: list[CheckpointInfo] = []
+    for step, reward in enumerate(rewards, start=1):
+        kept.append(CheckpointInfo(step=step, validation_reward=reward))
+        plan = plan_retention(kept)
+        kept = [
+            info.model_copy(update={"resumable": info.resumable and info.step not in plan.thin})
+            for info in kept
+            if info.step not in plan.remove
+        ]
+    everything = [CheckpointInfo(step=s, validation_reward=r) for s, r in enumerate(rewards, start=1)]
+    best = {info.step for info in best_first(everything)[:KEPT]}
+    assert {info.step for info in kept} == best | {len(rewards)}
+    assert [info.step for info in kept if info.resumable] == [len(rewards)]
+
+
+def validations(*rewards):
+    return [
+        ValidationMetrics(step=i, reward=r, components={}, sources={}, episode_length=1, rewards_failed=0, seconds=0)
+        for i, r in enumerate(rewards)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "patience", "gain", "stops"),
+    [
+        ([], 1, 0.0, False),
+        ([0.5], 1, 0.0, False),
+        ([0.5, 0.5], 1, 0.0, True),
+        ([0.5, 0.6], 1, 0.0, False),
+        ([0.5, 0.6, 0.6, 0.6], 3, 0.0, False),
+        ([0.5, 0.6, 0.6, 0.6, 0.6], 3, 0.0, True),
+        ([0.5, 0.505, 0.509], 2, 0.01, True),
+        ([0.5, 0.505, 0.52], 2, 0.01, False),
+        ([0.5, None, None], 2, 0.0, True),
+    ],
+)
+def test_early_stopping(rewards, patience, gain, stops):
+    rule = EarlyStoppingConfig(patience=patience, minimum_gain=gain)
+    assert stop_early(validations(*rewards), rule) is stops
+    assert stop_early(validations(*rewards), None) is False
+
+
+def group(*rewards):
+    prompt = Prompt("p", "s", "r", [], None, {})
+    return [ScoredCompletion(prompt, "", 1, False, r, None if r is not None else "failed") for r in rewards]
+
+
+@pytest.mark.parametrize(
+    ("groups", "verdict"),
+    [
+        ([group(0, 1), group(0, 0)], "Fine"),
+        ([group(1, 1), group(1, 1)], "TooEasy"),
+        ([group(0, 0), group(0, 0)], "NotLearnable"),
+        ([group(0.5, 0.5), group(1, 1)], "NotLearnable"),
+        ([group(None, 1), group(None, None)], "TooEasy"),
+        ([group(-1, -1)], "NotLearnable"),
+    ],
+)
+def test_preflight_verdicts(groups, verdict):
+    assert judge(groups, 2).verdict == verdict
+
+
+def test_the_bootstrap_agrees_with_normal_theory_on_many_pairs():
+    generator = np.random.default_rng(1)
+    before = generator.normal(0, 1, 2000)
+    after = before + generator.normal(0.1, 0.5, 2000)
+    gain = paired_bootstrap(before, after)
+    error = np.std(after - before, ddof=1) / np.sqrt(2000)
+    assert gain.mean == pytest.approx(np.mean(after - before))
+    assert gain.low == pytest.approx(gain.mean - 1.96 * error, abs=0.1 * error)
+    assert gain.high == pytest.approx(gain.mean + 1.96 * error, abs=0.1 * error)
+
+
+def test_the_bootstrap_covers_the_true_mean_as_often_as_it_says():
+    generator = np.random.default_rng(2)
+    covered = 0
+    for _ in range(200):
+        gain = paired_bootstrap(np.zeros(100), generator.binomial(1, 0.3, 100))
+        covered += gain.low <= 0.3 <= gain.high
+    assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_unpaired_rewards_are_refused():
+    with pytest.raises(ValueError, match=r"pairs|broadcast"):
+        paired_bootstrap([], [])
+    with pytest.raises(ValueError, match=r"pairs|broadcast"):
+        paired_bootstrap([1, 2, 3], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        ([0, 0], ExitCode.SUCCEEDED),
+        ([0, 13], ExitCode.NOT_LEARNABLE),
+        ([1, 13], ExitCode.NOT_LEARNABLE),
+        ([75, 14], ExitCode.REWARD_FAILING),
+        ([75, 1], ExitCode.INTERRUPTED),
+        ([-9, 1], ExitCode.UNEXPECTED),
+        ([-9, -6], ExitCode.UNEXPECTED),
+        ([-9, 75], ExitCode.INTERRUPTED),
+    ],
+)
+def test_the_exit_code_of_a_group_tells_the_cause(codes, expected):
+    for order in itertools.permutations(codes):
+        assert _exit_code(list(order)) == expected
+
+
+def test_every_algorithm_is_one_that_trl_computes():
+    assert set(SETTINGS) == set(typing.get_args(Algorithm))
+    known = typing.get_args(GRPOConfig.__dataclass_fields__["loss_type"].type) or None
+    for settings in SETTINGS.values():
+        GRPOConfig(output_dir="unused", use_cpu=True, bf16=False, **settings)
+        assert known is None or settings["loss_type"] in known

@@ -1,0 +1,135 @@
+"""The reward client against real reward servers: failures are named, masked and bounded, outages are waited for."""
+
+import threading
+import time
+
+import pytest
+from support.servers import RewardServer, free_port
+
+from rft_api.run import ExitCode, RewardTarget, RunError
+from rft_trainer.data import Prompt
+from rft_trainer.rewards import RewardClient, Rollout
+
+SOURCE = """
+import time
+
+def lambda_handler(event, context):
+    rows = []
+    for sample in event:
+        text = sample["messages"][-1]["content"]
+        if text == "raise":
+            raise ValueError("no reward for this")
+        if text == "hang":
+            time.sleep(60)
+        if text == "missing":
+            continue
+        value = {"nan": float("nan"), "text": "0.5"}.get(text, float(len(text)))
+        rows.insert(0, {"id": sample["id"], "aggregate_reward_score": value,
+                        "metrics_list": [{"name": "length", "value": len(text), "type": "Reward"}]})
+    return rows
+"""
+
+
+def rollouts(*texts):
+    prompt = Prompt("p-1", "p", "r", [{"role": "user", "content": "q"}], "a", {"level": 1})
+    return [Rollout(prompt, text) for text in texts]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = RewardServer(tmp_path_factory.mktemp("client"), {"python": {"source": SOURCE}, "timeout": "2s"})
+    yield server
+    server.stop()
+
+
+def target(server):
+    return {"r": RewardTarget(url=server.url, token_file=str(server.token_file), timeout_seconds=2, digest="d")}
+
+
+@pytest.fixture
+def client(server):
+    client = RewardClient(target(server))
+    yield client
+    client.close()
+
+
+def test_scores_come_back_in_order_over_many_batches(client):
+    texts = ["x" * (i % 7) for i in range(300)]
+    scores = client.score(rollouts(*texts))
+    assert [s.aggregate_reward_score for s in scores] == [float(len(t)) for t in texts]
+    assert scores[3].metrics_list[0].name == "length"
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("raise", "no reward for this"),
+        ("hang", "2"),
+        ("nan", "not a finite number"),
+        ("text", "a string, not a number"),
+        ("missing", "no row with this id"),
+    ],
+)
+def test_a_failed_sample_has_an_error_and_no_reward(client, bad, reason):
+    scores = client.score(rollouts("one", bad, "three"))
+    assert [s.aggregate_reward_score for s in scores] == [3.0, None, 5.0]
+    assert reason in scores[1].error
+    assert client.failed_total == 1
+
+
+def test_too_many_failures_stop_the_run_with_the_first_error(client):
+    client.score(rollouts(*["fine"] * 64))
+    client.score(rollouts(*["nan"] * 6))
+    with pytest.raises(RunError) as caught:
+        client.score(rollouts(*["fine"] * 10, *["nan"] * 4))
+    assert caught.value.code is ExitCode.REWARD_FAILING
+    assert "10 of the last 84 samples could not be scored by reward r" in caught.value.message
+    assert "prompt p-1: aggregate_reward_score is not a finite number" in caught.value.message
+
+
+def test_a_wrong_token_is_an_error_at_once(server, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("wrong")
+    wrong = {"r": target(server)["r"].model_copy(update={"token_file": str(token)})}
+    client = RewardClient(wrong)
+    with pytest.raises(RunError) as caught:
+        client.score(rollouts("x"))
+    client.close()
+    assert caught.value.code is ExitCode.REWARD_FAILING
+    assert "answered 401" in caught.value.message
+
+
+def test_an_outage_is_waited_for(tmp_path):
+    port = free_port()
+    server = RewardServer(tmp_path / "server", {"python": {"source": SOURCE}}, port)
+    client = RewardClient(target(server))
+    assert client.score(rollouts("ab"))[0].aggregate_reward_score == 2.0
+    server.stop()
+    restart = threading.Timer(1.0, server.start, [port])
+    restart.start()
+    assert client.score(rollouts("abc"))[0].aggregate_reward_score == 3.0
+    restart.join()
+    server.stop()
+    client.close()
+
+
+def test_a_server_that_stays_away_ends_the_run_for_a_retry():
+    url = f"http://127.0.0.1:{free_port()}"
+    client = RewardClient({"r": RewardTarget(url=url, digest="d")}, unreachable_seconds=0.5)
+    with pytest.raises(RunError) as caught:
+        client.score(rollouts("x"))
+    assert caught.value.code is ExitCode.REWARD_UNREACHABLE
+    assert not caught.value.code.permanent
+    assert f"reward r at {url} cannot be reached" in caught.value.message
+    client.close()
+
+
+def test_stopping_does_not_wait_for_an_outage():
+    url = f"http://127.0.0.1:{free_port()}"
+    client = RewardClient({"r": RewardTarget(url=url, digest="d")}, should_stop=lambda: True)
+    started = time.monotonic()
+    with pytest.raises(RunError) as caught:
+        client.score(rollouts("x"))
+    assert caught.value.code is ExitCode.INTERRUPTED
+    assert time.monotonic() - started < 30
+    client.close()
