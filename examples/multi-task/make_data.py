@@ -17,7 +17,7 @@ WORDS, LABELLED, MAX_CHARACTERS = 80, 35, 160
 
 
 def word_problems(path: Path) -> list[dict[str, Any]]:
-    """The shortest questions with at most two calculations and a whole number as answer, with one example before each."""
+    """The shortest questions with at most two calculations and a whole number as answer, each after one example."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         given = json.loads(line)

@@ -119,6 +119,21 @@ def do_connect(argument):
     return 1.0
 
 
+def do_open_socket(argument):
+    socket.socket(getattr(socket, argument)).close()
+    return 1.0
+
+
+def do_event_loop(argument):
+    import asyncio
+
+    return asyncio.run(asyncio.sleep(0, result=1.0))
+
+
+def do_count_processes(argument):
+    return len(list(Path("/proc").glob("[0-9]*")))
+
+
 def do_write(argument):
     try:
         Path(argument).write_text("x")

@@ -120,6 +120,36 @@ def lambda_handler(event, context):
     assert "set is not JSON serializable" in rows[2]["error"]
 
 
+def test_rows_whose_methods_raise_cost_only_themselves(handler, build_sample):
+    source = """
+class Row(dict):
+    def items(self):
+        raise KeyError("lost")
+
+def lambda_handler(event, context):
+    rows = [{"id": s["id"], "aggregate_reward_score": 1} for s in event]
+    return [Row(row) if row["id"] == "a" else row for row in rows]
+"""
+    rows = handler(source).score([build_sample("a", ""), build_sample("b", "")])
+    assert "the row is not JSON: 'lost'" in rows[0]["error"]
+    assert rows[1] == row("b", 1.0)
+
+
+def test_texts_that_utf8_cannot_carry_are_answered(handler):
+    source = "def lambda_handler(event, context):\n    raise ValueError('half \\ud800')"
+    assert "ValueError: half ? (reward.py, line 2" in handler(source).score_one("")["error"]
+
+
+def test_samples_that_nest_too_deeply_cost_only_themselves(handler, build_sample):
+    nested = "x"
+    for _ in range(400):
+        nested = [nested]
+    source = "def lambda_handler(event, context):\n    return [{'id': 'a', 'aggregate_reward_score': 2}]"
+    rows = handler(source).score([build_sample("deep", "", nested), build_sample("a", "")])
+    assert "the sample cannot be written as JSON" in rows[0]["error"]
+    assert rows[1] == row("a", 2.0)
+
+
 def test_names_that_are_no_text_are_answered(handler):
     text = '[{"id": "one", "aggregate_reward_score": 1, "metrics_list": [{"name": "\\ud800", "value": 1}]}]'
     assert handler(ECHO).score_one(text)["metrics_list"][0]["name"] == "?"
@@ -164,6 +194,9 @@ def test_bodies_have_a_limit(handler):
     assert client.post("/v1/score", content=b" " * ((64 << 20) + 1)).status_code == 413
     chunks = (b" " * (1 << 20) for _ in range(65))
     assert client.post("/v1/score", content=chunks).status_code == 413
+    response = client.post("/v1/score", json=[{**SAMPLE, "id": str(number)} for number in range(8193)])
+    assert response.status_code == 413
+    assert "at most 8192" in response.json()["error"]
 
 
 @pytest.mark.parametrize("header", [None, "Bearer", "Bearer wrong", "Basic abc", "Bearer token\u00e9", "bearer-less"])

@@ -12,7 +12,7 @@ import pytest
 
 SOURCE = (Path(__file__).parent / "hostile_reward.py").read_text()
 SPEC = {"timeout": "2s", "sandbox": {"memory": "256Mi"}, "python": {"source": SOURCE}}
-WARNING = "namespaces are not available"
+WARNINGS = ("namespaces are not available", "/proc cannot be mounted", "only file permissions confine")
 
 
 def line_of(text):
@@ -29,10 +29,10 @@ def hostile(request, server_for):
 
 
 def isolated(server):
-    """Whether workers have namespaces; a server whose workers have none says so in its log."""
-    has_namespaces = server.metric("rft_reward_isolated") == 1
-    assert has_namespaces != (WARNING in server.log())
-    return has_namespaces
+    """Whether the kernel granted everything; a server without says so in its log."""
+    isolated = server.metric("rft_reward_isolated") == 1
+    assert isolated != any(text in server.log() for text in WARNINGS)
+    return isolated
 
 
 def score_among_innocents(server, build_sample, command, innocents=5):
@@ -125,10 +125,26 @@ def test_background_threads_cannot_answer_other_batches(hostile):
     assert hostile.score_one("innocent")["aggregate_reward_score"] == 1.0
 
 
-def test_no_network_or_a_warning(hostile):
+def test_no_network(hostile):
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        connected = hostile.score_one(f"connect 127.0.0.1 {listener.getsockname()[1]}")["aggregate_reward_score"]
-    assert connected == 0.0 or not isolated(hostile)
+        port = listener.getsockname()[1]
+        assert hostile.score_one(f"connect 127.0.0.1 {port}")["aggregate_reward_score"] == 0.0
+
+
+@pytest.mark.parametrize("family", ["AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"])
+def test_a_socket_is_an_error_at_its_line(hostile, build_sample, family):
+    guilty = score_among_innocents(hostile, build_sample, f"open_socket {family}")
+    assert "PermissionError" in guilty["error"]
+    assert f"reward.py, line {line_of('socket.socket(getattr')}, in do_open_socket" in guilty["error"]
+
+
+def test_event_loops_work_without_sockets(hostile):
+    assert hostile.score_one("event_loop")["aggregate_reward_score"] == 1.0
+
+
+def test_other_processes_cannot_be_seen_or_a_warning(hostile):
+    seen = hostile.score_one("count_processes")["aggregate_reward_score"]
+    assert seen == 2.0 or not isolated(hostile)  # itself and the namespace's init
 
 
 def test_only_the_scratch_folder_can_be_written_or_a_warning(hostile, tmp_path):

@@ -86,6 +86,12 @@ def test_files_and_arguments_that_cannot_work_end_with_10(tmp_path, function_fil
         ("x = bytearray(1 << 40)\n" + CODE, "raise spec.sandbox.memory"),
         ("import os\nos._exit(4)\n" + CODE, "exit code 4"),
         ("raise SystemExit(2)\n" + CODE, "SystemExit(2)"),
+        ("raise ValueError('half \\ud800')\n" + CODE, "ValueError: half ?"),
+        (
+            "import os\nfor n in range(3, 64):\n  try: os.write(n, b'0' * 99)\n  except OSError: pass\n" + CODE,
+            "garbled",
+        ),
+        ("import socket\nsocket.socket()\n" + CODE, "PermissionError: [Errno 13]"),
     ],
 )
 def test_code_that_cannot_be_loaded_leaves_the_server_not_ready(start_server, build_sample, source, message):

@@ -73,7 +73,7 @@ def test_the_reference_answer_may_stand_in_the_metadata(tmp_path):
             "the last message must be the user's, not the assistant's; an expected answer goes to reference_answer",
         ),
         (
-            '{"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}, {"role": "user", "content": "x"}]}',
+            '{"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}',
             "messages[0].tool_calls: tool calls are not supported",
         ),
     ],

@@ -111,7 +111,7 @@ def test_full_training_that_stops_early_and_resumes_after_sigterm(tmp_path, mode
 
 
 def test_a_torn_checkpoint_is_not_resumed_from(tmp_path, model, data, rewards):
-    spec = job_spec(model, data, tmp_path / "out", hyperparameters=hyperparameters(maxSteps=12))
+    spec = job_spec(model, data, tmp_path / "out", hyperparameters=hyperparameters(maxSteps=10))
     run = start(spec, tmp_path / "run", rewards)
     run.wait_for_line(5)
     run.kill()
@@ -120,9 +120,9 @@ def test_a_torn_checkpoint_is_not_resumed_from(tmp_path, model, data, rewards):
     torn.mkdir(exist_ok=True)
     (torn / "model.safetensors").write_bytes(b"half of it")
     resumed = start(spec, tmp_path / "run", rewards)
-    assert resumed.succeed().steps == 12
+    assert resumed.succeed().steps == 10
     assert "removed incomplete checkpoints" in resumed.log
-    assert [m["step"] for m in resumed.metrics() if m["split"] == "train"] == list(range(1, 13))
+    assert [m["step"] for m in resumed.metrics() if m["split"] == "train"] == list(range(1, 11))
 
 
 def test_output_of_another_run_is_refused(tmp_path, model, data, rewards):

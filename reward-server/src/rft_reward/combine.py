@@ -6,13 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rft_reward.text import writable
+
 Row = dict[str, Any]
 """A score as the protocol has it: {"id", "aggregate_reward_score", "metrics_list", "error" if there is none}."""
 
 
 def failed(sample_id: str, error: str) -> Row:
     """The row of a sample that could not be scored."""
-    return {"id": sample_id, "aggregate_reward_score": None, "metrics_list": [], "error": error}
+    return {"id": sample_id, "aggregate_reward_score": None, "metrics_list": [], "error": writable(error)}
 
 
 def combine(names: Sequence[str], weights: Sequence[float], scores: Sequence[Sequence[Row]]) -> list[Row]:

@@ -56,7 +56,7 @@ def pool_settings(function: RewardFunction, hidden_file: Path | None) -> PoolSet
             function_name=function.metadata.name,
             memory=spec.sandbox.memory,
             memory_bytes=int(quantity_value(spec.sandbox.memory)),
-            needs_libraries=any(term.builtin is not None and term.builtin.name in ("Math", "Json") for term in terms),
+            needs_libraries=any(term.builtin is not None for term in terms),
             hidden_file=None if hidden_file is None else str(hidden_file.resolve()),
         ),
         workers=spec.sandbox.processes,

@@ -81,7 +81,7 @@ class Pool:
         await asyncio.gather(*self._keepers, return_exceptions=True)
 
     async def score(self, samples: Sequence[dict[str, Any]]) -> list[Row]:
-        """Rows for samples that `requests.read_samples` has checked, in their order."""
+        """Rows for samples that `samples.read_samples` has checked, in their order."""
         worthwhile = int(len(samples) * self._seconds_per_sample / PIECE_SECONDS)
         count = max(1, min(len(self._idle), len(samples), worthwhile))
         size = max(1, -(-len(samples) // count))
@@ -123,7 +123,10 @@ class Pool:
 
     async def _call(self, samples: Sequence[dict[str, Any]], seconds: float) -> tuple[list[Row] | _Failure, float]:
         """Rows or a failure, and the seconds that it took, without waiting for a worker."""
-        payload = orjson.dumps(samples)
+        try:
+            payload = orjson.dumps(samples)
+        except TypeError as error:  # parsed, but too deep to be written; or from a manifest's tests
+            return _Failure("not_json", f"the sample cannot be written as JSON: {error}", False), 0.0
         waiting = time.perf_counter()
         try:
             worker = await self._take()
@@ -157,14 +160,18 @@ class Pool:
             if "rows" in answer:
                 scores.append(match_rows(ids, answer["rows"]))
                 continue
-            reason, text = str(answer.get("failure")), str(answer.get("text"))
-            if reason == "timeout":
-                text = self._timeout_text(seconds, text)
-            elif reason == "memory":
-                memory = self._settings.worker.memory
-                text = f"the code used more than {memory}: make it use less, or raise spec.sandbox.memory"
+            text = str(answer.get("text"))
+            match answer.get("failure"):
+                case "timeout":
+                    reason, text = "timeout", self._timeout_text(seconds, text)
+                case "memory":
+                    memory = self._settings.worker.memory
+                    text = f"the code used more than {memory}: make it use less, or raise spec.sandbox.memory"
+                    reason = "memory"
+                case _:
+                    reason = "raised"
             # Code that was interrupted, or ran out of memory, may have left its state half changed.
-            return _Failure(reason, f"term {name}: {text}" if name else text, reason in ("timeout", "memory"))
+            return _Failure(reason, f"term {name}: {text}" if name else text, reason != "raised")
         return combine(names, weights, scores) if self._settings.combined else scores[0]
 
     def _timeout_text(self, seconds: float, place: str) -> str:
@@ -178,14 +185,16 @@ class Pool:
         return failed(sample["id"], text)
 
     async def _take(self) -> WorkerProcess:
-        while self._idle:
-            worker = self._idle.popleft()
-            if not worker.lost.is_set():
+        while True:
+            if self._idle:
+                worker = self._idle.popleft()
                 self._show_workers()
+            else:
+                future: asyncio.Future[WorkerProcess] = asyncio.get_running_loop().create_future()
+                self._waiting.append(future)
+                worker = await future
+            if not worker.lost.is_set():
                 return worker
-        future: asyncio.Future[WorkerProcess] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        return await future
 
     def _give_back(self, worker: WorkerProcess, retire_reason: str | None) -> None:
         if retire_reason is not None:

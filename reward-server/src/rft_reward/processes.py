@@ -1,4 +1,4 @@
-"""Finds and ends every process that a worker left behind, from /proc."""
+"""Finds the processes of workers, from /proc, and ends those that were left behind."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ def strays(known: Set[int]) -> list[int]:
     This process adopts orphans (`sandbox.adopt_orphans`), so whatever a dead worker started is among them, even in
     another session or process group.
     """
-    children = defaultdict(list)
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            # The name, in parentheses, may hold anything; state and parent follow it.
-            parent = int(file.read_text(errors="replace").rpartition(")")[2].split()[1])
-        except OSError:  # it ended meanwhile
-            continue
-        children[parent].append(int(file.parent.name))
+    children = _children()
     found = [child for child in children[os.getpid()] if child not in known]
     for process in found:
         found += children[process]
     return found
+
+
+def descendant(process: int, generations: int) -> int:
+    """The first child's first child and so on, or the last one there is."""
+    children = _children()
+    for _ in range(generations):
+        process = min(children[process], default=process)
+    return process
 
 
 async def end_strays(known: Set[int]) -> bool:
@@ -44,3 +45,16 @@ async def end_strays(known: Set[int]) -> bool:
                 os.waitpid(process, os.WNOHANG)
         await asyncio.sleep(0.005)
     return False
+
+
+def _children() -> defaultdict[int, list[int]]:
+    """The children of every process."""
+    children = defaultdict(list)
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The name, in parentheses, may hold anything; state and parent follow it.
+            parent = int(file.read_text(errors="replace").rpartition(")")[2].split()[1])
+        except OSError:  # it ended meanwhile
+            continue
+        children[parent].append(int(file.parent.name))
+    return children

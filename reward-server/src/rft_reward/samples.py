@@ -6,6 +6,13 @@ from typing import Any
 
 import orjson
 
+MAXIMUM_SAMPLES = 8192
+"""Samples of a request: reading and splitting it stops everything else for a moment."""
+
+
+class TooLarge(ValueError):
+    """The request holds too much."""
+
 
 class BadRequest(ValueError):
     """What is wrong with a request, with the position and the field."""
@@ -16,6 +23,7 @@ def read_samples(body: bytes) -> list[dict[str, Any]]:
 
     Raises:
         BadRequest: when the body is no JSON array of samples with ids of their own.
+        TooLarge: when there are too many.
     """
     try:
         samples = orjson.loads(body)
@@ -23,6 +31,8 @@ def read_samples(body: bytes) -> list[dict[str, Any]]:
         raise BadRequest(f"the body is not valid JSON: {error}") from None
     if not isinstance(samples, list):
         raise BadRequest("the body must be a JSON array of samples")
+    if len(samples) > MAXIMUM_SAMPLES:
+        raise TooLarge(f"the request has {len(samples)} samples: send at most {MAXIMUM_SAMPLES} at once")
     positions: dict[str, int] = {}
     for position, sample in enumerate(samples):
         problem = _problem(sample)

@@ -1,15 +1,18 @@
-"""What confines a worker: identity, namespaces, mounts and resource limits; runs inside the worker's process.
+"""What confines a worker: identity, namespaces, mounts, system calls, limits; runs inside the worker's process.
 
 Standard library only, through ctypes where Python 3.11 has no wrapper. The facts about the system calls are from
-their manual pages: user_namespaces(7), pid_namespaces(7), mount_setattr(2), capset(2), prctl(2), getrlimit(2).
+their manual pages: user_namespaces(7), pid_namespaces(7), mount_setattr(2), capset(2), prctl(2), seccomp(2),
+getrlimit(2).
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import resource
 import signal
+import struct
 import sys
 import time
 from dataclasses import dataclass
@@ -23,12 +26,16 @@ SCRATCH_BYTES = 64 * 1024 * 1024
 SCRATCH_FILES = 4096
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = (
     0x00020000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
 )  # fmt: skip
-_MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_PRIVATE = 0x2, 0x4, 0x1000, 1 << 18
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_PRIVATE = 0x1, 0x2, 0x4, 0x8, 0x1000, 1 << 18
 _SYS_MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 0x1
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
+_SYSTEM_CALLS = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
+"""By machine: what the kernel calls it (AUDIT_ARCH_*), and its number of socket(2)."""
+_SYS_IO_URING_SETUP = 425
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -55,11 +62,12 @@ def adopt_orphans() -> None:
     _check("prctl", _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 
 
-def enter(enclosure: Enclosure) -> list[str]:
+def enter(enclosure: Enclosure) -> tuple[list[str], int]:
     """Confines this process; returns, in the process that shall run the code, what the kernel refused.
 
     With namespaces, the code runs in a grandchild: this process stays behind as its supervisor, and a child of it is
-    the namespace's init, so that killing either ends everything inside. Without, the code runs in this process.
+    the namespace's init, so that killing either ends everything inside. Without, the code runs in this process. The
+    second value is the number of generations between this process and the code's.
 
     Raises:
         OSError: when a limit that every kernel offers cannot be set.
@@ -71,8 +79,8 @@ def enter(enclosure: Enclosure) -> list[str]:
     refusal = _enter_namespaces()
     if refusal:
         warnings.append(
-            f"namespaces are not available ({refusal}): reward code shares the network, process list and file system "
-            "of this pod, and only the NetworkPolicy and file permissions confine it"
+            f"namespaces are not available ({refusal}): reward code shares the process list and file system of this "
+            "pod, and only file permissions confine it there"
         )
     else:
         try:
@@ -80,18 +88,19 @@ def enter(enclosure: Enclosure) -> list[str]:
         except OSError as error:
             warnings.append(f"the file system cannot be made read-only ({error}): only file permissions confine it")
     os.chdir(enclosure.scratch)
-    _drop_capabilities()
     _end_with_parent()
     if os.getppid() != enclosure.server_pid:  # the server ended before its death could be noticed
         os._exit(1)
     if not refusal:
-        _become_grandchild()
+        warnings += _become_grandchild()
         os.setsid()
+    _drop_capabilities()
+    warnings += _forbid_sockets()
     adopt_orphans()
     set_dumpable(False)
     # A user namespace counts its processes from zero; without one, all of the user's count.
     _limit_resources(MAXIMUM_PROCESSES + (_tasks_of_this_user() if refusal else 0))
-    return warnings
+    return warnings, 0 if refusal else 2
 
 
 def _limit_resources(processes: int) -> None:
@@ -190,13 +199,55 @@ def _end_with_parent() -> None:
     _check("prctl", _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
 
 
-def _become_grandchild() -> None:
+def _forbid_sockets() -> list[str]:
+    """Refuses new sockets, whether or not there are namespaces; returns what went wrong.
+
+    A network namespace alone would still let the code talk to the sockets in the file system, such as a container
+    engine's. io_uring is refused because it opens sockets without a system call of its own.
+    """
+    machine = os.uname().machine
+    if machine not in _SYSTEM_CALLS:
+        return [f"sockets cannot be forbidden on {machine}: reward code may reach the network"]
+    architecture, socket = _SYSTEM_CALLS[machine]
+    load, equal, greater, give = 0x20, 0x15, 0x35, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ, BPF_JMP|JGE, BPF_RET
+    program = b"".join(
+        struct.pack("=HBBI", *instruction)
+        for instruction in (
+            (load, 0, 0, 4),  # seccomp_data.arch
+            (equal, 0, 5, architecture),  # another one would have other numbers: all refused
+            (load, 0, 0, 0),  # seccomp_data.nr
+            (greater, 3, 0, 0x40000000),  # the x32 calls of x86-64: all refused
+            (equal, 2, 0, socket),
+            (equal, 1, 0, _SYS_IO_URING_SETUP),
+            (give, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
+            (give, 0, 0, 0x00050000 | errno.EACCES),  # SECCOMP_RET_ERRNO
+        )
+    )
+    buffer = ctypes.create_string_buffer(program, len(program))
+    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))  # struct sock_fprog
+    try:
+        _check("prctl", _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0))
+    except OSError as error:
+        return [f"sockets cannot be forbidden ({error}): only namespaces and the NetworkPolicy close the network"]
+    return []
+
+
+def _become_grandchild() -> list[str]:
     """Returns in a new process under a namespace's init; the processes left behind end as it ends."""
     init = os.fork()
     if init:
+        _drop_capabilities()
         _leave_pipes()
         _exit_like(os.waitpid(init, 0)[1])
     _end_with_parent()
+    warnings = []
+    try:
+        # Shows the processes of this namespace only.
+        flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+        _check("mount", _libc.mount(b"proc", b"/proc", b"proc", flags, None))
+    except OSError as error:
+        warnings.append(f"/proc cannot be mounted anew ({error}): reward code sees the list of processes")
+    _drop_capabilities()
     worker = os.fork()
     if worker:
         _leave_pipes()
@@ -205,6 +256,7 @@ def _become_grandchild() -> None:
             if ended == worker:
                 _exit_like(status)
     _end_with_parent()
+    return warnings
 
 
 def _leave_pipes() -> None:

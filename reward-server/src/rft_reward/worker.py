@@ -28,14 +28,14 @@ def main(request_descriptor: int, reply_descriptor: int) -> None:
     configuration = json.loads(payload)
     sys.path.extend(configuration["path"])
     try:
-        warnings = sandbox.enter(sandbox.Enclosure(**configuration["enclosure"]))
+        warnings, generations = sandbox.enter(sandbox.Enclosure(**configuration["enclosure"]))
     except OSError as error:
-        problem = {"pid": 0, "warnings": [], "error": f"the sandbox could not be set up: {error}"}
-        _reply(reply_descriptor, call.nonce, json.dumps(problem))
+        problem = {"generations": 0, "warnings": [], "error": f"the sandbox could not be set up: {error}"}
+        _reply(reply_descriptor, call.nonce, json.dumps(problem).encode())
         return
     os.environ["TMPDIR"] = os.environ["HOME"] = str(Path.cwd())
     interruptible = _Interruptible()
-    hello = {"pid": int(str(Path("/proc/self").readlink())), "warnings": warnings, "error": None}
+    hello = {"generations": generations, "warnings": warnings, "error": None}
     try:
         # Builtins first: their libraries do not count against the memory of the user's code.
         builders = [_builder(term, configuration) for term in configuration["terms"]]
@@ -46,7 +46,7 @@ def main(request_descriptor: int, reply_descriptor: int) -> None:
     except (Unscorable, MemoryError) as error:
         hello["error"] = str(error) or "the code ran out of memory while it was loaded: raise spec.sandbox.memory"
         grades = []
-    _reply(reply_descriptor, call.nonce, json.dumps(hello))
+    _reply(reply_descriptor, call.nonce, json.dumps(hello).encode())
     while True:
         call, payload = _read(requests)
         sandbox.limit_processor_time(call.seconds)
@@ -56,8 +56,8 @@ def main(request_descriptor: int, reply_descriptor: int) -> None:
                 stream.flush()
             except (OSError, ValueError, AttributeError):  # the code closed or replaced it
                 continue
-        text = f'{{"answers": [{", ".join(answers)}], "leftovers": {json.dumps(_has_children())}}}'
-        _reply(reply_descriptor, call.nonce, text)
+        leftovers = b"true" if _has_children() else b"false"
+        _reply(reply_descriptor, call.nonce, b'{"answers": [%b], "leftovers": %b}' % (b", ".join(answers), leftovers))
 
 
 class _Interruptible:
@@ -72,23 +72,27 @@ class _Interruptible:
             self._running = False
             raise TimeLimit
 
-    def run(self, grade: Grade, payload: bytes, call: Call) -> str:
+    def run(self, grade: Grade, payload: bytes, call: Call) -> bytes:
         """The grader's answer as `{"rows": ...}` or `{"failure": reason, "text": ...}`."""
         if time.monotonic() > call.deadline:  # an earlier term took all the time
-            return json.dumps({"failure": "timeout", "text": ""})
+            return _failure("timeout")
         try:
             self._running = True
             try:
                 rows = grade(payload, call)
             finally:
                 self._running = False
-            return f'{{"rows": {rows}}}'
+            return b'{"rows": %b}' % rows
         except Unscorable as error:
-            return json.dumps({"failure": error.reason, "text": str(error)})
+            return _failure(error.reason, str(error))
         except TimeLimit:
-            return json.dumps({"failure": "timeout", "text": ""})
+            return _failure("timeout")
         except MemoryError:
-            return json.dumps({"failure": "memory", "text": ""})
+            return _failure("memory")
+
+
+def _failure(reason: str, text: str = "") -> bytes:
+    return json.dumps({"failure": reason, "text": text}).encode()
 
 
 def _builder(term: dict[str, Any], configuration: dict[str, Any]) -> Callable[[], Grade]:
@@ -126,8 +130,7 @@ def _read(requests: BinaryIO) -> tuple[Call, bytes]:
     return call, requests.read(size)
 
 
-def _reply(descriptor: int, nonce: bytes, text: str) -> None:
-    payload = text.encode("utf-8", "surrogatepass")
+def _reply(descriptor: int, nonce: bytes, payload: bytes) -> None:
     view = memoryview(struct.pack(frames.REPLY_HEADER.format, len(payload), nonce) + payload)
     try:
         while view:

@@ -23,6 +23,7 @@ from typing import Any
 import orjson
 
 from rft_reward import frames, processes, sandbox
+from rft_reward.text import writable
 
 START_SECONDS = 60.0
 GRACE_SECONDS = 0.5
@@ -87,6 +88,7 @@ class WorkerProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._scratch: str | None = None
         self._pid = 0
+        self._attached = contextlib.ExitStack()
 
     async def start(self) -> None:
         """Starts the process and waits until the reward is loaded.
@@ -139,11 +141,16 @@ class WorkerProcess:
         }
         async with self._exchanging:
             hello = await self._exchange(json.dumps(configuration).encode(), START_SECONDS, "starting")
-        if hello["error"] is not None:
-            self.lost.set()
-            raise WorkerLost("start", hello["error"])
-        self._pid = hello["pid"]
-        self.warnings = hello["warnings"]
+        match hello:
+            case {"error": None, "generations": 0 | 2 as generations, "warnings": list(warnings)}:
+                self.warnings = [str(warning) for warning in warnings]
+                # Looked up here: the code could answer in the worker's place, and name any process.
+                self._pid = processes.descendant(self._process.pid, generations)
+            case {"error": str(error)}:
+                self.lost.set()
+                raise WorkerLost("start", writable(error))
+            case _:
+                raise self._garbled()
 
     async def ask(self, batch: bytes, seconds: float) -> Reply:
         """Has a batch, a JSON array, scored.
@@ -186,29 +193,26 @@ class WorkerProcess:
         if not await processes.end_strays(running):
             _logger.error("processes of a worker could not be killed: %s", processes.strays(running))
         self._write_log()
-        self._detach()
+        self._attached.close()
 
     async def _attach(self, process: int) -> None:
-        loop = asyncio.get_running_loop()
+        loop, attached = asyncio.get_running_loop(), self._attached
         self._reader = asyncio.StreamReader(limit=1 << 20)
-        self._reply_transport, _ = await loop.connect_read_pipe(
+        os.set_blocking(self._log, False)
+        attached.callback(os.close, self._log)
+        loop.add_reader(self._log, self._read_log)
+        attached.callback(loop.remove_reader, self._log)
+        replies, _ = await loop.connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(self._reader), os.fdopen(self._replies, "rb", buffering=0)
         )
+        attached.callback(replies.close)
         self._writer, _ = await loop.connect_write_pipe(asyncio.Protocol, os.fdopen(self._requests, "wb", buffering=0))
-        os.set_blocking(self._log, False)
-        loop.add_reader(self._log, self._read_log)
+        attached.callback(self._writer.close)
         # A process that inherited the pipes could keep them open: the end of the worker itself is what counts.
         self._pidfd = os.pidfd_open(process)
+        attached.callback(os.close, self._pidfd)
         loop.add_reader(self._pidfd, self._ended)
-
-    def _detach(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._reply_transport.close()
-        self._writer.close()
-        loop.remove_reader(self._log)
-        loop.remove_reader(self._pidfd)
-        os.close(self._log)
-        os.close(self._pidfd)
+        attached.callback(loop.remove_reader, self._pidfd)
 
     def _ended(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
@@ -222,8 +226,12 @@ class WorkerProcess:
         try:
             async with asyncio.timeout(seconds + GRACE_SECONDS):
                 size, answered = frames.REPLY_HEADER.unpack(await self._reader.readexactly(frames.REPLY_HEADER.size))
-                if answered != nonce or size > frames.MAXIMUM_REPLY_BYTES:
+                if answered != nonce:
                     raise self._garbled()
+                if size > frames.MAXIMUM_REPLY_BYTES:
+                    self.lost.set()
+                    limit = frames.MAXIMUM_REPLY_BYTES >> 20
+                    raise WorkerLost("too_large", f"the code returned more than {limit} MiB: make it return less")
                 reply = _parse(await self._reader.readexactly(size))
         except TimeoutError:
             self.lost.set()

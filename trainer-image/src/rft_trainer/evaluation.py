@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -22,46 +22,26 @@ Complete = Callable[[list[list[int]]], list[list[int]]]
 """Turns prompts into completions, both as token ids."""
 
 
-class Completer:
-    """Completes prompts with a plain model (not inside an engine).
-
-    Args:
-        model: a causal LM, possibly with an adapter.
-        tokenizer: its tokenizer.
-        max_new_tokens: token limit of a completion.
-        temperature: 0 takes the most likely token.
-        adapter: a context to generate in, such as one that switches the adapter off.
-    """
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        max_new_tokens: int,
-        temperature: float,
-        adapter: Callable[[], AbstractContextManager[object]] = nullcontext,
-    ):
-        self._model = model
-        self._max_new_tokens = max_new_tokens
-        self._temperature = temperature
-        self._adapter = adapter
-        self._ends = end_token_ids(model, tokenizer)
-        self._pad: int = tokenizer.pad_token_id
-
-    def __call__(self, prompt_ids: list[list[int]]) -> list[list[int]]:
-        """Completions of the prompts, each up to and including its end token."""
-        with self._adapter():
-            return complete(
-                self._model, prompt_ids, self._max_new_tokens, self._temperature, end_ids=self._ends, pad_id=self._pad
-            )
+def plain_completer(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, temperature: float
+) -> Complete:
+    """Completes prompts with a model that no trainer or engine has wrapped; temperature 0 takes the likeliest token."""
+    return partial(
+        complete,
+        model,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        end_ids=end_token_ids(model, tokenizer),
+        pad_id=tokenizer.pad_token_id,
+    )
 
 
 def complete(
     model: PreTrainedModel,
     prompt_ids: list[list[int]],
+    *,
     max_new_tokens: int,
     temperature: float,
-    *,
     end_ids: list[int],
     pad_id: int,
 ) -> list[list[int]]:

@@ -30,7 +30,7 @@ from rft_api.run import (
 from rft_trainer import checkpoints
 from rft_trainer.data import Dataset, Prompt, load_conversations, load_dataset, mix
 from rft_trainer.distributed import rank, wait_for_all
-from rft_trainer.evaluation import Completer, evaluate
+from rft_trainer.evaluation import evaluate, plain_completer
 from rft_trainer.grpo import RFTTrainer, planned_steps, stop_early
 from rft_trainer.metrics_log import read_steps, read_validations, rewind
 from rft_trainer.modeling import (
@@ -38,6 +38,7 @@ from rft_trainer.modeling import (
     end_token_ids,
     export_adapter,
     export_model,
+    forget_zero_3,
     load_adapter,
     load_model,
     load_tokenizer,
@@ -111,6 +112,7 @@ class Run:
         trainer_steps, stopped_early = self._reinforce(model, tokenizer, prompts, dataset.validation, client)
         del model
         gc.collect()
+        forget_zero_3()
         best = self._export()
         self._evaluate_tuned(tokenizer, held_out, client)
         client.close()
@@ -185,7 +187,7 @@ class Run:
         if self._folder.evaluation(stage).exists():
             return
         self._phase(phase, message, planned=len(prompts))
-        completer = Completer(model, tokenizer, self._config.training.max_completion_tokens, temperature=0.0)
+        completer = plain_completer(model, tokenizer, self._config.training.max_completion_tokens, temperature=0.0)
         rows = evaluate(prompts, completer, tokenizer, client, end_token_ids(model, tokenizer), self._done)
         if rank() == 0:
             write_rollouts(self._folder.evaluation(stage), rows)
@@ -209,7 +211,9 @@ class Run:
         self._phase("Preflight", f"sampling {samples} completions of {len(chosen)} prompts", planned=len(repeated))
         # Every rank samples its own share; seeds differ so that ranks do not repeat one another.
         torch.manual_seed(config.training.seed + rank())
-        completer = Completer(model, tokenizer, config.training.max_completion_tokens, config.training.temperature)
+        completer = plain_completer(
+            model, tokenizer, config.training.max_completion_tokens, config.training.temperature
+        )
         rows = evaluate(repeated, completer, tokenizer, client, end_token_ids(model, tokenizer), self._done)
         verdict = judge([rows[start : start + samples] for start in range(0, len(rows), samples)], samples)
         unfit = verdict.verdict != "Fine"

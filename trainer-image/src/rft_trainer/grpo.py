@@ -18,6 +18,7 @@ from trl.models.utils import unwrap_model_for_generation
 
 from rft_api.run import (
     CheckpointInfo,
+    ComputeConfig,
     EarlyStoppingConfig,
     ExitCode,
     RunError,
@@ -202,8 +203,8 @@ class RFTTrainer(GRPOTrainer):
             return complete(
                 model,
                 prompt_ids,
-                self.max_completion_length,
-                temperature,
+                max_new_tokens=self.max_completion_length,
+                temperature=temperature,
                 end_ids=self._end_ids,
                 pad_id=self.processing_class.pad_token_id,
             )
@@ -252,9 +253,10 @@ class RFTTrainer(GRPOTrainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """The optimizer; at ZeRO stage 0 it also clips, because DeepSpeed would clip without telling the norm."""
+        # transformers calls this once more than it creates an optimizer.
+        created = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
-        deepspeed = self.run_config.compute.deepspeed
-        if deepspeed is not None and deepspeed.zero_stage == 0:
+        if created and _clips_itself(self.run_config.compute):
             optimizer.register_step_pre_hook(self._clip_at_zero0)
         return optimizer
 
@@ -426,7 +428,7 @@ def build_arguments(config: TrainerConfig, total_steps: int) -> GRPOConfig:
         lr_scheduler_type=SCHEDULES[training.learning_rate_schedule],
         warmup_steps=0,
         weight_decay=0.0,
-        max_grad_norm=training.maximum_gradient_norm,
+        max_grad_norm=0.0 if _clips_itself(compute) else training.maximum_gradient_norm,
         seed=training.seed,
         shuffle_dataset=False,
         logging_steps=1,
@@ -443,6 +445,11 @@ def build_arguments(config: TrainerConfig, total_steps: int) -> GRPOConfig:
         vllm_max_model_length=training.max_prompt_tokens + training.max_completion_tokens,
         **SETTINGS[training.algorithm],
     )
+
+
+def _clips_itself(compute: ComputeConfig) -> bool:
+    """Whether the trainer clips gradients in place of DeepSpeed, see `RFTTrainer.create_optimizer`."""
+    return compute.deepspeed is not None and compute.deepspeed.zero_stage == 0
 
 
 def _scored_over_http(**kwargs: Any) -> list[float]:

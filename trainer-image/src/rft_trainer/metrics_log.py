@@ -17,35 +17,31 @@ def append_metrics(folder: RunFolder, metrics: TrainMetrics | ValidationMetrics)
 
 def read_steps(folder: RunFolder) -> list[TrainMetrics]:
     """The training steps."""
-    return [TrainMetrics.model_validate(line) for line in _lines(folder.metrics) if line["split"] == "train"]
+    return [TrainMetrics.model_validate(line) for _, line in _lines(folder.metrics) if line["split"] == "train"]
 
 
 def read_validations(folder: RunFolder) -> list[ValidationMetrics]:
     """The validations."""
-    return [ValidationMetrics.model_validate(line) for line in _lines(folder.metrics) if line["split"] == "validation"]
+    return [
+        ValidationMetrics.model_validate(line) for _, line in _lines(folder.metrics) if line["split"] == "validation"
+    ]
 
 
 def rewind(folder: RunFolder, step: int) -> None:
     """Removes lines and rollouts of steps after `step`: a run that goes on from there writes them again."""
-    kept = [json.dumps(line) for line in _lines(folder.metrics) if line["step"] <= step]
+    kept = [text for text, line in _lines(folder.metrics) if line["step"] <= step]
     temporary = folder.metrics.with_suffix(".partial")
-    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    temporary.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
     temporary.replace(folder.metrics)
     for path in folder.rollouts.glob("step-*.parquet"):
         if int(path.stem.removeprefix("step-")) > step:
             path.unlink()
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Each whole line, as it stands and as an object."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    found = []
-    for number, line in enumerate(lines):
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            # The last line is torn when the process was killed while writing it; an earlier one cannot be.
-            if number != len(lines) - 1:
-                raise
-    return found
+    # The last line is torn when the process was killed while writing it; an earlier one cannot be.
+    texts = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [(text, json.loads(text)) for text in texts]

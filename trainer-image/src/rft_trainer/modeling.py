@@ -11,17 +11,15 @@ import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from rft_api.run import ExitCode, LoraConfig, RunError
 from rft_trainer.data import Message
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-# What a checkpoint of a whole model holds besides weights that serving needs.
-_MODEL_FILES = (
-    "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "vocab*",
-    "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
+_TOKENIZER_FILES = (
+    "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*",
 )  # fmt: skip
 
 
@@ -107,6 +105,11 @@ def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, messages: list[Message]
     return list(encoded["input_ids"])
 
 
+def forget_zero_3() -> None:
+    """Makes models load whole again: after a training under ZeRO-3 transformers would go on loading them in parts."""
+    unset_hf_deepspeed_config()
+
+
 def export_adapter(checkpoint: Path, base_model: str, target: Path) -> None:
     """Copies a checkpoint's adapter to `target`, ready to serve beside its base."""
 
@@ -122,20 +125,15 @@ def export_adapter(checkpoint: Path, base_model: str, target: Path) -> None:
 
 
 def export_model(checkpoint: Path, base_model: str, target: Path) -> None:
-    """Copies a checkpoint's model to `target` in the precision of its base."""
-    dtype = AutoConfig.from_pretrained(base_model).dtype or torch.float32
+    """Writes a checkpoint's model to `target` in the precision of its base, with the tokenizer's files."""
+    dtype: Any = AutoConfig.from_pretrained(base_model).dtype or torch.float32
 
     def fill(folder: Path) -> None:
-        for pattern in _MODEL_FILES:
+        # Through the model, because checkpoints written under DeepSpeed may hold tied weights twice.
+        AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype, use_safetensors=True).save_pretrained(folder)
+        for pattern in _TOKENIZER_FILES:
             for path in checkpoint.glob(pattern):
                 shutil.copyfile(path, folder / path.name)
-        for path in folder.glob("*.safetensors"):
-            tensors = load_file(path)
-            converted = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
-            save_file(converted, path, metadata={"format": "pt"})
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config["dtype"] = str(dtype).removeprefix("torch.")
-        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
     _replace_folder(target, fill)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -23,11 +24,14 @@ CONCURRENCY = 8
 """Requests in flight per process."""
 UNREACHABLE_SECONDS = 300.0
 """How long a server may be away (a restart, a new node) before the run gives up and is retried."""
+FIRST_PAUSE_SECONDS = 0.25
+"""Before a request is tried again; doubled with every try."""
 FAILING_SHARE = 0.1
 FAILING_WINDOW = 64
 """More than this share of at least so many recent samples failing stops the run."""
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ class RewardClient:
         # longer than that; past this, the answer is lost.
         timeout = httpx.Timeout(2 * target.timeout_seconds + 30, connect=10)
         deadline = time.monotonic() + self._unreachable_seconds
-        pause = 0.25
+        pause = FIRST_PAUSE_SECONDS
         while True:
             try:
                 response = await self._client.post(
@@ -154,6 +158,10 @@ class RewardClient:
                 raise RunError(
                     ExitCode.REWARD_UNREACHABLE,
                     f"reward {name} at {target.url} {problem}; gave up after {self._unreachable_seconds:.0f} s",
+                )
+            if pause == FIRST_PAUSE_SECONDS:
+                log.warning(
+                    "reward %s at %s %s; trying again for %.0f s", name, target.url, problem, self._unreachable_seconds
                 )
             await asyncio.sleep(pause)
             pause = min(2 * pause, 10.0)

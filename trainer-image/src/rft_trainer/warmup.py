@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,8 @@ from trl import SFTConfig, SFTTrainer
 from rft_api.run import ExitCode, RunError, RunFolder, TrainerConfig, WarmupConfig
 from rft_trainer.data import Conversation
 from rft_trainer.deepspeed_config import build_deepspeed_config
-from rft_trainer.distributed import rank
-from rft_trainer.modeling import add_adapter, export_adapter, export_model, load_model, load_tokenizer
+from rft_trainer.distributed import any_rank, rank
+from rft_trainer.modeling import add_adapter, export_adapter, export_model, forget_zero_3, load_model, load_tokenizer
 from rft_trainer.progress import ProgressReporter
 
 MICRO_BATCH = 8
@@ -43,6 +44,7 @@ def run_warmup(
     share = max(1, warmup.batch_size // config.compute.world_size)
     micro = max(size for size in range(1, min(MICRO_BATCH, share) + 1) if share % size == 0)
     scratch = folder.path / "warmup.checkpoint"
+    callback = _WarmupCallback(reporter, should_stop)
     trainer = SFTTrainer(
         model=model,
         processing_class=tokenizer,
@@ -70,16 +72,18 @@ def run_warmup(
             gradient_checkpointing=on_gpu,
             deepspeed=build_deepspeed_config(config.compute, on_gpu),
         ),
-        callbacks=[_WarmupCallback(reporter, should_stop)],
+        callbacks=[callback],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    if should_stop():
+    if callback.stopped:
         raise RunError(ExitCode.INTERRUPTED, "stopped during the warm-up; start again: it begins anew")
     trainer.save_model(str(scratch))
+    forget_zero_3()
     if rank() == 0:
         export = export_adapter if config.lora is not None else export_model
         export(scratch, config.model, folder.warmup)
+        shutil.rmtree(scratch)
 
 
 class _WarmupCallback(TrainerCallback):
@@ -88,10 +92,13 @@ class _WarmupCallback(TrainerCallback):
     def __init__(self, reporter: ProgressReporter, should_stop: Callable[[], bool]):
         self._reporter = reporter
         self._should_stop = should_stop
+        self.stopped = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._reporter.update(done=state.global_step, planned=state.max_steps)
-        control.should_training_stop = control.should_training_stop or self._should_stop()
+        # Ranks get the signal at different moments and have to stop after the same step.
+        self.stopped = any_rank(self._should_stop())
+        control.should_training_stop = control.should_training_stop or self.stopped
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Callable
 from typing import Any
 
+import orjson
+
 from rft_reward.graders.term import Call, Grade, TimeLimit, Unscorable
+from rft_reward.text import writable
 
 Component = tuple[str, float, str]
 """Name, value and type (Reward or Metric)."""
@@ -48,11 +50,11 @@ def _over_samples(grade_sample: GradeSample) -> Grade:
     clock = _SampleClock()
     signal.signal(signal.SIGALRM, clock.ring)
 
-    def grade(payload: bytes, call: Call) -> str:
-        samples = json.loads(payload)
+    def grade(payload: bytes, call: Call) -> bytes:
+        samples = orjson.loads(payload)
         # A completion can hang the algebra or a regular expression: it costs its own sample only.
         share = sample_share(call.seconds, len(samples)) if len(samples) > 1 else 0.0
-        return json.dumps([_row(sample, grade_sample, clock, share) for sample in samples])
+        return orjson.dumps([_row(sample, grade_sample, clock, share) for sample in samples])
 
     return grade
 
@@ -86,12 +88,15 @@ def _row(sample: dict[str, Any], grade_sample: GradeSample, clock: _SampleClock,
         finally:
             clock.stop()
     except Unscorable as error:
-        return {"id": sample["id"], "error": str(error)}
+        return {"id": sample["id"], "error": writable(str(error))}
     except TimeLimit:
         if not clock.rang:
             raise  # the whole batch's time is up
+    except MemoryError:
+        raise
     except Exception as error:
-        return {"id": sample["id"], "error": f"scoring this completion ended in {type(error).__name__}: {error}"}
+        text = writable(f"scoring this completion ended in {type(error).__name__}: {error}")
+        return {"id": sample["id"], "error": text}
     if clock.rang:  # whether or not a library swallowed the interruption
         return {"id": sample["id"], "error": f"took more than {share:g} s, this sample's share of spec.timeout"}
     metrics = [{"name": name, "value": value, "type": kind} for name, value, kind in components]

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
@@ -98,12 +97,9 @@ def _expected(sample: dict[str, Any]) -> Any:
 
 def _keeps(validator: Draft202012Validator, value: Any) -> bool:
     try:
-        validator.validate(value)
-    except ValidationError:
-        return False
+        return validator.is_valid(value)
     except Unresolvable as error:
         raise Unscorable(f"jsonSchema refers to something that it does not contain: {error}") from None
-    return True
 
 
 def _refuse_constant(name: str) -> Any:

@@ -60,7 +60,7 @@ def load(source: str, handler: str, module_name: str, function_name: str, memory
     if not callable(function):
         raise Unscorable(f"the code defines no function {handler}: name it in spec.python.handler")
 
-    def grade(payload: bytes, call: Call) -> str:
+    def grade(payload: bytes, call: Call) -> bytes:
         try:
             answer = function(json.loads(payload), Context(call, function_name, memory_bytes >> 20))
         except MemoryError:
@@ -69,7 +69,7 @@ def load(source: str, handler: str, module_name: str, function_name: str, memory
             raise Unscorable(place(error, file), "timeout") from None
         except BaseException as error:
             raise Unscorable(f"the code raised {describe(error, file)}") from None
-        return to_json(answer)
+        return to_json(answer).encode()
 
     return grade
 
@@ -107,7 +107,9 @@ def to_json(answer: Any) -> str:
     """
     try:
         return json.dumps(answer)
-    except (TypeError, ValueError, RecursionError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the methods of the user's classes raise
         if not isinstance(answer, list):
             raise Unscorable(f"the code returned something that is not JSON: {_short(str(error))}") from None
     return f"[{', '.join(_row_to_json(row) for row in answer)}]"
@@ -116,7 +118,9 @@ def to_json(answer: Any) -> str:
 def _row_to_json(row: Any) -> str:
     try:
         return json.dumps(row)
-    except (TypeError, ValueError, RecursionError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         row_id = row.get("id") if isinstance(row, dict) else None
         return json.dumps({"id": str(row_id), "error": f"the row is not JSON: {_short(str(error))}"})
 

@@ -16,8 +16,8 @@ class Call:
     request_id: str
 
 
-Grade = Callable[[bytes, Call], str]
-"""From the batch's JSON array to the answer's JSON text; raises `Unscorable`, `TimeLimit` or `MemoryError`."""
+Grade = Callable[[bytes, Call], bytes]
+"""From the batch's JSON array to the answer as JSON; raises `Unscorable`, `TimeLimit` or `MemoryError`."""
 
 
 class Unscorable(Exception):

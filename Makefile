@@ -1,0 +1,51 @@
+# The project's commands. Each installs what it needs first, can be repeated, and goes on where it was interrupted.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# Pinned and in a folder of its own: an older uv on the machine might not understand the lock file.
+UV_VERSION := 0.13.9
+UV := $(CURDIR)/.cache/uv-$(UV_VERSION)/bin/uv
+RUN := $(UV) run --no-sync
+MODEL := .cache/models/smollm2-135m-instruct
+
+.PHONY: help install demo test check generate format
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+$(UV):
+	@echo "Installing uv $(UV_VERSION) into .cache (it installs everything else)"
+	@folder=.cache/uv-$(UV_VERSION); \
+	  { python3 -m venv $$folder && $$folder/bin/python -m pip install --quiet uv==$(UV_VERSION); } || \
+	  { uv venv --clear $$folder && uv pip install --python $$folder uv==$(UV_VERSION); } || \
+	  { echo "uv could not be installed. It needs python3 with venv (Debian: apt install python3-venv) or any uv" \
+	    "(https://docs.astral.sh/uv/getting-started/installation)" >&2; exit 1; }
+
+install: $(UV) ## the development environment in .venv, as uv.lock has it
+	@echo "Installing the packages of uv.lock into .venv (the first time several GB; minutes)"
+	@$(UV) sync --locked
+
+$(MODEL)/config.json: | install
+	@echo "Preparing SmolLM2-135M-Instruct (half a minute)"
+	@$(RUN) python examples/quickstart/prepare_model.py $(MODEL)
+
+demo: install $(MODEL)/config.json ## fine-tunes a real model with a reward, from a manifest, on this machine
+	@$(RUN) rft run examples/quickstart/job.yaml examples/quickstart/reward.yaml
+
+check: install ## linters, types, import contracts and generated files
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) mypy
+	@$(RUN) lint-imports
+
+# The tests start programs that compute beside one another: one thread each.
+test: check ## everything: checks, then all tests
+	@OMP_NUM_THREADS=1 $(RUN) pytest --durations=15
+
+generate: install ## crds/ and docs/reference/manifests.md from the models in api/
+	@$(RUN) python -m rft_api.generate .
+
+format: install ## formats and mends what ruff can
+	@$(RUN) ruff check --fix .
+	@$(RUN) ruff format .

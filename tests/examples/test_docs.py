@@ -1,0 +1,218 @@
+"""What the pages say is what the program does: codes, metric names, messages, manifests, links."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import yaml
+
+from rft_api.manifests import KINDS, load_manifests
+from rft_api.resource import API_VERSION
+from rft_api.run import DataConfig, ExitCode, RunError, SourceConfig, TrainMetrics, ValidationMetrics
+from rft_trainer.data import load_conversations, load_dataset
+from rft_trainer.progress import ProgressReporter
+from tests.support.trainer import job_spec, render
+
+ROOT = Path(__file__).parents[2]
+# Folders of tools, of built things and of runs: nothing in them is ours to check.
+SKIPPED = {"node_modules", "runs", "dist", "build"}
+
+
+def pages() -> list[Path]:
+    found = []
+    for folder, folders, files in os.walk(ROOT):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in SKIPPED]
+        found += [Path(folder, name) for name in files if name.endswith(".md")]
+    return sorted(found)
+
+
+PAGES = pages()
+AnyMetrics = TypeVar("AnyMetrics", TrainMetrics, ValidationMetrics)
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def text_of(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+def table(text: str, heading: str) -> list[list[str]]:
+    """The cells of the first table under a heading, without its head."""
+    lines = text.split(f"{heading}\n", 1)[1].splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("|"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+    return rows
+
+
+def code(cell: str) -> str:
+    return cell.strip("`")
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings' anchors, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
+
+
+@every_page
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page}: {target}"
+        if anchor:
+            assert anchor in anchors(file), f"{page}: {target}"
+
+
+@every_page
+def test_whole_manifests_on_the_page_are_valid(page, tmp_path):
+    blocks = re.findall(r"^```ya?ml\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for number, block in enumerate(blocks):
+        documents = list(yaml.safe_load_all(block))
+        if any(
+            isinstance(d, dict) and (d.get("kind") in KINDS or d.get("apiVersion") == API_VERSION) for d in documents
+        ):
+            file = tmp_path / f"{number}.yaml"
+            file.write_text(block, encoding="utf-8")
+            load_manifests([file])
+
+
+def test_every_page_is_in_the_index():
+    index = text_of("README.md")
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        name = page.relative_to(ROOT / "docs").as_posix()
+        assert name == "README.md" or f"]({name})" in index, name
+
+
+def test_the_table_of_exit_codes_is_the_enumeration():
+    stated = [
+        (int(number), code(name), code(reason), again)
+        for number, name, reason, again, *_ in table(text_of("reference/exit-codes.md"), "# Exit codes")
+    ]
+    assert stated == [
+        (code.value, code.name, code.reason, "done" if not code else "permanent" if code.permanent else "retried")
+        for code in ExitCode
+    ]
+
+
+@pytest.mark.parametrize(
+    ("heading", "model"),
+    [("## The metrics of a step", TrainMetrics), ("## The metrics of a validation", ValidationMetrics)],
+)
+def test_the_metrics_of_a_line_are_all_on_the_page(heading, model):
+    stated = [code(row[0]) for row in table(text_of("curves.md"), heading) if row[0]]
+    assert sorted(stated) == sorted(field.alias or name for name, field in model.model_fields.items())
+
+
+def test_the_names_for_prometheus_are_those_that_the_trainer_serves():
+    page = text_of("curves.md")
+    rows = table(page, "## The metrics of a step") + table(page, "## The metrics of a validation")
+    stated: dict[str, set[str]] = {}
+    for row in rows:
+        if row[1]:
+            match = re.fullmatch(r"(\w+)(?:\{(.*)\})?", code(row[1]))
+            assert match, row[1]
+            labels = [label.partition("=")[0].strip() for label in (match[2] or "").split(",") if label]
+            stated.setdefault(match[1], set()).update(labels)
+    assert stated == served()
+    # What the text speaks of exists, too.
+    assert set(re.findall(r"rft_train_\w+", page)) == set(stated)
+
+
+def served() -> dict[str, set[str]]:
+    """Names and labels of everything that the trainer serves once it has trained and validated."""
+    reporter = ProgressReporter("namespace", "job")
+    reporter.plan(2)
+    reporter.record_step(example(TrainMetrics), new_tokens=1)
+    reporter.record_validation(example(ValidationMetrics))
+    samples = [sample for family in reporter.registry.collect() for sample in family.samples]
+    return {
+        sample.name: set(sample.labels) - {"namespace", "job"}
+        for sample in samples
+        if not sample.name.endswith("_created")
+    }
+
+
+def example(model: type[AnyMetrics]) -> AnyMetrics:
+    """A line with a value in every field."""
+    maps = {"components": {"part": 1.0}, "sources": {"source": 1.0}}
+    return model.model_validate({name: maps.get(name, 1) for name in model.model_fields if name != "split"})
+
+
+MESSAGE = {"role": "user", "content": "3+4"}
+LINES = [
+    "{broken",
+    "[1]",
+    "{}",
+    '{"messages": []}',
+    '{"messages": ["x"]}',
+    json.dumps({"messages": [{"role": "bot", "content": "x"}]}),
+    json.dumps({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}),
+    json.dumps({"messages": [{"role": "user"}]}),
+    json.dumps({"messages": [{"role": "user", "content": 3}]}),
+    json.dumps({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+    json.dumps({"messages": [MESSAGE, {"role": "assistant", "content": "7"}]}),
+]
+
+
+def data_messages(folder: Path) -> Iterator[str]:
+    """Every message about data, provoked."""
+    from rft_trainer.grpo import planned_steps  # slow to import
+
+    good = json.dumps({"messages": [MESSAGE]})
+    bad, empty, fine = folder / "bad", folder / "empty", folder / "fine"
+    bad.write_bytes("\n".join(LINES).encode() + b"\n\xff\n")
+    empty.write_bytes(b"\n")
+    fine.write_text(f"{good}\n", encoding="utf-8")
+
+    def problems(*files: Path, fraction: float = 0.0, limit: int = 100) -> list[str]:
+        sources = [SourceConfig(name=file.name, path=str(file), reward="r") for file in files]
+        with pytest.raises(RunError) as caught:
+            load_dataset(DataConfig(train=sources, validation_fraction=fraction), limit, lambda messages: 50)
+        assert caught.value.code is ExitCode.DATA_INVALID
+        return caught.value.message.splitlines()
+
+    yield from problems(bad, empty, folder / "missing")
+    yield from problems(fine, limit=10)
+    yield from problems(fine, fraction=0.1)
+    with pytest.raises(RunError) as caught:
+        load_conversations([SourceConfig(name="fine", path=str(fine))])
+    yield from caught.value.message.splitlines()
+    config = render(job_spec(folder, folder, folder), folder / "job", "http://127.0.0.1:1", None)
+    with pytest.raises(RunError) as caught:
+        planned_steps(config, prompts=1)
+    yield caught.value.message
+
+
+def test_every_message_about_data_is_on_the_page_as_it_is_said(tmp_path):
+    forms = [code(row[0]) for row in table(text_of("data.md"), "## What is checked")]
+    # Words in capitals stand for something; those of formats are themselves.
+    patterns = {
+        form: "".join(
+            part if part == ".+" else re.escape(part)
+            for part in re.split(r"(\.\+)", re.sub(r"\b(?!JSON\b|UTF\b)[A-Z]+\b", ".+", form))
+        )
+        for form in forms
+    }
+    said = list(data_messages(tmp_path))
+    unknown = [message for message in said if not any(re.fullmatch(p, message) for p in patterns.values())]
+    assert unknown == []
+    never = [form for form, pattern in patterns.items() if not any(re.fullmatch(pattern, m) for m in said)]
+    assert never == []

@@ -1,0 +1,103 @@
+"""Two processes that train together under DeepSpeed: the same numbers at every ZeRO stage, and exactly resumed."""
+
+import pytest
+from safetensors.torch import load_file
+from support.servers import free_port
+from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, render
+
+from rft_api.run import ExitCode
+
+CLOSE = ("reward", "loss", "gradientNorm", "policyEntropy", "episodeLength", "advantageStd", "klDivergence", "tokens")
+
+
+def start(spec, folder, rewards):
+    return TrainerProgram(render(spec, folder, rewards.url, rewards.token_file), folder, free_port())
+
+
+def two_processes(stage):
+    return {"gpusPerNode": 0, "processesPerNode": 2, "deepspeed": {"zeroStage": stage}}
+
+
+def spec_at(stage, model, data, folder, **changes):
+    changes = {"hyperparameters": hyperparameters(microBatchSize=4, maxSteps=4, klCoefficient="0.02"), **changes}
+    return job_spec(model, data, folder / f"stage-{stage}", compute=two_processes(stage), **changes)
+
+
+@pytest.fixture(scope="module")
+def stage_0(tmp_path_factory, model, data, rewards):
+    folder = tmp_path_factory.mktemp("stage-0")
+    run = start(spec_at(0, model, data, folder), folder / "run", rewards)
+    return run.succeed(), run
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_the_same_numbers_at_every_stage(tmp_path, model, data, rewards, stage_0, stage):
+    expected, reference = stage_0
+    run = start(spec_at(stage, model, data, tmp_path), tmp_path / "run", rewards)
+    summary = run.succeed()
+    lines, others = curve(run.metrics()), curve(reference.metrics())
+    assert [(line["step"], line["split"]) for line in lines] == [(line["step"], line["split"]) for line in others]
+    for line, other in zip(lines, others, strict=True):
+        for name in CLOSE:
+            if other.get(name) is not None:
+                assert line[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5), f"{name} of step {line['step']}"
+    assert summary.prompts == 24
+    assert summary.tuned.reward == pytest.approx(expected.tuned.reward, abs=1e-4)
+    weights = load_file(run.folder.best / "model.safetensors")
+    for name, weight in load_file(reference.folder.best / "model.safetensors").items():
+        assert weights[name].shape == weight.shape, f"{name} was exported in part"
+        assert weights[name].sub(weight).abs().max() < 1e-4, name
+
+
+def test_a_gradient_norm_and_clipping_without_zero(stage_0):
+    _, run = stage_0
+    steps = [line for line in run.metrics() if line["split"] == "train"]
+    assert all(line["gradientNorm"] > 0 for line in steps)
+
+
+def test_an_adapter_with_warmup_under_zero_3(tmp_path, model, data, rewards):
+    spec = spec_at(
+        3,
+        model,
+        data,
+        tmp_path,
+        tuning={"type": "LoRA", "rank": 4},
+        warmup={"data": [{"name": "w", "uri": str(data / "warmup.jsonl")}], "epochs": 1, "learningRate": "1e-3"},
+    )
+    run = start(spec, tmp_path / "run", rewards)
+    assert run.succeed().warmup is not None
+    adapter = load_file(run.folder.best / "adapter_model.safetensors")
+    assert all(weight.numel() for weight in adapter.values())
+    assert any(weight.abs().sum() > 0 for name, weight in adapter.items() if "lora_B" in name)
+
+
+def test_killed_and_started_again_the_curve_is_the_undisturbed_one(tmp_path, model, data, rewards):
+    spec = spec_at(2, model, data, tmp_path, hyperparameters=hyperparameters(microBatchSize=4, maxSteps=7))
+    undisturbed = start(spec, tmp_path / "run1", rewards)
+    summary = undisturbed.succeed()
+    spec["output"] = {"uri": str(tmp_path / "killed")}
+    killed = start(spec, tmp_path / "run2", rewards)
+    killed.wait_for_line(5)  # step 4's checkpoint is complete, step 5 or 6 will be done again
+    killed.kill()
+    resumed = start(spec, tmp_path / "run2", rewards)
+    assert resumed.succeed().tuned == summary.tuned
+    assert "going on from step 4" in resumed.log
+    assert curve(resumed.metrics()) == curve(undisturbed.metrics())
+    ours = load_file(resumed.folder.best / "model.safetensors")
+    for name, weight in load_file(undisturbed.folder.best / "model.safetensors").items():
+        assert ours[name].equal(weight), f"{name} differs"
+
+
+def test_one_process_that_dies_takes_the_run_down_and_it_goes_on(tmp_path, model, data, rewards):
+    import signal
+
+    import psutil
+
+    spec = spec_at(2, model, data, tmp_path, hyperparameters=hyperparameters(microBatchSize=4, maxSteps=6))
+    run = start(spec, tmp_path / "run", rewards)
+    run.wait_for_line(3)
+    workers = [p for p in psutil.Process(run.process.pid).children() if p.environ().get("RANK") == "1"]
+    workers[0].send_signal(signal.SIGKILL)
+    assert run.wait() == ExitCode.UNEXPECTED
+    resumed = start(spec, tmp_path / "run", rewards)
+    assert resumed.succeed().steps == 6

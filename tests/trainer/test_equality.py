@@ -1,0 +1,140 @@
+"""Step by step, the trainer computes what a bare TRL script computes with the same seed."""
+
+import json
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from support.trainer import DIGIT_SHARE, hyperparameters, job_spec, render
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOConfig, GRPOTrainer
+
+from rft_trainer.data import load_dataset, mix
+from rft_trainer.grpo import RFTTrainer
+from rft_trainer.modeling import add_adapter, load_model, load_tokenizer
+from rft_trainer.progress import ProgressReporter
+from rft_trainer.rewards import RewardClient
+
+STEPS = 6
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+COMPARED = ("reward", "reward_std", "frac_reward_zero_std", "completions/mean_length", "num_tokens", "learning_rate")
+
+
+def digits_reward(prompts, completions, **columns):
+    """The reward function, called in process."""
+    scope = {}
+    exec(DIGIT_SHARE, scope)
+    event = [{"id": str(n), "messages": completion} for n, completion in enumerate(completions)]
+    return [row["aggregate_reward_score"] for row in scope["lambda_handler"](event, None)]
+
+
+def bare_trl(folder, model_folder, data, lora, beta, loss_type):
+    """What a user of TRL writes; returns its log and its weights."""
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder, padding_side="left")
+    if lora:
+        torch.manual_seed(3)
+        model = get_peft_model(
+            model, LoraConfig(r=4, lora_alpha=8, target_modules=LINEAR, layers_to_transform=[1], task_type="CAUSAL_LM")
+        )
+    rows = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
+    prompts = {row["messages"][0]["content"]: row["messages"] for row in rows}
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=digits_reward,
+        args=GRPOConfig(
+            output_dir=str(folder),
+            max_steps=STEPS,
+            per_device_train_batch_size=8,
+            gradient_accumulation_steps=2,
+            num_generations=4,
+            max_completion_length=8,
+            temperature=0.9,
+            beta=beta,
+            learning_rate=2e-3,
+            lr_scheduler_type="linear",
+            loss_type=loss_type,
+            seed=3,
+            shuffle_dataset=False,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": prompts[text]} for text in order_of_prompts(data)]),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    return trainer.state.log_history[:STEPS], trainer.model.state_dict()
+
+
+def order_of_prompts(data):
+    """Our trainer's order, which both are to use: by contents, so that the scripts share nothing else."""
+    rows = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
+    texts = [row["messages"][0]["content"] for row in rows]
+    return mix({"digits": texts}, {"digits": 1.0}, 2, 3)
+
+
+def ours(folder, model_folder, data, lora, beta, algorithm, rewards):
+    """Our trainer in process, in front of a real reward server."""
+    spec = job_spec(
+        model_folder,
+        data,
+        folder / "out",
+        algorithm=algorithm,
+        tuning={"type": "LoRA", "rank": 4, "alpha": 8, "lastLayers": 1} if lora else {"type": "Full"},
+        hyperparameters=hyperparameters(
+            maxSteps=STEPS, seed=3, temperature="0.9", klCoefficient=str(beta), epochs=2, learningRateSchedule="Linear"
+        ),
+    )
+    config = render(spec, folder, rewards.url, rewards.token_file)
+    (folder / "out").mkdir()
+    tokenizer = load_tokenizer(config.model)
+    dataset = load_dataset(config.data, 32, lambda messages: 1)
+    model = load_model(config.model, full_precision=True)
+    if config.lora:
+        model = add_adapter(model, config.lora, config.training.seed)
+    client = RewardClient(config.rewards)
+    trainer = RFTTrainer(
+        config,
+        model,
+        tokenizer,
+        mix(dataset.train, dataset.weights, config.training.epochs, config.training.seed),
+        dataset.validation,
+        client,
+        ProgressReporter("default", "test"),
+        lambda: False,
+        None,
+    )
+    trainer.train()
+    client.close()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return logs, trainer.model.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("lora", "beta", "algorithm", "loss_type"),
+    [(False, 0.0, "GRPO", "grpo"), (True, 0.0, "BNPO", "bnpo"), (True, 0.05, "GRPO", "grpo")],
+    ids=["full", "adapter", "adapter-and-kl"],
+)
+def test_equal_to_bare_trl(tmp_path, model, data, rewards, lora, beta, algorithm, loss_type):
+    theirs, their_weights = bare_trl(tmp_path / "bare", model, data, lora, beta, loss_type)
+    found, weights = ours(tmp_path, model, data, lora, beta, algorithm, rewards)
+    assert len(theirs) == len(found) == STEPS
+    for step, (expected, logged) in enumerate(zip(theirs, found, strict=True), start=1):
+        for name in COMPARED:
+            assert logged[name] == expected[name], f"{name} of step {step}"
+        for name in ("loss", "grad_norm", "entropy", *(["kl"] if beta else [])):
+            assert logged[name] == pytest.approx(expected[name], rel=2e-4, abs=2e-6), f"{name} of step {step}"
+    assert len({entry["reward"] for entry in found}) > 1, "rewards that never change would prove nothing"
+    assert weights.keys() == their_weights.keys()
+    before = load_file(model / "model.safetensors")
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, their_weights[name], rtol=1e-3, atol=2e-5)
+    if not lora:
+        assert not torch.equal(weights["model.norm.weight"], before["model.norm.weight"])
