@@ -1,13 +1,15 @@
-"""Scores per second of the reward server, next to the same function called in process; prints a table.
+"""Scores per second of the reward server, next to the same function called in process; prints a Markdown table.
 
-Run: uv run python bench/reward_server.py
-The two sides alternate within one run, so that they see the same machine. Over HTTP, one client sends one batch after
-the other on one connection (`1 client`), or four clients do (`4 clients`).
+Run: uv run python bench/reward_server.py (about a minute and a half)
+The sides alternate within one run, so that they see the same machine. Over HTTP, one client sends batch after batch on
+one connection, or four clients do at once.
 """
 
 import concurrent.futures
 import http.client
 import json
+import random
+import runpy
 import statistics
 import subprocess
 import sys
@@ -18,56 +20,68 @@ from pathlib import Path
 import orjson
 
 from rft_api.reward_protocol import build_sample
+from rft_reward.graders import json_fields, math_answer
 
-ROOT = Path(__file__).parent.parent
-ROUNDS = 3
+ROOT = Path(__file__).parents[1]
+ROUNDS = 4
 ROUND_SECONDS = 0.5
+SIDES = {"in process": 0, "1 client": 1, "4 clients": 4}
+TEXT = "the box holds twelve pens so we count them again and give some away before lunch on every second day"
 
 
-def python_samples(count):
-    rows = [json.loads(line) for line in (ROOT / "examples/quickstart/data/train.jsonl").read_text().splitlines()]
+def overlap_samples(count):
+    """About 150 words each, as in a summary with its reasoning."""
+    random_words = random.Random(0)
+    texts = [[" ".join(random_words.choices(TEXT.split(), k=size)) for size in (90, 60, 60)] for _ in range(count)]
     return [
-        build_sample(str(n), row["messages"], json.dumps(row["reference_answer"]), row["reference_answer"], {})
-        for n, row in enumerate(rows[:count])
+        sample(number, f"<think>{think}</think>\n<answer>{answer}</answer>", reference)
+        for number, (think, answer, reference) in enumerate(texts)
     ]
 
 
-def math_samples(count):
-    text = "Each box holds 12 pens, so 7 boxes hold 12 * 7 = 84 pens. We gave {0} away.\n#### {0}"
-    prompt = [{"role": "user", "content": "How many pens?"}]
-    return [build_sample(str(n), prompt, text.format(n), f"{n}.0", {}) for n in range(count)]
+def quickstart_samples(count):
+    return [sample(n, json.dumps({"value": str(n), "unit": "$"}), {"value": "54", "unit": "$"}) for n in range(count)]
+
+
+def number_samples(count):
+    """A worked solution of some 80 words that ends as GSM8K's do."""
+    steps = "Each of the {0} boxes holds 12 pens. That makes {0} * 12 pens, of which we give some away every day.\n" * 4
+    return [sample(n, f"{steps.format(n)}#### {n:,}", f"{n}.0") for n in range(count)]
 
 
 def latex_samples(count):
-    prompt = [{"role": "user", "content": "Simplify."}]
     return [
-        build_sample(str(n), prompt, f"So \\boxed{{\\sqrt{{{n + 2}}}}}", f"\\frac{{{n + 2}}}{{\\sqrt{{{n + 2}}}}}", {})
-        for n in range(count)
+        sample(n, f"So the answer is \\boxed{{\\sqrt{{{n}}}}}.", f"\\frac{{{n}}}{{\\sqrt{{{n}}}}}")
+        for n in range(2, count + 2)
     ]
 
 
-def python_in_process():
-    sys.path.insert(0, str(ROOT / "examples/quickstart"))
-    import reward
-
-    return lambda samples: reward.lambda_handler(samples, None)
+def json_samples(count):
+    fields = {"category": "billing", "priority": "high", "customer": {"name": "Ada", "since": 2019}, "tags": ["a", "b"]}
+    return [sample(n, json.dumps({**fields, "id": n}), {**fields, "id": 7, "extra": None}) for n in range(count)]
 
 
-def math_in_process():
-    from rft_reward.graders import math_answer
+def sample(number, completion, reference_answer):
+    prompt = [{"role": "user", "content": f"{TEXT}. {TEXT}. {TEXT}?"}]
+    return build_sample(str(number), prompt, completion, reference_answer, {})
 
-    grade = math_answer.build({})
-    return lambda samples: [grade(sample) for sample in samples]
+
+def python(file):
+    handler = runpy.run_path(str(ROOT / file))["lambda_handler"]
+    return {"python": {"source": (ROOT / file).read_text()}}, lambda samples: handler(samples, None)
+
+
+def builtin(name, module):
+    grade = module.build({})
+    return {"builtin": {"name": name}}, lambda samples: [grade(sample) for sample in samples]
 
 
 CASES = {
-    "python (quickstart)": (
-        {"python": {"source": (ROOT / "examples/quickstart/reward.py").read_text()}},
-        python_samples,
-        python_in_process,
-    ),
-    "Math, numbers": ({"builtin": {"name": "Math"}}, math_samples, math_in_process),
-    "Math, LaTeX": ({"builtin": {"name": "Math"}}, latex_samples, math_in_process),
+    "`python`: word overlap": (*python("bench/overlap_reward.py"), overlap_samples),
+    "`python`: quickstart": (*python("examples/quickstart/reward.py"), quickstart_samples),
+    "`Math`: numbers": (*builtin("Math", math_answer), number_samples),
+    "`Math`: LaTeX": (*builtin("Math", math_answer), latex_samples),
+    "`Json`": (*builtin("Json", json_fields), json_samples),
 }
 
 
@@ -81,79 +95,92 @@ class Server:
         command = [sys.executable, "-m", "rft_reward", "--function", str(file), "--port", "0"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.address = self.process.stdout.readline().split("//")[1].strip()
-        while self.request("GET", "/readyz", None)[0] != 200:
+        while request(self.connect(), "GET", "/readyz", None)[0] != 200:
+            assert self.process.poll() is None
             time.sleep(0.1)
 
-    def request(self, method, path, body, connection=None):
-        connection = connection or http.client.HTTPConnection(self.address)
-        connection.request(method, path, body)
-        response = connection.getresponse()
-        return response.status, response.read()
+    def connect(self):
+        return http.client.HTTPConnection(self.address)
 
     def stop(self):
         self.process.terminate()
         self.process.wait()
 
 
-def client(server, body, seconds):
-    """Batches after each other on one connection; the seconds of each."""
-    connection = http.client.HTTPConnection(server.address)
-    server.request("POST", "/v1/score", body, connection)
-    times, end = [], time.perf_counter() + seconds
-    while (start := time.perf_counter()) < end:
-        status, answer = server.request("POST", "/v1/score", body, connection)
-        times.append(time.perf_counter() - start)
+def request(connection, method, path, body):
+    connection.request(method, path, body)
+    response = connection.getresponse()
+    return response.status, response.read()
+
+
+def over_http(server, body):
+    """A function that has the batch scored, on a connection of its own."""
+    connection = server.connect()
+
+    def score():
+        status, answer = request(connection, "POST", "/v1/score", body)
         assert status == 200, answer
         assert b'"error"' not in answer, answer[:500]
-    return times
+
+    return score
 
 
-def in_process(function, samples, seconds):
-    times, end = [], time.perf_counter() + seconds
+def repeat(score):
+    """Seconds of each of the calls that fit in a round, after one that is not counted."""
+    score()
+    times, end = [], time.perf_counter() + ROUND_SECONDS
     while (start := time.perf_counter()) < end:
-        function(samples)
+        score()
         times.append(time.perf_counter() - start)
     return times
+
+
+def measure(server, function, samples):
+    """The seconds of every call, by side."""
+    body = orjson.dumps(samples)
+    times = {side: [] for side in SIDES}
+    with concurrent.futures.ThreadPoolExecutor(max(SIDES.values())) as threads:
+        for _ in range(ROUNDS):
+            for side, clients in SIDES.items():
+                if clients:
+                    for some in threads.map(repeat, [over_http(server, body) for _ in range(clients)]):
+                        times[side] += some
+                else:
+                    times[side] += repeat(lambda: function(samples))
+    return times
+
+
+def row(name, size, times):
+    rates = {side: max(1, clients) * size * len(times[side]) / sum(times[side]) for side, clients in SIDES.items()}
+    cells = [name, str(size)]
+    for side, calls in times.items():
+        cells.append(f"{rates[side]:,.0f}")
+        if SIDES[side]:
+            cells.append(f"{rates[side] / rates['in process']:.2f}")
+        cells.append(f"{percentile(calls, 50)} / {percentile(calls, 99)}")
+    return f"| {' | '.join(cells)} |"
 
 
 def percentile(times, percent):
-    return 1000 * statistics.quantiles(times, n=100)[percent - 1] if len(times) > 1 else 1000 * times[0]
+    value = statistics.quantiles(times, n=100, method="inclusive")[percent - 1]
+    return f"{1000 * value:.3f}" if value < 0.001 else f"{1000 * value:.1f}"
 
 
 def main():
-    print(f"{'reward':<20}{'batch':>6}  {'side':<12}{'scores/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'ratio':>7}")
-    for name, (spec, make_samples, make_function) in CASES.items():
-        function = make_function()
+    rows = []
+    for name, (spec, function, make_samples) in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
             server = Server(folder, spec)
             try:
                 for size in (1, 64):
-                    measure(name, size, server, function, make_samples(size))
+                    print(f"measuring {name}, batches of {size} ...", file=sys.stderr, flush=True)
+                    rows.append(row(name, size, measure(server, function, make_samples(size))))
             finally:
                 server.stop()
-
-
-def measure(name, size, server, function, samples):
-    body = orjson.dumps(samples)
-    sides = {"in process": [], "1 client": [], "4 clients": []}
-    spent = dict.fromkeys(sides, 0.0)
-    function(samples)
-    for _ in range(ROUNDS):
-        for side, times in sides.items():
-            start = time.perf_counter()
-            if side == "in process":
-                times += in_process(function, samples, ROUND_SECONDS)
-            else:
-                count = int(side.split()[0])
-                with concurrent.futures.ThreadPoolExecutor(count) as threads:
-                    for some in threads.map(lambda _: client(server, body, ROUND_SECONDS), range(count)):
-                        times += some
-            spent[side] += time.perf_counter() - start
-    rate = {side: size * len(times) / spent[side] for side, times in sides.items()}
-    for side, times in sides.items():
-        ratio = rate[side] / rate["in process"]
-        row = f"{rate[side]:>10.0f}{percentile(times, 50):>9.2f}{percentile(times, 99):>9.2f}{ratio:>7.2f}"
-        print(f"{name:<20}{size:>6}  {side:<12}{row}", flush=True)
+    print("| Reward | Batch | In process: scores/s | p50 / p99 ms | 1 client: scores/s | ratio | p50 / p99 ms ", end="")
+    print("| 4 clients: scores/s | ratio | p50 / p99 ms |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print("\n".join(rows))
 
 
 if __name__ == "__main__":

@@ -71,8 +71,9 @@ def written(folder: Path, *documents: str) -> Path:
 def test_valid_manifests_are_listed(rft, folder, reward):
     result = rft("validate", written(folder, JOB, reward))
     assert (result.returncode, result.stderr) == (0, "")
-    assert "RFTJob" in result.stdout
-    assert "2 resources are valid" in result.stdout
+    assert f"({folder / 'job.yaml'})" in result.stdout
+    assert result.stdout.startswith("RFTJob ")
+    assert result.stdout.endswith("2 resources are valid.\n")
 
 
 def test_a_folder_stands_for_its_manifests(rft, folder):

@@ -15,7 +15,7 @@ import yaml
 from rft_api.manifests import KINDS, load_manifests
 from rft_api.resource import API_VERSION
 from rft_api.run import DataConfig, ExitCode, RunError, SourceConfig, TrainMetrics, ValidationMetrics
-from rft_trainer.data import load_conversations, load_dataset
+from rft_trainer.data import Message, load_conversations, load_dataset
 from rft_trainer.progress import ProgressReporter
 from tests.support.trainer import job_spec, render
 
@@ -169,12 +169,19 @@ LINES = [
     json.dumps({"messages": [{"role": "user", "content": 3}]}),
     json.dumps({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
     json.dumps({"messages": [MESSAGE, {"role": "assistant", "content": "7"}]}),
+    json.dumps({"messages": [MESSAGE], "metadata": "x"}),
 ]
 
 
 def data_messages(folder: Path) -> Iterator[str]:
     """Every message about data, provoked."""
-    from rft_trainer.grpo import planned_steps  # slow to import
+    # slow to import
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    from rft_trainer.grpo import planned_steps
+    from rft_trainer.modeling import prompt_token_ids
 
     good = json.dumps({"messages": [MESSAGE]})
     bad, empty, fine = folder / "bad", folder / "empty", folder / "fine"
@@ -182,18 +189,25 @@ def data_messages(folder: Path) -> Iterator[str]:
     empty.write_bytes(b"\n")
     fine.write_text(f"{good}\n", encoding="utf-8")
 
-    def problems(*files: Path, fraction: float = 0.0, limit: int = 100) -> list[str]:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE()))
+    tokenizer.chat_template = "{{ raise_exception('no') }}"
+
+    def refuse(messages: list[Message]) -> int:
+        return len(prompt_token_ids(tokenizer, messages))
+
+    def problems(*files: Path, fraction: float = 0.0, limit: int = 100, count_tokens=lambda messages: 50) -> list[str]:
         sources = [SourceConfig(name=file.name, path=str(file), reward="r") for file in files]
         with pytest.raises(RunError) as caught:
-            load_dataset(DataConfig(train=sources, validation_fraction=fraction), limit, lambda messages: 50)
+            load_dataset(DataConfig(train=sources, validation_fraction=fraction), limit, count_tokens)
         assert caught.value.code is ExitCode.DATA_INVALID
         return caught.value.message.splitlines()
 
     yield from problems(bad, empty, folder / "missing")
     yield from problems(fine, limit=10)
+    yield from problems(fine, count_tokens=refuse)
     yield from problems(fine, fraction=0.1)
     with pytest.raises(RunError) as caught:
-        load_conversations([SourceConfig(name="fine", path=str(fine))])
+        load_conversations([SourceConfig(name="fine", path=str(fine))], len)
     yield from caught.value.message.splitlines()
     config = render(job_spec(folder, folder, folder), folder / "job", "http://127.0.0.1:1", None)
     with pytest.raises(RunError) as caught:

@@ -91,16 +91,18 @@ def test_its_data_loads_and_suffices(name, tokenizer):
 
     config = configuration(name)
     training = config.training
-    dataset = load_dataset(
-        config.data, training.max_prompt_tokens, lambda messages: len(prompt_token_ids(tokenizer, messages))
-    )
+
+    def count_tokens(messages):
+        return len(prompt_token_ids(tokenizer, messages))
+
+    dataset = load_dataset(config.data, training.max_prompt_tokens, count_tokens)
     assert dataset.too_long == {}
     assert dataset.validation
     assert training.max_steps is not None
     order = mix(dataset.train, dataset.weights, training.epochs, training.seed)
     assert len(order) // training.batch_size >= training.max_steps
     if config.warmup:
-        assert load_conversations(config.warmup.data)
+        assert load_conversations(config.warmup.data, count_tokens)
     assert all(prompt.reference_answer for prompt in every_prompt(config))
 
 

@@ -191,10 +191,12 @@ def test_processor_time_has_a_limit(hostile):
     assert "processor time" in hostile.score_one("processor")["error"]
 
 
-def test_processor_time_is_granted_anew_for_each_batch(hostile):
-    for _ in range(2):
-        assert hostile.score_one("burn 0.8")["aggregate_reward_score"] == 1.0
-        assert 1 < hostile.score_one("processor_left")["aggregate_reward_score"] <= 4.5
+def test_processor_time_is_granted_anew_for_each_batch(start_server):
+    sandbox = {"memory": "256Mi", "processes": 1}
+    server = start_server({"timeout": "5s", "sandbox": sandbox, "python": {"source": SOURCE}}).wait_ready()
+    for _ in range(4):
+        assert server.score_one("burn 0.5")["aggregate_reward_score"] == 1.0
+    assert 5.9 < server.score_one("processor_left")["aggregate_reward_score"] <= 7  # the timeout and up to two
 
 
 def test_state_persists_in_a_worker(start_server):

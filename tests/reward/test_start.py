@@ -121,6 +121,19 @@ def test_ready_only_when_the_manifests_tests_pass(start_server):
     assert ready.score_one("x")["aggregate_reward_score"] == 1.0
 
 
+def test_tests_that_failed_are_tried_again(start_server):
+    source = """
+calls = []
+def lambda_handler(event, context):
+    calls.append(1)
+    return [{"id": s["id"], "aggregate_reward_score": len(calls) - 1} for s in event]
+"""
+    tests = [{"prompt": "p", "completion": "c", "expect": {"minimum": "1"}}]
+    server = start_server({"sandbox": {"processes": 1}, "python": {"source": source}, "tests": tests})
+    server.wait_not_ready("test 1")
+    server.wait_ready()
+
+
 def test_a_test_that_cannot_be_scored_says_why(start_server):
     source = "def lambda_handler(event, context):\n    return [event[0]['metadata']['topic'], 1 / 0]"
     test = {"prompt": "p", "completion": "c", "metadata": {"topic": "tax"}, "expect": {"minimum": "1"}}

@@ -45,8 +45,10 @@ class RewardServer:
         assert "http://" in line, self._log.read_text(encoding="utf-8")
         self.url = line.split()[-1]
         deadline = time.monotonic() + 60
-        while httpx.get(self.url + "/readyz", trust_env=False).status_code != 200:
-            assert time.monotonic() < deadline, httpx.get(self.url + "/readyz", trust_env=False).text
+        while (answer := httpx.get(self.url + "/readyz", trust_env=False)).status_code != 200:
+            if time.monotonic() > deadline:
+                self.stop()
+                raise AssertionError(f"{answer.text}{self._log.read_text(encoding='utf-8')}")
             time.sleep(0.1)
 
     def stop(self) -> None:

@@ -9,13 +9,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from rft_api.manifests import load_manifests
 from rft_api.render import RewardAddress, render_trainer_config
 from rft_api.run import RunFolder, Summary, TrainerConfig
+
+if TYPE_CHECKING:
+    from rft_trainer.grpo import RFTTrainer
 
 # Tests share two cores with servers and with each other's processes: more threads would only wait for one another.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -92,6 +95,31 @@ def render(spec: dict[str, Any], folder: Path, address: str | dict[str, str], to
         {name: RewardAddress(addresses[name], str(token_file) if token_file else None) for name in names},
         lambda uri: uri,
     )
+
+
+def train_in_process(config: TrainerConfig) -> RFTTrainer:
+    """Trains as `config` says in this process, without preflight and evaluations; returns the trainer."""
+    # Slow to import, and not needed to start programs.
+    from rft_trainer.data import load_dataset, mix
+    from rft_trainer.grpo import RFTTrainer
+    from rft_trainer.modeling import add_adapter, load_model, load_tokenizer
+    from rft_trainer.progress import ProgressReporter
+    from rft_trainer.rewards import RewardClient
+
+    RunFolder(config.output).path.mkdir(parents=True)
+    model = load_model(config.model, full_precision=True)
+    if config.lora:
+        model = add_adapter(model, config.lora, config.training.seed)
+    dataset = load_dataset(config.data, config.training.max_prompt_tokens, lambda messages: 1)
+    prompts = mix(dataset.train, dataset.weights, config.training.epochs, config.training.seed)
+    client = RewardClient(config.rewards)
+    reporter = ProgressReporter("default", config.name)
+    trainer = RFTTrainer(
+        config, model, load_tokenizer(config.model), prompts, dataset.validation, client, reporter, lambda: False, None
+    )
+    trainer.train()
+    client.close()
+    return trainer
 
 
 class TrainerProgram:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from rft_api.run import DataConfig, ExitCode, RunError, SourceConfig
 from rft_trainer.data import Prompt, load_conversations, load_dataset, mix
+from rft_trainer.modeling import load_tokenizer, prompt_token_ids
 
 GOOD = {"messages": [{"role": "user", "content": "3+4"}], "reference_answer": "7"}
 
@@ -76,6 +77,7 @@ def test_the_reference_answer_may_stand_in_the_metadata(tmp_path):
             '{"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}',
             "messages[0].tool_calls: tool calls are not supported",
         ),
+        ('{"messages": [{"role": "user", "content": "x"}], "metadata": "x"}', 'metadata must be an object, not "x"'),
     ],
 )
 def test_a_bad_line_is_named_with_its_reason(tmp_path, line, reason):
@@ -122,7 +124,7 @@ def test_conversations_end_with_the_assistant(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text(json.dumps(GOOD) + "\n")
     with pytest.raises(RunError) as caught:
-        load_conversations([SourceConfig(name="w", path=str(file))])
+        load_conversations([SourceConfig(name="w", path=str(file))], len)
     assert f"{file}:1: the last message must be the assistant's, which is imitated, not the user's" in str(caught.value)
 
 
@@ -167,3 +169,16 @@ def test_every_epoch_holds_each_source_in_its_share(sizes, weights, epochs, seed
         # No prompt is used again before all of its source have been used.
         assert max(times.values(), default=0) - min((times[p.id] for p in rows), default=0) <= 1
     assert order == mix(train, shares, epochs, seed)
+
+
+def test_messages_that_the_chat_template_refuses_are_named(tmp_path, model):
+    file = tmp_path / "a.jsonl"
+    twice = [{"role": "user", "content": "1"}, {"role": "user", "content": "2"}]
+    file.write_text(json.dumps(GOOD) + "\n" + json.dumps({"messages": twice}) + "\n")
+    tokenizer = load_tokenizer(str(model))
+    tokenizer.chat_template = "{% if messages | length > 1 %}{{ raise_exception('Roles must alternate') }}{% endif %}"
+    config = DataConfig(train=[SourceConfig(name="s", path=str(file), reward="r")])
+    with pytest.raises(RunError) as caught:
+        load_dataset(config, 100, lambda messages: len(prompt_token_ids(tokenizer, messages)))
+    assert caught.value.code is ExitCode.DATA_INVALID
+    assert str(caught.value) == f"{file}:2: the model's chat template refuses these messages: Roles must alternate"

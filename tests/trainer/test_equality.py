@@ -7,15 +7,11 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from support.trainer import DIGIT_SHARE, hyperparameters, job_spec, render
+from support.trainer import DIGIT_SHARE, hyperparameters, job_spec, render, train_in_process
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
-from rft_trainer.data import load_dataset, mix
-from rft_trainer.grpo import RFTTrainer
-from rft_trainer.modeling import add_adapter, load_model, load_tokenizer
-from rft_trainer.progress import ProgressReporter
-from rft_trainer.rewards import RewardClient
+from rft_trainer.data import mix
 
 STEPS = 6
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -92,27 +88,7 @@ def ours(folder, model_folder, data, lora, beta, algorithm, rewards):
             maxSteps=STEPS, seed=3, temperature="0.9", klCoefficient=str(beta), epochs=2, learningRateSchedule="Linear"
         ),
     )
-    config = render(spec, folder, rewards.url, rewards.token_file)
-    (folder / "out").mkdir()
-    tokenizer = load_tokenizer(config.model)
-    dataset = load_dataset(config.data, 32, lambda messages: 1)
-    model = load_model(config.model, full_precision=True)
-    if config.lora:
-        model = add_adapter(model, config.lora, config.training.seed)
-    client = RewardClient(config.rewards)
-    trainer = RFTTrainer(
-        config,
-        model,
-        tokenizer,
-        mix(dataset.train, dataset.weights, config.training.epochs, config.training.seed),
-        dataset.validation,
-        client,
-        ProgressReporter("default", "test"),
-        lambda: False,
-        None,
-    )
-    trainer.train()
-    client.close()
+    trainer = train_in_process(render(spec, folder, rewards.url, rewards.token_file))
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     return logs, trainer.model.state_dict()
 

@@ -121,7 +121,7 @@ class Hyperparameters(Model):
     temperature: Annotated[DecimalString, Between("0", "10", low_included=False)] = "1"
     """Sampling temperature while training."""
     kl_coefficient: Annotated[DecimalString, Between("0", "10")] = "0"
-    """Weight of the KL divergence from the base model in the loss; 0 needs no reference model."""
+    """Weight of the KL divergence from the model that RL starts from (after a warm-up) in the loss; 0 needs none."""
     eval_interval: Annotated[Integer, Field(ge=1, le=1000000)] = 10
     """Steps between validations; a checkpoint is written at each."""
     seed: Annotated[Integer, Field(ge=0, le=2147483647)] = 0

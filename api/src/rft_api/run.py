@@ -291,7 +291,7 @@ class TrainMetrics(Model):
     policy_entropy: float | None
     """Mean entropy of the token distribution, in nats."""
     kl_divergence: float | None = None
-    """Mean KL divergence from the base model, in nats; absent when its coefficient is 0."""
+    """Mean KL divergence from the model that RL started from, in nats; absent when its coefficient is 0."""
     zero_variance_group_ratio: float
     """Share of prompts whose completions all got the same reward: they teach nothing."""
     clipped_completion_ratio: float
@@ -527,6 +527,11 @@ class RunFolder:
     def provenance(self) -> Path:
         """`provenance.json`: digests and versions."""
         return self.path / "provenance.json"
+
+    @property
+    def timings(self) -> Path:
+        """`timings.json`: seconds of each stage but training, over all starts of the run."""
+        return self.path / "timings.json"
 
     @property
     def curves(self) -> Path:

@@ -160,7 +160,7 @@ def _entropy(axis: Axes, history: History, summary: Summary | None) -> None:
     axis.set_ylabel("nats per token")
     _plot(axis, history.steps, lambda step: step.policy_entropy, color=BLUE, label="entropy")
     if divergence:
-        _plot(axis, history.steps, lambda step: step.kl_divergence, color=VERMILION, label="KL from the base model")
+        _plot(axis, history.steps, lambda step: step.kl_divergence, color=VERMILION, label="KL from the starting model")
         _legend(axis)
     axis.set_ylim(bottom=0)
 

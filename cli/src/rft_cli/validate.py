@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.manifests import ManifestErrors
 from rft_api.render import reward_names
-from rft_api.reward_function import RewardFunction
+from rft_api.reward_function import Grader, RewardFunction, RewardFunctionSpec
 from rft_api.rft_job import RFTJob
 from rft_cli.check import check_manifests
 
@@ -29,16 +25,13 @@ def validate(files: Sequence[Path]) -> None:
     resources: list[RFTJob | RewardFunction | InferenceEndpoint] = []
     resources += [*found.jobs, *found.reward_functions.values(), *found.endpoints]
     if not resources:
-        Console().print("No resource of rft.dev in the given files.")
+        print("No resource of rft.dev in the given files.")
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("kind", "name", "what", "file"):
-        table.add_column(column, overflow="fold")
     for resource in resources:
         kind, name = resource.kind, resource.metadata.name
-        table.add_row(kind, name, _description(resource), str(found.origins[kind, name].file))
-    Console().print(table)
-    Console().print(f"{len(resources)} {'resource is' if len(resources) == 1 else 'resources are'} valid.")
+        file = found.origins[kind, name].file
+        print(f"{kind} {name}: {_description(resource)} ({file})")
+    print(f"{len(resources)} {'resource is' if len(resources) == 1 else 'resources are'} valid.")
 
 
 def _description(resource: RFTJob | RewardFunction | InferenceEndpoint) -> str:
@@ -47,11 +40,16 @@ def _description(resource: RFTJob | RewardFunction | InferenceEndpoint) -> str:
             tuning = resource.spec.tuning.type
             return f"{resource.spec.algorithm}, {tuning}, reward {', '.join(reward_names(resource))}"
         case RewardFunction():
-            grader = next(iter(resource.spec.model_dump(by_alias=True, exclude_none=True)))
-            builtin = resource.spec.builtin
             tests = len(resource.spec.tests)
-            return f"{f'{builtin.name}' if builtin else grader}" + (
-                f", {tests} test{'s' if tests > 1 else ''}" if tests else ""
-            )
+            return _grader(resource.spec) + (f", {tests} test{'s' if tests > 1 else ''}" if tests else "")
         case InferenceEndpoint():
             return f"adapter on {resource.spec.base_endpoint}" if resource.spec.base_endpoint else "model"
+
+
+def _grader(spec: Grader) -> str:
+    """The kind of a reward, with what it is made of."""
+    if spec.builtin is not None:
+        return spec.builtin.name
+    if isinstance(spec, RewardFunctionSpec) and spec.combine is not None:
+        return " + ".join(f"{term.weight} {term.name} ({_grader(term)})" for term in spec.combine.terms)
+    return next(iter(spec.model_dump(by_alias=True, exclude_none=True, include=set(Grader.model_fields))))

@@ -26,7 +26,7 @@ from rft_reward.pool import Pool, PoolSettings
 from rft_reward.samples import BadRequest, TooLarge, read_samples
 
 MAXIMUM_BODY_BYTES = 64 * 1024 * 1024
-TEST_PAUSE_SECONDS = 10.0
+TEST_PAUSE_SECONDS = 5.0
 """Time until tests that failed are tried again."""
 _logger = logging.getLogger(__name__)
 

@@ -29,6 +29,8 @@ class Prompt:
     messages: list[Message]
     reference_answer: Any
     metadata: dict[str, Any]
+    line: int = 0
+    """Where the prompt stands in its file, counted from 1."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def load_dataset(config: DataConfig, max_prompt_tokens: int, count_tokens: Calla
     Args:
         config: the files.
         max_prompt_tokens: prompts with more tokens are left out and counted.
-        count_tokens: tokens of a prompt as the model will see it, the generation prompt included.
+        count_tokens: tokens of a prompt as the model will see it, the generation prompt included; raises ValueError
+            with the reason for messages that the model's chat template refuses.
 
     Raises:
         RunError: DATA_INVALID, with file, line and reason of what is wrong, in all files at once.
@@ -71,13 +74,23 @@ def load_dataset(config: DataConfig, max_prompt_tokens: int, count_tokens: Calla
     def read(split: str, sources: Sequence[SourceConfig]) -> dict[str, list[Prompt]]:
         result = {}
         for source in sources:
-            rows = read_prompts(source, problems)
-            fitting = [row for row in rows if count_tokens(row.messages) <= max_prompt_tokens]
-            if len(fitting) < len(rows):
-                too_long[f"{split}/{source.name}"] = len(rows) - len(fitting)
-            if rows and not fitting:
+            fitting: list[Prompt] = []
+            left_out = 0
+            for row in read_prompts(source, problems):
+                try:
+                    fits = count_tokens(row.messages) <= max_prompt_tokens
+                except ValueError as error:
+                    problems.append(f"{source.path}:{row.line}: {error}")
+                    continue
+                if fits:
+                    fitting.append(row)
+                else:
+                    left_out += 1
+            if left_out:
+                too_long[f"{split}/{source.name}"] = left_out
+            if left_out and not fitting:
                 problems.append(
-                    f"{source.path}: all {len(rows)} prompts have more than {max_prompt_tokens} tokens; raise "
+                    f"{source.path}: all {left_out} prompts have more than {max_prompt_tokens} tokens; raise "
                     f"spec.hyperparameters.maxPromptTokens"
                 )
             result[source.name] = fitting
@@ -100,8 +113,10 @@ def load_dataset(config: DataConfig, max_prompt_tokens: int, count_tokens: Calla
     )
 
 
-def load_conversations(sources: Sequence[SourceConfig]) -> list[Conversation]:
-    """Reads and checks the files of a warm-up.
+def load_conversations(
+    sources: Sequence[SourceConfig], count_tokens: Callable[[list[Message]], int]
+) -> list[Conversation]:
+    """Reads and checks the files of a warm-up; `count_tokens` is as for `load_dataset`.
 
     Raises:
         RunError: DATA_INVALID, with file, line and reason of what is wrong, in all files at once.
@@ -111,6 +126,11 @@ def load_conversations(sources: Sequence[SourceConfig]) -> list[Conversation]:
     for source in sources:
         for number, row in _json_lines(source.path, problems):
             messages, problem = _messages(row, last_role="assistant")
+            if problem is None:
+                try:
+                    count_tokens(messages)
+                except ValueError as error:
+                    problem = str(error)
             if problem:
                 problems.append(f"{source.path}:{number}: {problem}")
             else:
@@ -129,8 +149,11 @@ def read_prompts(source: SourceConfig, problems: list[str]) -> list[Prompt]:
             problems.append(f"{source.path}:{number}: {problem}")
             continue
         rest = {key: value for key, value in row.items() if key not in ("messages", "reference_answer", "metadata")}
-        nested = row.get("metadata")
-        metadata = {**nested, **rest} if isinstance(nested, dict) else rest
+        nested = row.get("metadata") or {}
+        if not isinstance(nested, dict):
+            problems.append(f"{source.path}:{number}: metadata must be an object, not {json.dumps(nested)[:40]}")
+            continue
+        metadata = {**nested, **rest}
         prompts.append(
             Prompt(
                 id=f"{source.name}-{number}",
@@ -140,6 +163,7 @@ def read_prompts(source: SourceConfig, problems: list[str]) -> list[Prompt]:
                 # Bedrock's samples carry the reference answer in either place.
                 reference_answer=row.get("reference_answer", metadata.get("reference_answer")),
                 metadata=metadata,
+                line=number,
             )
         )
     return prompts

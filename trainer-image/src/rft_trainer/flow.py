@@ -28,7 +28,7 @@ from rft_api.run import (
     TrainerConfig,
 )
 from rft_trainer import checkpoints
-from rft_trainer.data import Dataset, Prompt, load_conversations, load_dataset, mix
+from rft_trainer.data import Dataset, Message, Prompt, load_conversations, load_dataset, mix
 from rft_trainer.distributed import rank, wait_for_all
 from rft_trainer.evaluation import evaluate, plain_completer
 from rft_trainer.grpo import RFTTrainer, planned_steps, stop_early
@@ -58,6 +58,7 @@ from rft_trainer.rollouts import (
     write_rollouts,
 )
 from rft_trainer.statistics import paired_bootstrap
+from rft_trainer.timings import StageClock
 from rft_trainer.warmup import run_warmup
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Run:
         self._folder = RunFolder(config.output)
         self._reporter = reporter
         self._should_stop = should_stop
+        self._clock = StageClock(self._folder)
         self._device = torch.device("cuda", torch.cuda.current_device()) if config.compute.device == "cuda" else "cpu"
 
     def warm_up(self) -> None:
@@ -83,10 +85,12 @@ class Run:
         if warmup is None or self._folder.warmup.exists():
             return
         self._phase("Data", "checking data")
-        conversations = load_conversations(warmup.data)
-        self._dataset(load_tokenizer(self._config.model))
+        tokenizer = load_tokenizer(self._config.model)
+        conversations = load_conversations(warmup.data, _token_counter(tokenizer))
+        self._dataset(tokenizer)
         self._phase("WarmUp", f"imitating {len(conversations)} conversations")
         run_warmup(self._config, warmup, conversations, self._reporter, self._should_stop)
+        self._phase("Data", "")
 
     def train(self) -> Summary:
         """Does everything after the warm-up and returns the result, which is also in the output folder.
@@ -94,6 +98,9 @@ class Run:
         Raises:
             RunError: for everything that a user can mend, INTERRUPTED when the run is to stop.
         """
+        if self._folder.summary.exists():
+            self._phase("Done", "the run has ended before; nothing is left to do")
+            return Summary.model_validate_json(self._folder.summary.read_text(encoding="utf-8"))
         self._phase("Data", "checking data")
         tokenizer = load_tokenizer(self._config.model)
         dataset = self._dataset(tokenizer)
@@ -117,14 +124,17 @@ class Run:
         self._evaluate_tuned(tokenizer, held_out, client)
         client.close()
         wait_for_all()
-        summary = self._summary(dataset, trainer_steps, stopped_early, best)
+        self._phase("Done", "")
+        summary = self._summary(dataset, tokenizer, trainer_steps, stopped_early, best)
         if rank() == 0:
             _write(self._folder.summary, summary)
-        self._phase("Done", "")
         return summary
 
     def _phase(self, phase: str, message: str, planned: int = 0) -> None:
         self._reporter.update(phase=phase, message=message, done=0, planned=planned, eta_seconds=None)
+        if rank() == 0:
+            # Training is timed step by step, in the metrics.
+            self._clock.enter(None if phase in ("Training", "Done") else phase)
         if rank() == 0 and message:
             log.info("%s: %s", phase, message)
 
@@ -132,7 +142,7 @@ class Run:
         return load_dataset(
             self._config.data,
             self._config.training.max_prompt_tokens,
-            lambda messages: len(prompt_token_ids(tokenizer, messages)),
+            _token_counter(tokenizer),
         )
 
     def _evaluate_start(
@@ -267,7 +277,18 @@ class Run:
         wait_for_all()
         return best
 
-    def _summary(self, dataset: Dataset, steps: int, stopped_early: bool, best: CheckpointInfo) -> Summary:
+    def _warmup_conversations(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        warmup = self._config.warmup
+        return 0 if warmup is None else len(load_conversations(warmup.data, _token_counter(tokenizer)))
+
+    def _summary(
+        self,
+        dataset: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        steps: int,
+        stopped_early: bool,
+        best: CheckpointInfo,
+    ) -> Summary:
         held_out = dataset.test or dataset.validation
         stages: list[Stage] = ["base", *(["warmup"] if self._config.warmup else []), "tuned"]  # type: ignore[list-item]
         rows = {stage: read_rollouts(self._folder.evaluation(stage), held_out) for stage in stages}
@@ -277,7 +298,11 @@ class Run:
         evaluations = {stage: _evaluation(rows[stage], common) for stage in stages}
         metrics, validations = read_steps(self._folder), read_validations(self._folder)
         training_seconds = sum(m.generate_seconds + m.reward_seconds + m.update_seconds for m in metrics)
-        seconds = {"training": training_seconds, "validation": sum(v.seconds for v in validations)}
+        seconds = {
+            **self._clock.read(),
+            "Training": training_seconds,
+            "Validation": sum(v.seconds for v in validations),
+        }
         on_gpu = self._config.compute.device == "cuda"
         preflight = None
         if self._folder.preflight.exists():
@@ -302,7 +327,7 @@ class Run:
                 train_prompts=sum(len(found) for found in dataset.train.values()),
                 validation_prompts=len(dataset.validation),
                 test_prompts=len(dataset.test),
-                warmup_conversations=len(load_conversations(self._config.warmup.data)) if self._config.warmup else 0,
+                warmup_conversations=self._warmup_conversations(tokenizer),
                 too_long=dataset.too_long,
             ),
             rewards_failed=sum(m.rewards_failed for m in metrics)
@@ -311,6 +336,10 @@ class Run:
             seconds=seconds,
             accelerator_hours=sum(seconds.values()) / 3600 * self._config.compute.world_size if on_gpu else 0.0,
         )
+
+
+def _token_counter(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[Message]], int]:
+    return lambda messages: len(prompt_token_ids(tokenizer, messages))
 
 
 def _evaluation(rows: Sequence[ScoredCompletion], common: Sequence[int]) -> Evaluation:

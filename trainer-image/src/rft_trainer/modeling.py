@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from safetensors import SafetensorError
@@ -16,6 +17,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from rft_api.run import ExitCode, LoraConfig, RunError
 from rft_trainer.data import Message
+from rft_trainer.model_folder import check_model_folder
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _TOKENIZER_FILES = (
@@ -29,7 +31,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     Raises:
         RunError: MODEL_INVALID when it cannot be read or has no chat template.
     """
-    _check_folder(model)
+    check_model_folder(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
@@ -51,12 +53,20 @@ def load_model(model: str, full_precision: bool) -> PreTrainedModel:
     Raises:
         RunError: MODEL_INVALID when they cannot be read; weights in pickle files are refused.
     """
-    _check_folder(model)
+    check_model_folder(model)
     dtype: Any = torch.float32 if full_precision else "auto"
     try:
-        return AutoModelForCausalLM.from_pretrained(model, dtype=dtype, use_safetensors=True)
+        loaded, info = AutoModelForCausalLM.from_pretrained(
+            model, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise RunError(ExitCode.MODEL_INVALID, f"model {model}: {_first_line(error)}") from error
+    # transformers fills them with random numbers.
+    missing = sorted(info["missing_keys"])
+    if missing:
+        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise RunError(ExitCode.MODEL_INVALID, f"model {model}: lacks weights that its config.json asks for: {names}")
+    return loaded
 
 
 def add_adapter(model: PreTrainedModel, lora: LoraConfig, seed: int) -> PeftModel:
@@ -88,7 +98,7 @@ def load_adapter(model: PreTrainedModel, adapter: Path, trainable: bool) -> Peft
     """
     try:
         return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise RunError(ExitCode.MODEL_INVALID, f"adapter {adapter}: {_first_line(error)}") from error
 
 
@@ -100,8 +110,15 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
-    """The prompt as the model sees it: through its chat template, with the generation prompt."""
-    encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    """The prompt as the model sees it: through its chat template, with the generation prompt.
+
+    Raises:
+        ValueError: when the chat template refuses the messages.
+    """
+    try:
+        encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    except TemplateError as error:
+        raise ValueError(f"the model's chat template refuses these messages: {error}") from error
     return list(encoded["input_ids"])
 
 
@@ -149,25 +166,6 @@ def _replace_folder(target: Path, fill: Any) -> None:
     partial.rename(target)
 
 
-def _check_folder(model: str) -> None:
-    path = Path(model)
-    if not path.is_absolute() and not path.exists():
-        if model.count("/") == 1 and not model.startswith("."):
-            return  # OWNER/NAME on the hub
-        raise RunError(ExitCode.MODEL_INVALID, f"model {model}: no such folder")
-    if not path.is_dir():
-        raise RunError(
-            ExitCode.MODEL_INVALID, f"model {model}: {'not a folder' if path.exists() else 'no such folder'}"
-        )
-    if not (path / "config.json").is_file():
-        raise RunError(ExitCode.MODEL_INVALID, f"model {model}: holds no config.json, so it is not a model")
-    if not any(path.glob("*.safetensors")):
-        raise RunError(
-            ExitCode.MODEL_INVALID,
-            f"model {model}: holds no *.safetensors; convert its weights (pickle files are not loaded)",
-        )
-
-
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

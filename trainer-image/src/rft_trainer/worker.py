@@ -15,6 +15,8 @@ import traceback
 from types import FrameType
 
 from rft_api.run import ExitCode, RunError, TrainerConfig
+from rft_trainer.data import load_dataset
+from rft_trainer.model_folder import check_model_folder
 from rft_trainer.progress import ProgressReporter, serve_progress
 
 log = logging.getLogger(__name__)
@@ -65,7 +67,9 @@ def run_worker(config: TrainerConfig, stage: str, port: int | None) -> ExitCode:
 
 
 def _run_stage(config: TrainerConfig, stage: str, reporter: ProgressReporter, stop: threading.Event) -> ExitCode:
-    # Imported here: configuration errors must not wait for torch.
+    # What is wrong with addresses and lines is told at once; all that follows takes torch, and half a minute.
+    check_model_folder(config.model)
+    load_dataset(config.data, sys.maxsize, lambda messages: 0)
     import torch
     import transformers
 

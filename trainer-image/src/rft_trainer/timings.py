@@ -1,0 +1,37 @@
+"""How long each stage of a run took, over all its starts: the run's `timings.json`."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from rft_api.run import RunFolder
+
+
+class StageClock:
+    """Adds the wall time of each stage to the run's file when the stage ends."""
+
+    def __init__(self, folder: RunFolder):
+        self._path = folder.timings
+        self._stage: str | None = None
+        self._since = 0.0
+
+    def enter(self, stage: str | None) -> None:
+        """Ends the stage that is on, if another one begins; None begins none."""
+        if stage == self._stage:
+            return
+        now = time.monotonic()
+        if self._stage is not None:
+            seconds = self.read()
+            seconds[self._stage] = round(seconds.get(self._stage, 0.0) + now - self._since, 3)
+            temporary = self._path.with_suffix(".partial")
+            temporary.write_text(json.dumps(seconds, indent=2) + "\n", encoding="utf-8")
+            temporary.replace(self._path)
+        self._stage, self._since = stage, now
+
+    def read(self) -> dict[str, float]:
+        """Seconds by stage so far, in the order in which they first ended."""
+        if not self._path.exists():
+            return {}
+        seconds: dict[str, float] = json.loads(self._path.read_text(encoding="utf-8"))
+        return seconds
