@@ -13,7 +13,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_model(folder: Path, seed: int = 0, layers: int = 2, hidden: int = 64) -> Path:
+def write_model(folder: Path, seed: int = 0, layers: int = 2, hidden: int = 64, tied: bool = True) -> Path:
     """Writes a Llama-style model with random weights (float32) and its tokenizer."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -42,7 +42,7 @@ def write_model(folder: Path, seed: int = 0, layers: int = 2, hidden: int = 64) 
             eos_token_id=vocabulary["<|end|>"],
             pad_token_id=vocabulary["<|pad|>"],
             bos_token_id=None,
-            tie_word_embeddings=True,
+            tie_word_embeddings=tied,
         )
     )
     model.generation_config = GenerationConfig(eos_token_id=[vocabulary["<|end|>"]], pad_token_id=0)

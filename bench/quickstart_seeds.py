@@ -1,0 +1,57 @@
+"""Trains the quickstart with several seeds and prints the result of each on the test prompts, as a Markdown table.
+
+Run: uv run python bench/quickstart_seeds.py (about 4 minutes a seed; needs the quickstart's model, see `make demo`)
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+QUICKSTART = Path(__file__).parents[1] / "examples/quickstart"
+
+
+def run(seed: int, folder: Path) -> tuple[dict, float]:
+    """The last line of `rft run` with this seed, and the minutes of the whole command."""
+    job = yaml.safe_load((QUICKSTART / "job.yaml").read_text(encoding="utf-8"))
+    spec = job["spec"]
+    spec["hyperparameters"]["seed"] = seed
+    spec["output"]["uri"] = str(folder / f"seed-{seed}")
+    for place in (spec["model"], *(source for sources in spec["data"].values() for source in sources)):
+        place["uri"] = str((QUICKSTART / place["uri"]).resolve())
+    manifest = folder / f"seed-{seed}.yaml"
+    manifest.write_text(yaml.safe_dump(job), encoding="utf-8")
+    command = [Path(sys.executable).parent / "rft", "run", manifest, QUICKSTART / "reward.yaml"]
+    started = time.monotonic()
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1]), (time.monotonic() - started) / 60
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    seeds = parser.parse_args().seeds
+    rows, gains = [], []
+    with tempfile.TemporaryDirectory() as temporary:
+        for seed in seeds:
+            print(f"seed {seed}", file=sys.stderr)
+            result, minutes = run(seed, Path(temporary))
+            low, high = result["interval"]
+            gains.append(result["gain"])
+            rows.append(
+                f"| {seed} | {result['baselineReward']:.3f} | {result['tunedReward']:.3f} | {result['gain']:+.3f} "
+                f"[{low:+.3f}, {high:+.3f}] | {result['bestStep']} of {result['steps']} | {minutes:.1f} |"
+            )
+    print("| seed | base | tuned | gain [95 % interval] | step exported | minutes |\n|---|---|---|---|---|---|")
+    print("\n".join(rows))
+    print(f"\nMean gain {statistics.mean(gains):+.3f} on {result['prompts']} {result['heldOut']} prompts.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Seconds per step of our trainer, next to a bare TRL script of the same configuration; prints a Markdown table.
+
+Run: uv run python bench/trainer_overhead.py (about six minutes; needs the quickstart's model, see `make demo`)
+Both train the quickstart with the same seed, in turn, twice each. Ours is the whole program with its reward server, as
+`rft run` starts it; the script calls the same reward function in its own process. The first step of each is left out.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = ROOT / "examples/quickstart"
+ROUNDS, STEPS = 2, 4
+
+
+def bare(job: dict, output: Path) -> None:
+    """What a user of TRL writes; leaves reward and seconds of each step in a file."""
+    sys.path.insert(0, str(QUICKSTART))
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig, get_peft_model
+    from reward import lambda_handler
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    from rft_trainer.data import mix
+
+    hyperparameters, tuning = job["spec"]["hyperparameters"], job["spec"]["tuning"]
+    seed = hyperparameters.get("seed", 0)
+    lines = (QUICKSTART / "data/train.jsonl").read_text(encoding="utf-8").splitlines()
+    # Our order of prompts, so that both see the same ones.
+    rows = [json.loads(line) for line in mix({"": lines}, {"": 1.0}, hyperparameters.get("epochs", 1), seed)]
+
+    def reward(prompts, completions, reference_answer, **columns):
+        event = [
+            {"id": str(n), "messages": completion, "reference_answer": json.loads(reference)}
+            for n, (completion, reference) in enumerate(zip(completions, reference_answer, strict=True))
+        ]
+        return [row["aggregate_reward_score"] for row in lambda_handler(event, None)]
+
+    seconds = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *args, **kwargs):
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *args, **kwargs):
+            seconds.append(time.perf_counter() - self.started)
+
+    model = AutoModelForCausalLM.from_pretrained(job["spec"]["model"]["uri"], dtype="auto")
+    layers = model.config.num_hidden_layers
+    torch.manual_seed(seed)
+    model = get_peft_model(
+        model,
+        LoraConfig(
+            r=tuning["rank"],
+            lora_alpha=tuning["alpha"],
+            target_modules="all-linear",
+            layers_to_transform=list(range(layers - tuning["lastLayers"], layers)),
+            task_type="CAUSAL_LM",
+        ),
+    )
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=reward,
+        args=GRPOConfig(
+            output_dir=str(output.parent / "trl"),
+            max_steps=STEPS,
+            per_device_train_batch_size=hyperparameters["microBatchSize"],
+            gradient_accumulation_steps=1,
+            num_generations=hyperparameters["samplesPerPrompt"],
+            max_completion_length=hyperparameters["maxCompletionTokens"],
+            learning_rate=float(hyperparameters["learningRate"]),
+            lr_scheduler_type=hyperparameters.get("learningRateSchedule", "Constant").lower(),
+            loss_type="grpo",
+            beta=0.0,
+            seed=seed,
+            shuffle_dataset=False,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+        ),
+        train_dataset=Dataset.from_list(
+            [{"prompt": row["messages"], "reference_answer": json.dumps(row["reference_answer"])} for row in rows]
+        ),
+        processing_class=AutoTokenizer.from_pretrained(job["spec"]["model"]["uri"], padding_side="left"),
+        callbacks=[Clock()],
+    )
+    trainer.train()
+    rewards = [entry["reward"] for entry in trainer.state.log_history[:STEPS]]
+    output.write_text(json.dumps([{"reward": r, "seconds": s} for r, s in zip(rewards, seconds, strict=True)]))
+
+
+def ours(job: dict, folder: Path) -> list[dict]:
+    """Runs the quickstart's manifests with few steps and reads the metrics of the run."""
+    job["spec"]["output"] = {"uri": str(folder / "out")}
+    for split in ("validation", "test"):
+        short = folder / f"{split}.jsonl"
+        short.write_text("".join((QUICKSTART / f"data/{split}.jsonl").open(encoding="utf-8").readlines()[:4]))
+        job["spec"]["data"][split][0]["uri"] = str(short)
+    manifest = folder / "job.yaml"
+    manifest.write_text(yaml.safe_dump(job), encoding="utf-8")
+    command = [Path(sys.executable).parent / "rft", "run", manifest, QUICKSTART / "reward.yaml"]
+    subprocess.run(command, check=True, capture_output=True)
+    lines = [json.loads(line) for line in (folder / "out/metrics.jsonl").read_text().splitlines()]
+    phases = ("generateSeconds", "rewardSeconds", "updateSeconds")
+    return [
+        {"reward": line["reward"], "seconds": sum(line[phase] for phase in phases)}
+        for line in lines
+        if line["split"] == "train"
+    ]
+
+
+def quickstart() -> dict:
+    job = yaml.safe_load((QUICKSTART / "job.yaml").read_text(encoding="utf-8"))
+    job["spec"]["hyperparameters"] |= {"maxSteps": STEPS, "evalInterval": STEPS}
+    job["spec"]["preflight"] = {"action": "Skip"}
+    job["spec"]["model"]["uri"] = str((QUICKSTART / job["spec"]["model"]["uri"]).resolve())
+    for sources in job["spec"]["data"].values():
+        for source in sources:
+            source["uri"] = str(QUICKSTART / source["uri"])
+    return job
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bare", type=Path, metavar="FILE", help="run the TRL script only (used internally)")
+    options = parser.parse_args()
+    if options.bare:
+        return bare(quickstart(), options.bare)
+    seconds: dict[str, list[float]] = {"bare TRL": [], "rft_trainer": []}
+    ratios, equal = [], 0
+    with tempfile.TemporaryDirectory() as temporary:
+        for number in range(ROUNDS):
+            print(f"round {number + 1} of {ROUNDS}", file=sys.stderr)
+            folder = Path(temporary) / str(number)
+            folder.mkdir()
+            file = folder / "bare.json"
+            subprocess.run([sys.executable, __file__, "--bare", file], check=True, capture_output=True, env=os.environ)
+            sides = {"bare TRL": json.loads(file.read_text()), "rft_trainer": ours(quickstart(), folder)}
+            for name, steps in sides.items():
+                seconds[name] += [step["seconds"] for step in steps[1:]]
+                print(f"{name}: {[(round(s['reward'], 4), round(s['seconds'], 1)) for s in steps]}", file=sys.stderr)
+            pairs = list(zip(*sides.values(), strict=True))
+            equal = sum(abs(a["reward"] - b["reward"]) < 1e-6 for a, b in pairs)
+            ratios += [our["seconds"] / theirs["seconds"] for theirs, our in pairs[1:]]
+    print(f"Steps of {STEPS} whose mean reward is the same on both sides: {equal}")
+    print("\n| | seconds a step (median) |\n|---|---|")
+    for name, values in seconds.items():
+        print(f"| {name} | {statistics.median(values):.1f} |")
+    print(f"| ratio, step by step: median (least to most) | {statistics.median(ratios):.2f} "
+          f"({min(ratios):.2f} to {max(ratios):.2f}) |")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
