@@ -7,7 +7,6 @@ Both train the quickstart with the same seed, in turn, twice each. Ours is the w
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -64,7 +63,7 @@ def bare(job: dict, output: Path) -> None:
         LoraConfig(
             r=tuning["rank"],
             lora_alpha=tuning["alpha"],
-            target_modules="all-linear",
+            target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
             layers_to_transform=list(range(layers - tuning["lastLayers"], layers)),
             task_type="CAUSAL_LM",
         ),
@@ -114,7 +113,7 @@ def ours(job: dict, folder: Path) -> list[dict]:
     manifest = folder / "job.yaml"
     manifest.write_text(yaml.safe_dump(job), encoding="utf-8")
     command = [Path(sys.executable).parent / "rft", "run", manifest, QUICKSTART / "reward.yaml"]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     lines = [json.loads(line) for line in (folder / "out/metrics.jsonl").read_text().splitlines()]
     phases = ("generateSeconds", "rewardSeconds", "updateSeconds")
     return [
@@ -149,7 +148,7 @@ def main() -> None:
             folder = Path(temporary) / str(number)
             folder.mkdir()
             file = folder / "bare.json"
-            subprocess.run([sys.executable, __file__, "--bare", file], check=True, capture_output=True, env=os.environ)
+            subprocess.run([sys.executable, __file__, "--bare", file], check=True, stdout=subprocess.DEVNULL)
             sides = {"bare TRL": json.loads(file.read_text()), "rft_trainer": ours(quickstart(), folder)}
             for name, steps in sides.items():
                 seconds[name] += [step["seconds"] for step in steps[1:]]

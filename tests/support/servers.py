@@ -51,6 +51,12 @@ class RewardServer:
                 raise AssertionError(f"{answer.text}{self._log.read_text(encoding='utf-8')}")
             time.sleep(0.1)
 
+    def __enter__(self) -> RewardServer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
     def stop(self) -> None:
         """Ends the program."""
         self.process.terminate()

@@ -34,6 +34,6 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def rewards(tmp_path_factory):
-    server = RewardServer(tmp_path_factory.mktemp("rewards"), {"python": {"source": DIGIT_SHARE}, "timeout": "5s"})
-    yield server
-    server.stop()
+    spec = {"python": {"source": DIGIT_SHARE}, "timeout": "5s"}
+    with RewardServer(tmp_path_factory.mktemp("rewards"), spec) as server:
+        yield server

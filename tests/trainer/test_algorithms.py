@@ -42,7 +42,6 @@ def test_every_algorithm_learns_from_a_step(tmp_path, model, data, rewards, algo
 
 
 def test_failed_samples_are_masked_counted_and_named(tmp_path, model, data):
-    server = RewardServer(tmp_path / "server", {"python": {"source": SOMETIMES_FAILING}})
     spec = job_spec(
         model,
         data,
@@ -50,9 +49,8 @@ def test_failed_samples_are_masked_counted_and_named(tmp_path, model, data):
         algorithm="DrGRPO",  # its advantage is the distance from the group's mean, and nothing else
         hyperparameters=hyperparameters(maxSteps=1, batchSize=8, samplesPerPrompt=8),
     )
-    config = render(spec, tmp_path, server.url, server.token_file)
-    trainer = train_in_process(config)
-    server.stop()
+    with RewardServer(tmp_path / "server", {"python": {"source": SOMETIMES_FAILING}}) as server:
+        trainer = train_in_process(render(spec, tmp_path, server.url, server.token_file))
     rows = pq.read_table(trainer.folder.rollout(1)).to_pylist()
     failed = [row for row in rows if row["reward"] is None]
     assert 0 < len(failed) <= 6, "the case needs a few failures, fewer than stop a run"

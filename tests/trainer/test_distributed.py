@@ -1,5 +1,8 @@
 """Two processes that train together under DeepSpeed: the same numbers at every ZeRO stage, and exactly resumed."""
 
+import signal
+
+import psutil
 import pytest
 from safetensors.torch import load_file
 from support.servers import free_port
@@ -55,9 +58,10 @@ def test_a_gradient_norm_and_clipping_without_zero(stage_0):
     assert all(line["gradientNorm"] > 0 for line in steps)
 
 
-def test_an_adapter_with_warmup_under_zero_3(tmp_path, model, data, rewards):
+@pytest.mark.parametrize("stage", [0, 3])
+def test_an_adapter_with_warmup(tmp_path, model, data, rewards, stage):
     spec = spec_at(
-        3,
+        stage,
         model,
         data,
         tmp_path,
@@ -89,10 +93,6 @@ def test_killed_and_started_again_the_curve_is_the_undisturbed_one(tmp_path, mod
 
 
 def test_one_process_that_dies_takes_the_run_down_and_it_goes_on(tmp_path, model, data, rewards):
-    import signal
-
-    import psutil
-
     spec = spec_at(2, model, data, tmp_path, hyperparameters=hyperparameters(microBatchSize=4, maxSteps=6))
     run = start(spec, tmp_path / "run", rewards)
     run.wait_for_line(3)

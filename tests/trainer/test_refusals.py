@@ -120,10 +120,9 @@ def test_only_long_prompts(tmp_path, model, data):
     ids=["raises", "always-0", "always-1"],
 )
 def test_a_reward_that_nothing_can_be_learned_from(tmp_path, model, data, source, code, message):
-    server = RewardServer(tmp_path / "server", {"python": {"source": source}})
-    program = run(tmp_path, job_spec(model, data, tmp_path / "out"), server.url, server.token_file)
-    assert program.wait() == code, program.log
-    server.stop()
+    with RewardServer(tmp_path / "server", {"python": {"source": source}}) as server:
+        program = run(tmp_path, job_spec(model, data, tmp_path / "out"), server.url, server.token_file)
+        assert program.wait() == code, program.log
     assert message in program.log
     assert "Traceback" not in program.log
     if code is ExitCode.REWARD_FAILING:
@@ -134,7 +133,6 @@ def test_several_sources_each_with_its_own_reward(tmp_path, model, data, rewards
     """The mixture holds the sources in their shares, and each sample goes to its source's reward server."""
     length = "def lambda_handler(event, context):\n    return [{'id': s['id'], 'aggregate_reward_score': " \
         "min(len(s['messages'][-1]['content']), 8) / 8} for s in event]\n"  # fmt: skip
-    server = RewardServer(tmp_path / "server", {"python": {"source": length}})
     more = [{"messages": [{"role": "user", "content": f"say {word}"}]} for word in ("one", "two", "three", "four")]
     write_jsonl(tmp_path / "words.jsonl", more)
     spec = job_spec(model, data, tmp_path / "out")
@@ -143,10 +141,10 @@ def test_several_sources_each_with_its_own_reward(tmp_path, model, data, rewards
         {"name": "words", "uri": str(tmp_path / "words.jsonl"), "reward": "length", "weight": "0.75"},
     ]
     spec["data"]["validation"].append({"name": "words", "uri": str(tmp_path / "words.jsonl"), "reward": "length"})
-    config = render(spec, tmp_path / "run", {"digits": rewards.url, "length": server.url}, rewards.token_file)
-    program = TrainerProgram(config, tmp_path / "run", free_port())
-    summary = program.succeed()
-    server.stop()
+    with RewardServer(tmp_path / "server", {"python": {"source": length}}) as server:
+        config = render(spec, tmp_path / "run", {"digits": rewards.url, "length": server.url}, rewards.token_file)
+        program = TrainerProgram(config, tmp_path / "run", free_port())
+        summary = program.succeed()
     lines = [line for line in program.metrics() if line["split"] == "train"]
     assert {name for line in lines for name in line["sources"]} == {"digits", "words"}
     assert {"digits", "short"} <= {name for line in lines for name in line["components"]}

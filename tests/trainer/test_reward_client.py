@@ -37,9 +37,9 @@ def rollouts(*texts):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    server = RewardServer(tmp_path_factory.mktemp("client"), {"python": {"source": SOURCE}, "timeout": "2s"})
-    yield server
-    server.stop()
+    spec = {"python": {"source": SOURCE}, "timeout": "2s"}
+    with RewardServer(tmp_path_factory.mktemp("client"), spec) as server:
+        yield server
 
 
 def target(server):

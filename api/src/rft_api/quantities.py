@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError, core_schema
 from rft_api.model import Rule, camel
 
 DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$"
+SIGNED_DECIMAL_PATTERN = r"^-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$"
 DURATION_PATTERN = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$"
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
@@ -53,6 +54,14 @@ DecimalString = Annotated[
     _matches(DECIMAL_PATTERN, '"0.5" or "1e-5"'),
 ]
 """A non-negative decimal number in quotes, such as "0.7" or "1e-5"."""
+
+SignedDecimalString = Annotated[
+    str,
+    Field(max_length=32, json_schema_extra={"pattern": SIGNED_DECIMAL_PATTERN}),
+    BeforeValidator(_refuse_numbers),
+    _matches(SIGNED_DECIMAL_PATTERN, '"-0.5" or "0.5"'),
+]
+"""A decimal number in quotes that may be negative, such as "-0.25": rewards can be."""
 
 Duration = Annotated[
     str,

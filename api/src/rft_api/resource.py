@@ -18,6 +18,9 @@ FreeForm = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-pres
 
 StringMap = dict[str, str]
 
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+"""A moment as Kubernetes writes it, such as 2026-01-31T12:00:00Z."""
+
 
 class Metadata(Model):
     """The part of Kubernetes' object metadata that a manifest sets and the project reads."""
@@ -46,12 +49,12 @@ class Condition(Model):
     status: Literal["True", "False", "Unknown"]
     """Whether the condition holds."""
     reason: Annotated[str, Field(max_length=128)]
-    """Why, as one CamelCase word; docs/reference/exit-codes.md lists them."""
+    """Why, as one CamelCase word; docs/reference/conditions.md lists them."""
     message: Annotated[str, Field(max_length=32768)] = ""
     """Why, for a person, with what to do about it."""
     observed_generation: Integer | None = None
     """The generation of the spec that the condition speaks of."""
-    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    last_transition_time: Timestamp
     """When the status last changed."""
 
 

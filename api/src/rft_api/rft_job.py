@@ -7,8 +7,17 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from rft_api.model import Model, Rule
-from rft_api.quantities import Between, Boolean, DecimalString, Duration, Integer, Name, at_most_one_of
-from rft_api.resource import API_VERSION, Conditions, Metadata, PodOverrides, SecretReference
+from rft_api.quantities import (
+    Between,
+    Boolean,
+    DecimalString,
+    Duration,
+    Integer,
+    Name,
+    SignedDecimalString,
+    at_most_one_of,
+)
+from rft_api.resource import API_VERSION, Conditions, Metadata, PodOverrides, SecretReference, Timestamp
 
 Uri = Annotated[str, Field(min_length=1, max_length=1024)]
 
@@ -314,9 +323,9 @@ class JobProgress(Model):
     """Optimizer steps planned."""
     epoch: DecimalString | None = None
     """Passes over the training prompts done."""
-    reward: DecimalString | None = None
+    reward: SignedDecimalString | None = None
     """Mean training reward of the last step."""
-    validation_reward: DecimalString | None = None
+    validation_reward: SignedDecimalString | None = None
     """Mean validation reward, last measured."""
     episode_length: DecimalString | None = None
     """Mean completion tokens of the last step."""
@@ -329,9 +338,9 @@ class JobProgress(Model):
 class JobResult(Model):
     """What the job achieved, on held-out prompts."""
 
-    baseline_reward: DecimalString
+    baseline_reward: SignedDecimalString
     """Mean reward of the base model."""
-    best_reward: DecimalString
+    best_reward: SignedDecimalString
     """Mean reward of the tuned model."""
     gain: Annotated[str, Field(max_length=32)]
     """Mean difference, with its sign."""
@@ -346,7 +355,7 @@ class JobCheckpoint(Model):
 
     step: Integer
     """Optimizer step it was written at."""
-    validation_reward: DecimalString
+    validation_reward: SignedDecimalString
     """Mean validation reward there."""
     uri: Uri
     """Where it is."""
@@ -357,6 +366,10 @@ class JobUsage(Model):
 
     gpu_hours: DecimalString
     """GPUs times the hours that pods held them."""
+    gpu_seconds: Integer
+    """The same in seconds, exactly."""
+    measured_at: Timestamp
+    """Moment up to which usage is counted."""
 
 
 class RFTJobStatus(Model):
@@ -371,7 +384,13 @@ class RFTJobStatus(Model):
     checkpoints: Annotated[list[JobCheckpoint], Field(max_length=3)] = []
     """The three best checkpoints by validation reward."""
     usage: JobUsage | None = None
-    """What the job used so far."""
+    """What the job used so far; absent for jobs without GPUs."""
+    start_time: Timestamp | None = None
+    """When the first trainer process started; limits.deadline counts from here."""
+    completion_time: Timestamp | None = None
+    """When the job ended."""
+    retries: Integer | None = None
+    """Restarts so far that counted against limits.retries."""
 
 
 class RFTJob(Model):

@@ -22,8 +22,7 @@ def build_deepspeed_config(compute: ComputeConfig, on_gpu: bool) -> dict[str, An
         "train_batch_size": "auto",
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
-        # At stage 0 the optimizer's hook clips, see RFTTrainer.create_optimizer.
-        "gradient_clipping": "auto" if stage else 0.0,
+        "gradient_clipping": "auto",
         "bf16": {"enabled": on_gpu},
         "zero_optimization": zero,
         # torch's AdamW stays the optimizer at every stage: DeepSpeed's own would be compiled on first use.

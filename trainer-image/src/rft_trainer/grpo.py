@@ -29,8 +29,8 @@ from rft_api.run import (
 )
 from rft_trainer import checkpoints
 from rft_trainer.algorithms import SETTINGS
+from rft_trainer.arguments import common_arguments
 from rft_trainer.data import Prompt
-from rft_trainer.deepspeed_config import build_deepspeed_config
 from rft_trainer.distributed import any_rank, gather, rank, wait_for_all
 from rft_trainer.evaluation import complete, evaluate
 from rft_trainer.logprobs import completion_logprobs
@@ -414,7 +414,6 @@ def build_arguments(config: TrainerConfig, total_steps: int) -> GRPOConfig:
     """TRL's arguments for a run."""
     training, compute = config.training, config.compute
     share = training.batch_size * training.samples_per_prompt // compute.world_size
-    on_gpu = compute.device == "cuda"
     return GRPOConfig(
         output_dir=str(RunFolder(config.output).checkpoints),
         max_steps=total_steps,
@@ -427,23 +426,14 @@ def build_arguments(config: TrainerConfig, total_steps: int) -> GRPOConfig:
         learning_rate=training.learning_rate,
         lr_scheduler_type=SCHEDULES[training.learning_rate_schedule],
         warmup_steps=0,
-        weight_decay=0.0,
         max_grad_norm=0.0 if _clips_itself(compute) else training.maximum_gradient_norm,
-        seed=training.seed,
         shuffle_dataset=False,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        use_cpu=not on_gpu,
-        bf16=on_gpu,
-        gradient_checkpointing=on_gpu,
-        deepspeed=build_deepspeed_config(compute, on_gpu),
         use_vllm=compute.rollout_engine == "vLLM",
         vllm_mode="colocate",
         vllm_gpu_memory_utilization=VLLM_MEMORY_SHARE,
         vllm_max_model_length=training.max_prompt_tokens + training.max_completion_tokens,
         **SETTINGS[training.algorithm],
+        **common_arguments(config),
     )
 
 

@@ -11,8 +11,8 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from rft_api.run import ExitCode, RunError, RunFolder, TrainerConfig, WarmupConfig
+from rft_trainer.arguments import common_arguments
 from rft_trainer.data import Conversation
-from rft_trainer.deepspeed_config import build_deepspeed_config
 from rft_trainer.distributed import any_rank, rank
 from rft_trainer.modeling import add_adapter, export_adapter, export_model, forget_zero_3, load_model, load_tokenizer
 from rft_trainer.progress import ProgressReporter
@@ -36,7 +36,6 @@ def run_warmup(
         RunError: INTERRUPTED when the run is to stop meanwhile: the stage is short, and starts from its beginning.
     """
     folder = RunFolder(config.output)
-    on_gpu = config.compute.device == "cuda"
     tokenizer = load_tokenizer(config.model)
     model: Any = load_model(config.model, full_precision=config.lora is None)
     if config.lora is not None:
@@ -58,19 +57,10 @@ def run_warmup(
             gradient_accumulation_steps=share // micro,
             learning_rate=warmup.learning_rate,
             lr_scheduler_type="linear",
-            weight_decay=0.0,
             max_grad_norm=config.training.maximum_gradient_norm,
-            seed=config.training.seed,
             completion_only_loss=True,
             max_length=None,
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            use_cpu=not on_gpu,
-            bf16=on_gpu,
-            gradient_checkpointing=on_gpu,
-            deepspeed=build_deepspeed_config(config.compute, on_gpu),
+            **common_arguments(config),
         ),
         callbacks=[callback],
     )

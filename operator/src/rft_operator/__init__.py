@@ -1,0 +1,1 @@
+"""The operator: watches the project's resources and keeps the cluster in the state that they describe."""

@@ -1,0 +1,56 @@
+"""Where built programs are kept: outside the repository, for every checkout on the machine."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+Report = Callable[[str], None]
+"""Shows a line to the person who waits."""
+
+REPORT_SECONDS = 15.0
+"""Time between two signs of life."""
+
+
+def cache_folder() -> Path:
+    """The folder, made when missing."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "rft-operator"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def locked(name: str, report: Report) -> Iterator[Path]:
+    """Holds the machine-wide lock of that name, which the kernel frees however its holder ends.
+
+    Yields:
+        A file that the holder may write a line about its progress into; those who wait show it.
+    """
+    folder = cache_folder() / "locks"
+    folder.mkdir(exist_ok=True)
+    progress = folder / f"{name}.progress"
+    with (folder / name).open("w") as lock:
+        shown = time.monotonic() - REPORT_SECONDS + 1
+        while not _try_lock(lock.fileno()):
+            if time.monotonic() - shown >= REPORT_SECONDS:
+                shown = time.monotonic()
+                line = progress.read_text(encoding="utf-8") if progress.exists() else name
+                report(f"{line} (another process of this machine does it)")
+            time.sleep(0.2)
+        try:
+            yield progress
+        finally:
+            progress.unlink(missing_ok=True)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
