@@ -16,6 +16,7 @@ import httpx
 from rft_api.manifests import load_manifests
 from rft_api.render import RewardAddress, render_trainer_config
 from rft_api.run import RunFolder, Summary, TrainerConfig
+from rft_api.storage import is_stored
 
 if TYPE_CHECKING:
     from rft_trainer.grpo import RFTTrainer
@@ -125,17 +126,27 @@ def train_in_process(config: TrainerConfig) -> RFTTrainer:
 class TrainerProgram:
     """A started `python -m rft_trainer`, and what is known of it."""
 
-    def __init__(self, config: TrainerConfig, folder: Path, port: int, wrapper: list[str] | None = None):
+    def __init__(
+        self,
+        config: TrainerConfig,
+        folder: Path,
+        port: int,
+        wrapper: list[str] | None = None,
+        environment: dict[str, str] | None = None,
+    ):
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = RunFolder(config.output)
+        self.folder = RunFolder(folder / "scratch/output" if is_stored(config.output) else config.output)
         self.url = f"http://127.0.0.1:{port}"
         file = folder / "config.json"
         file.write_text(config.model_dump_json(by_alias=True), encoding="utf-8")
         self._log = folder / "log"
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*(wrapper or []), sys.executable, "-m", "rft_trainer", str(file), "--port", str(port)],
-                stdout=log, stderr=subprocess.STDOUT, env=ENVIRONMENT, start_new_session=True,
+                [
+                    *(wrapper or []), sys.executable, "-m", "rft_trainer", str(file), "--port", str(port),
+                    "--scratch", str(folder / "scratch"),
+                ],
+                stdout=log, stderr=subprocess.STDOUT, env=ENVIRONMENT | (environment or {}), start_new_session=True,
             )  # fmt: skip
 
     @property

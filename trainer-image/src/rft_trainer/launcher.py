@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import logging
 import math
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import FrameType
 
 from pydantic import ValidationError
 
-from rft_api.run import ExitCode, RunFolder, TrainerConfig
+from rft_api.run import ExitCode, RunError, RunFolder, TrainerConfig
+from rft_trainer.ending import report_end
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = float(os.environ.get("RFT_GRACE_SECONDS", "600"))
@@ -33,6 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--node-rank", type=int, default=int(os.environ.get("JOB_COMPLETION_INDEX", "0")))
     parser.add_argument("--master-address", default="127.0.0.1", help="host name of the first machine")
     parser.add_argument("--master-port", type=int, default=0, help="port that the first machine listens on")
+    parser.add_argument(
+        "--scratch", type=Path, default=Path(tempfile.gettempdir()) / "rft", help="folder for copies of s3:// addresses"
+    )
     parser.add_argument("--stage", choices=["warmup", "train"], help="run one stage in this process (used internally)")
     options = parser.parse_args(arguments)
     config = _read_config(options.config)
@@ -43,27 +49,78 @@ def main(arguments: list[str] | None = None) -> int:
         from rft_trainer.worker import run_worker
 
         return run_worker(config, options.stage, options.port)
-    problem = _output_problem(config)
-    if problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return ExitCode.OUTPUT_INVALID
     if config.compute.nodes > 1 and not options.master_port:
         parser.error("--master-port is needed with several nodes")
-    stages = ["warmup"] if config.warmup and not RunFolder(config.output).warmup.exists() else []
     # The workers write their stacks on this signal; sent to the whole group, it must not end us.
     faulthandler.register(signal.SIGUSR1)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        return _run(options, config)
+    except RunError as error:
+        return report_end(error.code, error.message)
+
+
+def _run(options: argparse.Namespace, config: TrainerConfig) -> int:
+    """Fetches what is in object stores, runs the stages, and leaves the result where the configuration says."""
     group = _Group()
+    if not _uses_object_store(config):
+        problem = _output_problem(config, RunFolder(config.output))
+        if problem:
+            raise RunError(ExitCode.OUTPUT_INVALID, problem)
+        return _run_stages(group, options, options.config, config)
+    # boto3 takes a while to import, and most runs on one machine need none of this.
+    from rft_api.storage import is_stored
+    from rft_trainer.inputs import fetch_inputs
+    from rft_trainer.mirror import Mirror
+
+    mirror = None
+    local = config
+    if is_stored(config.output):
+        if config.compute.nodes > 1:
+            raise RunError(
+                ExitCode.CONFIGURATION_INVALID,
+                f"spec.output.uri {config.output}: several nodes need a folder that all of them share (pvc://)",
+            )
+        local = config.model_copy(update={"output": str(options.scratch / "output")})
+        mirror = Mirror(RunFolder(local.output), config.output)
+        mirror.fetch()
+    problem = _output_problem(config, RunFolder(local.output))
+    if problem:
+        raise RunError(ExitCode.OUTPUT_INVALID, problem.replace(local.output, config.output))
+    if mirror:
+        mirror.start()
+    try:
+        local = fetch_inputs(local, options.scratch / "inputs")
+        file = options.scratch / "job.json"
+        file.write_text(local.model_dump_json(by_alias=True), encoding="utf-8")
+        code = _run_stages(group, options, file, local)
+    finally:
+        if mirror:
+            mirror.finish()
+    return code
+
+
+def _run_stages(group: _Group, options: argparse.Namespace, file: Path, config: TrainerConfig) -> int:
+    stages = ["warmup"] if config.warmup and not RunFolder(config.output).warmup.exists() else []
     for stage in [*stages, "train"]:
-        code = group.run(_commands(options, config, stage))
+        code = group.run(_commands(options, file, config, stage))
         if code != ExitCode.SUCCEEDED:
             return code
     return ExitCode.SUCCEEDED
 
 
-def _commands(options: argparse.Namespace, config: TrainerConfig, stage: str) -> list[tuple[list[str], dict[str, str]]]:
+def _uses_object_store(config: TrainerConfig) -> bool:
+    sources = [*config.data.train, *config.data.validation, *config.data.test]
+    sources += config.warmup.data if config.warmup else []
+    return any("://" in uri for uri in (config.model, config.output, *(source.path for source in sources)))
+
+
+def _commands(
+    options: argparse.Namespace, file: Path, config: TrainerConfig, stage: str
+) -> list[tuple[list[str], dict[str, str]]]:
     """Command and environment of each process on this machine, in the variables that torch.distributed reads."""
     count = config.compute.processes_per_node
-    command = [sys.executable, "-m", "rft_trainer", str(options.config), "--stage", stage, "--port", str(options.port)]
+    command = [sys.executable, "-m", "rft_trainer", str(file), "--stage", stage, "--port", str(options.port)]
     threads = str(max(1, _available_cpus() // count))
     shared = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
     if config.compute.deepspeed is None:
@@ -138,9 +195,8 @@ def _read_config(path: Path) -> TrainerConfig | str:
         return f"{path}: {details}"
 
 
-def _output_problem(config: TrainerConfig) -> str | None:
+def _output_problem(config: TrainerConfig, folder: RunFolder) -> str | None:
     """Why the output folder cannot be used, if so; records the configuration in it otherwise."""
-    folder = RunFolder(config.output)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         if folder.config.exists():

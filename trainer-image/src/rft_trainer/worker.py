@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import errno
 import faulthandler
@@ -16,6 +15,7 @@ from types import FrameType
 
 from rft_api.run import ExitCode, RunError, TrainerConfig
 from rft_trainer.data import load_dataset
+from rft_trainer.ending import report_end, report_result
 from rft_trainer.model_folder import check_model_folder
 from rft_trainer.progress import ProgressReporter, serve_progress
 
@@ -51,22 +51,22 @@ def run_worker(config: TrainerConfig, stage: str, port: int | None) -> ExitCode:
         if rank == 0 and port is not None:
             serve_progress(reporter, "0.0.0.0" if _in_pod() else "127.0.0.1", port)
         reporter.update(message="loading libraries")
-        return _run_stage(config, stage, reporter, stop)
+        return _run_stage(config, stage, rank, reporter, stop)
     except RunError as error:
-        return _ended(error.code, error.message, rank)
+        return report_end(error.code, error.message, rank)
     except OSError as error:
         if error.errno in _FULL:
-            return _ended(ExitCode.OUTPUT_FAILED, f"{config.output}: {error}; make room and start again", rank)
+            return report_end(ExitCode.OUTPUT_FAILED, f"{config.output}: {error}; make room and start again", rank)
         traceback.print_exc()
-        return _ended(ExitCode.UNEXPECTED, str(error), rank)
+        return report_end(ExitCode.UNEXPECTED, str(error), rank)
     except MemoryError as error:
-        return _ended(ExitCode.UNEXPECTED, f"out of memory: {error}; lower microBatchSize", rank)
+        return report_end(ExitCode.UNEXPECTED, f"out of memory: {error}; lower microBatchSize", rank)
     except Exception as error:
         traceback.print_exc()
-        return _ended(ExitCode.UNEXPECTED, f"{type(error).__name__}: {error}", rank)
+        return report_end(ExitCode.UNEXPECTED, f"{type(error).__name__}: {error}", rank)
 
 
-def _run_stage(config: TrainerConfig, stage: str, reporter: ProgressReporter, stop: threading.Event) -> ExitCode:
+def _run_stage(config: TrainerConfig, stage: str, rank: int, reporter: ProgressReporter, stop: threading.Event) -> ExitCode:
     # What is wrong with addresses and lines is told at once; all that follows takes torch, and half a minute.
     check_model_folder(config.model)
     load_dataset(config.data, sys.maxsize, lambda messages: 0)
@@ -100,7 +100,9 @@ def _run_stage(config: TrainerConfig, stage: str, reporter: ProgressReporter, st
     if stage == "warmup":
         run.warm_up()
     else:
-        run.train()
+        summary = run.train()
+        if rank == 0:
+            report_result(summary)
     return ExitCode.SUCCEEDED
 
 
@@ -113,18 +115,6 @@ def _join_others(on_gpu: bool) -> None:
         # A C++ extension for shared-memory collectives that DeepSpeed would compile now, for a minute; gloo does.
         ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", timeout=COLLECTIVE_TIMEOUT)
-
-
-def _ended(code: ExitCode, message: str, rank: int) -> ExitCode:
-    # Every rank may find the same error in the same data; one report is enough, and comes from whoever finds it alone.
-    prefix = "error" if code is not ExitCode.INTERRUPTED else "stopped"
-    print(f"{prefix}: {message}" if rank == 0 else f"rank {rank}: {prefix}: {message}", file=sys.stderr, flush=True)
-    target = os.environ.get("RFT_TERMINATION_LOG")
-    if target:
-        # Kubernetes keeps 4096 bytes of it.
-        with contextlib.suppress(OSError), open(target, "w", encoding="utf-8") as file:  # noqa: PTH123
-            file.write(f"{code.reason}: {message}"[:4000])
-    return code
 
 
 def _in_pod() -> bool:

@@ -1,0 +1,136 @@
+"""Copies between folders and object stores (`s3://BUCKET/KEY`); needs the extra `storage`.
+
+Credentials, region and endpoint come from the environment as boto3 reads it (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+SCHEME = "s3://"
+_MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
+
+
+class StorageError(Exception):
+    """An object store refused or could not be reached.
+
+    Args:
+        message: what was tried on which address, and why it failed.
+        permanent: whether trying again cannot help: no such bucket or object, or no permission.
+    """
+
+    def __init__(self, message: str, permanent: bool):
+        super().__init__(message)
+        self.permanent = permanent
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object below an address."""
+
+    name: str
+    """Its key, relative to the address."""
+    size: int
+    """Bytes."""
+
+
+def is_stored(uri: str) -> bool:
+    """Whether an address is in an object store, not on a file system."""
+    return uri.startswith(SCHEME)
+
+
+class ObjectStore:
+    """The object store that this process's environment points at."""
+
+    def __init__(self) -> None:
+        # Several tries with growing pauses: a store that is away for some seconds is no event.
+        config = Config(retries={"max_attempts": 6, "mode": "standard"}, connect_timeout=10, read_timeout=60)
+        self._client: Any = boto3.client("s3", config=config)
+
+    def objects(self, uri: str) -> list[StoredObject]:
+        """The objects below an address, by name; an object at the address itself has the name "".
+
+        Raises:
+            StorageError: when they cannot be listed.
+        """
+        bucket, prefix = _split(uri)
+        found = []
+        with _explained("list", uri):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+                for entry in page.get("Contents", []):
+                    rest = entry["Key"][len(prefix) :]
+                    # models/a must not find models/abc.
+                    if not rest or not prefix or prefix.endswith("/") or rest.startswith("/"):
+                        found.append(StoredObject(rest.lstrip("/"), entry["Size"]))
+        return sorted((item for item in found if not item.name.endswith("/")), key=lambda item: item.name)
+
+    def download(self, uri: str, target: Path, names: Sequence[str]) -> None:
+        """Copies objects below an address to files of the same names below `target`; "" is the address itself.
+
+        A file has its name only when it is whole.
+
+        Raises:
+            StorageError: when one cannot be read.
+        """
+        bucket, prefix = _split(uri)
+        for name in names:
+            path = target / name if name else target
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(path.name + ".partial")
+            with _explained("read", _join(uri, name)):
+                self._client.download_file(bucket, _join(prefix, name), str(partial))
+            partial.replace(path)
+
+    def upload(self, path: Path, uri: str) -> None:
+        """Copies a file to an address.
+
+        Raises:
+            StorageError: when it cannot be written.
+        """
+        bucket, key = _split(uri)
+        with _explained("write", uri):
+            self._client.upload_file(str(path), bucket, key)
+
+    def delete(self, uri: str) -> None:
+        """Removes the object at an address, if there is one.
+
+        Raises:
+            StorageError: when it cannot be removed.
+        """
+        bucket, key = _split(uri)
+        with _explained("remove", uri):
+            self._client.delete_object(Bucket=bucket, Key=key)
+
+
+@contextmanager
+def _explained(verb: str, uri: str) -> Iterator[None]:
+    """Turns boto3's errors into one that names the address."""
+    try:
+        yield
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        permanent = code in _MISSING or status in (301, 400, 401, 403, 404)
+        raise StorageError(f"cannot {verb} {uri}: {error}", permanent) from error
+    except (BotoCoreError, Boto3Error) as error:
+        # Without credentials or region no try can succeed; everything else is the network.
+        permanent = type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "NoRegionError")
+        raise StorageError(f"cannot {verb} {uri}: {error}", permanent) from error
+
+
+def _split(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix(SCHEME).partition("/")
+    return bucket, key
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix.rstrip('/')}/{name}" if name else prefix

@@ -1,0 +1,106 @@
+"""Runs whose model, data and output are in an object store, on a real S3 server."""
+
+import shutil
+
+import pytest
+from support.servers import free_port
+from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, render
+
+from rft_api.run import ExitCode, RunFolder, Summary
+
+
+@pytest.fixture
+def bucket(s3, model, data, request):
+    """A bucket with the model and the data; returns its folder on the server."""
+    folder = s3.make_bucket(request.node.name.replace("_", "-")[:50])
+    shutil.copytree(model, folder / "models/tiny")
+    # Beside it lies what must be neither taken for the model nor loaded.
+    (folder / "models/tiny-2").mkdir()
+    (folder / "models/tiny-2/config.json").write_text("{}")
+    (folder / "models/tiny/pytorch_model.bin").write_bytes(b"pickled")
+    shutil.copytree(data, folder / "data")
+    return folder
+
+
+def start(bucket, folder, rewards, s3, **changes):
+    at = f"s3://{bucket.name}"
+    spec = job_spec(at, at, at, **{"hyperparameters": hyperparameters(maxSteps=6), **changes})
+    spec["model"]["uri"], spec["output"]["uri"] = f"{at}/models/tiny", f"{at}/runs/one/"
+    for split, sources in spec["data"].items():
+        sources[0]["uri"] = f"{at}/data/{split}.jsonl"
+    config = render(spec, folder, rewards.url, rewards.token_file)
+    return TrainerProgram(config, folder, free_port(), environment=s3.environment())
+
+
+def test_everything_comes_from_the_store_and_goes_there(tmp_path, bucket, rewards, s3):
+    message = tmp_path / "termination"
+    program = start(bucket, tmp_path / "run", rewards, s3)
+    summary = program.succeed()
+    stored = RunFolder(bucket / "runs/one")
+    assert Summary.model_validate_json(stored.summary.read_text()) == summary
+    ours = {path.relative_to(program.folder.path): path for path in program.folder.path.rglob("*") if path.is_file()}
+    theirs = {path.relative_to(stored.path): path for path in stored.path.rglob("*") if path.is_file()}
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].read_bytes() == theirs[name].read_bytes() for name in ours)
+    assert (stored.best / "model.safetensors").exists()
+    assert not message.exists()
+    assert "s3://" in stored.config.read_text(), "the configuration is recorded as given, not with local copies"
+
+
+def test_a_new_pod_goes_on_from_the_store(tmp_path, bucket, rewards, s3):
+    undisturbed = start(bucket, tmp_path / "run", rewards, s3)
+    summary = undisturbed.succeed()
+    shutil.rmtree(bucket / "runs")
+    killed = start(bucket, tmp_path / "run1", rewards, s3)
+    killed.wait_for_line(5)
+    marker = bucket / "runs/one/checkpoints/step-4/complete.json"
+    killed.kill()
+    # Everything that this machine had is gone; the step may or may not have been copied in time.
+    shutil.rmtree(tmp_path / "run1/scratch")
+    copied = marker.exists()
+    again = start(bucket, tmp_path / "run1", rewards, s3)
+    assert again.succeed().tuned == summary.tuned
+    assert curve(again.metrics()) == curve(undisturbed.metrics())
+    if copied:
+        assert "going on from step 4" in again.log
+
+
+def test_a_store_that_is_away_for_a_while(tmp_path, bucket, rewards, s3):
+    program = start(bucket, tmp_path / "run", rewards, s3)
+    program.wait_for_line(1)
+    s3.stop()
+    program.wait_for_line(4)
+    s3.start()
+    program.succeed()
+    assert (bucket / "runs/one/summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("broken", "code", "message"),
+    [
+        ("data/test.jsonl", ExitCode.DATA_INVALID, "data/test.jsonl: nothing is stored there"),
+        ("models/tiny", ExitCode.MODEL_INVALID, "models/tiny: nothing is stored there"),
+        ("", ExitCode.OUTPUT_INVALID, "runs/one: "),
+    ],
+)
+def test_what_is_not_there_is_named(tmp_path, bucket, rewards, s3, broken, code, message):
+    path = bucket / broken
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    program = start(bucket, tmp_path / "run", rewards, s3)
+    assert program.wait() == code, program.log
+    assert f"s3://{bucket.name}/{message}" in program.log
+    assert "Traceback" not in program.log
+
+
+def test_wrong_credentials_are_no_reason_to_try_again(tmp_path, bucket, rewards, s3):
+    class Stranger:
+        def environment(self):
+            return s3.environment() | {"AWS_SECRET_ACCESS_KEY": "wrong"}
+
+    program = start(bucket, tmp_path / "run", rewards, Stranger())
+    assert program.wait() == ExitCode.OUTPUT_INVALID, program.log
+    assert f"cannot list s3://{bucket.name}/runs/one" in program.log
+    assert "wrong" not in program.log

@@ -1,0 +1,36 @@
+"""How a process tells why it ended: on standard error, and in a pod as the termination message."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from rft_api.run import ExitCode, Summary
+
+TERMINATION_MESSAGE_BYTES = 4096
+"""Kubernetes keeps so many bytes of a termination message."""
+
+
+def report_end(code: ExitCode, message: str, rank: int = 0) -> ExitCode:
+    """Says why this process ends; returns the code."""
+    # Every rank may find the same error in the same data; one report is enough, and comes from whoever finds it alone.
+    prefix = "error" if code is not ExitCode.INTERRUPTED else "stopped"
+    print(f"{prefix}: {message}" if rank == 0 else f"rank {rank}: {prefix}: {message}", file=sys.stderr, flush=True)
+    _write_termination_message(f"{code.reason}: {message}")
+    return code
+
+
+def report_result(summary: Summary) -> None:
+    """Leaves a run's result as the termination message: the summary without what does not fit."""
+    result = summary.model_copy(update={"checkpoints": summary.checkpoints[:3], "preflight": None})
+    _write_termination_message(result.model_dump_json(by_alias=True, exclude_none=True))
+
+
+def _write_termination_message(text: str) -> None:
+    target = os.environ.get("RFT_TERMINATION_LOG")
+    if target:
+        encoded = text.encode()[:TERMINATION_MESSAGE_BYTES]
+        with contextlib.suppress(OSError):
+            Path(target).write_text(encoded.decode(errors="ignore"), encoding="utf-8")
