@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 from rft_trainer.mirror import plan_sync
 
 NAMES = st.sampled_from(
-    ["metrics.jsonl", "summary.json", "checkpoints/step-2/complete.json", "checkpoints/step-2/model.safetensors", "a"]
+    [
+        "metrics.jsonl",
+        "summary.json",
+        "checkpoints/step-2/complete.json",
+        "checkpoints/step-4/complete.json",
+        "checkpoints/step-2/model.safetensors",
+        "a",
+    ]
 )
 FILES = st.dictionaries(NAMES, st.tuples(st.integers(0, 2), st.integers(0, 2)))
 
@@ -27,5 +34,7 @@ def test_what_says_complete_comes_last_and_goes_first(files, copied):
     for names, first, last in ((plan.upload, weights, marker), (plan.delete, marker, weights)):
         if first in names and last in names:
             assert names.index(first) < names.index(last)
+    markers = [name for name in plan.upload if name.endswith("/complete.json")]
+    assert markers == sorted(markers, key=lambda name: files[name][1])
     if "summary.json" in plan.upload:
         assert plan.upload[-1] == "summary.json"

@@ -1,6 +1,7 @@
 """Runs whose model, data and output are in an object store, on a real S3 server."""
 
 import shutil
+import uuid
 
 import pytest
 from support.servers import free_port
@@ -10,9 +11,9 @@ from rft_api.run import ExitCode, RunFolder, Summary
 
 
 @pytest.fixture
-def bucket(s3, model, data, request):
+def bucket(s3, model, data):
     """A bucket with the model and the data; returns its folder on the server."""
-    folder = s3.make_bucket(request.node.name.replace("_", "-")[:50])
+    folder = s3.make_bucket(f"bucket-{uuid.uuid4().hex[:12]}")
     shutil.copytree(model, folder / "models/tiny")
     # Beside it lies what must be neither taken for the model nor loaded.
     (folder / "models/tiny-2").mkdir()
@@ -24,7 +25,7 @@ def bucket(s3, model, data, request):
 
 def start(bucket, folder, rewards, s3, **changes):
     at = f"s3://{bucket.name}"
-    spec = job_spec(at, at, at, **{"hyperparameters": hyperparameters(maxSteps=6), **changes})
+    spec = job_spec(bucket, bucket, bucket, **{"hyperparameters": hyperparameters(maxSteps=6), **changes})
     spec["model"]["uri"], spec["output"]["uri"] = f"{at}/models/tiny", f"{at}/runs/one/"
     for split, sources in spec["data"].items():
         sources[0]["uri"] = f"{at}/data/{split}.jsonl"

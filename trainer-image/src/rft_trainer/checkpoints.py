@@ -75,6 +75,9 @@ def complete(folder: RunFolder, written: Path, info: CheckpointInfo) -> None:
     """
     target = folder.checkpoint(info.step)
     _sync_tree(written)
+    if target.exists():
+        # Of an earlier start, without what going on needs: the steps up to here have been done again.
+        shutil.rmtree(target)
     written.rename(target)
     write_marker(target, info)
     retention = plan_retention(complete_checkpoints(folder))

@@ -25,12 +25,13 @@ def fetch_inputs(config: TrainerConfig, scratch: Path) -> TrainerConfig:
             UNEXPECTED, which is retried, when the store cannot be reached.
     """
     fetched: dict[str, str] = {}
+    store = ObjectStore()
 
     def local(uri: str, folder: str, code: ExitCode) -> str:
         if not is_stored(uri):
             return uri
         if uri not in fetched:
-            fetched[uri] = str(_fetch(uri, scratch / folder / str(len(fetched)), code))
+            fetched[uri] = str(_fetch(store, uri, scratch / folder / str(len(fetched)), code))
         return fetched[uri]
 
     def sources(given: Sequence[SourceConfig]) -> list[SourceConfig]:
@@ -53,9 +54,8 @@ def fetch_inputs(config: TrainerConfig, scratch: Path) -> TrainerConfig:
     )
 
 
-def _fetch(uri: str, target: Path, code: ExitCode) -> Path:
+def _fetch(store: ObjectStore, uri: str, target: Path, code: ExitCode) -> Path:
     try:
-        store = ObjectStore()
         objects = [item for item in store.objects(uri) if not item.name.endswith(_PICKLED)]
         if not objects:
             raise RunError(code, f"{uri}: nothing is stored there")

@@ -68,6 +68,8 @@ def _run(options: argparse.Namespace, config: TrainerConfig) -> int:
         if problem:
             raise RunError(ExitCode.OUTPUT_INVALID, problem)
         return _run_stages(group, options, options.config, config)
+    for name in ("boto3", "botocore", "s3transfer"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # boto3 takes a while to import, and most runs on one machine need none of this.
     from rft_api.storage import is_stored
     from rft_trainer.inputs import fetch_inputs
@@ -122,7 +124,8 @@ def _commands(
     count = config.compute.processes_per_node
     command = [sys.executable, "-m", "rft_trainer", str(file), "--stage", stage, "--port", str(options.port)]
     threads = str(max(1, _available_cpus() // count))
-    shared = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
+    # Threads that wait by spinning take the processor from those that they wait for wherever anything else runs.
+    shared = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
     if config.compute.deepspeed is None:
         # One process. With the variables below, accelerate would wrap the model for several.
         return [(command, shared)]

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from rft_api.run import CHECKPOINT_MARKER, ExitCode, RunError, RunFolder
 from rft_api.storage import ObjectStore, StorageError
@@ -36,12 +35,13 @@ def plan_sync(files: Mapping[str, State], copied: Mapping[str, State]) -> Sync:
     """Compares the folder's files with those that were copied.
 
     What says that something is complete goes last when it appears and first when it goes, so that the copy never says
-    so of what is not. Only what was copied from here is removed from the store.
+    so of what is not. Among these the order is that of their writing: an older checkpoint stops being one to go on from
+    only after a newer one has become it. Only what was copied from here is removed from the store.
     """
     changed = [name for name in files if copied.get(name) != files[name]]
     gone = [name for name in copied if name not in files]
     return Sync(
-        upload=sorted(changed, key=lambda name: (_says_complete(name), name)),
+        upload=sorted(changed, key=lambda name: (_says_complete(name), files[name][1], name)),
         delete=sorted(gone, key=lambda name: (not _says_complete(name), name)),
     )
 
@@ -81,9 +81,7 @@ class Mirror:
             complete = {_checkpoint(name) for name in stored if name.endswith(f"/{CHECKPOINT_MARKER}")}
             # Rollouts are for people: no run reads them again.
             wanted = [
-                name
-                for name in stored
-                if not name.startswith("rollouts/") and _checkpoint(name) in {None, *complete}
+                name for name in stored if not name.startswith("rollouts/") and _checkpoint(name) in {None, *complete}
             ]
             self._store.download(self._uri, self._folder.path, wanted)
         except StorageError as error:

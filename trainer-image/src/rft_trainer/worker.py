@@ -66,7 +66,9 @@ def run_worker(config: TrainerConfig, stage: str, port: int | None) -> ExitCode:
         return report_end(ExitCode.UNEXPECTED, f"{type(error).__name__}: {error}", rank)
 
 
-def _run_stage(config: TrainerConfig, stage: str, rank: int, reporter: ProgressReporter, stop: threading.Event) -> ExitCode:
+def _run_stage(
+    config: TrainerConfig, stage: str, rank: int, reporter: ProgressReporter, stop: threading.Event
+) -> ExitCode:
     # What is wrong with addresses and lines is told at once; all that follows takes torch, and half a minute.
     check_model_folder(config.model)
     load_dataset(config.data, sys.maxsize, lambda messages: 0)
