@@ -1,6 +1,6 @@
 """Trains the quickstart with several seeds and prints the result of each on the test prompts, as a Markdown table.
 
-Run: uv run python bench/quickstart_seeds.py (about 4 minutes a seed; needs the quickstart's model, see `make demo`)
+Run: .venv/bin/python bench/quickstart_seeds.py (about 4 minutes a seed; needs the quickstart's model, see `make demo`)
 """
 
 import argparse

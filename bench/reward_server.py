@@ -1,6 +1,6 @@
 """Scores per second of the reward server, next to the same function called in process; prints a Markdown table.
 
-Run: uv run python bench/reward_server.py (about a minute and a half)
+Run: .venv/bin/python bench/reward_server.py (about a minute and a half)
 The sides alternate within one run, so that they see the same machine. Over HTTP, one client sends batch after batch on
 one connection, or four clients do at once.
 """

@@ -1,6 +1,6 @@
 """Seconds per step of our trainer, next to a bare TRL script of the same configuration; prints a Markdown table.
 
-Run: uv run python bench/trainer_overhead.py (about six minutes; needs the quickstart's model, see `make demo`)
+Run: .venv/bin/python bench/trainer_overhead.py (about six minutes; needs the quickstart's model, see `make demo`)
 Both train the quickstart with the same seed, in turn, twice each. Ours is the whole program with its reward server, as
 `rft run` starts it; the script calls the same reward function in its own process. The first step of each is left out.
 """
