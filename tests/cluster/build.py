@@ -43,7 +43,9 @@ def _build(binary: Binary, report: Report) -> Path:
     # One build at a time: each uses all cores.
     with locked("build", report) as progress:
         if not path.exists():
-            partial = path.with_name(f"{path.name}.partial")
+            for abandoned in path.parent.glob(f"{path.name}.*.partial"):
+                abandoned.unlink()
+            partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
             _compile(binary, partial, progress, report)
             # The final name is taken only by a complete file.
             partial.rename(path)
@@ -57,9 +59,8 @@ def _compile(binary: Binary, output: Path, progress: Path, report: Report) -> No
     folder = MODULES / binary.module
     common = ["-mod=readonly", "-trimpath", "-buildvcs=false", *binary.flags()]
     started = shown = time.monotonic()
-    report(f"Building {binary.name} (modules are downloaded first)")
+    report(f"Building {binary.name} (the modules that it needs are downloaded first)")
     progress.write_text(f"Building {binary.name}", encoding="utf-8")
-    subprocess.run([go, "mod", "download"], cwd=folder, env=environment, check=False)
     listed = subprocess.run(
         [go, "list", "-deps", f"-tags={binary.tags}", "-mod=readonly", binary.package],
         cwd=folder, env=environment, capture_output=True, text=True,

@@ -40,7 +40,7 @@ def locked(name: str, report: Report) -> Iterator[Path]:
             if time.monotonic() - shown >= REPORT_SECONDS:
                 shown = time.monotonic()
                 line = progress.read_text(encoding="utf-8") if progress.exists() else name
-                report(f"{line} (another process of this machine does it)")
+                report(f"Waiting for another process of this machine: {line}")
             time.sleep(0.2)
         try:
             yield progress

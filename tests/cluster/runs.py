@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cluster.cache import cache_folder
 
-LAST_BREATH_SECONDS = 2.0
+LAST_BREATH_SECONDS = 1.0
 """Time that the programs of a killed run are given to be killed too."""
 
 
@@ -33,21 +33,24 @@ class RunFolder:
         self._lock.close()
 
 
-def remove_abandoned(clean: Callable[[Path], None] = lambda folder: None) -> list[Path]:
+def remove_abandoned(clean: Callable[[Path], None]) -> list[Path]:
     """Removes the folders of runs whose process is gone, each after `clean` has undone what it did to the machine."""
     removed = []
     for folder in sorted((cache_folder() / "runs").glob("*")):
-        # A folder without a lock is being made or removed right now, or was left like that long ago.
-        fresh = time.time() - folder.stat().st_mtime < 60
         file = folder / "lock"
-        if not file.exists() and fresh:
+        try:
+            # A folder without a lock is being made or removed right now, or was left like that long ago.
+            if not file.exists() and time.time() - folder.stat().st_mtime < 60:
+                continue
+            lock = file.open("a")
+        except FileNotFoundError:  # removed by its run
             continue
-        with file.open("a") as lock:
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            time.sleep(LAST_BREATH_SECONDS if fresh else 0)
+            time.sleep(LAST_BREATH_SECONDS)
             clean(folder)
             shutil.rmtree(folder, ignore_errors=True)
             removed.append(folder)

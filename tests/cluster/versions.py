@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-GO = "1.26.8"
+GO = "1.26.6"
 """Installed where the machine has no Go, or one older than GO_MINIMUM."""
 GO_MINIMUM = (1, 26)
 KUBERNETES = "1.35.4"

@@ -8,6 +8,7 @@ from support.servers import free_port
 from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, render
 
 from rft_api.run import ExitCode, RunFolder, Summary
+from rft_api.termination import parse_failure, parse_result
 
 
 @pytest.fixture
@@ -30,11 +31,11 @@ def start(bucket, folder, rewards, s3, **changes):
     for split, sources in spec["data"].items():
         sources[0]["uri"] = f"{at}/data/{split}.jsonl"
     config = render(spec, folder, rewards.url, rewards.token_file)
-    return TrainerProgram(config, folder, free_port(), environment=s3.environment())
+    environment = s3.environment() | {"RFT_TERMINATION_LOG": str(folder / "termination")}
+    return TrainerProgram(config, folder, free_port(), environment=environment)
 
 
 def test_everything_comes_from_the_store_and_goes_there(tmp_path, bucket, rewards, s3):
-    message = tmp_path / "termination"
     program = start(bucket, tmp_path / "run", rewards, s3)
     summary = program.succeed()
     stored = RunFolder(bucket / "runs/one")
@@ -44,7 +45,9 @@ def test_everything_comes_from_the_store_and_goes_there(tmp_path, bucket, reward
     assert ours.keys() == theirs.keys()
     assert all(ours[name].read_bytes() == theirs[name].read_bytes() for name in ours)
     assert (stored.best / "model.safetensors").exists()
-    assert not message.exists()
+    result = parse_result((tmp_path / "run/termination").read_text())
+    assert result is not None
+    assert (result.base_reward, result.tuned_reward) == (summary.base.reward, summary.tuned.reward)
     assert "s3://" in stored.config.read_text(), "the configuration is recorded as given, not with local copies"
 
 
@@ -93,6 +96,9 @@ def test_what_is_not_there_is_named(tmp_path, bucket, rewards, s3, broken, code,
     program = start(bucket, tmp_path / "run", rewards, s3)
     assert program.wait() == code, program.log
     assert f"s3://{bucket.name}/{message}" in program.log
+    failure = parse_failure((tmp_path / "run/termination").read_text())
+    assert failure.reason == code.reason
+    assert message in failure.message
     assert "Traceback" not in program.log
 
 

@@ -11,7 +11,7 @@ LEASE: Final = "rft-operator"
 MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 COMPONENT: Final = "app.kubernetes.io/component"
 OWNER: Final = "rft.dev/owner"
-"""Label of a child: the name of the object that it belongs to (shortened where a label has no room)."""
+"""Label of a child: the name of the object that it belongs to."""
 ATTEMPT: Final = "rft.dev/attempt"
 """Label of a training Job and of its pods: which start of the run this is, from 0."""
 RETRIES_BEFORE: Final = "rft.dev/retries-before"
@@ -49,11 +49,11 @@ _DNS_LABEL = 63
 
 def bounded(name: str, suffix: str, limit: int = _DNS_LABEL) -> str:
     """`NAME-SUFFIX`, with the name's end replaced by a digest of it where the whole would be too long."""
-    whole = f"{name}-{suffix}" if suffix else name
+    whole = f"{name}-{suffix}"
     if len(whole) <= limit:
         return whole
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    end = f"-{digest}-{suffix}" if suffix else f"-{digest}"
+    end = f"-{digest}-{suffix}"
     return name[: limit - len(end)].rstrip("-") + end
 
 
@@ -119,4 +119,4 @@ def default_base_endpoint(endpoint: str) -> str:
 
 def labels(component: str, owner: str) -> dict[str, str]:
     """Labels of a child; also selects it among others."""
-    return {MANAGED_BY: FIELD_MANAGER, COMPONENT: component, OWNER: bounded(owner, "")}
+    return {MANAGED_BY: FIELD_MANAGER, COMPONENT: component, OWNER: owner}

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from rft_api.run import ExitCode, Summary
+from rft_api.termination import success_message
 
 TERMINATION_MESSAGE_BYTES = 4096
 """Kubernetes keeps so many bytes of a termination message."""
@@ -23,9 +24,8 @@ def report_end(code: ExitCode, message: str, rank: int = 0) -> ExitCode:
 
 
 def report_result(summary: Summary) -> None:
-    """Leaves a run's result as the termination message: the summary without what does not fit."""
-    result = summary.model_copy(update={"checkpoints": summary.checkpoints[:3], "preflight": None})
-    _write_termination_message(result.model_dump_json(by_alias=True, exclude_none=True))
+    """Leaves a run's result as the termination message, from which the operator takes it."""
+    _write_termination_message(success_message(summary))
 
 
 def _write_termination_message(text: str) -> None:

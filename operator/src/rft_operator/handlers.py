@@ -1,0 +1,69 @@
+"""The kopf handlers: they put what the watches bring into the store and wake whose plan may change by it.
+
+There are only event handlers: those leave no finalizer and no annotation on any object, so that nothing is ever stuck
+for want of the operator.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kopf
+
+from rft_api.resource import GROUP, VERSION
+from rft_operator.apply import SELECTOR
+from rft_operator.loop import Loop
+from rft_operator.routing import take_event
+from rft_operator.store import RESOURCES, Store
+
+Json = dict[str, Any]
+
+_WATCHED = {
+    "RFTJob": (GROUP, VERSION, "rftjobs"),
+    "RewardFunction": (GROUP, VERSION, "rewardfunctions"),
+    "InferenceEndpoint": (GROUP, VERSION, "inferenceendpoints"),
+    "Job": ("batch", "v1", "jobs"),
+    "Deployment": ("apps", "v1", "deployments"),
+    "NetworkPolicy": ("networking.k8s.io", "v1", "networkpolicies"),
+    "Pod": ("", "v1", "pods"),
+    "Service": ("", "v1", "services"),
+    "ConfigMap": ("", "v1", "configmaps"),
+}
+WATCH_SECONDS = 300
+"""Length of one watch request; an endless one may die without a word. Whole: kopf sends it as it is."""
+
+
+def build_registry(store: Store, loop: Loop) -> kopf.OperatorRegistry:
+    """Handlers for everything that is watched."""
+    registry = kopf.OperatorRegistry()
+
+    def register(kind: str, group: str, version: str, plural: str) -> None:
+        @kopf.on.event(group=group, version=version, plural=plural, id=f"watch-{plural}", registry=registry)
+        async def watch(event: Any, **_: Any) -> None:
+            take_event(store, loop.wake, kind, event["type"], event["object"])
+
+    @kopf.on.login(registry=registry)
+    def login(**arguments: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+
+    for kind, (group, version, plural) in _WATCHED.items():
+        register(kind, group, version, plural)
+    return registry
+
+
+def build_settings() -> kopf.OperatorSettings:
+    """Settings that avoid kopf's known freezes, and have it write nothing by itself."""
+    settings = kopf.OperatorSettings()
+    settings.watching.server_timeout = WATCH_SECONDS
+    settings.watching.client_timeout = WATCH_SECONDS + 30
+    settings.watching.connect_timeout = 10
+    settings.networking.request_timeout = 30
+    settings.queueing.worker_limit = None
+    settings.posting.enabled = False
+    settings.peering.standalone = True
+    # Resources are those that are there at the start; no rights on CRDs and namespaces are needed.
+    settings.scanning.disabled = True
+    for kind, (group, version, plural) in _WATCHED.items():
+        if kind not in RESOURCES:
+            settings.watching.label_selectors[f"{group}/{version}" if group else version, plural] = SELECTOR
+    return settings

@@ -1,0 +1,91 @@
+"""The operator's command: connects, serves metrics, watches, and acts while it leads."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import socket
+import sys
+import uuid
+
+import httpx
+import kopf
+from prometheus_client import start_http_server
+
+from rft_operator.cluster import connect
+from rft_operator.handlers import build_registry, build_settings
+from rft_operator.leader import Election, LeadershipLost
+from rft_operator.loop import Loop
+from rft_operator.metrics import Metrics
+from rft_operator.passes import Passes
+from rft_operator.probes import Probes
+from rft_operator.resync import run_loop
+from rft_operator.settings import Images, Settings
+from rft_operator.store import Store
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the operator until it is told to stop; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m rft_operator", description="Runs the operator.")
+    parser.add_argument("--trainer-image", required=True, help="image of the trainer's pods")
+    parser.add_argument("--reward-image", required=True, help="image of the reward servers")
+    parser.add_argument("--server-cuda-image", required=True, help="image of vLLM for GPUs")
+    parser.add_argument("--server-cpu-image", required=True, help="image of vLLM for CPUs")
+    parser.add_argument("--loader-image", required=True, help="image that fetches models and adapters")
+    parser.add_argument("--namespace", default=os.environ.get("POD_NAMESPACE", "default"), help="the operator's own")
+    parser.add_argument("--metrics-namespace", help="namespace of Prometheus, let in by network policies")
+    parser.add_argument("--metrics-port", type=int, default=8080, help="port of /metrics (8080)")
+    parser.add_argument("--liveness-port", type=int, default=8081, help="port of /healthz (8081)")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for name in ("httpx", "kopf"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    settings = Settings(
+        images=Images(
+            trainer=options.trainer_image,
+            reward=options.reward_image,
+            server_cuda=options.server_cuda_image,
+            server_cpu=options.server_cpu_image,
+            loader=options.loader_image,
+        ),
+        namespace=options.namespace,
+        metrics_namespace=options.metrics_namespace,
+    )
+    metrics = Metrics()
+    start_http_server(options.metrics_port, registry=metrics.registry)
+    code = 0
+    try:
+        asyncio.run(operate(settings, metrics, f"http://0.0.0.0:{options.liveness_port}/healthz"))
+    except* LeadershipLost as lost:
+        log.error("%s", lost.exceptions[0])
+        code = 1
+    return code
+
+
+async def operate(settings: Settings, metrics: Metrics, liveness: str) -> None:
+    """Watches, and acts while this replica leads; ends when kopf is told to stop, or when leadership is lost."""
+    async with connect() as cluster, httpx.AsyncClient(trust_env=False) as client:
+        store = Store()
+        loop = Loop()
+        passes = Passes(cluster, store, Probes(client), metrics, settings, loop.wake)
+        # A container that starts again in its pod is the same replica and need not wait for its own Lease to expire.
+        identity = os.environ.get("POD_NAME") or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+
+        async def act() -> None:
+            metrics.leader.set(1)
+            await run_loop(cluster, store, loop, passes.run)
+
+        async with asyncio.TaskGroup() as tasks:
+            leading = tasks.create_task(Election(cluster, settings.namespace, identity).lead(act))
+            await kopf.operator(
+                registry=build_registry(store, loop),
+                settings=build_settings(),
+                clusterwide=True,
+                standalone=True,
+                liveness_endpoint=liveness,
+            )
+            leading.cancel()

@@ -1,0 +1,184 @@
+"""What the watches have brought: every object that plans look at, kept small, found by owner and by reference."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rft_operator import names
+from rft_operator.reasons import ConditionType
+
+Json = dict[str, Any]
+
+TOMBSTONE_SECONDS = 120.0
+"""How long a deleted object is remembered: a list that was read before may still hold it."""
+
+RESOURCES = ("RFTJob", "RewardFunction", "InferenceEndpoint")
+CHILDREN = ("Job", "Pod", "Deployment", "Service", "ConfigMap", "NetworkPolicy")
+
+
+class Key(NamedTuple):
+    """Names an object."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+def key_of(kind: str, obj: Json) -> Key:
+    """The key of an object."""
+    return Key(kind, obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
+
+
+_KIND_OF_COMPONENT = {names.TRAINER: "RFTJob", names.REWARD: "RewardFunction", names.SERVER: "InferenceEndpoint"}
+
+
+def owner_of(obj: Json) -> Key | None:
+    """The object of ours that a child belongs to, by its labels."""
+    labels = obj["metadata"].get("labels", {})
+    kind = _KIND_OF_COMPONENT.get(labels.get(names.COMPONENT, ""))
+    owner = labels.get(names.OWNER)
+    return Key(kind, obj["metadata"]["namespace"], owner) if kind is not None and owner else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    uid: str
+    version: int
+    fingerprint: bytes
+    packed: bytes
+
+
+class Store:
+    """Objects by key. Older versions than the one that is held are ignored, whatever order they come in."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Key, _Entry] = {}
+        self._children: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._referring: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._links: dict[Key, tuple[Key | None, frozenset[Key]]] = {}
+        self._tombstones: dict[str, float] = {}
+
+    def put(self, kind: str, obj: Json) -> bool:
+        """Remembers an object; whether it was news."""
+        key, metadata = key_of(kind, obj), obj["metadata"]
+        version = int(metadata["resourceVersion"])
+        held = self._entries.get(key)
+        if metadata["uid"] in self._tombstones or (held is not None and held.version >= version):
+            return False
+        self._unlink(key)
+        self._entries[key] = _Entry(metadata["uid"], version, _fingerprint(obj), _pack(obj))
+        owner = owner_of(obj) if kind in CHILDREN else None
+        references = frozenset(_references(key, obj))
+        self._links[key] = owner, references
+        if owner is not None:
+            self._children[owner].add(key)
+        for target in references:
+            self._referring[target].add(key)
+        return True
+
+    def remove(self, kind: str, obj: Json) -> None:
+        """Forgets an object that was deleted."""
+        key, uid = key_of(kind, obj), obj["metadata"]["uid"]
+        now = time.monotonic()
+        self._tombstones = {u: t for u, t in self._tombstones.items() if t > now - TOMBSTONE_SECONDS}
+        self._tombstones[uid] = now
+        held = self._entries.get(key)
+        if held is not None and held.uid == uid:
+            self._unlink(key)
+            del self._entries[key]
+
+    def replace(self, kind: str, objects: Iterable[Json], version: int) -> list[Key]:
+        """Takes over a complete list read at `version`: what it lacks was deleted unannounced; keys that changed."""
+        listed, changed = set(), []
+        for obj in objects:
+            listed.add(key_of(kind, obj))
+            if self.put(kind, obj):
+                changed.append(key_of(kind, obj))
+        gone = [k for k, e in self._entries.items() if k.kind == kind and k not in listed and e.version <= version]
+        for key in gone:
+            changed.append(key)
+            owner = self._links[key][0]
+            if owner is not None:
+                changed.append(owner)
+            self._unlink(key)
+            del self._entries[key]
+        return changed
+
+    def get(self, key: Key) -> Json | None:
+        """An object."""
+        entry = self._entries.get(key)
+        return None if entry is None else _unpack(entry.packed)
+
+    def version(self, key: Key) -> int | None:
+        """The version that is held of an object."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry.version
+
+    def fingerprint(self, key: Key) -> bytes | None:
+        """Changes when anything of an object changes but its status."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry.fingerprint
+
+    def children(self, owner: Key, kind: str) -> list[Json]:
+        """Children of an object, by name."""
+        return [_unpack(self._entries[key].packed) for key in sorted(self._children.get(owner, ())) if key.kind == kind]
+
+    def referring(self, target: Key) -> list[Key]:
+        """Objects of ours whose plans look at this one."""
+        return sorted(self._referring.get(target, ()))
+
+    def keys(self, kind: str) -> Iterator[Key]:
+        """Keys of all objects of a kind."""
+        return (key for key in list(self._entries) if key.kind == kind)
+
+    def _unlink(self, key: Key) -> None:
+        owner, references = self._links.pop(key, (None, frozenset()))
+        for index, target in [(self._children, owner), *((self._referring, reference) for reference in references)]:
+            if target is not None and target in index:
+                index[target].discard(key)
+                if not index[target]:
+                    del index[target]
+
+
+def _references(key: Key, obj: Json) -> Iterator[Key]:
+    """Other objects of ours that the plan of this one looks at."""
+    spec = obj.get("spec", {})
+    if key.kind == "InferenceEndpoint" and spec.get("baseEndpoint"):
+        yield Key("InferenceEndpoint", key.namespace, spec["baseEndpoint"])
+    if key.kind != "RFTJob":
+        return
+    endpoint = spec.get("endpoint")
+    if endpoint:
+        for name in (endpoint["name"], endpoint.get("baseEndpoint") or names.default_base_endpoint(endpoint["name"])):
+            yield Key("InferenceEndpoint", key.namespace, name)
+    conditions = obj.get("status", {}).get("conditions", [])
+    if any(c["type"] == ConditionType.SUCCEEDED and c["status"] != "Unknown" for c in conditions):
+        return  # a job that has ended has no more use for its rewards
+    data = spec.get("data", {})
+    for split in ("train", "validation", "test"):
+        for source in data.get(split) or []:
+            yield Key("RewardFunction", key.namespace, source["reward"])
+
+
+def _fingerprint(obj: Json) -> bytes:
+    metadata = obj["metadata"]
+    kept = {name: metadata.get(name) for name in ("labels", "annotations", "ownerReferences")}
+    content = {name: value for name, value in obj.items() if name not in ("metadata", "status")}
+    return hashlib.sha256(json.dumps([kept, content], sort_keys=True).encode()).digest()[:16]
+
+
+def _pack(obj: Json) -> bytes:
+    metadata = {name: value for name, value in obj["metadata"].items() if name != "managedFields"}
+    return zlib.compress(json.dumps({**obj, "metadata": metadata}, separators=(",", ":")).encode(), 1)
+
+
+def _unpack(packed: bytes) -> Json:
+    unpacked: Json = json.loads(zlib.decompress(packed))
+    return unpacked

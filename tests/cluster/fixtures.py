@@ -1,0 +1,188 @@
+"""The cluster's parts as session-wide pytest fixtures; only those that a chosen test asks for are built and started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from cluster.build import BuildError, find_binaries
+from cluster.cache import Report
+from cluster.control_plane import Cluster, ControlPlane
+from cluster.node import Node, clean_up, why_impossible
+from cluster.object_store import ObjectStore
+from cluster.prometheus import Prometheus
+from cluster.runs import RunFolder, remove_abandoned
+from cluster.versions import CONTROL_PLANE, NODE
+from rft_cli.processes import Program
+
+PROGRAMS = {"api_server": CONTROL_PLANE, "s3": ("versitygw",), "prometheus": ("prometheus",), "node_binaries": NODE}
+"""What each fixture needs built."""
+
+Part = TypeVar("Part", ControlPlane, Node, ObjectStore, Prometheus)
+
+_builder: list[Program] = []
+_LEFT_OUT = pytest.StashKey[str]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Puts tests that need the cluster last, and leaves out node tests where there can be no node."""
+    reason = why_impossible()
+    if reason and not os.environ.get("CI"):  # in CI they run, and fail with the reason
+        left_out = [item for item in items if "node_binaries" in _fixtures(item)]
+        items[:] = [item for item in items if item not in left_out]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            config.stash[_LEFT_OUT] = f"{len(left_out)} tests of a real node and its pods were left out: {reason}"
+    last = ("node", "node_binaries", "prometheus", "s3", "api_server")
+    items.sort(key=lambda item: [name in _fixtures(item) for name in last])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Says which tests were left out, and why."""
+    if _LEFT_OUT in config.stash:
+        terminalreporter.section("left out")
+        terminalreporter.write_line(config.stash[_LEFT_OUT])
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Starts to build what the chosen tests need, at the lowest priority, while other tests run."""
+    names = _programs(*session.items)
+    if names and not session.config.option.collectonly:
+        log = Path(session.config.rootpath) / ".cache" / "cluster-build.log"
+        log.parent.mkdir(exist_ok=True)
+        command = ["env", f"PYTHONPATH={Path(__file__).parents[1]}", sys.executable, "-m", "cluster.build", *names]
+        _builder.append(Program(command, log, {}))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Waits for what the test needs before its time limit begins."""
+    with contextlib.suppress(BuildError):  # its fixture will say so
+        find_binaries(_programs(item), _reporter(item.config))
+    return (yield)
+
+
+def pytest_sessionfinish() -> None:
+    """Ends a build that nobody waits for any more."""
+    while _builder:
+        _builder.pop().kill()
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return getattr(item, "fixturenames", [])
+
+
+def _programs(*items: pytest.Item) -> tuple[str, ...]:
+    """The programs that tests need."""
+    wanted = {fixture for item in items for fixture in _fixtures(item)}
+    if os.environ.get("RFT_TEST_KUBECONFIG"):
+        wanted -= {"api_server", "node_binaries"}
+    return tuple(name for fixture, programs in PROGRAMS.items() if fixture in wanted for name in programs)
+
+
+def _reporter(config: pytest.Config) -> Report:
+    capture = config.pluginmanager.getplugin("capturemanager")
+
+    def show(line: str) -> None:
+        with capture.global_and_fixture_disabled():
+            print(f"\n[cluster] {line}", end="", flush=True)
+
+    return show
+
+
+@pytest.fixture(scope="session")
+def report(request: pytest.FixtureRequest) -> Report:
+    """Shows a line in the terminal at once."""
+    return _reporter(request.config)
+
+
+@pytest.fixture(scope="session")
+def run_folder(request: pytest.FixtureRequest, report: Report) -> Iterator[Path]:
+    """The folder of this run's state, removed at the end; logs are kept when a test failed.
+
+    What killed runs left behind is removed first.
+    """
+    for folder in remove_abandoned(clean_up):
+        report(f"removed what run {folder.name} left behind")
+    run = RunFolder()
+    yield run.path
+    if request.session.testsfailed:
+        kept = request.config.rootpath / ".cache" / "cluster-logs"
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.mkdir(parents=True)
+        for log in run.path.glob("*/*.log"):
+            shutil.copy(log, kept)
+        report(f"the logs of the cluster are in {kept}")
+    run.remove()
+
+
+@pytest.fixture(scope="session")
+def api_server(request: pytest.FixtureRequest, report: Report) -> Iterator[Cluster]:
+    """The cluster that RFT_TEST_KUBECONFIG gives, or a control plane of our own (a ControlPlane)."""
+    given = os.environ.get("RFT_TEST_KUBECONFIG")
+    if given:
+        kubectl = shutil.which("kubectl") or find_binaries(("kubectl",), report)["kubectl"]
+        yield Cluster(Path(given), Path(kubectl))
+        return
+    folder = request.getfixturevalue("run_folder")
+    plane = ControlPlane(folder / "control-plane", find_binaries(CONTROL_PLANE, report))
+    yield from _running(plane, report, "a control plane")
+
+
+@pytest.fixture(scope="session")
+def node_binaries(report: Report) -> dict[str, Path]:
+    """What a node is made of; tests that ask for it are left out where there can be no node."""
+    reason = why_impossible()
+    assert not reason, f"there can be no node here: {reason}"
+    return find_binaries(NODE, report)
+
+
+@pytest.fixture(scope="session")
+def node(api_server: Cluster, run_folder: Path, node_binaries: dict[str, Path], report: Report) -> Iterator[Node]:
+    """The control plane's node: pods run."""
+    assert isinstance(api_server, ControlPlane)
+    node = Node(run_folder / "node", api_server, node_binaries, report)
+    yield from _running(node, report, "a node")
+
+
+@pytest.fixture(scope="session")
+def s3(run_folder: Path, report: Report) -> Iterator[ObjectStore]:
+    """An S3 server, also for pods."""
+    store = ObjectStore(run_folder / "s3", find_binaries(("versitygw",), report)["versitygw"])
+    yield from _running(store, report, "an S3 server")
+
+
+@pytest.fixture(scope="session")
+def prometheus(run_folder: Path, report: Report) -> Iterator[Prometheus]:
+    """A Prometheus that scrapes nothing yet."""
+    server = Prometheus(run_folder / "prometheus", find_binaries(("prometheus",), report)["prometheus"])
+    yield from _running(server, report, "Prometheus")
+
+
+@pytest.fixture
+def namespace(api_server: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace for one test."""
+    name = re.sub("[^a-z0-9]+", "-", request.node.name.lower())[:40].strip("-")
+    with api_server.kubectl.namespace(f"{name}-{secrets.token_hex(3)}") as made:
+        yield made
+
+
+def _running(part: Part, report: Report, what: str) -> Iterator[Part]:
+    started = time.monotonic()
+    try:
+        part.start()
+        report(f"started {what} in {time.monotonic() - started:.1f} s")
+        yield part
+    finally:
+        part.stop()

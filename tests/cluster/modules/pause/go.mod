@@ -1,0 +1,3 @@
+module rft.dev/tests/pause
+
+go 1.26

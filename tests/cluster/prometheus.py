@@ -1,0 +1,84 @@
+"""A real Prometheus that scrapes what a test tells it to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from cluster import network
+from cluster.servers import Server
+
+
+class Prometheus:
+    """A Prometheus with its data in `folder`."""
+
+    def __init__(self, folder: Path, binary: Path):
+        folder.mkdir(mode=0o700)
+        self._config = folder / "prometheus.yaml"
+        self._write([])
+        port = network.free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.server = Server(
+            "prometheus",
+            [
+                str(binary),
+                f"--config.file={self._config}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+                "--web.enable-lifecycle",
+                "--log.level=warn",
+            ],
+            folder,
+        )
+
+    def start(self) -> None:
+        """Starts it; returns when it is ready."""
+        self.server.start()
+
+        def ready() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                return httpx.get(f"{self.url}/-/ready", trust_env=False).status_code == httpx.codes.OK
+            return False
+
+        self.server.wait(ready, 60)
+
+    def stop(self) -> None:
+        """Ends it."""
+        self.server.kill()
+
+    def scrape(self, configurations: list[dict[str, Any]], rule_files: list[Path] | None = None) -> None:
+        """Sets what is scraped (`scrape_configs`) and the rules, replacing what was set before."""
+        self._write(configurations, rule_files)
+        answer = httpx.post(f"{self.url}/-/reload", trust_env=False)
+        assert answer.status_code == httpx.codes.OK, answer.text
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The current value of an expression: samples with their labels."""
+        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, trust_env=False).json()
+        assert answer["status"] == "success", answer
+        samples: list[dict[str, Any]] = answer["data"]["result"]
+        return samples
+
+    def wait_for(self, expression: str, seconds: float = 30) -> list[dict[str, Any]]:
+        """The samples of an expression, as soon as there are any."""
+        deadline = time.monotonic() + seconds
+        while not (samples := self.query(expression)):
+            assert time.monotonic() < deadline, f"no {expression} within {seconds} s; targets: {self._targets()}"
+            time.sleep(0.3)
+        return samples
+
+    def _targets(self) -> str:
+        return httpx.get(f"{self.url}/api/v1/targets", trust_env=False).text[:3000]
+
+    def _write(self, configurations: list[dict[str, Any]], rule_files: list[Path] | None = None) -> None:
+        content = {
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(path) for path in rule_files or []],
+            "scrape_configs": configurations,
+        }
+        self._config.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML

@@ -1,0 +1,38 @@
+"""Which tests run where."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[1]
+
+
+def collect(**environment: str) -> str:
+    """What pytest says it would run when another cluster is given, which makes node tests impossible everywhere."""
+    files = [str(FOLDER / name) for name in ("test_node.py", "test_control_plane.py", "test_fixtures.py")]
+    inherited = {name: value for name, value in os.environ.items() if name != "CI"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", *files],
+        cwd=ROOT, env={**inherited, "RFT_TEST_KUBECONFIG": "/nonexistent", **environment},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_impossible_tests_are_left_out_and_named():
+    said = collect()
+    assert "test_node.py" not in said
+    assert "tests of a real node and its pods were left out: RFT_TEST_KUBECONFIG gives another cluster" in said
+
+
+def test_in_ci_nothing_is_left_out_and_what_needs_most_runs_last():
+    said = collect(CI="true")
+    assert "were left out" not in said
+    wanted = ["test_in_ci_nothing_is_left_out", "test_the_controllers_run", "test_the_node_is_what_kubectl_shows"]
+    places = [said.index(name) for name in wanted]
+    assert places == sorted(places)

@@ -1,0 +1,155 @@
+"""The operator as a process, and pods that no node runs: their statuses are written here instead of by a kubelet."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from cluster import network
+from cluster.kubectl import Kubectl
+
+IMAGES = [f"--{name}-image=example/{name}:1" for name in ("trainer", "reward", "server-cuda", "server-cpu", "loader")]
+
+
+class Operator:
+    """The operator's process; it can be killed and started again, as the same replica."""
+
+    def __init__(self, kubeconfig: Path, log: Path, pod: str = "operator-0"):
+        self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "POD_NAME": pod}
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+        self._metrics_port = network.free_port()
+
+    def start(self) -> None:
+        """Starts it."""
+        ports = [f"--metrics-port={self._metrics_port}", f"--liveness-port={network.free_port()}"]
+        command = [sys.executable, "-m", "rft_operator", *IMAGES, *ports]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
+
+    def metrics(self) -> str:
+        """What Prometheus would read, once it serves it."""
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return httpx.get(f"http://127.0.0.1:{self._metrics_port}/metrics", trust_env=False).text
+            except httpx.TransportError:
+                assert time.monotonic() < deadline, self._log.read_text(encoding="utf-8")
+                time.sleep(0.1)
+
+    def kill(self) -> None:
+        """Kills it without a chance to tidy up."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> int:
+        """Tells it to stop; its exit code."""
+        assert self._process is not None
+        self._process.terminate()
+        return self._process.wait(timeout=30)
+
+
+class Kubelet:
+    """Writes what a kubelet would write."""
+
+    def __init__(self, kubectl: Kubectl, namespace: str):
+        self._kubectl = kubectl
+        self._namespace = namespace
+
+    def pods(self, selector: str, count: int = 1) -> list[str]:
+        """Names of the pods with these labels that have not ended, once there are so many."""
+
+        def alive(found: dict[str, Any]) -> list[str]:
+            return [
+                pod["metadata"]["name"]
+                for pod in found["items"]
+                if "deletionTimestamp" not in pod["metadata"]
+                and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
+            ]
+
+        arguments = ["pods", f"--namespace={self._namespace}", f"--selector={selector}"]
+        return alive(self._kubectl.wait_for(*arguments, until=lambda found: len(alive(found)) == count))
+
+    def run(self, pod: str, container: str) -> None:
+        """The container runs and is ready."""
+        self._write(pod, container, "Running", {"running": {"startedAt": _now()}}, ready=True)
+
+    def end(self, pod: str, container: str, code: int, message: str = "") -> None:
+        """The container, and with it the pod, ends."""
+        times = {"startedAt": _now(), "finishedAt": _now()}
+        terminated = {"exitCode": code, "message": message, "reason": "Completed" if code == 0 else "Error", **times}
+        self._write(pod, container, "Failed" if code else "Succeeded", {"terminated": terminated}, ready=False)
+
+    def disrupt(self, pod: str, container: str) -> None:
+        """The pod's node goes away."""
+        condition = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
+        terminated = {"exitCode": 137, "reason": "Error", "startedAt": _now(), "finishedAt": _now()}
+        self._write(pod, container, "Failed", {"terminated": terminated}, ready=False, further=[condition])
+
+    def _write(
+        self,
+        pod: str,
+        container: str,
+        phase: str,
+        state: dict[str, Any],
+        ready: bool,
+        further: list[dict[str, Any]] | None = None,
+    ) -> None:
+        found = self._kubectl.get("pod", pod, f"--namespace={self._namespace}")
+        truth = "True" if ready else "False"
+        status = {
+            "phase": phase,
+            "startTime": found["status"].get("startTime", _now()),
+            "conditions": [
+                *({"type": kind, "status": truth} for kind in ("Ready", "ContainersReady")),
+                *(further or []),
+            ],
+            "containerStatuses": [
+                {
+                    "name": container, "image": "i", "imageID": "i", "restartCount": 0, "ready": ready,
+                    "started": ready, "state": state,
+                }
+            ],
+        }  # fmt: skip
+        patch = json.dumps({"status": status})
+        arguments = [f"--namespace={self._namespace}", "--subresource=status", "--type=merge", f"--patch={patch}"]
+        self._kubectl("patch", "pod", pod, *arguments)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@contextlib.contextmanager
+def running_operator(kubeconfig: Path, log: Path, pod: str = "operator-0") -> Iterator[Operator]:
+    """The operator, for as long as the context."""
+    operator = Operator(kubeconfig, log, pod)
+    operator.start()
+    try:
+        yield operator
+    finally:
+        operator.kill()
+
+
+def reason(resource: dict[str, Any], kind: str) -> str | None:
+    """The reason of a condition."""
+    conditions = resource.get("status", {}).get("conditions", [])
+    return next((str(c["reason"]) for c in conditions if c["type"] == kind), None)
+
+
+def wait_until_gone(kubectl: Kubectl, *arguments: str, seconds: float = 60) -> None:
+    """Waits until `kubectl get` of the arguments finds nothing."""
+    deadline = time.monotonic() + seconds
+    while found := kubectl("get", "--output=name", "--ignore-not-found", *arguments):
+        assert time.monotonic() < deadline, f"still there: {found}"
+        time.sleep(0.2)

@@ -1,0 +1,113 @@
+"""The loop: one pass at a time per object, none is lost, failures come again later."""
+
+from __future__ import annotations
+
+import asyncio
+
+from rft_operator import loop as loop_module
+from rft_operator.loop import Loop
+from rft_operator.store import Key
+
+ONE, TWO = Key("RFTJob", "n", "one"), Key("RFTJob", "n", "two")
+
+
+def run(scenario):
+    async def limited():
+        async with asyncio.timeout(10):
+            await scenario()
+
+    asyncio.run(limited())
+
+
+async def running(loop: Loop, run_pass):
+    task = asyncio.create_task(loop.run(run_pass))
+    await asyncio.sleep(0)
+    return task
+
+
+def test_waking_during_a_pass_makes_for_exactly_one_more():
+    async def scenario():
+        loop, passes, entered, release = Loop(), [], asyncio.Event(), asyncio.Event()
+
+        async def run_pass(key):
+            passes.append(key)
+            entered.set()
+            await release.wait()
+
+        task = await running(loop, run_pass)
+        loop.wake(ONE)
+        await entered.wait()
+        for _ in range(5):
+            loop.wake(ONE)
+        loop.wake(TWO)
+        await asyncio.sleep(0.01)
+        assert passes == [ONE, TWO]  # objects do not wait for one another
+        release.set()
+        await asyncio.sleep(0.01)
+        assert sorted(passes) == [ONE, ONE, TWO]
+        task.cancel()
+
+    run(scenario)
+
+
+def test_a_pass_says_when_it_wants_to_look_again():
+    async def scenario():
+        loop, passes = Loop(), 0
+        done = asyncio.Event()
+
+        async def run_pass(key):
+            nonlocal passes
+            passes += 1
+            if passes == 3:
+                done.set()
+                return None
+            return 0.01
+
+        task = await running(loop, run_pass)
+        loop.wake(ONE)
+        await done.wait()
+        await asyncio.sleep(0.05)
+        assert passes == 3
+        task.cancel()
+
+    run(scenario)
+
+
+def test_a_failing_pass_comes_again_and_holds_up_nobody(monkeypatch):
+    monkeypatch.setattr(loop_module, "FIRST_BACKOFF_SECONDS", 0.01)
+
+    async def scenario():
+        loop, seen = Loop(), []
+        done = asyncio.Event()
+
+        async def run_pass(key):
+            seen.append(key)
+            if key == ONE and seen.count(ONE) < 3:
+                raise RuntimeError("no API server")
+            if seen.count(ONE) == 3:
+                done.set()
+
+        task = await running(loop, run_pass)
+        loop.wake(ONE)
+        loop.wake(TWO)
+        await done.wait()
+        assert seen.count(TWO) == 1
+        task.cancel()
+
+    run(scenario)
+
+
+def test_nothing_is_queued_before_it_runs():
+    async def scenario():
+        loop, passes = Loop(), []
+        loop.wake(ONE)
+
+        async def run_pass(key):
+            passes.append(key)
+
+        task = await running(loop, run_pass)
+        await asyncio.sleep(0.01)
+        assert passes == []
+        task.cancel()
+
+    run(scenario)

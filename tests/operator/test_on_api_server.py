@@ -1,0 +1,306 @@
+"""The operator against a real API server and the real controllers of Jobs and Deployments; pods are pretended."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster.control_plane import Cluster
+from cluster.kubectl import Kubectl
+from pretending import Kubelet, Operator, reason, running_operator, wait_until_gone
+
+from rft_api.crd import build_crds
+
+ROOT = Path(__file__).parents[2]
+REWARD = {
+    "apiVersion": "rft.dev/v1alpha1",
+    "kind": "RewardFunction",
+    "metadata": {"name": "amount"},
+    "spec": {"builtin": {"name": "Math"}},
+}
+JOB: dict[str, Any] = {
+    "apiVersion": "rft.dev/v1alpha1",
+    "kind": "RFTJob",
+    "metadata": {"name": "job"},
+    "spec": {
+        "model": {"uri": "s3://models/base"},
+        "data": {"train": [{"name": "a", "uri": "s3://data/a.jsonl", "reward": "amount"}]},
+        "compute": {"gpusPerNode": 0},
+        "output": {"uri": "s3://runs/job"},
+    },
+}
+RESULT = {
+    "steps": 20, "stoppedEarly": False, "bestStep": 10, "prompts": 64, "baseReward": 0.25, "tunedReward": 0.75,
+    "checkpoints": [{"step": 10, "validationReward": 0.7}], "gain": {"mean": 0.5, "low": 0.4, "high": 0.6},
+}  # fmt: skip
+TRAINERS = "app.kubernetes.io/component=trainer"
+
+
+@pytest.fixture(scope="module")
+def kubectl(api_server: Cluster) -> Kubectl:
+    api_server.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
+    for name in build_crds():
+        api_server.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{Path(name).stem}.rft.dev")
+    return api_server.kubectl
+
+
+@pytest.fixture(scope="module")
+def operator(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    with running_operator(kubectl.kubeconfig, tmp_path_factory.mktemp("operator") / "log") as running:
+        yield running
+
+
+@pytest.fixture
+def team(kubectl: Kubectl, operator: Operator) -> Iterator[str]:
+    """A namespace that enforces Pod Security `restricted`."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    with kubectl.namespace(f"team-{secrets.token_hex(3)}", labels) as name:
+        yield name
+
+
+@pytest.fixture
+def kubelet(kubectl: Kubectl, team: str) -> Kubelet:
+    return Kubelet(kubectl, team)
+
+
+@pytest.fixture
+def ready_reward(kubectl: Kubectl, team: str, kubelet: Kubelet) -> None:
+    kubectl.apply(REWARD, namespace=team)
+    for pod in kubelet.pods("app.kubernetes.io/component=reward-server"):
+        kubelet.run(pod, "reward-server")
+    wait_for(kubectl, team, "rewardfunction/amount", "Ready", "Ready")
+
+
+def job(**spec: Any) -> dict[str, Any]:
+    return {**JOB, "spec": {**JOB["spec"], **spec}}
+
+
+def wait_for(kubectl: Kubectl, namespace: str, name: str, kind: str, wanted: str) -> dict[str, Any]:
+    """Waits for a condition's reason."""
+    return kubectl.wait_for(name, f"--namespace={namespace}", until=lambda found: reason(found, kind) == wanted)
+
+
+def test_a_job_waits_for_its_reward(kubectl, team, kubelet):
+    kubectl.apply(job(), namespace=team)
+    found = wait_for(kubectl, team, "rftjob/job", "Succeeded", "WaitingForRewards")
+    assert reason(found, "RewardsReady") == "RewardMissing"
+    kubectl.apply(REWARD, namespace=team)
+    kubectl.wait_for(
+        "rftjob/job", f"--namespace={team}", until=lambda found: reason(found, "RewardsReady") == "RewardNotReady"
+    )
+    (pod,) = kubelet.pods("app.kubernetes.io/component=reward-server")
+    kubelet.run(pod, "reward-server")
+    kubelet.pods(TRAINERS)
+
+
+@pytest.mark.usefixtures("ready_reward")
+def test_a_job_succeeds_and_leaves_endpoints(kubectl, team, kubelet):
+    kubectl.apply(job(endpoint={"name": "tuned"}), namespace=team)
+    (pod,) = kubelet.pods(TRAINERS)
+    kubelet.run(pod, "trainer")
+    wait_for(kubectl, team, "rftjob/job", "Succeeded", "Running")
+    kubelet.end(pod, "trainer", 0, json.dumps(RESULT))
+    found = wait_for(kubectl, team, "rftjob/job", "Succeeded", "Succeeded")
+    assert found["status"]["result"]["gain"] == "+0.5000"
+    assert found["status"]["checkpoints"][0]["uri"] == "s3://runs/job/checkpoints/step-10"
+    assert found["metadata"].get("finalizers") is None
+    base = wait_for(kubectl, team, "inferenceendpoint/tuned-base", "Ready", "Unschedulable")
+    assert base["spec"]["model"] == {"uri": "s3://models/base"}
+    wait_for(kubectl, team, "inferenceendpoint/tuned", "Ready", "BaseNotReady")
+    adapters = kubectl.get("configmap", "tuned-base-adapters", f"--namespace={team}")["data"]["adapters.json"]
+    assert json.loads(adapters) == {"adapters": [{"name": "tuned", "uri": "s3://runs/job/best"}]}
+    wait_for(kubectl, team, "rftjob/job", "EndpointReady", "BaseNotReady")
+    # The events tell the story.
+    events = kubectl.get("events", f"--namespace={team}")["items"]
+    told = [event["reason"] for event in events if event["involvedObject"]["kind"] == "RFTJob"]
+    assert {"Starting", "Running", "Succeeded"} <= set(told)
+
+
+@pytest.mark.usefixtures("ready_reward")
+def test_deleting_a_job_leaves_nothing(kubectl, team, kubelet):
+    kubectl.apply(job(), namespace=team)
+    (pod,) = kubelet.pods(TRAINERS)
+    kubelet.run(pod, "trainer")
+    wait_for(kubectl, team, "rftjob/job", "Succeeded", "Running")
+    kubectl("delete", "rftjob", "job", f"--namespace={team}", "--timeout=10s")
+    wait_until_gone(kubectl, "pods,jobs,services,configmaps", f"--namespace={team}", f"--selector={TRAINERS}")
+
+
+@pytest.mark.usefixtures("ready_reward")
+@pytest.mark.parametrize(
+    ("code", "text", "expected"),
+    [(11, "DataInvalid: line 3 is no JSON", "DataInvalid"), (13, "NotLearnable: all alike", "NotLearnable")],
+)
+def test_a_permanent_error_ends_a_job(kubectl, team, kubelet, code, text, expected):
+    kubectl.apply(job(), namespace=team)
+    (pod,) = kubelet.pods(TRAINERS)
+    kubelet.end(pod, "trainer", code, text)
+    found = wait_for(kubectl, team, "rftjob/job", "Succeeded", expected)
+    message = next(c["message"] for c in found["status"]["conditions"] if c["type"] == "Succeeded")
+    assert message == f"pod {pod}: {text.partition(': ')[2]}"
+
+
+@pytest.mark.usefixtures("ready_reward")
+def test_failures_that_may_pass_are_retried_as_often_as_allowed(kubectl, team, kubelet):
+    kubectl.apply(job(limits={"retries": 1}, compute={"gpusPerNode": 0, "nodes": 2}), namespace=team)
+    first, second = kubelet.pods(TRAINERS, 2)
+    for pod in (first, second):
+        kubelet.run(pod, "trainer")
+    kubelet.end(second, "trainer", 76, "RewardUnreachable: silence")
+    wait_for(kubectl, team, "rftjob/job", "Succeeded", "Retrying")
+    # Both pods are made anew: none can go on without the other.
+    pods = kubelet.pods(f"{TRAINERS},rft.dev/attempt=1", 2)
+    assert not {first, second} & set(pods)
+    kubelet.end(pods[0], "trainer", 1, "out of memory")
+    found = wait_for(kubectl, team, "rftjob/job", "Succeeded", "RetriesExhausted")
+    assert found["status"]["retries"] == 1
+
+
+@pytest.mark.usefixtures("ready_reward")
+def test_a_lost_node_is_no_retry(kubectl, team, kubelet):
+    kubectl.apply(job(limits={"retries": 0}), namespace=team)
+    (pod,) = kubelet.pods(TRAINERS)
+    kubelet.run(pod, "trainer")
+    kubelet.disrupt(pod, "trainer")
+    kubelet.pods(f"{TRAINERS},rft.dev/attempt=1")
+    assert kubectl.get("rftjob", "job", f"--namespace={team}")["status"]["retries"] == 0
+
+
+@pytest.mark.usefixtures("ready_reward")
+def test_suspend_and_resume(kubectl, team, kubelet):
+    kubectl.apply(job(), namespace=team)
+    (pod,) = kubelet.pods(TRAINERS)
+    kubelet.run(pod, "trainer")
+    wait_for(kubectl, team, "rftjob/job", "Succeeded", "Running")
+    kubectl.apply(job(suspend=True), namespace=team)
+    wait_for(kubectl, team, "rftjob/job", "Succeeded", "Suspended")
+    wait_until_gone(kubectl, "pods,jobs", f"--namespace={team}", f"--selector={TRAINERS}")
+    kubectl.apply(job(suspend=False), namespace=team)
+    (resumed,) = kubelet.pods(TRAINERS)
+    kubelet.run(resumed, "trainer")
+    wait_for(kubectl, team, "rftjob/job", "Succeeded", "Running")
+
+
+@pytest.mark.usefixtures("ready_reward")
+def test_a_changed_spec_is_taken_before_training_and_rejected_after(kubectl, team, kubelet):
+    kubectl.apply(job(algorithm="DAPO"), namespace=team)
+    kubelet.pods(TRAINERS)
+    kubectl.apply(job(algorithm="GSPO"), namespace=team)
+    config = kubectl.wait_for(
+        "configmap/job-run",
+        f"--namespace={team}",
+        until=lambda found: json.loads(found["data"]["job.json"])["training"]["algorithm"] == "GSPO",
+    )
+    (pod,) = kubelet.pods(f"{TRAINERS},rft.dev/attempt=0")
+    kubelet.run(pod, "trainer")
+    wait_for(kubectl, team, "rftjob/job", "Succeeded", "Running")
+    kubectl.apply(job(algorithm="GRPO", limits={"retries": 7}), namespace=team)
+    found = wait_for(kubectl, team, "rftjob/job", "SpecAccepted", "SpecChangeRejected")
+    message = next(c["message"] for c in found["status"]["conditions"] if c["type"] == "SpecAccepted")
+    assert message == "training has started with other values of algorithm; it goes on with those"
+    assert kubectl.get("configmap", "job-run", f"--namespace={team}")["data"] == config["data"]
+
+
+@pytest.mark.usefixtures("ready_reward")
+def test_kueue_lets_a_queued_job_go(kubectl, team, kubelet):
+    kubectl.apply(job(queueName="team-a"), namespace=team)
+    wait_for(kubectl, team, "rftjob/job", "Succeeded", "Queued")
+    made = kubectl.get("job", "job-trainer-0", f"--namespace={team}")
+    assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    kubectl("patch", "job/job-trainer-0", f"--namespace={team}", "--type=merge", '--patch={"spec":{"suspend":false}}')
+    kubelet.pods(TRAINERS)
+    wait_for(kubectl, team, "rftjob/job", "Succeeded", "Unschedulable")
+
+
+def test_what_belongs_to_others_is_left_alone(kubectl, team):
+    theirs = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "amount-reward"}}
+    kubectl.apply({**theirs, "spec": {"ports": [{"port": 1}]}}, namespace=team)
+    kubectl.apply(REWARD, namespace=team)
+    wait_for(kubectl, team, "rewardfunction/amount", "Ready", "NameTaken")
+    assert kubectl.get("service", "amount-reward", f"--namespace={team}")["spec"]["ports"][0]["port"] == 1
+
+
+@pytest.mark.usefixtures("ready_reward")
+def test_changes_by_others_are_undone(kubectl, team):
+    patch = '--patch={"spec":{"ports":[{"name":"http","port":8080,"targetPort":1}]}}'
+    kubectl("patch", "service/amount-reward", f"--namespace={team}", "--type=merge", patch)
+    kubectl.wait_for(
+        "service/amount-reward",
+        f"--namespace={team}",
+        until=lambda found: found["spec"]["ports"][0]["targetPort"] == 8080,
+    )
+    kubectl("delete", "deployment", "amount-reward", f"--namespace={team}")
+    kubectl.wait_for("deployment/amount-reward", f"--namespace={team}", until=lambda _: True)
+
+
+@pytest.mark.usefixtures("ready_reward")
+def test_changed_code_rolls_out_and_the_old_serves_until_then(kubectl, team, kubelet):
+    before = kubectl.get("rewardfunction", "amount", f"--namespace={team}")["status"]["digest"]
+    changed = {**REWARD, "spec": {"builtin": {"name": "ExactMatch"}}}
+    kubectl.apply(changed, namespace=team)
+    found = wait_for(kubectl, team, "rewardfunction/amount", "Ready", "Unschedulable")
+    assert found["status"]["digest"] != before
+    for pod in kubelet.pods("app.kubernetes.io/component=reward-server", 2):
+        kubelet.run(pod, "reward-server")
+    wait_for(kubectl, team, "rewardfunction/amount", "Ready", "Ready")
+    config_maps = ["configmaps", f"--namespace={team}", "--selector=app.kubernetes.io/component=reward-server"]
+    kubectl.wait_for(*config_maps, until=lambda found: len(found["items"]) == 1)
+
+
+def test_a_pod_that_the_api_server_refuses_is_explained(kubectl, team):
+    broken = {**REWARD, "spec": {**REWARD["spec"], "pod": {"tolerations": [{"operator": "Nonsense"}]}}}
+    kubectl.apply(broken, namespace=team)
+    found = wait_for(kubectl, team, "rewardfunction/amount", "Ready", "ConfigurationInvalid")
+    assert "Nonsense" in found["status"]["conditions"][0]["message"]
+
+
+@pytest.mark.usefixtures("ready_reward")
+def test_a_killed_operator_goes_on_where_it_was(kubectl, team, kubelet, operator):
+    kubectl.apply(job(), namespace=team)
+    (pod,) = kubelet.pods(TRAINERS)
+    operator.kill()
+    kubelet.run(pod, "trainer")
+    kubelet.end(pod, "trainer", 0, json.dumps(RESULT))
+    operator.start()
+    found = wait_for(kubectl, team, "rftjob/job", "Succeeded", "Succeeded")
+    assert found["status"]["result"]["bestReward"] == "0.7500"
+    jobs = kubectl.get("jobs", f"--namespace={team}")["items"]
+    assert [made["metadata"]["name"] for made in jobs] == ["job-trainer-0"]
+
+
+@pytest.mark.usefixtures("ready_reward")
+def test_of_two_operators_one_acts_and_the_other_takes_over(kubectl, team, kubelet, operator, tmp_path):
+    with running_operator(kubectl.kubeconfig, tmp_path / "log", pod="operator-1") as second:
+        kubectl.apply(job(), namespace=team)
+        (pod,) = kubelet.pods(TRAINERS)
+        assert "rft_operator_leader 0.0" in second.metrics()
+        assert "rft_operator_leader 1.0" in operator.metrics()
+        assert operator.stop() == 0  # gives the Lease back
+        kubelet.run(pod, "trainer")
+        wait_for(kubectl, team, "rftjob/job", "Succeeded", "Running")
+        assert "rft_operator_leader 1.0" in second.metrics()
+        assert second.stop() == 0
+    operator.start()
+    assert len(kubectl.get("jobs", f"--namespace={team}")["items"]) == 1
+
+
+@pytest.mark.usefixtures("ready_reward")
+def test_metrics_tell_the_state_of_jobs(kubectl, team, operator):
+    kubectl.apply(job(suspend=True), namespace=team)
+    wait_for(kubectl, team, "rftjob/job", "Succeeded", "Suspended")
+    text = operator.metrics()
+    wanted = f'rft_job_condition{{job="job",namespace="{team}",reason="Suspended",status="Unknown",type="Succeeded"}}'
+    assert any(_same_series(line, wanted) for line in text.splitlines()), text
+    assert 'rft_operator_reconcile_seconds_count{kind="RFTJob",outcome="done"}' in text
+
+
+def _same_series(line: str, wanted: str) -> bool:
+    def parts(series: str) -> tuple[str, frozenset[str]]:
+        name, _, labels = series.partition("{")
+        return name, frozenset(labels.partition("}")[0].split(","))
+
+    return parts(line) == parts(wanted)

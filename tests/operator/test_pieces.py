@@ -1,0 +1,199 @@
+"""Names, addresses, moments, pods, usage: the small pure parts."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_run_state import failed, pod
+
+from rft_api.resource import PodOverrides
+from rft_api.rft_job import JobUsage
+from rft_operator import names
+from rft_operator.addresses import Address, AddressProblem, Mounts, locate
+from rft_operator.conditions import Finding, build_conditions
+from rft_operator.moments import format_duration, format_moment
+from rft_operator.pod_views import read_pod
+from rft_operator.pods import Container, build_container, build_pod_template, override_pod
+from rft_operator.reasons import ConditionType, Reason
+from rft_operator.usage import count_usage
+
+NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+
+
+@given(st.from_regex(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True), st.integers(0, 10_000))
+def test_names_fit_and_differ(name, attempt):
+    job = names.training_job(name, attempt)
+    assert len(f"{job}-1023") <= 63
+    assert job.endswith(f"-trainer-{attempt}")
+    assert job != names.training_job(f"{name[:-1]}x", attempt) or name.endswith("x")
+    assert len(names.reward_configuration(name, "0123456789abcdef")) <= 63
+
+
+@pytest.mark.parametrize(
+    ("uri", "role", "opened"),
+    [
+        ("hf://Qwen/Qwen3-0.6B", "model", "Qwen/Qwen3-0.6B"),
+        ("s3://models/a/b", "model", "s3://models/a/b"),
+        ("pvc://claim/a/b/", "output", "/mnt/rft/pvc/claim/a/b"),
+        ("pvc://claim", "model", "/mnt/rft/pvc/claim"),
+        ("configmap://name/key.jsonl", "data", "/mnt/rft/configmap/name/key.jsonl"),
+    ],
+)
+def test_an_address_that_pods_open(uri, role, opened):
+    Address("spec.x", role, uri).split()
+    assert locate(uri) == opened
+
+
+@pytest.mark.parametrize(
+    ("uri", "role", "message"),
+    [
+        ("/home/me/data", "data", "is a path, which only local runs can open; use s3://, configmap://, pvc://"),
+        ("s3:/models/a", "model", "is a path"),
+        ("hf://Qwen/Qwen3", "data", "hf:// is not supported here"),
+        ("configmap://name/key", "output", "configmap:// is not supported here"),
+        ("hf://Qwen", "model", "must look like hf://OWNER/NAME"),
+        ("configmap://name", "data", "must look like configmap://NAME/KEY"),
+        ("pvc://claim/../../etc", "model", "must look like pvc://CLAIM/PATH"),
+        ("pvc://../x", "model", "must look like pvc://CLAIM/PATH"),
+        ("configmap://a/../b", "data", "must look like configmap://NAME/KEY"),
+    ],
+)
+def test_an_address_that_pods_cannot_open(uri, role, message):
+    with pytest.raises(AddressProblem, match=message.replace(".", r"\.")):
+        Address("spec.x", role, uri).split()
+
+
+def test_a_claim_is_writable_only_where_something_is_written():
+    mounts = Mounts.of([Address("a", "model", "pvc://one/m"), Address("b", "output", "pvc://two/o")])
+    assert [(m["mountPath"], m["readOnly"]) for m in mounts.volume_mounts()] == [
+        ("/mnt/rft/pvc/one", True),
+        ("/mnt/rft/pvc/two", False),
+    ]
+
+
+def test_a_claim_is_mounted_once_for_all_its_uses():
+    mounts = Mounts.of([Address("a", "model", "pvc://one/m"), Address("b", "output", "pvc://one/o")])
+    assert [m["readOnly"] for m in mounts.volume_mounts()] == [False]
+    assert len(mounts.volumes()) == 1
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (59.6, "1m"), (3600, "1h"), (5405, "1h30m5s")])
+def test_durations(seconds, text):
+    assert format_duration(seconds) == text
+
+
+def test_a_condition_keeps_its_time_while_its_status_stays():
+    ready = Finding(ConditionType.READY, "True", Reason.READY)
+    starting = Finding(ConditionType.READY, "False", Reason.STARTING)
+    failing = Finding(ConditionType.READY, "False", Reason.TESTS_FAILING, "x" * 5000)
+    first = build_conditions([starting], [], 1, NOW)
+    second = build_conditions([failing], first, 2, NOW + timedelta(hours=1))
+    third = build_conditions([ready], second, 2, NOW + timedelta(hours=2))
+    assert second[0].last_transition_time == first[0].last_transition_time == format_moment(NOW)
+    assert second[0].observed_generation == 2
+    assert len(second[0].message) == 2000
+    assert third[0].last_transition_time == format_moment(NOW + timedelta(hours=2))
+
+
+TEMPLATE = build_pod_template(
+    {"a": "ours"}, {}, [build_container(Container("main", "i", ["run"]))], [{"name": "data", "emptyDir": {}}]
+)
+
+
+def test_a_pod_without_overrides_stays_as_it_is():
+    assert override_pod(TEMPLATE, None) == TEMPLATE
+    assert override_pod(TEMPLATE, PodOverrides()) == TEMPLATE
+
+
+def test_overrides_do_not_change_the_template_that_they_start_from():
+    before = repr(TEMPLATE)
+    override_pod(TEMPLATE, PodOverrides(image="j", env=[{"name": "HOME", "value": "/x"}], image_pull_policy="Never"))
+    assert repr(TEMPLATE) == before
+
+
+def test_a_pull_policy_is_for_every_container():
+    template = {**TEMPLATE, "spec": {**TEMPLATE["spec"], "initContainers": [{"name": "fetch"}]}}
+    spec = override_pod(template, PodOverrides(image_pull_policy="Never"))["spec"]
+    assert {c["imagePullPolicy"] for c in (*spec["containers"], *spec["initContainers"])} == {"Never"}
+
+
+def waiting(name: str, reason: str, last: int | None = None) -> dict:
+    status = {"name": name, "state": {"waiting": {"reason": reason, "message": "why"}}}
+    return status if last is None else {**status, "lastState": {"terminated": {"exitCode": last, "message": "said"}}}
+
+
+def view(**status):
+    return read_pod({"metadata": {"name": "p"}, "status": status}, "main")
+
+
+@pytest.mark.parametrize(
+    ("status", "problem"),
+    [
+        ({}, None),
+        ({"containerStatuses": [waiting("main", "ContainerCreating")]}, None),
+        ({"containerStatuses": [waiting("main", "ErrImagePull")]}, Reason.IMAGE_PULL_FAILED),
+        ({"containerStatuses": [waiting("main", "CreateContainerConfigError")]}, Reason.CONTAINER_BLOCKED),
+        ({"initContainerStatuses": [waiting("fetch", "ImagePullBackOff")]}, Reason.IMAGE_PULL_FAILED),
+        (
+            {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "m"}]},
+            Reason.UNSCHEDULABLE,
+        ),
+    ],
+)
+def test_why_a_pod_does_not_start(status, problem):
+    found = view(**status).problem
+    assert (found and found[0]) == problem
+
+
+def test_a_container_that_ends_again_and_again_tells_of_its_last_end():
+    seen = view(phase="Running", containerStatuses=[waiting("main", "CrashLoopBackOff", last=10)])
+    assert seen.ended
+    assert (seen.ending.exit_code, seen.ending.message) == (10, "said")
+
+
+def test_a_failing_init_container_tells_for_the_main_one():
+    main = waiting("main", "PodInitializing")
+    seen = view(
+        phase="Pending", initContainerStatuses=[waiting("fetch", "CrashLoopBackOff", 12)], containerStatuses=[main]
+    )
+    assert (seen.ended, seen.ending.exit_code) == (True, 12)
+
+
+def test_an_init_container_that_is_done_is_no_end_of_the_main_one():
+    done = {"name": "fetch", "state": {"terminated": {"exitCode": 0}}}
+    seen = view(phase="Running", initContainerStatuses=[done], containerStatuses=[{"name": "main", "state": {}}])
+    assert (seen.ended, seen.ending) == (False, None)
+
+
+def used(seconds: int, ago: int) -> JobUsage:
+    return JobUsage(gpu_hours="0", gpu_seconds=seconds, measured_at=format_moment(NOW - timedelta(seconds=ago)))
+
+
+@pytest.mark.parametrize(
+    ("before", "pods", "gpus", "seconds"),
+    [
+        (None, [pod()], 0, None),
+        (None, [], 8, 0),
+        (None, [pod(), pod()], 8, 2 * 8 * 100),
+        (used(500, 40), [pod()], 2, 500 + 2 * 40),
+        (used(500, 40), [], 2, 500),
+        (used(500, 5), [pod()], 2, 500),
+        (used(500, 2000), [failed(1, start_time=NOW - timedelta(seconds=1500))], 1, 500 + 500),
+        (used(500, 40), [failed(1, start_time=NOW - timedelta(seconds=1500))], 1, 500),
+        (None, [pod(start_time=None)], 8, 0),
+        (None, [pod(phase="Failed")], 8, 0),
+    ],
+)
+def test_usage(before, pods, gpus, seconds):
+    counted = count_usage(before, pods, gpus, NOW)
+    assert (counted and counted.gpu_seconds) == seconds
+
+
+def test_counting_again_counts_nothing_twice():
+    first = count_usage(None, [pod()], 1, NOW)
+    again = count_usage(first, [pod()], 1, NOW)
+    later = count_usage(again, [pod()], 1, NOW + timedelta(seconds=15))
+    assert (first, later.gpu_seconds) == (again, first.gpu_seconds + 15)

@@ -1,0 +1,106 @@
+"""What pods answer, and pods that do not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httpx
+import pytest
+from test_ready_tables import ADAPTER, OWN
+from test_run_state import pod
+
+from rft_operator.inference_endpoint_plan import AdapterReport, ServerAnswer
+from rft_operator.probes import Probes
+
+RUNS = pod(ip="10.0.0.1")
+NOT_READY = pod(ip="10.0.0.1", ready=False)
+LOADED = {"adapters": [{"name": "x", "uri": "s3://a/x", "state": "Loaded"}]}
+
+
+def ask(question, answers):
+    """Asks with a server that gives these answers by `PORT/PATH`; anything else is refused."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        given = answers.get(f"{request.url.port}{request.url.path}")
+        if given is None:
+            raise httpx.ConnectError("refused")
+        return given if isinstance(given, httpx.Response) else httpx.Response(200, json=given)
+
+    async def run():
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+            return await question(Probes(client))
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("pods", "answers", "step"),
+    [
+        ([RUNS], {"9090/progress": {"step": 3, "phase": "Training"}}, 3),
+        ([RUNS], {}, None),
+        ([RUNS], {"9090/progress": {"step": "many"}}, None),
+        ([RUNS], {"9090/progress": httpx.Response(500)}, None),
+        ([pod(ip="10.0.0.1", index=1)], {"9090/progress": {"step": 3}}, None),
+        ([pod()], {"9090/progress": {"step": 3}}, None),
+        ([pod(ip="10.0.0.1", phase="Failed")], {"9090/progress": {"step": 3}}, None),
+        ([pod(ip="fd00::1")], {"9090/progress": {"step": 3}}, 3),
+    ],
+)
+def test_progress(pods, answers, step):
+    progress = ask(lambda probes: probes.ask_progress(pods), answers)
+    assert (progress and progress.step) == step
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({"8080/readyz": httpx.Response(503, text="test 1: expected\n")}, {"pod": "test 1: expected"}),
+        ({"8080/readyz": httpx.Response(200, text="ready\n")}, {}),
+        ({}, {}),
+    ],
+)
+def test_why_a_reward_server_is_not_ready(answers, expected):
+    assert ask(lambda probes: probes.ask_readiness([NOT_READY]), answers) == expected
+
+
+def test_a_reward_server_that_is_ready_is_not_asked():
+    assert ask(lambda probes: probes.ask_readiness([RUNS]), {"8080/readyz": httpx.Response(503)}) == {}
+
+
+REPORT = AdapterReport("s3://a/x", "Loaded", "")
+MODELS = {"data": [{"id": "x"}]}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "known", "answers", "expected"),
+    [
+        (OWN, False, {"8000/v1/completions": {}}, ServerAnswer(None)),
+        (OWN, False, {"8000/v1/completions": httpx.Response(404, text="no")}, ServerAnswer("HTTP 404: no")),
+        (OWN, False, {}, ServerAnswer("ConnectError: refused")),
+        (OWN, True, {"8000/v1/models": MODELS}, ServerAnswer(None)),
+        (OWN, True, {"8000/v1/models": {"data": []}}, ServerAnswer("the server does not list x")),
+        (OWN, True, {"8000/v1/models": ["?"]}, ServerAnswer("the server does not list x")),
+        (ADAPTER, False, {}, ServerAnswer("the adapter is not loaded", None)),
+        (ADAPTER, False, {"8081/adapters": {"adapters": []}}, ServerAnswer("the adapter is not loaded", None)),
+        (ADAPTER, False, {"8081/adapters": LOADED, "8000/v1/completions": {}}, ServerAnswer(None, REPORT)),
+        (ADAPTER, True, {"8081/adapters": LOADED, "8000/v1/models": MODELS}, ServerAnswer(None, REPORT)),
+    ],
+)
+def test_servers(endpoint, known, answers, expected):
+    assert ask(lambda probes: probes.ask_servers([RUNS], endpoint, known), answers) == {"pod": expected}
+
+
+def test_a_model_is_asked_for_by_its_name():
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content)["model"])
+        return httpx.Response(200, json={})
+
+    async def run():
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+            await Probes(client).ask_servers([RUNS, NOT_READY], OWN, known=False)
+
+    asyncio.run(run())
+    assert asked == ["x"]

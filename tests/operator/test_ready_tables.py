@@ -1,0 +1,163 @@
+"""When RewardFunctions and InferenceEndpoints are Ready, and why not, case by case."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from test_run_state import pod
+from worlds_from_yaml import SETTINGS
+
+from rft_api.inference_endpoint import InferenceEndpoint
+from rft_api.reward_function import RewardFunction
+from rft_operator.inference_endpoint_plan import (
+    AdapterReport,
+    InferenceEndpointWorld,
+    ServerAnswer,
+    plan_inference_endpoint,
+)
+from rft_operator.pod_views import Ending, PodView
+from rft_operator.reasons import Reason
+from rft_operator.reward_function_plan import RewardFunctionWorld, plan_reward_function
+from rft_operator.reward_objects import document_digest
+from rft_operator.views import DeploymentView
+
+NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+METADATA = {"name": "x", "namespace": "team", "uid": "0123456789", "generation": 1}
+
+FUNCTION = RewardFunction.model_validate({"metadata": METADATA, "spec": {"builtin": {"name": "Math"}}})
+NEW = document_digest(FUNCTION)
+
+
+def deployment(updated: int = 1, available: int = 0, **changes: Any) -> DeploymentView:
+    fields = {"content_digest": NEW, "settled": True, "replicas": max(updated, available)}
+    return DeploymentView(updated=updated, available=available, **{**fields, **changes})
+
+
+def waiting(**changes: Any) -> PodView:
+    return pod(**{"ready": False, **changes})
+
+
+def ended(code: int, message: str = "error: it said so") -> PodView:
+    return waiting(ended=True, ending=Ending(code, message, NOW))
+
+
+STUCK = (Reason.IMAGE_PULL_FAILED, "no image")
+READY_POD = pod()
+
+REWARD_CASES: dict[str, tuple[dict[str, Any], Reason]] = {
+    "new": ({}, Reason.STARTING),
+    "the Deployment is still that of other code, and serves": (
+        {"deployment": deployment(available=1, content_digest="old")}, Reason.ROLLING_OUT),
+    "the Deployment controller has not seen the new spec": (
+        {"deployment": deployment(available=1, settled=False)}, Reason.ROLLING_OUT),
+    "all pods are new, one is ready": ({"deployment": deployment(available=1)}, Reason.READY),
+    "a replica restarts, others serve": ({"deployment": deployment(3, 2), "pods": [waiting()]}, Reason.READY),
+    "an old pod is left": ({"deployment": deployment(1, 2, replicas=2)}, Reason.ROLLING_OUT),
+    "pods start": ({"deployment": deployment(), "pods": [waiting()]}, Reason.STARTING),
+    "pods start their workers": (
+        {"deployment": deployment(), "pods": [waiting()], "readiness": {"pod": "the workers are starting"}},
+        Reason.STARTING),
+    "tests fail": (
+        {"deployment": deployment(), "pods": [waiting()], "readiness": {"pod": "test 1 (spec.tests[0]): ..."}},
+        Reason.TESTS_FAILING),
+    "workers cannot start": (
+        {"deployment": deployment(), "pods": [waiting()], "readiness": {"pod": "the code raised NameError"}},
+        Reason.SERVER_FAILING),
+    "no image": ({"deployment": deployment(), "pods": [waiting(problem=STUCK)]}, Reason.IMAGE_PULL_FAILED),
+    "the server refuses the manifest": (
+        {"deployment": deployment(), "pods": [ended(10)]}, Reason.CONFIGURATION_INVALID),
+    "the server ends": ({"deployment": deployment(), "pods": [ended(137)]}, Reason.SERVER_FAILING),
+    "a pod that goes away says nothing": (
+        {"deployment": deployment(), "pods": [waiting(problem=STUCK, deleting=True)]}, Reason.STARTING),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REWARD_CASES)
+def test_a_reward_function(name):
+    seen, reason = REWARD_CASES[name]
+    fields = {"sources": {}, "deployment": None, "configurations": [], "pods": [], "readiness": {}}
+    world = RewardFunctionWorld(function=FUNCTION, new_token="t", now=NOW, **{**fields, **seen})
+    (condition,) = plan_reward_function(world, SETTINGS).status["conditions"]
+    assert (condition["reason"], condition["status"]) == (reason, "True" if reason is Reason.READY else "False")
+
+
+def test_missing_code_leaves_what_serves_alone():
+    source = {"python": {"sourceFrom": {"configMap": {"name": "code", "key": "k"}}}}
+    function = RewardFunction.model_validate({"metadata": METADATA, "spec": source})
+    world = RewardFunctionWorld(function, {}, deployment(available=1), [], [], {}, "t", NOW)
+    plan = plan_reward_function(world, SETTINGS)
+    assert (plan.desired, plan.deletions, plan.requeue_seconds) == ([], [], 60)
+    assert plan.status["conditions"][0]["reason"] == "SourceMissing"
+
+
+def endpoint(name: str = "x", **spec: Any) -> InferenceEndpoint:
+    return InferenceEndpoint.model_validate({"metadata": {**METADATA, "name": name}, "spec": spec})
+
+
+OWN = endpoint(model={"uri": "s3://m/x"})
+BASE = endpoint("base", model={"uri": "s3://m/x"})
+ADAPTER = endpoint(baseEndpoint="base", adapter={"uri": "s3://a/x"})
+SERVES = ServerAnswer(None)
+
+
+def report(state: str, uri: str = "s3://a/x", problem: str | None = None) -> dict[str, ServerAnswer]:
+    return {"pod": ServerAnswer(problem, AdapterReport(uri, state, "why"))}
+
+
+ENDPOINT_CASES: dict[str, tuple[dict[str, Any], Reason]] = {
+    "new": ({"endpoint": OWN}, Reason.STARTING),
+    "no replicas": ({"endpoint": endpoint(model={"uri": "s3://m/x"}, replicas=0)}, Reason.SCALED_TO_ZERO),
+    "a path": ({"endpoint": endpoint(model={"uri": "/m/x"})}, Reason.CONFIGURATION_INVALID),
+    "starting": ({"endpoint": OWN, "deployment": deployment(), "pods": [waiting()]}, Reason.STARTING),
+    "no image": ({"endpoint": OWN, "deployment": deployment(), "pods": [waiting(problem=STUCK)]},
+                 Reason.IMAGE_PULL_FAILED),
+    "answers": ({"endpoint": OWN, "deployment": deployment(), "pods": [READY_POD], "answers": {"pod": SERVES}},
+                Reason.READY),
+    "does not answer": (
+        {"endpoint": OWN, "deployment": deployment(), "pods": [READY_POD], "answers": {"pod": ServerAnswer("404")}},
+        Reason.NOT_ANSWERING),
+    "ends": ({"endpoint": OWN, "deployment": deployment(), "pods": [ended(1)]}, Reason.SERVER_FAILING),
+    "the model cannot be fetched": ({"endpoint": OWN, "deployment": deployment(), "pods": [ended(12)]},
+                                    Reason.MODEL_INVALID),
+    "no base": ({"endpoint": ADAPTER}, Reason.BASE_MISSING),
+    "the base is an adapter": (
+        {"endpoint": ADAPTER, "base": endpoint("base", baseEndpoint="b", adapter={"uri": "s3://a/y"})},
+        Reason.CONFIGURATION_INVALID),
+    "the base takes no adapters": (
+        {"endpoint": ADAPTER, "base": endpoint("base", model={"uri": "s3://m/x"}, serving={"maxAdapters": 0})},
+        Reason.CONFIGURATION_INVALID),
+    "other credentials than the base": (
+        {"endpoint": endpoint(baseEndpoint="base", adapter={"uri": "s3://a/x"}, credentials={"secretName": "s"}),
+         "base": BASE}, Reason.CONFIGURATION_INVALID),
+    "the base is scaled to zero": (
+        {"endpoint": ADAPTER, "base": endpoint("base", model={"uri": "s3://m/x"}, replicas=0)},
+        Reason.SCALED_TO_ZERO),
+    "the base starts": ({"endpoint": ADAPTER, "base": BASE, "pods": [waiting()]}, Reason.BASE_NOT_READY),
+    "no loader answers": ({"endpoint": ADAPTER, "base": BASE, "pods": [READY_POD]}, Reason.ADAPTER_LOADING),
+    "loading": ({"endpoint": ADAPTER, "base": BASE, "pods": [READY_POD], "answers": report("Loading")},
+                Reason.ADAPTER_LOADING),
+    "the loader still has another address": (
+        {"endpoint": ADAPTER, "base": BASE, "pods": [READY_POD], "answers": report("Loaded", "s3://a/old")},
+        Reason.ADAPTER_LOADING),
+    "refused": ({"endpoint": ADAPTER, "base": BASE, "pods": [READY_POD], "answers": report("Failed")},
+                Reason.ADAPTER_REJECTED),
+    "loaded, and answers": ({"endpoint": ADAPTER, "base": BASE, "pods": [READY_POD], "answers": report("Loaded")},
+                            Reason.READY),
+    "loaded, and does not answer": (
+        {"endpoint": ADAPTER, "base": BASE, "pods": [READY_POD], "answers": report("Loaded", problem="404")},
+        Reason.NOT_ANSWERING),
+    "one of two pods has not loaded it": (
+        {"endpoint": ADAPTER, "base": BASE, "pods": [READY_POD, pod(name="other")], "answers": report("Loaded")},
+        Reason.ADAPTER_LOADING),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENDPOINT_CASES)
+def test_an_endpoint(name):
+    seen, reason = ENDPOINT_CASES[name]
+    fields: dict[str, Any] = {"base": None, "adapters": [], "deployment": None, "pods": [], "answers": {}}
+    world = InferenceEndpointWorld(now=NOW, **{**fields, **seen})
+    (condition,) = plan_inference_endpoint(world, SETTINGS).status["conditions"]
+    assert (condition["reason"], condition["status"]) == (reason, "True" if reason is Reason.READY else "False")

@@ -1,0 +1,106 @@
+"""The store: whatever order news come in, it ends with the newest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rft_operator import names
+from rft_operator.routing import take_answer, take_event
+from rft_operator.store import Key, Store
+
+
+def obj(kind: str, name: str, version: int, uid: str = "u", labels: dict[str, str] | None = None, **rest: Any) -> Any:
+    metadata = {"name": name, "namespace": "n", "uid": uid, "resourceVersion": str(version), "labels": labels or {}}
+    return {"kind": kind, "metadata": metadata, **rest}
+
+
+def child(name: str, version: int, uid: str = "c", **rest: Any) -> Any:
+    return obj("Pod", name, version, uid, names.labels(names.TRAINER, "job"), **rest)
+
+
+JOB = Key("RFTJob", "n", "job")
+SPEC = {"data": {"train": [{"reward": "r"}]}, "endpoint": {"name": "e", "baseEndpoint": "b"}}
+
+
+def test_older_versions_are_ignored():
+    store = Store()
+    assert store.put("Pod", child("p", 5, status={"phase": "Running"}))
+    assert not store.put("Pod", child("p", 4, status={"phase": "Pending"}))
+    assert not store.put("Pod", child("p", 5))
+    assert store.get(Key("Pod", "n", "p"))["status"] == {"phase": "Running"}
+
+
+def test_a_deleted_object_does_not_come_back_from_an_older_list():
+    store = Store()
+    store.put("Pod", child("p", 5))
+    store.remove("Pod", child("p", 6))
+    store.replace("Pod", [child("p", 5)], 5)
+    assert store.children(JOB, "Pod") == []
+    assert store.put("Pod", child("p", 7, uid="another"))
+
+
+def test_the_deletion_of_an_earlier_object_of_the_name_is_not_that_of_the_newer():
+    store = Store()
+    store.put("Pod", child("p", 7, uid="newer"))
+    store.remove("Pod", child("p", 6, uid="earlier"))
+    assert store.version(Key("Pod", "n", "p")) == 7
+
+
+def test_a_list_tells_what_was_deleted_unannounced():
+    store = Store()
+    store.put("Pod", child("gone", 5))
+    store.put("Pod", child("newer", 20, uid="d"))
+    changed = store.replace("Pod", [child("new", 9, uid="e")], 10)
+    assert set(changed) == {Key("Pod", "n", "gone"), Key("Pod", "n", "new"), JOB}
+    assert [pod["metadata"]["name"] for pod in store.children(JOB, "Pod")] == ["new", "newer"]
+
+
+def test_a_fingerprint_is_that_of_everything_but_the_status():
+    store, key = Store(), Key("Pod", "n", "p")
+    store.put("Pod", child("p", 1, spec={"a": 1}, status={"x": 1}))
+    first = store.fingerprint(key)
+    store.put("Pod", child("p", 2, spec={"a": 1}, status={"x": 2}))
+    assert store.fingerprint(key) == first
+    store.put("Pod", child("p", 3, spec={"a": 2}))
+    assert store.fingerprint(key) != first
+
+
+def woken(store: Store, kind: str, given: Any, type_: str = "MODIFIED") -> set[Key]:
+    keys: list[Key] = []
+    take_event(store, keys.append, kind, type_, given)
+    return set(keys)
+
+
+def test_whom_an_event_wakes():
+    store = Store()
+    reward, base, endpoint = (
+        Key(kind, "n", name)
+        for kind, name in (("RewardFunction", "r"), ("InferenceEndpoint", "b"), ("InferenceEndpoint", "e"))
+    )
+    assert woken(store, "RFTJob", obj("RFTJob", "job", 1, spec=SPEC)) == {JOB}
+    assert woken(store, "RewardFunction", obj("RewardFunction", "r", 2, "r")) == {reward, JOB}
+    assert woken(store, "InferenceEndpoint", obj("InferenceEndpoint", "b", 3, "b", spec={})) == {base, JOB}
+    adapter = obj("InferenceEndpoint", "e", 4, "e", spec={"baseEndpoint": "b"})
+    assert woken(store, "InferenceEndpoint", adapter) == {base, endpoint, JOB}
+    assert woken(store, "InferenceEndpoint", adapter) == set()  # no news
+    server = obj("Pod", "s", 5, "s", names.labels(names.SERVER, "b"))
+    assert woken(store, "Pod", server) == {base, endpoint, JOB}
+    assert woken(store, "Pod", child("p", 6)) == {JOB}
+    assert woken(store, "Pod", child("p", 7), "DELETED") == {JOB}
+    assert woken(store, "InferenceEndpoint", {**adapter}, "DELETED") == {base, endpoint, JOB}
+
+
+def test_a_job_that_has_ended_sleeps_when_its_rewards_change():
+    store = Store()
+    ended = {"conditions": [{"type": "Succeeded", "status": "True"}]}
+    woken(store, "RFTJob", obj("RFTJob", "job", 1, spec=SPEC, status=ended))
+    assert woken(store, "RewardFunction", obj("RewardFunction", "r", 2, "r")) == {Key("RewardFunction", "n", "r")}
+
+
+def test_what_was_written_wakes_others_than_the_writer():
+    store, keys = Store(), []
+    store.put("RFTJob", obj("RFTJob", "job", 1, spec=SPEC))
+    reward = Key("RewardFunction", "n", "r")
+    take_answer(store, keys.append, reward, "RewardFunction", obj("RewardFunction", "r", 2, "r"))
+    assert keys == [JOB]
+    assert woken(store, "RewardFunction", obj("RewardFunction", "r", 2, "r")) == set()

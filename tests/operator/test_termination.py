@@ -1,0 +1,58 @@
+"""What a pod leaves behind when it ends, and what the operator reads of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from rft_api.run import CheckpointInfo, DataReport, Evaluation, ExitCode, Gain, Summary
+from rft_api.termination import MAXIMUM_BYTES, Failure, parse_failure, parse_result, success_message
+from rft_operator.results import describe_result
+
+
+def summary(components: int) -> Summary:
+    evaluation = Evaluation(
+        reward=-0.25,
+        components={f"component-{number}": 0.123456789 for number in range(components)},
+        sources={},
+        episode_length=1.0,
+        rewards_failed=0,
+    )
+    return Summary(
+        name="job", steps=20, stopped_early=False, best_step=10, best_validation_reward=0.5,
+        checkpoints=[CheckpointInfo(step=step, validation_reward=0.5) for step in range(30)], held_out="test",
+        prompts=64, base=evaluation, tuned=evaluation, gain=Gain(mean=-0.5, low=-1, high=0.25),
+        data=DataReport(train_prompts=1, validation_prompts=1, test_prompts=1, warmup_conversations=0, too_long={}),
+        rewards_failed=0, seconds={}, accelerator_hours=0.0,
+    )  # fmt: skip
+
+
+def test_a_result_fits_and_is_read_again():
+    message = success_message(summary(components=1000))
+    assert len(message.encode()) < MAXIMUM_BYTES
+    result, checkpoints = describe_result(parse_result(message), "s3://o/job/")
+    assert (result.baseline_reward, result.gain, result.interval) == ("-0.2500", "-0.5000", "-1.0000 to +0.2500")
+    assert [checkpoint.uri for checkpoint in checkpoints] == [f"s3://o/job/checkpoints/step-{n}" for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("DataInvalid: line 3: no JSON", Failure("DataInvalid", "line 3: no JSON")),
+        ("Succeeded", Failure(None, "Succeeded")),
+        ("", Failure(None, "")),
+        ("INFO start\nerror: no config\nTraceback: x\n", Failure(None, "no config")),
+        ("INFO start\n\nKilled\n", Failure(None, "Killed")),
+        ("OOMKilled", Failure(None, "OOMKilled")),
+    ],
+)
+def test_failures(message, expected):
+    assert parse_failure(message) == expected
+
+
+@pytest.mark.parametrize("message", ["", "DataInvalid: x", "{}", '{"steps": 1}', "[]"])
+def test_what_is_no_result(message):
+    assert parse_result(message) is None
+
+
+def test_every_reason_is_read_as_one():
+    assert {parse_failure(f"{code.reason}: text").reason for code in ExitCode} == {code.reason for code in ExitCode}

@@ -1,0 +1,100 @@
+"""Reads a golden case: observed objects and probes in YAML, planned without a cluster."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rft_api.inference_endpoint import InferenceEndpoint
+from rft_api.reward_function import RewardFunction
+from rft_api.rft_job import RFTJob
+from rft_api.run import Progress
+from rft_operator.inference_endpoint_plan import AdapterReport, ServerAnswer, plan_inference_endpoint
+from rft_operator.plan import Plan
+from rft_operator.reward_function_plan import plan_reward_function
+from rft_operator.rft_job_plan import plan_rft_job
+from rft_operator.settings import Images, Settings
+from rft_operator.store import Key, Store
+from rft_operator.worlds import gather_inference_endpoint, gather_reward_function, gather_rft_job
+
+SETTINGS = Settings(
+    images=Images(
+        trainer="example/trainer:1",
+        reward="example/reward:1",
+        server_cuda="example/server-cuda:1",
+        server_cpu="example/server-cpu:1",
+        loader="example/loader:1",
+    ),
+    namespace="rft-system",
+    metrics_namespace="monitoring",
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """Leaves moments as the text that the API server gives."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def read_yaml(text: str) -> Any:
+    """YAML as the API server would give it in JSON."""
+    return yaml.load(text, _Loader)
+
+
+def store_of(objects: list[dict[str, Any]]) -> Store:
+    """A store that holds the objects."""
+    store = Store()
+    for obj in objects:
+        store.put(obj["kind"], obj)
+    return store
+
+
+def plan_objects(of: str, objects: list[dict[str, Any]], now: str, **probes: Any) -> Plan:
+    """The plan for the object `KIND/NAMESPACE/NAME` among these objects."""
+    key, store, moment = Key(*of.split("/")), store_of(objects), datetime.fromisoformat(now)
+    found = store.get(key)
+    if key.kind == "RFTJob":
+        progress = probes.get("progress")
+        told = None if progress is None else Progress.model_validate(progress)
+        return plan_rft_job(gather_rft_job(store, key, RFTJob.model_validate(found), told, moment), SETTINGS)
+    if key.kind == "RewardFunction":
+        function = RewardFunction.model_validate(found)
+        sources, readiness = probes.get("sources", {}), probes.get("readiness", {})
+        token = probes.get("newToken", "")
+        return plan_reward_function(
+            gather_reward_function(store, key, function, sources, readiness, token, moment), SETTINGS
+        )
+    endpoint = InferenceEndpoint.model_validate(found)
+    answers = {name: _answer(answer) for name, answer in probes.get("answers", {}).items()}
+    return plan_inference_endpoint(gather_inference_endpoint(store, key, endpoint, answers, moment), SETTINGS)
+
+
+def _answer(given: dict[str, Any]) -> ServerAnswer:
+    adapter = given.get("adapter")
+    return ServerAnswer(given.get("problem"), None if adapter is None else AdapterReport(**adapter))
+
+
+def plan_case(file: Path) -> Plan:
+    """The plan for a case's file."""
+    case = read_yaml(file.read_text(encoding="utf-8"))
+    included = [read_yaml((file.parent / name).read_text(encoding="utf-8")) for name in case.pop("include", [])]
+    return plan_objects(case.pop("of"), [*included, *case.pop("objects")], case.pop("now"), **case)
+
+
+def describe_plan(plan: Plan) -> dict[str, Any]:
+    """A plan as YAML can hold it."""
+    return {
+        "desired": [{**({"once": True} if wanted.once else {}), **wanted.object} for wanted in plan.desired],
+        "deletions": [asdict(deletion) for deletion in plan.deletions],
+        "status": plan.status,
+        "events": [asdict(event) for event in plan.events],
+        "requeueSeconds": plan.requeue_seconds,
+    }
