@@ -240,12 +240,13 @@ def test_changes_by_others_are_undone(kubectl, team):
 @pytest.mark.usefixtures("ready_reward")
 def test_changed_code_rolls_out_and_the_old_serves_until_then(kubectl, team, kubelet):
     before = kubectl.get("rewardfunction", "amount", f"--namespace={team}")["status"]["digest"]
+    (old,) = kubelet.pods("app.kubernetes.io/component=reward-server")
     changed = {**REWARD, "spec": {"builtin": {"name": "ExactMatch"}}}
     kubectl.apply(changed, namespace=team)
     found = wait_for(kubectl, team, "rewardfunction/amount", "Ready", "Unschedulable")
     assert found["status"]["digest"] != before
-    for pod in kubelet.pods("app.kubernetes.io/component=reward-server", 2):
-        kubelet.run(pod, "reward-server")
+    (new,) = set(kubelet.pods("app.kubernetes.io/component=reward-server", 2)) - {old}
+    kubelet.run(new, "reward-server")
     wait_for(kubectl, team, "rewardfunction/amount", "Ready", "Ready")
     config_maps = ["configmaps", f"--namespace={team}", "--selector=app.kubernetes.io/component=reward-server"]
     kubectl.wait_for(*config_maps, until=lambda found: len(found["items"]) == 1)
