@@ -9,7 +9,7 @@ UV := $(CURDIR)/.cache/uv-$(UV_VERSION)/bin/uv
 RUN := $(UV) run --no-sync
 MODEL := .cache/models/smollm2-135m-instruct
 
-.PHONY: help install demo test check generate format
+.PHONY: help install demo test check cluster generate format
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -42,6 +42,9 @@ check: install ## linters, types, import contracts and generated files
 # The tests start programs that compute beside one another: one thread each.
 test: check ## everything: checks, then all tests
 	@OMP_NUM_THREADS=1 $(RUN) pytest --durations=15
+
+cluster: install ## a real Kubernetes on this machine to play with, until Ctrl-C
+	@PYTHONPATH=tests $(RUN) python -m cluster
 
 generate: install ## crds/ and docs/reference/manifests.md from the models in api/
 	@$(RUN) python -m rft_api.generate .

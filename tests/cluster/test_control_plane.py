@@ -205,7 +205,7 @@ def test_kubectl_get_shows_the_state(kubectl, namespace, kind, short, status, co
 
 def test_all_kinds_are_listed_by_their_category(kubectl, namespace):
     kubectl.apply(*(manifest(kind, spec) for kind, spec in SPECS.items()), namespace=namespace)
-    listed = kubectl("get", "rft", "--output=name", f"--namespace={namespace}").split()
+    listed = kubectl("get", "rft-operator", "--output=name", f"--namespace={namespace}").split()
     assert len(listed) == len(SPECS)
 
 

@@ -106,7 +106,7 @@ def _crd(
                 "plural": plural,
                 "singular": kind.lower(),
                 "shortNames": short_names,
-                "categories": ["rft"],
+                "categories": ["rft-operator"],
             },
             "versions": [
                 {
