@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -201,6 +202,22 @@ def test_a_run_that_is_stopped_goes_on_and_ends_with_its_result(folder, started,
     assert "32 completions" in scored.stdout
 
 
+def test_model_and_data_may_be_in_an_object_store(folder, model, rft, s3, monkeypatch):
+    bucket = s3.make_bucket("local-runs")
+    shutil.copytree(model, bucket / "model")
+    (folder / "train.jsonl").rename(bucket / "train.jsonl")
+    change(folder, "uri: model}", 'uri: "s3://local-runs/model"}')
+    change(folder, "uri: train.jsonl", 'uri: "s3://local-runs/train.jsonl"')
+    change(folder, "maxSteps: 8", "maxSteps: 1")
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    result = rft("run", folder / "job.yaml")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout.splitlines()[-1])["steps"] == 1
+    config = TrainerConfig.model_validate_json(RunFolder(folder / "out").config.read_bytes())
+    assert config.model == "s3://local-runs/model"
+
+
 def test_nothing_outlives_a_killed_command(folder, started):
     process = started(folder)
     wait_for(lambda: "rft_trainer" in str(descendants(process.pid)) or process.poll() is not None)
@@ -235,13 +252,13 @@ def test_wrong_manifests_are_reported_like_validate_does(folder, rft):
 
 
 def test_what_only_a_cluster_can_do_is_refused_at_once(folder, rft):
-    change(folder, "uri: train.jsonl", 'uri: "s3://bucket/train.jsonl"')
+    change(folder, "uri: train.jsonl", 'uri: "pvc://claim/train.jsonl"')
     change(folder, "uri: out", 'uri: "pvc://claim/out"')
     change(folder, "gpusPerNode: 0", "gpusPerNode: 0, nodes: 2")
     result = rft("run", folder / "job.yaml")
     assert result.returncode == 10
     assert (
-        "job.yaml:7: spec.data.train[0].uri: s3:// works in a cluster; on this machine, set a path\n" in result.stderr
+        "job.yaml:7: spec.data.train[0].uri: pvc:// works in a cluster; on this machine, set a path\n" in result.stderr
     )
     assert "spec.output.uri: pvc:// works in a cluster; on this machine, set a path (or give --output)" in result.stderr
     assert "spec.compute.nodes: must be 1 on this machine" in result.stderr

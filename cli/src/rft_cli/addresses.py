@@ -62,8 +62,10 @@ class Places:
     """The ConfigMaps among the manifests."""
 
     def locate(self, uri: str) -> str:
-        """A path, or OWNER/NAME of a model on the Hugging Face hub."""
+        """A path, OWNER/NAME of a model on the Hugging Face hub, or an s3:// address, which the trainer fetches."""
         address = Address((), "data", uri)
+        if address.scheme == "s3":
+            return uri
         if address.scheme == "hf":
             return uri.removeprefix("hf://")
         if address.scheme == "configmap":

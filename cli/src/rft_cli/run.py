@@ -25,7 +25,7 @@ from rft_api.render import RewardAddress, render_trainer_config, reward_names
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
 from rft_api.run import ExitCode, Progress, RunError, RunFolder, TrainerConfig
-from rft_cli.addresses import Location, Places, job_addresses
+from rft_cli.addresses import INPUTS, Location, Places, job_addresses
 from rft_cli.check import check_manifests
 from rft_cli.display import Display
 from rft_cli.history import History
@@ -110,8 +110,11 @@ def _require_local(found: Manifests, job: RFTJob, output: Path | None) -> None:
 
     job_name = job.metadata.name
     for address in job_addresses(job):
-        if address.scheme in ("s3", "pvc") and not (address.role == "output" and output is not None):
-            hint = " (or give --output)" if address.role == "output" else ""
+        is_output = address.role == "output"
+        if address.scheme == "pvc" or (address.scheme == "s3" and is_output):
+            if is_output and output is not None:
+                continue
+            hint = " (or give --output)" if is_output else ""
             message = f"{address.scheme}:// works in a cluster; on this machine, set a path{hint}"
             refuse("RFTJob", job_name, address.location, message)
     if job.spec.compute.nodes > 1:
@@ -286,6 +289,7 @@ def _start_trainer(config: TrainerConfig, folder: RunFolder, port: int) -> Progr
     cores = len(os.sched_getaffinity(0))
     threads = max(1, cores // config.compute.processes_per_node)
     command = [sys.executable, "-m", "rft_trainer", str(folder.config), "--port", str(port)]
+    command += ["--scratch", str(folder.path / INPUTS / "stored")]
     return Program(command, folder.path / "trainer.log", {"OMP_NUM_THREADS": str(threads)})
 
 

@@ -94,6 +94,7 @@ def _run(options: argparse.Namespace, config: TrainerConfig) -> int:
     try:
         local = fetch_inputs(local, options.scratch / "inputs")
         file = options.scratch / "job.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(local.model_dump_json(by_alias=True), encoding="utf-8")
         code = _run_stages(group, options, file, local)
     finally:
