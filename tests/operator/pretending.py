@@ -66,7 +66,7 @@ class Kubelet:
         self._kubectl = kubectl
         self._namespace = namespace
 
-    def pods(self, selector: str, count: int = 1) -> list[str]:
+    def pods(self, selector: str, count: int = 1, seconds: float = 60) -> list[str]:
         """Names of the pods with these labels that have not ended, once there are so many."""
 
         def alive(found: dict[str, Any]) -> list[str]:
@@ -78,7 +78,9 @@ class Kubelet:
             ]
 
         arguments = ["pods", f"--namespace={self._namespace}", f"--selector={selector}"]
-        return alive(self._kubectl.wait_for(*arguments, until=lambda found: len(alive(found)) == count))
+        return alive(
+            self._kubectl.wait_for(*arguments, until=lambda found: len(alive(found)) == count, seconds=seconds)
+        )
 
     def run(self, pod: str, container: str) -> None:
         """The container runs and is ready."""

@@ -79,9 +79,13 @@ def job(**spec: Any) -> dict[str, Any]:
     return {**JOB, "spec": {**JOB["spec"], **spec}}
 
 
-def wait_for(kubectl: Kubectl, namespace: str, name: str, kind: str, wanted: str) -> dict[str, Any]:
+def wait_for(
+    kubectl: Kubectl, namespace: str, name: str, kind: str, wanted: str, seconds: float = 60
+) -> dict[str, Any]:
     """Waits for a condition's reason."""
-    return kubectl.wait_for(name, f"--namespace={namespace}", until=lambda found: reason(found, kind) == wanted)
+    return kubectl.wait_for(
+        name, f"--namespace={namespace}", until=lambda found: reason(found, kind) == wanted, seconds=seconds
+    )
 
 
 def test_a_job_waits_for_its_reward(kubectl, team, kubelet):
