@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from rft_api.addresses import is_stored
 from rft_api.manifests import load_manifests
 from rft_api.render import RewardAddress, render_trainer_config
 from rft_api.run import RunFolder, Summary, TrainerConfig
-from rft_api.storage import is_stored
 
 if TYPE_CHECKING:
     from rft_trainer.grpo import RFTTrainer

@@ -73,7 +73,7 @@ class Manifests:
                 line += text_line
             else:
                 message += f" (line {text_line} of the text)"
-        return ManifestError(str(origin.file), line, _path(location), message)
+        return ManifestError(str(origin.file), line, format_location(location), message)
 
 
 class ManifestErrors(Exception):
@@ -159,7 +159,7 @@ class SourceMissing(Exception):
     """Raised when code is read from a ConfigMap's key that is not there."""
 
     def __init__(self, location: tuple[int | str, ...], message: str):
-        super().__init__(f"{_path(location)}: {message}")
+        super().__init__(f"{format_location(location)}: {message}")
         self.location = location
         self.message = message
 
@@ -256,7 +256,7 @@ def _validated(origin: Origin, document: dict[str, Any], kind: str, errors: list
         for detail in invalid.errors():
             location = tuple(detail["loc"])
             for message in _messages(detail, KINDS[kind]):
-                errors.append(ManifestError(str(file), _line(node, location), _path(location), message))
+                errors.append(ManifestError(str(file), _line(node, location), format_location(location), message))
         return None
 
 
@@ -308,7 +308,8 @@ def _is_block(node: yaml.Node, location: tuple[int | str, ...]) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.style == "|"
 
 
-def _path(location: tuple[int | str, ...]) -> str:
+def format_location(location: tuple[int | str, ...]) -> str:
+    """A field's place as people write it: `spec.data.train[0].uri`."""
     text = ""
     for part in location:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)

@@ -43,11 +43,6 @@ class StoredObject:
     """Bytes."""
 
 
-def is_stored(uri: str) -> bool:
-    """Whether an address is in an object store, not on a file system."""
-    return uri.startswith(SCHEME)
-
-
 class ObjectStore:
     """The object store that this process's environment points at."""
 

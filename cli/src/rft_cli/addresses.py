@@ -1,53 +1,17 @@
-"""Addresses in a job (model, data, output) and what they mean on this machine."""
+"""What a job's addresses mean on this machine."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from rft_api.addresses import Address, job_addresses
 from rft_api.rft_job import RFTJob
 
 INPUTS = ".inputs"
 """Folder inside the output where texts of ConfigMaps become files."""
-
-Location = tuple[int | str, ...]
-
-
-@dataclass(frozen=True)
-class Address:
-    """An address and where the job states it."""
-
-    location: Location
-    role: Literal["model", "data", "output"]
-    uri: str
-
-    @property
-    def scheme(self) -> str:
-        """What stands before `://`; empty for a path."""
-        match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", self.uri)
-        return match.group(1) if match else ""
-
-    @property
-    def config_map_key(self) -> tuple[str, str]:
-        """Name and key of a `configmap://NAME/KEY`; the key is empty when the address lacks it."""
-        name, _, key = self.uri.removeprefix("configmap://").partition("/")
-        return name, key
-
-
-def job_addresses(job: RFTJob) -> list[Address]:
-    """Every address of a job."""
-    data, warmup = job.spec.data, job.spec.warmup
-    found = [Address(("spec", "model", "uri"), "model", job.spec.model.uri)]
-    for field, sources in (("train", data.train), ("validation", data.validation), ("test", data.test)):
-        for index, source in enumerate(sources or []):
-            found.append(Address(("spec", "data", field, index, "uri"), "data", source.uri))
-    for index, conversations in enumerate(warmup.data if warmup else []):
-        found.append(Address(("spec", "warmup", "data", index, "uri"), "data", conversations.uri))
-    return [*found, Address(("spec", "output", "uri"), "output", job.spec.output.uri)]
 
 
 @dataclass(frozen=True)

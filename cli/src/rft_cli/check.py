@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
+from rft_api.addresses import Address, Location, job_addresses
 from rft_api.manifests import (
     ManifestError,
     ManifestErrors,
@@ -21,7 +22,6 @@ from rft_api.render import RewardAddress, render_trainer_config, reward_names
 from rft_api.reward_function import Grader, PythonReward, RewardFunction
 from rft_api.rft_job import RFTJob
 from rft_api.run import RunError
-from rft_cli.addresses import Address, Location, job_addresses
 
 _SCHEMES = {
     "model": {"", "hf", "s3", "pvc"},

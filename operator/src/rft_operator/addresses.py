@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rft_api.addresses import job_addresses as located_addresses
+from rft_api.manifests import format_location
 from rft_api.rft_job import RFTJob
 from rft_operator import names
 
@@ -61,13 +63,7 @@ class Address:
 
 def job_addresses(job: RFTJob) -> list[Address]:
     """Every address of a job."""
-    data, warmup = job.spec.data, job.spec.warmup
-    found = [Address("spec.model.uri", "model", job.spec.model.uri)]
-    for name, sources in (("train", data.train), ("validation", data.validation), ("test", data.test)):
-        found += [Address(f"spec.data.{name}[{i}].uri", "data", s.uri) for i, s in enumerate(sources or [])]
-    conversations = warmup.data if warmup else []
-    found += [Address(f"spec.warmup.data[{i}].uri", "data", s.uri) for i, s in enumerate(conversations)]
-    return [*found, Address("spec.output.uri", "output", job.spec.output.uri)]
+    return [Address(format_location(found.location), found.role, found.uri) for found in located_addresses(job)]
 
 
 def check_addresses(job: RFTJob) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rft_api.resource import PodOverrides, SecretReference
 from rft_operator import names
+from rft_operator.metadata import Owner, build_object
 
 Json = dict[str, Any]
 
@@ -78,6 +79,32 @@ def build_pod_template(
             **spec,
         },
     }
+
+
+def scrape_annotations(port: int) -> dict[str, str]:
+    """What has Prometheus read a pod's metrics from a port."""
+    return {"prometheus.io/scrape": "true", "prometheus.io/port": str(port)}
+
+
+def build_deployment(
+    owner: Owner,
+    name: str,
+    labels: dict[str, str],
+    replicas: int,
+    template: Json,
+    annotations: dict[str, str] | None = None,
+    **spec: Any,
+) -> Json:
+    """A Deployment whose old pods serve until the new ones are ready; `spec` holds further fields of its spec."""
+    rolling = {
+        "replicas": replicas,
+        "selector": {"matchLabels": labels},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+        "revisionHistoryLimit": 2,
+        "template": template,
+        **spec,
+    }
+    return build_object("apps/v1", "Deployment", owner, name, labels, {"spec": rolling}, annotations)
 
 
 def override_pod(template: Json, overrides: PodOverrides | None) -> Json:

@@ -9,7 +9,14 @@ from typing import Any
 from rft_api.reward_function import RewardFunction
 from rft_operator import names
 from rft_operator.metadata import Owner, build_object
-from rft_operator.pods import Container, build_container, build_pod_template, override_pod
+from rft_operator.pods import (
+    Container,
+    build_container,
+    build_deployment,
+    build_pod_template,
+    override_pod,
+    scrape_annotations,
+)
 from rft_operator.settings import Settings
 
 Json = dict[str, Any]
@@ -164,11 +171,7 @@ def build_reward_deployment(function: RewardFunction, settings: Settings) -> Jso
     )
     template = build_pod_template(
         labels,
-        {
-            names.CONTENT_DIGEST: digest,
-            "prometheus.io/scrape": "true",
-            "prometheus.io/port": str(names.REWARD_PORT),
-        },
+        {names.CONTENT_DIGEST: digest, **scrape_annotations(names.REWARD_PORT)},
         [build_container(container)],
         [
             {"name": "configuration", "configMap": {"name": names.reward_configuration(owner.name, digest)}},
@@ -177,20 +180,11 @@ def build_reward_deployment(function: RewardFunction, settings: Settings) -> Jso
         # Room for a batch in flight.
         terminationGracePeriodSeconds=60,
     )
-    return build_object(
-        "apps/v1",
-        "Deployment",
+    return build_deployment(
         owner,
         names.reward_server(owner.name),
         labels,
-        {
-            "spec": {
-                "replicas": function.spec.replicas,
-                "selector": {"matchLabels": labels},
-                "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-                "revisionHistoryLimit": 2,
-                "template": override_pod(template, function.spec.pod),
-            }
-        },
+        function.spec.replicas,
+        override_pod(template, function.spec.pod),
         {names.CONTENT_DIGEST: digest},
     )

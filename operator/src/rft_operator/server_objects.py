@@ -11,7 +11,14 @@ from rft_api.quantities import quantity_value
 from rft_operator import names
 from rft_operator.addresses import Address, Mounts, locate
 from rft_operator.metadata import Owner, build_object
-from rft_operator.pods import Container, build_container, build_pod_template, override_pod
+from rft_operator.pods import (
+    Container,
+    build_container,
+    build_deployment,
+    build_pod_template,
+    override_pod,
+    scrape_annotations,
+)
 from rft_operator.settings import Settings
 
 Json = dict[str, Any]
@@ -104,7 +111,7 @@ def build_server_deployment(
         more["initContainers"] = [build_container(_fetcher(endpoint, folder, shared, settings))]
     template = build_pod_template(
         labels,
-        {"prometheus.io/scrape": "true", "prometheus.io/port": str(names.SERVER_PORT)},
+        scrape_annotations(names.SERVER_PORT),
         containers,
         [
             {"name": "models", "emptyDir": {}},
@@ -114,23 +121,14 @@ def build_server_deployment(
         ],
         **more,
     )
-    return build_object(
-        "apps/v1",
-        "Deployment",
+    return build_deployment(
         owner,
         names.server(owner.name),
         labels,
-        {
-            "spec": {
-                "replicas": endpoint.spec.replicas,
-                "selector": {"matchLabels": labels},
-                "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-                "revisionHistoryLimit": 2,
-                # Fetching and loading a large model takes a while.
-                "progressDeadlineSeconds": 3600,
-                "template": override_pod(template, serving.pod),
-            }
-        },
+        endpoint.spec.replicas,
+        override_pod(template, serving.pod),
+        # Fetching and loading a large model takes a while.
+        progressDeadlineSeconds=3600,
     )
 
 

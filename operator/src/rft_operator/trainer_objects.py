@@ -13,7 +13,7 @@ from rft_api.run import ExitCode
 from rft_operator import names
 from rft_operator.addresses import Mounts, job_addresses, locate
 from rft_operator.metadata import Owner, build_object
-from rft_operator.pods import Container, build_container, build_pod_template, override_pod
+from rft_operator.pods import Container, build_container, build_pod_template, override_pod, scrape_annotations
 from rft_operator.settings import Settings
 
 Json = dict[str, Any]
@@ -184,7 +184,7 @@ def _pod_template(
     ]
     template = build_pod_template(
         labels,
-        {"prometheus.io/scrape": "true", "prometheus.io/port": str(names.PROGRESS_PORT)},
+        scrape_annotations(names.PROGRESS_PORT),
         [build_container(container)],
         volumes,
         restartPolicy="Never",

@@ -8,10 +8,7 @@ import sys
 from pathlib import Path
 
 from rft_api.run import ExitCode, Summary
-from rft_api.termination import success_message
-
-TERMINATION_MESSAGE_BYTES = 4096
-"""Kubernetes keeps so many bytes of a termination message."""
+from rft_api.termination import MAXIMUM_BYTES, success_message
 
 
 def report_end(code: ExitCode, message: str, rank: int = 0) -> ExitCode:
@@ -31,6 +28,6 @@ def report_result(summary: Summary) -> None:
 def _write_termination_message(text: str) -> None:
     target = os.environ.get("RFT_TERMINATION_LOG")
     if target:
-        encoded = text.encode()[:TERMINATION_MESSAGE_BYTES]
+        encoded = text.encode()[:MAXIMUM_BYTES]
         with contextlib.suppress(OSError):
             Path(target).write_text(encoded.decode(errors="ignore"), encoding="utf-8")

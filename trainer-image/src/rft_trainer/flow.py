@@ -125,7 +125,7 @@ class Run:
         client.close()
         wait_for_all()
         self._phase("Done", "")
-        summary = self._summary(dataset, tokenizer, trainer_steps, stopped_early, best)
+        summary = self._summary(dataset, trainer_steps, stopped_early, best)
         if rank() == 0:
             _write(self._folder.summary, summary)
         return summary
@@ -277,18 +277,7 @@ class Run:
         wait_for_all()
         return best
 
-    def _warmup_conversations(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        warmup = self._config.warmup
-        return 0 if warmup is None else len(load_conversations(warmup.data, _token_counter(tokenizer)))
-
-    def _summary(
-        self,
-        dataset: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
-        steps: int,
-        stopped_early: bool,
-        best: CheckpointInfo,
-    ) -> Summary:
+    def _summary(self, dataset: Dataset, steps: int, stopped_early: bool, best: CheckpointInfo) -> Summary:
         held_out = dataset.test or dataset.validation
         stages: list[Stage] = ["base", *(["warmup"] if self._config.warmup else []), "tuned"]  # type: ignore[list-item]
         rows = {stage: read_rollouts(self._folder.evaluation(stage), held_out) for stage in stages}
@@ -327,7 +316,10 @@ class Run:
                 train_prompts=sum(len(found) for found in dataset.train.values()),
                 validation_prompts=len(dataset.validation),
                 test_prompts=len(dataset.test),
-                warmup_conversations=self._warmup_conversations(tokenizer),
+                # Only counted: the warm-up has checked them against the chat template.
+                warmup_conversations=len(load_conversations(self._config.warmup.data, len))
+                if self._config.warmup
+                else 0,
                 too_long=dataset.too_long,
             ),
             rewards_failed=sum(m.rewards_failed for m in metrics)

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from rft_api.addresses import is_stored
 from rft_api.run import ExitCode, RunError, SourceConfig, TrainerConfig
-from rft_api.storage import ObjectStore, StorageError, is_stored
+from rft_api.storage import ObjectStore, StorageError
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from types import FrameType
 
 from pydantic import ValidationError
 
+from rft_api.addresses import is_stored
 from rft_api.run import ExitCode, RunError, RunFolder, TrainerConfig
 from rft_trainer.ending import report_end
 
@@ -43,8 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     config = _read_config(options.config)
     if isinstance(config, str):
-        print(f"error: {config}", file=sys.stderr)
-        return ExitCode.CONFIGURATION_INVALID
+        return report_end(ExitCode.CONFIGURATION_INVALID, config)
     if options.stage:
         from rft_trainer.worker import run_worker
 
@@ -63,44 +63,38 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace, config: TrainerConfig) -> int:
     """Fetches what is in object stores, runs the stages, and leaves the result where the configuration says."""
     group = _Group()
-    if not _uses_object_store(config):
-        problem = _output_problem(config, RunFolder(config.output))
-        if problem:
-            raise RunError(ExitCode.OUTPUT_INVALID, problem)
+    if not any(map(is_stored, _uris(config))):
+        _claim_output(config, config.output)
         return _run_stages(group, options, options.config, config)
     for name in ("boto3", "botocore", "s3transfer"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # boto3 takes a while to import, and most runs on one machine need none of this.
-    from rft_api.storage import is_stored
     from rft_trainer.inputs import fetch_inputs
     from rft_trainer.mirror import Mirror
 
     mirror = None
-    local = config
-    if is_stored(config.output):
+    output = config.output
+    if is_stored(output):
         if config.compute.nodes > 1:
             raise RunError(
                 ExitCode.CONFIGURATION_INVALID,
-                f"spec.output.uri {config.output}: several nodes need a folder that all of them share (pvc://)",
+                f"spec.output.uri {output}: several nodes need a folder that all of them share (pvc://)",
             )
-        local = config.model_copy(update={"output": str(options.scratch / "output")})
-        mirror = Mirror(RunFolder(local.output), config.output)
+        output = str(options.scratch / "output")
+        mirror = Mirror(RunFolder(output), config.output)
         mirror.fetch()
-    problem = _output_problem(config, RunFolder(local.output))
-    if problem:
-        raise RunError(ExitCode.OUTPUT_INVALID, problem.replace(local.output, config.output))
+    _claim_output(config, output)
     if mirror:
         mirror.start()
     try:
-        local = fetch_inputs(local, options.scratch / "inputs")
+        local = fetch_inputs(config, options.scratch / "inputs").model_copy(update={"output": output})
         file = options.scratch / "job.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(local.model_dump_json(by_alias=True), encoding="utf-8")
-        code = _run_stages(group, options, file, local)
+        return _run_stages(group, options, file, local)
     finally:
         if mirror:
             mirror.finish()
-    return code
 
 
 def _run_stages(group: _Group, options: argparse.Namespace, file: Path, config: TrainerConfig) -> int:
@@ -112,10 +106,10 @@ def _run_stages(group: _Group, options: argparse.Namespace, file: Path, config: 
     return ExitCode.SUCCEEDED
 
 
-def _uses_object_store(config: TrainerConfig) -> bool:
+def _uris(config: TrainerConfig) -> list[str]:
     sources = [*config.data.train, *config.data.validation, *config.data.test]
     sources += config.warmup.data if config.warmup else []
-    return any("://" in uri for uri in (config.model, config.output, *(source.path for source in sources)))
+    return [config.model, config.output, *(source.path for source in sources)]
 
 
 def _commands(
@@ -197,6 +191,17 @@ def _read_config(path: Path) -> TrainerConfig | str:
     except ValidationError as error:
         details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         return f"{path}: {details}"
+
+
+def _claim_output(config: TrainerConfig, output: str) -> None:
+    """Makes a folder this run's; messages name the address that the configuration has for it.
+
+    Raises:
+        RunError: OUTPUT_INVALID when it cannot be.
+    """
+    problem = _output_problem(config, RunFolder(output))
+    if problem:
+        raise RunError(ExitCode.OUTPUT_INVALID, problem.replace(output, config.output))
 
 
 def _output_problem(config: TrainerConfig, folder: RunFolder) -> str | None:

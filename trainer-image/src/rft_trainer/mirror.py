@@ -77,13 +77,13 @@ class Mirror:
         # The store has the truth: what an earlier process left here may be of another time.
         shutil.rmtree(self._folder.path, ignore_errors=True)
         try:
-            stored = {item.name: item.size for item in self._store.objects(self._uri)}
+            stored = [item.name for item in self._store.objects(self._uri)]
             complete = {_checkpoint(name) for name in stored if name.endswith(f"/{CHECKPOINT_MARKER}")}
             # Rollouts are for people: no run reads them again.
-            wanted = [
+            wanted = {
                 name for name in stored if not name.startswith("rollouts/") and _checkpoint(name) in {None, *complete}
-            ]
-            self._store.download(self._uri, self._folder.path, wanted)
+            }
+            self._store.download(self._uri, self._folder.path, sorted(wanted))
         except StorageError as error:
             raise RunError(ExitCode.OUTPUT_INVALID if error.permanent else ExitCode.UNEXPECTED, str(error)) from error
         self._copied = {name: state for name, state in self._files().items() if name in wanted}

@@ -1,0 +1,49 @@
+"""The addresses in a job: model, data and output."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from rft_api.rft_job import RFTJob
+
+Location = tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Address:
+    """An address and where the job states it."""
+
+    location: Location
+    role: Literal["model", "data", "output"]
+    uri: str
+
+    @property
+    def scheme(self) -> str:
+        """What stands before `://`; empty for a path."""
+        match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", self.uri)
+        return match.group(1) if match else ""
+
+    @property
+    def config_map_key(self) -> tuple[str, str]:
+        """Name and key of a `configmap://NAME/KEY`; the key is empty when the address lacks it."""
+        name, _, key = self.uri.removeprefix("configmap://").partition("/")
+        return name, key
+
+
+def job_addresses(job: RFTJob) -> list[Address]:
+    """Every address of a job."""
+    data, warmup = job.spec.data, job.spec.warmup
+    found = [Address(("spec", "model", "uri"), "model", job.spec.model.uri)]
+    for field, sources in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+        for index, source in enumerate(sources or []):
+            found.append(Address(("spec", "data", field, index, "uri"), "data", source.uri))
+    for index, conversations in enumerate(warmup.data if warmup else []):
+        found.append(Address(("spec", "warmup", "data", index, "uri"), "data", conversations.uri))
+    return [*found, Address(("spec", "output", "uri"), "output", job.spec.output.uri)]
+
+
+def is_stored(uri: str) -> bool:
+    """Whether an address is in an object store, not on a file system."""
+    return uri.startswith("s3://")
