@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from rft_api.crd import build_crds
 from rft_api.generate import generated_files
-from rft_api.inference_endpoint import Autoscale, InferenceEndpoint, InferenceEndpointSpec
+from rft_api.inference_endpoint import InferenceEndpoint, InferenceEndpointSpec
 from rft_api.model import Model
 from rft_api.reward_function import (
     BuiltinReward,
@@ -161,7 +161,6 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
         {"combine": {"terms": [MATH]}, "builtin": {"name": "Math"}},
         "set exactly one of python",
     ),
-    (Autoscale, {"minimum": 1, "maximum": 1}, {"minimum": 2, "maximum": 1}, "minimum must be at most maximum"),
     (InferenceEndpointSpec, {"model": {"uri": "m"}}, {}, "set exactly one of model, baseEndpoint"),
     (
         InferenceEndpointSpec,
@@ -171,9 +170,9 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
     ),
     (
         InferenceEndpointSpec,
-        {"model": {"uri": "m"}, "autoscale": {}},
-        {"baseEndpoint": "b", "adapter": {"uri": "a"}, "autoscale": {}},
-        "autoscale and serving belong to the endpoint",
+        {"model": {"uri": "m"}, "serving": {}},
+        {"baseEndpoint": "b", "adapter": {"uri": "a"}, "serving": {}},
+        "serving belongs to the endpoint",
     ),
 ]
 

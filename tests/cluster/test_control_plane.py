@@ -14,7 +14,7 @@ from api.test_schemas import RULES
 from cluster.control_plane import Cluster
 from cluster.kubectl import Kubectl, Manifest
 from rft_api.crd import build_crds
-from rft_api.inference_endpoint import Autoscale, InferenceEndpointSpec
+from rft_api.inference_endpoint import InferenceEndpointSpec
 from rft_api.manifests import load_manifests
 from rft_api.model import Model
 from rft_api.reward_function import (
@@ -63,7 +63,6 @@ PLACES: dict[type[Model], Callable[[Any], Manifest]] = {
         "RewardFunction", {**REWARD, "tests": [{"prompt": "p", "completion": "c", "expect": part}]}
     ),
     RewardFunctionSpec: lambda part: manifest("RewardFunction", part),
-    Autoscale: lambda part: manifest("InferenceEndpoint", {**ENDPOINT, "autoscale": part}),
     InferenceEndpointSpec: lambda part: manifest("InferenceEndpoint", part),
 }
 

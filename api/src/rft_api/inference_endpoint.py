@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from rft_api.model import Model, Rule
-from rft_api.quantities import Between, DecimalString, Duration, Integer, Name, exactly_one_of
+from rft_api.quantities import Integer, Name, exactly_one_of
 from rft_api.resource import API_VERSION, Conditions, Metadata, PodOverrides, SecretReference
 from rft_api.rft_job import ModelSource, Uri
 
@@ -17,36 +17,6 @@ class Adapter(Model):
 
     uri: Uri
     """s3://BUCKET/PREFIX or pvc://CLAIM/PATH of a folder with adapter_config.json and safetensors."""
-
-
-class Autoscale(Model):
-    """Replicas by load."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="self.minimum <= self.maximum",
-            message="minimum must be at most maximum",
-            holds=lambda autoscale: autoscale.minimum <= autoscale.maximum,
-        ),
-    )
-
-    minimum: Annotated[Integer, Field(ge=0, le=1000)] = 0
-    """Fewest replicas; 0 lets an idle server go."""
-    maximum: Annotated[Integer, Field(ge=1, le=1000)] = 1
-    """Most replicas."""
-    concurrency: Annotated[Integer, Field(ge=1, le=100000)] = 32
-    """Requests in flight that one replica is meant to serve."""
-    idle_after: Duration = "10m"
-    """Time without requests after which a server goes down to the minimum."""
-
-
-class InvocationLogs(Model):
-    """A record of requests and answers, in Bedrock's invocation log format."""
-
-    uri: Uri
-    """s3://BUCKET/PREFIX that log objects are written under."""
-    fraction: Annotated[DecimalString, Between("0", "1")] = "1.0"
-    """Share of the requests that is recorded."""
 
 
 class Serving(Model):
@@ -66,9 +36,6 @@ class Serving(Model):
     """Changes to the server's pods."""
 
 
-_OWN_SERVER = ("autoscale", "serving")
-
-
 class InferenceEndpointSpec(Model):
     """What is served, and how."""
 
@@ -80,9 +47,9 @@ class InferenceEndpointSpec(Model):
             holds=lambda spec: (spec.base_endpoint is None) == (spec.adapter is None),
         ),
         Rule(
-            cel="!has(self.baseEndpoint) || (!has(self.autoscale) && !has(self.serving))",
-            message="autoscale and serving belong to the endpoint that baseEndpoint names; remove them here",
-            holds=lambda spec: spec.base_endpoint is None or all(getattr(spec, field) is None for field in _OWN_SERVER),
+            cel="!has(self.baseEndpoint) || !has(self.serving)",
+            message="serving belongs to the endpoint that baseEndpoint names; remove it here",
+            holds=lambda spec: spec.base_endpoint is None or spec.serving is None,
         ),
     )
 
@@ -93,13 +60,9 @@ class InferenceEndpointSpec(Model):
     adapter: Adapter | None = None
     """The adapter to serve on baseEndpoint."""
     replicas: Annotated[Integer, Field(ge=0, le=1000)] = 1
-    """Server pods; autoscale, when set, moves this number."""
-    autoscale: Autoscale | None = None
-    """Replicas by load; a fixed number when absent."""
+    """Server pods; `kubectl scale` and autoscalers move this number."""
     serving: Serving | None = None
     """The server's settings; one GPU and up to eight adapters when absent."""
-    logs: InvocationLogs | None = None
-    """A record of requests and answers; none when absent."""
     credentials: SecretReference | None = None
     """Secret with the credentials for s3:// and hf:// addresses."""
 

@@ -188,9 +188,7 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "An InferenceEndpoint of that name exists and was not made for this job; it is left alone.",
         "Choose another spec.endpoint.name, or delete that endpoint.",
     ),
-    Reason.SCALED_TO_ZERO: Explanation(
-        _NOT_READY, "No server pod is wanted.", "Raise replicas; the gateway does it for autoscaled endpoints."
-    ),
+    Reason.SCALED_TO_ZERO: Explanation(_NOT_READY, "No server pod is wanted.", "Raise replicas."),
     Reason.BASE_MISSING: Explanation(_NOT_READY, "The endpoint that baseEndpoint names does not exist.", "Create it."),
     Reason.BASE_NOT_READY: Explanation(
         _NOT_READY, "The server of the base endpoint is not running.", "Look at the base endpoint's condition."
