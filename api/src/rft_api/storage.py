@@ -41,6 +41,8 @@ class StoredObject:
     """Its key, relative to the address."""
     size: int
     """Bytes."""
+    etag: str
+    """Changes when the content does; empty where the store keeps none."""
 
 
 class ObjectStore:
@@ -65,7 +67,7 @@ class ObjectStore:
                     rest = entry["Key"][len(prefix) :]
                     # models/a must not find models/abc.
                     if not rest or not prefix or prefix.endswith("/") or rest.startswith("/"):
-                        found.append(StoredObject(rest.lstrip("/"), entry["Size"]))
+                        found.append(StoredObject(rest.lstrip("/"), entry["Size"], entry.get("ETag", "")))
         return sorted((item for item in found if not item.name.endswith("/")), key=lambda item: item.name)
 
     def download(self, uri: str, target: Path, names: Sequence[str]) -> None:

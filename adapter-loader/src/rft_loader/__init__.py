@@ -1,0 +1,1 @@
+"""The adapter loader: fetches models for a vLLM server and keeps its adapters as a list says."""

@@ -1,0 +1,85 @@
+"""The loader's command line: fetch a model once, or follow a list of adapters."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from rft_api.run import ExitCode
+from rft_loader.fetch import fetch_model
+from rft_loader.follow import Follower, Settings
+from rft_loader.problems import Problem
+from rft_loader.sources import Sources
+from rft_loader.status import serve_status
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one of the two commands; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # Their lines per request would bury ours, and show signed addresses.
+    for name in ("httpx", "httpcore", "huggingface_hub", "botocore"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    if options.command == "fetch":
+        return _fetch(options.uri, options.to)
+    return _follow(
+        Settings(options.adapters, options.folder.absolute(), options.base, options.server, options.maximum_rank),
+        options.port,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rft_loader", description="Fetches models and serves adapters.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    fetch = commands.add_parser("fetch", help="fetch a model; ends with 12 when there is none")
+    fetch.add_argument("--uri", required=True, help="hf://OWNER/NAME[@REVISION] or s3://BUCKET/KEY")
+    fetch.add_argument("--to", required=True, type=Path, help="folder, which exists only when it is complete")
+    follow = commands.add_parser("follow", help="keep a vLLM server's adapters as a file says")
+    follow.add_argument("--adapters", required=True, type=Path, help="the file")
+    follow.add_argument("--folder", required=True, type=Path, help="for fetched adapters; the server sees it, too")
+    follow.add_argument("--base", required=True, type=Path, help="folder of the base model")
+    follow.add_argument("--server", required=True, help="the server's URL")
+    follow.add_argument("--maximum-rank", required=True, type=int, help="the server's --max-lora-rank")
+    follow.add_argument("--port", required=True, type=int, help="for GET /adapters and GET /healthz")
+    return parser
+
+
+def _fetch(uri: str, target: Path) -> ExitCode:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fetch_model(uri, Sources().open(uri), target)
+    except Problem as problem:
+        return _report(ExitCode.MODEL_INVALID if problem.permanent else ExitCode.UNEXPECTED, str(problem))
+    except OSError as error:
+        code = ExitCode.OUTPUT_FAILED if error.errno in _FULL else ExitCode.UNEXPECTED
+        return _report(code, f"{target}: {error}")
+    return ExitCode.SUCCEEDED
+
+
+def _follow(settings: Settings, port: int) -> ExitCode:
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    follower = Follower(settings)
+    serve_status("0.0.0.0", port, follower.reports)
+    follower.run()
+    return ExitCode.SUCCEEDED
+
+
+def _report(code: ExitCode, message: str) -> ExitCode:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    # At once, also from the middle of a download: what is on disk is whole or marked as partial.
+    os.write(sys.stderr.fileno(), b"stopped: the loader was told to end\n")
+    os._exit(ExitCode.INTERRUPTED)

@@ -1,0 +1,92 @@
+"""Where models and adapters come from: object stores, the Hugging Face hub, and folders that are mounted."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+
+from rft_api.storage import ObjectStore, StorageError
+from rft_loader.hub import parse_hub_address
+from rft_loader.problems import Problem
+from rft_loader.source import Source, SourceFile
+
+
+class StoredFolder:
+    """Objects below an address of an object store."""
+
+    def __init__(self, uri: str, store: ObjectStore):
+        self._uri = uri
+        self._store = store
+
+    def files(self) -> list[SourceFile]:
+        """See `Source`."""
+        try:
+            found = self._store.objects(self._uri)
+        except StorageError as error:
+            raise Problem(str(error), error.permanent) from error
+        if not found:
+            raise Problem(f"{self._uri}: nothing is stored there")
+        return [SourceFile(item.name, item.size, item.etag) for item in found]
+
+    def fetch(self, name: str, folder: Path) -> None:
+        """See `Source`."""
+        try:
+            self._store.download(self._uri, folder, [name])
+        except StorageError as error:
+            raise Problem(str(error), error.permanent) from error
+
+
+class MountedFolder:
+    """A folder of this machine."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def files(self) -> list[SourceFile]:
+        """See `Source`."""
+        try:
+            found = sorted(path for path in self.path.iterdir() if path.is_file())
+            stats = [(path.name, path.stat()) for path in found]
+        except FileNotFoundError as error:
+            raise Problem(f"{self.path}: there is no such folder") from error
+        except OSError as error:
+            raise Problem(f"{self.path}: {error.strerror}", permanent=False) from error
+        return [SourceFile(name, stat.st_size, str(stat.st_mtime_ns)) for name, stat in stats]
+
+    def fetch(self, name: str, folder: Path) -> None:
+        """See `Source`."""
+        shutil.copyfile(self.path / name, folder / name)
+
+
+class Sources:
+    """Opens addresses; one client for all of an object store's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._store: ObjectStore | None = None
+
+    def open(self, uri: str) -> Source:
+        """What is at an address; nothing is asked yet.
+
+        Raises:
+            Problem: when there can be no such address.
+        """
+        scheme, separator, _ = uri.partition("://")
+        if not separator:
+            return MountedFolder(Path(uri))
+        if scheme == "s3":
+            return StoredFolder(uri, self._object_store())
+        if scheme == "hf":
+            return parse_hub_address(uri)
+        raise Problem(f"{uri}: {scheme}:// cannot be fetched; use s3:// or hf://")
+
+    def _object_store(self) -> ObjectStore:
+        # Making clients is not thread-safe, using one is.
+        with self._lock:
+            if self._store is None:
+                try:
+                    self._store = ObjectStore()
+                except ValueError as error:
+                    raise Problem(f"the object store's settings: {error}") from error
+            return self._store

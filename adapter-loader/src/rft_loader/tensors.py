@@ -1,0 +1,46 @@
+"""Reads what a safetensors file says about its tensors, without reading them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from rft_loader.problems import Problem
+
+_LENGTH_BYTES = 8
+_LONGEST_HEADER = 100_000_000
+"""The format's own limit."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor's outline."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, by name.
+
+    Raises:
+        Problem: when it is no safetensors file, or not all of it is there.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+            # Of a shorter file, whatever is there; it is no JSON then.
+            text = file.read(min(length, _LONGEST_HEADER))
+        header = json.loads(text)
+        described = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        tensors = {name: Tensor(str(e["dtype"]), tuple(map(int, e["shape"]))) for name, e in described.items()}
+        end = max((int(entry["data_offsets"][1]) for entry in described.values()), default=0)
+    except OSError as error:
+        raise Problem(f"{path.name}: {error.strerror}", permanent=False) from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise Problem(f"{path.name}: is no safetensors file, or only the beginning of one; copy it again") from error
+    if size != _LENGTH_BYTES + length + end:
+        raise Problem(f"{path.name}: has {size} bytes where {_LENGTH_BYTES + length + end} belong; copy it again")
+    return tensors

@@ -1,0 +1,130 @@
+"""Checks an adapter before the server gets it: vLLM serves some that do nothing, or something else, without a word."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rft_loader.base_model import BaseModel, Shape
+from rft_loader.problems import Problem
+from rft_loader.source import SourceFile
+from rft_loader.tensors import Tensor, read_tensors
+
+CONFIGURATION = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+_TENSOR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?:embedding_)?(?P<half>[AB])(?:\.weight)?")
+
+
+def choose_files(uri: str, files: Sequence[SourceFile]) -> list[SourceFile]:
+    """The files that make an adapter.
+
+    Raises:
+        Problem: when they are not there.
+    """
+    found = {file.name: file for file in files}
+    if CONFIGURATION not in found:
+        hint = "; it is a whole model: serve it with spec.model" if "config.json" in found else ""
+        raise Problem(f"{uri}: is no adapter: it holds no {CONFIGURATION}{hint}")
+    if WEIGHTS not in found:
+        pickled = next((name for name in ("adapter_model.bin", "adapter_model.pt") if name in found), None)
+        hint = f" ({pickled} is not loaded: pickle files can run code)" if pickled else ""
+        raise Problem(f"{uri}: holds no {WEIGHTS}{hint}; save the adapter as safetensors")
+    return [found[CONFIGURATION], found[WEIGHTS]]
+
+
+def check_adapter(folder: Path, base: BaseModel | None, maximum_rank: int) -> None:
+    """Looks for what the server could not serve, or not as the adapter was trained.
+
+    Args:
+        folder: the adapter.
+        base: the model that it is to attach to; its modules are not compared when absent.
+        maximum_rank: the largest rank that the server takes.
+
+    Raises:
+        Problem: with the first; it names the file.
+    """
+    configuration = _read_configuration(folder / CONFIGURATION)
+    rank = configuration.get("r")
+    if configuration.get("peft_type") != "LORA":
+        raise Problem(f"{CONFIGURATION}: peft_type is {configuration.get('peft_type')}; only LORA is served")
+    if not isinstance(rank, int) or rank < 1:
+        raise Problem(f"{CONFIGURATION}: r is {rank}; it must be the adapter's rank")
+    if rank > maximum_rank:
+        raise Problem(
+            f"{CONFIGURATION}: rank {rank} is above the {maximum_rank} that the server takes; "
+            "raise the base endpoint's serving.maxAdapterRank"
+        )
+    for field in ("rank_pattern", "alpha_pattern"):
+        if configuration.get(field):
+            raise Problem(f"{CONFIGURATION}: has a {field}, which vLLM ignores; train with the same for all modules")
+    pairs = _pairs(read_tensors(folder / WEIGHTS))
+    for module, halves in sorted(pairs.items()):
+        _check_halves(module, halves, rank)
+        if base is not None:
+            _check_attachment(module, halves, base, bool(configuration.get("fan_in_fan_out")))
+
+
+def _read_configuration(path: Path) -> dict[str, Any]:
+    try:
+        configuration = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Problem(f"{path.name}: {error.strerror}", permanent=False) from error
+    except ValueError as error:
+        raise Problem(f"{path.name}: is not JSON: {error}") from error
+    if not isinstance(configuration, dict):
+        raise Problem(f"{path.name}: must hold an object")
+    return configuration
+
+
+def _pairs(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The halves A and B of each module's adapter."""
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.endswith((".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight")):
+            continue  # a copy of the base model's, which vLLM skips, too
+        match = _TENSOR.fullmatch(name)
+        if match is None:
+            raise Problem(f"{WEIGHTS}: tensor {name} is not served; train without bias, DoRA and modules_to_save")
+        pairs.setdefault(match["module"], {})[match["half"]] = tensor
+    if not pairs:
+        raise Problem(f"{WEIGHTS}: holds no tensors")
+    return pairs
+
+
+def _check_halves(module: str, halves: dict[str, Tensor], rank: int) -> None:
+    for half in "AB":
+        if half not in halves:
+            raise Problem(f"{WEIGHTS}: {module} has no lora_{half}; save the adapter again")
+    for half, tensor in halves.items():
+        # Those of stacked experts have more dimensions, or rank times experts.
+        dimension = tensor.shape[0 if half == "A" else -1] if tensor.shape else 0
+        if ".experts" not in module and (len(tensor.shape) != 2 or dimension != rank):
+            raise Problem(
+                f"{WEIGHTS}: lora_{half} of {module} has the shape {list(tensor.shape)}, "
+                f"which does not fit r: {rank} in {CONFIGURATION}"
+            )
+
+
+def _check_attachment(module: str, halves: dict[str, Tensor], base: BaseModel, transposed: bool) -> None:
+    # Adapters on stacked experts are wrapped: their inner half is called base_layer.
+    shapes = base.find(module.removesuffix(".base_layer"))
+    if not shapes:
+        raise Problem(
+            f"{WEIGHTS}: the base model has no module {module}; serve the adapter on the model that it was trained on"
+        )
+    if None in shapes:
+        return
+    outputs, inputs = halves["B"].shape[0], halves["A"].shape[1]
+    possible: list[Shape] = [shape for shape in shapes if shape is not None]
+    # Embeddings and transposed layers are stored the other way round.
+    swapped = transposed or module.endswith(("embed_tokens", "wte"))
+    if (outputs, inputs) not in [shape[::-1] if swapped else shape for shape in possible]:
+        wanted = possible[0][::-1] if swapped else possible[0]
+        raise Problem(
+            f"{WEIGHTS}: {module} maps {inputs} inputs to {outputs} outputs, in the base model {wanted[1]} to "
+            f"{wanted[0]}; serve the adapter on the model that it was trained on"
+        )

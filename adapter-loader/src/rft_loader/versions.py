@@ -1,0 +1,96 @@
+"""The versions of adapters on disk: `FOLDER/NAME-ADDRESS/CONTENT`, each complete and never changed."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Set
+from pathlib import Path
+
+from rft_loader.problems import Problem
+from rft_loader.source import Source, fetch_files, revision_of
+from rft_loader.sources import MountedFolder
+from rft_loader.validation import choose_files
+
+log = logging.getLogger(__name__)
+
+PARTIAL = ".partial"
+
+Check = Callable[[Path], None]
+"""Raises a Problem for an adapter that cannot be served."""
+
+
+def prepare_version(uri: str, source: Source, home: Path, check: Check) -> tuple[Path, str]:
+    """The folder of an adapter's newest version, fetched and checked, and a remark.
+
+    Of a mounted adapter the folder is a link. When the address cannot be looked at, what was fetched before counts.
+
+    Raises:
+        Problem: when there is no version that can be served.
+    """
+    try:
+        files = choose_files(uri, source.files())
+    except Problem as problem:
+        newest = _newest_version(home, check)
+        if newest is None:
+            raise
+        return newest, f"what was fetched before is served, because: {problem}"
+    version = home / revision_of(files)
+    if not version.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        if isinstance(source, MountedFolder):
+            version.unlink(missing_ok=True)
+            version.symlink_to(source.path.absolute())
+        else:
+            log.info("fetching %s: %.1f MB", uri, sum(file.size for file in files) / 1e6)
+            partial = version.with_name(version.name + PARTIAL)
+            fetch_files(source, files, partial)
+            shutil.rmtree(partial / ".cache", ignore_errors=True)
+            partial.rename(version)
+    try:
+        check(version)
+    except Problem as problem:
+        raise Problem(f"{uri}: {problem}", problem.permanent) from problem
+    return version, ""
+
+
+def remove_versions(
+    folder: Path, needed: Set[Path], busy: Set[Path], unneeded_since: dict[Path, float], now: float, keep: float
+) -> None:
+    """Removes versions that nothing has needed for a while.
+
+    Args:
+        folder: the folder of all adapters.
+        needed: versions that stay.
+        busy: homes that are being written to; they are left alone.
+        unneeded_since: when each version was first found unneeded; kept up here.
+        now: seconds.
+        keep: for how long a version stays that is not needed.
+    """
+    present = {version for home in folder.glob("*/") if home not in busy for version in home.iterdir()}
+    for version in unneeded_since.keys() - (present - needed):
+        del unneeded_since[version]
+    for version in present - needed:
+        if now - unneeded_since.setdefault(version, now) < keep:
+            continue
+        log.info("removing %s", version)
+        if version.is_symlink():
+            version.unlink()
+        else:
+            shutil.rmtree(version, ignore_errors=True)
+        del unneeded_since[version]
+        if not any(version.parent.iterdir()):
+            version.parent.rmdir()
+
+
+def _newest_version(home: Path, check: Check) -> Path | None:
+    if not home.is_dir():
+        return None
+    versions = [path for path in home.iterdir() if path.is_dir() and not path.name.endswith(PARTIAL)]
+    for version in sorted(versions, key=lambda path: path.lstat().st_mtime, reverse=True):
+        try:
+            check(version)
+        except Problem:
+            continue
+        return version
+    return None

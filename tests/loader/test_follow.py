@@ -1,0 +1,291 @@
+"""`rft_loader follow`, with a server that speaks vLLM's protocol and a real S3 server."""
+
+import os
+import shutil
+import threading
+import time
+
+import pytest
+from support.loader import LoaderProgram, write_list
+
+from rft_loader.follow import Follower, Settings
+
+
+class Following:
+    """The loop in this process, with a clock that tests move."""
+
+    def __init__(self, folder, base, server):
+        self.list, self.folder, self.base, self.server = folder / "adapters.json", folder / "adapters", base, server
+        self.folder.mkdir(exist_ok=True)
+        self.now = 0.0
+        self.restart()
+
+    def restart(self):
+        settings = Settings(self.list, self.folder, self.base, self.server.url, 8)
+        self.follower = Follower(settings, lambda: self.now)
+
+    def settle(self, seconds=0):
+        """Lets time pass, and the loop run for six seconds of it."""
+        self.now += seconds
+        for _ in range(6):  # with a question to the server among them
+            self.follower.tick()
+            self.wait()
+            self.now += 1
+        return self.states()
+
+    def wait(self):
+        """Waits for what the loop has begun."""
+        deadline = time.monotonic() + 60
+        while self.follower._busy:
+            assert time.monotonic() < deadline, self.follower._busy
+            time.sleep(0.01)
+
+    def states(self):
+        return {item["name"]: (item["state"], item["message"]) for item in self.follower.reports()}
+
+    def versions(self):
+        return set(self.folder.glob("*/*"))
+
+
+@pytest.fixture
+def following(tmp_path, base, server):
+    return Following(tmp_path, base, server)
+
+
+LOADED = ("Loaded", "")
+
+
+def test_a_life_with_a_store(following, server, bucket, adapters):
+    one, two = bucket.put(adapters / "one", "runs/one/best"), bucket.put(adapters / "two", "runs/two/best")
+    write_list(following.list, {"a": one, "b": two})
+    assert following.settle() == {"a": LOADED, "b": LOADED}
+    assert sorted(server.adapters) == ["a", "b"]
+    before = dict(server.adapters)
+    server.requests.clear()
+    assert following.settle(300) == {"a": LOADED, "b": LOADED}
+    assert server.requests == [], "what is as it should be is left alone"
+
+    # A new run wrote to the same address.
+    bucket.put(adapters / "two", "runs/one/best")
+    following.settle(61)
+    assert server.requests == [("unload", "a"), ("load", "a")]
+    assert server.adapters["a"] != before["a"], "another folder: vLLM keeps what it computed with the files of one"
+    assert len(following.versions()) == 3, "requests in flight may still need the old version"
+    following.settle(700)
+    assert {str(path) for path in following.versions()} == set(server.adapters.values())
+
+    # Another address under the same name; the other adapter goes.
+    write_list(following.list, {"a": two})
+    assert following.settle() == {"a": LOADED}
+    assert sorted(server.adapters) == ["a"]
+    following.settle(700)
+    assert {str(path) for path in following.versions()} == set(server.adapters.values())
+    assert len(list(following.folder.iterdir())) == 1
+
+    # The server starts again and knows nothing; the loader starts again and finds all in place.
+    server.adapters.clear()
+    assert following.settle() == {"a": LOADED}
+    server.requests.clear()
+    following.restart()
+    assert following.settle() == {"a": LOADED}
+    assert server.requests == []
+
+
+def test_a_mounted_folder(following, server, adapters):
+    write_list(following.list, {"a": adapters / "one"})
+    assert following.settle() == {"a": LOADED}
+    first = server.adapters["a"]
+    assert os.path.realpath(first) == str(adapters / "one")
+    shutil.copy(adapters / "two/adapter_model.safetensors", adapters / "one")
+    assert following.settle(61) == {"a": LOADED}
+    assert server.adapters["a"] != first
+    following.settle(700)
+    assert (adapters / "one/adapter_config.json").exists(), "only the link is removed"
+    shutil.rmtree(adapters / "one")
+    state, message = following.settle(61)["a"]
+    assert state == "Failed"
+    assert message == f"{adapters / 'one'}: there is no such folder; until then the name answers as before"
+
+
+def test_a_store_that_is_away(following, server, bucket, s3, adapters, monkeypatch):
+    uri = bucket.put(adapters / "one", "one")
+    write_list(following.list, {"a": uri})
+    following.settle()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    # Both begin anew, and the store does not answer: what was fetched before is served.
+    server.adapters.clear()
+    following.restart()
+    state, message = following.settle()["a"]
+    assert state == "Loaded"
+    assert message.startswith(f"what was fetched before is served, because: cannot list {uri}")
+    assert sorted(server.adapters) == ["a"]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
+    following.restart()
+    assert following.settle() == {"a": LOADED}
+
+
+def test_failing_adapters_do_not_disturb_others(following, server, bucket, adapters):
+    (adapters / "two/adapter_model.safetensors").rename(adapters / "two/adapter_model.bin")
+    pickle, good = bucket.put(adapters / "two", "two"), bucket.put(adapters / "one", "one")
+    server.refusals["refused"] = "no room for another"
+    write_list(
+        following.list,
+        {"good": good, "pickle": pickle, "wide": adapters / "wide", "none": f"{bucket.uri}/none", "refused": good},
+    )
+    states = following.settle()
+    assert states["good"] == LOADED
+    assert states["pickle"][0] == "Failed"
+    assert f"{pickle}: holds no adapter_model.safetensors (adapter_model.bin is not loaded" in states["pickle"][1]
+    assert "rank 16 is above the 8" in states["wide"][1]
+    assert states["none"] == ("Failed", f"{bucket.uri}/none: nothing is stored there")
+    assert states["refused"] == ("Failed", "the server refuses it (HTTP 500): no room for another")
+    assert sorted(server.adapters) == ["good"]
+    # Each is tried again later, and serves once it is mended.
+    following.settle(10)
+    following.settle(20)
+    assert server.requests.count(("load", "refused")) == 3
+    assert server.requests.count(("load", "good")) == 1
+    server.refusals.clear()
+    bucket.put(adapters / "one", "none")
+    states = following.settle(300)
+    assert states["refused"] == states["none"] == LOADED
+    assert states["pickle"][0] == states["wide"][0] == "Failed"
+
+
+def test_a_newer_version_that_is_refused(following, server, adapters):
+    write_list(following.list, {"a": adapters / "one"})
+    following.settle()
+    served = server.adapters["a"]
+    content = (adapters / "one/adapter_model.safetensors").read_bytes()
+    (adapters / "one/adapter_model.safetensors").write_bytes(content[:-1])
+    state, message = following.settle(61)["a"]
+    assert state == "Failed"
+    assert message.startswith(f"{adapters / 'one'}: adapter_model.safetensors: has {len(content) - 1} bytes")
+    assert message.endswith("until then the name answers as before")
+    assert server.adapters["a"] == served
+    # One that passes the checks, and that the server does not take: it gets back what it had.
+    (adapters / "one/adapter_model.safetensors").write_bytes(content)
+    real_load = following.follower._server._load
+
+    def refuse_new(name, folder):
+        server.refusals = {} if folder == served else {"a": "no"}
+        real_load(name, folder)
+
+    following.follower._server._load = refuse_new
+    assert following.settle(301)["a"][0] == "Failed"
+    assert server.adapters["a"] == served
+
+
+def test_a_slow_adapter_does_not_delay_others(following, server, adapters, monkeypatch):
+    slow, waiting = threading.Event(), threading.Event()
+    real_open = following.follower._sources.open
+
+    def open_slowly(uri):
+        if uri.endswith("two"):
+            waiting.set()
+            slow.wait(30)
+        return real_open(uri)
+
+    monkeypatch.setattr(following.follower._sources, "open", open_slowly)
+    write_list(following.list, {"fast": adapters / "one", "slow": adapters / "two"})
+    deadline = time.monotonic() + 20
+    while following.states().get("fast") != LOADED:
+        assert time.monotonic() < deadline
+        following.follower.tick()
+        following.now += 5
+        time.sleep(0.05)
+    assert waiting.is_set()
+    assert following.states()["slow"] == ("Loading", "fetching")
+    slow.set()
+    assert following.settle() == {"fast": LOADED, "slow": LOADED}
+
+
+def test_what_ends_while_the_server_answers_is_not_done_twice(following, server, adapters, monkeypatch):
+    client, allowed = following.follower._server, threading.Event()
+    real_load, real_list = client.load, client.adapters
+
+    def load(*arguments):
+        allowed.wait(30)
+        real_load(*arguments)
+
+    def list_and_let_end():
+        listed = real_list()
+        allowed.set()
+        following.wait()
+        return listed
+
+    monkeypatch.setattr(client, "load", load)
+    write_list(following.list, {"a": adapters / "one"})
+    following.follower.tick()
+    following.wait()
+    following.follower.tick()  # begins to load
+    monkeypatch.setattr(client, "adapters", list_and_let_end)
+    following.now += 5
+    following.follower.tick()
+    following.wait()
+    assert server.requests == [("load", "a")]
+
+
+def test_a_list_that_cannot_be_read_changes_nothing(following, server, adapters, caplog):
+    server.adapters["stays"] = "/until/the/list/is/known"
+    assert following.settle() == {}
+    assert sorted(server.adapters) == ["stays"]
+    write_list(following.list, {"a": adapters / "one"})
+    assert following.settle() == {"a": LOADED}
+    assert sorted(server.adapters) == ["a"]
+    for broken in ('{"adapters": [{"na', '{"adapters": [{"name": "a"}]}', '{"adapters": 1}', ""):
+        following.list.write_text(broken)
+        caplog.clear()
+        assert following.settle(5) == {"a": LOADED}
+        assert len([r for r in caplog.records if "going on with the list as it was" in r.message]) == 1
+    following.list.unlink()
+    assert following.settle() == {"a": LOADED}
+    write_list(following.list, {})
+    assert following.settle() == {}
+    assert server.adapters == {}
+
+
+def test_the_base_models_name_is_never_unloaded(following, server):
+    write_list(following.list, {})
+    following.settle()
+    assert server.requests == []
+
+
+def test_a_server_that_is_away(following, server, adapters):
+    server.stop()
+    write_list(following.list, {"a": adapters / "one"})
+    assert following.settle() == {"a": ("Loading", "waiting for the server")}
+    server.start()
+    assert following.settle(5) == {"a": LOADED}
+    server.stop()
+    assert following.settle(5) == {"a": ("Loading", "waiting for the server")}
+    server.start()
+    assert following.settle(5) == {"a": LOADED}
+
+
+def test_the_program_restarts_and_ends(tmp_path, base, server, bucket, adapters):
+    uri = bucket.put(adapters / "one", "one")
+    loader = LoaderProgram(tmp_path / "loader", base, server.url, bucket.environment)
+    # As Kubernetes replaces it: a link to another folder.
+    for name, names in (("first", {"a": uri}), ("second", {"a": uri, "b": adapters / "two"})):
+        (tmp_path / name).mkdir()
+        write_list(tmp_path / name / "adapters.json", names)
+    (tmp_path / "data").symlink_to("first")
+    loader.list.symlink_to(tmp_path / "data/adapters.json")
+    loader.start()
+    loader.wait_for(lambda adapters: adapters.get("a", {}).get("state") == "Loaded")
+    (tmp_path / "data-new").symlink_to("second")
+    (tmp_path / "data-new").rename(tmp_path / "data")
+    started = time.monotonic()
+    loader.wait_for(lambda adapters: adapters.get("b", {}).get("state") == "Loaded")
+    assert time.monotonic() - started < 5
+    assert server.requests == [("load", "a"), ("load", "b")]
+    loader.stop(9)
+    loader.start()
+    loader.wait_for(lambda adapters: all(item["state"] == "Loaded" for item in adapters.values()) and adapters)
+    assert loader.adapters()["a"] == {"name": "a", "uri": uri, "state": "Loaded", "message": ""}
+    assert loader.stop() < 1
+    assert server.requests == [("load", "a"), ("load", "b")], "nothing was loaded again"
+    assert loader.log.count("fetching s3://") == 1
+    assert "Traceback" not in loader.log
+    assert bucket.environment["AWS_SECRET_ACCESS_KEY"] not in loader.log

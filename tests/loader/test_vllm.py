@@ -1,0 +1,118 @@
+"""`rft_loader follow` with a real vLLM: names answer with the adapters that the list gives them."""
+
+import os
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+from support.loader import LoaderProgram, write_list
+from support.servers import free_port
+
+
+class Vllm:
+    """A vLLM server that takes adapters, on the CPU."""
+
+    def __init__(self, folder, model):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._model, self._log = model, folder / "vllm.log"
+        self.launch()
+
+    def launch(self):
+        """Starts the process; `wait` waits for it."""
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "VLLM_NO_USAGE_STATS": "1"}
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self._model),
+                    "--served-model-name", "base", "--host", "127.0.0.1", "--port", str(self.port),
+                    "--dtype", "float32", "--enforce-eager", "--gpu-memory-utilization", "0.1",
+                    "--kv-cache-memory-bytes", "67108864", "--max-model-len", "128",
+                    "--enable-lora", "--max-loras", "2", "--max-lora-rank", "8",
+                ],
+                stdout=log, stderr=subprocess.STDOUT, env=environment | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"},
+            )  # fmt: skip
+
+    def wait(self):
+        """Waits until it answers."""
+        deadline = time.monotonic() + 300
+        while not self._ready():
+            assert self.process.poll() is None, self._log.read_text()[-4000:]
+            assert time.monotonic() < deadline, self._log.read_text()[-4000:]
+            time.sleep(0.5)
+
+    def _ready(self):
+        try:
+            return httpx.get(f"{self.url}/health", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def stop(self):
+        """Ends it."""
+        self.process.terminate()
+        self.process.wait(60)
+
+    def answer(self, model):
+        """What a model makes of a prompt; none when there is no such model."""
+        body = {"model": model, "prompt": "3 1 4 2: ", "temperature": 0, "max_tokens": 16, "ignore_eos": True}
+        response = httpx.post(f"{self.url}/v1/completions", json=body, timeout=60, trust_env=False)
+        if response.status_code == 404:
+            return None
+        assert response.status_code == 200, response.text
+        return response.json()["choices"][0]["text"]
+
+
+@pytest.fixture
+def vllm(tmp_path, base):
+    server = Vllm(tmp_path, base)
+    yield server
+    server.stop()
+
+
+def test_names_answer_as_the_list_says(tmp_path, vllm, base, bucket, adapters):
+    """One test, as a server takes long to start."""
+    one, two = bucket.put(adapters / "one", "runs/one/best"), adapters / "two"
+    loader = LoaderProgram(tmp_path / "loader", base, vllm.url, bucket.environment)
+    write_list(loader.list, {"a": one, "b": two, "wide": adapters / "wide"})
+    loader.start()  # as in a pod, long before the server answers
+
+    def states(**expected):
+        def reached(said):
+            return {name: item["state"] for name, item in said.items()} == expected
+
+        loader.wait_for(reached)
+
+    states(a="Loading", b="Loading", wide="Failed")
+    vllm.wait()
+    states(a="Loaded", b="Loaded", wide="Failed")
+    plain, by_one, by_two = vllm.answer("base"), vllm.answer("a"), vllm.answer("b")
+    assert len({plain, by_one, by_two}) == 3
+    assert vllm.answer("wide") is None
+
+    # Other addresses under the same names, one goes, and one has a name that is taken.
+    write_list(loader.list, {"a": two, "c": one, "base": two})
+    states(a="Loaded", c="Loaded", base="Failed")
+    assert (vllm.answer("a"), vllm.answer("c"), vllm.answer("base")) == (by_two, by_one, plain)
+    assert "conflicts with a served base model" in loader.adapters()["base"]["message"]
+    loader.wait_for(lambda _: vllm.answer("b") is None)
+
+    # The loader starts again: nothing is loaded again.
+    loader.stop()
+    before = (tmp_path / "vllm.log").read_text().count("POST /v1/load_lora_adapter")
+    write_list(loader.list, {"a": two, "c": one})
+    loader.start()
+    states(a="Loaded", c="Loaded")
+    time.sleep(3)
+    assert (tmp_path / "vllm.log").read_text().count("POST /v1/load_lora_adapter") == before
+
+    # The server starts again: everything is loaded again.
+    vllm.stop()
+    states(a="Loading", c="Loading")
+    vllm.launch()
+    vllm.wait()
+    states(a="Loaded", c="Loaded")
+    assert (vllm.answer("a"), vllm.answer("c"), vllm.answer("base")) == (by_two, by_one, plain)
+    assert loader.stop() < 1
+    assert "Traceback" not in loader.log

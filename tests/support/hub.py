@@ -1,0 +1,91 @@
+"""A Hugging Face hub on this machine, as far as reading models needs it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub:
+    """Serves the models `OWNER/NAME` of a folder, each with one commit.
+
+    Attributes:
+        requests: the paths that were asked for.
+        failures: how many of the next requests are answered with 503.
+        gated: models that are refused.
+    """
+
+    def __init__(self, folder: Path):
+        self.requests: list[str] = []
+        self.failures = 0
+        self.gated: set[str] = set()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self.do_GET()
+
+            def do_GET(self) -> None:
+                path = unquote(urlsplit(self.path).path)
+                outer.requests.append(path)
+                if outer.failures:
+                    outer.failures -= 1
+                    return self._answer(503, b"busy")
+                parts = path.removeprefix("/api/models").strip("/").split("/")
+                name = "/".join(parts[:2])
+                if name in outer.gated:
+                    return self._answer(403, b"", {"X-Error-Code": "GatedRepo"})
+                if not (folder / name).is_dir():
+                    return self._answer(404, b"", {"X-Error-Code": "RepoNotFound"})
+                if len(parts) > 3 and parts[3] not in ("main", REVISION):
+                    return self._answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
+                if path.startswith("/api/models"):
+                    return self._answer(200, outer._describe(folder / name, name))
+                return self._file(folder / name / "/".join(parts[4:]))
+
+            def _file(self, path: Path) -> None:
+                if not path.is_file():
+                    return self._answer(404, b"", {"X-Error-Code": "EntryNotFound"})
+                content = path.read_bytes()
+                self._answer(200, content, {"ETag": f'"{_digest(content)}"', "X-Repo-Commit": REVISION})
+
+            def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+                self.send_response(status)
+                for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None: ...
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def _describe(self, folder: Path, name: str) -> bytes:
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        siblings = [
+            {
+                "rfilename": str(path.relative_to(folder)),
+                "size": path.stat().st_size,
+                "blobId": _digest(path.read_bytes()),
+            }
+            for path in files
+        ]
+        return json.dumps({"id": name, "modelId": name, "sha": REVISION, "siblings": siblings}).encode()
+
+    def stop(self) -> None:
+        """Ends it."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
