@@ -8,8 +8,12 @@ UV_VERSION := 0.13.9
 UV := $(CURDIR)/.cache/uv-$(UV_VERSION)/bin/uv
 RUN := $(UV) run --no-sync
 MODEL := .cache/models/smollm2-135m-instruct
+# How images are built and named.
+BUILDER = $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool))))
+REGISTRY := localhost
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: help install demo test check cluster generate format
+.PHONY: help install demo test check cluster images generate format
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -46,8 +50,27 @@ test: check ## everything: checks, then all tests
 cluster: install ## a real Kubernetes on this machine to play with, until Ctrl-C
 	@PYTHONPATH=tests $(RUN) python -m cluster
 
-generate: install ## crds/ and docs/reference/manifests.md from the models in api/
+images: ## every container image: make images REGISTRY=registry.example.com/rft
+	@test -n "$(BUILDER)" || { echo "Images are built with docker, podman or buildah: none is here" >&2; exit 1; }
+	@build() { echo "Building $(REGISTRY)/$$1:$(VERSION)"; \
+	  $(BUILDER) build $(if $(filter %docker,$(BUILDER)),,--layers=false) --build-arg VERSION=$(VERSION) \
+	    $(if $(BASE),--build-arg BASE=$(BASE)) --tag $(REGISTRY)/$$1:$(VERSION) --file $$2/Dockerfile "$${@:3}" .; }; \
+	build rft-operator operator; \
+	build rft-reward reward-server; \
+	build rft-loader adapter-loader; \
+	build rft-trainer-cpu trainer-image --build-arg ACCELERATOR=cpu; \
+	build rft-trainer-cuda trainer-image --build-arg ACCELERATOR=cuda
+
+# Versions stay as the file has them; without the file they are the newest.
+CUDA := trainer-image/requirements-cuda
+generate: install ## crds/, docs/reference/manifests.md and what the CUDA image installs
 	@$(RUN) python -m rft_api.generate .
+	@$(UV) export --quiet --frozen --no-dev --no-emit-workspace --no-hashes --package rft-trainer \
+	  --output-file .cache/constraints.txt
+	@$(UV) pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --no-emit-index-url --custom-compile-command "make generate" --constraints .cache/constraints.txt \
+	  --extra storage --no-emit-package rft-api --output-file $(CUDA).txt \
+	  api/pyproject.toml trainer-image/pyproject.toml $(CUDA).in > /dev/null
 
 format: install ## formats and mends what ruff can
 	@$(RUN) ruff check --fix .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -32,32 +33,38 @@ class Cluster:
 class ControlPlane(Cluster):
     """A control plane with all its state in `folder`.
 
+    Args:
+        folder: made here.
+        binaries: programs by name.
+        flags: further ones of the API server.
+
     Attributes:
         admin: the certificate of the kubeconfig.
-        authority: signs the certificates of nodes.
+        authority: signs the certificates of nodes and users.
+        port: of the API server.
     """
 
-    def __init__(self, folder: Path, binaries: dict[str, Path]):
+    def __init__(self, folder: Path, binaries: dict[str, Path], flags: Sequence[str] = ()):
         folder.mkdir(mode=0o700)
         self._folder = folder
         self._binaries = binaries
-        self._port = network.free_port()
+        self.port = network.free_port()
         self.authority = Authority(folder / "certificates")
         self.admin = self.authority.issue("admin", ["system:masters"])
         super().__init__(self.write_kubeconfig("admin", self.admin), binaries["kubectl"])
         self.etcd = self._etcd()
-        self.api_server = self._api_server()
+        self.api_server = self._api_server(flags)
         self.controller_manager = self._controller_manager()
         self.scheduler = self._scheduler()
 
     @property
     def url(self) -> str:
         """Where the API server is, for programs of this machine."""
-        return f"https://127.0.0.1:{self._port}"
+        return f"https://127.0.0.1:{self.port}"
 
-    def write_kubeconfig(self, name: str, client: Pair, host: str = "127.0.0.1") -> Path:
-        """A kubeconfig for the holder of a certificate that the authority signed."""
-        server = f"https://{host}:{self._port}"
+    def write_kubeconfig(self, name: str, client: Pair, host: str = "127.0.0.1", port: int | None = None) -> Path:
+        """A kubeconfig for the holder of a certificate that the authority signed; `port` is of a proxy between."""
+        server = f"https://{host}:{port or self.port}"
         return write_kubeconfig(self._folder / f"{name}.kubeconfig", server, self.authority.pair.certificate, client)
 
     def start(self) -> None:
@@ -103,7 +110,7 @@ class ControlPlane(Cluster):
             "--log-level=warn",
         )
 
-    def _api_server(self) -> Server:
+    def _api_server(self, flags: Sequence[str]) -> Server:
         certificates = self.authority.pair
         services = [f"kubernetes{suffix}" for suffix in ("", ".default", ".default.svc")]
         names = [*services, "localhost", "127.0.0.1", network.HOST, network.API_SERVICE]
@@ -113,7 +120,7 @@ class ControlPlane(Cluster):
         return self._server(
             "kube-apiserver",
             f"--etcd-servers={self._etcd_url}",
-            f"--secure-port={self._port}",
+            f"--secure-port={self.port}",
             f"--advertise-address={network.HOST}",
             "--endpoint-reconciler-type=lease",
             f"--service-cluster-ip-range={network.SERVICES}",
@@ -131,6 +138,7 @@ class ControlPlane(Cluster):
             "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged=true",
             "--profiling=false",
+            *flags,
         )
 
     def _controller_manager(self) -> Server:

@@ -18,8 +18,11 @@ import pytest
 from cluster.build import BuildError, find_binaries
 from cluster.cache import Report
 from cluster.control_plane import Cluster, ControlPlane
+from cluster.host_python import write_dockerfile
+from cluster.images import build_image, build_project_image, save_image
 from cluster.node import Node, clean_up, why_impossible
 from cluster.object_store import ObjectStore
+from cluster.packages import install_packages
 from cluster.prometheus import Prometheus
 from cluster.runs import RunFolder, remove_abandoned
 from cluster.versions import CONTROL_PLANE, NODE
@@ -36,15 +39,17 @@ _LEFT_OUT = pytest.StashKey[str]()
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Puts tests that need the cluster last, and leaves out node tests where there can be no node."""
+    """Puts tests that need the cluster last, and leaves out those of nodes and images where there can be none."""
     reason = why_impossible()
     if reason and not os.environ.get("CI"):  # in CI they run, and fail with the reason
-        left_out = [item for item in items if "node_binaries" in _fixtures(item)]
+        left_out = [item for item in items if {"node_binaries", "image_tools"}.intersection(_fixtures(item))]
         items[:] = [item for item in items if item not in left_out]
         if left_out:
             config.hook.pytest_deselected(items=left_out)
-            config.stash[_LEFT_OUT] = f"{len(left_out)} tests of a real node and its pods were left out: {reason}"
-    last = ("node", "node_binaries", "prometheus", "s3", "api_server")
+            config.stash[_LEFT_OUT] = (
+                f"{len(left_out)} tests of a real node, of pods and of images were left out: {reason}"
+            )
+    last = ("image_tools", "node", "node_binaries", "prometheus", "s3", "api_server")
     items.sort(key=lambda item: [name in _fixtures(item) for name in last])
 
 
@@ -154,6 +159,48 @@ def node(api_server: Cluster, run_folder: Path, node_binaries: dict[str, Path], 
     assert isinstance(api_server, ControlPlane)
     node = Node(run_folder / "node", api_server, node_binaries, report)
     yield from _running(node, report, "a node")
+
+
+@pytest.fixture(scope="session")
+def host_image(node: Node, run_folder: Path, report: Report) -> str:
+    """An image with this machine's Python environment, which stands for the trainer's and the servers'."""
+    context = run_folder / "host-python"
+    context.mkdir()
+    write_dockerfile(context)
+    name = "localhost/tests/host-python:1"
+    node.load_image(build_image(name, context, run_folder / "images", report))
+    return name
+
+
+@pytest.fixture(scope="session")
+def image_tools(report: Report) -> None:
+    """What images are built with; tests that ask for it are left out where there can be no node."""
+    reason = why_impossible()
+    assert not reason, f"no images can be built here: {reason}"
+    install_packages(report)
+
+
+@pytest.fixture(scope="session")
+def operator_image(image_tools: None, run_folder: Path, report: Report) -> tuple[str, Path]:
+    """The name of the operator's image and its archive, for `Node.load_image`."""
+    return _project_image("localhost/rft-operator:test", "operator/Dockerfile", run_folder, report)
+
+
+@pytest.fixture(scope="session")
+def reward_image(image_tools: None, run_folder: Path, report: Report) -> tuple[str, Path]:
+    """The name of the reward server's image and its archive."""
+    return _project_image("localhost/rft-reward:test", "reward-server/Dockerfile", run_folder, report)
+
+
+@pytest.fixture(scope="session")
+def loader_image(image_tools: None, run_folder: Path, report: Report) -> tuple[str, Path]:
+    """The name of the adapter loader's image and its archive."""
+    return _project_image("localhost/rft-loader:test", "adapter-loader/Dockerfile", run_folder, report)
+
+
+def _project_image(name: str, dockerfile: str, run_folder: Path, report: Report) -> tuple[str, Path]:
+    build_project_image(report, name, dockerfile)
+    return name, save_image(report, name, run_folder / "images")
 
 
 @pytest.fixture(scope="session")

@@ -5,19 +5,24 @@ buildah keeps its layers in the cache: what has not changed is not built again b
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cluster.cache import Report, cache_folder, locked
 
+REPOSITORY = Path(__file__).parents[2]
 SUITE = "bookworm"
-INCLUDED = "python3,ca-certificates"
-BASE = "localhost/debian-python:bookworm"
+INCLUDED = "python3,python3-venv,ca-certificates"
+BASE = f"localhost/debian-{INCLUDED.replace(',', '-')}:{SUITE}"
 BUILD_SECONDS = 1800
+_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 
 def build_static_image(name: str, program: Path, folder: Path, report: Report) -> Path:
@@ -56,14 +61,72 @@ def build_image(
         return _save(name, folder)
 
 
+def build_project_image(report: Report, name: str, dockerfile: str, **arguments: str) -> None:
+    """Builds one of this project's images on the Debian base and keeps it in buildah's storage.
+
+    What they install comes from uv's cache on this machine. What that lacks is fetched, from whom this machine trusts.
+    """
+    flags = [f"--build-arg={key}={value}" for key, value in {"BASE": BASE, **arguments}.items()]
+    flags += ["--isolation=chroot", "--layers", "--pull-never", f"--file={REPOSITORY / dockerfile}"]
+    certificates = Path(os.environ.get("SSL_CERT_FILE") or _CERTIFICATES)
+    if certificates.is_file():
+        flags.append(f"--volume={certificates}:{_CERTIFICATES}:ro")
+    with _storage(report):
+        _load_base(report)
+        report(f"Building the image {name}")
+        # buildah 1.28 mounts no stage that it found in its cache, only images.
+        stage = f"{name}-uv"
+        _buildah("build", *flags, "--target=uv", f"--tag={stage}", str(REPOSITORY))
+        context = f"--build-context=uv=container-image://{stage}"
+        _buildah("build", *flags, context, f"--tag={name}", str(REPOSITORY))
+
+
+def save_image(report: Report, name: str, folder: Path) -> Path:
+    """The archive, in `folder`, of an image in buildah's storage."""
+    with _storage(report):
+        return _save(name, folder)
+
+
+def run_in_image(report: Report, name: str, *command: str, **options: str) -> str:
+    """What a program prints in a container of an image; `options` are those of `buildah run`, e.g. user."""
+    flags = [f"--{key}={value}" for key, value in options.items()]
+    with _storage(report):
+        if name == BASE:
+            _load_base(report)
+        container = _buildah("from", "--pull-never", name)
+        return _buildah("run", "--isolation=chroot", *flags, container, "--", *command)
+
+
+def inspect_image(report: Report, name: str) -> dict[str, Any]:
+    """The configuration of an image, as the OCI image specification has it."""
+    with _storage(report):
+        found: dict[str, Any] = json.loads(_buildah("inspect", "--type=image", name))["OCIv1"]
+        return found
+
+
 @contextmanager
 def _storage(report: Report) -> Iterator[None]:
     """buildah's storage, for one build at a time, without what killed and superseded builds left in it."""
     with locked("images", report) as progress:
         progress.write_text("it builds an image", encoding="utf-8")
+        _make_temporary_folder()
         _buildah("rm", "--all")
         _buildah("rmi", "--prune")
         yield
+
+
+def _temporary_folder() -> Path:
+    return cache_folder() / "buildah-temporary"
+
+
+def _make_temporary_folder() -> None:
+    """Where buildah writes layers, without what killed builds left; it takes what is mounted as a cache from there."""
+    shutil.rmtree(_temporary_folder(), ignore_errors=True)
+    packages = Path(os.environ.get("UV_CACHE_DIR") or cache_folder().parent / "uv")
+    packages.mkdir(parents=True, exist_ok=True)
+    mounted = _temporary_folder() / "buildah-cache" / "mnt" / "cache"
+    mounted.parent.mkdir(parents=True)
+    mounted.symlink_to(packages)
 
 
 def _buildah(*arguments: str) -> str:
@@ -74,6 +137,7 @@ def _buildah(*arguments: str) -> str:
         options = ["--root", str(storage), "--runroot", state, "--storage-driver", "overlay"]
         done = subprocess.run(
             ["unshare", "--mount", "buildah", *options, *arguments],
+            env={**os.environ, "TMPDIR": str(_temporary_folder())},
             capture_output=True, text=True, timeout=BUILD_SECONDS,
         )  # fmt: skip
     assert done.returncode == 0, f"buildah {' '.join(arguments)}: {done.stderr[-4000:]}{done.stdout[-2000:]}"

@@ -16,8 +16,15 @@ from cluster.certificates import Pair
 Manifest = dict[str, Any]
 
 
+class NotFound(AssertionError):
+    """There is no such object."""
+
+
 class Kubectl:
     """kubectl with one kubeconfig."""
+
+    poll_seconds = 0.2
+    """Time between two looks while it waits."""
 
     def __init__(self, binary: Path, kubeconfig: Path):
         self.binary = binary
@@ -34,10 +41,13 @@ class Kubectl:
         """Its standard output.
 
         Raises:
+            NotFound: there is no such object.
             AssertionError: it failed; with what it said.
         """
         done = self.run(*arguments, stdin=stdin, timeout=timeout)
-        assert done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}{done.stdout}"
+        if done.returncode:
+            error = NotFound if "(NotFound)" in done.stderr else AssertionError
+            raise error(f"kubectl {' '.join(arguments)}: {done.stderr}{done.stdout}")
         return done.stdout
 
     def apply(self, *manifests: Manifest, namespace: str = "default") -> None:
@@ -63,7 +73,7 @@ class Kubectl:
             if done.returncode == 0 and until(found := json.loads(done.stdout)):
                 return found
             assert time.monotonic() < deadline, f"not within {seconds} s: {arguments}\n{done.stderr}{done.stdout}"
-            time.sleep(0.2)
+            time.sleep(self.poll_seconds)
 
     @contextlib.contextmanager
     def namespace(self, name: str, labels: dict[str, str] | None = None) -> Iterator[str]:

@@ -17,9 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-import yaml
-
-from cluster import network
+from cluster import host_python, network
 from cluster.cache import Report, locked
 from cluster.control_plane import ControlPlane
 from cluster.images import build_static_image
@@ -140,7 +138,12 @@ class Node:
 
     def _make_control_groups(self) -> None:
         for hierarchy in _hierarchies():
-            (hierarchy / _control_group(self._run)).mkdir(exist_ok=True)
+            group = hierarchy / _control_group(self._run)
+            group.mkdir(exist_ok=True)
+            # By default all pods together get as much of a busy machine's processors as one process beside them.
+            for file, value in (("cpu.shares", "10240"), ("cpu.weight", "1000")):
+                if (group / file).exists():
+                    (group / file).write_text(value, encoding="ascii")
 
     def _containerd(self) -> Server:
         configuration = {
@@ -162,6 +165,9 @@ class Node:
             ],
         }
         (self._folder / "cni" / "10-pods.conflist").write_text(json.dumps(configuration), encoding="utf-8")
+        specification = json.loads(self.run("ctr", "oci", "spec").stdout)
+        specification["mounts"] += host_python.mounts()
+        base = self._write("container.json", specification)
         file = self._folder / "containerd.toml"
         # Without restrict_oom_score_adj no pod starts where root lacks CAP_SYS_RESOURCE.
         file.write_text(
@@ -171,6 +177,9 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "localhost/pause:1"
 restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+base_runtime_spec = "{base}"
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{CNI}"
 conf_dir = "{self._folder / "cni"}"
@@ -280,7 +289,7 @@ conf_dir = "{self._folder / "cni"}"
 
     def _write(self, name: str, content: Manifest) -> Path:
         path = self._folder / name
-        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
         return path
 
     def _wait_until_ready(self) -> None:

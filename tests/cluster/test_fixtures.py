@@ -27,7 +27,9 @@ def collect(**environment: str) -> str:
 def test_impossible_tests_are_left_out_and_named():
     said = collect()
     assert "test_node.py" not in said
-    assert "tests of a real node and its pods were left out: RFT_TEST_KUBECONFIG gives another cluster" in said
+    assert (
+        "tests of a real node, of pods and of images were left out: RFT_TEST_KUBECONFIG gives another cluster" in said
+    )
 
 
 def test_in_ci_nothing_is_left_out_and_what_needs_most_runs_last():

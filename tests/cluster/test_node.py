@@ -16,7 +16,6 @@ import pytest
 
 from cluster import network
 from cluster.control_plane import ControlPlane
-from cluster.host_python import mount_host_python
 from cluster.images import build_image
 from cluster.node import HOST_INTERFACE, NAME, Node, clean_up
 from cluster.runs import remove_abandoned
@@ -172,14 +171,14 @@ def test_an_image_that_does_not_exist_is_named(api_server, restricted):
     api_server.kubectl.wait_for("pod", "missing", f"--namespace={restricted}", until=waiting)
 
 
-def test_a_pod_can_use_the_python_of_this_machine(api_server, greeter, namespace):
-    mounted = pod("mounted", "-c", "import rft_trainer, sys, torch; print(torch.__version__, sys.version_info.micro)")
-    del mounted["spec"]["containers"][0]["resources"]
+def test_a_pod_can_use_the_python_of_this_machine(api_server, restricted, host_image):
+    program = "import rft_trainer, sys, torch; print(torch.__version__, sys.version_info.micro)"
+    command = ["python", "-c", program]
+    mounted = pod("mounted", image=host_image, command=command, resources={})
     mounted["spec"]["volumes"] = [{"name": "tmp", "emptyDir": {}}]
     mounted["spec"]["containers"][0]["volumeMounts"] = [{"name": "tmp", "mountPath": "/tmp"}]
-    mount_host_python(mounted["spec"])
-    api_server.kubectl.apply(mounted, namespace=namespace)
-    phase, log = finished(api_server.kubectl, namespace, "mounted")
+    api_server.kubectl.apply(mounted, namespace=restricted)
+    phase, log = finished(api_server.kubectl, restricted, "mounted")
     assert phase == "Succeeded", log
     torch, micro = log.split()
     assert torch.startswith(version("torch").partition("+")[0])

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from support.smollm2 import prepare_model
 
 
 @pytest.fixture(scope="session")
 def model() -> Path:
-    """The model folder that every example names; made by the quickstart's script unless it is there."""
-    folder = ROOT / ".cache" / "models" / "smollm2-135m-instruct"
-    script = ROOT / "examples" / "quickstart" / "prepare_model.py"
-    made = subprocess.run(
-        [sys.executable, script, folder],
-        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert made.returncode == 0, made.stdout + made.stderr
-    return folder
+    """The model folder that every example names."""
+    return prepare_model()

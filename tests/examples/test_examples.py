@@ -102,7 +102,7 @@ def test_its_data_loads_and_suffices(name, tokenizer):
     order = mix(dataset.train, dataset.weights, training.epochs, training.seed)
     assert len(order) // training.batch_size >= training.max_steps
     if config.warmup:
-        assert load_conversations(config.warmup.data, count_tokens)
+        assert load_conversations(config.warmup.data, count_tokens).conversations
     assert all(prompt.reference_answer for prompt in every_prompt(config))
 
 

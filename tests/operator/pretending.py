@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import Any
 
 import httpx
 from cluster import network
-from cluster.kubectl import Kubectl
+from cluster.kubectl import Kubectl, NotFound
 
 IMAGES = [f"--{name}-image=example/{name}:1" for name in ("trainer", "reward", "server-cuda", "server-cpu", "loader")]
 
@@ -28,6 +29,7 @@ class Operator:
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._metrics_port = network.free_port()
+        self.starts = 0
 
     def start(self) -> None:
         """Starts it."""
@@ -35,6 +37,13 @@ class Operator:
         command = [sys.executable, "-m", "rft_operator", *IMAGES, *ports]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
+        self.starts += 1
+
+    @property
+    def pid(self) -> int:
+        """Of its newest start."""
+        assert self._process is not None
+        return self._process.pid
 
     def metrics(self) -> str:
         """What Prometheus would read, once it serves it."""
@@ -43,7 +52,7 @@ class Operator:
             try:
                 return httpx.get(f"http://127.0.0.1:{self._metrics_port}/metrics", trust_env=False).text
             except httpx.TransportError:
-                assert time.monotonic() < deadline, self._log.read_text(encoding="utf-8")
+                assert time.monotonic() < deadline, self.log()
                 time.sleep(0.1)
 
     def kill(self) -> None:
@@ -57,6 +66,25 @@ class Operator:
         assert self._process is not None
         self._process.terminate()
         return self._process.wait(timeout=30)
+
+    def pause(self) -> None:
+        """Has it do nothing, as on a machine that hangs."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Ends the pause."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def revive(self) -> None:
+        """Starts it again if it has ended, as Kubernetes would."""
+        if self._process is not None and self._process.poll() is not None:
+            self.start()
+
+    def log(self) -> str:
+        """What it has said in all its starts."""
+        return self._log.read_text(encoding="utf-8")
 
 
 class Kubelet:
@@ -85,6 +113,14 @@ class Kubelet:
     def run(self, pod: str, container: str) -> None:
         """The container runs and is ready."""
         self._write(pod, container, "Running", {"running": {"startedAt": _now()}}, ready=True)
+
+    def serve(self, selector: str, container: str) -> None:
+        """The containers of all pods with these labels run and are ready, but for pods that are gone meanwhile."""
+        for pod in self._kubectl.get("pods", f"--namespace={self._namespace}", f"--selector={selector}")["items"]:
+            conditions = pod.get("status", {}).get("conditions", [])
+            if not any(c["type"] == "Ready" and c["status"] == "True" for c in conditions):
+                with contextlib.suppress(NotFound):
+                    self.run(pod["metadata"]["name"], container)
 
     def end(self, pod: str, container: str, code: int, message: str = "") -> None:
         """The container, and with it the pod, ends."""

@@ -1,135 +1,160 @@
-"""The operator killed at random moments of jobs' lives: each life ends as an undisturbed one does."""
+"""Jobs' lives disturbed in every way that clusters know: each ends as an undisturbed one does."""
 
 from __future__ import annotations
 
-import json
-import random
-import re
-import secrets
+import contextlib
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster.control_plane import Cluster
-from cluster.kubectl import Kubectl
-from pretending import Kubelet, Operator, running_operator
-from test_on_api_server import RESULT, REWARD, ROOT, TRAINERS, job, wait_for
+from audit import OPERATOR
+from lives import REWARDS, STAGES, Disturbance, Life
+from meddling import Meddler
+from pretending import Operator, running_operator
+from proxy import Proxy
 
 KILLS = 50
 LONGEST_LIFE_SECONDS = 3.0
 """Of an operator's process; about half of the time it is only starting."""
-KINDS = "jobs,deployments,services,configmaps,secrets,networkpolicies,rftjobs,rewardfunctions,inferenceendpoints"
-OF_THE_MOMENT = {
-    "uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "lastTransitionTime", "startTime",
-    "completionTime", "measuredAt", "clusterIP", "clusterIPs", "controller-uid", "batch.kubernetes.io/controller-uid",
-    "observedGeneration", "usage",
-}  # fmt: skip
+LEASE_LOST = "the Lease could not be renewed for"
 
 
-class Chaos(threading.Thread):
-    """Kills the operator again and again."""
-
-    def __init__(self, operator: Operator):
-        super().__init__(daemon=True)
-        self._operator = operator
-        self._ended = threading.Event()
-        self._random = random.Random(0)
-        self.kills = 0
-
-    def run(self) -> None:
-        while not self._ended.wait(self._random.uniform(0, LONGEST_LIFE_SECONDS)):
-            self._operator.kill()
-            self.kills += 1
-            self._operator.start()
-
-    def end(self) -> None:
-        self._ended.set()
-        self.join()
+@pytest.fixture(scope="module")
+def undisturbed(patient_kubectl, operator_kubeconfig, tmp_path_factory) -> list[dict[str, Any]]:
+    """What a life leaves when nothing disturbs it."""
+    log = tmp_path_factory.mktemp("undisturbed") / "log"
+    with running_operator(operator_kubeconfig, log), Life(patient_kubectl) as life:
+        life.live()
+        remains = life.remains()
+    assert {"Job", "Deployment", "InferenceEndpoint"} <= {item["kind"] for item in remains}
+    return remains
 
 
 @pytest.fixture
-def operator(kubectl: Kubectl, tmp_path: Path) -> Iterator[Operator]:
-    with running_operator(kubectl.kubeconfig, tmp_path / "log") as running:
+def operator(operator_kubeconfig: Path, tmp_path: Path) -> Iterator[Operator]:
+    with running_operator(operator_kubeconfig, tmp_path / "log") as running:
         yield running
 
 
-@pytest.fixture
-def kubectl(api_server: Cluster) -> Kubectl:
-    api_server.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-    api_server.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/rftjobs.rft.dev")
-    return api_server.kubectl
+@contextlib.contextmanager
+def revived(operator: Operator) -> Iterator[None]:
+    """Starts an operator again that has ended, as Kubernetes does; it may end when it has lost its Lease, only."""
+    with Disturbance(lambda _: operator.revive(), 0.2, 0.2):
+        yield
+    assert operator.starts - 1 == operator.log().count(LEASE_LOST), operator.log()
 
 
-def life(kubectl: Kubectl) -> Any:
-    """A job whose first attempt fails and whose second one succeeds; returns what is left at its end."""
-    with kubectl.namespace(f"life-{secrets.token_hex(3)}") as namespace:
-        kubelet = Kubelet(kubectl, namespace)
-        kubectl.apply(REWARD, job(endpoint={"name": "tuned"}), namespace=namespace)
-        (server,) = pods(kubelet, "app.kubernetes.io/component=reward-server")
-        kubelet.run(server, "reward-server")
-        (first,) = pods(kubelet, TRAINERS)
-        kubelet.run(first, "trainer")
-        kubelet.end(first, "trainer", 1, "Unexpected: lightning")
-        kubectl.wait_for(
-            "rftjob/job", f"--namespace={namespace}", until=lambda found: found["status"].get("retries"), seconds=180
-        )
-        (second,) = pods(kubelet, TRAINERS)
-        kubelet.run(second, "trainer")
-        kubelet.end(second, "trainer", 0, json.dumps(RESULT))
-        wait(kubectl, namespace, "rftjob/job", "EndpointReady", "BaseNotReady")
-        wait(kubectl, namespace, "inferenceendpoint/tuned-base", "Ready", "Unschedulable")
-        found = kubectl.get(KINDS, f"--namespace={namespace}")["items"]
-        owned = [item for item in found if item["metadata"]["name"] not in ("kube-root-ca.crt", "default")]
-        text = json.dumps([timeless(item) for item in owned]).replace(namespace, "NAMESPACE")
-        # Digests, of contents that hold the namespace or an object's uid; pods' random names; times.
-        text = re.sub(r"-[0-9a-f]{8,10}\b|\b[0-9a-f]{64}\b", "-DIGEST", text)
-        text = re.sub(r"-DIGEST-[a-z0-9]{5}\b", "-POD", text)
-        text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME", text)
-        return sorted(json.loads(text), key=lambda item: (item["kind"], item["metadata"]["name"]))
+@contextlib.contextmanager
+def lives_at_all_stages(kubectl, undisturbed) -> Iterator[list[Life]]:
+    """Lives that go on, from one stage each, when the context begins; they end with it, as the undisturbed one did."""
+    together = threading.Barrier(len(STAGES) + 1)
+
+    def live(life: Life, stage: str) -> None:
+        life.live(lambda reached: together.wait(180) if reached == stage else None)
+
+    with contextlib.ExitStack() as stack:
+        lives = [stack.enter_context(Life(kubectl)) for _ in STAGES]
+        pool = stack.enter_context(ThreadPoolExecutor(len(lives)))
+        ends = [pool.submit(live, life, stage) for life, stage in zip(lives, STAGES, strict=True)]
+        together.wait(180)
+        yield lives
+        for end in ends:
+            end.result()
+        for life in lives:
+            life.assert_ends_as(undisturbed)
 
 
-def pods(kubelet: Kubelet, selector: str) -> list[str]:
-    return kubelet.pods(selector, seconds=180)
+def test_an_operator_killed_at_random_moments(patient_kubectl, undisturbed, operator):
+    def kill(_: object) -> None:
+        operator.kill()
+        operator.start()
+
+    with Disturbance(kill, 0, LONGEST_LIFE_SECONDS) as kills:
+        while kills.count < KILLS:
+            with Life(patient_kubectl) as life:
+                life.live()
+                life.assert_ends_as(undisturbed)
 
 
-def wait(kubectl: Kubectl, namespace: str, name: str, kind: str, wanted: str) -> None:
-    wait_for(kubectl, namespace, name, kind, wanted, seconds=180)
+def test_an_api_server_killed_and_started_again(plane, patient_kubectl, undisturbed, operator):
+    with revived(operator), lives_at_all_stages(patient_kubectl, undisturbed):
+        for _ in range(2):
+            plane.api_server.kill()
+            plane.api_server.start()
+            plane.wait_until_ready()
+            time.sleep(5)
 
 
-def timeless(value: Any) -> Any:
-    """An object without what differs between two equal lives."""
-    if isinstance(value, dict):
-        if value.get("kind") == "Secret":
-            value = {**value, "data": sorted(value.get("data", {}))}
-        return {name: timeless(item) for name, item in value.items() if name not in OF_THE_MOMENT}
-    return [timeless(item) for item in value] if isinstance(value, list) else value
+def test_connections_cut_and_silent(plane, patient_kubectl, undisturbed, tmp_path):
+    with Proxy(plane.port) as proxy:
+        user = plane.authority.issue(OPERATOR)
+        kubeconfig = plane.write_kubeconfig("proxied", user, port=proxy.port)
+
+        def disturb(random):
+            if random.random() < 0.2:
+                proxy.swallow(3)
+                time.sleep(random.uniform(0, 4))
+            proxy.cut()
+
+        with (
+            running_operator(kubeconfig, tmp_path / "log") as operator,
+            revived(operator),
+            lives_at_all_stages(patient_kubectl, undisturbed),
+            Disturbance(disturb, 0.5, 1.5),
+        ):
+            time.sleep(20)
 
 
-def test_an_operator_killed_at_random_moments_ends_where_an_undisturbed_one_does(kubectl, operator):
-    undisturbed = life(kubectl)
-    assert {"Job", "Deployment", "InferenceEndpoint"} <= {item["kind"] for item in undisturbed}
-    chaos = Chaos(operator)
-    chaos.start()
-    lives = []
-    try:
-        while chaos.kills < KILLS:
-            lives.append(life(kubectl))
-    finally:
-        chaos.end()
-    for ended in lives:
-        different = "\n".join(differences(ended, undisturbed))
-        assert not different, different
+def test_somebody_else_who_writes_the_same_objects(patient_kubectl, undisturbed, operator, audit):
+    with Life(patient_kubectl) as life:
+        meddler = Meddler(patient_kubectl, life.namespace)
+        with Disturbance(lambda _: life.kubelet.serve(REWARDS, "reward-server"), 0.3, 0.3):
+            with Disturbance(meddler.meddle, 0, 0.3) as meddling:
+                life.live()
+                time.sleep(5)
+            assert meddling.count > 40
+            # How the rewards were at the job's end is a matter of chance here.
+            life.assert_ends_as(undisturbed, but="RewardsReady")
+        meddler.sign("at-last")
+        time.sleep(2)
+        versions, writes = life.versions(), audit.writes(life.namespace)
+        time.sleep(5)
+        assert life.versions() == versions
+        assert audit.writes(life.namespace) == writes
+        assert set(meddler.signed().values()) == {("at-last", "at-last")}
+        # Every change was answered once or twice, with a look at what else there is to do.
+        assert len(writes) < 10 * meddling.count
+        life.assert_ends_as(undisturbed, but="RewardsReady")
 
 
-def differences(left: Any, right: Any, place: str = "") -> Iterator[str]:
-    """Where two objects differ, and in what."""
-    if isinstance(left, dict) and isinstance(right, dict):
-        for name in sorted({*left, *right}):
-            yield from differences(left.get(name), right.get(name), f"{place}.{name}")
-    elif isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
-        for index, pair in enumerate(zip(left, right, strict=True)):
-            yield from differences(*pair, f"{place}[{index}]")
-    elif left != right:
-        yield f"{place}: {left} instead of {right}"
+def test_two_operators_of_which_the_one_that_leads_hangs_and_the_other_is_killed(
+    patient_kubectl, undisturbed, operator_kubeconfig, tmp_path
+):
+    with (
+        running_operator(operator_kubeconfig, tmp_path / "first", "operator-0") as first,
+        running_operator(operator_kubeconfig, tmp_path / "second", "operator-1") as second,
+    ):
+        wait_until(lambda: leads(first) or leads(second))
+        hanging, other = (first, second) if leads(first) else (second, first)
+        with revived(hanging), lives_at_all_stages(patient_kubectl, undisturbed):
+            hanging.pause()
+            wait_until(lambda: leads(other))
+            hanging.go_on()
+            wait_until(lambda: hanging.starts == 2)  # it has seen that it leads no more
+            other.kill()
+            wait_until(lambda: leads(hanging))
+
+
+def leads(operator: Operator) -> bool:
+    return "rft_operator_leader 1.0" in operator.metrics()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

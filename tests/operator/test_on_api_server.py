@@ -9,55 +9,44 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster.control_plane import Cluster
+from cluster.control_plane import Cluster, ControlPlane
 from cluster.kubectl import Kubectl
+from lives import (
+    RESULT,
+    REWARD,
+    REWARDS,
+    SERVERS,
+    TRAINERS,
+    apply_crds,
+    job,
+    wait_for,
+    write_operator_kubeconfig,
+)
 from pretending import Kubelet, Operator, reason, running_operator, wait_until_gone
-
-from rft_api.crd import build_crds
-
-ROOT = Path(__file__).parents[2]
-REWARD = {
-    "apiVersion": "rft.dev/v1alpha1",
-    "kind": "RewardFunction",
-    "metadata": {"name": "amount"},
-    "spec": {"builtin": {"name": "Math"}},
-}
-JOB: dict[str, Any] = {
-    "apiVersion": "rft.dev/v1alpha1",
-    "kind": "RFTJob",
-    "metadata": {"name": "job"},
-    "spec": {
-        "model": {"uri": "s3://models/base"},
-        "data": {"train": [{"name": "a", "uri": "s3://data/a.jsonl", "reward": "amount"}]},
-        "compute": {"gpusPerNode": 0},
-        "output": {"uri": "s3://runs/job"},
-    },
-}
-RESULT = {
-    "steps": 20, "stoppedEarly": False, "bestStep": 10, "prompts": 64, "baseReward": 0.25, "tunedReward": 0.75,
-    "checkpoints": [{"step": 10, "validationReward": 0.7}], "gain": {"mean": 0.5, "low": 0.4, "high": 0.6},
-}  # fmt: skip
-TRAINERS = "app.kubernetes.io/component=trainer"
 
 
 @pytest.fixture(scope="module")
 def kubectl(api_server: Cluster) -> Kubectl:
-    api_server.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-    for name in build_crds():
-        api_server.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{Path(name).stem}.rft.dev")
+    apply_crds(api_server.kubectl)
     return api_server.kubectl
 
 
 @pytest.fixture(scope="module")
-def operator(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    with running_operator(kubectl.kubeconfig, tmp_path_factory.mktemp("operator") / "log") as running:
+def kubeconfig(api_server: Cluster, kubectl: Kubectl) -> Path:
+    """The operator's; gives no more rights than its roles where we can make users."""
+    return write_operator_kubeconfig(api_server) if isinstance(api_server, ControlPlane) else kubectl.kubeconfig
+
+
+@pytest.fixture(scope="module")
+def operator(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    with running_operator(kubeconfig, tmp_path_factory.mktemp("operator") / "log") as running:
         yield running
 
 
 @pytest.fixture
 def team(kubectl: Kubectl, operator: Operator) -> Iterator[str]:
     """A namespace that enforces Pod Security `restricted`."""
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    labels = {f"pod-security.kubernetes.io/{how}": "restricted" for how in ("enforce", "warn")}
     with kubectl.namespace(f"team-{secrets.token_hex(3)}", labels) as name:
         yield name
 
@@ -70,22 +59,9 @@ def kubelet(kubectl: Kubectl, team: str) -> Kubelet:
 @pytest.fixture
 def ready_reward(kubectl: Kubectl, team: str, kubelet: Kubelet) -> None:
     kubectl.apply(REWARD, namespace=team)
-    for pod in kubelet.pods("app.kubernetes.io/component=reward-server"):
+    for pod in kubelet.pods(REWARDS):
         kubelet.run(pod, "reward-server")
     wait_for(kubectl, team, "rewardfunction/amount", "Ready", "Ready")
-
-
-def job(**spec: Any) -> dict[str, Any]:
-    return {**JOB, "spec": {**JOB["spec"], **spec}}
-
-
-def wait_for(
-    kubectl: Kubectl, namespace: str, name: str, kind: str, wanted: str, seconds: float = 60
-) -> dict[str, Any]:
-    """Waits for a condition's reason."""
-    return kubectl.wait_for(
-        name, f"--namespace={namespace}", until=lambda found: reason(found, kind) == wanted, seconds=seconds
-    )
 
 
 def test_a_job_waits_for_its_reward(kubectl, team, kubelet):
@@ -96,7 +72,7 @@ def test_a_job_waits_for_its_reward(kubectl, team, kubelet):
     kubectl.wait_for(
         "rftjob/job", f"--namespace={team}", until=lambda found: reason(found, "RewardsReady") == "RewardNotReady"
     )
-    (pod,) = kubelet.pods("app.kubernetes.io/component=reward-server")
+    (pod,) = kubelet.pods(REWARDS)
     kubelet.run(pod, "reward-server")
     kubelet.pods(TRAINERS)
 
@@ -244,15 +220,15 @@ def test_changes_by_others_are_undone(kubectl, team):
 @pytest.mark.usefixtures("ready_reward")
 def test_changed_code_rolls_out_and_the_old_serves_until_then(kubectl, team, kubelet):
     before = kubectl.get("rewardfunction", "amount", f"--namespace={team}")["status"]["digest"]
-    (old,) = kubelet.pods("app.kubernetes.io/component=reward-server")
+    (old,) = kubelet.pods(REWARDS)
     changed = {**REWARD, "spec": {"builtin": {"name": "ExactMatch"}}}
     kubectl.apply(changed, namespace=team)
     found = wait_for(kubectl, team, "rewardfunction/amount", "Ready", "Unschedulable")
     assert found["status"]["digest"] != before
-    (new,) = set(kubelet.pods("app.kubernetes.io/component=reward-server", 2)) - {old}
+    (new,) = set(kubelet.pods(REWARDS, 2)) - {old}
     kubelet.run(new, "reward-server")
     wait_for(kubectl, team, "rewardfunction/amount", "Ready", "Ready")
-    config_maps = ["configmaps", f"--namespace={team}", "--selector=app.kubernetes.io/component=reward-server"]
+    config_maps = ["configmaps", f"--namespace={team}", f"--selector={REWARDS}"]
     kubectl.wait_for(*config_maps, until=lambda found: len(found["items"]) == 1)
 
 
@@ -261,6 +237,52 @@ def test_a_pod_that_the_api_server_refuses_is_explained(kubectl, team):
     kubectl.apply(broken, namespace=team)
     found = wait_for(kubectl, team, "rewardfunction/amount", "Ready", "ConfigurationInvalid")
     assert "Nonsense" in found["status"]["conditions"][0]["message"]
+
+
+@pytest.mark.usefixtures("ready_reward")
+def test_pods_of_all_kinds_are_admitted_without_a_warning(kubectl, team, kubelet):
+    credentials = {"credentials": {"secretName": "s3"}}
+    on_gpus = job(compute={"gpusPerNode": 1, "nodes": 2}, output={"uri": "pvc://runs/job"}, **credentials)
+    servers = [
+        endpoint("gpus", {"model": {"uri": "s3://models/base"}, "serving": {"gpus": 1}, **credentials}),
+        endpoint("cpus", {"model": {"uri": "hf://owner/model"}, "serving": {"gpus": 0}}),
+        endpoint("claim", {"model": {"uri": "pvc://models/base"}, "serving": {"gpus": 0, "maxAdapters": 0}}),
+    ]
+    kubectl.apply(on_gpus, *servers, namespace=team)
+    # What is not admitted is never created.
+    kubelet.pods(TRAINERS, 2)
+    kubelet.pods(SERVERS, 3)
+    made = kubectl.get("jobs,deployments", f"--namespace={team}")["items"]
+    templates = [item["spec"]["template"] for item in made]
+    containers = {c["name"] for t in templates for k in ("containers", "initContainers") for c in t["spec"].get(k, [])}
+    assert containers == {"trainer", "reward-server", "server", "loader", "fetch"}
+    assert warnings_of(kubectl, team, templates) == ""
+    for template in templates:
+        template["spec"]["hostNetwork"] = True
+    assert warnings_of(kubectl, team, templates).count("hostNetwork=true") == len(templates)
+
+
+def endpoint(name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": "rft.dev/v1alpha1", "kind": "InferenceEndpoint", "metadata": {"name": name}, "spec": spec}
+
+
+def warnings_of(kubectl: Kubectl, namespace: str, templates: list[dict[str, Any]]) -> str:
+    """What the API server says of Deployments with these pods."""
+    said = ""
+    for template in templates:
+        labels = {"matchLabels": template["metadata"]["labels"]}
+        template["spec"]["restartPolicy"] = "Always"
+        deployment = {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "x"},
+            "spec": {"selector": labels, "template": template},
+        }
+        flags = ["apply", "--server-side", "--dry-run=server", f"--namespace={namespace}", "-f", "-"]
+        done = kubectl.run(*flags, stdin=json.dumps(deployment))
+        assert done.returncode == 0, done.stderr
+        said += done.stderr
+    return said
 
 
 @pytest.mark.usefixtures("ready_reward")
@@ -278,8 +300,8 @@ def test_a_killed_operator_goes_on_where_it_was(kubectl, team, kubelet, operator
 
 
 @pytest.mark.usefixtures("ready_reward")
-def test_of_two_operators_one_acts_and_the_other_takes_over(kubectl, team, kubelet, operator, tmp_path):
-    with running_operator(kubectl.kubeconfig, tmp_path / "log", pod="operator-1") as second:
+def test_of_two_operators_one_acts_and_the_other_takes_over(kubectl, kubeconfig, team, kubelet, operator, tmp_path):
+    with running_operator(kubeconfig, tmp_path / "log", pod="operator-1") as second:
         kubectl.apply(job(), namespace=team)
         (pod,) = kubelet.pods(TRAINERS)
         assert "rft_operator_leader 0.0" in second.metrics()

@@ -34,7 +34,7 @@ def test_a_deleted_object_does_not_come_back_from_an_older_list():
     store = Store()
     store.put("Pod", child("p", 5))
     store.remove("Pod", child("p", 6))
-    store.replace("Pod", [child("p", 5)], 5)
+    assert not store.put("Pod", child("p", 5))
     assert store.children(JOB, "Pod") == []
     assert store.put("Pod", child("p", 7, uid="another"))
 
@@ -50,8 +50,9 @@ def test_a_list_tells_what_was_deleted_unannounced():
     store = Store()
     store.put("Pod", child("gone", 5))
     store.put("Pod", child("newer", 20, uid="d"))
-    changed = store.replace("Pod", [child("new", 9, uid="e")], 10)
-    assert set(changed) == {Key("Pod", "n", "gone"), Key("Pod", "n", "new"), JOB}
+    store.put("Pod", child("new", 9, uid="e"))
+    (gone,) = store.prune("Pod", {Key("Pod", "n", "new")}, 10)
+    assert gone["metadata"]["name"] == "gone"
     assert [pod["metadata"]["name"] for pod in store.children(JOB, "Pod")] == ["new", "newer"]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,11 +19,9 @@ from rft_operator import names
 
 Json = dict[str, Any]
 
-UNAVAILABLE = (ApiException, aiohttp.ClientError, OSError, TimeoutError)
-"""What is raised when the API server cannot be asked now."""
-
 REQUEST_SECONDS = 30.0
-PAGE = 500
+PAGE = 100
+"""Objects that are read at once."""
 
 _PATHS = {
     "RFTJob": f"/apis/{API_VERSION}|rftjobs",
@@ -39,6 +39,14 @@ _PATHS = {
 }
 
 
+# An API server that has just started knows no roles yet.
+_WITHOUT_RIGHT = re.compile(r'User ".*" cannot \w+ resource ')
+
+
+class Unavailable(Exception):
+    """The API server cannot be asked now, or does not let the operator do what it may do."""
+
+
 class Refused(Exception):
     """The API server does not take an object as it is; the message is for the user."""
 
@@ -48,11 +56,19 @@ class Conflict(Exception):
 
 
 class Cluster:
-    """A connection to the API server."""
+    """A connection to the API server.
+
+    Every method raises Unavailable when the API server cannot be asked.
+
+    Attributes:
+        interrupted: set when it could not be reached. Watches may have lost something then: those that find too much
+            gone begin anew, without a word of what was deleted meanwhile.
+    """
 
     def __init__(self, api_client: client.ApiClient):
         # Only its request method is used: paths are known, nothing has to be discovered.
         self._client = DynamicClient(api_client)  # type: ignore[no-untyped-call]
+        self.interrupted = asyncio.Event()
 
     async def get(self, kind: str, namespace: str, name: str) -> Json | None:
         """An object, or none."""
@@ -63,19 +79,18 @@ class Cluster:
                 return None
             raise
 
-    async def list(self, kind: str, namespace: str | None, selector: str | None) -> tuple[list[Json], int]:
-        """All objects of a kind with these labels, page by page, and the version that the list was read at."""
-        items: list[Json] = []
-        token, version = "", 0
+    async def list(self, kind: str, selector: str | None) -> AsyncIterator[tuple[list[Json], int]]:
+        """All objects of a kind with these labels, a page at a time, with the version that all pages were read at."""
+        token = ""
         while True:
             page = await self._request(
-                "get", _path(kind, namespace), label_selector=selector, limit=PAGE, _continue=token or None
+                "get", _path(kind, None), label_selector=selector, limit=PAGE, _continue=token or None
             )
-            items += ({"apiVersion": page["apiVersion"], "kind": kind, **item} for item in page["items"])
-            version = version or int(page["metadata"]["resourceVersion"])
+            items = [{"apiVersion": page["apiVersion"], "kind": kind, **item} for item in page["items"]]
+            yield items, int(page["metadata"]["resourceVersion"])
             token = page["metadata"].get("continue", "")
             if not token:
-                return items, version
+                return
 
     async def create(self, obj: Json) -> Json:
         """Creates an object.
@@ -124,17 +139,28 @@ class Cluster:
             raise
 
     async def _request(self, method: str, path: str, **options: Any) -> Json:
-        answer: Json = await self._client.request(
-            method, path, serializer=lambda _, data: data, _request_timeout=REQUEST_SECONDS, **options
-        )
+        try:
+            answer: Json = await self._client.request(
+                method, path, serializer=lambda _, data: data, _request_timeout=REQUEST_SECONDS, **options
+            )
+        except ApiException as error:
+            if error.status in (400, 403, 404, 409, 422) and not _WITHOUT_RIGHT.search(_message(error)):
+                raise
+            raise Unavailable(f"HTTP {error.status}: {_message(error)}") from None
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            self.interrupted.set()
+            raise Unavailable(f"{type(error).__name__}: {error}".rstrip(": ")) from None
         return answer
 
 
 @asynccontextmanager
 async def connect() -> AsyncIterator[Cluster]:
     """Connects as KUBECONFIG says, or as the pod that this runs in."""
-    await config.load_config()  # type: ignore[no-untyped-call]
-    async with client.ApiClient() as api_client:
+    configuration = client.Configuration()
+    await config.load_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    # Proxies of the environment are looked up in a thread, for every request.
+    configuration.client_session_kwargs = {"trust_env": False}
+    async with client.ApiClient(configuration) as api_client:
         yield Cluster(api_client)
 
 

@@ -12,6 +12,7 @@ import kopf
 
 from rft_api.resource import GROUP, VERSION
 from rft_operator.apply import SELECTOR
+from rft_operator.cluster import PAGE
 from rft_operator.loop import Loop
 from rft_operator.routing import take_event
 from rft_operator.store import RESOURCES, Store
@@ -31,6 +32,40 @@ _WATCHED = {
 }
 WATCH_SECONDS = 300
 """Length of one watch request; an endless one may die without a word. Whole: kopf sends it as it is."""
+BACKOFFS = (0.5, 1, *[2] * 30)
+"""Pauses in seconds before a watch is tried again; after the last, the operator ends and Kubernetes starts it again."""
+
+
+class _NoLastState(kopf.DiffBaseStorage):
+    """Nobody asks what has changed; to find out, kopf would copy every object several times."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence({})
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Event handlers make none."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
+
+    def purge(self, **_: Any) -> None:
+        pass
+
+    def touch(self, **_: Any) -> None:
+        pass
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence
 
 
 def build_registry(store: Store, loop: Loop) -> kopf.OperatorRegistry:
@@ -57,8 +92,14 @@ def build_settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = WATCH_SECONDS
     settings.watching.client_timeout = WATCH_SECONDS + 30
     settings.watching.connect_timeout = 10
+    settings.watching.chunk_size = PAGE
     settings.networking.request_timeout = 30
+    settings.networking.error_backoffs = BACKOFFS
     settings.queueing.worker_limit = None
+    # There is a task of kopf's per object that holds its last event for as long as it waits for another.
+    settings.queueing.idle_timeout = 0.1
+    settings.persistence.diffbase_storage = _NoLastState()
+    settings.persistence.progress_storage = _NoProgress()
     settings.posting.enabled = False
     settings.peering.standalone = True
     # Resources are those that are there at the start; no rights on CRDs and namespaces are needed.

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rft_operator import names
-from rft_operator.cluster import UNAVAILABLE, Cluster, Conflict
+from rft_operator.cluster import Cluster, Conflict, Unavailable
 
 Json = dict[str, Any]
 log = logging.getLogger(__name__)
@@ -98,8 +98,8 @@ class Election:
                 return True
         except Conflict:
             return False
-        except UNAVAILABLE as error:
-            log.warning("the Lease cannot be renewed: %s", error)
+        except (Unavailable, TimeoutError) as error:
+            log.warning("the Lease cannot be had: %s", error or "no answer")
             return False
 
     async def _release(self) -> None:
@@ -108,7 +108,7 @@ class Election:
                 lease = await self._cluster.get("Lease", self._namespace, names.LEASE)
                 if lease is not None and lease.get("spec", {}).get("holderIdentity") == self._identity:
                     await self._cluster.replace({**lease, "spec": {**lease["spec"], "holderIdentity": ""}})
-        except (Conflict, *UNAVAILABLE):
+        except (Conflict, Unavailable, TimeoutError):
             log.info("the Lease could not be given back; it expires")
 
     def _lease(self, before: Json | None) -> Json:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from rft_operator.cluster import Unavailable
 from rft_operator.store import Key
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,11 @@ class Loop:
             self._queued.add(key)
             self._queue.put_nowait(key)
 
+    def retry(self) -> None:
+        """Has the objects whose last pass failed looked at now, and not at the end of their pause."""
+        for key in list(self._failures):
+            self.wake(key)
+
     async def run(self, run_pass: Pass) -> None:
         """Runs passes until it is cancelled."""
         self._active = True
@@ -81,7 +87,8 @@ class Loop:
         except Exception as error:
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             pause = min(FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 1), LONGEST_BACKOFF_SECONDS)
-            log.warning("%s %s/%s: pass failed, again in %.1f s", *key, pause, exc_info=error)
+            trace = None if isinstance(error, Unavailable) else error
+            log.warning("%s %s/%s: pass failed, again in %.1f s: %s", *key, pause, error, exc_info=trace)
             return pause
         self._failures.pop(key, None)
         return delay

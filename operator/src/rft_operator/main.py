@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import socket
 import sys
 import uuid
+from typing import Any
 
 import httpx
 import kopf
@@ -27,6 +29,9 @@ from rft_operator.store import Store
 
 log = logging.getLogger(__name__)
 
+GARBAGE = 5000
+"""Objects that are made before cyclic ones among them are looked for."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the operator until it is told to stop; returns the exit code."""
@@ -42,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--liveness-port", type=int, default=8081, help="port of /healthz (8081)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for name in ("httpx", "kopf"):
+    for name in ("aiohttp.access", "httpx", "kopf"):
         logging.getLogger(name).setLevel(logging.WARNING)
     settings = Settings(
         images=Images(
@@ -55,6 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
         namespace=options.namespace,
         metrics_namespace=options.metrics_namespace,
     )
+    # What is parsed here is large and has no cycles: looking for some in it takes a quarter of the time.
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
     metrics = Metrics()
     start_http_server(options.metrics_port, registry=metrics.registry)
     code = 0
@@ -79,13 +87,22 @@ async def operate(settings: Settings, metrics: Metrics, liveness: str) -> None:
             metrics.leader.set(1)
             await run_loop(cluster, store, loop, passes.run)
 
+        registry = build_registry(store, loop)
         async with asyncio.TaskGroup() as tasks:
             leading = tasks.create_task(Election(cluster, settings.namespace, identity).lead(act))
+
+            # Before kopf takes the loop's tasks for handlers of its own, which it waits for.
+            @kopf.on.cleanup(registry=registry)
+            async def stand_down(**_: Any) -> None:
+                leading.cancel()
+                await asyncio.wait([leading])
+
             await kopf.operator(
-                registry=build_registry(store, loop),
+                registry=registry,
                 settings=build_settings(),
                 clusterwide=True,
                 standalone=True,
+                # Of use to peering alone, which is off. kopf's default asks for the user's name, which images lack.
+                identity=identity,  # type: ignore[arg-type]  # a NewType that kopf does not export
                 liveness_endpoint=liveness,
             )
-            leading.cancel()

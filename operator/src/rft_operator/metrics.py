@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from rft_api.rft_job import RFTJob
 from rft_operator.store import Key
 
 Json = dict[str, Any]
@@ -68,12 +68,12 @@ class Metrics:
             "rft_operator_leader", "1 on the replica that acts, 0 on one that stands by.", registry=self.registry
         )
 
-    def show_job(self, key: Key, job: RFTJob, status: Json) -> None:
+    def show_job(self, key: Key, spec: Json, status: Json) -> None:
         """Publishes a job's state."""
         self._jobs.samples[key] = _JobSample(
-            model=job.spec.model.uri,
-            algorithm=job.spec.algorithm,
-            queue=job.spec.queue_name or "",
+            model=sys.intern(spec["model"]["uri"]),
+            algorithm=sys.intern(spec["algorithm"]),
+            queue=sys.intern(spec.get("queueName", "")),
             conditions=tuple((c["type"], c["status"], c["reason"]) for c in status.get("conditions", [])),
             gpu_seconds=status.get("usage", {}).get("gpuSeconds", 0),
         )

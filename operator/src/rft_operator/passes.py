@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +22,7 @@ from rft_operator.conditions import find_condition, is_true
 from rft_operator.inference_endpoint_plan import plan_inference_endpoint
 from rft_operator.metrics import Metrics
 from rft_operator.plan import Event, Plan
-from rft_operator.plan_problem import describe_invalid, plan_problem, read_conditions
+from rft_operator.plan_problem import describe_invalid, plan_problem
 from rft_operator.probes import Probes
 from rft_operator.reasons import ConditionType, Reason
 from rft_operator.reward_function_plan import plan_reward_function, source_names
@@ -88,14 +89,14 @@ class Passes:
             for event in plan.events:
                 await self._tell(obj, event, now)
         if key.kind == "RFTJob":
-            self._show(key, obj, plan)
+            self._metrics.show_job(key, obj["spec"], plan.status)
         return plan
 
     async def _plan(self, key: Key, obj: Json, now: datetime) -> Plan:
         match key.kind:
             case "RFTJob":
                 job = RFTJob.model_validate(obj)
-                ended = _ended(read_conditions(obj.get("status", {})))
+                ended = job.status is not None and _ended(job.status.conditions)
                 progress = None if ended else await self._probes.ask_progress(trainer_pods(self._store, key))
                 return plan_rft_job(gather_rft_job(self._store, key, job, progress, now), self._settings)
             case "RewardFunction":
@@ -123,12 +124,6 @@ class Passes:
         world = gather_reward_function(self._store, key, function, sources, readiness, token, now)
         return plan_reward_function(world, self._settings)
 
-    def _show(self, key: Key, obj: Json, plan: Plan) -> None:
-        try:
-            self._metrics.show_job(key, RFTJob.model_validate({**obj, "status": None}), plan.status)
-        except ValidationError:
-            self._metrics.drop_job(key)
-
     async def _tell(self, obj: Json, event: Event, now: datetime) -> None:
         """Sends an event; one that cannot be sent is no reason to stop."""
         metadata = obj["metadata"]
@@ -153,6 +148,6 @@ class Passes:
             log.info("event %s of %s/%s: %s", event.reason, metadata["namespace"], metadata["name"], error)
 
 
-def _ended(conditions: list[Condition]) -> bool:
+def _ended(conditions: Sequence[Condition]) -> bool:
     succeeded = find_condition(conditions, ConditionType.SUCCEEDED)
     return succeeded is not None and succeeded.status != "Unknown"

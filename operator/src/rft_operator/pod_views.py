@@ -114,7 +114,8 @@ def _ending(terminated: Json) -> Ending:
 
 
 def _problem(name: str, status: Json, statuses: list[Json]) -> tuple[Reason, str] | None:
-    for condition in status.get("conditions", []):
+    # Once a node has taken the pod, what the scheduler said is of the past.
+    for condition in status.get("conditions", []) if not status.get("startTime") else []:
         if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
             return Reason.UNSCHEDULABLE, f"pod {name}: {condition.get('message', 'no node has room')}"
     for entry in statuses:

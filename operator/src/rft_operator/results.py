@@ -25,6 +25,11 @@ def describe_progress(progress: Progress) -> JobProgress:
     )
 
 
+def finish_progress(progress: JobProgress | None, result: RunResult) -> JobProgress:
+    """The progress of a run that has succeeded: nobody was asked again after its last steps."""
+    return (progress or JobProgress()).model_copy(update={"phase": "Done", "step": result.steps, "eta": None})
+
+
 def describe_result(result: RunResult, output: str) -> tuple[JobResult, list[JobCheckpoint]]:
     """The result and the best checkpoints as the status shows them."""
     root = output.rstrip("/")

@@ -1,4 +1,7 @@
-"""Reads everything anew: when a replica begins to lead, and from time to time, in case a watch has lost something."""
+"""Reads everything anew: when a replica begins to lead, after an outage, and from time to time.
+
+Watches may have lost something.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,26 @@ import asyncio
 import logging
 
 from rft_operator.apply import SELECTOR
-from rft_operator.cluster import UNAVAILABLE, Cluster
+from rft_operator.cluster import Cluster, Unavailable
 from rft_operator.loop import Loop, Pass
-from rft_operator.store import CHILDREN, RESOURCES, Key, Store
+from rft_operator.routing import concerned, take_event
+from rft_operator.store import CHILDREN, RESOURCES, Key, Store, key_of
 
 log = logging.getLogger(__name__)
 
 RESYNC_SECONDS = 600.0
+RECONNECT_SECONDS = 5.0
+"""Time that watches have to begin anew after an interruption; what is read anew sooner may miss something, too."""
 RETRY_SECONDS = 2.0
 
 
 async def load_store(cluster: Cluster, store: Store) -> list[Key]:
     """Brings the store to what the API server has; returns the objects of ours that this may concern."""
     while True:
+        cluster.interrupted.clear()
         try:
             return await _list_all(cluster, store)
-        except UNAVAILABLE as error:
+        except Unavailable as error:
             log.warning("everything cannot be read anew, trying again: %s", error)
             await asyncio.sleep(RETRY_SECONDS)
 
@@ -29,9 +36,22 @@ async def load_store(cluster: Cluster, store: Store) -> list[Key]:
 async def _list_all(cluster: Cluster, store: Store) -> list[Key]:
     changed: list[Key] = []
     for kind in (*CHILDREN, *RESOURCES):
-        items, version = await cluster.list(kind, None, None if kind in RESOURCES else SELECTOR)
-        changed += store.replace(kind, items, version)
+        changed += await _list_kind(cluster, store, kind)
     return changed
+
+
+async def _list_kind(cluster: Cluster, store: Store, kind: str) -> list[Key]:
+    keys: list[Key] = []
+    listed: set[Key] = set()
+    version = 0
+    async for page, read_at in cluster.list(kind, None if kind in RESOURCES else SELECTOR):
+        version = read_at
+        for obj in page:
+            listed.add(key_of(kind, obj))
+            take_event(store, keys.append, kind, None, obj)
+    for obj in store.prune(kind, listed, version):
+        keys += concerned(store, kind, obj)
+    return keys
 
 
 async def run_loop(cluster: Cluster, store: Store, loop: Loop, run_pass: Pass) -> None:
@@ -44,11 +64,21 @@ async def run_loop(cluster: Cluster, store: Store, loop: Loop, run_pass: Pass) -
             for key in store.keys(kind):
                 loop.wake(key)
         while not running.done():
-            await asyncio.wait([running], timeout=RESYNC_SECONDS)
+            await _wait_for_resync(cluster, running)
             for key in await load_store(cluster, store):
-                if key.kind in RESOURCES:
-                    loop.wake(key)
+                loop.wake(key)
+            loop.retry()
         await running
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def _wait_for_resync(cluster: Cluster, running: asyncio.Task[None]) -> None:
+    interrupted = asyncio.create_task(cluster.interrupted.wait())
+    try:
+        await asyncio.wait([running, interrupted], timeout=RESYNC_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if interrupted.done():
+            await asyncio.sleep(RECONNECT_SECONDS)
+    finally:
+        interrupted.cancel()

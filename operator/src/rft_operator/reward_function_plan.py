@@ -14,11 +14,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.manifests import SourceMissing, resolve_source
+from rft_api.remote_graders import judge_endpoints, leaves_cluster
 from rft_api.render import reward_digest
 from rft_api.reward_function import RewardFunction, RewardFunctionStatus
 from rft_api.run import ExitCode
@@ -70,6 +72,8 @@ class RewardFunctionWorld:
     new_token: str
     """A fresh token, for when there is no Secret yet."""
     now: datetime
+    endpoints: Mapping[str, InferenceEndpoint] = field(default_factory=dict)
+    """The InferenceEndpoints that judge, by name, as far as they exist."""
 
 
 def source_names(function: RewardFunction) -> list[str]:
@@ -91,11 +95,12 @@ def plan_reward_function(world: RewardFunctionWorld, settings: Settings) -> Plan
         finding = Finding(ConditionType.READY, "False", Reason.SOURCE_MISSING, str(missing))
         return _plan(world, before, finding, before.digest, [], [], poll)
     finding = _finding(world, resolved)
+    finding = replace(finding, message="; ".join(filter(None, [finding.message, *_unreachable(world)])))
     objects = [
         Desired(build_reward_configuration(resolved), once=True),
         Desired(build_token_secret(resolved, world.new_token), once=True),
         Desired(build_reward_service(resolved)),
-        Desired(build_network_policy(resolved, settings)),
+        Desired(build_network_policy(resolved, world.endpoints, settings)),
         Desired(build_reward_deployment(resolved, settings)),
     ]
     current = names.reward_configuration(function.metadata.name, document_digest(resolved))
@@ -104,6 +109,16 @@ def plan_reward_function(world: RewardFunctionWorld, settings: Settings) -> Plan
     if finding.status != "True" and any(_may_tell(pod) for pod in world.pods):
         poll = settings.poll_seconds
     return _plan(world, before, finding, reward_digest(resolved.spec), objects, deletions, poll)
+
+
+def _unreachable(world: RewardFunctionWorld) -> Iterator[str]:
+    """What the pods cannot reach as things are; they would only see that nothing answers."""
+    spec = world.function.spec
+    if leaves_cluster(spec) and not spec.egress:
+        yield "spec.egress is empty: the NetworkPolicy lets the reward server reach no judge, Lambda or http server"
+    for name in judge_endpoints(spec):
+        if name not in world.endpoints:
+            yield f"there is no InferenceEndpoint {name}, which is to judge"
 
 
 def _may_tell(pod: PodView) -> bool:

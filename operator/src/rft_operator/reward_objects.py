@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
+from rft_api.inference_endpoint import InferenceEndpoint
+from rft_api.remote_graders import judge_endpoints, with_endpoint_urls
 from rft_api.reward_function import RewardFunction
 from rft_operator import names
 from rft_operator.metadata import Owner, build_object
@@ -29,6 +32,8 @@ _NOT_READ = {"replicas", "egress", "credentials", "pod"}
 
 def function_document(function: RewardFunction) -> str:
     """The manifest that the reward server reads; references to ConfigMaps have been replaced by their code."""
+    namespace = function.metadata.namespace
+    function = with_endpoint_urls(function, lambda endpoint: names.endpoint_url(endpoint, namespace))
     document = {
         "apiVersion": function.api_version,
         "kind": function.kind,
@@ -84,8 +89,16 @@ def build_reward_service(function: RewardFunction) -> Json:
     )
 
 
-def build_network_policy(function: RewardFunction, settings: Settings) -> Json:
-    """Lets trainers in, the operator's probes and Prometheus; lets nothing out but what spec.egress names."""
+def build_network_policy(
+    function: RewardFunction, endpoints: Mapping[str, InferenceEndpoint], settings: Settings
+) -> Json:
+    """Lets trainers in, the operator's probes and Prometheus; lets out to what spec.egress names and to judges.
+
+    Args:
+        function: the function.
+        endpoints: the InferenceEndpoints that judge, by name, as far as they exist.
+        settings: the operator's.
+    """
     name = function.metadata.name
     allowed: list[Json] = [
         {"podSelector": {"matchLabels": {names.MANAGED_BY: names.FIELD_MANAGER, names.COMPONENT: names.TRAINER}}},
@@ -106,16 +119,26 @@ def build_network_policy(function: RewardFunction, settings: Settings) -> Json:
                 "podSelector": {"matchLabels": names.labels(names.REWARD, name)},
                 "policyTypes": ["Ingress", "Egress"],
                 "ingress": [{"from": allowed, "ports": [{"protocol": "TCP", "port": names.REWARD_PORT}]}],
-                "egress": _egress(function),
+                "egress": _egress(function, endpoints),
             }
         },
     )
 
 
-def _egress(function: RewardFunction) -> list[Json]:
+def _egress(function: RewardFunction, endpoints: Mapping[str, InferenceEndpoint]) -> list[Json]:
     rules: list[Json] = [
         {"to": [{"ipBlock": {"cidr": egress.cidr}}], "ports": [{"protocol": "TCP", "port": egress.port}]}
         for egress in function.spec.egress
+    ]
+    judges = [(name, endpoints.get(name)) for name in judge_endpoints(function.spec)]
+    # An adapter is served by its base's pods.
+    servers = {judge.spec.base_endpoint or name if judge is not None else name for name, judge in judges}
+    rules += [
+        {
+            "to": [{"podSelector": {"matchLabels": names.labels(names.SERVER, server)}}],
+            "ports": [{"protocol": "TCP", "port": names.SERVER_PORT}],
+        }
+        for server in sorted(servers)
     ]
     if rules:
         # Destinations have names.

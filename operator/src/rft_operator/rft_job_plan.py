@@ -7,6 +7,7 @@ from datetime import datetime
 
 from rft_api.quantities import duration_seconds
 from rft_api.render import reward_names
+from rft_api.resource import Condition
 from rft_api.rft_job import JobCheckpoint, JobProgress, JobResult, RFTJob, RFTJobSpec, RFTJobStatus
 from rft_api.run import RunError
 from rft_api.termination import parse_result
@@ -17,7 +18,7 @@ from rft_operator.job_endpoint import plan_job_endpoint
 from rft_operator.moments import format_moment, parse_moment
 from rft_operator.plan import Deletion, Desired, Plan, plan_events
 from rft_operator.reasons import ConditionType, Reason
-from rft_operator.results import describe_progress, describe_result
+from rft_operator.results import describe_progress, describe_result, finish_progress
 from rft_operator.rft_job_world import RFTJobWorld
 from rft_operator.run_state import RunFacts, RunState, awaits_pod_news, decide_run_state
 from rft_operator.settings import Settings
@@ -41,7 +42,7 @@ def plan_rft_job(world: RFTJobWorld, settings: Settings) -> Plan:
     start_time = _start_time(world, before)
     job, changed = _accepted_job(world, started=start_time is not None)
     usage = count_usage(before.usage, world.pods, job.spec.compute.gpus_per_node, world.now)
-    rewards = _rewards_finding(world, job)
+    rewards = _final_rewards_finding(before) or _rewards_finding(world, job)
     state, objects, problem = _state(world, settings, job, before, start_time, usage.gpu_seconds if usage else 0)
     endpoint = plan_job_endpoint(replace(world, job=job), state.status == "True")
 
@@ -110,8 +111,8 @@ def _state(
 ) -> tuple[RunState, list[Desired], str | None]:
     """Where the run stands, the objects that it needs now, and what is wrong with the spec, if anything."""
     newest = world.attempts[-1] if world.attempts else None
-    ended = find_condition(before.conditions, ConditionType.SUCCEEDED)
-    if ended is not None and ended.status != "Unknown":
+    ended = _find_end(before)
+    if ended is not None:
         # Final, whatever becomes of the objects that it was derived from.
         state = RunState(ended.status, Reason(ended.reason), ended.message, before.retries or 0)
         return replace(state, stop=_unfinished(newest)), [], None
@@ -141,7 +142,8 @@ def _state(
         )
     )
     if state.start is None:
-        return state, [], problem
+        goes_on = _unfinished(newest) is not None and state.stop is None
+        return state, objects if goes_on else [], problem
     uids = {name: function.metadata.uid or "" for name, function in world.reward_functions.items()}
     attempt = build_training_job(job, state.start, state.retries, uids, settings)
     return state, [*objects, Desired(attempt, once=True)], problem
@@ -187,6 +189,20 @@ def _spec_finding(changed: list[str], problem: str | None) -> Finding:
     return Finding(kind, "True", Reason.ACCEPTED)
 
 
+def _find_end(before: RFTJobStatus) -> Condition | None:
+    """The condition of a job that has ended."""
+    succeeded = find_condition(before.conditions, ConditionType.SUCCEEDED)
+    return None if succeeded is None or succeeded.status == "Unknown" else succeeded
+
+
+def _final_rewards_finding(before: RFTJobStatus) -> Finding | None:
+    """How the rewards were when the job ended; what becomes of them later is none of its business."""
+    known = find_condition(before.conditions, ConditionType.REWARDS_READY)
+    if known is None or _find_end(before) is None:
+        return None
+    return Finding(ConditionType.REWARDS_READY, known.status, Reason(known.reason), known.message)
+
+
 def _rewards_finding(world: RFTJobWorld, job: RFTJob) -> Finding:
     kind = ConditionType.REWARDS_READY
     wanted = reward_names(job)
@@ -218,7 +234,7 @@ def _outcome(
         messages = [pod.ending.message for pod in world.pods if pod.job_uid == newest.uid and pod.ending is not None]
         results = [result for message in messages if (result := parse_result(message)) is not None]
         if results:
-            return progress, *describe_result(results[0], job.spec.output.uri)
+            return finish_progress(progress, results[0]), *describe_result(results[0], job.spec.output.uri)
     return progress, before.result, list(before.checkpoints)
 
 

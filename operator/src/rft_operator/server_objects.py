@@ -166,12 +166,18 @@ def _server(endpoint: InferenceEndpoint, folder: str, mounts: list[Json], settin
             "VLLM_NO_USAGE_STATS": "1",
             # The loader has fetched what is needed.
             "HF_HUB_OFFLINE": "1",
+            # Even an eager vLLM compiles some functions, which on CPUs takes a C++ compiler.
+            **({} if serving.gpus else {"TORCH_COMPILE_DISABLE": "1"}),
         },
         ports={"http": names.SERVER_PORT},
         mounts=[{"name": "shared-memory", "mountPath": "/dev/shm"}, *mounts],
         resources={"limits": {serving.gpu_resource: str(serving.gpus)}} if serving.gpus else {},
         more={
-            "readinessProbe": {"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": 5},
+            "readinessProbe": {
+                "httpGet": {"path": "/health", "port": "http"},
+                "periodSeconds": 5,
+                "timeoutSeconds": 5,
+            },
             "livenessProbe": {
                 "httpGet": {"path": "/health", "port": "http"},
                 "periodSeconds": 20,
@@ -181,6 +187,7 @@ def _server(endpoint: InferenceEndpoint, folder: str, mounts: list[Json], settin
             "startupProbe": {
                 "httpGet": {"path": "/health", "port": "http"},
                 "periodSeconds": 5,
+                "timeoutSeconds": 5,
                 "failureThreshold": 720,
             },
             "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}},
@@ -213,7 +220,20 @@ def _loader(endpoint: InferenceEndpoint, folder: str, mounts: list[Json], settin
         ports={"loader": names.LOADER_PORT},
         mounts=[{"name": "adapters", "mountPath": names.CONFIGURATION, "readOnly": True}, *mounts],
         credentials=endpoint.spec.credentials,
-        more={"livenessProbe": {"httpGet": {"path": "/healthz", "port": "loader"}, "periodSeconds": 20}},
+        more={
+            "livenessProbe": {
+                "httpGet": {"path": "/healthz", "port": "loader"},
+                "periodSeconds": 20,
+                "timeoutSeconds": 10,
+            },
+            # Its libraries take a while to load on a node that is busy with models.
+            "startupProbe": {
+                "httpGet": {"path": "/healthz", "port": "loader"},
+                "periodSeconds": 5,
+                "timeoutSeconds": 10,
+                "failureThreshold": 60,
+            },
+        },
     )
 
 

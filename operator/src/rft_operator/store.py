@@ -7,7 +7,7 @@ import json
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -51,8 +51,9 @@ def owner_of(obj: Json) -> Key | None:
 class _Entry:
     uid: str
     version: int
-    fingerprint: bytes
     packed: bytes
+    owner: Key | None
+    references: tuple[Key, ...]
 
 
 class Store:
@@ -62,7 +63,6 @@ class Store:
         self._entries: dict[Key, _Entry] = {}
         self._children: defaultdict[Key, set[Key]] = defaultdict(set)
         self._referring: defaultdict[Key, set[Key]] = defaultdict(set)
-        self._links: dict[Key, tuple[Key | None, frozenset[Key]]] = {}
         self._tombstones: dict[str, float] = {}
 
     def put(self, kind: str, obj: Json) -> bool:
@@ -73,10 +73,9 @@ class Store:
         if metadata["uid"] in self._tombstones or (held is not None and held.version >= version):
             return False
         self._unlink(key)
-        self._entries[key] = _Entry(metadata["uid"], version, _fingerprint(obj), _pack(obj))
         owner = owner_of(obj) if kind in CHILDREN else None
-        references = frozenset(_references(key, obj))
-        self._links[key] = owner, references
+        references = tuple(set(_references(key, obj)))
+        self._entries[key] = _Entry(metadata["uid"], version, _pack(obj), owner, references)
         if owner is not None:
             self._children[owner].add(key)
         for target in references:
@@ -87,29 +86,20 @@ class Store:
         """Forgets an object that was deleted."""
         key, uid = key_of(kind, obj), obj["metadata"]["uid"]
         now = time.monotonic()
-        self._tombstones = {u: t for u, t in self._tombstones.items() if t > now - TOMBSTONE_SECONDS}
+        while self._tombstones and next(iter(self._tombstones.values())) < now - TOMBSTONE_SECONDS:
+            del self._tombstones[next(iter(self._tombstones))]
         self._tombstones[uid] = now
         held = self._entries.get(key)
         if held is not None and held.uid == uid:
             self._unlink(key)
             del self._entries[key]
 
-    def replace(self, kind: str, objects: Iterable[Json], version: int) -> list[Key]:
-        """Takes over a complete list read at `version`: what it lacks was deleted unannounced; keys that changed."""
-        listed, changed = set(), []
-        for obj in objects:
-            listed.add(key_of(kind, obj))
-            if self.put(kind, obj):
-                changed.append(key_of(kind, obj))
+    def prune(self, kind: str, listed: Container[Key], version: int) -> list[Json]:
+        """Forgets, and returns, what a complete list read at `version` lacks: it was deleted unannounced."""
         gone = [k for k, e in self._entries.items() if k.kind == kind and k not in listed and e.version <= version]
         for key in gone:
-            changed.append(key)
-            owner = self._links[key][0]
-            if owner is not None:
-                changed.append(owner)
             self._unlink(key)
-            del self._entries[key]
-        return changed
+        return [_unpack(self._entries.pop(key).packed) for key in gone]
 
     def get(self, key: Key) -> Json | None:
         """An object."""
@@ -123,8 +113,8 @@ class Store:
 
     def fingerprint(self, key: Key) -> bytes | None:
         """Changes when anything of an object changes but its status."""
-        entry = self._entries.get(key)
-        return None if entry is None else entry.fingerprint
+        obj = self.get(key)
+        return None if obj is None else _fingerprint(obj)
 
     def children(self, owner: Key, kind: str) -> list[Json]:
         """Children of an object, by name."""
@@ -139,8 +129,10 @@ class Store:
         return (key for key in list(self._entries) if key.kind == kind)
 
     def _unlink(self, key: Key) -> None:
-        owner, references = self._links.pop(key, (None, frozenset()))
-        for index, target in [(self._children, owner), *((self._referring, reference) for reference in references)]:
+        entry = self._entries.get(key)
+        if entry is None:
+            return
+        for index, target in [(self._children, entry.owner), *((self._referring, to) for to in entry.references)]:
             if target is not None and target in index:
                 index[target].discard(key)
                 if not index[target]:
@@ -152,6 +144,11 @@ def _references(key: Key, obj: Json) -> Iterator[Key]:
     spec = obj.get("spec", {})
     if key.kind == "InferenceEndpoint" and spec.get("baseEndpoint"):
         yield Key("InferenceEndpoint", key.namespace, spec["baseEndpoint"])
+    if key.kind == "RewardFunction":
+        for grader in (spec, *((spec.get("combine") or {}).get("terms") or [])):
+            judge = (grader.get("judge") or {}).get("model", {}).get("endpoint")
+            if judge:
+                yield Key("InferenceEndpoint", key.namespace, judge)
     if key.kind != "RFTJob":
         return
     endpoint = spec.get("endpoint")

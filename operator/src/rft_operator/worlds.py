@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from rft_api.inference_endpoint import InferenceEndpoint
+from rft_api.remote_graders import judge_endpoints
 from rft_api.render import reward_names
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
@@ -75,6 +76,10 @@ def gather_reward_function(
     """The world of a RewardFunction."""
     uid = function.metadata.uid or ""
     deployments = _owned(store.children(key, "Deployment"), uid)
+    judges = [
+        (name, _parsed(store, InferenceEndpoint, Key("InferenceEndpoint", key.namespace, name)))
+        for name in judge_endpoints(function.spec)
+    ]
     return RewardFunctionWorld(
         function=function,
         sources=sources,
@@ -85,6 +90,12 @@ def gather_reward_function(
         ],
         pods=reward_pods(store, key),
         readiness=readiness,
+        endpoints={
+            name: endpoint
+            for name in judge_endpoints(function.spec)
+            if (endpoint := _parsed(store, InferenceEndpoint, Key("InferenceEndpoint", key.namespace, name)))
+            is not None
+        },
         new_token=new_token,
         now=now,
     )

