@@ -17,6 +17,12 @@ from rft_api.run import ExitCode, RunFolder
 
 TRAINERS = "app.kubernetes.io/component=trainer"
 SLOWLY = DIGIT_SHARE.replace("    rows = []", "    import time\n    time.sleep(1)\n    rows = []")
+KILL_OTHERS = """
+import os
+for number in filter(str.isdigit, os.listdir("/proc")):
+    if int(number) not in {1, os.getpid()}:
+        os.kill(int(number), 9)
+"""
 ENDING_DOCKERFILE = """
 ARG BASE
 FROM ${BASE}
@@ -47,33 +53,37 @@ def ending_image(node, run_folder, report, tmp_path_factory) -> str:
     return name
 
 
-def trainer_pod(kubectl: Kubectl, team: str, name: str) -> str:
-    selector = f"--selector={TRAINERS},rft.dev/owner={name}"
-    found = kubectl.get("pods", f"--namespace={team}", selector, "--field-selector=status.phase=Running")["items"]
-    return str(found[0]["metadata"]["name"])
+def running_pod(kubectl: Kubectl, team: str, name: str, attempt: int) -> str:
+    """The trainer pod of an attempt, once it runs."""
+    selector = f"--selector={TRAINERS},rft.dev/owner={name},rft.dev/attempt={attempt}"
+    running = ["pods", f"--namespace={team}", selector, "--field-selector=status.phase=Running"]
+    found = kubectl.wait_for(*running, until=lambda pods: bool(pods["items"]), seconds=120)
+    return str(found["items"][0]["metadata"]["name"])
 
 
 def test_a_run_survives_its_pods_its_reward_server_and_its_store(kubectl, team, stored, s3):
     of = f"--namespace={team}"
-    learning = {"maxSteps": 24, "evalInterval": 4}
+    learning = {"maxSteps": 24, "epochs": 3, "evalInterval": 4}
     kubectl.apply(reward(SLOWLY), *(job(name, stored, learning) for name in ("disturbed", "calm")), namespace=team)
 
+    def wait_for_steps(more: int) -> None:
+        """Waits until the run has got further than it has ever been."""
+        progress = kubectl.get("rftjob", "disturbed", of)["status"].get("progress", {})
+        wait_for_step(kubectl, team, "disturbed", progress.get("step", 0) + more)
+
     wait_for_step(kubectl, team, "disturbed", 5)
-    kubectl("delete", "pod", trainer_pod(kubectl, team, "disturbed"), of, "--timeout=60s", timeout=70)
-    kubectl.wait_for("job", "disturbed-trainer-1", of, until=lambda _: True)
-    wait_for_step(kubectl, team, "disturbed", 9)
-    kill = (
-        "import os; [os.kill(int(p), 9) for p in os.listdir('/proc') if p.isdigit() and int(p) not in (1, os.getpid())]"
-    )
-    kubectl("exec", trainer_pod(kubectl, team, "disturbed"), of, "--", "python", "-c", kill)
-    kubectl.wait_for("job", "disturbed-trainer-2", of, until=lambda _: True)
-    kubectl("delete", "pod", of, "--selector=app.kubernetes.io/component=reward-server", "--timeout=60s", timeout=70)
-    wait_for_step(kubectl, team, "disturbed", 13)
+    kubectl("delete", "pod", running_pod(kubectl, team, "disturbed", 0), of, "--timeout=120s", timeout=130)
+    pod = running_pod(kubectl, team, "disturbed", 1)
+    wait_for_steps(2)
+    kubectl("exec", pod, of, "--", "python", "-c", KILL_OTHERS)
+    running_pod(kubectl, team, "disturbed", 2)
+    kubectl("delete", "pod", of, "--selector=app.kubernetes.io/component=reward-server", "--timeout=120s", timeout=130)
+    wait_for_steps(2)
     s3.stop()
     time.sleep(60)
     s3.start()
 
-    found = wait_for_reason(kubectl, team, "disturbed", "Succeeded", seconds=180)
+    found = wait_for_reason(kubectl, team, "disturbed", "Succeeded", seconds=240)
     assert found["status"]["retries"] == 1, "the deleted pod does not count"
     wait_for_reason(kubectl, team, "calm", "Succeeded")
     disturbed, calm = (RunFolder(stored / "runs" / name) for name in ("disturbed", "calm"))

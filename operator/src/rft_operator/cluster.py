@@ -52,7 +52,7 @@ class Refused(Exception):
 
 
 class Conflict(Exception):
-    """An object exists already, or is not the version that was expected."""
+    """An object exists already, is gone, or is not the version that was expected."""
 
 
 class Cluster:
@@ -132,7 +132,7 @@ class Cluster:
         try:
             return await self._request(method, path, body=obj, field_manager=names.FIELD_MANAGER, **options)
         except ApiException as error:
-            if error.status == 409:
+            if error.status in (404, 409):
                 raise Conflict(_message(error)) from None
             if error.status in (400, 403, 422):
                 raise Refused(_message(error)) from None

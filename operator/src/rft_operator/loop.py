@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from rft_operator.cluster import Unavailable
+from rft_operator.cluster import Conflict, Unavailable
 from rft_operator.store import Key
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Loop:
         except Exception as error:
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             pause = min(FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 1), LONGEST_BACKOFF_SECONDS)
-            trace = None if isinstance(error, Unavailable) else error
+            trace = None if isinstance(error, (Conflict, Unavailable)) else error
             log.warning("%s %s/%s: pass failed, again in %.1f s: %s", *key, pause, error, exc_info=trace)
             return pause
         self._failures.pop(key, None)

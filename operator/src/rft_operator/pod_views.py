@@ -108,7 +108,10 @@ def _has_failed(entry: Json) -> bool:
 
 def _ending(terminated: Json) -> Ending:
     message = terminated.get("message", "").strip()
-    if not message and terminated.get("reason") not in (None, "Error", "Completed"):
+    if terminated.get("reason") == "OOMKilled":
+        # The end of the log, which stands in for a message, knows nothing of it.
+        message = "out of memory (OOMKilled): raise the memory limit in the pod's resources, or use less"
+    elif not message and terminated.get("reason") not in (None, "Error", "Completed"):
         message = str(terminated["reason"])
     return Ending(int(terminated["exitCode"]), message, parse_moment(terminated.get("finishedAt")))
 

@@ -27,7 +27,10 @@ def describe_progress(progress: Progress) -> JobProgress:
 
 def finish_progress(progress: JobProgress | None, result: RunResult) -> JobProgress:
     """The progress of a run that has succeeded: nobody was asked again after its last steps."""
-    return (progress or JobProgress()).model_copy(update={"phase": "Done", "step": result.steps, "eta": None})
+    known = progress or JobProgress()
+    # More were planned where the run has stopped early; fewer, where it was not asked since it started anew.
+    total = max(known.total_steps or 0, result.steps)
+    return known.model_copy(update={"phase": "Done", "step": result.steps, "total_steps": total, "eta": None})
 
 
 def describe_result(result: RunResult, output: str) -> tuple[JobResult, list[JobCheckpoint]]:

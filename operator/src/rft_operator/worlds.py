@@ -90,12 +90,7 @@ def gather_reward_function(
         ],
         pods=reward_pods(store, key),
         readiness=readiness,
-        endpoints={
-            name: endpoint
-            for name in judge_endpoints(function.spec)
-            if (endpoint := _parsed(store, InferenceEndpoint, Key("InferenceEndpoint", key.namespace, name)))
-            is not None
-        },
+        endpoints={name: judge for name, judge in judges if judge is not None},
         new_token=new_token,
         now=now,
     )
