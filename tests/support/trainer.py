@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +134,7 @@ class TrainerProgram:
         port: int,
         wrapper: list[str] | None = None,
         environment: dict[str, str] | None = None,
+        arguments: Sequence[str] = (),
     ):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = RunFolder(folder / "scratch/output" if is_stored(config.output) else config.output)
@@ -144,7 +146,7 @@ class TrainerProgram:
             self.process = subprocess.Popen(
                 [
                     *(wrapper or []), sys.executable, "-m", "rft_trainer", str(file), "--port", str(port),
-                    "--scratch", str(folder / "scratch"),
+                    "--scratch", str(folder / "scratch"), *arguments,
                 ],
                 stdout=log, stderr=subprocess.STDOUT, env=ENVIRONMENT | (environment or {}), start_new_session=True,
             )  # fmt: skip

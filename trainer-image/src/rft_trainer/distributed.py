@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from typing import TypeVar
 
@@ -9,6 +10,9 @@ import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
+
+COLLECTIVE_TIMEOUT = datetime.timedelta(hours=2)
+"""How long a rank may wait for the others: a slow judge or a long generation on one of them is not an error."""
 
 
 def rank() -> int:

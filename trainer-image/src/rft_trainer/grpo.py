@@ -27,7 +27,7 @@ from rft_api.run import (
     TrainMetrics,
     ValidationMetrics,
 )
-from rft_trainer import checkpoints
+from rft_trainer import checkpoints, own_disks
 from rft_trainer.algorithms import SETTINGS
 from rft_trainer.arguments import common_arguments
 from rft_trainer.data import Prompt
@@ -313,13 +313,16 @@ class RFTTrainer(GRPOTrainer):
         try:
             super()._save_checkpoint(model, trial)
             wait_for_all()
+            own_disks.collect(written)
             if rank() == 0:
                 checkpoints.complete(self.folder, written, info)
         except (OSError, RuntimeError) as error:
             if rank() == 0:
                 checkpoints.remove_torn(self.folder)
-            last = checkpoints.resume_point(self.folder)
-            since = f"it goes on from step {last.step}" if last else "it starts from the beginning"
+            since = "it goes on from the last complete checkpoint"
+            if own_disks.on_first_machine():
+                last = checkpoints.resume_point(self.folder)
+                since = f"it goes on from step {last.step}" if last else "it starts from the beginning"
             raise RunError(
                 ExitCode.OUTPUT_FAILED,
                 f"checkpoint step-{step} could not be written to {self.folder.checkpoints}: {error}; make room and "

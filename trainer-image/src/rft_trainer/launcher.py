@@ -7,6 +7,7 @@ import faulthandler
 import logging
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,7 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=9090, help="port of /progress and /metrics")
     parser.add_argument("--node-rank", type=int, default=int(os.environ.get("JOB_COMPLETION_INDEX", "0")))
     parser.add_argument("--master-address", default="127.0.0.1", help="host name of the first machine")
-    parser.add_argument("--master-port", type=int, default=0, help="port that the first machine listens on")
+    parser.add_argument(
+        "--master-port", type=int, default=0, help="first of two ports that the first machine listens on"
+    )
     parser.add_argument(
         "--scratch", type=Path, default=Path(tempfile.gettempdir()) / "rft", help="folder for copies of s3:// addresses"
     )
@@ -75,14 +78,14 @@ def _run(options: argparse.Namespace, config: TrainerConfig) -> int:
     mirror = None
     output = config.output
     if is_stored(output):
-        if config.compute.nodes > 1:
-            raise RunError(
-                ExitCode.CONFIGURATION_INVALID,
-                f"spec.output.uri {output}: several nodes need a folder that all of them share (pvc://)",
-            )
         output = str(options.scratch / "output")
-        mirror = Mirror(RunFolder(output), config.output)
-        mirror.fetch()
+        if options.node_rank == 0:
+            mirror = Mirror(RunFolder(output), config.output)
+            mirror.fetch()
+        else:
+            # The first machine has the run's files and gives the others what they read of them: whatever it has
+            # fetched, all go on from the same. What is here is of another time.
+            shutil.rmtree(output, ignore_errors=True)
     _claim_output(config, output)
     if mirror:
         mirror.start()
@@ -91,16 +94,19 @@ def _run(options: argparse.Namespace, config: TrainerConfig) -> int:
         file = options.scratch / "job.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(local.model_dump_json(by_alias=True), encoding="utf-8")
-        return _run_stages(group, options, file, local)
+        return _run_stages(group, options, file, local, own_disks=is_stored(config.output) and config.compute.nodes > 1)
     finally:
         if mirror:
             mirror.finish()
 
 
-def _run_stages(group: _Group, options: argparse.Namespace, file: Path, config: TrainerConfig) -> int:
-    stages = ["warmup"] if config.warmup and not RunFolder(config.output).warmup.exists() else []
-    for stage in [*stages, "train"]:
-        code = group.run(_commands(options, file, config, stage))
+def _run_stages(
+    group: _Group, options: argparse.Namespace, file: Path, config: TrainerConfig, own_disks: bool = False
+) -> int:
+    # With disks of their own only the first machine knows what is done: the stage's processes tell one another.
+    warm_up = config.warmup and (own_disks or not RunFolder(config.output).warmup.exists())
+    for stage in ["warmup", "train"] if warm_up else ["train"]:
+        code = group.run(_commands(options, file, config, stage, own_disks))
         if code != ExitCode.SUCCEEDED:
             return code
     return ExitCode.SUCCEEDED
@@ -113,9 +119,13 @@ def _uris(config: TrainerConfig) -> list[str]:
 
 
 def _commands(
-    options: argparse.Namespace, file: Path, config: TrainerConfig, stage: str
+    options: argparse.Namespace, file: Path, config: TrainerConfig, stage: str, own_disks: bool
 ) -> list[tuple[list[str], dict[str, str]]]:
-    """Command and environment of each process on this machine, in the variables that torch.distributed reads."""
+    """Command and environment of each process on this machine.
+
+    The variables are those that torch.distributed reads, and RFT_OWN_DISKS: 1 when every machine has a run folder of
+    its own, 0 when all have the same.
+    """
     count = config.compute.processes_per_node
     command = [sys.executable, "-m", "rft_trainer", str(file), "--stage", stage, "--port", str(options.port)]
     threads = str(max(1, _available_cpus() // count))
@@ -124,11 +134,14 @@ def _commands(
     if config.compute.deepspeed is None:
         # One process. With the variables below, accelerate would wrap the model for several.
         return [(command, shared)]
+    # Each stage has its port: while the first machine still exports what the warm-up made, no other may meet it there.
+    port = options.master_port + (stage == "warmup") if options.master_port else _free_port()
     shared |= {
         "WORLD_SIZE": str(config.compute.world_size),
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": options.master_address,
-        "MASTER_PORT": str(options.master_port or _free_port()),
+        "MASTER_PORT": str(port),
+        "RFT_OWN_DISKS": str(int(own_disks)),
     }
     return [
         (command, {**shared, "RANK": str(options.node_rank * count + local), "LOCAL_RANK": str(local)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import errno
 import faulthandler
 import logging
@@ -13,7 +12,7 @@ import threading
 import traceback
 from types import FrameType
 
-from rft_api.run import ExitCode, RunError, TrainerConfig
+from rft_api.run import ExitCode, RunError, RunFolder, TrainerConfig
 from rft_trainer.data import load_dataset
 from rft_trainer.ending import report_end, report_result
 from rft_trainer.model_folder import check_model_folder
@@ -22,8 +21,6 @@ from rft_trainer.progress import ProgressReporter, serve_progress
 log = logging.getLogger(__name__)
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
-# A rank may wait this long for the others: a slow judge or a long generation on one of them is not an error.
-COLLECTIVE_TIMEOUT = datetime.timedelta(hours=2)
 
 
 def run_worker(config: TrainerConfig, stage: str, port: int | None) -> ExitCode:
@@ -75,7 +72,7 @@ def _run_stage(
     import torch
     import transformers
 
-    from rft_trainer.distributed import local_rank
+    from rft_trainer.distributed import any_rank, local_rank
     from rft_trainer.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -91,6 +88,9 @@ def _run_stage(
         torch.cuda.set_device(local_rank())
     if config.compute.deepspeed is not None:
         _join_others(on_gpu)
+    if stage == "warmup" and any_rank(RunFolder(config.output).warmup.exists()):
+        # Where each machine has a disk of its own, only the first knew that an earlier start has done it.
+        return ExitCode.SUCCEEDED
     if config.compute.rollout_engine != "vLLM":
         # TRL imports vLLM wherever it is installed, which takes as long as all other imports together.
         from trl import import_utils
@@ -103,7 +103,7 @@ def _run_stage(
         run.warm_up()
     else:
         summary = run.train()
-        if rank == 0:
+        if summary is not None:
             report_result(summary)
     return ExitCode.SUCCEEDED
 
@@ -112,6 +112,8 @@ def _join_others(on_gpu: bool) -> None:
     """Connects to the other ranks, through DeepSpeed so that it finds the group that it will use."""
     import deepspeed
     from deepspeed import ops
+
+    from rft_trainer.distributed import COLLECTIVE_TIMEOUT
 
     if not on_gpu:
         # A C++ extension for shared-memory collectives that DeepSpeed would compile now, for a minute; gloo does.

@@ -1,0 +1,131 @@
+"""Two machines that share no disk, their output in an object store: the numbers of one machine, also after kills."""
+
+import shutil
+import time
+import uuid
+
+import pytest
+from safetensors.torch import load_file
+from support.servers import RewardServer, free_port
+from support.trainer import DIGIT_SHARE, TrainerProgram, curve, hyperparameters, job_spec, render
+
+from rft_api.run import ExitCode, RunFolder, Summary
+
+STEPS = hyperparameters(microBatchSize=4, maxSteps=9)
+# Half a second for each request: the run must not be over before its first checkpoint is in the store.
+SLOWLY = DIGIT_SHARE.replace("    rows = []", "    import time\n    time.sleep(0.5)\n    rows = []")
+
+
+@pytest.fixture(scope="module")
+def rewards(tmp_path_factory):
+    with RewardServer(tmp_path_factory.mktemp("slow"), {"python": {"source": SLOWLY}, "timeout": "5s"}) as server:
+        yield server
+
+
+def compute(nodes, processes, stage):
+    return {
+        "gpusPerNode": 0,
+        "nodes": nodes,
+        "processesPerNode": processes,
+        "deepspeed": {"zeroStage": stage},
+    }
+
+
+def one_machine(folder, model, data, rewards, stage, **changes):
+    spec = job_spec(model, data, folder / "out", compute=compute(1, 2, stage), hyperparameters=STEPS, **changes)
+    run = TrainerProgram(render(spec, folder, rewards.url, rewards.token_file), folder, free_port())
+    return run.succeed(), run
+
+
+class TwoMachines:
+    """Two trainer programs, each with a scratch folder of its own; the bucket holds their output."""
+
+    def __init__(self, folder, s3, model, data, rewards, stage, **changes):
+        self.bucket = s3.make_bucket(f"bucket-{uuid.uuid4().hex[:12]}")
+        self.stored = RunFolder(self.bucket / "run")
+        self.folders = [folder / "first", folder / "second"]
+        spec = job_spec(model, data, folder, compute=compute(2, 1, stage), hyperparameters=STEPS, **changes)
+        spec["output"]["uri"] = f"s3://{self.bucket.name}/run"
+        self.config = render(spec, folder, rewards.url, rewards.token_file)
+        self.environment = s3.environment()
+
+    def start(self):
+        port = str(free_port())
+        self.first, self.second = (
+            TrainerProgram(
+                self.config, folder, free_port(), environment=self.environment,
+                arguments=["--node-rank", str(rank), "--master-address", "127.0.0.1", "--master-port", port],
+            )
+            for rank, folder in enumerate(self.folders)
+        )  # fmt: skip
+        return self.first, self.second
+
+    def lose_disks(self):
+        for folder in self.folders:
+            shutil.rmtree(folder / "scratch")
+
+    def wait_for_stored(self):
+        """Returns when a checkpoint is in the store."""
+        deadline = time.monotonic() + 200
+        while not any(self.stored.checkpoints.glob("*/complete.json")):
+            assert time.monotonic() < deadline, self.first.log[-4000:]
+            assert self.first.process.poll() is None, self.first.log[-4000:]
+            time.sleep(0.05)
+
+    def succeed(self):
+        summary = self.first.succeed()
+        assert self.second.wait() == 0, self.second.log
+        return summary
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_equal_runs(machines, summary, reference, expected):
+    assert summary.tuned == expected.tuned
+    assert curve(machines.first.metrics()) == curve(reference.metrics())
+    assert Summary.model_validate_json(machines.stored.summary.read_text()) == summary
+    assert files(machines.stored.path) == files(reference.folder.path)
+    weights = next(reference.folder.best.glob("*.safetensors")).name
+    ours, theirs = load_file(machines.stored.best / weights), load_file(reference.folder.best / weights)
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].equal(theirs[name]) for name in ours)
+
+
+def test_one_machine_is_lost_and_new_ones_go_on_from_the_store(tmp_path, s3, model, data, rewards):
+    expected, reference = one_machine(tmp_path / "one", model, data, rewards, stage=2)
+    machines = TwoMachines(tmp_path / "two", s3, model, data, rewards, stage=2)
+    first, second = machines.start()
+    machines.wait_for_stored()
+    second.kill()
+    code = first.wait(timeout=60)
+    assert code not in (0, ExitCode.INTERRUPTED), first.log
+    assert not ExitCode(code).permanent, first.log
+    assert not list(machines.stored.checkpoints.glob("checkpoint-*")), "half a checkpoint was copied"
+    machines.lose_disks()
+    first, _ = machines.start()
+    assert_equal_runs(machines, machines.succeed(), reference, expected)
+    assert "going on from step" in first.log
+    other = RunFolder(machines.folders[1] / "scratch/output")
+    assert len(list(other.checkpoints.iterdir())) == 1, "more than the checkpoint that it went on from"
+    assert not other.rollouts.exists()
+
+
+def test_an_adapter_with_warmup_and_both_machines_killed(tmp_path, s3, model, data, rewards):
+    changes = {
+        "tuning": {"type": "LoRA", "rank": 4},
+        "warmup": {"data": [{"name": "w", "uri": str(data / "warmup.jsonl")}], "epochs": 1, "learningRate": "1e-3"},
+    }
+    expected, reference = one_machine(tmp_path / "one", model, data, rewards, stage=3, **changes)
+    machines = TwoMachines(tmp_path / "two", s3, model, data, rewards, stage=3, **changes)
+    first, second = machines.start()
+    machines.wait_for_stored()
+    first.kill()
+    second.kill()
+    machines.lose_disks()
+    first, _ = machines.start()
+    summary = machines.succeed()
+    assert "going on from step" in first.log
+    assert summary.warmup == expected.warmup
+    assert_equal_runs(machines, summary, reference, expected)
