@@ -1,15 +1,21 @@
 """Reading prompts: what is accepted, what each bad line is told, and how sources are mixed and split."""
 
+import gzip
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.trainer import job_spec, render
 
+from rft_api.invocation_log import InvocationLog
 from rft_api.run import DataConfig, ExitCode, RunError, SourceConfig
 from rft_trainer.data import Prompt, load_conversations, load_dataset, mix
+from rft_trainer.inputs import fetch_inputs
 from rft_trainer.modeling import load_tokenizer, prompt_token_ids
+from rft_trainer.provenance import build_provenance
 
 GOOD = {"messages": [{"role": "user", "content": "3+4"}], "reference_answer": "7"}
 
@@ -126,6 +132,82 @@ def test_conversations_end_with_the_assistant(tmp_path):
     with pytest.raises(RunError) as caught:
         load_conversations([SourceConfig(name="w", path=str(file))], len)
     assert f"{file}:1: the last message must be the assistant's, which is imitated, not the user's" in str(caught.value)
+
+
+LOGGED = {
+    "schemaType": "ModelInvocationLog",
+    "modelId": "m",
+    "input": {"inputBodyJson": {"prompt": "3+4"}},
+    "output": {"outputBodyJson": {"generation": "7"}},
+}
+
+
+def test_logs_are_read_counted_and_held_to_the_same_limit(tmp_path):
+    file = tmp_path / "log.json"
+    long = LOGGED | {"input": {"inputBodyJson": {"prompt": "x" * 50}}}
+    file.write_text("\n".join(map(json.dumps, [LOGGED, long, LOGGED, 3])))
+    log = source(file, invocation_log=InvocationLog(reference="LoggedAnswer"))
+    config = DataConfig(train=[log], test=[log])
+    dataset = load_dataset(config, 10, lambda messages: sum(len(m["content"]) for m in messages))
+    (prompt,) = dataset.train["s"]
+    assert (prompt.messages[0]["content"], prompt.reference_answer) == ("3+4", "7")
+    assert dataset.too_long == {"train/s": 1, "test/s": 1}
+    assert dataset.invocation_logs["test/s"].left_out == {"Duplicate": 1, "Unreadable": 1}
+    warmup = load_conversations([log], len)
+    assert [c.messages[-1]["content"] for c in warmup.conversations] == ["7", "7"]
+    assert warmup.invocation_logs.keys() == {"warmup/s"}
+
+
+def test_a_log_of_nothing_else_is_refused_with_its_counts(tmp_path):
+    file = tmp_path / "log.json"
+    file.write_text("3\n")
+    log = source(file, invocation_log=InvocationLog())
+    with pytest.raises(RunError) as caught:
+        load_dataset(DataConfig(train=[log]), 10, len)
+    assert caught.value.code is ExitCode.DATA_INVALID
+    assert f"{file}: no record of the invocation logs can be used: 0 of 1 records taken" in caught.value.message
+
+
+def test_messages_of_a_log_that_the_chat_template_refuses_end_nothing(tmp_path):
+    file = tmp_path / "log.json"
+    file.write_text("\n".join(json.dumps(LOGGED | {"input": {"inputBodyJson": {"prompt": p}}}) for p in "ab"))
+
+    def count(messages):
+        if messages[0]["content"] == "a":
+            raise ValueError("no")
+        return 1
+
+    dataset = load_dataset(DataConfig(train=[source(file, invocation_log=InvocationLog())]), 10, count)
+    assert [p.messages[0]["content"] for p in dataset.train["s"]] == ["b"]
+    assert dataset.invocation_logs["train/s"].left_out == {"ChatTemplate": 1}
+
+
+def test_logs_of_a_prefix_are_fetched_as_far_as_they_are_wanted(tmp_path, s3, monkeypatch, model):
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    bucket = s3.make_bucket("bucket-of-logs")
+    for day in ("09", "11", "20"):
+        folder = bucket / f"logs/2025/03/{day}/00"
+        folder.mkdir(parents=True)
+        record = LOGGED | {"timestamp": f"2025-03-{day}T00:30:00Z", "input": {"inputBodyJson": {"prompt": day}}}
+        (folder / "x.json.gz").write_bytes(gzip.compress(json.dumps(record).encode()))
+    logs = {"name": "s", "uri": "s3://bucket-of-logs/logs/", "reward": "digits", "format": "BedrockInvocationLog"}
+    march = {"from": "2025-03-11T00:00:00Z", "to": "2025-03-12T00:00:00Z"}
+    spec = job_spec(model, tmp_path, tmp_path / "out")
+    spec["data"] = {
+        "train": [{**logs, "invocationLog": march}],
+        "validation": [logs],
+        "test": [{**logs, "invocationLog": {**march, "limit": 1}}],
+    }
+    config = fetch_inputs(render(spec, tmp_path / "run", "http://127.0.0.1:1", None), tmp_path / "scratch")
+    fetched = Path(config.data.train[0].path)
+    assert [str(file.relative_to(fetched)) for file in fetched.rglob("*.gz")] == ["2025/03/11/00/x.json.gz"]
+    assert config.data.test[0].path == str(fetched)
+    dataset = load_dataset(config.data, 10, len)
+    assert [p.messages[0]["content"] for p in dataset.train["s"]] == ["11"]
+    assert [p.messages[0]["content"] for p in dataset.validation] == ["09", "11", "20"]
+    digests = build_provenance(config).data
+    assert digests["train/s"] == digests["test/s"] != digests["validation/s"]
 
 
 def prompts(name, count):

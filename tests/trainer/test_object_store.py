@@ -1,5 +1,7 @@
 """Runs whose model, data and output are in an object store, on a real S3 server."""
 
+import gzip
+import json
 import shutil
 import uuid
 
@@ -49,6 +51,43 @@ def test_everything_comes_from_the_store_and_goes_there(tmp_path, bucket, reward
     assert result is not None
     assert (result.base_reward, result.tuned_reward) == (summary.base.reward, summary.tuned.reward)
     assert "s3://" in stored.config.read_text(), "the configuration is recorded as given, not with local copies"
+
+
+def test_a_run_on_invocation_logs_says_what_it_took(tmp_path, bucket, rewards, s3):
+    hour = bucket / "logs/2025/03/11/00"
+    (hour / "data").mkdir(parents=True)
+    rows = [json.loads(line) for line in (bucket / "data/train.jsonl").read_text().splitlines()]
+    records = [
+        {
+            "schemaType": "ModelInvocationLog",
+            "modelId": "m",
+            "input": {"inputBodyJson": {"messages": row["messages"]}},
+            "output": {"outputBodyJson": {"generation": row["reference_answer"]}},
+        }
+        for row in [*rows, rows[0]]
+    ]
+    records[1]["modelId"] = "other"
+    (hour / "x.json.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, records)).encode()))
+    at = f"s3://{bucket.name}"
+    logs = {"uri": f"{at}/logs/", "format": "BedrockInvocationLog", "invocationLog": {"modelIds": ["m"]}}
+    spec = job_spec(bucket, bucket, bucket, hyperparameters=hyperparameters(maxSteps=2), preflight={"action": "Skip"})
+    spec["model"]["uri"], spec["output"]["uri"] = f"{at}/models/tiny", f"{at}/runs/one/"
+    spec["data"] = {
+        "train": [{**logs, "name": "production", "reward": "digits"}],
+        "validation": [{**spec["data"]["validation"][0], "uri": f"{at}/data/validation.jsonl"}],
+    }
+    spec["warmup"] = {"data": [{**logs, "name": "shown", "invocationLog": {"limit": 8}}]}
+    config = render(spec, tmp_path, rewards.url, rewards.token_file)
+    program = TrainerProgram(config, tmp_path, free_port(), environment=s3.environment())
+    summary = program.succeed()
+    distinct = len({json.dumps(row["messages"]) for row in rows})
+    assert summary.data.warmup_conversations == 8
+    assert summary.data.invocation_logs["warmup/shown"].limited
+    report = summary.data.invocation_logs["train/production"]
+    assert report.records == len(rows) + 1
+    assert report.left_out["OtherModel"] == 1
+    assert distinct - 1 <= report.taken == summary.data.train_prompts <= distinct
+    assert f"train/production: {report}" in program.log
 
 
 def test_a_new_pod_goes_on_from_the_store(tmp_path, bucket, rewards, s3):

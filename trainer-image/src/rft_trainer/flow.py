@@ -27,9 +27,9 @@ from rft_api.run import (
     Summary,
     TrainerConfig,
 )
-from rft_trainer import checkpoints
+from rft_trainer import checkpoints, own_disks
 from rft_trainer.data import Dataset, Message, Prompt, load_conversations, load_dataset, mix
-from rft_trainer.distributed import rank, wait_for_all
+from rft_trainer.distributed import any_rank, gather, rank, wait_for_all
 from rft_trainer.evaluation import evaluate, plain_completer
 from rft_trainer.grpo import RFTTrainer, planned_steps, stop_early
 from rft_trainer.metrics_log import read_steps, read_validations, rewind
@@ -76,30 +76,32 @@ class Run:
         self._device = torch.device("cuda", torch.cuda.current_device()) if config.compute.device == "cuda" else "cpu"
 
     def warm_up(self) -> None:
-        """Does the supervised stage, unless it is done.
+        """Does the supervised stage.
 
         Raises:
             RunError: when the data or the model is wrong, or the run is to stop.
         """
         warmup = self._config.warmup
-        if warmup is None or self._folder.warmup.exists():
+        if warmup is None:
             return
         self._phase("Data", "checking data")
         tokenizer = load_tokenizer(self._config.model)
-        conversations = load_conversations(warmup.data, _token_counter(tokenizer))
+        conversations = load_conversations(warmup.data, _token_counter(tokenizer)).conversations
         self._dataset(tokenizer)
         self._phase("WarmUp", f"imitating {len(conversations)} conversations")
         run_warmup(self._config, warmup, conversations, self._reporter, self._should_stop)
         self._phase("Data", "")
 
-    def train(self) -> Summary:
-        """Does everything after the warm-up and returns the result, which is also in the output folder.
+    def train(self) -> Summary | None:
+        """Does everything after the warm-up; returns, on rank 0, the result, which is also in the output folder.
 
         Raises:
             RunError: for everything that a user can mend, INTERRUPTED when the run is to stop.
         """
-        if self._folder.summary.exists():
+        if any_rank(self._folder.summary.exists()):
             self._phase("Done", "the run has ended before; nothing is left to do")
+            if rank() > 0:
+                return None
             return Summary.model_validate_json(self._folder.summary.read_text(encoding="utf-8"))
         self._phase("Data", "checking data")
         tokenizer = load_tokenizer(self._config.model)
@@ -107,28 +109,49 @@ class Run:
         training = self._config.training
         prompts = mix(dataset.train, dataset.weights, training.epochs, training.seed)
         planned_steps(self._config, len(prompts))
-        if rank() == 0:
-            torn = checkpoints.remove_torn(self._folder)
-            if torn:
-                log.warning("removed incomplete checkpoints %s", ", ".join(torn))
-            _write(self._folder.provenance, build_provenance(self._config))
+        resume = self._pick_up()
         client = RewardClient(self._config.rewards, self._should_stop)
         held_out = dataset.test or dataset.validation
         model = self._evaluate_start(tokenizer, held_out, client)
         self._check_learnable(model, tokenizer, prompts, client)
-        trainer_steps, stopped_early = self._reinforce(model, tokenizer, prompts, dataset.validation, client)
+        trainer_steps, stopped_early = self._reinforce(model, tokenizer, prompts, dataset.validation, client, resume)
         del model
         gc.collect()
         forget_zero_3()
-        best = self._export()
+        self._export()
         self._evaluate_tuned(tokenizer, held_out, client)
         client.close()
         wait_for_all()
         self._phase("Done", "")
-        summary = self._summary(dataset, trainer_steps, stopped_early, best)
-        if rank() == 0:
-            _write(self._folder.summary, summary)
+        if rank() > 0:
+            return None
+        summary = self._summary(dataset, trainer_steps, stopped_early)
+        _write(self._folder.summary, summary)
         return summary
+
+    def _pick_up(self) -> CheckpointInfo | None:
+        """Tidies what an earlier start has left and gives it to all machines; returns the checkpoint to go on from."""
+        folder = self._folder
+        left = [folder.metrics, folder.preflight, folder.warmup, folder.evaluation("base").parent]
+        if rank() == 0:
+            torn = checkpoints.remove_torn(folder)
+            if torn:
+                log.warning("removed incomplete checkpoints %s", ", ".join(torn))
+            _write(folder.provenance, build_provenance(self._config))
+            resume = checkpoints.resume_point(folder)
+            rewind(folder, resume.step if resume else -1)
+            left += [folder.checkpoint(resume.step)] if resume else []
+        own_disks.spread(folder.path, left)
+        wait_for_all()
+        resume = checkpoints.resume_point(folder)
+        seen = gather(resume.step if resume else None)
+        if len(set(seen)) > 1:
+            raise RunError(
+                ExitCode.OUTPUT_FAILED,
+                f"{folder.checkpoints}: processes see different checkpoints to go on from: steps {seen}; start again "
+                f"when the folder is the same on all machines",
+            )
+        return resume
 
     def _phase(self, phase: str, message: str, planned: int = 0) -> None:
         self._reporter.update(phase=phase, message=message, done=0, planned=planned, eta_seconds=None)
@@ -139,11 +162,14 @@ class Run:
             log.info("%s: %s", phase, message)
 
     def _dataset(self, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-        return load_dataset(
+        dataset = load_dataset(
             self._config.data,
             self._config.training.max_prompt_tokens,
             _token_counter(tokenizer),
         )
+        for source, report in dataset.invocation_logs.items() if rank() == 0 else ():
+            log.info("%s: %s", source, report)
+        return dataset
 
     def _evaluate_start(
         self, tokenizer: PreTrainedTokenizerBase, held_out: Sequence[Prompt], client: RewardClient
@@ -244,12 +270,9 @@ class Run:
         prompts: Sequence[Prompt],
         validation: Sequence[Prompt],
         client: RewardClient,
+        resume: CheckpointInfo | None,
     ) -> tuple[int, bool]:
-        """Trains to the end, from the newest complete checkpoint if there is one; returns steps and early stopping."""
-        resume = checkpoints.resume_point(self._folder)
-        if rank() == 0:
-            rewind(self._folder, resume.step if resume else -1)
-        wait_for_all()
+        """Trains to the end, from a checkpoint if there is one; returns steps and early stopping."""
         self._phase("Training", f"going on from step {resume.step}" if resume else "starting")
         total = planned_steps(self._config, len(prompts))
         done_early = stop_early(read_validations(self._folder), self._config.early_stopping)
@@ -266,18 +289,23 @@ class Run:
             )
         return trainer.state.global_step, trainer.stopped_early
 
-    def _export(self) -> CheckpointInfo:
-        """Puts the best checkpoint's weights into `best`; returns which one that is."""
-        known = checkpoints.complete_checkpoints(self._folder)
-        best = next(iter(checkpoints.best_first(known)), None) or max(known, key=lambda info: info.step)
+    def _export(self) -> None:
+        """Puts the best checkpoint's weights into `best`."""
         if rank() == 0:
+            best = self._best_checkpoint()
             self._phase("Exporting", f"step {best.step}")
             export = export_model if self._config.lora is None else export_adapter
             export(self._folder.checkpoint(best.step), self._config.model, self._folder.best)
         wait_for_all()
-        return best
+        own_disks.spread(self._folder.path, [self._folder.best])
+        wait_for_all()
 
-    def _summary(self, dataset: Dataset, steps: int, stopped_early: bool, best: CheckpointInfo) -> Summary:
+    def _best_checkpoint(self) -> CheckpointInfo:
+        known = checkpoints.complete_checkpoints(self._folder)
+        return next(iter(checkpoints.best_first(known)), None) or max(known, key=lambda info: info.step)
+
+    def _summary(self, dataset: Dataset, steps: int, stopped_early: bool) -> Summary:
+        best = self._best_checkpoint()
         held_out = dataset.test or dataset.validation
         stages: list[Stage] = ["base", *(["warmup"] if self._config.warmup else []), "tuned"]  # type: ignore[list-item]
         rows = {stage: read_rollouts(self._folder.evaluation(stage), held_out) for stage in stages}
@@ -293,6 +321,8 @@ class Run:
             "Validation": sum(v.seconds for v in validations),
         }
         on_gpu = self._config.compute.device == "cuda"
+        # Only counted: the warm-up has checked them against the chat template.
+        warmup = load_conversations(self._config.warmup.data, len) if self._config.warmup else None
         preflight = None
         if self._folder.preflight.exists():
             preflight = PreflightVerdict.model_validate_json(self._folder.preflight.read_text(encoding="utf-8"))
@@ -316,11 +346,9 @@ class Run:
                 train_prompts=sum(len(found) for found in dataset.train.values()),
                 validation_prompts=len(dataset.validation),
                 test_prompts=len(dataset.test),
-                # Only counted: the warm-up has checked them against the chat template.
-                warmup_conversations=len(load_conversations(self._config.warmup.data, len))
-                if self._config.warmup
-                else 0,
+                warmup_conversations=len(warmup.conversations) if warmup else 0,
                 too_long=dataset.too_long,
+                invocation_logs={**dataset.invocation_logs, **(warmup.invocation_logs if warmup else {})},
             ),
             rewards_failed=sum(m.rewards_failed for m in metrics)
             + sum(v.rewards_failed for v in validations)

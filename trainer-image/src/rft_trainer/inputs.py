@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from rft_api.addresses import is_stored
+from rft_api.invocation_log import InvocationLog
+from rft_api.invocation_reading import is_wanted
 from rft_api.run import ExitCode, RunError, SourceConfig, TrainerConfig
 from rft_api.storage import ObjectStore, StorageError
-
-log = logging.getLogger(__name__)
 
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 """Other forms of the weights that model folders carry beside safetensors; never loaded."""
@@ -25,18 +25,24 @@ def fetch_inputs(config: TrainerConfig, scratch: Path) -> TrainerConfig:
         RunError: DATA_INVALID or MODEL_INVALID when there is nothing at an address, or it may not be read;
             UNEXPECTED, which is retried, when the store cannot be reached.
     """
-    fetched: dict[str, str] = {}
+    fetched: dict[tuple[str | None, ...], str] = {}
     store = ObjectStore()
 
-    def local(uri: str, folder: str, code: ExitCode) -> str:
+    def local(uri: str, folder: str, code: ExitCode, log: InvocationLog | None = None) -> str:
         if not is_stored(uri):
             return uri
-        if uri not in fetched:
-            fetched[uri] = str(_fetch(store, uri, scratch / folder / str(len(fetched)), code))
-        return fetched[uri]
+        wanted = _not_pickled if log is None else partial(is_wanted, options=log)
+        # Of one log, two sources may want different days.
+        key = (uri,) if log is None else (uri, log.from_, log.to)
+        if key not in fetched:
+            fetched[key] = str(_fetch(store, uri, scratch / folder / str(len(fetched)), code, wanted))
+        return fetched[key]
 
     def sources(given: Sequence[SourceConfig]) -> list[SourceConfig]:
-        return [s.model_copy(update={"path": local(s.path, "data", ExitCode.DATA_INVALID)}) for s in given]
+        return [
+            source.model_copy(update={"path": local(source.path, "data", ExitCode.DATA_INVALID, source.invocation_log)})
+            for source in given
+        ]
 
     data = config.data
     warmup = config.warmup
@@ -55,18 +61,14 @@ def fetch_inputs(config: TrainerConfig, scratch: Path) -> TrainerConfig:
     )
 
 
-def _fetch(store: ObjectStore, uri: str, target: Path, code: ExitCode) -> Path:
+def _not_pickled(name: str) -> bool:
+    return not name.endswith(_PICKLED)
+
+
+def _fetch(store: ObjectStore, uri: str, target: Path, code: ExitCode, wanted: Callable[[str], bool]) -> Path:
     try:
-        objects = [item for item in store.objects(uri) if not item.name.endswith(_PICKLED)]
-        if not objects:
+        if not store.fetch(uri, target, wanted):
             raise RunError(code, f"{uri}: nothing is stored there")
-        missing = []
-        for item in objects:
-            path = target / item.name if item.name else target
-            if not path.is_file() or path.stat().st_size != item.size:
-                missing.append(item)
-        log.info("fetching %s: %d files, %.0f MB", uri, len(missing), sum(item.size for item in missing) / 1e6)
-        store.download(uri, target, [item.name for item in missing])
     except StorageError as error:
         raise RunError(code if error.permanent else ExitCode.UNEXPECTED, str(error)) from error
     return target

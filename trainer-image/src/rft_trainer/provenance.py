@@ -23,7 +23,7 @@ def build_provenance(config: TrainerConfig) -> Provenance:
     }
     return Provenance(
         model=_model_digests(config.model),
-        data={f"{split}/{s.name}": file_digest(Path(s.path)) for split, sources in splits.items() for s in sources},
+        data={f"{split}/{s.name}": _data_digest(Path(s.path)) for split, sources in splits.items() for s in sources},
         rewards={name: target.digest for name, target in config.rewards.items()},
         configuration="sha256:" + hashlib.sha256(config.model_dump_json(by_alias=True).encode()).hexdigest(),
         versions=_versions(),
@@ -35,6 +35,15 @@ def file_digest(path: Path) -> str:
     """`sha256:...` of a file's bytes."""
     with path.open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _data_digest(path: Path) -> str:
+    if path.is_file():
+        return file_digest(path)
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        digest.update(f"{file_digest(file)} {file.relative_to(path).as_posix()}\n".encode())
+    return "sha256:" + digest.hexdigest()
 
 
 def _model_digests(model: str) -> dict[str, str]:

@@ -28,6 +28,8 @@ class ScoredCompletion:
     reward: float | None
     error: str | None
     components: dict[str, float] = field(default_factory=dict)
+    explanation: str | None = None
+    """Why the reward is what it is, if the reward says so."""
     advantage: float | None = None
 
 
@@ -35,7 +37,14 @@ def scored(prompt: Prompt, completion: str, tokens: int, clipped: bool, score: S
     """Joins a completion with its score."""
     components = {metric.name: metric.value for metric in score.metrics_list}
     return ScoredCompletion(
-        prompt, completion, tokens, clipped, score.aggregate_reward_score, score.error, components=components
+        prompt,
+        completion,
+        tokens,
+        clipped,
+        score.aggregate_reward_score,
+        score.error,
+        components=components,
+        explanation=score.explanation,
     )
 
 
@@ -81,6 +90,8 @@ def write_rollouts(path: Path, rows: Sequence[ScoredCompletion]) -> None:
         "advantage": pa.array([row.advantage for row in rows], pa.float64()),
         "tokens": pa.array([row.tokens for row in rows], pa.int64()),
     }
+    if any(row.explanation is not None for row in rows):
+        columns["explanation"] = pa.array([row.explanation for row in rows], pa.string())
     for name in names:
         values = [row.components.get(name) for row in rows]
         columns[COMPONENT_COLUMN_PREFIX + name] = pa.array(values, pa.float64())
@@ -106,6 +117,7 @@ def read_rollouts(path: Path, prompts: Sequence[Prompt]) -> list[ScoredCompletio
                 for name, value in row.items()
                 if name.startswith(COMPONENT_COLUMN_PREFIX) and value is not None
             },
+            explanation=row.get("explanation"),
             advantage=row["advantage"],
         )
         for prompt, row in zip(prompts, rows, strict=True)

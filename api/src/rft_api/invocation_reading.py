@@ -1,0 +1,320 @@
+"""Reads Amazon Bedrock's model invocation logs record by record: what is taken, and why the rest is not."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
+
+from rft_api.invocation_bodies import Message, NotUsable, answer_text, makes_no_text, request_messages
+from rft_api.invocation_log import InvocationLog, InvocationLogReport, LeftOut, MetadataFilter, MetadataFilters, moment
+from rft_api.redaction import redactor
+
+# Bedrock puts bodies above 100 KB into objects of their own: a record is far shorter, and so is any prompt that a model
+# could be trained on.
+MAXIMUM_BYTES = 8 << 20
+_SHOWN = 5
+# Fields of a record that a reward may want, beside the request's metadata.
+_KEPT = ("modelId", "requestId", "timestamp")
+# Bodies and images are below the folder of their hour; the other object is empty and tells that writing is allowed.
+_BODIES = "data"
+_PERMISSION_CHECK = "amazon-bedrock-logs-permission-check"
+_HOUR = re.compile(r"(?:^|/)(\d{4}/\d{2}/\d{2}/\d{2})/")
+# Records are delivered some minutes after their call.
+_DELIVERY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class LoggedPrompt:
+    """A request of the log, and what was answered."""
+
+    record: int
+    """Number of its record in all files, from 1."""
+    place: str
+    """FILE:LINE."""
+    messages: list[Message]
+    answer: str | None
+    """The logged completion; none when nothing asks for it."""
+    metadata: dict[str, Any]
+
+
+class _LeftOutError(Exception):
+    """Raised for a record that is not used; with a text when it is worth showing."""
+
+    def __init__(self, reason: LeftOut, text: str = ""):
+        super().__init__(reason)
+        self.reason: LeftOut = reason
+        self.text = text
+
+
+class InvocationLogReader:
+    """One pass over a file, or over all files of a folder in the order of their names.
+
+    Holds one line at a time, and a digest of every prompt that it has taken.
+
+    Args:
+        path: the file or folder.
+        options: what is taken.
+        with_answers: whether prompts carry the logged answer, and records without a whole one are left out.
+
+    Raises:
+        OSError: when nothing is at the path.
+        ValueError: when a redaction cannot be used.
+    """
+
+    def __init__(self, path: Path, options: InvocationLog, with_answers: bool):
+        path.stat()
+        self._path = path
+        self._root = path if path.is_dir() else path.parent
+        self._options = options
+        self._with_answers = with_answers
+        self._redact = redactor(options.redact)
+        self._seen: set[bytes] = set()
+        self._records = 0
+        self._taken = 0
+        self._left_out: Counter[LeftOut] = Counter()
+        self._unreadable: list[str] = []
+        self._limited = False
+
+    def __iter__(self) -> Iterator[LoggedPrompt]:
+        for file in self._files():
+            name = str(file.relative_to(self._root))
+            for number, line in _lines(file):
+                self._records += 1
+                place = f"{name}:{number}"
+                try:
+                    prompt = self._prompt(line, place, file)
+                except _LeftOutError as left_out:
+                    self._leave_out(left_out.reason, place, left_out.text)
+                    continue
+                self._taken += 1
+                yield prompt
+                if self._taken == self._options.limit:
+                    self._limited = True
+                    return
+
+    def report(self) -> InvocationLogReport:
+        """What has been read so far."""
+        return InvocationLogReport(
+            records=self._records,
+            taken=self._taken,
+            left_out=dict(self._left_out.most_common()),
+            unreadable=self._unreadable,
+            limited=self._limited,
+        )
+
+    def refuse(self, prompt: LoggedPrompt, reason: LeftOut) -> None:
+        """Counts a record that was taken as left out after all."""
+        self._taken -= 1
+        self._leave_out(reason, prompt.place, "")
+
+    def _leave_out(self, reason: LeftOut, place: str, text: str) -> None:
+        self._left_out[reason] += 1
+        if text and len(self._unreadable) < _SHOWN:
+            self._unreadable.append(f"{place}: {text}")
+
+    def _files(self) -> list[Path]:
+        if not self._path.is_dir():
+            return [self._path]
+        names = {file: file.relative_to(self._root).as_posix() for file in self._path.rglob("*") if file.is_file()}
+        kept = [file for file, name in names.items() if not is_body(name) and may_hold(name, self._options)]
+        return sorted(kept, key=lambda file: names[file])
+
+    def _prompt(self, line: bytes | Exception, place: str, file: Path) -> LoggedPrompt:
+        record = _record(line)
+        self._select(record)
+        if record.get("errorCode") or not str(record.get("status", "200")).startswith("2"):
+            raise _LeftOutError("ErrorResponse")
+        try:
+            messages, answer = self._texts(record, file)
+        except NotUsable as unusable:
+            raise _LeftOutError(unusable.reason) from None
+        messages = [{"role": m["role"], "content": self._clean(m["content"])} for m in messages]
+        digest = prompt_digest(messages)
+        if digest in self._seen:
+            raise _LeftOutError("Duplicate")
+        self._seen.add(digest)
+        metadata = {name: record[name] for name in _KEPT if isinstance(record.get(name), str)}
+        given = _request_metadata(record)
+        metadata |= {"requestMetadata": {key: self._clean(value) for key, value in given.items()}} if given else {}
+        return LoggedPrompt(self._records, place, messages, None if answer is None else self._clean(answer), metadata)
+
+    def _select(self, record: dict[str, Any]) -> None:
+        options = self._options
+        if not in_range(record.get("timestamp"), options):
+            raise _LeftOutError("OtherTime")
+        model = str(record.get("modelId", ""))
+        if options.model_ids and not {model, model.rpartition("/")[2]} & set(options.model_ids):
+            raise _LeftOutError("OtherModel")
+        if not matches(options.request_metadata_filters, _request_metadata(record)):
+            raise _LeftOutError("Filtered")
+        if "embed" in model:
+            raise _LeftOutError("NotText")
+
+    def _texts(self, record: dict[str, Any], file: Path) -> tuple[list[Message], str | None]:
+        messages = request_messages(self._body(record, "input", file))
+        output = record.get("output")
+        if isinstance(output, dict) and makes_no_text(output.get("outputBodyJson")):
+            raise NotUsable("NotText")
+        # What an application wrote as the start of the answer is a part of the answer.
+        start = messages.pop()["content"] if messages[-1]["role"] == "assistant" else ""
+        if not messages or messages[-1]["role"] != "user":
+            raise NotUsable("NoPrompt")
+        if not self._with_answers:
+            return messages, None
+        return messages, start + answer_text(self._body(record, "output", file))
+
+    def _body(self, record: dict[str, Any], side: str, file: Path) -> Any:
+        holder = record.get(side)
+        body, address = None, ""
+        if isinstance(holder, dict):
+            body, address = holder.get(f"{side}BodyJson"), str(holder.get(f"{side}BodyS3Path") or "")
+        if body is None and not address:
+            raise NotUsable("BodyMissing" if side == "input" else "NoAnswer")
+        if body is None:
+            body = self._stored_body(address, file)
+        if isinstance(body, str):
+            try:
+                body = json.loads(body)
+            except (ValueError, RecursionError):
+                raise NotUsable("UnknownBody") from None
+        return body
+
+    def _stored_body(self, address: str, file: Path) -> Any:
+        """A body in an object of its own, which lies among the files at the same place as in the bucket."""
+        parts = [part for part in PurePosixPath(address.removeprefix("s3://")).parts if part != "/"]
+        if parts and ".." not in parts:
+            candidates = [self._root.joinpath(*parts[start:]) for start in range(1, len(parts))]
+            for candidate in [*candidates, file.parent / _BODIES / parts[-1]]:
+                if candidate.is_file():
+                    return _whole(candidate)
+        raise NotUsable("BodyMissing")
+
+    def _clean(self, text: str) -> str:
+        # Half of a surrogate pair is valid JSON, and nothing else can write it.
+        return self._redact(text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def prompt_digest(messages: list[Message]) -> bytes:
+    """Digest of a prompt: equal for identical messages."""
+    return hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).digest()[:16]
+
+
+def is_wanted(name: str, options: InvocationLog) -> bool:
+    """Whether an object below the address of a log is needed to read it: of the wanted time, and no image."""
+    return may_hold(name, options) and (not is_body(name) or ".json" in name)
+
+
+def is_body(name: str) -> bool:
+    """Whether an object below the address of a log holds no records: a request's body, an image, a permission check."""
+    *folders, last = PurePosixPath(name).parts
+    return _BODIES in folders or last == _PERMISSION_CHECK or last.startswith(".")
+
+
+def may_hold(name: str, options: InvocationLog) -> bool:
+    """Whether an object can hold records of the wanted time, by the hour in its name (YYYY/MM/DD/HH/)."""
+    match = _HOUR.search(name)
+    try:
+        hour = datetime.strptime(match.group(1), "%Y/%m/%d/%H").replace(tzinfo=UTC) if match else None
+    except ValueError:
+        hour = None
+    if hour is None:
+        return True
+    if options.from_ is not None and hour + timedelta(hours=1) <= moment(options.from_):
+        return False
+    return options.to is None or hour < moment(options.to) + _DELIVERY
+
+
+def in_range(timestamp: Any, options: InvocationLog) -> bool:
+    """Whether a record's time is wanted; an unknown one is when no time is stated."""
+    if options.from_ is None and options.to is None:
+        return True
+    try:
+        when = moment(timestamp)
+    except (TypeError, ValueError):
+        return False
+    if options.from_ is not None and when < moment(options.from_):
+        return False
+    return options.to is None or when < moment(options.to)
+
+
+def matches(filters: MetadataFilters | None, metadata: dict[str, str]) -> bool:
+    """Whether a request's metadata satisfies the filters."""
+    if filters is None:
+        return True
+    if filters.and_all is not None:
+        return all(_matches(one, metadata) for one in filters.and_all)
+    if filters.or_all is not None:
+        return any(_matches(one, metadata) for one in filters.or_all)
+    return _matches(MetadataFilter(equals=filters.equals, not_equals=filters.not_equals), metadata)
+
+
+def _matches(one: MetadataFilter, metadata: dict[str, str]) -> bool:
+    equal = all(metadata.get(key) == value for key, value in (one.equals or {}).items())
+    return equal and all(metadata.get(key) != value for key, value in (one.not_equals or {}).items())
+
+
+def _request_metadata(record: dict[str, Any]) -> dict[str, str]:
+    given = record.get("requestMetadata")
+    return {key: value for key, value in given.items() if isinstance(value, str)} if isinstance(given, dict) else {}
+
+
+def _record(line: bytes | Exception) -> dict[str, Any]:
+    if isinstance(line, Exception):
+        raise _LeftOutError("Unreadable", str(line))
+    try:
+        record = json.loads(line)
+    except UnicodeDecodeError:
+        raise _LeftOutError("Unreadable", "is not UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise _LeftOutError("Unreadable", f"is not JSON: {error}") from None
+    kind = record.get("schemaType", "ModelInvocationLog") if isinstance(record, dict) else None
+    if kind != "ModelInvocationLog" or "modelId" not in record or "input" not in record:
+        raise _LeftOutError("Unreadable", "is not a record of a model invocation log")
+    return dict(record)
+
+
+def _opened(file: Path) -> BinaryIO:
+    raw = file.open("rb")
+    if raw.peek(2)[:2] == b"\x1f\x8b":
+        raw.close()
+        return cast(BinaryIO, gzip.open(file, "rb"))
+    return raw
+
+
+def _lines(file: Path) -> Iterator[tuple[int, bytes | Exception]]:
+    """The lines that are not empty, with their numbers; in place of one that cannot be read, why."""
+    number = 0
+    try:
+        with _opened(file) as stream:
+            while line := stream.readline(MAXIMUM_BYTES + 1):
+                number += 1
+                if len(line) > MAXIMUM_BYTES:
+                    while line and not line.endswith(b"\n"):
+                        line = stream.readline(MAXIMUM_BYTES)
+                    yield number, ValueError(f"is longer than {MAXIMUM_BYTES >> 20} MiB")
+                elif line.strip():
+                    yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+    except (OSError, EOFError, zlib.error) as error:
+        yield number + 1, ValueError(f"cannot be read further: {getattr(error, 'strerror', None) or error}")
+
+
+def _whole(file: Path) -> Any:
+    try:
+        with _opened(file) as stream:
+            content = stream.read(MAXIMUM_BYTES + 1)
+        if len(content) > MAXIMUM_BYTES:
+            raise NotUsable("BodyMissing")
+        return json.loads(content)
+    except (OSError, EOFError, zlib.error):
+        raise NotUsable("BodyMissing") from None
+    except (ValueError, RecursionError):
+        raise NotUsable("UnknownBody") from None

@@ -1,0 +1,74 @@
+"""`rft data check`: every problem of data with its place, repeated prompts, and prompts that leak into the test."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+from rich.console import Console
+from rich.text import Text
+
+from rft_api.run import ExitCode, RunError
+from rft_cli.data_sources import ReadSource, Row, read_targets
+from rft_cli.data_stats import print_table
+from rft_cli.texts import harmless
+
+PLACES_SHOWN = 3
+
+
+def check(targets: Sequence[str], conversations: bool, logs: bool, console: Console) -> None:
+    """Reads data as a run would and says what is wrong with it.
+
+    Raises:
+        ManifestErrors: when a manifest is wrong.
+        RunError: DATA_INVALID with every problem.
+    """
+    problems: list[str] = []
+    remarks: list[str] = []
+    sources = read_targets(targets, conversations, logs, problems, remarks)
+    print_table([source for source in sources if source.rows], console)
+    for source in sources:
+        repeated = sum(count - 1 for count in Counter(row.digest for row in source.rows).values())
+        if repeated:
+            remarks.append(f"{source.label}: {repeated} rows repeat the prompt of another row")
+        if source.report is not None:
+            remarks.append(f"{source.label}: {source.report}")
+    for first, second in combinations(_parts(sources), 2):
+        _compare(first, second, problems, remarks)
+    for remark in remarks:
+        console.print(Text(harmless(remark), style="yellow"), soft_wrap=True)
+    if problems:
+        count = len(problems)
+        heading = "1 problem:" if count == 1 else f"{count} problems:"
+        raise RunError(ExitCode.DATA_INVALID, "\n".join([heading, *(harmless(problem) for problem in problems)]))
+    console.print("No problem found.")
+
+
+def _parts(sources: Sequence[ReadSource]) -> Iterator[tuple[str, bool, dict[bytes, Row]]]:
+    """Every part with the first row of each of its prompts."""
+    for part, of_job in dict.fromkeys((source.part, source.of_job) for source in sources):
+        rows: dict[bytes, Row] = {}
+        for source in sources:
+            if (source.part, source.of_job) == (part, of_job):
+                for row in source.rows:
+                    rows.setdefault(row.digest, row)
+        yield part, of_job, rows
+
+
+def _compare(
+    first: tuple[str, bool, dict[bytes, Row]],
+    second: tuple[str, bool, dict[bytes, Row]],
+    problems: list[str],
+    remarks: list[str],
+) -> None:
+    (name, of_job, rows), (other, other_of_job, others) = first, second
+    shared = [digest for digest in rows if digest in others]
+    if not shared:
+        return
+    places = [f"{rows[digest].place} = {others[digest].place}" for digest in shared[:PLACES_SHOWN]]
+    more = f" and {len(shared) - PLACES_SHOWN} more" if len(shared) > PLACES_SHOWN else ""
+    message = f"{name} and {other} share {len(shared)} prompts: {', '.join(places)}{more}"
+    # What a model has seen in training, or was chosen by, says nothing about what it has learnt.
+    leaks = of_job and other_of_job and "test" in (name, other)
+    (problems if leaks else remarks).append(message)

@@ -1,0 +1,127 @@
+"""`rft data`: commands that look at data without a model, and bring it into shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rft_cli.user_errors import user_errors
+
+data_commands = typer.Typer(help="Check, describe, split and convert data.", no_args_is_help=True)
+
+Targets = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FILE|JOB.yaml...",
+        help="Files of data (paths, s3://BUCKET/KEY), or manifests of jobs, whose sources are meant.",
+        show_default=False,
+    ),
+]
+Conversations = Annotated[
+    bool, typer.Option("--conversations", help="Files of warm-up data, whose lines end with the assistant's answer.")
+]
+Logs = Annotated[
+    bool, typer.Option("--logs", help="Files, folders or prefixes of Amazon Bedrock's model invocation logs.")
+]
+
+
+@data_commands.command()
+def check(targets: Targets, conversations: Conversations = False, logs: Logs = False) -> None:
+    """Say everything that is wrong with data, by file and line, and which prompts occur twice."""
+    with user_errors():
+        from rich.console import Console
+
+        from rft_cli.data_check import check as check_data
+
+        check_data(targets, conversations, logs, Console())
+
+
+@data_commands.command()
+def stats(
+    targets: Targets,
+    conversations: Conversations = False,
+    logs: Logs = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Describe data: rows, lengths, roles, reference answers, duplicates."""
+    with user_errors():
+        from rich.console import Console
+
+        from rft_cli.data_stats import stats as describe
+
+        describe(targets, conversations, logs, json, Console())
+
+
+@data_commands.command()
+def split(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="JSONL in OpenAI chat format (path, s3://BUCKET/KEY).")],
+    validation: Annotated[float, typer.Option(help="Share of the prompts that choose the checkpoint.")] = 0.1,
+    test: Annotated[float, typer.Option(help="Share of the prompts of the before/after table.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Another number chooses other prompts.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the new files; that of FILE when absent.", show_default=False)
+    ] = None,
+    conversations: Conversations = False,
+) -> None:
+    """Split a file into train, validation and test by a hash of each prompt.
+
+    Rows added later move no other row, and rows with the same prompt stay together.
+    """
+    with user_errors():
+        from rich.console import Console
+
+        from rft_cli.data_split import split as split_file
+
+        split_file(file, validation, test, seed, output, conversations, Console())
+
+
+@data_commands.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="File, folder, or s3:// address.")],
+    format_: Annotated[
+        str,
+        typer.Option("--from", help="BedrockInvocationLog, PromptCompletion or QuestionAnswer.", show_default=False),
+    ],
+    output: Annotated[Path, typer.Option(help="JSONL to write.", show_default=False)],
+    conversations: Annotated[
+        bool, typer.Option("--conversations", help="Write warm-up data: the answer becomes the last message.")
+    ] = False,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Logs: the logged answer becomes the reference answer.")
+    ] = False,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Logs: take this model only (repeatable).", show_default=False)
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Logs: take records from this moment, 2026-01-31T12:00:00Z.", show_default=False)
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Logs: take records before this moment.", show_default=False)
+    ] = None,
+    equals: Annotated[
+        list[str] | None,
+        typer.Option(help="Logs: KEY=VALUE that the request's metadata has (repeatable).", show_default=False),
+    ] = None,
+    not_equals: Annotated[
+        list[str] | None,
+        typer.Option(help="Logs: KEY=VALUE that the request's metadata has not (repeatable).", show_default=False),
+    ] = None,
+    redact: Annotated[
+        list[str] | None,
+        typer.Option(help="Logs: regular expression whose matches become [redacted] (repeatable).", show_default=False),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Logs: stop after this many.", show_default=False)] = None,
+) -> None:
+    """Write data of another format as JSONL in OpenAI chat format."""
+    with user_errors():
+        from rich.console import Console
+
+        from rft_cli.data_convert import convert_logs, convert_rows, log_options
+
+        if format_ == "BedrockInvocationLog":
+            options = log_options(reference, model, since, until, equals, not_equals, redact, limit)
+            convert_logs(source, options, output, conversations, Console())
+        else:
+            convert_rows(source, format_, output, conversations, Console())

@@ -1,0 +1,83 @@
+"""`rft data split`: train, validation and test files by a hash of each prompt."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
+
+from rft_api.addresses import is_stored
+from rft_api.datasets import Message, problem_report, read_conversations, read_prompts
+from rft_api.invocation_reading import prompt_digest
+from rft_api.run import ExitCode, RunError, SourceConfig
+from rft_cli.data_sources import fetched
+from rft_cli.new_file import new_files
+
+
+def split(
+    address: str,
+    validation: float,
+    test: float,
+    seed: int,
+    output: Path | None,
+    conversations: bool,
+    console: Console,
+) -> None:
+    """Copies every line of a file to one of up to three new files beside it.
+
+    Raises:
+        RunError: when the shares or the file are wrong, a part would be empty, or a new file exists already.
+    """
+    if not (0 <= validation < 1 and 0 <= test < 1 and 0 < validation + test < 1):
+        raise RunError(
+            ExitCode.CONFIGURATION_INVALID, "--validation and --test must be from 0 to 1, with a sum between 0 and 1"
+        )
+    if output is None and is_stored(address):
+        raise RunError(ExitCode.CONFIGURATION_INVALID, f"--output is needed: nothing is written to {address}")
+    with TemporaryDirectory(prefix="rft-data-") as scratch, fetched(address, Path(scratch) / "data", None) as path:
+        parts = _parts(path, address, validation, test, seed, conversations)
+        counted = Counter(parts.values())
+        wanted = ["train", *(name for name, share in (("validation", validation), ("test", test)) if share)]
+        empty = [name for name in wanted if not counted[name]]
+        if empty:
+            raise RunError(
+                ExitCode.DATA_INVALID,
+                f"{address}: no prompt of {len(parts)} falls to {' and '.join(empty)}; add rows or change the shares",
+            )
+        name = PurePosixPath(address).name.removesuffix(".jsonl")
+        folder = output if output is not None else Path(address).parent
+        targets = {part: folder / f"{name}.{part}.jsonl" for part in wanted}
+        with new_files(list(targets.values())) as files:
+            by_part = dict(zip(targets, files, strict=True))
+            with Path(path).open("rb") as lines:
+                for number, line in enumerate(lines, start=1):
+                    if number in parts:
+                        text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                        by_part[parts[number]].write(text.rstrip(b"\r\n") + b"\n")
+    for part, target in targets.items():
+        console.print(f"{part}: {counted[part]} rows → {target}", highlight=False, soft_wrap=True)
+
+
+def part_of(messages: list[Message], validation: float, test: float, seed: int) -> str:
+    """The part that a prompt falls to: depends on nothing but the prompt, the shares and the seed."""
+    digest = hashlib.sha256(str(seed).encode() + prompt_digest(messages)).digest()
+    place = int.from_bytes(digest[:8]) / 2**64
+    # Another share for validation moves no prompt into the test, nor out of it.
+    return "test" if place < test else "validation" if place >= 1 - validation else "train"
+
+
+def _parts(path: str, address: str, validation: float, test: float, seed: int, conversations: bool) -> dict[int, str]:
+    problems: list[str] = []
+    config = SourceConfig(name="split", path=path)
+    rows: list[tuple[int, list[Message]]]
+    if conversations:
+        rows = [(found.line, found.messages[:-1]) for found in read_conversations(config, problems)[0]]
+    else:
+        rows = [(found.line, found.messages) for found in read_prompts(config, problems)[0]]
+    if problems:
+        shown = [address + problem.removeprefix(path) for problem in problems]
+        raise RunError(ExitCode.DATA_INVALID, problem_report(shown))
+    return {line: part_of(messages, validation, test, seed) for line, messages in rows}
