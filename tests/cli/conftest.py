@@ -14,6 +14,7 @@ import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner
 
+from rft_api.invocation_log import InvocationLogReport
 from rft_api.run import (
     ComputeConfig,
     DataConfig,
@@ -193,6 +194,9 @@ def summary(held_out: str = "test", sources: tuple[str, ...] = ("texts",)) -> Su
                 test_prompts=10,
                 warmup_conversations=40,
                 too_long={"texts": 3},
+                invocation_logs={
+                    "train/texts": InvocationLogReport(records=900, taken=480, left_out={"Duplicate": 420})
+                },
             ),
             "rewards_failed": 2,
             "seconds": {"baseline": 30.0, "warm-up": 60.0, "training": 540.0, "evaluation": 31.5},

@@ -24,6 +24,7 @@ def test_a_finished_run(rft, finished_run):
     assert "episode length, tokens 23.5 22.0 17.2 −6.3" in text
     assert "Exported: step 50 of 60" in text
     assert "Left out of texts: 3 prompts longer than 256 tokens" in text
+    assert "Invocation logs of train/texts: 480 of 900 records taken; left out: 420 Duplicate" in text
     assert "29 of 32 prompts got completions with different rewards" in text
     assert "of 10 prompts 5 improved, 1 worsened, 4 stayed the same" in text
     assert "flatters" not in text

@@ -13,29 +13,31 @@ from api.test_schemas import RULES
 
 from cluster.control_plane import Cluster
 from cluster.kubectl import Kubectl, Manifest
+from rft_api.builtin_reward import BuiltinReward, FormatReward
 from rft_api.crd import build_crds
 from rft_api.inference_endpoint import InferenceEndpointSpec
+from rft_api.invocation_log import InvocationLog, MetadataFilter, MetadataFilters
 from rft_api.manifests import load_manifests
 from rft_api.model import Model
 from rft_api.reward_function import (
-    BuiltinReward,
     CombineReward,
     CombineTerm,
     Expectation,
-    FormatReward,
     JudgeModel,
+    JudgeReward,
     PythonReward,
     RewardFunctionSpec,
 )
-from rft_api.rft_job import Compute, Data, DeepSpeed, RFTJobSpec, Tuning, Warmup
+from rft_api.rft_job import Compute, Data, DataSource, DeepSpeed, RFTJobSpec, Tuning, Warmup, WarmupSource
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*/*.yaml"))
-JOB = {
+JOB: dict[str, Any] = {
     "model": {"uri": "s3://models/base"},
     "data": {"train": [{"name": "a", "uri": "s3://data/a.jsonl", "reward": "r"}]},
     "output": {"uri": "s3://models/out"},
 }
+LOGS = {**JOB["data"]["train"][0], "format": "BedrockInvocationLog"}
 REWARD = {"builtin": {"name": "Math"}}
 ENDPOINT = {"model": {"uri": "s3://models/base"}}
 SPECS = {"RFTJob": JOB, "RewardFunction": REWARD, "InferenceEndpoint": ENDPOINT}
@@ -48,7 +50,12 @@ def manifest(kind: str, spec: dict[str, Any], name: str = "x") -> Manifest:
 # Where in a manifest each model's fragment stands.
 PLACES: dict[type[Model], Callable[[Any], Manifest]] = {
     Data: lambda part: manifest("RFTJob", {**JOB, "data": part}),
+    DataSource: lambda part: manifest("RFTJob", {**JOB, "data": {"train": [part]}}),
+    InvocationLog: lambda part: manifest("RFTJob", {**JOB, "data": {"train": [{**LOGS, "invocationLog": part}]}}),
+    MetadataFilters: lambda part: PLACES[InvocationLog]({"requestMetadataFilters": part}),
+    MetadataFilter: lambda part: PLACES[MetadataFilters]({"andAll": [part]}),
     Warmup: lambda part: manifest("RFTJob", {**JOB, "warmup": part}),
+    WarmupSource: lambda part: manifest("RFTJob", {**JOB, "warmup": {"data": [part]}}),
     Tuning: lambda part: manifest("RFTJob", {**JOB, "tuning": part}),
     DeepSpeed: lambda part: manifest("RFTJob", {**JOB, "compute": {"deepspeed": part}}),
     Compute: lambda part: manifest("RFTJob", {**JOB, "compute": part}),
@@ -57,6 +64,7 @@ PLACES: dict[type[Model], Callable[[Any], Manifest]] = {
     FormatReward: lambda part: manifest("RewardFunction", {"builtin": {"name": "Format", "format": part}}),
     BuiltinReward: lambda part: manifest("RewardFunction", {"builtin": part}),
     JudgeModel: lambda part: manifest("RewardFunction", {"judge": {"template": "Reasoning", "model": part}}),
+    JudgeReward: lambda part: manifest("RewardFunction", {"judge": part}),
     CombineTerm: lambda part: manifest("RewardFunction", {"combine": {"terms": [part]}}),
     CombineReward: lambda part: manifest("RewardFunction", {"combine": part}),
     Expectation: lambda part: manifest(
@@ -108,10 +116,10 @@ WRONG_FIELDS = [
     ("RFTJob", ("suspend",), "yes", "spec.suspend"),
     ("RFTJob", ("data",), {"train": []}, "should have at least 1 items"),
     ("RFTJob", ("data",), {**JOB["data"], "validationFraction": "0.9"}, "must be from 0.001 to 0.5"),
+    ("RFTJob", ("data",), {"train": [{**LOGS, "invocationLog": {"from": "yesterday"}}]}, "invocationLog.from"),
     ("RewardFunction", ("builtin",), {"name": "Maths"}, 'Unsupported value: "Maths"'),
     ("RewardFunction", ("timeout",), "soon", "spec.timeout"),
     ("InferenceEndpoint", ("replicas",), -1, "should be greater than or equal to 0"),
-    ("InferenceEndpoint", ("logs",), {"uri": "s3://l/", "fraction": "2"}, "must be from 0 to 1"),
 ]
 
 

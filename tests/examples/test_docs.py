@@ -7,11 +7,12 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import pytest
 import yaml
 
+from rft_api.invocation_log import InvocationLog, LeftOut
 from rft_api.manifests import KINDS, load_manifests
 from rft_api.resource import API_VERSION
 from rft_api.run import DataConfig, ExitCode, RunError, SourceConfig, TrainMetrics, ValidationMetrics
@@ -204,6 +205,11 @@ def data_messages(folder: Path) -> Iterator[str]:
 
     yield from problems(bad, empty, folder / "missing")
     yield from problems(fine, limit=10)
+    for options in (InvocationLog(), InvocationLog.model_validate({"redact": {"patterns": [{"pattern": "("}]}})):
+        log = SourceConfig(name="log", path=str(fine), reward="r", invocation_log=options)
+        with pytest.raises(RunError) as caught:
+            load_dataset(DataConfig(train=[log]), 100, len)
+        yield from caught.value.message.splitlines()
     yield from problems(fine, count_tokens=refuse)
     yield from problems(fine, fraction=0.1)
     with pytest.raises(RunError) as caught:
@@ -213,6 +219,11 @@ def data_messages(folder: Path) -> Iterator[str]:
     with pytest.raises(RunError) as caught:
         planned_steps(config, prompts=1)
     yield caught.value.message
+
+
+def test_every_reason_to_leave_a_record_out_is_explained():
+    stated = [code(row[0]) for row in table(text_of("data.md"), "### What is left out")]
+    assert stated == list(get_args(LeftOut))
 
 
 def test_every_message_about_data_is_on_the_page_as_it_is_said(tmp_path):

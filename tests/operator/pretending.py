@@ -47,7 +47,7 @@ class Operator:
 
     def metrics(self) -> str:
         """What Prometheus would read, once it serves it."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             try:
                 return httpx.get(f"http://127.0.0.1:{self._metrics_port}/metrics", trust_env=False).text

@@ -3,11 +3,14 @@
 import json
 from fractions import Fraction
 
+import pycld2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rft_reward.graders import exact_match, json_fields, math_answer
+from rft_reward.graders import exact_match, f1, json_fields, math_answer, text_format, text_overlap
+from rft_reward.graders.language import _OLD_CODES
+from rft_reward.graders.languages import LANGUAGES
 from rft_reward.graders.term import Unscorable
 
 EXPONENTIAL = "(a+)+$"
@@ -81,6 +84,30 @@ def test_math_final_answer(completion, answer):
         ("\\{1, 2\\}", "\\{2, 1\\}", True),
         ("2\\pi", "\\pi", False),
         ("\\text{Blue}", "blue", True),
+        ("5 km", "5", True),
+        ("5km", "5", True),
+        ("5 m", "5", True),
+        ("5 km", "5 m", False),
+        ("5 kilometers", "5 km", True),
+        ("5\\,\\text{km}", "5\\text{ m}", False),
+        ("5 minutes", "5 hours", False),
+        ("18 dollars", "$18", True),
+        ("€5", "5 €", True),
+        ("90^\\circ", "90", True),
+        ("1.234,50", "1234.5", True),
+        ("-1.234.567", "-1234567", True),
+        ("1 234 567", "1234567", True),
+        ("1\u202f234,5", "1234.5", True),
+        ("1'000'000", "10^6", True),
+        ("1.234", "1234", False),
+        ("12,5", "12.5", False),
+        ("3\\times 10^3", "3,000", True),
+        ("(1,2)", "(2,1)", False),
+        ("(1,2)", "[1,2]", False),
+        ("[1,2)", "[1, 2)", True),
+        ("(-\\infty, 2) \\cup (3, \\infty)", "(-\\infty,2)\\cup(3,\\infty)", True),
+        ("\\{1,2,3\\}", "\\{1,2\\}", False),
+        ("1/2, 3/4", "0.5, 0.75", True),
         ("A", "B", False),
         ("", "0", False),
         ("9" * 5000, "1", False),
@@ -172,6 +199,10 @@ def test_a_completion_that_hangs_the_algebra_costs_only_itself(builtin, build_sa
         ({}, "a  b", "a b", False),
         ({"ignorePunctuation": True}, "it's, fine!", "its fine", True),
         ({"ignorePunctuation": True, "ignoreWhitespace": True}, "a - b", "a b", True),
+        ({"squad": True}, "The  Beatles!", "beatles", True),
+        ({"squad": True}, "an apple, a day", "apple day", True),
+        ({"squad": True}, "theatre", "atre", False),
+        ({"squad": True}, "$5", "5", True),
     ],
 )
 def test_exact_match_options(options, answer, expected, same):
@@ -189,6 +220,53 @@ def test_exact_match_through_the_server(builtin, build_sample):
     )
     assert [row["aggregate_reward_score"] for row in rows] == [1.0, 0.0, None]
     assert components(rows[1]) == {"exact_match": 0.0, "answer_found": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a, b,c", {"a", "b", "c"}),
+        ("- Billing\n- refund\n\n* other\n1. first", {"billing", "refund", "other", "first"}),
+        ('["A", "b, c", 3]', {"a", "b, c", "3"}),
+        ("[not json], x", {"[not json]", "x"}),
+        ('["a", {"b": 1}]', {'["a', '{"b": 1}]'}),
+        ("'a', \"b\"", {"a", "b"}),
+        ("a, A ,a", {"a"}),
+        (" ,\n", set()),
+    ],
+)
+def test_labels(text, found):
+    assert f1.labels(text, ignore_case=True) == found
+
+
+@pytest.mark.parametrize(
+    ("options", "completion", "reference", "scores"),
+    [
+        ({}, "b, a", "A, B", (1.0, 1.0, 1.0)),
+        ({"ignoreCase": False}, "b, a", "A, b", (0.5, 0.5, 0.5)),
+        ({}, "a, b, c", ["a"], (1 / 3, 1.0, 0.5)),
+        ({}, "a", '["a", "b"]', (1.0, 0.5, 2 / 3)),
+        ({}, "", [], (1.0, 1.0, 1.0)),
+        ({}, "a", [], (0.0, 0.0, 0.0)),
+        ({}, "", "a", (0.0, 0.0, 0.0)),
+        ({"answerKey": "tags"}, "1", {"tags": [1, 2]}, (1.0, 0.5, 2 / 3)),
+        ({"pattern": "labels: (.*)"}, "I think\nlabels: a, b", "a,b", (1.0, 1.0, 1.0)),
+        ({"pattern": "labels: (.*)"}, "a, b", "a,b", (0.0, 0.0, 0.0)),
+        ({"compare": "Tokens"}, "the cat sat", "A cat, sat down.", (1.0, 2 / 3, 0.8)),
+        ({"compare": "Tokens"}, "cat cat", "cat", (0.5, 1.0, 2 / 3)),
+    ],
+)
+def test_f1(build_sample, options, completion, reference, scores):
+    score, found = f1.build(options)(build_sample("a", completion, reference))
+    values = {name: value for name, value, _ in found}
+    assert (values["precision"], values["recall"], values["f1"]) == pytest.approx(scores)
+    assert score == values["f1"]
+
+
+def test_f1_without_labels_is_an_error(build_sample):
+    for reference in ({"answer": [{"a": 1}]}, 3, True):
+        with pytest.raises(Unscorable, match="neither a text nor a list of labels"):
+            f1.build({})(build_sample("a", "a", reference))
 
 
 def test_a_pattern_that_backtracks_for_ever_costs_only_its_samples(builtin, build_sample):
@@ -218,7 +296,111 @@ def test_format(builtin):
 
 
 @pytest.mark.parametrize(
-    ("value", "expected", "f1"),
+    ("text", "words", "sentences", "lines"),
+    [
+        ("", 0, 0, 0),
+        ("One.", 1, 1, 1),
+        ("One. Two! Three? four", 4, 4, 1),
+        ("He paid $3.50 to Dr.Who at 3 p.m.", 8, 1, 1),
+        ('"Stop!" she said. (Really?)', 4, 3, 1),
+        ("Wait... what?!", 2, 2, 1),
+        ("これは文です。次の文！", 1, 2, 1),
+        ("a\n\n  \nb\r\nc", 3, 1, 3),
+        ("...", 1, 0, 1),
+    ],
+)
+def test_format_measures(build_sample, text, words, sentences, lines):
+    for unit, size in (("Words", words), ("Sentences", sentences), ("Lines", lines)):
+        for minimum, maximum, kept in ((size, size, 1.0), (size + 1, size + 1, 0.5), (size + 1, None, 0.0)):
+            options = {f"minimum{unit}": minimum, f"maximum{unit}": maximum}
+            assert text_format.build(options)(build_sample("a", text))[0] == kept, unit
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "kept"),
+    [
+        ("The weather is fine today.", "en", 1.0),
+        ("Das Wetter ist heute schön.", "en", 0.0),
+        ("Das Wetter ist heute schön.", "de", 1.0),
+        ("当期純利益は増加しました。", "ja", 1.0),
+        ("שלום לכולם", "he", 1.0),
+        ("42", "en", 0.0),
+        ("", "en", 0.0),
+        ("\ud800\x00", "en", 0.0),
+    ],
+)
+def test_format_language(build_sample, text, language, kept):
+    score, found = text_format.build({"language": language})(build_sample("a", text))
+    assert (score, found) == (kept, [("language", kept, "Reward")])
+
+
+def test_known_languages_are_those_of_the_library():
+    codes = dict(pycld2.LANGUAGES)
+    told = {codes[name].partition("-")[0] for name in pycld2.DETECTED_LANGUAGES}
+    assert {_OLD_CODES.get(code, code) for code in LANGUAGES} <= told
+
+
+TEXT = "the quick brown fox jumps over the lazy dog"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "completion", "reference", "score"),
+    [
+        ("Rouge", {"variant": "Rouge1"}, "the fox", TEXT, 4 / 11),
+        ("Rouge", {"variant": "Rouge2"}, "quick brown dog", TEXT, 2 / 10),
+        ("Rouge", {}, "the dog jumps", TEXT, 4 / 12),
+        ("Rouge", {}, "Le café, noir!", "le CAFÉ noir", 1.0),
+        ("Rouge", {}, "東京都", "東京", 0.8),
+        ("Rouge", {}, "", TEXT, 0.0),
+        ("Rouge", {}, "...", "!", 0.0),
+        ("Bleu", {}, TEXT, TEXT, 1.0),
+        ("Bleu", {}, "the quick brown fox", TEXT, 0.2865),  # exp(1 - 9/4): all n-grams, but short
+        ("Bleu", {"tokenizer": "char"}, "東京都", "東京都", 1.0),
+        ("Bleu", {}, "", TEXT, 0.0),
+        ("ChrF", {}, TEXT, TEXT, 1.0),
+        ("ChrF", {"wordOrder": 2}, TEXT, TEXT, 1.0),
+        ("ChrF", {}, "777", TEXT, 0.0),
+        ("ChrF", {}, "", TEXT, 0.0),
+    ],
+)
+def test_overlap(build_sample, name, options, completion, reference, score):
+    grade = text_overlap.build(name, options)
+    assert grade(build_sample("a", completion, {"answer": reference}))[0] == pytest.approx(score, abs=1e-4)
+
+
+WORDS = st.text(alphabet='abcÄ東。,.!?-\n \ud800"[]{}1', max_size=30)
+
+
+@settings(deadline=None, max_examples=50)
+@given(WORDS, WORDS.filter(str.strip))
+def test_every_text_has_a_score_from_0_to_1(completion, reference):
+    graders = [
+        f1.build({}), f1.build({"compare": "Tokens"}), exact_match.build({"squad": True}),
+        text_format.build({"minimumWords": 3, "maximumSentences": 2, "minimumLines": 2, "language": "en"}),
+        *(text_overlap.build("Rouge", {"variant": variant}) for variant in ("Rouge1", "Rouge2", "RougeL")),
+        *BLEU_AND_CHRF,
+    ]  # fmt: skip
+    sample = {"messages": [{"role": "assistant", "content": completion}], "reference_answer": reference}
+    for grade in graders:
+        score, found = grade(sample)
+        assert 0 <= score <= 1
+        assert all(0 <= value <= 1 for _, value, _ in found)
+
+
+BLEU_AND_CHRF = [text_overlap.build("Bleu", {}), text_overlap.build("ChrF", {"wordOrder": 2})]
+
+
+@pytest.mark.parametrize("name", ["Rouge", "Bleu", "ChrF", "F1"])
+def test_overlap_through_the_server(builtin, build_sample, name):
+    rows = builtin(name).score(
+        [build_sample("same", TEXT, TEXT), build_sample("none", "777", TEXT), build_sample("error", TEXT, None)]
+    )
+    assert [row["aggregate_reward_score"] for row in rows] == [1.0, 0.0, None]
+    assert next(iter(components(rows[0]))) == name.lower()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected", "score"),
     [
         ({"a": 1}, {"a": 1}, 1.0),
         ({"a": 1}, {"a": 1.0}, 1.0),
@@ -235,8 +417,8 @@ def test_format(builtin):
         (3, 3, 1.0),
     ],
 )
-def test_json_field_f1(value, expected, f1):
-    assert json_fields.field_f1(value, expected)[2] == pytest.approx(f1)
+def test_json_field_f1(value, expected, score):
+    assert json_fields.field_f1(value, expected)[2] == pytest.approx(score)
 
 
 JSON = st.recursive(

@@ -6,9 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from rft_api.invocation_log import DataFormat
 from rft_api.rft_job import RFTJob
 
 Location = tuple[int | str, ...]
+
+LOG: DataFormat = "BedrockInvocationLog"
+"""The format of data that may be many files."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,8 @@ class Address:
     location: Location
     role: Literal["model", "data", "output"]
     uri: str
+    many: bool = False
+    """Whether it may be a folder, or a prefix, of many files."""
 
     @property
     def scheme(self) -> str:
@@ -38,9 +44,10 @@ def job_addresses(job: RFTJob) -> list[Address]:
     found = [Address(("spec", "model", "uri"), "model", job.spec.model.uri)]
     for field, sources in (("train", data.train), ("validation", data.validation), ("test", data.test)):
         for index, source in enumerate(sources or []):
-            found.append(Address(("spec", "data", field, index, "uri"), "data", source.uri))
+            found.append(Address(("spec", "data", field, index, "uri"), "data", source.uri, source.format == LOG))
     for index, conversations in enumerate(warmup.data if warmup else []):
-        found.append(Address(("spec", "warmup", "data", index, "uri"), "data", conversations.uri))
+        many = conversations.format == LOG
+        found.append(Address(("spec", "warmup", "data", index, "uri"), "data", conversations.uri, many))
     return [*found, Address(("spec", "output", "uri"), "output", job.spec.output.uri)]
 
 

@@ -17,7 +17,7 @@ Json = dict[str, Any]
 # Keywords of a structural schema that pydantic's JSON Schema may carry through; titles, for one, are not allowed.
 _KEPT = {
     "type", "description", "default", "enum", "pattern", "format", "minimum", "maximum", "minLength", "maxLength",
-    "minItems", "maxItems", "required", "nullable",
+    "minItems", "maxItems", "minProperties", "maxProperties", "required", "nullable",
 }  # fmt: skip
 
 

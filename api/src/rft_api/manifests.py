@@ -254,10 +254,25 @@ def _validated(origin: Origin, document: dict[str, Any], kind: str, errors: list
         return None if missing else resource
     except ValidationError as invalid:
         for detail in invalid.errors():
-            location = tuple(detail["loc"])
+            location = _in_document(document, tuple(detail["loc"]), detail["type"])
             for message in _messages(detail, KINDS[kind]):
                 errors.append(ManifestError(str(file), _line(node, location), format_location(location), message))
         return None
+
+
+def _in_document(document: Any, location: tuple[int | str, ...], kind: str) -> tuple[int | str, ...]:
+    """The location without the tags of unions, which pydantic puts between the names of fields."""
+    kept: list[int | str] = []
+    for index, part in enumerate(location):
+        missing = kind == "missing" and index == len(location) - 1
+        if isinstance(document, dict) and part not in document and not missing:
+            continue
+        kept.append(part)
+        try:
+            document = document[part]
+        except (LookupError, TypeError):
+            document = None
+    return tuple(kept)
 
 
 def _messages(detail: Any, model: type[BaseModel]) -> list[str]:
@@ -266,6 +281,9 @@ def _messages(detail: Any, model: type[BaseModel]) -> list[str]:
         return error.messages
     if detail["type"] == "missing":
         return ["is required"]
+    if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        expected = detail["ctx"].get("expected_tags")
+        return ["needs a type" + (f": one of {expected}" if expected else "")]
     if detail["type"] == "model_type":
         return ["must be a mapping of fields"]
     if detail["type"] == "extra_forbidden":

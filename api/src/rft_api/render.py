@@ -6,7 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from rft_api.invocation_log import InvocationLog
 from rft_api.quantities import duration_seconds
 from rft_api.reward_function import RewardFunction, RewardFunctionSpec
 from rft_api.rft_job import Compute, DataSource, RFTJob, Tuning, WarmupSource
@@ -31,7 +33,16 @@ DEFAULT_LORA_RANK = 16
 LARGEST_DEFAULT_MICRO_BATCH = 8
 
 # Fields of a RewardFunction that change where and how it runs, not what it computes.
-_NOT_COMPUTING = {"tests", "timeout", "replicas", "egress", "sandbox", "credentials", "pod"}
+_NOT_COMPUTING_OF_GRADERS: dict[str, Any] = {
+    "judge": {"limits": True, "model": {"token_key": True, "ca_key": True}},
+    "lambda_": {"batch_size": True, "concurrency": True},
+    "http": {"token_key": True, "headers": True, "ca_key": True, "batch_size": True, "concurrency": True},
+}
+_NOT_COMPUTING: dict[str, Any] = {
+    **dict.fromkeys(("tests", "timeout", "replicas", "egress", "sandbox", "credentials", "pod"), True),
+    **_NOT_COMPUTING_OF_GRADERS,
+    "combine": {"terms": {"__all__": _NOT_COMPUTING_OF_GRADERS}},
+}
 
 
 @dataclass(frozen=True)
@@ -86,11 +97,18 @@ def render_trainer_config(
 
     def sources(given: Sequence[DataSource] | None) -> list[SourceConfig]:
         return [
-            SourceConfig(name=s.name, path=locate(s.uri), reward=s.reward, weight=float(s.weight)) for s in given or []
+            SourceConfig(
+                name=s.name,
+                path=locate(s.uri),
+                invocation_log=_invocation_log(s),
+                reward=s.reward,
+                weight=float(s.weight),
+            )
+            for s in given or []
         ]
 
     def conversations(given: Sequence[WarmupSource]) -> list[SourceConfig]:
-        return [SourceConfig(name=s.name, path=locate(s.uri)) for s in given]
+        return [SourceConfig(name=s.name, path=locate(s.uri), invocation_log=_invocation_log(s)) for s in given]
 
     if spec.data.validation:
         validation_fraction = 0.0
@@ -156,6 +174,10 @@ def render_trainer_config(
         if spec.early_stopping
         else None,
     )
+
+
+def _invocation_log(source: DataSource | WarmupSource) -> InvocationLog | None:
+    return (source.invocation_log or InvocationLog()) if source.format == "BedrockInvocationLog" else None
 
 
 def _render_compute(compute: Compute) -> ComputeConfig:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema, model_validator
 
-from rft_api.model import Model, Rule
-from rft_api.quantities import Between, Boolean, DecimalString, Duration, Integer, Name, Quantity, exactly_one_of
+from rft_api.builtin_reward import BuiltinReward
+from rft_api.model import Model, Rule, RuleViolations
+from rft_api.openai_grader import AnyGrader, asks_model
+from rft_api.quantities import Between, DecimalString, Duration, Integer, Name, Quantity, exactly_one_of
 from rft_api.resource import API_VERSION, Conditions, FreeForm, Metadata, PodOverrides, SecretReference
-from rft_api.rft_job import Uri
 
 AnyJson = Annotated[Any, Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
 """A JSON value of any type."""
@@ -44,105 +45,14 @@ class PythonReward(Model):
     """Function `(event, context)` that scores a list of samples."""
 
 
-class MathReward(Model):
-    """Options of the builtin Math."""
+CredentialKey = Annotated[str, Field(max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+"""A key of the Secret that spec.credentials names; it becomes an environment variable, so a name of one."""
 
-    relative_tolerance: Annotated[DecimalString, Between("0", "1")] = "0"
-    """Difference from the ground truth, relative to it, that still counts as right."""
-    answer_key: Annotated[str, Field(max_length=128)] | None = None
-    """Field that holds the ground truth when the reference answer is an object."""
+Url = Annotated[str, Field(max_length=2048, pattern=r"^https?://.+$")]
 
+BatchSize = Annotated[Integer, Field(ge=1, le=8192)]
 
-class ExactMatchReward(Model):
-    """Options of the builtin ExactMatch."""
-
-    ignore_case: Boolean = False
-    """Whether upper and lower case are the same."""
-    ignore_whitespace: Boolean = False
-    """Whether runs of white space count as one space; white space around the answer never counts."""
-    ignore_punctuation: Boolean = False
-    """Whether punctuation is removed before comparing."""
-    answer_key: Annotated[str, Field(max_length=128)] | None = None
-    """Field that holds the expected text when the reference answer is an object."""
-    pattern: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
-    """Regular expression whose first group (or whole match), last found in the completion, is the answer."""
-
-
-class JsonReward(Model):
-    """Options of the builtin Json."""
-
-    json_schema: FreeForm | None = None
-    """JSON Schema that the completion must satisfy; otherwise the score is 0."""
-    compare_values: Boolean = True
-    """Whether fields are compared with the reference answer's (F1 over fields); otherwise being valid scores 1."""
-    allow_code_fence: Boolean = True
-    """Whether the JSON may stand in a Markdown code fence."""
-
-
-class FormatReward(Model):
-    """Options of the builtin Format: the share of the stated constraints that hold."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="has(self.pattern) || has(self.minimumCharacters) || has(self.maximumCharacters) || "
-            "(has(self.contains) && size(self.contains) > 0) || (has(self.excludes) && size(self.excludes) > 0)",
-            message="state a constraint: pattern, minimumCharacters, maximumCharacters, contains or excludes",
-            holds=lambda options: bool(
-                options.pattern
-                or options.minimum_characters is not None
-                or options.maximum_characters is not None
-                or options.contains
-                or options.excludes
-            ),
-        ),
-    )
-
-    pattern: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
-    """Regular expression that the whole completion must match (dots match new lines)."""
-    minimum_characters: Annotated[Integer, Field(ge=0)] | None = None
-    """Fewest characters."""
-    maximum_characters: Annotated[Integer, Field(ge=0)] | None = None
-    """Most characters."""
-    contains: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64)] = []
-    """Texts that must occur."""
-    excludes: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64)] = []
-    """Texts that must not occur."""
-
-
-_BUILTIN_OPTIONS = {"Math": "math", "ExactMatch": "exactMatch", "Json": "json", "Format": "format"}
-
-
-def _only_own_options(builtin: BuiltinReward) -> bool:
-    options = {"Math": builtin.math, "ExactMatch": builtin.exact_match, "Json": builtin.json_, "Format": builtin.format}
-    return all(value is None for name, value in options.items() if name != builtin.name)
-
-
-class BuiltinReward(Model):
-    """A verifiable reward that comes with the reward server."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel=" && ".join(f"(!has(self.{key}) || self.name == '{name}')" for name, key in _BUILTIN_OPTIONS.items()),
-            message="options must be those of the builtin that name selects (math, exactMatch, json or format)",
-            holds=lambda builtin: _only_own_options(builtin),
-        ),
-        Rule(
-            cel="self.name != 'Format' || has(self.format)",
-            message="builtin Format needs its constraints in format",
-            holds=lambda builtin: builtin.name != "Format" or builtin.format is not None,
-        ),
-    )
-
-    name: Literal["Math", "ExactMatch", "Json", "Format"]
-    """Which one."""
-    math: MathReward | None = None
-    """Options of Math."""
-    exact_match: ExactMatchReward | None = None
-    """Options of ExactMatch."""
-    json_: Annotated[JsonReward | None, Field(alias="json")] = None
-    """Options of Json."""
-    format: FormatReward | None = None
-    """Options of Format."""
+Concurrency = Annotated[Integer, Field(ge=1, le=256)]
 
 
 class BedrockModel(Model):
@@ -157,48 +67,114 @@ class BedrockModel(Model):
 class JudgeModel(Model):
     """The model that judges."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (exactly_one_of("url", "endpoint", "bedrock"),)
+    rules: ClassVar[tuple[Rule, ...]] = (
+        exactly_one_of("url", "endpoint", "bedrock"),
+        Rule(
+            cel="has(self.url) == has(self.name)",
+            message="name goes with url: the model's name there",
+            holds=lambda model: (model.url is None) == (model.name is None),
+        ),
+        Rule(
+            cel="has(self.url) || (!has(self.tokenKey) && !has(self.caKey))",
+            message="tokenKey and caKey belong to url",
+            holds=lambda model: model.url is not None or (model.token_key is None and model.ca_key is None),
+        ),
+    )
 
-    url: Uri | None = None
-    """Base URL of an OpenAI-compatible API."""
+    url: Url | None = None
+    """Base URL of an OpenAI-compatible API, such as https://api.openai.com/v1."""
+    name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """The model's name at that URL."""
+    token_key: CredentialKey | None = None
+    """Key of the credentials Secret that is sent to the URL as bearer token; none is sent when absent."""
+    ca_key: CredentialKey | None = None
+    """Key of the credentials Secret with the certificates (PEM) that the URL's own is checked against."""
     endpoint: Name | None = None
     """Name of an InferenceEndpoint in the same namespace."""
     bedrock: BedrockModel | None = None
     """A model on Amazon Bedrock."""
-    name: Annotated[str, Field(max_length=256)] | None = None
-    """The model's name in the API; needed with url."""
+
+
+class JudgeLimits(Model):
+    """Bounds of what a judge is asked at once, in each reward server pod."""
+
+    concurrency: Concurrency = 16
+    """Requests at the same time."""
+    requests_per_minute: Annotated[Integer, Field(ge=1)] | None = None
+    """Requests in any 60 seconds."""
+    tokens_per_minute: Annotated[Integer, Field(ge=1)] | None = None
+    """Tokens, of prompts and answers, in any 60 seconds."""
 
 
 class JudgeReward(Model):
-    """A model that scores completions by a rubric."""
+    """A model that rates completions from 1 to 5 by a rubric; the score is (rating - 1) / 4."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.votes % 2 == 1",
+            message="votes must be odd",
+            holds=lambda judge: judge.votes % 2 == 1,
+        ),
+    )
 
     template: Literal["InstructionFollowing", "Summarization", "Reasoning", "Faithfulness"]
-    """The prompt that the rubric is put in."""
+    """What is judged."""
     rubric: Annotated[str, Field(min_length=1, max_length=65536)] | None = None
-    """What earns which score; the template's own when absent."""
+    """What earns which rating from 1 to 5; the template's own when absent."""
     model: JudgeModel
     """The model that judges."""
+    votes: Annotated[Integer, Field(ge=1, le=9)] = 1
+    """Times that each completion is rated, an odd number; the median counts."""
+    max_tokens: Annotated[Integer, Field(ge=16, le=131072)] = 1024
+    """Tokens that the judge may write for one rating, its thoughts included."""
+    limits: JudgeLimits = JudgeLimits()
+    """Bounds of what the judge is asked at once."""
 
 
 class LambdaReward(Model):
     """An AWS Lambda in the contract of Amazon Bedrock's reward Lambdas."""
 
     function_arn: Annotated[str, Field(max_length=2048, pattern=r"^arn:[^:]+:lambda:[^:]+:[0-9]+:function:.+$")]
-    """ARN of the function."""
+    """ARN of the function, with or without a version or alias."""
+    batch_size: BatchSize = 64
+    """Most samples of one invocation."""
+    concurrency: Concurrency = 8
+    """Invocations at the same time, by each reward server pod."""
 
 
 class HttpReward(Model):
     """A server of the user's with the same contract as the reward server."""
 
-    url: Annotated[str, Field(max_length=2048, pattern=r"^https?://.+$")]
+    url: Url
     """Where samples are posted to."""
+    token_key: CredentialKey | None = None
+    """Key of the credentials Secret that is sent as bearer token."""
+    headers: Annotated[dict[str, CredentialKey], Field(max_length=32)] = {}
+    """Further headers: from a header's name to the key of the credentials Secret with its value."""
+    ca_key: CredentialKey | None = None
+    """Key of the credentials Secret with the certificates (PEM) that the server's own is checked against."""
+    batch_size: BatchSize = 64
+    """Most samples of one request."""
+    concurrency: Concurrency = 8
+    """Requests at the same time, by each reward server pod."""
 
 
 class OpenAIReward(Model):
     """A grader in OpenAI's JSON."""
 
-    grader: FreeForm
+    grader: Annotated[AnyGrader, WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})]
     """The grader, as OpenAI documents it."""
+    model: JudgeModel | None = None
+    """The model that score_model and label_model ask, in place of the one that they name."""
+    limits: JudgeLimits = JudgeLimits()
+    """Bounds of what the model is asked at once."""
+
+    @model_validator(mode="after")
+    def _has_model(self) -> OpenAIReward:
+        # No rule: CEL cannot look into a grader.
+        if asks_model(self.grader) and self.model is None:
+            raise RuleViolations(["set model: score_model and label_model ask one"])
+        return self
 
 
 _GRADERS = ("python", "builtin", "judge", "lambda_", "http", "openai")
@@ -315,7 +291,7 @@ class RewardFunctionSpec(Grader):
     sandbox: Sandbox = Sandbox()
     """Limits of each process that runs Python code."""
     credentials: SecretReference | None = None
-    """Secret with the credentials for judges, Lambda and http."""
+    """Secret with the credentials for judges, Lambda and http: what AWS reads, and the keys that graders name."""
     pod: PodOverrides | None = None
     """Changes to the reward server's pods."""
 

@@ -53,6 +53,8 @@ class Score(_Message):
     """The reward's components."""
     error: str | None = None
     """Why the sample could not be scored."""
+    explanation: str | None = None
+    """Why the reward is what it is, in words: a judge's reason."""
 
 
 def build_sample(
@@ -140,7 +142,11 @@ def _row(sample_id: str, row: dict[str, Any]) -> dict[str, Any]:
             return _failure(sample_id, f"metric {metric['name']!r}: {problem}")
         kind = "Metric" if metric.get("type") == "Metric" else "Reward"
         components.append({"name": _text(metric["name"]), "value": float(metric["value"]), "type": kind})
-    return {"id": sample_id, "aggregate_reward_score": float(value), "metrics_list": components}  # type: ignore[arg-type]
+    scored = {"id": sample_id, "aggregate_reward_score": float(value), "metrics_list": components}  # type: ignore[arg-type]
+    explanation = row.get("explanation")
+    if isinstance(explanation, str):
+        scored["explanation"] = _text(explanation)
+    return scored
 
 
 def _text(text: str) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from rft_api.invocation_log import DataFormat, InvocationLog
 from rft_api.model import Model, Rule
 from rft_api.quantities import (
     Between,
@@ -31,13 +32,27 @@ class ModelSource(Model):
     """hf://OWNER/NAME, s3://BUCKET/PREFIX, pvc://CLAIM/PATH, or, in local runs, a path."""
 
 
+_FORMAT_RULE = Rule(
+    cel="!has(self.invocationLog) || self.format == 'BedrockInvocationLog'",
+    message="invocationLog belongs to format BedrockInvocationLog; remove it or set the format",
+    holds=lambda source: source.invocation_log is None or source.format == "BedrockInvocationLog",
+)
+
+
 class DataSource(Model):
-    """A JSONL file of prompts in OpenAI chat format and the reward that scores their completions."""
+    """Prompts, and the reward that scores their completions."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (_FORMAT_RULE,)
 
     name: Name
     """Name of the source; labels its rows in metrics and rollouts."""
     uri: Uri
-    """s3://BUCKET/KEY, configmap://NAME/KEY, pvc://CLAIM/PATH, or, in local runs, a path."""
+    """s3://BUCKET/KEY, configmap://NAME/KEY, pvc://CLAIM/PATH, or, in local runs, a path; for logs also a prefix or a
+    folder."""
+    format: DataFormat = "OpenAIChat"
+    """OpenAIChat: a JSONL file in OpenAI chat format; BedrockInvocationLog: Amazon Bedrock's model invocation logs."""
+    invocation_log: InvocationLog | None = None
+    """Which records of invocation logs are taken, and how; all when absent."""
     reward: Name
     """Name of the RewardFunction, in the job's namespace, that scores this source's completions."""
     weight: Annotated[DecimalString, Between("0", "1000000", low_included=False)] = "1"
@@ -45,12 +60,19 @@ class DataSource(Model):
 
 
 class WarmupSource(Model):
-    """A JSONL file of conversations that end with the assistant's answer to imitate."""
+    """Conversations that end with the assistant's answer to imitate."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (_FORMAT_RULE,)
 
     name: Name
     """Name of the source."""
     uri: Uri
-    """s3://BUCKET/KEY, configmap://NAME/KEY, pvc://CLAIM/PATH, or, in local runs, a path."""
+    """s3://BUCKET/KEY, configmap://NAME/KEY, pvc://CLAIM/PATH, or, in local runs, a path; for logs also a prefix or a
+    folder."""
+    format: DataFormat = "OpenAIChat"
+    """OpenAIChat: a JSONL file in OpenAI chat format; BedrockInvocationLog: the logged answers are imitated."""
+    invocation_log: InvocationLog | None = None
+    """Which records of invocation logs are taken, and how; all when absent."""
 
 
 Sources = Annotated[list[DataSource], Field(min_length=1, max_length=32)]

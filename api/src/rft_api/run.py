@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rft_api.invocation_log import InvocationLog, InvocationLogReport
 from rft_api.model import Model
 from rft_api.rft_job import Algorithm
 
@@ -52,12 +53,14 @@ class RunError(Exception):
 
 
 class SourceConfig(Model):
-    """A JSONL file and what belongs to it."""
+    """A JSONL file, or invocation logs, and what belongs to it."""
 
     name: str
     """Name of the source."""
     path: str
-    """File to read."""
+    """File to read; of invocation logs also a folder."""
+    invocation_log: InvocationLog | None = None
+    """How invocation logs are read; a file in OpenAI chat format when absent."""
     reward: str | None = None
     """Name of the reward that scores it; none for conversations to imitate."""
     weight: float = 1.0
@@ -402,6 +405,8 @@ class DataReport(Model):
     """Conversations of the warm-up."""
     too_long: dict[str, int]
     """Prompts left out for their length, by source; sources without any are absent."""
+    invocation_logs: dict[str, InvocationLogReport] = {}
+    """What was taken from invocation logs, by split and source."""
 
 
 class Summary(Model):
@@ -560,6 +565,8 @@ class RolloutRow(Model):
     """The reward; null when it could not be computed."""
     error: str | None
     """Why it could not be computed."""
+    explanation: str | None = None
+    """Why the reward is what it is, where the reward says so; no column in files where none does."""
     advantage: float | None
     """The advantage; null in evaluations."""
     tokens: Annotated[int, Field(ge=0)]

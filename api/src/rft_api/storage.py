@@ -5,7 +5,8 @@ Credentials, region and endpoint come from the environment as boto3 reads it (AW
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ import boto3
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+
+log = logging.getLogger(__name__)
 
 SCHEME = "s3://"
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
@@ -86,6 +89,31 @@ class ObjectStore:
             with _explained("read", _join(uri, name)):
                 self._client.download_file(bucket, _join(prefix, name), str(partial))
             partial.replace(path)
+
+    def fetch(self, uri: str, target: Path, wanted: Callable[[str], bool] = lambda name: True) -> bool:
+        """Copies what is wanted below an address to `target`; files that are there with the right size are kept.
+
+        Args:
+            uri: the address of an object, or of a prefix.
+            target: the file or folder that stands for it.
+            wanted: tells by their names, relative to the address, which objects are copied.
+
+        Returns:
+            Whether there was anything.
+
+        Raises:
+            StorageError: when the store refuses, or cannot be reached.
+        """
+        objects = [item for item in self.objects(uri) if wanted(item.name)]
+        missing = []
+        for item in objects:
+            path = target / item.name if item.name else target
+            if not path.is_file() or path.stat().st_size != item.size:
+                missing.append(item)
+        if objects:
+            log.info("fetching %s: %d files, %.0f MB", uri, len(missing), sum(item.size for item in missing) / 1e6)
+        self.download(uri, target, [item.name for item in missing])
+        return bool(objects)
 
     def upload(self, path: Path, uri: str) -> None:
         """Copies a file to an address.

@@ -1,1 +1,1 @@
-"""rft, the command line: run, validate, score and report on this machine."""
+"""rft, the command line: run, validate, score, report and prepare data on this machine."""

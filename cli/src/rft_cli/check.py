@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 from rft_api.addresses import Address, Location, job_addresses
+from rft_api.invocation_log import RedactionPattern
 from rft_api.manifests import (
     ManifestError,
     ManifestErrors,
@@ -18,9 +19,10 @@ from rft_api.manifests import (
     load_manifests,
     resolve_source,
 )
+from rft_api.redaction import pattern_problem
 from rft_api.render import RewardAddress, render_trainer_config, reward_names
 from rft_api.reward_function import Grader, PythonReward, RewardFunction
-from rft_api.rft_job import RFTJob
+from rft_api.rft_job import DataSource, RFTJob, WarmupSource
 from rft_api.run import RunError
 
 _SCHEMES = {
@@ -79,6 +81,10 @@ def _job_errors(found: Manifests, job: RFTJob) -> Iterator[ManifestError]:
         problem = _address_problem(found, job, address)
         if problem:
             yield found.error("RFTJob", name, address.location, problem)
+    for location, rule in _redactions(job):
+        wrong = pattern_problem(rule)
+        if wrong:
+            yield found.error("RFTJob", name, location, wrong)
     try:
         functions = {reward: found.reward_functions.get(reward, _STAND_IN) for reward in reward_names(job)}
         nowhere = dict.fromkeys(functions, RewardAddress(url="", token_file=None))
@@ -94,6 +100,21 @@ def _reward_references(job: RFTJob) -> Iterator[tuple[Location, str]]:
     for field, sources in (("train", data.train), ("validation", data.validation), ("test", data.test)):
         for index, source in enumerate(sources or []):
             yield ("spec", "data", field, index, "reward"), source.reward
+
+
+def _redactions(job: RFTJob) -> Iterator[tuple[Location, RedactionPattern]]:
+    data, warmup = job.spec.data, job.spec.warmup
+    sources: list[tuple[Location, Sequence[DataSource | WarmupSource]]] = [
+        (("spec", "data", "train"), data.train),
+        (("spec", "data", "validation"), data.validation or []),
+        (("spec", "data", "test"), data.test or []),
+        (("spec", "warmup", "data"), warmup.data if warmup else []),
+    ]
+    for place, given in sources:
+        for index, source in enumerate(given):
+            redact = source.invocation_log and source.invocation_log.redact
+            for number, rule in enumerate(redact.patterns if redact else []):
+                yield (*place, index, "invocationLog", "redact", "patterns", number, "pattern"), rule
 
 
 def _address_problem(found: Manifests, job: RFTJob, address: Address) -> str | None:
@@ -113,6 +134,8 @@ def _address_problem(found: Manifests, job: RFTJob, address: Address) -> str | N
     path = found.folders[job.metadata.name] / Path(address.uri).expanduser()
     if address.role == "model":
         return None if path.is_dir() else f"there is no folder {path.resolve()}"
+    if address.many:
+        return None if path.exists() else f"there is no file or folder {path.resolve()}"
     return None if path.is_file() else f"there is no file {path.resolve()}"
 
 
@@ -139,10 +162,11 @@ def _function_errors(found: Manifests, function: RewardFunction) -> Iterator[Man
 
 def _patterns(grader: Grader) -> Iterator[tuple[Location, str]]:
     builtin = grader.builtin
-    if builtin and builtin.exact_match and builtin.exact_match.pattern:
-        yield ("exactMatch",), builtin.exact_match.pattern
-    if builtin and builtin.format and builtin.format.pattern:
-        yield ("format",), builtin.format.pattern
+    if builtin is None:
+        return
+    for field, options in (("exactMatch", builtin.exact_match), ("f1", builtin.f1), ("format", builtin.format)):
+        if options is not None and options.pattern:
+            yield (field,), options.pattern
 
 
 def _python_errors(

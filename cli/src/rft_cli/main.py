@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from rft_cli.data_commands import data_commands
+from rft_cli.reward_commands import reward_commands
+from rft_cli.user_errors import user_errors as _user_errors
 
 app = typer.Typer(
     help="Reinforcement fine-tuning of language models, on this machine.",
@@ -17,30 +19,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(data_commands, name="data")
+app.add_typer(reward_commands, name="rewards")
+
 Manifests = Annotated[
     list[Path],
     typer.Argument(metavar="FILE...", help="Manifests, or folders with manifests (*.yaml, *.yml).", show_default=False),
 ]
-
-
-@contextmanager
-def _user_errors() -> Iterator[None]:
-    """Ends the command with a message, not a traceback, when what the user gave is wrong."""
-    from rft_api.manifests import ManifestErrors
-    from rft_api.run import ExitCode, RunError
-
-    try:
-        yield
-    except ManifestErrors as wrong:
-        for error in wrong.errors:
-            typer.echo(str(error), err=True)
-        raise typer.Exit(ExitCode.CONFIGURATION_INVALID) from None
-    except RunError as error:
-        stopped = error.code is ExitCode.INTERRUPTED  # as the user asked
-        typer.echo(error.message if stopped else f"error: {error.message}", err=True)
-        raise typer.Exit(error.code) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
 
 
 @app.command()

@@ -18,6 +18,7 @@ from types import TracebackType
 import httpx
 import yaml
 
+from rft_api.remote_graders import reads_credential
 from rft_api.reward_function import RewardFunction
 from rft_api.run import ExitCode, RunError
 from rft_cli import keeper
@@ -30,6 +31,11 @@ STARTING = "the workers are starting"
 LOG_LINES = 20
 """Lines of a program's log that are shown when it failed without a message of its own."""
 POLL_SECONDS = 0.1
+_INHERITED = {
+    "ALL_PROXY", "HOME", "HTTPS_PROXY", "HTTP_PROXY", "LANG", "LD_LIBRARY_PATH", "LOGNAME", "NO_PROXY",
+    "OMP_NUM_THREADS", "PATH", "PYTHONPATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "TZ", "USER",
+}  # fmt: skip
+"""Variables that every reward server gets."""
 STOP_SECONDS = 10.0
 """Time that a program has to end after SIGTERM."""
 
@@ -40,7 +46,7 @@ class Program:
     Args:
         command: program and arguments.
         log: file that gets its standard output and error.
-        environment: variables that it gets unless the user set them.
+        environment: its environment.
     """
 
     def __init__(self, command: list[str], log: Path, environment: Mapping[str, str]):
@@ -54,7 +60,7 @@ class Program:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C in the terminal is for us to pass on
-                env={**environment, **os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**environment, "PYTHONUNBUFFERED": "1"},
             )
 
     def exit_code(self) -> int | None:
@@ -91,6 +97,18 @@ class Program:
         self.kill()
 
 
+def reward_environment(function: RewardFunction, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a function's reward server: what programs need to run, and the credentials that it names."""
+    return {
+        "OMP_NUM_THREADS": "1",
+        **{
+            name: value
+            for name, value in environment.items()
+            if name.upper() in _INHERITED or name.startswith("LC_") or reads_credential(function.spec, name)
+        },
+    }
+
+
 class RewardServer:
     """The reward server of one RewardFunction.
 
@@ -106,6 +124,7 @@ class RewardServer:
         self.token_file = private / f"{self.name}.token"
         self._function_file = private / f"{self.name}.yaml"
         self._log = log
+        self._environment = reward_environment(function, os.environ)
         self._restarts_left = RESTARTS
         _write_private(self.token_file, secrets.token_urlsafe(32))
         document = function.to_json_object()
@@ -120,7 +139,7 @@ class RewardServer:
     def _start(self, port: int) -> Program:
         command = [sys.executable, "-m", "rft_reward", "--function", str(self._function_file)]
         command += ["--port", str(port), "--token-file", str(self.token_file)]
-        return Program(command, self._log, {"OMP_NUM_THREADS": "1"})
+        return Program(command, self._log, self._environment)
 
     def wait_until_ready(self, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Waits until the function's own tests have passed; returns early when `cancelled` says so.

@@ -185,6 +185,8 @@ def _remarks(run: Run) -> Iterator[Text]:
         for source, count in data.too_long.items():
             limit = run.config.training.max_prompt_tokens
             yield Text(f"Left out of {source}: {count} prompts longer than {limit} tokens", style="yellow")
+        for source, log in data.invocation_logs.items():
+            yield Text(harmless(f"Invocation logs of {source}: {log}"))
         if run.summary.rewards_failed:
             yield Text(f"Completions that could not be scored: {run.summary.rewards_failed}", style="yellow")
 

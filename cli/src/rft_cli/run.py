@@ -30,6 +30,7 @@ from rft_cli.addresses import INPUTS, Places
 from rft_cli.check import check_manifests
 from rft_cli.display import Display
 from rft_cli.history import History
+from rft_cli.judges import judge_endpoint_errors
 from rft_cli.processes import LOG_LINES, Program, RewardServer, free_port, user_error
 from rft_cli.report import final_line, read_model, report
 from rft_cli.texts import harmless
@@ -121,20 +122,9 @@ def _require_local(found: Manifests, job: RFTJob, output: Path | None) -> None:
     if job.spec.compute.nodes > 1:
         refuse("RFTJob", job_name, ("spec", "compute", "nodes"), "must be 1 on this machine")
     for name in reward_names(job):
-        for location, model in _judges(found.reward_functions[name]):
-            if model.endpoint is not None:
-                message = "an InferenceEndpoint lives in a cluster; on this machine, set url"
-                refuse("RewardFunction", name, (*location, "endpoint"), message)
+        errors += judge_endpoint_errors(found, found.reward_functions[name])
     if errors:
         raise ManifestErrors(errors, found)
-
-
-def _judges(function: RewardFunction) -> Iterator[tuple[Location, Any]]:
-    if function.spec.judge:
-        yield ("spec", "judge", "model"), function.spec.judge.model
-    for index, term in enumerate(function.spec.combine.terms if function.spec.combine else []):
-        if term.judge:
-            yield ("spec", "combine", "terms", index, "judge", "model"), term.judge.model
 
 
 def _ignored(found: Manifests, job: RFTJob) -> Iterator[str]:
@@ -291,7 +281,7 @@ def _start_trainer(config: TrainerConfig, folder: RunFolder, port: int) -> Progr
     threads = max(1, cores // config.compute.processes_per_node)
     command = [sys.executable, "-m", "rft_trainer", str(folder.config), "--port", str(port)]
     command += ["--scratch", str(folder.path / INPUTS / "stored")]
-    return Program(command, folder.path / "trainer.log", {"OMP_NUM_THREADS": str(threads)})
+    return Program(command, folder.path / "trainer.log", {"OMP_NUM_THREADS": str(threads), **os.environ})
 
 
 def _follow(

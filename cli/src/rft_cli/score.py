@@ -22,6 +22,7 @@ from rft_api.reward_function import RewardFunction
 from rft_api.reward_protocol import SCORE_PATH, Score, build_sample, match_scores
 from rft_api.run import ExitCode, RunError
 from rft_cli.check import read_manifests
+from rft_cli.judges import judge_endpoint_errors
 from rft_cli.processes import RewardServer
 from rft_cli.report import read_rollouts
 from rft_cli.texts import harmless, number
@@ -49,13 +50,9 @@ def score(reward: Path, completions: Path, output: Path | None, console: Console
         ManifestErrors: when the reward's manifest is wrong.
         RunError: when the file is wrong, or the reward cannot score.
     """
-    function = _the_function(reward)
-    lines = _read_parquet(completions) if completions.suffix == ".parquet" else _read_jsonl(completions)
-    with tempfile.TemporaryDirectory(prefix="rft-") as private:
-        folder = Path(private)
-        with RewardServer(function, folder, folder / "server.log") as server:
-            server.wait_until_ready()
-            scores = _score(server, lines, duration_seconds(function.spec.timeout), console)
+    function = load_function(reward)
+    lines = read_lines(completions)
+    scores = score_lines(function, lines, console)
     if output is not None:
         _write(output, lines, scores)
     _print_distribution(function.metadata.name, scores, console)
@@ -67,17 +64,48 @@ def score(reward: Path, completions: Path, output: Path | None, console: Console
         raise RunError(ExitCode.REWARD_FAILING, "no sample could be scored")
 
 
-def _the_function(manifest: Path) -> RewardFunction:
+def load_function(manifest: Path) -> RewardFunction:
+    """The one RewardFunction of a file, with its code.
+
+    Raises:
+        ManifestErrors: when the manifest is wrong.
+        RunError: CONFIGURATION_INVALID when it does not define exactly one.
+    """
     found, errors = read_manifests([manifest])
     if errors:
         raise ManifestErrors(errors, found)
     functions = list(found.reward_functions.values())
+    errors = [error for function in functions for error in judge_endpoint_errors(found, function)]
+    if errors:
+        raise ManifestErrors(errors, found)
     if len(functions) != 1:
         names = ", ".join(found.reward_functions) or "none"
         raise RunError(
             ExitCode.CONFIGURATION_INVALID, f"{manifest} has to define one RewardFunction; it defines {names}"
         )
     return resolve_source(functions[0], found.config_maps)
+
+
+def read_lines(file: Path) -> list[Line]:
+    """The completions of a JSONL file or of a run's rollouts.
+
+    Raises:
+        RunError: when the file is wrong or holds none.
+    """
+    return _read_parquet(file) if file.suffix == ".parquet" else _read_jsonl(file)
+
+
+def score_lines(function: RewardFunction, lines: Sequence[Line], console: Console) -> list[Score]:
+    """The completions' scores, from a reward server that is started for it.
+
+    Raises:
+        RunError: when it cannot score.
+    """
+    with tempfile.TemporaryDirectory(prefix="rft-") as private:
+        folder = Path(private)
+        with RewardServer(function, folder, folder / "server.log") as server:
+            server.wait_until_ready()
+            return _score(server, lines, duration_seconds(function.spec.timeout), console)
 
 
 def _read_jsonl(file: Path) -> list[Line]:

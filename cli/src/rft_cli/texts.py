@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -57,6 +58,12 @@ def sparkline(values: Sequence[float], width: int = 32) -> str:
     low, high = min(values), max(values)
     span = high - low
     return "".join(_BARS[int((value - low) / span * (len(_BARS) - 1) + 0.5) if span else 3] for value in values)
+
+
+def bars(counts: Sequence[int]) -> str:
+    """Counts as a line of small bars; a dot stands for none."""
+    most = max(counts, default=0)
+    return "".join(_BARS[math.ceil(count / most * len(_BARS)) - 1] if count else "·" for count in counts)
 
 
 def last_user_message(conversation: str) -> str:

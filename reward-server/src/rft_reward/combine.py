@@ -24,7 +24,7 @@ def combine(names: Sequence[str], weights: Sequence[float], scores: Sequence[Seq
 
 def _combine_sample(names: Sequence[str], weights: Sequence[float], rows: Sequence[Row]) -> Row:
     sample_id = rows[0]["id"]
-    total, components = 0.0, []
+    total, components, explanations = 0.0, [], []
     for name, weight, row in zip(names, weights, rows, strict=True):
         score = row["aggregate_reward_score"]
         if score is None:
@@ -32,6 +32,27 @@ def _combine_sample(names: Sequence[str], weights: Sequence[float], rows: Sequen
         total += weight * score
         components.append({"name": name, "value": score, "type": "Reward" if weight else "Metric"})
         components += [{**inner, "name": f"{name}/{inner['name']}", "type": "Metric"} for inner in row["metrics_list"]]
+        if row.get("explanation"):
+            explanations.append(f"{name}: {row['explanation']}")
+    return _scored(sample_id, total, components, explanations)
+
+
+def join(parts: Sequence[Sequence[Row]]) -> list[Row]:
+    """One row per sample from the combined rows of several groups of terms: a sum of sums."""
+    return [_join_sample(rows) for rows in zip(*parts, strict=True)]
+
+
+def _join_sample(rows: Sequence[Row]) -> Row:
+    for row in rows:
+        if row["aggregate_reward_score"] is None:
+            return row
+    total = sum(row["aggregate_reward_score"] for row in rows)
+    components = [component for row in rows for component in row["metrics_list"]]
+    return _scored(rows[0]["id"], total, components, [row["explanation"] for row in rows if "explanation" in row])
+
+
+def _scored(sample_id: str, total: float, components: list[Row], explanations: Sequence[str]) -> Row:
     if not math.isfinite(total):
         return failed(sample_id, "the weighted sum of the terms is not a finite number")
-    return {"id": sample_id, "aggregate_reward_score": total, "metrics_list": components}
+    row = {"id": sample_id, "aggregate_reward_score": total, "metrics_list": components}
+    return {**row, "explanation": "\n".join(explanations)} if explanations else row

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import re
+import os
 import symtable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from rft_api.manifests import ManifestErrors, load_manifests
+from rft_api.openai_grader import asks_model, single_graders
 from rft_api.quantities import duration_seconds, quantity_value
+from rft_api.remote_graders import models
 from rft_api.reward_function import CombineTerm, Grader, RewardFunction
+from rft_reward.builtin_checks import builtin_problems, worker_options
+from rft_reward.openai_plan import worker_plan
 
 if TYPE_CHECKING:
-    from rft_reward.pool import PoolSettings
+    from rft_reward.scoring import ScoringSettings
 
 _LEAST_MEMORY = 16 * 1024 * 1024
 
@@ -39,31 +45,54 @@ def load_function(file: Path) -> RewardFunction:
     return functions[0]
 
 
-def pool_settings(function: RewardFunction, hidden_file: Path | None) -> PoolSettings:
-    """The settings of the pool that computes a checked function."""
+def scoring_settings(function: RewardFunction, hidden_file: Path | None) -> ScoringSettings:
+    """Who scores the terms of a checked function, and how."""
     from rft_reward.pool import PoolSettings
+    from rft_reward.scoring import ScoringSettings
     from rft_reward.worker_process import WorkerSettings
 
     spec = function.spec
+    seconds = float(duration_seconds(spec.timeout))
+    terms: Sequence[Grader] = [spec] if spec.combine is None else spec.combine.terms
+    in_workers = [term for term in terms if not _is_remote(term)]
     combined = None
-    terms: list[Grader] = [spec]
     if spec.combine is not None:
-        terms = list(spec.combine.terms)
-        combined = ([t.name for t in spec.combine.terms], [float(t.weight) for t in spec.combine.terms])
-    return PoolSettings(
-        worker=WorkerSettings(
-            terms=[_worker_term(term) for term in terms],
-            function_name=function.metadata.name,
-            memory=spec.sandbox.memory,
-            memory_bytes=int(quantity_value(spec.sandbox.memory)),
-            needs_libraries=any(term.builtin is not None for term in terms),
-            hidden_file=None if hidden_file is None else str(hidden_file.resolve()),
-        ),
-        workers=spec.sandbox.processes,
-        timeout=spec.timeout,
-        timeout_seconds=float(duration_seconds(spec.timeout)),
-        combined=combined,
-    )
+        named = [term for term in spec.combine.terms if not _is_remote(term)]
+        combined = ([term.name for term in named], [float(term.weight) for term in named])
+
+    def workers(for_terms: list[Grader], weighted: tuple[list[str], list[float]] | None) -> PoolSettings | None:
+        if not for_terms:
+            return None
+        return PoolSettings(
+            worker=WorkerSettings(
+                terms=[_worker_term(term) for term in for_terms],
+                function_name=function.metadata.name,
+                memory=spec.sandbox.memory,
+                memory_bytes=int(quantity_value(spec.sandbox.memory)),
+                needs_libraries=any(term.builtin is not None or term.openai is not None for term in for_terms),
+                hidden_file=None if hidden_file is None else str(hidden_file.resolve()),
+            ),
+            workers=spec.sandbox.processes,
+            timeout=spec.timeout,
+            timeout_seconds=seconds,
+            combined=weighted,
+        )
+
+    remote = [term for term in terms if _is_remote(term)]
+    # A multi grader's formula needs both at once: what a model says, and what workers compute.
+    parts = [workers([term] if _has_worker_part(term) else [], None) for term in remote]
+    return ScoringSettings(workers(in_workers, combined), remote, parts, seconds)
+
+
+def _is_remote(term: Grader) -> bool:
+    """Whether another service scores the term: the server's process asks it, as workers have no network."""
+    if term.openai is not None:
+        return asks_model(term.openai.grader)
+    return term.judge is not None or term.lambda_ is not None or term.http is not None
+
+
+def _has_worker_part(term: Grader) -> bool:
+    return term.openai is not None and any(not part.asks_model for _, part in single_graders(term.openai.grader))
 
 
 def _worker_term(term: Grader) -> dict[str, Any]:
@@ -71,8 +100,10 @@ def _worker_term(term: Grader) -> dict[str, Any]:
         # A handler's file shows in its error messages; terms are told apart by it.
         module = f"reward_{term.name.replace('-', '_')}" if isinstance(term, CombineTerm) else "reward"
         return {"python": {"source": term.python.source, "handler": term.python.handler}, "module": module}
+    if term.openai is not None:
+        return {"openai": worker_plan(term.openai.grader)}
     assert term.builtin is not None
-    return {"builtin": term.builtin.to_json_object()}
+    return {"builtin": worker_options(term.builtin)}
 
 
 def _problems(function: RewardFunction) -> list[str]:
@@ -83,43 +114,49 @@ def _problems(function: RewardFunction) -> list[str]:
     if quantity_value(spec.sandbox.memory) < _LEAST_MEMORY:
         problems.append("spec.sandbox.memory: must be at least 16Mi")
     if spec.combine is None:
-        return problems + _grader_problems(spec, "spec")
+        return problems + _grader_problems(spec, "spec", spec.timeout)
     for number, term in enumerate(spec.combine.terms):
-        problems += _grader_problems(term, f"spec.combine.terms[{number}]")
+        problems += _grader_problems(term, f"spec.combine.terms[{number}]", spec.timeout)
     return problems
 
 
-def _grader_problems(grader: Grader, path: str) -> list[str]:
-    for name, value in (
-        ("judge", grader.judge),
-        ("lambda", grader.lambda_),
-        ("http", grader.http),
-        ("openai", grader.openai),
-    ):
-        if value is not None:
-            return [f"{path}.{name}: this version of the reward server computes python, builtin and combine only"]
+def _grader_problems(grader: Grader, path: str, timeout: str) -> list[str]:
+    if _is_remote(grader):
+        return _remote_problems(grader, path)
+    if grader.openai is not None:
+        return []  # its schema has checked it whole
     if grader.python is not None:
         if grader.python.source is None:
             return [f"{path}.python.sourceFrom: must have been replaced by source before the server starts"]
         return _source_problems(grader.python.source, grader.python.handler, f"{path}.python")
-    builtin = grader.builtin
-    assert builtin is not None  # exactly one is set
-    problems = []
-    for name, options in (("exactMatch", builtin.exact_match), ("format", builtin.format)):
-        pattern = options.pattern if options is not None else None
-        if pattern is not None:
-            try:
-                re.compile(pattern)
-            except (re.error, OverflowError, RecursionError) as error:
-                problems.append(f"{path}.builtin.{name}.pattern: is not a regular expression: {error}")
-    if builtin.json_ is not None and builtin.json_.json_schema is not None:
-        from jsonschema import Draft202012Validator, SchemaError
+    assert grader.builtin is not None  # exactly one is set
+    return list(builtin_problems(grader.builtin, f"{path}.builtin", timeout))
 
-        try:
-            Draft202012Validator.check_schema(builtin.json_.json_schema)
-        except SchemaError as error:
-            problems.append(f"{path}.builtin.json.jsonSchema: {error.json_path}: {error.message}")
-    return problems
+
+def _remote_problems(grader: Grader, path: str) -> list[str]:
+    from rft_reward.remote import credentials
+
+    problems = []
+    for kind, model in models(grader):
+        if model.endpoint is not None:
+            problems.append(f"{path}.{kind}.model.endpoint: must have been replaced by url before the server starts")
+        problems += _url_problems(model.url, f"{path}.{kind}.model.url")
+    if grader.http is not None:
+        problems += _url_problems(grader.http.url, f"{path}.http.url")
+    return [*problems, *credentials.problems(grader, path, os.environ)]
+
+
+def _url_problems(url: str | None, path: str) -> list[str]:
+    if url is None:
+        return []
+    try:
+        parts = urlsplit(url)
+        valid = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    # Spaces, controls and the like would be refused when the first sample is sent.
+    valid = valid and url.isascii() and url.isprintable() and " " not in url
+    return [] if valid else [f"{path}: is not a URL"]
 
 
 def _source_problems(source: str, handler: str, path: str) -> list[str]:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from rft_api.run import ExitCode
-from rft_reward.configuration import ConfigurationError, load_function, pool_settings
+from rft_reward.configuration import ConfigurationError, load_function, scoring_settings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     host, port = listener.getsockname()[:2]
     print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    serve(RewardServer(function, pool_settings(function, options.token_file), token), listener)
+    serve(RewardServer(function, scoring_settings(function, options.token_file), token), listener)
     return ExitCode.SUCCEEDED
 
 

@@ -46,6 +46,27 @@ class Metrics:
         self.isolation = Gauge(
             "rft_reward_isolated", "Whether workers have namespaces of their own (1) or not (0)", registry=registry
         )
+        self.judge_requests = Counter(
+            "rft_reward_judge_requests", "Requests to judges, by outcome", ["outcome"], registry=registry
+        )
+        self.judge_tokens = Counter(
+            "rft_reward_judge_tokens", "Tokens of judges: of prompts and of answers", ["kind"], registry=registry
+        )
+        self.judge_seconds = Histogram(
+            "rft_reward_judge_seconds",
+            "Time of one request to a judge",
+            buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+            registry=registry,
+        )
+        self.judge_cache_hits = Counter(
+            "rft_reward_judge_cache_hits", "Samples that were judged before, or are right now", registry=registry
+        )
+        self.remote_requests = Counter(
+            "rft_reward_remote_requests",
+            "Requests to Lambdas and HTTP rewards, by outcome",
+            ["grader", "outcome"],
+            registry=registry,
+        )
         self._scores = _Scores()
         registry.register(self._scores)
         for outcome in ("scored", "failed"):

@@ -67,12 +67,15 @@ class Pool:
         self._seconds_per_sample = PIECE_SECONDS / 8
         self.start_error: str | None = None
         """Why the latest attempt to start a worker failed; None when it succeeded."""
-        self.started = asyncio.Event()
-        """Set once a worker has run."""
+        self._started = asyncio.Event()
 
     def start(self) -> None:
         """Starts the workers in the background."""
         self._keepers = [asyncio.create_task(self._keep()) for _ in range(self._settings.workers)]
+
+    async def wait_started(self) -> None:
+        """Waits until a worker has run."""
+        await self._started.wait()
 
     async def close(self) -> None:
         """Ends the workers."""
@@ -86,11 +89,7 @@ class Pool:
         count = max(1, min(len(self._idle), len(samples), worthwhile))
         size = max(1, -(-len(samples) // count))
         pieces = [samples[start : start + size] for start in range(0, len(samples), size)]
-        started = time.perf_counter()
-        rows = [row for piece in await asyncio.gather(*map(self._score_piece, pieces)) for row in piece]
-        self._metrics.batch_seconds.observe(time.perf_counter() - started)
-        self._metrics.count_scores(rows)
-        return rows
+        return [row for piece in await asyncio.gather(*map(self._score_piece, pieces)) for row in piece]
 
     async def _score_piece(self, samples: Sequence[dict[str, Any]]) -> list[Row]:
         settings = self._settings
@@ -225,7 +224,7 @@ class Pool:
                 self._live += 1
                 self._report_warnings(worker)
                 self._offer(worker)
-                self.started.set()
+                self._started.set()
                 try:
                     await worker.lost.wait()
                 finally:

@@ -36,6 +36,12 @@ _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 _SYSTEM_CALLS = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
 """By machine: what the kernel calls it (AUDIT_ARCH_*), and its number of socket(2)."""
 _SYS_IO_URING_SETUP = 425
+_MEDDLING = {
+    "x86_64": ((62, 200, 234, 129, 297, 424, 101, 310, 311, 438), 302),
+    "aarch64": ((129, 130, 131, 138, 240, 424, 117, 270, 271, 438), 261),
+}
+"""By machine: kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal, ptrace, process_vm_readv,
+process_vm_writev, pidfd_getfd; and prlimit64."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -88,7 +94,7 @@ def enter(enclosure: Enclosure) -> tuple[list[str], int]:
         except OSError as error:
             warnings.append(f"the file system cannot be made read-only ({error}): only file permissions confine it")
     os.chdir(enclosure.scratch)
-    _end_with_parent()
+    end_with_parent()
     if os.getppid() != enclosure.server_pid:  # the server ended before its death could be noticed
         os._exit(1)
     if not refusal:
@@ -194,11 +200,6 @@ def _drop_capabilities() -> None:
     _check("capset", _libc.capset(header, (ctypes.c_uint32 * 6)()))
 
 
-def _end_with_parent() -> None:
-    # Set after every change of identity, which clears it.
-    _check("prctl", _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
-
-
 def _forbid_sockets() -> list[str]:
     """Refuses new sockets, whether or not there are namespaces; returns what went wrong.
 
@@ -210,26 +211,57 @@ def _forbid_sockets() -> list[str]:
         return [f"sockets cannot be forbidden on {machine}: reward code may reach the network"]
     architecture, socket = _SYSTEM_CALLS[machine]
     load, equal, greater, give = 0x20, 0x15, 0x35, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ, BPF_JMP|JGE, BPF_RET
-    program = b"".join(
-        struct.pack("=HBBI", *instruction)
-        for instruction in (
-            (load, 0, 0, 4),  # seccomp_data.arch
-            (equal, 0, 5, architecture),  # another one would have other numbers: all refused
-            (load, 0, 0, 0),  # seccomp_data.nr
-            (greater, 3, 0, 0x40000000),  # the x32 calls of x86-64: all refused
-            (equal, 2, 0, socket),
-            (equal, 1, 0, _SYS_IO_URING_SETUP),
-            (give, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
-            (give, 0, 0, 0x00050000 | errno.EACCES),  # SECCOMP_RET_ERRNO
-        )
-    )
-    buffer = ctypes.create_string_buffer(program, len(program))
-    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))  # struct sock_fprog
+    instructions = [
+        (load, 0, 0, 4),  # seccomp_data.arch
+        (equal, 0, 5, architecture),  # another one would have other numbers: all refused
+        (load, 0, 0, 0),  # seccomp_data.nr
+        (greater, 3, 0, 0x40000000),  # the x32 calls of x86-64: all refused
+        (equal, 2, 0, socket),
+        (equal, 1, 0, _SYS_IO_URING_SETUP),
+        (give, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
+        (give, 0, 0, 0x00050000 | errno.EACCES),  # SECCOMP_RET_ERRNO
+    ]
     try:
-        _check("prctl", _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0))
+        _load_filter(instructions)
     except OSError as error:
         return [f"sockets cannot be forbidden ({error}): only namespaces and the NetworkPolicy close the network"]
     return []
+
+
+def forbid_meddling() -> None:
+    """Refuses this process and its children system calls that end, stop, limit or watch other processes.
+
+    For completions that run as processes: the worker is of the same user. Where the machine's numbers are unknown, or
+    filters are not available, nothing is refused.
+    """
+    machine = os.uname().machine
+    if machine not in _MEDDLING:
+        return
+    load, equal, give = 0x20, 0x15, 0x06
+    calls, prlimit = _MEDDLING[machine]
+    refusals = [(equal, len(calls) - index + 2, 0, call) for index, call in enumerate(calls)]
+    instructions = [
+        (load, 0, 0, 0),  # seccomp_data.nr; other architectures and x32 are refused by the worker's own filter
+        *refusals,
+        (equal, 0, 3, prlimit),
+        (load, 0, 0, 16),  # the process that the limit is for
+        (equal, 1, 0, 0),
+        (give, 0, 0, 0x00050000 | errno.EPERM),
+        (give, 0, 0, 0x7FFF0000),
+    ]
+    _load_filter(instructions)
+
+
+def _load_filter(instructions: list[tuple[int, int, int, int]]) -> None:
+    program = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
+    buffer = ctypes.create_string_buffer(program, len(program))
+    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))  # struct sock_fprog
+    _check("prctl", _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0))
+
+
+def end_with_parent() -> None:
+    """Has the kernel kill this process when its parent ends; every change of identity clears it."""
+    _check("prctl", _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
 
 
 def _become_grandchild() -> list[str]:
@@ -239,7 +271,7 @@ def _become_grandchild() -> list[str]:
         _drop_capabilities()
         _leave_pipes()
         _exit_like(os.waitpid(init, 0)[1])
-    _end_with_parent()
+    end_with_parent()
     warnings = []
     try:
         # Shows the processes of this namespace only.
@@ -255,7 +287,7 @@ def _become_grandchild() -> list[str]:
             ended, status = os.wait()
             if ended == worker:
                 _exit_like(status)
-    _end_with_parent()
+    end_with_parent()
     return warnings
 
 

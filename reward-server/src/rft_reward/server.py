@@ -22,8 +22,8 @@ from rft_api.reward_function import RewardFunction
 from rft_api.reward_protocol import SCORE_PATH
 from rft_reward import acceptance
 from rft_reward.metrics import Metrics
-from rft_reward.pool import Pool, PoolSettings
 from rft_reward.samples import BadRequest, TooLarge, read_samples
+from rft_reward.scoring import Scoring, ScoringSettings
 
 MAXIMUM_BODY_BYTES = 64 * 1024 * 1024
 TEST_PAUSE_SECONDS = 5.0
@@ -34,11 +34,11 @@ _logger = logging.getLogger(__name__)
 class RewardServer:
     """Scores samples with one reward function."""
 
-    def __init__(self, function: RewardFunction, settings: PoolSettings, token: str | None):
+    def __init__(self, function: RewardFunction, settings: ScoringSettings, token: str | None):
         self._tests = function.spec.tests
         self._token = None if token is None else token.encode()
         self._metrics = Metrics()
-        self._pool = Pool(settings, self._metrics)
+        self._scoring = Scoring(settings, self._metrics)
         self._test_failures: list[str] | None = None
 
     def application(self) -> Starlette:
@@ -53,17 +53,17 @@ class RewardServer:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, application: Starlette) -> AsyncIterator[None]:
-        self._pool.start()
+        await self._scoring.start()
         tests = asyncio.create_task(self._run_tests())
         yield
         tests.cancel()
         await asyncio.gather(tests, return_exceptions=True)
-        await self._pool.close()
+        await self._scoring.close()
 
     async def _run_tests(self) -> None:
-        await self._pool.started.wait()
+        await self._scoring.wait_started()
         while True:
-            rows = await self._pool.score(acceptance.test_samples(self._tests)) if self._tests else []
+            rows = await self._scoring.score(acceptance.test_samples(self._tests)) if self._tests else []
             failures = acceptance.failures(self._tests, rows)
             if not failures:
                 break
@@ -79,7 +79,7 @@ class RewardServer:
         """Why the server does not score; empty when it does."""
         if self._test_failures is not None:
             return self._test_failures
-        return [self._pool.start_error or "the workers are starting"]
+        return [self._scoring.start_error or "the workers are starting"]
 
     async def _score(self, request: Request) -> Response:
         response = await self._answer(request)
@@ -104,7 +104,7 @@ class RewardServer:
             return _problem(413, str(error))
         except ClientDisconnect:
             return _problem(400, "the client went away before the body ended")
-        rows = await self._pool.score(samples)
+        rows = await self._scoring.score(samples)
         return Response(orjson.dumps(rows), media_type="application/json")
 
     async def _health(self, request: Request) -> Response:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rft_reward import frames, sandbox
+from rft_reward import companions, frames, sandbox
 from rft_reward.graders.term import Call, Grade, TimeLimit, Unscorable
 
 
@@ -56,7 +56,7 @@ def main(request_descriptor: int, reply_descriptor: int) -> None:
                 stream.flush()
             except (OSError, ValueError, AttributeError):  # the code closed or replaced it
                 continue
-        leftovers = b"true" if _has_children() else b"false"
+        leftovers = b"true" if companions.leftovers() else b"false"
         _reply(reply_descriptor, call.nonce, b'{"answers": [%b], "leftovers": %b}' % (b", ".join(answers), leftovers))
 
 
@@ -102,20 +102,19 @@ def _builder(term: dict[str, Any], configuration: dict[str, Any]) -> Callable[[]
 
         code, name, memory = term["python"], configuration["functionName"], configuration["memoryBytes"]
         return lambda: python_code.load(code["source"], code["handler"], term["module"], name, memory)
+    if "openai" in term:
+        from rft_reward.graders import openai_grader
+
+        return openai_grader.prepare(term["openai"])
     from rft_reward.graders import builtin
 
+    if term["builtin"]["name"] == "Code":
+        from rft_reward.graders import code_answer  # noqa: F401
+
+        # Its processes are made with the limit on memory in force.
+        return lambda: builtin.build(term["builtin"])
     grade = builtin.build(term["builtin"])
     return lambda: grade
-
-
-def _has_children() -> bool:
-    """Whether the batch left processes behind; those that ended already are collected."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            continue
-    except ChildProcessError:
-        return False
-    return True
 
 
 def _read(requests: BinaryIO) -> tuple[Call, bytes]:

@@ -24,19 +24,31 @@ def build(builtin: dict[str, Any]) -> Grade:
         case "Math":
             from rft_reward.graders import math_answer
 
-            return _over_samples(math_answer.build(builtin.get("math") or {}))
+            return over_samples(math_answer.build(builtin.get("math") or {}))
         case "ExactMatch":
             from rft_reward.graders import exact_match
 
-            return _over_samples(exact_match.build(builtin.get("exactMatch") or {}))
+            return over_samples(exact_match.build(builtin.get("exactMatch") or {}))
         case "Json":
             from rft_reward.graders import json_fields
 
-            return _over_samples(json_fields.build(builtin.get("json") or {}))
+            return over_samples(json_fields.build(builtin.get("json") or {}))
         case "Format":
             from rft_reward.graders import text_format
 
-            return _over_samples(text_format.build(builtin["format"]))
+            return over_samples(text_format.build(builtin["format"]))
+        case "F1":
+            from rft_reward.graders import f1
+
+            return over_samples(f1.build(builtin.get("f1") or {}))
+        case "Rouge" | "Bleu" | "ChrF" as name:
+            from rft_reward.graders import text_overlap
+
+            return over_samples(text_overlap.build(name, builtin.get(name[0].lower() + name[1:]) or {}))
+        case "Code":
+            from rft_reward.graders import code_answer
+
+            return over_samples(code_answer.build(builtin.get("code") or {}))
         case name:
             raise Unscorable(f"there is no builtin {name}")
 
@@ -46,7 +58,8 @@ def sample_share(seconds: float, samples: int) -> float:
     return max(seconds / 8, seconds / samples)
 
 
-def _over_samples(grade_sample: GradeSample) -> Grade:
+def over_samples(grade_sample: GradeSample) -> Grade:
+    """The grader of a batch, from that of a sample: each sample is bounded in time and fails alone."""
     clock = _SampleClock()
     signal.signal(signal.SIGALRM, clock.ring)
 

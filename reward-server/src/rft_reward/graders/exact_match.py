@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 from typing import Any
 
 from rft_reward.graders.builtin import Component, GradeSample
 from rft_reward.graders.sample import completion_text, expected_text
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def build(options: dict[str, Any]) -> GradeSample:
@@ -17,7 +21,7 @@ def build(options: dict[str, Any]) -> GradeSample:
     def grade(sample: dict[str, Any]) -> tuple[float, list[Component]]:
         expected = normalize(expected_text(sample, options.get("answerKey")), options)
         text = completion_text(sample)
-        answer = text if pattern is None else _last_match(pattern, text)
+        answer = text if pattern is None else last_match(pattern, text)
         score = float(answer is not None and normalize(answer, options) == expected)
         return score, [("exact_match", score, "Reward"), ("answer_found", float(answer is not None), "Metric")]
 
@@ -26,6 +30,8 @@ def build(options: dict[str, Any]) -> GradeSample:
 
 def normalize(text: str, options: dict[str, Any]) -> str:
     """The text without the differences that the options ignore."""
+    if options.get("squad"):
+        return squad(text)
     if options.get("ignoreCase"):
         text = text.casefold()
     if options.get("ignorePunctuation"):
@@ -35,7 +41,13 @@ def normalize(text: str, options: dict[str, Any]) -> str:
     return text.strip()
 
 
-def _last_match(pattern: re.Pattern[str], text: str) -> str | None:
+def squad(text: str) -> str:
+    """The text as SQuAD's evaluation compares it: lower case, no ASCII punctuation, no articles, single spaces."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+
+
+def last_match(pattern: re.Pattern[str], text: str) -> str | None:
+    """The first group, or the whole, of the pattern's last match; None without a match."""
     found = None
     for match in pattern.finditer(text):
         found = match

@@ -25,6 +25,24 @@ _NUMBER = re.compile(
     r"(?!\d|[A-Za-z]\b)"  # no part of a longer number, no coefficient
 )
 _UNIT = re.compile(r"(?<=[\d\s%])(?:\\(?:text|mathrm)\s*\{[^{}]*\}|\s(?!pi\b)[A-Za-z]{2,}(?:\s[A-Za-z]+)*)$")
+# Thousands separated by spaces, apostrophes or points. One point alone is a decimal point, whatever follows it, unless
+# a decimal comma comes after it; a comma alone separates thousands, or the members of a list.
+_GROUPED = re.compile(r"([-+]?)(\d{1,3}(?:[ \u00a0\u202f'’]\d{3})+)(?:[.,](\d+))?")
+_POINT_GROUPED = re.compile(r"([-+]?)(\d{1,3}(?:\.\d{3})+),(\d+)|([-+]?)(\d{1,3}(?:\.\d{3}){2,})")
+_MEASURED = re.compile(r"\d\s*(?:\\(?:text|mathrm)\s*\{\s*)?([A-Za-zµ]+)[\s}]*$")
+_UNITS = {
+    name: names[0]
+    for names in (
+        ("km", "kilometer", "kilometre"), ("m", "meter", "metre"), ("cm", "centimeter", "centimetre"),
+        ("mm", "millimeter", "millimetre"), ("mi", "mile"), ("ft", "foot", "feet"), ("in", "inch", "inches"),
+        ("yd", "yard"), ("kg", "kilogram"), ("g", "gram"), ("mg", "milligram"), ("lb", "pound"), ("oz", "ounce"),
+        ("l", "liter", "litre"), ("ml", "milliliter", "millilitre"), ("h", "hr", "hour"), ("min", "minute"),
+        ("s", "sec", "second"), ("ms", "millisecond"), ("day",), ("week",), ("month",), ("year",),
+        ("dollar", "usd"), ("cent",), ("euro", "eur"),
+    )
+    for name in names
+}  # fmt: skip
+"""Units that are told apart: an answer in metres is not one in kilometres."""
 _ANSWER_IS = re.compile(r"answer(?:\s+is|\s*:|\s*=)\s*:?\s*([^\n]+)", re.IGNORECASE)
 _LONGEST_ANSWER = 1000
 
@@ -65,6 +83,9 @@ def equal(answer: str, expected: str, tolerance: Fraction) -> bool:
     answer, expected = _clean(answer), _clean(expected)
     if answer == expected and answer:
         return True
+    units = unit(answer), unit(expected)
+    if None not in units and units[0] != units[1]:
+        return False
     given, wanted = number(answer), number(expected)
     if given is not None and wanted is not None:
         # A percent sign on one side only leaves open which was meant: 50 % is 50 and 0.5.
@@ -77,12 +98,26 @@ def equal(answer: str, expected: str, tolerance: Fraction) -> bool:
     return _equal_expressions(answer, expected, tolerance)
 
 
+def unit(text: str) -> str | None:
+    """The known unit that follows a number, as its short name; None without one."""
+    match = _MEASURED.search(text)
+    if match is None:
+        return None
+    name = match[1].casefold()
+    return _UNITS.get(name) or _UNITS.get(name.removesuffix("s"))
+
+
 def number(text: str) -> Fraction | None:
     """The number that a cleaned text is, exactly: 1,234.5  3/4  1 1/2  2e3  50%  7 apples  \\frac{3}{4}; else None."""
     text = _UNIT.sub("", text).strip().removesuffix("%").strip()
     if len(text) > _LONGEST_ANSWER:
         return None
-    if "," in text:
+    if match := _GROUPED.fullmatch(text):
+        text = match[1] + re.sub(r"\D", "", match[2]) + (f".{match[3]}" if match[3] else "")
+    elif match := _POINT_GROUPED.fullmatch(text):
+        text = (match[1] or match[4] or "") + (match[2] or match[5]).replace(".", "")
+        text += f".{match[3]}" if match[3] else ""
+    elif "," in text:
         if not re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(\.\d*)?", text):
             return None
         text = text.replace(",", "")
@@ -115,7 +150,7 @@ def _clean(text: str) -> str:
     if match := re.fullmatch(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}", text):
         text = match[1]
     text = re.sub(r"\\[!,;: ]|\{,\}", lambda found: "," if found[0] == "{,}" else "", text)
-    text = text.replace("\\$", "").replace("$", "").replace("\\%", "%").replace("−", "-")
+    text = re.sub(r"\\?[$]|[€£¥₩₹]", "", text).replace("\\%", "%").replace("−", "-")
     text = re.sub(r"\s*/\s*", "/", text.strip().rstrip(".").strip())
     return re.sub(r"\s+%$", "%", text)
 

@@ -9,6 +9,7 @@ import time
 import traceback
 import types
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from rft_reward.graders.term import Call, Grade, TimeLimit, Unscorable
@@ -41,6 +42,28 @@ def load(source: str, handler: str, module_name: str, function_name: str, memory
     Raises:
         Unscorable: when the module raises, or defines no such function; with the line.
     """
+    function, file = import_function(source, handler, module_name)
+
+    def grade(payload: bytes, call: Call) -> bytes:
+        try:
+            answer = function(json.loads(payload), Context(call, function_name, memory_bytes >> 20))
+        except MemoryError:
+            raise
+        except TimeLimit as error:
+            raise Unscorable(place(error, file), "timeout") from None
+        except BaseException as error:
+            raise Unscorable(f"the code raised {describe(error, file)}") from None
+        return to_json(answer).encode()
+
+    return grade
+
+
+def import_function(source: str, name: str, module_name: str) -> tuple[Callable[..., Any], str]:
+    """Runs the module; returns its function of that name, and the file that tracebacks name.
+
+    Raises:
+        Unscorable: when the module raises, or defines no such function; with the line.
+    """
     file = f"{module_name}.py"
     # Tracebacks quote lines from here; dataclasses and pickle look modules up by name.
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
@@ -56,22 +79,10 @@ def load(source: str, handler: str, module_name: str, function_name: str, memory
         raise
     except BaseException as error:
         raise Unscorable(f"importing the code failed: {describe(error, file)}") from None
-    function = getattr(module, handler, None)
+    function = getattr(module, name, None)
     if not callable(function):
-        raise Unscorable(f"the code defines no function {handler}: name it in spec.python.handler")
-
-    def grade(payload: bytes, call: Call) -> bytes:
-        try:
-            answer = function(json.loads(payload), Context(call, function_name, memory_bytes >> 20))
-        except MemoryError:
-            raise
-        except TimeLimit as error:
-            raise Unscorable(place(error, file), "timeout") from None
-        except BaseException as error:
-            raise Unscorable(f"the code raised {describe(error, file)}") from None
-        return to_json(answer).encode()
-
-    return grade
+        raise Unscorable(f"the code defines no function {name}")
+    return function, file
 
 
 def describe(error: BaseException, file: str) -> str:

@@ -32,22 +32,32 @@ def reference_answer(sample: dict[str, Any]) -> Any:
     return reference
 
 
+def selected_answer(sample: dict[str, Any], answer_key: str | None) -> Any:
+    """The reference answer: itself, or the field of an object that `answer_key` or a usual name selects.
+
+    Raises:
+        Unscorable: when it is missing.
+    """
+    reference = reference_answer(sample)
+    if not isinstance(reference, dict):
+        return reference
+    keys = (answer_key,) if answer_key else DEFAULT_ANSWER_KEYS
+    key = next((key for key in keys if reference.get(key) is not None), None)
+    if key is None:
+        raise Unscorable(
+            f"the reference_answer is an object without {' or '.join(keys)}: "
+            "set answerKey to the field that holds the answer"
+        )
+    return reference[key]
+
+
 def expected_text(sample: dict[str, Any], answer_key: str | None) -> str:
     """The reference answer as text: itself, or the field of an object that `answer_key` or a usual name selects.
 
     Raises:
         Unscorable: when it is missing or neither text nor a number.
     """
-    reference = reference_answer(sample)
-    if isinstance(reference, dict):
-        keys = (answer_key,) if answer_key else DEFAULT_ANSWER_KEYS
-        key = next((key for key in keys if reference.get(key) is not None), None)
-        if key is None:
-            raise Unscorable(
-                f"the reference_answer is an object without {' or '.join(keys)}: "
-                "set answerKey to the field that holds the answer"
-            )
-        reference = reference[key]
+    reference = selected_answer(sample, answer_key)
     if isinstance(reference, bool) or not isinstance(reference, (str, int, float)):
         raise Unscorable(f"the reference_answer is a {type(reference).__name__}, not text or a number")
     if not str(reference).strip():

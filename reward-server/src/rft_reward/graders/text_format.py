@@ -3,30 +3,55 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from rft_reward.graders.builtin import Component, GradeSample
 from rft_reward.graders.sample import completion_text
 
+# A stop with what closes a quotation, then white space or the end; the scripts without spaces need none.
+_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s|$)|[。！？]+[」』”]*")
+
+_MEASURES: dict[str, Callable[[str], int]] = {
+    "Characters": len,
+    "Words": lambda text: len(text.split()),
+    "Sentences": lambda text: sum(any(map(str.isalnum, part)) for part in _SENTENCE_END.split(text)),
+    "Lines": lambda text: sum(not line.isspace() and line != "" for line in text.splitlines()),
+}
+
 
 def build(options: dict[str, Any]) -> GradeSample:
-    """The grader for the options of `rft_api.reward_function.FormatReward`."""
+    """The grader for the options of `rft_api.builtin_reward.FormatReward`."""
     pattern = re.compile(options["pattern"], re.DOTALL) if options.get("pattern") else None
-    minimum, maximum = options.get("minimumCharacters"), options.get("maximumCharacters")
+    bounds = [
+        (measure, options.get(f"minimum{unit}"), options.get(f"maximum{unit}"), unit.lower())
+        for unit, measure in _MEASURES.items()
+        if options.get(f"minimum{unit}") is not None or options.get(f"maximum{unit}") is not None
+    ]
+    language = options.get("language")
+    is_in: Callable[[str, str], bool] | None = None
+    if language is not None:
+        from rft_reward.graders import language as languages  # brings tables of several megabytes
+
+        is_in = languages.is_in
 
     def grade(sample: dict[str, Any]) -> tuple[float, list[Component]]:
         text = completion_text(sample)
         kept: dict[str, bool] = {}
         if pattern is not None:
             kept["pattern"] = pattern.fullmatch(text) is not None
-        if minimum is not None:
-            kept["minimum_characters"] = len(text) >= minimum
-        if maximum is not None:
-            kept["maximum_characters"] = len(text) <= maximum
+        for measure, minimum, maximum, unit in bounds:
+            size = measure(text)
+            if minimum is not None:
+                kept[f"minimum_{unit}"] = size >= minimum
+            if maximum is not None:
+                kept[f"maximum_{unit}"] = size <= maximum
         for number, wanted in enumerate(options.get("contains") or [], 1):
             kept[f"contains/{number}"] = wanted in text
         for number, unwanted in enumerate(options.get("excludes") or [], 1):
             kept[f"excludes/{number}"] = unwanted not in text
+        if is_in is not None:
+            kept["language"] = is_in(text, str(language))
         return sum(kept.values()) / len(kept), [(name, float(value), "Reward") for name, value in kept.items()]
 
     return grade

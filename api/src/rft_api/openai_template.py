@@ -1,0 +1,47 @@
+"""Templates of OpenAI's graders: texts with `{{ item.x }}` and `{{ sample.output_text }}` in them."""
+
+from __future__ import annotations
+
+import re
+
+Part = str | list[str | int]
+"""A piece of text, or the path of a value: namespace, then names and positions."""
+
+_PLACE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+_PATH = re.compile(r"(item|sample)((?:\.[A-Za-z_][\w-]*|\[\d{1,9}\]|\['[^']*'\]|\[\"[^\"]*\"\])+)")
+_STEP = re.compile(r"\.([A-Za-z_][\w-]*)|\[(\d+)\]|\['([^']*)'\]|\[\"([^\"]*)\"\]")
+SAMPLE_NAMES = ("output_text", "output_json", "output_tools", "choices")
+
+
+def parse_template(text: str) -> list[Part]:
+    """The template's parts, in order.
+
+    Raises:
+        ValueError: when something between double braces names no value that there can be.
+    """
+    parts: list[Part] = []
+    end = 0
+    for match in _PLACE.finditer(text):
+        if match.start() > end:
+            parts.append(text[end : match.start()])
+        parts.append(_path(match[1].strip()))
+        end = match.end()
+    if end < len(text):
+        parts.append(text[end:])
+    return parts
+
+
+def format_path(path: list[str | int]) -> str:
+    """A path as people write it: `item.answers[0].text`."""
+    return str(path[0]) + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path[1:])
+
+
+def _path(expression: str) -> list[str | int]:
+    match = _PATH.fullmatch(expression)
+    if match is None:
+        raise ValueError(f"{{{{ {expression} }}}} is not understood: write item.NAME or sample.NAME, with .NAME or [0]")
+    steps = _STEP.findall(match[2])
+    path = [match[1], *(int(index) if index else name or quoted or other for name, index, quoted, other in steps)]
+    if path[0] == "sample" and path[1] not in SAMPLE_NAMES:
+        raise ValueError(f"{{{{ {expression} }}}}: sample has {', '.join(SAMPLE_NAMES)}")
+    return path

@@ -1,0 +1,82 @@
+"""What the graders of a RewardFunction need that are computed by other services: destinations and credentials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from rft_api.addresses import Location
+from rft_api.reward_function import Grader, JudgeModel, RewardFunction, RewardFunctionSpec
+
+AWS_PREFIX = "AWS_"
+"""How the names of boto3's variables begin."""
+
+
+def graders(spec: RewardFunctionSpec) -> Iterator[tuple[Location, Grader]]:
+    """The function itself, or its terms, with their places in the manifest."""
+    if spec.combine is None:
+        yield ("spec",), spec
+        return
+    for index, term in enumerate(spec.combine.terms):
+        yield ("spec", "combine", "terms", index), term
+
+
+def models(grader: Grader) -> Iterator[tuple[str, JudgeModel]]:
+    """The model that a grader asks, if it asks one, with the field that it belongs to."""
+    if grader.judge is not None:
+        yield "judge", grader.judge.model
+    if grader.openai is not None and grader.openai.model is not None:
+        yield "openai", grader.openai.model
+
+
+def judge_endpoints(spec: RewardFunctionSpec) -> list[str]:
+    """Names of the InferenceEndpoints that judge, sorted."""
+    asked = [model for _, grader in graders(spec) for _, model in models(grader)]
+    return sorted({model.endpoint for model in asked if model.endpoint is not None})
+
+
+def leaves_cluster(spec: RewardFunctionSpec) -> bool:
+    """Whether a grader asks a service whose address only the user knows, so that `egress` has to name it."""
+    return any(
+        any(model.endpoint is None for _, model in models(grader))
+        or grader.lambda_ is not None
+        or grader.http is not None
+        for _, grader in graders(spec)
+    )
+
+
+def reads_credential(spec: RewardFunctionSpec, variable: str) -> bool:
+    """Whether a grader reads this variable of the reward server's environment."""
+    for _, grader in graders(spec):
+        http, asked = grader.http, [model for _, model in models(grader)]
+        if any(variable in (model.token_key, model.ca_key) for model in asked):
+            return True
+        if http is not None and variable in (http.token_key, http.ca_key, *http.headers.values()):
+            return True
+        aws = grader.lambda_ is not None or any(model.bedrock is not None for model in asked)
+        if aws and variable.startswith(AWS_PREFIX):
+            return True
+    return False
+
+
+def with_endpoint_urls(function: RewardFunction, url_of: Callable[[str], str]) -> RewardFunction:
+    """The function with URL and model name in place of the names of InferenceEndpoints.
+
+    Args:
+        function: the function.
+        url_of: from an endpoint's name to its base URL; the model goes by the endpoint's name there.
+    """
+
+    def replaced(grader: Grader) -> dict[str, object]:
+        return {
+            field: getattr(grader, field).model_copy(
+                update={"model": JudgeModel(url=url_of(model.endpoint), name=model.endpoint)}
+            )
+            for field, model in models(grader)
+            if model.endpoint is not None
+        }
+
+    spec = function.spec.model_copy(update=replaced(function.spec))
+    if spec.combine is not None:
+        terms = [term.model_copy(update=replaced(term)) for term in spec.combine.terms]
+        spec = spec.model_copy(update={"combine": spec.combine.model_copy(update={"terms": terms})})
+    return function.model_copy(update={"spec": spec})

@@ -1,0 +1,71 @@
+"""`rft rewards`: which rewards there are, a manifest to start from, and what a change of a reward changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rft_cli.user_errors import user_errors
+
+reward_commands = typer.Typer(help="List, show, start and compare rewards.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A reward that `rft rewards list` shows.")]
+
+
+@reward_commands.command("list")
+def list_() -> None:
+    """List the rewards that there are: builtins, judges and ways to bring one's own."""
+    with user_errors():
+        from rich.console import Console
+
+        from rft_cli.rewards import list_rewards
+
+        list_rewards(Console())
+
+
+@reward_commands.command()
+def show(name: Name) -> None:
+    """Show a reward's options and an example manifest."""
+    with user_errors():
+        from rich.console import Console
+
+        from rft_cli.rewards import show_reward
+
+        show_reward(name, Console())
+
+
+@reward_commands.command()
+def init(
+    name: Name,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Manifest to write.")] = Path("reward.yaml"),
+) -> None:
+    """Write a manifest to start from, with tests; never over a file that exists."""
+    with user_errors():
+        from rich.console import Console
+
+        from rft_cli.rewards import init_reward
+
+        init_reward(name, file, Console())
+
+
+@reward_commands.command()
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A.yaml", help="Manifest of a RewardFunction.")],
+    second: Annotated[Path, typer.Argument(metavar="B.yaml", help="Another version of it.")],
+    completions: Annotated[
+        Path, typer.Argument(metavar="COMPLETIONS", help="A run's rollouts/step-N.parquet, or JSONL as for rft score.")
+    ],
+    samples: Annotated[int, typer.Option(min=0, help="Completions to show that moved the most.")] = 5,
+) -> None:
+    """Compare two versions of a reward on the same completions.
+
+    The last line of the output is the result as JSON.
+    """
+    with user_errors():
+        from rich.console import Console
+
+        from rft_cli.reward_diff import diff as compare
+
+        compare(first, second, completions, samples, Console())

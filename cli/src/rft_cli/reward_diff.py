@@ -1,0 +1,204 @@
+"""`rft rewards diff`: two versions of a reward on the same completions."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean, pstdev, quantiles
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from rft_api.reward_protocol import Score
+from rft_api.run import ExitCode, RunError
+from rft_cli.score import Line, load_function, read_lines, score_lines
+from rft_cli.texts import bars, harmless, last_user_message, number, shorten, signed
+
+BINS = 20
+_SAME = 1e-9
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A completion that both versions scored."""
+
+    line: Line
+    first: float
+    second: float
+    moved: float = 0.0
+    """Its rank under the second version less that under the first, as a share of all."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What becomes of the order of completions of the same prompt."""
+
+    pairs: int
+    flipped: int
+    """The other one is better now."""
+    tied: int
+    """Neither is better any more."""
+    untied: int
+    """One is better that was not."""
+
+
+def diff(first: Path, second: Path, completions: Path, samples: int, console: Console) -> None:
+    """Scores the completions with both and prints how the scores differ; the last line is the result as JSON.
+
+    Raises:
+        ManifestErrors: when a manifest is wrong.
+        RunError: when the file is wrong, or a reward cannot score.
+    """
+    functions = [load_function(first), load_function(second)]
+    lines = read_lines(completions)
+    scores = [score_lines(function, lines, console) for function in functions]
+    pairs = ranked(lines, *scores)
+    if not pairs:
+        raise RunError(ExitCode.REWARD_FAILING, "no completion was scored by both")
+    correlation = spearman([pair.first for pair in pairs], [pair.second for pair in pairs])
+    order = compare_order(pairs)
+    _print_distributions([str(first), str(second)], pairs, scores, console)
+    _print_agreement(correlation, order, pairs, console)
+    _print_samples(pairs, samples, console)
+    console.out(
+        json.dumps(
+            {
+                "completions": len(lines),
+                "scoredByBoth": len(pairs),
+                "unscored": [sum(score.error is not None for score in one) for one in scores],
+                "means": [fmean(pair.first for pair in pairs), fmean(pair.second for pair in pairs)],
+                "differing": sum(abs(pair.first - pair.second) > _SAME for pair in pairs),
+                "rankCorrelation": correlation,
+                "pairs": order.pairs,
+                "flipped": order.flipped,
+                "tied": order.tied,
+                "untied": order.untied,
+            }
+        ),
+        highlight=False,
+    )
+
+
+def ranked(lines: Sequence[Line], first: Sequence[Score], second: Sequence[Score]) -> list[Pair]:
+    """The completions that both scored, with how far each moved."""
+    both = [
+        (line, a.aggregate_reward_score, b.aggregate_reward_score)
+        for line, a, b in zip(lines, first, second, strict=True)
+        if a.aggregate_reward_score is not None and b.aggregate_reward_score is not None
+    ]
+    before, after = ranks([a for _, a, _ in both]), ranks([b for _, _, b in both])
+    return [
+        Pair(line, a, b, (now - then) / len(both)) for (line, a, b), then, now in zip(both, before, after, strict=True)
+    ]
+
+
+def ranks(values: Sequence[float]) -> list[float]:
+    """Each value's place in ascending order, from 1; equal values share the mean of theirs."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    found = [0.0] * len(values)
+    start = 0
+    while start < len(order):
+        end = start
+        while end + 1 < len(order) and values[order[end + 1]] - values[order[start]] <= _SAME:
+            end += 1
+        for place in order[start : end + 1]:
+            found[place] = (start + end) / 2 + 1
+        start = end + 1
+    return found
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's rank correlation; None where one side is the same for all."""
+    a, b = ranks(first), ranks(second)
+    spread = pstdev(a) * pstdev(b)
+    if math.isclose(spread, 0.0, abs_tol=1e-12):
+        return None
+    middle = (len(a) + 1) / 2
+    return fmean((x - middle) * (y - middle) for x, y in zip(a, b, strict=True)) / spread
+
+
+def compare_order(pairs: Sequence[Pair]) -> Order:
+    """Compares every two completions of the same prompt: their order is all that training sees."""
+    groups: dict[str, list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        groups[json.dumps(pair.line.sample["messages"][:-1], sort_keys=True)].append(pair)
+    count = flipped = tied = untied = 0
+    for group in groups.values():
+        for one, other in combinations(group, 2):
+            before, after = _sign(one.first - other.first), _sign(one.second - other.second)
+            count += 1
+            flipped += before * after < 0
+            tied += before != 0 and after == 0
+            untied += before == 0 and after != 0
+    return Order(count, flipped, tied, untied)
+
+
+def _sign(value: float) -> int:
+    return 0 if abs(value) <= _SAME else 1 if value > 0 else -1
+
+
+def _print_distributions(
+    names: Sequence[str], pairs: Sequence[Pair], scores: Sequence[Sequence[Score]], console: Console
+) -> None:
+    columns = [[pair.first for pair in pairs], [pair.second for pair in pairs]]
+    low, high = min(map(min, columns)), max(map(max, columns))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(f"{len(pairs)} completions")
+    for name in ("mean", "std", "min", "25 %", "median", "75 %", "max", "not scored"):
+        table.add_column(name, justify="right")
+    table.add_column(f"{number(low)} … {number(high)}")
+    for name, values, own in zip(names, columns, scores, strict=True):
+        quartiles = quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+        figures = (fmean(values), pstdev(values), min(values), *quartiles, max(values))
+        unscored = str(sum(score.error is not None for score in own))
+        table.add_row(Text(name), *map(number, figures), unscored, bars(_histogram(values, low, high)))
+    console.print(table)
+
+
+def _histogram(values: Sequence[float], low: float, high: float) -> list[int]:
+    counts = [0] * BINS
+    for value in values:
+        counts[min(BINS - 1, int((value - low) / (high - low) * BINS)) if high > low else 0] += 1
+    return counts
+
+
+def _print_agreement(correlation: float | None, order: Order, pairs: Sequence[Pair], console: Console) -> None:
+    differing = sum(abs(pair.first - pair.second) > _SAME for pair in pairs)
+    console.print(f"Scores differ for {differing} of {len(pairs)} completions.", highlight=False)
+    if correlation is None:
+        console.print("There is no rank correlation: one version scores all completions the same.")
+    else:
+        console.print(f"Rank correlation (Spearman): {number(correlation)}", highlight=False)
+    if not order.pairs:
+        console.print("No prompt has several completions, so there is no order to compare.")
+        return
+    parts = ((order.flipped, "are the other way round"), (order.tied, "became ties"), (order.untied, "were ties"))
+    text = ", ".join(f"{share:.1%} {what}" for share, what in ((n / order.pairs, what) for n, what in parts))
+    console.print(f"Of {order.pairs} pairs of completions of the same prompt, {text}.", highlight=False)
+
+
+def _print_samples(pairs: Sequence[Pair], count: int, console: Console) -> None:
+    most = sorted(pairs, key=lambda pair: (-abs(pair.moved), -abs(pair.second - pair.first), pair.line.number))
+    shown = [pair for pair in most if abs(pair.moved) > _SAME or abs(pair.second - pair.first) > _SAME][:count]
+    for pair in shown:
+        messages: list[dict[str, Any]] = pair.line.sample["messages"]
+        body = Table.grid(padding=(0, 2))
+        body.add_row("prompt", Text(shorten(last_user_message(json.dumps(messages[:-1])), 300)))
+        body.add_row("completion", Text(shorten(str(messages[-1].get("content")), 600)))
+        body.add_row(
+            "reference", Text(shorten(json.dumps(pair.line.sample["reference_answer"], ensure_ascii=False), 300))
+        )
+        title = (
+            f"line {pair.line.number}: {number(pair.first)} → {number(pair.second)}, "
+            f"moved by {signed(100 * pair.moved, 0)} % of the ranks"
+        )
+        console.print(Panel(body, title=Text(harmless(title)), title_align="left"))

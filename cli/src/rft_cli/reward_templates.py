@@ -1,0 +1,322 @@
+"""Rewards to start from: each builtin, judge and way to compute a reward, with one line about it and a manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from textwrap import dedent
+
+
+@dataclass(frozen=True)
+class Template:
+    """A reward that a manifest can start from."""
+
+    kind: str
+    """What it belongs to."""
+    line: str
+    """What it scores."""
+    spec: str
+    """The manifest's spec, as YAML with comments."""
+
+    def manifest(self, name: str) -> str:
+        """The whole manifest, under a name."""
+        indented = "\n".join(f"  {line}" if line else "" for line in dedent(self.spec).strip().splitlines())
+        return f"apiVersion: rft.dev/v1alpha1\nkind: RewardFunction\nmetadata: {{name: {name}}}\nspec:\n{indented}\n"
+
+
+def _judge(template: str, line: str) -> Template:
+    return Template(
+        "judge",
+        line,
+        f"""
+        judge:
+          template: {template}
+          # rubric: what earns which rating from 1 to 5; the template's own when absent
+          model:
+            url: http://127.0.0.1:8000/v1   # an OpenAI-compatible API; or `bedrock`, or `endpoint`
+            name: judge
+            # tokenKey: OPENAI_API_KEY      # key of the Secret in spec.credentials
+        timeout: 5m
+        """,
+    )
+
+
+TEMPLATES: dict[str, Template] = {
+    "Math": Template(
+        "builtin",
+        "whether the final answer equals the ground truth: numbers, fractions, units, LaTeX",
+        """
+        builtin:
+          name: Math
+          # math: {relativeTolerance: "0.01", answerKey: final_answer}
+        tests:
+        - prompt: What is 6 times 7?
+          completion: "6 * 7 = 42, so\\n#### 42"
+          referenceAnswer: "42"
+          expect: {minimum: "1"}
+        - prompt: What is 6 times 7?
+          completion: "#### 41"
+          referenceAnswer: "42"
+          expect: {maximum: "0"}
+        """,
+    ),
+    "ExactMatch": Template(
+        "builtin",
+        "whether the answer is the expected text",
+        """
+        builtin:
+          name: ExactMatch
+          exactMatch:
+            squad: true                          # without case, punctuation, and a, an, the
+            pattern: "<answer>(.*?)</answer>"    # where the answer stands; the whole completion when absent
+        tests:
+        - prompt: Capital of France?
+          completion: "<answer>paris.</answer>"
+          referenceAnswer: Paris
+          expect: {minimum: "1"}
+        - prompt: Capital of France?
+          completion: "<answer>Rome</answer>"
+          referenceAnswer: Paris
+          expect: {maximum: "0"}
+        """,
+    ),
+    "F1": Template(
+        "builtin",
+        "F1 over labels, or over the words of a text",
+        """
+        builtin:
+          name: F1
+          f1: {compare: Labels}                  # or Tokens, as SQuAD compares texts
+        tests:
+        - prompt: Which topics?
+          completion: "billing, refund"
+          referenceAnswer: "refund, billing"
+          expect: {minimum: "1"}
+        - prompt: Which topics?
+          completion: billing
+          referenceAnswer: "refund, billing"
+          expect: {maximum: "0.7"}
+        """,
+    ),
+    "Json": Template(
+        "builtin",
+        "F1 over the fields of the completion's JSON, under a schema",
+        """
+        builtin:
+          name: Json
+          json:
+            jsonSchema: {type: object, required: [category]}
+        tests:
+        - prompt: Sort it.
+          completion: "{\\"category\\": \\"billing\\"}"
+          referenceAnswer: {category: billing}
+          expect: {minimum: "1"}
+        - prompt: Sort it.
+          completion: billing
+          referenceAnswer: {category: billing}
+          expect: {maximum: "0"}
+        """,
+    ),
+    "Format": Template(
+        "builtin",
+        "the share of constraints that hold: pattern, lengths, texts, language",
+        """
+        builtin:
+          name: Format
+          format:
+            pattern: "<think>.*</think>.*"
+            maximumWords: 200
+            excludes: ["As an AI"]
+            language: en
+        tests:
+        - prompt: Hello
+          completion: "<think>They greet me.</think>Hello, how are you today?"
+          expect: {minimum: "1"}
+        - prompt: Hello
+          completion: As an AI I cannot greet you.
+          expect: {maximum: "0.5"}
+        """,
+    ),
+    "Code": Template(
+        "builtin",
+        "the share of the data row's tests that the completion's Python code passes",
+        """
+        builtin:
+          name: Code
+          code:
+            testsKey: tests                      # field of the data row: asserts, or a list of {input, output}
+            timeout: 3s
+        tests:
+        - prompt: "Write add(a, b)."
+          completion: |
+            ```python
+            def add(a, b):
+                return a + b
+            ```
+          metadata: {tests: "assert add(1, 2) == 3\\nassert add(-1, 1) == 0"}
+          expect: {minimum: "1"}
+        - prompt: "Read a number and print its double."
+          completion: "print(int(input()) + 2)"
+          metadata: {tests: [{input: "2", output: "4"}, {input: "3", output: "6"}]}
+          expect: {minimum: "0.5", maximum: "0.5"}
+        """,
+    ),
+    "Rouge": Template(
+        "builtin",
+        "ROUGE: words, pairs or sequences of words in common with the reference",
+        """
+        builtin:
+          name: Rouge
+          rouge: {variant: RougeL}               # or Rouge1, Rouge2
+        tests:
+        - prompt: Sum it up.
+          completion: the cat sat
+          referenceAnswer: The cat sat.
+          expect: {minimum: "1"}
+        - prompt: Sum it up.
+          completion: a dog
+          referenceAnswer: The cat sat.
+          expect: {maximum: "0"}
+        """,
+    ),
+    "Bleu": Template(
+        "builtin",
+        "BLEU of the sentence, as SacreBLEU computes it",
+        """
+        builtin:
+          name: Bleu
+          # bleu: {tokenizer: zh}                # where words are not separated by spaces: zh or char
+        tests:
+        - prompt: Translate.
+          completion: The cat sat on it.
+          referenceAnswer: The cat sat on it.
+          expect: {minimum: "1"}
+        - prompt: Translate.
+          completion: Hello
+          referenceAnswer: The cat sat on it.
+          expect: {maximum: "0.1"}
+        """,
+    ),
+    "ChrF": Template(
+        "builtin",
+        "chrF: sequences of characters in common with the reference",
+        """
+        builtin:
+          name: ChrF
+          chrF: {wordOrder: 2}                   # 2 makes it chrF++
+        tests:
+        - prompt: Translate.
+          completion: The cat sat on it.
+          referenceAnswer: The cat sat on it.
+          expect: {minimum: "1"}
+        - prompt: Translate.
+          completion: Hello
+          referenceAnswer: The cat sat on it.
+          expect: {maximum: "0.2"}
+        """,
+    ),
+    "InstructionFollowing": _judge("InstructionFollowing", "a model judges whether instructions were followed"),
+    "Summarization": _judge("Summarization", "a model judges a summary"),
+    "Reasoning": _judge("Reasoning", "a model judges the steps that lead to an answer"),
+    "Faithfulness": _judge("Faithfulness", "a model judges whether an answer keeps to the given context"),
+    "Python": Template(
+        "own code",
+        "a Python function of yours, in the contract of Amazon Bedrock's reward Lambdas",
+        """
+        python:
+          source: |
+            def lambda_handler(event, context):
+                return [grade(sample) for sample in event]
+
+            def grade(sample):
+                completion = sample["messages"][-1]["content"]
+                right = float(completion.strip() == sample["reference_answer"])
+                short = float(len(completion) <= 200)
+                return {
+                    "id": sample["id"],
+                    "aggregate_reward_score": 0.9 * right + 0.1 * short,
+                    "metrics_list": [
+                        {"name": "right", "value": right, "type": "Reward"},
+                        {"name": "short", "value": short, "type": "Reward"},
+                    ],
+                }
+        tests:
+        - prompt: What is 6 times 7?
+          completion: "42"
+          referenceAnswer: "42"
+          expect: {minimum: "1"}
+        - prompt: What is 6 times 7?
+          completion: "41"
+          referenceAnswer: "42"
+          expect: {maximum: "0.1"}
+        """,
+    ),
+    "Combine": Template(
+        "combination",
+        "a weighted sum of rewards: here Math and Format",
+        """
+        combine:
+          terms:
+          - {name: correct, weight: "0.8", builtin: {name: Math}}
+          - {name: thinks, weight: "0.2", builtin: {name: Format, format: {pattern: "<think>.+</think>.+"}}}
+          # - {name: short, weight: "0", ...}    # weight 0 records a reward without training on it
+        tests:
+        - prompt: "6 * 7?"
+          completion: "<think>6 * 7</think>#### 42"
+          referenceAnswer: "42"
+          expect: {minimum: "1"}
+        - prompt: "6 * 7?"
+          completion: "#### 42"
+          referenceAnswer: "42"
+          expect: {maximum: "0.8"}
+        """,
+    ),
+    "OpenAI": Template(
+        "OpenAI's JSON",
+        "a grader as OpenAI documents it: string_check, text_similarity, python, multi, score_model, label_model",
+        """
+        openai:
+          grader:
+            type: multi
+            graders:
+              email:
+                type: string_check
+                input: "{{ sample.output_json.email }}"
+                reference: "{{ item.email }}"
+                operation: eq
+              name:
+                type: text_similarity
+                input: "{{ sample.output_json.name }}"
+                reference: "{{ item.name }}"
+                evaluation_metric: fuzzy_match
+            calculate_output: (name + email) / 2
+        tests:
+        - prompt: Who is it?
+          completion: '{"name": "John Doe", "email": "john@example.com"}'
+          metadata: {name: John Doe, email: john@example.com}
+          expect: {minimum: "1"}
+        - prompt: Who is it?
+          completion: John
+          metadata: {name: John Doe, email: x}
+          expect: {maximum: "0"}
+        """,
+    ),
+    "Lambda": Template(
+        "service",
+        "an AWS Lambda in the contract of Amazon Bedrock's reward Lambdas",
+        """
+        lambda:
+          functionArn: arn:aws:lambda:eu-west-1:123456789012:function:grade
+        timeout: 5m
+        """,
+    ),
+    "Http": Template(
+        "service",
+        "a server of yours with the same contract",
+        """
+        http:
+          url: https://rewards.example.com/v1/score
+          # tokenKey: REWARD_TOKEN               # key of the Secret in spec.credentials
+        timeout: 1m
+        """,
+    ),
+}

@@ -1,0 +1,109 @@
+"""`rft rewards list`, `show` and `init`: which rewards there are, their options, and a manifest to start from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rft_api.crd import structural_schema
+from rft_api.reward_function import RewardFunction
+from rft_api.run import ExitCode, RunError
+from rft_cli.new_file import new_files
+from rft_cli.reward_templates import TEMPLATES, Template
+
+_FIELDS = {"Python": "python", "Combine": "combine", "OpenAI": "openai", "Lambda": "lambda", "Http": "http"}
+
+
+def list_rewards(console: Console) -> None:
+    """Prints every reward with a line about it."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("name", "kind", "scores"):
+        table.add_column(column)
+    for name, template in TEMPLATES.items():
+        table.add_row(name, template.kind, template.line)
+    console.print(table)
+    console.print("rft rewards show NAME: its options, and an example", highlight=False)
+    console.print("rft rewards init NAME [FILE]: writes a manifest to start from", highlight=False)
+
+
+def show_reward(name: str, console: Console) -> None:
+    """Prints a reward's options, as the manifest's schema has them, and an example.
+
+    Raises:
+        RunError: CONFIGURATION_INVALID when there is no such reward.
+    """
+    name, template = _template(name)
+    console.print(Text(name, style="bold"), Text(f"· {template.line}"))
+    field, schema = _options(name, template)
+    rows = list(_rows(schema, ""))
+    if rows:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in (f"option of {field}", "type", "default", "meaning"):
+            table.add_column(column)
+        for row in rows:
+            table.add_row(*map(Text, row))
+        console.print(table)
+    else:
+        console.print("It has no options.")
+    console.print(Text(template.manifest(_manifest_name(name)).rstrip()), soft_wrap=True)
+
+
+def init_reward(name: str, file: Path, console: Console) -> None:
+    """Writes a manifest to start from.
+
+    Raises:
+        RunError: CONFIGURATION_INVALID when there is no such reward, OUTPUT_INVALID when the file exists already.
+    """
+    name, template = _template(name)
+    with new_files([file]) as (target,):
+        target.write(template.manifest(_manifest_name(file.stem)).encode())
+    console.print(f"Wrote {file}. Next: rft score {file} COMPLETIONS.jsonl", highlight=False, soft_wrap=True)
+
+
+def _template(name: str) -> tuple[str, Template]:
+    for known, template in TEMPLATES.items():
+        if known.casefold() == name.casefold():
+            return known, template
+    close = get_close_matches(name.casefold(), [known.casefold() for known in TEMPLATES], n=1)
+    hint = next((f"did you mean {known}?" for known in TEMPLATES if [known.casefold()] == close), "")
+    raise RunError(
+        ExitCode.CONFIGURATION_INVALID,
+        f"there is no reward {name}; {hint or 'rft rewards list shows them all'}",
+    )
+
+
+def _manifest_name(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:63].strip("-") or "reward"
+
+
+def _options(name: str, template: Template) -> tuple[str, dict[str, Any]]:
+    """Where a reward's options stand in the manifest, and their schema."""
+    spec = structural_schema(RewardFunction)["properties"]["spec"]["properties"]
+    if template.kind == "builtin":
+        field = name[0].lower() + name[1:]
+        return f"builtin.{field}", spec["builtin"]["properties"][field]
+    field = _FIELDS.get(name, "judge")
+    return field, spec[field]
+
+
+def _rows(schema: dict[str, Any], path: str) -> Iterator[tuple[str, str, str, str]]:
+    for name, field in schema.get("properties", {}).items():
+        kind = " | ".join(field["enum"]) if "enum" in field else str(field.get("type", "any"))
+        required = name in schema.get("required", [])
+        default = (
+            "(required)" if required else "" if field.get("default") in (None, {}, []) else _text(field["default"])
+        )
+        yield f"{path}{name}", kind, default, field.get("description", "")
+        yield from _rows(field, f"{path}{name}.")
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)

@@ -1,0 +1,101 @@
+"""A completion's side of assert tests: runs its code, then answers calls to what it defines, until told to end.
+
+It runs in the completion's own process, so nothing here is to be trusted, and nothing here decides a test.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+import types
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from rft_reward.graders.code_values import References, decode, encode, read, write
+
+_OPERATORS = "getitem setitem delitem eq ne lt le gt ge add sub mul truediv floordiv mod pow neg and_ or_ xor matmul"
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "call": lambda function, *arguments, **named: function(*arguments, **named),
+    "getattr": getattr,
+    "setattr": setattr,
+    "len": len,
+    "iter": iter,
+    "next": next,
+    "str": str,
+    "repr": repr,
+    "bool": bool,
+    **{name: getattr(operator, name) for name in _OPERATORS.split()},
+}
+"""What the tests may ask of an object that is no plain data."""
+
+
+def serve(run: Callable[[], Any], module: types.ModuleType, requests: BinaryIO, replies: BinaryIO) -> None:
+    """Runs the code and answers requests."""
+    sys.set_int_max_str_digits(0)
+    session = _Session(requests, replies)
+    try:
+        run()
+        names = {name: session.describe(value) for name, value in list(vars(module).items()) if _is_own(name, value)}
+        session.send({"names": names})
+    except SystemExit:
+        session.send({"failed": "the code exits when it is imported"})
+        return
+    except BaseException as error:
+        session.send({"failed": f"{type(error).__name__}: {error}"[:500]})
+        return
+    while True:
+        session.answer(read(requests))
+
+
+def _is_own(name: str, value: Any) -> bool:
+    return not name.startswith("__") and not isinstance(value, types.ModuleType)
+
+
+class _Session:
+    def __init__(self, requests: BinaryIO, replies: BinaryIO):
+        self._requests, self._replies = requests, replies
+        self._references = References()
+
+    def send(self, message: dict[str, Any]) -> None:
+        write(self._replies, message)
+
+    def describe(self, value: Any) -> Any:
+        """A name's value for the tests; of an exception class, what it derives from."""
+        if isinstance(value, type) and issubclass(value, BaseException):
+            base = next(base for base in value.__mro__ if base.__module__ == "builtins")
+            return {"exception": [self._references.number(value), base.__name__]}
+        return self._encode(value)
+
+    def answer(self, request: dict[str, Any]) -> None:
+        try:
+            arguments = self._decode(request["arguments"])
+            result = OPERATIONS[request["do"]](*arguments, **self._decode(request["named"]))
+            # Lists and the like that the call changed are changed in the tests, too.
+            self.send({"value": self._encode(result), "arguments": [self._encode(item) for item in arguments]})
+        except BaseException as error:
+            kinds = [base.__name__ for base in type(error).__mro__]
+            self.send({"raised": kinds, "text": str(error)[:1000]})
+
+    def _encode(self, value: Any) -> Any:
+        return encode(value, lambda item: {"object": self._references.number(item)})
+
+    def _decode(self, value: Any) -> Any:
+        return decode(value, self._resolve)
+
+    def _resolve(self, kind: str, number: Any) -> Any:
+        if kind == "yours":
+            return self._references[number]
+
+        def function_of_the_tests(*arguments: Any) -> Any:
+            self.send({"callback": number, "arguments": [self._encode(item) for item in arguments]})
+            while True:
+                message = read(self._requests)
+                if "do" not in message:
+                    break
+                self.answer(message)  # the callback used an object of ours
+            if "value" not in message:
+                raise RuntimeError("a function of the tests raised an exception")
+            return self._decode(message["value"])
+
+        return function_of_the_tests

@@ -1,0 +1,107 @@
+"""OpenAI's graders that need no model: string_check, text_similarity, python, and multi over them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from rft_reward.graders.builtin import Component, over_samples
+from rft_reward.graders.openai_formula import compute
+from rft_reward.graders.openai_values import NotInCompletion, Values
+from rft_reward.graders.term import Grade, TimeLimit, Unscorable
+
+Part = Callable[[Values], float]
+"""From a sample's values to the score of one grader."""
+
+
+def prepare(plan: dict[str, Any]) -> Callable[[], Grade]:
+    """Imports what the graders of a plan (`rft_reward.openai_plan`) need; calling the result loads the user's code."""
+    ready = [(key, part, _prepare(part, f"grader_{key}")) for key, part in plan["graders"]]
+
+    def load() -> Grade:
+        parts = [(key, part.get("threshold"), start()) for key, part, start in ready]
+
+        def grade(sample: dict[str, Any]) -> tuple[float, list[Component]]:
+            values = Values(sample)
+            scores: dict[str, float] = {}
+            components: list[Component] = []
+            for key, threshold, part in parts:
+                try:
+                    scores[key] = part(values)
+                except NotInCompletion:
+                    scores[key] = 0.0
+                except Unscorable as error:
+                    raise Unscorable(f"grader {key}: {error}") from None
+                components.append((key, scores[key], "Reward"))
+                if threshold is not None:
+                    components.append((f"{key}/passed", float(scores[key] >= threshold), "Metric"))
+            # Without a formula the server computes it: some of its graders ask a model.
+            score = 0.0 if plan["formula"] is None else compute(plan["formula"], scores)
+            return score, components
+
+        return over_samples(grade)
+
+    return load
+
+
+def _prepare(part: dict[str, Any], module: str) -> Callable[[], Part]:
+    match part["type"]:
+        case "string_check":
+            return lambda: _string_check(part)
+        case "text_similarity":
+            measure = _measure(part["metric"])
+            return lambda: lambda values: measure(values.render(part["input"]), values.render(part["reference"]))
+        case "python":
+            from rft_reward.graders import python_code
+
+            return lambda: _python(*python_code.import_function(part["source"], "grade", module))
+    raise Unscorable(f"there is no grader of type {part['type']}")
+
+
+def _string_check(part: dict[str, Any]) -> Part:
+    def check(values: Values) -> float:
+        given, wanted = values.render(part["input"]), values.render(part["reference"])
+        match part["operation"]:
+            case "eq":
+                return float(given == wanted)
+            case "ne":
+                return float(given != wanted)
+            case "like":
+                return float(wanted in given)
+        return float(wanted.casefold() in given.casefold())
+
+    return check
+
+
+def _measure(metric: str) -> Callable[[str, str], float]:
+    from rft_reward.graders import text_overlap
+
+    if metric == "fuzzy_match":
+        from rapidfuzz import fuzz, utils
+
+        # OpenAI names the library only; these are the ratio and the preparation of its guide's example.
+        return lambda given, wanted: fuzz.WRatio(given, wanted, processor=utils.default_process) / 100
+    if metric == "bleu":
+        return text_overlap.bleu("13a")
+    if metric == "gleu":
+        return text_overlap.gleu
+    variant = metric.removeprefix("rouge_").upper()
+    return lambda given, wanted: text_overlap.rouge(given, wanted, variant)[2]
+
+
+def _python(function: Callable[..., Any], file: str) -> Part:
+    from rft_reward.graders import python_code
+
+    def run(values: Values) -> float:
+        try:
+            score = function(values.sample, values.item)
+        except (MemoryError, TimeLimit):
+            raise
+        except BaseException as error:
+            raise Unscorable(f"the code raised {python_code.describe(error, file)}") from None
+        if not isinstance(score, (int, float)) or not math.isfinite(score):
+            raise Unscorable(f"grade must return a finite number, not {score!r:.100}")
+        return float(score)
+
+    return run

@@ -1,0 +1,87 @@
+"""What templates and code of OpenAI's graders see of a sample: the namespaces `sample` and `item`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rft_reward.graders.sample import completion_text
+from rft_reward.graders.term import Unscorable
+
+_MISSING = object()
+
+
+class NotInCompletion(Exception):
+    """The completion lacks what a template names: the model's fault, so a score of 0 and no error."""
+
+
+class Values:
+    """The two namespaces of one sample."""
+
+    def __init__(self, sample: dict[str, Any]):
+        *conversation, answer = sample["messages"]
+        text = completion_text(sample)
+        self.sample: dict[str, Any] = {
+            "output_text": text,
+            "output_json": _json(text),
+            "output_tools": answer.get("tool_calls") or [],
+            "choices": [{"index": 0, "message": answer, "finish_reason": "stop"}],
+        }
+        """What the model wrote; `output_json` is None when that is not JSON."""
+        metadata = sample.get("metadata") or {}
+        self.item: dict[str, Any] = {"messages": conversation, **metadata}
+        """The data row."""
+        if sample.get("reference_answer") is not None:
+            self.item["reference_answer"] = sample["reference_answer"]
+        elif self.item.get("reference_answer") is None:  # the protocol's way to say that there is none
+            self.item.pop("reference_answer", None)
+
+    def render(self, parts: Sequence[str | list[str | int]]) -> str:
+        """The text of a template in the form of `rft_api.openai_template.parse_template`.
+
+        Raises:
+            NotInCompletion: when the completion has no such value.
+            Unscorable: when the data row has none.
+        """
+        return "".join(part if isinstance(part, str) else _text(self._find(part)) for part in parts)
+
+    def _find(self, path: Sequence[str | int]) -> Any:
+        of_completion = path[0] == "sample"
+        value: Any = self.sample if of_completion else self.item
+        for depth, step in enumerate(path[1:], 2):
+            value = _inside(value, step)
+            # JSON that cannot be read is None.
+            if value is _MISSING or (value is None and of_completion):
+                name = _name(path[:depth])
+                if of_completion:
+                    raise NotInCompletion(f"the completion has no {name}")
+                raise Unscorable(f"the data row has no {name}, which the grader's template names")
+        return value
+
+
+def _inside(value: Any, step: str | int) -> Any:
+    if isinstance(value, dict):
+        return value.get(step, _MISSING)
+    if isinstance(value, list) and isinstance(step, int) and step < len(value):
+        return value[step]
+    return _MISSING
+
+
+def _name(path: Sequence[str | int]) -> str:
+    return str(path[0]) + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path[1:])
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,98 @@
+"""Rewards that an AWS Lambda computes, in the contract of Amazon Bedrock's reward Lambdas."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rft_api.reward_function import LambdaReward
+from rft_reward.combine import Row
+from rft_reward.metrics import Metrics
+from rft_reward.remote import aws, retries
+from rft_reward.remote.errors import RemoteError, shortened
+from rft_reward.remote.limits import Limiter
+from rft_reward.remote.pieces import Sample, cut, score_pieces
+from rft_reward.remote.rows import read_rows, write_samples
+
+MAXIMUM_BYTES = 6 * 1024 * 1024
+"""AWS' limit of an invocation's payload, and of its answer."""
+_TOO_LARGE_ANSWER = "Function.ResponseSizeTooLarge"
+
+
+class _TooLarge(RemoteError):
+    """Samples or answer are more than AWS carries."""
+
+
+class AwsLambda:
+    """Invokes a function.
+
+    Args:
+        reward: the manifest's.
+        seconds: longest time that an invocation may take.
+        metrics: what is counted.
+    """
+
+    def __init__(self, reward: LambdaReward, seconds: float, metrics: Metrics):
+        self._reward = reward
+        self._metrics = metrics
+        self._limiter = Limiter(reward.concurrency)
+        region = reward.function_arn.split(":")[3]
+        self._aws = aws.Aws("lambda", region, reward.concurrency, seconds)
+
+    async def score(self, samples: Sequence[Sample], deadline: float) -> list[Row]:
+        """See `RemoteGrader`."""
+
+        return await self._score_pieces(cut(samples, self._reward.batch_size), deadline)
+
+    async def _score_pieces(self, pieces: Sequence[Sequence[Sample]], deadline: float) -> list[Row]:
+        return await score_pieces(pieces, lambda piece: self._score(piece, deadline), deadline, self._metrics)
+
+    async def _score(self, samples: Sequence[Sample], deadline: float) -> list[Row]:
+        payload = write_samples(samples)
+        try:
+            if len(payload) > MAXIMUM_BYTES:
+                raise _TooLarge(f"the sample has {len(payload)} bytes; a Lambda takes at most 6 MiB")
+            answer = await retries.ask(lambda seconds, _: self._invoke(payload, seconds), self._limiter, deadline)
+        except _TooLarge:
+            if len(samples) == 1:
+                raise
+            middle = len(samples) // 2
+            return await self._score_pieces([samples[:middle], samples[middle:]], deadline)
+        return read_rows([sample["id"] for sample in samples], answer)
+
+    async def _invoke(self, payload: bytes, seconds: float) -> bytes:
+        outcome = "failed"
+        try:
+            problem, answer = await self._aws.call(lambda client: self._call(client, payload), seconds)
+            outcome = "failed" if problem else "answered"
+        finally:
+            self._metrics.remote_requests.labels("lambda", outcome).inc()
+        if problem:
+            raise _function_error(problem, answer)
+        return answer
+
+    def _call(self, client: Any, payload: bytes) -> tuple[str | None, bytes]:
+        answer = client.invoke(
+            FunctionName=self._reward.function_arn, InvocationType="RequestResponse", Payload=payload
+        )
+        return answer.get("FunctionError"), answer["Payload"].read()
+
+    async def close(self) -> None:
+        """Lets invocations in flight end by themselves."""
+        self._aws.close()
+
+
+def _function_error(problem: str, answer: bytes) -> RemoteError:
+    """What a function's failure says: AWS answers it with type and message of the exception."""
+    try:
+        told = json.loads(answer)
+    except (ValueError, RecursionError):
+        told = None
+    if not isinstance(told, dict):
+        return RemoteError(f"the Lambda failed ({problem}): {shortened(answer[:4096].decode('utf-8', 'replace'))}")
+    kind, message = told.get("errorType"), told.get("errorMessage")
+    text = shortened(": ".join(str(part) for part in (kind, message) if part))
+    if kind == _TOO_LARGE_ANSWER:
+        return _TooLarge(f"the Lambda's answer to one sample is larger than 6 MiB: {text}")
+    return RemoteError(f"the Lambda raised {text}" if text else f"the Lambda failed ({problem})")

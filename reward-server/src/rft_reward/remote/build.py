@@ -1,0 +1,75 @@
+"""From a manifest's judge, openai, lambda or http to what asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rft_api.reward_function import Grader, JudgeLimits, JudgeModel
+from rft_reward.metrics import Metrics
+from rft_reward.pool import Pool, PoolSettings
+from rft_reward.remote.chat import Backend, ChatModel
+from rft_reward.remote.credentials import header_value
+from rft_reward.remote.limits import Limiter
+from rft_reward.remote.pieces import RemoteGrader
+
+
+def build(
+    grader: Grader, workers: PoolSettings | None, seconds: float, environment: Mapping[str, str], metrics: Metrics
+) -> RemoteGrader:
+    """The remote grader of a manifest whose credentials have been checked; imports only what it needs.
+
+    Args:
+        grader: where one of judge, openai, lambda and http is set.
+        workers: compute those parts of an openai grader that ask no model.
+        seconds: the function's timeout.
+        environment: holds the credentials that the manifest names.
+        metrics: what is counted.
+    """
+    if grader.judge is not None:
+        from rft_reward.remote.judge import Judge
+
+        judge = grader.judge
+        return Judge(judge, _chat_model(judge.model, judge.limits, seconds, environment, metrics), metrics)
+    if grader.openai is not None:
+        from rft_reward.remote.openai_model import OpenAIModelGrader
+
+        openai = grader.openai
+        assert openai.model is not None
+        chat_model = _chat_model(openai.model, openai.limits, seconds, environment, metrics)
+        pool = None if workers is None else Pool(workers, metrics)
+        return OpenAIModelGrader(openai.grader, chat_model, pool, metrics)
+    if grader.lambda_ is not None:
+        from rft_reward.remote.aws_lambda import AwsLambda
+
+        return AwsLambda(grader.lambda_, seconds, metrics)
+    from rft_reward.remote.http_server import HttpServer
+
+    http = grader.http
+    assert http is not None
+    headers = {name: header_value(environment, key) for name, key in http.headers.items()}
+    if http.token_key is not None:
+        headers["authorization"] = f"Bearer {header_value(environment, http.token_key)}"
+    return HttpServer(http, headers, environment[http.ca_key] if http.ca_key else None, metrics)
+
+
+def _chat_model(
+    model: JudgeModel, limits: JudgeLimits, seconds: float, environment: Mapping[str, str], metrics: Metrics
+) -> ChatModel:
+    backend: Backend
+    if model.bedrock is not None:
+        from rft_reward.remote.bedrock_chat import BedrockChat
+
+        backend = BedrockChat(model.bedrock.model_id, model.bedrock.region, limits.concurrency, seconds)
+    else:
+        from rft_reward.remote.openai_chat import OpenAIChat
+
+        assert model.url is not None
+        assert model.name is not None
+        backend = OpenAIChat(
+            model.url,
+            model.name,
+            header_value(environment, model.token_key) if model.token_key else None,
+            environment[model.ca_key] if model.ca_key else None,
+        )
+    limiter = Limiter(limits.concurrency, limits.requests_per_minute, limits.tokens_per_minute)
+    return ChatModel(backend, limiter, metrics)

@@ -1,0 +1,59 @@
+"""Rewards that a server of the user's computes: it takes and gives what the reward server does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rft_api.reward_function import HttpReward
+from rft_reward.combine import Row
+from rft_reward.metrics import Metrics
+from rft_reward.remote import retries
+from rft_reward.remote.errors import RemoteError
+from rft_reward.remote.limits import Limiter
+from rft_reward.remote.pieces import Sample, cut, score_pieces
+from rft_reward.remote.rows import read_rows, write_samples
+from rft_reward.remote.web import Web
+
+_MAXIMUM_BYTES = 64 * 1024 * 1024
+
+
+class HttpServer:
+    """Posts samples to a URL.
+
+    Args:
+        reward: the manifest's.
+        headers: headers with credentials.
+        certificates: PEM that the server's certificate is checked against instead of the system's.
+        metrics: what is counted.
+    """
+
+    def __init__(self, reward: HttpReward, headers: Mapping[str, str], certificates: str | None, metrics: Metrics):
+        self._reward = reward
+        self._metrics = metrics
+        self._limiter = Limiter(reward.concurrency)
+        self._web = Web(reward.url, headers, certificates, _MAXIMUM_BYTES)
+
+    async def score(self, samples: Sequence[Sample], deadline: float) -> list[Row]:
+        """See `RemoteGrader`."""
+
+        async def score_piece(piece: Sequence[Sample]) -> list[Row]:
+            body = write_samples(piece)
+            answer = await retries.ask(lambda seconds, _: self._post(body, seconds), self._limiter, deadline)
+            return read_rows([sample["id"] for sample in piece], answer)
+
+        return await score_pieces(cut(samples, self._reward.batch_size), score_piece, deadline, self._metrics)
+
+    async def _post(self, body: bytes, seconds: float) -> bytes:
+        outcome = "failed"
+        try:
+            status, answer = await self._web.post(body, seconds)
+            outcome = "answered"
+        finally:
+            self._metrics.remote_requests.labels("http", outcome).inc()
+        if status // 100 != 2:
+            raise RemoteError(f"{self._reward.url} answered {status}: {self._web.words(answer)}")
+        return answer
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._web.close()

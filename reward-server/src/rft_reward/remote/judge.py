@@ -1,0 +1,100 @@
+"""The judge: a chat model rates each completion from 1 to 5."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import statistics
+from collections.abc import Sequence
+
+from rft_api.reward_function import JudgeReward
+from rft_reward.combine import Row
+from rft_reward.metrics import Metrics
+from rft_reward.remote.cache import Cache
+from rft_reward.remote.chat import ChatModel
+from rft_reward.remote.errors import RemoteError, shortened
+from rft_reward.remote.judge_answer import ASK_AGAIN, SCHEMA, Rating, read_rating
+from rft_reward.remote.judge_prompt import build_messages
+from rft_reward.remote.judge_templates import TEMPLATES
+from rft_reward.remote.pieces import Sample, cut, score_pieces
+
+_REMEMBERED = 20_000
+"""Ratings, of some hundred bytes each."""
+
+
+class Judge:
+    """Scores completions by a rubric.
+
+    Args:
+        judge: the manifest's.
+        model: the model that judges.
+        metrics: what is counted.
+    """
+
+    def __init__(self, judge: JudgeReward, model: ChatModel, metrics: Metrics):
+        self._judge = judge
+        self._model = model
+        self._metrics = metrics
+        self._cache: Cache[Rating] = Cache(_REMEMBERED)
+        self._sampling = {
+            # Votes that are all the same would tell nothing.
+            "temperature": 0 if judge.votes == 1 else 1,
+            "max_completion_tokens": judge.max_tokens,
+        }
+
+    async def score(self, samples: Sequence[Sample], deadline: float) -> list[Row]:
+        """See `RemoteGrader`."""
+
+        async def score_one(piece: Sequence[Sample]) -> list[Row]:
+            return [await self._score(piece[0], deadline)]
+
+        return await score_pieces(cut(samples, 1), score_one, deadline, self._metrics)
+
+    async def _score(self, sample: Sample, deadline: float) -> Row:
+        judge = self._judge
+        try:
+            messages = build_messages(judge.template, TEMPLATES[judge.template], judge.rubric, sample)
+        except (RecursionError, TypeError) as error:
+            raise RemoteError(f"the sample cannot be shown to a judge: {error}") from None
+        # The model, votes and the rest are the same for all of this judge's.
+        key = hashlib.sha256(json.dumps(messages).encode()).digest()
+        rating, known = await self._cache.get(key, lambda: self._rate(messages, deadline))
+        if known:
+            self._metrics.judge_cache_hits.inc()
+        return {
+            "id": sample["id"],
+            "aggregate_reward_score": rating.score,
+            "metrics_list": [{"name": "rating", "value": float(rating.rating), "type": "Metric"}],
+            "explanation": rating.reason,
+        }
+
+    async def _rate(self, messages: list[dict[str, str]], deadline: float) -> Rating:
+        """The median of the votes, with the reason of one that is nearest to it."""
+        votes = await asyncio.gather(
+            *(self._vote(messages, deadline) for _ in range(self._judge.votes)), return_exceptions=True
+        )
+        ratings = [vote for vote in votes if isinstance(vote, Rating)]
+        if 2 * len(ratings) <= len(votes):  # no majority could be read
+            raise next(vote for vote in votes if isinstance(vote, BaseException))
+        median = statistics.median(rating.rating for rating in ratings)
+        nearest = min(ratings, key=lambda rating: abs(rating.rating - median))
+        return Rating(median, nearest.reason)
+
+    async def _vote(self, messages: list[dict[str, str]], deadline: float) -> Rating:
+        completion = await self._model.complete(messages, SCHEMA, deadline, self._sampling)
+        rating = read_rating(completion.text)
+        if rating is None:
+            wrong = {"role": "assistant", "content": completion.text or "(nothing)"}
+            again = [*messages, wrong, {"role": "user", "content": ASK_AGAIN}]
+            completion = await self._model.complete(again, SCHEMA, deadline, self._sampling)
+            rating = read_rating(completion.text)
+        if rating is None:
+            cut_off = f", cut off after {self._judge.max_tokens} tokens (judge.maxTokens)" if completion.cut else ""
+            raise RemoteError(f"the judge's answer holds no rating{cut_off}: {shortened(completion.text)}")
+        return rating
+
+    async def close(self) -> None:
+        """Ends what is in progress and closes the connections."""
+        self._cache.cancel()
+        await self._model.close()

@@ -1,0 +1,205 @@
+"""OpenAI's graders that ask a model: score_model and label_model, alone or in a multi with others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from rft_api.openai_grader import AnyGrader, LabelModel, SamplingParameters, ScoreModel
+from rft_api.openai_template import parse_template
+from rft_reward import openai_plan
+from rft_reward.combine import Row
+from rft_reward.graders.openai_formula import compute
+from rft_reward.graders.openai_values import NotInCompletion, Values
+from rft_reward.graders.term import Unscorable
+from rft_reward.metrics import Metrics
+from rft_reward.pool import Pool
+from rft_reward.remote.cache import Cache
+from rft_reward.remote.chat import ChatModel
+from rft_reward.remote.errors import RemoteError, shortened
+from rft_reward.remote.pieces import Sample, cut, score_pieces
+
+_REMEMBERED = 20_000
+_TRIES = 2
+"""Times that a model is asked for an answer that can be read."""
+
+_SCORE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "steps": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"description": {"type": "string"}, "conclusion": {"type": "string"}},
+                "required": ["description", "conclusion"],
+                "additionalProperties": False,
+            },
+        },
+        "result": {"type": "number"},
+    },
+    "required": ["steps", "result"],
+    "additionalProperties": False,
+}
+_SCORE_FORM = (
+    'Answer with one JSON object only: {"steps": [{"description": "...", "conclusion": "..."}], "result": NUMBER}, '
+    "with your reasoning in steps and the score in result."
+)
+
+
+class OpenAIModelGrader:
+    """Scores completions with a grader of which at least one part asks a model.
+
+    Args:
+        grader: the grader.
+        model: what its models' place is taken by.
+        workers: compute the other parts, if there are any; they are started and ended here.
+        metrics: what is counted.
+    """
+
+    def __init__(self, grader: AnyGrader, model: ChatModel, workers: Pool | None, metrics: Metrics):
+        self._parts = [(key, _Question(part)) for key, part in openai_plan.model_graders(grader)]
+        self._formula = openai_plan.formula(grader)
+        self._model = model
+        self._workers = workers
+        self._metrics = metrics
+        self._cache: Cache[tuple[float, str]] = Cache(_REMEMBERED)
+        if workers is not None:
+            workers.start()
+
+    async def score(self, samples: Sequence[Sample], deadline: float) -> list[Row]:
+        """See `RemoteGrader`."""
+        computed = {} if self._workers is None else {row["id"]: row for row in await self._workers.score(samples)}
+
+        async def score_one(piece: Sequence[Sample]) -> list[Row]:
+            return [await self._score(piece[0], computed.get(piece[0]["id"]), deadline)]
+
+        return await score_pieces(cut(samples, 1), score_one, deadline, self._metrics)
+
+    async def _score(self, sample: Sample, computed: Row | None, deadline: float) -> Row:
+        metrics = [] if computed is None else list(computed["metrics_list"])
+        if computed is not None and computed["aggregate_reward_score"] is None:
+            return computed
+        values, reasons = Values(sample), []
+        for key, question in self._parts:
+            try:
+                messages = question.messages(values)
+            except NotInCompletion:
+                score, reason = question.lowest, ""
+            except Unscorable as error:
+                raise RemoteError(f"grader {key}: {error}") from None
+            else:
+                digest = hashlib.sha256(json.dumps([key, messages]).encode()).digest()
+                (score, reason), known = await self._cache.get(digest, partial(self._ask, question, messages, deadline))
+                if known:
+                    self._metrics.judge_cache_hits.inc()
+            metrics.append({"name": key, "value": score, "type": "Reward"})
+            if question.threshold is not None:
+                passed = float(score >= question.threshold)
+                metrics.append({"name": f"{key}/passed", "value": passed, "type": "Metric"})
+            reasons += [f"{key}: {reason}"] if reason else []
+        try:
+            total = compute(self._formula, {metric["name"]: metric["value"] for metric in metrics})
+        except Unscorable as error:
+            raise RemoteError(str(error)) from None
+        row = {"id": sample["id"], "aggregate_reward_score": total, "metrics_list": metrics}
+        return {**row, "explanation": "\n".join(reasons)} if reasons else row
+
+    async def _ask(self, question: _Question, messages: list[dict[str, str]], deadline: float) -> tuple[float, str]:
+        for _ in range(_TRIES):
+            completion = await self._model.complete(messages, question.schema, deadline, question.sampling)
+            answer = question.read(completion.text)
+            if answer is not None:
+                return answer
+            wrong = {"role": "assistant", "content": completion.text or "(nothing)"}
+            messages = [*messages, wrong, {"role": "user", "content": question.form}]
+        raise RemoteError(f"the model's answer holds no {question.wanted}: {shortened(completion.text)}")
+
+    async def close(self) -> None:
+        """Ends what is in progress, the workers and the connections."""
+        self._cache.cancel()
+        if self._workers is not None:
+            await self._workers.close()
+        await self._model.close()
+
+
+class _Question:
+    """What one grader asks, and how its answer is read."""
+
+    def __init__(self, grader: ScoreModel | LabelModel):
+        self._templates = [(message.role, parse_template(message.content)) for message in grader.input]
+        self.sampling = _sampling(grader.sampling_params)
+        self._labels: dict[str, float] = {}
+        self.threshold: float | None = None
+        self.lowest = 0.0
+        if isinstance(grader, LabelModel):
+            self._labels = {label: float(label in grader.passing_labels) for label in grader.labels}
+            self.wanted, self.schema = "label", _label_schema(grader.labels)
+            self.form = (
+                f'Answer with one JSON object only: {{"label": LABEL}}, with one of {json.dumps(grader.labels)}.'
+            )
+        else:
+            self._low, self._high = grader.range
+            self.lowest = min(max(0.0, self._low), self._high)
+            self.threshold = grader.pass_threshold
+            self.wanted, self.schema, self.form = "result", _SCORE_SCHEMA, _SCORE_FORM
+
+    def messages(self, values: Values) -> list[dict[str, str]]:
+        """The conversation about a sample; the form of the answer is said for models that take no schema."""
+        rendered = [{"role": role, "content": values.render(parts)} for role, parts in self._templates]
+        return [{"role": "system", "content": self.form}, *rendered]
+
+    def read(self, text: str) -> tuple[float, str] | None:
+        """The score of an answer and its reason, or None when it holds none."""
+        answer = _last_object(text.rpartition("</think>")[2])
+        if answer is None:
+            return None
+        if self._labels:
+            label = answer.get("label")
+            return (self._labels[label], label) if isinstance(label, str) and label in self._labels else None
+        result = answer.get("result")
+        if isinstance(result, bool) or not isinstance(result, (int, float)) or not _is_finite(result):
+            return None
+        steps = answer.get("steps") if isinstance(answer.get("steps"), list) else []
+        conclusions = [str(step.get("conclusion", "")) for step in steps or [] if isinstance(step, dict)]
+        return min(max(float(result), self._low), self._high), " ".join(conclusions)[:4000]
+
+
+def _sampling(parameters: SamplingParameters) -> dict[str, Any]:
+    given = parameters.model_dump(exclude_none=True)
+    if "max_completions_tokens" in given:  # OpenAI's own spelling differs from that of its chat API
+        given["max_completion_tokens"] = given.pop("max_completions_tokens")
+    return given
+
+
+def _label_schema(labels: Sequence[str]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {"label": {"type": "string", "enum": list(labels)}},
+        "required": ["label"],
+        "additionalProperties": False,
+    }
+
+
+def _last_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that the text is, or ends with: models put it in a fence or after words."""
+    decoder, found, position = json.JSONDecoder(strict=False), None, 0
+    for _ in range(200):
+        position = text.find("{", position)
+        if position < 0:
+            break
+        try:
+            found, position = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError):
+            position += 1
+    return found if isinstance(found, dict) else None
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

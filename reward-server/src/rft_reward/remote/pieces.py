@@ -1,0 +1,67 @@
+"""Scores the pieces of a batch beside one another, so that what goes wrong with one costs that one only."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+from rft_reward.combine import Row, failed
+from rft_reward.metrics import Metrics
+from rft_reward.remote.errors import OutOfTimeError, RemoteError
+
+GRACE_SECONDS = 0.5
+"""Time that a piece has after its deadline to say itself what it was waiting for."""
+Sample = dict[str, Any]
+_logger = logging.getLogger(__name__)
+
+
+class RemoteGrader(Protocol):
+    """Scores samples by asking another service."""
+
+    async def score(self, samples: Sequence[Sample], deadline: float) -> list[Row]:
+        """A row per sample, in their order; never raises, and is done soon after `deadline` (`time.monotonic`)."""
+        ...
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        ...
+
+
+async def score_pieces(
+    pieces: Sequence[Sequence[Sample]],
+    score: Callable[[Sequence[Sample]], Awaitable[list[Row]]],
+    deadline: float,
+    metrics: Metrics,
+) -> list[Row]:
+    """The rows of all pieces; those of a piece that failed, or was not done in time, say why."""
+
+    async def guarded(piece: Sequence[Sample]) -> list[Row]:
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic()) + GRACE_SECONDS):
+                rows = await score(piece)
+        except TimeoutError:
+            reason, text = "timeout", "scoring took more than spec.timeout: raise it, or the limits"
+        except OutOfTimeError as error:
+            reason, text = "timeout", str(error)
+        except RemoteError as error:
+            reason, text = "remote", str(error)
+        except Exception as error:
+            _logger.exception("scoring failed")
+            reason, text = "remote", f"scoring ended in {type(error).__name__}: {error}"
+        else:
+            unscored = sum(row["aggregate_reward_score"] is None for row in rows)
+            if unscored:
+                metrics.sample_errors.labels("unscored").inc(unscored)
+            return rows
+        metrics.sample_errors.labels(reason).inc(len(piece))
+        return [failed(sample["id"], text) for sample in piece]
+
+    return [row for rows in await asyncio.gather(*map(guarded, pieces)) for row in rows]
+
+
+def cut(samples: Sequence[Sample], size: int) -> list[Sequence[Sample]]:
+    """The samples in pieces of at most `size`."""
+    return [samples[start : start + size] for start in range(0, len(samples), size)]

@@ -1,0 +1,57 @@
+"""Asks again, later each time, until a service answers or the time is up."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from rft_reward.remote.errors import OutOfTimeError, TransientError
+from rft_reward.remote.limits import Limiter, Use
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 20.0
+
+T = TypeVar("T")
+
+
+async def ask(call: Callable[[float, Use], Awaitable[T]], limiter: Limiter, deadline: float, tokens: int = 0) -> T:
+    """What the call returns, tried again while it raises `TransientError` and there is time.
+
+    Args:
+        call: gets the seconds that it may take, and its share of the limits.
+        limiter: what the call waits for; a pause that the service asks for holds everything back.
+        deadline: when the time is up, by `time.monotonic`.
+        tokens: about how many the call uses.
+
+    Raises:
+        OutOfTimeError: with the last problem.
+    """
+    pause, tries, problem = FIRST_PAUSE_SECONDS, 0, "the limits left no time to ask"
+    try:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            while True:
+                async with limiter.slot(tokens) as use:
+                    tries += 1
+                    try:
+                        return await call(deadline - time.monotonic(), use)
+                    except TransientError as error:
+                        problem, after = str(error), error.after
+                # Spread, so that those that were refused together do not come back together.
+                wait = pause * random.uniform(0.5, 1.0)
+                if after is not None:
+                    limiter.hold(after)
+                    wait = max(wait, after)
+                if time.monotonic() + wait >= deadline:
+                    raise OutOfTimeError(_no_more_time(problem, tries))
+                await asyncio.sleep(wait)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+    except TimeoutError:
+        raise OutOfTimeError(_no_more_time(problem, tries)) from None
+
+
+def _no_more_time(problem: str, tries: int) -> str:
+    asked = {0: "not asked", 1: "asked once"}.get(tries, f"asked {tries} times")
+    return f"{problem} ({asked}; spec.timeout leaves no time for more)"

@@ -1,0 +1,46 @@
+"""Reads the rows that a Lambda or an HTTP server answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from rft_api.reward_protocol import match_rows
+from rft_reward.combine import Row
+from rft_reward.remote.errors import RemoteError, shortened
+
+
+def read_rows(ids: Sequence[str], body: bytes) -> list[Row]:
+    """A row per id from an answer in the reward protocol; ids without a usable score get an error.
+
+    Raises:
+        RemoteError: when the answer is not JSON.
+    """
+    try:
+        answer = _parse(body)
+        return match_rows(ids, answer)
+    except (ValueError, RecursionError):
+        text = shortened(body[:4096].decode("utf-8", "replace"))
+        raise RemoteError(f"the answer is not JSON that can be read: {text}") from None
+
+
+def write_samples(samples: Sequence[dict[str, Any]]) -> bytes:
+    """Samples as a JSON array.
+
+    Raises:
+        RemoteError: when one nests too deeply.
+    """
+    try:
+        return orjson.dumps(list(samples))
+    except TypeError as error:
+        raise RemoteError(f"the sample cannot be written as JSON: {error}") from None
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return json.loads(body)  # NaN, integers of any size: the checks that follow name them

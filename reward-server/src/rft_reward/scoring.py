@@ -1,0 +1,86 @@
+"""Scores samples with every term of a function: those that workers compute, and those that other services do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rft_api.reward_function import CombineTerm, Grader
+from rft_reward.combine import Row, combine, join
+from rft_reward.metrics import Metrics
+from rft_reward.pool import Pool, PoolSettings
+
+if TYPE_CHECKING:
+    from rft_reward.remote.pieces import RemoteGrader
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """Who scores what."""
+
+    pool: PoolSettings | None
+    """The workers, if any term needs them."""
+    remote: Sequence[Grader]
+    """Terms that other services score, or the function itself."""
+    remote_parts: Sequence[PoolSettings | None]
+    """For each of these, the workers that compute a part of it."""
+    timeout_seconds: float
+
+
+class Scoring:
+    """Scores batches of samples."""
+
+    def __init__(self, settings: ScoringSettings, metrics: Metrics):
+        self._settings = settings
+        self._metrics = metrics
+        self._pool = None if settings.pool is None else Pool(settings.pool, metrics)
+        self._remote: list[tuple[Grader, RemoteGrader]] = []
+
+    async def start(self) -> None:
+        """Starts the workers in the background, and opens what asks other services."""
+        if self._settings.remote:
+            from rft_reward.remote.build import build
+
+            seconds = self._settings.timeout_seconds
+            self._remote = [
+                (term, build(term, workers, seconds, os.environ, self._metrics))
+                for term, workers in zip(self._settings.remote, self._settings.remote_parts, strict=True)
+            ]
+        if self._pool is not None:
+            self._pool.start()
+
+    async def wait_started(self) -> None:
+        """Waits until samples can be scored."""
+        if self._pool is not None:
+            await self._pool.wait_started()
+
+    @property
+    def start_error(self) -> str | None:
+        """Why the latest attempt to start a worker failed; None when it succeeded."""
+        return None if self._pool is None else self._pool.start_error
+
+    async def close(self) -> None:
+        """Ends the workers and closes connections."""
+        if self._pool is not None:
+            await self._pool.close()
+        await asyncio.gather(*(grader.close() for _, grader in self._remote), return_exceptions=True)
+
+    async def score(self, samples: Sequence[dict[str, Any]]) -> list[Row]:
+        """Rows for samples that `samples.read_samples` has checked, in their order."""
+        started = time.perf_counter()
+        parts = [self._ask(term, grader, samples) for term, grader in self._remote]
+        if self._pool is not None:
+            parts.insert(0, self._pool.score(samples))
+        answers = await asyncio.gather(*parts)
+        rows = answers[0] if len(answers) == 1 else join(answers)
+        self._metrics.batch_seconds.observe(time.perf_counter() - started)
+        self._metrics.count_scores(rows)
+        return rows
+
+    async def _ask(self, term: Grader, grader: RemoteGrader, samples: Sequence[dict[str, Any]]) -> list[Row]:
+        rows = await grader.score(samples, time.monotonic() + self._settings.timeout_seconds)
+        return combine([term.name], [float(term.weight)], [rows]) if isinstance(term, CombineTerm) else rows

@@ -1,0 +1,388 @@
+"""OpenAI's graders: what their JSON may hold, templates and formulas, scores through the server, and asked models."""
+
+import http.server
+import json
+import math
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from rft_api.openai_formula import parse_formula
+from rft_api.openai_template import parse_template
+from rft_api.reward_function import OpenAIReward
+from rft_reward.graders.openai_formula import compute
+from rft_reward.graders.openai_values import NotInCompletion, Values
+from rft_reward.graders.term import Unscorable
+
+CHECK = {
+    "type": "string_check",
+    "name": "exact",
+    "input": "{{ sample.output_text }}",
+    "reference": "{{ item.reference_answer }}",
+    "operation": "eq",
+}
+SIMILARITY = {**CHECK, "type": "text_similarity", "evaluation_metric": "rouge_l"}
+del SIMILARITY["operation"]
+SCORE_MODEL = {
+    "type": "score_model",
+    "name": "judge",
+    "model": "gpt-any",
+    "input": [{"role": "user", "content": "Rate {{ sample.output_text }} against {{ item.reference_answer }}."}],
+}
+LABEL_MODEL = {**SCORE_MODEL, "type": "label_model", "labels": ["good", "bad"], "passing_labels": ["good"]}
+
+
+def multi(formula, **graders):
+    return {"type": "multi", "name": "all", "graders": graders, "calculate_output": formula}
+
+
+def python(source):
+    return {"type": "python", "name": "code", "source": source}
+
+
+@pytest.mark.parametrize(
+    ("grader", "place", "problem"),
+    [
+        ({**CHECK, "operation": "neq"}, "string_check.operation", "'eq', 'ne', 'like' or 'ilike'"),
+        ({**CHECK, "pass": 1}, "string_check.pass", "Extra inputs"),
+        ({**CHECK, "input": "{{ sample.text }}"}, "string_check.input", "sample has output_text, output_json"),
+        ({**CHECK, "input": "{{ answer }}"}, "string_check.input", "write item.NAME or sample.NAME"),
+        ({**CHECK, "input": "{{ item.a + 1 }}"}, "string_check.input", "is not understood"),
+        ({**SIMILARITY, "evaluation_metric": "meteor"}, "text_similarity.evaluation_metric", "needs the WordNet data"),
+        ({**SIMILARITY, "evaluation_metric": "cosine"}, "text_similarity.evaluation_metric", "embedding model"),
+        (python("def score(sample, item): pass"), "python.source", "defines no function grade"),
+        (python("def grade(:"), "python.source", "is not valid Python: invalid syntax (line 1"),
+        ({**python("def grade(s, i): pass"), "image_tag": "2025-05-08"}, "python.image_tag", "leave it out"),
+        (multi("a", a=multi("b", b=CHECK)), "multi.graders.a", "does not match any of the expected tags"),
+        (multi("b", a=CHECK), "multi.calculate_output", "there is no grader b; there is a"),
+        (multi("1", **{"a-b": CHECK}), "multi.graders", "a-b cannot be named"),
+        (multi("max", max=CHECK), "multi.graders", "max cannot be named"),
+        ({**SCORE_MODEL, "range": [1, 0]}, "score_model.range", "least and the greatest"),
+        ({**SCORE_MODEL, "input": []}, "score_model.input", "at least 1"),
+        (
+            {**SCORE_MODEL, "input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+            "score_model.input.0.content",
+            "images and audio",
+        ),
+        ({**LABEL_MODEL, "passing_labels": ["best"]}, "label_model.passing_labels", "best is not among labels"),
+        ({"type": "endpoint"}, "", "does not match any"),
+    ],
+)
+def test_wrong_graders_are_refused(grader, place, problem):
+    with pytest.raises(ValidationError) as refused:
+        OpenAIReward.model_validate({"grader": grader, "model": {"url": "http://x", "name": "m"}})
+    error = refused.value.errors()[0]
+    assert ".".join(map(str, error["loc"])) == ("grader." + place).rstrip(".")
+    assert problem in error["msg"]
+
+
+def test_a_model_is_needed_where_one_is_asked():
+    with pytest.raises(ValidationError, match="set model: score_model and label_model ask one"):
+        OpenAIReward.model_validate({"grader": multi("a + b", a=CHECK, b=SCORE_MODEL)})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1", 1.0),
+        ("a + 2 * b", 1.5),
+        ("(a + b) / 2", 0.5),
+        ("2 * a ^ 2 + 1", 1.5),
+        ("2 ^ 3 ^ 2", 512.0),
+        ("2 ** 3", 8.0),
+        ("-a ^ 2", -0.25),
+        ("- a - -b + +a", 0.5),
+        ("min(a, b, 0.1) + max(a)", 0.6),
+        ("abs(-a) + floor(1.5) + ceil(1.5)", 3.5),
+        ("exp(0) + sqrt(4) + log(1)", 3.0),
+        ("\n  a\n  + b\n", 1.0),
+    ],
+)
+def test_formulas(text, value):
+    assert compute(parse_formula(text, ["a", "b"]), {"a": 0.5, "b": 0.5}) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "a +", "c", "a if b else a", "a and b", "a < b", "a % b", "a // b", "[a]", "'a'", "a.b", "a()", "min()",
+        "log(a, b)", "min(*a)", "min(a, key=b)", "__import__('os')", "lambda: a", "a := b", "True", "1j", "a b",
+        "f'{a}'", "(" * 500 + "a" + ")" * 500, "-" * 5000 + "a", "1" + "0" * 400,
+    ],
+)  # fmt: skip
+def test_formulas_that_are_refused(text):
+    with pytest.raises(ValueError, match=r".+"):
+        parse_formula(text, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "text", ["1 / (a - a)", "log(a - a)", "sqrt(0 - a)", "(0 - a) ^ 0.5", "exp(1000)", "9 ^ 9 ^ 9"]
+)
+def test_formulas_without_a_value_are_errors(text):
+    with pytest.raises(Unscorable, match="calculate_output"):
+        compute(parse_formula(text, ["a"]), {"a": 0.5})
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.text(alphabet="ab01.+-*/^(), minmaxlogsqrt", max_size=30), st.floats(0, 1), st.floats(0, 1))
+def test_formulas_have_a_finite_value_or_are_refused(text, a, b):
+    try:
+        value = compute(parse_formula(text, ["a", "b"]), {"a": a, "b": b})
+    except (ValueError, Unscorable):
+        return
+    assert math.isfinite(value)
+
+
+TOOLS = [{"id": "1", "type": "function", "function": {"name": "find", "arguments": '{"x": 1}'}}]
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("plain { } }}", "plain { } }}"),
+        ("{{sample.output_text}}", '{"a": [1, {"b c": "é"}], "n": null}'),
+        ("[{{ item.reference_answer }}] {{  item.level }}", "[gold] 3"),
+        ("{{ item.tags[1] }} {{ item.tags }}", 'y ["x", "y"]'),
+        ("{{ sample.output_json.a[1]['b c'] }} {{ sample.output_json.a }}", 'é [1, {"b c": "é"}]'),
+        ("{{ sample.output_tools[0].function.name }}", "find"),
+        ("{{ sample.choices[0].message.role }}", "assistant"),
+        ("{{ item.messages[0].content }}", "question"),
+        ("{{ item.nothing }}", "null"),
+    ],
+)
+def test_templates(template, text):
+    answer = {"role": "assistant", "content": '{"a": [1, {"b c": "é"}], "n": null}', "tool_calls": TOOLS}
+    sample = {
+        "messages": [{"role": "user", "content": "question"}, answer],
+        "reference_answer": "gold",
+        "metadata": {"level": 3, "tags": ["x", "y"], "nothing": None},
+    }
+    assert Values(sample).render(parse_template(template)) == text
+
+
+@pytest.mark.parametrize(
+    ("template", "error", "text"),
+    [
+        ("{{ item.missing }}", Unscorable, "the data row has no item.missing"),
+        ("{{ item.reference_answer.a }}", Unscorable, "item.reference_answer.a"),
+        ("{{ item.tags[7] }}", Unscorable, r"item.tags\[7\]"),
+        ("{{ sample.output_json.a }}", NotInCompletion, "no sample.output_json"),
+        ("{{ sample.output_tools[0] }}", NotInCompletion, r"no sample.output_tools\[0\]"),
+    ],
+)
+def test_values_that_are_missing(template, error, text):
+    sample = {
+        "messages": [{"role": "assistant", "content": "no JSON"}],
+        "reference_answer": "a",
+        "metadata": {"tags": []},
+    }
+    with pytest.raises(error, match=text):
+        Values(sample).render(parse_template(template))
+
+
+@pytest.fixture(scope="session")
+def grader(server_for):
+    return lambda grader, **more: server_for({"timeout": "5s", "openai": {"grader": grader, **more}})
+
+
+@pytest.mark.parametrize(
+    ("operation", "completion", "score"),
+    [
+        ("eq", "Paris", 1.0), ("eq", "paris", 0.0), ("ne", "Rome", 1.0), ("ne", "Paris", 0.0),
+        ("like", "It is Paris.", 1.0), ("like", "It is paris.", 0.0),
+        ("ilike", "it is PARIS", 1.0), ("ilike", "Rome", 0.0),
+    ],
+)  # fmt: skip
+def test_string_check(grader, operation, completion, score):
+    row = grader({**CHECK, "operation": operation}).score_one(completion, "Paris")
+    assert row["aggregate_reward_score"] == score
+    assert row["metrics_list"] == [{"name": "exact", "value": score, "type": "Reward"}]
+
+
+EVERY_METRIC = ("fuzzy_match", "bleu", "gleu", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l")
+
+
+def test_text_similarity(grader, build_sample):
+    graders = {name: {**SIMILARITY, "evaluation_metric": name} for name in EVERY_METRIC}
+    server = grader(multi("+".join(EVERY_METRIC), **graders))
+    text = "the quick brown fox jumps over it"
+    rows = server.score(
+        [
+            build_sample("same", text, text),
+            build_sample("near", "the quick brown dog jumps over it", text),
+            build_sample("none", "zzz", text),
+            build_sample("empty", "", text),
+        ]
+    )
+    same, near, none, empty = ({m["name"]: m["value"] for m in row["metrics_list"]} for row in rows)
+    assert set(same.values()) == {1.0}
+    assert set(none.values()) | set(empty.values()) == {0.0}
+    assert near["rouge_1"] == pytest.approx(6 / 7)
+    assert near["rouge_2"] == pytest.approx(4 / 6)
+    assert near["rouge_3"] == pytest.approx(2 / 5)
+    assert near["rouge_4"] == near["rouge_5"] == 0.0
+    assert near["rouge_l"] == pytest.approx(6 / 7)
+    assert near["gleu"] == pytest.approx(12 / 22)
+    assert near["bleu"] == pytest.approx(0.411, abs=0.001)
+    assert 0.8 < near["fuzzy_match"] < 1
+
+
+def test_python(grader, build_sample):
+    source = (
+        "import re\n"
+        "def grade(sample, item):\n"
+        "    if sample['output_text'] == 'bool': return True\n"
+        "    if sample['output_text'] == 'nan': return float('nan')\n"
+        "    if sample['output_text'] == 'text': return 'x'\n"
+        "    if sample['output_text'] == 'exit': raise SystemExit\n"
+        "    if sample['output_text'] == 'loop':\n"
+        "        while True: pass\n"
+        "    return sample['output_json']['a'] / item['level'] + (item['reference_answer'] is None)\n"
+    )
+    server = grader(python(source))
+    texts = ['{"a": 1}', "bool", "nan", "text", "exit", "no JSON", "loop", '{"a": 2}']
+    rows = server.score([build_sample(text, text, "gold", {"level": 2}) for text in texts])
+    assert [row["aggregate_reward_score"] for row in rows] == [0.5, 1.0, None, None, None, None, None, 1.0]
+    assert "grade must return a finite number, not 'x'" in rows[3]["error"]
+    assert "SystemExit" in rows[4]["error"]
+    assert "TypeError" in rows[5]["error"]
+    assert "(grader_code.py, line 9, in grade)" in rows[5]["error"]
+    assert "share of spec.timeout" in rows[6]["error"]
+
+
+def test_python_that_cannot_be_imported(start_server):
+    server = start_server({"openai": {"grader": python("import gone\ndef grade(sample, item): return 1")}})
+    server.wait_not_ready("ModuleNotFoundError: No module named 'gone'")
+
+
+def test_multi_as_in_the_guide(grader, build_sample):
+    name = {**SIMILARITY, "input": "{{sample.output_json.name}}", "reference": "{{item.name}}"}
+    email = {**CHECK, "input": "{{sample.output_json.email}}", "reference": "{{item.email}}"}
+    server = grader(
+        multi(
+            "(name + email) / 2",
+            name={**name, "evaluation_metric": "fuzzy_match", "pass_threshold": 0.9},
+            email=email,
+        )
+    )
+    person = {"name": "John Doe", "email": "john@example.com"}
+    rows = server.score(
+        [
+            build_sample("right", json.dumps(person), None, person),
+            build_sample("half", json.dumps({**person, "email": "x"}), None, person),
+            build_sample("part", json.dumps({"email": person["email"]}), None, person),
+            build_sample("text", "John Doe, john@example.com", None, person),
+            build_sample("data", json.dumps(person), None, {"name": "John Doe"}),
+        ]
+    )
+    assert [row["aggregate_reward_score"] for row in rows] == [1.0, 0.5, 0.5, 0.0, None]
+    assert rows[0]["metrics_list"] == [
+        {"name": "name", "value": 1.0, "type": "Reward"},
+        {"name": "name/passed", "value": 1.0, "type": "Metric"},
+        {"name": "email", "value": 1.0, "type": "Reward"},
+    ]
+    assert rows[4]["error"] == "grader email: the data row has no item.email, which the grader's template names"
+
+
+def test_a_formula_without_a_value_names_itself(grader):
+    row = grader(multi("1 / exact", exact=CHECK)).score_one("a", "b")
+    assert row["error"] == "calculate_output: float division by zero"
+
+
+def test_as_a_term_next_to_a_builtin(server_for):
+    terms = [
+        {"name": "same", "weight": "0.5", "openai": {"grader": CHECK}},
+        {"name": "short", "weight": "0.5", "builtin": {"name": "Format", "format": {"maximumWords": 2}}},
+    ]
+    row = server_for({"timeout": "5s", "combine": {"terms": terms}}).score_one("Paris it is", "Paris")
+    assert row["aggregate_reward_score"] == 0.0
+    row = server_for({"timeout": "5s", "combine": {"terms": terms}}).score_one("Rome", "Paris")
+    assert row["aggregate_reward_score"] == 0.5
+
+
+class _Model(http.server.BaseHTTPRequestHandler):
+    """Answers as the text after `answer:` in the last user's message says, and remembers what it was asked."""
+
+    requests = []
+
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.requests.append(request)
+        asked = [message["content"] for message in request["messages"] if "answer:" in message["content"]][-1]
+        text = asked.partition("answer:")[2].partition("|")[0]
+        body = {"choices": [{"message": {"content": text}}], "usage": {"prompt_tokens": 5, "completion_tokens": 2}}
+        payload = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope="module")
+def model():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Model)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield {"url": f"http://127.0.0.1:{server.server_port}/v1", "name": "small"}
+    server.shutdown()
+
+
+def question(answer):
+    return f"answer:{answer}|"
+
+
+def test_score_model(grader, model, build_sample):
+    sampling = {"temperature": 0.5, "max_completions_tokens": 99, "seed": 7}
+    server = grader({**SCORE_MODEL, "range": [0, 10], "pass_threshold": 5, "sampling_params": sampling}, model=model)
+    step = {"description": "d", "conclusion": "because"}
+    answers = [
+        json.dumps({"result": 7, "steps": [step]}),
+        '{"result": 99}',
+        '{"result": -1}',
+        '{"result": "7"}',
+        "seven",
+    ]
+    rows = server.score([build_sample(str(n), question(answer), "gold") for n, answer in enumerate(answers)])
+    assert [row["aggregate_reward_score"] for row in rows] == [7.0, 10.0, 0.0, None, None]
+    assert rows[0]["metrics_list"] == [
+        {"name": "judge", "value": 7.0, "type": "Reward"},
+        {"name": "judge/passed", "value": 1.0, "type": "Metric"},
+    ]
+    assert rows[0]["explanation"] == "judge: because"
+    assert "holds no result: seven" in rows[4]["error"]
+    request = _Model.requests[0]
+    assert (request["model"], request["temperature"], request["max_completion_tokens"]) == ("small", 0.5, 99)
+    assert request["response_format"]["json_schema"]["schema"]["required"] == ["steps", "result"]
+    assert request["messages"][-1]["content"].endswith("against gold.")
+
+
+def test_label_model(grader, model, build_sample):
+    server = grader(LABEL_MODEL, model=model)
+    answers = ['{"label": "good"}', 'Well. ```json\n{"label": "bad"}\n```', '{"label": "fair"}']
+    rows = server.score([build_sample(str(n), question(answer), "gold") for n, answer in enumerate(answers)])
+    assert [row["aggregate_reward_score"] for row in rows] == [1.0, 0.0, None]
+
+
+def test_a_multi_of_models_and_others(grader, model, build_sample):
+    code = python("def grade(sample, item):\n    return len(item['reference_answer']) / 4")
+    server = grader(multi("judge * code + exact", judge=SCORE_MODEL, code=code, exact=CHECK), model=model)
+    answer = question('{"result": 0.5}')
+    rows = server.score(
+        [
+            build_sample("scored", answer, "gold"),
+            build_sample("no answer", "answer:|", "gold"),
+            build_sample("no reference", answer, None),
+        ]
+    )
+    assert rows[0]["aggregate_reward_score"] == 0.5
+    assert {metric["name"]: metric["value"] for metric in rows[0]["metrics_list"]} == {
+        "code": 1.0, "exact": 0.0, "judge": 0.5,
+    }  # fmt: skip
+    assert "holds no result" in rows[1]["error"]
+    assert rows[2]["error"].startswith("grader code: the code raised KeyError: 'reference_answer'")
