@@ -100,3 +100,17 @@ def test_the_digest_is_of_what_computes_the_reward():
     assert digest(builtin=math) != digest(builtin={"name": "ExactMatch"})
     assert digest(builtin=math) != digest(builtin={**math, "math": {"relativeTolerance": "0.1"}})
     assert digest(python={"source": "a"}) != digest(python={"source": "b"})
+
+
+def test_how_fast_and_with_which_keys_others_are_asked_is_not_part_of_the_digest():
+    def judge(**more: Any) -> dict[str, Any]:
+        return {"template": "Reasoning", "model": {"url": "http://x", "name": "m"}, **more}
+
+    faster = judge(limits={"concurrency": 2}, model={"url": "http://x", "name": "m", "tokenKey": "K"})
+    assert digest(judge=judge()) == digest(judge=faster)
+    assert digest(judge=judge()) != digest(judge=judge(votes=3))
+    assert digest(judge=judge()) != digest(judge=judge(rubric="5: short"))
+    terms = [{"name": "a", "http": {"url": "http://x"}}], [{"name": "a", "http": {"url": "http://x", "batchSize": 2}}]
+    assert digest(combine={"terms": terms[0]}) == digest(combine={"terms": terms[1]})
+    arn = "arn:aws:lambda:eu-west-1:1:function:f"
+    assert digest(**{"lambda": {"functionArn": arn}}) == digest(**{"lambda": {"functionArn": arn, "concurrency": 1}})

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+from support.services import Answer, Service
 
-from rft_api.run import RunFolder
+from rft_api.manifests import load_manifests
+from rft_api.run import ExitCode, RunFolder
+from rft_cli.processes import reward_environment
 from tests.cli.conftest import BASE_REWARDS, write_evaluation
 
 REWARD = """\
@@ -136,3 +140,48 @@ def test_the_manifest_has_to_define_one_function(rft, tmp_path, reward):
     assert "it defines same, other" in result.stderr
     reward.write_text(REWARD.replace("kind: RewardFunction", "kind: Reward"), encoding="utf-8")
     assert rft("score", reward, written(tmp_path, line("4"))).returncode == 10
+
+
+REMOTE = """\
+apiVersion: rft.dev/v1alpha1
+kind: RewardFunction
+metadata: {name: remote}
+spec:
+  http: {url: "%s", tokenKey: GRADER_TOKEN, headers: {x-team: TEAM}}
+"""
+
+
+def test_a_remote_reward_gets_the_credentials_that_it_names_and_no_others(rft, tmp_path, monkeypatch):
+    def respond(asked):
+        rows = [{"id": s["id"], "aggregate_reward_score": 1, "explanation": "as told"} for s in asked.json()]
+        return Answer(rows)
+
+    service = Service(respond)
+    reward = tmp_path / "reward.yaml"
+    reward.write_text(REMOTE % service.url, encoding="utf-8")
+    for name, value in {"GRADER_TOKEN": "token", "TEAM": "red", "OTHER_SECRET": "not for it"}.items():
+        monkeypatch.setenv(name, value)
+    result = rft("score", reward, written(tmp_path, line("4")), "--output", tmp_path / "scores.jsonl")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert service.asked[0].headers["authorization"] == "Bearer token"
+    assert service.asked[0].headers["x-team"] == "red"
+    assert '"explanation": "as told"' in (tmp_path / "scores.jsonl").read_text(encoding="utf-8")
+    function = load_manifests([reward]).reward_functions["remote"]
+    passed = reward_environment(function, {**os.environ, "AWS_SECRET_ACCESS_KEY": "not for it either"})
+    assert {"GRADER_TOKEN", "TEAM", "PATH"} <= passed.keys()
+    assert not {"OTHER_SECRET", "AWS_SECRET_ACCESS_KEY"} & passed.keys()
+    monkeypatch.delenv("TEAM")
+    result = rft("score", reward, written(tmp_path, line("4")))
+    assert result.returncode == ExitCode.CONFIGURATION_INVALID
+    assert "spec.http.headers.x-team: there is no variable TEAM" in result.stderr
+    service.close()
+
+
+def test_a_judge_that_only_a_cluster_has(rft, tmp_path):
+    reward = tmp_path / "reward.yaml"
+    judge = "judge: {template: Reasoning, model: {endpoint: tuned}}"
+    reward.write_text(REMOTE.partition("  http")[0] + f"  {judge}\n", encoding="utf-8")
+    result = rft("score", reward, written(tmp_path, line("4")))
+    assert result.returncode == ExitCode.CONFIGURATION_INVALID
+    assert "spec.judge.model.endpoint: an InferenceEndpoint lives in a cluster" in result.stderr
+    assert "set url and name" in result.stderr

