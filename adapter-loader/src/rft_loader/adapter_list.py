@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from rft_api.model import Model, Rule
+from rft_api.model import Model
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +24,12 @@ class WantedAdapter(Model):
 
 class _AdapterList(Model):
     adapters: list[WantedAdapter]
-    rules = (
-        Rule(
-            "self.adapters.all(a, self.adapters.exists_one(b, b.name == a.name))",
-            "each name must occur once",
-            lambda self: len({adapter.name for adapter in self.adapters}) == len(self.adapters),
-        ),
-    )
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        if len({adapter.name for adapter in self.adapters}) < len(self.adapters):
+            raise ValueError("each name must occur once")
+        return self
 
 
 class AdapterList:
