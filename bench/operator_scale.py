@@ -61,7 +61,7 @@ class Bench:
     def __init__(self, folder, options, finished):
         self.options = options
         self.finished = finished
-        self.audit = Audit(folder / "audit")
+        self.audit = Audit(folder)
         self.plane = ControlPlane(folder / "plane", find_binaries(CONTROL_PLANE, print), self.audit.flags)
         self.operator = None
         self.folder = folder

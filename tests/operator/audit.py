@@ -34,7 +34,6 @@ class Audit:
     """The audit log of an API server; policy and log are in `folder`."""
 
     def __init__(self, folder: Path):
-        folder.mkdir()
         self._policy = folder / "policy.yaml"
         self._policy.write_text(json.dumps(_POLICY), encoding="utf-8")
         self._log = folder / "audit.log"

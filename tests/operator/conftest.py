@@ -20,20 +20,23 @@ from audit import Audit
 from lives import PatientKubectl, apply_crds, write_operator_kubeconfig
 
 
-@pytest.fixture(scope="session")
-def audit(run_folder: Path) -> Audit:
+@pytest.fixture(scope="module")
+def audit(tmp_path_factory: pytest.TempPathFactory) -> Audit:
     """What the operator has asked of `plane`."""
-    return Audit(run_folder / "audit")
+    return Audit(tmp_path_factory.mktemp("audit"))
 
 
-@pytest.fixture(scope="session")
-def plane(api_server: Cluster, audit: Audit, run_folder: Path, report: Report) -> Iterator[ControlPlane]:
+@pytest.fixture(scope="module")
+def plane(
+    request: pytest.FixtureRequest, api_server: Cluster, audit: Audit, run_folder: Path, report: Report
+) -> Iterator[ControlPlane]:
     """A control plane that may be ended, and that checks rights as strictly as Kubernetes can.
 
     `api_server` is not used, but has its programs built before the tests' time limits begin.
     """
     flags = [*audit.flags, "--enable-admission-plugins=OwnerReferencesPermissionEnforcement"]
-    plane = ControlPlane(run_folder / "operators-plane", find_binaries(CONTROL_PLANE, report), flags)
+    folder = run_folder / f"plane-of-{request.module.__name__}"
+    plane = ControlPlane(folder, find_binaries(CONTROL_PLANE, report), flags)
     try:
         plane.start()
         apply_crds(plane.kubectl)
@@ -42,13 +45,13 @@ def plane(api_server: Cluster, audit: Audit, run_folder: Path, report: Report) -
         plane.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def operator_kubeconfig(plane: ControlPlane) -> Path:
     """Of a user that has the operator's roles on `plane`."""
     return write_operator_kubeconfig(plane)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def patient_kubectl(plane: ControlPlane) -> PatientKubectl:
     """With all rights on `plane`, and patience when its API server is away."""
     return PatientKubectl(plane.kubectl.binary, plane.kubeconfig)

@@ -53,8 +53,10 @@ class Proxy(threading.Thread):
         server = await asyncio.start_server(self._connect, "127.0.0.1", self.port)
         self._listening.set()
         await self._ended.wait()
-        self._cut()
         server.close()
+        connections = list(self._connections)
+        self._cut()
+        await asyncio.gather(*connections, return_exceptions=True)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = asyncio.current_task()

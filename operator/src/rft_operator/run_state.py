@@ -31,6 +31,8 @@ FIRST_BACKOFF_SECONDS = 10
 LONGEST_BACKOFF_SECONDS = 300
 POD_NEWS_SECONDS = 10
 """How long a Job's end may be known before its pods' is: their messages say why it ended."""
+# The same from the first moment on: a status is dear to write.
+_STARTING = "the trainer's pods are being created and started"
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _start(facts: RunFacts, number: int, retries: int) -> RunState:
         return RunState("Unknown", Reason.SUSPENDED, "spec.suspend is true", retries)
     if facts.blocked is not None:
         return RunState("Unknown", *facts.blocked, retries)
-    return RunState("Unknown", Reason.STARTING, "creating the trainer's pods", retries, start=number)
+    return RunState("Unknown", Reason.STARTING, _STARTING, retries, start=number)
 
 
 def _going(facts: RunFacts, newest: Attempt) -> RunState:
@@ -158,7 +160,7 @@ def _going(facts: RunFacts, newest: Attempt) -> RunState:
         if facts.progress is not None:
             text = f"{facts.progress.phase}: {facts.progress.message}".rstrip(": ")
         return RunState("Unknown", Reason.RUNNING, text, retries)
-    return RunState("Unknown", Reason.STARTING, f"{len(pods)} pods are starting", retries)
+    return RunState("Unknown", Reason.STARTING, _STARTING, retries)
 
 
 def awaits_pod_news(newest: Attempt | None, pods: Sequence[PodView], now: datetime) -> bool:
