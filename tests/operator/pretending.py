@@ -77,9 +77,13 @@ class Operator:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    def has_ended(self) -> bool:
+        """Whether it has ended by itself, or was told to."""
+        return self._process is not None and self._process.poll() is not None
+
     def revive(self) -> None:
         """Starts it again if it has ended, as Kubernetes would."""
-        if self._process is not None and self._process.poll() is not None:
+        if self.has_ended():
             self.start()
 
     def log(self) -> str:
