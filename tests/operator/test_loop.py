@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from rft_operator import loop as loop_module
 from rft_operator.loop import Loop
 from rft_operator.store import Key
 
 ONE, TWO = Key("RFTJob", "n", "one"), Key("RFTJob", "n", "two")
+
+
+@pytest.fixture(autouse=True)
+def without_rest(monkeypatch):
+    monkeypatch.setattr(loop_module, "REST_SECONDS", 0)
 
 
 def run(scenario):
@@ -45,6 +52,27 @@ def test_waking_during_a_pass_makes_for_exactly_one_more():
         release.set()
         await asyncio.sleep(0.01)
         assert sorted(passes) == [ONE, ONE, TWO]
+        task.cancel()
+
+    run(scenario)
+
+
+def test_a_burst_makes_for_one_pass(monkeypatch):
+    monkeypatch.setattr(loop_module, "REST_SECONDS", 0.1)
+
+    async def scenario():
+        loop, passes = Loop(), []
+
+        async def run_pass(key):
+            passes.append(key)
+
+        task = await running(loop, run_pass)
+        for _ in range(5):
+            loop.wake(ONE)
+            await asyncio.sleep(0.01)
+        assert passes == [ONE]  # the first one at once
+        await asyncio.sleep(0.15)
+        assert passes == [ONE, ONE]
         task.cancel()
 
     run(scenario)

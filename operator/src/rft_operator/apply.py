@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from typing import Any
@@ -13,6 +14,9 @@ from rft_operator.routing import Wake, take_answer
 from rft_operator.store import CHILDREN, Key, Store, key_of
 
 Json = dict[str, Any]
+
+RUNNERS = ("Job", "Deployment")
+"""Kinds whose controllers make pods."""
 
 
 class NameTaken(Exception):
@@ -32,7 +36,7 @@ class Applier:
         self._applied: dict[Key, tuple[bytes, bytes | None]] = {}
 
     async def carry_out(self, owner: Key, owner_uid: str, plan: Plan) -> None:
-        """Deletes and applies the objects of a plan, in its order.
+        """Deletes and applies the objects of a plan; what runs pods comes last, when all that they need is there.
 
         Raises:
             NameTaken: when an object of that name belongs to something else.
@@ -41,11 +45,12 @@ class Applier:
         for deletion in plan.deletions:
             await self._cluster.delete(deletion.kind, owner.namespace, deletion.name, deletion.uid)
             self._applied.pop(Key(deletion.kind, owner.namespace, deletion.name), None)
-        for wanted in plan.desired:
-            if wanted.once:
-                await self._create(owner, owner_uid, wanted)
-            else:
-                await self._apply(owner, owner_uid, wanted)
+        for runs_pods in (False, True):
+            objects = [wanted for wanted in plan.desired if (wanted.object["kind"] in RUNNERS) is runs_pods]
+            done = await asyncio.gather(*(self._bring(owner, owner_uid, o) for o in objects), return_exceptions=True)
+            for problem in done:
+                if problem is not None:
+                    raise problem
 
     async def write_status(self, obj: Json, status: Json) -> bool:
         """Writes the status of an object of ours; whether it had to.
@@ -69,6 +74,9 @@ class Applier:
 
     def _take(self, writer: Key, answer: Json) -> None:
         take_answer(self._store, self._wake, writer, answer["kind"], answer)
+
+    async def _bring(self, owner: Key, owner_uid: str, wanted: Desired) -> None:
+        await (self._create if wanted.once else self._apply)(owner, owner_uid, wanted)
 
     async def _create(self, owner: Key, owner_uid: str, wanted: Desired) -> None:
         key = key_of(wanted.object["kind"], wanted.object)

@@ -12,6 +12,8 @@ from rft_operator.store import Key
 log = logging.getLogger(__name__)
 
 WORKERS = 16
+REST_SECONDS = 0.1
+"""Least time between two passes over an object: news come in bursts, and who undoes our work is not raced with."""
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 60.0
 
@@ -24,7 +26,7 @@ class Loop:
     """Runs passes over objects.
 
     A pass looks at everything anew, so it does not matter how often an object was woken or by what. Waking an object
-    while its pass runs makes for one more pass afterwards.
+    during its pass, or shortly after it, makes for one more pass.
     """
 
     def __init__(self) -> None:
@@ -70,12 +72,15 @@ class Loop:
             self._queued.discard(key)
             self._running.add(key)
             delay = await self._guarded_pass(run_pass, key)
-            self._running.discard(key)
-            if key in self._again:
-                self._again.discard(key)
-                self.wake(key)
-            elif delay is not None:
-                self._timers[key] = asyncio.get_running_loop().call_later(delay, self._expire, key)
+            asyncio.get_running_loop().call_later(REST_SECONDS, self._end, key, delay)
+
+    def _end(self, key: Key, delay: float | None) -> None:
+        self._running.discard(key)
+        if key in self._again:
+            self._again.discard(key)
+            self.wake(key)
+        elif delay is not None:
+            self._timers[key] = asyncio.get_running_loop().call_later(delay, self._expire, key)
 
     def _expire(self, key: Key) -> None:
         self._timers.pop(key, None)

@@ -47,7 +47,7 @@ class Plan:
     """The outcome of planning one object; nothing in it depends on anything but what was observed."""
 
     desired: Sequence[Desired] = ()
-    """Objects to apply, in this order."""
+    """Objects to apply; those that run pods come last."""
     deletions: Sequence[Deletion] = ()
     """Objects to delete, before anything is applied."""
     status: Json = field(default_factory=dict)

@@ -121,7 +121,7 @@ def _state(
     if start_time is None and _is_outdated(world):
         text = "the spec has changed; what was made for the old one is removed"
         return RunState("Unknown", Reason.STARTING, text, stop=_unfinished(newest), requeue_seconds=1), [], None
-    objects, problem = _base_objects(world, job, started=start_time is not None)
+    objects, problem = _base_objects(world, job)
     rewards = _rewards_finding(world, job)
     blocked = None
     if problem is not None:
@@ -149,10 +149,10 @@ def _state(
     return state, [*objects, Desired(attempt, once=True)], problem
 
 
-def _base_objects(world: RFTJobWorld, job: RFTJob, started: bool) -> tuple[list[Desired], str | None]:
+def _base_objects(world: RFTJobWorld, job: RFTJob) -> tuple[list[Desired], str | None]:
     """The objects that every attempt needs, or why they cannot be made."""
     service = Desired(build_trainer_service(job), once=True)
-    if started and world.configuration is not None:
+    if world.configuration is not None:
         return [service], None
     try:
         check_addresses(job)
