@@ -95,7 +95,9 @@ class Bench:
         await self.until_idle(process)
         at_first = memory(process)
         say(f"applying {self.options.jobs} jobs")
+        psutil.cpu_percent()
         latencies = await self.apply_jobs()
+        machine_busy = psutil.cpu_percent()
         await self.until_idle(process)
         busy = memory(process)
         say(f"watching an idle operator for {self.options.idle_seconds} s")
@@ -119,6 +121,7 @@ class Bench:
             "slowest_ms": round(1000 * max(latencies), 1),
             "rss_mb": {"at first": at_first[0], "with the jobs": busy[0], "started anew": memory(again)[0]},
             "peak_rss_mb": {"first start": busy[1], "second start": memory(again)[1]},
+            "machine_busy_percent": round(machine_busy),
             "cpu_seconds_in_all": round(before, 1),
             "idle_cpu_seconds_a_minute": round(idle, 2),
             "caught_up_seconds": round(caught_up, 1),
@@ -234,6 +237,7 @@ def table(results):
         ),
         "memory, MB: at first / with the jobs / started anew": lambda r: " / ".join(map(str, r["rss_mb"].values())),
         "most memory, MB: first start / second start": lambda r: " / ".join(map(str, r["peak_rss_mb"].values())),
+        "the machine's CPU in use meanwhile, %": lambda r: r["machine_busy_percent"],
         "CPU, s: all jobs": lambda r: r["cpu_seconds_in_all"],
         "CPU, s a minute: idle": lambda r: r["idle_cpu_seconds_a_minute"],
         "killed and started again: caught up after, s": lambda r: r["caught_up_seconds"],

@@ -63,7 +63,7 @@ def running_pod(kubectl: Kubectl, team: str, name: str, attempt: int) -> str:
 
 def test_a_run_survives_its_pods_its_reward_server_and_its_store(kubectl, team, stored, s3):
     of = f"--namespace={team}"
-    learning = {"maxSteps": 24, "epochs": 3, "evalInterval": 4}
+    learning = {"maxSteps": 48, "epochs": 5, "evalInterval": 4}
     kubectl.apply(reward(SLOWLY), *(job(name, stored, learning) for name in ("disturbed", "calm")), namespace=team)
 
     def wait_for_steps(more: int) -> None:
@@ -83,7 +83,7 @@ def test_a_run_survives_its_pods_its_reward_server_and_its_store(kubectl, team, 
     time.sleep(60)
     s3.start()
 
-    found = wait_for_reason(kubectl, team, "disturbed", "Succeeded", seconds=240)
+    found = wait_for_reason(kubectl, team, "disturbed", "Succeeded", seconds=360)
     assert found["status"]["retries"] == 1, "the deleted pod does not count"
     wait_for_reason(kubectl, team, "calm", "Succeeded")
     disturbed, calm = (RunFolder(stored / "runs" / name) for name in ("disturbed", "calm"))

@@ -1,4 +1,4 @@
-"""Two trainer pods train together through the headless Service, with their output on a shared volume."""
+"""Two trainer pods train together through the headless Service, with their output on a shared volume or on S3."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import pytest
 from support.tiny import write_model
 from support.tiny_jobs import job, reward, store_inputs, wait_for_reason
 
@@ -38,19 +39,24 @@ def shared_volume(folder: Path) -> list[dict[str, object]]:
     ]
 
 
-def test_two_pods_train_together(kubectl, team, bucket, run_folder, tmp_path):
-    store_inputs(bucket, write_model(tmp_path / "tiny"))
+@pytest.fixture(params=["volume", "S3"])
+def output(request, kubectl, team, bucket, run_folder) -> tuple[str, Path]:
+    """Where a job is to put its run, as its URI and as a folder of this machine."""
+    name = f"pair-{team}"
+    if request.param == "S3":  # each pod works on a disk of its own
+        return f"s3://{bucket.name}/runs/{name}", bucket / "runs" / name
     folder = run_folder / f"shared-{team}"
-    two = job(
-        "pair",
-        bucket,
-        {"maxSteps": STEPS},
-        compute={"gpusPerNode": 0, "nodes": 2},
-        output={"uri": "pvc://runs/pair"},
-    )
-    kubectl.apply(*shared_volume(folder), reward(), two, namespace=team)
+    kubectl.apply(*shared_volume(folder), namespace=team)
+    return f"pvc://runs/{name}", folder / name
+
+
+def test_two_pods_train_together(kubectl, team, bucket, output, tmp_path):
+    store_inputs(bucket, write_model(tmp_path / "tiny"))
+    uri, folder = output
+    two = job("pair", bucket, {"maxSteps": STEPS}, compute={"gpusPerNode": 0, "nodes": 2}, output={"uri": uri})
+    kubectl.apply(reward(), two, namespace=team)
     wait_for_reason(kubectl, team, "pair", "Succeeded", seconds=240)
-    run = RunFolder(folder / "pair")
+    run = RunFolder(folder)
     rows = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
     assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, STEPS + 1))
     assert json.loads(run.config.read_text(encoding="utf-8"))["compute"]["nodes"] == 2
