@@ -37,6 +37,12 @@ _builder: list[Program] = []
 _LEFT_OUT = pytest.StashKey[str]()
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Says which tests one process must run (pytest --dist loadgroup): all of the node and of images; else, a module's."""
+    shared = bool({"image_tools", "node_binaries", "prometheus", "s3"}.intersection(_fixtures(item)))
+    item.add_marker(pytest.mark.xdist_group("cluster" if shared else item.nodeid.partition("::")[0]))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Puts tests that need the cluster last, and leaves out those of nodes and images where there can be none."""
