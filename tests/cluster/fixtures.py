@@ -28,7 +28,14 @@ from cluster.runs import RunFolder, remove_abandoned
 from cluster.versions import CONTROL_PLANE, NODE
 from rft_cli.processes import Program
 
-PROGRAMS = {"api_server": CONTROL_PLANE, "s3": ("versitygw",), "prometheus": ("prometheus",), "node_binaries": NODE}
+PROGRAMS = {
+    "api_server": CONTROL_PLANE,
+    "s3": ("versitygw",),
+    "prometheus": ("prometheus",),
+    "node_binaries": NODE,
+    "helm": ("helm",),
+    "promtool": ("promtool",),
+}
 """What each fixture needs built."""
 
 Part = TypeVar("Part", ControlPlane, Node, ObjectStore, Prometheus)
@@ -215,6 +222,18 @@ def prometheus(run_folder: Path, report: Report) -> Iterator[Prometheus]:
     """A Prometheus that scrapes nothing yet."""
     server = Prometheus(run_folder / "prometheus", find_binaries(("prometheus",), report)["prometheus"])
     yield from _running(server, report, "Prometheus")
+
+
+@pytest.fixture(scope="session")
+def helm(report: Report) -> Path:
+    """The program."""
+    return find_binaries(("helm",), report)["helm"]
+
+
+@pytest.fixture(scope="session")
+def promtool(report: Report) -> Path:
+    """The program that checks Prometheus' rules."""
+    return find_binaries(("promtool",), report)["promtool"]
 
 
 @pytest.fixture

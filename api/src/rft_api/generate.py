@@ -24,12 +24,14 @@ in quotes, because floating-point numbers do not survive a round trip through th
 def generated_files() -> dict[str, str]:
     """Contents of every generated file, by its path in the repository."""
     crds = build_crds()
-    files = {f"crds/{name}": _HEADER + _dump(crd) for name, crd in crds.items()}
+    files = {f"crds/{name}": _HEADER + dump_yaml(crd) for name, crd in crds.items()}
     files["docs/reference/manifests.md"] = _reference(list(crds.values()))
     return files
 
 
-def _dump(document: dict[str, Any]) -> str:
+def dump_yaml(document: dict[str, Any]) -> str:
+    """A document as YAML that every reader of YAML understands alike."""
+
     class Dumper(yaml.SafeDumper):
         def ignore_aliases(self, data: Any) -> bool:
             return True

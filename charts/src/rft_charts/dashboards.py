@@ -1,0 +1,6 @@
+"""Dashboards."""
+
+
+def build_dashboards() -> dict[str, str]:
+    """None yet."""
+    return {}
