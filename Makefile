@@ -63,8 +63,9 @@ images: ## every container image: make images REGISTRY=registry.example.com/rft
 
 # Versions stay as the file has them; without the file they are the newest.
 CUDA := trainer-image/requirements-cuda
-generate: install ## crds/, docs/reference/manifests.md and what the CUDA image installs
+generate: install ## crds/, the chart's generated parts, docs/reference/manifests.md, what the CUDA image installs
 	@$(RUN) python -m rft_api.generate .
+	@$(RUN) python -m rft_charts.generate .
 	@$(UV) export --quiet --frozen --no-dev --no-emit-workspace --no-hashes --package rft-trainer \
 	  --output-file .cache/constraints.txt
 	@$(UV) pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate \

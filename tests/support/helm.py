@@ -15,6 +15,10 @@ from cluster.versions import KUBERNETES
 
 CHART = Path(__file__).parents[2] / "charts" / "rft-operator"
 RELEASE = "rft"
+SYSTEM = "rft-system"
+"""The operator's namespace."""
+INSTALL = (f"--namespace={SYSTEM}", "--wait", "--timeout=180s")
+"""Arguments of an installation and of an upgrade."""
 Values = Mapping[str, Any]
 
 
@@ -48,7 +52,7 @@ class Helm:
         assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}{done.stdout}"
         return done.stdout
 
-    def template(self, values: Values, namespace: str = "rft-system") -> list[Manifest]:
+    def template(self, values: Values, namespace: str = SYSTEM) -> list[Manifest]:
         """Every object of the chart, those of `helm test` included."""
         rendered = self(
             "template", RELEASE, str(CHART), f"--namespace={namespace}", f"--kube-version={KUBERNETES}", values=values

@@ -1,6 +1,0 @@
-"""Dashboards."""
-
-
-def build_dashboards() -> dict[str, str]:
-    """None yet."""
-    return {}
