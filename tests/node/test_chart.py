@@ -9,18 +9,17 @@ from typing import Any
 import pytest
 from cluster.kubectl import Kubectl
 from cluster.object_store import ObjectStore
-from support.helm import CHART, Helm
+from support.helm import CHART, INSTALL, SYSTEM, Helm
 from support.tiny import write_model
 from support.tiny_jobs import SLOWLY, job, reward, store_inputs, wait_for_reason, wait_for_step
 
 from rft_api.run import RunFolder
 
-SYSTEM = "rft-system"
 OF = f"--namespace={SYSTEM}"
 RESOURCES = "rftjobs,rewardfunctions"
 CHILDREN = "jobs,deployments,pods,services,configmaps,secrets"
+RELEASED = "deployments,pods,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,poddisruptionbudgets"
 OURS = "--selector=app.kubernetes.io/managed-by=rft-operator"
-INSTALL = (OF, "--wait", "--timeout=180s")
 
 
 @pytest.fixture(scope="module")
@@ -74,26 +73,23 @@ def test_a_job_goes_on_through_an_upgrade_and_its_results_outlive_the_chart(
     of = f"--namespace={team}"
     cluster_helm("uninstall", operator, OF, "--wait", timeout=200)
     # The custom resource definitions were kept, and are taken over.
-    cluster_helm("install", operator, str(previous), *INSTALL, values=chart_values, timeout=200)
+    before = {**chart_values, "podAnnotations": {"version": "before"}}
+    cluster_helm("install", operator, str(previous), *INSTALL, values=before, timeout=200)
     assert short_names(kubectl) == ["rftbefore"]
     learning = {"maxSteps": 24, "epochs": 3, "evalInterval": 4}
     kubectl.apply(reward(SLOWLY), job("through", stored, learning), namespace=team)
     wait_for_step(kubectl, team, "through", 2)
-    (before,) = names(kubectl, "pods", of, "--selector=app.kubernetes.io/component=trainer")
+    (trainer,) = names(kubectl, "pods", of, "--selector=app.kubernetes.io/component=trainer")
     cluster_helm("upgrade", operator, str(CHART), *INSTALL, values=chart_values, timeout=200)
     assert short_names(kubectl) == ["rft"]
     found = wait_for_reason(kubectl, team, "through", "Succeeded", seconds=240)
     assert found["status"]["retries"] == 0
-    assert names(kubectl, "pods", of, "--selector=app.kubernetes.io/component=trainer") == [before]
+    assert names(kubectl, "pods", of, "--selector=app.kubernetes.io/component=trainer") == [trainer]
 
     cluster_helm("uninstall", operator, OF, "--wait", timeout=200)
-    assert (
-        names(
-            kubectl, "all,roles,rolebindings,networkpolicies", OF, f"--selector=app.kubernetes.io/instance={operator}"
-        )
-        == []
-    )
-    assert names(kubectl, "clusterroles,clusterrolebindings", f"--selector=app.kubernetes.io/instance={operator}") == []
+    of_release = f"--selector=app.kubernetes.io/instance={operator}"
+    kubectl.wait_for(RELEASED, OF, of_release, until=lambda left: not left["items"])
+    assert names(kubectl, "clusterroles,clusterrolebindings", of_release) == []
     kept = kubectl.get("rftjob", "through", of)["status"]["result"]["checkpoint"]
     assert kept.startswith(f"s3://{stored.name}/runs/through")
     assert any(RunFolder(stored / "runs" / "through").best.iterdir())
