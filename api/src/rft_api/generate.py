@@ -109,9 +109,9 @@ def _rules(schema: dict[str, Any], path: str) -> list[tuple[str, str]]:
     return found
 
 
-def main(root: Path) -> None:
-    """Writes every generated file below `root`."""
-    for name, content in generated_files().items():
+def write_files(root: Path, files: dict[str, str]) -> None:
+    """Writes files whose content is another, by their path below `root`, and says which."""
+    for name, content in files.items():
         target = root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists() or target.read_text(encoding="utf-8") != content:
@@ -120,4 +120,4 @@ def main(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    write_files(Path(sys.argv[1]), generated_files())

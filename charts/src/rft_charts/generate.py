@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from rft_api.generate import write_files
 from rft_charts.dashboards import build_dashboards
 from rft_charts.objects import crd_templates, rights_template
 from rft_charts.values_page import render_page
@@ -22,15 +23,6 @@ def generated_files(root: Path) -> dict[str, str]:
     return files
 
 
-def main(root: Path) -> None:
-    """Writes every generated file below `root`."""
-    for name, content in generated_files(root).items():
-        target = root / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists() or target.read_text(encoding="utf-8") != content:
-            target.write_text(content, encoding="utf-8")
-            print(f"wrote {name}")
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    folder = Path(sys.argv[1])
+    write_files(folder, generated_files(folder))

@@ -77,6 +77,19 @@ class Variable:
     """A `label_values(METRIC, LABEL)`."""
 
 
+def rate(metric: str, selector: str, by: str) -> str:
+    """What is added to a counter per second."""
+    return f"sum by ({by}) (rate({metric}{{{selector}}}[$__rate_interval]))"
+
+
+def quantiles(metric: str, selector: str, by: str, legend: str) -> tuple[Query, ...]:
+    """Median and 95% of a histogram, by its buckets."""
+    return tuple(
+        Query(f"histogram_quantile({share}, {rate(metric, selector, f'{by}, le')})", f"{legend} {name}")
+        for share, name in ((0.5, "50%"), (0.95, "95%"))
+    )
+
+
 def build_dashboard(
     title: str, uid: str, description: str, variables: Sequence[Variable], rows: Sequence[Row]
 ) -> dashboards.Dashboard:
@@ -163,6 +176,7 @@ def _drawn(panel: Panel) -> timeseries.Panel | stat.Panel | table.Panel | heatma
         case "distribution":
             return (
                 heatmap.Panel()
+                .show_tooltip()
                 .y_axis(heatmap.YAxisConfig().unit(panel.unit))
                 .color(
                     heatmap.HeatmapColorOptions().mode(heatmap_models.HeatmapColorMode.SCHEME).scheme("Blues").steps(32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from rft_charts.dashboards.panels import Panel, Query, Row, Variable, build_dashboard
+from rft_charts.dashboards.panels import Panel, Query, Row, Variable, build_dashboard, quantiles, rate
 
 _SERVERS = 'namespace=~"$namespace", rft_dev_owner=~"$reward"'
 _BY = "namespace, rft_dev_owner"
@@ -27,15 +27,11 @@ def build() -> Dashboard:
 
 
 def _rate(metric: str, by: str = "", more: str = "") -> str:
-    selector = f"{metric}{{{_SERVERS}{', ' + more if more else ''}}}"
-    return f"sum by ({_BY}{', ' + by if by else ''}) (rate({selector}[$__rate_interval]))"
+    return rate(metric, f"{_SERVERS}, {more}" if more else _SERVERS, f"{_BY}, {by}" if by else _BY)
 
 
 def _quantiles(metric: str) -> tuple[Query, ...]:
-    return tuple(
-        Query(f"histogram_quantile({share}, {_rate(metric, 'le')})", f"{_NAME} {name}")
-        for share, name in ((0.5, "50%"), (0.95, "95%"))
-    )
+    return quantiles(metric, _SERVERS, _BY, _NAME)
 
 
 _SCORES = Row(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from rft_charts.dashboards.panels import Panel, Query, Row, Variable, build_dashboard
+from rft_charts.dashboards.panels import Panel, Query, Row, Variable, build_dashboard, quantiles, rate
 
 _SERVERS = 'namespace=~"$namespace", rft_dev_owner=~"$endpoint"'
 _BY = "namespace, rft_dev_owner"
@@ -31,15 +31,11 @@ def _sum(metric: str) -> str:
 
 
 def _rate(metric: str, by: str = "") -> str:
-    return f"sum by ({_BY}{', ' + by if by else ''}) (rate({metric}{{{_SERVERS}}}[$__rate_interval]))"
+    return rate(metric, _SERVERS, f"{_BY}, {by}" if by else _BY)
 
 
 def _latency(title: str, description: str, metric: str) -> Panel:
-    queries = tuple(
-        Query(f"histogram_quantile({share}, {_rate(metric, 'le')})", f"{_NAME} {name}")
-        for share, name in ((0.5, "50%"), (0.95, "95%"))
-    )
-    return Panel(title, description, queries, "s")
+    return Panel(title, description, quantiles(metric, _SERVERS, _BY, _NAME), "s")
 
 
 _REQUESTS = Row(
