@@ -17,13 +17,13 @@ import kopf
 from prometheus_client import start_http_server
 
 from rft_operator.cluster import connect
-from rft_operator.handlers import build_registry, build_settings
+from rft_operator.handlers import OUR_PLURALS, build_registry, build_settings
 from rft_operator.leader import Election, LeadershipLost
 from rft_operator.loop import Loop
 from rft_operator.metrics import Metrics
 from rft_operator.passes import Passes
 from rft_operator.probes import Probes
-from rft_operator.resync import run_loop
+from rft_operator.resync import run_loop, wait_for_definitions
 from rft_operator.settings import Images, Settings
 from rft_operator.store import Store
 
@@ -90,6 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
 async def operate(settings: Settings, metrics: Metrics, liveness: str) -> None:
     """Watches, and acts while this replica leads; ends when kopf is told to stop, or when leadership is lost."""
     async with connect() as cluster, httpx.AsyncClient(trust_env=False) as client:
+        await wait_for_definitions(cluster, OUR_PLURALS)
         store = Store()
         loop = Loop()
         passes = Passes(cluster, store, Probes(client), metrics, settings, loop.wake)
