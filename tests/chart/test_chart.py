@@ -22,6 +22,7 @@ from rft_operator.rights import AT_HOME, EVERYWHERE, Right
 
 ROOT = Path(__file__).parents[2]
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
+COMPONENT = "app.kubernetes.io/component"
 NAMESPACES = ("rft-system", "team-a", "team-b")
 
 SHAPES: dict[str, list[dict[str, Any]]] = {
@@ -243,3 +244,49 @@ def test_only_monitored_pods_lack_scrape_annotations(chart: Helm):
         monitors = [m for m in manifests if m["kind"] == "PodMonitor"]
         assert bool(monitors) == enabled
         assert all(endpoint["honorLabels"] for m in monitors for endpoint in m["spec"]["podMetricsEndpoints"])
+
+
+def templates_of_the_operator() -> dict[str, list[Manifest]]:
+    """Pod templates that the operator makes, by component, from its golden plans."""
+    found: dict[str, list[Manifest]] = {}
+    for file in sorted((ROOT / "tests" / "operator" / "golden").glob("*.plan.yaml")):
+        for desired in yaml.safe_load(file.read_text(encoding="utf-8"))["desired"]:
+            if desired["kind"] in ("Job", "Deployment"):
+                template = desired["spec"]["template"]
+                found.setdefault(template["metadata"]["labels"][COMPONENT], []).append(template)
+    return found
+
+
+def ports(template: Manifest) -> dict[str, int]:
+    """Ports of a pod, by name."""
+    containers = template["spec"]["containers"]
+    return {port["name"]: port["containerPort"] for c in containers for port in c.get("ports", [])}
+
+
+def test_monitors_and_policies_speak_of_the_pods_that_the_operator_makes(chart: Helm):
+    manifests = chart.template(SHAPES["monitoring"][1])
+    templates = templates_of_the_operator()
+    monitored = {
+        m["spec"]["selector"]["matchLabels"][COMPONENT]: m["spec"]
+        for m in manifests
+        if m["kind"] == "PodMonitor" and COMPONENT in m["spec"]["selector"]["matchLabels"]
+    }
+    operators = [find(manifests, "Deployment")["spec"]["template"]]
+    for component, of_component in {**templates, "operator": operators}.items():
+        (endpoint,) = monitored[component]["podMetricsEndpoints"]
+        for template in of_component:
+            # Kubernetes numbers a Job's pods; the first one knows how far the run is.
+            labels = {**template["metadata"]["labels"], "batch.kubernetes.io/job-completion-index": "0"}
+            assert monitored[component]["selector"]["matchLabels"].items() <= labels.items()
+            # What the annotations say to those who scrape by them.
+            annotated = template["metadata"].get("annotations", {}).get("prometheus.io/port", "8080")
+            assert str(ports(template)[endpoint["port"]]) == annotated
+    assert set(monitored) == {*templates, "operator"}
+    allowed = {
+        rule["to"][0]["podSelector"]["matchLabels"][COMPONENT]: {port["port"] for port in rule["ports"]}
+        for rule in find(manifests, "NetworkPolicy", "rft-rft-operator")["spec"]["egress"]
+    }
+    assert allowed == {
+        component: {number for template in of_component for number in ports(template).values()}
+        for component, of_component in templates.items()
+    }
