@@ -236,6 +236,14 @@ def test_every_value_has_a_comment_and_a_schema():
             node = node["properties"][part]
 
 
+def test_the_notes_say_the_next_command(chart: Helm):
+    said = chart("install", RELEASE, str(CHART), "--namespace=rft-system", "--dry-run=client", values={})
+    commands = re.findall(r"^  (kubectl|helm) (\S+)", said.partition("NOTES:")[2], re.MULTILINE)
+    assert commands == [("kubectl", "rollout"), ("helm", "test"), ("kubectl", "get")]
+    deployment = find(chart.template({}), "Deployment")["metadata"]["name"]
+    assert f"kubectl rollout status deployment/{deployment} --namespace rft-system" in said
+
+
 def test_only_monitored_pods_lack_scrape_annotations(chart: Helm):
     for enabled in (False, True):
         manifests = chart.template({"metrics": {"podMonitors": {"enabled": enabled}}})

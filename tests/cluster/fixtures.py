@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.stash[_LEFT_OUT] = (
                 f"{len(left_out)} tests of a real node, of pods and of images were left out: {reason}"
             )
-    last = ("image_tools", "node", "node_binaries", "prometheus", "s3", "api_server")
+    last = ("image_tools", "node", "node_binaries", "prometheus", "s3", "api_server", "helm", "promtool")
     items.sort(key=lambda item: [name in _fixtures(item) for name in last])
 
 
