@@ -64,6 +64,7 @@ SHAPES: dict[str, list[dict[str, Any]]] = {
         {
             "crds": {"install": False},
             "podDisruptionBudget": {"enabled": False},
+            "userRoles": {"enabled": False},
             "networkPolicy": {"enabled": False},
             "dashboards": {"enabled": False},
         },
@@ -151,6 +152,7 @@ def test_crds_go_with_the_release_only_when_told_so(chart: Helm):
 def test_the_operator_has_its_rights_and_no_more(chart: Helm, values: dict[str, Any]):
     manifests = chart.template(values)
     own = [m for m in manifests if "helm.sh/hook" not in m["metadata"].get("annotations", {})]
+    own = [m for m in own if not any("aggregate-to-" in label for label in m["metadata"].get("labels", {}))]
     roles = {(m["kind"], m["metadata"].get("namespace")): m for m in own if m["kind"] in ("Role", "ClusterRole")}
     watched: list[tuple[str, str | None]] = [("Role", name) for name in values.get("watchNamespaces", [])]
     expected = {place: rules(EVERYWHERE) for place in watched or [("ClusterRole", None)]}
@@ -163,6 +165,23 @@ def test_the_operator_has_its_rights_and_no_more(chart: Helm, values: dict[str, 
             {"kind": "ServiceAccount", "name": "rft-rft-operator", "namespace": "rft-system"}
         ]
     assert len([m for m in own if m["kind"].endswith("Binding")]) == len(roles)
+
+
+def test_who_may_edit_a_namespace_may_train_in_it(chart: Helm, kubectl: Kubectl, namespaces):
+    roles = [m for m in chart.template({}) if any("aggregate-to-" in label for label in m["metadata"]["labels"])]
+    kubectl("apply", "--server-side", "-f", "-", stdin=stream(roles))
+    allowed = {"view": {"get", "watch"}, "edit": {"get", "watch", "create", "patch", "delete"}}
+    for role, verbs in allowed.items():
+        kubectl("create", "rolebinding", role, f"--clusterrole={role}", f"--user=a-{role}er", "--namespace=team-a")
+        # A controller brings the rules of our roles into the cluster's.
+        kubectl.wait_for(
+            "clusterrole", role, until=lambda found: any("rft.dev" in rule["apiGroups"] for rule in found["rules"])
+        )
+        for resource in ("rftjobs", "rewardfunctions", "inferenceendpoints"):
+            for verb in ("get", "watch", "create", "patch", "delete"):
+                asked = ["auth", "can-i", verb, f"{resource}.rft.dev", f"--as=a-{role}er"]
+                assert kubectl.run(*asked, "--namespace=team-a").stdout.strip() == ("yes" if verb in verbs else "no")
+                assert kubectl.run(*asked, "--namespace=team-b").stdout.strip() == "no"
 
 
 def rules(rights: tuple[Right, ...]) -> list[dict[str, list[str]]]:
