@@ -90,16 +90,17 @@ version: $(UV) ## writes a version everywhere: make version VERSION=0.2.0
 release: install docs images ## wheels, chart, bill of materials, licences and images of this version; the files go to dist/
 	@$(MAKE) --no-print-directory dist
 
-dist: install ## what a release has without its images and its site, in dist/
-	@rm -rf dist/wheels dist/sbom.json dist/licenses.md dist/CHANGELOG.md
-	@mkdir -p dist
-	@$(UV) build --quiet --all-packages --wheel --out-dir dist/wheels
-	@$(UV) export --quiet --frozen --no-default-groups --all-packages --all-extras --format cyclonedx1.5 \
-	  --output-file dist/sbom.json > /dev/null
+DIST := dist
+dist: $(UV) ## what a release has without its images and its site, in dist/
+	@rm -rf $(DIST)/wheels $(DIST)/*.tgz
+	@mkdir -p $(DIST)
 	@$(RUN) python release/licenses.py --uv $(UV) --check
-	@cp docs/reference/licenses.md CHANGELOG.md dist/
-	@for chart in $(wildcard charts/*/Chart.yaml); do helm package --destination dist "$$(dirname $$chart)"; done
-	@echo "rft-operator $(VERSION) is in dist/"
+	@cp docs/reference/licenses.md CHANGELOG.md $(DIST)
+	@$(UV) build --quiet --all-packages --wheel --out-dir $(DIST)/wheels
+	@$(UV) export --quiet --frozen --no-default-groups --all-packages --all-extras --format cyclonedx1.5 \
+	  --output-file $(DIST)/sbom.json > /dev/null
+	@for chart in $(wildcard charts/*/Chart.yaml); do helm package --destination $(DIST) "$$(dirname $$chart)"; done
+	@echo "rft-operator $(VERSION) is in $(DIST)/"
 
 format: install ## formats and mends what ruff can
 	@$(RUN) ruff check --fix .
