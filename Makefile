@@ -45,7 +45,7 @@ check: install ## linters, types, import contracts and generated files
 
 # The tests start programs that compute beside one another: one thread each.
 test: check ## everything: checks, then all tests
-	@OMP_NUM_THREADS=1 $(RUN) pytest --durations=15
+	@OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses=2 --dist=loadgroup --durations=20
 
 cluster: install ## a real Kubernetes on this machine to play with, until Ctrl-C
 	@PYTHONPATH=tests $(RUN) python -m cluster
@@ -67,8 +67,9 @@ images: ## every container image: make images REGISTRY=registry.example.com/rft
 
 # Versions stay as the file has them; without the file they are the newest.
 CUDA := trainer-image/requirements-cuda
-generate: install ## crds/, docs/reference/manifests.md and what the CUDA image installs
+generate: install ## crds/, the chart's generated parts, docs/reference/manifests.md, what the CUDA image installs
 	@$(RUN) python -m rft_api.generate .
+	@$(RUN) python -m rft_charts.generate .
 	@$(UV) export --quiet --frozen --no-dev --no-emit-workspace --no-hashes --package rft-trainer \
 	  --output-file .cache/constraints.txt
 	@$(UV) pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate \
@@ -76,30 +77,33 @@ generate: install ## crds/, docs/reference/manifests.md and what the CUDA image 
 	  --extra storage --no-emit-package rft-api --output-file $(CUDA).txt \
 	  api/pyproject.toml trainer-image/pyproject.toml $(CUDA).in > /dev/null
 
+# What is given to users: all packages but rft-charts, which only generates.
+SHIPPED := rft-api rft-cli rft-loader rft-operator-controller rft-reward rft-trainer
 licenses: install ## docs/reference/licenses.md, from uv.lock and what is installed
-	@$(RUN) python release/licenses.py --uv $(UV)
+	@$(RUN) python release/licenses.py --uv $(UV) $(SHIPPED)
 
 # The version stands in pyproject.toml here; everything else repeats it, and a test holds that it does.
 version: $(UV) ## writes a version everywhere: make version VERSION=0.2.0
 	@sed -i 's/^version = ".*"/version = "$(VERSION)"/' pyproject.toml */pyproject.toml
 	@sed -i 's/^ARG VERSION=.*/ARG VERSION=$(VERSION)/' */Dockerfile
-	@for chart in $(wildcard charts/*/Chart.yaml); do \
-	  sed -i -E 's/^(version|appVersion): .*/\1: "$(VERSION)"/' $$chart; done
+	@sed -i -E 's/^(version|appVersion): .*/\1: "$(VERSION)"/' charts/*/Chart.yaml
+	@sed -i 's/\$$image:.*/$$image:$(VERSION)/' docs/install.md
 	@$(UV) lock --quiet
 
 release: install docs images ## wheels, chart, bill of materials, licences and images of this version; the files go to dist/
 	@$(MAKE) --no-print-directory dist
 
 DIST := dist
+HELM := helm
 dist: $(UV) ## what a release has without its images and its site, in dist/
 	@rm -rf $(DIST)/wheels $(DIST)/*.tgz
 	@mkdir -p $(DIST)
-	@$(RUN) python release/licenses.py --uv $(UV) --check
+	@$(RUN) python release/licenses.py --uv $(UV) --check $(SHIPPED)
 	@cp docs/reference/licenses.md CHANGELOG.md $(DIST)
-	@$(UV) build --quiet --all-packages --wheel --out-dir $(DIST)/wheels
-	@$(UV) export --quiet --frozen --no-default-groups --all-packages --all-extras --format cyclonedx1.5 \
+	@for package in $(SHIPPED); do $(UV) build --quiet --wheel --out-dir $(DIST)/wheels --package $$package; done
+	@$(UV) export --quiet --frozen --no-default-groups $(SHIPPED:%=--package %) --all-extras --format cyclonedx1.5 \
 	  --output-file $(DIST)/sbom.json > /dev/null
-	@for chart in $(wildcard charts/*/Chart.yaml); do helm package --destination $(DIST) "$$(dirname $$chart)"; done
+	@$(HELM) package --destination $(DIST) charts/rft-operator
 	@echo "rft-operator $(VERSION) is in $(DIST)/"
 
 format: install ## formats and mends what ruff can

@@ -1,7 +1,7 @@
 """Writes docs/reference/licenses.md: the licences of every Python package that is shipped.
 
-    python release/licenses.py          # writes the page
-    python release/licenses.py --check  # ends with 1 when it is out of date
+    python release/licenses.py PACKAGE...          # writes the page
+    python release/licenses.py --check PACKAGE...  # ends with 1 when it is out of date
 
 uv.lock says which packages are shipped; under which licence, their own metadata, as pip-licenses reads them here.
 """
@@ -82,13 +82,13 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def shipped(uv: Path) -> set[str]:
-    """Names of the packages that this project needs to run."""
-    command = "export --quiet --frozen --no-default-groups --all-packages --all-extras --no-emit-workspace"
-    options = "--no-hashes --no-annotate --no-header"
-    done = subprocess.run(
-        [str(uv), *command.split(), *options.split()], cwd=ROOT, check=True, capture_output=True, text=True
+def needed(uv: Path, own: list[str]) -> set[str]:
+    """Names of the packages that this project's own need to run."""
+    options = (
+        "--quiet --frozen --no-default-groups --all-extras --no-emit-workspace --no-hashes --no-annotate --no-header"
     )
+    command = [str(uv), "export", *options.split(), *(f"--package={name}" for name in own)]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     return set(re.findall(r"^([a-z0-9-]+)(?:\[.*\])?==", done.stdout, re.MULTILINE))
 
 
@@ -109,8 +109,8 @@ def packages(names: set[str], licenses: dict[str, str]) -> list[Package]:
     for entry in locked:
         versions.setdefault(entry["name"], set()).add(entry.get("version", ""))
         extras = entry.get("optional-dependencies", {}).values()
-        for needed in [*entry.get("dependencies", []), *(each for group in extras for each in group)]:
-            needed_by.setdefault(needed["name"], set()).add(entry["name"])
+        for other in [*entry.get("dependencies", []), *(each for group in extras for each in group)]:
+            needed_by.setdefault(other["name"], set()).add(entry["name"])
     own = {entry["name"] for entry in locked if "registry" not in entry["source"]}
     return [
         Package(
@@ -143,8 +143,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Writes the page of licences.")
     parser.add_argument("--check", action="store_true", help="write nothing; end with 1 when the page is out of date")
     parser.add_argument("--uv", type=Path, default=Path("uv"), help="the uv to ask")
+    parser.add_argument("packages", nargs="+", help="this project's packages that are shipped")
     options = parser.parse_args()
-    names = shipped(options.uv)
+    names = needed(options.uv, options.packages)
     page = render(packages(names, installed_licenses()), only_cuda(names))
     if options.check:
         if PAGE.read_text(encoding="utf-8") != page:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -27,6 +28,20 @@ def find_binaries(names: tuple[str, ...], report: Report) -> dict[str, Path]:
         BuildError: one cannot be built.
     """
     return {name: _given(name) or _build(BINARIES[name], report) for name in names}
+
+
+def module_folder(module: str, path: str, report: Report) -> Path:
+    """The folder of a Go module of which only files are of use, at the version that `modules/MODULE` pins.
+
+    Raises:
+        BuildError: it cannot be had.
+    """
+    environment = {**os.environ, "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+    command = [find_go(report), "mod", "download", "-json", path]
+    done = subprocess.run(command, cwd=MODULES / module, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise BuildError(f"{path} cannot be had:\n{done.stderr}{done.stdout}")
+    return Path(json.loads(done.stdout)["Dir"])
 
 
 def _given(name: str) -> Path | None:

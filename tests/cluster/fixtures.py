@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -28,7 +28,14 @@ from cluster.runs import RunFolder, remove_abandoned
 from cluster.versions import CONTROL_PLANE, NODE
 from rft_cli.processes import Program
 
-PROGRAMS = {"api_server": CONTROL_PLANE, "s3": ("versitygw",), "prometheus": ("prometheus",), "node_binaries": NODE}
+PROGRAMS = {
+    "api_server": CONTROL_PLANE,
+    "s3": ("versitygw",),
+    "prometheus": ("prometheus",),
+    "node_binaries": NODE,
+    "helm": ("helm",),
+    "promtool": ("promtool",),
+}
 """What each fixture needs built."""
 
 Part = TypeVar("Part", ControlPlane, Node, ObjectStore, Prometheus)
@@ -37,20 +44,34 @@ _builder: list[Program] = []
 _LEFT_OUT = pytest.StashKey[str]()
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Says which tests share a process (pytest --dist loadgroup): all of the node and of images; else a module's."""
+    item.add_marker(pytest.mark.xdist_group("node" if _needs_node(item) else item.nodeid.partition("::")[0]))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Puts tests that need the cluster last, and leaves out those of nodes and images where there can be none."""
     reason = why_impossible()
     if reason and not os.environ.get("CI"):  # in CI they run, and fail with the reason
-        left_out = [item for item in items if {"node_binaries", "image_tools"}.intersection(_fixtures(item))]
+        left_out = [item for item in items if _needs_node(item)]
         items[:] = [item for item in items if item not in left_out]
         if left_out:
             config.hook.pytest_deselected(items=left_out)
-            config.stash[_LEFT_OUT] = (
-                f"{len(left_out)} tests of a real node, of pods and of images were left out: {reason}"
-            )
+            text = f"{len(left_out)} tests of a real node, of pods and of images were left out: {reason}"
+            config.stash[_LEFT_OUT] = text
+            if isinstance(getattr(config, "workeroutput", None), dict):  # a process of several: the first one tells
+                config.workeroutput["left_out"] = text
     last = ("image_tools", "node", "node_binaries", "prometheus", "s3", "api_server")
     items.sort(key=lambda item: [name in _fixtures(item) for name in last])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Takes over which tests a process has left out: all processes leave out the same."""
+    text = getattr(node, "workeroutput", {}).get("left_out")
+    if text is not None:
+        node.config.stash[_LEFT_OUT] = text
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -82,6 +103,10 @@ def pytest_sessionfinish() -> None:
     """Ends a build that nobody waits for any more."""
     while _builder:
         _builder.pop().kill()
+
+
+def _needs_node(item: pytest.Item) -> bool:
+    return not {"node_binaries", "image_tools"}.isdisjoint(_fixtures(item))
 
 
 def _fixtures(item: pytest.Item) -> list[str]:
@@ -215,6 +240,18 @@ def prometheus(run_folder: Path, report: Report) -> Iterator[Prometheus]:
     """A Prometheus that scrapes nothing yet."""
     server = Prometheus(run_folder / "prometheus", find_binaries(("prometheus",), report)["prometheus"])
     yield from _running(server, report, "Prometheus")
+
+
+@pytest.fixture(scope="session")
+def helm(report: Report) -> Path:
+    """The program."""
+    return find_binaries(("helm",), report)["helm"]
+
+
+@pytest.fixture(scope="session")
+def promtool(report: Report) -> Path:
+    """The program that checks Prometheus' rules."""
+    return find_binaries(("promtool",), report)["promtool"]
 
 
 @pytest.fixture

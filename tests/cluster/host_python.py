@@ -33,12 +33,12 @@ def write_dockerfile(folder: Path) -> None:
         "LD_LIBRARY_PATH": f"{_PYTHON}/lib",
         "PYTHONPATH": ":".join([_PACKAGES, *map(str, _linked_sources())]),
         "PYTHONDONTWRITEBYTECODE": "1",
+        "TORCH_COMPILE_DISABLE": "1",  # as trainer-image/Dockerfile has it, and libnuma1 below
     }
     install = "apt-get -qq update && apt-get -qq install --yes --no-install-recommends"
     lines = [
         "ARG BASE",
         "FROM ${BASE}",
-        # As trainer-image/Dockerfile has it.
         f"RUN {install} libnuma1",
         *(f"ENV {name}={value}" for name, value in variables.items()),
         "USER 65532",

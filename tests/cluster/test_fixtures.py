@@ -12,11 +12,16 @@ ROOT = FOLDER.parents[1]
 
 
 def collect(**environment: str) -> str:
-    """What pytest says it would run when another cluster is given, which makes node tests impossible everywhere."""
+    """What pytest says it would run."""
     files = [str(FOLDER / name) for name in ("test_node.py", "test_control_plane.py", "test_fixtures.py")]
+    return run_pytest("--collect-only", *files, **environment)
+
+
+def run_pytest(*arguments: str, **environment: str) -> str:
+    """What pytest says when another cluster is given, which makes node tests impossible everywhere."""
     inherited = {name: value for name, value in os.environ.items() if name != "CI"}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", *files],
+        [sys.executable, "-m", "pytest", "-q", *arguments],
         cwd=ROOT, env={**inherited, "RFT_TEST_KUBECONFIG": "/nonexistent", **environment},
         capture_output=True, text=True,
     )  # fmt: skip
@@ -30,6 +35,12 @@ def test_impossible_tests_are_left_out_and_named():
     assert (
         "tests of a real node, of pods and of images were left out: RFT_TEST_KUBECONFIG gives another cluster" in said
     )
+
+
+def test_several_processes_name_what_they_left_out_once():
+    files = [str(FOLDER / "test_node.py"), str(ROOT / "tests" / "api" / "test_quantities.py")]
+    said = run_pytest("--numprocesses=2", "--dist=loadgroup", *files)
+    assert said.count("were left out: RFT_TEST_KUBECONFIG gives another cluster") == 1
 
 
 def test_in_ci_nothing_is_left_out_and_what_needs_most_runs_last():

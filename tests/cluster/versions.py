@@ -55,6 +55,12 @@ def _kubernetes(name: str) -> Binary:
     return Binary(name, "kubernetes", f"k8s.io/kubernetes/cmd/{name}", variables=variables)
 
 
+def _prometheus(name: str) -> Binary:
+    # Of the service discoveries only Kubernetes': the others pull in the clients of every cloud.
+    tags = "remove_all_sd,enable_kubernetes_sd"
+    return Binary(name, "prometheus", f"github.com/prometheus/prometheus/cmd/{name}", tags=tags)
+
+
 _ALL = [
     Binary("etcd", "etcd", "go.etcd.io/etcd/server/v3"),
     *map(_kubernetes, ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")),
@@ -62,13 +68,9 @@ _ALL = [
     Binary("coredns", "coredns", "rft.dev/tests/coredns"),
     Binary("pause", "pause", "rft.dev/tests/pause"),
     Binary("versitygw", "versitygw", "github.com/versity/versitygw/cmd/versitygw"),
-    Binary(
-        "prometheus",
-        "prometheus",
-        "github.com/prometheus/prometheus/cmd/prometheus",
-        # Of the service discoveries only Kubernetes': the others pull in the clients of every cloud.
-        tags="remove_all_sd,enable_kubernetes_sd",
-    ),
+    _prometheus("prometheus"),
+    _prometheus("promtool"),
+    Binary("helm", "helm", "helm.sh/helm/v4/cmd/helm"),
 ]
 BINARIES = {binary.name: binary for binary in _ALL}
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import secrets
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster.control_plane import ControlPlane
-from cluster.kubectl import Kubectl, Manifest
+from cluster.kubectl import Kubectl
 from cluster.node import Node
 from cluster.object_store import ObjectStore
 from cluster.prometheus import Prometheus
+from support.helm import CHART, INSTALL, SYSTEM, Helm
 from support.smollm2 import prepare_model
 
-from rft_api.crd import build_crds
-from rft_operator.rights import build_cluster_role, build_role
-
-ROOT = Path(__file__).parents[2]
-SYSTEM = "rft-system"
+OPERATOR = "rft-operator"
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
 BUCKET = "rft"
 Image = tuple[str, Path]
@@ -27,83 +25,45 @@ Image = tuple[str, Path]
 
 @pytest.fixture(scope="session")
 def kubectl(api_server: ControlPlane, node: Node) -> Kubectl:
-    """kubectl for a cluster that has a node and our CRDs."""
-    api_server.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-    for name in build_crds():
-        api_server.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{Path(name).stem}.rft.dev")
+    """kubectl for a cluster that has a node."""
     return api_server.kubectl
 
 
 @pytest.fixture(scope="session")
-def operator(
-    kubectl: Kubectl, node: Node, host_image: str, operator_image: Image, reward_image: Image, loader_image: Image
-) -> Iterator[str]:
-    """The operator in its own namespace; the name of its Deployment.
+def cluster_helm(kubectl: Kubectl, helm: Path, tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    """Helm for that cluster."""
+    return Helm(helm, tmp_path_factory.mktemp("helm"), kubectl.kubeconfig)
+
+
+@pytest.fixture(scope="session")
+def chart_values(
+    node: Node, host_image: str, operator_image: Image, reward_image: Image, loader_image: Image
+) -> dict[str, Any]:
+    """The chart's values: the images that there are here, one replica, and less memory than production takes.
 
     Trainers and servers run this machine's Python environment, everything else the images as they are shipped.
     """
     for _, archive in (operator_image, reward_image, loader_image):
         node.load_image(archive)
-    images = {"reward": reward_image[0], "loader": loader_image[0]}
-    images |= dict.fromkeys(("trainer", "server-cuda", "server-cpu"), host_image)
-    with kubectl.namespace(SYSTEM, RESTRICTED):
-        kubectl.apply(*operator_manifests(operator_image[0], images), namespace=SYSTEM)
-        kubectl("rollout", "status", "deployment/rft-operator", f"--namespace={SYSTEM}", "--timeout=120s", timeout=130)
-        yield "rft-operator"
-
-
-def operator_manifests(image: str, images: dict[str, str]) -> list[Manifest]:
-    """What installs the operator."""
-    labels = {"app": "rft-operator"}
-    arguments = [f"--{name}-image={image}" for name, image in images.items()]
-    fields = {"POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace"}
-    container = {
-        "name": "operator",
-        "image": image,
-        "command": ["python", "-m", "rft_operator", *arguments],
-        "env": [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()],
-        "ports": [{"name": "metrics", "containerPort": 8080}, {"name": "liveness", "containerPort": 8081}],
-        "readinessProbe": {
-            "httpGet": {"path": "/healthz", "port": "liveness"},
-            "periodSeconds": 1,
-            "timeoutSeconds": 5,
-        },
-        "resources": {"requests": {"cpu": "200m"}, "limits": {"memory": "256Mi"}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-    }
-    pod = {
-        "serviceAccountName": "rft-operator",
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [container],
-    }
-    annotations = {"prometheus.io/scrape": "true", "prometheus.io/port": "8080"}
-    spec = {
-        "replicas": 1,
-        "selector": {"matchLabels": labels},
-        "template": {"metadata": {"labels": labels, "annotations": annotations}, "spec": pod},
-    }
-    return [
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "rft-operator"}},
-        build_cluster_role(),
-        build_role(SYSTEM),
-        *(_binding(kind) for kind in ("ClusterRole", "Role")),
-        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "rft-operator"}, "spec": spec},
-    ]
-
-
-def _binding(kind: str) -> Manifest:
-    """Gives the operator the rights of its ClusterRole or Role."""
     return {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": f"{kind}Binding",
-        "metadata": {"name": "rft-operator"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": "rft-operator"},
-        "subjects": [{"kind": "ServiceAccount", "name": "rft-operator", "namespace": SYSTEM}],
+        "images": {
+            "operator": operator_image[0],
+            "reward": reward_image[0],
+            "loader": loader_image[0],
+            **dict.fromkeys(("trainer", "serverCuda", "serverCpu"), host_image),
+        },
+        "accelerator": "cpu",
+        "replicas": 1,
+        "resources": {"requests": {"cpu": "200m"}, "limits": {"memory": "256Mi"}},
     }
+
+
+@pytest.fixture(scope="session")
+def operator(kubectl: Kubectl, cluster_helm: Helm, chart_values: dict[str, Any]) -> Iterator[str]:
+    """The operator in its own namespace, installed by its chart; the name of the release and of its Deployment."""
+    with kubectl.namespace(SYSTEM, RESTRICTED):
+        cluster_helm("install", OPERATOR, str(CHART), *INSTALL, values=chart_values, timeout=200)
+        yield OPERATOR
 
 
 @pytest.fixture(scope="session")
@@ -121,6 +81,8 @@ def scraped(prometheus: Prometheus, kubectl: Kubectl) -> Prometheus:
             "target_label": "__address__",
         },
         {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"},
+        {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"},
+        {"action": "labelmap", "regex": "__meta_kubernetes_pod_label_(.+)"},
     ]
     discovery = [{"role": "pod", "kubeconfig_file": str(kubectl.kubeconfig)}]
     # A label that a program states itself, such as a job's namespace, is kept.

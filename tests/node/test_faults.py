@@ -10,13 +10,12 @@ import pytest
 from cluster.images import build_image
 from cluster.kubectl import Kubectl
 from support.tiny import write_model
-from support.tiny_jobs import condition, job, reward, store_inputs, wait_for_reason, wait_for_step
-from support.trainer import DIGIT_SHARE, curve
+from support.tiny_jobs import SLOWLY, condition, job, reward, store_inputs, wait_for_reason, wait_for_step
+from support.trainer import curve
 
 from rft_api.run import ExitCode, RunFolder
 
 TRAINERS = "app.kubernetes.io/component=trainer"
-SLOWLY = DIGIT_SHARE.replace("    rows = []", "    import time\n    time.sleep(1)\n    rows = []")
 KILL_OTHERS = """
 import os
 for number in filter(str.isdigit, os.listdir("/proc")):

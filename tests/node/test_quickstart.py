@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
+import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,12 @@ import httpx
 import pyarrow.parquet
 import pytest
 import yaml
-from cluster.kubectl import Kubectl
+from cluster.kubectl import Kubectl, Manifest
 from cluster.prometheus import Prometheus
+from support.dashboards import alert_queries, panel_queries
+from support.tiny_jobs import wait_for_reason
 
+from rft_api.resource import API_VERSION
 from rft_api.run import RunFolder, Summary
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
@@ -46,6 +51,19 @@ TRAINING = {
     "rft_train_rewards_failed_total": (0, 0),
 }
 """What the trainer publishes, and between what its values must lie."""
+CODE = """
+import os
+
+def lambda_handler(event, context):
+    if "end" in event[0]["messages"][-1]["content"]:
+        os._exit(1)
+    raise ValueError("no score")
+"""
+"""A reward that ends its process, or fails."""
+WITHOUT_DATA = {
+    "fleet: Suspected reward hacking A": "no job here is suspected",
+}
+"""Panels' queries that this cannot give data, and why."""
 REWARD_SERVER = {
     'rft_reward_requests_total{code="200"}': (1, 1000),
     'rft_reward_samples_total{outcome="scored"}': (STEPS * SAMPLES, 10000),
@@ -70,11 +88,12 @@ def stored(bucket: Path, smollm2: Path) -> Path:
 @pytest.mark.timeout(1500)
 def test_the_quickstart_trains_and_is_served(kubectl: Kubectl, team: str, stored: Path, scraped: Prometheus):
     of = f"--namespace={team}"
+    started = time.monotonic()
     # As the example has it, with fewer steps.
     manifests = list(yaml.safe_load_all((QUICKSTART / "kubernetes" / "job.yaml").read_text(encoding="utf-8")))
     manifests[1]["spec"]["hyperparameters"] |= {"maxSteps": STEPS, "evalInterval": STEPS // 2}
     kubectl("apply", of, "--server-side", "-f", str(QUICKSTART / "reward.yaml"))
-    kubectl.apply(*manifests, namespace=team)
+    kubectl.apply(*manifests, *troubles(manifests[1]), namespace=team)
 
     kubectl("wait", of, "rewardfunction/amount", "--for=condition=Ready", "--timeout=120s", timeout=130)
     kubectl("wait", of, "rftjob/quickstart", "--for=condition=Succeeded", "--timeout=900s", timeout=930)
@@ -82,6 +101,11 @@ def test_the_quickstart_trains_and_is_served(kubectl: Kubectl, team: str, stored
     check_metrics(scraped, team)
     kubectl("wait", of, "inferenceendpoint/quickstart", "--for=condition=Ready", "--timeout=240s", timeout=250)
     check_answers(kubectl, team, RunFolder(stored / "runs" / "quickstart"))
+    kubectl("wait", of, "rewardfunction/troubled", "--for=condition=Ready", "--timeout=60s", timeout=70)
+    make_trouble(kubectl, team)
+    wait_for_reason(kubectl, team, "broken", "DataInvalid")
+    wait_for_reason(kubectl, team, "queued", "Queued")
+    check_dashboards(scraped, time.monotonic() - started)
 
 
 def check_result(job: dict[str, Any], bucket: Path) -> None:
@@ -155,3 +179,56 @@ def complete(kubectl: Kubectl, of: str, endpoint: str, prompt: str) -> str:
     answer = httpx.post(url, json=body, timeout=120, trust_env=False)
     assert answer.status_code == 200, answer.text
     return str(answer.json()["choices"][0]["message"]["content"])
+
+
+def troubles(job: Manifest) -> list[Manifest]:
+    """Objects that give data to panels of what does not happen in the quickstart."""
+    broken, queued = (
+        {**job, "metadata": {"name": name}, "spec": {**job["spec"], "output": {"uri": f"s3://rft/runs/{name}"}}}
+        for name in ("broken", "queued")
+    )
+    for made in (broken, queued):
+        made["spec"].pop("endpoint")
+    missing = {"name": "missing", "uri": "s3://rft/data/missing.jsonl", "reward": "amount"}
+    broken["spec"] = {**broken["spec"], "data": {"train": [missing]}}
+    # Nobody looks after the queue.
+    queued["spec"]["queueName"] = "team-a"
+    terms = [
+        {"name": "judged", "weight": "0.5", "judge": {"template": "Summarization", "model": {"endpoint": "smollm2"}}},
+        # Refuses callers without its token.
+        {"name": "asked", "weight": "0.3", "http": {"url": "http://amount-reward:8080/v1/score"}},
+        {"name": "coded", "weight": "0.2", "python": {"source": CODE}},
+    ]
+    troubled = {
+        "apiVersion": API_VERSION,
+        "kind": "RewardFunction",
+        "metadata": {"name": "troubled"},
+        "spec": {"combine": {"terms": terms}, "egress": [{"cidr": "10.0.0.0/8", "port": 8080}]},
+    }
+    return [broken, queued, troubled]
+
+
+def make_trouble(kubectl: Kubectl, team: str) -> None:
+    """Has the troubled reward score: its judge answers what a small model answers, and the rest fails."""
+    of = f"--namespace={team}"
+    labels = "--selector=app.kubernetes.io/component=reward-server,rft.dev/owner=troubled"
+    (secret,) = kubectl.get("secrets", of, labels)["items"]
+    (service,) = kubectl.get("services", of, labels)["items"]
+    token = base64.b64decode(secret["data"]["token"]).decode()
+    url = f"http://{service['spec']['clusterIP']}:8080/v1/score"
+    for text in ("go on", "end", "go on"):  # what was judged before is not judged again
+        messages = [{"role": "user", "content": "Sum this up: a b c"}, {"role": "assistant", "content": text}]
+        body = [{"id": "1", "messages": messages, "reference_answer": "a"}]
+        answer = httpx.post(url, json=body, headers={"Authorization": f"Bearer {token}"}, timeout=120, trust_env=False)
+        assert answer.status_code == 200, answer.text
+
+
+def check_dashboards(prometheus: Prometheus, seconds: float) -> None:
+    """Every query of every panel draws something, and every series that an alert looks at is there."""
+    # Rates take more than one scrape.
+    prometheus.wait_for('count_over_time(rft_reward_worker_restarts_total{rft_dev_owner="troubled"}[1m]) > 2')
+    empty = [asked.place for asked in panel_queries() if not prometheus.query_range(asked.expression, seconds)]
+    assert empty == list(WITHOUT_DATA)
+    for asked in alert_queries():
+        for metric in asked.metrics:
+            assert prometheus.query_range(metric, seconds), (asked.place, metric)

@@ -83,7 +83,7 @@ def bind(kubectl: Kubectl, role: dict[str, Any], user: str) -> None:
         "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
         "roleRef": {"apiGroup": group, "kind": role["kind"], "name": role["metadata"]["name"]},
     }
-    kubectl.apply(role, binding)
+    kubectl.apply(role, binding, namespace=role["metadata"].get("namespace", "default"))
 
 
 def write_operator_kubeconfig(plane: ControlPlane) -> Path:

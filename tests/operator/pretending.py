@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,10 @@ IMAGES = [f"--{name}-image=example/{name}:1" for name in ("trainer", "reward", "
 class Operator:
     """The operator's process; it can be killed and started again, as the same replica."""
 
-    def __init__(self, kubeconfig: Path, log: Path, pod: str = "operator-0"):
+    def __init__(self, kubeconfig: Path, log: Path, pod: str = "operator-0", arguments: Sequence[str] = ()):
         self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "POD_NAME": pod}
         self._log = log
+        self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
         self._metrics_port = network.free_port()
         self.starts = 0
@@ -34,7 +35,7 @@ class Operator:
     def start(self) -> None:
         """Starts it."""
         ports = [f"--metrics-port={self._metrics_port}", f"--liveness-port={network.free_port()}"]
-        command = [sys.executable, "-m", "rft_operator", *IMAGES, *ports]
+        command = [sys.executable, "-m", "rft_operator", *IMAGES, *ports, *self._arguments]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
         self.starts += 1
@@ -173,9 +174,11 @@ def _now() -> str:
 
 
 @contextlib.contextmanager
-def running_operator(kubeconfig: Path, log: Path, pod: str = "operator-0") -> Iterator[Operator]:
+def running_operator(
+    kubeconfig: Path, log: Path, pod: str = "operator-0", arguments: Sequence[str] = ()
+) -> Iterator[Operator]:
     """The operator, for as long as the context."""
-    operator = Operator(kubeconfig, log, pod)
+    operator = Operator(kubeconfig, log, pod, arguments)
     operator.start()
     try:
         yield operator

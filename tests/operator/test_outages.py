@@ -84,7 +84,7 @@ def test_everything_is_read_anew_after_an_interruption(monkeypatch):
             raise Unavailable("cut")
 
     async def scenario() -> None:
-        running = asyncio.create_task(run_loop(cluster, store, loop, run_pass))
+        running = asyncio.create_task(run_loop(cluster, (), store, loop, run_pass))
         await asyncio.sleep(0.01)
         store.put("RFTJob", stored)
         loop.wake(key)

@@ -51,9 +51,20 @@ def test_a_list_tells_what_was_deleted_unannounced():
     store.put("Pod", child("gone", 5))
     store.put("Pod", child("newer", 20, uid="d"))
     store.put("Pod", child("new", 9, uid="e"))
-    (gone,) = store.prune("Pod", {Key("Pod", "n", "new")}, 10)
+    (gone,) = store.prune("Pod", None, {Key("Pod", "n", "new")}, 10)
     assert gone["metadata"]["name"] == "gone"
     assert [pod["metadata"]["name"] for pod in store.children(JOB, "Pod")] == ["new", "newer"]
+
+
+def test_a_list_of_one_namespace_tells_nothing_of_others():
+    store = Store()
+    for name in ("n", "m"):
+        store.put(
+            "Pod", {**child("p", 5, uid=name), "metadata": {**child("p", 5, uid=name)["metadata"], "namespace": name}}
+        )
+    (gone,) = store.prune("Pod", "m", set(), 10)
+    assert gone["metadata"]["namespace"] == "m"
+    assert list(store.keys("Pod")) == [Key("Pod", "n", "p")]
 
 
 def test_a_fingerprint_is_that_of_everything_but_the_status():

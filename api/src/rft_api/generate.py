@@ -24,12 +24,14 @@ in quotes, because floating-point numbers do not survive a round trip through th
 def generated_files() -> dict[str, str]:
     """Contents of every generated file, by its path in the repository."""
     crds = build_crds()
-    files = {f"crds/{name}": _HEADER + _dump(crd) for name, crd in crds.items()}
+    files = {f"crds/{name}": _HEADER + dump_yaml(crd) for name, crd in crds.items()}
     files["docs/reference/manifests.md"] = _reference(list(crds.values()))
     return files
 
 
-def _dump(document: dict[str, Any]) -> str:
+def dump_yaml(document: dict[str, Any]) -> str:
+    """A document as YAML that every reader of YAML understands alike."""
+
     class Dumper(yaml.SafeDumper):
         def ignore_aliases(self, data: Any) -> bool:
             return True
@@ -107,9 +109,9 @@ def _rules(schema: dict[str, Any], path: str) -> list[tuple[str, str]]:
     return found
 
 
-def main(root: Path) -> None:
-    """Writes every generated file below `root`."""
-    for name, content in generated_files().items():
+def write_files(root: Path, files: dict[str, str]) -> None:
+    """Writes files whose content is another, by their path below `root`, and says which."""
+    for name, content in files.items():
         target = root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists() or target.read_text(encoding="utf-8") != content:
@@ -118,4 +120,4 @@ def main(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    write_files(Path(sys.argv[1]), generated_files())

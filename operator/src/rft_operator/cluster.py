@@ -79,12 +79,17 @@ class Cluster:
                 return None
             raise
 
-    async def list(self, kind: str, selector: str | None) -> AsyncIterator[tuple[list[Json], int]]:
-        """All objects of a kind with these labels, a page at a time, with the version that all pages were read at."""
+    async def list(
+        self, kind: str, namespace: str | None, selector: str | None
+    ) -> AsyncIterator[tuple[list[Json], int]]:
+        """All objects of a kind with these labels, a page at a time, with the version that all pages were read at.
+
+        Without a namespace, those of all namespaces.
+        """
         token = ""
         while True:
             page = await self._request(
-                "get", _path(kind, None), label_selector=selector, limit=PAGE, _continue=token or None
+                "get", _path(kind, namespace), label_selector=selector, limit=PAGE, _continue=token or None
             )
             items = [{"apiVersion": page["apiVersion"], "kind": kind, **item} for item in page["items"]]
             yield items, int(page["metadata"]["resourceVersion"])

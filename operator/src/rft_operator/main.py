@@ -42,6 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--server-cpu-image", required=True, help="image of vLLM for CPUs")
     parser.add_argument("--loader-image", required=True, help="image that fetches models and adapters")
     parser.add_argument("--namespace", default=os.environ.get("POD_NAMESPACE", "default"), help="the operator's own")
+    parser.add_argument(
+        "--watch-namespace",
+        action="append",
+        default=[],
+        metavar="NAMESPACE",
+        help="namespace to look after; may be given several times; all namespaces when it is not given",
+    )
     parser.add_argument("--metrics-namespace", help="namespace of Prometheus, let in by network policies")
     parser.add_argument("--metrics-port", type=int, default=8080, help="port of /metrics (8080)")
     parser.add_argument("--liveness-port", type=int, default=8081, help="port of /healthz (8081)")
@@ -59,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         ),
         namespace=options.namespace,
         metrics_namespace=options.metrics_namespace,
+        namespaces=tuple(sorted(set(options.watch_namespace))),
     )
     # What is parsed here is large and has no cycles: looking for some in it takes a quarter of the time.
     gc.freeze()
@@ -85,7 +93,7 @@ async def operate(settings: Settings, metrics: Metrics, liveness: str) -> None:
 
         async def act() -> None:
             metrics.leader.set(1)
-            await run_loop(cluster, store, loop, passes.run)
+            await run_loop(cluster, settings.namespaces, store, loop, passes.run)
 
         registry = build_registry(store, loop)
         async with asyncio.TaskGroup() as tasks:
@@ -100,7 +108,8 @@ async def operate(settings: Settings, metrics: Metrics, liveness: str) -> None:
             await kopf.operator(
                 registry=registry,
                 settings=build_settings(),
-                clusterwide=True,
+                clusterwide=not settings.namespaces,
+                namespaces=settings.namespaces,
                 standalone=True,
                 # Of use to peering alone, which is off. kopf's default asks for the user's name, which images lack.
                 identity=identity,  # type: ignore[arg-type]  # a NewType that kopf does not export

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,37 +17,93 @@ from rft_operator.store import Key
 Json = dict[str, Any]
 
 
+_Conditions = tuple[tuple[str, str, str], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class _JobSample:
     model: str
     algorithm: str
     queue: str
-    conditions: tuple[tuple[str, str, str], ...]
+    conditions: _Conditions
     gpu_seconds: int
 
 
-class _JobCollector(Collector):
+@dataclass(frozen=True, slots=True)
+class _RewardFunctionSample:
+    conditions: _Conditions
+
+
+@dataclass(frozen=True, slots=True)
+class _EndpointSample:
+    model: str
+    base: str
+    conditions: _Conditions
+    replicas: int | None
+    """None for an adapter, which is on another endpoint's server."""
+
+
+class _ObjectCollector(Collector):
+    """What the last pass over each object has found."""
+
     def __init__(self) -> None:
-        self.samples: dict[Key, _JobSample] = {}
+        self.jobs: dict[Key, _JobSample] = {}
+        self.reward_functions: dict[Key, _RewardFunctionSample] = {}
+        self.endpoints: dict[Key, _EndpointSample] = {}
+
+    def of(self, kind: str) -> dict[Key, Any]:
+        """The samples of a kind."""
+        match kind:
+            case "RFTJob":
+                return self.jobs
+            case "RewardFunction":
+                return self.reward_functions
+            case _:
+                return self.endpoints
 
     def collect(self) -> Iterator[Metric]:
+        yield from self._collect_jobs()
+        yield _conditions("rft_reward_function", "RewardFunction", "reward_function", self.reward_functions)
+        yield from self._collect_endpoints()
+
+    def _collect_jobs(self) -> Iterator[Metric]:
+        labels = ["namespace", "job"]
         about = GaugeMetricFamily(
-            "rft_job_info", "An RFTJob, always 1.", labels=["namespace", "job", "model", "algorithm", "queue"]
-        )
-        condition = GaugeMetricFamily(
-            "rft_job_condition",
-            "A condition of an RFTJob as it is now, always 1.",
-            labels=["namespace", "job", "type", "status", "reason"],
+            "rft_job_info", "An RFTJob, always 1.", labels=[*labels, "model", "algorithm", "queue"]
         )
         gpu = CounterMetricFamily(
-            "rft_job_gpu_seconds", "GPUs times the seconds that a job's pods held them.", labels=["namespace", "job"]
+            "rft_job_gpu_seconds", "GPUs times the seconds that a job's pods held them.", labels=labels
         )
-        for key, sample in list(self.samples.items()):
+        for key, sample in list(self.jobs.items()):
             about.add_metric([key.namespace, key.name, sample.model, sample.algorithm, sample.queue], 1)
-            for kind, status, reason in sample.conditions:
-                condition.add_metric([key.namespace, key.name, kind, status, reason], 1)
             gpu.add_metric([key.namespace, key.name], sample.gpu_seconds)
-        yield from (about, condition, gpu)
+        yield from (about, _conditions("rft_job", "RFTJob", "job", self.jobs), gpu)
+
+    def _collect_endpoints(self) -> Iterator[Metric]:
+        labels = ["namespace", "endpoint"]
+        about = GaugeMetricFamily(
+            "rft_endpoint_info",
+            "An InferenceEndpoint, always 1; an adapter has the endpoint that serves it as `base`.",
+            labels=[*labels, "model", "base"],
+        )
+        replicas = GaugeMetricFamily("rft_endpoint_replicas", "Server pods that are ready.", labels=labels)
+        for key, sample in list(self.endpoints.items()):
+            about.add_metric([key.namespace, key.name, sample.model, sample.base], 1)
+            if sample.replicas is not None:
+                replicas.add_metric([key.namespace, key.name], sample.replicas)
+        yield from (about, _conditions("rft_endpoint", "InferenceEndpoint", "endpoint", self.endpoints), replicas)
+
+
+def _conditions(prefix: str, kind: str, label: str, samples: Mapping[Key, Any]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        f"{prefix}_condition",
+        f"A condition of an object of kind {kind} as it is now, always 1.",
+        labels=["namespace", label, "type", "status", "reason"],
+    )
+    for key, sample in list(samples.items()):
+        for type_, status, reason in sample.conditions:
+            family.add_metric([key.namespace, key.name, type_, status, reason], 1)
+    return family
 
 
 class Metrics:
@@ -55,8 +111,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._jobs = _JobCollector()
-        self.registry.register(self._jobs)
+        self._objects = _ObjectCollector()
+        self.registry.register(self._objects)
         self.reconcile_seconds = Histogram(
             "rft_operator_reconcile_seconds",
             "Seconds of a pass over an object.",
@@ -68,16 +124,28 @@ class Metrics:
             "rft_operator_leader", "1 on the replica that acts, 0 on one that stands by.", registry=self.registry
         )
 
-    def show_job(self, key: Key, spec: Json, status: Json) -> None:
-        """Publishes a job's state."""
-        self._jobs.samples[key] = _JobSample(
-            model=sys.intern(spec["model"]["uri"]),
-            algorithm=sys.intern(spec["algorithm"]),
-            queue=sys.intern(spec.get("queueName", "")),
-            conditions=tuple((c["type"], c["status"], c["reason"]) for c in status.get("conditions", [])),
-            gpu_seconds=status.get("usage", {}).get("gpuSeconds", 0),
-        )
+    def show(self, key: Key, spec: Json, status: Json) -> None:
+        """Publishes an object's state."""
+        conditions = tuple((c["type"], c["status"], c["reason"]) for c in status.get("conditions", []))
+        match key.kind:
+            case "RFTJob":
+                self._objects.jobs[key] = _JobSample(
+                    model=sys.intern(spec["model"]["uri"]),
+                    algorithm=sys.intern(spec["algorithm"]),
+                    queue=sys.intern(spec.get("queueName", "")),
+                    conditions=conditions,
+                    gpu_seconds=status.get("usage", {}).get("gpuSeconds", 0),
+                )
+            case "RewardFunction":
+                self._objects.reward_functions[key] = _RewardFunctionSample(conditions)
+            case _:
+                self._objects.endpoints[key] = _EndpointSample(
+                    model=(spec.get("model") or spec.get("adapter") or {}).get("uri", ""),
+                    base=spec.get("baseEndpoint", ""),
+                    conditions=conditions,
+                    replicas=status.get("replicas"),
+                )
 
-    def drop_job(self, key: Key) -> None:
-        """Forgets a job that is gone."""
-        self._jobs.samples.pop(key, None)
+    def drop(self, key: Key) -> None:
+        """Forgets an object that is gone."""
+        self._objects.of(key.kind).pop(key, None)

@@ -60,7 +60,7 @@ class Passes:
         """Brings one object to where it should be; returns after how many seconds to look again, if at all."""
         obj = self._store.get(key)
         if obj is None:
-            self._metrics.drop_job(key)
+            self._metrics.drop(key)
             self._applier.forget(key)
             return None
         if "deletionTimestamp" in obj["metadata"]:
@@ -88,8 +88,7 @@ class Passes:
         if await self._applier.write_status(obj, plan.status):
             for event in plan.events:
                 await self._tell(obj, event, now)
-        if key.kind == "RFTJob":
-            self._metrics.show_job(key, obj["spec"], plan.status)
+        self._metrics.show(key, obj["spec"], plan.status)
         return plan
 
     async def _plan(self, key: Key, obj: Json, now: datetime) -> Plan:

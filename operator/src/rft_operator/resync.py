@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from rft_operator.apply import SELECTOR
 from rft_operator.cluster import Cluster, Unavailable
@@ -22,41 +23,50 @@ RECONNECT_SECONDS = 5.0
 RETRY_SECONDS = 2.0
 
 
-async def load_store(cluster: Cluster, store: Store) -> list[Key]:
+async def load_store(cluster: Cluster, namespaces: Sequence[str], store: Store) -> list[Key]:
     """Brings the store to what the API server has; returns the objects of ours that this may concern."""
     while True:
         cluster.interrupted.clear()
         try:
-            return await _list_all(cluster, store)
+            return await _list_all(cluster, namespaces, store)
         except Unavailable as error:
             log.warning("everything cannot be read anew, trying again: %s", error)
             await asyncio.sleep(RETRY_SECONDS)
 
 
-async def _list_all(cluster: Cluster, store: Store) -> list[Key]:
+async def _list_all(cluster: Cluster, namespaces: Sequence[str], store: Store) -> list[Key]:
     changed: list[Key] = []
     for kind in (*CHILDREN, *RESOURCES):
-        changed += await _list_kind(cluster, store, kind)
+        for namespace in namespaces or (None,):
+            changed += await _list_kind(cluster, namespace, store, kind)
     return changed
 
 
-async def _list_kind(cluster: Cluster, store: Store, kind: str) -> list[Key]:
+async def _list_kind(cluster: Cluster, namespace: str | None, store: Store, kind: str) -> list[Key]:
     keys: list[Key] = []
     listed: set[Key] = set()
     version = 0
-    async for page, read_at in cluster.list(kind, None if kind in RESOURCES else SELECTOR):
+    async for page, read_at in cluster.list(kind, namespace, None if kind in RESOURCES else SELECTOR):
         version = read_at
         for obj in page:
             listed.add(key_of(kind, obj))
             take_event(store, keys.append, kind, None, obj)
-    for obj in store.prune(kind, listed, version):
+    for obj in store.prune(kind, namespace, listed, version):
         keys += concerned(store, kind, obj)
     return keys
 
 
-async def run_loop(cluster: Cluster, store: Store, loop: Loop, run_pass: Pass) -> None:
-    """Runs the loop over everything that there is, and over what each resync finds changed."""
-    await load_store(cluster, store)
+async def run_loop(cluster: Cluster, namespaces: Sequence[str], store: Store, loop: Loop, run_pass: Pass) -> None:
+    """Runs the loop over everything that there is, and over what each resync finds changed.
+
+    Args:
+        cluster: the connection.
+        namespaces: those that are looked after; all when empty.
+        store: where what is read goes.
+        loop: runs the passes.
+        run_pass: looks at one object.
+    """
+    await load_store(cluster, namespaces, store)
     running = asyncio.create_task(loop.run(run_pass))
     try:
         await asyncio.sleep(0)  # the loop takes wake-ups once it runs
@@ -65,7 +75,7 @@ async def run_loop(cluster: Cluster, store: Store, loop: Loop, run_pass: Pass) -
                 loop.wake(key)
         while not running.done():
             await _wait_for_resync(cluster, running)
-            for key in await load_store(cluster, store):
+            for key in await load_store(cluster, namespaces, store):
                 loop.wake(key)
             loop.retry()
         await running

@@ -45,14 +45,19 @@ EVERYWHERE = (
     Right("", ("secrets",), ("create",)),
     Right("events.k8s.io", ("events",), ("create",)),
 )
-"""Rights in all namespaces."""
+"""Rights in all namespaces that it looks after."""
 AT_HOME = (Right("coordination.k8s.io", ("leases",), ("get", "create", "update")),)
 """Rights in the operator's own namespace."""
 
 
 def build_cluster_role() -> Json:
-    """The ClusterRole with the rights in all namespaces."""
+    """The ClusterRole of an operator that looks after all namespaces."""
     return _role("ClusterRole", {"name": names.FIELD_MANAGER}, EVERYWHERE)
+
+
+def build_watch_role(namespace: str) -> Json:
+    """The Role in a namespace that it looks after, of an operator that looks after some."""
+    return _role("Role", {"name": f"{names.FIELD_MANAGER}-watch", "namespace": namespace}, EVERYWHERE)
 
 
 def build_role(namespace: str) -> Json:

@@ -166,8 +166,6 @@ def _server(endpoint: InferenceEndpoint, folder: str, mounts: list[Json], settin
             "VLLM_NO_USAGE_STATS": "1",
             # The loader has fetched what is needed.
             "HF_HUB_OFFLINE": "1",
-            # Even an eager vLLM compiles some functions, which on CPUs takes a C++ compiler.
-            **({} if serving.gpus else {"TORCH_COMPILE_DISABLE": "1"}),
         },
         ports={"http": names.SERVER_PORT},
         mounts=[{"name": "shared-memory", "mountPath": "/dev/shm"}, *mounts],

@@ -31,5 +31,7 @@ class Settings:
     """Namespace that the operator runs in: network policies let its probes in, its lease lies there."""
     metrics_namespace: str | None = None
     """Namespace of Prometheus, which network policies let in; none when absent."""
+    namespaces: tuple[str, ...] = ()
+    """Namespaces whose objects are looked after; all when empty."""
     poll_seconds: float = 15.0
     """Time between two looks at what Kubernetes does not announce: a run's progress, a server's answers."""

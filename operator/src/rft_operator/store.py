@@ -94,9 +94,19 @@ class Store:
             self._unlink(key)
             del self._entries[key]
 
-    def prune(self, kind: str, listed: Container[Key], version: int) -> list[Json]:
-        """Forgets, and returns, what a complete list read at `version` lacks: it was deleted unannounced."""
-        gone = [k for k, e in self._entries.items() if k.kind == kind and k not in listed and e.version <= version]
+    def prune(self, kind: str, namespace: str | None, listed: Container[Key], version: int) -> list[Json]:
+        """Forgets, and returns, what a complete list read at `version` lacks: it was deleted unannounced.
+
+        The list is of one namespace, or of all.
+        """
+        gone = [
+            key
+            for key, entry in self._entries.items()
+            if key.kind == kind
+            and namespace in (None, key.namespace)
+            and key not in listed
+            and entry.version <= version
+        ]
         for key in gone:
             self._unlink(key)
         return [_unpack(self._entries.pop(key).packed) for key in gone]

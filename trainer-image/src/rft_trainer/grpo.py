@@ -316,6 +316,7 @@ class RFTTrainer(GRPOTrainer):
             own_disks.collect(written)
             if rank() == 0:
                 checkpoints.complete(self.folder, written, info)
+                self._reporter.record_checkpoint()
         except (OSError, RuntimeError) as error:
             if rank() == 0:
                 checkpoints.remove_torn(self.folder)

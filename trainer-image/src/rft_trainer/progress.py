@@ -43,6 +43,13 @@ class ProgressReporter:
         self._planned = self._gauge("rft_train_planned_steps", "Optimizer steps planned.")
         self._seconds = self._gauge("rft_train_step_seconds", "Seconds of the last step, by phase.", "phase")
         self._tokens = self._counter("rft_train_tokens", "Prompt and completion tokens processed.")
+        self._not_finite = self._counter(
+            "rft_train_nonfinite_steps", "Steps whose loss or gradient norm was not finite."
+        )
+        self._checkpoint = self._gauge(
+            "rft_train_checkpoint_timestamp_seconds",
+            "When the newest checkpoint was complete; until there is one, when training began.",
+        )
         self._failed = self._counter("rft_train_rewards_failed", "Samples that could not be scored.")
 
     def update(self, **fields: Any) -> None:
@@ -53,6 +60,7 @@ class ProgressReporter:
         """Announces how many steps the run will take."""
         self.update(total_steps=total_steps)
         self._planned.set(total_steps)
+        self._checkpoint.set_to_current_time()
 
     def record_step(self, metrics: TrainMetrics, new_tokens: int) -> None:
         """Publishes a training step."""
@@ -74,6 +82,12 @@ class ProgressReporter:
             self._seconds.labels(**self._labels, phase=phase).set(getattr(metrics, f"{phase}_seconds"))
         self._tokens.inc(new_tokens)
         self._failed.inc(metrics.rewards_failed)
+        if metrics.loss is None or metrics.gradient_norm is None:
+            self._not_finite.inc()
+
+    def record_checkpoint(self) -> None:
+        """Publishes that a checkpoint is complete."""
+        self._checkpoint.set_to_current_time()
 
     def record_validation(self, metrics: ValidationMetrics) -> None:
         """Publishes a validation."""

@@ -1,0 +1,1 @@
+"""Generates the parts of the Helm chart that come from the code."""

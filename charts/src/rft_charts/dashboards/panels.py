@@ -1,0 +1,197 @@
+"""Panels, rows and variables as the dashboards use them; the datasource is chosen at the dashboard's top."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from grafana_foundation_sdk.builders import common as common_builders
+from grafana_foundation_sdk.builders import dashboard as dashboards
+from grafana_foundation_sdk.builders import heatmap, prometheus, stat, table, timeseries
+from grafana_foundation_sdk.models import common
+from grafana_foundation_sdk.models import heatmap as heatmap_models
+from grafana_foundation_sdk.models.dashboard import (
+    DashboardCursorSync,
+    DataSourceRef,
+    DataTransformerConfig,
+    VariableRefresh,
+    VariableSort,
+)
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+_SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
+_HEIGHT = 8
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query.
+
+    Attributes:
+        expression: in PromQL.
+        legend: the name of each of its series; in a table, that of its column.
+    """
+
+    expression: str
+    legend: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel.
+
+    Attributes:
+        title: what it shows.
+        description: what a healthy curve looks like, and what another one says.
+        queries: what is drawn.
+        unit: as Grafana names it.
+        kind: how it is drawn: curves over time, one number each, a row each, or a distribution over time.
+        span: width, in parts of the dashboard: 24 is all of it.
+    """
+
+    title: str
+    description: str
+    queries: tuple[Query, ...]
+    unit: str = "short"
+    kind: Literal["curves", "numbers", "table", "distribution"] = "curves"
+    span: int = 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """A heading and the panels below it."""
+
+    title: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A choice of several values at the dashboard's top, all of them at first."""
+
+    name: str
+    label: str
+    values: str
+    """A `label_values(METRIC, LABEL)`."""
+
+
+def rate(metric: str, selector: str, by: str) -> str:
+    """What is added to a counter per second."""
+    return f"sum by ({by}) (rate({metric}{{{selector}}}[$__rate_interval]))"
+
+
+def quantiles(metric: str, selector: str, by: str, legend: str) -> tuple[Query, ...]:
+    """Median and 95% of a histogram, by its buckets."""
+    return tuple(
+        Query(f"histogram_quantile({share}, {rate(metric, selector, f'{by}, le')})", f"{legend} {name}")
+        for share, name in ((0.5, "50%"), (0.95, "95%"))
+    )
+
+
+def build_dashboard(
+    title: str, uid: str, description: str, variables: Sequence[Variable], rows: Sequence[Row]
+) -> dashboards.Dashboard:
+    """A dashboard."""
+    built = (
+        dashboards.Dashboard(title)
+        .uid(uid)
+        .description(description)
+        .tags(["rft"])
+        .readonly()
+        .tooltip(DashboardCursorSync.CROSSHAIR)
+        .time("now-3h", "now")
+        .refresh("30s")
+        .timezone("browser")
+        .with_variable(dashboards.DatasourceVariable("datasource").label("Data source").type("prometheus"))
+    )
+    for variable in variables:
+        built.with_variable(_variable(variable))
+    numbers = itertools.count(1)
+    for row in rows:
+        built.with_row(dashboards.Row(row.title).id(next(numbers)))
+        for panel in row.panels:
+            built.with_panel(_panel(panel).id(next(numbers)))
+    return built
+
+
+def _variable(variable: Variable) -> dashboards.QueryVariable:
+    return (
+        dashboards.QueryVariable(variable.name)
+        .label(variable.label)
+        .query(variable.values)
+        .datasource(_SOURCE)
+        .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(VariableSort.ALPHABETICAL_CASE_INSENSITIVE_ASC)
+        .multi(True)
+        .include_all(True)
+        .all_value(".*")
+    )
+
+
+def _panel(panel: Panel) -> timeseries.Panel | stat.Panel | table.Panel | heatmap.Panel:
+    built = _drawn(panel)
+    built.title(panel.title).description(panel.description).datasource(_SOURCE).height(_HEIGHT).span(panel.span)
+    for index, query in enumerate(panel.queries):
+        built.with_target(_target(query, chr(ord("A") + index), panel.kind))
+    return built
+
+
+def _drawn(panel: Panel) -> timeseries.Panel | stat.Panel | table.Panel | heatmap.Panel:
+    match panel.kind:
+        case "curves":
+            return (
+                timeseries.Panel()
+                .unit(panel.unit)
+                .line_width(2)
+                .fill_opacity(0)
+                .show_points(common.VisibilityMode.AUTO)
+                # A step may take longer than a scrape interval.
+                .span_nulls(300000)
+                .legend(
+                    common_builders.VizLegendOptions()
+                    .display_mode(common.LegendDisplayMode.LIST)
+                    .placement(common.LegendPlacement.BOTTOM)
+                    .show_legend(True)
+                )
+            )
+        case "numbers":
+            return stat.Panel().unit(panel.unit).graph_mode(common.BigValueGraphMode.NONE)
+        case "table":
+            # One row for each set of labels, one column for each query.
+            names = {f"Value #{chr(ord('A') + index)}": query.legend for index, query in enumerate(panel.queries)}
+            return (
+                table.Panel()
+                .unit(panel.unit)
+                .show_header(True)
+                .with_transformation(DataTransformerConfig(id_val="merge", options={}))
+                .with_transformation(
+                    DataTransformerConfig(
+                        id_val="organize",
+                        options={"excludeByName": {"Time": True}, "renameByName": names, "indexByName": {}},
+                    )
+                )
+            )
+        case "distribution":
+            return (
+                heatmap.Panel()
+                .show_tooltip()
+                .y_axis(heatmap.YAxisConfig().unit(panel.unit))
+                .color(
+                    heatmap.HeatmapColorOptions().mode(heatmap_models.HeatmapColorMode.SCHEME).scheme("Blues").steps(32)
+                )
+            )
+
+
+def _target(query: Query, reference: str, kind: str) -> prometheus.Dataquery:
+    built = prometheus.Dataquery().expr(query.expression).ref_id(reference).datasource(_SOURCE)
+    match kind:
+        case "table":
+            return built.instant().format(PromQueryFormat.TABLE)
+        case "numbers":
+            return built.instant().legend_format(query.legend)
+        case "distribution":
+            return built.range().format(PromQueryFormat.HEATMAP).legend_format("{{le}}")
+        case _:
+            return built.range().legend_format(query.legend)

@@ -1,0 +1,247 @@
+"""What the chart renders: under every combination of values that change its shape, and as an API server takes it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cluster.kubectl import Kubectl, Manifest
+from support.helm import CHART, RELEASE, Helm, find
+
+from rft_api.crd import build_crds
+from rft_api.manifests import load_manifests
+from rft_charts.generate import generated_files
+from rft_charts.values_page import read_values
+from rft_operator.main import main
+from rft_operator.rights import AT_HOME, EVERYWHERE, Right
+
+ROOT = Path(__file__).parents[2]
+RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
+NAMESPACES = ("rft-system", "team-a", "team-b")
+
+SHAPES: dict[str, list[dict[str, Any]]] = {
+    "namespaces": [{}, {"watchNamespaces": ["team-a", "team-b"]}],
+    "monitoring": [
+        {},
+        {
+            "metrics": {
+                "namespace": "monitoring",
+                "podMonitors": {"enabled": True, "labels": {"release": "prometheus"}},
+                "rules": {"enabled": True, "labels": {"release": "prometheus"}, "runbooks": "https://example.com/r"},
+            }
+        },
+    ],
+    "placement": [
+        {},
+        {
+            "accelerator": "cpu",
+            "image": {"registry": "registry.example.com/rft", "tag": "9", "pullSecrets": ["pull"]},
+            "images": {"trainer": "registry.example.com/own/trainer@sha256:0"},
+            "replicas": 1,
+            "nodeSelector": {"pool": "system"},
+            "tolerations": [{"key": "pool", "operator": "Exists", "effect": "NoSchedule"}],
+            "affinity": {"nodeAffinity": {}},
+            "priorityClassName": "system-cluster-critical",
+            "podLabels": {"team": "platform"},
+            "podAnnotations": {"note": "mine"},
+            "serviceAccount": {"annotations": {"note": "mine"}},
+            "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+            "extraObjects": [
+                {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-more"}},
+                "{apiVersion: v1, kind: ConfigMap, metadata: {name: '{{ .Chart.Name }}-text'}}",
+            ],
+            "test": {"job": {"output": {"uri": "s3://bucket/test"}, "compute": {"gpusPerNode": 2}}},
+        },
+    ],
+    "switches": [
+        {},
+        {
+            "crds": {"install": False},
+            "podDisruptionBudget": {"enabled": False},
+            "networkPolicy": {"enabled": False},
+            "dashboards": {"enabled": False},
+        },
+    ],
+}
+MATRIX = {
+    "-".join(f"{name}{number}" for name, number in zip(SHAPES, numbers, strict=True)): {
+        key: value for name, number in zip(SHAPES, numbers, strict=True) for key, value in SHAPES[name][number].items()
+    }
+    for numbers in itertools.product(*(range(len(shapes)) for shapes in SHAPES.values()))
+}
+every_shape = pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
+
+
+@pytest.fixture(scope="module")
+def namespaces(kubectl: Kubectl):
+    """Namespaces that enforce Pod Security `restricted`."""
+    with (
+        kubectl.namespace(NAMESPACES[0], RESTRICTED),
+        kubectl.namespace(NAMESPACES[1], RESTRICTED),
+        kubectl.namespace(NAMESPACES[2], RESTRICTED),
+    ):
+        yield NAMESPACES
+
+
+def test_generated_parts_are_up_to_date():
+    for name, content in generated_files(ROOT).items():
+        assert (ROOT / name).read_text(encoding="utf-8") == content, f"{name}: run `make generate`"
+    chart = {
+        str(path.relative_to(ROOT))
+        for folder in ("templates/crds", "files/dashboards")
+        for path in (CHART / folder).iterdir()
+    }
+    assert chart <= set(generated_files(ROOT)), "a file that nothing generates any more"
+
+
+@every_shape
+def test_helm_finds_nothing_wrong(chart: Helm, values: dict[str, Any]):
+    said = chart("lint", str(CHART), "--strict", values=values)
+    assert "[WARNING]" not in said
+    assert "[ERROR]" not in said
+
+
+@every_shape
+def test_the_api_server_takes_every_object(chart: Helm, kubectl: Kubectl, namespaces, values: dict[str, Any]):
+    """Its warnings, such as Pod Security's, count as refusals."""
+    manifests = chart.template(values)
+    # A pod is refused for want of its ServiceAccount; everything else needs nothing that is not there.
+    accounts = [m for m in manifests if m["kind"] == "ServiceAccount"]
+    kubectl("apply", "--server-side", "-f", "-", stdin=stream(accounts))
+    pods = [pod_of(manifest) for manifest in manifests if manifest["kind"] == "Deployment"]
+    done = kubectl.run(
+        "apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-", stdin=stream([*manifests, *pods])
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    assert len(done.stdout.splitlines()) == len(manifests) + len(pods)
+
+
+def stream(manifests: list[Manifest]) -> str:
+    return "\n---\n".join(json.dumps(manifest) for manifest in manifests)
+
+
+def pod_of(manifest: Manifest) -> Manifest:
+    """The pod that a controller will make."""
+    template = manifest["spec"]["template"]
+    metadata = {**template["metadata"], "name": "of-a-controller", "namespace": manifest["metadata"]["namespace"]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
+
+
+def test_crds_are_those_of_the_models(chart: Helm):
+    rendered = {m["metadata"]["name"]: m for m in chart.template({}) if m["kind"] == "CustomResourceDefinition"}
+    for crd in build_crds().values():
+        assert rendered[crd["metadata"]["name"]]["spec"] == crd["spec"]
+        assert rendered[crd["metadata"]["name"]]["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    assert len(rendered) == len(build_crds())
+
+
+def test_crds_go_with_the_release_only_when_told_so(chart: Helm):
+    manifests = chart.template({"crds": {"keep": False}})
+    assert not [m for m in manifests if "helm.sh/resource-policy" in m["metadata"].get("annotations", {})]
+
+
+@pytest.mark.parametrize("values", SHAPES["namespaces"], ids=["all", "listed"])
+def test_the_operator_has_its_rights_and_no_more(chart: Helm, values: dict[str, Any]):
+    manifests = chart.template(values)
+    own = [m for m in manifests if "helm.sh/hook" not in m["metadata"].get("annotations", {})]
+    roles = {(m["kind"], m["metadata"].get("namespace")): m for m in own if m["kind"] in ("Role", "ClusterRole")}
+    watched: list[tuple[str, str | None]] = [("Role", name) for name in values.get("watchNamespaces", [])]
+    expected = {place: rules(EVERYWHERE) for place in watched or [("ClusterRole", None)]}
+    expected["Role", "rft-system"] = rules(AT_HOME)
+    assert {place: role["rules"] for place, role in roles.items()} == expected
+    for binding in (m for m in own if m["kind"].endswith("Binding")):
+        role = roles[binding["roleRef"]["kind"], binding["metadata"].get("namespace")]
+        assert binding["roleRef"]["name"] == role["metadata"]["name"]
+        assert binding["subjects"] == [
+            {"kind": "ServiceAccount", "name": "rft-rft-operator", "namespace": "rft-system"}
+        ]
+    assert len([m for m in own if m["kind"].endswith("Binding")]) == len(roles)
+
+
+def rules(rights: tuple[Right, ...]) -> list[dict[str, list[str]]]:
+    return [{"apiGroups": [r.group], "resources": list(r.resources), "verbs": list(r.verbs)} for r in rights]
+
+
+@every_shape
+def test_the_operator_knows_its_arguments(chart: Helm, values: dict[str, Any], capsys):
+    (container,) = find(chart.template(values), "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["python", "-m", "rft_operator"]
+    # Parsed before anything is done; what is unknown or missing comes first.
+    with pytest.raises(SystemExit) as ended:
+        main([*container["args"], "--help"])
+    assert ended.value.code == 0
+    given = dict(argument.removeprefix("--").split("=", 1) for argument in container["args"])
+    required = re.findall(r"--(\S+) \S+_IMAGE ", capsys.readouterr().out.partition("options:")[0])
+    assert set(required) <= set(given)
+    watched = [a.partition("=")[2] for a in container["args"] if a.startswith("--watch-namespace=")]
+    assert watched == values.get("watchNamespaces", [])
+
+
+def test_images_are_named_as_make_builds_them(chart: Helm):
+    (container,) = find(chart.template({"image": {"registry": "example.com/rft"}}), "Deployment")["spec"]["template"][
+        "spec"
+    ]["containers"]
+    named = {container["image"], *(a.partition("=")[2] for a in container["args"])}
+    built = re.findall(r"build (rft-[a-z-]+) ", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))["appVersion"]
+    assert named == {f"example.com/rft/{name}:{version}" for name in built}
+    assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_the_jobs_of_helm_test_are_valid(chart: Helm, tmp_path: Path):
+    manifests = [m for m in chart.template({}) if m["apiVersion"].startswith("rft.dev/")]
+    file = tmp_path / "test.yaml"
+    file.write_text(yaml.safe_dump_all(manifests), encoding="utf-8")
+    loaded = load_manifests([file])
+    assert [job.spec.hyperparameters.max_steps for job in loaded.jobs] == [2]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"replica": 2}, "additional properties 'replica' not allowed"),
+        ({"image": {"repository": "x"}}, "additional properties 'repository' not allowed"),
+        ({"image": {"pullPolicy": "Sometimes"}}, "at '/image/pullPolicy': value must be one of 'Always'"),
+        ({"image": {"registry": ""}}, "at '/image/registry': '' does not match pattern"),
+        ({"accelerator": "tpu"}, "at '/accelerator': value must be one of 'cuda', 'cpu'"),
+        ({"replicas": "two"}, "at '/replicas': got string, want integer"),
+        ({"watchNamespaces": "team-a"}, "at '/watchNamespaces': got string, want array"),
+        ({"watchNamespaces": ["Team A"]}, "at '/watchNamespaces/0': 'Team A' does not match pattern"),
+        ({"resources": {"requests": {"cpu": None}}}, "at '/resources/requests': missing property 'cpu'"),
+        ({"crds": {"keep": "yes"}}, "at '/crds/keep': got string, want boolean"),
+        ({"networkPolicy": {"apiServer": {"cidr": "everywhere"}}}, "'everywhere' does not match pattern"),
+        ({"metrics": {"podMonitors": {"interval": "often"}}}, "'often' does not match pattern"),
+        ({"tolerations": [{"effekt": "NoSchedule"}]}, "additional properties 'effekt' not allowed"),
+        ({"extraEnv": [{"value": "x"}]}, "at '/extraEnv/0': missing property 'name'"),
+        ({"test": {"seconds": 0}}, "at '/test/seconds': minimum"),
+    ],
+)
+def test_wrong_values_are_refused_with_what_is_wrong(chart: Helm, values: dict[str, Any], message: str):
+    done = chart.run("template", RELEASE, str(CHART), values=values)
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+def test_every_value_has_a_comment_and_a_schema():
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    for value in read_values((CHART / "values.yaml").read_text(encoding="utf-8")):
+        node = schema
+        for part in value.name.split("."):
+            assert node["additionalProperties"] is False, value.name
+            node = node["properties"][part]
+
+
+def test_only_monitored_pods_lack_scrape_annotations(chart: Helm):
+    for enabled in (False, True):
+        manifests = chart.template({"metrics": {"podMonitors": {"enabled": enabled}}})
+        annotations = find(manifests, "Deployment")["spec"]["template"]["metadata"].get("annotations", {})
+        assert ("prometheus.io/scrape" in annotations) != enabled
+        monitors = [m for m in manifests if m["kind"] == "PodMonitor"]
+        assert bool(monitors) == enabled
+        assert all(endpoint["honorLabels"] for m in monitors for endpoint in m["spec"]["podMetricsEndpoints"])

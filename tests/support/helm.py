@@ -1,0 +1,66 @@
+"""Helm, as tests use it, and the project's chart."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cluster.kubectl import Manifest
+from cluster.versions import KUBERNETES
+
+CHART = Path(__file__).parents[2] / "charts" / "rft-operator"
+RELEASE = "rft"
+SYSTEM = "rft-system"
+"""The operator's namespace."""
+INSTALL = (f"--namespace={SYSTEM}", "--wait", "--timeout=180s")
+"""Arguments of an installation and of an upgrade."""
+Values = Mapping[str, Any]
+
+
+class Helm:
+    """Helm with state of its own in `folder`, on a cluster where a kubeconfig is given."""
+
+    def __init__(self, binary: Path, folder: Path, kubeconfig: Path | None = None):
+        self._binary = binary
+        self._folder = folder
+        homes = {f"HELM_{name}_HOME": str(folder / name.lower()) for name in ("CACHE", "CONFIG", "DATA")}
+        self._environment = {**os.environ, **homes, "KUBECONFIG": str(kubeconfig or folder / "none")}
+
+    def run(
+        self, *arguments: str, values: Values | None = None, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs it, whatever comes out."""
+        flags = ["--values=-"] if values is not None else []
+        return subprocess.run(
+            [str(self._binary), *arguments, *flags],
+            input=json.dumps(values) if values is not None else None,  # JSON is YAML
+            env=self._environment, capture_output=True, text=True, timeout=timeout,
+        )  # fmt: skip
+
+    def __call__(self, *arguments: str, values: Values | None = None, timeout: float = 120) -> str:
+        """Its standard output.
+
+        Raises:
+            AssertionError: it failed; with what it said.
+        """
+        done = self.run(*arguments, values=values, timeout=timeout)
+        assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}{done.stdout}"
+        return done.stdout
+
+    def template(self, values: Values, namespace: str = SYSTEM) -> list[Manifest]:
+        """Every object of the chart, those of `helm test` included."""
+        rendered = self(
+            "template", RELEASE, str(CHART), f"--namespace={namespace}", f"--kube-version={KUBERNETES}", values=values
+        )
+        return [document for document in yaml.safe_load_all(rendered) if document]
+
+
+def find(manifests: list[Manifest], kind: str, name: str = "") -> Manifest:
+    """The one manifest of a kind, or that of a name."""
+    (found,) = [m for m in manifests if m["kind"] == kind and name in ("", m["metadata"]["name"])]
+    return found
