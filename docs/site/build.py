@@ -51,7 +51,8 @@ def collect(root: Path) -> set[Path]:
         for target in links(file.read_text(encoding="utf-8")):
             linked = (file.parent / target).resolve()
             if not linked.is_file() or not linked.is_relative_to(root):
-                raise ValueError(f"{file.relative_to(root)}: {target} is no file of the repository; name folders as code")
+                page = file.relative_to(root)
+                raise ValueError(f"{page}: {target} is no file of the repository; name folders as code")
             waiting.append(linked)
     return found
 
