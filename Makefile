@@ -13,7 +13,7 @@ BUILDER = $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(
 REGISTRY := localhost
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: help install demo test check cluster images generate format
+.PHONY: help install demo test check cluster docs images generate licenses version release dist format
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -50,6 +50,10 @@ test: check ## everything: checks, then all tests
 cluster: install ## a real Kubernetes on this machine to play with, until Ctrl-C
 	@PYTHONPATH=tests $(RUN) python -m cluster
 
+docs: install ## the documentation as a site in dist/docs; a broken link or page ends it
+	@$(RUN) d2 --layout tala --theme 0 --dark-theme 200 --pad 10 docs/architecture.d2 docs/architecture.svg
+	@$(RUN) python docs/site/build.py dist/docs
+
 images: ## every container image: make images REGISTRY=registry.example.com/rft
 	@test -n "$(BUILDER)" || { echo "Images are built with docker, podman or buildah: none is here" >&2; exit 1; }
 	@build() { echo "Building $(REGISTRY)/$$1:$(VERSION)"; \
@@ -72,6 +76,35 @@ generate: install ## crds/, the chart's generated parts, docs/reference/manifest
 	  --no-emit-index-url --custom-compile-command "make generate" --constraints .cache/constraints.txt \
 	  --extra storage --no-emit-package rft-api --output-file $(CUDA).txt \
 	  api/pyproject.toml trainer-image/pyproject.toml $(CUDA).in > /dev/null
+
+# What is given to users: all packages but rft-charts, which only generates.
+SHIPPED := rft-api rft-cli rft-loader rft-operator-controller rft-reward rft-trainer
+licenses: install ## docs/reference/licenses.md, from uv.lock and what is installed
+	@$(RUN) python release/licenses.py --uv $(UV) $(SHIPPED)
+
+# The version stands in pyproject.toml here; everything else repeats it, and a test holds that it does.
+version: $(UV) ## writes a version everywhere: make version VERSION=0.2.0
+	@sed -i 's/^version = ".*"/version = "$(VERSION)"/' pyproject.toml */pyproject.toml
+	@sed -i 's/^ARG VERSION=.*/ARG VERSION=$(VERSION)/' */Dockerfile
+	@sed -i -E 's/^(version|appVersion): .*/\1: "$(VERSION)"/' charts/*/Chart.yaml
+	@sed -i 's/\$$image:.*/$$image:$(VERSION)/' docs/install.md
+	@$(UV) lock --quiet
+
+release: install docs images ## wheels, chart, bill of materials, licences and images of this version; the files go to dist/
+	@$(MAKE) --no-print-directory dist
+
+DIST := dist
+HELM := helm
+dist: $(UV) ## what a release has without its images and its site, in dist/
+	@rm -rf $(DIST)/wheels $(DIST)/*.tgz
+	@mkdir -p $(DIST)
+	@$(RUN) python release/licenses.py --uv $(UV) --check $(SHIPPED)
+	@cp docs/reference/licenses.md CHANGELOG.md $(DIST)
+	@for package in $(SHIPPED); do $(UV) build --quiet --wheel --out-dir $(DIST)/wheels --package $$package; done
+	@$(UV) export --quiet --frozen --no-default-groups $(SHIPPED:%=--package %) --all-extras --format cyclonedx1.5 \
+	  --output-file $(DIST)/sbom.json > /dev/null
+	@$(HELM) package --destination $(DIST) charts/rft-operator
+	@echo "rft-operator $(VERSION) is in $(DIST)/"
 
 format: install ## formats and mends what ruff can
 	@$(RUN) ruff check --fix .

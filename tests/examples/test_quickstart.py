@@ -1,57 +1,51 @@
-"""The quickstart as a user runs it, with the real model, cut down to a few steps and prompts."""
+"""The first job on a laptop: the commands of its page, word for word, with the real model, in a fresh folder."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-import sys
-from itertools import islice
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
-import yaml
+from support.pages import ROOT, page, script
 
 from rft_api.run import RunFolder, Summary, TrainMetrics
 
-QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
+INSTALL = "make install"
+"""The page's first command; `make test` has run it before this test."""
 STEPS, HELD_OUT = 3, 16
+"""As the page has them for a short first try."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path, model: Path) -> Path:
-    """The quickstart's manifests with fewer steps, and with the first of its held-out prompts."""
-    (tmp_path / "reward.yaml").write_bytes((QUICKSTART / "reward.yaml").read_bytes())
-    job = yaml.safe_load((QUICKSTART / "job.yaml").read_text(encoding="utf-8"))
-    job["spec"]["model"]["uri"] = str(model)
-    job["spec"]["output"]["uri"] = "out"
-    job["spec"]["hyperparameters"]["maxSteps"] = STEPS
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job, sort_keys=False), encoding="utf-8")
-    (tmp_path / "data").mkdir()
-    for name, limit in (("train", None), ("validation", HELD_OUT), ("test", HELD_OUT)):
-        with (QUICKSTART / "data" / f"{name}.jsonl").open(encoding="utf-8") as file:
-            text = "".join(islice(file, limit))
-        (tmp_path / "data" / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    """A fresh folder that has of the repository what the page's commands name."""
+    for name in (".venv", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / ".cache" / "models").mkdir(parents=True)
+    (tmp_path / ".cache" / "models" / model.name).symlink_to(model)
     return tmp_path
 
 
-def test_the_quickstart_trains_and_reports(folder):
+def test_the_first_job_on_a_laptop_trains_and_reports(folder):
     result = subprocess.run(
-        [sys.executable, "-m", "rft_cli.main", "run", str(folder)],
-        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        ["bash", "-c", script(page("first-job-on-a-laptop.md"), INSTALL)],
+        cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
 
-    last = json.loads(result.stdout.splitlines()[-1])
-    assert (last["job"], last["steps"], last["prompts"], last["heldOut"]) == ("quickstart", STEPS, HELD_OUT, "test")
+    # What `rft run` said last.
+    (last,) = [json.loads(line) for line in result.stdout.splitlines() if line.startswith('{"job"')]
+    assert (last["job"], last["steps"], last["prompts"], last["heldOut"]) == ("first-job", STEPS, HELD_OUT, "test")
     assert 0 < last["baselineReward"] < 1  # the task leaves something to learn, and the model knows some of it
     assert 0 <= last["tunedReward"] <= 1
     low, high = last["interval"]
     assert low <= last["gain"] <= high
     assert last["gain"] == pytest.approx(last["tunedReward"] - last["baselineReward"])
 
-    run = RunFolder(folder / "out")
+    run = RunFolder(folder / "first-job" / "out")
     assert last["output"] == str(run.path.resolve())
     summary = Summary.model_validate_json(run.summary.read_bytes())
     assert summary.rewards_failed == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -115,16 +116,32 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.fixture
+def team_name(kubectl: Kubectl, operator: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a namespace that the test makes itself, as a user does."""
+    name = f"team-{secrets.token_hex(3)}"
+    with _explained(kubectl, name, request):
+        yield name
+    kubectl.run("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+
+
+@pytest.fixture
 def team(kubectl: Kubectl, operator: str, s3: ObjectStore, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace that enforces `restricted`, with a Secret for the S3 server."""
     name = f"team-{secrets.token_hex(3)}"
     with kubectl.namespace(name, RESTRICTED):
         literals = [f"--from-literal={key}={value}" for key, value in s3.environment(in_pods=True).items()]
         kubectl("create", "secret", "generic", "s3-credentials", f"--namespace={name}", *literals)
-        yield name
-        called = request.node.stash.get(_REPORTS, {}).get("call")
-        if called and called.failed:
-            print(_explain(kubectl, name))
+        with _explained(kubectl, name, request):
+            yield name
+
+
+@contextlib.contextmanager
+def _explained(kubectl: Kubectl, namespace: str, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Prints what happened in a namespace when the test has failed."""
+    yield
+    called = request.node.stash.get(_REPORTS, {}).get("call")
+    if called and called.failed:
+        print(_explain(kubectl, namespace))
 
 
 def _explain(kubectl: Kubectl, namespace: str) -> str:

@@ -1,12 +1,14 @@
-"""The quickstart with nothing but `kubectl apply`: real pods train the real model and serve it beside its base."""
+"""The first job on a cluster: the commands of its page, word for word; real pods train the real model and serve it."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
-import shutil
+import os
+import signal
+import subprocess
 import time
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,20 @@ import pyarrow.parquet
 import pytest
 import yaml
 from cluster.kubectl import Kubectl, Manifest
+from cluster.object_store import ObjectStore
 from cluster.prometheus import Prometheus
 from support.dashboards import alert_queries, panel_queries
+from support.pages import ROOT, page, script
 from support.tiny_jobs import wait_for_reason
 
 from rft_api.resource import API_VERSION
 from rft_api.run import RunFolder, Summary
 
-QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
-STEPS, HELD_OUT = 8, 24
+JOB = ROOT / "examples" / "quickstart" / "kubernetes" / "job.yaml"
+CLEAN_UP = "\n## 8. Clean up\n"
+"""Where the page takes everything away again."""
+STEPS = 8
+"""As the page has them for a short first try."""
 SAMPLES = 4 * 8
 """Completions of a step."""
 
@@ -74,38 +81,94 @@ REWARD_SERVER = {
 
 
 @pytest.fixture
-def stored(bucket: Path, smollm2: Path) -> Path:
-    """The quickstart's model and data in the bucket, with the first of its held-out prompts."""
-    shutil.copytree(smollm2, bucket / "models" / "smollm2-135m-instruct")
-    folder = bucket / "data" / "quickstart"
-    folder.mkdir(parents=True)
-    for name, limit in (("train", None), ("validation", HELD_OUT), ("test", HELD_OUT)):
-        with (QUICKSTART / "data" / f"{name}.jsonl").open(encoding="utf-8") as file:
-            (folder / f"{name}.jsonl").write_text("".join(islice(file, limit)), encoding="utf-8")
-    return bucket
+def environment(kubectl: Kubectl, s3: ObjectStore, team_name: str, folder: Path) -> dict[str, str]:
+    """What the page says that its commands take from the environment, and a kubectl of this cluster."""
+    tools = folder.parent / "tools"
+    tools.mkdir()
+    (tools / "kubectl").symlink_to(kubectl.binary)
+    # The page changes the current namespace, which is written there.
+    kubeconfig = folder.parent / "kubeconfig"
+    kubeconfig.write_bytes(kubectl.kubeconfig.read_bytes())
+    kubeconfig.chmod(0o600)
+    return {
+        **os.environ,
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "KUBECONFIG": str(kubeconfig),
+        "KUBECACHEDIR": str(folder.parent / "kubectl-cache"),
+        "NO_PROXY": "*",
+        "no_proxy": "*",
+        "NAMESPACE": team_name,
+        **s3.environment(in_pods=True),
+    }
 
 
-@pytest.mark.timeout(1500)
-def test_the_quickstart_trains_and_is_served(kubectl: Kubectl, team: str, stored: Path, scraped: Prometheus):
-    of = f"--namespace={team}"
+@pytest.fixture
+def folder(tmp_path: Path, smollm2: Path) -> Path:
+    """A fresh folder that has of the repository what the page's commands name."""
+    made = tmp_path / "repository"
+    (made / ".cache" / "models").mkdir(parents=True)
+    (made / ".cache" / "models" / smollm2.name).symlink_to(smollm2)
+    for name in (".venv", "examples"):
+        (made / name).symlink_to(ROOT / name)
+    return made
+
+
+@pytest.mark.timeout(1800)
+def test_the_first_job_on_a_cluster_trains_and_is_served(
+    kubectl: Kubectl, team_name: str, bucket: Path, folder: Path, environment: dict[str, str], scraped: Prometheus
+):
+    of = f"--namespace={team_name}"
     started = time.monotonic()
-    # As the example has it, with fewer steps.
-    manifests = list(yaml.safe_load_all((QUICKSTART / "kubernetes" / "job.yaml").read_text(encoding="utf-8")))
-    manifests[1]["spec"]["hyperparameters"] |= {"maxSteps": STEPS, "evalInterval": STEPS // 2}
-    kubectl("apply", of, "--server-side", "-f", str(QUICKSTART / "reward.yaml"))
-    kubectl.apply(*manifests, *troubles(manifests[1]), namespace=team)
-
-    kubectl("wait", of, "rewardfunction/amount", "--for=condition=Ready", "--timeout=120s", timeout=130)
-    kubectl("wait", of, "rftjob/quickstart", "--for=condition=Succeeded", "--timeout=900s", timeout=930)
-    check_result(kubectl.get("rftjob", "quickstart", of), stored)
-    check_metrics(scraped, team)
-    kubectl("wait", of, "inferenceendpoint/quickstart", "--for=condition=Ready", "--timeout=240s", timeout=250)
-    check_answers(kubectl, team, RunFolder(stored / "runs" / "quickstart"))
+    commands, heading, cleaning = page("first-job-on-a-cluster.md").partition(CLEAN_UP)
+    assert heading
+    with Commands(script(commands), folder, environment) as followed:
+        kubectl.wait_for("secret", "s3-credentials", of, until=lambda _: True)
+        kubectl.apply(*troubles(list(yaml.safe_load_all(JOB.read_text(encoding="utf-8")))[1]), namespace=team_name)
+        said = followed.finish(1200)
+    check_result(kubectl.get("rftjob", "quickstart", of), bucket)
+    check_metrics(scraped, team_name)
+    run = RunFolder(bucket / "runs" / "quickstart")
+    check_answers(kubectl, team_name, run)
+    assert json.loads(said.splitlines()[-1])["model"] == "quickstart"
     kubectl("wait", of, "rewardfunction/troubled", "--for=condition=Ready", "--timeout=60s", timeout=70)
-    make_trouble(kubectl, team)
-    wait_for_reason(kubectl, team, "broken", "DataInvalid")
-    wait_for_reason(kubectl, team, "queued", "Queued")
+    make_trouble(kubectl, team_name)
+    wait_for_reason(kubectl, team_name, "broken", "DataInvalid")
+    wait_for_reason(kubectl, team_name, "queued", "Queued")
     check_dashboards(scraped, time.monotonic() - started)
+
+    with Commands(script(cleaning), folder, environment) as followed:
+        followed.finish(120)
+    kubectl("wait", f"namespace/{team_name}", "--for=delete", "--timeout=180s", timeout=190)
+    assert (run.best / "adapter_model.safetensors").stat().st_size > 0
+
+
+class Commands:
+    """A page's commands while they run, ended with everything that they started."""
+
+    def __init__(self, text: str, folder: Path, environment: dict[str, str]):
+        self._process = subprocess.Popen(
+            ["bash", "-c", text],
+            cwd=folder,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> Commands:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def finish(self, seconds: float) -> str:
+        """What they wrote, once they are through."""
+        output, errors = self._process.communicate(timeout=seconds)
+        assert self._process.returncode == 0, output + errors
+        return output
 
 
 def check_result(job: dict[str, Any], bucket: Path) -> None:

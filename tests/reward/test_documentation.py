@@ -14,7 +14,7 @@ PAGE = (ROOT / "docs" / "rewards.md").read_text()
 
 
 def block(name):
-    return re.search(rf"```json {name}\n(.*?)```", PAGE, re.DOTALL)[1]
+    return re.search(rf"```json title=\"{name}\"\n(.*?)```", PAGE, re.DOTALL)[1]
 
 
 def test_the_pages_request_gives_the_pages_answer(server_for):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,6 @@ from rft_cli.reward_commands import reward_commands
 from rft_cli.user_errors import user_errors as _user_errors
 
 app = typer.Typer(
-    help="Reinforcement fine-tuning of language models, on this machine.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -21,6 +21,28 @@ app = typer.Typer(
 
 app.add_typer(data_commands, name="data")
 app.add_typer(reward_commands, name="rewards")
+
+
+def _say_version(wanted: bool = True) -> None:
+    if wanted:
+        typer.echo(f"rft {version_of('rft-cli')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Reinforcement fine-tuning of language models, on this machine."""
+
+
+@app.command()
+def version() -> None:
+    """Print the version of what is installed."""
+    _say_version()
+
 
 Manifests = Annotated[
     list[Path],

@@ -8,7 +8,8 @@ _INTRODUCTION = """# Conditions and reasons
 
 What the operator found out about an object stands in the conditions of its status. `kubectl get` shows the reason of
 the main one (`Succeeded` of an RFTJob, `Ready` of the others), `kubectl describe` shows all with their messages. This
-page has every reason. [Exit codes](exit-codes.md) has more on those that a trainer ends with.
+page has every reason. [Troubleshooting](../troubleshooting.md) says what to look at for each, [exit
+codes](exit-codes.md) has more on those that a trainer ends with.
 
 | Condition | Object and meaning |
 |---|---|
