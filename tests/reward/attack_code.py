@@ -179,14 +179,14 @@ def a_million_files(world):
 
 
 def one_big_file(world):
-    with open("big", "wb") as file:
+    with Path("big").open("wb") as file:
         while True:
             file.write(bytes(1 << 20))
 
 
 def folders_as_deep_as_can_be(world):
     for _ in range(3000):
-        os.mkdir("removed")
+        Path("removed").mkdir()
         os.chdir("removed")
     os._exit(1)
 
@@ -254,8 +254,7 @@ def read_the_servers_memory_by_a_call(world):
 
 
 def read_the_servers_memory(world):
-    with open(f"/proc/{world['server']}/mem", "rb"):
-        pass
+    Path(f"/proc/{world['server']}/mem").open("rb").close()
 
 
 def read_the_servers_environment(world):
@@ -265,7 +264,7 @@ def read_the_servers_environment(world):
 
 
 def read_the_servers_descriptors(world):
-    os.listdir(f"/proc/{world['server']}/fd")
+    list(Path(f"/proc/{world['server']}/fd").iterdir())
 
 
 def read_the_own_environment(world):
@@ -283,13 +282,15 @@ def read_the_manifest(world):
 
 
 def see_other_processes(world):
-    others = [entry for entry in os.listdir("/proc") if entry.isdigit() and int(entry) not in (1, os.getpid())]
+    others = [
+        entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and entry.name not in ("1", str(os.getpid()))
+    ]
     if not others:
         raise OSError("there are none")
 
 
 def look_at_other_workers(world):
-    if not [entry for entry in os.listdir(world["scratches"]) if entry != Path.cwd().name]:
+    if not [entry for entry in Path(world["scratches"]).iterdir() if entry != Path.cwd()]:
         raise OSError("there are no others")
 
 
@@ -298,7 +299,7 @@ def read_other_workers_memory(world):
         if process != os.getpid():
             first_that_works(
                 lambda process=process: Path(f"/proc/{process}/environ").read_bytes(),
-                lambda process=process: open(f"/proc/{process}/mem", "rb").close(),
+                lambda process=process: Path(f"/proc/{process}/mem").open("rb").close(),
             )
 
 
@@ -330,11 +331,11 @@ def truncate_other_peoples_files(world):
 
 
 def remove_other_peoples_files(world):
-    os.unlink(world["victim"])
+    Path(world["victim"]).unlink()
 
 
 def publish_other_peoples_files(world):
-    os.chmod(world["victim"], 0o777)
+    Path(world["victim"]).chmod(0o777)
 
 
 def touch_other_peoples_files(world):
@@ -342,7 +343,7 @@ def touch_other_peoples_files(world):
 
 
 def symbolic_link(world):
-    os.symlink(world["victim"], "innocent-looking")
+    Path("innocent-looking").symlink_to(world["victim"])
     first_that_works(lambda: Path("innocent-looking").read_bytes(), lambda: Path("innocent-looking").write_text("x"))
 
 
@@ -351,7 +352,7 @@ def hard_link(world):
 
 
 def move_files_in(world):
-    os.rename(world["victim"], "mine")
+    Path(world["victim"]).rename("mine")
 
 
 def dots(world):
@@ -362,7 +363,7 @@ def files_through_own_descriptors(world):
     # From the folder that it stands in to its parent: no path that a string check would see.
     here = os.open(".", os.O_RDONLY)
     above = os.open("..", os.O_RDONLY, dir_fd=here)
-    os.listdir(above)
+    os.listdir(above)  # noqa: PTH208
 
 
 def device_node(world):
@@ -616,7 +617,9 @@ def traced_harness(world):
 
 
 def answers_of_others_in_memory(world):
-    if not [item for item in gc.get_objects() if isinstance(item, (dict, str)) and world["marker"] in str(item)[:10_000]]:
+    if not [
+        item for item in gc.get_objects() if isinstance(item, (dict, str)) and world["marker"] in str(item)[:10_000]
+    ]:
         raise OSError("there are none")
 
 
@@ -711,4 +714,4 @@ def score_of_another_sample(world):
 
 
 def forged_log(world):
-    raise RuntimeError('x\n2026-01-01 00:00:00,000 INFO forged line')
+    raise RuntimeError("x\n2026-01-01 00:00:00,000 INFO forged line")

@@ -158,6 +158,11 @@ def sample(sample_id, completion, reference_answer=None, metadata=None):
 
 
 @pytest.fixture(scope="session")
+def reward_server():
+    return RewardServer
+
+
+@pytest.fixture(scope="session")
 def function_file():
     return write_function
 
