@@ -94,6 +94,9 @@ class Pool:
     async def _score_piece(self, samples: Sequence[dict[str, Any]]) -> list[Row]:
         settings = self._settings
         outcome, _ = await self._call(samples, settings.timeout_seconds)
+        if isinstance(outcome, _Failure) and outcome.reason == "garbled" and len(samples) == 1:
+            # An earlier batch's code may have left the nonsense in the pipe: the sample gets a worker once more.
+            outcome, _ = await self._call(samples, settings.timeout_seconds)
         if not isinstance(outcome, _Failure):
             return self._counted(outcome)
         if len(samples) == 1:
@@ -137,7 +140,7 @@ class Pool:
         try:
             reply = await worker.ask(payload, seconds)
             outcome = self._read_answers([sample["id"] for sample in samples], reply.answers, seconds)
-            retire_reason = "leftover_processes" if reply.leftovers else None
+            retire_reason = reply.leftovers
             if isinstance(outcome, _Failure) and outcome.worker_lost:
                 retire_reason = outcome.reason
         except WorkerLost as loss:

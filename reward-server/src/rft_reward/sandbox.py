@@ -243,6 +243,15 @@ def limit_processor_time(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
+def scratch_is_crowded() -> bool:
+    """Whether what is left in a scratch folder of a namespace would be in the way of the next batch."""
+    try:
+        there = os.statvfs(".")
+    except OSError:
+        return True
+    return 2 * there.f_bfree < there.f_blocks or 2 * there.f_ffree < there.f_files
+
+
 def _become_unprivileged(done: _Progress) -> bool:
     # Root is exempt from RLIMIT_NPROC and could read every file.
     folders = {path: os.open(path, os.O_RDONLY) for path in sys.path if Path(path).is_dir()}

@@ -29,10 +29,14 @@ class Watch:
         if used > self._memory_bytes:
             text = f"the code's processes together used more than {self._memory}"
             return "memory", f"{text}: make them use less, or raise spec.sandbox.memory"
-        if self._scratch is not None and _is_full(self._scratch):
+        if self._scratch is not None and _holds_more(self._scratch, SCRATCH_BYTES, SCRATCH_FILES):
             text = f"the code wrote more than {SCRATCH_BYTES >> 20} MiB or {SCRATCH_FILES} files, or hid a folder"
             return "scratch", f"{text}: make it write less"
         return None
+
+    def crowded(self) -> bool:
+        """Whether what is left in the scratch folder would be in the way of the next batch."""
+        return self._scratch is not None and _holds_more(self._scratch, SCRATCH_BYTES // 2, SCRATCH_FILES // 2)
 
 
 def _own_bytes(process: int) -> int:
@@ -44,7 +48,7 @@ def _own_bytes(process: int) -> int:
     return (int(fields[1]) - int(fields[2])) * resource.getpagesize()
 
 
-def _is_full(folder: Path) -> bool:
+def _holds_more(folder: Path, most_bytes: int, most_files: int) -> bool:
     used, files, folders = 0, 0, [str(folder)]
     for inner in folders:
         try:
@@ -52,7 +56,7 @@ def _is_full(folder: Path) -> bool:
                 for entry in entries:
                     files += 1
                     used += entry.stat(follow_symlinks=False).st_blocks * 512
-                    if used > SCRATCH_BYTES or files > SCRATCH_FILES:
+                    if used > most_bytes or files > most_files:
                         return True
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)

@@ -76,8 +76,8 @@ class Reply:
 
     answers: list[Mapping[str, Any]]
     """One per term: {"rows"} or {"failure", "text"}."""
-    leftovers: bool
-    """Whether the batch left processes behind."""
+    leftovers: str | None
+    """What the batch left behind that must go: "leftover_processes" or "leftover_files"."""
 
 
 class WorkerProcess:
@@ -206,8 +206,15 @@ class WorkerProcess:
             or not all(isinstance(answer, dict) for answer in answers)
         ):
             raise self._garbled()
+        return Reply(answers, self._leftovers(bool(reply.get("crowded"))))
+
+    def _leftovers(self, crowded: bool) -> str | None:
+        assert self._process is not None
+        assert self._watch is not None
         # Counted here: the code could answer that it left nothing.
-        return Reply(answers, len(processes.offspring(self._process.pid)) > self._own_processes)
+        if len(processes.offspring(self._process.pid)) > self._own_processes:
+            return "leftover_processes"
+        return "leftover_files" if crowded or self._watch.crowded() else None
 
     async def end(self) -> None:
         """Kills the worker and everything that it started, and removes its folder."""
