@@ -13,6 +13,8 @@ class Attack:
     """The sentence that says by what it is contained."""
     says: tuple[str, ...] = ("Error",)
     """What the sample's error says: one of these."""
+    alone: bool = False
+    """Whether it speaks for its whole batch, as a handler may: it then is in one of its own."""
     succeeds_without: bool = False
     """Whether it succeeds where the kernel grants no layer: the proof that it is real."""
 
@@ -82,13 +84,13 @@ ATTACKS = [
         "fill_the_scratch_folder",
         "fills the disk",
         "The scratch folder is a file system of 64 MiB, or the server looks at its size ten times a second.",
-        ("No space left", "wrote more than"),
+        ("No space left", "more than"),
     ),
     Attack(
         "a_million_files",
         "makes files without end",
         "The scratch folder holds 4096 files: as a file system of its own, or by the server's look.",
-        ("No space left", "wrote more than"),
+        ("No space left", "more than"),
     ),
     Attack("one_big_file", "writes one big file", f"{LIMITS}: 16 MiB a file.", ("File too large",)),
     Attack(
@@ -328,6 +330,7 @@ ATTACKS = [
         "finds the batch's number and answers for samples of others",
         f"{NONCE}.",
         ("no row with this id", "ended its process"),
+        alone=True,
     ),
     Attack(
         "a_frame_of_four_gigabytes",
@@ -376,7 +379,7 @@ ATTACKS = [
         "answer_without_end",
         "returns 70 MiB",
         "The server reads no answer of more than 64 MiB.",
-        ("more than 64 MiB", "more than 256Mi"),
+        ("more than",),
     ),
     Attack("text_as_a_number", "returns a number as text", f"{NUMBERS}.", ("a string, not a number",)),
     Attack("yes_as_a_number", "returns `True`", f"{NUMBERS}.", ("a boolean, not a number",)),

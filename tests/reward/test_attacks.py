@@ -16,7 +16,7 @@ from reward_attacks import ATTACKS
 
 HERE = Path(__file__).parent
 SOURCE = (HERE / "attack_code.py").read_text()
-SPEC = {"timeout": "2s", "sandbox": {"memory": "256Mi"}, "python": {"source": SOURCE}}
+SPEC = {"timeout": "4s", "sandbox": {"memory": "256Mi"}, "python": {"source": SOURCE}}
 MARKER = "answer-that-only-the-other-worker-knows"
 VICTIM = "a file of somebody else's"
 
@@ -152,9 +152,16 @@ def world(request, reward_server):
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
 def test_attacks_are_contained(world, build_sample, attack):
     command = f"{attack.name} {json.dumps(world.described())}"
-    samples = [build_sample("first", "innocent"), build_sample("guilty", command), build_sample("last", "innocent")]
-    first, guilty, last = world.server.score(samples)
-    assert (first["aggregate_reward_score"], last["aggregate_reward_score"]) == (1.0, 1.0)
+    guilty = build_sample("guilty", command)
+    if attack.alone:
+        (guilty,) = world.server.score([guilty])
+    else:
+        # As a whole the batch has no scores: its samples are then tried one by one.
+        first, guilty, last = world.server.score(
+            [build_sample("first", "innocent"), guilty, build_sample("last", "innocent")]
+        )
+        assert (first.get("error"), first["aggregate_reward_score"]) == (None, 1.0)
+        assert (last.get("error"), last["aggregate_reward_score"]) == (None, 1.0)
     assert guilty["aggregate_reward_score"] is None
     assert any(part in guilty["error"] for part in attack.says), guilty["error"]
     world.check()

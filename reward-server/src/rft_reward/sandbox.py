@@ -243,13 +243,16 @@ def limit_processor_time(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
-def scratch_is_crowded() -> bool:
-    """Whether what is left in a scratch folder of a namespace would be in the way of the next batch."""
+def is_crowded(*, own_scratch: bool) -> bool:
+    """Whether what a batch left would be in the way of the next: open files, or files in a scratch file system."""
     try:
+        lowest = os.dup(0)
+        os.close(lowest)
         there = os.statvfs(".")
     except OSError:
         return True
-    return 2 * there.f_bfree < there.f_blocks or 2 * there.f_ffree < there.f_files
+    full = 2 * there.f_bfree < there.f_blocks or 2 * there.f_ffree < there.f_files
+    return 2 * lowest > MAXIMUM_OPEN_FILES or (own_scratch and full)
 
 
 def _become_unprivileged(done: _Progress) -> bool:

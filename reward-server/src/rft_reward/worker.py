@@ -60,7 +60,7 @@ def main(request_descriptor: int, reply_descriptor: int) -> None:
             except (OSError, ValueError, AttributeError):  # the code closed or replaced it
                 continue
         companions.collect()
-        crowded = b"true" if confinement.layers["namespaces"] and sandbox.scratch_is_crowded() else b"false"
+        crowded = b"true" if sandbox.is_crowded(own_scratch=confinement.layers["namespaces"]) else b"false"
         _reply(reply_descriptor, call.nonce, b'{"answers": [%b], "crowded": %b}' % (b", ".join(answers), crowded))
 
 

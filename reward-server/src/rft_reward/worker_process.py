@@ -223,7 +223,7 @@ class WorkerProcess:
             if self._process is not None:
                 await self._end(self._process)
         if self._scratch is not None:
-            watch.remove(Path(self._scratch))
+            await asyncio.to_thread(watch.remove, Path(self._scratch))
 
     async def _end(self, process: subprocess.Popen[bytes]) -> None:
         running.discard(process.pid)
