@@ -120,7 +120,6 @@ ATTACKS = [
         "attaches to the server as a debugger",
         f"{FILTER}: ptrace. {SECRECY}.",
         DENIED,
-        succeeds_without=True,
     ),
     Attack("trace_the_parent", "attaches to its parent as a debugger", f"{FILTER}: ptrace. {SECRECY}.", DENIED),
     Attack(
@@ -129,9 +128,7 @@ ATTACKS = [
         f"{FILTER}: process_vm_readv. {SECRECY}.",
         DENIED,
     ),
-    Attack(
-        "read_the_servers_memory", "reads the server's memory from /proc", f"{SECRECY}.", DENIED, succeeds_without=True
-    ),
+    Attack("read_the_servers_memory", "reads the server's memory from /proc", f"{SECRECY}.", DENIED),
     Attack(
         "read_the_servers_environment", "reads the server's environment", f"{SECRECY}.", DENIED, succeeds_without=True
     ),
@@ -355,12 +352,6 @@ ATTACKS = [
         "takes the harness over by a tracing function",
         "What decides runs in the server: a worker that fails is replaced.",
         ("ended its process", "Exit"),
-    ),
-    Attack(
-        "answers_of_others_in_memory",
-        "looks for another worker's samples in its own memory",
-        "Each worker is a process that begins with a fresh interpreter, and samples go to one.",
-        ("there are none",),
     ),
     # What is returned.
     Attack("not_a_number", "returns NaN", f"{NUMBERS}.", ("not a finite number",)),

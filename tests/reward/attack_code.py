@@ -2,7 +2,6 @@
 
 import ctypes
 import fcntl
-import gc
 import json
 import mmap
 import os
@@ -105,7 +104,8 @@ def memory_outside_the_limit(world):
 
 
 def shared_memory_that_stays(world):
-    call("shmget", 0, 1 << 20, 0o1600)
+    identifier = call("shmget", 0, 1 << 20, 0o1600)
+    libc.shmctl(identifier, 0, None)  # it works: nothing need be left
 
 
 def shared_memory_without_a_file(world):
@@ -239,11 +239,11 @@ def starve_the_server(world):
 
 
 def trace_the_server(world):
-    call("ptrace", 16, world["server"], 0, 0)
+    call("ptrace", 0x4206, world["server"], 0, 0)
 
 
 def trace_the_parent(world):
-    call("ptrace", 16, os.getppid(), 0, 0)
+    call("ptrace", 0x4206, os.getppid(), 0, 0)
 
 
 def read_the_servers_memory_by_a_call(world):
@@ -615,13 +615,6 @@ def traced_harness(world):
 
     sys.settrace(trace)
     return {"id": "guilty", "aggregate_reward_score": 99.0}
-
-
-def answers_of_others_in_memory(world):
-    if not [
-        item for item in gc.get_objects() if isinstance(item, (dict, str)) and world["marker"] in str(item)[:10_000]
-    ]:
-        raise OSError("there are none")
 
 
 # What is returned.

@@ -8,7 +8,6 @@ import shutil
 import socket
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from reward_attacks import ATTACKS
 HERE = Path(__file__).parent
 SOURCE = (HERE / "attack_code.py").read_text()
 SPEC = {"timeout": "4s", "sandbox": {"memory": "256Mi"}, "python": {"source": SOURCE}}
-MARKER = "answer-that-only-the-other-worker-knows"
 VICTIM = "a file of somebody else's"
 
 
@@ -80,7 +78,6 @@ class World:
             "datagrams": str(self.folder / "datagrams"),
             "abstract": self.abstract,
             "others": ["innocent"],
-            "marker": MARKER[::-1],
         }
 
     def reached(self):
@@ -188,7 +185,6 @@ def test_attacks_succeed_without_the_sandbox(unprotected, attack):
     assert row["aggregate_reward_score"] == 99.0, row
     unprotected.reset()
     unprotected.reached()
-    time.sleep(0)
 
 
 def test_both_ways_of_confining_close_everything(world):
