@@ -100,6 +100,7 @@ class WorkerProcess:
         self._worker = 0
         self._own_processes = 0
         self._watch: watch.Watch | None = None
+        self._excessive = False
         self._excess: WorkerLost | None = None
         self._next_look: asyncio.TimerHandle | None = None
         self._attached = contextlib.ExitStack()
@@ -189,16 +190,12 @@ class WorkerProcess:
         Raises:
             WorkerLost: when the worker took too long, ended, or answered nonsense; then it is `lost`.
         """
-        assert self._process is not None
         timer = asyncio.get_running_loop().call_later(seconds, self._interrupt)
         try:
             async with self._exchanging:
                 reply = await self._exchange(batch, seconds, "scoring")
         finally:
             timer.cancel()
-        self._check_use()
-        if self._excess is not None:
-            raise self._excess
         answers = reply.get("answers")
         if (
             not isinstance(answers, list)
@@ -298,18 +295,17 @@ class WorkerProcess:
         self._next_look = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._look)
 
     def _look(self) -> None:
-        self._check_use()
+        """Ends the worker if its processes together use more than they may, now and at the last look."""
+        if self._watch is not None and self._process is not None:
+            excess = self._watch.excess(processes.offspring(self._worker))
+            if excess is not None and self._excessive:
+                self._excess = WorkerLost(*excess)
+                self.lost.set()
+                self._process.kill()
+                return
+            # Once is not enough: a process that is about to run another program counts its parent's memory again.
+            self._excessive = excess is not None
         self._look_later()
-
-    def _check_use(self) -> None:
-        """Ends the worker if its processes together use more than they may."""
-        if self._watch is None or self._excess is not None or self._process is None:
-            return
-        excess = self._watch.excess(processes.offspring(self._worker))
-        if excess is not None:
-            self._excess = WorkerLost(*excess)
-            self.lost.set()
-            self._process.kill()
 
     def _garbled(self) -> WorkerLost:
         self.lost.set()
