@@ -188,8 +188,11 @@ def test_limits(hostile, command, least, most):
     assert least <= hostile.score_one(command)["aggregate_reward_score"] <= most
 
 
-def test_processor_time_has_a_limit(hostile):
-    assert "processor time" in hostile.score_one("processor")["error"]
+@pytest.mark.parametrize("namespaces", [True, False])
+def test_processor_time_has_a_limit(server_for, namespaces):
+    # On a busy machine a second of processor time takes longer than that by the clock.
+    server = server_for({**SPEC, "timeout": "60s"}, namespaces=namespaces)
+    assert "processor time" in server.score_one("processor")["error"]
 
 
 def test_processor_time_is_granted_anew_for_each_batch(start_server):
