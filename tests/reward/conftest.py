@@ -104,6 +104,10 @@ class RewardServer:
                 return float(line.rpartition(" ")[2])
         return 0.0
 
+    def layer(self, name):
+        """Whether its workers have a layer of the sandbox."""
+        return self.metric(f'rft_reward_sandbox_layer{{layer="{name}"}}') == 1
+
     def descendants(self):
         children = defaultdict(list)
         for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -151,6 +155,11 @@ def sample(sample_id, completion, reference_answer=None, metadata=None):
         "reference_answer": reference_answer,
         "metadata": {**(metadata or {}), "reference_answer": reference_answer},
     }
+
+
+@pytest.fixture(scope="session")
+def reward_server():
+    return RewardServer
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 
 SOURCE = (Path(__file__).parent / "hostile_reward.py").read_text()
 SPEC = {"timeout": "2s", "sandbox": {"memory": "256Mi"}, "python": {"source": SOURCE}}
-WARNINGS = ("namespaces are not available", "/proc cannot be mounted", "only file permissions confine")
+WARNINGS = ("system calls are not filtered", "reward code reads", "reward code can end", "reward code runs as root")
 
 
 def line_of(text):
@@ -23,13 +23,13 @@ def line_of(text):
 def hostile(request, server_for):
     """A server whose reward code does what the completion says; with the kernel's namespaces, and without."""
     server = server_for(SPEC, namespaces=request.param)
-    server.processes = 6 if server.metric("rft_reward_isolated") else 2
+    server.processes = 6 if server.layer("namespaces") else 2
     server.wait_settled(server.processes)
     return server
 
 
 def isolated(server):
-    """Whether the kernel granted everything; a server without says so in its log."""
+    """Whether nothing of the server is in reach of the code; a server where something is says so in its log."""
     isolated = server.metric("rft_reward_isolated") == 1
     assert isolated != any(text in server.log() for text in WARNINGS)
     return isolated
@@ -144,7 +144,8 @@ def test_event_loops_work_without_sockets(hostile):
 
 def test_other_processes_cannot_be_seen_or_a_warning(hostile):
     seen = hostile.score_one("count_processes")["aggregate_reward_score"]
-    assert seen == 2.0 or not isolated(hostile)  # itself and the namespace's init
+    # Itself and the namespace's init; without namespaces, Landlock closes the list.
+    assert seen == (2.0 if hostile.layer("namespaces") else 0.0) or not isolated(hostile)
 
 
 def test_only_the_scratch_folder_can_be_written_or_a_warning(hostile, tmp_path):
@@ -187,8 +188,11 @@ def test_limits(hostile, command, least, most):
     assert least <= hostile.score_one(command)["aggregate_reward_score"] <= most
 
 
-def test_processor_time_has_a_limit(hostile):
-    assert "processor time" in hostile.score_one("processor")["error"]
+@pytest.mark.parametrize("namespaces", [True, False])
+def test_processor_time_has_a_limit(server_for, namespaces):
+    # On a busy machine a second of processor time takes longer than that by the clock.
+    server = server_for({**SPEC, "timeout": "60s"}, namespaces=namespaces)
+    assert "processor time" in server.score_one("processor")["error"]
 
 
 def test_processor_time_is_granted_anew_for_each_batch(start_server):

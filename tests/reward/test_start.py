@@ -57,6 +57,11 @@ def lambda_handler(event, context):
             "spec.combine.terms[0].http.tokenKey",
         ),
         ({"combine": {"terms": [{"name": "a", "python": {"source": "x"}}]}}, "spec.combine.terms[0].python.source"),
+        (
+            {"python": {"source": CODE}, "sandbox": {"readable": ["/", "/no/such/words"]}},
+            "spec.sandbox.readable[1]: /no/such/words does not exist",
+        ),
+        ({"python": {"source": CODE}, "sandbox": {"readable": ["words"]}}, "spec.sandbox.readable[0]"),
     ],
 )
 def test_manifests_that_cannot_work_end_with_10(tmp_path, function_file, capsys, spec, message):

@@ -264,6 +264,10 @@ class Egress(Model):
     """TCP port."""
 
 
+AbsolutePath = Annotated[str, Field(max_length=4096, pattern=r"^/")]
+"""A path that begins at the root."""
+
+
 class Sandbox(Model):
     """Limits of each process that runs Python code."""
 
@@ -271,6 +275,8 @@ class Sandbox(Model):
     """Address space beyond what the bare interpreter takes."""
     processes: Annotated[Integer, Field(ge=1, le=64)] = 2
     """Processes that score at the same time."""
+    readable: Annotated[list[AbsolutePath], Field(max_length=16)] = []
+    """Files and folders of the pod that the code may read besides Python's own, such as a mounted volume's."""
 
 
 class RewardFunctionSpec(Grader):

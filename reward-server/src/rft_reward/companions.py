@@ -12,29 +12,26 @@ companions: set[int] = set()
 """Their ids; children of this process."""
 
 
-def leftovers() -> list[int]:
-    """Children that are neither companions nor ended; those that ended are collected."""
-    while True:
-        try:
-            ended, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return []
-        if not ended:
-            break
-        companions.discard(ended)
-    if not companions:
-        return [-1]  # which ones, only the server needs to find out
-    return [child for child in _children() if child not in companions]
+def collect() -> None:
+    """Takes leave of children that ended."""
+    with contextlib.suppress(ChildProcessError):
+        while ended := os.waitpid(-1, os.WNOHANG)[0]:
+            companions.discard(ended)
 
 
 def end_leftovers() -> None:
     """Kills leftovers, and what their end leaves to this process, until there are none."""
     give_up = time.monotonic() + 2
-    while (found := leftovers()) and time.monotonic() < give_up:
+    while (found := _leftovers()) and time.monotonic() < give_up:
         for process in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(process, signal.SIGKILL)
         time.sleep(0.001)
+
+
+def _leftovers() -> list[int]:
+    collect()
+    return [child for child in _children() if child not in companions]
 
 
 def _children() -> list[int]:

@@ -71,6 +71,8 @@ def scoring_settings(function: RewardFunction, hidden_file: Path | None) -> Scor
                 memory_bytes=int(quantity_value(spec.sandbox.memory)),
                 needs_libraries=any(term.builtin is not None or term.openai is not None for term in for_terms),
                 hidden_file=None if hidden_file is None else str(hidden_file.resolve()),
+                readable=spec.sandbox.readable,
+                companions=sum(term.builtin is not None and term.builtin.name == "Code" for term in for_terms),
             ),
             workers=spec.sandbox.processes,
             timeout=spec.timeout,
@@ -113,6 +115,11 @@ def _problems(function: RewardFunction) -> list[str]:
         problems.append("spec.timeout: must be at least 1s")
     if quantity_value(spec.sandbox.memory) < _LEAST_MEMORY:
         problems.append("spec.sandbox.memory: must be at least 16Mi")
+    for number, path in enumerate(spec.sandbox.readable):
+        if not Path(path).exists():
+            problems.append(
+                f"spec.sandbox.readable[{number}]: {path} does not exist: mount it with spec.pod.volumeMounts"
+            )
     if spec.combine is None:
         return problems + _grader_problems(spec, "spec", spec.timeout)
     for number, term in enumerate(spec.combine.terms):

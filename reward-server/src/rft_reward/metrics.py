@@ -44,7 +44,12 @@ class Metrics:
             "rft_reward_worker_restarts", "Workers replaced, by reason", ["reason"], registry=registry
         )
         self.isolation = Gauge(
-            "rft_reward_isolated", "Whether workers have namespaces of their own (1) or not (0)", registry=registry
+            "rft_reward_isolated",
+            "Whether the server, its files, other workers and the network are out of reach of reward code",
+            registry=registry,
+        )
+        self.layers = Gauge(
+            "rft_reward_sandbox_layer", "Layers of the sandbox that there are (1)", ["layer"], registry=registry
         )
         self.judge_requests = Counter(
             "rft_reward_judge_requests", "Requests to judges, by outcome", ["outcome"], registry=registry

@@ -62,7 +62,7 @@ class Pool:
         self._idle: deque[WorkerProcess] = deque()
         self._waiting: deque[asyncio.Future[WorkerProcess]] = deque()
         self._keepers: list[asyncio.Task[None]] = []
-        self._warned: set[str] = set()
+        self._reported: set[str] = set()
         self._live = 0
         self._seconds_per_sample = PIECE_SECONDS / 8
         self.start_error: str | None = None
@@ -94,6 +94,9 @@ class Pool:
     async def _score_piece(self, samples: Sequence[dict[str, Any]]) -> list[Row]:
         settings = self._settings
         outcome, _ = await self._call(samples, settings.timeout_seconds)
+        if isinstance(outcome, _Failure) and outcome.reason == "garbled" and len(samples) == 1:
+            # An earlier batch's code may have left the nonsense in the pipe: the sample gets a worker once more.
+            outcome, _ = await self._call(samples, settings.timeout_seconds)
         if not isinstance(outcome, _Failure):
             return self._counted(outcome)
         if len(samples) == 1:
@@ -137,7 +140,7 @@ class Pool:
         try:
             reply = await worker.ask(payload, seconds)
             outcome = self._read_answers([sample["id"] for sample in samples], reply.answers, seconds)
-            retire_reason = "leftover_processes" if reply.leftovers else None
+            retire_reason = reply.leftovers
             if isinstance(outcome, _Failure) and outcome.worker_lost:
                 retire_reason = outcome.reason
         except WorkerLost as loss:
@@ -222,7 +225,7 @@ class Pool:
                 await worker.start()
                 backoff, self.start_error = 0.0, None
                 self._live += 1
-                self._report_warnings(worker)
+                self._report_sandbox(worker)
                 self._offer(worker)
                 self._started.set()
                 try:
@@ -246,11 +249,15 @@ class Pool:
             if not future.done():
                 future.set_exception(WorkerLost("start", text))
 
-    def _report_warnings(self, worker: WorkerProcess) -> None:
+    def _report_sandbox(self, worker: WorkerProcess) -> None:
         self._metrics.isolation.set(float(not worker.warnings))
-        for warning in set(worker.warnings) - self._warned:
-            self._warned.add(warning)
-            _logger.warning("%s", warning)
+        for name, there in worker.layers.items():
+            self._metrics.layers.labels(name).set(float(there))
+        for level, texts in ((logging.INFO, worker.refusals), (logging.WARNING, worker.warnings)):
+            for text in texts:
+                if text not in self._reported:
+                    self._reported.add(text)
+                    _logger.log(level, "the sandbox: %s", text)
 
     def _show_workers(self) -> None:
         idle = sum(not worker.lost.is_set() for worker in self._idle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 from collections import defaultdict
@@ -30,6 +31,30 @@ def descendant(process: int, generations: int) -> int:
     for _ in range(generations):
         process = min(children[process], default=process)
     return process
+
+
+def offspring(process: int) -> list[int]:
+    """Descendants of a process that run."""
+    found: list[int] = []
+    for parent in itertools.chain([process], found):
+        found += [child for child in _children_of(parent) if _runs(child)]
+    return found
+
+
+def _children_of(process: int) -> list[int]:
+    tasks = Path(f"/proc/{process}/task")
+    try:
+        return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
+    except OSError:
+        # It ended meanwhile, or this kernel has no such lists.
+        return _children()[process] if tasks.exists() else []
+
+
+def _runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 async def end_strays(known: Set[int]) -> bool:

@@ -1,22 +1,22 @@
-"""What confines a worker: identity, namespaces, mounts, system calls, limits; runs inside the worker's process.
+"""What confines a worker: identity, namespaces, mounts, Landlock, system calls, limits; runs inside its process.
 
 Standard library only, through ctypes where Python 3.11 has no wrapper. The facts about the system calls are from
-their manual pages: user_namespaces(7), pid_namespaces(7), mount_setattr(2), capset(2), prctl(2), seccomp(2),
-getrlimit(2).
+their manual pages: user_namespaces(7), pid_namespaces(7), mount_setattr(2), capset(2), prctl(2), getrlimit(2).
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import errno
 import os
 import resource
 import signal
-import struct
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from rft_reward import landlock, system_calls
 
 UNPRIVILEGED_ID = 65534
 MAXIMUM_PROCESSES = 64
@@ -26,22 +26,19 @@ SCRATCH_BYTES = 64 * 1024 * 1024
 SCRATCH_FILES = 4096
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
-_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = (
     0x00020000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
 )  # fmt: skip
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_PRIVATE = 0x1, 0x2, 0x4, 0x8, 0x1000, 1 << 18
 _SYS_MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 0x1
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
-_SYSTEM_CALLS = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
-"""By machine: what the kernel calls it (AUDIT_ARCH_*), and its number of socket(2)."""
-_SYS_IO_URING_SETUP = 425
-_MEDDLING = {
-    "x86_64": ((62, 200, 234, 129, 297, 424, 101, 310, 311, 438), 302),
-    "aarch64": ((129, 130, 131, 138, 240, 424, 117, 270, 271, 438), 261),
-}
-"""By machine: kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal, ptrace, process_vm_readv,
-process_vm_writev, pidfd_getfd; and prlimit64."""
+_READABLE = """
+    /usr /bin /sbin /lib /lib64 /sys/devices/system /proc/cpuinfo /proc/meminfo /proc/stat /proc/loadavg /proc/sys
+    /etc/ld.so.cache /etc/ld.so.conf /etc/ld.so.conf.d /etc/alternatives /etc/localtime /etc/timezone /etc/passwd
+    /etc/group /etc/nsswitch.conf /etc/mime.types /etc/ssl/openssl.cnf /etc/pki/tls/openssl.cnf /etc/crypto-policies
+"""
+"""What programs and libraries read, besides Python's own folders: nothing in there is anybody's secret."""
+_DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -56,6 +53,44 @@ class Enclosure:
     """The only folder that can be written to."""
     hidden_file: str | None
     """File of the server's that the worker must not read."""
+    readable: list[str]
+    """Files and folders that the code may read besides Python's and the system's."""
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """What of the sandbox this kernel and user allow."""
+
+    generations: int
+    """Processes between the one that entered and the one that runs the code."""
+    layers: dict[str, bool]
+    """Every layer, by name, and whether it is there."""
+    refusals: list[str]
+    """Why layers are missing."""
+    warnings: list[str]
+    """What reward code can do that it should not."""
+
+
+LAYERS = ("namespaces", "landlock_files", "landlock_network", "landlock_signals", "seccomp", "unprivileged")
+"""Names of the layers that depend on kernel and user; limits and an empty environment are everywhere."""
+
+
+def open_doors(layers: dict[str, bool]) -> list[str]:
+    """What reward code can do because layers are missing; nothing when what is there closes everything."""
+    doors = []
+    if not layers["unprivileged"]:
+        doors.append("reward code runs as root, without a limit on processes")
+    if not layers["seccomp"]:
+        doors.append("system calls are not filtered: reward code may reach sockets, and parts of the kernel")
+    if layers["namespaces"]:
+        return doors
+    if not layers["landlock_files"]:
+        doors.append(
+            "reward code reads what the server's user can, the token's file included, and writes where that user can"
+        )
+    if not layers["landlock_signals"]:
+        doors.append("reward code can end other workers of the server")
+    return doors
 
 
 def set_dumpable(dumpable: bool) -> None:
@@ -68,45 +103,113 @@ def adopt_orphans() -> None:
     _check("prctl", _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 
 
-def enter(enclosure: Enclosure) -> tuple[list[str], int]:
-    """Confines this process; returns, in the process that shall run the code, what the kernel refused.
+@dataclass
+class _Progress:
+    layers: dict[str, bool] = field(default_factory=lambda: dict.fromkeys(LAYERS, False))
+    refusals: list[str] = field(default_factory=list)
+
+
+def enter(enclosure: Enclosure) -> Confinement:
+    """Confines this process; returns, in the process that shall run the code, what that came to.
 
     With namespaces, the code runs in a grandchild: this process stays behind as its supervisor, and a child of it is
-    the namespace's init, so that killing either ends everything inside. Without, the code runs in this process. The
-    second value is the number of generations between this process and the code's.
+    the namespace's init, so that killing either ends everything inside. Without, the code runs in this process.
 
     Raises:
         OSError: when a limit that every kernel offers cannot be set.
     """
-    warnings = []
+    done = _Progress()
+    with contextlib.suppress(OSError):  # where memory runs out, the kernel is to end this process before the server
+        Path("/proc/self/oom_score_adj").write_text("1000")
     _check("prctl", _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-    if os.geteuid() == 0:
-        warnings += _become_unprivileged()
+    readable = _readable_folders(enclosure)
+    done.layers["unprivileged"] = os.geteuid() != 0 or _become_unprivileged(done)
     refusal = _enter_namespaces()
+    # The folders of the interpreter may be reachable through descriptors only, by now.
+    readable += [path for path in sys.path if path.startswith("/proc/self/fd/")]
+    confined = False
     if refusal:
-        warnings.append(
-            f"namespaces are not available ({refusal}): reward code shares the process list and file system of this "
-            "pod, and only file permissions confine it there"
-        )
+        done.refusals.append(f"namespaces are not available ({refusal})")
     else:
         try:
             _confine_file_system(enclosure)
+            confined = True
         except OSError as error:
-            warnings.append(f"the file system cannot be made read-only ({error}): only file permissions confine it")
+            done.refusals.append(f"the file system cannot be made read-only ({error})")
     os.chdir(enclosure.scratch)
     end_with_parent()
     if os.getppid() != enclosure.server_pid:  # the server ended before its death could be noticed
         os._exit(1)
+    own_processes = False
     if not refusal:
-        warnings += _become_grandchild()
+        own_processes = _become_grandchild(done)
         os.setsid()
+    done.layers["namespaces"] = confined and own_processes
     _drop_capabilities()
-    warnings += _forbid_sockets()
+    # A user namespace counts its processes from zero; without one, all of the user's count.
+    processes = MAXIMUM_PROCESSES + (_tasks_of_this_user() if refusal else 0)
+    truncation = _restrict_files([*readable, "/proc" if own_processes else "/proc/self"], done)
     adopt_orphans()
     set_dumpable(False)
-    # A user namespace counts its processes from zero; without one, all of the user's count.
-    _limit_resources(MAXIMUM_PROCESSES + (_tasks_of_this_user() if refusal else 0))
-    return warnings, 0 if refusal else 2
+    _limit_resources(processes)
+    _filter_system_calls(enclosure.server_pid, confined, truncation, done)
+    return Confinement(0 if refusal else 2, done.layers, done.refusals, open_doors(done.layers))
+
+
+def _readable_folders(enclosure: Enclosure) -> list[str]:
+    folders = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, *filter(os.path.isdir, sys.path)]
+    # A virtual environment, which this interpreter leaves aside: those that the code starts read its configuration.
+    return [*_READABLE.split(), *folders, str(Path(sys.executable).parent.parent), *enclosure.readable]
+
+
+def _restrict_files(readable: list[str], done: _Progress) -> bool:
+    """Closes what Landlock can; returns whether files are safe from being truncated by their path."""
+    try:
+        granted = landlock.restrict(readable, [str(Path.cwd())], _DEVICES)
+    except OSError as error:
+        done.refusals.append(f"Landlock is not available ({error})")
+        return False
+    layers = {"files": granted.files, "network": granted.network, "signals": granted.signals}
+    for name, there in layers.items():
+        done.layers[f"landlock_{name}"] = there
+    missing = [name for name, there in layers.items() if not there]
+    if missing:
+        done.refusals.append(
+            f"this kernel's Landlock (ABI {landlock.version()}) does not restrict {', '.join(missing)}"
+        )
+    return granted.truncation
+
+
+def _filter_system_calls(server: int, confined: bool, truncation: bool, done: _Progress) -> None:
+    machine = os.uname().machine
+    # Where nothing better keeps signals from the server, its number is refused.
+    spared = [] if done.layers["namespaces"] or done.layers["landlock_signals"] else [server]
+    program = system_calls.sandbox_program(
+        machine, spared=spared, attributes=confined, truncation=confined or truncation
+    )
+    if not program:
+        done.refusals.append(f"there is no filter of system calls for {machine}")
+        return
+    try:
+        system_calls.load(program)
+    except OSError as error:
+        done.refusals.append(f"system calls cannot be filtered ({error})")
+        return
+    done.layers["seccomp"] = True
+
+
+def confine_completion(folder: str) -> None:
+    """Confines a completion's process further than the worker that it comes from.
+
+    It writes into its own folder only, and ends, stops and watches no other process, the worker's included. What the
+    kernel has not got is left out: the worker has said so.
+    """
+    with contextlib.suppress(OSError):
+        landlock.restrict(["/"], [folder], _DEVICES)
+    program = system_calls.completion_program(os.uname().machine)
+    if program:
+        with contextlib.suppress(OSError):
+            system_calls.load(program)
 
 
 def _limit_resources(processes: int) -> None:
@@ -140,7 +243,19 @@ def limit_processor_time(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
-def _become_unprivileged() -> list[str]:
+def is_crowded(*, own_scratch: bool) -> bool:
+    """Whether what a batch left would be in the way of the next: open files, or files in a scratch file system."""
+    try:
+        lowest = os.dup(0)
+        os.close(lowest)
+        there = os.statvfs(".")
+    except OSError:
+        return True
+    full = 2 * there.f_bfree < there.f_blocks or 2 * there.f_ffree < there.f_files
+    return 2 * lowest > MAXIMUM_OPEN_FILES or (own_scratch and full)
+
+
+def _become_unprivileged(done: _Progress) -> bool:
     # Root is exempt from RLIMIT_NPROC and could read every file.
     folders = {path: os.open(path, os.O_RDONLY) for path in sys.path if Path(path).is_dir()}
     try:
@@ -148,8 +263,8 @@ def _become_unprivileged() -> list[str]:
         os.setresgid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
         os.setresuid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
     except OSError as error:
-        return [f"the server runs as root and user {UNPRIVILEGED_ID} is not available ({error.strerror}): "
-                "reward code runs as root, without a limit on processes"]  # fmt: skip
+        done.refusals.append(f"the server runs as root and user {UNPRIVILEGED_ID} is not available ({error.strerror})")
+        return False
     # An interpreter below a folder like /root stays importable through the folders opened before.
     for path, descriptor in folders.items():
         if os.access(path, os.R_OK | os.X_OK):
@@ -157,7 +272,7 @@ def _become_unprivileged() -> list[str]:
         else:
             _replace_path(path, f"/proc/self/fd/{descriptor}")
             os.set_inheritable(descriptor, False)
-    return []
+    return True
 
 
 def _replace_path(old: str, new: str) -> None:
@@ -200,85 +315,29 @@ def _drop_capabilities() -> None:
     _check("capset", _libc.capset(header, (ctypes.c_uint32 * 6)()))
 
 
-def _forbid_sockets() -> list[str]:
-    """Refuses new sockets, whether or not there are namespaces; returns what went wrong.
-
-    A network namespace alone would still let the code talk to the sockets in the file system, such as a container
-    engine's. io_uring is refused because it opens sockets without a system call of its own.
-    """
-    machine = os.uname().machine
-    if machine not in _SYSTEM_CALLS:
-        return [f"sockets cannot be forbidden on {machine}: reward code may reach the network"]
-    architecture, socket = _SYSTEM_CALLS[machine]
-    load, equal, greater, give = 0x20, 0x15, 0x35, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ, BPF_JMP|JGE, BPF_RET
-    instructions = [
-        (load, 0, 0, 4),  # seccomp_data.arch
-        (equal, 0, 5, architecture),  # another one would have other numbers: all refused
-        (load, 0, 0, 0),  # seccomp_data.nr
-        (greater, 3, 0, 0x40000000),  # the x32 calls of x86-64: all refused
-        (equal, 2, 0, socket),
-        (equal, 1, 0, _SYS_IO_URING_SETUP),
-        (give, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
-        (give, 0, 0, 0x00050000 | errno.EACCES),  # SECCOMP_RET_ERRNO
-    ]
-    try:
-        _load_filter(instructions)
-    except OSError as error:
-        return [f"sockets cannot be forbidden ({error}): only namespaces and the NetworkPolicy close the network"]
-    return []
-
-
-def forbid_meddling() -> None:
-    """Refuses this process and its children system calls that end, stop, limit or watch other processes.
-
-    For completions that run as processes: the worker is of the same user. Where the machine's numbers are unknown, or
-    filters are not available, nothing is refused.
-    """
-    machine = os.uname().machine
-    if machine not in _MEDDLING:
-        return
-    load, equal, give = 0x20, 0x15, 0x06
-    calls, prlimit = _MEDDLING[machine]
-    refusals = [(equal, len(calls) - index + 2, 0, call) for index, call in enumerate(calls)]
-    instructions = [
-        (load, 0, 0, 0),  # seccomp_data.nr; other architectures and x32 are refused by the worker's own filter
-        *refusals,
-        (equal, 0, 3, prlimit),
-        (load, 0, 0, 16),  # the process that the limit is for
-        (equal, 1, 0, 0),
-        (give, 0, 0, 0x00050000 | errno.EPERM),
-        (give, 0, 0, 0x7FFF0000),
-    ]
-    _load_filter(instructions)
-
-
-def _load_filter(instructions: list[tuple[int, int, int, int]]) -> None:
-    program = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
-    buffer = ctypes.create_string_buffer(program, len(program))
-    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))  # struct sock_fprog
-    _check("prctl", _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0))
-
-
 def end_with_parent() -> None:
     """Has the kernel kill this process when its parent ends; every change of identity clears it."""
     _check("prctl", _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
 
 
-def _become_grandchild() -> list[str]:
-    """Returns in a new process under a namespace's init; the processes left behind end as it ends."""
+def _become_grandchild(done: _Progress) -> bool:
+    """Returns in a new process under a namespace's init; the processes left behind end as it ends.
+
+    The value is whether that process sees its own namespace's processes only.
+    """
     init = os.fork()
     if init:
         _drop_capabilities()
         _leave_pipes()
         _exit_like(os.waitpid(init, 0)[1])
     end_with_parent()
-    warnings = []
+    own_processes = True
     try:
-        # Shows the processes of this namespace only.
         flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
         _check("mount", _libc.mount(b"proc", b"/proc", b"proc", flags, None))
     except OSError as error:
-        warnings.append(f"/proc cannot be mounted anew ({error}): reward code sees the list of processes")
+        done.refusals.append(f"/proc cannot be mounted anew ({error})")
+        own_processes = False
     _drop_capabilities()
     worker = os.fork()
     if worker:
@@ -288,7 +347,7 @@ def _become_grandchild() -> list[str]:
             if ended == worker:
                 _exit_like(status)
     end_with_parent()
-    return warnings
+    return own_processes
 
 
 def _leave_pipes() -> None:

@@ -6,6 +6,7 @@ Standard library only (builtins bring their own libraries), so that a worker sta
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -28,25 +29,27 @@ def main(request_descriptor: int, reply_descriptor: int) -> None:
     configuration = json.loads(payload)
     sys.path.extend(configuration["path"])
     try:
-        warnings, generations = sandbox.enter(sandbox.Enclosure(**configuration["enclosure"]))
+        confinement = sandbox.enter(sandbox.Enclosure(**configuration["enclosure"]))
     except OSError as error:
-        problem = {"generations": 0, "warnings": [], "error": f"the sandbox could not be set up: {error}"}
-        _reply(reply_descriptor, call.nonce, json.dumps(problem).encode())
+        refusal = {"error": f"the sandbox could not be set up: {error}"}
+        _reply(reply_descriptor, call.nonce, json.dumps(refusal).encode())
         return
     os.environ["TMPDIR"] = os.environ["HOME"] = str(Path.cwd())
     interruptible = _Interruptible()
-    hello = {"generations": generations, "warnings": warnings, "error": None}
+    # Builtins first: their libraries do not count against the memory of the user's code.
+    builders = [_builder(term, configuration) for term in configuration["terms"]]
+    _reply(reply_descriptor, call.nonce, json.dumps({**dataclasses.asdict(confinement), "error": None}).encode())
+    call, _ = _read(requests)
+    problem = None
     try:
-        # Builtins first: their libraries do not count against the memory of the user's code.
-        builders = [_builder(term, configuration) for term in configuration["terms"]]
         if not configuration["path"]:
             sys.path[:] = [path for path in sys.path if path != configuration["package"]]
         sandbox.limit_memory(configuration["memoryBytes"])
         grades = [build() for build in builders]
     except (Unscorable, MemoryError) as error:
-        hello["error"] = str(error) or "the code ran out of memory while it was loaded: raise spec.sandbox.memory"
+        problem = str(error) or "the code ran out of memory while it was loaded: raise spec.sandbox.memory"
         grades = []
-    _reply(reply_descriptor, call.nonce, json.dumps(hello).encode())
+    _reply(reply_descriptor, call.nonce, json.dumps({"error": problem}).encode())
     while True:
         call, payload = _read(requests)
         sandbox.limit_processor_time(call.seconds)
@@ -56,8 +59,9 @@ def main(request_descriptor: int, reply_descriptor: int) -> None:
                 stream.flush()
             except (OSError, ValueError, AttributeError):  # the code closed or replaced it
                 continue
-        leftovers = b"true" if companions.leftovers() else b"false"
-        _reply(reply_descriptor, call.nonce, b'{"answers": [%b], "leftovers": %b}' % (b", ".join(answers), leftovers))
+        companions.collect()
+        crowded = b"true" if sandbox.is_crowded(own_scratch=confinement.layers["namespaces"]) else b"false"
+        _reply(reply_descriptor, call.nonce, b'{"answers": [%b], "crowded": %b}' % (b", ".join(answers), crowded))
 
 
 class _Interruptible:

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import signal
 import site
 import subprocess
@@ -22,12 +21,14 @@ from typing import Any
 
 import orjson
 
-from rft_reward import frames, processes, sandbox
+from rft_reward import frames, processes, sandbox, watch
 from rft_reward.text import writable
 
 START_SECONDS = 60.0
 GRACE_SECONDS = 0.5
 """Time that an interrupted worker has to say where it was."""
+WATCH_SECONDS = 0.1
+"""Time between two looks at what a worker's processes use together."""
 LOGGED_BYTES = 4096
 """Output of a batch that reaches the server's log."""
 
@@ -63,6 +64,10 @@ class WorkerSettings:
     needs_libraries: bool
     """Whether a grader imports more than the standard library."""
     hidden_file: str | None
+    readable: list[str]
+    """Files and folders that the code may read, as in the manifest."""
+    companions: int
+    """Processes that belong to a worker itself."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,8 @@ class Reply:
 
     answers: list[Mapping[str, Any]]
     """One per term: {"rows"} or {"failure", "text"}."""
-    leftovers: bool
-    """Whether processes are left over."""
+    leftovers: str | None
+    """What the batch left behind that must go: "leftover_processes" or "leftover_files"."""
 
 
 class WorkerProcess:
@@ -82,12 +87,22 @@ class WorkerProcess:
         self._settings = settings
         self.lost = asyncio.Event()
         """Set when this worker is not to be used any more."""
+        self.layers: dict[str, bool] = {}
+        """Which layers of the sandbox it has."""
+        self.refusals: list[str] = []
+        """Why others are missing."""
         self.warnings: list[str] = []
+        """What its code can do that it should not."""
         self._exchanging = asyncio.Lock()
         self._logged = bytearray()
         self._process: subprocess.Popen[bytes] | None = None
         self._scratch: str | None = None
-        self._pid = 0
+        self._worker = 0
+        self._own_processes = 0
+        self._watch: watch.Watch | None = None
+        self._excessive = False
+        self._excess: WorkerLost | None = None
+        self._next_look: asyncio.TimerHandle | None = None
         self._attached = contextlib.ExitStack()
 
     async def start(self) -> None:
@@ -137,20 +152,37 @@ class WorkerProcess:
                 "server_pid": os.getpid(),
                 "scratch": self._scratch,
                 "hidden_file": self._settings.hidden_file,
+                "readable": self._settings.readable,
             },
         }
         async with self._exchanging:
             hello = await self._exchange(json.dumps(configuration).encode(), START_SECONDS, "starting")
-        match hello:
-            case {"error": None, "generations": 0 | 2 as generations, "warnings": list(warnings)}:
-                self.warnings = [str(warning) for warning in warnings]
-                # Looked up here: the code could answer in the worker's place, and name any process.
-                self._pid = processes.descendant(self._process.pid, generations)
+        self._look_into(hello)
+        # From here on, code that is not ours runs in the worker, and could answer in its place.
+        async with self._exchanging:
+            loaded = await self._exchange(b"", START_SECONDS, "loading the code")
+        match loaded:
+            case {"error": None}:
+                return
             case {"error": str(error)}:
                 self.lost.set()
                 raise WorkerLost("start", writable(error))
             case _:
                 raise self._garbled()
+
+    def _look_into(self, hello: Mapping[str, Any]) -> None:
+        """Takes over what a worker says of itself before it loads any code."""
+        if hello["error"] is not None:
+            self.lost.set()
+            raise WorkerLost("start", str(hello["error"]))
+        assert self._process is not None
+        assert self._scratch is not None
+        self.layers, self.refusals, self.warnings = hello["layers"], hello["refusals"], hello["warnings"]
+        self._worker = processes.descendant(self._process.pid, hello["generations"])
+        self._own_processes = hello["generations"] + self._settings.companions
+        # In a namespace the folder has a file system of its own, with that size.
+        scratch = None if self.layers["namespaces"] else Path(self._scratch)
+        self._watch = watch.Watch(self._worker, self._settings.memory, self._settings.memory_bytes, scratch)
 
     async def ask(self, batch: bytes, seconds: float) -> Reply:
         """Has a batch, a JSON array, scored.
@@ -171,7 +203,15 @@ class WorkerProcess:
             or not all(isinstance(answer, dict) for answer in answers)
         ):
             raise self._garbled()
-        return Reply(answers, bool(reply.get("leftovers")))
+        return Reply(answers, self._leftovers(bool(reply.get("crowded"))))
+
+    def _leftovers(self, crowded: bool) -> str | None:
+        assert self._process is not None
+        assert self._watch is not None
+        # Counted here: the code could answer that it left nothing.
+        if len(processes.offspring(self._process.pid)) > self._own_processes:
+            return "leftover_processes"
+        return "leftover_files" if crowded or self._watch.crowded() else None
 
     async def end(self) -> None:
         """Kills the worker and everything that it started, and removes its folder."""
@@ -180,7 +220,7 @@ class WorkerProcess:
             if self._process is not None:
                 await self._end(self._process)
         if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            await asyncio.to_thread(watch.remove, Path(self._scratch))
 
     async def _end(self, process: subprocess.Popen[bytes]) -> None:
         running.discard(process.pid)
@@ -223,6 +263,7 @@ class WorkerProcess:
         # The nonce is fresh for each batch: what an earlier batch's code left running cannot answer a later one.
         nonce = secrets.token_bytes(frames.NONCE_BYTES)
         self._writer.write(frames.REQUEST_HEADER.pack(len(payload), nonce, seconds) + payload)
+        self._look_later()
         try:
             async with asyncio.timeout(seconds + GRACE_SECONDS):
                 size, answered = frames.REPLY_HEADER.unpack(await self._reader.readexactly(frames.REPLY_HEADER.size))
@@ -243,10 +284,28 @@ class WorkerProcess:
         except (ValueError, RecursionError):
             raise self._garbled() from None
         finally:
+            if self._next_look is not None:
+                self._next_look.cancel()
             self._write_log()
         if not isinstance(reply, dict):
             raise self._garbled()
         return reply
+
+    def _look_later(self) -> None:
+        self._next_look = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Ends the worker if its processes together use more than they may, now and at the last look."""
+        if self._watch is not None and self._process is not None:
+            excess = self._watch.excess(processes.offspring(self._worker))
+            if excess is not None and self._excessive:
+                self._excess = WorkerLost(*excess)
+                self.lost.set()
+                self._process.kill()
+                return
+            # Once is not enough: a process that is about to run another program counts its parent's memory again.
+            self._excessive = excess is not None
+        self._look_later()
 
     def _garbled(self) -> WorkerLost:
         self.lost.set()
@@ -261,6 +320,8 @@ class WorkerProcess:
             if self._process.poll() is not None:
                 break
             await asyncio.sleep(0.005)
+        if self._excess is not None:
+            return self._excess
         code = self._process.poll()
         number = None if code is None else -code if code < 0 else code - 128 if code > 128 else None
         if number == signal.SIGXCPU:
@@ -277,7 +338,7 @@ class WorkerProcess:
 
     def _interrupt(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(self._pid, signal.SIGUSR1)
+            os.kill(self._worker, signal.SIGUSR1)
 
     def _read_log(self) -> None:
         # Everything is read, so that no worker waits for the log; the beginning is kept.

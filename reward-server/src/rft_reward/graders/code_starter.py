@@ -125,8 +125,7 @@ def _become_candidate(mode: str, folder: str, seconds: float, read_end: int, wri
         whole = int(seconds) + 2
         resource.setrlimit(resource.RLIMIT_CPU, (whole, whole))
         os.environ["HOME"] = os.environ["TMPDIR"] = folder
-        with contextlib.suppress(OSError):
-            sandbox.forbid_meddling()
+        sandbox.confine_completion(folder)
         source = Path("candidate.py").read_text(encoding="utf-8")
         builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
         module = types.ModuleType("__main__" if program else "candidate")

@@ -1,0 +1,229 @@
+"""Filters of system calls (seccomp): what reward code, and what completions, may not ask of the kernel.
+
+Lists of what is refused: container engines already let only a list of calls through, and a list of our own would break
+the libraries that a reward may use. The programs are written by hand, as pairs of small blocks: the kept bindings need
+the system library libseccomp, which not every base image has. The facts are from seccomp(2), and the numbers from
+libseccomp's tables (seccomp_syscall_resolve_name_arch).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Sequence
+
+Instruction = tuple[int, int, int, int]
+"""Code, jump if true, jump if false, constant (struct sock_filter)."""
+
+_NUMBERS = {
+    "x86_64": """
+        socket 41 connect 42 bind 49 listen 50 accept 43 accept4 288 socketpair 53 sendto 44
+        io_uring_setup 425 io_uring_enter 426 io_uring_register 427
+        ptrace 101 process_vm_readv 310 process_vm_writev 311 process_madvise 440 process_mrelease 448 pidfd_getfd 438
+        kcmp 312 move_pages 279 migrate_pages 256 perf_event_open 298 bpf 321 userfaultfd 323
+        kill 62 tkill 200 tgkill 234 rt_sigqueueinfo 129 rt_tgsigqueueinfo 297 pidfd_send_signal 424 prlimit64 302
+        setpriority 141 ioprio_set 251 sched_setaffinity 203 sched_setscheduler 144 sched_setparam 142 sched_setattr 314
+        unshare 272 setns 308 clone 56 clone3 435 mount 165 umount2 166 pivot_root 155 chroot 161 mount_setattr 442
+        open_tree 428 move_mount 429 fsopen 430 fsconfig 431 fsmount 432 fspick 433 open_by_handle_at 304
+        name_to_handle_at 303 swapon 167 swapoff 168 quotactl 179 quotactl_fd 443 acct 163
+        add_key 248 request_key 249 keyctl 250 init_module 175 finit_module 313 delete_module 176 kexec_load 246
+        kexec_file_load 320 reboot 169 syslog 103 settimeofday 164 clock_settime 227 clock_adjtime 305 adjtimex 159
+        sethostname 170 setdomainname 171 vhangup 153 iopl 172 ioperm 173 modify_ldt 154
+        shmget 29 semget 64 msgget 68 mq_open 240 memfd_create 319 memfd_secret 447
+        inotify_init 253 inotify_init1 294 fanotify_init 300
+        chmod 90 fchmod 91 fchmodat 268 fchmodat2 452 chown 92 fchown 93 lchown 94 fchownat 260 utime 132 utimes 235
+        futimesat 261 utimensat 280 setxattr 188 lsetxattr 189 fsetxattr 190 removexattr 197 lremovexattr 198
+        fremovexattr 199 truncate 76 prctl 157 fcntl 72 ioctl 16
+    """,
+    "aarch64": """
+        socket 198 connect 203 bind 200 listen 201 accept 202 accept4 242 socketpair 199 sendto 206
+        io_uring_setup 425 io_uring_enter 426 io_uring_register 427
+        ptrace 117 process_vm_readv 270 process_vm_writev 271 process_madvise 440 process_mrelease 448 pidfd_getfd 438
+        kcmp 272 move_pages 239 migrate_pages 238 perf_event_open 241 bpf 280 userfaultfd 282
+        kill 129 tkill 130 tgkill 131 rt_sigqueueinfo 138 rt_tgsigqueueinfo 240 pidfd_send_signal 424 prlimit64 261
+        setpriority 140 ioprio_set 30 sched_setaffinity 122 sched_setscheduler 119 sched_setparam 118 sched_setattr 274
+        unshare 97 setns 268 clone 220 clone3 435 mount 40 umount2 39 pivot_root 41 chroot 51 mount_setattr 442
+        open_tree 428 move_mount 429 fsopen 430 fsconfig 431 fsmount 432 fspick 433 open_by_handle_at 265
+        name_to_handle_at 264 swapon 224 swapoff 225 quotactl 60 quotactl_fd 443 acct 89
+        add_key 217 request_key 218 keyctl 219 init_module 105 finit_module 273 delete_module 106 kexec_load 104
+        kexec_file_load 294 reboot 142 syslog 116 settimeofday 170 clock_settime 112 clock_adjtime 266 adjtimex 171
+        sethostname 161 setdomainname 162 vhangup 58
+        shmget 194 semget 190 msgget 186 mq_open 180 memfd_create 279 memfd_secret 447
+        inotify_init1 26 fanotify_init 262
+        fchmod 52 fchmodat 53 fchmodat2 452 fchown 55 fchownat 54 utimensat 88 setxattr 5 lsetxattr 6 fsetxattr 7
+        removexattr 14 lremovexattr 15 fremovexattr 16 truncate 45 prctl 167 fcntl 25 ioctl 29
+    """,
+}
+_AUDIT_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+NETWORK = _words("socket connect bind listen accept accept4 io_uring_setup io_uring_enter io_uring_register")
+"""Sockets; io_uring opens them, and files, without a system call for each."""
+OTHER_PROCESSES = _words("""
+    ptrace process_vm_readv process_vm_writev process_madvise process_mrelease pidfd_getfd pidfd_send_signal kcmp
+    move_pages migrate_pages perf_event_open tkill rt_sigqueueinfo rt_tgsigqueueinfo
+""")
+KERNEL = _words("""
+    bpf userfaultfd add_key request_key keyctl init_module finit_module delete_module kexec_load kexec_file_load reboot
+    syslog settimeofday clock_settime clock_adjtime adjtimex sethostname setdomainname vhangup iopl ioperm modify_ldt
+    unshare setns mount umount2 pivot_root chroot mount_setattr open_tree move_mount fsopen fsconfig fsmount fspick
+    open_by_handle_at name_to_handle_at swapon swapoff quotactl quotactl_fd acct
+""")
+"""Parts of the kernel that no reward needs, most of them past the door of many an exploit."""
+OUTLIVING = _words("shmget semget msgget mq_open memfd_create memfd_secret inotify_init inotify_init1 fanotify_init")
+"""What stays when a worker ends, counts against the user on the whole machine, or is memory past the limits."""
+ATTRIBUTES = _words("""
+    chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes futimesat utimensat
+    setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr
+""")
+"""What Landlock does not look at."""
+
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _GIVE = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+_NUMBER_AT, _ARCHITECTURE_AT = 0, 4
+_ALLOW = (_GIVE, 0, 0, 0x7FFF0000)
+_X32 = 0x40000000
+_NAMESPACES_AND_PARENT = 0x00020000 | 0x7E000000 | 0x8000
+"""Of clone(2): CLONE_NEWNS, the other CLONE_NEW* and CLONE_PARENT."""
+_UNIX, _STREAM, _SEQPACKET = 1, 1, 5
+_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_PTRACER = 4, 36, 0x59616D61
+_F_SETOWN, _F_SETOWN_EX = 8, 15
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def numbers(machine: str) -> dict[str, int]:
+    """The system calls that are named here, by name; empty for a machine that is not known."""
+    words = _NUMBERS.get(machine, "").split()
+    return dict(zip(words[::2], map(int, words[1::2]), strict=True))
+
+
+def sandbox_program(
+    machine: str, *, spared: Sequence[int] = (), attributes: bool = False, truncation: bool = False
+) -> list[Instruction]:
+    """The filter of a worker; empty for a machine that is not known.
+
+    `spared` are processes that kill(2) must not reach, for kernels with nothing better. `attributes` and `truncation`
+    say whether the mode, owner, times and attributes of files may be changed, and files truncated by their path.
+    """
+    known = numbers(machine)
+    if not known:
+        return []
+    refused = [*OTHER_PROCESSES, *KERNEL, *OUTLIVING, *([] if attributes else ATTRIBUTES)]
+    program = [
+        (_LOAD, 0, 0, _ARCHITECTURE_AT),
+        (_EQUAL, 1, 0, _AUDIT_ARCHITECTURES[machine]),
+        _refuse(errno.EACCES),  # the calls of another architecture have other numbers
+        (_LOAD, 0, 0, _NUMBER_AT),
+        (_AT_LEAST, 0, 1, _X32),
+        _refuse(errno.EACCES),
+    ]
+    for names, error in ((NETWORK, errno.EACCES), (refused, errno.EPERM), (["clone3"], errno.ENOSYS)):
+        # clone3's flags are out of a filter's sight; the C library goes on with clone.
+        program += _refusals([known[name] for name in names if name in known], error)
+    if not truncation:
+        program += _refusals([known["truncate"]], errno.EPERM)
+    for name, block in _looks(spared).items():
+        program += [(_EQUAL, 0, len(block), known[name]), *block]
+    return [*program, _ALLOW]
+
+
+def _looks(spared: Sequence[int]) -> dict[str, list[Instruction]]:
+    """What is decided by arguments, by call; each block ends with an answer."""
+    refuse = _refuse(errno.EPERM)
+    # (process, whatever): only the caller itself, which is 0.
+    oneself = [_argument(0), (_EQUAL, 1, 0, 0), refuse, _ALLOW]
+    kill = [_argument(0)]
+    for process in spared:
+        for number in (process, -process):
+            kill += [(_EQUAL, 0, 1, number & 0xFFFFFFFF), refuse]
+    return {
+        # Pairs that are born connected, and cannot be pointed elsewhere as datagram sockets can.
+        "socketpair": [
+            _argument(0),
+            (_EQUAL, 1, 0, _UNIX),
+            _refuse(errno.EACCES),
+            _argument(1),
+            (_AND, 0, 0, 0xF),
+            (_EQUAL, 2, 0, _STREAM),
+            (_EQUAL, 1, 0, _SEQPACKET),
+            _refuse(errno.EACCES),
+            _ALLOW,
+        ],
+        "sendto": [
+            _argument(4),  # the address
+            (_EQUAL, 1, 0, 0),
+            _refuse(errno.EACCES),
+            _argument(4, high=True),
+            (_EQUAL, 1, 0, 0),
+            _refuse(errno.EACCES),
+            _ALLOW,
+        ],
+        "clone": [_argument(0), (_ANY_BIT, 0, 1, _NAMESPACES_AND_PARENT), refuse, _ALLOW],
+        "kill": [*kill, (_EQUAL, 0, 1, 0xFFFFFFFF), refuse, _ALLOW],  # -1: everybody
+        **dict.fromkeys(
+            ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"), oneself
+        ),
+        "setpriority": _of_caller(0),
+        "ioprio_set": _of_caller(1),
+        "prctl": _argument_not_in(0, (_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_PTRACER)),
+        "fcntl": _argument_not_in(1, (_F_SETOWN, _F_SETOWN_EX)),  # has the kernel signal another process
+        "ioctl": _argument_not_in(1, (_TIOCSTI, _TIOCLINUX)),  # types into a terminal
+    }
+
+
+def _of_caller(process: int) -> list[Instruction]:
+    """(kind, who): allowed when it is a process, and the caller itself."""
+    refuse = _refuse(errno.EPERM)
+    return [_argument(0), (_EQUAL, 1, 0, process), refuse, _argument(1), (_EQUAL, 1, 0, 0), refuse, _ALLOW]
+
+
+def _argument_not_in(index: int, refused: Sequence[int]) -> list[Instruction]:
+    return [_argument(index), *_refusals(refused, errno.EPERM), _ALLOW]
+
+
+def completion_program(machine: str) -> list[Instruction]:
+    """The filter of a completion's process, which comes on top: it ends, stops and limits no process at all."""
+    known = numbers(machine)
+    if not known:
+        return []
+    return [
+        (_LOAD, 0, 0, _NUMBER_AT),  # other architectures and x32 are refused by the worker's own filter
+        *_refusals([known[name] for name in ("kill", "tgkill")], errno.EPERM),
+        _ALLOW,
+    ]
+
+
+def load(program: list[Instruction]) -> None:
+    """Has the kernel apply a filter to this thread and all that it starts.
+
+    Raises:
+        OSError: when it refuses.
+    """
+    packed = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+    buffer = ctypes.create_string_buffer(packed, len(packed))
+    header = struct.pack("@HP", len(program), ctypes.addressof(buffer))  # struct sock_fprog
+    if _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl: {os.strerror(number)}")
+
+
+def _refusals(values: Sequence[int], error: int) -> list[Instruction]:
+    """Gives the error when the loaded value is one of these; goes on otherwise."""
+    return [instruction for value in values for instruction in ((_EQUAL, 0, 1, value), _refuse(error))]
+
+
+def _refuse(error: int) -> Instruction:
+    return (_GIVE, 0, 0, 0x00050000 | error)  # SECCOMP_RET_ERRNO
+
+
+def _argument(index: int, *, high: bool = False) -> Instruction:
+    """Loads half of an argument; both machines keep the low half first."""
+    return (_LOAD, 0, 0, 16 + 8 * index + 4 * high)
