@@ -151,7 +151,8 @@ def many_prompts(tmp_path_factory):
     for split, part in (("train", found[:40]), ("validation", found[40:80]), ("test", found[80:])):
         write_jsonl(folder / f"{split}.jsonl", part)
     answered = [
-        {"messages": [*row["messages"], {"role": "assistant", "content": row["reference_answer"]}]} for row in found
+        {"messages": [*row["messages"], {"role": "assistant", "content": row["reference_answer"]}]}
+        for row in found[:40]
     ]
     write_jsonl(folder / "warmup.jsonl", answered)
     return folder

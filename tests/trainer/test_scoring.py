@@ -7,10 +7,12 @@ import time
 import pyarrow.parquet as pq
 import pytest
 from prometheus_client import generate_latest
+from support.sequential import SequentialTrainer
 from support.servers import RewardServer, free_port
 from support.trainer import curve, hyperparameters, job_spec, render, train_in_process
 
 from rft_api.run import RewardTarget, RunFolder
+from rft_trainer import grpo
 from rft_trainer.data import Prompt
 from rft_trainer.grpo import RFTTrainer
 from rft_trainer.rewards import RewardClient, Rollout
@@ -139,22 +141,11 @@ def test_a_late_shadow_is_waited_for_once(length, capricious):
     client.close()
 
 
-class Sequential(RFTTrainer):
-    """Scores after generation, and waits for the answers at once."""
-
-    early = 0
-
-    def _send_finished(self, finished):
-        type(self).early += len(finished)
-
-    def _send(self, completions):
-        super()._send(completions)
-        answers = self._scoring.wait()
-        self._scoring.wait = lambda: answers
-
-
 @pytest.mark.parametrize("beta", ["0", "0.05"])
-def test_the_order_of_requests_changes_no_number(tmp_path, model, data, rewards, beta):
+def test_the_order_of_requests_changes_no_number(tmp_path, model, data, rewards, beta, monkeypatch):
+    used, is_of = [], grpo._Ahead.is_of
+    monkeypatch.setattr(grpo._Ahead, "is_of", lambda *inputs: used.append(is_of(*inputs)) or used[-1])
+
     def train(name, kind):
         spec = job_spec(
             model, data, tmp_path / name / "out",
@@ -165,9 +156,10 @@ def test_the_order_of_requests_changes_no_number(tmp_path, model, data, rewards,
         train_in_process(config, kind)
         return [json.loads(line) for line in RunFolder(config.output).metrics.read_text().splitlines()]
 
-    Sequential.early = 0
-    overlapped, sequential = train("overlapped", RFTTrainer), train("sequential", Sequential)
-    assert Sequential.early > 0, "nothing finished early: both did the same"
+    SequentialTrainer.early = 0
+    overlapped, sequential = train("overlapped", RFTTrainer), train("sequential", SequentialTrainer)
+    assert SequentialTrainer.early > 0, "nothing finished early: both did the same"
+    assert used == [True] * 8, "a forward pass was computed in vain"
     assert curve(overlapped) == curve(sequential)
     assert len({line["reward"] for line in overlapped}) > 1
 

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
+from trl.trainer.utils import pad
 
 from rft_api.run import (
     CheckpointInfo,
@@ -105,8 +107,10 @@ class RFTTrainer(GRPOTrainer):
         self._should_stop = should_stop
         self._chosen: list[Prompt] = []
         self._scoring = client.begin()
+        self._tokens: tuple[list[list[int]], list[list[int]]] = ([], [])
         self._rows: list[ScoredCompletion] = []
         self._step_rows: list[ScoredCompletion] = []
+        self._ahead: _Ahead | None = None
         self._validated: ValidationMetrics | None = None
         self._validations = read_validations(self.folder)
         self._before: list[ScoredCompletion] | None = None
@@ -230,6 +234,7 @@ class RFTTrainer(GRPOTrainer):
         result = super()._generate(prompts)
         # What is left goes out now; the answers are asked for after log-probabilities have been computed.
         self._send(result[3])
+        self._tokens = result[0], result[1]
         self._seconds["generate"] += time.monotonic() - started
         return result
 
@@ -285,6 +290,7 @@ class RFTTrainer(GRPOTrainer):
             )
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
+        self._ahead = self._compute_ahead()
         started = time.monotonic()
         scores = self._scoring.wait()
         self._seconds["reward"] += time.monotonic() - started
@@ -297,6 +303,35 @@ class RFTTrainer(GRPOTrainer):
         # TRL takes NaN for "not scorable": such a sample is left out of its group's mean, and its advantage is 0.
         rewards = [math.nan if row.reward is None else row.reward for row in self._rows]
         return gather_tensors(torch.tensor(rewards, dtype=torch.float32, device=self.accelerator.device)[:, None])
+
+    def _compute_ahead(self) -> _Ahead | None:
+        """The forward pass of the step's first micro-batch, which needs no rewards, while they are being computed."""
+        prompt_ids, completion_ids = ([torch.tensor(ids) for ids in part] for part in self._tokens)
+        prompts, prompt_mask, completions, completion_mask = (
+            pad(rows, padding_value=value, padding_side=side).to(self.accelerator.device)
+            for rows, value, side in (
+                (prompt_ids, self.processing_class.pad_token_id, "left"),
+                ([torch.ones_like(ids) for ids in prompt_ids], 0, "left"),
+                (completion_ids, self.processing_class.pad_token_id, "right"),
+                ([torch.ones_like(ids) for ids in completion_ids], 0, "right"),
+            )
+        )
+        # TRL shuffles the completions with the next random numbers before it takes the first of them.
+        state = torch.get_rng_state()
+        first = torch.randperm(len(prompt_ids))[: self.args.per_device_train_batch_size]
+        torch.set_rng_state(state)
+        input_ids = torch.cat([prompts, completions], dim=1)[first]
+        attention_mask = torch.cat([prompt_mask, completion_mask], dim=1)[first]
+        with self.compute_loss_context_manager():
+            result = self._get_per_token_logps_and_entropies(
+                self.model_wrapped,
+                input_ids,
+                attention_mask,
+                completions.shape[1],
+                compute_entropy=True,
+                compute_aux_loss=self.aux_loss_enabled,
+            )
+        return _Ahead(input_ids, attention_mask, result)
 
     def _record_rows(self, step: int) -> None:
         self._step_rows = [row for part in gather(self._rows) for row in part]
@@ -313,6 +348,9 @@ class RFTTrainer(GRPOTrainer):
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> Any:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead.is_of(input_ids, attention_mask):
+            return ahead.result
         if self.accelerator.device.type != "cpu" or args or kwargs.get("compute_aux_loss"):
             # On GPUs TRL's fused kernel scores completion tokens only, and does it faster.
             return super()._get_per_token_logps_and_entropies(
@@ -443,6 +481,19 @@ class RFTTrainer(GRPOTrainer):
                 f"loss or gradient norm was not finite for {DIVERGED_STEPS} steps up to step {self.state.global_step}; "
                 f"lower spec.hyperparameters.learningRate",
             )
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """A forward pass before its turn: log-probabilities and entropies, as TRL's trainer computes them."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    result: Any
+
+    def is_of(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> bool:
+        """Whether it is that of these inputs."""
+        return torch.equal(self.input_ids, input_ids) and torch.equal(self.attention_mask, attention_mask)
 
 
 class _StepCallback(TrainerCallback):
