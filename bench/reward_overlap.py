@@ -1,6 +1,6 @@
 """How much of a reward's second is hidden behind generation and log-probabilities; prints a Markdown table.
 
-Run: .venv/bin/python bench/reward_overlap.py (about fifteen minutes; needs the quickstart's model, see `make demo`)
+Run: .venv/bin/python bench/reward_overlap.py (about ten minutes; needs the quickstart's model, see `make demo`)
 Trains the quickstart with the same seed twice for each row: as the trainer does, and in sequential order, where the
 rewards are asked for after generation and nothing is computed meanwhile. The reward is a server on this machine that
 waits: a second for each request, as a Lambda may, or a second for each 16 completions, as a judge that answers 16 at a
@@ -25,7 +25,7 @@ QUICKSTART = ROOT / "examples/quickstart"
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(QUICKSTART))
 
-STEPS = 6
+STEPS = 4
 AT_ONCE = 16
 # Name of the row, whether each 16 completions take a second, and the KL coefficient.
 CASES = {
