@@ -80,20 +80,14 @@ def train(side: str, url: str, kl: str, folder: Path) -> None:
     from rft_trainer.grpo import RFTTrainer
 
     job = yaml.safe_load((QUICKSTART / "job.yaml").read_text(encoding="utf-8"))["spec"]
-    sources = {
-        split: [{"name": "amounts", "uri": str(QUICKSTART / f"data/{split}.jsonl"), "reward": "digits"}]
-        for split in ("train", "validation")
-    }
-    spec = job_spec(
-        (QUICKSTART / job["model"]["uri"]).resolve(), QUICKSTART / "data", folder / "out",
-        data=sources, tuning=job["tuning"],
-        hyperparameters=hyperparameters(
-            **{**job["hyperparameters"], "maxSteps": STEPS, "evalInterval": 1000, "klCoefficient": kl}
-        ),
-    )  # fmt: skip
     short = folder / "validation.jsonl"
     short.write_text("".join((QUICKSTART / "data/validation.jsonl").open(encoding="utf-8").readlines()[:4]))
-    sources["validation"][0]["uri"] = str(short)
+    given = {"train": QUICKSTART / "data/train.jsonl", "validation": short}
+    spec = job_spec((QUICKSTART / job["model"]["uri"]).resolve(), QUICKSTART, folder / "out", tuning=job["tuning"])
+    spec["data"] = {split: [{"name": "amounts", "uri": str(file), "reward": "digits"}] for split, file in given.items()}
+    spec["hyperparameters"] = hyperparameters(
+        **{**job["hyperparameters"], "maxSteps": STEPS, "evalInterval": 1000, "klCoefficient": kl}
+    )
     kind = {"overlapped": RFTTrainer, "sequential": SequentialTrainer}[side]
     train_in_process(render(spec, folder, url, None), kind)
 

@@ -89,6 +89,7 @@ def evaluate(
     client: RewardClient,
     end_ids: Sequence[int],
     report: Callable[[int], None] = lambda done: None,
+    with_shadows: bool = True,
 ) -> list[ScoredCompletion]:
     """Completes and scores prompts, each rank its share; every rank gets all results, in the prompts' order.
 
@@ -104,7 +105,7 @@ def evaluate(
         batch = mine[start : start + BATCH]
         completions = complete([token_ids[index] for index in batch])
         texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
-        scoring = client.begin()
+        scoring = client.begin(with_shadows)
         scoring.send([Rollout(prompts[index], text) for index, text in zip(batch, texts, strict=True)])
         if asked is not None:
             results += asked.results(prompts, end_ids)

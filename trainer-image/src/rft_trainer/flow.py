@@ -252,7 +252,8 @@ class Run:
         completer = plain_completer(
             model, tokenizer, config.training.max_completion_tokens, config.training.temperature
         )
-        rows = evaluate(repeated, completer, tokenizer, client, end_token_ids(model, tokenizer), self._done)
+        end_ids = end_token_ids(model, tokenizer)
+        rows = evaluate(repeated, completer, tokenizer, client, end_ids, self._done, with_shadows=False)
         verdict = judge([rows[start : start + samples] for start in range(0, len(rows), samples)], samples)
         unfit = verdict.verdict != "Fine"
         if unfit and config.preflight.action == "Fail":

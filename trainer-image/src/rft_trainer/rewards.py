@@ -86,9 +86,9 @@ class RewardClient:
         threading.Thread(target=self._loop.run_forever, name="rewards", daemon=True).start()
         self._client = self._run(self._open())
 
-    def begin(self) -> Scoring:
+    def begin(self, with_shadows: bool = True) -> Scoring:
         """Begins to score a batch of completions, each as soon as it is there."""
-        return Scoring(self)
+        return Scoring(self, self.shadows if with_shadows else ())
 
     def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
         """Scores in the order of the rollouts; those that could not be scored carry an error instead of a reward.
@@ -97,7 +97,7 @@ class RewardClient:
             RunError: REWARD_FAILING when too many recent samples failed, REWARD_UNREACHABLE when a server stayed away,
                 INTERRUPTED when the run is to stop meanwhile.
         """
-        scoring = self.begin()
+        scoring = self.begin(with_shadows=False)
         scoring.send(rollouts)
         return scoring.wait()
 
@@ -188,12 +188,12 @@ class Scoring:
     Which request a completion goes in changes nothing: a reward may not compare the samples of a request.
     """
 
-    def __init__(self, client: RewardClient):
+    def __init__(self, client: RewardClient, shadows: Sequence[str]):
         self._client = client
         self._rollouts: Sequence[Rollout] = []
         self._early: dict[int, Rollout] = {}
         self._rewards = _Requests(client, shadow=False)
-        self._shadows = {name: _Requests(client, shadow=True) for name in client.shadows}
+        self._shadows = {name: _Requests(client, shadow=True) for name in shadows}
 
     def send_early(self, finished: Mapping[int, Rollout]) -> None:
         """Completions that are finished, by their place in the batch; more will come."""
