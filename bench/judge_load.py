@@ -153,7 +153,10 @@ def row(concurrency, clients):
 
 
 def memory(minutes):
-    """A table of the memory over the load, and how fast it grows in the second half."""
+    """A table of the memory over the load, and how fast it grows in the last third.
+
+    By then the server remembers as many ratings as it ever will, if the load lasts for more than ten minutes.
+    """
     seen, ended = [], threading.Event()
 
     def follow(program, start):
@@ -165,13 +168,13 @@ def memory(minutes):
         return ended.set
 
     times, _, _ = measure(*LASTING_LOAD, 60 * minutes, watch)
-    late = [point for point in seen if minutes / 2 <= point[0] <= minutes]
+    late = [point for point in seen if 2 / 3 * minutes <= point[0] <= minutes]
     slope = statistics.linear_regression(*zip(*late, strict=True)).slope
     print(f"\n{BATCH * len(times):,} samples in {minutes} minutes\n\n| Minute | MiB |\n|---:|---:|")
     for minute in sorted({1, *range(5, minutes + 1, 5), minutes}):
         near = min(seen, key=lambda point: abs(point[0] - minute))
         print(f"| {minute} | {near[1]:.0f} |")
-    print(f"\nGrowth in the second half: {slope:+.2f} MiB a minute")
+    print(f"\nGrowth in the last third: {slope:+.2f} MiB a minute")
 
 
 def main():
