@@ -1,10 +1,11 @@
 """Scores per second of the reward server, next to the same function called in process; prints a Markdown table.
 
-Run: .venv/bin/python bench/reward_server.py (about a minute and a half)
+Run: .venv/bin/python bench/reward_server.py [BUILTIN ...] (all: four minutes)
 The sides alternate within one run, so that they see the same machine. Over HTTP, one client sends batch after batch on
 one connection, or four clients do at once.
 """
 
+import argparse
 import concurrent.futures
 import http.client
 import json
@@ -20,11 +21,12 @@ from pathlib import Path
 import orjson
 
 from rft_api.reward_protocol import build_sample
-from rft_reward.graders import json_fields, math_answer
+from rft_reward.graders import exact_match, f1, json_fields, math_answer, text_format, text_overlap
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 4
 ROUND_SECONDS = 0.5
+FORMAT = {"maximumWords": 80, "minimumSentences": 1, "excludes": ["sorry"]}
 SIDES = {"in process": 0, "1 client": 1, "4 clients": 4}
 TEXT = "the box holds twelve pens so we count them again and give some away before lunch on every second day"
 
@@ -61,6 +63,24 @@ def json_samples(count):
     return [sample(n, json.dumps({**fields, "id": n}), {**fields, "id": 7, "extra": None}) for n in range(count)]
 
 
+def label_samples(count):
+    return [sample(n, f"billing, urgent, invoice {n}", ["billing", "urgent", "refund"]) for n in range(count)]
+
+
+def text_samples(count):
+    """Texts of 60 words and their references."""
+    random_words = random.Random(0)
+    texts = [[" ".join(random_words.choices(TEXT.split(), k=60)) for _ in range(2)] for _ in range(count)]
+    return [sample(number, completion, reference) for number, (completion, reference) in enumerate(texts)]
+
+
+def code_samples(count):
+    """A function with three asserts."""
+    code = "```python\ndef add(a, b):\n    return a + b + {0} - {0}\n```"
+    tests = "assert add(1, 2) == 3\nassert add(-1, 1) == 0\nassert add('a', 'b') == 'ab'"
+    return [sample(n, code.format(n), {"tests": tests}) for n in range(count)]
+
+
 def sample(number, completion, reference_answer):
     prompt = [{"role": "user", "content": f"{TEXT}. {TEXT}. {TEXT}?"}]
     return build_sample(str(number), prompt, completion, reference_answer, {})
@@ -71,17 +91,24 @@ def python(file):
     return {"python": {"source": (ROOT / file).read_text()}}, lambda samples: handler(samples, None)
 
 
-def builtin(name, module):
-    grade = module.build({})
-    return {"builtin": {"name": name}}, lambda samples: [grade(sample) for sample in samples]
+def builtin(name, grade, **options):
+    return {"builtin": {"name": name, **options}}, lambda samples: [grade(sample) for sample in samples]
 
 
 CASES = {
     "`python`: word overlap": (*python("bench/overlap_reward.py"), overlap_samples),
     "`python`: quickstart": (*python("examples/quickstart/reward.py"), quickstart_samples),
-    "`Math`: numbers": (*builtin("Math", math_answer), number_samples),
-    "`Math`: LaTeX": (*builtin("Math", math_answer), latex_samples),
-    "`Json`": (*builtin("Json", json_fields), json_samples),
+    "`Math`: numbers": (*builtin("Math", math_answer.build({})), number_samples),
+    "`Math`: LaTeX": (*builtin("Math", math_answer.build({})), latex_samples),
+    "`Json`": (*builtin("Json", json_fields.build({})), json_samples),
+    "`ExactMatch`": (*builtin("ExactMatch", exact_match.build({})), text_samples),
+    "`F1`: labels": (*builtin("F1", f1.build({})), label_samples),
+    "`Format`": (*builtin("Format", text_format.build(FORMAT), format=FORMAT), text_samples),
+    "`Rouge`": (*builtin("Rouge", text_overlap.build("Rouge", {})), text_samples),
+    "`Bleu`": (*builtin("Bleu", text_overlap.build("Bleu", {})), text_samples),
+    "`ChrF`": (*builtin("ChrF", text_overlap.build("ChrF", {})), text_samples),
+    # Its workers' own processes are what it is made of.
+    "`Code`: three asserts": ({"builtin": {"name": "Code"}, "timeout": "60s"}, None, code_samples),
 }
 
 
@@ -145,19 +172,22 @@ def measure(server, function, samples):
                 if clients:
                     for some in threads.map(repeat, [over_http(server, body) for _ in range(clients)]):
                         times[side] += some
-                else:
+                elif function is not None:
                     times[side] += repeat(lambda: function(samples))
     return times
 
 
 def row(name, size, times):
-    rates = {side: max(1, clients) * size * len(times[side]) / sum(times[side]) for side, clients in SIDES.items()}
+    rates = {
+        side: max(1, clients) * size * len(times[side]) / sum(times[side] or [1]) for side, clients in SIDES.items()
+    }
     cells = [name, str(size)]
     for side, calls in times.items():
-        cells.append(f"{rates[side]:,.0f}")
+        known = rates["in process"]
+        cells.append(f"{rates[side]:,.0f}" if calls else "")
         if SIDES[side]:
-            cells.append(f"{rates[side] / rates['in process']:.2f}")
-        cells.append(f"{percentile(calls, 50)} / {percentile(calls, 99)}")
+            cells.append(f"{rates[side] / known:.2f}" if known else "")
+        cells.append(f"{percentile(calls, 50)} / {percentile(calls, 99)}" if calls else "")
     return f"| {' | '.join(cells)} |"
 
 
@@ -167,8 +197,13 @@ def percentile(times, percent):
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("builtins", nargs="*", help="rewards to measure, such as F1; all when absent")
+    wanted = parser.parse_args().builtins
     rows = []
     for name, (spec, function, make_samples) in CASES.items():
+        if wanted and not any(f"`{one}`" in name for one in wanted):
+            continue
         with tempfile.TemporaryDirectory() as folder:
             server = Server(folder, spec)
             try:

@@ -161,6 +161,8 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
         {**SPEC, "endpoint": {"name": "e", "baseEndpoint": "b"}, "tuning": {"type": "Full"}},
         "endpoint.baseEndpoint serves LoRA adapters",
     ),
+    (RFTJobSpec, {**SPEC, "shadowRewards": ["s", "t"]}, {**SPEC, "shadowRewards": ["s", "s"]}, "name may stand there"),
+    (RFTJobSpec, {**SPEC, "shadowRewards": ["s"]}, {**SPEC, "shadowRewards": ["r"]}, "trained on is recorded anyway"),
     (PythonReward, {"source": "x"}, {}, "set exactly one of source, sourceFrom"),
     (PythonReward, {"source": "x"}, {"source": "x", "sourceFrom": {"configMap": {"name": "c", "key": "k"}}}, "exactly"),
     (FormatReward, {"maximumCharacters": 0}, {}, "state a constraint"),

@@ -110,6 +110,7 @@ def train_metrics(step: int, kl: bool = True) -> TrainMetrics:
         learning_rate=1e-5,
         generate_seconds=4 + noise.random(),
         reward_seconds=0.3,
+        reward_request_seconds=0.5,
         update_seconds=3 + noise.random(),
         tokens=step * 4096,
         rewards_failed=0,

@@ -65,6 +65,25 @@ def test_several_sources_have_rows(rft, finished_run):
     assert "reward on tax" in text
 
 
+def test_shadows_and_what_is_suspected_of_the_reward(rft, finished_run):
+    document = json.loads(finished_run.summary.read_text())
+    for stage, value in (("base", 0.6), ("warmup", 0.5), ("tuned", 0.2)):
+        document[stage]["shadows"] = {"brief": value}
+    document["rewardHacking"] = {"suspected": True, "message": "at step 50 the reward has changed by +0.300"}
+    finished_run.summary.write_text(json.dumps(document))
+    lines = [json.loads(line) for line in finished_run.metrics.read_text().splitlines()]
+    for line in lines:
+        line["shadows"] = {"brief": {"reward": 0.6 - line["step"] / 100, "failed": int(line["step"] in (3, 10))}}
+    finished_run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = " ".join(rft("report", finished_run.path).stdout.split())
+    assert "shadow brief 0.600 0.500 0.200 −0.400" in text
+    assert "Reward hacking suspected: at step 50 the reward has changed by +0.300" in text
+    # Of steps 3 and 10, and of the validation after step 10.
+    assert "Completions that shadow brief could not score: 3" in text
+    svg = finished_run.curves.with_suffix(".svg").read_text()
+    assert "<!-- shadow brief (greedy) -->" in svg
+
+
 def test_an_unfinished_run_says_what_is_missing(rft, finished_run):
     finished_run.summary.unlink()
     with finished_run.metrics.open("a") as file:

@@ -29,6 +29,7 @@ spec:
     train: [{name: digits, uri: train.jsonl, reward: share}]
     validation: [{name: digits, uri: "configmap://prompts/validation.jsonl", reward: share}]
     test: [{name: digits, uri: test.jsonl, reward: share}]
+  shadowRewards: [brief]
   hyperparameters:
     {maxSteps: 8, batchSize: 8, samplesPerPrompt: 4, maxCompletionTokens: 8, learningRate: "1e-3", evalInterval: 4}
   tuning: {type: Full}
@@ -44,6 +45,12 @@ spec:
   python: {sourceFrom: {configMap: {name: code, key: reward.py}}}
   tests:
   - {prompt: "21", completion: "12", referenceAnswer: "12", expect: {minimum: "1"}}
+---
+apiVersion: rft.dev/v1alpha1
+kind: RewardFunction
+metadata: {name: brief}
+spec:
+  builtin: {name: Format, format: {maximumCharacters: 2}}
 ---
 apiVersion: v1
 kind: ConfigMap
@@ -162,7 +169,7 @@ def test_a_run_that_is_stopped_goes_on_and_ends_with_its_result(folder, started,
     # The same command goes on from there; a reward server that dies comes back.
     second = started(folder)
     wait_for(lambda: "rft_trainer" in str(descendants(second.pid)) or second.poll() is not None)
-    server = next(pid for pid, line in descendants(second.pid).items() if re.match(r"\S+ -m rft_reward ", line))
+    server = next(pid for pid, line in descendants(second.pid).items() if re.match(r"\S+ -m rft_reward .*share", line))
     os.kill(server, signal.SIGKILL)
     output, errors = second.communicate(timeout=300)
     assert second.returncode == 0, output + errors
@@ -171,10 +178,15 @@ def test_a_run_that_is_stopped_goes_on_and_ends_with_its_result(folder, started,
     result = json.loads(output.splitlines()[-1])
     assert result.keys() == {
         "job", "baselineReward", "tunedReward", "gain", "interval", "prompts", "heldOut", "bestStep", "steps",
-        "seconds", "output",
+        "seconds", "output", "rewardHackingSuspected",
     }  # fmt: skip
     assert (result["job"], result["steps"], result["heldOut"], result["output"]) == ("digits", 8, "test", str(out.path))
     assert result["interval"][0] <= result["gain"] <= result["interval"][1]
+    assert result["rewardHackingSuspected"] is None  # too few validation prompts
+    lines = [json.loads(line) for line in out.metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines if line["split"] == "validation"] == [0, 4, 8]
+    assert all(line["shadows"]["brief"]["failed"] == 0 for line in lines)
+    assert "shadow brief" in output
     assert out.curves.with_suffix(".svg").exists()
     assert out.best.is_dir()
 

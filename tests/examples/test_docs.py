@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import pytest
 import yaml
@@ -153,7 +153,8 @@ def served() -> dict[str, set[str]]:
 
 def example(model: type[AnyMetrics]) -> AnyMetrics:
     """A line with a value in every field."""
-    maps = {"components": {"part": 1.0}, "sources": {"source": 1.0}}
+    maps: dict[str, Any] = {"components": {"part": 1.0}, "sources": {"source": 1.0}}
+    maps |= {"shadows": {"shadow": {"reward": 1, "failed": 1}}, "comparisons": {}}
     return model.model_validate({name: maps.get(name, 1) for name in model.model_fields if name != "split"})
 
 

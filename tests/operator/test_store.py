@@ -19,7 +19,9 @@ def child(name: str, version: int, uid: str = "c", **rest: Any) -> Any:
 
 
 JOB = Key("RFTJob", "n", "job")
-SPEC = {"data": {"train": [{"reward": "r"}]}, "endpoint": {"name": "e", "baseEndpoint": "b"}}
+SPEC = {
+    "data": {"train": [{"reward": "r"}]}, "shadowRewards": ["s"], "endpoint": {"name": "e", "baseEndpoint": "b"},
+}  # fmt: skip
 
 
 def test_older_versions_are_ignored():
@@ -91,6 +93,8 @@ def test_whom_an_event_wakes():
     )
     assert woken(store, "RFTJob", obj("RFTJob", "job", 1, spec=SPEC)) == {JOB}
     assert woken(store, "RewardFunction", obj("RewardFunction", "r", 2, "r")) == {reward, JOB}
+    shadow = obj("RewardFunction", "s", 2, "shadow")
+    assert woken(store, "RewardFunction", shadow) == {Key("RewardFunction", "n", "s"), JOB}
     assert woken(store, "InferenceEndpoint", obj("InferenceEndpoint", "b", 3, "b", spec={})) == {base, JOB}
     adapter = obj("InferenceEndpoint", "e", 4, "e", spec={"baseEndpoint": "b"})
     assert woken(store, "InferenceEndpoint", adapter) == {base, endpoint, JOB}

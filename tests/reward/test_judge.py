@@ -174,6 +174,35 @@ def test_fields_that_the_server_refuses_are_left_out_from_then_on(judge, judged_
     assert "max_completion_tokens" in judge.asked[-1].json()
 
 
+def test_a_server_that_fails_on_structured_requests_is_asked_for_plain_text(judge, judged_by):
+    judge.respond = lambda asked: Answer("internal error", 500) if "response_format" in asked.json() else rating(4)
+    server = judged_by(timeout="30s")
+    assert server.score_one("x")["aggregate_reward_score"] == 0.75
+    assert ["response_format" in asked.json() for asked in judge.asked] == [True, True, False]
+    assert server.score_one("y")["aggregate_reward_score"] == 0.75
+    assert "response_format" not in judge.asked[-1].json()
+    assert len(judge.asked) == 4
+
+
+def test_a_server_that_can_do_structured_requests_is_asked_for_them_after_an_outage(judge, judged_by):
+    server = judged_by(timeout="30s")
+    assert server.score_one("x")["aggregate_reward_score"] == 0.75
+    failures = iter([500, 502, 500])
+    judge.respond = lambda asked: Answer("down", status) if (status := next(failures, None)) else rating(2)
+    assert server.score_one("y")["aggregate_reward_score"] == 0.25
+    assert all("response_format" in asked.json() for asked in judge.asked)
+    assert len(judge.asked) == 5
+
+
+def test_a_server_that_fails_either_way_is_not_remembered_as_plain(judge, judged_by):
+    server = judged_by(timeout="3s")
+    judge.respond = lambda asked: Answer("down", 500)
+    assert 'answered 500: "down" (asked' in server.score_one("x")["error"]
+    judge.respond = lambda asked: rating(5)
+    assert server.score_one("y")["aggregate_reward_score"] == 1.0
+    assert "response_format" in judge.asked[-1].json()
+
+
 def test_a_refusal_of_everything_is_an_error(judge, judged_by):
     server = judged_by()
     judge.respond = lambda asked: Answer({"error": "the prompt is too long"}, 400)

@@ -74,7 +74,9 @@ def hyperparameters(**changes: Any) -> dict[str, Any]:
 
 def render(spec: dict[str, Any], folder: Path, address: str | dict[str, str], token_file: Path | None) -> TrainerConfig:
     """Renders a spec with the operator's and the command line's own function; rewards are digits and others by name."""
-    names = sorted({s["reward"] for split in ("train", "validation", "test") for s in spec["data"].get(split, [])})
+    splits = ("train", "validation", "test")
+    names = sorted({s["reward"] for split in splits for s in spec["data"].get(split, [])})
+    names += spec.get("shadowRewards", [])
     addresses = address if isinstance(address, dict) else dict.fromkeys(names, address)
     documents = [{"apiVersion": "rft.dev/v1alpha1", "kind": "RFTJob", "metadata": {"name": "test"}, "spec": spec}]
     documents += [
@@ -99,8 +101,11 @@ def render(spec: dict[str, Any], folder: Path, address: str | dict[str, str], to
     )
 
 
-def train_in_process(config: TrainerConfig) -> RFTTrainer:
-    """Trains as `config` says in this process, without preflight and evaluations; returns the trainer."""
+def train_in_process(config: TrainerConfig, kind: type[RFTTrainer] | None = None) -> RFTTrainer:
+    """Trains as `config` says in this process, without preflight and evaluations; returns the trainer.
+
+    `kind` is a subclass of the trainer to train with.
+    """
     # Slow to import, and not needed to start programs.
     from rft_trainer.data import load_dataset, mix
     from rft_trainer.grpo import RFTTrainer
@@ -114,9 +119,9 @@ def train_in_process(config: TrainerConfig) -> RFTTrainer:
         model = add_adapter(model, config.lora, config.training.seed)
     dataset = load_dataset(config.data, config.training.max_prompt_tokens, lambda messages: 1)
     prompts = mix(dataset.train, dataset.weights, config.training.epochs, config.training.seed)
-    client = RewardClient(config.rewards)
+    client = RewardClient(config.rewards, shadows=config.shadows)
     reporter = ProgressReporter("default", config.name)
-    trainer = RFTTrainer(
+    trainer = (kind or RFTTrainer)(
         config, model, load_tokenizer(config.model), prompts, dataset.validation, client, reporter, lambda: False, None
     )
     trainer.train()
@@ -199,7 +204,7 @@ class TrainerProgram:
 
 
 # Fields of a metrics line that differ between two equal runs.
-CLOCK = ("generateSeconds", "rewardSeconds", "updateSeconds", "seconds")
+CLOCK = ("generateSeconds", "rewardSeconds", "rewardRequestSeconds", "updateSeconds", "seconds")
 
 
 def curve(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:

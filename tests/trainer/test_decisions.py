@@ -40,7 +40,9 @@ def test_retention_keeps_the_best_and_the_newest(rewards):
 
 def validations(*rewards):
     return [
-        ValidationMetrics(step=i, reward=r, components={}, sources={}, episode_length=1, rewards_failed=0, seconds=0)
+        ValidationMetrics(
+            step=i + 1, reward=r, components={}, sources={}, episode_length=1, rewards_failed=0, seconds=0
+        )
         for i, r in enumerate(rewards)
     ]
 

@@ -63,10 +63,10 @@ def reward_digest(spec: RewardFunctionSpec) -> str:
 
 
 def reward_names(job: RFTJob) -> list[str]:
-    """Names of the RewardFunctions that a job refers to, sorted."""
+    """Names of the RewardFunctions that a job refers to, its shadows included, sorted."""
     data = job.spec.data
     sources = [*data.train, *(data.validation or []), *(data.test or [])]
-    return sorted({source.reward for source in sources})
+    return sorted({*(source.reward for source in sources), *job.spec.shadow_rewards})
 
 
 def render_trainer_config(
@@ -137,6 +137,7 @@ def render_trainer_config(
             )
             for name in reward_names(job)
         },
+        shadows=list(spec.shadow_rewards),
         warmup=WarmupConfig(
             data=conversations(spec.warmup.data),
             epochs=spec.warmup.epochs,

@@ -300,12 +300,25 @@ class RFTJobSpec(Model):
                 spec.endpoint is None or spec.endpoint.base_endpoint is None or spec.tuning.type == "LoRA"
             ),
         ),
+        Rule(
+            cel="!has(self.shadowRewards) || self.shadowRewards.all(a, self.shadowRewards.exists_one(b, b == a))",
+            message="shadowRewards: every name may stand there once",
+            holds=lambda spec: len(set(spec.shadow_rewards)) == len(spec.shadow_rewards),
+        ),
+        Rule(
+            cel="!has(self.shadowRewards) || !self.data.train.exists(s, s.reward in self.shadowRewards)",
+            message="shadowRewards: a reward that is trained on is recorded anyway; remove it there",
+            holds=lambda spec: not {source.reward for source in spec.data.train} & set(spec.shadow_rewards),
+        ),
     )
 
     model: ModelSource
     """The base model."""
     data: Data
     """The prompts."""
+    shadow_rewards: Annotated[list[Name], Field(max_length=8)] = []
+    """Names of RewardFunctions that score every completion as well, to be compared with the reward: recorded, and never
+    trained on."""
     warmup: Warmup | None = None
     """A supervised stage before reinforcement learning; none when absent."""
     algorithm: Algorithm = "GRPO"

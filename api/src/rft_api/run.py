@@ -212,6 +212,8 @@ class TrainerConfig(Model):
     """Files of prompts."""
     rewards: dict[str, RewardTarget]
     """Reward servers by name."""
+    shadows: list[str] = []
+    """Those of the rewards that score every completion without being trained on."""
     warmup: WarmupConfig | None = None
     """The supervised stage; none when absent."""
     training: TrainingConfig
@@ -229,6 +231,28 @@ class TrainerConfig(Model):
 
 
 Phase = Literal["Starting", "Data", "Baseline", "Preflight", "WarmUp", "Training", "Evaluating", "Exporting", "Done"]
+
+
+class Gain(Model):
+    """The difference of two models' mean rewards on the same prompts, with its uncertainty."""
+
+    mean: float
+    """Mean of the paired differences."""
+    low: float
+    """Lower end of the interval."""
+    high: float
+    """Upper end of the interval."""
+    confidence: float = 0.95
+    """Confidence level of the interval (paired percentile bootstrap)."""
+
+
+class HackingVerdict(Model):
+    """Whether the reward rises while a shadow falls."""
+
+    suspected: bool | None
+    """Whether it does; null while there is nothing to compare."""
+    message: str
+    """The verdict in words: the shadow, the numbers, and what to do."""
 
 
 class Progress(Model):
@@ -260,6 +284,28 @@ class Progress(Model):
     """Samples that could not be scored so far."""
     eta_seconds: float | None = None
     """Estimated seconds left in this stage."""
+    reward_hacking: HackingVerdict | None = None
+    """What comparing the reward with its shadows says; absent without shadows, and until training has begun."""
+
+
+class ShadowScores(Model):
+    """What a shadow reward gave to the completions that the reward scored."""
+
+    reward: float | None
+    """Mean over the completions that it could score; null when there are none."""
+    failed: int
+    """Completions that it could not score."""
+
+
+class ShadowComparison(Model):
+    """Reward and shadow on the same validation prompts, now against before training."""
+
+    prompts: int
+    """Prompts that both could score both times."""
+    reward_gain: Gain
+    """Change of the reward."""
+    shadow_gain: Gain
+    """Change of the shadow."""
 
 
 class TrainMetrics(Model):
@@ -304,13 +350,17 @@ class TrainMetrics(Model):
     generate_seconds: float
     """Seconds spent generating."""
     reward_seconds: float
-    """Seconds spent waiting for rewards."""
+    """Seconds spent waiting for rewards and shadows: what scoring adds to the step."""
+    reward_request_seconds: float
+    """Seconds of the step in which rewards were being computed, most of them beside other work."""
     update_seconds: float
     """Seconds spent on the rest: log-probabilities, backward pass, optimizer."""
     tokens: int
     """Prompt and completion tokens processed so far."""
     rewards_failed: int
     """Samples of this step that could not be scored."""
+    shadows: dict[str, ShadowScores] = {}
+    """What each shadow gave."""
 
 
 class ValidationMetrics(Model):
@@ -332,6 +382,10 @@ class ValidationMetrics(Model):
     """Samples that could not be scored."""
     seconds: float
     """Seconds that the validation took."""
+    shadows: dict[str, ShadowScores] = {}
+    """What each shadow gave."""
+    comparisons: dict[str, ShadowComparison] = {}
+    """Reward and each shadow against the validation before training."""
 
 
 class Evaluation(Model):
@@ -347,19 +401,8 @@ class Evaluation(Model):
     """Mean completion tokens."""
     rewards_failed: int
     """Prompts of this model that could not be scored."""
-
-
-class Gain(Model):
-    """The tuned model's mean reward minus the base model's, with its uncertainty."""
-
-    mean: float
-    """Mean of the paired differences."""
-    low: float
-    """Lower end of the interval."""
-    high: float
-    """Upper end of the interval."""
-    confidence: float = 0.95
-    """Confidence level of the interval (paired percentile bootstrap)."""
+    shadows: dict[str, float] = {}
+    """Mean of each shadow over those of the same prompts that it could score."""
 
 
 class PreflightVerdict(Model):
@@ -438,6 +481,8 @@ class Summary(Model):
     """Tuned against base."""
     preflight: PreflightVerdict | None = None
     """What the check before training found; absent when skipped."""
+    reward_hacking: HackingVerdict | None = None
+    """What comparing the reward with its shadows says; absent without shadows."""
     data: DataReport
     """What was read."""
     rewards_failed: int
@@ -495,6 +540,10 @@ class RunFolder:
         """Scored completions of one step, in parquet."""
         return self.rollouts / f"step-{step}.parquet"
 
+    def validation(self, step: int) -> Path:
+        """Scored validation completions after one step, in parquet."""
+        return self.path / "validations" / f"step-{step}.parquet"
+
     def evaluation(self, stage: Stage) -> Path:
         """Scored held-out completions of one model, in parquet."""
         return self.path / "evaluations" / f"{stage}.parquet"
@@ -546,10 +595,14 @@ class RunFolder:
 
 COMPONENT_COLUMN_PREFIX = "component/"
 """Prefix of a component's column in rollout and evaluation files; the others are `RolloutRow`'s fields."""
+SHADOW_COLUMN_PREFIX = "shadow/"
+"""Prefix of a shadow's column in the same files."""
+SHADOW_ERROR_COLUMN_PREFIX = "shadowError/"
+"""Prefix of the column that says why a shadow could not score; only where one could not."""
 
 
 class RolloutRow(Model):
-    """A row of a rollout or evaluation file, besides its components."""
+    """A row of a rollout or evaluation file, besides its components and shadows."""
 
     sample_id: str
     """Id of the sample in the reward request."""

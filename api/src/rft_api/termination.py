@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from rft_api.model import Model
-from rft_api.run import CheckpointInfo, ExitCode, Gain, Summary
+from rft_api.run import CheckpointInfo, ExitCode, Gain, HackingVerdict, Summary
 
 MAXIMUM_BYTES = 4096
 """What Kubernetes keeps of a termination message."""
@@ -33,6 +33,8 @@ class RunResult(Model):
     """Mean reward of the exported model."""
     gain: Gain
     """Tuned against base."""
+    reward_hacking: HackingVerdict | None = None
+    """What comparing the reward with its shadows says."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def success_message(summary: Summary) -> str:
         base_reward=summary.base.reward,
         tuned_reward=summary.tuned.reward,
         gain=summary.gain,
+        reward_hacking=summary.reward_hacking,
     ).model_dump_json(by_alias=True, exclude_none=True)
 
 

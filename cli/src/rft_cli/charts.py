@@ -109,6 +109,15 @@ def _reward(axis: Axes, history: History, summary: Summary | None) -> None:
             exported = [(x, y) for x, y in points if x == summary.best_step]
             for x, y in exported:
                 axis.plot(x, y, "o", markersize=11, fillstyle="none", color=VERMILION, label=f"exported: step {x}")
+    shadows = sorted({name for v in history.validations for name in v.shadows})
+    for index, name in enumerate(shadows):
+        given = [(v.step, v.shadows[name].reward) for v in history.validations if name in v.shadows]
+        known = [(step, value) for step, value in given if value is not None]
+        if known:
+            xs, ys = zip(*known, strict=True)
+            # The reward's own colours stay its own.
+            colour = CYCLE[2 + index % (len(CYCLE) - 2)]
+            axis.plot(xs, ys, color=colour, linestyle=":", marker="s", markersize=3, label=f"shadow {name} (greedy)")
     _legend(axis)
 
 

@@ -100,6 +100,8 @@ def _reward_references(job: RFTJob) -> Iterator[tuple[Location, str]]:
     for field, sources in (("train", data.train), ("validation", data.validation), ("test", data.test)):
         for index, source in enumerate(sources or []):
             yield ("spec", "data", field, index, "reward"), source.reward
+    for index, shadow in enumerate(job.spec.shadow_rewards):
+        yield ("spec", "shadowRewards", index), shadow
 
 
 def _redactions(job: RFTJob) -> Iterator[tuple[Location, RedactionPattern]]:

@@ -91,6 +91,8 @@ class Display:
                     parts.append(f"{title} {number(value, digits)}")
         elif progress.planned:
             parts.append(f"{progress.planned} {'steps' if progress.phase == 'WarmUp' else 'samples'}")
+        if progress.reward_hacking is not None and progress.reward_hacking.suspected:
+            parts.append("reward hacking suspected")
         if progress.rewards_failed:
             parts.append(f"not scored {progress.rewards_failed}")
         if progress.eta_seconds is not None:
@@ -105,6 +107,9 @@ class Display:
             body.append(Text(harmless(progress.message), style="dim", overflow="ellipsis", no_wrap=True))
         if self._history.training or self._history.validation:
             body += [Text(), self._numbers(progress)]
+        if progress.reward_hacking is not None and progress.reward_hacking.suspected:
+            text = f"Reward hacking suspected: {progress.reward_hacking.message}"
+            body += [Text(), Text(harmless(text), style="bold red")]
         if self._note:
             body += [Text(), Text(self._note, style="yellow")]
         steps = f" · step {progress.step} of {progress.total_steps}" if progress.total_steps else ""

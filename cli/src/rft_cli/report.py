@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +141,8 @@ def _print_result(run: Run, summary: Summary, console: Console) -> None:
     if len(sources) > 1:
         for source in sources:
             add(f"reward on {source}", [e.sources.get(source) for e in shown.values()])
+    for shadow in sorted({name for e in shown.values() for name in e.shadows}):
+        add(f"shadow {shadow}", [e.shadows.get(shadow) for e in shown.values()], style="dim")
     add("episode length, tokens", [e.episode_length for e in shown.values()], digits=1)
     if any(e.rewards_failed for e in shown.values()):
         table.add_row("prompts not scored", *(str(e.rewards_failed) for e in shown.values()), "")
@@ -176,6 +178,13 @@ def _remarks(run: Run) -> Iterator[Text]:
         yield Text(f"Before training: {run.preflight.verdict}: {run.preflight.message}", style="yellow")
     elif run.preflight is not None:
         yield Text(f"Before training: {run.preflight.message}")
+    verdict = run.summary.reward_hacking if run.summary is not None else None
+    if verdict is not None and verdict.suspected:
+        yield Text(f"Reward hacking suspected: {verdict.message}", style="bold red")
+    elif verdict is not None:
+        yield Text(f"Reward and shadows: {verdict.message}")
+    for shadow, failed in _failed_shadows(run).items():
+        yield Text(f"Completions that shadow {shadow} could not score: {failed}", style="yellow")
     if run.summary is not None:
         data = run.summary.data
         yield Text(
@@ -189,6 +198,14 @@ def _remarks(run: Run) -> Iterator[Text]:
             yield Text(harmless(f"Invocation logs of {source}: {log}"))
         if run.summary.rewards_failed:
             yield Text(f"Completions that could not be scored: {run.summary.rewards_failed}", style="yellow")
+
+
+def _failed_shadows(run: Run) -> dict[str, int]:
+    """Completions of training and validation that each shadow could not score, where there are any."""
+    failed: Counter[str] = Counter()
+    for shadows in (line.shadows for lines in (run.history.steps, run.history.validations) for line in lines):
+        failed.update({name: scores.failed for name, scores in shadows.items() if scores.failed})
+    return dict(failed)
 
 
 @dataclass(frozen=True)
@@ -307,6 +324,7 @@ def final_line(run: Run, summary: Summary) -> str:
             "interval": [summary.gain.low, summary.gain.high],
             "prompts": summary.prompts,
             "heldOut": summary.held_out,
+            "rewardHackingSuspected": summary.reward_hacking.suspected if summary.reward_hacking else None,
             "bestStep": summary.best_step,
             "steps": summary.steps,
             "seconds": round(sum(summary.seconds.values()), 1),

@@ -72,17 +72,18 @@ _WARNINGS = {
     Reason.ADAPTER_REJECTED,
     Reason.NOT_ANSWERING,
     Reason.MODEL_INVALID,
+    Reason.SHADOW_FALLS,
 }
 _EVENTFUL = {ConditionType.SUCCEEDED, ConditionType.SPEC_ACCEPTED, ConditionType.READY}
 
 
 def plan_events(before: Sequence[Condition], after: Sequence[Condition]) -> list[Event]:
-    """An event for each main condition whose status or reason has changed."""
+    """An event for each main condition whose status or reason has changed, and when reward hacking is suspected."""
     old = {condition.type: (condition.status, condition.reason) for condition in before}
     events = [
         Event("Warning" if _is_bad(condition) else "Normal", condition.reason, condition.message or condition.reason)
         for condition in after
-        if condition.type in _EVENTFUL
+        if (condition.type in _EVENTFUL or condition.reason == Reason.SHADOW_FALLS)
         and old.get(condition.type) != (condition.status, condition.reason)
         and condition.reason != Reason.ACCEPTED
     ]

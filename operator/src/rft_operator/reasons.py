@@ -17,6 +17,8 @@ class ConditionType(enum.StrEnum):
     """RFTJob: whether the spec can be run and is the one that runs."""
     REWARDS_READY = "RewardsReady"
     """RFTJob: whether every RewardFunction that it refers to is Ready."""
+    REWARD_HACKING_SUSPECTED = "RewardHackingSuspected"
+    """RFTJob with spec.shadowRewards: whether the reward rises while a shadow falls."""
     ENDPOINT_READY = "EndpointReady"
     """RFTJob with spec.endpoint: whether the endpoint serves the result."""
     READY = "Ready"
@@ -35,6 +37,10 @@ class Reason(enum.StrEnum):
     REWARD_CHANGED = "RewardChanged"
     REWARD_MISSING = "RewardMissing"
     REWARD_NOT_READY = "RewardNotReady"
+
+    NOT_COMPARED = "NotCompared"
+    SHADOWS_AGREE = "ShadowsAgree"
+    SHADOW_FALLS = "ShadowFalls"
 
     WAITING_FOR_REWARDS = "WaitingForRewards"
     QUEUED = "Queued"
@@ -118,6 +124,21 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.REWARD_NOT_READY: Explanation(
         "RewardsReady=False", "A reward function is not Ready.", "Look at its own condition."
+    ),
+    Reason.NOT_COMPARED: Explanation(
+        "RewardHackingSuspected=Unknown",
+        "Reward and shadows have not been compared yet, or on too few validation prompts.",
+        "If it stays so: give more validation prompts that the shadows can score.",
+    ),
+    Reason.SHADOWS_AGREE: Explanation(
+        "RewardHackingSuspected=False", "No shadow falls while the reward rises; the message has the numbers."
+    ),
+    Reason.SHADOW_FALLS: Explanation(
+        "RewardHackingSuspected=True",
+        "On the validation prompts the reward has risen since before training, and a shadow has fallen, both by more "
+        "than chance. Training goes on.",
+        "Read the completions, close the loophole in the reward and train anew: see "
+        "[curves](../curves.md#reward-hacking-is-suspected).",
     ),
     Reason.WAITING_FOR_REWARDS: Explanation(_GOING, "The job starts when its reward functions are Ready."),
     Reason.QUEUED: Explanation(_GOING, "Kueue has not admitted the job yet, or has preempted it."),

@@ -20,6 +20,8 @@ _ABOUT = {
     "ended without one. Once `True` or `False` it stays so.",
     ConditionType.SPEC_ACCEPTED: "RFTJob: whether the spec can be run, and is the one that runs.",
     ConditionType.REWARDS_READY: "RFTJob: whether every RewardFunction that it refers to is Ready.",
+    ConditionType.REWARD_HACKING_SUSPECTED: "RFTJob with `spec.shadowRewards`: whether the reward rises while a shadow "
+    "falls. Once the job has ended it stays as it was.",
     ConditionType.ENDPOINT_READY: "RFTJob with `spec.endpoint`: the `Ready` condition of that endpoint, "
     "with its reason.",
     ConditionType.READY: "RewardFunction: it scores and passes its tests. InferenceEndpoint: the model answers by its "

@@ -9,7 +9,7 @@ from rft_api.quantities import duration_seconds
 from rft_api.render import reward_names
 from rft_api.resource import Condition
 from rft_api.rft_job import JobCheckpoint, JobProgress, JobResult, RFTJob, RFTJobSpec, RFTJobStatus
-from rft_api.run import RunError
+from rft_api.run import HackingVerdict, RunError
 from rft_api.termination import parse_result
 from rft_operator.addresses import AddressProblem, check_addresses
 from rft_operator.attempt_views import Attempt, Outcome
@@ -46,11 +46,13 @@ def plan_rft_job(world: RFTJobWorld, settings: Settings) -> Plan:
     state, objects, problem = _state(world, settings, job, before, start_time, usage.gpu_seconds if usage else 0)
     endpoint = plan_job_endpoint(replace(world, job=job), state.status == "True")
 
+    progress, result, checkpoints, verdict = _outcome(world, job, before)
     findings = [_run_finding(state), _spec_finding(changed, problem), rewards]
+    if job.spec.shadow_rewards:
+        findings.append(_hacking_finding(verdict, before))
     if endpoint.finding is not None:
         findings.append(endpoint.finding)
     conditions = build_conditions(findings, before.conditions, job.metadata.generation or 0, world.now)
-    progress, result, checkpoints = _outcome(world, job, before)
     ended = state.status != "Unknown"
     status = RFTJobStatus(
         conditions=conditions,
@@ -224,18 +226,33 @@ def _rewards_finding(world: RFTJobWorld, job: RFTJob) -> Finding:
     return Finding(kind, "True", Reason.REWARDS_READY)
 
 
+def _hacking_finding(verdict: HackingVerdict | None, before: RFTJobStatus) -> Finding:
+    """What the trainer says of the reward; what it said last while it says nothing: it starts anew, or has ended."""
+    kind = ConditionType.REWARD_HACKING_SUSPECTED
+    known = find_condition(before.conditions, kind)
+    if verdict is None and known is not None:
+        return Finding(kind, known.status, Reason(known.reason), known.message)
+    if verdict is None or verdict.suspected is None:
+        return Finding(kind, "Unknown", Reason.NOT_COMPARED, verdict.message if verdict is not None else "")
+    if verdict.suspected:
+        return Finding(kind, "True", Reason.SHADOW_FALLS, verdict.message)
+    return Finding(kind, "False", Reason.SHADOWS_AGREE, verdict.message)
+
+
 def _outcome(
     world: RFTJobWorld, job: RFTJob, before: RFTJobStatus
-) -> tuple[JobProgress | None, JobResult | None, list[JobCheckpoint]]:
-    """Progress, result and checkpoints: the newest that are known."""
+) -> tuple[JobProgress | None, JobResult | None, list[JobCheckpoint], HackingVerdict | None]:
+    """Progress, result, checkpoints and what is said of the reward: the newest that are known."""
     progress = before.progress if world.progress is None else describe_progress(world.progress)
     newest = world.attempts[-1] if world.attempts else None
     if newest is not None and newest.outcome is Outcome.SUCCEEDED:
         messages = [pod.ending.message for pod in world.pods if pod.job_uid == newest.uid and pod.ending is not None]
         results = [result for message in messages if (result := parse_result(message)) is not None]
         if results:
-            return finish_progress(progress, results[0]), *describe_result(results[0], job.spec.output.uri)
-    return progress, before.result, list(before.checkpoints)
+            described = describe_result(results[0], job.spec.output.uri)
+            return finish_progress(progress, results[0]), *described, results[0].reward_hacking
+    verdict = world.progress.reward_hacking if world.progress is not None else None
+    return progress, before.result, list(before.checkpoints), verdict
 
 
 def _deletions(world: RFTJobWorld, state: RunState, start_time: datetime | None) -> list[Deletion]:

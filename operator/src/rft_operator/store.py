@@ -172,6 +172,8 @@ def _references(key: Key, obj: Json) -> Iterator[Key]:
     for split in ("train", "validation", "test"):
         for source in data.get(split) or []:
             yield Key("RewardFunction", key.namespace, source["reward"])
+    for shadow in spec.get("shadowRewards") or []:
+        yield Key("RewardFunction", key.namespace, shadow)
 
 
 def _fingerprint(obj: Json) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -10,10 +11,10 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from rft_trainer.data import Prompt
 from rft_trainer.distributed import gather, rank, world_size
-from rft_trainer.generation import merged_adapter, sample_completions
+from rft_trainer.generation import Finished, merged_adapter, sample_completions
 from rft_trainer.modeling import end_token_ids, prompt_token_ids
-from rft_trainer.rewards import RewardClient, Rollout
-from rft_trainer.rollouts import ScoredCompletion, scored
+from rft_trainer.rewards import RewardClient, Rollout, Scoring
+from rft_trainer.rollouts import ScoredCompletion, add_shadows, scored
 
 BATCH = 64
 """Prompts completed at once on each rank."""
@@ -44,8 +45,12 @@ def complete(
     temperature: float,
     end_ids: list[int],
     pad_id: int,
+    on_finished: Finished | None = None,
 ) -> list[list[int]]:
-    """Completions of prompts by a plain model, each up to and including its end token."""
+    """Completions of prompts by a plain model, each up to and including its end token.
+
+    On CPU `on_finished` is called with those that have ended while others go on.
+    """
     if model.device.type == "cpu":
         with merged_adapter(model):
             return sample_completions(
@@ -55,6 +60,7 @@ def complete(
                 temperature=temperature,
                 eos_token_ids=end_ids,
                 pad_token_id=pad_id,
+                on_finished=on_finished,
             )
     width = max(len(ids) for ids in prompt_ids)
     ids = torch.full((len(prompt_ids), width), pad_id, device=model.device)
@@ -83,6 +89,7 @@ def evaluate(
     client: RewardClient,
     end_ids: Sequence[int],
     report: Callable[[int], None] = lambda done: None,
+    with_shadows: bool = True,
 ) -> list[ScoredCompletion]:
     """Completes and scores prompts, each rank its share; every rank gets all results, in the prompts' order.
 
@@ -93,14 +100,39 @@ def evaluate(
     # Prompts of similar length share a batch, so that little is computed for padding.
     mine.sort(key=lambda index: len(token_ids[index]))
     results: list[tuple[int, ScoredCompletion]] = []
+    asked: _Asked | None = None
     for start in range(0, len(mine), BATCH):
         batch = mine[start : start + BATCH]
         completions = complete([token_ids[index] for index in batch])
         texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
-        scores = client.score([Rollout(prompts[index], text) for index, text in zip(batch, texts, strict=True)])
-        for index, tokens, text, score in zip(batch, completions, texts, scores, strict=True):
-            clipped = not tokens or tokens[-1] not in end_ids
-            results.append((index, scored(prompts[index], text, len(tokens), clipped, score)))
-        report(min(len(prompts), len(results) * world_size()))
+        scoring = client.begin(with_shadows)
+        scoring.send([Rollout(prompts[index], text) for index, text in zip(batch, texts, strict=True)])
+        if asked is not None:
+            results += asked.results(prompts, end_ids)
+        # Scored while the next batch is generated.
+        asked = _Asked(batch, completions, texts, scoring)
+        report(min(len(prompts), (start + len(batch)) * world_size()))
+    if asked is not None:
+        results += asked.results(prompts, end_ids)
     everything = sorted((pair for part in gather(results) for pair in part), key=lambda pair: pair[0])
     return [row for _, row in everything]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A batch of completions whose scores have been asked for."""
+
+    indices: list[int]
+    completions: list[list[int]]
+    texts: list[str]
+    scoring: Scoring
+
+    def results(self, prompts: Sequence[Prompt], end_ids: Sequence[int]) -> list[tuple[int, ScoredCompletion]]:
+        """The scored completions, with their places among the prompts."""
+        scores = self.scoring.wait()
+        rows = [
+            scored(prompts[index], text, len(tokens), not tokens or tokens[-1] not in end_ids, score)
+            for index, tokens, text, score in zip(self.indices, self.completions, self.texts, scores, strict=True)
+        ]
+        add_shadows(rows, self.scoring.wait_for_shadows())
+        return list(zip(self.indices, rows, strict=True))

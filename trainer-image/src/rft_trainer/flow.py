@@ -32,6 +32,7 @@ from rft_trainer.data import Dataset, Message, Prompt, load_conversations, load_
 from rft_trainer.distributed import any_rank, gather, rank, wait_for_all
 from rft_trainer.evaluation import evaluate, plain_completer
 from rft_trainer.grpo import RFTTrainer, planned_steps, stop_early
+from rft_trainer.hacking import judge_hacking
 from rft_trainer.metrics_log import read_steps, read_validations, rewind
 from rft_trainer.modeling import (
     add_adapter,
@@ -54,6 +55,7 @@ from rft_trainer.rollouts import (
     mean_length,
     mean_reward,
     read_rollouts,
+    shadow_scores,
     source_means,
     write_rollouts,
 )
@@ -110,7 +112,7 @@ class Run:
         prompts = mix(dataset.train, dataset.weights, training.epochs, training.seed)
         planned_steps(self._config, len(prompts))
         resume = self._pick_up()
-        client = RewardClient(self._config.rewards, self._should_stop)
+        client = RewardClient(self._config.rewards, self._should_stop, shadows=self._config.shadows)
         held_out = dataset.test or dataset.validation
         model = self._evaluate_start(tokenizer, held_out, client)
         self._check_learnable(model, tokenizer, prompts, client)
@@ -250,7 +252,8 @@ class Run:
         completer = plain_completer(
             model, tokenizer, config.training.max_completion_tokens, config.training.temperature
         )
-        rows = evaluate(repeated, completer, tokenizer, client, end_token_ids(model, tokenizer), self._done)
+        end_ids = end_token_ids(model, tokenizer)
+        rows = evaluate(repeated, completer, tokenizer, client, end_ids, self._done, with_shadows=False)
         verdict = judge([rows[start : start + samples] for start in range(0, len(rows), samples)], samples)
         unfit = verdict.verdict != "Fine"
         if unfit and config.preflight.action == "Fail":
@@ -342,6 +345,7 @@ class Run:
                 [rows["base"][i].reward or 0.0 for i in common], [rows["tuned"][i].reward or 0.0 for i in common]
             ),
             preflight=preflight,
+            reward_hacking=judge_hacking(validations, self._config.shadows),
             data=DataReport(
                 train_prompts=sum(len(found) for found in dataset.train.values()),
                 validation_prompts=len(dataset.validation),
@@ -370,6 +374,7 @@ def _evaluation(rows: Sequence[ScoredCompletion], common: Sequence[int]) -> Eval
         sources=source_means(chosen),
         episode_length=mean_length(chosen),
         rewards_failed=sum(row.error is not None for row in rows),
+        shadows={name: scores.reward for name, scores in shadow_scores(chosen).items() if scores.reward is not None},
     )
 
 

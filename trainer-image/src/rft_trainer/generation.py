@@ -1,6 +1,6 @@
 """Fast sampling of completions from a causal language model on CPU, token for token what `generate` would sample."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -17,6 +17,9 @@ DECODING = "rft_decoding"
 # Finished rows leave the batch only when this many are gone, because taking them out copies the whole cache.
 COMPACT_AT = 0.8
 
+Finished = Callable[[dict[int, list[int]]], None]
+"""Takes completions, as token ids, by the place of their prompt."""
+
 
 @torch.no_grad()
 def sample_completions(
@@ -28,12 +31,14 @@ def sample_completions(
     eos_token_ids: Sequence[int],
     pad_token_id: int,
     generator: torch.Generator | None = None,
+    on_finished: Finished | None = None,
 ) -> list[list[int]]:
     """One completion for each prompt, as token ids, up to and including the first end token.
 
     Equal prompts (the samples of one group) are computed once. `temperature` 0 takes the most likely token. The random
     numbers are drawn as `generate(do_sample=True)` draws them, from `generator` or torch's global one, so the same seed
-    gives the same completions; both generators also end in the same state.
+    gives the same completions; both generators also end in the same state. `on_finished` is called with those that have
+    ended while others go on.
 
     `model` is a causal LM, possibly inside PEFT, never inside an engine or DDP (unwrap it, and gather ZeRO-3 weights,
     first). It runs in evaluation mode and gets its mode back. ValueError for an empty prompt.
@@ -69,6 +74,10 @@ def sample_completions(
                 lengths[rows[ended]] = step + 1
                 active &= ~ended
                 left = int(active.sum())
+                if on_finished is not None and left:
+                    done = rows[ended].tolist()
+                    if done:
+                        on_finished({row: completions[row, : step + 1].tolist() for row in done})
                 if not left or step + 1 == max_new_tokens:
                     break
                 if left <= COMPACT_AT * len(rows):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
+from trl.trainer.utils import pad
 
 from rft_api.run import (
     CheckpointInfo,
@@ -23,6 +26,7 @@ from rft_api.run import (
     ExitCode,
     RunError,
     RunFolder,
+    ShadowComparison,
     TrainerConfig,
     TrainMetrics,
     ValidationMetrics,
@@ -33,6 +37,8 @@ from rft_trainer.arguments import common_arguments
 from rft_trainer.data import Prompt
 from rft_trainer.distributed import any_rank, gather, rank, wait_for_all
 from rft_trainer.evaluation import complete, evaluate
+from rft_trainer.generation import Finished
+from rft_trainer.hacking import compare, judge_hacking
 from rft_trainer.logprobs import completion_logprobs
 from rft_trainer.metrics_log import append_metrics, read_validations
 from rft_trainer.modeling import end_token_ids
@@ -40,13 +46,19 @@ from rft_trainer.progress import ProgressReporter
 from rft_trainer.rewards import RewardClient, Rollout
 from rft_trainer.rollouts import (
     ScoredCompletion,
+    add_shadows,
     component_means,
     mean_length,
     mean_reward,
+    read_rollouts,
     scored,
+    shadow_scores,
     source_means,
     write_rollouts,
 )
+from rft_trainer.vllm_requests import finished_requests
+
+log = logging.getLogger(__name__)
 
 SCHEDULES = {"Constant": "constant", "Linear": "linear", "Cosine": "cosine"}
 DIVERGED_STEPS = 3
@@ -93,10 +105,15 @@ class RFTTrainer(GRPOTrainer):
         self._client = client
         self._reporter = reporter
         self._should_stop = should_stop
+        self._chosen: list[Prompt] = []
+        self._scoring = client.begin()
+        self._tokens: tuple[list[list[int]], list[list[int]]] = ([], [])
         self._rows: list[ScoredCompletion] = []
         self._step_rows: list[ScoredCompletion] = []
+        self._ahead: _Ahead | None = None
         self._validated: ValidationMetrics | None = None
         self._validations = read_validations(self.folder)
+        self._before: list[ScoredCompletion] | None = None
         self._seconds = {"generate": 0.0, "reward": 0.0}
         self._step_started = 0.0
         self._recent_step_seconds: list[float] = []
@@ -119,6 +136,8 @@ class RFTTrainer(GRPOTrainer):
         """Completes the validation prompts greedily, scores them, and records the result; the same on all ranks."""
         started = time.monotonic()
         rows = evaluate(self._validation, self._complete_greedily, self.processing_class, self._client, self._end_ids)
+        if step == 0:
+            self._before = rows
         metrics = ValidationMetrics(
             step=step,
             reward=mean_reward(rows),
@@ -127,16 +146,45 @@ class RFTTrainer(GRPOTrainer):
             episode_length=mean_length(rows),
             rewards_failed=sum(row.error is not None for row in rows),
             seconds=time.monotonic() - started,
+            shadows=shadow_scores(rows),
+            comparisons=self._compare(rows) if step > 0 and rank() == 0 else {},
         )
         self._validations.append(metrics)
         if rank() == 0:
+            write_rollouts(self.folder.validation(step), rows)
             append_metrics(self.folder, metrics)
             self._reporter.record_validation(metrics)
+            self._report_hacking()
         return metrics
 
+    def _compare(self, rows: Sequence[ScoredCompletion]) -> dict[str, ShadowComparison]:
+        """What has become of reward and shadows since before training, by shadow."""
+        file = self.folder.validation(0)
+        if self._before is None and file.exists():
+            self._before = read_rollouts(file, self._validation)
+        found = {name: compare(self._before or [], rows, name) for name in self._client.shadows if self._before}
+        return {name: comparison for name, comparison in found.items() if comparison is not None}
+
+    def _report_hacking(self) -> None:
+        verdict = judge_hacking(self._validations, self._client.shadows)
+        if verdict is None:
+            return
+        known = self._reporter.progress.reward_hacking
+        if verdict.suspected and not (known and known.suspected):
+            log.warning("reward hacking suspected: %s", verdict.message)
+        self._reporter.record_hacking(verdict)
+
     def training_began(self) -> None:
-        """Makes up for the validation that a run that was told to stop left out, to save its checkpoint at once."""
+        """Validates before the first step where shadows are to be compared with the reward.
+
+        Makes up for the validation that a run that was told to stop left out, to save its checkpoint at once.
+        """
         resumed = self._resumed
+        if resumed is None and self._client.shadows:
+            self._reporter.update(message="validating before training")
+            self.validate(0)
+        if resumed is not None and rank() == 0:
+            self._report_hacking()
         if resumed is not None and resumed.validation_reward is None and self._due(resumed.step):
             reward = self.validate(resumed.step).reward
             if rank() == 0:
@@ -154,6 +202,8 @@ class RFTTrainer(GRPOTrainer):
         """Validates when it is time; returns whether to save a checkpoint and whether to stop training."""
         self.interrupted = any_rank(self._should_stop())
         due = self._due(step)
+        if self._client.shadows:
+            self._add_shadows(step)
         # The metrics of the step are logged after this; its seconds must not contain the validation's.
         self._step_seconds = time.monotonic() - self._step_started
         self._validated = None
@@ -170,16 +220,43 @@ class RFTTrainer(GRPOTrainer):
 
     # Below: TRL's and transformers' hooks.
 
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        self._chosen = [self._prompts[row["index"]] for row in inputs]
+        self._scoring = self._client.begin()
+        output = super()._generate_and_score_completions(inputs)
+        for row, advantage in zip(self._rows, output["advantages"].tolist(), strict=True):
+            row.advantage = advantage
+        self._record_rows(self.state.global_step + 1)
+        return output
+
     def _generate(self, prompts: list[Any]) -> Any:
         started = time.monotonic()
         result = super()._generate(prompts)
+        # What is left goes out now; the answers are asked for after log-probabilities have been computed.
+        self._send(result[3])
+        self._tokens = result[0], result[1]
         self._seconds["generate"] += time.monotonic() - started
         return result
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.use_vllm or self.accelerator.device.type != "cpu":
+        if self.use_vllm:
+            with finished_requests(self.vllm_generation.llm, self._send_finished):
+                return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        if self.accelerator.device.type != "cpu":
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        return self._complete(prompt_ids, self.temperature), None
+        return self._complete(prompt_ids, self.temperature, self._send_finished), None
+
+    def _send_finished(self, finished: dict[int, list[int]]) -> None:
+        """Has completions scored that are finished while others are still being generated."""
+        texts = self.processing_class.batch_decode(list(finished.values()), skip_special_tokens=True)
+        self._scoring.send_early(
+            {index: Rollout(self._chosen[index], text) for index, text in zip(finished, texts, strict=True)}
+        )
+
+    def _send(self, completions: Any) -> None:
+        """Has the other completions of the step scored, as TRL has read them."""
+        texts = [completion[0]["content"] for completion in completions]
+        self._scoring.send([Rollout(prompt, text) for prompt, text in zip(self._chosen, texts, strict=True)])
 
     def _complete_greedily(self, prompt_ids: list[list[int]]) -> list[list[int]]:
         if not self.use_vllm:
@@ -194,7 +271,9 @@ class RFTTrainer(GRPOTrainer):
             engine.temperature = self.temperature
         return completions
 
-    def _complete(self, prompt_ids: list[list[int]], temperature: float) -> list[list[int]]:
+    def _complete(
+        self, prompt_ids: list[list[int]], temperature: float, on_finished: Finished | None = None
+    ) -> list[list[int]]:
         with unwrap_model_for_generation(
             self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
         ) as model:
@@ -207,34 +286,71 @@ class RFTTrainer(GRPOTrainer):
                 temperature=temperature,
                 end_ids=self._end_ids,
                 pad_id=self.processing_class.pad_token_id,
+                on_finished=on_finished,
             )
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
-        chosen = [self._prompts[row["index"]] for row in inputs]
-        texts = [completion[0]["content"] for completion in completions]
+        self._ahead = self._compute_ahead()
         started = time.monotonic()
-        scores = self._client.score([Rollout(prompt, text) for prompt, text in zip(chosen, texts, strict=True)])
+        scores = self._scoring.wait()
         self._seconds["reward"] += time.monotonic() - started
         self._rows = [
-            scored(prompt, text, len(ids), not ids or ids[-1] not in self._end_ids, score)
-            for prompt, text, ids, score in zip(chosen, texts, completion_ids_list, scores, strict=True)
+            scored(prompt, completion[0]["content"], len(ids), not ids or ids[-1] not in self._end_ids, score)
+            for prompt, completion, ids, score in zip(
+                self._chosen, completions, completion_ids_list, scores, strict=True
+            )
         ]
         # TRL takes NaN for "not scorable": such a sample is left out of its group's mean, and its advantage is 0.
         rewards = [math.nan if row.reward is None else row.reward for row in self._rows]
         return gather_tensors(torch.tensor(rewards, dtype=torch.float32, device=self.accelerator.device)[:, None])
 
-    def _generate_and_score_completions(self, inputs: Any) -> Any:
-        output = super()._generate_and_score_completions(inputs)
-        for row, advantage in zip(self._rows, output["advantages"].tolist(), strict=True):
-            row.advantage = advantage
+    def _compute_ahead(self) -> _Ahead | None:
+        """The forward pass of the step's first micro-batch, which needs no rewards, while they are being computed."""
+        prompt_ids, completion_ids = ([torch.tensor(ids) for ids in part] for part in self._tokens)
+        prompts, prompt_mask, completions, completion_mask = (
+            pad(rows, padding_value=value, padding_side=side).to(self.accelerator.device)
+            for rows, value, side in (
+                (prompt_ids, self.processing_class.pad_token_id, "left"),
+                ([torch.ones_like(ids) for ids in prompt_ids], 0, "left"),
+                (completion_ids, self.processing_class.pad_token_id, "right"),
+                ([torch.ones_like(ids) for ids in completion_ids], 0, "right"),
+            )
+        )
+        # TRL shuffles the completions with the next random numbers before it takes the first of them.
+        state = torch.get_rng_state()
+        first = torch.randperm(len(prompt_ids))[: self.args.per_device_train_batch_size]
+        torch.set_rng_state(state)
+        input_ids = torch.cat([prompts, completions], dim=1)[first]
+        attention_mask = torch.cat([prompt_mask, completion_mask], dim=1)[first]
+        with self.compute_loss_context_manager():
+            result = self._get_per_token_logps_and_entropies(
+                self.model_wrapped,
+                input_ids,
+                attention_mask,
+                completions.shape[1],
+                compute_entropy=True,
+                compute_aux_loss=self.aux_loss_enabled,
+            )
+        return _Ahead(input_ids, attention_mask, result)
+
+    def _record_rows(self, step: int) -> None:
         self._step_rows = [row for part in gather(self._rows) for row in part]
         if rank() == 0:
-            write_rollouts(self.folder.rollout(self.state.global_step + 1), self._step_rows)
-        return output
+            write_rollouts(self.folder.rollout(step), self._step_rows)
+
+    def _add_shadows(self, step: int) -> None:
+        """Adds what the shadows gave, for which nothing has waited so far, to the step's rollouts."""
+        started = time.monotonic()
+        add_shadows(self._rows, self._scoring.wait_for_shadows())
+        self._record_rows(step)
+        self._seconds["reward"] += time.monotonic() - started
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> Any:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead.is_of(input_ids, attention_mask):
+            return ahead.result
         if self.accelerator.device.type != "cpu" or args or kwargs.get("compute_aux_loss"):
             # On GPUs TRL's fused kernel scores completion tokens only, and does it faster.
             return super()._get_per_token_logps_and_entropies(
@@ -295,9 +411,11 @@ class RFTTrainer(GRPOTrainer):
             learning_rate=logs["learning_rate"],
             generate_seconds=self._seconds["generate"],
             reward_seconds=self._seconds["reward"],
+            reward_request_seconds=self._scoring.request_seconds,
             update_seconds=max(0.0, self._step_seconds - sum(self._seconds.values())),
             tokens=int(logs["num_tokens"]),
             rewards_failed=sum(row.error is not None for row in rows),
+            shadows=shadow_scores(rows),
         )
         if rank() == 0:
             append_metrics(self.folder, metrics)
@@ -366,6 +484,19 @@ class RFTTrainer(GRPOTrainer):
             )
 
 
+@dataclass(frozen=True)
+class _Ahead:
+    """A forward pass before its turn: log-probabilities and entropies, as TRL's trainer computes them."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    result: Any
+
+    def is_of(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> bool:
+        """Whether it is that of these inputs."""
+        return torch.equal(self.input_ids, input_ids) and torch.equal(self.attention_mask, attention_mask)
+
+
 class _StepCallback(TrainerCallback):
     """Hands the loop's events to the trainer."""
 
@@ -406,6 +537,8 @@ def stop_early(validations: Sequence[ValidationMetrics], rule: EarlyStoppingConf
         return False
     best, since = -math.inf, 0
     for validation in validations:
+        if validation.step == 0:
+            continue  # of the model before training, there only for comparison
         reward = -math.inf if validation.reward is None else validation.reward
         if reward > best + rule.minimum_gain or best == -math.inf:
             best, since = reward, 0

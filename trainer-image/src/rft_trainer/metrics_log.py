@@ -28,12 +28,12 @@ def read_validations(folder: RunFolder) -> list[ValidationMetrics]:
 
 
 def rewind(folder: RunFolder, step: int) -> None:
-    """Removes lines and rollouts of steps after `step`: a run that goes on from there writes them again."""
+    """Removes what is about steps after `step`: lines, rollouts, validations. A run that goes on writes them again."""
     kept = [text for text, line in _lines(folder.metrics) if line["step"] <= step]
     temporary = folder.metrics.with_suffix(".partial")
     temporary.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
     temporary.replace(folder.metrics)
-    for path in folder.rollouts.glob("step-*.parquet"):
+    for path in [*folder.rollouts.glob("step-*.parquet"), *folder.validation(0).parent.glob("step-*.parquet")]:
         if int(path.stem.removeprefix("step-")) > step:
             path.unlink()
 

@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from rft_api.run import Progress, TrainMetrics, ValidationMetrics
+from rft_api.run import HackingVerdict, Progress, TrainMetrics, ValidationMetrics
 
 _LABELS = ("namespace", "job")
 
@@ -50,7 +50,20 @@ class ProgressReporter:
             "rft_train_checkpoint_timestamp_seconds",
             "When the newest checkpoint was complete; until there is one, when training began.",
         )
+        self._request_seconds = self._gauge(
+            "rft_train_reward_request_seconds", "Seconds of the last step in which rewards were being computed."
+        )
         self._failed = self._counter("rft_train_rewards_failed", "Samples that could not be scored.")
+        self._shadow = self._gauge("rft_train_shadow_reward_mean", "Mean of a shadow reward.", "shadow", "split")
+        self._shadow_failed = Counter(
+            "rft_train_shadow_rewards_failed",
+            "Samples that a shadow could not score.",
+            [*_LABELS, "shadow"],
+            registry=self.registry,
+        )
+        self._hacking = self._gauge(
+            "rft_train_reward_hacking_suspected", "1 when the reward rises while a shadow falls, else 0."
+        )
 
     def update(self, **fields: Any) -> None:
         """Changes fields of the progress (snake_case names of `rft_api.run.Progress`)."""
@@ -80,8 +93,10 @@ class ProgressReporter:
         self._clipped.set(metrics.clipped_completion_ratio)
         for phase in ("generate", "reward", "update"):
             self._seconds.labels(**self._labels, phase=phase).set(getattr(metrics, f"{phase}_seconds"))
+        self._request_seconds.set(metrics.reward_request_seconds)
         self._tokens.inc(new_tokens)
         self._failed.inc(metrics.rewards_failed)
+        self._record_shadows(metrics)
         if metrics.loss is None or metrics.gradient_norm is None:
             self._not_finite.inc()
 
@@ -97,6 +112,17 @@ class ProgressReporter:
             self._component.labels(**self._labels, component=name, split="validation").set(value)
         self._length.labels(**self._labels, split="validation").set(metrics.episode_length)
         self._failed.inc(metrics.rewards_failed)
+        self._record_shadows(metrics)
+
+    def record_hacking(self, verdict: HackingVerdict) -> None:
+        """Publishes what comparing the reward with its shadows says."""
+        self.update(reward_hacking=verdict)
+        self._hacking.set(bool(verdict.suspected))
+
+    def _record_shadows(self, metrics: TrainMetrics | ValidationMetrics) -> None:
+        for name, scores in metrics.shadows.items():
+            self._set(self._shadow.labels(**self._labels, shadow=name, split=metrics.split), scores.reward)
+            self._shadow_failed.labels(**self._labels, shadow=name).inc(scores.failed)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         gauge = Gauge(name, text, [*_LABELS, *labels], registry=self.registry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,8 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rft_api.reward_protocol import Score
-from rft_api.run import COMPONENT_COLUMN_PREFIX
+from rft_api.run import (
+    COMPONENT_COLUMN_PREFIX,
+    SHADOW_COLUMN_PREFIX,
+    SHADOW_ERROR_COLUMN_PREFIX,
+    ShadowScores,
+)
 from rft_trainer.data import Prompt
+from rft_trainer.rewards import ShadowScore
 from rft_trainer.statistics import mean
 
 
@@ -31,6 +37,8 @@ class ScoredCompletion:
     explanation: str | None = None
     """Why the reward is what it is, if the reward says so."""
     advantage: float | None = None
+    shadows: dict[str, ShadowScore] = field(default_factory=dict)
+    """What each shadow gave."""
 
 
 def scored(prompt: Prompt, completion: str, tokens: int, clipped: bool, score: Score) -> ScoredCompletion:
@@ -46,6 +54,28 @@ def scored(prompt: Prompt, completion: str, tokens: int, clipped: bool, score: S
         components=components,
         explanation=score.explanation,
     )
+
+
+def add_shadows(rows: Sequence[ScoredCompletion], found: Mapping[str, Sequence[ShadowScore]]) -> None:
+    """Puts what the shadows gave, in the rows' order, into the rows."""
+    for name, scores in found.items():
+        for row, score in zip(rows, scores, strict=True):
+            row.shadows[name] = score
+
+
+def shadow_scores(rows: Sequence[ScoredCompletion]) -> dict[str, ShadowScores]:
+    """What each shadow gave to the rows together."""
+    given: dict[str, list[ShadowScore]] = {}
+    for row in rows:
+        for name, score in row.shadows.items():
+            given.setdefault(name, []).append(score)
+    return {
+        name: ShadowScores(
+            reward=mean([score.reward for score in scores if score.reward is not None]),
+            failed=sum(score.error is not None for score in scores),
+        )
+        for name, scores in sorted(given.items())
+    }
 
 
 def component_means(rows: Sequence[ScoredCompletion]) -> dict[str, float]:
@@ -77,7 +107,10 @@ def mean_length(rows: Sequence[ScoredCompletion]) -> float:
 
 
 def write_rollouts(path: Path, rows: Sequence[ScoredCompletion]) -> None:
-    """Writes rows as parquet (columns: `rft_api.run.RolloutRow` and a column per component), replacing the file."""
+    """Writes rows as parquet, replacing the file.
+
+    Columns: `rft_api.run.RolloutRow`, one per component, one or two per shadow.
+    """
     names = sorted({name for row in rows for name in row.components})
     columns: dict[str, pa.Array] = {
         "sampleId": pa.array([row.prompt.id for row in rows], pa.string()),
@@ -95,6 +128,11 @@ def write_rollouts(path: Path, rows: Sequence[ScoredCompletion]) -> None:
     for name in names:
         values = [row.components.get(name) for row in rows]
         columns[COMPONENT_COLUMN_PREFIX + name] = pa.array(values, pa.float64())
+    for name in sorted({name for row in rows for name in row.shadows}):
+        given = [row.shadows.get(name, ShadowScore(None, None)) for row in rows]
+        columns[SHADOW_COLUMN_PREFIX + name] = pa.array([score.reward for score in given], pa.float64())
+        if any(score.error is not None for score in given):
+            columns[SHADOW_ERROR_COLUMN_PREFIX + name] = pa.array([score.error for score in given], pa.string())
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
     pq.write_table(pa.table(columns), temporary)
@@ -119,6 +157,13 @@ def read_rollouts(path: Path, prompts: Sequence[Prompt]) -> list[ScoredCompletio
             },
             explanation=row.get("explanation"),
             advantage=row["advantage"],
+            shadows={
+                name.removeprefix(SHADOW_COLUMN_PREFIX): ShadowScore(
+                    value, row.get(SHADOW_ERROR_COLUMN_PREFIX + name.removeprefix(SHADOW_COLUMN_PREFIX))
+                )
+                for name, value in row.items()
+                if name.startswith(SHADOW_COLUMN_PREFIX)
+            },
         )
         for prompt, row in zip(prompts, rows, strict=True)
     ]

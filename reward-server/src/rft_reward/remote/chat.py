@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from rft_reward.metrics import Metrics
@@ -19,6 +20,9 @@ Message = Mapping[str, Any]
 DEFAULT_SECONDS = 60.0
 """Time of a question without a deadline."""
 _CHARACTERS_PER_TOKEN = 4
+_STRUCTURED = "response_format"
+_FAILURES = 2
+"""Times that an API may fail on a structured request before it is asked for plain text."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class ChatModel:
         self._metrics = metrics
         self._left_out: frozenset[str] = frozenset()
         """Fields that the API has shown not to take."""
+        self._has_structured = False
+        """Whether it has answered a structured request."""
 
     async def complete(
         self,
@@ -86,22 +92,37 @@ class ChatModel:
             schema: JSON Schema of the answer. It is asked for where the API can; say it in the messages, too.
             deadline: when the time is up, by `time.monotonic`; in a minute when absent.
             sampling: further fields in OpenAI's names: temperature, top_p, max_completion_tokens, seed, ... Fields
-                that the API refuses are left out.
+                that the API refuses are left out; so is the schema where the API fails on it.
 
         Raises:
             RemoteError: when there is no answer.
         """
         if deadline is None:
             deadline = time.monotonic() + DEFAULT_SECONDS
-        fields = {**(sampling or {}), **({} if schema is None else {"response_format": schema})}
+        fields = {**(sampling or {}), **({} if schema is None else {_STRUCTURED: schema})}
         left_out = self._left_out & fields.keys()
+        failures = 0
+
+        async def attempt(kept: Mapping[str, Any], seconds: float, use: Use) -> Completion:
+            nonlocal failures
+            try:
+                completion = await self._try(messages, kept, seconds, use)
+            except TransientError as error:
+                failures += error.failed
+                # Some servers fail on what they do not know instead of refusing it. One that has done it before can.
+                if failures >= _FAILURES and _STRUCTURED in kept and not self._has_structured:
+                    raise Refused(_STRUCTURED) from error
+                raise
+            self._has_structured |= _STRUCTURED in kept
+            return completion
+
         written = int((sampling or {}).get("max_completion_tokens") or 0)
         length = sum(len(str(message.get("content") or "")) for message in messages)
         while True:
             kept = {name: value for name, value in fields.items() if name not in left_out}
             try:
                 completion = await retries.ask(
-                    lambda seconds, use, kept=kept: self._try(messages, kept, seconds, use),  # type: ignore[misc]
+                    partial(attempt, kept),
                     self._limiter,
                     deadline,
                     length // _CHARACTERS_PER_TOKEN + min(written, 256),
@@ -111,7 +132,7 @@ class ChatModel:
                     raise
                 # The field that the refusal names; else the one that most servers lack.
                 named = [name for name in kept if name in str(refusal)]
-                left_out |= {named[0] if named else "response_format" if "response_format" in kept else min(kept)}
+                left_out |= {named[0] if named else _STRUCTURED if _STRUCTURED in kept else min(kept)}
                 continue
             self._left_out |= left_out
             return completion
@@ -119,10 +140,10 @@ class ChatModel:
     async def _try(
         self, messages: Sequence[Message], fields: Mapping[str, Any], seconds: float, use: Use
     ) -> Completion:
-        sampling = {name: value for name, value in fields.items() if name != "response_format"}
+        sampling = {name: value for name, value in fields.items() if name != _STRUCTURED}
         started, outcome = time.perf_counter(), "timeout"  # unless it ends by itself
         try:
-            completion = await self._backend.ask(messages, fields.get("response_format"), sampling, seconds)
+            completion = await self._backend.ask(messages, fields.get(_STRUCTURED), sampling, seconds)
             outcome = "answered"
         except TransientError:
             outcome = "retried"

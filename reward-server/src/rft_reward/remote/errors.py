@@ -17,11 +17,13 @@ class TransientError(Exception):
     Args:
         message: what happened.
         after: seconds that the service wants to be left alone, if it said so.
+        failed: whether the service answered that it has failed (5xx), and did not ask for time.
     """
 
-    def __init__(self, message: str, after: float | None = None):
+    def __init__(self, message: str, after: float | None = None, failed: bool = False):
         super().__init__(message)
         self.after = after
+        self.failed = failed
 
 
 def shortened(text: str, secrets: tuple[str, ...] = ()) -> str:

@@ -60,7 +60,8 @@ class Web:
         status = response.status_code
         if status in _PASSING or status >= 500:
             text = f"{self._url} answered {status}: {self.words(answer)}"
-            raise TransientError(text, _retry_after(response.headers.get("retry-after")))
+            after = _retry_after(response.headers.get("retry-after"))
+            raise TransientError(text, after, failed=status >= 500 and after is None)
         return status, answer
 
     async def _read(self, response: httpx.Response) -> bytes:

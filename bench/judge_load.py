@@ -1,0 +1,196 @@
+"""The reward server in front of a judge that takes a second: throughput, latency, and memory under load; in Markdown.
+
+Run: .venv/bin/python bench/judge_load.py (four minutes), with --minutes 30 for the memory over so long a load
+The judge is a process on this machine that answers each request after a second, as many at once as are sent. Clients
+send batches of 64 samples one after the other, all different, so that no rating is one that the server remembers. The
+ideal is the judge's `limits.concurrency` per second. Memory is that of the server and all processes that it starts.
+"""
+
+import argparse
+import asyncio
+import concurrent.futures
+import http.client
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import orjson
+import psutil
+
+from rft_api.reward_protocol import build_sample
+
+BATCH = 64
+SECONDS = 45
+# Judge requests at once, and batches in flight.
+LOADS = [(16, 1), (16, 4), (64, 1), (64, 4), (256, 8)]
+LASTING_LOAD = (64, 4)
+SAMPLE_SECONDS = 5
+NUMBERS = itertools.count()
+
+
+async def judge(scope, receive, send):
+    """A chat model that rates everything, after a second."""
+    if scope["type"] != "http":
+        return
+    while (await receive()).get("more_body"):
+        pass
+    await asyncio.sleep(1)
+    message = {"role": "assistant", "content": '{"reason": "as it is", "score": 4}'}
+    usage = {"prompt_tokens": 300, "completion_tokens": 12}
+    body = orjson.dumps({"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage})
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def serve_judge():
+    """Serves the judge; prints its port."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets=None):
+            await super().startup(sockets)
+            print(self.servers[0].sockets[0].getsockname()[1], flush=True)
+
+    Server(uvicorn.Config(judge, port=0, log_level="error", lifespan="off")).run()
+
+
+class Program:
+    """The judge and a reward server in front of it."""
+
+    def __init__(self, folder, concurrency):
+        self.judge = subprocess.Popen([sys.executable, __file__, "--judge"], stdout=subprocess.PIPE, text=True)
+        url = f"http://127.0.0.1:{self.judge.stdout.readline().strip()}/v1"
+        spec = {
+            "timeout": "5m",
+            "judge": {
+                "template": "Summarization",
+                "model": {"url": url, "name": "judge"},
+                "limits": {"concurrency": concurrency},
+            },
+        }
+        function = {"apiVersion": "rft.dev/v1alpha1", "kind": "RewardFunction", "metadata": {"name": "bench"}}
+        file = Path(folder) / "function.json"
+        file.write_text(json.dumps({**function, "spec": spec}))
+        command = [sys.executable, "-m", "rft_reward", "--function", str(file), "--port", "0"]
+        self.server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.address = self.server.stdout.readline().split("//")[1].strip()
+        while self.ask("GET", "/readyz")[0] != 200:
+            assert self.server.poll() is None, "the reward server has ended"
+            time.sleep(0.1)
+
+    def ask(self, method, path, body=None, connection=None):
+        connection = connection or http.client.HTTPConnection(self.address)
+        connection.request(method, path, body)
+        response = connection.getresponse()
+        return response.status, response.read()
+
+    def load(self, until):
+        """Sends batches until then; returns the seconds of each."""
+        connection, times = http.client.HTTPConnection(self.address), []
+        while (start := time.perf_counter()) < until:
+            status, answer = self.ask("POST", "/v1/score", orjson.dumps(batch()), connection)
+            assert status == 200, answer
+            assert b'"error"' not in answer, answer[:500]
+            times.append(time.perf_counter() - start)
+        return times
+
+    def mebibytes(self):
+        """Resident memory of the server and its processes."""
+        server = psutil.Process(self.server.pid)
+        return sum(process.memory_info().rss for process in [server, *server.children(recursive=True)]) / 2**20
+
+    def processor_seconds(self):
+        """Processor time of the server so far."""
+        times = psutil.Process(self.server.pid).cpu_times()
+        return times.user + times.system
+
+    def stop(self):
+        for process in (self.server, self.judge):
+            process.terminate()
+            process.wait()
+
+
+def batch():
+    """Summaries of some 60 words, none like another."""
+    text = "The committee met again and the report was read aloud to the members who had come. " * 4
+    prompt = [{"role": "user", "content": f"Summarize: {text * 3}"}]
+    return [build_sample(str(n), prompt, f"Version {n}: {text}", text, {}) for n in itertools.islice(NUMBERS, BATCH)]
+
+
+def measure(concurrency, clients, seconds, watch=lambda program: lambda: None):
+    """Seconds of every batch, the time that they took together, and the server's processor time.
+
+    `watch` begins to look at the program, and returns what ends it.
+    """
+    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(clients) as threads:
+        program = Program(folder, concurrency)
+        try:
+            stop_watching = watch(program)
+            start, busy = time.perf_counter(), program.processor_seconds()
+            until = start + seconds
+            times = [t for some in threads.map(program.load, [until] * clients) for t in some]
+            stop_watching()
+            return times, time.perf_counter() - start, program.processor_seconds() - busy
+        finally:
+            program.stop()
+
+
+def row(concurrency, clients):
+    times, seconds, busy = measure(concurrency, clients, SECONDS)
+    rate = BATCH * len(times) / seconds
+    p99 = statistics.quantiles(times, n=100, method="inclusive")[98]
+    return (
+        f"| {concurrency} | {clients} | {rate:.1f} | {rate / concurrency:.2f} "
+        f"| {statistics.median(times):.1f} / {p99:.1f} | {1000 * busy / (BATCH * len(times)):.1f} |"
+    )
+
+
+def memory(minutes):
+    """A table of the memory over the load, and how fast it grows in the last third.
+
+    By then the server remembers as many ratings as it ever will, if the load lasts for more than ten minutes.
+    """
+    seen, ended = [], threading.Event()
+
+    def follow(program, start):
+        while not ended.wait(SAMPLE_SECONDS):
+            seen.append(((time.perf_counter() - start) / 60, program.mebibytes()))
+
+    def watch(program):
+        threading.Thread(target=follow, args=(program, time.perf_counter()), daemon=True).start()
+        return ended.set
+
+    times, _, _ = measure(*LASTING_LOAD, 60 * minutes, watch)
+    late = [point for point in seen if 2 / 3 * minutes <= point[0] <= minutes]
+    slope = statistics.linear_regression(*zip(*late, strict=True)).slope
+    print(f"\n{BATCH * len(times):,} samples in {minutes} minutes\n\n| Minute | MiB |\n|---:|---:|")
+    for minute in sorted({1, *range(5, minutes + 1, 5), minutes}):
+        near = min(seen, key=lambda point: abs(point[0] - minute))
+        print(f"| {minute} | {near[1]:.0f} |")
+    print(f"\nGrowth in the last third: {slope:+.2f} MiB a minute")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=int, help="measure memory under a load of so many minutes instead")
+    parser.add_argument("--judge", action="store_true", help="serve the judge (used internally)")
+    options = parser.parse_args()
+    if options.judge:
+        return serve_judge()
+    if options.minutes:
+        return memory(options.minutes)
+    print("| Judge requests at once | Batches in flight | scores/s | of the ideal | batch p50 / p99 s ", end="")
+    print("| server's processor time, ms a score |\n|---:|---:|---:|---:|---:|---:|", flush=True)
+    for load in LOADS:
+        print(row(*load), flush=True)
+
+
+if __name__ == "__main__":
+    main()
