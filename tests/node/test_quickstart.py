@@ -19,8 +19,10 @@ import yaml
 from cluster.kubectl import Kubectl, Manifest
 from cluster.object_store import ObjectStore
 from cluster.prometheus import Prometheus
+from support import hacking, tiny_jobs
 from support.dashboards import alert_queries, panel_queries
 from support.pages import ROOT, page, script
+from support.tiny import write_model
 from support.tiny_jobs import wait_for_reason
 
 from rft_api.resource import API_VERSION
@@ -67,10 +69,8 @@ def lambda_handler(event, context):
     raise ValueError("no score")
 """
 """A reward that ends its process, or fails."""
-WITHOUT_DATA = {
-    "fleet: Suspected reward hacking A": "no job here is suspected",
-}
-"""Panels' queries that this cannot give data, and why."""
+HACKING = "data/hacking"
+"""Where the data of the job that hacks its reward are."""
 REWARD_SERVER = {
     'rft_reward_requests_total{code="200"}': (1, 1000),
     'rft_reward_samples_total{outcome="scored"}': (STEPS * SAMPLES, 10000),
@@ -119,11 +119,14 @@ def test_the_first_job_on_a_cluster_trains_and_is_served(
 ):
     of = f"--namespace={team_name}"
     started = time.monotonic()
+    tiny_jobs.store_inputs(bucket, write_model(folder.parent / "tiny"))
+    hacking.write_data(bucket / HACKING)
     commands, heading, cleaning = page("first-job-on-a-cluster.md").partition(CLEAN_UP)
     assert heading
     with Commands(script(commands), folder, environment) as followed:
         kubectl.wait_for("secret", "s3-credentials", of, until=lambda _: True)
-        kubectl.apply(*troubles(list(yaml.safe_load_all(JOB.read_text(encoding="utf-8")))[1]), namespace=team_name)
+        quickstart = list(yaml.safe_load_all(JOB.read_text(encoding="utf-8")))[1]
+        kubectl.apply(*troubles(quickstart, bucket), namespace=team_name)
         said = followed.finish(1200)
     check_result(kubectl.get("rftjob", "quickstart", of), bucket)
     check_metrics(scraped, team_name)
@@ -134,6 +137,8 @@ def test_the_first_job_on_a_cluster_trains_and_is_served(
     make_trouble(kubectl, team_name)
     wait_for_reason(kubectl, team_name, "broken", "DataInvalid")
     wait_for_reason(kubectl, team_name, "queued", "Queued")
+    hacked = wait_for_reason(kubectl, team_name, "hacked", "Succeeded", seconds=300)
+    assert tiny_jobs.condition(hacked, "RewardHackingSuspected")["reason"] == "ShadowFalls"
     check_dashboards(scraped, time.monotonic() - started)
 
     with Commands(script(cleaning), folder, environment) as followed:
@@ -244,7 +249,7 @@ def complete(kubectl: Kubectl, of: str, endpoint: str, prompt: str) -> str:
     return str(answer.json()["choices"][0]["message"]["content"])
 
 
-def troubles(job: Manifest) -> list[Manifest]:
+def troubles(job: Manifest, bucket: Path) -> list[Manifest]:
     """Objects that give data to panels of what does not happen in the quickstart."""
     broken, queued = (
         {**job, "metadata": {"name": name}, "spec": {**job["spec"], "output": {"uri": f"s3://rft/runs/{name}"}}}
@@ -268,7 +273,11 @@ def troubles(job: Manifest) -> list[Manifest]:
         "metadata": {"name": "troubled"},
         "spec": {"combine": {"terms": terms}, "egress": [{"cidr": "10.0.0.0/8", "port": 8080}]},
     }
-    return [broken, queued, troubled]
+    hacked = tiny_jobs.job("hacked", bucket, **hacking.hackable(f"s3://{bucket.name}/{HACKING}", "brevity"))
+    rewards = [
+        {**tiny_jobs.reward(hacking.REWARDS[name]), "metadata": {"name": name}} for name in ("digits", "brevity")
+    ]
+    return [broken, queued, troubled, hacked, *rewards]
 
 
 def make_trouble(kubectl: Kubectl, team: str) -> None:
@@ -291,7 +300,7 @@ def check_dashboards(prometheus: Prometheus, seconds: float) -> None:
     # Rates take more than one scrape.
     prometheus.wait_for('count_over_time(rft_reward_worker_restarts_total{rft_dev_owner="troubled"}[1m]) > 2')
     empty = [asked.place for asked in panel_queries() if not prometheus.query_range(asked.expression, seconds)]
-    assert empty == list(WITHOUT_DATA)
+    assert empty == []
     for asked in alert_queries():
         for metric in asked.metrics:
             assert prometheus.query_range(metric, seconds), (asked.place, metric)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from support.hacking import REWARDS, hackable, write_data
 from support.servers import RewardServer, free_port
-from support.tiny import digits_rows, write_jsonl
-from support.trainer import TrainerProgram, hyperparameters, job_spec, render
+from support.trainer import TrainerProgram, job_spec, render
 
 from rft_api.run import Gain, ShadowComparison, ValidationMetrics
 from rft_trainer.data import Prompt
@@ -119,25 +119,12 @@ def test_the_verdict_says_what_happened_and_what_to_do():
     assert "shadow b" not in verdict.message
 
 
-DIGITS = """
-def lambda_handler(event, context):
-    rows = []
-    for sample in event:
-        text = sample["messages"][-1]["content"]
-        rows.append({"id": sample["id"], "aggregate_reward_score": sum(c.isdigit() for c in text) / 8})
-    return rows
-"""
-CHARACTERS = DIGITS.replace("sum(c.isdigit() for c in text)", "len(text)")
-BREVITY = DIGITS.replace("sum(c.isdigit() for c in text)", "(8 - len(text))")
-
-
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory):
     """Rewards by name, each behind a server of its own."""
-    sources = {"digits": DIGITS, "brevity": BREVITY, "characters": CHARACTERS}
     started = {
         name: RewardServer(tmp_path_factory.mktemp(name), {"python": {"source": source}, "timeout": "10s"})
-        for name, source in sources.items()
+        for name, source in REWARDS.items()
     }
     yield started
     for server in started.values():
@@ -147,32 +134,19 @@ def servers(tmp_path_factory):
 @pytest.fixture(scope="module")
 def many_prompts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("many")
-    found = digits_rows(112, 4, seed=2)
-    for split, part in (("train", found[:40]), ("validation", found[40:80]), ("test", found[80:])):
-        write_jsonl(folder / f"{split}.jsonl", part)
-    answered = [
-        {"messages": [*row["messages"], {"role": "assistant", "content": row["reference_answer"]}]}
-        for row in found[:40]
-    ]
-    write_jsonl(folder / "warmup.jsonl", answered)
+    write_data(folder)
     return folder
 
 
 def run_with(folder, model, data, servers, shadow):
-    spec = job_spec(
-        model, data, folder / "out",
-        shadowRewards=[shadow],
-        preflight={"action": "Skip"},
-        warmup={"data": [{"name": "w", "uri": str(data / "warmup.jsonl")}], "epochs": 10, "learningRate": "1e-2"},
-        hyperparameters=hyperparameters(batchSize=8, maxSteps=10, epochs=3, learningRate="5e-3"),
-    )  # fmt: skip
+    spec = job_spec(model, data, folder / "out") | hackable(data, shadow)
     urls = {name: servers[name].url for name in ("digits", shadow)}
     run = TrainerProgram(render(spec, folder, urls, servers[shadow].token_file), folder, free_port())
     return run, run.succeed()
 
 
 def test_a_hackable_reward_is_suspected(tmp_path, model, many_prompts, servers):
-    """The model has learnt to answer with four digits. The reward pays for each digit, so the answers grow."""
+    """The reward pays for each digit, so the answers grow."""
     run, summary = run_with(tmp_path, model, many_prompts, servers, "brevity")
     assert summary.gain.low > 0
     verdict = summary.reward_hacking

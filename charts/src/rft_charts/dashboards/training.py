@@ -85,6 +85,13 @@ _REWARD = Row(
             (Query(_of("rft_train_reward_component_mean"), "{{job}} {{component}} {{split}}"),),
             span=12,
         ),
+        Panel(
+            "Shadow rewards",
+            "What rewards that are not trained on give to the same completions. They rise with the reward, or stay. "
+            "One that falls while the reward rises says that the reward is being hacked.",
+            (Query(_of("rft_train_shadow_reward_mean"), "{{job}} {{shadow}} {{split}}"),),
+            span=12,
+        ),
         _curve(
             "Spread of rewards",
             "Standard deviation of a step's rewards. Above 0; falls when the task is nearly solved. 0 teaches nothing.",
@@ -99,8 +106,15 @@ _REWARD = Row(
         ),
         Panel(
             "Failed rewards",
-            "Completions that could not be scored, per minute. 0. More than a tenth of the recent ones end the run.",
-            (Query(f"60 * rate({_of('rft_train_rewards_failed_total')}[$__rate_interval])", "{{job}}"),),
+            "Completions that could not be scored, per minute. 0. More than a tenth of the recent ones end the run; "
+            "shadows may fail.",
+            (
+                Query(f"60 * rate({_of('rft_train_rewards_failed_total')}[$__rate_interval])", "{{job}}"),
+                Query(
+                    f"60 * rate({_of('rft_train_shadow_rewards_failed_total')}[$__rate_interval])",
+                    "{{job}} {{shadow}} (shadow)",
+                ),
+            ),
         ),
     ),
 )
@@ -158,6 +172,16 @@ _SPEED = Row(
             "Usually generation takes most; rewards take little beside the others. Steady: a slow rise is longer "
             "completions or a slower reward.",
             (Query(_of("rft_train_step_seconds"), "{{job}} {{phase}}"),),
+            "s",
+        ),
+        Panel(
+            "Time of rewards",
+            "Seconds of a step in which rewards were computed, and those of them that nothing else was done in. Far "
+            "apart: the reward server keeps up. Close together: give it more replicas, or a faster judge.",
+            (
+                Query(_of("rft_train_reward_request_seconds"), "{{job}} computed"),
+                Query(_of("rft_train_step_seconds", 'phase="reward"'), "{{job}} waited for"),
+            ),
             "s",
         ),
         Panel(
