@@ -17,7 +17,11 @@ llm = LLM(
     kv_cache_memory_bytes=67108864, seed=0,
 )
 prompts = [{"prompt_token_ids": [3, 8 + number % 10, 1, 4]} for number in range(24)]
-sampling = SamplingParams(n=1, temperature=1.0, max_tokens=48, seed=5)
+# Other random numbers for each prompt, and many tokens that end a completion: they end at different times.
+sampling = [
+    SamplingParams(n=1, temperature=1.0, max_tokens=48, seed=number, stop_token_ids=[10, 20, 30])
+    for number in range(24)
+]
 found = []
 for attempt in range(2):
     reports = []
