@@ -17,11 +17,12 @@ from rft_api.crd import build_crds
 from rft_api.manifests import load_manifests
 from rft_charts.generate import generated_files
 from rft_charts.values_page import read_values
-from rft_operator.main import main
+from rft_operator.main import parse_arguments
 from rft_operator.rights import AT_HOME, EVERYWHERE, Right
 
 ROOT = Path(__file__).parents[2]
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
+COMPONENT = "app.kubernetes.io/component"
 NAMESPACES = ("rft-system", "team-a", "team-b")
 
 SHAPES: dict[str, list[dict[str, Any]]] = {
@@ -63,6 +64,7 @@ SHAPES: dict[str, list[dict[str, Any]]] = {
         {
             "crds": {"install": False},
             "podDisruptionBudget": {"enabled": False},
+            "userRoles": {"enabled": False},
             "networkPolicy": {"enabled": False},
             "dashboards": {"enabled": False},
         },
@@ -150,6 +152,7 @@ def test_crds_go_with_the_release_only_when_told_so(chart: Helm):
 def test_the_operator_has_its_rights_and_no_more(chart: Helm, values: dict[str, Any]):
     manifests = chart.template(values)
     own = [m for m in manifests if "helm.sh/hook" not in m["metadata"].get("annotations", {})]
+    own = [m for m in own if not any("aggregate-to-" in label for label in m["metadata"].get("labels", {}))]
     roles = {(m["kind"], m["metadata"].get("namespace")): m for m in own if m["kind"] in ("Role", "ClusterRole")}
     watched: list[tuple[str, str | None]] = [("Role", name) for name in values.get("watchNamespaces", [])]
     expected = {place: rules(EVERYWHERE) for place in watched or [("ClusterRole", None)]}
@@ -164,23 +167,38 @@ def test_the_operator_has_its_rights_and_no_more(chart: Helm, values: dict[str, 
     assert len([m for m in own if m["kind"].endswith("Binding")]) == len(roles)
 
 
+def test_who_may_edit_a_namespace_may_train_in_it(chart: Helm, kubectl: Kubectl, namespaces):
+    roles = [m for m in chart.template({}) if any("aggregate-to-" in label for label in m["metadata"]["labels"])]
+    kubectl("apply", "--server-side", "-f", "-", stdin=stream(roles))
+    allowed = {"view": {"get", "watch"}, "edit": {"get", "watch", "create", "patch", "delete"}}
+    for role, verbs in allowed.items():
+        kubectl("create", "rolebinding", role, f"--clusterrole={role}", f"--user=a-{role}er", "--namespace=team-a")
+        # A controller brings the rules of our roles into the cluster's.
+        kubectl.wait_for(
+            "clusterrole", role, until=lambda found: any("rft.dev" in rule["apiGroups"] for rule in found["rules"])
+        )
+        for resource in ("rftjobs", "rewardfunctions", "inferenceendpoints"):
+            for verb in ("get", "watch", "create", "patch", "delete"):
+                asked = ["auth", "can-i", verb, f"{resource}.rft.dev", f"--as=a-{role}er"]
+                assert kubectl.run(*asked, "--namespace=team-a").stdout.strip() == ("yes" if verb in verbs else "no")
+                assert kubectl.run(*asked, "--namespace=team-b").stdout.strip() == "no"
+
+
 def rules(rights: tuple[Right, ...]) -> list[dict[str, list[str]]]:
     return [{"apiGroups": [r.group], "resources": list(r.resources), "verbs": list(r.verbs)} for r in rights]
 
 
 @every_shape
-def test_the_operator_knows_its_arguments(chart: Helm, values: dict[str, Any], capsys):
+def test_the_operator_knows_its_arguments(chart: Helm, values: dict[str, Any]):
     (container,) = find(chart.template(values), "Deployment")["spec"]["template"]["spec"]["containers"]
     assert container["command"] == ["python", "-m", "rft_operator"]
-    # Parsed before anything is done; what is unknown or missing comes first.
-    with pytest.raises(SystemExit) as ended:
-        main([*container["args"], "--help"])
-    assert ended.value.code == 0
-    given = dict(argument.removeprefix("--").split("=", 1) for argument in container["args"])
-    required = re.findall(r"--(\S+) \S+_IMAGE ", capsys.readouterr().out.partition("options:")[0])
-    assert set(required) <= set(given)
-    watched = [a.partition("=")[2] for a in container["args"] if a.startswith("--watch-namespace=")]
-    assert watched == values.get("watchNamespaces", [])
+    options = parse_arguments(container["args"])
+    assert options.watch_namespace == values.get("watchNamespaces", [])
+    assert options.metrics_namespace == values.get("metrics", {}).get("namespace")
+    assert options.trainer_image == values.get("images", {}).get("trainer", "localhost/rft-trainer-cuda:0.1.0")
+    # Where it listens is where it is asked.
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"metrics": options.metrics_port, "liveness": options.liveness_port}
 
 
 def test_images_are_named_as_make_builds_them(chart: Helm):
@@ -237,6 +255,14 @@ def test_every_value_has_a_comment_and_a_schema():
             node = node["properties"][part]
 
 
+def test_the_notes_say_the_next_command(chart: Helm):
+    said = chart("install", RELEASE, str(CHART), "--namespace=rft-system", "--dry-run=client", values={})
+    commands = re.findall(r"^  (kubectl|helm) (\S+)", said.partition("NOTES:")[2], re.MULTILINE)
+    assert commands == [("kubectl", "rollout"), ("helm", "test"), ("kubectl", "get")]
+    deployment = find(chart.template({}), "Deployment")["metadata"]["name"]
+    assert f"kubectl rollout status deployment/{deployment} --namespace rft-system" in said
+
+
 def test_only_monitored_pods_lack_scrape_annotations(chart: Helm):
     for enabled in (False, True):
         manifests = chart.template({"metrics": {"podMonitors": {"enabled": enabled}}})
@@ -245,3 +271,49 @@ def test_only_monitored_pods_lack_scrape_annotations(chart: Helm):
         monitors = [m for m in manifests if m["kind"] == "PodMonitor"]
         assert bool(monitors) == enabled
         assert all(endpoint["honorLabels"] for m in monitors for endpoint in m["spec"]["podMetricsEndpoints"])
+
+
+def templates_of_the_operator() -> dict[str, list[Manifest]]:
+    """Pod templates that the operator makes, by component, from its golden plans."""
+    found: dict[str, list[Manifest]] = {}
+    for file in sorted((ROOT / "tests" / "operator" / "golden").glob("*.plan.yaml")):
+        for desired in yaml.safe_load(file.read_text(encoding="utf-8"))["desired"]:
+            if desired["kind"] in ("Job", "Deployment"):
+                template = desired["spec"]["template"]
+                found.setdefault(template["metadata"]["labels"][COMPONENT], []).append(template)
+    return found
+
+
+def ports(template: Manifest) -> dict[str, int]:
+    """Ports of a pod, by name."""
+    containers = template["spec"]["containers"]
+    return {port["name"]: port["containerPort"] for c in containers for port in c.get("ports", [])}
+
+
+def test_monitors_and_policies_speak_of_the_pods_that_the_operator_makes(chart: Helm):
+    manifests = chart.template(SHAPES["monitoring"][1])
+    templates = templates_of_the_operator()
+    monitored = {
+        m["spec"]["selector"]["matchLabels"][COMPONENT]: m["spec"]
+        for m in manifests
+        if m["kind"] == "PodMonitor" and COMPONENT in m["spec"]["selector"]["matchLabels"]
+    }
+    operators = [find(manifests, "Deployment")["spec"]["template"]]
+    for component, of_component in {**templates, "operator": operators}.items():
+        (endpoint,) = monitored[component]["podMetricsEndpoints"]
+        for template in of_component:
+            # Kubernetes numbers a Job's pods; the first one knows how far the run is.
+            labels = {**template["metadata"]["labels"], "batch.kubernetes.io/job-completion-index": "0"}
+            assert monitored[component]["selector"]["matchLabels"].items() <= labels.items()
+            # What the annotations say to those who scrape by them.
+            annotated = template["metadata"].get("annotations", {}).get("prometheus.io/port", "8080")
+            assert str(ports(template)[endpoint["port"]]) == annotated
+    assert set(monitored) == {*templates, "operator"}
+    allowed = {
+        rule["to"][0]["podSelector"]["matchLabels"][COMPONENT]: {port["port"] for port in rule["ports"]}
+        for rule in find(manifests, "NetworkPolicy", "rft-rft-operator")["spec"]["egress"]
+    }
+    assert allowed == {
+        component: {number for template in of_component for number in ports(template).values()}
+        for component, of_component in templates.items()
+    }

@@ -62,7 +62,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.stash[_LEFT_OUT] = text
             if isinstance(getattr(config, "workeroutput", None), dict):  # a process of several: the first one tells
                 config.workeroutput["left_out"] = text
-    last = ("image_tools", "node", "node_binaries", "prometheus", "s3", "api_server")
+    last = ("image_tools", "node", "node_binaries", "prometheus", "s3", "api_server", "helm", "promtool")
     items.sort(key=lambda item: [name in _fixtures(item) for name in last])
 
 

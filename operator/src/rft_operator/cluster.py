@@ -70,6 +70,16 @@ class Cluster:
         self._client = DynamicClient(api_client)  # type: ignore[no-untyped-call]
         self.interrupted = asyncio.Event()
 
+    async def served(self, api_version: str) -> set[str]:
+        """Plural names of the resources that the API server knows of a group and version."""
+        try:
+            found = await self._request("get", f"/apis/{api_version}")
+        except ApiException as error:
+            if error.status == 404:
+                return set()
+            raise
+        return {resource["name"] for resource in found["resources"]}
+
     async def get(self, kind: str, namespace: str, name: str) -> Json | None:
         """An object, or none."""
         try:

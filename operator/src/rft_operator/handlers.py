@@ -30,6 +30,7 @@ _WATCHED = {
     "Service": ("", "v1", "services"),
     "ConfigMap": ("", "v1", "configmaps"),
 }
+OUR_PLURALS = tuple(_WATCHED[kind][2] for kind in RESOURCES)
 WATCH_SECONDS = 300
 """Length of one watch request; an endless one may die without a word. Whole: kopf sends it as it is."""
 BACKOFFS = (0.5, 1, *[2] * 30)

@@ -17,13 +17,13 @@ import kopf
 from prometheus_client import start_http_server
 
 from rft_operator.cluster import connect
-from rft_operator.handlers import build_registry, build_settings
+from rft_operator.handlers import OUR_PLURALS, build_registry, build_settings
 from rft_operator.leader import Election, LeadershipLost
 from rft_operator.loop import Loop
 from rft_operator.metrics import Metrics
 from rft_operator.passes import Passes
 from rft_operator.probes import Probes
-from rft_operator.resync import run_loop
+from rft_operator.resync import run_loop, wait_for_definitions
 from rft_operator.settings import Images, Settings
 from rft_operator.store import Store
 
@@ -33,8 +33,8 @@ GARBAGE = 5000
 """Objects that are made before cyclic ones among them are looked for."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the operator until it is told to stop; returns the exit code."""
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line; that of the process when it is None."""
     parser = argparse.ArgumentParser(prog="python -m rft_operator", description="Runs the operator.")
     parser.add_argument("--trainer-image", required=True, help="image of the trainer's pods")
     parser.add_argument("--reward-image", required=True, help="image of the reward servers")
@@ -52,7 +52,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--metrics-namespace", help="namespace of Prometheus, let in by network policies")
     parser.add_argument("--metrics-port", type=int, default=8080, help="port of /metrics (8080)")
     parser.add_argument("--liveness-port", type=int, default=8081, help="port of /healthz (8081)")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the operator until it is told to stop; returns the exit code."""
+    options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for name in ("aiohttp.access", "httpx", "kopf"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -85,6 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
 async def operate(settings: Settings, metrics: Metrics, liveness: str) -> None:
     """Watches, and acts while this replica leads; ends when kopf is told to stop, or when leadership is lost."""
     async with connect() as cluster, httpx.AsyncClient(trust_env=False) as client:
+        await wait_for_definitions(cluster, OUR_PLURALS)
         store = Store()
         loop = Loop()
         passes = Passes(cluster, store, Probes(client), metrics, settings, loop.wake)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from rft_api.resource import API_VERSION
 from rft_operator.apply import SELECTOR
 from rft_operator.cluster import Cluster, Unavailable
 from rft_operator.loop import Loop, Pass
@@ -21,6 +22,20 @@ RESYNC_SECONDS = 600.0
 RECONNECT_SECONDS = 5.0
 """Time that watches have to begin anew after an interruption; what is read anew sooner may miss something, too."""
 RETRY_SECONDS = 2.0
+
+
+async def wait_for_definitions(cluster: Cluster, plurals: Sequence[str]) -> None:
+    """Waits until the API server knows our resources: kopf watches those that are there when it starts."""
+    while True:
+        try:
+            missing = sorted(set(plurals) - await cluster.served(API_VERSION))
+        except Unavailable as error:
+            log.warning("the API server cannot be asked, trying again: %s", error)
+        else:
+            if not missing:
+                return
+            log.warning("waiting for the custom resource definitions of %s; apply them", ", ".join(missing))
+        await asyncio.sleep(RETRY_SECONDS)
 
 
 async def load_store(cluster: Cluster, namespaces: Sequence[str], store: Store) -> list[Key]:

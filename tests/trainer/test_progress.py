@@ -1,0 +1,40 @@
+"""What the trainer publishes of steps that go wrong and of checkpoints."""
+
+from __future__ import annotations
+
+import time
+
+from rft_api.run import TrainMetrics
+from rft_trainer.progress import ProgressReporter
+
+LABELS = {"namespace": "team", "job": "tax"}
+STEP = TrainMetrics(
+    step=1, epoch=0.1, loss=0.0, reward=0.5, reward_std=0.1, components={}, sources={}, episode_length=3.0,
+    gradient_norm=1.0, advantage_mean=0.0, advantage_std=1.0, advantage_abs_mean=0.8, policy_entropy=1.0,
+    zero_variance_group_ratio=0.0, clipped_completion_ratio=0.0, learning_rate=1e-5, generate_seconds=1.0,
+    reward_seconds=0.1, update_seconds=1.0, tokens=10, rewards_failed=0,
+)  # fmt: skip
+
+
+def value(reporter: ProgressReporter, name: str) -> float:
+    found = reporter.registry.get_sample_value(name, LABELS)
+    assert found is not None
+    return found
+
+
+def test_steps_that_are_not_finite_are_counted():
+    reporter = ProgressReporter(**LABELS)
+    for change in ({}, {"loss": None}, {"gradient_norm": None}, {"loss": None, "gradient_norm": None}):
+        reporter.record_step(STEP.model_copy(update=change), new_tokens=10)
+    assert value(reporter, "rft_train_nonfinite_steps_total") == 3
+
+
+def test_the_time_of_the_newest_checkpoint_begins_with_training():
+    name = "rft_train_checkpoint_timestamp_seconds"
+    reporter = ProgressReporter(**LABELS)
+    assert value(reporter, name) == 0, "what has not begun has nothing to lose"
+    before = time.time()
+    reporter.plan(10)
+    planned = value(reporter, name)
+    reporter.record_checkpoint()
+    assert before <= planned <= value(reporter, name) <= time.time()
