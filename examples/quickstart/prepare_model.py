@@ -95,12 +95,17 @@ def say(text: str) -> None:
     print(f"[{time.monotonic() - START:5.1f} s] {text}", flush=True)
 
 
+def is_complete(output: Path) -> bool:
+    """Whether the model is there: its directory appears only when it is complete."""
+    return all((output / name).is_file() for name in FILES)
+
+
 def main() -> int:
     """Exit status 0: the directory is complete; 1: it is not, and the reason was printed."""
     parser = argparse.ArgumentParser(description="Writes SmolLM2-135M-Instruct as a Hugging Face model directory.")
     parser.add_argument("output_dir", type=Path)
     output = parser.parse_args().output_dir.absolute()
-    if all((output / name).is_file() for name in FILES):
+    if is_complete(output):
         print(f"{output} is already complete")
         return 0
     if output.exists() and any(output.iterdir()):
@@ -116,6 +121,9 @@ def main() -> int:
             file.chmod(0o644)
         temporary.replace(output)
     except (LookupError, ValueError, OSError) as error:
+        if is_complete(output):
+            print(f"{output} was completed by another program meanwhile")
+            return 0
         print(f"failed: {error}", file=sys.stderr)
         return 1
     finally:

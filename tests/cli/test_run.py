@@ -209,7 +209,9 @@ def test_a_run_that_is_stopped_goes_on_and_ends_with_its_result(folder, started,
     assert "--output" in other.stderr
 
     # What the run stored can be scored again.
-    scored = rft("score", folder / "job.yaml", out.rollout(1))
+    unclear = rft("score", folder / "job.yaml", out.rollout(1))
+    assert "it defines share, brief; choose one with --name" in unclear.stderr
+    scored = rft("score", folder / "job.yaml", out.rollout(1), "--name", "share")
     assert scored.returncode == 0, scored.stderr
     assert "32 completions" in scored.stdout
 
@@ -260,7 +262,7 @@ def test_wrong_manifests_are_reported_like_validate_does(folder, rft):
     change(folder, '"1e-3"', "0.001")
     result = rft("run", folder / "job.yaml")
     assert result.returncode == 10
-    assert "job.yaml:11: spec.hyperparameters.learningRate: must be a string" in result.stderr
+    assert "job.yaml:12: spec.hyperparameters.learningRate: must be a string" in result.stderr
 
 
 def test_what_only_a_cluster_can_do_is_refused_at_once(folder, rft):

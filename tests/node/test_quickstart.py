@@ -20,13 +20,14 @@ from cluster.kubectl import Kubectl, Manifest
 from cluster.object_store import ObjectStore
 from cluster.prometheus import Prometheus
 from support import hacking, tiny_jobs
-from support.dashboards import alert_queries, panel_queries
+from support.dashboards import alert_queries, panel_queries, read_dashboards
 from support.pages import ROOT, page, script
 from support.tiny import write_model
 from support.tiny_jobs import wait_for_reason
 
 from rft_api.resource import API_VERSION
 from rft_api.run import RunFolder, Summary
+from rft_charts.draw import draw
 
 JOB = ROOT / "examples" / "quickstart" / "kubernetes" / "job.yaml"
 CLEAN_UP = "\n## 8. Clean up\n"
@@ -140,6 +141,9 @@ def test_the_first_job_on_a_cluster_trains_and_is_served(
     hacked = wait_for_reason(kubectl, team_name, "hacked", "Succeeded", seconds=300)
     assert tiny_jobs.condition(hacked, "RewardHackingSuspected")["reason"] == "ShadowFalls"
     check_dashboards(scraped, time.monotonic() - started)
+    pictures = draw(scraped.url, time.monotonic() - started, Path(os.environ.get("RFT_PICTURES", folder / "pictures")))
+    assert sorted(picture.stem for picture in pictures) == sorted(read_dashboards())
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
     with Commands(script(cleaning), folder, environment) as followed:
         followed.finish(120)

@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
+from rft_charts.draw import fill_variables
 from support.helm import CHART
 
 METRIC = re.compile(r"\b(?!rft_dev_owner\b)(?:rft_\w+|vllm:\w+|http_\w+)\b")
 """A metric's name in a query, and not a label."""
-_TIMES = {"$__rate_interval": "1m", "$__range": "1h"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def panel_queries() -> Iterator[Asked]:
     for name, dashboard in read_dashboards().items():
         for panel in dashboard["panels"]:
             for target in panel.get("targets", []):
-                yield Asked(f"{name}: {panel['title']} {target['refId']}", _filled(target["expr"]))
+                yield Asked(f"{name}: {panel['title']} {target['refId']}", fill_variables(target["expr"], 3600))
 
 
 def alert_queries() -> Iterator[Asked]:
@@ -50,9 +50,3 @@ def alert_queries() -> Iterator[Asked]:
     for group in document["groups"]:
         for number, rule in enumerate(group["rules"]):
             yield Asked(f"{rule['alert']} {number}", rule["expr"])
-
-
-def _filled(expression: str) -> str:
-    for name, value in _TIMES.items():
-        expression = expression.replace(name, value)
-    return re.sub(r"\$\w+", ".*", expression)

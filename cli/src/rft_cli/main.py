@@ -93,6 +93,9 @@ def score(
     output: Annotated[
         Path | None, typer.Option(help="JSONL to write each line and its score to.", show_default=False)
     ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Which one, when the manifest has several.", show_default=False)
+    ] = None,
 ) -> None:
     """Score a file of completions with a reward function."""
     with _user_errors():
@@ -100,7 +103,7 @@ def score(
 
         from rft_cli.score import score as score_file
 
-        score_file(reward, completions, output, Console())
+        score_file(reward, name, completions, output, Console())
 
 
 @app.command()

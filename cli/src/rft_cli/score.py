@@ -43,14 +43,14 @@ class Line:
     stored_reward: float | None = None
 
 
-def score(reward: Path, completions: Path, output: Path | None, console: Console) -> None:
-    """Scores the completions, prints their distribution and writes the scores to `output`.
+def score(reward: Path, name: str | None, completions: Path, output: Path | None, console: Console) -> None:
+    """Scores the completions with the reward of that name, prints their distribution, writes the scores to `output`.
 
     Raises:
         ManifestErrors: when the reward's manifest is wrong.
         RunError: when the file is wrong, or the reward cannot score.
     """
-    function = load_function(reward)
+    function = load_function(reward, name)
     lines = read_lines(completions)
     scores = score_lines(function, lines, console)
     if output is not None:
@@ -64,25 +64,25 @@ def score(reward: Path, completions: Path, output: Path | None, console: Console
         raise RunError(ExitCode.REWARD_FAILING, "no sample could be scored")
 
 
-def load_function(manifest: Path) -> RewardFunction:
-    """The one RewardFunction of a file, with its code.
+def load_function(manifest: Path, name: str | None = None) -> RewardFunction:
+    """The RewardFunction of that name in a file, or the only one, with its code.
 
     Raises:
         ManifestErrors: when the manifest is wrong.
-        RunError: CONFIGURATION_INVALID when it does not define exactly one.
+        RunError: CONFIGURATION_INVALID when there is none of the name or, without one, not exactly one.
     """
     found, errors = read_manifests([manifest])
     if errors:
         raise ManifestErrors(errors, found)
-    functions = list(found.reward_functions.values())
+    functions = [function for key, function in found.reward_functions.items() if name in (None, key)]
     errors = [error for function in functions for error in judge_endpoint_errors(found, function)]
     if errors:
         raise ManifestErrors(errors, found)
     if len(functions) != 1:
         names = ", ".join(found.reward_functions) or "none"
-        raise RunError(
-            ExitCode.CONFIGURATION_INVALID, f"{manifest} has to define one RewardFunction; it defines {names}"
-        )
+        text = f"{manifest} has to define one RewardFunction" if name is None else f"{manifest} has no {name}"
+        advice = "; choose one with --name" if name is None and functions else ""
+        raise RunError(ExitCode.CONFIGURATION_INVALID, f"{text}; it defines {names}{advice}")
     return resolve_source(functions[0], found.config_maps)
 
 

@@ -90,7 +90,6 @@ _REWARD = Row(
             "What rewards that are not trained on give to the same completions. They rise with the reward, or stay. "
             "One that falls while the reward rises says that the reward is being hacked.",
             (Query(_of("rft_train_shadow_reward_mean"), "{{job}} {{shadow}} {{split}}"),),
-            span=12,
         ),
         _curve(
             "Spread of rewards",
