@@ -120,12 +120,12 @@ def wait_for(condition: Callable[[], object], seconds: float = 180) -> None:
 def descendants(process: int) -> dict[int, str]:
     """Command lines of all processes below a process."""
     children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for one in Path("/proc").glob("[0-9]*"):
         try:
-            parent = int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])
+            parent = int((one / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
         except OSError:
             continue
-        children.setdefault(parent, []).append(int(stat.parent.name))
+        children.setdefault(parent, []).append(int(one.name))
     found: dict[int, str] = {}
     waiting = [process]
     while waiting:

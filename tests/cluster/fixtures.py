@@ -51,7 +51,10 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Puts tests that need the cluster last, and leaves out those of nodes and images where there can be none."""
+    """Puts tests that need the cluster last, and leaves out those of nodes and images where there can be none.
+
+    Where several processes test, one is busy with the cluster for long, and begins with it.
+    """
     reason = why_impossible()
     if reason and not os.environ.get("CI"):  # in CI they run, and fail with the reason
         left_out = [item for item in items if _needs_node(item)]
@@ -63,7 +66,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if isinstance(getattr(config, "workeroutput", None), dict):  # a process of several: the first one tells
                 config.workeroutput["left_out"] = text
     last = ("image_tools", "node", "node_binaries", "prometheus", "s3", "api_server", "helm", "promtool")
-    items.sort(key=lambda item: [name in _fixtures(item) for name in last])
+    several = hasattr(config, "workerinput")
+    items.sort(key=lambda item: [name in _fixtures(item) for name in last], reverse=several)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,10 +1,12 @@
 """Reward code that attacks as the completion says. An attack that ends normally has succeeded, and scores 99."""
 
+import atexit
 import ctypes
 import fcntl
 import json
 import mmap
 import os
+import pickle
 import resource
 import signal
 import socket
@@ -551,8 +553,6 @@ def leave_by_an_exception(world):
 
 
 def end_when_python_ends(world):
-    import atexit
-
     atexit.register(write_everywhere, b'[{"id": "guilty", "aggregate_reward_score": 99}]')
     sys.exit(0)
 
@@ -674,8 +674,6 @@ def object_to_unpickle(world):
 
 
 def pickled_bytes(world):
-    import pickle
-
     return returned(pickle.dumps(Pickled()))
 
 

@@ -110,13 +110,13 @@ class RewardServer:
 
     def descendants(self):
         children = defaultdict(list)
-        for stat in Path("/proc").glob("[0-9]*/stat"):
+        for process in Path("/proc").glob("[0-9]*"):
             try:
-                fields = stat.read_text(errors="replace").rpartition(")")[2].split()
+                fields = (process / "stat").read_text(errors="replace").rpartition(")")[2].split()
             except OSError:
                 continue
             if fields[0] != "Z":
-                children[int(fields[1])].append(int(stat.parent.name))
+                children[int(fields[1])].append(int(process.name))
         found = list(children[self.process.pid])
         for process in found:
             found += children[process]

@@ -15,7 +15,7 @@ from reward_attacks import ATTACKS
 
 HERE = Path(__file__).parent
 SOURCE = (HERE / "attack_code.py").read_text()
-SPEC = {"timeout": "4s", "sandbox": {"memory": "256Mi"}, "python": {"source": SOURCE}}
+SPEC = {"timeout": "8s", "sandbox": {"memory": "256Mi"}, "python": {"source": SOURCE}}
 VICTIM = "a file of somebody else's"
 
 

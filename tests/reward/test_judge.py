@@ -337,9 +337,9 @@ def test_other_terms_beside_the_judge(judge, start_server, build_sample):
 import os, pathlib
 def lambda_handler(event, context):
     seen = str(dict(os.environ)).encode()
-    for file in pathlib.Path("/proc").glob("[0-9]*/environ"):
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            seen += file.read_bytes()
+            seen += (process / "environ").read_bytes()
         except OSError:
             pass
     return [{"id": s["id"], "aggregate_reward_score": seen.count(b"key-of-the-judge")} if s["id"] != "bad" else

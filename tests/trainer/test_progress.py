@@ -12,7 +12,7 @@ STEP = TrainMetrics(
     step=1, epoch=0.1, loss=0.0, reward=0.5, reward_std=0.1, components={}, sources={}, episode_length=3.0,
     gradient_norm=1.0, advantage_mean=0.0, advantage_std=1.0, advantage_abs_mean=0.8, policy_entropy=1.0,
     zero_variance_group_ratio=0.0, clipped_completion_ratio=0.0, learning_rate=1e-5, generate_seconds=1.0,
-    reward_seconds=0.1, update_seconds=1.0, tokens=10, rewards_failed=0,
+    reward_seconds=0.1, reward_request_seconds=0.2, update_seconds=1.0, tokens=10, rewards_failed=0,
 )  # fmt: skip
 
 

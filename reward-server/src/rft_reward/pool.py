@@ -93,10 +93,7 @@ class Pool:
 
     async def _score_piece(self, samples: Sequence[dict[str, Any]]) -> list[Row]:
         settings = self._settings
-        outcome, _ = await self._call(samples, settings.timeout_seconds)
-        if isinstance(outcome, _Failure) and outcome.reason == "garbled" and len(samples) == 1:
-            # An earlier batch's code may have left the nonsense in the pipe: the sample gets a worker once more.
-            outcome, _ = await self._call(samples, settings.timeout_seconds)
+        outcome, _ = await self._call_fairly(samples, settings.timeout_seconds)
         if not isinstance(outcome, _Failure):
             return self._counted(outcome)
         if len(samples) == 1:
@@ -108,7 +105,7 @@ class Pool:
                 text = f"not scored: other samples of its batch used up the time or the workers. {outcome.text}"
                 rows.append(self._failed(sample, "given_up", text))
                 continue
-            single, seconds = await self._call([sample], share)
+            single, seconds = await self._call_fairly([sample], share)
             spent += seconds
             if isinstance(single, _Failure):
                 lost += single.worker_lost
@@ -122,6 +119,16 @@ class Pool:
         if unscored:
             self._metrics.sample_errors.labels("unscored").inc(unscored)
         return rows
+
+    async def _call_fairly(
+        self, samples: Sequence[dict[str, Any]], seconds: float
+    ) -> tuple[list[Row] | _Failure, float]:
+        """As `_call`; a single sample gets a worker once more when an earlier one's code left nonsense in the pipe."""
+        outcome, spent = await self._call(samples, seconds)
+        if len(samples) == 1 and isinstance(outcome, _Failure) and outcome.reason == "garbled":
+            outcome, more = await self._call(samples, seconds)
+            spent += more
+        return outcome, spent
 
     async def _call(self, samples: Sequence[dict[str, Any]], seconds: float) -> tuple[list[Row] | _Failure, float]:
         """Rows or a failure, and the seconds that it took, without waiting for a worker."""

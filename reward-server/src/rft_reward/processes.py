@@ -75,11 +75,11 @@ async def end_strays(known: Set[int]) -> bool:
 def _children() -> defaultdict[int, list[int]]:
     """The children of every process."""
     children = defaultdict(list)
-    for file in Path("/proc").glob("[0-9]*/stat"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
             # The name, in parentheses, may hold anything; state and parent follow it.
-            parent = int(file.read_text(errors="replace").rpartition(")")[2].split()[1])
+            parent = int((process / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
         except OSError:  # it ended meanwhile
             continue
-        children[parent].append(int(file.parent.name))
+        children[parent].append(int(process.name))
     return children

@@ -363,9 +363,9 @@ def _exit_like(status: int) -> None:
 def _tasks_of_this_user() -> int:
     """Processes and threads of this user that can be seen: the kernel counts them against the same limit."""
     user, tasks = str(os.getuid()), 0
-    for file in Path("/proc").glob("[0-9]*/status"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            lines = file.read_text(errors="replace").splitlines()
+            lines = (process / "status").read_text(errors="replace").splitlines()
             status = dict(line.split(":", 1) for line in lines if ":" in line)
         except OSError:  # it ended meanwhile
             continue
