@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from cluster.build import BuildError, find_binaries
 from cluster.cache import Report
@@ -44,9 +45,21 @@ _builder: list[Program] = []
 _LEFT_OUT = pytest.StashKey[str]()
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Says which tests share a process (pytest --dist loadgroup): all of the node and of images; else a module's."""
-    item.add_marker(pytest.mark.xdist_group("node" if _needs_node(item) else item.nodeid.partition("::")[0]))
+_OF_NODE = ("tests/node/", "tests/images/", "tests/cluster/test_node.py")
+"""Where the tests are that need the machine's one node, or build images."""
+
+
+class _Scheduling(LoadScopeScheduling):
+    """Gives each process whole files; all that need the node go to the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "node" if nodeid.startswith(_OF_NODE) else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """What several processes test (pytest --numprocesses)."""
+    return _Scheduling(config, log)
 
 
 @pytest.hookimpl(trylast=True)
@@ -55,6 +68,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     Where several processes test, one is busy with the cluster for long, and begins with it.
     """
+    misplaced = [item.nodeid for item in items if _needs_node(item) and not item.nodeid.startswith(_OF_NODE)]
+    assert not misplaced, f"tests that need a node belong into {_OF_NODE}: {misplaced}"
     reason = why_impossible()
     if reason and not os.environ.get("CI"):  # in CI they run, and fail with the reason
         left_out = [item for item in items if _needs_node(item)]
