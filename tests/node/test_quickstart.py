@@ -301,8 +301,10 @@ def make_trouble(kubectl: Kubectl, team: str) -> None:
 
 def check_dashboards(prometheus: Prometheus, seconds: float) -> None:
     """Every query of every panel draws something, and every series that an alert looks at is there."""
-    # Rates take more than one scrape.
+    # Rates take more than one scrape, and curves have a point every five seconds.
     prometheus.wait_for('count_over_time(rft_reward_worker_restarts_total{rft_dev_owner="troubled"}[1m]) > 2')
+    suspected = 'rft_job_condition{type="RewardHackingSuspected",status="True"}'
+    prometheus.wait_for(f"count_over_time({suspected}[1m]) > 6")
     empty = [asked.place for asked in panel_queries() if not prometheus.query_range(asked.expression, seconds)]
     assert empty == []
     for asked in alert_queries():
