@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from rft_charts.dashboards.panels import Panel, Query, Row, Variable, build_dashboard
+from rft_charts.dashboards.panels import Panel, Query, Row, Variable, build_dashboard, rate
 
 _NAMESPACE = 'namespace=~"$namespace"'
 
@@ -106,7 +106,7 @@ _COSTS = Row(
             "GPUs that pods of jobs hold. Steps up and down with jobs; what a stuck job holds is lost.",
             (
                 Query(
-                    f"sum by (namespace) (rate(rft_job_gpu_seconds_total{{{_NAMESPACE}}}[$__rate_interval]))",
+                    rate("rft_job_gpu_seconds_total", _NAMESPACE, "namespace"),
                     "{{namespace}}",
                 ),
             ),

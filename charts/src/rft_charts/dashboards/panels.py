@@ -82,12 +82,31 @@ def rate(metric: str, selector: str, by: str) -> str:
     return f"sum by ({by}) (rate({metric}{{{selector}}}[$__rate_interval]))"
 
 
-def quantiles(metric: str, selector: str, by: str, legend: str) -> tuple[Query, ...]:
-    """Median and 95% of a histogram, by its buckets."""
-    return tuple(
-        Query(f"histogram_quantile({share}, {rate(metric, selector, f'{by}, le')})", f"{legend} {name}")
-        for share, name in ((0.5, "50%"), (0.95, "95%"))
-    )
+@dataclass(frozen=True)
+class Servers:
+    """Pods that belong to reward functions or endpoints, each named by its owner."""
+
+    variable: str
+    """The dashboard's variable that chooses owners."""
+    by = "namespace, rft_dev_owner"
+    name = "{{rft_dev_owner}}"
+
+    @property
+    def selector(self) -> str:
+        """The chosen ones."""
+        return f'namespace=~"$namespace", rft_dev_owner=~"${self.variable}"'
+
+    def rate(self, metric: str, by: str = "", more: str = "") -> str:
+        """What each adds to a counter per second."""
+        selector = f"{self.selector}, {more}" if more else self.selector
+        return rate(metric, selector, f"{self.by}, {by}" if by else self.by)
+
+    def quantiles(self, metric: str) -> tuple[Query, ...]:
+        """Median and 95% of a histogram of each, by its buckets."""
+        return tuple(
+            Query(f"histogram_quantile({share}, {self.rate(metric, 'le')})", f"{self.name} {name}")
+            for share, name in ((0.5, "50%"), (0.95, "95%"))
+        )
 
 
 def build_dashboard(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from rft_charts.dashboards.panels import Panel, Query, Row, Variable, build_dashboard, quantiles, rate
+from rft_charts.dashboards.panels import Panel, Query, Row, Servers, Variable, build_dashboard
 
-_SERVERS = 'namespace=~"$namespace", rft_dev_owner=~"$reward"'
-_BY = "namespace, rft_dev_owner"
-_NAME = "{{rft_dev_owner}}"
+_SERVERS = Servers("reward")
 
 
 def build() -> Dashboard:
@@ -26,39 +24,36 @@ def build() -> Dashboard:
     )
 
 
-def _rate(metric: str, by: str = "", more: str = "") -> str:
-    return rate(metric, f"{_SERVERS}, {more}" if more else _SERVERS, f"{_BY}, {by}" if by else _BY)
-
-
-def _quantiles(metric: str) -> tuple[Query, ...]:
-    return quantiles(metric, _SERVERS, _BY, _NAME)
-
-
 _SCORES = Row(
     "Scores",
     (
         Panel(
             "Scores per second",
             "Comes in bursts, one a training step, and is 0 between them.",
-            (Query(_rate("rft_reward_samples_total", more='outcome="scored"'), _NAME),),
+            (Query(_SERVERS.rate("rft_reward_samples_total", more='outcome="scored"'), _SERVERS.name),),
         ),
         Panel(
             "Latency of a batch",
             "Time to score a request. Steady, and small beside the time of a training step.",
-            _quantiles("rft_reward_batch_seconds_bucket"),
+            _SERVERS.quantiles("rft_reward_batch_seconds_bucket"),
             "s",
         ),
         Panel(
             "Wait for a worker",
             "Near 0. Higher: raise sandbox.processes or replicas of the RewardFunction.",
-            _quantiles("rft_reward_queue_seconds_bucket"),
+            _SERVERS.quantiles("rft_reward_queue_seconds_bucket"),
             "s",
         ),
         Panel(
             "Distribution of scores",
             "Moves upwards as training goes on, and keeps some width. All in one bucket: the reward tells nothing "
             "apart.",
-            (Query(f"sum by (le) (increase(rft_reward_score_bucket{{{_SERVERS}}}[$__rate_interval]))", "{{le}}"),),
+            (
+                Query(
+                    f"sum by (le) (increase(rft_reward_score_bucket{{{_SERVERS.selector}}}[$__rate_interval]))",
+                    "{{le}}",
+                ),
+            ),
             kind="distribution",
             span=12,
         ),
@@ -67,8 +62,8 @@ _SCORES = Row(
             "Rise together, or one after the other.",
             (
                 Query(
-                    " / ".join(_rate(f"rft_reward_component_{part}", "component") for part in ("sum", "count")),
-                    f"{_NAME} {{{{component}}}}",
+                    " / ".join(_SERVERS.rate(f"rft_reward_component_{part}", "component") for part in ("sum", "count")),
+                    f"{_SERVERS.name} {{{{component}}}}",
                 ),
             ),
             span=12,
@@ -83,30 +78,35 @@ _ERRORS = Row(
             "Samples without a score, by reason",
             "None. Such samples are left out of training, which does not see that kind of completion at all.",
             (
-                Query(_rate("rft_reward_samples_total", more='outcome="failed"'), f"{_NAME} all"),
-                Query(_rate("rft_reward_sample_errors_total", "reason"), f"{_NAME} {{{{reason}}}}"),
+                Query(_SERVERS.rate("rft_reward_samples_total", more='outcome="failed"'), f"{_SERVERS.name} all"),
+                Query(_SERVERS.rate("rft_reward_sample_errors_total", "reason"), f"{_SERVERS.name} {{{{reason}}}}"),
             ),
         ),
         Panel(
             "Answers by HTTP status",
             "Only 200. 401 is a caller without the token, 5xx the server itself.",
-            (Query(_rate("rft_reward_requests_total", "code"), f"{_NAME} {{{{code}}}}"),),
+            (Query(_SERVERS.rate("rft_reward_requests_total", "code"), f"{_SERVERS.name} {{{{code}}}}"),),
             "reqps",
         ),
         Panel(
             "Workers replaced",
             "None. A worker is replaced when the reward's code runs out of time or memory, or ends its process.",
-            (Query(_rate("rft_reward_worker_restarts_total", "reason"), f"{_NAME} {{{{reason}}}}"),),
+            (Query(_SERVERS.rate("rft_reward_worker_restarts_total", "reason"), f"{_SERVERS.name} {{{{reason}}}}"),),
         ),
         Panel(
             "Workers by state",
             "Busy in bursts. Always all busy: too few.",
-            (Query(f"sum by ({_BY}, state) (rft_reward_workers{{{_SERVERS}}})", f"{_NAME} {{{{state}}}}"),),
+            (
+                Query(
+                    f"sum by ({_SERVERS.by}, state) (rft_reward_workers{{{_SERVERS.selector}}})",
+                    f"{_SERVERS.name} {{{{state}}}}",
+                ),
+            ),
         ),
         Panel(
             "Servers that isolate workers",
             "1 on every server: workers have namespaces of their own. 0 where the node's kernel does not allow them.",
-            (Query(f"min by ({_BY}) (rft_reward_isolated{{{_SERVERS}}})", _NAME),),
+            (Query(f"min by ({_SERVERS.by}) (rft_reward_isolated{{{_SERVERS.selector}}})", _SERVERS.name),),
         ),
         Panel(
             "Reward functions that are not Ready",
@@ -128,33 +128,33 @@ _JUDGES = Row(
         Panel(
             "Requests to judges, by outcome",
             "Nearly all are ok. Others are tried again, and cost time and tokens.",
-            (Query(_rate("rft_reward_judge_requests_total", "outcome"), f"{_NAME} {{{{outcome}}}}"),),
+            (Query(_SERVERS.rate("rft_reward_judge_requests_total", "outcome"), f"{_SERVERS.name} {{{{outcome}}}}"),),
             "reqps",
         ),
         Panel(
             "Latency of judges",
             "Steady. It is the largest part of a batch's latency.",
-            _quantiles("rft_reward_judge_seconds_bucket"),
+            _SERVERS.quantiles("rft_reward_judge_seconds_bucket"),
             "s",
         ),
         Panel(
             "Tokens of judges",
             "Per second, of prompts and of answers: what a judge costs.",
-            (Query(_rate("rft_reward_judge_tokens_total", "kind"), f"{_NAME} {{{{kind}}}}"),),
+            (Query(_SERVERS.rate("rft_reward_judge_tokens_total", "kind"), f"{_SERVERS.name} {{{{kind}}}}"),),
         ),
         Panel(
             "Judged before",
             "Samples per second that needed no request, because the same was judged already. Rises as the model "
             "settles.",
-            (Query(_rate("rft_reward_judge_cache_hits_total"), _NAME),),
+            (Query(_SERVERS.rate("rft_reward_judge_cache_hits_total"), _SERVERS.name),),
         ),
         Panel(
             "Requests to Lambdas and HTTP rewards",
             "By outcome; nearly all are ok.",
             (
                 Query(
-                    _rate("rft_reward_remote_requests_total", "grader, outcome"),
-                    f"{_NAME} {{{{grader}}}} {{{{outcome}}}}",
+                    _SERVERS.rate("rft_reward_remote_requests_total", "grader, outcome"),
+                    f"{_SERVERS.name} {{{{grader}}}} {{{{outcome}}}}",
                 ),
             ),
             "reqps",

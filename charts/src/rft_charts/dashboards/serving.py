@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from rft_charts.dashboards.panels import Panel, Query, Row, Variable, build_dashboard, quantiles, rate
+from rft_charts.dashboards.panels import Panel, Query, Row, Servers, Variable, build_dashboard
 
-_SERVERS = 'namespace=~"$namespace", rft_dev_owner=~"$endpoint"'
-_BY = "namespace, rft_dev_owner"
-_NAME = "{{rft_dev_owner}}"
+_SERVERS = Servers("endpoint")
 
 
 def build() -> Dashboard:
@@ -27,15 +25,11 @@ def build() -> Dashboard:
 
 
 def _sum(metric: str) -> str:
-    return f"sum by ({_BY}) ({metric}{{{_SERVERS}}})"
-
-
-def _rate(metric: str, by: str = "") -> str:
-    return rate(metric, _SERVERS, f"{_BY}, {by}" if by else _BY)
+    return f"sum by ({_SERVERS.by}) ({metric}{{{_SERVERS.selector}}})"
 
 
 def _latency(title: str, description: str, metric: str) -> Panel:
-    return Panel(title, description, quantiles(metric, _SERVERS, _BY, _NAME), "s")
+    return Panel(title, description, _SERVERS.quantiles(metric), "s")
 
 
 _REQUESTS = Row(
@@ -45,41 +39,51 @@ _REQUESTS = Row(
             "Finished requests",
             "By how they ended: `stop` is a whole answer, `length` one that was cut off, `abort` a caller that went "
             "away.",
-            (Query(_rate("vllm:request_success_total", "finished_reason"), f"{_NAME} {{{{finished_reason}}}}"),),
+            (
+                Query(
+                    _SERVERS.rate("vllm:request_success_total", "finished_reason"),
+                    f"{_SERVERS.name} {{{{finished_reason}}}}",
+                ),
+            ),
             "reqps",
         ),
         Panel(
             "Answers by HTTP status",
             "2xx. 4xx are the callers' mistakes, often a wrong model name; 5xx are the server's.",
-            (Query(_rate("http_requests_total", "status"), f"{_NAME} {{{{status}}}}"),),
+            (Query(_SERVERS.rate("http_requests_total", "status"), f"{_SERVERS.name} {{{{status}}}}"),),
             "reqps",
         ),
         Panel(
             "Running and waiting",
             "Waiting near 0. When it stays above 0 there are too few replicas.",
             (
-                Query(_sum("vllm:num_requests_running"), f"{_NAME} running"),
-                Query(_sum("vllm:num_requests_waiting"), f"{_NAME} waiting"),
+                Query(_sum("vllm:num_requests_running"), f"{_SERVERS.name} running"),
+                Query(_sum("vllm:num_requests_waiting"), f"{_SERVERS.name} waiting"),
             ),
         ),
         Panel(
             "Tokens per second",
             "Of prompts and of answers. The answers' rate stops rising where the server is at its limit.",
             (
-                Query(_rate("vllm:prompt_tokens_total"), f"{_NAME} prompts"),
-                Query(_rate("vllm:generation_tokens_total"), f"{_NAME} answers"),
+                Query(_SERVERS.rate("vllm:prompt_tokens_total"), f"{_SERVERS.name} prompts"),
+                Query(_SERVERS.rate("vllm:generation_tokens_total"), f"{_SERVERS.name} answers"),
             ),
         ),
         Panel(
             "Key-value cache in use",
             "Below 1. At 1 requests wait, or are interrupted and computed again.",
-            (Query(f"max by ({_BY}) (vllm:kv_cache_usage_perc{{{_SERVERS}}})", _NAME),),
+            (Query(f"max by ({_SERVERS.by}) (vllm:kv_cache_usage_perc{{{_SERVERS.selector}}})", _SERVERS.name),),
             "percentunit",
         ),
         Panel(
             "Prompt tokens found in the cache",
             "Share of prompt tokens that need not be computed. High where prompts begin alike.",
-            (Query(f"{_rate('vllm:prefix_cache_hits_total')} / {_rate('vllm:prefix_cache_queries_total')}", _NAME),),
+            (
+                Query(
+                    f"{_SERVERS.rate('vllm:prefix_cache_hits_total')} / {_SERVERS.rate('vllm:prefix_cache_queries_total')}",
+                    _SERVERS.name,
+                ),
+            ),
             "percentunit",
         ),
     ),
