@@ -105,7 +105,8 @@ _ERRORS = Row(
         ),
         Panel(
             "Servers that isolate workers",
-            "1 on every server: workers have namespaces of their own. 0 where the node's kernel does not allow them.",
+            "1 on every server: its files, other workers and the network are out of reach of reward code. 0: the "
+            "server's log says what the node's kernel lacks.",
             (Query(f"min by ({_SERVERS.by}) (rft_reward_isolated{{{_SERVERS.selector}}})", _SERVERS.name),),
         ),
         Panel(

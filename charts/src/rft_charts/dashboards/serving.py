@@ -80,7 +80,7 @@ _REQUESTS = Row(
             "Share of prompt tokens that need not be computed. High where prompts begin alike.",
             (
                 Query(
-                    f"{_SERVERS.rate('vllm:prefix_cache_hits_total')} / {_SERVERS.rate('vllm:prefix_cache_queries_total')}",
+                    " / ".join(_SERVERS.rate(f"vllm:prefix_cache_{part}_total") for part in ("hits", "queries")),
                     _SERVERS.name,
                 ),
             ),
