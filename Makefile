@@ -45,7 +45,7 @@ check: install ## linters, types, import contracts and generated files
 
 # The tests start programs that compute beside one another: one thread each.
 test: check ## everything: checks, then all tests
-	@OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder --durations=20
+	@OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=20
 
 cluster: install ## a real Kubernetes on this machine to play with, until Ctrl-C
 	@PYTHONPATH=tests $(RUN) python -m cluster

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from xdist.scheduler import LoadScopeScheduling
+from xdist.scheduler import LoadFileScheduling
 
 from cluster.build import BuildError, find_binaries
 from cluster.cache import Report
@@ -44,20 +44,19 @@ Part = TypeVar("Part", ControlPlane, Node, ObjectStore, Prometheus)
 _builder: list[Program] = []
 _LEFT_OUT = pytest.StashKey[str]()
 
-
 _OF_NODE = ("tests/node/", "tests/images/", "tests/cluster/test_node.py")
 """Where the tests are that need the machine's one node, or build images."""
 
 
-class _Scheduling(LoadScopeScheduling):
+class _Scheduling(LoadFileScheduling):
     """Gives each process whole files; all that need the node go to the same one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "node" if nodeid.startswith(_OF_NODE) else nodeid.partition("::")[0]
+        return "node" if nodeid.startswith(_OF_NODE) else super()._split_scope(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     """What several processes test (pytest --numprocesses)."""
     return _Scheduling(config, log)
 
@@ -70,6 +69,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     misplaced = [item.nodeid for item in items if _needs_node(item) and not item.nodeid.startswith(_OF_NODE)]
     assert not misplaced, f"tests that need a node belong into {_OF_NODE}: {misplaced}"
+    several = hasattr(config, "workerinput")
     reason = why_impossible()
     if reason and not os.environ.get("CI"):  # in CI they run, and fail with the reason
         left_out = [item for item in items if _needs_node(item)]
@@ -78,10 +78,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.hook.pytest_deselected(items=left_out)
             text = f"{len(left_out)} tests of a real node, of pods and of images were left out: {reason}"
             config.stash[_LEFT_OUT] = text
-            if isinstance(getattr(config, "workeroutput", None), dict):  # a process of several: the first one tells
-                config.workeroutput["left_out"] = text
+            if several:
+                config.workeroutput["left_out"] = text  # the first process tells
     last = ("image_tools", "node", "node_binaries", "prometheus", "s3", "api_server", "helm", "promtool")
-    several = hasattr(config, "workerinput")
     items.sort(key=lambda item: [name in _fixtures(item) for name in last], reverse=several)
 
 

@@ -39,7 +39,7 @@ def test_impossible_tests_are_left_out_and_named():
 
 def test_several_processes_name_what_they_left_out_once():
     files = [str(FOLDER / "test_node.py"), str(ROOT / "tests" / "api" / "test_quantities.py")]
-    said = run_pytest("--numprocesses=2", "--dist=loadscope", *files)
+    said = run_pytest("--numprocesses=2", "--dist=loadfile", *files)
     assert said.count("were left out: RFT_TEST_KUBECONFIG gives another cluster") == 1
 
 
