@@ -44,6 +44,10 @@ Part = TypeVar("Part", ControlPlane, Node, ObjectStore, Prometheus)
 _builder: list[Program] = []
 _LEFT_OUT = pytest.StashKey[str]()
 
+_PARTS = ("image_tools", "node", "node_binaries", "prometheus", "s3", "api_server", "helm", "promtool")
+"""Fixtures of the cluster's parts, those that take longest first."""
+_NODE_FIXTURES = {"node_binaries", "image_tools"}
+"""What a test that needs a node, or builds images, has among its fixtures."""
 _OF_NODE = ("tests/node/", "tests/images/", "tests/cluster/test_node.py")
 """Where the tests are that need the machine's one node, or build images."""
 
@@ -63,10 +67,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Puts tests that need the cluster last, and leaves out those of nodes and images where there can be none.
-
-    Where several processes test, one is busy with the cluster for long, and begins with it.
-    """
+    """Sorts tests by what they need, and leaves out those of nodes and images where there can be none."""
     misplaced = [item.nodeid for item in items if _needs_node(item) and not item.nodeid.startswith(_OF_NODE)]
     assert not misplaced, f"tests that need a node belong into {_OF_NODE}: {misplaced}"
     several = hasattr(config, "workerinput")
@@ -80,8 +81,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.stash[_LEFT_OUT] = text
             if several:
                 config.workeroutput["left_out"] = text  # the first process tells
-    last = ("image_tools", "node", "node_binaries", "prometheus", "s3", "api_server", "helm", "promtool")
-    items.sort(key=lambda item: [name in _fixtures(item) for name in last], reverse=several)
+    items.sort(key=lambda item: place(_fixtures(item), several))
+
+
+def place(fixtures: list[str], several: bool) -> list[bool]:
+    """Sorts the test with these fixtures: what needs the cluster last, as it is being built meanwhile.
+
+    Where several processes test, one is busy with the node for long, and begins with it. Either way tests of what a
+    node is made of come before those that share the one node of this machine.
+    """
+    needed = [name in fixtures for name in _PARTS]
+    return [(not _NODE_FIXTURES.isdisjoint(fixtures)) != several, any(needed) != several, *needed]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -124,7 +134,7 @@ def pytest_sessionfinish() -> None:
 
 
 def _needs_node(item: pytest.Item) -> bool:
-    return not {"node_binaries", "image_tools"}.isdisjoint(_fixtures(item))
+    return not _NODE_FIXTURES.isdisjoint(_fixtures(item))
 
 
 def _fixtures(item: pytest.Item) -> list[str]:

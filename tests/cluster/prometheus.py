@@ -64,15 +64,6 @@ class Prometheus:
         samples: list[dict[str, Any]] = answer["data"]["result"]
         return samples
 
-    def query_range(self, expression: str, seconds: float) -> list[dict[str, Any]]:
-        """The series of an expression, as a dashboard draws them: a value every 5 s of the last `seconds`."""
-        now = time.time()
-        parameters = {"query": expression, "start": str(now - seconds), "end": str(now), "step": "5"}
-        answer = httpx.get(f"{self.url}/api/v1/query_range", params=parameters, trust_env=False, timeout=60).json()
-        assert answer["status"] == "success", answer
-        series: list[dict[str, Any]] = answer["data"]["result"]
-        return series
-
     def wait_for(self, expression: str, seconds: float = 30) -> list[dict[str, Any]]:
         """The samples of an expression, as soon as there are any."""
         deadline = time.monotonic() + seconds

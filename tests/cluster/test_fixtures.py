@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cluster.fixtures import place
+
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 
@@ -49,3 +51,11 @@ def test_in_ci_nothing_is_left_out_and_what_needs_most_runs_last():
     wanted = ["test_in_ci_nothing_is_left_out", "test_the_controllers_run", "test_the_node_is_what_kubectl_shows"]
     places = [said.index(name) for name in wanted]
     assert places == sorted(places)
+
+
+def test_of_several_processes_one_begins_with_the_node_and_what_makes_nodes_comes_before_the_shared_one():
+    one, shared = ["node_binaries"], ["node_binaries", "node", "api_server"]
+    plain, server = ["tmp_path"], ["api_server"]
+    tests = [plain, shared, server, one]
+    assert sorted(tests, key=lambda fixtures: place(fixtures, several=True)) == [one, shared, server, plain]
+    assert sorted(tests, key=lambda fixtures: place(fixtures, several=False)) == [plain, server, one, shared]

@@ -27,7 +27,7 @@ from support.tiny_jobs import wait_for_reason
 
 from rft_api.resource import API_VERSION
 from rft_api.run import RunFolder, Summary
-from rft_charts.draw import draw
+from rft_charts.draw import draw, fetch_from
 
 JOB = ROOT / "examples" / "quickstart" / "kubernetes" / "job.yaml"
 CLEAN_UP = "\n## 8. Clean up\n"
@@ -278,8 +278,11 @@ def troubles(job: Manifest, bucket: Path) -> list[Manifest]:
         "spec": {"combine": {"terms": terms}, "egress": [{"cidr": "10.0.0.0/8", "port": 8080}]},
     }
     hacked = tiny_jobs.job("hacked", bucket, **hacking.hackable(f"s3://{bucket.name}/{HACKING}", "brevity"))
+    # Its steps take long enough to be scraped.
+    slow = hacking.REWARDS["digits"].replace("    rows = []", "    time.sleep(1)\n    rows = []", 1)
     rewards = [
-        {**tiny_jobs.reward(hacking.REWARDS[name]), "metadata": {"name": name}} for name in ("digits", "brevity")
+        {**tiny_jobs.reward(source), "metadata": {"name": name}}
+        for name, source in (("digits", "import time\n" + slow), ("brevity", hacking.REWARDS["brevity"]))
     ]
     return [broken, queued, troubled, hacked, *rewards]
 
@@ -305,8 +308,7 @@ def check_dashboards(prometheus: Prometheus, seconds: float) -> None:
     prometheus.wait_for('count_over_time(rft_reward_worker_restarts_total{rft_dev_owner="troubled"}[1m]) > 2')
     suspected = 'rft_job_condition{type="RewardHackingSuspected",status="True"}'
     prometheus.wait_for(f"count_over_time({suspected}[1m]) > 6")
-    empty = [asked.place for asked in panel_queries() if not prometheus.query_range(asked.expression, seconds)]
-    assert empty == []
-    for asked in alert_queries():
-        for metric in asked.metrics:
-            assert prometheus.query_range(metric, seconds), (asked.place, metric)
+    fetch = fetch_from(prometheus.url, seconds)
+    assert [asked.place for asked in panel_queries() if not fetch(asked.expression)] == []
+    missing = [(asked.place, metric) for asked in alert_queries() for metric in asked.metrics if not fetch(metric)]
+    assert missing == []

@@ -35,6 +35,13 @@ def rollouts(*texts):
     return [Rollout(prompt, text) for text in texts]
 
 
+def score(client, batch):
+    """Scores a batch as training does whose completions are all there at once."""
+    scoring = client.begin(with_shadows=False)
+    scoring.send(batch)
+    return scoring.wait()
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     spec = {"python": {"source": SOURCE}, "timeout": "2s"}
@@ -55,7 +62,7 @@ def client(server):
 
 def test_scores_come_back_in_order_over_many_batches(client):
     texts = ["x" * (i % 7) for i in range(300)]
-    scores = client.score(rollouts(*texts))
+    scores = score(client, rollouts(*texts))
     assert [s.aggregate_reward_score for s in scores] == [float(len(t)) for t in texts]
     assert scores[3].metrics_list[0].name == "length"
 
@@ -71,17 +78,17 @@ def test_scores_come_back_in_order_over_many_batches(client):
     ],
 )
 def test_a_failed_sample_has_an_error_and_no_reward(client, bad, reason):
-    scores = client.score(rollouts("one", bad, "three"))
+    scores = score(client, rollouts("one", bad, "three"))
     assert [s.aggregate_reward_score for s in scores] == [3.0, None, 5.0]
     assert reason in scores[1].error
     assert client.failed_total == 1
 
 
 def test_too_many_failures_stop_the_run_with_the_first_error(client):
-    client.score(rollouts(*["fine"] * 64))
-    client.score(rollouts(*["nan"] * 6))
+    score(client, rollouts(*["fine"] * 64))
+    score(client, rollouts(*["nan"] * 6))
     with pytest.raises(RunError) as caught:
-        client.score(rollouts(*["fine"] * 10, *["nan"] * 4))
+        score(client, rollouts(*["fine"] * 10, *["nan"] * 4))
     assert caught.value.code is ExitCode.REWARD_FAILING
     assert "10 of the last 84 samples could not be scored by reward r" in caught.value.message
     assert "prompt p-1: aggregate_reward_score is not a finite number" in caught.value.message
@@ -93,7 +100,7 @@ def test_a_wrong_token_is_an_error_at_once(server, tmp_path):
     wrong = {"r": target(server)["r"].model_copy(update={"token_file": str(token)})}
     client = RewardClient(wrong)
     with pytest.raises(RunError) as caught:
-        client.score(rollouts("x"))
+        score(client, rollouts("x"))
     client.close()
     assert caught.value.code is ExitCode.REWARD_FAILING
     assert "answered 401" in caught.value.message
@@ -103,11 +110,11 @@ def test_an_outage_is_waited_for(tmp_path):
     port = free_port()
     server = RewardServer(tmp_path / "server", {"python": {"source": SOURCE}}, port)
     client = RewardClient(target(server))
-    assert client.score(rollouts("ab"))[0].aggregate_reward_score == 2.0
+    assert score(client, rollouts("ab"))[0].aggregate_reward_score == 2.0
     server.stop()
     restart = threading.Timer(1.0, server.start, [port])
     restart.start()
-    assert client.score(rollouts("abc"))[0].aggregate_reward_score == 3.0
+    assert score(client, rollouts("abc"))[0].aggregate_reward_score == 3.0
     restart.join()
     server.stop()
     client.close()
@@ -117,7 +124,7 @@ def test_a_server_that_stays_away_ends_the_run_for_a_retry():
     url = f"http://127.0.0.1:{free_port()}"
     client = RewardClient({"r": RewardTarget(url=url, digest="d")}, unreachable_seconds=0.5)
     with pytest.raises(RunError) as caught:
-        client.score(rollouts("x"))
+        score(client, rollouts("x"))
     assert caught.value.code is ExitCode.REWARD_UNREACHABLE
     assert not caught.value.code.permanent
     assert f"reward r at {url} cannot be reached" in caught.value.message
@@ -129,7 +136,7 @@ def test_stopping_does_not_wait_for_an_outage():
     client = RewardClient({"r": RewardTarget(url=url, digest="d")}, should_stop=lambda: True)
     started = time.monotonic()
     with pytest.raises(RunError) as caught:
-        client.score(rollouts("x"))
+        score(client, rollouts("x"))
     assert caught.value.code is ExitCode.INTERRUPTED
     assert time.monotonic() - started < 30
     client.close()

@@ -90,17 +90,6 @@ class RewardClient:
         """Begins to score a batch of completions, each as soon as it is there."""
         return Scoring(self, self.shadows if with_shadows else ())
 
-    def score(self, rollouts: Sequence[Rollout]) -> list[Score]:
-        """Scores in the order of the rollouts; those that could not be scored carry an error instead of a reward.
-
-        Raises:
-            RunError: REWARD_FAILING when too many recent samples failed, REWARD_UNREACHABLE when a server stayed away,
-                INTERRUPTED when the run is to stop meanwhile.
-        """
-        scoring = self.begin(with_shadows=False)
-        scoring.send(rollouts)
-        return scoring.wait()
-
     def close(self) -> None:
         """Closes connections and the event loop's thread."""
         self._run(self._client.aclose())
@@ -207,7 +196,12 @@ class Scoring:
         self._send(rest, last=True)
 
     def wait(self) -> list[Score]:
-        """Scores in the order of the batch; raises as `RewardClient.score` does."""
+        """Scores in the order of the batch; those that could not be scored carry an error instead of a reward.
+
+        Raises:
+            RunError: REWARD_FAILING when too many recent samples failed, REWARD_UNREACHABLE when a server stayed away,
+                INTERRUPTED when the run is to stop meanwhile.
+        """
         found = self._client._run(self._rewards.wait())
         scores = [found[index] for index in range(len(self._rollouts))]
         self._client._watch(self._rollouts, scores)
