@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from rft_api.run import Phase, Progress
+from rft_api.run import Phase, Progress, TrainMetrics, ValidationMetrics
 from rft_cli.history import History
 from rft_cli.texts import duration, harmless, number, signed, sparkline
 
@@ -40,7 +40,13 @@ class Display:
         self._job = job
         self._history = history
         self._started = time.monotonic()
-        self._shown: tuple[Phase, int, int] | None = None
+        self._phase: Phase | None = None
+        # What an earlier start of the same run measured was told then.
+        history.update()
+        self._told = {
+            "train": max(history.training, default=-1),
+            "validation": max(history.validation, default=-1),
+        }
         self._note = ""
         # Alternate screens lose the last state; a transient panel leaves the terminal to the report.
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
@@ -63,34 +69,40 @@ class Display:
             self._line(message)
 
     def update(self, progress: Progress) -> None:
-        """Shows where the run stands."""
+        """Shows where the run stands; without a terminal every step and validation gets a line."""
         self._history.update()
         if self._live:
             self._live.update(self._panel(progress), refresh=True)
             return
-        now = (progress.phase, progress.step, len(self._history.validation))
-        if now != self._shown:
-            self._shown = now
-            self._line(self._sentence(progress))
+        lines = self._measured(progress)
+        if progress.phase != self._phase:
+            self._phase = progress.phase
+            lines.insert(0 if progress.phase == "Training" else len(lines), self._stage(progress))
+        if lines:
+            lines[-1] += self._circumstances(progress)
+        for line in lines:
+            self._line(line)
 
     def _line(self, text: str) -> None:
         elapsed = duration(time.monotonic() - self._started)
         self._console.print(Text(f"[{elapsed:>7}] {text}"), soft_wrap=True)
 
-    def _sentence(self, progress: Progress) -> str:
-        parts = [PHASES[progress.phase]]
-        if progress.phase == "Training" and progress.total_steps:
-            parts = [f"step {progress.step}/{progress.total_steps}"]
-            for title, value, digits in (
-                ("reward", progress.reward, 3),
-                ("validation reward", progress.validation_reward, 3),
-                ("episode length", progress.episode_length, 1),
-                ("gradient norm", progress.gradient_norm, 3),
-            ):
-                if value is not None:
-                    parts.append(f"{title} {number(value, digits)}")
-        elif progress.planned:
-            parts.append(f"{progress.planned} {'steps' if progress.phase == 'WarmUp' else 'samples'}")
+    def _measured(self, progress: Progress) -> list[str]:
+        """A line for each step and validation since the last ones; a restart may have taken some back."""
+        new: list[TrainMetrics | ValidationMetrics] = []
+        for split, rows in (("train", self._history.steps), ("validation", self._history.validations)):
+            new += [row for row in rows if row.step > self._told[split]]
+            self._told[split] = rows[-1].step if rows else -1
+        return [_sentence(row, progress.total_steps) for row in sorted(new, key=lambda row: (row.step, row.split))]
+
+    def _stage(self, progress: Progress) -> str:
+        text = PHASES[progress.phase]
+        if progress.phase != "Training" and progress.planned:
+            text += f" · {progress.planned} {'steps' if progress.phase == 'WarmUp' else 'samples'}"
+        return text
+
+    def _circumstances(self, progress: Progress) -> str:
+        parts = [""]
         if progress.reward_hacking is not None and progress.reward_hacking.suspected:
             parts.append("reward hacking suspected")
         if progress.rewards_failed:
@@ -149,3 +161,14 @@ class Display:
         if progress.rewards_failed:
             table.add_row("not scored", Text(str(progress.rewards_failed), style="red"), "", "")
         return table
+
+
+def _sentence(row: TrainMetrics | ValidationMetrics, total: int) -> str:
+    parts = [f"step {row.step}/{total}" if total else f"step {row.step}"]
+    values: list[tuple[str, float | None, int]] = [("validation reward", row.reward, 3)]
+    if isinstance(row, TrainMetrics):
+        values = [("reward", row.reward, 3)]
+        values += [("episode length", row.episode_length, 1), ("gradient norm", row.gradient_norm, 3)]
+    return " · ".join(
+        [*parts, *(f"{title} {number(value, digits)}" for title, value, digits in values if value is not None)]
+    )
