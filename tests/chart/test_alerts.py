@@ -54,6 +54,15 @@ CASES = [
         fires=("70m", "90m"), quiet=("10m", "40m", "100m", "120m"), labels=OF_TRAINER,
     ),
     Case(
+        "RFTJobStuck", "once training has gone on for half an hour, not before",
+        {
+            f"rft_train_step{{{TRAINER}}}": "_x60 0x60",
+            f"rft_train_planned_steps{{{TRAINER}}}": "_x60 200x60",
+            RUNNING: "1x120",
+        },
+        fires=("97m",), quiet=("59m", "75m", "89m"), labels=OF_TRAINER,
+    ),
+    Case(
         "RFTJobStuck", "not when its steps are done",
         {
             f"rft_train_step{{{TRAINER}}}": "20x200",

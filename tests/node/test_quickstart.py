@@ -278,6 +278,7 @@ def troubles(job: Manifest, bucket: Path) -> list[Manifest]:
         "spec": {"combine": {"terms": terms}, "egress": [{"cidr": "10.0.0.0/8", "port": 8080}]},
     }
     hacked = tiny_jobs.job("hacked", bucket, **hacking.hackable(f"s3://{bucket.name}/{HACKING}", "brevity"))
+    hacked["spec"]["hyperparameters"] |= {"klCoefficient": "0.001"}
     # Its steps take long enough to be scraped.
     slow = hacking.REWARDS["digits"].replace("    rows = []", "    time.sleep(1)\n    rows = []", 1)
     rewards = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from rft_api.run import TrainMetrics
+from rft_api.run import HackingVerdict, TrainMetrics
 from rft_trainer.progress import ProgressReporter
 
 LABELS = {"namespace": "team", "job": "tax"}
@@ -32,9 +32,22 @@ def test_steps_that_are_not_finite_are_counted():
 def test_the_time_of_the_newest_checkpoint_begins_with_training():
     name = "rft_train_checkpoint_timestamp_seconds"
     reporter = ProgressReporter(**LABELS)
-    assert value(reporter, name) == 0, "what has not begun has nothing to lose"
+    assert reporter.registry.get_sample_value(name, LABELS) is None, "what has not begun has nothing to lose"
     before = time.time()
     reporter.plan(10)
     planned = value(reporter, name)
     reporter.record_checkpoint()
     assert before <= planned <= value(reporter, name) <= time.time()
+
+
+def test_what_has_not_been_measured_is_absent():
+    reporter = ProgressReporter(**LABELS)
+    counters = {"rft_train_tokens", "rft_train_nonfinite_steps", "rft_train_rewards_failed"}
+    assert {family.name for family in reporter.registry.collect() if family.samples} == counters
+    reporter.plan(10, done=4)
+    assert value(reporter, "rft_train_step") == 4
+    reporter.record_step(STEP, new_tokens=10)
+    assert value(reporter, "rft_train_gradient_norm") == 1
+    assert reporter.registry.get_sample_value("rft_train_kl_divergence", LABELS) is None
+    reporter.record_hacking(HackingVerdict(suspected=None, message="too early"))
+    assert reporter.registry.get_sample_value("rft_train_reward_hacking_suspected", LABELS) is None

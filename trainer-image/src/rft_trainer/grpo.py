@@ -130,7 +130,7 @@ class RFTTrainer(GRPOTrainer):
         )
         self.remove_callback(PrinterCallback)
         self._end_ids = end_token_ids(model, tokenizer)
-        reporter.plan(self.total_steps)
+        reporter.plan(self.total_steps, done=resumed.step if resumed else 0)
 
     def validate(self, step: int) -> ValidationMetrics:
         """Completes the validation prompts greedily, scores them, and records the result; the same on all ranks."""

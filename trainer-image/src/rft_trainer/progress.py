@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -18,7 +19,8 @@ _LABELS = ("namespace", "job")
 class ProgressReporter:
     """Keeps the progress and the metrics of one run; rank 0 serves them.
 
-    The names of the metrics are part of the project's contract: dashboards and alerts are built on them.
+    The names of the metrics are part of the project's contract: dashboards and alerts are built on them. What has not
+    been measured is absent: a curve does not begin with a 0 that nobody saw.
     """
 
     def __init__(self, namespace: str, job: str):
@@ -69,31 +71,32 @@ class ProgressReporter:
         """Changes fields of the progress (snake_case names of `rft_api.run.Progress`)."""
         self.progress = self.progress.model_copy(update=fields)
 
-    def plan(self, total_steps: int) -> None:
-        """Announces how many steps the run will take."""
+    def plan(self, total_steps: int, done: int = 0) -> None:
+        """Announces how many steps the run will take, and how many an earlier attempt has done."""
         self.update(total_steps=total_steps)
-        self._planned.set(total_steps)
-        self._checkpoint.set_to_current_time()
+        self._set(self._planned, total_steps)
+        self._set(self._step, done)
+        self.record_checkpoint()
 
     def record_step(self, metrics: TrainMetrics, new_tokens: int) -> None:
         """Publishes a training step."""
-        self._step.set(metrics.step)
-        self._set(self._reward.labels(**self._labels, split="train"), metrics.reward)
+        self._set(self._step, metrics.step)
+        self._set(self._reward, metrics.reward, split="train")
         for name, value in metrics.components.items():
-            self._component.labels(**self._labels, component=name, split="train").set(value)
+            self._set(self._component, value, component=name, split="train")
         self._set(self._reward_std, metrics.reward_std)
-        self._length.labels(**self._labels, split="train").set(metrics.episode_length)
+        self._set(self._length, metrics.episode_length, split="train")
         self._set(self._gradient_norm, metrics.gradient_norm)
-        self._advantage_mean.set(metrics.advantage_mean)
-        self._advantage_std.set(metrics.advantage_std)
-        self._advantage_abs.set(metrics.advantage_abs_mean)
+        self._set(self._advantage_mean, metrics.advantage_mean)
+        self._set(self._advantage_std, metrics.advantage_std)
+        self._set(self._advantage_abs, metrics.advantage_abs_mean)
         self._set(self._entropy, metrics.policy_entropy)
         self._set(self._kl, metrics.kl_divergence)
-        self._zero_variance.set(metrics.zero_variance_group_ratio)
-        self._clipped.set(metrics.clipped_completion_ratio)
+        self._set(self._zero_variance, metrics.zero_variance_group_ratio)
+        self._set(self._clipped, metrics.clipped_completion_ratio)
         for phase in ("generate", "reward", "update"):
-            self._seconds.labels(**self._labels, phase=phase).set(getattr(metrics, f"{phase}_seconds"))
-        self._request_seconds.set(metrics.reward_request_seconds)
+            self._set(self._seconds, getattr(metrics, f"{phase}_seconds"), phase=phase)
+        self._set(self._request_seconds, metrics.reward_request_seconds)
         self._tokens.inc(new_tokens)
         self._failed.inc(metrics.rewards_failed)
         self._record_shadows(metrics)
@@ -102,39 +105,37 @@ class ProgressReporter:
 
     def record_checkpoint(self) -> None:
         """Publishes that a checkpoint is complete."""
-        self._checkpoint.set_to_current_time()
+        self._set(self._checkpoint, time.time())
 
     def record_validation(self, metrics: ValidationMetrics) -> None:
         """Publishes a validation."""
         self.update(validation_reward=metrics.reward)
-        self._set(self._reward.labels(**self._labels, split="validation"), metrics.reward)
+        self._set(self._reward, metrics.reward, split="validation")
         for name, value in metrics.components.items():
-            self._component.labels(**self._labels, component=name, split="validation").set(value)
-        self._length.labels(**self._labels, split="validation").set(metrics.episode_length)
+            self._set(self._component, value, component=name, split="validation")
+        self._set(self._length, metrics.episode_length, split="validation")
         self._failed.inc(metrics.rewards_failed)
         self._record_shadows(metrics)
 
     def record_hacking(self, verdict: HackingVerdict) -> None:
         """Publishes what comparing the reward with its shadows says."""
         self.update(reward_hacking=verdict)
-        self._hacking.set(bool(verdict.suspected))
+        self._set(self._hacking, verdict.suspected)
 
     def _record_shadows(self, metrics: TrainMetrics | ValidationMetrics) -> None:
         for name, scores in metrics.shadows.items():
-            self._set(self._shadow.labels(**self._labels, shadow=name, split=metrics.split), scores.reward)
+            self._set(self._shadow, scores.reward, shadow=name, split=metrics.split)
             self._shadow_failed.labels(**self._labels, shadow=name).inc(scores.failed)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        gauge = Gauge(name, text, [*_LABELS, *labels], registry=self.registry)
-        return gauge if labels else gauge.labels(**self._labels)
+        return Gauge(name, text, [*_LABELS, *labels], registry=self.registry)
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(name, text, _LABELS, registry=self.registry).labels(**self._labels)
 
-    @staticmethod
-    def _set(gauge: Gauge, value: float | None) -> None:
+    def _set(self, gauge: Gauge, value: float | None, **labels: str) -> None:
         if value is not None:
-            gauge.set(value)
+            gauge.labels(**self._labels, **labels).set(value)
 
 
 def serve_progress(reporter: ProgressReporter, host: str, port: int) -> None:

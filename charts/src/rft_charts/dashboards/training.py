@@ -191,7 +191,7 @@ _SPEED = Row(
         Panel(
             "Age of the newest checkpoint",
             "Falls to 0 at every validation. What it shows is lost when the run's pods are lost.",
-            (Query(f"time() - ({_of('rft_train_checkpoint_timestamp_seconds')} > 0)", "{{job}}"),),
+            (Query(f"time() - {_of('rft_train_checkpoint_timestamp_seconds')}", "{{job}}"),),
             "s",
         ),
         Panel(
