@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from support.dashboards import alert_rules
 from support.helm import CHART
 
 ROOT = Path(__file__).parents[2]
 FILE = CHART / "files" / "alerts.yaml"
-RULES = [rule for group in yaml.safe_load(FILE.read_text(encoding="utf-8"))["groups"] for rule in group["rules"]]
+RULES = alert_rules()
 JOB = 'namespace="team",job="tax"'
 RUNNING = f'rft_job_condition{{{JOB},type="Succeeded",status="Unknown",reason="Running"}}'
 TRAINER = f'{JOB},pod="tax-trainer-0-0"'

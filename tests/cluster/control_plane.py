@@ -13,6 +13,7 @@ from cluster import network
 from cluster.certificates import Authority, Pair
 from cluster.kubectl import Kubectl, write_kubeconfig
 from cluster.servers import Server
+from rft_api.ports import free_port
 
 START_SECONDS = 120
 
@@ -48,7 +49,7 @@ class ControlPlane(Cluster):
         folder.mkdir(mode=0o700)
         self._folder = folder
         self._binaries = binaries
-        self.port = network.free_port()
+        self.port = free_port()
         self.authority = Authority(folder / "certificates")
         self.admin = self.authority.issue("admin", ["system:masters"])
         super().__init__(self.write_kubeconfig("admin", self.admin), binaries["kubectl"])
@@ -96,8 +97,8 @@ class ControlPlane(Cluster):
             server.kill()
 
     def _etcd(self) -> Server:
-        self._etcd_url = f"http://127.0.0.1:{network.free_port()}"
-        peers = f"http://127.0.0.1:{network.free_port()}"
+        self._etcd_url = f"http://127.0.0.1:{free_port()}"
+        peers = f"http://127.0.0.1:{free_port()}"
         return self._server(
             "etcd",
             f"--data-dir={self._folder / 'etcd'}",
@@ -150,7 +151,7 @@ class ControlPlane(Cluster):
             f"--authentication-kubeconfig={kubeconfig}",
             f"--authorization-kubeconfig={kubeconfig}",
             "--bind-address=127.0.0.1",
-            f"--secure-port={network.free_port()}",
+            f"--secure-port={free_port()}",
             f"--root-ca-file={self.authority.pair.certificate}",
             f"--service-account-private-key-file={self._tokens.key}",
             "--use-service-account-credentials=true",
@@ -168,7 +169,7 @@ class ControlPlane(Cluster):
             f"--authentication-kubeconfig={kubeconfig}",
             f"--authorization-kubeconfig={kubeconfig}",
             "--bind-address=127.0.0.1",
-            f"--secure-port={network.free_port()}",
+            f"--secure-port={free_port()}",
             "--leader-elect=false",
         )
 

@@ -25,6 +25,7 @@ from cluster.node import Node, clean_up, why_impossible
 from cluster.object_store import ObjectStore
 from cluster.packages import install_packages
 from cluster.prometheus import Prometheus
+from cluster.prometheus_operator import PrometheusOperator, apply_monitoring_kinds
 from cluster.runs import RunFolder, remove_abandoned
 from cluster.versions import CONTROL_PLANE, NODE
 from rft_cli.processes import Program
@@ -36,10 +37,11 @@ PROGRAMS = {
     "node_binaries": NODE,
     "helm": ("helm",),
     "promtool": ("promtool",),
+    "prometheus_operator": ("prometheus-operator",),
 }
 """What each fixture needs built."""
 
-Part = TypeVar("Part", ControlPlane, Node, ObjectStore, Prometheus)
+Part = TypeVar("Part", ControlPlane, Node, ObjectStore, Prometheus, PrometheusOperator)
 
 _builder: list[Program] = []
 _LEFT_OUT = pytest.StashKey[str]()
@@ -268,6 +270,31 @@ def prometheus(run_folder: Path, report: Report) -> Iterator[Prometheus]:
     """A Prometheus that scrapes nothing yet."""
     server = Prometheus(run_folder / "prometheus", find_binaries(("prometheus",), report)["prometheus"])
     yield from _running(server, report, "Prometheus")
+
+
+@pytest.fixture(scope="session")
+def monitoring_kinds(api_server: Cluster, report: Report) -> None:
+    """The API server knows PodMonitors and PrometheusRules."""
+    apply_monitoring_kinds(api_server.kubectl, report)
+
+
+@pytest.fixture(scope="session")
+def prometheus_operator(
+    api_server: Cluster, monitoring_kinds: None, run_folder: Path, report: Report
+) -> Iterator[PrometheusOperator]:
+    """The Prometheus operator."""
+    binary = find_binaries(("prometheus-operator",), report)["prometheus-operator"]
+    assert isinstance(api_server, ControlPlane)
+    with api_server.kubectl.namespace("prometheus-operator") as made:
+        operator = PrometheusOperator(run_folder / "prometheus-operator", binary, api_server, made)
+        yield from _running(operator, report, "the Prometheus operator")
+
+
+@pytest.fixture(scope="session")
+def monitored(prometheus_operator: PrometheusOperator, run_folder: Path, report: Report) -> Iterator[Prometheus]:
+    """A Prometheus for what the Prometheus operator writes."""
+    server = Prometheus(run_folder / "monitored", find_binaries(("prometheus",), report)["prometheus"])
+    yield from _running(server, report, "a Prometheus of the Prometheus operator")
 
 
 @pytest.fixture(scope="session")

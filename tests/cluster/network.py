@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import socket
-
 HOST = "10.243.0.1"
 """This machine, as pods and the node reach it."""
 NODE = "10.243.0.2"
@@ -14,21 +11,3 @@ PODS = "10.244.0.0/24"
 SERVICES = "10.96.0.0/16"
 API_SERVICE = "10.96.0.1"
 DOMAIN = "cluster.local"
-
-_taken: set[int] = set()
-
-
-def free_port() -> int:
-    """A port that nothing listens on, below node ports and those of outgoing connections."""
-    while True:
-        port = random.randint(20000, 29999)
-        if port in _taken:
-            continue
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("0.0.0.0", port))
-            except OSError:
-                continue
-        _taken.add(port)
-        return port

@@ -10,6 +10,7 @@ import httpx
 
 from cluster import network
 from cluster.servers import Server
+from rft_api.ports import free_port
 
 REGION = "us-east-1"
 
@@ -29,7 +30,7 @@ class ObjectStore:
         self.buckets.mkdir()
         self.access_key = secrets.token_hex(8)
         self.secret_key = secrets.token_hex(16)
-        port = network.free_port()
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.pod_url = f"http://{network.HOST}:{port}"
         # Not as flags: other users of the machine could read them.

@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 
-from cluster import network
 from cluster.servers import Server
+from rft_api.ports import free_port
 
 
 class Prometheus:
@@ -21,7 +21,7 @@ class Prometheus:
         folder.mkdir(mode=0o700)
         self._config = folder / "prometheus.yaml"
         self._write([])
-        port = network.free_port()
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.server = Server(
             "prometheus",
@@ -63,6 +63,11 @@ class Prometheus:
         assert answer["status"] == "success", answer
         samples: list[dict[str, Any]] = answer["data"]["result"]
         return samples
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Its rules, each with its health."""
+        answer = httpx.get(f"{self.url}/api/v1/rules", trust_env=False).json()
+        return [rule for group in answer["data"]["groups"] for rule in group["rules"]]
 
     def wait_for(self, expression: str, seconds: float = 30) -> list[dict[str, Any]]:
         """The samples of an expression, as soon as there are any."""

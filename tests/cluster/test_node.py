@@ -174,9 +174,10 @@ def test_an_image_that_does_not_exist_is_named(api_server, restricted):
 def test_a_pod_can_use_the_python_of_this_machine(api_server, restricted, host_image):
     program = "import rft_trainer, sys, torch; print(torch.__version__, sys.version_info.micro)"
     command = ["python", "-c", program]
-    mounted = pod("mounted", image=host_image, command=command, resources={})
-    mounted["spec"]["volumes"] = [{"name": "tmp", "emptyDir": {}}]
-    mounted["spec"]["containers"][0]["volumeMounts"] = [{"name": "tmp", "mountPath": "/tmp"}]
+    environment = [{"name": "TMPDIR", "value": "/scratch"}]
+    mounted = pod("mounted", image=host_image, command=command, resources={}, env=environment)
+    mounted["spec"]["volumes"] = [{"name": "scratch", "emptyDir": {}}]
+    mounted["spec"]["containers"][0]["volumeMounts"] = [{"name": "scratch", "mountPath": "/scratch"}]
     api_server.kubectl.apply(mounted, namespace=restricted)
     phase, log = finished(api_server.kubectl, restricted, "mounted")
     assert phase == "Succeeded", log

@@ -70,6 +70,7 @@ _ALL = [
     Binary("versitygw", "versitygw", "github.com/versity/versitygw/cmd/versitygw"),
     _prometheus("prometheus"),
     _prometheus("promtool"),
+    Binary("prometheus-operator", "monitoring", "github.com/prometheus-operator/prometheus-operator/cmd/operator"),
     Binary("helm", "helm", "helm.sh/helm/v4/cmd/helm"),
 ]
 BINARIES = {binary.name: binary for binary in _ALL}

@@ -12,9 +12,9 @@ import pytest
 from huggingface_hub import constants
 from support.hub import REVISION, Hub
 from support.loader import run_loader
-from support.servers import free_port
 
 import rft_loader.hub
+from rft_api.ports import free_port
 from rft_api.run import ExitCode
 from rft_loader.fetch import fetch_model
 from rft_loader.problems import Problem

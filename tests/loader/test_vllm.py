@@ -8,7 +8,8 @@ import time
 import httpx
 import pytest
 from support.loader import LoaderProgram, write_list
-from support.servers import free_port
+
+from rft_api.ports import free_port
 
 
 class Vllm:

@@ -60,10 +60,18 @@ def chart_values(
 
 
 @pytest.fixture(scope="session")
-def operator(kubectl: Kubectl, cluster_helm: Helm, chart_values: dict[str, Any]) -> Iterator[str]:
-    """The operator in its own namespace, installed by its chart; the name of the release and of its Deployment."""
+def operator(
+    kubectl: Kubectl, cluster_helm: Helm, chart_values: dict[str, Any], monitoring_kinds: None
+) -> Iterator[str]:
+    """The operator in its own namespace, installed by its chart; the name of the release and of its Deployment.
+
+    It is scraped by annotations and by PodMonitors alike.
+    """
+    monitors = {"podMonitors": {"enabled": True, "interval": "1s"}, "rules": {"enabled": True}}
+    annotations = {"prometheus.io/scrape": "true", "prometheus.io/port": "8080"}
+    values = {**chart_values, "metrics": monitors, "podAnnotations": annotations}
     with kubectl.namespace(SYSTEM, RESTRICTED):
-        cluster_helm("install", OPERATOR, str(CHART), *INSTALL, values=chart_values, timeout=200)
+        cluster_helm("install", OPERATOR, str(CHART), *INSTALL, values=values, timeout=200)
         yield OPERATOR
 
 

@@ -19,8 +19,9 @@ import yaml
 from cluster.kubectl import Kubectl, Manifest
 from cluster.object_store import ObjectStore
 from cluster.prometheus import Prometheus
+from cluster.prometheus_operator import PrometheusOperator
 from support import hacking, tiny_jobs
-from support.dashboards import alert_queries, panel_queries, read_dashboards
+from support.dashboards import alert_queries, alert_rules, panel_queries, read_dashboards
 from support.pages import ROOT, page, script
 from support.tiny import write_model
 from support.tiny_jobs import wait_for_reason
@@ -34,6 +35,8 @@ CLEAN_UP = "\n## 8. Clean up\n"
 """Where the page takes everything away again."""
 STEPS = 8
 """As the page has them for a short first try."""
+MONITORS = 4
+"""Of the operator, the trainers, the reward servers and the models' servers."""
 SAMPLES = 4 * 8
 """Completions of a step."""
 
@@ -116,10 +119,18 @@ def folder(tmp_path: Path, smollm2: Path) -> Path:
 
 @pytest.mark.timeout(1800)
 def test_the_first_job_on_a_cluster_trains_and_is_served(
-    kubectl: Kubectl, team_name: str, bucket: Path, folder: Path, environment: dict[str, str], scraped: Prometheus
+    kubectl: Kubectl,
+    team_name: str,
+    bucket: Path,
+    folder: Path,
+    environment: dict[str, str],
+    scraped: Prometheus,
+    monitored: Prometheus,
+    prometheus_operator: PrometheusOperator,
 ):
     of = f"--namespace={team_name}"
     started = time.monotonic()
+    monitored.scrape(*prometheus_operator.written(monitors=MONITORS))
     tiny_jobs.store_inputs(bucket, write_model(folder.parent / "tiny"))
     hacking.write_data(bucket / HACKING)
     commands, heading, cleaning = page("first-job-on-a-cluster.md").partition(CLEAN_UP)
@@ -140,7 +151,9 @@ def test_the_first_job_on_a_cluster_trains_and_is_served(
     wait_for_reason(kubectl, team_name, "queued", "Queued")
     hacked = wait_for_reason(kubectl, team_name, "hacked", "Succeeded", seconds=300)
     assert tiny_jobs.condition(hacked, "RewardHackingSuspected")["reason"] == "ShadowFalls"
-    check_dashboards(scraped, time.monotonic() - started)
+    for prometheus in (scraped, monitored):
+        check_dashboards(prometheus, time.monotonic() - started)
+    check_rules(monitored)
     pictures = draw(scraped.url, time.monotonic() - started, Path(os.environ.get("RFT_PICTURES", folder / "pictures")))
     assert sorted(picture.stem for picture in pictures) == sorted(read_dashboards())
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
@@ -313,3 +326,11 @@ def check_dashboards(prometheus: Prometheus, seconds: float) -> None:
     assert [asked.place for asked in panel_queries() if not fetch(asked.expression)] == []
     missing = [(asked.place, metric) for asked in alert_queries() for metric in asked.metrics if not fetch(metric)]
     assert missing == []
+
+
+def check_rules(prometheus: Prometheus) -> None:
+    """The Prometheus has the chart's alerts, can evaluate them all, and sees the one whose job there is."""
+    expected = sorted(rule["alert"] for rule in alert_rules())
+    assert sorted(rule["name"] for rule in prometheus.rules()) == expected
+    assert [rule for rule in prometheus.rules() if rule["health"] != "ok"] == []
+    prometheus.wait_for('ALERTS{alertname="RFTRewardHackingSuspected",job="hacked"}')

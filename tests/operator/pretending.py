@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from cluster import network
 from cluster.kubectl import Kubectl, NotFound
+
+from rft_api.ports import free_port
 
 IMAGES = [f"--{name}-image=example/{name}:1" for name in ("trainer", "reward", "server-cuda", "server-cpu", "loader")]
 
@@ -29,12 +30,12 @@ class Operator:
         self._log = log
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
-        self._metrics_port = network.free_port()
+        self._metrics_port = free_port()
         self.starts = 0
 
     def start(self) -> None:
         """Starts it."""
-        ports = [f"--metrics-port={self._metrics_port}", f"--liveness-port={network.free_port()}"]
+        ports = [f"--metrics-port={self._metrics_port}", f"--liveness-port={free_port()}"]
         command = [sys.executable, "-m", "rft_operator", *IMAGES, *ports, *self._arguments]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from cluster import network
+from rft_api.ports import free_port
 
 
 class Proxy(threading.Thread):
@@ -13,7 +13,7 @@ class Proxy(threading.Thread):
 
     def __init__(self, target: int):
         super().__init__(daemon=True)
-        self.port = network.free_port()
+        self.port = free_port()
         self._target = target
         self._loop = asyncio.new_event_loop()
         self._listening = threading.Event()

@@ -9,7 +9,8 @@ import time
 
 import httpx
 from support import tiny
-from support.servers import free_port
+
+from rft_api.ports import free_port
 
 
 def test_vllm_judges(tmp_path, start_server, build_sample, monkeypatch):

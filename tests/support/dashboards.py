@@ -44,9 +44,13 @@ def panel_queries() -> Iterator[Asked]:
                 yield Asked(f"{name}: {panel['title']} {target['refId']}", fill_variables(target["expr"], 3600))
 
 
+def alert_rules() -> list[dict[str, Any]]:
+    """The chart's alerts."""
+    document = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text(encoding="utf-8"))
+    return [rule for group in document["groups"] for rule in group["rules"]]
+
+
 def alert_queries() -> Iterator[Asked]:
     """Expressions of every alert."""
-    document = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text(encoding="utf-8"))
-    for group in document["groups"]:
-        for number, rule in enumerate(group["rules"]):
-            yield Asked(f"{rule['alert']} {number}", rule["expr"])
+    for number, rule in enumerate(alert_rules()):
+        yield Asked(f"{rule['alert']} {number}", rule["expr"])

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from support.servers import free_port
+from rft_api.ports import free_port
 
 
 def write_adapter(

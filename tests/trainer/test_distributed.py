@@ -5,9 +5,9 @@ import signal
 import psutil
 import pytest
 from safetensors.torch import load_file
-from support.servers import free_port
 from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, render
 
+from rft_api.ports import free_port
 from rft_api.run import ExitCode
 
 CLOSE = ("reward", "loss", "gradientNorm", "policyEntropy", "episodeLength", "advantageStd", "klDivergence", "tokens")

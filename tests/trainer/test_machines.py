@@ -6,9 +6,10 @@ import uuid
 
 import pytest
 from safetensors.torch import load_file
-from support.servers import RewardServer, free_port
+from support.servers import RewardServer
 from support.trainer import DIGIT_SHARE, TrainerProgram, curve, hyperparameters, job_spec, render
 
+from rft_api.ports import free_port
 from rft_api.run import ExitCode, RunFolder, Summary
 
 STEPS = hyperparameters(microBatchSize=4, maxSteps=9)

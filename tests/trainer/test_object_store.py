@@ -6,9 +6,9 @@ import shutil
 import uuid
 
 import pytest
-from support.servers import free_port
 from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, render
 
+from rft_api.ports import free_port
 from rft_api.run import ExitCode, RunFolder, Summary
 from rft_api.termination import parse_failure, parse_result
 

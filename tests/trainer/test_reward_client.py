@@ -4,8 +4,9 @@ import threading
 import time
 
 import pytest
-from support.servers import RewardServer, free_port
+from support.servers import RewardServer
 
+from rft_api.ports import free_port
 from rft_api.run import ExitCode, RewardTarget, RunError
 from rft_trainer.data import Prompt
 from rft_trainer.rewards import RewardClient, Rollout

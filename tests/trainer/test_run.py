@@ -5,10 +5,10 @@ import signal
 
 import pyarrow.parquet as pq
 from safetensors.torch import load_file
-from support.servers import free_port
 from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, render
 from transformers import AutoModelForCausalLM
 
+from rft_api.ports import free_port
 from rft_api.run import ExitCode, Provenance
 
 METRIC_NAMES = {

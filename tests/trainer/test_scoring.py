@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from prometheus_client import generate_latest
 from support.sequential import SequentialTrainer
-from support.servers import RewardServer, free_port
+from support.servers import RewardServer
 from support.trainer import curve, hyperparameters, job_spec, render, train_in_process
 
+from rft_api.ports import free_port
 from rft_api.run import RewardTarget, RunFolder
 from rft_trainer import grpo
 from rft_trainer.data import Prompt

@@ -9,9 +9,10 @@ import time
 import httpx
 import pyarrow.parquet as pq
 import pytest
-from support.servers import free_port
 from support.tiny import write_model
 from support.trainer import TrainerProgram, hyperparameters, job_spec, render
+
+from rft_api.ports import free_port
 
 PROMPTS = 8
 

@@ -7,7 +7,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -212,13 +211,6 @@ def user_error(output: str) -> str | None:
     message = output[starts[-1].end() :]
     # The other processes of a run may fail with it and say so.
     return "\n".join(line for line in message.strip().splitlines() if not re.match(r"rank \d+: ", line))
-
-
-def free_port() -> int:
-    """A TCP port of this machine that nobody uses right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from rft_api.addresses import Location, job_addresses
 from rft_api.manifests import ManifestError, ManifestErrors, Manifests, resolve_source
+from rft_api.ports import free_port
 from rft_api.render import RewardAddress, render_trainer_config, reward_names
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
@@ -31,7 +32,7 @@ from rft_cli.check import check_manifests
 from rft_cli.display import Display
 from rft_cli.history import History
 from rft_cli.judges import judge_endpoint_errors
-from rft_cli.processes import LOG_LINES, Program, RewardServer, free_port, user_error
+from rft_cli.processes import LOG_LINES, Program, RewardServer, user_error
 from rft_cli.report import final_line, read_model, report
 from rft_cli.texts import harmless
 

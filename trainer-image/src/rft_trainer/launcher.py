@@ -9,7 +9,6 @@ import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from types import FrameType
 from pydantic import ValidationError
 
 from rft_api.addresses import is_stored
+from rft_api.ports import free_port
 from rft_api.run import ExitCode, RunError, RunFolder, TrainerConfig
 from rft_trainer.ending import report_end
 
@@ -135,7 +135,7 @@ def _commands(
         # One process. With the variables below, accelerate would wrap the model for several.
         return [(command, shared)]
     # Each stage has its port: while the first machine still exports what the warm-up made, no other may meet it there.
-    port = options.master_port + (stage == "warmup") if options.master_port else _free_port()
+    port = options.master_port + (stage == "warmup") if options.master_port else free_port()
     shared |= {
         "WORLD_SIZE": str(config.compute.world_size),
         "LOCAL_WORLD_SIZE": str(count),
@@ -253,12 +253,6 @@ def _changed_fields(before: TrainerConfig, after: TrainerConfig) -> list[str]:
 
     old, new = comparable(before), comparable(after)
     return [name for name in new if old.get(name) != new[name]]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _available_cpus() -> int:
