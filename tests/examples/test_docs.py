@@ -15,7 +15,7 @@ import yaml
 from rft_api.invocation_log import InvocationLog, LeftOut
 from rft_api.manifests import KINDS, load_manifests
 from rft_api.resource import API_VERSION
-from rft_api.run import DataConfig, ExitCode, RunError, SourceConfig, TrainMetrics, ValidationMetrics
+from rft_api.run import DataConfig, ExitCode, HackingVerdict, RunError, SourceConfig, TrainMetrics, ValidationMetrics
 from rft_trainer.data import Message, load_conversations, load_dataset
 from rft_trainer.progress import ProgressReporter
 from tests.support.trainer import job_spec, render
@@ -143,6 +143,7 @@ def served() -> dict[str, set[str]]:
     reporter.plan(2)
     reporter.record_step(example(TrainMetrics), new_tokens=1)
     reporter.record_validation(example(ValidationMetrics))
+    reporter.record_hacking(HackingVerdict(suspected=False, message="fine"))
     samples = [sample for family in reporter.registry.collect() for sample in family.samples]
     return {
         sample.name: set(sample.labels) - {"namespace", "job"}
