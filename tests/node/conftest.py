@@ -42,7 +42,8 @@ def chart_values(
 ) -> dict[str, Any]:
     """The chart's values: the images that there are here, one replica, and less memory than production takes.
 
-    Trainers and servers run this machine's Python environment, everything else the images as they are shipped.
+    Trainers and servers run this machine's Python environment, everything else the images as they are shipped. The
+    operator is scraped by annotations and by PodMonitors alike.
     """
     for _, archive in (operator_image, reward_image, loader_image):
         node.load_image(archive)
@@ -56,6 +57,8 @@ def chart_values(
         "accelerator": "cpu",
         "replicas": 1,
         "resources": {"requests": {"cpu": "200m"}, "limits": {"memory": "256Mi"}},
+        "podAnnotations": {"prometheus.io/scrape": "true", "prometheus.io/port": "8080"},
+        "metrics": {"podMonitors": {"enabled": True, "interval": "1s"}, "rules": {"enabled": True}},
     }
 
 
@@ -63,15 +66,9 @@ def chart_values(
 def operator(
     kubectl: Kubectl, cluster_helm: Helm, chart_values: dict[str, Any], monitoring_kinds: None
 ) -> Iterator[str]:
-    """The operator in its own namespace, installed by its chart; the name of the release and of its Deployment.
-
-    It is scraped by annotations and by PodMonitors alike.
-    """
-    monitors = {"podMonitors": {"enabled": True, "interval": "1s"}, "rules": {"enabled": True}}
-    annotations = {"prometheus.io/scrape": "true", "prometheus.io/port": "8080"}
-    values = {**chart_values, "metrics": monitors, "podAnnotations": annotations}
+    """The operator in its own namespace, installed by its chart; the name of the release and of its Deployment."""
     with kubectl.namespace(SYSTEM, RESTRICTED):
-        cluster_helm("install", OPERATOR, str(CHART), *INSTALL, values=values, timeout=200)
+        cluster_helm("install", OPERATOR, str(CHART), *INSTALL, values=chart_values, timeout=200)
         yield OPERATOR
 
 

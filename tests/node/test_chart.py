@@ -18,7 +18,10 @@ from rft_api.run import RunFolder
 OF = f"--namespace={SYSTEM}"
 RESOURCES = "rftjobs,rewardfunctions"
 CHILDREN = "jobs,deployments,pods,services,configmaps,secrets"
-RELEASED = "deployments,pods,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,poddisruptionbudgets"
+RELEASED = (
+    "deployments,pods,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,poddisruptionbudgets,"
+    "podmonitors,prometheusrules"
+)
 OURS = "--selector=app.kubernetes.io/managed-by=rft-operator"
 
 
