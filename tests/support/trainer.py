@@ -22,6 +22,8 @@ from rft_api.run import RunFolder, Summary, TrainerConfig
 if TYPE_CHECKING:
     from rft_trainer.grpo import RFTTrainer
 
+PATIENCE_SECONDS = 600.0
+"""For what a trainer does in seconds when it has a processor: pods of other tests may take nearly all of them."""
 # Tests share two cores with servers and with each other's processes: more threads would only wait for one another.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
@@ -160,7 +162,7 @@ class TrainerProgram:
     def log(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
-    def wait(self, timeout: float = 240) -> int:
+    def wait(self, timeout: float = PATIENCE_SECONDS) -> int:
         """The exit code; the processes are killed when they take too long."""
         try:
             return self.process.wait(timeout)
@@ -171,7 +173,7 @@ class TrainerProgram:
             self.kill()
             raise AssertionError(f"still running after {timeout} s:\n{self.log[-9000:]}") from None
 
-    def succeed(self, timeout: float = 240) -> Summary:
+    def succeed(self, timeout: float = PATIENCE_SECONDS) -> Summary:
         """The summary of a run that has to succeed."""
         code = self.wait(timeout)
         assert code == 0, f"exit code {code}:\n{self.log[-6000:]}"
@@ -182,7 +184,7 @@ class TrainerProgram:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
-    def wait_for_line(self, step: int, split: str = "train", timeout: float = 200) -> None:
+    def wait_for_line(self, step: int, split: str = "train", timeout: float = PATIENCE_SECONDS) -> None:
         """Returns when the metrics hold the line of a step."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:

@@ -7,11 +7,12 @@ import uuid
 import pytest
 from safetensors.torch import load_file
 from support.servers import RewardServer
-from support.trainer import DIGIT_SHARE, TrainerProgram, curve, hyperparameters, job_spec, render
+from support.trainer import DIGIT_SHARE, PATIENCE_SECONDS, TrainerProgram, curve, hyperparameters, job_spec, render
 
 from rft_api.ports import free_port
 from rft_api.run import ExitCode, RunFolder, Summary
 
+pytestmark = pytest.mark.timeout(2400)
 STEPS = hyperparameters(microBatchSize=4, maxSteps=9)
 # Half a second for each request: the run must not be over before its first checkpoint is in the store.
 SLOWLY = DIGIT_SHARE.replace("    rows = []", "    import time\n    time.sleep(0.5)\n    rows = []")
@@ -67,7 +68,7 @@ class TwoMachines:
 
     def wait_for_stored(self):
         """Returns when a checkpoint is in the store."""
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not any(self.stored.checkpoints.glob("*/complete.json")):
             assert time.monotonic() < deadline, self.first.log[-4000:]
             assert self.first.process.poll() is None, self.first.log[-4000:]
@@ -100,7 +101,7 @@ def test_one_machine_is_lost_and_new_ones_go_on_from_the_store(tmp_path, s3, mod
     first, second = machines.start()
     machines.wait_for_stored()
     second.kill()
-    code = first.wait(timeout=60)
+    code = first.wait()
     assert code not in (0, ExitCode.INTERRUPTED), first.log
     assert not ExitCode(code).permanent, first.log
     assert not list(machines.stored.checkpoints.glob("checkpoint-*")), "half a checkpoint was copied"
