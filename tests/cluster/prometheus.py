@@ -59,26 +59,26 @@ class Prometheus:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The current value of an expression: samples with their labels."""
-        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, trust_env=False).json()
-        assert answer["status"] == "success", answer
-        samples: list[dict[str, Any]] = answer["data"]["result"]
+        samples: list[dict[str, Any]] = self._get("query", query=expression)["result"]
         return samples
 
     def rules(self) -> list[dict[str, Any]]:
         """Its rules, each with its health."""
-        answer = httpx.get(f"{self.url}/api/v1/rules", trust_env=False).json()
-        return [rule for group in answer["data"]["groups"] for rule in group["rules"]]
+        return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
 
     def wait_for(self, expression: str, seconds: float = 30) -> list[dict[str, Any]]:
         """The samples of an expression, as soon as there are any."""
         deadline = time.monotonic() + seconds
         while not (samples := self.query(expression)):
-            assert time.monotonic() < deadline, f"no {expression} within {seconds} s; targets: {self._targets()}"
+            assert time.monotonic() < deadline, f"no {expression} within {seconds} s; targets: {self._get('targets')}"
             time.sleep(0.3)
         return samples
 
-    def _targets(self) -> str:
-        return httpx.get(f"{self.url}/api/v1/targets", trust_env=False).text[:3000]
+    def _get(self, what: str, **parameters: str) -> dict[str, Any]:
+        answer = httpx.get(f"{self.url}/api/v1/{what}", params=parameters, trust_env=False).json()
+        assert answer["status"] == "success", answer
+        data: dict[str, Any] = answer["data"]
+        return data
 
     def _write(self, configurations: list[dict[str, Any]], rule_files: list[Path] | None = None) -> None:
         content = {

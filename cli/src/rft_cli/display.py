@@ -30,6 +30,13 @@ PHASES: dict[Phase, str] = {
     "Done": "done",
 }
 BAR_WIDTH = 40
+_SHOWN = (
+    ("reward", "train", "reward", 3),
+    ("validation reward", "validation", "reward", 3),
+    ("episode length", "train", "episode_length", 1),
+    ("gradient norm", "train", "gradient_norm", 3),
+)
+"""What is shown of the measured: title, split, field, digits."""
 
 
 class Display:
@@ -41,12 +48,9 @@ class Display:
         self._history = history
         self._started = time.monotonic()
         self._phase: Phase | None = None
-        # What an earlier start of the same run measured was told then.
+        self._told = {"train": -1, "validation": -1}
         history.update()
-        self._told = {
-            "train": max(history.training, default=-1),
-            "validation": max(history.validation, default=-1),
-        }
+        self._untold()  # what an earlier start of the same run measured was told then
         self._note = ""
         # Alternate screens lose the last state; a transient panel leaves the terminal to the report.
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
@@ -74,12 +78,12 @@ class Display:
         if self._live:
             self._live.update(self._panel(progress), refresh=True)
             return
-        lines = self._measured(progress)
+        lines = [_sentence(row, progress.total_steps) for row in self._untold()]
         if progress.phase != self._phase:
             self._phase = progress.phase
-            lines.insert(0 if progress.phase == "Training" else len(lines), self._stage(progress))
+            lines.insert(0 if progress.phase == "Training" else len(lines), _stage(progress))
         if lines:
-            lines[-1] += self._circumstances(progress)
+            lines[-1] = " · ".join([lines[-1], *_circumstances(progress)])
         for line in lines:
             self._line(line)
 
@@ -87,29 +91,13 @@ class Display:
         elapsed = duration(time.monotonic() - self._started)
         self._console.print(Text(f"[{elapsed:>7}] {text}"), soft_wrap=True)
 
-    def _measured(self, progress: Progress) -> list[str]:
-        """A line for each step and validation since the last ones; a restart may have taken some back."""
+    def _untold(self) -> list[TrainMetrics | ValidationMetrics]:
+        """Each step and validation since the last call, in order; a restart may have taken some back."""
         new: list[TrainMetrics | ValidationMetrics] = []
         for split, rows in (("train", self._history.steps), ("validation", self._history.validations)):
             new += [row for row in rows if row.step > self._told[split]]
             self._told[split] = rows[-1].step if rows else -1
-        return [_sentence(row, progress.total_steps) for row in sorted(new, key=lambda row: (row.step, row.split))]
-
-    def _stage(self, progress: Progress) -> str:
-        text = PHASES[progress.phase]
-        if progress.phase != "Training" and progress.planned:
-            text += f" · {progress.planned} {'steps' if progress.phase == 'WarmUp' else 'samples'}"
-        return text
-
-    def _circumstances(self, progress: Progress) -> str:
-        parts = [""]
-        if progress.reward_hacking is not None and progress.reward_hacking.suspected:
-            parts.append("reward hacking suspected")
-        if progress.rewards_failed:
-            parts.append(f"not scored {progress.rewards_failed}")
-        if progress.eta_seconds is not None:
-            parts.append(f"about {duration(progress.eta_seconds)} left")
-        return " · ".join(parts)
+        return sorted(new, key=lambda row: (row.step, row.split))
 
     def _panel(self, progress: Progress) -> RenderableType:
         head = Table.grid(padding=(0, 2))
@@ -141,20 +129,15 @@ class Display:
         return Text(text, style="dim")
 
     def _numbers(self, progress: Progress) -> RenderableType:
-        steps, validations = self._history.steps, self._history.validations
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim")
         table.add_column(justify="right")
         table.add_column(justify="right", style="dim")
         table.add_column(style="cyan")
-        rows: list[tuple[str, Sequence[float | None], int]] = [
-            ("reward", [step.reward for step in steps], 3),
-            ("validation reward", [validation.reward for validation in validations], 3),
-            ("episode length", [step.episode_length for step in steps], 1),
-            ("gradient norm", [step.gradient_norm for step in steps], 3),
-        ]
-        for title, values, digits in rows:
-            known = [value for value in values if value is not None]
+        rows: dict[str, Sequence[TrainMetrics | ValidationMetrics]]
+        rows = {"train": self._history.steps, "validation": self._history.validations}
+        for title, split, field, digits in _SHOWN:
+            known = [value for row in rows[split] if (value := getattr(row, field)) is not None]
             if known:
                 change = signed(known[-1] - known[0], digits) if len(known) > 1 else ""
                 table.add_row(title, number(known[-1], digits), change, sparkline(known))
@@ -165,10 +148,25 @@ class Display:
 
 def _sentence(row: TrainMetrics | ValidationMetrics, total: int) -> str:
     parts = [f"step {row.step}/{total}" if total else f"step {row.step}"]
-    values: list[tuple[str, float | None, int]] = [("validation reward", row.reward, 3)]
-    if isinstance(row, TrainMetrics):
-        values = [("reward", row.reward, 3)]
-        values += [("episode length", row.episode_length, 1), ("gradient norm", row.gradient_norm, 3)]
-    return " · ".join(
-        [*parts, *(f"{title} {number(value, digits)}" for title, value, digits in values if value is not None)]
-    )
+    for title, split, field, digits in _SHOWN:
+        if split == row.split and (value := getattr(row, field)) is not None:
+            parts.append(f"{title} {number(value, digits)}")
+    return " · ".join(parts)
+
+
+def _stage(progress: Progress) -> str:
+    text = PHASES[progress.phase]
+    if progress.phase != "Training" and progress.planned:
+        text += f" · {progress.planned} {'steps' if progress.phase == 'WarmUp' else 'samples'}"
+    return text
+
+
+def _circumstances(progress: Progress) -> list[str]:
+    parts = []
+    if progress.reward_hacking is not None and progress.reward_hacking.suspected:
+        parts.append("reward hacking suspected")
+    if progress.rewards_failed:
+        parts.append(f"not scored {progress.rewards_failed}")
+    if progress.eta_seconds is not None:
+        parts.append(f"about {duration(progress.eta_seconds)} left")
+    return parts
