@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from cluster.kubectl import Kubectl
 from cluster.node import Node
 from cluster.object_store import ObjectStore
 from cluster.prometheus import Prometheus
-from support.helm import CHART, INSTALL, SYSTEM, Helm
+from support.helm import CHART, INSTALL, SYSTEM, Helm, helm_homes
 from support.smollm2 import prepare_model
 
 OPERATOR = "rft-operator"
@@ -67,9 +68,15 @@ def operator(
     kubectl: Kubectl, cluster_helm: Helm, chart_values: dict[str, Any], monitoring_kinds: None
 ) -> Iterator[str]:
     """The operator in its own namespace, installed by its chart; the name of the release and of its Deployment."""
-    with kubectl.namespace(SYSTEM, RESTRICTED):
-        cluster_helm("install", OPERATOR, str(CHART), *INSTALL, values=chart_values, timeout=200)
-        yield OPERATOR
+    install_operator(kubectl, cluster_helm, chart_values)
+    yield OPERATOR
+    kubectl.run("delete", "namespace", SYSTEM, "--wait=false")
+
+
+def install_operator(kubectl: Kubectl, helm: Helm, values: dict[str, Any]) -> None:
+    """Installs the chart, whatever there is of it already."""
+    kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM, "labels": RESTRICTED}})
+    helm("upgrade", "--install", OPERATOR, str(CHART), *INSTALL, values=values, timeout=200)
 
 
 @pytest.fixture(scope="session")
@@ -118,6 +125,28 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     item.stash.setdefault(_REPORTS, {})[report.when] = report
     return report
+
+
+@pytest.fixture
+def shell_environment(kubectl: Kubectl, helm: Path, tmp_path: Path) -> dict[str, str]:
+    """The environment of commands as a user types them, with a kubectl and a helm of this cluster."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "kubectl").symlink_to(kubectl.binary)
+    (tools / "helm").symlink_to(helm)
+    # A page may change the current namespace, which is written there.
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_bytes(kubectl.kubeconfig.read_bytes())
+    kubeconfig.chmod(0o600)
+    return {
+        **os.environ,
+        **helm_homes(tmp_path),
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "KUBECONFIG": str(kubeconfig),
+        "KUBECACHEDIR": str(tmp_path / "kubectl-cache"),
+        "NO_PROXY": "*",
+        "no_proxy": "*",
+    }
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The chart's life on a real node: its own test, an upgrade while a job trains, and an uninstallation."""
+"""The chart's life on a real node: an upgrade while a job trains, an uninstallation, and the way back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from cluster.kubectl import Kubectl
-from cluster.object_store import ObjectStore
 from support.helm import CHART, INSTALL, SYSTEM, Helm
 from support.tiny import write_model
 from support.tiny_jobs import SLOWLY, job, reward, store_inputs, wait_for_reason, wait_for_step
@@ -52,22 +51,6 @@ def short_names(kubectl: Kubectl) -> list[str]:
 
 def names(kubectl: Kubectl, *arguments: str) -> list[str]:
     return kubectl("get", "--output=name", *arguments).split()
-
-
-def test_helm_test_trains_a_small_model(kubectl, cluster_helm: Helm, operator, chart_values, stored, s3: ObjectStore):
-    literals = [f"--from-literal={key}={value}" for key, value in s3.environment(in_pods=True).items()]
-    kubectl("create", "secret", "generic", "s3-credentials", OF, *literals)
-    changes = {
-        "model": {"uri": f"s3://{stored.name}/models/tiny"},
-        "output": {"uri": f"s3://{stored.name}/runs/helm-test"},
-        "credentials": {"secretName": "s3-credentials"},
-    }
-    cluster_helm("upgrade", operator, str(CHART), *INSTALL, values={**chart_values, "test": {"job": changes}})
-    said = cluster_helm("test", operator, OF, "--logs", "--timeout=300s", timeout=330)
-    assert "Succeeded=True" in said
-    assert RunFolder(stored / "runs" / "helm-test").summary.exists()
-    # A test that has passed leaves nothing behind.
-    assert names(kubectl, RESOURCES, OF) == []
 
 
 def test_a_job_goes_on_through_an_upgrade_and_its_results_outlive_the_chart(

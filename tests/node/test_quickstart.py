@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
-import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from cluster.prometheus import Prometheus
 from cluster.prometheus_operator import PrometheusOperator
 from support import hacking, tiny_jobs
 from support.dashboards import alert_queries, alert_rules, panel_queries, read_dashboards
-from support.pages import ROOT, page, script
+from support.pages import ROOT, Commands, page, script
 from support.tiny import write_model
 from support.tiny_jobs import wait_for_reason
 
@@ -85,25 +82,9 @@ REWARD_SERVER = {
 
 
 @pytest.fixture
-def environment(kubectl: Kubectl, s3: ObjectStore, team_name: str, folder: Path) -> dict[str, str]:
-    """What the page says that its commands take from the environment, and a kubectl of this cluster."""
-    tools = folder.parent / "tools"
-    tools.mkdir()
-    (tools / "kubectl").symlink_to(kubectl.binary)
-    # The page changes the current namespace, which is written there.
-    kubeconfig = folder.parent / "kubeconfig"
-    kubeconfig.write_bytes(kubectl.kubeconfig.read_bytes())
-    kubeconfig.chmod(0o600)
-    return {
-        **os.environ,
-        "PATH": f"{tools}:{os.environ['PATH']}",
-        "KUBECONFIG": str(kubeconfig),
-        "KUBECACHEDIR": str(folder.parent / "kubectl-cache"),
-        "NO_PROXY": "*",
-        "no_proxy": "*",
-        "NAMESPACE": team_name,
-        **s3.environment(in_pods=True),
-    }
+def environment(shell_environment: dict[str, str], s3: ObjectStore, team_name: str) -> dict[str, str]:
+    """What the page says that its commands take from the environment."""
+    return {**shell_environment, "NAMESPACE": team_name, **s3.environment(in_pods=True)}
 
 
 @pytest.fixture
@@ -162,35 +143,6 @@ def test_the_first_job_on_a_cluster_trains_and_is_served(
         followed.finish(120)
     kubectl("wait", f"namespace/{team_name}", "--for=delete", "--timeout=180s", timeout=190)
     assert (run.best / "adapter_model.safetensors").stat().st_size > 0
-
-
-class Commands:
-    """A page's commands while they run, ended with everything that they started."""
-
-    def __init__(self, text: str, folder: Path, environment: dict[str, str]):
-        self._process = subprocess.Popen(
-            ["bash", "-c", text],
-            cwd=folder,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-
-    def __enter__(self) -> Commands:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def finish(self, seconds: float) -> str:
-        """What they wrote, once they are through."""
-        output, errors = self._process.communicate(timeout=seconds)
-        assert self._process.returncode == 0, output + errors
-        return output
 
 
 def check_result(job: dict[str, Any], bucket: Path) -> None:

@@ -46,7 +46,9 @@ class Audit:
     def requests(self) -> list[Request]:
         """The operator's requests for resources, in the order of their answers; a watch counts once it has begun."""
         answered: dict[str, Request] = {}
-        for line in self._log.read_text(encoding="utf-8").splitlines():
+        # The API server may be about to write the last line.
+        whole, _, _ = self._log.read_text(encoding="utf-8").rpartition("\n")
+        for line in whole.splitlines():
             event = json.loads(line)
             about = event.get("objectRef")
             if about is not None:

@@ -22,14 +22,18 @@ INSTALL = (f"--namespace={SYSTEM}", "--wait", "--timeout=180s")
 Values = Mapping[str, Any]
 
 
+def helm_homes(folder: Path) -> dict[str, str]:
+    """Variables with which Helm keeps its state in a folder."""
+    return {f"HELM_{name}_HOME": str(folder / name.lower()) for name in ("CACHE", "CONFIG", "DATA")}
+
+
 class Helm:
     """Helm with state of its own in `folder`, on a cluster where a kubeconfig is given."""
 
     def __init__(self, binary: Path, folder: Path, kubeconfig: Path | None = None):
         self._binary = binary
         self._folder = folder
-        homes = {f"HELM_{name}_HOME": str(folder / name.lower()) for name in ("CACHE", "CONFIG", "DATA")}
-        self._environment = {**os.environ, **homes, "KUBECONFIG": str(kubeconfig or folder / "none")}
+        self._environment = {**os.environ, **helm_homes(folder), "KUBECONFIG": str(kubeconfig or folder / "none")}
 
     def run(
         self, *arguments: str, values: Values | None = None, timeout: float = 120
