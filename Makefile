@@ -47,7 +47,7 @@ check: install ## linters, types, import contracts and generated files
 # more than halves the time that a trainer takes to start. Programs compute beside one another: one thread each.
 test: check ## everything: checks, then all tests
 	@$(UV) sync --locked --quiet --compile-bytecode
-	@OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=20
+	@OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder --durations=20
 
 cluster: install ## a real Kubernetes on this machine to play with, until Ctrl-C
 	@PYTHONPATH=tests $(RUN) python -m cluster
