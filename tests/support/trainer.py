@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import httpx
 
@@ -134,6 +134,8 @@ def train_in_process(config: TrainerConfig, kind: type[RFTTrainer] | None = None
 class TrainerProgram:
     """A started `python -m rft_trainer`, and what is known of it."""
 
+    _started: ClassVar[list[TrainerProgram]] = []
+
     def __init__(
         self,
         config: TrainerConfig,
@@ -157,6 +159,15 @@ class TrainerProgram:
                 ],
                 stdout=log, stderr=subprocess.STDOUT, env=ENVIRONMENT | (environment or {}), start_new_session=True,
             )  # fmt: skip
+        self._started.append(self)
+
+    @classmethod
+    def end_all(cls) -> None:
+        """Kills those that still run."""
+        while cls._started:
+            program = cls._started.pop()
+            if program.process.poll() is None:
+                program.kill()
 
     @property
     def log(self) -> str:

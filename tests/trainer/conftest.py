@@ -4,13 +4,20 @@ import pytest
 import torch
 from support.servers import RewardServer
 from support.tiny import digits_rows, write_jsonl, write_model
-from support.trainer import DIGIT_SHARE
+from support.trainer import DIGIT_SHARE, TrainerProgram
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     # Servers and trainer processes run beside the tests.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_trainers_left():
+    """Trainers of a test that has failed end with it: all that follow share the processors."""
+    yield
+    TrainerProgram.end_all()
 
 
 @pytest.fixture(scope="session")
