@@ -55,3 +55,11 @@ def remove_abandoned(clean: Callable[[Path], None]) -> list[Path]:
             shutil.rmtree(folder, ignore_errors=True)
             removed.append(folder)
     return removed
+
+
+def wait_until_removed(folder: Path) -> None:
+    """Waits for the removal of a killed run's folder, which a run that begins at the same time may have taken on."""
+    deadline = time.monotonic() + 60
+    while folder.exists():
+        assert time.monotonic() < deadline, f"{folder} is still there"
+        time.sleep(0.1)
