@@ -62,7 +62,7 @@ def gone(process: int) -> bool:
 def test_the_group_ends_when_the_parent_closes_the_pipe(kept):
     process, program, child = kept
     process.stdin.close()
-    assert process.wait(10) == 128 + signal.SIGKILL
+    assert process.wait(60) == 128 + signal.SIGKILL
     assert gone(program)
     assert gone(child)
 
@@ -70,7 +70,7 @@ def test_the_group_ends_when_the_parent_closes_the_pipe(kept):
 def test_sigterm_is_passed_on_and_what_is_left_behind_ends(kept):
     process, program, child = kept
     process.terminate()
-    assert process.wait(10) == 128 + signal.SIGTERM
+    assert process.wait(60) == 128 + signal.SIGTERM
     assert gone(program)
     assert gone(child)
 
@@ -83,7 +83,7 @@ def test_the_program_ends_with_a_killed_keeper(kept):
 
 def test_the_exit_code_is_the_programs():
     process = keep(sys.executable, "-c", "raise SystemExit(11)")
-    assert process.wait(10) == 11
+    assert process.wait(60) == 11
 
 
 def test_ctrl_c_works_in_the_program():

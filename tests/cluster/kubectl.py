@@ -65,7 +65,7 @@ class Kubectl:
         found: Manifest = json.loads(self("get", "--output=json", *arguments))
         return found
 
-    def wait_for(self, *arguments: str, until: Callable[[Manifest], bool], seconds: float = 60) -> Manifest:
+    def wait_for(self, *arguments: str, until: Callable[[Manifest], bool], seconds: float = 180) -> Manifest:
         """Waits until `kubectl get` of the arguments shows what is wanted; returns the object."""
         deadline = time.monotonic() + seconds
         while True:

@@ -141,7 +141,7 @@ class Node:
             group = hierarchy / _control_group(self._run)
             group.mkdir(exist_ok=True)
             # By default all pods together get as much of a busy machine's processors as one process beside them.
-            for file, value in (("cpu.shares", "10240"), ("cpu.weight", "1000")):
+            for file, value in (("cpu.shares", "4096"), ("cpu.weight", "400")):
                 if (group / file).exists():
                     (group / file).write_text(value, encoding="ascii")
 

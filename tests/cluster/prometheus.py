@@ -66,7 +66,7 @@ class Prometheus:
         """Its rules, each with its health."""
         return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
 
-    def wait_for(self, expression: str, seconds: float = 30) -> list[dict[str, Any]]:
+    def wait_for(self, expression: str, seconds: float = 60) -> list[dict[str, Any]]:
         """The samples of an expression, as soon as there are any."""
         deadline = time.monotonic() + seconds
         while not (samples := self.query(expression)):

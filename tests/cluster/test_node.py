@@ -86,7 +86,7 @@ def service(name: str, headless: bool = False) -> dict[str, Any]:
 def finished(kubectl: Any, namespace: str, name: str) -> tuple[str, str]:
     """The last phase of a pod and its log."""
     found = kubectl.wait_for(
-        "pod", name, f"--namespace={namespace}", seconds=60,
+        "pod", name, f"--namespace={namespace}", seconds=180,
         until=lambda pod: pod["status"]["phase"] in ("Succeeded", "Failed"),
     )  # fmt: skip
     return found["status"]["phase"], kubectl("logs", name, f"--namespace={namespace}")
@@ -103,7 +103,7 @@ def test_pods_and_services_are_reached_by_name_and_address(api_server, restricte
     server = pod("server", "-m", "http.server", "8000", "--directory", "/")
     server["spec"]["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": 8000}, "periodSeconds": 1}
     kubectl.apply(server, service("server"), namespace=restricted)
-    kubectl("wait", "pod/server", f"--namespace={restricted}", "--for=condition=Ready", "--timeout=60s")
+    kubectl("wait", "pod/server", f"--namespace={restricted}", "--for=condition=Ready", "--timeout=180s", timeout=190)
     long = f"server.{restricted}.svc.{network.DOMAIN}"
     program = "import sys, urllib.request as r; print(*(r.urlopen(u).read().decode().strip() for u in sys.argv[1:]))"
     urls = [f"http://{host}/greeting" for host in ("server", long)]
@@ -140,7 +140,7 @@ def test_the_pods_of_an_indexed_job_find_one_another_before_they_are_ready(api_s
     }  # fmt: skip
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "pair"}, "spec": spec}
     kubectl.apply(service("pair", headless=True), job, namespace=restricted)
-    kubectl("wait", "job/pair", f"--namespace={restricted}", "--for=condition=Complete", "--timeout=90s", timeout=100)
+    kubectl("wait", "job/pair", f"--namespace={restricted}", "--for=condition=Complete", "--timeout=180s", timeout=190)
 
 
 def test_a_pod_reaches_servers_of_this_machine(api_server, restricted, s3):

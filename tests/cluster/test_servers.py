@@ -72,7 +72,7 @@ def test_prometheus_scrapes_what_it_is_told(prometheus):
 def test_prometheus_finds_targets_through_the_api_server(prometheus, api_server):
     discovery = {"role": "endpoints", "kubeconfig_file": str(api_server.kubeconfig)}
     prometheus.scrape([{"job_name": "cluster", "kubernetes_sd_configs": [discovery]}])
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while "kubernetes" not in (found := httpx.get(f"{prometheus.url}/api/v1/targets", trust_env=False).text):
         assert time.monotonic() < deadline, found
         time.sleep(0.2)

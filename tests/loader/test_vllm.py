@@ -10,6 +10,7 @@ import pytest
 from support.loader import LoaderProgram, write_list
 
 from rft_api.ports import free_port
+from rft_api.run import ExitCode
 
 
 class Vllm:
@@ -115,5 +116,5 @@ def test_names_answer_as_the_list_says(tmp_path, vllm, base, bucket, adapters):
     vllm.wait()
     states(a="Loaded", c="Loaded")
     assert (vllm.answer("a"), vllm.answer("c"), vllm.answer("base")) == (by_two, by_one, plain)
-    assert loader.stop() < 1
+    assert loader.stop() == ExitCode.INTERRUPTED
     assert "Traceback" not in loader.log

@@ -14,6 +14,7 @@ from support.tiny_jobs import SLOWLY, job, reward, store_inputs, wait_for_reason
 
 from rft_api.run import RunFolder
 
+pytestmark = pytest.mark.timeout(1800)
 OF = f"--namespace={SYSTEM}"
 RESOURCES = "rftjobs,rewardfunctions"
 CHILDREN = "jobs,deployments,pods,services,configmaps,secrets"
@@ -68,7 +69,7 @@ def test_a_job_goes_on_through_an_upgrade_and_its_results_outlive_the_chart(
     (trainer,) = names(kubectl, "pods", of, "--selector=app.kubernetes.io/component=trainer")
     cluster_helm("upgrade", operator, str(CHART), *INSTALL, values=chart_values, timeout=200)
     assert short_names(kubectl) == ["rft"]
-    found = wait_for_reason(kubectl, team, "through", "Succeeded", seconds=240)
+    found = wait_for_reason(kubectl, team, "through", "Succeeded")
     assert found["status"]["retries"] == 0
     assert names(kubectl, "pods", of, "--selector=app.kubernetes.io/component=trainer") == [trainer]
 
@@ -80,9 +81,9 @@ def test_a_job_goes_on_through_an_upgrade_and_its_results_outlive_the_chart(
     assert kept.startswith(f"s3://{stored.name}/runs/through")
     assert any(RunFolder(stored / "runs" / "through").best.iterdir())
     # Everything can be deleted without an operator, and what hangs on it goes, too.
-    kubectl("delete", RESOURCES, of, "--all", "--timeout=30s", timeout=40)
+    kubectl("delete", RESOURCES, of, "--all", "--timeout=120s", timeout=130)
     kubectl.wait_for(CHILDREN, of, OURS, until=lambda left: not left["items"])
     # An operator that comes back goes on where it was.
     cluster_helm("install", operator, str(CHART), *INSTALL, values=chart_values, timeout=200)
     kubectl.apply(reward(), job("again", stored), namespace=team)
-    wait_for_reason(kubectl, team, "again", "Succeeded", seconds=180)
+    wait_for_reason(kubectl, team, "again", "Succeeded")

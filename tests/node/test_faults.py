@@ -15,6 +15,7 @@ from support.trainer import curve
 
 from rft_api.run import ExitCode, RunFolder
 
+pytestmark = pytest.mark.timeout(1800)
 TRAINERS = "app.kubernetes.io/component=trainer"
 KILL_OTHERS = """
 import os
@@ -56,7 +57,7 @@ def running_pod(kubectl: Kubectl, team: str, name: str, attempt: int) -> str:
     """The trainer pod of an attempt, once it runs."""
     selector = f"--selector={TRAINERS},rft.dev/owner={name},rft.dev/attempt={attempt}"
     running = ["pods", f"--namespace={team}", selector, "--field-selector=status.phase=Running"]
-    found = kubectl.wait_for(*running, until=lambda pods: bool(pods["items"]), seconds=120)
+    found = kubectl.wait_for(*running, until=lambda pods: bool(pods["items"]), seconds=300)
     return str(found["items"][0]["metadata"]["name"])
 
 
@@ -141,4 +142,4 @@ def test_an_image_that_does_not_exist_is_named_and_can_be_corrected(kubectl, tea
     found = wait_for_reason(kubectl, team, "wrong", "ImagePullFailed")
     assert "localhost/tests/missing:1" in condition(found)["message"]
     kubectl.apply(job("wrong", stored), namespace=team)
-    wait_for_reason(kubectl, team, "wrong", "Succeeded", seconds=180)
+    wait_for_reason(kubectl, team, "wrong", "Succeeded")

@@ -126,11 +126,11 @@ def test_the_first_job_on_a_cluster_trains_and_is_served(
     run = RunFolder(bucket / "runs" / "quickstart")
     check_answers(kubectl, team_name, run)
     assert json.loads(said.splitlines()[-1])["model"] == "quickstart"
-    kubectl("wait", of, "rewardfunction/troubled", "--for=condition=Ready", "--timeout=60s", timeout=70)
+    kubectl("wait", of, "rewardfunction/troubled", "--for=condition=Ready", "--timeout=180s", timeout=190)
     make_trouble(kubectl, team_name)
     wait_for_reason(kubectl, team_name, "broken", "DataInvalid")
     wait_for_reason(kubectl, team_name, "queued", "Queued")
-    hacked = wait_for_reason(kubectl, team_name, "hacked", "Succeeded", seconds=300)
+    hacked = wait_for_reason(kubectl, team_name, "hacked", "Succeeded")
     assert tiny_jobs.condition(hacked, "RewardHackingSuspected")["reason"] == "ShadowFalls"
     for prometheus in (scraped, monitored):
         check_dashboards(prometheus, time.monotonic() - started)

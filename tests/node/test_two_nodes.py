@@ -55,7 +55,7 @@ def test_two_pods_train_together(kubectl, team, bucket, output, tmp_path):
     uri, folder = output
     two = job("pair", bucket, {"maxSteps": STEPS}, compute={"gpusPerNode": 0, "nodes": 2}, output={"uri": uri})
     kubectl.apply(reward(), two, namespace=team)
-    wait_for_reason(kubectl, team, "pair", "Succeeded", seconds=240)
+    wait_for_reason(kubectl, team, "pair", "Succeeded")
     run = RunFolder(folder)
     rows = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
     assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, STEPS + 1))

@@ -94,7 +94,7 @@ def write_operator_kubeconfig(plane: ControlPlane) -> Path:
 
 
 def wait_for(
-    kubectl: Kubectl, namespace: str, name: str, kind: str, wanted: str, seconds: float = 60
+    kubectl: Kubectl, namespace: str, name: str, kind: str, wanted: str, seconds: float = 180
 ) -> dict[str, Any]:
     """Waits for a condition's reason."""
     return kubectl.wait_for(
@@ -170,7 +170,7 @@ class Life:
         found = self._kubectl.get(KINDS, f"--namespace={self.namespace}")["items"]
         return {f"{o['kind']}/{o['metadata']['name']}": o["metadata"]["resourceVersion"] for o in found}
 
-    def assert_ends_as(self, other: list[dict[str, Any]], but: str | None = None, seconds: float = 60) -> None:
+    def assert_ends_as(self, other: list[dict[str, Any]], but: str | None = None, seconds: float = 180) -> None:
         """Waits until what is left is what another life has left, but for a condition of this type.
 
         Raises:

@@ -67,7 +67,7 @@ class Operator:
         """Tells it to stop; its exit code."""
         assert self._process is not None
         self._process.terminate()
-        return self._process.wait(timeout=30)
+        return self._process.wait(timeout=60)
 
     def pause(self) -> None:
         """Has it do nothing, as on a machine that hangs."""
@@ -100,7 +100,7 @@ class Kubelet:
         self._kubectl = kubectl
         self._namespace = namespace
 
-    def pods(self, selector: str, count: int = 1, seconds: float = 60) -> list[str]:
+    def pods(self, selector: str, count: int = 1, seconds: float = 180) -> list[str]:
         """Names of the pods with these labels that have not ended, once there are so many."""
 
         def alive(found: dict[str, Any]) -> list[str]:
@@ -193,7 +193,7 @@ def reason(resource: dict[str, Any], kind: str) -> str | None:
     return next((str(c["reason"]) for c in conditions if c["type"] == kind), None)
 
 
-def wait_until_gone(kubectl: Kubectl, *arguments: str, seconds: float = 60) -> None:
+def wait_until_gone(kubectl: Kubectl, *arguments: str, seconds: float = 180) -> None:
     """Waits until `kubectl get` of the arguments finds nothing."""
     deadline = time.monotonic() + seconds
     while found := kubectl("get", "--output=name", "--ignore-not-found", *arguments):

@@ -12,7 +12,7 @@ def test_definitions_may_come_after_the_operator(plane, operator_kubeconfig, nam
     kubectl = plane.kubectl
     kubectl("delete", "-f", str(ROOT / "crds"), "--timeout=60s", timeout=70)
     with running_operator(operator_kubeconfig, tmp_path / "log") as operator:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while "waiting for the custom resource definitions of inferenceendpoints" not in operator.log():
             assert time.monotonic() < deadline, operator.log()
             time.sleep(0.2)

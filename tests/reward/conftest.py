@@ -124,7 +124,7 @@ class RewardServer:
 
     def wait_settled(self, count):
         """Waits until the server has no other processes than its idle workers'."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             if len(self.descendants()) == count and self.metric('rft_reward_workers{state="idle"}') > 0:
                 return

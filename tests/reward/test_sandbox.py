@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import os
+import re
 import signal
 import socket
 import time
@@ -63,21 +64,22 @@ def score_among_innocents(server, build_sample, command, innocents=5):
     ],
 )
 def test_guilty_samples_say_why_and_innocent_ones_are_scored(hostile, build_sample, command, parts):
-    started = time.monotonic()
     guilty = score_among_innocents(hostile, build_sample, command)
     assert guilty["aggregate_reward_score"] is None
     assert all(part in guilty["error"] for part in parts), guilty["error"]
-    assert time.monotonic() - started < 10  # twice the timeout, grace, and new workers
     hostile.wait_settled(hostile.processes)
     assert hostile.score_one("innocent")["aggregate_reward_score"] == 1.0
 
 
 def test_many_samples_of_a_batch_that_hang(server_for, build_sample):
     server = server_for(SPEC)
-    started = time.monotonic()
+    workers = server.metric('rft_reward_workers{state="idle"}')
     rows = server.score([build_sample(str(number), "hang") for number in range(20)])
-    assert time.monotonic() - started < 10
     assert all(row["aggregate_reward_score"] is None for row in rows)
+    errors = " ".join(row["error"] for row in rows)
+    alone = map(float, re.findall(r"more than ([\d.]+) s \(this sample's share", errors))
+    assert 0 < sum(alone) <= workers * 2, "each worker's samples got spec.timeout together"
+    assert "other samples of its batch used up the time" in errors
     assert "not scored: other samples" in rows[-1]["error"]
 
 
@@ -225,7 +227,7 @@ def test_workers_end_with_a_server_that_is_killed(start_server):
     assert workers
     server.process.kill()
     server.process.wait()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while any(Path(f"/proc/{process}/exe").exists() for process in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [process for process in workers if Path(f"/proc/{process}/exe").exists()]

@@ -175,13 +175,13 @@ def test_yaml_and_no_token_on_loopback(tmp_path):
         text=True,
     )
     url = process.stdout.readline().split()[-1]
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while httpx.get(f"{url}/readyz").status_code != 200 and time.monotonic() < deadline:
         time.sleep(0.05)
     body = [{"id": "a", "messages": [{"role": "assistant", "content": "x"}]}]
     assert json.loads(httpx.post(f"{url}/v1/score", json=body).content)[0]["aggregate_reward_score"] == 1.0
     process.terminate()
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
 
 
 def test_what_only_remote_graders_need_is_loaded_for_them_alone():

@@ -60,7 +60,7 @@ def condition(resource: Manifest, kind: str = "Succeeded") -> dict[str, str]:
     return next((condition for condition in found if condition["type"] == kind), {})
 
 
-def wait_for_reason(kubectl: Kubectl, team: str, name: str, *reasons: str, seconds: float = 120) -> Manifest:
+def wait_for_reason(kubectl: Kubectl, team: str, name: str, *reasons: str, seconds: float = 300) -> Manifest:
     """The job, once its Succeeded condition has one of the reasons."""
 
     def reached(found: Manifest) -> bool:
@@ -69,7 +69,7 @@ def wait_for_reason(kubectl: Kubectl, team: str, name: str, *reasons: str, secon
     return kubectl.wait_for("rftjob", name, f"--namespace={team}", until=reached, seconds=seconds)
 
 
-def wait_for_step(kubectl: Kubectl, team: str, name: str, step: int, seconds: float = 180) -> Manifest:
+def wait_for_step(kubectl: Kubectl, team: str, name: str, step: int, seconds: float = 300) -> Manifest:
     """The job, once its progress has come so far."""
 
     def reached(found: Manifest) -> bool:
