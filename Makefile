@@ -44,7 +44,8 @@ check: install ## linters, types, import contracts and generated files
 	@$(RUN) lint-imports
 
 # The tests start hundreds of programs, in pods that cannot keep what Python compiles, too: all is compiled before, which
-# more than halves the time that a trainer takes to start. Programs compute beside one another: one thread each.
+# more than halves the time that a trainer takes to start. Programs compute beside one another: one thread each. Much
+# of a test is waiting for programs: three at a time keep two cores busy.
 test: check ## everything: checks, then all tests
 	@$(UV) sync --locked --quiet --compile-bytecode
 	@OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder --durations=20

@@ -1,60 +1,24 @@
 """`rft_loader follow` with a real vLLM: names answer with the adapters that the list gives them."""
 
-import os
-import subprocess
-import sys
 import time
 
 import httpx
 import pytest
 from support.loader import LoaderProgram, write_list
+from support.vllm import Vllm
 
-from rft_api.ports import free_port
 from rft_api.run import ExitCode
 
 
-class Vllm:
-    """A vLLM server that takes adapters, on the CPU."""
+class Adapted(Vllm):
+    """A vLLM server that takes adapters."""
 
     def __init__(self, folder, model):
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._model, self._log = model, folder / "vllm.log"
-        self.launch()
-
-    def launch(self):
-        """Starts the process; `wait` waits for it."""
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "VLLM_NO_USAGE_STATS": "1"}
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self._model),
-                    "--served-model-name", "base", "--host", "127.0.0.1", "--port", str(self.port),
-                    "--dtype", "float32", "--enforce-eager", "--gpu-memory-utilization", "0.1",
-                    "--kv-cache-memory-bytes", "67108864", "--max-model-len", "128",
-                    "--enable-lora", "--max-loras", "2", "--max-lora-rank", "8",
-                ],
-                stdout=log, stderr=subprocess.STDOUT, env=environment | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"},
-            )  # fmt: skip
-
-    def wait(self):
-        """Waits until it answers."""
-        deadline = time.monotonic() + 300
-        while not self._ready():
-            assert self.process.poll() is None, self._log.read_text()[-4000:]
-            assert time.monotonic() < deadline, self._log.read_text()[-4000:]
-            time.sleep(0.5)
-
-    def _ready(self):
-        try:
-            return httpx.get(f"{self.url}/health", trust_env=False).status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def stop(self):
-        """Ends it."""
-        self.process.terminate()
-        self.process.wait(60)
+        adapters = ["--enable-lora", "--max-loras", "2", "--max-lora-rank", "8"]
+        allowed = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+        super().__init__(
+            folder, model, "--served-model-name", "base", "--max-model-len", "128", *adapters, environment=allowed
+        )
 
     def answer(self, model):
         """What a model makes of a prompt; none when there is no such model."""
@@ -68,7 +32,8 @@ class Vllm:
 
 @pytest.fixture
 def vllm(tmp_path, base):
-    server = Vllm(tmp_path, base)
+    server = Adapted(tmp_path, base)
+    server.start()
     yield server
     server.stop()
 
@@ -112,7 +77,7 @@ def test_names_answer_as_the_list_says(tmp_path, vllm, base, bucket, adapters):
     # The server starts again: everything is loaded again.
     vllm.stop()
     states(a="Loading", c="Loading")
-    vllm.launch()
+    vllm.start()
     vllm.wait()
     states(a="Loaded", c="Loaded")
     assert (vllm.answer("a"), vllm.answer("c"), vllm.answer("base")) == (by_two, by_one, plain)

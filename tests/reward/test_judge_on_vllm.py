@@ -1,16 +1,10 @@
 """A judge that vLLM serves: the same requests as to any other API, with a tiny model that knows nothing."""
 
 import json
-import os
 import string
-import subprocess
-import sys
-import time
 
-import httpx
 from support import tiny
-
-from rft_api.ports import free_port
+from support.vllm import Vllm
 
 
 def test_vllm_judges(tmp_path, start_server, build_sample, monkeypatch):
@@ -19,20 +13,8 @@ def test_vllm_judges(tmp_path, start_server, build_sample, monkeypatch):
     # A token a letter: what a judge is told is longer than what the model was made for.
     configuration = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**configuration, "max_position_embeddings": 8192}))
-    port = free_port()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
-    with (tmp_path / "vllm.log").open("wb") as log:
-        vllm = subprocess.Popen(
-            [
-                sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
-                "--served-model-name", "judge", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32",
-                "--enforce-eager", "--gpu-memory-utilization", "0.1", "--kv-cache-memory-bytes", "67108864",
-            ],
-            stdout=log, stderr=subprocess.STDOUT, env=environment,
-        )  # fmt: skip
-    try:
-        wait_ready(vllm, port, tmp_path / "vllm.log")
-        judging = {"url": f"http://127.0.0.1:{port}/v1", "name": "judge"}
+    with Vllm(tmp_path, model, "--served-model-name", "judge") as vllm:
+        judging = {"url": f"{vllm.url}/v1", "name": "judge"}
         judge = {"template": "Reasoning", "model": judging, "maxTokens": 16, "rubric": "5: right."}
         server = start_server({"timeout": "240s", "judge": judge}).wait_ready()
         server.client.timeout = 300
@@ -48,22 +30,3 @@ def test_vllm_judges(tmp_path, start_server, build_sample, monkeypatch):
         unknown = {**judge, "model": {**judging, "name": "absent"}}
         server = start_server({"timeout": "60s", "judge": unknown}).wait_ready()
         assert "model absent answered 404" in server.score_one("x")["error"]
-    finally:
-        vllm.terminate()
-        try:
-            vllm.wait(60)
-        except subprocess.TimeoutExpired:
-            vllm.kill()
-
-
-def wait_ready(vllm, port, log):
-    deadline = time.monotonic() + 700
-    while time.monotonic() < deadline:
-        assert vllm.poll() is None, log.read_text()[-4000:]
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.5)
-    raise AssertionError(log.read_text()[-4000:])

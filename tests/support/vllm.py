@@ -1,0 +1,93 @@
+"""A real vLLM server on the CPU, for tests of what it serves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+import httpx
+import psutil
+
+from rft_api.ports import free_port
+
+PATIENCE_SECONDS = 600.0
+"""It starts in half a minute when it has a processor: pods of other tests may take nearly all of them."""
+
+
+class Vllm:
+    """A vLLM server; a context manager that waits until it answers, and ends it.
+
+    Args:
+        folder: where its log goes.
+        model: folder of the model.
+        arguments: further ones of its command line.
+        environment: further variables.
+    """
+
+    def __init__(self, folder: Path, model: Path, *arguments: str, environment: dict[str, str] | None = None):
+        self._log = folder / "vllm.log"
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self._command = [
+            sys.executable, "-X", "faulthandler", "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
+            "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager",
+            "--gpu-memory-utilization", "0.1", "--kv-cache-memory-bytes", "67108864", *arguments,
+        ]  # fmt: skip
+        self._environment = {
+            **os.environ, "OMP_NUM_THREADS": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
+            **(environment or {}),
+        }  # fmt: skip
+
+    def __enter__(self) -> Vllm:
+        self.start()
+        self.wait()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts it, also again; `wait` waits for it."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=subprocess.STDOUT, env=self._environment)
+
+    def wait(self) -> None:
+        """Waits until it answers.
+
+        Raises:
+            AssertionError: it ended, or does not answer; with its log, and where its processes are.
+        """
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not self._answers():
+            assert self._process.poll() is None, self._tail()
+            if time.monotonic() > deadline:
+                for process in (*psutil.Process(self._process.pid).children(recursive=True), self._process):
+                    process.send_signal(signal.SIGABRT)  # Python writes its stacks
+                time.sleep(2)
+                raise AssertionError(f"{self.url} does not answer:\n{self._tail()}")
+            time.sleep(0.5)
+
+    def stop(self) -> None:
+        """Ends it."""
+        self._process.terminate()
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health", trust_env=False).status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
+
+    def _tail(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")[-8000:]
