@@ -23,5 +23,5 @@ def kubectl(api_server: Cluster, monitoring_kinds: None) -> Kubectl:
     """For an API server with our CRDs and the Prometheus operator's."""
     kubectl = api_server.kubectl
     kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-    kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(ROOT / "crds"))
+    kubectl("wait", "--for=condition=Established", "--timeout=180s", "-f", str(ROOT / "crds"))
     return kubectl

@@ -32,12 +32,12 @@ class Kubectl:
         # Discovery is kept per cluster; a folder of the user's would be shared with clusters long gone.
         self._cache = kubeconfig.parent / "kubectl-cache"
 
-    def run(self, *arguments: str, stdin: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, stdin: str | None = None, timeout: float = 200) -> subprocess.CompletedProcess[str]:
         """Runs it, whatever comes out."""
         command = [str(self.binary), f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self._cache}", *arguments]
         return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout)
 
-    def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 60) -> str:
+    def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 200) -> str:
         """Its standard output.
 
         Raises:

@@ -24,7 +24,7 @@ def apply_monitoring_kinds(kubectl: Kubectl, report: Report) -> None:
     """Makes the Prometheus operator's kinds known to an API server."""
     folder = module_folder("monitoring", MODULE, report) / "example" / "prometheus-operator-crd"
     kubectl("apply", "--server-side", "-f", str(folder))
-    kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(folder))
+    kubectl("wait", "--for=condition=Established", "--timeout=180s", "-f", str(folder))
 
 
 class PrometheusOperator:

@@ -79,7 +79,7 @@ PLACES: dict[type[Model], Callable[[Any], Manifest]] = {
 def kubectl(api_server: Cluster) -> Kubectl:
     api_server.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
     for name in build_crds():
-        api_server.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{crd_name(name)}")
+        api_server.kubectl("wait", "--for=condition=Established", "--timeout=180s", f"crd/{crd_name(name)}")
     return api_server.kubectl
 
 

@@ -103,7 +103,7 @@ def test_pods_and_services_are_reached_by_name_and_address(api_server, restricte
     server = pod("server", "-m", "http.server", "8000", "--directory", "/")
     server["spec"]["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": 8000}, "periodSeconds": 1}
     kubectl.apply(server, service("server"), namespace=restricted)
-    kubectl("wait", "pod/server", f"--namespace={restricted}", "--for=condition=Ready", "--timeout=180s", timeout=190)
+    kubectl("wait", "pod/server", f"--namespace={restricted}", "--for=condition=Ready", "--timeout=180s")
     long = f"server.{restricted}.svc.{network.DOMAIN}"
     program = "import sys, urllib.request as r; print(*(r.urlopen(u).read().decode().strip() for u in sys.argv[1:]))"
     urls = [f"http://{host}/greeting" for host in ("server", long)]
@@ -140,7 +140,7 @@ def test_the_pods_of_an_indexed_job_find_one_another_before_they_are_ready(api_s
     }  # fmt: skip
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "pair"}, "spec": spec}
     kubectl.apply(service("pair", headless=True), job, namespace=restricted)
-    kubectl("wait", "job/pair", f"--namespace={restricted}", "--for=condition=Complete", "--timeout=180s", timeout=190)
+    kubectl("wait", "job/pair", f"--namespace={restricted}", "--for=condition=Complete", "--timeout=180s")
 
 
 def test_a_pod_reaches_servers_of_this_machine(api_server, restricted, s3):

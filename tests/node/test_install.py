@@ -38,8 +38,8 @@ BUILT_BY_OTHER_TESTS = [
 def emptied(kubectl: Kubectl, cluster_helm: Helm, operator: str, chart_values: dict[str, Any]) -> Iterator[None]:
     """The cluster without anything of ours; the operator of the other tests comes back afterwards."""
     cluster_helm("uninstall", operator, OF, "--wait", timeout=200)
-    kubectl("delete", "namespace", SYSTEM, timeout=120)
-    kubectl("delete", "-f", str(ROOT / "crds"), timeout=120)
+    kubectl("delete", "namespace", SYSTEM, timeout=300)
+    kubectl("delete", "-f", str(ROOT / "crds"), timeout=300)
     yield
     install_operator(kubectl, cluster_helm, chart_values)
 

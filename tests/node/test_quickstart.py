@@ -126,7 +126,7 @@ def test_the_first_job_on_a_cluster_trains_and_is_served(
     run = RunFolder(bucket / "runs" / "quickstart")
     check_answers(kubectl, team_name, run)
     assert json.loads(said.splitlines()[-1])["model"] == "quickstart"
-    kubectl("wait", of, "rewardfunction/troubled", "--for=condition=Ready", "--timeout=180s", timeout=190)
+    kubectl("wait", of, "rewardfunction/troubled", "--for=condition=Ready", "--timeout=180s")
     make_trouble(kubectl, team_name)
     wait_for_reason(kubectl, team_name, "broken", "DataInvalid")
     wait_for_reason(kubectl, team_name, "queued", "Queued")
@@ -141,7 +141,7 @@ def test_the_first_job_on_a_cluster_trains_and_is_served(
 
     with Commands(script(cleaning), folder, environment) as followed:
         followed.finish(120)
-    kubectl("wait", f"namespace/{team_name}", "--for=delete", "--timeout=180s", timeout=190)
+    kubectl("wait", f"namespace/{team_name}", "--for=delete", "--timeout=180s")
     assert (run.best / "adapter_model.safetensors").stat().st_size > 0
 
 

@@ -70,7 +70,7 @@ def apply_crds(kubectl: Kubectl) -> None:
     """Has the API server serve the project's resources."""
     kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
     for name in build_crds():
-        kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{Path(name).stem}.rft.dev")
+        kubectl("wait", "--for=condition=Established", "--timeout=180s", f"crd/{Path(name).stem}.rft.dev")
 
 
 def bind(kubectl: Kubectl, role: dict[str, Any], user: str) -> None:
@@ -107,7 +107,7 @@ class PatientKubectl(Kubectl):
 
     poll_seconds = 0.5
 
-    def run(self, *arguments: str, stdin: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, stdin: str | None = None, timeout: float = 200) -> subprocess.CompletedProcess[str]:
         deadline = time.monotonic() + timeout
         while True:
             done = super().run(*arguments, stdin=stdin, timeout=timeout)

@@ -10,7 +10,7 @@ from pretending import running_operator
 
 def test_definitions_may_come_after_the_operator(plane, operator_kubeconfig, namespace_there, tmp_path):
     kubectl = plane.kubectl
-    kubectl("delete", "-f", str(ROOT / "crds"), "--timeout=60s", timeout=70)
+    kubectl("delete", "-f", str(ROOT / "crds"), timeout=300)
     with running_operator(operator_kubeconfig, tmp_path / "log") as operator:
         deadline = time.monotonic() + 180
         while "waiting for the custom resource definitions of inferenceendpoints" not in operator.log():
