@@ -18,6 +18,7 @@ import pytest
 
 from rft_api.run import RunFolder, TrainerConfig
 from tests.support import tiny
+from tests.support.trainer import PATIENCE_SECONDS
 
 JOB = """\
 apiVersion: rft.dev/v1alpha1
@@ -110,7 +111,7 @@ def started() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
         process.communicate()
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 600) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -158,7 +159,7 @@ def test_a_run_that_is_stopped_goes_on_and_ends_with_its_result(folder, started,
     below = descendants(first.pid)
     assert {"rft_trainer", "rft_reward"} <= {name for line in below.values() for name in re.findall(r"rft_\w+", line)}
     first.send_signal(signal.SIGTERM)
-    output, errors = first.communicate(timeout=600)
+    output, errors = first.communicate(timeout=PATIENCE_SECONDS)
     assert first.returncode == 75, output + errors
     assert "saving a checkpoint; start the same command again to go on" in output
     assert "Traceback" not in errors
@@ -171,7 +172,7 @@ def test_a_run_that_is_stopped_goes_on_and_ends_with_its_result(folder, started,
     wait_for(lambda: "rft_trainer" in str(descendants(second.pid)) or second.poll() is not None)
     server = next(pid for pid, line in descendants(second.pid).items() if re.match(r"\S+ -m rft_reward .*share", line))
     os.kill(server, signal.SIGKILL)
-    output, errors = second.communicate(timeout=600)
+    output, errors = second.communicate(timeout=PATIENCE_SECONDS)
     assert second.returncode == 0, output + errors
     assert "the reward server of share had ended and was started again" in output
     assert "step 8/8 · reward " in output

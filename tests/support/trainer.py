@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from rft_trainer.grpo import RFTTrainer
 
 PATIENCE_SECONDS = 600.0
-"""For what a trainer does in seconds when it has a processor: pods of other tests may take nearly all of them."""
+"""For what a trainer or a vLLM does in seconds when it has a processor: pods of other tests may take nearly all of
+them."""
 # Tests share two cores with servers and with each other's processes: more threads would only wait for one another.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 

@@ -14,9 +14,7 @@ import httpx
 import psutil
 
 from rft_api.ports import free_port
-
-PATIENCE_SECONDS = 600.0
-"""It starts in half a minute when it has a processor: pods of other tests may take nearly all of them."""
+from support.trainer import PATIENCE_SECONDS
 
 
 class Vllm:
@@ -45,7 +43,11 @@ class Vllm:
 
     def __enter__(self) -> Vllm:
         self.start()
-        self.wait()
+        try:
+            self.wait()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(
