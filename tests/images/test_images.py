@@ -109,7 +109,7 @@ def test_its_configuration_is_ours_alone(image, report):
     assert configuration["User"] == "65532:65532"
     assert configuration["Cmd"] == ["python", "-m", image.module]
     assert "Entrypoint" not in configuration
-    assert {variable.partition("=")[0] for variable in configuration["Env"]} - {"TORCH_COMPILE_DISABLE"} == {
+    assert {variable.partition("=")[0] for variable in configuration["Env"]} - {"TORCHDYNAMO_DISABLE"} == {
         "PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED",
     }  # fmt: skip
     labels = {

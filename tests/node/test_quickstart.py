@@ -230,8 +230,9 @@ def troubles(job: Manifest, bucket: Path) -> list[Manifest]:
     broken["spec"] = {**broken["spec"], "data": {"train": [missing]}}
     # Nobody looks after the queue.
     queued["spec"]["queueName"] = "team-a"
+    judge = {"template": "Summarization", "model": {"endpoint": "smollm2"}, "maxTokens": 16}
     terms = [
-        {"name": "judged", "weight": "0.5", "judge": {"template": "Summarization", "model": {"endpoint": "smollm2"}}},
+        {"name": "judged", "weight": "0.5", "judge": judge},
         # Refuses callers without its token.
         {"name": "asked", "weight": "0.3", "http": {"url": "http://amount-reward:8080/v1/score"}},
         {"name": "coded", "weight": "0.2", "python": {"source": CODE}},

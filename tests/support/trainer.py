@@ -225,3 +225,12 @@ def curve(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Metrics without the times: equal, bit for bit, for equal runs."""
     lines = [{name: value for name, value in line.items() if name not in CLOCK} for line in metrics]
     return sorted(lines, key=lambda line: (line["step"], line["split"]))
+
+
+def assert_whole_adapter(run: RunFolder) -> None:
+    """The run's best adapter was exported whole, and has learned something."""
+    from safetensors.torch import load_file  # takes torch along
+
+    adapter = load_file(run.best / "adapter_model.safetensors")
+    assert all(weight.numel() for weight in adapter.values())
+    assert any(weight.abs().sum() > 0 for name, weight in adapter.items() if "lora_B" in name)

@@ -1,11 +1,12 @@
 """Two processes that train together under DeepSpeed: the same numbers at every ZeRO stage, and exactly resumed."""
 
+import functools
 import signal
 
 import psutil
 import pytest
 from safetensors.torch import load_file
-from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, render
+from support.trainer import TrainerProgram, assert_whole_adapter, curve, hyperparameters, job_spec, render
 
 from rft_api.ports import free_port
 from rft_api.run import ExitCode
@@ -21,23 +22,28 @@ def two_processes(stage):
     return {"gpusPerNode": 0, "processesPerNode": 2, "deepspeed": {"zeroStage": stage}}
 
 
-def spec_at(stage, model, data, folder, **changes):
-    changes = {"hyperparameters": hyperparameters(microBatchSize=4, maxSteps=4, klCoefficient="0.02"), **changes}
-    return job_spec(model, data, folder / f"stage-{stage}", compute=two_processes(stage), **changes)
+def spec_at(stage, model, data, output, **changes):
+    learning = hyperparameters(microBatchSize=4, maxSteps=7, klCoefficient="0.02")
+    return job_spec(model, data, output, compute=two_processes(stage), hyperparameters=learning, **changes)
 
 
 @pytest.fixture(scope="module")
-def stage_0(tmp_path_factory, model, data, rewards):
-    folder = tmp_path_factory.mktemp("stage-0")
-    run = start(spec_at(0, model, data, folder), folder / "run", rewards)
-    return run.succeed(), run
+def run_at(tmp_path_factory, model, data, rewards):
+    """The summary and the run of a ZeRO stage, each made once."""
+
+    @functools.cache
+    def run(stage):
+        folder = tmp_path_factory.mktemp(f"stage-{stage}")
+        program = start(spec_at(stage, model, data, folder / "out"), folder, rewards)
+        return program.succeed(), program
+
+    return run
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_the_same_numbers_at_every_stage(tmp_path, model, data, rewards, stage_0, stage):
-    expected, reference = stage_0
-    run = start(spec_at(stage, model, data, tmp_path), tmp_path / "run", rewards)
-    summary = run.succeed()
+def test_the_same_numbers_at_every_stage(run_at, stage):
+    expected, reference = run_at(0)
+    summary, run = run_at(stage)
     lines, others = curve(run.metrics()), curve(reference.metrics())
     assert [(line["step"], line["split"]) for line in lines] == [(line["step"], line["split"]) for line in others]
     for line, other in zip(lines, others, strict=True):
@@ -52,52 +58,41 @@ def test_the_same_numbers_at_every_stage(tmp_path, model, data, rewards, stage_0
         assert weights[name].sub(weight).abs().max() < 1e-4, name
 
 
-def test_a_gradient_norm_and_clipping_without_zero(stage_0):
-    _, run = stage_0
+def test_a_gradient_norm_and_clipping_without_zero(run_at):
+    _, run = run_at(0)
     steps = [line for line in run.metrics() if line["split"] == "train"]
     assert all(line["gradientNorm"] > 0 for line in steps)
 
 
-@pytest.mark.parametrize("stage", [0, 3])
-def test_an_adapter_with_warmup(tmp_path, model, data, rewards, stage):
+def test_an_adapter_with_warmup_without_zero(tmp_path, model, data, rewards):
     spec = spec_at(
-        stage,
+        0,
         model,
         data,
-        tmp_path,
+        tmp_path / "out",
         tuning={"type": "LoRA", "rank": 4},
         warmup={"data": [{"name": "w", "uri": str(data / "warmup.jsonl")}], "epochs": 1, "learningRate": "1e-3"},
     )
     run = start(spec, tmp_path / "run", rewards)
     assert run.succeed().warmup is not None
-    adapter = load_file(run.folder.best / "adapter_model.safetensors")
-    assert all(weight.numel() for weight in adapter.values())
-    assert any(weight.abs().sum() > 0 for name, weight in adapter.items() if "lora_B" in name)
+    assert_whole_adapter(run.folder)
 
 
-def test_killed_and_started_again_the_curve_is_the_undisturbed_one(tmp_path, model, data, rewards):
-    spec = spec_at(2, model, data, tmp_path, hyperparameters=hyperparameters(microBatchSize=4, maxSteps=7))
-    undisturbed = start(spec, tmp_path / "run1", rewards)
-    summary = undisturbed.succeed()
-    spec["output"] = {"uri": str(tmp_path / "killed")}
-    killed = start(spec, tmp_path / "run2", rewards)
-    killed.wait_for_line(5)  # step 4's checkpoint is complete, step 5 or 6 will be done again
-    killed.kill()
-    resumed = start(spec, tmp_path / "run2", rewards)
+def test_one_process_dies_then_all_and_the_curve_is_the_undisturbed_one(tmp_path, model, data, rewards, run_at):
+    summary, undisturbed = run_at(2)
+    spec = spec_at(2, model, data, tmp_path / "out")
+    run = start(spec, tmp_path / "run", rewards)
+    run.wait_for_line(3)
+    (worker,) = [p for p in psutil.Process(run.process.pid).children() if p.environ().get("RANK") == "1"]
+    worker.send_signal(signal.SIGKILL)
+    assert run.wait() == ExitCode.UNEXPECTED
+    run = start(spec, tmp_path / "run", rewards)
+    run.wait_for_line(5)  # step 4's checkpoint is complete, step 5 or 6 will be done again
+    run.kill()
+    resumed = start(spec, tmp_path / "run", rewards)
     assert resumed.succeed().tuned == summary.tuned
     assert "going on from step 4" in resumed.log
     assert curve(resumed.metrics()) == curve(undisturbed.metrics())
     ours = load_file(resumed.folder.best / "model.safetensors")
     for name, weight in load_file(undisturbed.folder.best / "model.safetensors").items():
         assert ours[name].equal(weight), f"{name} differs"
-
-
-def test_one_process_that_dies_takes_the_run_down_and_it_goes_on(tmp_path, model, data, rewards):
-    spec = spec_at(2, model, data, tmp_path, hyperparameters=hyperparameters(microBatchSize=4, maxSteps=6))
-    run = start(spec, tmp_path / "run", rewards)
-    run.wait_for_line(3)
-    workers = [p for p in psutil.Process(run.process.pid).children() if p.environ().get("RANK") == "1"]
-    workers[0].send_signal(signal.SIGKILL)
-    assert run.wait() == ExitCode.UNEXPECTED
-    resumed = start(spec, tmp_path / "run", rewards)
-    assert resumed.succeed().steps == 6

@@ -7,7 +7,16 @@ import uuid
 import pytest
 from safetensors.torch import load_file
 from support.servers import RewardServer
-from support.trainer import DIGIT_SHARE, PATIENCE_SECONDS, TrainerProgram, curve, hyperparameters, job_spec, render
+from support.trainer import (
+    DIGIT_SHARE,
+    PATIENCE_SECONDS,
+    TrainerProgram,
+    assert_whole_adapter,
+    curve,
+    hyperparameters,
+    job_spec,
+    render,
+)
 
 from rft_api.ports import free_port
 from rft_api.run import ExitCode, RunFolder, Summary
@@ -24,29 +33,25 @@ def rewards(tmp_path_factory):
         yield server
 
 
-def compute(nodes, processes, stage):
-    return {
-        "gpusPerNode": 0,
-        "nodes": nodes,
-        "processesPerNode": processes,
-        "deepspeed": {"zeroStage": stage},
-    }
-
-
-def one_machine(folder, model, data, rewards, stage, **changes):
-    spec = job_spec(model, data, folder / "out", compute=compute(1, 2, stage), hyperparameters=STEPS, **changes)
-    run = TrainerProgram(render(spec, folder, rewards.url, rewards.token_file), folder, free_port())
-    return run.succeed(), run
+def adapter_spec(model, data, output, nodes, processes):
+    """What machines have most to share: each holds a part of the model, of an adapter and of what a warm-up made."""
+    return job_spec(
+        model, data, output,
+        compute={"gpusPerNode": 0, "nodes": nodes, "processesPerNode": processes, "deepspeed": {"zeroStage": 3}},
+        hyperparameters=STEPS,
+        tuning={"type": "LoRA", "rank": 4},
+        warmup={"data": [{"name": "w", "uri": str(data / "warmup.jsonl")}], "epochs": 1, "learningRate": "1e-3"},
+    )  # fmt: skip
 
 
 class TwoMachines:
     """Two trainer programs, each with a scratch folder of its own; the bucket holds their output."""
 
-    def __init__(self, folder, s3, model, data, rewards, stage, **changes):
+    def __init__(self, folder, s3, model, data, rewards):
         self.bucket = s3.make_bucket(f"bucket-{uuid.uuid4().hex[:12]}")
         self.stored = RunFolder(self.bucket / "run")
         self.folders = [folder / "first", folder / "second"]
-        spec = job_spec(model, data, folder, compute=compute(2, 1, stage), hyperparameters=STEPS, **changes)
+        spec = adapter_spec(model, data, folder, nodes=2, processes=1)
         spec["output"]["uri"] = f"s3://{self.bucket.name}/run"
         self.config = render(spec, folder, rewards.url, rewards.token_file)
         self.environment = s3.environment()
@@ -84,20 +89,15 @@ def files(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def assert_equal_runs(machines, summary, reference, expected):
-    assert summary.tuned == expected.tuned
-    assert curve(machines.first.metrics()) == curve(reference.metrics())
-    assert Summary.model_validate_json(machines.stored.summary.read_text()) == summary
-    assert files(machines.stored.path) == files(reference.folder.path)
-    weights = next(reference.folder.best.glob("*.safetensors")).name
-    ours, theirs = load_file(machines.stored.best / weights), load_file(reference.folder.best / weights)
-    assert ours.keys() == theirs.keys()
-    assert all(ours[name].equal(theirs[name]) for name in ours)
+def test_machines_are_lost_and_new_ones_go_on_from_the_store(tmp_path, s3, model, data, rewards):
+    """First one of them, and the other ends by itself; then both at once."""
+    folder = tmp_path / "one"
+    spec = adapter_spec(model, data, folder / "out", nodes=1, processes=2)
+    reference = TrainerProgram(render(spec, folder, rewards.url, rewards.token_file), folder, free_port())
+    expected = reference.succeed()
+    assert_whole_adapter(reference.folder)
 
-
-def test_one_machine_is_lost_and_new_ones_go_on_from_the_store(tmp_path, s3, model, data, rewards):
-    expected, reference = one_machine(tmp_path / "one", model, data, rewards, stage=2)
-    machines = TwoMachines(tmp_path / "two", s3, model, data, rewards, stage=2)
+    machines = TwoMachines(tmp_path / "two", s3, model, data, rewards)
     first, second = machines.start()
     machines.wait_for_stored()
     second.kill()
@@ -106,28 +106,24 @@ def test_one_machine_is_lost_and_new_ones_go_on_from_the_store(tmp_path, s3, mod
     assert not ExitCode(code).permanent, first.log
     assert not list(machines.stored.checkpoints.glob("checkpoint-*")), "half a checkpoint was copied"
     machines.lose_disks()
+
+    first, second = machines.start()
+    first.wait_for_line(5)
+    first.kill()
+    second.kill()
+    machines.lose_disks()
+
     first, _ = machines.start()
-    assert_equal_runs(machines, machines.succeed(), reference, expected)
+    summary = machines.succeed()
     assert "going on from step" in first.log
     other = RunFolder(machines.folders[1] / "scratch/output")
     assert len(list(other.checkpoints.iterdir())) == 1, "more than the checkpoint that it went on from"
     assert not other.rollouts.exists()
 
-
-def test_an_adapter_with_warmup_and_both_machines_killed(tmp_path, s3, model, data, rewards):
-    changes = {
-        "tuning": {"type": "LoRA", "rank": 4},
-        "warmup": {"data": [{"name": "w", "uri": str(data / "warmup.jsonl")}], "epochs": 1, "learningRate": "1e-3"},
-    }
-    expected, reference = one_machine(tmp_path / "one", model, data, rewards, stage=3, **changes)
-    machines = TwoMachines(tmp_path / "two", s3, model, data, rewards, stage=3, **changes)
-    first, second = machines.start()
-    machines.wait_for_stored()
-    first.kill()
-    second.kill()
-    machines.lose_disks()
-    first, _ = machines.start()
-    summary = machines.succeed()
-    assert "going on from step" in first.log
-    assert summary.warmup == expected.warmup
-    assert_equal_runs(machines, summary, reference, expected)
+    assert (summary.tuned, summary.warmup) == (expected.tuned, expected.warmup)
+    assert curve(first.metrics()) == curve(reference.metrics())
+    assert Summary.model_validate_json(machines.stored.summary.read_text()) == summary
+    assert files(machines.stored.path) == files(reference.folder.path)
+    ours, theirs = (load_file(run.best / "adapter_model.safetensors") for run in (machines.stored, reference.folder))
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].equal(theirs[name]) for name in ours)

@@ -13,9 +13,8 @@ from rft_api.run import ExitCode, RunFolder, Summary
 from rft_api.termination import parse_failure, parse_result
 
 
-@pytest.fixture
-def bucket(s3, model, data):
-    """A bucket with the model and the data; returns its folder on the server."""
+def make_bucket(s3, model, data):
+    """Makes a bucket with the model and the data; returns its folder on the server."""
     folder = s3.make_bucket(f"bucket-{uuid.uuid4().hex[:12]}")
     shutil.copytree(model, folder / "models/tiny")
     # Beside it lies what must be neither taken for the model nor loaded.
@@ -24,6 +23,19 @@ def bucket(s3, model, data):
     (folder / "models/tiny/pytorch_model.bin").write_bytes(b"pickled")
     shutil.copytree(data, folder / "data")
     return folder
+
+
+@pytest.fixture
+def bucket(s3, model, data):
+    return make_bucket(s3, model, data)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, s3, model, data, rewards):
+    """The bucket, the summary, the program and its folder, of a run that has ended."""
+    bucket, folder = make_bucket(s3, model, data), tmp_path_factory.mktemp("undisturbed")
+    program = start(bucket, folder, rewards, s3)
+    return bucket, program.succeed(), program, folder
 
 
 def start(bucket, folder, rewards, s3, **changes):
@@ -37,9 +49,8 @@ def start(bucket, folder, rewards, s3, **changes):
     return TrainerProgram(config, folder, free_port(), environment=environment)
 
 
-def test_everything_comes_from_the_store_and_goes_there(tmp_path, bucket, rewards, s3):
-    program = start(bucket, tmp_path / "run", rewards, s3)
-    summary = program.succeed()
+def test_everything_comes_from_the_store_and_goes_there(undisturbed):
+    bucket, summary, program, folder = undisturbed
     stored = RunFolder(bucket / "runs/one")
     assert Summary.model_validate_json(stored.summary.read_text()) == summary
     ours = {path.relative_to(program.folder.path): path for path in program.folder.path.rglob("*") if path.is_file()}
@@ -47,7 +58,7 @@ def test_everything_comes_from_the_store_and_goes_there(tmp_path, bucket, reward
     assert ours.keys() == theirs.keys()
     assert all(ours[name].read_bytes() == theirs[name].read_bytes() for name in ours)
     assert (stored.best / "model.safetensors").exists()
-    result = parse_result((tmp_path / "run/termination").read_text())
+    result = parse_result((folder / "termination").read_text())
     assert result is not None
     assert (result.base_reward, result.tuned_reward) == (summary.base.reward, summary.tuned.reward)
     assert "s3://" in stored.config.read_text(), "the configuration is recorded as given, not with local copies"
@@ -90,10 +101,8 @@ def test_a_run_on_invocation_logs_says_what_it_took(tmp_path, bucket, rewards, s
     assert f"train/production: {report}" in program.log
 
 
-def test_a_new_pod_goes_on_from_the_store(tmp_path, bucket, rewards, s3):
-    undisturbed = start(bucket, tmp_path / "run", rewards, s3)
-    summary = undisturbed.succeed()
-    shutil.rmtree(bucket / "runs")
+def test_a_new_pod_goes_on_from_the_store(tmp_path, bucket, rewards, s3, undisturbed):
+    _, summary, reference, _ = undisturbed
     killed = start(bucket, tmp_path / "run1", rewards, s3)
     killed.wait_for_line(5)
     marker = bucket / "runs/one/checkpoints/step-4/complete.json"
@@ -103,7 +112,7 @@ def test_a_new_pod_goes_on_from_the_store(tmp_path, bucket, rewards, s3):
     copied = marker.exists()
     again = start(bucket, tmp_path / "run1", rewards, s3)
     assert again.succeed().tuned == summary.tuned
-    assert curve(again.metrics()) == curve(undisturbed.metrics())
+    assert curve(again.metrics()) == curve(reference.metrics())
     if copied:
         assert "going on from step 4" in again.log
 

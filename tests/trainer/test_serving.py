@@ -4,7 +4,6 @@ import json
 
 import httpx
 import pyarrow.parquet as pq
-import pytest
 from support.tiny import write_model
 from support.trainer import TrainerProgram, hyperparameters, job_spec, render
 from support.vllm import Vllm
@@ -14,31 +13,27 @@ from rft_api.ports import free_port
 PROMPTS = 8
 
 
-@pytest.fixture(scope="module")
-def servable(tmp_path_factory):
-    """Attention heads of 32 numbers are the smallest that vLLM's CPU backend computes."""
-    return write_model(tmp_path_factory.mktemp("model") / "servable", hidden=128, tied=False)
+def test_vllm_serves_what_is_exported(tmp_path, data, rewards):
+    """A model that was trained whole, and an adapter that was trained on it, beside it."""
+    # Attention heads of 32 numbers are the smallest that vLLM's CPU backend computes.
+    model = write_model(tmp_path / "model", hidden=128, tied=False)
 
+    def train(name, model, learning_rate, tuning):
+        learning = hyperparameters(maxSteps=4, learningRate=learning_rate)
+        spec = job_spec(model, data, tmp_path / name / "out", tuning=tuning, hyperparameters=learning)
+        folder = tmp_path / name
+        run = TrainerProgram(render(spec, folder, rewards.url, rewards.token_file), folder, free_port())
+        run.succeed()
+        base, tuned = (pq.read_table(run.folder.evaluation(stage)).to_pylist()[:PROMPTS] for stage in ("base", "tuned"))
+        assert [row["completion"] for row in base] != [row["completion"] for row in tuned]
+        return run.folder.best, tuned
 
-@pytest.mark.parametrize("tuning", [{"type": "Full"}, {"type": "LoRA", "rank": 8}], ids=["full", "lora"])
-def test_vllm_serves_the_export(tmp_path, servable, data, rewards, tuning):
-    learning = hyperparameters(maxSteps=4, learningRate="1e-2" if tuning["type"] == "LoRA" else "1e-3")
-    spec = job_spec(servable, data, tmp_path / "out", tuning=tuning, hyperparameters=learning)
-    run = TrainerProgram(render(spec, tmp_path, rewards.url, rewards.token_file), tmp_path, free_port())
-    run.succeed()
-    base, tuned = (pq.read_table(run.folder.evaluation(stage)).to_pylist()[:PROMPTS] for stage in ("base", "tuned"))
-    assert [row["completion"] for row in base] != [row["completion"] for row in tuned]
-
-    model, arguments = run.folder.best, ["--served-model-name", "tuned"]
-    if tuning["type"] == "LoRA":
-        adapter = ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"tuned={run.folder.best}"]
-        model, arguments = servable, ["--served-model-name", "base", *adapter]
-    with Vllm(tmp_path, model, "--max-model-len", "128", *arguments) as vllm:
-        for row in tuned:
-            assert answer(vllm, "tuned", row["prompt"]) == row["completion"]
-        if tuning["type"] == "LoRA":
-            for row in base:
-                assert answer(vllm, "base", row["prompt"]) == row["completion"]
+    whole, by_whole = train("whole", model, "1e-3", {"type": "Full"})
+    adapter, by_adapter = train("adapter", whole, "1e-2", {"type": "LoRA", "rank": 8})
+    adapted = ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"adapter={adapter}"]
+    with Vllm(tmp_path, whole, "--max-model-len", "128", "--served-model-name", "whole", *adapted) as vllm:
+        for name, rows in (("whole", by_whole), ("adapter", by_adapter)):
+            assert [answer(vllm, name, row["prompt"]) for row in rows] == [row["completion"] for row in rows]
 
 
 def answer(vllm, model, prompt):

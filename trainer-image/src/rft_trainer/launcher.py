@@ -131,6 +131,9 @@ def _commands(
     threads = str(max(1, _available_cpus() // count))
     # Threads that wait by spinning take the processor from those that they wait for wherever anything else runs.
     shared = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    if config.compute.device == "cpu":
+        # Nothing is compiled there, and DeepSpeed would import torch's compiler for an optimizer that nobody uses.
+        shared.setdefault("TORCHDYNAMO_DISABLE", "1")
     if config.compute.deepspeed is None:
         # One process. With the variables below, accelerate would wrap the model for several.
         return [(command, shared)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -69,6 +70,9 @@ def _run_stage(
     # What is wrong with addresses and lines is told at once; all that follows takes torch, and half a minute.
     check_model_folder(config.model)
     load_dataset(config.data, sys.maxsize, lambda messages: 0)
+    # What libraries make while they are imported stays: to look through it for garbage again and again costs a good
+    # part of a start, and finds none.
+    gc.disable()
     import torch
     import transformers
 
@@ -98,6 +102,8 @@ def _run_stage(
         import_utils.is_vllm_available = lambda *args, **kwargs: False
     from rft_trainer.flow import Run
 
+    gc.freeze()
+    gc.enable()
     run = Run(config, reporter, stop.is_set)
     if stage == "warmup":
         run.warm_up()
