@@ -13,7 +13,7 @@ BUILDER = $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(
 REGISTRY := localhost
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: help install demo test check cluster docs images generate licenses version release dist format
+.PHONY: help install demo test check compile cluster docs images generate licenses version release dist format
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -44,10 +44,14 @@ check: install ## linters, types, import contracts and generated files
 	@$(RUN) lint-imports
 
 # The tests start hundreds of programs, in pods that cannot keep what Python compiles, too: all is compiled before, which
-# more than halves the time that a trainer takes to start. Programs compute beside one another: one thread each. Much
-# of a test is waiting for programs: three at a time keep two cores busy.
-test: check ## everything: checks, then all tests
+# more than halves the time that a trainer takes to start.
+compile: install
 	@$(UV) sync --locked --quiet --compile-bytecode
+
+# Programs compute beside one another: one thread each. Much of a test is waiting for programs: three at a time keep two
+# cores busy.
+test: ## everything: checks, then all tests
+	@$(MAKE) --no-print-directory --jobs=2 check compile
 	@OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder --durations=20
 
 cluster: install ## a real Kubernetes on this machine to play with, until Ctrl-C

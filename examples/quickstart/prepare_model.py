@@ -7,6 +7,7 @@ complete and has been read back and checked, so an interrupted run can simply be
 """
 
 import argparse
+import gc
 import importlib.metadata
 import shutil
 import sys
@@ -112,6 +113,7 @@ def main() -> int:
         print(f"{output} exists and is something else: give another directory", file=sys.stderr)
         return 1
     output.parent.mkdir(parents=True, exist_ok=True)
+    gc.disable()  # millions of small objects are made, and none is garbage: to look for it takes long
     temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
         convert(find_gguf(), temporary)

@@ -52,13 +52,18 @@ _NODE_FIXTURES = {"node_binaries", "image_tools"}
 """What a test that needs a node, or builds images, has among its fixtures."""
 _OF_NODE = ("tests/node/", "tests/images/", "tests/cluster/test_node.py")
 """Where the tests are that need the machine's one node, or build images."""
+_OF_CONTROL_PLANE = ("tests/chart/", "tests/cluster/", "tests/operator/")
+"""Where the other tests of an API server are."""
 
 
 class _Scheduling(LoadFileScheduling):
-    """Gives each process whole files; all that need the node go to the same one."""
+    """Gives each process whole files; all that need the node go to the same one, and so do those of an API server."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "node" if nodeid.startswith(_OF_NODE) else super()._split_scope(nodeid)
+        if nodeid.startswith(_OF_NODE):
+            return "node"
+        # A control plane runs from its first test to the end, and is never idle.
+        return "control plane" if nodeid.startswith(_OF_CONTROL_PLANE) else super()._split_scope(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)
