@@ -50,8 +50,10 @@ _PARTS = ("image_tools", "node", "node_binaries", "prometheus", "s3", "api_serve
 """Fixtures of the cluster's parts, those that take longest first."""
 _NODE_FIXTURES = {"node_binaries", "image_tools"}
 """What a test that needs a node, or builds images, has among its fixtures."""
-_OF_NODE = ("tests/node/", "tests/images/", "tests/cluster/test_node.py")
-"""Where the tests are that need the machine's one node, or build images."""
+_OF_NODE = ("tests/node/", "tests/cluster/test_node.py")
+"""Where the tests are that need the machine's one node."""
+_OF_IMAGES = ("tests/images/",)
+"""Where the tests are that build images."""
 _OF_CONTROL_PLANE = ("tests/chart/", "tests/cluster/", "tests/operator/")
 """Where the other tests of an API server are."""
 
@@ -75,8 +77,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Sorts tests by what they need, and leaves out those of nodes and images where there can be none."""
-    misplaced = [item.nodeid for item in items if _needs_node(item) and not item.nodeid.startswith(_OF_NODE)]
-    assert not misplaced, f"tests that need a node belong into {_OF_NODE}: {misplaced}"
+    right = (*_OF_NODE, *_OF_IMAGES)
+    misplaced = [item.nodeid for item in items if _needs_node(item) and not item.nodeid.startswith(right)]
+    assert not misplaced, f"tests that need a node or images belong into {right}: {misplaced}"
     several = hasattr(config, "workerinput")
     reason = why_impossible()
     if reason and not os.environ.get("CI"):  # in CI they run, and fail with the reason
