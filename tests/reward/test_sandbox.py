@@ -118,13 +118,17 @@ def test_a_fork_bomb_is_bounded_and_ended(server_for, build_sample):
 
 
 def test_background_threads_cannot_answer_other_batches(hostile):
-    assert hostile.score_one("thread")["aggregate_reward_score"] == 0.5
-    end = time.monotonic() + 0.5
-    while time.monotonic() < end:
-        row = hostile.score_one("innocent")
-        assert row["aggregate_reward_score"] == 1.0 or "garbled" in row["error"]
-    hostile.wait_settled(hostile.processes)
-    assert hostile.score_one("innocent")["aggregate_reward_score"] == 1.0
+    """Nor spoil them: they get another worker, in the end a fresh one."""
+    workers = int(hostile.metric('rft_reward_workers{state="idle"}'))
+    assert workers == 2
+    replaced = hostile.metric('rft_reward_worker_restarts_total{reason="garbled"}')
+    for _ in range(workers):  # idle workers take turns
+        assert hostile.score_one("thread")["aggregate_reward_score"] == 0.5
+    time.sleep(0.5)  # for both to be spoilt when the next sample comes
+    deadline = time.monotonic() + 60
+    while hostile.metric('rft_reward_worker_restarts_total{reason="garbled"}') < replaced + workers:
+        assert time.monotonic() < deadline
+        assert hostile.score_one("innocent")["aggregate_reward_score"] == 1.0
 
 
 def test_no_network(hostile):

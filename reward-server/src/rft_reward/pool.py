@@ -51,6 +51,8 @@ class _Failure:
     reason: str
     text: str
     worker_lost: bool
+    of_earlier: bool = False
+    """Whether it may be what an earlier batch left in the worker."""
 
 
 class Pool:
@@ -123,9 +125,14 @@ class Pool:
     async def _call_fairly(
         self, samples: Sequence[dict[str, Any]], seconds: float
     ) -> tuple[list[Row] | _Failure, float]:
-        """As `_call`; a single sample gets a worker once more when an earlier one's code left nonsense in the pipe."""
+        """As `_call`; a single sample does not pay for what an earlier one's code left in the pipe.
+
+        It gets another worker instead: a fresh one at the latest when every other has turned out to be spoilt.
+        """
         outcome, spent = await self._call(samples, seconds)
-        if len(samples) == 1 and isinstance(outcome, _Failure) and outcome.reason == "garbled":
+        for _ in range(self._settings.workers):
+            if len(samples) > 1 or not isinstance(outcome, _Failure) or not outcome.of_earlier:
+                break
             outcome, more = await self._call(samples, seconds)
             spent += more
         return outcome, spent
@@ -144,6 +151,7 @@ class Pool:
         started = time.perf_counter()
         self._metrics.queue_seconds.observe(started - waiting)
         retire_reason: str | None = "cancelled"
+        asked_before, worker.asked = worker.asked, True
         try:
             reply = await worker.ask(payload, seconds)
             outcome = self._read_answers([sample["id"] for sample in samples], reply.answers, seconds)
@@ -153,7 +161,7 @@ class Pool:
         except WorkerLost as loss:
             retire_reason = loss.reason
             text = self._timeout_text(seconds, "") if loss.reason == "timeout" else str(loss)
-            outcome = _Failure(loss.reason, text, True)
+            outcome = _Failure(loss.reason, text, True, asked_before and loss.reason == "garbled")
         finally:
             self._give_back(worker, retire_reason)
         taken = time.perf_counter() - started

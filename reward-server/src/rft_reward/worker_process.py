@@ -87,6 +87,8 @@ class WorkerProcess:
         self._settings = settings
         self.lost = asyncio.Event()
         """Set when this worker is not to be used any more."""
+        self.asked = False
+        """Whether it was given a batch."""
         self.layers: dict[str, bool] = {}
         """Which layers of the sandbox it has."""
         self.refusals: list[str] = []
