@@ -49,7 +49,10 @@ def run_worker(config: TrainerConfig, stage: str, port: int | None) -> ExitCode:
         if rank == 0 and port is not None:
             serve_progress(reporter, "0.0.0.0" if _in_pod() else "127.0.0.1", port)
         reporter.update(message="loading libraries")
-        return _run_stage(config, stage, rank, reporter, stop)
+        code = _run_stage(config, stage, rank, reporter, stop)
+        if config.compute.deepspeed is not None:
+            _leave_others()
+        return code
     except RunError as error:
         return report_end(error.code, error.message, rank)
     except OSError as error:
@@ -125,6 +128,14 @@ def _join_others(on_gpu: bool) -> None:
         # A C++ extension for shared-memory collectives that DeepSpeed would compile now, for a minute; gloo does.
         ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", timeout=COLLECTIVE_TIMEOUT)
+
+
+def _leave_others() -> None:
+    """Ends the threads of collective operations: one still at work when Python ends would abort the process."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _in_pod() -> bool:
