@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+from cluster.cache import locked
 
 ROOT = Path(__file__).parents[2]
 
@@ -15,10 +16,7 @@ def prepare_model() -> Path:
     """The model folder that every example names."""
     folder = ROOT / ".cache" / "models" / "smollm2-135m-instruct"
     script = ROOT / "examples" / "quickstart" / "prepare_model.py"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Test processes that begin at once would each make it.
-    with (folder.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked("model", print):  # test processes that begin at once would each make it
         made = subprocess.run(
             [sys.executable, script, folder],
             capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
