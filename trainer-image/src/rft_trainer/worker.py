@@ -134,8 +134,7 @@ def _leave_others() -> None:
     """Ends the threads of collective operations: one still at work when Python ends would abort the process."""
     import torch.distributed as dist
 
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    dist.destroy_process_group()
 
 
 def _in_pod() -> bool:
