@@ -48,11 +48,11 @@ check: install ## linters, types, import contracts and generated files
 compile: install
 	@$(UV) sync --locked --quiet --compile-bytecode
 
-# Programs compute beside one another: one thread each. Much of a test is waiting for programs: three at a time keep two
-# cores busy.
+# Programs compute beside one another: one thread each. Much of a test is waiting, for programs and disks: four at a time
+# keep two cores busy.
 test: ## everything: checks, then all tests
 	@$(MAKE) --no-print-directory --jobs=2 check compile
-	@OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder --durations=20
+	@OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder --durations=20
 
 cluster: install ## a real Kubernetes on this machine to play with, until Ctrl-C
 	@PYTHONPATH=tests $(RUN) python -m cluster

@@ -43,6 +43,8 @@ class Model(BaseModel):
         use_attribute_docstrings=True,
         # CRDs distinguish integers, booleans and strings: so do we.
         strict=False,
+        # A program validates a few of the models: the others need not be built at its start.
+        defer_build=True,
     )
     rules: ClassVar[tuple[Rule, ...]] = ()
 
