@@ -42,18 +42,18 @@ def gives_rights(path: Path, status: os.stat_result) -> bool:
 
 def is_compiled(path: Path) -> bool:
     """Whether Python would use the file's bytecode, or could not read the file anyway."""
-    source = path.read_bytes()
     compiled = Path(importlib.util.cache_from_source(str(path)))
     if not compiled.exists():
         try:
-            compile(source, str(path), "exec")
+            compile(path.read_bytes(), str(path), "exec")
         except (SyntaxError, ValueError):  # a template, or a test's bad example
             return True
         return False
     with compiled.open("rb") as file:
         magic, flags, modified, size = struct.unpack("<4sIII", file.read(16))
+    source = path.stat()
     return bool(
-        magic == importlib.util.MAGIC_NUMBER and (flags or (modified, size) == (int(path.stat().st_mtime), len(source)))
+        magic == importlib.util.MAGIC_NUMBER and (flags or (modified, size) == (int(source.st_mtime), source.st_size))
     )
 
 
