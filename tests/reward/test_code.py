@@ -1,5 +1,7 @@
 """The builtin Code: what it runs, how it scores, and what a completion that cheats gets."""
 
+import functools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,19 +13,25 @@ from rft_reward.graders.code_values import References, decode, encode
 ADD = "assert add(1, 2) == 3\nassert add(2, 2) == 4"
 
 
+# Other tests may keep the processors busy: what answers at all has the time to. HASTY is for what never would.
+PATIENT = {"timeout": "80s", "builtin": {"name": "Code", "code": {"timeout": "8s"}}}
+HASTY = {"timeout": "40s", "builtin": {"name": "Code", "code": {"timeout": "4s"}}}
+
+
 @pytest.fixture(scope="module")
 def server(server_for):
-    return server_for({"timeout": "20s", "builtin": {"name": "Code", "code": {"timeout": "2s"}}})
+    return server_for(PATIENT)
+
+
+def score_at(server, code, tests):
+    row = server.score_one(code, None, {"tests": tests})
+    assert row.get("error") is None, row
+    return row["aggregate_reward_score"]
 
 
 @pytest.fixture(scope="module")
 def score(server):
-    def get(code, tests):
-        row = server.score_one(code, None, {"tests": tests})
-        assert row.get("error") is None, row
-        return row["aggregate_reward_score"]
-
-    return get
+    return functools.partial(score_at, server)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +143,6 @@ DOUBLE = [{"input": "2\n", "output": "4\n"}, {"input": "5\n", "output": "10"}]
         ("print(2 * int(input()))\nraise ValueError", 0.0),
         ("import sys\nprint(2 * int(input()))\nsys.exit(1)", 0.0),
         ("import threading\nthreading.Thread(target=lambda: print(2 * int(input()))).start()", 1.0),
-        ("n = int(input())\nwhile n == 5: pass\nprint(2 * n)", 0.5),
         ("print('x' * 10**8)", 0.0),
         ("x = bytearray(10**9)\nprint(2 * int(input()))", 0.0),
         ("def f(:", 0.0),
@@ -143,6 +150,10 @@ DOUBLE = [{"input": "2\n", "output": "4\n"}, {"input": "5\n", "output": "10"}]
 )
 def test_programs(score, code, expected):
     assert score(code, DOUBLE) == expected
+
+
+def test_a_program_without_an_end_has_what_it_passed_before(server_for):
+    assert score_at(server_for(HASTY), "n = int(input())\nwhile n == 5: pass\nprint(2 * n)", DOUBLE) == 0.5
 
 
 CHEATS = {
@@ -236,12 +247,15 @@ if os.fork() == 0:
         time.sleep(60)
     os._exit(0)
 def add(a, b): return None""",
-    "hang": "import time\ndef add(a, b): time.sleep(60)",
     "recurse": "def add(a, b): return add(a, b)",
     "send too much": "def add(a, b): return 'x' * 40_000_000",
     "send something deep": "def add(a, b):\n  x = []\n  for _ in range(10**5): x = [x]\n  return x",
     "fill the disk": "open('big', 'wb').write(b'x' * 10**7)\ndef add(a, b): return None",
 }
+
+
+def test_hanging_scores_nothing(server_for):
+    assert score_at(server_for(HASTY), "import time\ndef add(a, b): time.sleep(60)", ADD) == 0.0
 
 
 @pytest.mark.parametrize("cheat", CHEATS)
@@ -252,7 +266,7 @@ def test_cheating_scores_nothing(score, cheat):
 def test_a_cheat_costs_no_other_sample(server, build_sample):
     samples = []
     for number, cheat in enumerate(CHEATS):
-        if cheat not in ("hang", "send too much"):  # these take time, and that is bounded for a batch as a whole
+        if cheat != "send too much":  # it takes time, and that is bounded for a batch as a whole
             samples.append(build_sample(f"bad {number}", CHEATS[cheat], None, {"tests": ADD}))
         samples.append(build_sample(f"good {number}", "def add(a, b): return a + b", None, {"tests": ADD}))
     for row in server.score(samples):
@@ -285,8 +299,8 @@ def test_components_and_where_tests_stand(server, build_sample):
 
 
 def test_all_or_nothing_under_another_key(server_for):
-    options = {"requireAll": True, "testsKey": "cases", "timeout": "1s"}
-    server = server_for({"timeout": "10s", "builtin": {"name": "Code", "code": options}})
+    options = {"requireAll": True, "testsKey": "cases", "timeout": "8s"}
+    server = server_for({"timeout": "80s", "builtin": {"name": "Code", "code": options}})
     assert server.score_one("print(4)", None, {"cases": DOUBLE})["aggregate_reward_score"] == 0.0
     row = server.score_one("print(2 * int(input()))", None, {"cases": DOUBLE})
     assert row["aggregate_reward_score"] == 1.0
@@ -297,7 +311,7 @@ def test_all_or_nothing_under_another_key(server_for):
 
 
 def test_without_namespaces(server_for, build_sample):
-    server = server_for({"timeout": "20s", "builtin": {"name": "Code", "code": {"timeout": "2s"}}}, namespaces=False)
+    server = server_for(PATIENT, namespaces=False)
     for cheat in (
         "kill the processes around",
         "leave a process behind",
