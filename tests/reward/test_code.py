@@ -11,6 +11,7 @@ from rft_reward.graders.code_tests import BadTests, Tests
 from rft_reward.graders.code_values import References, decode, encode
 
 ADD = "assert add(1, 2) == 3\nassert add(2, 2) == 4"
+MORE_OF_ADD = ADD + "\nassert abs(add(1, 2) - 3) < 1e-6\nassert 3 in [add(1, 2)]"
 
 
 # Other tests may keep the processors busy: what answers at all has the time to. HASTY is for what never would.
@@ -255,12 +256,12 @@ def add(a, b): return None""",
 
 
 def test_hanging_scores_nothing(server_for):
-    assert score_at(server_for(HASTY), "import time\ndef add(a, b): time.sleep(60)", ADD) == 0.0
+    assert score_at(server_for(HASTY), "import time\ndef add(a, b): time.sleep(60)", MORE_OF_ADD) == 0.0
 
 
 @pytest.mark.parametrize("cheat", CHEATS)
 def test_cheating_scores_nothing(score, cheat):
-    assert score(CHEATS[cheat], ADD + "\nassert abs(add(1, 2) - 3) < 1e-6\nassert 3 in [add(1, 2)]") == 0.0
+    assert score(CHEATS[cheat], MORE_OF_ADD) == 0.0
 
 
 def test_a_cheat_costs_no_other_sample(server, build_sample):
