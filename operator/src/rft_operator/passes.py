@@ -6,6 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +17,7 @@ from rft_api.resource import Condition
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
 from rft_operator import names
-from rft_operator.apply import Applier, NameTaken
+from rft_operator.apply import RUNNERS, Applier, NameTaken
 from rft_operator.cluster import Cluster, Conflict, Refused
 from rft_operator.conditions import find_condition, is_true
 from rft_operator.inference_endpoint_plan import plan_inference_endpoint
@@ -29,7 +30,7 @@ from rft_operator.reward_function_plan import plan_reward_function, source_names
 from rft_operator.rft_job_plan import plan_rft_job
 from rft_operator.routing import Wake
 from rft_operator.settings import Settings
-from rft_operator.store import Key, Store
+from rft_operator.store import Key, Store, key_of
 from rft_operator.worlds import (
     gather_inference_endpoint,
     gather_reward_function,
@@ -78,7 +79,11 @@ class Passes:
         now = datetime.now(UTC)
         try:
             plan = await self._plan(key, obj, now)
+            begins = self._begins(obj, plan)
             await self._applier.carry_out(key, obj["metadata"]["uid"], plan)
+            if begins:
+                # News of what was just made are about to come: the first status tells of both at once.
+                return replace(plan, requeue_seconds=0)
         except ValidationError as error:
             plan = plan_problem(obj, Reason.CONFIGURATION_INVALID, describe_invalid(error), now)
         except NameTaken as taken:
@@ -90,6 +95,11 @@ class Passes:
                 await self._tell(obj, event, now)
         self._metrics.show(key, obj["spec"], plan.status)
         return plan
+
+    def _begins(self, obj: Json, plan: Plan) -> bool:
+        """Whether an object of which nothing was said yet is about to get what runs its pods."""
+        runners = (key_of(o["kind"], o) for o in (wanted.object for wanted in plan.desired) if o["kind"] in RUNNERS)
+        return not obj.get("status") and any(self._store.version(runner) is None for runner in runners)
 
     async def _plan(self, key: Key, obj: Json, now: datetime) -> Plan:
         match key.kind:

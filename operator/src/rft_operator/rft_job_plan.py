@@ -153,13 +153,14 @@ def _state(
 
 def _base_objects(world: RFTJobWorld, job: RFTJob) -> tuple[list[Desired], str | None]:
     """The objects that every attempt needs, or why they cannot be made."""
-    service = Desired(build_trainer_service(job), once=True)
+    # A pod alone has nobody to find.
+    service = [Desired(build_trainer_service(job), once=True)] if job.spec.compute.nodes > 1 else []
     if world.configuration is not None:
-        return [service], None
+        return service, None
     try:
         check_addresses(job)
         if set(reward_names(job)) <= world.reward_functions.keys():
-            return [Desired(build_run_configuration(job, world.reward_functions), once=True), service], None
+            return [Desired(build_run_configuration(job, world.reward_functions), once=True), *service], None
     except (RunError, AddressProblem) as error:
         return [], str(error)
     return [], None

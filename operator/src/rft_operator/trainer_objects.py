@@ -69,7 +69,7 @@ def current_digest(function: RewardFunction) -> str:
 
 
 def build_trainer_service(job: RFTJob) -> Json:
-    """The headless Service that gives trainer pods their host names, also before they are ready."""
+    """The headless Service through which several trainer pods find each other, also before they are ready."""
     selector = names.labels(names.TRAINER, job.metadata.name)
     return build_object(
         "v1",
@@ -143,12 +143,13 @@ def _pod_template(
     name, compute = job.metadata.name, job.spec.compute
     mounts = Mounts.of(job_addresses(job))
     rewards = reward_names(job)
-    command = [
-        "python", "-m", "rft_trainer", f"{names.CONFIGURATION}/{CONFIGURATION_KEY}",
-        "--port", str(names.PROGRESS_PORT),
-        "--master-address", names.master_address(name, job.metadata.namespace, attempt),
-        "--master-port", str(names.RENDEZVOUS_PORT),
-    ]  # fmt: skip
+    command = ["python", "-m", "rft_trainer", f"{names.CONFIGURATION}/{CONFIGURATION_KEY}"]
+    command += ["--port", str(names.PROGRESS_PORT)]
+    host_names = {}
+    if compute.nodes > 1:
+        command += ["--master-address", names.master_address(name, job.metadata.namespace, attempt)]
+        command += ["--master-port", str(names.RENDEZVOUS_PORT)]
+        host_names = {"subdomain": names.trainer_service(name)}
     container = Container(
         name=names.TRAINER,
         image=settings.images.trainer,
@@ -188,7 +189,7 @@ def _pod_template(
         [build_container(container)],
         volumes,
         restartPolicy="Never",
-        subdomain=names.trainer_service(name),
+        **host_names,
         # The launcher kills what has not saved in time; Kubernetes waits a little longer than it does.
         terminationGracePeriodSeconds=GRACE_SECONDS + 30,
     )

@@ -1,0 +1,84 @@
+"""Passes one after another over an API server that is a dictionary: what each of them sends."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from worlds_from_yaml import SETTINGS, read_yaml, store_of
+
+from rft_operator.metrics import Metrics
+from rft_operator.passes import Passes
+from rft_operator.probes import Probes
+from rft_operator.store import Key, Store, key_of
+
+GOLDEN = Path(__file__).parent / "golden"
+CASE, REWARD = "job-first-start.yaml", "reward-amount.part.yaml"
+JOB = Key("RFTJob", "team", "quickstart")
+
+
+class RecordingCluster:
+    """Takes every write, and remembers its order. What is applied completes the object that is there."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.sent: list[tuple[str, Any]] = []
+        self._versions = itertools.count(1000)
+
+    async def create(self, obj: dict[str, Any]) -> dict[str, Any]:
+        return self._take(obj["kind"], obj)
+
+    async def apply(self, obj: dict[str, Any], subresource: str = "") -> dict[str, Any]:
+        return self._take(f"{obj['kind']}/{subresource}", obj)
+
+    def _take(self, what: str, obj: dict[str, Any]) -> dict[str, Any]:
+        version = str(next(self._versions))
+        self.sent.append((what, obj))
+        held = self._store.get(key_of(obj["kind"], obj)) if "name" in obj["metadata"] else None
+        there = held or {"metadata": {"uid": f"uid-{version}"}}
+        return {**there, **obj, "metadata": {**there["metadata"], **obj["metadata"], "resourceVersion": version}}
+
+
+@pytest.fixture
+def store() -> Store:
+    """An RFTJob that can start."""
+    case, reward = (read_yaml((GOLDEN / name).read_text("utf-8")) for name in (CASE, REWARD))
+    (job,) = case["objects"]
+    job["spec"]["algorithm"] = "GRPO"  # a default that the API server fills in
+    return store_of([reward, job])
+
+
+def run(store: Store, cluster: Any, times: int) -> list[float | None]:
+    """Runs passes over the job; returns when each wants the next."""
+
+    async def passes() -> list[float | None]:
+        async with httpx.AsyncClient() as client:
+            runner = Passes(cluster, store, Probes(client), Metrics(), SETTINGS, lambda _: None)
+            return [await runner.run(JOB) for _ in range(times)]
+
+    return asyncio.run(passes())
+
+
+def test_the_first_status_waits_for_a_look_at_what_was_just_made(store):
+    cluster = RecordingCluster(store)
+    assert run(store, cluster, 1) == [0]
+    assert [what for what, _ in cluster.sent] == ["ConfigMap", "Job"]
+    # Nothing has become of it yet; that is said, too, and once.
+    run(store, cluster, 2)
+    assert [what for what, _ in cluster.sent[2:]] == ["RFTJob/status", "Event"]
+    conditions = {c["type"]: c["reason"] for c in cluster.sent[2][1]["status"]["conditions"]}
+    assert conditions["Succeeded"] == "Starting"
+
+
+def test_a_job_of_which_something_was_said_says_at_once_that_it_starts(store):
+    waiting = store.get(JOB)
+    waiting["metadata"]["resourceVersion"] = "12"
+    waiting["status"] = {"conditions": []}
+    store.put("RFTJob", waiting)
+    cluster = RecordingCluster(store)
+    run(store, cluster, 1)
+    assert [what for what, _ in cluster.sent] == ["ConfigMap", "Job", "RFTJob/status", "Event"]
