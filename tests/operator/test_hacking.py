@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds_from_yaml import plan_objects, read_yaml
+from worlds_from_yaml import plan_objects, read_case
 
 from rft_operator.plan import Plan
 
@@ -17,15 +17,14 @@ AGREED = {"suspected": False, "message": "both have risen"}
 
 def plan(verdict: dict[str, Any] | None, before: dict[str, str] | None = None) -> Plan:
     """The plan for the golden case's job, with another verdict and another condition before."""
-    case = read_yaml(FILE.read_text(encoding="utf-8"))
-    included = [read_yaml((FILE.parent / name).read_text(encoding="utf-8")) for name in case["include"]]
+    case = read_case(FILE)
     (job,) = (obj for obj in case["objects"] if obj["kind"] == "RFTJob")
     conditions = job["status"]["conditions"]
     conditions[:] = [c for c in conditions if c["type"] != "RewardHackingSuspected"]
     if before is not None:
         conditions.append({"type": "RewardHackingSuspected", "observedGeneration": 1, **before})
     progress = {"phase": "Training", **({"rewardHacking": verdict} if verdict else {})}
-    return plan_objects(case["of"], [*included, *case["objects"]], case["now"], progress=progress)
+    return plan_objects(case["of"], case["objects"], case["now"], progress=progress)
 
 
 def condition(planned: Plan) -> dict[str, str]:

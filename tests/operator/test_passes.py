@@ -9,15 +9,14 @@ from typing import Any
 
 import httpx
 import pytest
-from worlds_from_yaml import SETTINGS, read_yaml, store_of
+from worlds_from_yaml import SETTINGS, read_case, store_of
 
 from rft_operator.metrics import Metrics
 from rft_operator.passes import Passes
 from rft_operator.probes import Probes
 from rft_operator.store import Key, Store, key_of
 
-GOLDEN = Path(__file__).parent / "golden"
-CASE, REWARD = "job-first-start.yaml", "reward-amount.part.yaml"
+FILE = Path(__file__).parent / "golden" / "job-first-start.yaml"
 JOB = Key("RFTJob", "team", "quickstart")
 
 
@@ -46,8 +45,7 @@ class RecordingCluster:
 @pytest.fixture
 def store() -> Store:
     """An RFTJob that can start."""
-    case, reward = (read_yaml((GOLDEN / name).read_text("utf-8")) for name in (CASE, REWARD))
-    (job,) = case["objects"]
+    reward, job = read_case(FILE)["objects"]
     job["spec"]["algorithm"] = "GRPO"  # a default that the API server fills in
     return store_of([reward, job])
 

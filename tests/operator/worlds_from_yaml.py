@@ -82,11 +82,17 @@ def _answer(given: dict[str, Any]) -> ServerAnswer:
     return ServerAnswer(given.get("problem"), None if adapter is None else AdapterReport(**adapter))
 
 
+def read_case(file: Path) -> dict[str, Any]:
+    """A case's file, its `objects` with those that it includes."""
+    case: dict[str, Any] = read_yaml(file.read_text(encoding="utf-8"))
+    included = [read_yaml((file.parent / name).read_text(encoding="utf-8")) for name in case.pop("include", [])]
+    return {**case, "objects": [*included, *case["objects"]]}
+
+
 def plan_case(file: Path) -> Plan:
     """The plan for a case's file."""
-    case = read_yaml(file.read_text(encoding="utf-8"))
-    included = [read_yaml((file.parent / name).read_text(encoding="utf-8")) for name in case.pop("include", [])]
-    return plan_objects(case.pop("of"), [*included, *case.pop("objects")], case.pop("now"), **case)
+    case = read_case(file)
+    return plan_objects(case.pop("of"), case.pop("objects"), case.pop("now"), **case)
 
 
 def describe_plan(plan: Plan) -> dict[str, Any]:

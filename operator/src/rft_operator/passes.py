@@ -98,8 +98,11 @@ class Passes:
 
     def _begins(self, obj: Json, plan: Plan) -> bool:
         """Whether an object of which nothing was said yet is about to get what runs its pods."""
-        runners = (key_of(o["kind"], o) for o in (wanted.object for wanted in plan.desired) if o["kind"] in RUNNERS)
-        return not obj.get("status") and any(self._store.version(runner) is None for runner in runners)
+        return not obj.get("status") and any(
+            wanted.object["kind"] in RUNNERS
+            and self._store.version(key_of(wanted.object["kind"], wanted.object)) is None
+            for wanted in plan.desired
+        )
 
     async def _plan(self, key: Key, obj: Json, now: datetime) -> Plan:
         match key.kind:

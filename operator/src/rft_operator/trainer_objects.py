@@ -143,8 +143,10 @@ def _pod_template(
     name, compute = job.metadata.name, job.spec.compute
     mounts = Mounts.of(job_addresses(job))
     rewards = reward_names(job)
-    command = ["python", "-m", "rft_trainer", f"{names.CONFIGURATION}/{CONFIGURATION_KEY}"]
-    command += ["--port", str(names.PROGRESS_PORT)]
+    command = [
+        "python", "-m", "rft_trainer", f"{names.CONFIGURATION}/{CONFIGURATION_KEY}",
+        "--port", str(names.PROGRESS_PORT),
+    ]  # fmt: skip
     host_names = {}
     if compute.nodes > 1:
         command += ["--master-address", names.master_address(name, job.metadata.namespace, attempt)]
