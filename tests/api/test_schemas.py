@@ -163,6 +163,12 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
     ),
     (RFTJobSpec, {**SPEC, "shadowRewards": ["s", "t"]}, {**SPEC, "shadowRewards": ["s", "s"]}, "name may stand there"),
     (RFTJobSpec, {**SPEC, "shadowRewards": ["s"]}, {**SPEC, "shadowRewards": ["r"]}, "trained on is recorded anyway"),
+    (
+        RFTJobSpec,
+        {**SPEC, "algorithm": "VESPO", "compute": {}},
+        {**SPEC, "algorithm": "VESPO", "compute": {"rollouts": {"engine": "vLLM"}}},
+        "VESPO cannot learn from rollouts of vLLM",
+    ),
     (PythonReward, {"source": "x"}, {}, "set exactly one of source, sourceFrom"),
     (PythonReward, {"source": "x"}, {"source": "x", "sourceFrom": {"configMap": {"name": "c", "key": "k"}}}, "exactly"),
     (FormatReward, {"maximumCharacters": 0}, {}, "state a constraint"),

@@ -310,6 +310,14 @@ class RFTJobSpec(Model):
             message="shadowRewards: a reward that is trained on is recorded anyway; remove it there",
             holds=lambda spec: not {source.reward for source in spec.data.train} & set(spec.shadow_rewards),
         ),
+        Rule(
+            # Its loss needs importance weights that are truncated or masked by token, which no setting gives yet.
+            cel="self.algorithm != 'VESPO' || !has(self.compute) || !has(self.compute.rollouts)"
+            " || self.compute.rollouts.engine == 'Transformers'",
+            message="algorithm VESPO cannot learn from rollouts of vLLM; set compute.rollouts.engine: Transformers, or "
+            "another algorithm",
+            holds=lambda spec: spec.algorithm != "VESPO" or spec.compute.rollouts.engine == "Transformers",
+        ),
     )
 
     model: ModelSource
