@@ -19,7 +19,7 @@ from rft_api.invocation_bodies import NotUsable, answer_text, request_messages
 from rft_api.invocation_log import InvocationLog, MetadataFilters, Redaction
 from rft_api.invocation_reading import InvocationLogReader, is_body, is_wanted, matches
 from rft_api.redaction import redactor
-from rft_api.run import SourceConfig
+from rft_api.trainer_config import SourceConfig
 
 QUESTION = [{"role": "user", "content": "What is the capital of Sudan?"}]
 ANSWER = "Khartoum."

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.manifests import load_manifests
 from rft_api.render import RewardAddress, render_trainer_config, reward_digest, reward_names
 from rft_api.reward_function import RewardFunctionSpec
 from rft_api.rft_job import RFTJob
-from rft_api.run import ExitCode, RunError, TrainerConfig
+from rft_api.trainer_config import TrainerConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 

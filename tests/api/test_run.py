@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from rft_api import run
-from rft_api.run import CheckpointInfo, ExitCode, Model, Progress, RunFolder
+import rft_api
+from rft_api import metrics, progress, run_folder, summary, trainer_config
+from rft_api.exit_codes import ExitCode
+from rft_api.model import Model
+from rft_api.progress import Progress
+from rft_api.run_folder import CheckpointInfo, RunFolder
 
 
 def test_exit_codes_are_a_contract():
@@ -25,7 +29,9 @@ def test_exit_codes_are_a_contract():
 
 
 def test_every_field_is_described():
-    models = [value for value in vars(run).values() if isinstance(value, type) and issubclass(value, Model)]
+    modules = (metrics, progress, run_folder, summary, trainer_config)
+    values = [value for module in modules for value in vars(module).values()]
+    models = {value for value in values if isinstance(value, type) and issubclass(value, Model)}
     assert len(models) > 15
     missing = [f"{m.__name__}.{name}" for m in models for name, f in m.model_fields.items() if not f.description]
     assert missing == []
@@ -44,7 +50,7 @@ def test_paths():
     assert folder.checkpoint(7) == Path("/out/checkpoints/step-7")
 
 
-MODULES = sorted(file.stem for file in Path(run.__file__).parent.glob("*.py") if file.stem != "__init__")
+MODULES = sorted(file.stem for file in Path(rft_api.__file__).parent.glob("*.py") if file.stem != "__init__")
 
 
 @pytest.mark.parametrize("heavy", ["torch", "transformers", "numpy", "kubernetes"])

@@ -15,23 +15,17 @@ import pytest
 from typer.testing import CliRunner
 
 from rft_api.invocation_log import InvocationLogReport
-from rft_api.run import (
+from rft_api.metrics import Gain, TrainMetrics, ValidationMetrics
+from rft_api.run_folder import RunFolder, Stage
+from rft_api.summary import DataReport, Evaluation, PreflightVerdict, Summary
+from rft_api.trainer_config import (
     ComputeConfig,
     DataConfig,
-    DataReport,
-    Evaluation,
-    Gain,
     PreflightConfig,
-    PreflightVerdict,
     RewardTarget,
-    RunFolder,
     SourceConfig,
-    Stage,
-    Summary,
     TrainerConfig,
     TrainingConfig,
-    TrainMetrics,
-    ValidationMetrics,
 )
 from rft_cli.main import app
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rft_api.datasets import read_conversations, read_prompts
-from rft_api.run import SourceConfig
+from rft_api.trainer_config import SourceConfig
 
 REWARD = """\
 ---

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rft_api.run import Progress
+from rft_api.progress import Progress
 from rft_cli.display import Display
 from rft_cli.history import History
 from tests.cli.conftest import train_metrics, validation_metrics

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from rft_api.run import RolloutRow
+from rft_api.run_folder import RolloutRow
 from rft_cli.history import History
 from rft_cli.report import choose_samples
 from tests.cli.conftest import summary

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rft_api.builtin_reward import BuiltinReward
+from rft_api.exit_codes import ExitCode
 from rft_api.reward_function import JudgeReward, RewardFunction
 from rft_api.reward_protocol import build_sample
-from rft_api.run import ExitCode
 from rft_cli.check import read_manifests
 from rft_cli.processes import RewardServer
 from rft_cli.reward_diff import Order, Pair, compare_order, ranks, spearman

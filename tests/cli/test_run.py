@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from rft_api.run import RunFolder, TrainerConfig
+from rft_api.run_folder import RunFolder
+from rft_api.trainer_config import TrainerConfig
 from tests.support import tiny
 from tests.support.trainer import PATIENCE_SECONDS
 

@@ -12,10 +12,13 @@ from typing import Any, TypeVar, get_args
 import pytest
 import yaml
 
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLog, LeftOut
 from rft_api.manifests import KINDS, load_manifests
+from rft_api.metrics import TrainMetrics, ValidationMetrics
+from rft_api.progress import HackingVerdict
 from rft_api.resource import API_VERSION
-from rft_api.run import DataConfig, ExitCode, HackingVerdict, RunError, SourceConfig, TrainMetrics, ValidationMetrics
+from rft_api.trainer_config import DataConfig, SourceConfig
 from rft_trainer.data import Message, load_conversations, load_dataset
 from rft_trainer.progress import ProgressReporter
 from tests.support.trainer import job_spec, render

@@ -17,7 +17,7 @@ import yaml
 from rft_api.manifests import Manifests, load_manifests
 from rft_api.render import RewardAddress, render_trainer_config, reward_names
 from rft_api.reward_function import Grader, RewardFunction
-from rft_api.run import TrainerConfig
+from rft_api.trainer_config import TrainerConfig
 from rft_trainer.data import Prompt, load_conversations, load_dataset, mix
 from tests.support.servers import TOKEN, RewardServer
 

@@ -11,7 +11,9 @@ import pyarrow.parquet
 import pytest
 from support.pages import ROOT, page, script
 
-from rft_api.run import RunFolder, Summary, TrainMetrics
+from rft_api.metrics import TrainMetrics
+from rft_api.run_folder import RunFolder
+from rft_api.summary import Summary
 
 INSTALL = "make install"
 """The page's first command; `make test` has run it before this test."""

@@ -13,8 +13,8 @@ from support.hub import REVISION, Hub
 from support.loader import run_loader
 
 import rft_loader.hub
+from rft_api.exit_codes import ExitCode
 from rft_api.ports import free_port
-from rft_api.run import ExitCode
 from rft_loader.fetch import fetch_model
 from rft_loader.problems import Problem
 from rft_loader.sources import Sources

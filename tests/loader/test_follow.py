@@ -8,7 +8,7 @@ import time
 import pytest
 from support.loader import LoaderProgram, write_list
 
-from rft_api.run import ExitCode
+from rft_api.exit_codes import ExitCode
 from rft_loader.follow import Follower, Settings
 
 

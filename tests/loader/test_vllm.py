@@ -7,7 +7,7 @@ import pytest
 from support.loader import LoaderProgram, write_list
 from support.vllm import Vllm
 
-from rft_api.run import ExitCode
+from rft_api.exit_codes import ExitCode
 
 
 class Adapted(Vllm):

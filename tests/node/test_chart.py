@@ -12,7 +12,7 @@ from support.helm import CHART, INSTALL, SYSTEM, Helm
 from support.tiny import write_model
 from support.tiny_jobs import SLOWLY, job, reward, store_inputs, wait_for_reason, wait_for_step
 
-from rft_api.run import RunFolder
+from rft_api.run_folder import RunFolder
 
 pytestmark = pytest.mark.timeout(1800)
 OF = f"--namespace={SYSTEM}"

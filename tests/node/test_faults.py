@@ -13,7 +13,8 @@ from support.tiny import write_model
 from support.tiny_jobs import SLOWLY, condition, job, reward, store_inputs, wait_for_reason, wait_for_step
 from support.trainer import curve
 
-from rft_api.run import ExitCode, RunFolder
+from rft_api.exit_codes import ExitCode
+from rft_api.run_folder import RunFolder
 
 pytestmark = pytest.mark.timeout(1800)
 TRAINERS = "app.kubernetes.io/component=trainer"

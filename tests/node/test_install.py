@@ -17,7 +17,7 @@ from support.helm import SYSTEM, Helm
 from support.pages import ROOT, Commands, blocks, page, script
 from support.tiny import write_model
 
-from rft_api.run import RunFolder
+from rft_api.run_folder import RunFolder
 from tests.node.conftest import install_operator
 
 PAGE = page("install.md")

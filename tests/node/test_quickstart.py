@@ -24,7 +24,8 @@ from support.tiny import write_model
 from support.tiny_jobs import wait_for_reason
 
 from rft_api.resource import API_VERSION
-from rft_api.run import RunFolder, Summary
+from rft_api.run_folder import RunFolder
+from rft_api.summary import Summary
 from rft_charts.draw import draw, fetch_from
 
 JOB = ROOT / "examples" / "quickstart" / "kubernetes" / "job.yaml"

@@ -10,7 +10,7 @@ import pytest
 from support.tiny import write_model
 from support.tiny_jobs import job, reward, store_inputs, wait_for_reason
 
-from rft_api.run import RunFolder
+from rft_api.run_folder import RunFolder
 
 POD_USER = 65532
 STEPS = 6

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from rft_api.progress import Progress
 from rft_api.rft_job import Limits
-from rft_api.run import Progress
 from rft_operator.attempt_views import Attempt, Outcome
 from rft_operator.pod_views import Ending, PodView
 from rft_operator.reasons import Reason
@@ -173,7 +173,7 @@ def test_a_jobs_end_waits_for_its_pods_words(newest, pods, waits):
 
 
 def test_every_permanent_code_has_a_reason():
-    from rft_api.run import ExitCode
+    from rft_api.exit_codes import ExitCode
     from rft_operator.reasons import reason_of
 
     assert {reason_of(code) for code in ExitCode if code.permanent} <= set(Reason)

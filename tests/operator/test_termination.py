@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rft_api.run import CheckpointInfo, DataReport, Evaluation, ExitCode, Gain, Summary
+from rft_api.exit_codes import ExitCode
+from rft_api.metrics import Gain
+from rft_api.run_folder import CheckpointInfo
+from rft_api.summary import DataReport, Evaluation, Summary
 from rft_api.termination import MAXIMUM_BYTES, Failure, parse_failure, parse_result, success_message
 from rft_operator.results import describe_result
 

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from rft_api.inference_endpoint import InferenceEndpoint
+from rft_api.progress import Progress
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
-from rft_api.run import Progress
 from rft_operator.inference_endpoint_plan import AdapterReport, ServerAnswer, plan_inference_endpoint
 from rft_operator.plan import Plan
 from rft_operator.reward_function_plan import plan_reward_function

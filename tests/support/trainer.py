@@ -17,7 +17,9 @@ import httpx
 from rft_api.addresses import is_stored
 from rft_api.manifests import load_manifests
 from rft_api.render import RewardAddress, render_trainer_config
-from rft_api.run import RunFolder, Summary, TrainerConfig
+from rft_api.run_folder import RunFolder
+from rft_api.summary import Summary
+from rft_api.trainer_config import TrainerConfig
 
 if TYPE_CHECKING:
     from rft_trainer.grpo import RFTTrainer

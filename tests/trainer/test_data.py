@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.trainer import job_spec, render
 
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLog
-from rft_api.run import DataConfig, ExitCode, RunError, SourceConfig
+from rft_api.trainer_config import DataConfig, SourceConfig
 from rft_trainer.data import Prompt, load_conversations, load_dataset, mix
 from rft_trainer.inputs import fetch_inputs
 from rft_trainer.modeling import load_tokenizer, prompt_token_ids

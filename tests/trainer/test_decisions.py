@@ -9,8 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trl import GRPOConfig
 
+from rft_api.exit_codes import ExitCode
+from rft_api.metrics import ValidationMetrics
 from rft_api.rft_job import Algorithm
-from rft_api.run import CheckpointInfo, EarlyStoppingConfig, ExitCode, ValidationMetrics
+from rft_api.run_folder import CheckpointInfo
+from rft_api.trainer_config import EarlyStoppingConfig
 from rft_trainer.algorithms import SETTINGS
 from rft_trainer.checkpoints import KEPT, best_first, plan_retention
 from rft_trainer.data import Prompt

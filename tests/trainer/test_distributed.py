@@ -8,8 +8,8 @@ import pytest
 from safetensors.torch import load_file
 from support.trainer import TrainerProgram, assert_whole_adapter, curve, hyperparameters, job_spec, render
 
+from rft_api.exit_codes import ExitCode
 from rft_api.ports import free_port
-from rft_api.run import ExitCode
 
 CLOSE = ("reward", "loss", "gradientNorm", "policyEntropy", "episodeLength", "advantageStd", "klDivergence", "tokens")
 

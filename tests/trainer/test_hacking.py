@@ -6,8 +6,8 @@ from support.hacking import REWARDS, hackable, write_data
 from support.servers import RewardServer
 from support.trainer import TrainerProgram, job_spec, render
 
+from rft_api.metrics import Gain, ShadowComparison, ValidationMetrics
 from rft_api.ports import free_port
-from rft_api.run import Gain, ShadowComparison, ValidationMetrics
 from rft_trainer.data import Prompt
 from rft_trainer.hacking import MINIMUM_PROMPTS, compare, judge_hacking, suspects
 from rft_trainer.rewards import ShadowScore

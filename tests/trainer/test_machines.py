@@ -18,8 +18,10 @@ from support.trainer import (
     render,
 )
 
+from rft_api.exit_codes import ExitCode
 from rft_api.ports import free_port
-from rft_api.run import ExitCode, RunFolder, Summary
+from rft_api.run_folder import RunFolder
+from rft_api.summary import Summary
 
 pytestmark = pytest.mark.timeout(2400)
 STEPS = hyperparameters(microBatchSize=4, maxSteps=9)

@@ -8,8 +8,10 @@ import uuid
 import pytest
 from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, render
 
+from rft_api.exit_codes import ExitCode
 from rft_api.ports import free_port
-from rft_api.run import ExitCode, RunFolder, Summary
+from rft_api.run_folder import RunFolder
+from rft_api.summary import Summary
 from rft_api.termination import parse_failure, parse_result
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from rft_api.run import HackingVerdict, TrainMetrics
+from rft_api.metrics import TrainMetrics
+from rft_api.progress import HackingVerdict
 from rft_trainer.progress import ProgressReporter
 
 LABELS = {"namespace": "team", "job": "tax"}

@@ -9,8 +9,8 @@ from support.servers import RewardServer
 from support.tiny import write_jsonl
 from support.trainer import TrainerProgram, hyperparameters, job_spec, render
 
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.ports import free_port
-from rft_api.run import ExitCode, RunError
 from rft_trainer.modeling import load_adapter, load_model, load_tokenizer
 
 

@@ -5,8 +5,9 @@ import threading
 import pytest
 from support.servers import RewardServer
 
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.ports import free_port
-from rft_api.run import ExitCode, RewardTarget, RunError
+from rft_api.trainer_config import RewardTarget
 from rft_trainer.data import Prompt
 from rft_trainer.rewards import RewardClient, Rollout
 

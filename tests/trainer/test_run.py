@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, render
 from transformers import AutoModelForCausalLM
 
+from rft_api.exit_codes import ExitCode
 from rft_api.ports import free_port
-from rft_api.run import ExitCode, Provenance
+from rft_api.summary import Provenance
 
 METRIC_NAMES = {
     "rft_train_reward_mean", "rft_train_reward_component_mean", "rft_train_reward_std",

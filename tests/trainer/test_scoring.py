@@ -12,7 +12,8 @@ from support.servers import RewardServer
 from support.trainer import curve, hyperparameters, job_spec, render, train_in_process
 
 from rft_api.ports import free_port
-from rft_api.run import RewardTarget, RunFolder
+from rft_api.run_folder import RunFolder
+from rft_api.trainer_config import RewardTarget
 from rft_trainer import grpo
 from rft_trainer.data import Prompt
 from rft_trainer.grpo import RFTTrainer

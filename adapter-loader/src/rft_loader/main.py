@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from rft_api.run import ExitCode
+from rft_api.exit_codes import ExitCode
 from rft_loader.fetch import fetch_model
 from rft_loader.follow import Follower, Settings
 from rft_loader.problems import Problem

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLog, InvocationLogReport
 from rft_api.invocation_reading import InvocationLogReader, LoggedPrompt
-from rft_api.run import ExitCode, RunError, SourceConfig
+from rft_api.trainer_config import SourceConfig
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 # Enough to see the pattern of what is wrong without flooding a terminal or a termination message.

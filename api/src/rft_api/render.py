@@ -8,20 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLog
 from rft_api.quantities import duration_seconds
 from rft_api.reward_function import RewardFunction, RewardFunctionSpec
 from rft_api.rft_job import Compute, DataSource, RFTJob, Tuning, WarmupSource
-from rft_api.run import (
+from rft_api.trainer_config import (
     ComputeConfig,
     DataConfig,
     DeepSpeedConfig,
     EarlyStoppingConfig,
-    ExitCode,
     LoraConfig,
     PreflightConfig,
     RewardTarget,
-    RunError,
     SourceConfig,
     TrainerConfig,
     TrainingConfig,

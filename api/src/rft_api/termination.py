@@ -6,8 +6,12 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from rft_api.exit_codes import ExitCode
+from rft_api.metrics import Gain
 from rft_api.model import Model
-from rft_api.run import CheckpointInfo, ExitCode, Gain, HackingVerdict, Summary
+from rft_api.progress import HackingVerdict
+from rft_api.run_folder import CheckpointInfo
+from rft_api.summary import Summary
 
 MAXIMUM_BYTES = 4096
 """What Kubernetes keeps of a termination message."""

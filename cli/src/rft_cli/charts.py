@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from rft_api.run import Summary, TrainMetrics
+from rft_api.metrics import TrainMetrics
+from rft_api.summary import Summary
 from rft_cli.history import History
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from rft_api.addresses import Address, Location, job_addresses
+from rft_api.exit_codes import RunError
 from rft_api.invocation_log import RedactionPattern
 from rft_api.manifests import (
     ManifestError,
@@ -23,7 +24,6 @@ from rft_api.redaction import pattern_problem
 from rft_api.render import RewardAddress, render_trainer_config, reward_names
 from rft_api.reward_function import Grader, PythonReward, RewardFunction
 from rft_api.rft_job import DataSource, RFTJob, WarmupSource
-from rft_api.run import RunError
 
 _SCHEMES = {
     "model": {"", "hf", "s3", "pvc"},

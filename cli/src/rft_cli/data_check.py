@@ -9,7 +9,7 @@ from itertools import combinations
 from rich.console import Console
 from rich.text import Text
 
-from rft_api.run import ExitCode, RunError
+from rft_api.exit_codes import ExitCode, RunError
 from rft_cli.data_sources import ReadSource, Row, read_targets
 from rft_cli.data_stats import print_table
 from rft_cli.texts import harmless

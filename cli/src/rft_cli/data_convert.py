@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from rft_api.datasets import Message, json_lines, problem_report
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLog
 from rft_api.invocation_reading import InvocationLogReader
-from rft_api.run import ExitCode, RunError
 from rft_cli.data_sources import fetched
 from rft_cli.new_file import new_files
 from rft_cli.texts import harmless

@@ -11,12 +11,13 @@ from tempfile import TemporaryDirectory
 
 from rft_api.addresses import Address, is_stored
 from rft_api.datasets import Message, Prompt, read_conversations, read_prompts, split_by_content
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLog, InvocationLogReport
 from rft_api.invocation_reading import is_wanted, prompt_digest
 from rft_api.manifests import ManifestErrors, Manifests
 from rft_api.render import DEFAULT_VALIDATION_FRACTION
 from rft_api.rft_job import DataSource, RFTJob, WarmupSource
-from rft_api.run import ExitCode, RunError, SourceConfig
+from rft_api.trainer_config import SourceConfig
 from rft_cli.addresses import Places
 from rft_cli.check import read_manifests
 

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from rft_api.addresses import is_stored
 from rft_api.datasets import Message, problem_report, read_conversations, read_prompts
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_reading import prompt_digest
-from rft_api.run import ExitCode, RunError, SourceConfig
+from rft_api.trainer_config import SourceConfig
 from rft_cli.data_sources import fetched
 from rft_cli.new_file import new_files
 

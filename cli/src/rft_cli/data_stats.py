@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rft_api.datasets import problem_report
-from rft_api.run import ExitCode, RunError
+from rft_api.exit_codes import ExitCode, RunError
 from rft_cli.data_sources import ReadSource, Row, read_targets
 from rft_cli.texts import harmless
 

@@ -14,7 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from rft_api.run import Phase, Progress, TrainMetrics, ValidationMetrics
+from rft_api.metrics import TrainMetrics, ValidationMetrics
+from rft_api.progress import Phase, Progress
 from rft_cli.history import History
 from rft_cli.texts import duration, harmless, number, signed, sparkline
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from rft_api.run import TrainMetrics, ValidationMetrics
+from rft_api.metrics import TrainMetrics, ValidationMetrics
 
 
 class History:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from rft_api.run import ExitCode, RunError
+from rft_api.exit_codes import ExitCode, RunError
 
 
 @contextmanager

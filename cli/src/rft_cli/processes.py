@@ -17,9 +17,9 @@ from types import TracebackType
 import httpx
 import yaml
 
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.remote_graders import reads_credential
 from rft_api.reward_function import RewardFunction
-from rft_api.run import ExitCode, RunError
 from rft_cli import keeper
 from rft_cli.texts import harmless
 

@@ -16,17 +16,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from rft_api.run import (
-    Evaluation,
-    ExitCode,
-    PreflightVerdict,
-    RolloutRow,
-    RunError,
-    RunFolder,
-    Stage,
-    Summary,
-    TrainerConfig,
-)
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.run_folder import RolloutRow, RunFolder, Stage
+from rft_api.summary import Evaluation, PreflightVerdict, Summary
+from rft_api.trainer_config import TrainerConfig
 from rft_cli.history import History
 from rft_cli.texts import duration, harmless, last_user_message, number, shorten, signed
 

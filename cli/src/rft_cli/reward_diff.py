@@ -18,8 +18,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.reward_protocol import Score
-from rft_api.run import ExitCode, RunError
 from rft_cli.score import Line, load_function, read_lines, score_lines
 from rft_cli.texts import bars, harmless, last_user_message, number, shorten, signed
 

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rft_api.crd import structural_schema
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.reward_function import RewardFunction
-from rft_api.run import ExitCode, RunError
 from rft_cli.new_file import new_files
 from rft_cli.reward_templates import TEMPLATES, Template
 

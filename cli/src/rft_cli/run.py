@@ -21,12 +21,15 @@ from rich.console import Console
 from rich.text import Text
 
 from rft_api.addresses import Location, job_addresses
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.manifests import ManifestError, ManifestErrors, Manifests, resolve_source
 from rft_api.ports import free_port
+from rft_api.progress import Progress
 from rft_api.render import RewardAddress, render_trainer_config, reward_names
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
-from rft_api.run import ExitCode, Progress, RunError, RunFolder, TrainerConfig
+from rft_api.run_folder import RunFolder
+from rft_api.trainer_config import TrainerConfig
 from rft_cli.addresses import INPUTS, Places
 from rft_cli.check import check_manifests
 from rft_cli.display import Display

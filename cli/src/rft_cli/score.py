@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.manifests import ManifestErrors, resolve_source
 from rft_api.quantities import duration_seconds
 from rft_api.reward_function import RewardFunction
 from rft_api.reward_protocol import SCORE_PATH, Score, build_sample, match_scores
-from rft_api.run import ExitCode, RunError
 from rft_cli.check import read_manifests
 from rft_cli.judges import judge_endpoint_errors
 from rft_cli.processes import RewardServer

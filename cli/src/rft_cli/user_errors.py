@@ -11,8 +11,8 @@ import typer
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Ends the command with a message, not a traceback, when what the user gave is wrong."""
+    from rft_api.exit_codes import ExitCode, RunError
     from rft_api.manifests import ManifestErrors
-    from rft_api.run import ExitCode, RunError
 
     try:
         yield

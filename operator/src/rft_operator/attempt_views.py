@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rft_api.run import ExitCode
+from rft_api.exit_codes import ExitCode
 from rft_api.termination import parse_failure
 from rft_operator import names
 from rft_operator.moments import parse_moment

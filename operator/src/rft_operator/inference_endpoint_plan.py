@@ -31,8 +31,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from rft_api.exit_codes import ExitCode
 from rft_api.inference_endpoint import InferenceEndpoint, InferenceEndpointStatus
-from rft_api.run import ExitCode
 from rft_api.termination import parse_failure
 from rft_operator import names
 from rft_operator.addresses import AddressProblem, locate

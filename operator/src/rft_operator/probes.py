@@ -10,7 +10,7 @@ import httpx
 from pydantic import ValidationError
 
 from rft_api.inference_endpoint import InferenceEndpoint
-from rft_api.run import Progress
+from rft_api.progress import Progress
 from rft_operator import names
 from rft_operator.inference_endpoint_plan import AdapterReport, ServerAnswer
 from rft_operator.pod_views import PodView

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from rft_api.run import ExitCode
+from rft_api.exit_codes import ExitCode
 
 
 class ConditionType(enum.StrEnum):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from rft_api.progress import Progress
 from rft_api.rft_job import JobCheckpoint, JobProgress, JobResult
-from rft_api.run import Progress
 from rft_api.termination import RunResult
 from rft_operator.moments import format_duration
 

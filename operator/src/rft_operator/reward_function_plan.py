@@ -18,12 +18,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from rft_api.exit_codes import ExitCode
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.manifests import SourceMissing, resolve_source
 from rft_api.remote_graders import judge_endpoints, leaves_cluster
 from rft_api.render import reward_digest
 from rft_api.reward_function import RewardFunction, RewardFunctionStatus
-from rft_api.run import ExitCode
 from rft_api.termination import parse_failure
 from rft_operator import names
 from rft_operator.conditions import Finding, build_conditions

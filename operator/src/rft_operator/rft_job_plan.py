@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
+from rft_api.exit_codes import RunError
+from rft_api.progress import HackingVerdict
 from rft_api.quantities import duration_seconds
 from rft_api.render import reward_names
 from rft_api.resource import Condition
 from rft_api.rft_job import JobCheckpoint, JobProgress, JobResult, RFTJob, RFTJobSpec, RFTJobStatus
-from rft_api.run import HackingVerdict, RunError
 from rft_api.termination import parse_result
 from rft_operator.addresses import AddressProblem, check_addresses
 from rft_operator.attempt_views import Attempt, Outcome

@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from rft_api.inference_endpoint import InferenceEndpoint
+from rft_api.progress import Progress
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob, RFTJobSpec
-from rft_api.run import Progress, TrainerConfig
+from rft_api.trainer_config import TrainerConfig
 from rft_operator.attempt_views import Attempt
 from rft_operator.pod_views import PodView
 from rft_operator.trainer_objects import CONFIGURATION_KEY, SPEC_KEY

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from rft_api.progress import Progress
 from rft_api.quantities import duration_seconds
 from rft_api.rft_job import Limits
-from rft_api.run import Progress
 from rft_operator.attempt_views import Attempt, Outcome, find_cause
 from rft_operator.conditions import Truth
 from rft_operator.pod_views import PodView, worst_problem

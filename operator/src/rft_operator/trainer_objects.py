@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from rft_api.exit_codes import ExitCode
 from rft_api.render import RewardAddress, render_trainer_config, reward_digest, reward_names
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
-from rft_api.run import ExitCode
 from rft_operator import names
 from rft_operator.addresses import Mounts, job_addresses, locate
 from rft_operator.metadata import Owner, build_object

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from rft_api.inference_endpoint import InferenceEndpoint
+from rft_api.progress import Progress
 from rft_api.remote_graders import judge_endpoints
 from rft_api.render import reward_names
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
-from rft_api.run import Progress
 from rft_operator import names
 from rft_operator.attempt_views import read_attempt
 from rft_operator.inference_endpoint_plan import InferenceEndpointWorld, ServerAnswer

@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from rft_api.run import ExitCode
+from rft_api.exit_codes import ExitCode
 from rft_reward.configuration import ConfigurationError, load_function, scoring_settings
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rft_api.run import TrainerConfig
+from rft_api.trainer_config import TrainerConfig
 from rft_trainer.deepspeed_config import build_deepspeed_config
 
 

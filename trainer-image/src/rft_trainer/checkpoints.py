@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rft_api.run import CHECKPOINT_MARKER, CheckpointInfo, RunFolder
+from rft_api.run_folder import CHECKPOINT_MARKER, CheckpointInfo, RunFolder
 
 KEPT = 3
 """Checkpoints kept for their validation reward, besides the newest one."""

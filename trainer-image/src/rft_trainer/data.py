@@ -16,8 +16,9 @@ from rft_api.datasets import (
     read_prompts,
     split_by_content,
 )
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLogReport
-from rft_api.run import DataConfig, ExitCode, RunError, SourceConfig
+from rft_api.trainer_config import DataConfig, SourceConfig
 
 __all__ = [
     "Conversation", "Dataset", "Message", "Prompt", "WarmupData", "load_conversations", "load_dataset", "mix",

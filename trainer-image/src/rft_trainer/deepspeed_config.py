@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rft_api.run import ComputeConfig
+from rft_api.trainer_config import ComputeConfig
 
 
 def build_deepspeed_config(compute: ComputeConfig, on_gpu: bool) -> dict[str, Any] | None:

@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from rft_api.run import ExitCode, Summary
+from rft_api.exit_codes import ExitCode
+from rft_api.summary import Summary
 from rft_api.termination import MAXIMUM_BYTES, success_message
 
 

@@ -15,18 +15,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from rft_api.run import (
-    CheckpointInfo,
-    DataReport,
-    Evaluation,
-    ExitCode,
-    PreflightVerdict,
-    RunError,
-    RunFolder,
-    Stage,
-    Summary,
-    TrainerConfig,
-)
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.run_folder import CheckpointInfo, RunFolder, Stage
+from rft_api.summary import DataReport, Evaluation, PreflightVerdict, Summary
+from rft_api.trainer_config import TrainerConfig
 from rft_trainer import checkpoints, own_disks
 from rft_trainer.data import Dataset, Message, Prompt, load_conversations, load_dataset, mix
 from rft_trainer.distributed import any_rank, gather, rank, wait_for_all

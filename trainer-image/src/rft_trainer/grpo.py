@@ -19,18 +19,10 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import pad
 
-from rft_api.run import (
-    CheckpointInfo,
-    ComputeConfig,
-    EarlyStoppingConfig,
-    ExitCode,
-    RunError,
-    RunFolder,
-    ShadowComparison,
-    TrainerConfig,
-    TrainMetrics,
-    ValidationMetrics,
-)
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.metrics import ShadowComparison, TrainMetrics, ValidationMetrics
+from rft_api.run_folder import CheckpointInfo, RunFolder
+from rft_api.trainer_config import ComputeConfig, EarlyStoppingConfig, TrainerConfig
 from rft_trainer import checkpoints, own_disks
 from rft_trainer.algorithms import SETTINGS
 from rft_trainer.arguments import common_arguments

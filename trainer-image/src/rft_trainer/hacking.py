@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rft_api.run import HackingVerdict, ShadowComparison, ValidationMetrics
+from rft_api.metrics import ShadowComparison, ValidationMetrics
+from rft_api.progress import HackingVerdict
 from rft_trainer.rollouts import ScoredCompletion
 from rft_trainer.statistics import paired_bootstrap
 

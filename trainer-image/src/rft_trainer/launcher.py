@@ -19,8 +19,10 @@ from types import FrameType
 from pydantic import ValidationError
 
 from rft_api.addresses import is_stored
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.ports import free_port
-from rft_api.run import ExitCode, RunError, RunFolder, TrainerConfig
+from rft_api.run_folder import RunFolder
+from rft_api.trainer_config import TrainerConfig
 from rft_trainer.ending import report_end
 
 POLL_SECONDS = 0.2
@@ -31,7 +33,7 @@ FAILURE_GRACE_SECONDS = 10.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The trainer's command line; returns an exit code of `rft_api.run.ExitCode`."""
+    """The trainer's command line; returns an exit code of `rft_api.exit_codes.ExitCode`."""
     parser = argparse.ArgumentParser(prog="rft_trainer", description="Trains as a run's job.json says.")
     parser.add_argument("config", type=Path, help="job.json")
     parser.add_argument("--port", type=int, default=9090, help="port of /progress and /metrics")

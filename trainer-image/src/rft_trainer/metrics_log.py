@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rft_api.run import RunFolder, TrainMetrics, ValidationMetrics
+from rft_api.metrics import TrainMetrics, ValidationMetrics
+from rft_api.run_folder import RunFolder
 
 
 def append_metrics(folder: RunFolder, metrics: TrainMetrics | ValidationMetrics) -> None:

@@ -9,7 +9,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rft_api.run import CHECKPOINT_MARKER, ExitCode, RunError, RunFolder
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.run_folder import CHECKPOINT_MARKER, RunFolder
 from rft_api.storage import ObjectStore, StorageError
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rft_api.run import ExitCode, RunError
+from rft_api.exit_codes import ExitCode, RunError
 
 
 def check_model_folder(model: str) -> None:

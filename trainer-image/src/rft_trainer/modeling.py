@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from rft_api.run import ExitCode, LoraConfig, RunError
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.trainer_config import LoraConfig
 from rft_trainer.data import Message
 from rft_trainer.model_folder import check_model_folder
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rft_api.run import PreflightVerdict
+from rft_api.summary import PreflightVerdict
 from rft_trainer.rollouts import ScoredCompletion, mean_reward
 
 # Amazon Bedrock's guidance, "Is RFT right?": above 95 % of the greatest reward there is nothing left to learn. Rewards

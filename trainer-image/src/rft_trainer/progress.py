@@ -11,7 +11,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from rft_api.run import HackingVerdict, Progress, TrainMetrics, ValidationMetrics
+from rft_api.metrics import TrainMetrics, ValidationMetrics
+from rft_api.progress import HackingVerdict, Progress
 
 _LABELS = ("namespace", "job")
 
@@ -68,7 +69,7 @@ class ProgressReporter:
         )
 
     def update(self, **fields: Any) -> None:
-        """Changes fields of the progress (snake_case names of `rft_api.run.Progress`)."""
+        """Changes fields of the progress (snake_case names of `rft_api.progress.Progress`)."""
         self.progress = self.progress.model_copy(update=fields)
 
     def plan(self, total_steps: int, done: int = 0) -> None:

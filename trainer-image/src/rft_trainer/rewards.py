@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 import httpx
 
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.reward_protocol import SCORE_PATH, Score, build_sample, match_scores
-from rft_api.run import ExitCode, RewardTarget, RunError
+from rft_api.trainer_config import RewardTarget
 from rft_trainer.data import Prompt
 
 BATCH = 64

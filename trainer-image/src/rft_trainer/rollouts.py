@@ -10,13 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rft_api.metrics import ShadowScores
 from rft_api.reward_protocol import Score
-from rft_api.run import (
-    COMPONENT_COLUMN_PREFIX,
-    SHADOW_COLUMN_PREFIX,
-    SHADOW_ERROR_COLUMN_PREFIX,
-    ShadowScores,
-)
+from rft_api.run_folder import COMPONENT_COLUMN_PREFIX, SHADOW_COLUMN_PREFIX, SHADOW_ERROR_COLUMN_PREFIX
 from rft_trainer.data import Prompt
 from rft_trainer.rewards import ShadowScore
 from rft_trainer.statistics import mean
@@ -109,7 +105,7 @@ def mean_length(rows: Sequence[ScoredCompletion]) -> float:
 def write_rollouts(path: Path, rows: Sequence[ScoredCompletion]) -> None:
     """Writes rows as parquet, replacing the file.
 
-    Columns: `rft_api.run.RolloutRow`, one per component, one or two per shadow.
+    Columns: `rft_api.run_folder.RolloutRow`, one per component, one or two per shadow.
     """
     names = sorted({name for row in rows for name in row.components})
     columns: dict[str, pa.Array] = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rft_api.run import Gain
+from rft_api.metrics import Gain
 
 RESAMPLES = 10_000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from rft_api.run import RunFolder
+from rft_api.run_folder import RunFolder
 
 
 class StageClock:

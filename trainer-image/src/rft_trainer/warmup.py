@@ -10,7 +10,9 @@ from datasets import Dataset as ArrowDataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from rft_api.run import ExitCode, RunError, RunFolder, TrainerConfig, WarmupConfig
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.run_folder import RunFolder
+from rft_api.trainer_config import TrainerConfig, WarmupConfig
 from rft_trainer.arguments import common_arguments
 from rft_trainer.data import Conversation
 from rft_trainer.distributed import any_rank, rank

@@ -13,7 +13,9 @@ import threading
 import traceback
 from types import FrameType
 
-from rft_api.run import ExitCode, RunError, RunFolder, TrainerConfig
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.run_folder import RunFolder
+from rft_api.trainer_config import TrainerConfig
 from rft_trainer.data import load_dataset
 from rft_trainer.ending import report_end, report_result
 from rft_trainer.model_folder import check_model_folder

@@ -1,0 +1,141 @@
+"""The output folder of a run: its paths, the columns of its tables, the marker of a complete checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rft_api.model import Model
+
+CHECKPOINT_MARKER = "complete.json"
+
+
+class CheckpointInfo(Model):
+    """A checkpoint of the run; also the contents of its completeness marker."""
+
+    step: int
+    """Optimizer steps done."""
+    validation_reward: float | None
+    """Mean validation reward; null when the checkpoint was not validated."""
+    resumable: bool = True
+    """Whether training can go on from it; false when only the weights were kept."""
+
+
+Stage = Literal["base", "warmup", "tuned"]
+
+
+class RunFolder:
+    """Paths in a run's output folder."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def config(self) -> Path:
+        """`job.json`: the run's configuration."""
+        return self.path / "job.json"
+
+    @property
+    def metrics(self) -> Path:
+        """`metrics.jsonl`: a line per step and per validation."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def rollouts(self) -> Path:
+        """Folder of the scored completions."""
+        return self.path / "rollouts"
+
+    def rollout(self, step: int) -> Path:
+        """Scored completions of one step, in parquet."""
+        return self.rollouts / f"step-{step}.parquet"
+
+    def validation(self, step: int) -> Path:
+        """Scored validation completions after one step, in parquet."""
+        return self.path / "validations" / f"step-{step}.parquet"
+
+    def evaluation(self, stage: Stage) -> Path:
+        """Scored held-out completions of one model, in parquet."""
+        return self.path / "evaluations" / f"{stage}.parquet"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        """Folder of one checkpoint."""
+        return self.checkpoints / f"step-{step}"
+
+    @property
+    def warmup(self) -> Path:
+        """Folder of the weights after the warm-up."""
+        return self.path / "warmup"
+
+    @property
+    def best(self) -> Path:
+        """Folder of the exported model or adapter, ready to serve."""
+        return self.path / "best"
+
+    @property
+    def preflight(self) -> Path:
+        """`preflight.json`: the verdict of the check before training."""
+        return self.path / "preflight.json"
+
+    @property
+    def summary(self) -> Path:
+        """`summary.json`: the result; written last."""
+        return self.path / "summary.json"
+
+    @property
+    def provenance(self) -> Path:
+        """`provenance.json`: digests and versions."""
+        return self.path / "provenance.json"
+
+    @property
+    def timings(self) -> Path:
+        """`timings.json`: seconds of each stage but training, over all starts of the run."""
+        return self.path / "timings.json"
+
+    @property
+    def curves(self) -> Path:
+        """Chart of the curves, without its suffix (.svg, .png)."""
+        return self.path / "curves"
+
+
+COMPONENT_COLUMN_PREFIX = "component/"
+"""Prefix of a component's column in rollout and evaluation files; the others are `RolloutRow`'s fields."""
+
+
+SHADOW_COLUMN_PREFIX = "shadow/"
+"""Prefix of a shadow's column in the same files."""
+
+
+SHADOW_ERROR_COLUMN_PREFIX = "shadowError/"
+"""Prefix of the column that says why a shadow could not score; only where one could not."""
+
+
+class RolloutRow(Model):
+    """A row of a rollout or evaluation file, besides its components and shadows."""
+
+    sample_id: str
+    """Id of the sample in the reward request."""
+    source: str
+    """Data source of the prompt."""
+    prompt: str
+    """The conversation as JSON."""
+    completion: str
+    """The completion's text."""
+    reference_answer: str
+    """The reference answer as JSON."""
+    reward: float | None
+    """The reward; null when it could not be computed."""
+    error: str | None
+    """Why it could not be computed."""
+    explanation: str | None = None
+    """Why the reward is what it is, where the reward says so; no column in files where none does."""
+    advantage: float | None
+    """The advantage; null in evaluations."""
+    tokens: Annotated[int, Field(ge=0)]
+    """Completion tokens."""
