@@ -18,7 +18,7 @@ from rft_api.manifests import load_manifests
 from rft_charts.generate import generated_files
 from rft_charts.values_page import read_values
 from rft_operator.main import parse_arguments
-from rft_operator.rights import AT_HOME, EVERYWHERE, Right
+from rft_operator.permissions import AT_HOME, EVERYWHERE, Right
 
 ROOT = Path(__file__).parents[2]
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}

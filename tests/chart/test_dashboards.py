@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import Metric
 from support.dashboards import METRIC, alert_queries, panel_queries, read_dashboards
 
-from rft_operator.metrics import Metrics as OperatorMetrics
+from rft_operator.reconcile.metrics import Metrics as OperatorMetrics
 from rft_reward.metrics import Metrics as RewardMetrics
 from rft_trainer.progress import ProgressReporter
 

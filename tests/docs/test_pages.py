@@ -14,7 +14,7 @@ from support.pages import DOCS, ROOT, page
 
 from rft_api.rft_job import Hyperparameters, RFTJobSpec
 from rft_cli.main import app
-from rft_operator.reasons import Reason
+from rft_operator.status.reasons import Reason
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("examples/**/*.md"))]
 every_page = pytest.mark.parametrize("file", PAGES, ids=lambda file: str(file.relative_to(ROOT)))

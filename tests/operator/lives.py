@@ -21,7 +21,7 @@ from meddling import THEIRS
 from pretending import Kubelet, reason
 
 from rft_api.crd import build_crds
-from rft_operator.rights import build_cluster_role, build_role
+from rft_operator.permissions import build_cluster_role, build_role
 
 ROOT = Path(__file__).parents[2]
 REWARD: dict[str, Any] = {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from worlds_from_yaml import plan_objects, read_case
 
-from rft_operator.plan import Plan
+from rft_operator.kube.plan import Plan
 
 FILE = Path(__file__).parent / "golden" / "job-hacking.yaml"
 RISEN = {"suspected": True, "message": "the reward has risen and shadow brief has fallen"}

@@ -7,9 +7,9 @@ from typing import Any
 
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.rft_job import RFTJob
-from rft_operator import names
-from rft_operator.job_endpoint import EndpointPlan, plan_job_endpoint
-from rft_operator.rft_job_world import RFTJobWorld
+from rft_operator.kube import names
+from rft_operator.rft_job.endpoint import EndpointPlan, plan_job_endpoint
+from rft_operator.rft_job.world import RFTJobWorld
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 

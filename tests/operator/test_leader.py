@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rft_operator.leader import LEASE_SECONDS, RENEW_SECONDS, RETRY_SECONDS, Sighting, may_take
+from rft_operator.kube.leader import LEASE_SECONDS, RENEW_SECONDS, RETRY_SECONDS, Sighting, may_take
 
 
 def lease(holder: str | None) -> dict:

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from rft_operator import loop as loop_module
-from rft_operator.loop import Loop
-from rft_operator.store import Key
+from rft_operator.kube.store import Key
+from rft_operator.reconcile import loop as loop_module
+from rft_operator.reconcile.loop import Loop
 
 ONE, TWO = Key("RFTJob", "n", "one"), Key("RFTJob", "n", "two")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rft_operator.metrics import Metrics
-from rft_operator.store import Key
+from rft_operator.kube.store import Key
+from rft_operator.reconcile.metrics import Metrics
 
 ENDPOINT = Key("InferenceEndpoint", "team", "base")
 ADAPTER = Key("InferenceEndpoint", "team", "tax")

@@ -8,7 +8,7 @@ from audit import OPERATOR
 from lives import Life, bind, job, wait_for
 from pretending import running_operator
 
-from rft_operator.rights import build_role, build_watch_role
+from rft_operator.permissions import build_role, build_watch_role
 
 OTHER = "rft-operator-of-some"
 

@@ -10,11 +10,11 @@ import aiohttp
 import pytest
 from kubernetes.aio.client.exceptions import ApiException
 
-from rft_operator import resync
-from rft_operator.cluster import Cluster, Refused, Unavailable
-from rft_operator.loop import Loop
-from rft_operator.resync import run_loop
-from rft_operator.store import Key, Store
+from rft_operator.kube.cluster import Cluster, Refused, Unavailable
+from rft_operator.kube.store import Key, Store
+from rft_operator.reconcile import resync
+from rft_operator.reconcile.loop import Loop
+from rft_operator.reconcile.resync import run_loop
 
 JOB = {"apiVersion": "rft.dev/v1alpha1", "kind": "RFTJob", "metadata": {"name": "job", "namespace": "n"}}
 

@@ -11,10 +11,10 @@ import httpx
 import pytest
 from worlds_from_yaml import SETTINGS, read_case, store_of
 
-from rft_operator.metrics import Metrics
-from rft_operator.passes import Passes
-from rft_operator.probes import Probes
-from rft_operator.store import Key, Store, key_of
+from rft_operator.kube.store import Key, Store, key_of
+from rft_operator.reconcile.metrics import Metrics
+from rft_operator.reconcile.probes import Probes
+from rft_operator.reconcile.reconciler import Passes
 
 FILE = Path(__file__).parent / "golden" / "job-first-start.yaml"
 JOB = Key("RFTJob", "team", "quickstart")

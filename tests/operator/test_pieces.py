@@ -11,14 +11,14 @@ from test_run_state import failed, pod
 
 from rft_api.resource import PodOverrides
 from rft_api.rft_job import JobUsage
-from rft_operator import names
-from rft_operator.addresses import Address, AddressProblem, Mounts, locate
-from rft_operator.conditions import Finding, build_conditions
-from rft_operator.moments import format_duration, format_moment
-from rft_operator.pod_views import read_pod
-from rft_operator.pods import Container, build_container, build_pod_template, override_pod
-from rft_operator.reasons import ConditionType, Reason
-from rft_operator.usage import count_usage
+from rft_operator.kube import names
+from rft_operator.kube.timestamps import format_duration, format_moment
+from rft_operator.pods.addresses import Address, AddressProblem, Mounts, locate
+from rft_operator.pods.pod_view import read_pod
+from rft_operator.pods.template import Container, build_container, build_pod_template, override_pod
+from rft_operator.rft_job.usage import count_usage
+from rft_operator.status.conditions import Finding, build_conditions
+from rft_operator.status.reasons import ConditionType, Reason
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 

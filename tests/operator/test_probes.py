@@ -10,8 +10,8 @@ import pytest
 from test_ready_tables import ADAPTER, OWN
 from test_run_state import pod
 
-from rft_operator.inference_endpoint_plan import AdapterReport, ServerAnswer
-from rft_operator.probes import Probes
+from rft_operator.inference_endpoint.plan import AdapterReport, ServerAnswer
+from rft_operator.reconcile.probes import Probes
 
 RUNS = pod(ip="10.0.0.1")
 NOT_READY = pod(ip="10.0.0.1", ready=False)

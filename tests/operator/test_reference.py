@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from rft_operator.reasons import EXPLANATIONS, Reason
-from rft_operator.reference import render_reference
+from rft_operator.status.reasons import EXPLANATIONS, Reason
+from rft_operator.status.reference import render_reference
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "conditions.md"

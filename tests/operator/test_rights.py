@@ -12,7 +12,7 @@ from audit import OPERATOR
 from lives import RESULT, REWARD, REWARDS, ROOT, TRAINERS, Life, bind, job, wait_for
 from pretending import running_operator
 
-from rft_operator.rights import AT_HOME, EVERYWHERE, Right, build_cluster_role, render_table
+from rft_operator.permissions import AT_HOME, EVERYWHERE, Right, build_cluster_role, render_table
 
 PAGE = ROOT / "docs" / "operator.md"
 ALWAYS = [right for right in (*EVERYWHERE, *AT_HOME) if not right.only]

@@ -9,10 +9,10 @@ import pytest
 
 from rft_api.progress import Progress
 from rft_api.rft_job import Limits
-from rft_operator.attempt_views import Attempt, Outcome
-from rft_operator.pod_views import Ending, PodView
-from rft_operator.reasons import Reason
-from rft_operator.run_state import RunFacts, awaits_pod_news, decide_run_state
+from rft_operator.pods.pod_view import Ending, PodView
+from rft_operator.rft_job.attempts import Attempt, Outcome
+from rft_operator.rft_job.run_state import RunFacts, awaits_pod_news, decide_run_state
+from rft_operator.status.reasons import Reason
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 
@@ -173,7 +173,5 @@ def test_a_jobs_end_waits_for_its_pods_words(newest, pods, waits):
 
 
 def test_every_permanent_code_has_a_reason():
-    from rft_api.exit_codes import ExitCode
-    from rft_operator.reasons import reason_of
 
     assert {reason_of(code) for code in ExitCode if code.permanent} <= set(Reason)

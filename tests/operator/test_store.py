@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rft_operator import names
-from rft_operator.routing import take_answer, take_event
-from rft_operator.store import Key, Store
+from rft_operator.kube import names
+from rft_operator.kube.store import Key, Store
+from rft_operator.reconcile.routing import take_answer, take_event
 
 
 def obj(kind: str, name: str, version: int, uid: str = "u", labels: dict[str, str] | None = None, **rest: Any) -> Any:

@@ -9,7 +9,7 @@ from rft_api.metrics import Gain
 from rft_api.run_folder import CheckpointInfo
 from rft_api.summary import DataReport, Evaluation, Summary
 from rft_api.termination import MAXIMUM_BYTES, Failure, parse_failure, parse_result, success_message
-from rft_operator.results import describe_result
+from rft_operator.rft_job.results import describe_result
 
 
 def summary(components: int) -> Summary:

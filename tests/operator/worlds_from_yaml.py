@@ -13,13 +13,13 @@ from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.progress import Progress
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
-from rft_operator.inference_endpoint_plan import AdapterReport, ServerAnswer, plan_inference_endpoint
-from rft_operator.plan import Plan
-from rft_operator.reward_function_plan import plan_reward_function
-from rft_operator.rft_job_plan import plan_rft_job
+from rft_operator.inference_endpoint.plan import AdapterReport, ServerAnswer, plan_inference_endpoint
+from rft_operator.kube.plan import Plan
+from rft_operator.kube.store import Key, Store
+from rft_operator.reconcile.worlds import gather_inference_endpoint, gather_reward_function, gather_rft_job
+from rft_operator.reward_function.plan import plan_reward_function
+from rft_operator.rft_job.plan import plan_rft_job
 from rft_operator.settings import Images, Settings
-from rft_operator.store import Key, Store
-from rft_operator.worlds import gather_inference_endpoint, gather_reward_function, gather_rft_job
 
 SETTINGS = Settings(
     images=Images(

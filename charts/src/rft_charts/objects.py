@@ -8,7 +8,7 @@ import yaml
 
 from rft_api.crd import build_crds
 from rft_api.generate import dump_yaml
-from rft_operator.rights import build_cluster_role, build_role
+from rft_operator.permissions import build_cluster_role, build_role
 
 Json = dict[str, Any]
 

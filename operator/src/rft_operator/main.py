@@ -16,16 +16,16 @@ import httpx
 import kopf
 from prometheus_client import start_http_server
 
-from rft_operator.cluster import connect
-from rft_operator.handlers import OUR_PLURALS, build_registry, build_settings
-from rft_operator.leader import Election, LeadershipLost
-from rft_operator.loop import Loop
-from rft_operator.metrics import Metrics
-from rft_operator.passes import Passes
-from rft_operator.probes import Probes
-from rft_operator.resync import run_loop, wait_for_definitions
+from rft_operator.kube.cluster import connect
+from rft_operator.kube.leader import Election, LeadershipLost
+from rft_operator.kube.store import Store
+from rft_operator.reconcile.loop import Loop
+from rft_operator.reconcile.metrics import Metrics
+from rft_operator.reconcile.probes import Probes
+from rft_operator.reconcile.reconciler import Passes
+from rft_operator.reconcile.resync import run_loop, wait_for_definitions
+from rft_operator.reconcile.watches import OUR_PLURALS, build_registry, build_settings
 from rft_operator.settings import Images, Settings
-from rft_operator.store import Store
 
 log = logging.getLogger(__name__)
 

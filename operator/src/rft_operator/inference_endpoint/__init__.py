@@ -1,0 +1,1 @@
+"""InferenceEndpoint: a vLLM server, or an adapter on one."""

@@ -1,0 +1,231 @@
+"""Plans an InferenceEndpoint: its server or its place on another's, and whether the model answers.
+
+With a server of its own:
+
+| server pods | Ready |
+|---|---|
+| none wanted | ScaledToZero |
+| one is ready and answers by the model's name | Ready |
+| one is ready, does not answer | NotAnswering |
+| end again and again | ServerFailing; ModelInvalid when the model cannot be fetched or read |
+| cannot start | Unschedulable, ImagePullFailed, ContainerBlocked |
+| otherwise | Starting |
+
+As an adapter on another endpoint's server:
+
+| base endpoint | loaders beside its ready pods | Ready |
+|---|---|---|
+| missing | | BaseMissing |
+| cannot serve adapters | | ConfigurationInvalid |
+| no pods wanted | | ScaledToZero |
+| no pod ready | | BaseNotReady |
+| ready | one has refused the adapter | AdapterRejected |
+| ready | all have loaded it, and all servers answer by its name | Ready |
+| ready | all have loaded it, a server does not answer | NotAnswering |
+| ready | otherwise | AdapterLoading |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from rft_api.exit_codes import ExitCode
+from rft_api.inference_endpoint import InferenceEndpoint, InferenceEndpointStatus
+from rft_api.termination import parse_failure
+from rft_operator.inference_endpoint.objects import (
+    adapter_address,
+    build_adapter_list,
+    build_endpoint_service,
+    build_server_deployment,
+    serving_of,
+)
+from rft_operator.kube import names
+from rft_operator.kube.plan import Desired, Plan, plan_events
+from rft_operator.pods.addresses import AddressProblem, locate
+from rft_operator.pods.deployment_view import DeploymentView
+from rft_operator.pods.pod_view import PodView, worst_problem
+from rft_operator.settings import Settings
+from rft_operator.status.conditions import Finding, build_conditions
+from rft_operator.status.reasons import ConditionType, Reason
+
+READY_POLL_SECONDS = 60.0
+"""Time between two questions to a model that has answered."""
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """What a loader says of an adapter."""
+
+    uri: str
+    state: str
+    """`Loading`, `Loaded` or `Failed`."""
+    message: str
+
+
+@dataclass(frozen=True)
+class ServerAnswer:
+    """What a server pod answers when asked for this endpoint's model."""
+
+    problem: str | None
+    """Why the model does not answer; none when it does."""
+    adapter: AdapterReport | None = None
+    """What the loader beside it says, for an adapter."""
+
+
+@dataclass(frozen=True)
+class InferenceEndpointWorld:
+    """Everything that planning an InferenceEndpoint looks at."""
+
+    endpoint: InferenceEndpoint
+    base: InferenceEndpoint | None
+    """The endpoint that baseEndpoint names, if it exists."""
+    adapters: Sequence[InferenceEndpoint]
+    """Endpoints whose baseEndpoint is this one."""
+    deployment: DeploymentView | None
+    """The endpoint's own."""
+    pods: Sequence[PodView]
+    """Pods of the server, which may be the base's."""
+    answers: Mapping[str, ServerAnswer]
+    """Answers of pods that are ready, by pod name."""
+    now: datetime
+
+
+def plan_inference_endpoint(world: InferenceEndpointWorld, settings: Settings) -> Plan:
+    """The plan for an InferenceEndpoint."""
+    endpoint = world.endpoint
+    metadata = endpoint.metadata
+    before = endpoint.status or InferenceEndpointStatus()
+    objects, problem = _objects(world, settings)
+    if problem is not None:
+        finding = Finding(ConditionType.READY, "False", Reason.CONFIGURATION_INVALID, problem)
+    elif endpoint.spec.model is not None:
+        finding = _own_finding(world)
+    else:
+        finding = _adapter_finding(world)
+    conditions = build_conditions([finding], before.conditions, metadata.generation or 0, world.now)
+    own = endpoint.spec.model is not None
+    selector = ",".join(f"{key}={value}" for key, value in names.labels(names.SERVER, metadata.name).items())
+    status = InferenceEndpointStatus(
+        conditions=conditions,
+        url=names.endpoint_url(metadata.name, metadata.namespace),
+        model_name=metadata.name,
+        replicas=len(_ready(world.pods)) if own else None,
+        selector=selector if own else None,
+    )
+    return Plan(
+        desired=objects,
+        status=status.to_json_object(),
+        events=plan_events(before.conditions, conditions),
+        requeue_seconds=_requeue(world, settings, finding),
+    )
+
+
+def _objects(world: InferenceEndpointWorld, settings: Settings) -> tuple[list[Desired], str | None]:
+    endpoint = world.endpoint
+    try:
+        if endpoint.spec.model is None:
+            address = adapter_address(endpoint)
+            assert address is not None  # the schema has exactly one of model and adapter
+            address.split()
+            return [Desired(build_endpoint_service(endpoint))], _base_problem(world)
+        adapters = [adapter for adapter in world.adapters if _has_valid_address(adapter)]
+        objects = [
+            Desired(build_adapter_list(endpoint, adapters)),
+            Desired(build_server_deployment(endpoint, adapters, settings)),
+            Desired(build_endpoint_service(endpoint)),
+        ]
+        return objects if serving_of(endpoint).max_adapters else objects[1:], None
+    except AddressProblem as error:
+        return [], str(error)
+
+
+def _has_valid_address(adapter: InferenceEndpoint) -> bool:
+    """Whether the server can open the adapter; otherwise the adapter's own status says why not."""
+    address = adapter_address(adapter)
+    try:
+        return address is not None and bool(address.split())
+    except AddressProblem:
+        return False
+
+
+def _base_problem(world: InferenceEndpointWorld) -> str | None:
+    """Why the base endpoint can never serve this adapter, if so."""
+    base, spec = world.base, world.endpoint.spec
+    if base is None:
+        return None
+    name = base.metadata.name
+    if base.spec.model is None:
+        return f"spec.baseEndpoint: {name} is itself an adapter; name the endpoint of the base model"
+    if not serving_of(base).max_adapters:
+        return f"spec.baseEndpoint: {name} has serving.maxAdapters: 0; raise it"
+    if spec.credentials is not None and spec.credentials != base.spec.credentials:
+        return f"spec.credentials: the adapter is fetched with the credentials of {name}; leave it out, or set the same"
+    return None
+
+
+def _own_finding(world: InferenceEndpointWorld) -> Finding:
+    kind = ConditionType.READY
+    if not world.endpoint.spec.replicas:
+        return Finding(kind, "False", Reason.SCALED_TO_ZERO)
+    if world.deployment is None:
+        return Finding(kind, "False", Reason.STARTING, "creating the server")
+    ready = _ready(world.pods)
+    problems = [answer.problem for pod in ready if (answer := world.answers.get(pod.name)) is not None]
+    if any(problem is None for problem in problems):
+        return Finding(kind, "True", Reason.READY)
+    if problems:
+        return Finding(kind, "False", Reason.NOT_ANSWERING, str(problems[0]))
+    waiting = sorted((pod for pod in world.pods if not pod.ready and not pod.deleting), key=lambda pod: pod.name)
+    for pod in waiting:
+        if pod.ended and pod.ending is not None:
+            text = f"pod {pod.name}: {parse_failure(pod.ending.message).message}"
+            invalid = pod.ending.exit_code == ExitCode.MODEL_INVALID
+            return Finding(kind, "False", Reason.MODEL_INVALID if invalid else Reason.SERVER_FAILING, text)
+    problem = worst_problem(waiting)
+    if problem is not None:
+        return Finding(kind, "False", *problem)
+    return Finding(kind, "False", Reason.STARTING, f"{len(waiting)} pods are starting")
+
+
+def _adapter_finding(world: InferenceEndpointWorld) -> Finding:
+    kind = ConditionType.READY
+    name = world.endpoint.spec.base_endpoint
+    if world.base is None:
+        return Finding(kind, "False", Reason.BASE_MISSING, f"there is no InferenceEndpoint {name}")
+    if not world.base.spec.replicas:
+        return Finding(kind, "False", Reason.SCALED_TO_ZERO, f"InferenceEndpoint {name} has no replicas")
+    ready = sorted(_ready(world.pods), key=lambda pod: pod.name)
+    if not ready:
+        return Finding(kind, "False", Reason.BASE_NOT_READY, f"no server pod of InferenceEndpoint {name} is ready")
+    assert world.endpoint.spec.adapter is not None
+    uri = adapter_uri(world.endpoint)
+    for pod in ready:
+        answer = world.answers.get(pod.name)
+        report = answer.adapter if answer is not None else None
+        if report is not None and report.uri == uri and report.state == "Failed":
+            return Finding(kind, "False", Reason.ADAPTER_REJECTED, f"pod {pod.name}: {report.message}")
+        if answer is None or report is None or report.uri != uri or report.state != "Loaded":
+            text = report.message if report is not None else "the loader has not seen it yet"
+            return Finding(kind, "False", Reason.ADAPTER_LOADING, f"pod {pod.name}: {text}".rstrip(": "))
+        if answer.problem is not None:
+            return Finding(kind, "False", Reason.NOT_ANSWERING, f"pod {pod.name}: {answer.problem}")
+    return Finding(kind, "True", Reason.READY)
+
+
+def adapter_uri(endpoint: InferenceEndpoint) -> str:
+    """The adapter's address as the loader reads it."""
+    assert endpoint.spec.adapter is not None
+    return locate(endpoint.spec.adapter.uri)
+
+
+def _ready(pods: Sequence[PodView]) -> list[PodView]:
+    return [pod for pod in pods if pod.ready and not pod.deleting]
+
+
+def _requeue(world: InferenceEndpointWorld, settings: Settings, finding: Finding) -> float | None:
+    """When to ask the servers again; what becomes of their pods is announced."""
+    if finding.status == "True":
+        return READY_POLL_SECONDS
+    return settings.poll_seconds if _ready(world.pods) else None

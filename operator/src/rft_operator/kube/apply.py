@@ -1,0 +1,126 @@
+"""Carries plans out: deletes, creates and applies what a plan says, and writes the status if it changed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from typing import Any
+
+from rft_operator.kube import names
+from rft_operator.kube.cluster import Cluster, Conflict
+from rft_operator.kube.plan import Desired, Plan
+from rft_operator.kube.store import CHILDREN, Key, Store, key_of
+from rft_operator.reconcile.routing import Wake, take_answer
+
+Json = dict[str, Any]
+
+RUNNERS = ("Job", "Deployment")
+"""Kinds whose controllers make pods."""
+
+
+class NameTaken(Exception):
+    """An object that is needed exists already and belongs to something else."""
+
+
+class Applier:
+    """Brings the cluster to where plans want it.
+
+    What is applied already and unchanged since is left alone, so that a pass that changes nothing sends nothing.
+    """
+
+    def __init__(self, cluster: Cluster, store: Store, wake: Wake):
+        self._cluster = cluster
+        self._store = store
+        self._wake = wake
+        self._applied: dict[Key, tuple[bytes, bytes | None]] = {}
+
+    async def carry_out(self, owner: Key, owner_uid: str, plan: Plan) -> None:
+        """Deletes and applies the objects of a plan; what runs pods comes last, when all that they need is there.
+
+        Raises:
+            NameTaken: when an object of that name belongs to something else.
+            Refused: when the API server finds an object wrong.
+        """
+        for deletion in plan.deletions:
+            await self._cluster.delete(deletion.kind, owner.namespace, deletion.name, deletion.uid)
+            self._applied.pop(Key(deletion.kind, owner.namespace, deletion.name), None)
+        for runs_pods in (False, True):
+            objects = [wanted for wanted in plan.desired if (wanted.object["kind"] in RUNNERS) is runs_pods]
+            done = await asyncio.gather(*(self._bring(owner, owner_uid, o) for o in objects), return_exceptions=True)
+            for problem in done:
+                if problem is not None:
+                    raise problem
+
+    async def write_status(self, obj: Json, status: Json) -> bool:
+        """Writes the status of an object of ours; whether it had to.
+
+        Raises:
+            Conflict: when the object was deleted and made anew meanwhile.
+        """
+        if obj.get("status", {}) == status:
+            return False
+        metadata = {name: obj["metadata"][name] for name in ("name", "namespace", "uid")}
+        body = {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": metadata, "status": status}
+        written = await self._cluster.apply(body, "status")
+        self._take(key_of(obj["kind"], obj), written)
+        return True
+
+    def forget(self, owner: Key) -> None:
+        """Drops what is remembered of the children of an object that is gone."""
+        gone = [key for key in self._applied if key.namespace == owner.namespace and self._store.version(key) is None]
+        for key in gone:
+            del self._applied[key]
+
+    def _take(self, writer: Key, answer: Json) -> None:
+        take_answer(self._store, self._wake, writer, answer["kind"], answer)
+
+    async def _bring(self, owner: Key, owner_uid: str, wanted: Desired) -> None:
+        await (self._create if wanted.once else self._apply)(owner, owner_uid, wanted)
+
+    async def _create(self, owner: Key, owner_uid: str, wanted: Desired) -> None:
+        key = key_of(wanted.object["kind"], wanted.object)
+        held = self._store.get(key)
+        if held is not None:
+            _check_owner(key, held, owner_uid)
+            return
+        if key in self._applied and key.kind not in CHILDREN:
+            return  # a Secret: made before, and never read
+        try:
+            made = await self._cluster.create(wanted.object)
+        except Conflict:
+            if key.kind in CHILDREN:
+                existing = await self._cluster.get(key.kind, key.namespace, key.name)
+                if existing is None:
+                    raise NameTaken(f"{key.kind} {key.name} is just being deleted") from None
+                _check_owner(key, existing, owner_uid)
+                self._take(owner, existing)
+        else:
+            if key.kind in CHILDREN:
+                self._take(owner, made)
+        if key.kind not in CHILDREN:
+            self._applied[key] = (b"", None)
+
+    async def _apply(self, owner: Key, owner_uid: str, wanted: Desired) -> None:
+        key = key_of(wanted.object["kind"], wanted.object)
+        digest = hashlib.sha256(json.dumps(wanted.object, sort_keys=True).encode()).digest()
+        if self._store.version(key) is not None and self._applied.get(key) == (digest, self._store.fingerprint(key)):
+            return
+        if key.kind in CHILDREN:
+            # Applying would take over an object of the same name that belongs to somebody else.
+            existing = self._store.get(key) or await self._cluster.get(key.kind, key.namespace, key.name)
+            if existing is not None:
+                _check_owner(key, existing, owner_uid)
+        self._take(owner, await self._cluster.apply(wanted.object))
+        self._applied[key] = (digest, self._store.fingerprint(key))
+
+
+def _check_owner(key: Key, obj: Json, owner_uid: str) -> None:
+    owners = obj["metadata"].get("ownerReferences", [])
+    if not any(owner["uid"] == owner_uid for owner in owners):
+        whose = f"{owners[0]['kind']} {owners[0]['name']}" if owners else "nothing that the operator made"
+        raise NameTaken(f"{key.kind} {key.name} exists already and belongs to {whose}")
+
+
+SELECTOR = f"{names.MANAGED_BY}={names.FIELD_MANAGER}"
+"""Labels of everything that is watched besides the project's own resources."""

@@ -1,0 +1,1 @@
+"""The machinery that is the same for every resource: watch, queue, reconcile."""

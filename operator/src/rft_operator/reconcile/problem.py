@@ -1,0 +1,55 @@
+"""Plans for objects that cannot be planned or carried out: nothing is changed, the status says why."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from rft_api.resource import Condition
+from rft_operator.kube.plan import Plan, plan_events
+from rft_operator.status.conditions import Finding, build_conditions
+from rft_operator.status.reasons import ConditionType, Reason
+
+Json = dict[str, Any]
+
+AGAIN_SECONDS = 15.0
+
+
+def plan_problem(obj: Json, reason: Reason, message: str, now: datetime) -> Plan:
+    """The status of an object of ours with a problem, in its main condition; everything else in it stays.
+
+    What has ended stays ended: a problem with its endpoint, say, is none of the run's.
+    """
+    status = obj.get("status", {})
+    before = read_conditions(status)
+    finding = Finding(ConditionType.READY, "False", reason, message)
+    if obj["kind"] == "RFTJob":
+        ended = any(c.type == ConditionType.SUCCEEDED and c.status != "Unknown" for c in before)
+        finding = (
+            Finding(ConditionType.ENDPOINT_READY, "False", reason, message)
+            if ended
+            else Finding(ConditionType.SUCCEEDED, "Unknown", reason, message)
+        )
+    generation = obj["metadata"].get("generation", 0)
+    built = build_conditions([finding], before, generation, now)
+    conditions = [*built, *(condition for condition in before if condition.type != finding.type)]
+    return Plan(
+        status={**status, "conditions": [condition.to_json_object() for condition in conditions]},
+        events=plan_events(before, conditions),
+        requeue_seconds=AGAIN_SECONDS,
+    )
+
+
+def read_conditions(status: Json) -> list[Condition]:
+    """The conditions of a status; none when they are not as we write them."""
+    try:
+        return [Condition.model_validate(condition) for condition in status.get("conditions", [])]
+    except ValidationError:
+        return []
+
+
+def describe_invalid(error: ValidationError) -> str:
+    """A validation error as a message: where, and what."""
+    return "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())

@@ -1,0 +1,109 @@
+"""Reads everything anew: when a replica begins to lead, after an outage, and from time to time.
+
+Watches may have lost something.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from rft_api.resource import API_VERSION
+from rft_operator.kube.apply import SELECTOR
+from rft_operator.kube.cluster import Cluster, Unavailable
+from rft_operator.kube.store import CHILDREN, RESOURCES, Key, Store, key_of
+from rft_operator.reconcile.loop import Loop, Pass
+from rft_operator.reconcile.routing import concerned, take_event
+
+log = logging.getLogger(__name__)
+
+RESYNC_SECONDS = 600.0
+RECONNECT_SECONDS = 5.0
+"""Time that watches have to begin anew after an interruption; what is read anew sooner may miss something, too."""
+RETRY_SECONDS = 2.0
+
+
+async def wait_for_definitions(cluster: Cluster, plurals: Sequence[str]) -> None:
+    """Waits until the API server knows our resources: kopf watches those that are there when it starts."""
+    while True:
+        try:
+            missing = sorted(set(plurals) - await cluster.served(API_VERSION))
+        except Unavailable as error:
+            log.warning("the API server cannot be asked, trying again: %s", error)
+        else:
+            if not missing:
+                return
+            log.warning("waiting for the custom resource definitions of %s; apply them", ", ".join(missing))
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+async def load_store(cluster: Cluster, namespaces: Sequence[str], store: Store) -> list[Key]:
+    """Brings the store to what the API server has; returns the objects of ours that this may concern."""
+    while True:
+        cluster.interrupted.clear()
+        try:
+            return await _list_all(cluster, namespaces, store)
+        except Unavailable as error:
+            log.warning("everything cannot be read anew, trying again: %s", error)
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _list_all(cluster: Cluster, namespaces: Sequence[str], store: Store) -> list[Key]:
+    changed: list[Key] = []
+    for kind in (*CHILDREN, *RESOURCES):
+        for namespace in namespaces or (None,):
+            changed += await _list_kind(cluster, namespace, store, kind)
+    return changed
+
+
+async def _list_kind(cluster: Cluster, namespace: str | None, store: Store, kind: str) -> list[Key]:
+    keys: list[Key] = []
+    listed: set[Key] = set()
+    version = 0
+    async for page, read_at in cluster.list(kind, namespace, None if kind in RESOURCES else SELECTOR):
+        version = read_at
+        for obj in page:
+            listed.add(key_of(kind, obj))
+            take_event(store, keys.append, kind, None, obj)
+    for obj in store.prune(kind, namespace, listed, version):
+        keys += concerned(store, kind, obj)
+    return keys
+
+
+async def run_loop(cluster: Cluster, namespaces: Sequence[str], store: Store, loop: Loop, run_pass: Pass) -> None:
+    """Runs the loop over everything that there is, and over what each resync finds changed.
+
+    Args:
+        cluster: the connection.
+        namespaces: those that are looked after; all when empty.
+        store: where what is read goes.
+        loop: runs the passes.
+        run_pass: looks at one object.
+    """
+    await load_store(cluster, namespaces, store)
+    running = asyncio.create_task(loop.run(run_pass))
+    try:
+        await asyncio.sleep(0)  # the loop takes wake-ups once it runs
+        for kind in RESOURCES:
+            for key in store.keys(kind):
+                loop.wake(key)
+        while not running.done():
+            await _wait_for_resync(cluster, running)
+            for key in await load_store(cluster, namespaces, store):
+                loop.wake(key)
+            loop.retry()
+        await running
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def _wait_for_resync(cluster: Cluster, running: asyncio.Task[None]) -> None:
+    interrupted = asyncio.create_task(cluster.interrupted.wait())
+    try:
+        await asyncio.wait([running, interrupted], timeout=RESYNC_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if interrupted.done():
+            await asyncio.sleep(RECONNECT_SECONDS)
+    finally:
+        interrupted.cancel()

@@ -1,0 +1,1 @@
+"""RewardFunction: a server that scores."""

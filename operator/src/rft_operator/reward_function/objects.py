@@ -1,0 +1,213 @@
+"""Builds the objects of a reward function: code, token, server, Service and the walls around it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rft_api.inference_endpoint import InferenceEndpoint
+from rft_api.remote_graders import judge_endpoints, with_endpoint_urls
+from rft_api.reward_function import RewardFunction
+from rft_operator.kube import names
+from rft_operator.kube.metadata import Owner, build_object
+from rft_operator.pods.template import (
+    Container,
+    build_container,
+    build_deployment,
+    build_pod_template,
+    override_pod,
+    scrape_annotations,
+)
+from rft_operator.settings import Settings
+
+Json = dict[str, Any]
+
+FUNCTION_KEY = "function.json"
+TOKEN_KEY = "token"
+# What the reward server reads of a spec; a change of anything else needs no new pods.
+_NOT_READ = {"replicas", "egress", "credentials", "pod"}
+
+
+def function_document(function: RewardFunction) -> str:
+    """The manifest that the reward server reads; references to ConfigMaps have been replaced by their code."""
+    namespace = function.metadata.namespace
+    function = with_endpoint_urls(function, lambda endpoint: names.endpoint_url(endpoint, namespace))
+    document = {
+        "apiVersion": function.api_version,
+        "kind": function.kind,
+        "metadata": {"name": function.metadata.name, "namespace": function.metadata.namespace},
+        "spec": function.spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=_NOT_READ),
+    }
+    return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+
+
+def document_digest(function: RewardFunction) -> str:
+    """Digest of what the reward server reads; names its ConfigMap and rolls its pods."""
+    return hashlib.sha256(function_document(function).encode()).hexdigest()
+
+
+def build_reward_configuration(function: RewardFunction) -> Json:
+    """The ConfigMap with the function; immutable, and another for other code, so that old pods keep the old code."""
+    name = function.metadata.name
+    return build_object(
+        "v1",
+        "ConfigMap",
+        Owner.of(function),
+        names.reward_configuration(name, document_digest(function)),
+        names.labels(names.REWARD, name),
+        {"immutable": True, "data": {FUNCTION_KEY: function_document(function)}},
+    )
+
+
+def build_token_secret(function: RewardFunction, token: str) -> Json:
+    """The Secret with the token that callers of the server must show."""
+    owner = Owner.of(function)
+    return build_object(
+        "v1",
+        "Secret",
+        owner,
+        names.reward_token(owner.name, owner.uid),
+        names.labels(names.REWARD, owner.name),
+        {"type": "Opaque", "stringData": {TOKEN_KEY: token}},
+    )
+
+
+def build_reward_service(function: RewardFunction) -> Json:
+    """The Service in front of the reward servers."""
+    name = function.metadata.name
+    selector = names.labels(names.REWARD, name)
+    ports = [{"name": "http", "port": names.REWARD_PORT, "targetPort": names.REWARD_PORT}]
+    return build_object(
+        "v1",
+        "Service",
+        Owner.of(function),
+        names.reward_server(name),
+        selector,
+        {"spec": {"selector": selector, "ports": ports}},
+    )
+
+
+def build_network_policy(
+    function: RewardFunction, endpoints: Mapping[str, InferenceEndpoint], settings: Settings
+) -> Json:
+    """Lets trainers in, the operator's probes and Prometheus; lets out to what spec.egress names and to judges.
+
+    Args:
+        function: the function.
+        endpoints: the InferenceEndpoints that judge, by name, as far as they exist.
+        settings: the operator's.
+    """
+    name = function.metadata.name
+    allowed: list[Json] = [
+        {"podSelector": {"matchLabels": {names.MANAGED_BY: names.FIELD_MANAGER, names.COMPONENT: names.TRAINER}}},
+        *(
+            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+            for namespace in (settings.namespace, settings.metrics_namespace)
+            if namespace is not None
+        ),
+    ]
+    return build_object(
+        "networking.k8s.io/v1",
+        "NetworkPolicy",
+        Owner.of(function),
+        names.reward_server(name),
+        names.labels(names.REWARD, name),
+        {
+            "spec": {
+                "podSelector": {"matchLabels": names.labels(names.REWARD, name)},
+                "policyTypes": ["Ingress", "Egress"],
+                "ingress": [{"from": allowed, "ports": [{"protocol": "TCP", "port": names.REWARD_PORT}]}],
+                "egress": _egress(function, endpoints),
+            }
+        },
+    )
+
+
+def _egress(function: RewardFunction, endpoints: Mapping[str, InferenceEndpoint]) -> list[Json]:
+    rules: list[Json] = [
+        {"to": [{"ipBlock": {"cidr": egress.cidr}}], "ports": [{"protocol": "TCP", "port": egress.port}]}
+        for egress in function.spec.egress
+    ]
+    judges = [(name, endpoints.get(name)) for name in judge_endpoints(function.spec)]
+    # An adapter is served by its base's pods.
+    servers = {judge.spec.base_endpoint or name if judge is not None else name for name, judge in judges}
+    rules += [
+        {
+            "to": [{"podSelector": {"matchLabels": names.labels(names.SERVER, server)}}],
+            "ports": [{"protocol": "TCP", "port": names.SERVER_PORT}],
+        }
+        for server in sorted(servers)
+    ]
+    if rules:
+        # Destinations have names.
+        rules.append({"ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]})
+    return rules
+
+
+def build_reward_deployment(function: RewardFunction, settings: Settings) -> Json:
+    """The Deployment of the reward server; the old version serves until the new one passes its tests."""
+    owner = Owner.of(function)
+    digest = document_digest(function)
+    labels = names.labels(names.REWARD, owner.name)
+    container = Container(
+        name=names.REWARD,
+        image=settings.images.reward,
+        command=[
+            "python",
+            "-m",
+            "rft_reward",
+            "--function",
+            f"{names.CONFIGURATION}/{FUNCTION_KEY}",
+            "--host",
+            "0.0.0.0",
+            "--port",
+            str(names.REWARD_PORT),
+            "--token-file",
+            f"{names.TOKENS}/{TOKEN_KEY}",
+        ],
+        ports={"http": names.REWARD_PORT},
+        mounts=[
+            {"name": "configuration", "mountPath": names.CONFIGURATION, "readOnly": True},
+            {"name": "token", "mountPath": names.TOKENS, "readOnly": True},
+        ],
+        credentials=function.spec.credentials,
+        more={
+            "readinessProbe": {
+                "httpGet": {"path": "/readyz", "port": "http"},
+                "periodSeconds": 2,
+                "timeoutSeconds": 5,
+            },
+            "livenessProbe": {
+                "httpGet": {"path": "/healthz", "port": "http"},
+                "periodSeconds": 20,
+                "timeoutSeconds": 10,
+                "failureThreshold": 6,
+            },
+            "startupProbe": {
+                "httpGet": {"path": "/healthz", "port": "http"},
+                "periodSeconds": 2,
+                "failureThreshold": 60,
+            },
+        },
+    )
+    template = build_pod_template(
+        labels,
+        {names.CONTENT_DIGEST: digest, **scrape_annotations(names.REWARD_PORT)},
+        [build_container(container)],
+        [
+            {"name": "configuration", "configMap": {"name": names.reward_configuration(owner.name, digest)}},
+            {"name": "token", "secret": {"secretName": names.reward_token(owner.name, owner.uid)}},
+        ],
+        # Room for a batch in flight.
+        terminationGracePeriodSeconds=60,
+    )
+    return build_deployment(
+        owner,
+        names.reward_server(owner.name),
+        labels,
+        function.spec.replicas,
+        override_pod(template, function.spec.pod),
+        {names.CONTENT_DIGEST: digest},
+    )

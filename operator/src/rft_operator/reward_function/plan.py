@@ -1,0 +1,175 @@
+"""Plans a RewardFunction: its server, and whether it scores.
+
+| code | newest pods | Ready |
+|---|---|---|
+| missing | | SourceMissing; what was served goes on |
+| refused (exit code 10) | | ConfigurationInvalid |
+| | cannot start | Unschedulable, ImagePullFailed, ContainerBlocked |
+| | end again and again | ServerFailing |
+| | run, tests fail | TestsFailing |
+| | not ready yet, older ones are | RollingOut |
+| | not ready yet | Starting |
+| | ready, and no others are left | Ready |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from rft_api.exit_codes import ExitCode
+from rft_api.inference_endpoint import InferenceEndpoint
+from rft_api.manifests import SourceMissing, resolve_source
+from rft_api.remote_graders import judge_endpoints, leaves_cluster
+from rft_api.render import reward_digest
+from rft_api.reward_function import RewardFunction, RewardFunctionStatus
+from rft_api.termination import parse_failure
+from rft_operator.kube import names
+from rft_operator.kube.plan import Deletion, Desired, Plan, plan_events
+from rft_operator.pods.deployment_view import DeploymentView
+from rft_operator.pods.pod_view import PodView, worst_problem
+from rft_operator.reward_function.objects import (
+    build_network_policy,
+    build_reward_configuration,
+    build_reward_deployment,
+    build_reward_service,
+    build_token_secret,
+    document_digest,
+)
+from rft_operator.settings import Settings
+from rft_operator.status.conditions import Finding, build_conditions
+from rft_operator.status.reasons import ConditionType, Reason
+
+SOURCE_SECONDS = 60.0
+"""Time between two looks at the ConfigMaps that code is read from: they are the user's, and not watched."""
+
+_WORKERS_START = "the workers are starting"
+"""What the reward server answers before it knows of anything wrong."""
+
+
+@dataclass(frozen=True)
+class ConfigMapName:
+    """A ConfigMap of this function's."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class RewardFunctionWorld:
+    """Everything that planning a RewardFunction looks at."""
+
+    function: RewardFunction
+    sources: Mapping[str, Mapping[str, str]]
+    """Data of the ConfigMaps that the function reads code from, as far as they exist."""
+    deployment: DeploymentView | None
+    configurations: Sequence[ConfigMapName]
+    """ConfigMaps that were made for this function, of whichever code."""
+    pods: Sequence[PodView]
+    readiness: Mapping[str, str]
+    """What pods that run but are not ready answer when asked for the reason, by pod name."""
+    new_token: str
+    """A fresh token, for when there is no Secret yet."""
+    now: datetime
+    endpoints: Mapping[str, InferenceEndpoint] = field(default_factory=dict)
+    """The InferenceEndpoints that judge, by name, as far as they exist."""
+
+
+def source_names(function: RewardFunction) -> list[str]:
+    """ConfigMaps that the function reads code from."""
+    spec = function.spec
+    graders = [spec, *(spec.combine.terms if spec.combine is not None else [])]
+    sources = [grader.python.source_from for grader in graders if grader.python is not None]
+    return sorted({source.config_map.name for source in sources if source is not None})
+
+
+def plan_reward_function(world: RewardFunctionWorld, settings: Settings) -> Plan:
+    """The plan for a RewardFunction."""
+    function = world.function
+    before = function.status or RewardFunctionStatus()
+    poll = SOURCE_SECONDS if source_names(function) else None
+    try:
+        resolved = resolve_source(function, world.sources)
+    except SourceMissing as missing:
+        finding = Finding(ConditionType.READY, "False", Reason.SOURCE_MISSING, str(missing))
+        return _plan(world, before, finding, before.digest, [], [], poll)
+    finding = _finding(world, resolved)
+    finding = replace(finding, message="; ".join(filter(None, [finding.message, *_unreachable(world)])))
+    objects = [
+        Desired(build_reward_configuration(resolved), once=True),
+        Desired(build_token_secret(resolved, world.new_token), once=True),
+        Desired(build_reward_service(resolved)),
+        Desired(build_network_policy(resolved, world.endpoints, settings)),
+        Desired(build_reward_deployment(resolved, settings)),
+    ]
+    current = names.reward_configuration(function.metadata.name, document_digest(resolved))
+    old = [c for c in world.configurations if c.name != current] if finding.status == "True" else []
+    deletions = [Deletion("v1", "ConfigMap", c.name, c.uid) for c in old]
+    if finding.status != "True" and any(_may_tell(pod) for pod in world.pods):
+        poll = settings.poll_seconds
+    return _plan(world, before, finding, reward_digest(resolved.spec), objects, deletions, poll)
+
+
+def _unreachable(world: RewardFunctionWorld) -> Iterator[str]:
+    """What the pods cannot reach as things are; they would only see that nothing answers."""
+    spec = world.function.spec
+    if leaves_cluster(spec) and not spec.egress:
+        yield "spec.egress is empty: the NetworkPolicy lets the reward server reach no judge, Lambda or http server"
+    for name in judge_endpoints(spec):
+        if name not in world.endpoints:
+            yield f"there is no InferenceEndpoint {name}, which is to judge"
+
+
+def _may_tell(pod: PodView) -> bool:
+    """Whether a pod can be asked why it is not ready, which Kubernetes does not announce."""
+    return pod.phase == "Running" and not pod.ready
+
+
+def _plan(
+    world: RewardFunctionWorld,
+    before: RewardFunctionStatus,
+    finding: Finding,
+    digest: str | None,
+    objects: Sequence[Desired],
+    deletions: Sequence[Deletion],
+    requeue_seconds: float | None,
+) -> Plan:
+    metadata = world.function.metadata
+    conditions = build_conditions([finding], before.conditions, metadata.generation or 0, world.now)
+    status = RewardFunctionStatus(
+        conditions=conditions, url=names.reward_url(metadata.name, metadata.namespace), digest=digest
+    )
+    return Plan(
+        desired=objects,
+        deletions=deletions,
+        status=status.to_json_object(),
+        events=plan_events(before.conditions, conditions),
+        requeue_seconds=requeue_seconds,
+    )
+
+
+def _finding(world: RewardFunctionWorld, resolved: RewardFunction) -> Finding:
+    kind = ConditionType.READY
+    deployment = world.deployment
+    if deployment is None or deployment.content_digest != document_digest(resolved):
+        older = deployment is not None and deployment.available > 0
+        return Finding(kind, "False", Reason.ROLLING_OUT if older else Reason.STARTING, "creating the reward server")
+    if deployment.rolled_out:
+        return Finding(kind, "True", Reason.READY)
+    waiting = [pod for pod in world.pods if not pod.ready and not pod.deleting]
+    problem = worst_problem(waiting)
+    if problem is not None:
+        return Finding(kind, "False", *problem)
+    for pod in sorted(waiting, key=lambda pod: pod.name):
+        if pod.ended and pod.ending is not None:
+            text = f"pod {pod.name}: {parse_failure(pod.ending.message).message}"
+            refused = pod.ending.exit_code == ExitCode.CONFIGURATION_INVALID
+            return Finding(kind, "False", Reason.CONFIGURATION_INVALID if refused else Reason.SERVER_FAILING, text)
+        answer = world.readiness.get(pod.name, _WORKERS_START)
+        if answer != _WORKERS_START:
+            failing = Reason.TESTS_FAILING if answer.startswith("test ") else Reason.SERVER_FAILING
+            return Finding(kind, "False", failing, answer)
+    older = deployment.available > 0
+    text = f"{deployment.updated} of {world.function.spec.replicas} pods are of the newest version"
+    return Finding(kind, "False", Reason.ROLLING_OUT if older else Reason.STARTING, text)

@@ -1,0 +1,1 @@
+"""RFTJob: a training run, attempt after attempt."""

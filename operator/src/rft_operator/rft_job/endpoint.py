@@ -1,0 +1,125 @@
+"""Plans the endpoint that a finished RFTJob leaves behind, and the base endpoint that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from rft_api.inference_endpoint import InferenceEndpoint, Serving
+from rft_api.resource import API_VERSION
+from rft_api.rft_job import RFTJob
+from rft_operator.kube import names
+from rft_operator.kube.metadata import Owner
+from rft_operator.kube.plan import Desired
+from rft_operator.rft_job.adapter_rank import adapter_rank
+from rft_operator.rft_job.world import RFTJobWorld
+from rft_operator.status.conditions import Finding, find_condition
+from rft_operator.status.reasons import ConditionType, Reason
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EndpointPlan:
+    """What there is to do about a job's endpoint."""
+
+    desired: Sequence[Desired]
+    finding: Finding | None
+    """The condition EndpointReady; none when the job wants no endpoint."""
+
+
+def base_endpoint_name(job: RFTJob) -> str | None:
+    """Endpoint whose server serves the job's adapter; none when the job wants none, or serves a whole model."""
+    endpoint = job.spec.endpoint
+    if endpoint is None or job.spec.tuning.type == "Full":
+        return None
+    return endpoint.base_endpoint or names.default_base_endpoint(endpoint.name)
+
+
+def plan_job_endpoint(world: RFTJobWorld, succeeded: bool) -> EndpointPlan:
+    """The endpoints of a job that has succeeded."""
+    job, wanted = world.job, world.job.spec.endpoint
+    if wanted is None:
+        return EndpointPlan((), None)
+    if not succeeded:
+        waiting = Finding(ConditionType.ENDPOINT_READY, "Unknown", Reason.WAITING_FOR_RESULT)
+        return EndpointPlan((), waiting)
+    existing = world.endpoints.get(wanted.name)
+    if existing is not None and existing.metadata.labels.get(names.CREATED_FOR) != job.metadata.name:
+        text = f"InferenceEndpoint {wanted.name} exists and was not made for this job"
+        return EndpointPlan((), Finding(ConditionType.ENDPOINT_READY, "False", Reason.ENDPOINT_TAKEN, text))
+    desired = [Desired(_build_endpoint(job))]
+    base = base_endpoint_name(job)
+    if base is not None:
+        base_existing = world.endpoints.get(base)
+        if base_existing is None or names.CREATED_FOR in base_existing.metadata.labels:
+            desired.insert(0, Desired(_build_base_endpoint(job, base, world.sharing_jobs, base_existing)))
+    return EndpointPlan(desired, _endpoint_finding(existing))
+
+
+def _endpoint_finding(endpoint: InferenceEndpoint | None) -> Finding:
+    kind = ConditionType.ENDPOINT_READY
+    conditions = endpoint.status.conditions if endpoint is not None and endpoint.status is not None else []
+    ready = find_condition(conditions, ConditionType.READY)
+    if endpoint is None or ready is None or ready.observed_generation != endpoint.metadata.generation:
+        return Finding(kind, "False", Reason.STARTING, "the endpoint is being created")
+    return Finding(kind, ready.status, Reason(ready.reason), ready.message)
+
+
+def _build_endpoint(job: RFTJob) -> Json:
+    wanted = job.spec.endpoint
+    assert wanted is not None
+    best = f"{job.spec.output.uri.rstrip('/')}/best"
+    base = base_endpoint_name(job)
+    spec: Json = {"baseEndpoint": base, "adapter": {"uri": best}} if base else {"model": {"uri": best}}
+    if base is None:
+        spec["serving"] = _serving(job)
+    owners = [Owner.of(job).reference()] if wanted.deletion_policy == "Delete" else []
+    return _endpoint_object(job, wanted.name, job.metadata.name, spec, owners)
+
+
+def _build_base_endpoint(job: RFTJob, name: str, sharing: Sequence[RFTJob], existing: InferenceEndpoint | None) -> Json:
+    """The base endpoint hangs on all jobs that use it, and goes with the last; one whose policy is Keep keeps it."""
+    policies = {other.spec.endpoint.deletion_policy for other in sharing if other.spec.endpoint is not None}
+    ordered = sorted(sharing, key=lambda other: other.metadata.name)
+    owners = [] if "Keep" in policies else [Owner.of(other).reference(controller=False) for other in ordered]
+    if existing is None:
+        return _endpoint_object(
+            job, name, job.metadata.name, {"model": {"uri": job.spec.model.uri}, "serving": _serving(job)}, owners
+        )
+    # Another job may have made it, with other settings: only its owners change.
+    spec: Json = existing.spec.model_dump(
+        mode="json", by_alias=True, exclude_none=True, include={"model", "serving", "credentials"}
+    )
+    created_for = existing.metadata.labels[names.CREATED_FOR]
+    return _endpoint_object(job, name, created_for, spec, owners)
+
+
+def _endpoint_object(job: RFTJob, name: str, created_for: str, spec: Json, owners: list[Json]) -> Json:
+    if job.spec.credentials is not None:
+        spec = {"credentials": job.spec.credentials.to_json_object(), **spec}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "InferenceEndpoint",
+        "metadata": {
+            "name": name,
+            "namespace": job.metadata.namespace,
+            "labels": {names.MANAGED_BY: names.FIELD_MANAGER, names.CREATED_FOR: created_for},
+            "ownerReferences": owners,
+        },
+        "spec": spec,
+    }
+
+
+def _serving(job: RFTJob) -> Json:
+    compute = job.spec.compute
+    serving: Json = {"gpus": min(compute.gpus_per_node, 1), "gpuResource": compute.gpu_resource}
+    rank = adapter_rank(job)
+    if rank is None:
+        return {**serving, "maxAdapters": 0}
+    default = Serving().max_adapter_rank
+    choices = get_args(Serving.model_fields["max_adapter_rank"].annotation)
+    if rank > default:
+        serving["maxAdapterRank"] = min(choice for choice in choices if choice >= rank)
+    return serving

@@ -1,0 +1,198 @@
+"""Builds the objects of a training run: its configuration, the Service of its pods, and a Job per attempt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rft_api.exit_codes import ExitCode
+from rft_api.render import RewardAddress, render_trainer_config, reward_digest, reward_names
+from rft_api.reward_function import RewardFunction
+from rft_api.rft_job import RFTJob
+from rft_operator.kube import names
+from rft_operator.kube.metadata import Owner, build_object
+from rft_operator.pods.addresses import Mounts, job_addresses, locate
+from rft_operator.pods.template import Container, build_container, build_pod_template, override_pod, scrape_annotations
+from rft_operator.settings import Settings
+
+Json = dict[str, Any]
+
+GRACE_SECONDS = 600
+"""Time that a trainer has to save a checkpoint when its pod is stopped."""
+
+# The order of the rules in the Job's podFailurePolicy; the Job's Failed condition names a rule by its index.
+RULE_PERMANENT, RULE_DISRUPTION, RULE_INTERRUPTED = range(3)
+
+CONFIGURATION_KEY = "job.json"
+SPEC_KEY = "spec.json"
+"""Key of the spec that the run started with: a later change is compared with it."""
+
+
+def build_run_configuration(job: RFTJob, reward_functions: Mapping[str, RewardFunction]) -> Json:
+    """The ConfigMap with job.json; immutable, because a resumed run has to be the same run.
+
+    Raises:
+        RunError: when the spec cannot be rendered.
+    """
+    namespace = job.metadata.namespace
+    rewards = {
+        name: RewardAddress(names.reward_url(name, namespace), f"{names.TOKENS}/{name}/token")
+        for name in reward_names(job)
+    }
+    config = render_trainer_config(job, reward_functions, rewards, locate)
+    targets = {
+        name: target.model_copy(update={"digest": current_digest(reward_functions[name])})
+        for name, target in config.rewards.items()
+    }
+    config = config.model_copy(update={"rewards": targets})
+    return build_object(
+        "v1",
+        "ConfigMap",
+        Owner.of(job),
+        names.run_configuration(job.metadata.name),
+        names.labels(names.TRAINER, job.metadata.name),
+        {
+            "immutable": True,
+            "data": {
+                CONFIGURATION_KEY: json.dumps(config.to_json_object(), indent=1, ensure_ascii=False) + "\n",
+                SPEC_KEY: json.dumps(job.spec.to_json_object(), ensure_ascii=False) + "\n",
+            },
+        },
+    )
+
+
+def current_digest(function: RewardFunction) -> str:
+    """Digest of what computes a reward; its own status knows the code that a ConfigMap holds."""
+    known = function.status.digest if function.status is not None else None
+    return known or reward_digest(function.spec)
+
+
+def build_trainer_service(job: RFTJob) -> Json:
+    """The headless Service through which several trainer pods find each other, also before they are ready."""
+    selector = names.labels(names.TRAINER, job.metadata.name)
+    return build_object(
+        "v1",
+        "Service",
+        Owner.of(job),
+        names.trainer_service(job.metadata.name),
+        selector,
+        {
+            "spec": {
+                "clusterIP": "None",
+                "publishNotReadyAddresses": True,
+                "selector": selector,
+                "ports": [{"name": "metrics", "port": names.PROGRESS_PORT, "targetPort": names.PROGRESS_PORT}],
+            }
+        },
+    )
+
+
+def build_training_job(
+    job: RFTJob, attempt: int, retries_before: int, reward_uids: Mapping[str, str], settings: Settings
+) -> Json:
+    """The Indexed Job of one attempt.
+
+    Any pod that fails ends the whole Job: processes that trained together cannot go on without one of them, so the
+    operator starts the next attempt with all of them. Its podFailurePolicy tells apart what may pass and what not.
+    """
+    labels = {**names.labels(names.TRAINER, job.metadata.name), names.ATTEMPT: str(attempt)}
+    queue = {names.QUEUE: job.spec.queue_name} if job.spec.queue_name else {}
+    nodes = job.spec.compute.nodes
+    return build_object(
+        "batch/v1",
+        "Job",
+        Owner.of(job),
+        names.training_job(job.metadata.name, attempt),
+        {**labels, **queue},
+        {
+            "spec": {
+                "completionMode": "Indexed",
+                "completions": nodes,
+                "parallelism": nodes,
+                "backoffLimit": 0,
+                # Kueue lets a job that starts suspended go when there is room.
+                "suspend": job.spec.queue_name is not None,
+                "podReplacementPolicy": "Failed",
+                "podFailurePolicy": {"rules": _failure_rules()},
+                "template": _pod_template(job, attempt, labels, reward_uids, settings),
+            }
+        },
+        {names.RETRIES_BEFORE: str(retries_before)},
+    )
+
+
+def _failure_rules() -> list[Json]:
+    def exit_codes(codes: list[ExitCode]) -> Json:
+        values = sorted(code.value for code in codes)
+        return {
+            "action": "FailJob",
+            "onExitCodes": {"containerName": names.TRAINER, "operator": "In", "values": values},
+        }
+
+    return [
+        exit_codes([code for code in ExitCode if code.permanent]),
+        {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        exit_codes([ExitCode.INTERRUPTED]),
+    ]
+
+
+def _pod_template(
+    job: RFTJob, attempt: int, labels: dict[str, str], reward_uids: Mapping[str, str], settings: Settings
+) -> Json:
+    name, compute = job.metadata.name, job.spec.compute
+    mounts = Mounts.of(job_addresses(job))
+    rewards = reward_names(job)
+    command = [
+        "python", "-m", "rft_trainer", f"{names.CONFIGURATION}/{CONFIGURATION_KEY}",
+        "--port", str(names.PROGRESS_PORT),
+    ]  # fmt: skip
+    host_names = {}
+    if compute.nodes > 1:
+        command += ["--master-address", names.master_address(name, job.metadata.namespace, attempt)]
+        command += ["--master-port", str(names.RENDEZVOUS_PORT)]
+        host_names = {"subdomain": names.trainer_service(name)}
+    container = Container(
+        name=names.TRAINER,
+        image=settings.images.trainer,
+        command=command,
+        env={"RFT_TERMINATION_LOG": "/dev/termination-log", "RFT_GRACE_SECONDS": str(GRACE_SECONDS)},
+        ports={"metrics": names.PROGRESS_PORT},
+        mounts=[
+            {"name": "configuration", "mountPath": names.CONFIGURATION, "readOnly": True},
+            {"name": "shared-memory", "mountPath": "/dev/shm"},
+            *(
+                {"name": f"token-{i}", "mountPath": f"{names.TOKENS}/{reward}", "readOnly": True}
+                for i, reward in enumerate(rewards)
+            ),
+            *mounts.volume_mounts(),
+        ],
+        resources={"limits": {compute.gpu_resource: str(compute.gpus_per_node)}} if compute.gpus_per_node else {},
+        credentials=job.spec.credentials,
+    )
+    volumes: list[Json] = [
+        {
+            "name": "configuration",
+            "configMap": {
+                "name": names.run_configuration(name),
+                "items": [{"key": CONFIGURATION_KEY, "path": CONFIGURATION_KEY}],
+            },
+        },
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
+        *(
+            {"name": f"token-{i}", "secret": {"secretName": names.reward_token(reward, reward_uids[reward])}}
+            for i, reward in enumerate(rewards)
+        ),
+        *mounts.volumes(),
+    ]
+    template = build_pod_template(
+        labels,
+        scrape_annotations(names.PROGRESS_PORT),
+        [build_container(container)],
+        volumes,
+        restartPolicy="Never",
+        **host_names,
+        # The launcher kills what has not saved in time; Kubernetes waits a little longer than it does.
+        terminationGracePeriodSeconds=GRACE_SECONDS + 30,
+    )
+    return override_pod(template, compute.pod)

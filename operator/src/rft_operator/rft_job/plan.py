@@ -1,0 +1,281 @@
+"""Plans an RFTJob: which of its objects should be, and what its status says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from rft_api.exit_codes import RunError
+from rft_api.progress import HackingVerdict
+from rft_api.quantities import duration_seconds
+from rft_api.render import reward_names
+from rft_api.resource import Condition
+from rft_api.rft_job import JobCheckpoint, JobProgress, JobResult, RFTJob, RFTJobSpec, RFTJobStatus
+from rft_api.termination import parse_result
+from rft_operator.kube.plan import Deletion, Desired, Plan, plan_events
+from rft_operator.kube.timestamps import format_moment, parse_moment
+from rft_operator.pods.addresses import AddressProblem, check_addresses
+from rft_operator.rft_job.attempts import Attempt, Outcome
+from rft_operator.rft_job.endpoint import plan_job_endpoint
+from rft_operator.rft_job.objects import (
+    build_run_configuration,
+    build_trainer_service,
+    build_training_job,
+    current_digest,
+)
+from rft_operator.rft_job.results import describe_progress, describe_result, finish_progress
+from rft_operator.rft_job.run_state import RunFacts, RunState, awaits_pod_news, decide_run_state
+from rft_operator.rft_job.usage import count_usage
+from rft_operator.rft_job.world import RFTJobWorld
+from rft_operator.settings import Settings
+from rft_operator.status.conditions import Finding, build_conditions, find_condition, is_true
+from rft_operator.status.reasons import ConditionType, Reason
+
+LIVE_FIELDS = ("suspend", "limits", "endpoint")
+"""Fields of a spec that may change while the run goes on."""
+KEPT_ATTEMPTS = 2
+"""Jobs that stay: the newest attempt, and the one before it for its log."""
+
+
+def plan_rft_job(world: RFTJobWorld, settings: Settings) -> Plan:
+    """The plan for an RFTJob."""
+    before = world.job.status or RFTJobStatus()
+    start_time = _start_time(world, before)
+    job, changed = _accepted_job(world, started=start_time is not None)
+    usage = count_usage(before.usage, world.pods, job.spec.compute.gpus_per_node, world.now)
+    rewards = _final_rewards_finding(before) or _rewards_finding(world, job)
+    state, objects, problem = _state(world, settings, job, before, start_time, usage.gpu_seconds if usage else 0)
+    endpoint = plan_job_endpoint(replace(world, job=job), state.status == "True")
+
+    progress, result, checkpoints, verdict = _outcome(world, job, before)
+    findings = [_run_finding(state), _spec_finding(changed, problem), rewards]
+    if job.spec.shadow_rewards:
+        findings.append(_hacking_finding(verdict, before))
+    if endpoint.finding is not None:
+        findings.append(endpoint.finding)
+    conditions = build_conditions(findings, before.conditions, job.metadata.generation or 0, world.now)
+    ended = state.status != "Unknown"
+    status = RFTJobStatus(
+        conditions=conditions,
+        progress=progress,
+        result=result,
+        checkpoints=checkpoints,
+        usage=usage,
+        start_time=None if start_time is None else format_moment(start_time),
+        completion_time=(before.completion_time or format_moment(world.now)) if ended else None,
+        retries=state.retries,
+    )
+    return Plan(
+        desired=[*objects, *endpoint.desired],
+        deletions=_deletions(world, state, start_time),
+        status=status.to_json_object(),
+        events=plan_events(before.conditions, conditions),
+        requeue_seconds=_requeue(world, settings, state, start_time),
+    )
+
+
+def _accepted_job(world: RFTJobWorld, started: bool) -> tuple[RFTJob, list[str]]:
+    """The job as it runs (once it has trained, with the spec that it started with), and the fields that differ."""
+    job = world.job
+    if world.configuration is None or not started:
+        return job, []
+    live = {field: getattr(job.spec, field) for field in LIVE_FIELDS}
+    accepted = world.configuration.spec.model_copy(update=live)
+    return job.model_copy(update={"spec": accepted}), _changed_fields(accepted, job.spec)
+
+
+def _changed_fields(old: RFTJobSpec, new: RFTJobSpec) -> list[str]:
+    """Paths of what differs, two levels deep: `hyperparameters.learningRate`."""
+    before, after = old.to_json_object(), new.to_json_object()
+    found = []
+    for name in sorted(before.keys() | after.keys()):
+        left, right = before.get(name), after.get(name)
+        if isinstance(left, dict) and isinstance(right, dict):
+            found += [f"{name}.{key}" for key in sorted(left.keys() | right.keys()) if left.get(key) != right.get(key)]
+        elif left != right:
+            found.append(name)
+    return found
+
+
+def _start_time(world: RFTJobWorld, before: RFTJobStatus) -> datetime | None:
+    """When the first trainer container ran; until then a changed spec is simply taken."""
+    known = parse_moment(before.start_time)
+    seen = [pod.running_since for pod in world.pods if pod.running_since is not None]
+    return known or min(seen, default=None)
+
+
+def _state(
+    world: RFTJobWorld,
+    settings: Settings,
+    job: RFTJob,
+    before: RFTJobStatus,
+    start_time: datetime | None,
+    gpu_seconds: int,
+) -> tuple[RunState, list[Desired], str | None]:
+    """Where the run stands, the objects that it needs now, and what is wrong with the spec, if anything."""
+    newest = world.attempts[-1] if world.attempts else None
+    ended = _find_end(before)
+    if ended is not None:
+        # Final, whatever becomes of the objects that it was derived from.
+        state = RunState(ended.status, Reason(ended.reason), ended.message, before.retries or 0)
+        return replace(state, stop=_unfinished(newest)), [], None
+    if awaits_pod_news(newest, world.pods, world.now):
+        return RunState("Unknown", Reason.RUNNING, "the trainer has ended", requeue_seconds=1), [], None
+    if start_time is None and _is_outdated(world):
+        text = "the spec has changed; what was made for the old one is removed"
+        return RunState("Unknown", Reason.STARTING, text, stop=_unfinished(newest), requeue_seconds=1), [], None
+    objects, problem = _base_objects(world, job)
+    rewards = _rewards_finding(world, job)
+    blocked = None
+    if problem is not None:
+        blocked = (Reason.CONFIGURATION_INVALID, problem)
+    elif rewards.status != "True":
+        blocked = (Reason.WAITING_FOR_REWARDS, rewards.message)
+    state = decide_run_state(
+        RunFacts(
+            suspend=job.spec.suspend,
+            limits=job.spec.limits,
+            attempts=world.attempts,
+            pods=world.pods,
+            progress=world.progress,
+            start_time=start_time,
+            gpu_seconds=gpu_seconds,
+            blocked=blocked,
+            now=world.now,
+        )
+    )
+    if state.start is None:
+        goes_on = _unfinished(newest) is not None and state.stop is None
+        return state, objects if goes_on else [], problem
+    uids = {name: function.metadata.uid or "" for name, function in world.reward_functions.items()}
+    attempt = build_training_job(job, state.start, state.retries, uids, settings)
+    return state, [*objects, Desired(attempt, once=True)], problem
+
+
+def _base_objects(world: RFTJobWorld, job: RFTJob) -> tuple[list[Desired], str | None]:
+    """The objects that every attempt needs, or why they cannot be made."""
+    # A pod alone has nobody to find.
+    service = [Desired(build_trainer_service(job), once=True)] if job.spec.compute.nodes > 1 else []
+    if world.configuration is not None:
+        return service, None
+    try:
+        check_addresses(job)
+        if set(reward_names(job)) <= world.reward_functions.keys():
+            return [Desired(build_run_configuration(job, world.reward_functions), once=True), *service], None
+    except (RunError, AddressProblem) as error:
+        return [], str(error)
+    return [], None
+
+
+def _is_outdated(world: RFTJobWorld) -> bool:
+    """Whether the configuration that was written is that of another spec."""
+    if world.configuration is None:
+        return False
+    live = {field: getattr(world.job.spec, field) for field in LIVE_FIELDS}
+    return bool(_changed_fields(world.configuration.spec.model_copy(update=live), world.job.spec))
+
+
+def _unfinished(newest: Attempt | None) -> Attempt | None:
+    return newest if newest is not None and newest.outcome is Outcome.UNFINISHED and not newest.deleting else None
+
+
+def _run_finding(state: RunState) -> Finding:
+    return Finding(ConditionType.SUCCEEDED, state.status, state.reason, state.message)
+
+
+def _spec_finding(changed: list[str], problem: str | None) -> Finding:
+    kind = ConditionType.SPEC_ACCEPTED
+    if problem is not None:
+        return Finding(kind, "False", Reason.CONFIGURATION_INVALID, problem)
+    if changed:
+        text = f"training has started with other values of {', '.join(changed)}; it goes on with those"
+        return Finding(kind, "False", Reason.SPEC_CHANGE_REJECTED, text)
+    return Finding(kind, "True", Reason.ACCEPTED)
+
+
+def _find_end(before: RFTJobStatus) -> Condition | None:
+    """The condition of a job that has ended."""
+    succeeded = find_condition(before.conditions, ConditionType.SUCCEEDED)
+    return None if succeeded is None or succeeded.status == "Unknown" else succeeded
+
+
+def _final_rewards_finding(before: RFTJobStatus) -> Finding | None:
+    """How the rewards were when the job ended; what becomes of them later is none of its business."""
+    known = find_condition(before.conditions, ConditionType.REWARDS_READY)
+    if known is None or _find_end(before) is None:
+        return None
+    return Finding(ConditionType.REWARDS_READY, known.status, Reason(known.reason), known.message)
+
+
+def _rewards_finding(world: RFTJobWorld, job: RFTJob) -> Finding:
+    kind = ConditionType.REWARDS_READY
+    wanted = reward_names(job)
+    missing = [name for name in wanted if name not in world.reward_functions]
+    if missing:
+        return Finding(kind, "False", Reason.REWARD_MISSING, f"there is no RewardFunction {', '.join(missing)}")
+    functions = {name: world.reward_functions[name] for name in wanted}
+    for name, function in functions.items():
+        conditions = function.status.conditions if function.status is not None else []
+        if not is_true(conditions, ConditionType.READY, function.metadata.generation):
+            ready = find_condition(conditions, ConditionType.READY)
+            why = f": {ready.reason}: {ready.message}".rstrip(": ") if ready is not None else ""
+            return Finding(kind, "False", Reason.REWARD_NOT_READY, f"RewardFunction {name} is not Ready{why}")
+    digests = world.configuration.reward_digests if world.configuration is not None else {}
+    changed = [name for name in wanted if name in digests and digests[name] != current_digest(functions[name])]
+    if changed:
+        text = f"RewardFunction {', '.join(changed)} was changed since the run started"
+        return Finding(kind, "True", Reason.REWARD_CHANGED, text)
+    return Finding(kind, "True", Reason.REWARDS_READY)
+
+
+def _hacking_finding(verdict: HackingVerdict | None, before: RFTJobStatus) -> Finding:
+    """What the trainer says of the reward; what it said last while it says nothing: it starts anew, or has ended."""
+    kind = ConditionType.REWARD_HACKING_SUSPECTED
+    known = find_condition(before.conditions, kind)
+    if verdict is None and known is not None:
+        return Finding(kind, known.status, Reason(known.reason), known.message)
+    if verdict is None or verdict.suspected is None:
+        return Finding(kind, "Unknown", Reason.NOT_COMPARED, verdict.message if verdict is not None else "")
+    if verdict.suspected:
+        return Finding(kind, "True", Reason.SHADOW_FALLS, verdict.message)
+    return Finding(kind, "False", Reason.SHADOWS_AGREE, verdict.message)
+
+
+def _outcome(
+    world: RFTJobWorld, job: RFTJob, before: RFTJobStatus
+) -> tuple[JobProgress | None, JobResult | None, list[JobCheckpoint], HackingVerdict | None]:
+    """Progress, result, checkpoints and what is said of the reward: the newest that are known."""
+    progress = before.progress if world.progress is None else describe_progress(world.progress)
+    newest = world.attempts[-1] if world.attempts else None
+    if newest is not None and newest.outcome is Outcome.SUCCEEDED:
+        messages = [pod.ending.message for pod in world.pods if pod.job_uid == newest.uid and pod.ending is not None]
+        results = [result for message in messages if (result := parse_result(message)) is not None]
+        if results:
+            described = describe_result(results[0], job.spec.output.uri)
+            return finish_progress(progress, results[0]), *described, results[0].reward_hacking
+    verdict = world.progress.reward_hacking if world.progress is not None else None
+    return progress, before.result, list(before.checkpoints), verdict
+
+
+def _deletions(world: RFTJobWorld, state: RunState, start_time: datetime | None) -> list[Deletion]:
+    attempts = [*world.attempts[:-KEPT_ATTEMPTS], *([state.stop] if state.stop is not None else [])]
+    found = [Deletion("batch/v1", "Job", attempt.name, attempt.uid) for attempt in attempts if not attempt.deleting]
+    configuration = world.configuration
+    if configuration is not None and start_time is None and state.status == "Unknown" and _is_outdated(world):
+        found.append(Deletion("v1", "ConfigMap", configuration.name, configuration.uid))
+    return found
+
+
+def _requeue(world: RFTJobWorld, settings: Settings, state: RunState, start_time: datetime | None) -> float | None:
+    """When to look again: at the progress of what runs, and at the deadline. Everything else is announced."""
+    if state.status != "Unknown":
+        return None
+    if state.requeue_seconds is not None:
+        return state.requeue_seconds
+    if state.reason is Reason.RUNNING:
+        return settings.poll_seconds
+    deadline = world.job.spec.limits.deadline
+    if deadline is None or start_time is None:
+        return None
+    left = (start_time - world.now).total_seconds() + duration_seconds(deadline)
+    return max(left, 0)

@@ -1,0 +1,59 @@
+"""From what the trainer says to the fields of an RFTJob's status."""
+
+from __future__ import annotations
+
+import math
+
+from rft_api.progress import Progress
+from rft_api.rft_job import JobCheckpoint, JobProgress, JobResult
+from rft_api.termination import RunResult
+from rft_operator.kube.timestamps import format_duration
+
+
+def describe_progress(progress: Progress) -> JobProgress:
+    """The progress as the status shows it."""
+    return JobProgress(
+        phase=progress.phase,
+        step=progress.step,
+        total_steps=progress.total_steps,
+        epoch=_decimal(progress.epoch),
+        reward=_decimal(progress.reward),
+        validation_reward=_decimal(progress.validation_reward),
+        episode_length=_decimal(progress.episode_length),
+        gradient_norm=_decimal(progress.gradient_norm),
+        eta=None if progress.eta_seconds is None else format_duration(progress.eta_seconds),
+    )
+
+
+def finish_progress(progress: JobProgress | None, result: RunResult) -> JobProgress:
+    """The progress of a run that has succeeded: nobody was asked again after its last steps."""
+    known = progress or JobProgress()
+    # More were planned where the run has stopped early; fewer, where it was not asked since it started anew.
+    total = max(known.total_steps or 0, result.steps)
+    return known.model_copy(update={"phase": "Done", "step": result.steps, "total_steps": total, "eta": None})
+
+
+def describe_result(result: RunResult, output: str) -> tuple[JobResult, list[JobCheckpoint]]:
+    """The result and the best checkpoints as the status shows them."""
+    root = output.rstrip("/")
+    described = JobResult(
+        baseline_reward=f"{result.base_reward:.4f}",
+        best_reward=f"{result.tuned_reward:.4f}",
+        gain=f"{result.gain.mean:+.4f}",
+        interval=f"{result.gain.low:+.4f} to {result.gain.high:+.4f}",
+        checkpoint=f"{root}/best",
+    )
+    checkpoints = [
+        JobCheckpoint(
+            step=checkpoint.step,
+            validation_reward=f"{checkpoint.validation_reward:.4f}",
+            uri=f"{root}/checkpoints/step-{checkpoint.step}",
+        )
+        for checkpoint in result.checkpoints
+        if checkpoint.validation_reward is not None
+    ]
+    return described, checkpoints
+
+
+def _decimal(value: float | None) -> str | None:
+    return f"{value:.4f}" if value is not None and math.isfinite(value) else None
