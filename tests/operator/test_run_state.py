@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from rft_api.exit_codes import ExitCode
 from rft_api.progress import Progress
 from rft_api.rft_job import Limits
 from rft_operator.pods.pod_view import Ending, PodView
 from rft_operator.rft_job.attempts import Attempt, Outcome
 from rft_operator.rft_job.run_state import RunFacts, awaits_pod_news, decide_run_state
-from rft_operator.status.reasons import Reason
+from rft_operator.status.reasons import Reason, reason_of
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 
@@ -173,5 +174,4 @@ def test_a_jobs_end_waits_for_its_pods_words(newest, pods, waits):
 
 
 def test_every_permanent_code_has_a_reason():
-
     assert {reason_of(code) for code in ExitCode if code.permanent} <= set(Reason)
