@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import yaml
 
 from rft_api.manifests import Manifests, load_manifests
 from rft_api.render import RewardAddress, render_trainer_config, reward_names
-from rft_api.reward_function import Grader, RewardFunction
 from rft_api.trainer_config import TrainerConfig
 from rft_trainer.data import Prompt, load_conversations, load_dataset, mix
 from tests.support.servers import TOKEN, RewardServer
@@ -48,11 +46,6 @@ def rows(file: Path) -> list[dict[str, Any]]:
 def question(row: dict[str, Any]) -> str:
     """What tells a row from others: its last user message."""
     return next(m["content"] for m in reversed(row["messages"]) if m["role"] == "user").casefold()
-
-
-def graders(function: RewardFunction) -> Iterator[Grader]:
-    yield function.spec
-    yield from function.spec.combine.terms if function.spec.combine else []
 
 
 @every_example
@@ -148,7 +141,7 @@ def perfect(sample_id: str, prompt: Prompt) -> dict[str, Any]:
 def test_code_in_its_manifests_equals_a_file(name):
     files = {path.read_text(encoding="utf-8"): path.name for path in (EXAMPLES / name).glob("*.py")}
     for function in manifests(name).reward_functions.values():
-        for grader in graders(function):
+        for _, grader in function.spec.graders():
             if grader.python is not None:
                 assert grader.python.source in files
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rft_api.invocation_log import DataFormat
+from rft_api.model import Location
 from rft_api.rft_job import RFTJob
-
-Location = tuple[int | str, ...]
 
 LOG: DataFormat = "BedrockInvocationLog"
 """The format of data that may be many files."""

@@ -12,9 +12,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from rft_api.inference_endpoint import InferenceEndpoint
-from rft_api.model import RuleViolations
+from rft_api.model import Location, RuleViolations
 from rft_api.resource import API_VERSION
-from rft_api.reward_function import PythonReward, RewardFunction
+from rft_api.reward_function import Grader, PythonReward, RewardFunction
 from rft_api.rft_job import RFTJob
 
 Resource = RFTJob | RewardFunction | InferenceEndpoint
@@ -63,7 +63,7 @@ class Manifests:
     """Where each document was read, by kind and name; also of documents that turned out to be wrong."""
 
     def error(
-        self, kind: str, name: str, location: tuple[int | str, ...], message: str, text_line: int | None = None
+        self, kind: str, name: str, location: Location, message: str, text_line: int | None = None
     ) -> ManifestError:
         """An error at a place of a document; `text_line` is a line inside the text that stands there, from 1."""
         origin = self.origins[kind, name]
@@ -158,7 +158,7 @@ def _read_config_map(origin: Origin, document: dict[str, Any], found: Manifests,
 class SourceMissing(Exception):
     """Raised when code is read from a ConfigMap's key that is not there."""
 
-    def __init__(self, location: tuple[int | str, ...], message: str):
+    def __init__(self, location: Location, message: str):
         super().__init__(f"{format_location(location)}: {message}")
         self.location = location
         self.message = message
@@ -170,22 +170,15 @@ def resolve_source(function: RewardFunction, config_maps: Mapping[str, Mapping[s
     Raises:
         SourceMissing: when a ConfigMap or its key is missing, or holds no code.
     """
-    spec = function.spec
-    python = _inline(spec.python, ("spec", "python"), config_maps)
-    combine = spec.combine
-    if combine is not None:
-        terms = [
-            term.model_copy(
-                update={"python": _inline(term.python, ("spec", "combine", "terms", index, "python"), config_maps)}
-            )
-            for index, term in enumerate(combine.terms)
-        ]
-        combine = combine.model_copy(update={"terms": terms})
-    return function.model_copy(update={"spec": spec.model_copy(update={"python": python, "combine": combine})})
+
+    def inline_code(location: Location, grader: Grader) -> dict[str, object]:
+        return {"python": _inline(grader.python, (*location, "python"), config_maps)}
+
+    return function.model_copy(update={"spec": function.spec.update_graders(inline_code)})
 
 
 def _inline(
-    python: PythonReward | None, location: tuple[int | str, ...], config_maps: Mapping[str, Mapping[str, str]]
+    python: PythonReward | None, location: Location, config_maps: Mapping[str, Mapping[str, str]]
 ) -> PythonReward | None:
     if python is None or python.source_from is None:
         return python
@@ -260,7 +253,7 @@ def _validated(origin: Origin, document: dict[str, Any], kind: str, errors: list
         return None
 
 
-def _in_document(document: Any, location: tuple[int | str, ...], kind: str) -> tuple[int | str, ...]:
+def _in_document(document: Any, location: Location, kind: str) -> Location:
     """The location without the tags of unions, which pydantic puts between the names of fields."""
     kept: list[int | str] = []
     for index, part in enumerate(location):
@@ -293,7 +286,7 @@ def _messages(detail: Any, model: type[BaseModel]) -> list[str]:
     return [message[0].lower() + message[1:]]
 
 
-def _field_names(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+def _field_names(model: type[BaseModel], location: Location) -> list[str]:
     """Names that could stand at a place: the fields of the model found by walking down the annotations."""
     current: type[BaseModel] = model
     for part in location:
@@ -316,7 +309,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _is_block(node: yaml.Node, location: tuple[int | str, ...]) -> bool:
+def _is_block(node: yaml.Node, location: Location) -> bool:
     """Whether the text at a location is a literal block, whose lines are lines of the file."""
     for part in location:
         if isinstance(node, yaml.MappingNode):
@@ -326,7 +319,7 @@ def _is_block(node: yaml.Node, location: tuple[int | str, ...]) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.style == "|"
 
 
-def format_location(location: tuple[int | str, ...]) -> str:
+def format_location(location: Location) -> str:
     """A field's place as people write it: `spec.data.train[0].uri`."""
     text = ""
     for part in location:
@@ -334,7 +327,7 @@ def format_location(location: tuple[int | str, ...]) -> str:
     return text
 
 
-def _line(node: yaml.Node, location: tuple[int | str, ...]) -> int:
+def _line(node: yaml.Node, location: Location) -> int:
     """Line of the deepest part of a location that the document has."""
     line = node.start_mark.line + 1
     for part in location:

@@ -9,6 +9,9 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
 
+Location = tuple[int | str, ...]
+"""The place of a field in a document: names of fields and positions in lists, from the outermost on."""
+
 
 @dataclass(frozen=True)
 class Rule:

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from rft_api.addresses import Location
+from rft_api.model import Location
 from rft_api.reward_function import Grader, JudgeModel, RewardFunction, RewardFunctionSpec
 
 AWS_PREFIX = "AWS_"
 """How the names of boto3's variables begin."""
-
-
-def graders(spec: RewardFunctionSpec) -> Iterator[tuple[Location, Grader]]:
-    """The function itself, or its terms, with their places in the manifest."""
-    if spec.combine is None:
-        yield ("spec",), spec
-        return
-    for index, term in enumerate(spec.combine.terms):
-        yield ("spec", "combine", "terms", index), term
 
 
 def models(grader: Grader) -> Iterator[tuple[str, JudgeModel]]:
@@ -30,7 +21,7 @@ def models(grader: Grader) -> Iterator[tuple[str, JudgeModel]]:
 
 def judge_endpoints(spec: RewardFunctionSpec) -> list[str]:
     """Names of the InferenceEndpoints that judge, sorted."""
-    asked = [model for _, grader in graders(spec) for _, model in models(grader)]
+    asked = [model for _, grader in spec.graders() for _, model in models(grader)]
     return sorted({model.endpoint for model in asked if model.endpoint is not None})
 
 
@@ -40,13 +31,13 @@ def leaves_cluster(spec: RewardFunctionSpec) -> bool:
         any(model.endpoint is None for _, model in models(grader))
         or grader.lambda_ is not None
         or grader.http is not None
-        for _, grader in graders(spec)
+        for _, grader in spec.graders()
     )
 
 
 def reads_credential(spec: RewardFunctionSpec, variable: str) -> bool:
     """Whether a grader reads this variable of the reward server's environment."""
-    for _, grader in graders(spec):
+    for _, grader in spec.graders():
         http, asked = grader.http, [model for _, model in models(grader)]
         if any(variable in (model.token_key, model.ca_key) for model in asked):
             return True
@@ -66,7 +57,7 @@ def with_endpoint_urls(function: RewardFunction, url_of: Callable[[str], str]) -
         url_of: from an endpoint's name to its base URL; the model goes by the endpoint's name there.
     """
 
-    def replaced(grader: Grader) -> dict[str, object]:
+    def models_at_urls(_: Location, grader: Grader) -> dict[str, object]:
         return {
             field: getattr(grader, field).model_copy(
                 update={"model": JudgeModel(url=url_of(model.endpoint), name=model.endpoint)}
@@ -75,8 +66,4 @@ def with_endpoint_urls(function: RewardFunction, url_of: Callable[[str], str]) -
             if model.endpoint is not None
         }
 
-    spec = function.spec.model_copy(update=replaced(function.spec))
-    if spec.combine is not None:
-        terms = [term.model_copy(update=replaced(term)) for term in spec.combine.terms]
-        spec = spec.model_copy(update={"combine": spec.combine.model_copy(update={"terms": terms})})
-    return function.model_copy(update={"spec": spec})
+    return function.model_copy(update={"spec": function.spec.update_graders(models_at_urls)})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, WithJsonSchema, model_validator
 
 from rft_api.builtin_reward import BuiltinReward
-from rft_api.model import Model, Rule, RuleViolations
+from rft_api.model import Location, Model, Rule, RuleViolations
 from rft_api.openai_grader import AnyGrader, asks_model
 from rft_api.quantities import Between, DecimalString, Duration, Integer, Name, Quantity, exactly_one_of
 from rft_api.resource import API_VERSION, Conditions, FreeForm, Metadata, PodOverrides, SecretReference
@@ -300,6 +301,26 @@ class RewardFunctionSpec(Grader):
     """Secret with the credentials for judges, Lambda and http: what AWS reads, and the keys that graders name."""
     pod: PodOverrides | None = None
     """Changes to the reward server's pods."""
+
+    def graders(self) -> Iterator[tuple[Location, Grader]]:
+        """The graders with their places in the manifest: the terms of a combined reward, or the spec itself."""
+        if self.combine is None:
+            yield ("spec",), self
+            return
+        for index, term in enumerate(self.combine.terms):
+            yield ("spec", "combine", "terms", index), term
+
+    def update_graders(self, update: Callable[[Location, Grader], Mapping[str, object]]) -> RewardFunctionSpec:
+        """The spec with other values in some fields of its graders.
+
+        Args:
+            update: from a grader and its place to the new values of its fields, by the fields' names; they are not
+                validated.
+        """
+        if self.combine is None:
+            return self.model_copy(update=dict(update(("spec",), self)))
+        terms = [grader.model_copy(update=dict(update(location, grader))) for location, grader in self.graders()]
+        return self.model_copy(update={"combine": self.combine.model_copy(update={"terms": terms})})
 
 
 class RewardFunctionStatus(Model):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from rft_api.addresses import Address, Location, job_addresses
+from rft_api.addresses import Address, job_addresses
 from rft_api.exit_codes import RunError
 from rft_api.invocation_log import RedactionPattern
 from rft_api.manifests import (
@@ -20,6 +20,7 @@ from rft_api.manifests import (
     load_manifests,
     resolve_source,
 )
+from rft_api.model import Location
 from rft_api.redaction import pattern_problem
 from rft_api.render import RewardAddress, render_trainer_config, reward_names
 from rft_api.reward_function import Grader, PythonReward, RewardFunction
@@ -143,11 +144,7 @@ def _address_problem(found: Manifests, job: RFTJob, address: Address) -> str | N
 
 def _function_errors(found: Manifests, function: RewardFunction) -> Iterator[ManifestError]:
     name = function.metadata.name
-    graders: list[tuple[Location, Grader]] = [(("spec",), function.spec)]
-    if function.spec.combine:
-        terms = function.spec.combine.terms
-        graders += [(("spec", "combine", "terms", index), term) for index, term in enumerate(terms)]
-    for location, grader in graders:
+    for location, grader in function.spec.graders():
         if grader.python is not None:
             yield from _python_errors(found, function, (*location, "python"), grader.python)
         for path, pattern in _patterns(grader):

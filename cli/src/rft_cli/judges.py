@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rft_api.manifests import ManifestError, Manifests
-from rft_api.remote_graders import graders, models
+from rft_api.remote_graders import models
 from rft_api.reward_function import RewardFunction
 
 
 def judge_endpoint_errors(found: Manifests, function: RewardFunction) -> Iterator[ManifestError]:
     """An error for each InferenceEndpoint that is to judge: on this machine there is none."""
-    for location, grader in graders(function.spec):
+    for location, grader in function.spec.graders():
         for field, model in models(grader):
             if model.endpoint is None:
                 continue

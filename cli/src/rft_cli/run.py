@@ -20,9 +20,10 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from rft_api.addresses import Location, job_addresses
+from rft_api.addresses import job_addresses
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.manifests import ManifestError, ManifestErrors, Manifests, resolve_source
+from rft_api.model import Location
 from rft_api.ports import free_port
 from rft_api.progress import Progress
 from rft_api.render import RewardAddress, render_trainer_config, reward_names

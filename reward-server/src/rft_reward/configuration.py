@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import symtable
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from rft_api.manifests import ManifestErrors, load_manifests
+from rft_api.manifests import ManifestErrors, format_location, load_manifests
 from rft_api.openai_grader import asks_model, single_graders
 from rft_api.quantities import duration_seconds, quantity_value
 from rft_api.remote_graders import models
@@ -53,7 +52,7 @@ def scoring_settings(function: RewardFunction, hidden_file: Path | None) -> Scor
 
     spec = function.spec
     seconds = float(duration_seconds(spec.timeout))
-    terms: Sequence[Grader] = [spec] if spec.combine is None else spec.combine.terms
+    terms = [grader for _, grader in spec.graders()]
     in_workers = [term for term in terms if not _is_remote(term)]
     combined = None
     if spec.combine is not None:
@@ -120,10 +119,8 @@ def _problems(function: RewardFunction) -> list[str]:
             problems.append(
                 f"spec.sandbox.readable[{number}]: {path} does not exist: mount it with spec.pod.volumeMounts"
             )
-    if spec.combine is None:
-        return problems + _grader_problems(spec, "spec", spec.timeout)
-    for number, term in enumerate(spec.combine.terms):
-        problems += _grader_problems(term, f"spec.combine.terms[{number}]", spec.timeout)
+    for location, grader in spec.graders():
+        problems += _grader_problems(grader, format_location(location), spec.timeout)
     return problems
 
 

@@ -78,9 +78,7 @@ class RewardFunctionWorld:
 
 def source_names(function: RewardFunction) -> list[str]:
     """ConfigMaps that the function reads code from."""
-    spec = function.spec
-    graders = [spec, *(spec.combine.terms if spec.combine is not None else [])]
-    sources = [grader.python.source_from for grader in graders if grader.python is not None]
+    sources = [grader.python.source_from for _, grader in function.spec.graders() if grader.python is not None]
     return sorted({source.config_map.name for source in sources if source is not None})
 
 
