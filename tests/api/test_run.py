@@ -19,8 +19,8 @@ from rft_api.run_folder import CheckpointInfo, RunFolder
 def test_exit_codes_are_a_contract():
     assert {code.value: code.name for code in ExitCode} == {
         0: "SUCCEEDED", 1: "UNEXPECTED", 10: "CONFIGURATION_INVALID", 11: "DATA_INVALID", 12: "MODEL_INVALID",
-        13: "NOT_LEARNABLE", 14: "REWARD_FAILING", 15: "OUTPUT_INVALID", 16: "DIVERGED", 74: "OUTPUT_FAILED",
-        75: "INTERRUPTED", 76: "REWARD_UNREACHABLE",
+        13: "NOT_LEARNABLE", 14: "REWARD_FAILING", 15: "OUTPUT_INVALID", 16: "DIVERGED", 17: "OUT_OF_MEMORY",
+        74: "OUTPUT_FAILED", 75: "INTERRUPTED", 76: "REWARD_UNREACHABLE", 77: "STORAGE_UNREACHABLE",
     }  # fmt: skip
     assert ExitCode.NOT_LEARNABLE.reason == "NotLearnable"
     assert [code.permanent for code in (ExitCode.DIVERGED, ExitCode.INTERRUPTED, ExitCode.UNEXPECTED)] == [

@@ -196,7 +196,7 @@ def test_the_program_tells_permanent_from_passing(bucket, stored, fetch):
     assert refused.returncode == ExitCode.MODEL_INVALID
     assert refused.stderr.splitlines()[-1].startswith("error: cannot list s3://")
     away = fetch(AWS_ENDPOINT_URL=f"http://127.0.0.1:{free_port()}")
-    assert away.returncode == ExitCode.UNEXPECTED
+    assert away.returncode == ExitCode.STORAGE_UNREACHABLE
     assert away.stderr.splitlines()[-1].startswith("error: cannot list s3://")
     for run in (nothing, refused, away):
         assert "Traceback" not in run.stderr

@@ -154,6 +154,16 @@ def test_a_container_that_ends_again_and_again_tells_of_its_last_end():
     assert (seen.ending.exit_code, seen.ending.message) == (10, "said")
 
 
+def test_a_container_that_the_kernel_killed_for_its_memory():
+    end = {"exitCode": 137, "reason": "OOMKilled", "message": "the end of its log"}
+    ending = view(phase="Failed", containerStatuses=[{"name": "main", "state": {"terminated": end}}]).ending
+    assert ending.oom_killed
+    assert "memory ran out (OOMKilled): raise the memory limit" in ending.message
+    killed = {"exitCode": 137, "reason": "Error", "message": "the end of its log"}
+    ending = view(phase="Failed", containerStatuses=[{"name": "main", "state": {"terminated": killed}}]).ending
+    assert (ending.oom_killed, ending.message) == (False, "the end of its log")
+
+
 def test_a_failing_init_container_tells_for_the_main_one():
     main = waiting("main", "PodInitializing")
     seen = view(

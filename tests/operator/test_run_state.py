@@ -148,6 +148,22 @@ def test_a_retry_is_counted_and_says_why():
     assert state.requeue_seconds == 7
 
 
+def test_a_pod_that_the_kernel_killed_for_its_memory_is_the_cause():
+    killed = pod(phase="Failed", ended=True, name="b", ending=Ending(137, "raise the limit", ago(1000), True))
+    others = failed(1, "Unexpected: connection closed", name="a")
+    seen = facts(attempts=[attempt(RETRIABLE, ended_at=ago(3))], pods=[others, killed])
+    assert decide_run_state(seen).message == "retry 1 of 3 after OOMKilled: pod b: raise the limit"
+    exhausted = facts(attempts=[attempt(RETRIABLE)], limits=Limits(retries=0), pods=[others, killed])
+    assert decide_run_state(exhausted).message == "attempt 1 failed with OOMKilled: pod b: raise the limit"
+
+
+def test_memory_that_runs_out_on_a_device_is_not_tried_again_unchanged():
+    seen = facts(attempts=[attempt(PERMANENT)], pods=[failed(17, "OutOfMemory: lower microBatchSize (8)")])
+    state = decide_run_state(seen)
+    assert (state.status, state.reason, state.start) == ("False", Reason.OUT_OF_MEMORY, None)
+    assert state.message == "pod pod: lower microBatchSize (8)"
+
+
 def test_the_pause_is_bounded():
     seen = facts(limits=Limits(retries=100), attempts=[attempt(RETRIABLE, 50, retries_before=50, ended_at=NOW)])
     assert decide_run_state(seen).requeue_seconds == 300

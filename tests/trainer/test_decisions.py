@@ -17,8 +17,8 @@ from rft_api.trainer_config import EarlyStoppingConfig
 from rft_trainer.algorithms import SETTINGS
 from rft_trainer.checkpoints import KEPT, best_first, plan_retention
 from rft_trainer.data import Prompt
+from rft_trainer.ending import ProcessEnd, group_ending
 from rft_trainer.grpo import stop_early
-from rft_trainer.launcher import _exit_code
 from rft_trainer.preflight import judge
 from rft_trainer.rollouts import ScoredCompletion
 from rft_trainer.statistics import paired_bootstrap
@@ -132,7 +132,8 @@ def test_unpaired_rewards_are_refused():
 )
 def test_the_exit_code_of_a_group_tells_the_cause(codes, expected):
     for order in itertools.permutations(codes):
-        assert _exit_code(list(order)) == expected
+        ends = [ProcessEnd(rank, status, moment=float(rank)) for rank, status in enumerate(order)]
+        assert group_ending(ends).code == expected
 
 
 def test_every_algorithm_is_one_that_trl_computes():

@@ -1,8 +1,13 @@
 """The copy of a run's folder in an object store: what goes where and in which order."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.run_folder import RunFolder
+from rft_api.storage import StorageError
+from rft_trainer import mirror
 from rft_trainer.mirror import plan_sync
 
 NAMES = st.sampled_from(
@@ -38,3 +43,26 @@ def test_what_says_complete_comes_last_and_goes_first(files, copied):
     assert markers == sorted(markers, key=lambda name: files[name][1])
     if "summary.json" in plan.upload:
         assert plan.upload[-1] == "summary.json"
+
+
+class Store:
+    """An object store that refuses to take anything, or does not answer."""
+
+    def __init__(self, permanent):
+        self._permanent = permanent
+
+    def upload(self, path, uri):
+        raise StorageError(f"cannot write {uri}: AccessDenied", self._permanent)
+
+
+@pytest.mark.parametrize("permanent", [True, False])
+def test_a_store_that_takes_nothing_is_noticed_before_training(tmp_path, monkeypatch, permanent):
+    monkeypatch.setattr(mirror, "ObjectStore", lambda: Store(permanent))
+    (tmp_path / "job.json").write_text("{}")
+    copy = mirror.Mirror(RunFolder(tmp_path), "s3://bucket/run")
+    if permanent:
+        with pytest.raises(RunError, match=r"cannot write s3://bucket/run/job\.json: AccessDenied") as raised:
+            copy.start()
+        assert raised.value.code is ExitCode.OUTPUT_INVALID
+    else:
+        copy.start()  # it may answer before the run is over

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import os
 import signal
@@ -12,13 +11,12 @@ from pathlib import Path
 from types import FrameType
 
 from rft_api.exit_codes import ExitCode
+from rft_api.system_errors import NOT_WRITABLE, may_pass
 from rft_loader.fetch import fetch_model
 from rft_loader.follow import Follower, Settings
 from rft_loader.problems import Problem
 from rft_loader.sources import Sources
 from rft_loader.status import serve_status
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,10 +57,11 @@ def _fetch(uri: str, target: Path) -> ExitCode:
         target.parent.mkdir(parents=True, exist_ok=True)
         fetch_model(uri, Sources().open(uri), target)
     except Problem as problem:
-        return _report(ExitCode.MODEL_INVALID if problem.permanent else ExitCode.UNEXPECTED, str(problem))
+        return _report(ExitCode.MODEL_INVALID if problem.permanent else ExitCode.STORAGE_UNREACHABLE, str(problem))
     except OSError as error:
-        code = ExitCode.OUTPUT_FAILED if error.errno in _FULL else ExitCode.UNEXPECTED
-        return _report(code, f"{target}: {error}")
+        if error.errno in NOT_WRITABLE:
+            return _report(ExitCode.OUTPUT_FAILED, f"{target}: {error.strerror}: {NOT_WRITABLE[error.errno]}")
+        return _report(ExitCode.STORAGE_UNREACHABLE if may_pass(error) else ExitCode.UNEXPECTED, f"{target}: {error}")
     return ExitCode.SUCCEEDED
 
 

@@ -20,9 +20,11 @@ class ExitCode(enum.IntEnum):
     REWARD_FAILING = 14
     OUTPUT_INVALID = 15
     DIVERGED = 16
+    OUT_OF_MEMORY = 17
     OUTPUT_FAILED = 74
     INTERRUPTED = 75
     REWARD_UNREACHABLE = 76
+    STORAGE_UNREACHABLE = 77
 
     @property
     def reason(self) -> str:

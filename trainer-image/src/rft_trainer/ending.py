@@ -1,34 +1,133 @@
-"""How a process tells why it ended: on standard error, and in a pod as the termination message."""
+"""How a run tells why it ended: each process tells the launcher, which tells the log and, in a pod, Kubernetes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rft_api.exit_codes import ExitCode
 from rft_api.summary import Summary
-from rft_api.termination import MAXIMUM_BYTES, success_message
+from rft_api.termination import MAXIMUM_BYTES, parse_failure, success_message
+
+REPORT_FILE = "RFT_REPORT_FILE"
+"""Variable with the file in which a process leaves its report for the launcher."""
+TERMINATION_FILE = "RFT_TERMINATION_LOG"
+"""Variable with the file in which Kubernetes looks for a container's termination message."""
 
 
-def report_end(code: ExitCode, message: str, rank: int = 0) -> ExitCode:
-    """Says why this process ends; returns the code."""
-    # Every rank may find the same error in the same data; one report is enough, and comes from whoever finds it alone.
-    prefix = "error" if code is not ExitCode.INTERRUPTED else "stopped"
-    print(f"{prefix}: {message}" if rank == 0 else f"rank {rank}: {prefix}: {message}", file=sys.stderr, flush=True)
-    _write_termination_message(f"{code.reason}: {message}")
+@dataclass(frozen=True)
+class Ending:
+    """Why a run, or one of its processes, ended."""
+
+    code: ExitCode
+    """The exit code."""
+    message: str = ""
+    """The sentence for the user; the result, as JSON, of a run that succeeded."""
+
+    @property
+    def termination_message(self) -> str:
+        """The ending as a pod's termination message."""
+        return self.message if self.code == ExitCode.SUCCEEDED else f"{self.code.reason}: {self.message}"
+
+
+@dataclass(frozen=True)
+class ProcessEnd:
+    """How one process of a group ended."""
+
+    rank: int
+    """Its number among all processes of the run."""
+    status: int
+    """Its exit code; minus the signal's number when a signal ended it."""
+    report: str = ""
+    """What it left in its report file."""
+    moment: float = 0.0
+    """When its end was noticed, in seconds; the processes that ended first come first."""
+    stopped: bool = False
+    """Whether the launcher has killed it because others had failed or time was up."""
+
+
+def group_ending(ends: Sequence[ProcessEnd], kernel_kills: int = 0) -> Ending:
+    """Why a group of processes ended.
+
+    What a process says of itself outranks how the others fell with it: permanent errors first, then other errors with
+    a reason. Among the rest, the process that ended first counts.
+
+    Args:
+        ends: how each process ended.
+        kernel_kills: how many processes the kernel has killed meanwhile because memory ran out.
+    """
+    failed = sorted((end for end in ends if end.status != 0), key=lambda end: (end.stopped, end.moment, end.status > 0))
+    if not failed:
+        return Ending(ExitCode.SUCCEEDED, next((end.report for end in ends if end.rank == 0), ""))
+    explained = [end for end in failed if _code(end.status) != ExitCode.UNEXPECTED]
+    permanent = [end for end in explained if _code(end.status).permanent]
+    cause = (permanent or explained or failed)[0]
+    message = parse_failure(cause.report).message or _describe(cause, kernel_kills)
+    return Ending(_code(cause.status), message)
+
+
+def _code(status: int) -> ExitCode:
+    return ExitCode(status) if status in set(ExitCode) else ExitCode.UNEXPECTED
+
+
+def _describe(end: ProcessEnd, kernel_kills: int) -> str:
+    """The end of a process that has left no report."""
+    process = f"the process of rank {end.rank}"
+    if end.stopped:
+        return f"{process} did not end in time and was killed; its last complete checkpoint counts"
+    if end.status == -signal.SIGKILL and kernel_kills:
+        return (
+            f"the kernel has killed {process} because the machine's or the pod's memory ran out: give it more "
+            f"(spec.compute.pod.resources), or lower spec.hyperparameters.microBatchSize or spec.compute."
+            f"processesPerNode"
+        )
+    if end.status == -signal.SIGKILL:
+        return f"{process} was killed (SIGKILL); where the kernel did it, memory ran out: dmesg tells"
+    if end.status < 0:
+        return f"{process} was ended by signal {-end.status} ({signal.Signals(-end.status).name})"
+    return f"{process} ended with code {end.status}; its output says why"
+
+
+def report_end(code: ExitCode, message: str, rank: int) -> ExitCode:
+    """Leaves the launcher a report of why this process ends; returns the code."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # The launcher repeats one of these sentences without the rank.
+        print(f"rank {rank}: {_prefix(code)}: {message}", file=sys.stderr, flush=True)
+    _report(Ending(code, message))
     return code
 
 
 def report_result(summary: Summary) -> None:
-    """Leaves a run's result as the termination message, from which the operator takes it."""
-    _write_termination_message(success_message(summary))
+    """Leaves the launcher the result of a run that has succeeded."""
+    _report(Ending(ExitCode.SUCCEEDED, success_message(summary)))
 
 
-def _write_termination_message(text: str) -> None:
-    target = os.environ.get("RFT_TERMINATION_LOG")
-    if target:
-        encoded = text.encode()[:MAXIMUM_BYTES]
+def _report(ending: Ending) -> None:
+    target = os.environ.get(REPORT_FILE)
+    if target is None:
+        announce(ending)  # started without a launcher
+    else:
+        # On a full disk the exit code alone has to do.
+        with contextlib.suppress(OSError):
+            Path(target).write_text(ending.termination_message, encoding="utf-8")
+
+
+def announce(ending: Ending) -> ExitCode:
+    """Tells the log and Kubernetes why the run has ended; returns its exit code."""
+    if ending.code != ExitCode.SUCCEEDED:
+        print(f"{_prefix(ending.code)}: {ending.message}", file=sys.stderr, flush=True)
+    target = os.environ.get(TERMINATION_FILE)
+    if target and ending.message:
+        encoded = ending.termination_message.encode()[:MAXIMUM_BYTES]
         with contextlib.suppress(OSError):
             Path(target).write_text(encoded.decode(errors="ignore"), encoding="utf-8")
+    return ending.code
+
+
+def _prefix(code: ExitCode) -> str:
+    return "stopped" if code == ExitCode.INTERRUPTED else "error"

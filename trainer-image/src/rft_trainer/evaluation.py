@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from rft_trainer.data import Prompt
 from rft_trainer.distributed import gather, rank, world_size
+from rft_trainer.failures import memory_for
 from rft_trainer.generation import Finished, merged_adapter, sample_completions
 from rft_trainer.modeling import end_token_ids, prompt_token_ids
 from rft_trainer.rewards import RewardClient, Rollout, Scoring
@@ -50,7 +51,23 @@ def complete(
     """Completions of prompts by a plain model, each up to and including its end token.
 
     On CPU `on_finished` is called with those that have ended while others go on.
+
+    Raises:
+        OutOfMemory: when the batch does not fit.
     """
+    with memory_for("generation"):
+        return _complete(model, prompt_ids, max_new_tokens, temperature, end_ids, pad_id, on_finished)
+
+
+def _complete(
+    model: PreTrainedModel,
+    prompt_ids: list[list[int]],
+    max_new_tokens: int,
+    temperature: float,
+    end_ids: list[int],
+    pad_id: int,
+    on_finished: Finished | None,
+) -> list[list[int]]:
     if model.device.type == "cpu":
         with merged_adapter(model):
             return sample_completions(

@@ -23,6 +23,7 @@ from rft_trainer import checkpoints, own_disks
 from rft_trainer.data import Dataset, Message, Prompt, load_conversations, load_dataset, mix
 from rft_trainer.distributed import any_rank, gather, rank, wait_for_all
 from rft_trainer.evaluation import evaluate, plain_completer
+from rft_trainer.failures import memory_for
 from rft_trainer.grpo import RFTTrainer, planned_steps, stop_early
 from rft_trainer.hacking import judge_hacking
 from rft_trainer.metrics_log import read_steps, read_validations, rewind
@@ -171,14 +172,14 @@ class Run:
         """Evaluates base and warm-up; returns the model that reinforcement learning starts from."""
         self._phase("Baseline", "loading the model")
         config = self._config
-        model = load_model(config.model, full_precision=config.lora is None).to(self._device)
+        model = self._load(config.model, full_precision=config.lora is None)
         self._evaluate("base", model, tokenizer, held_out, client, "Baseline", "scoring the base model")
         if config.lora is None:
             if config.warmup is None:
                 return model
             del model
             gc.collect()
-            model = load_model(str(self._folder.warmup), full_precision=True).to(self._device)
+            model = self._load(str(self._folder.warmup), full_precision=True)
         elif config.warmup is None:
             return add_adapter(model, config.lora, config.training.seed)
         else:
@@ -194,14 +195,17 @@ class Run:
             return
         self._phase("Evaluating", "loading the tuned model")
         if self._config.lora is None:
-            model: Any = load_model(str(self._folder.best), full_precision=True)
+            model = self._load(str(self._folder.best), full_precision=True)
         else:
             model = load_adapter(
-                load_model(self._config.model, full_precision=False), self._folder.best, trainable=False
-            )
-        self._evaluate(
-            "tuned", model.to(self._device), tokenizer, held_out, client, "Evaluating", "scoring the tuned model"
-        )
+                self._load(self._config.model, full_precision=False), self._folder.best, trainable=False
+            ).to(self._device)
+        self._evaluate("tuned", model, tokenizer, held_out, client, "Evaluating", "scoring the tuned model")
+
+    def _load(self, model: str, full_precision: bool) -> Any:
+        """A model, on this process's device."""
+        with memory_for("loading"):
+            return load_model(model, full_precision).to(self._device)
 
     def _evaluate(
         self,
@@ -273,9 +277,11 @@ class Run:
         done_early = stop_early(read_validations(self._folder), self._config.early_stopping)
         if resume is not None and (resume.step >= total or done_early):
             return resume.step, resume.step < total
-        trainer = RFTTrainer(
-            self._config, model, tokenizer, prompts, validation, client, self._reporter, self._should_stop, resume
-        )
+        # vLLM starts with the trainer, and takes its memory then.
+        with memory_for("vLLM" if self._config.compute.rollout_engine == "vLLM" else "update"):
+            trainer = RFTTrainer(
+                self._config, model, tokenizer, prompts, validation, client, self._reporter, self._should_stop, resume
+            )
         trainer.train(resume_from_checkpoint=str(self._folder.checkpoint(resume.step)) if resume else None)
         if trainer.interrupted:
             raise RunError(

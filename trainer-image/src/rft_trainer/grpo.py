@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -29,6 +30,7 @@ from rft_trainer.arguments import common_arguments
 from rft_trainer.data import Prompt
 from rft_trainer.distributed import any_rank, gather, rank, wait_for_all
 from rft_trainer.evaluation import complete, evaluate
+from rft_trainer.failures import first_line, memory_for, write_failure
 from rft_trainer.generation import Finished
 from rft_trainer.hacking import compare, judge_hacking
 from rft_trainer.logprobs import completion_logprobs
@@ -232,7 +234,7 @@ class RFTTrainer(GRPOTrainer):
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
         if self.use_vllm:
-            with finished_requests(self.vllm_generation.llm, self._send_finished):
+            with memory_for("vLLM"), finished_requests(self.vllm_generation.llm, self._send_finished):
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         if self.accelerator.device.type != "cpu":
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
@@ -427,17 +429,21 @@ class RFTTrainer(GRPOTrainer):
             if rank() == 0:
                 checkpoints.complete(self.folder, written, info)
                 self._reporter.record_checkpoint()
-        except (OSError, RuntimeError) as error:
+        except Exception as error:
+            advice = write_failure(error, self.folder.checkpoints)
             if rank() == 0:
-                checkpoints.remove_torn(self.folder)
+                with contextlib.suppress(OSError):
+                    checkpoints.remove_torn(self.folder)
+            if advice is None:
+                raise
             since = "it goes on from the last complete checkpoint"
             if own_disks.on_first_machine():
                 last = checkpoints.resume_point(self.folder)
                 since = f"it goes on from step {last.step}" if last else "it starts from the beginning"
             raise RunError(
                 ExitCode.OUTPUT_FAILED,
-                f"checkpoint step-{step} could not be written to {self.folder.checkpoints}: {error}; make room and "
-                f"start again: {since}",
+                f"checkpoint step-{step} could not be written to {self.folder.checkpoints}: {first_line(error)}: "
+                f"{advice} and start again: {since}",
             ) from error
         wait_for_all()
 

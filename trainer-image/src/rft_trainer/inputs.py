@@ -24,7 +24,7 @@ def fetch_inputs(config: TrainerConfig, scratch: Path) -> TrainerConfig:
 
     Raises:
         RunError: DATA_INVALID or MODEL_INVALID when there is nothing at an address, or it may not be read;
-            UNEXPECTED, which is retried, when the store cannot be reached.
+            STORAGE_UNREACHABLE, which is retried, when the store does not answer.
     """
     fetched: dict[tuple[str | None, ...], str] = {}
     store = ObjectStore()
@@ -71,5 +71,5 @@ def _fetch(store: ObjectStore, uri: str, target: Path, code: ExitCode, wanted: C
         if not store.fetch(uri, target, wanted):
             raise RunError(code, f"{uri}: nothing is stored there")
     except StorageError as error:
-        raise RunError(code if error.permanent else ExitCode.UNEXPECTED, str(error)) from error
+        raise RunError(code if error.permanent else ExitCode.STORAGE_UNREACHABLE, str(error)) from error
     return target

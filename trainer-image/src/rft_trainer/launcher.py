@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import faulthandler
 import logging
 import math
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 from pydantic import ValidationError
 
@@ -22,14 +22,13 @@ from rft_api.addresses import is_stored
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.ports import free_port
 from rft_api.run_folder import RunFolder
+from rft_api.system_errors import NOT_WRITABLE, may_pass
 from rft_api.trainer_config import TrainerConfig
-from rft_trainer.ending import report_end
+from rft_trainer.ending import Ending, announce
+from rft_trainer.failures import explain
+from rft_trainer.process_group import Command, ProcessGroup
 
-POLL_SECONDS = 0.2
-GRACE_SECONDS = float(os.environ.get("RFT_GRACE_SECONDS", "600"))
-"""How long processes may take to save a checkpoint after SIGTERM before they are killed."""
-FAILURE_GRACE_SECONDS = 10.0
-"""How long the others may run on after one process failed: they wait for it and cannot go on."""
+log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     config = _read_config(options.config)
     if isinstance(config, str):
-        return report_end(ExitCode.CONFIGURATION_INVALID, config)
+        return announce(Ending(ExitCode.CONFIGURATION_INVALID, config))
     if options.stage:
         from rft_trainer.worker import run_worker
 
@@ -59,15 +58,24 @@ def main(arguments: list[str] | None = None) -> int:
     # The workers write their stacks on this signal; sent to the whole group, it must not end us.
     faulthandler.register(signal.SIGUSR1)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    return announce(_explained(lambda: _run(options, config), config))
+
+
+def _explained(work: Callable[[], Ending], config: TrainerConfig) -> Ending:
+    """How some work ends, errors included."""
     try:
-        return _run(options, config)
-    except RunError as error:
-        return report_end(error.code, error.message)
+        return work()
+    except Exception as error:
+        explained = explain(error, config, "Starting")
+        if explained is None:
+            traceback.print_exc()
+            return Ending(ExitCode.UNEXPECTED, f"{type(error).__name__}: {error}")
+        return Ending(explained.code, explained.message)
 
 
-def _run(options: argparse.Namespace, config: TrainerConfig) -> int:
+def _run(options: argparse.Namespace, config: TrainerConfig) -> Ending:
     """Fetches what is in object stores, runs the stages, and leaves the result where the configuration says."""
-    group = _Group()
+    group = ProcessGroup()
     if not any(map(is_stored, _uris(config))):
         _claim_output(config, config.output)
         return _run_stages(group, options, options.config, config)
@@ -91,27 +99,37 @@ def _run(options: argparse.Namespace, config: TrainerConfig) -> int:
     _claim_output(config, output)
     if mirror:
         mirror.start()
-    try:
+
+    def run_fetched() -> Ending:
         local = fetch_inputs(config, options.scratch / "inputs").model_copy(update={"output": output})
         file = options.scratch / "job.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(local.model_dump_json(by_alias=True), encoding="utf-8")
-        return _run_stages(group, options, file, local, own_disks=is_stored(config.output) and config.compute.nodes > 1)
-    finally:
-        if mirror:
+        own_disks = is_stored(config.output) and config.compute.nodes > 1
+        return _run_stages(group, options, file, local, own_disks)
+
+    ending = _explained(run_fetched, config)
+    if mirror:
+        try:
             mirror.finish()
+        except RunError as error:
+            if not ending.code.permanent:
+                raise
+            # What has ended the run has to be mended before the copy matters.
+            log.warning("%s", error.message)
+    return ending
 
 
 def _run_stages(
-    group: _Group, options: argparse.Namespace, file: Path, config: TrainerConfig, own_disks: bool = False
-) -> int:
+    group: ProcessGroup, options: argparse.Namespace, file: Path, config: TrainerConfig, own_disks: bool = False
+) -> Ending:
     # With disks of their own only the first machine knows what is done: the stage's processes tell one another.
     warm_up = config.warmup and (own_disks or not RunFolder(config.output).warmup.exists())
-    for stage in ["warmup", "train"] if warm_up else ["train"]:
-        code = group.run(_commands(options, file, config, stage, own_disks))
-        if code != ExitCode.SUCCEEDED:
-            return code
-    return ExitCode.SUCCEEDED
+    if warm_up:
+        ending = group.run(_commands(options, file, config, "warmup", own_disks))
+        if ending.code != ExitCode.SUCCEEDED:
+            return ending
+    return group.run(_commands(options, file, config, "train", own_disks))
 
 
 def _uris(config: TrainerConfig) -> list[str]:
@@ -122,8 +140,8 @@ def _uris(config: TrainerConfig) -> list[str]:
 
 def _commands(
     options: argparse.Namespace, file: Path, config: TrainerConfig, stage: str, own_disks: bool
-) -> list[tuple[list[str], dict[str, str]]]:
-    """Command and environment of each process on this machine.
+) -> list[Command]:
+    """How each process on this machine is started.
 
     The variables are those that torch.distributed reads, and RFT_OWN_DISKS: 1 when every machine has a run folder of
     its own, 0 when all have the same.
@@ -138,7 +156,7 @@ def _commands(
         shared.setdefault("TORCHDYNAMO_DISABLE", "1")
     if config.compute.deepspeed is None:
         # One process. With the variables below, accelerate would wrap the model for several.
-        return [(command, shared)]
+        return [Command(0, command, shared)]
     # Each stage has its port: while the first machine still exports what the warm-up made, no other may meet it there.
     port = options.master_port + (stage == "warmup") if options.master_port else free_port()
     shared |= {
@@ -148,57 +166,11 @@ def _commands(
         "MASTER_PORT": str(port),
         "RFT_OWN_DISKS": str(int(own_disks)),
     }
+    first = options.node_rank * count
     return [
-        (command, {**shared, "RANK": str(options.node_rank * count + local), "LOCAL_RANK": str(local)})
+        Command(first + local, command, {**shared, "RANK": str(first + local), "LOCAL_RANK": str(local)})
         for local in range(count)
     ]
-
-
-class _Group:
-    """Processes that train together: all are told to stop with us, and one that fails takes the others along."""
-
-    def __init__(self) -> None:
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._stopping = False
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, self._on_signal)
-
-    def run(self, commands: list[tuple[list[str], dict[str, str]]]) -> int:
-        """Starts the processes and waits; returns the exit code that tells why they ended."""
-        if self._stopping:
-            return ExitCode.INTERRUPTED
-        self._processes = [subprocess.Popen(command, env=env) for command, env in commands]
-        if self._stopping:
-            self._signal(signal.SIGTERM)
-        deadline = math.inf
-        while any(process.poll() is None for process in self._processes):
-            if self._stopping:
-                deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
-            elif any(process.poll() not in (None, 0) for process in self._processes):
-                deadline = min(deadline, time.monotonic() + FAILURE_GRACE_SECONDS)
-            if time.monotonic() > deadline:
-                self._signal(signal.SIGKILL)
-            time.sleep(POLL_SECONDS)
-        return _exit_code([process.returncode for process in self._processes])
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._stopping = True
-        self._signal(signal.SIGTERM)
-
-    def _signal(self, number: int) -> None:
-        for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(number)
-
-
-def _exit_code(codes: list[int]) -> int:
-    """The code that tells why a group ended: what a process said of itself outranks how the others fell with it."""
-    failed = [code for code in codes if code != 0]
-    if not failed:
-        return ExitCode.SUCCEEDED
-    said = [code for code in failed if code in set(ExitCode) and code != ExitCode.UNEXPECTED]
-    permanent = [code for code in said if ExitCode(code).permanent]
-    return (permanent or said or [ExitCode.UNEXPECTED])[0]
 
 
 def _read_config(path: Path) -> TrainerConfig | str:
@@ -219,10 +191,10 @@ def _claim_output(config: TrainerConfig, output: str) -> None:
     """
     problem = _output_problem(config, RunFolder(output))
     if problem:
-        raise RunError(ExitCode.OUTPUT_INVALID, problem.replace(output, config.output))
+        raise RunError(problem.code, problem.message.replace(output, config.output))
 
 
-def _output_problem(config: TrainerConfig, folder: RunFolder) -> str | None:
+def _output_problem(config: TrainerConfig, folder: RunFolder) -> Ending | None:
     """Why the output folder cannot be used, if so; records the configuration in it otherwise."""
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -230,21 +202,30 @@ def _output_problem(config: TrainerConfig, folder: RunFolder) -> str | None:
             before = TrainerConfig.model_validate_json(folder.config.read_text(encoding="utf-8"))
             changed = _changed_fields(before, config)
             if changed:
-                return (
+                return Ending(
+                    ExitCode.OUTPUT_INVALID,
                     f"{folder.path} holds another run: {', '.join(changed)} differ from its job.json; "
-                    f"choose another output or remove the folder"
+                    f"choose another output or remove the folder",
                 )
         elif any(folder.path.glob("*.jsonl")) or folder.checkpoints.exists():
-            return f"{folder.path} holds files of a run without its job.json; choose another output"
+            return Ending(
+                ExitCode.OUTPUT_INVALID,
+                f"{folder.path} holds files of a run without its job.json; choose another output",
+            )
         probe = folder.path / ".writable"
-        probe.write_bytes(b"")
+        probe.write_bytes(b"\n")
         probe.unlink()
         if not folder.config.exists():
             folder.config.write_text(config.model_dump_json(by_alias=True, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        return f"{folder.path} cannot be written to: {error.strerror}"
+        text = f"{folder.path} cannot be written to: {error.strerror}"
+        if may_pass(error):
+            return Ending(ExitCode.STORAGE_UNREACHABLE, f"{text}; look at the disk, or at the server behind the folder")
+        if error.errno in NOT_WRITABLE and error.errno != errno.EROFS:
+            return Ending(ExitCode.OUTPUT_FAILED, f"{text}: {NOT_WRITABLE[error.errno]} and start again")
+        return Ending(ExitCode.OUTPUT_INVALID, text)
     except ValidationError:
-        return f"{folder.config} is not a run's configuration; choose another output"
+        return Ending(ExitCode.OUTPUT_INVALID, f"{folder.config} is not a run's configuration; choose another output")
     return None
 
 

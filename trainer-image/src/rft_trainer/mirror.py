@@ -73,7 +73,8 @@ class Mirror:
         """Brings what an earlier start of the run has left: all that going on needs.
 
         Raises:
-            RunError: OUTPUT_INVALID when the address cannot be used, UNEXPECTED when the store cannot be reached.
+            RunError: OUTPUT_INVALID when the address cannot be used, STORAGE_UNREACHABLE when the store does not
+                answer.
         """
         # The store has the truth: what an earlier process left here may be of another time.
         shutil.rmtree(self._folder.path, ignore_errors=True)
@@ -86,13 +87,24 @@ class Mirror:
             }
             self._store.download(self._uri, self._folder.path, sorted(wanted))
         except StorageError as error:
-            raise RunError(ExitCode.OUTPUT_INVALID if error.permanent else ExitCode.UNEXPECTED, str(error)) from error
+            code = ExitCode.OUTPUT_INVALID if error.permanent else ExitCode.STORAGE_UNREACHABLE
+            raise RunError(code, str(error)) from error
         self._copied = {name: state for name, state in self._files().items() if name in wanted}
         # Checkpoints that a killed run left without their marker are counted as copied, so that they go.
         self._copied |= {name: (0, 0) for name in stored if _checkpoint(name) and name not in wanted}
 
     def start(self) -> None:
-        """Begins to follow the folder."""
+        """Begins to follow the folder.
+
+        Raises:
+            RunError: OUTPUT_INVALID when the store takes nothing: hours of training would be lost at their end.
+        """
+        try:
+            self._sync()
+        except StorageError as error:
+            if error.permanent:
+                raise RunError(ExitCode.OUTPUT_INVALID, str(error)) from error
+            log.warning("copying to %s: %s", self._uri, error)
         self._thread.start()
 
     def finish(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.system_errors import may_pass
 from rft_api.trainer_config import LoraConfig
 from rft_trainer.data import Message
+from rft_trainer.failures import first_line, is_out_of_memory, memory_for
 from rft_trainer.model_folder import check_model_folder
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -33,10 +37,8 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         RunError: MODEL_INVALID when it cannot be read or has no chat template.
     """
     check_model_folder(model)
-    try:
+    with _reading(f"tokenizer of model {model}"):
         tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(ExitCode.MODEL_INVALID, f"tokenizer of model {model}: {_first_line(error)}") from error
     if not tokenizer.chat_template:
         raise RunError(
             ExitCode.MODEL_INVALID,
@@ -56,12 +58,10 @@ def load_model(model: str, full_precision: bool) -> PreTrainedModel:
     """
     check_model_folder(model)
     dtype: Any = torch.float32 if full_precision else "auto"
-    try:
+    with _reading(f"model {model}"):
         loaded, info = AutoModelForCausalLM.from_pretrained(
             model, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise RunError(ExitCode.MODEL_INVALID, f"model {model}: {_first_line(error)}") from error
     # transformers fills them with random numbers.
     missing = sorted(info["missing_keys"])
     if missing:
@@ -97,10 +97,8 @@ def load_adapter(model: PreTrainedModel, adapter: Path, trainable: bool) -> Peft
     Raises:
         RunError: MODEL_INVALID when the folder is broken.
     """
-    try:
+    with _reading(f"adapter {adapter}"):
         return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise RunError(ExitCode.MODEL_INVALID, f"adapter {adapter}: {_first_line(error)}") from error
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -156,17 +154,32 @@ def export_model(checkpoint: Path, base_model: str, target: Path) -> None:
     _replace_folder(target, fill)
 
 
-def _replace_folder(target: Path, fill: Any) -> None:
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """Errors inside are about the files of a model, unless memory, a disk or another process is their cause.
+
+    Raises:
+        RunError: MODEL_INVALID for files that cannot be read as what they should be.
+    """
+    with memory_for("loading"):
+        try:
+            yield
+        except (torch.AcceleratorError, torch.distributed.DistError):
+            raise
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            if is_out_of_memory(error) or (isinstance(error, OSError) and may_pass(error)):
+                raise
+            text = f"{what}: {type(error).__name__}: {first_line(error)}"
+            raise RunError(ExitCode.MODEL_INVALID, text) from error
+
+
+def _replace_folder(target: Path, fill: Callable[[Path], None]) -> None:
     partial = target.with_name(target.name + ".partial")
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)
-    fill(partial)
+    with memory_for("export"):
+        fill(partial)
     if target.exists():
         shutil.rmtree(target)
     partial.rename(target)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import faulthandler
 import gc
 import logging
@@ -18,12 +17,9 @@ from rft_api.run_folder import RunFolder
 from rft_api.trainer_config import TrainerConfig
 from rft_trainer.data import load_dataset
 from rft_trainer.ending import report_end, report_result
+from rft_trainer.failures import explain
 from rft_trainer.model_folder import check_model_folder
 from rft_trainer.progress import ProgressReporter, serve_progress
-
-log = logging.getLogger(__name__)
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 
 
 def run_worker(config: TrainerConfig, stage: str, port: int | None) -> ExitCode:
@@ -49,22 +45,16 @@ def run_worker(config: TrainerConfig, stage: str, port: int | None) -> ExitCode:
     reporter = ProgressReporter(config.namespace, config.name)
     try:
         if rank == 0 and port is not None:
-            serve_progress(reporter, "0.0.0.0" if _in_pod() else "127.0.0.1", port)
+            _serve(reporter, port)
         reporter.update(message="loading libraries")
         code = _run_stage(config, stage, rank, reporter, stop)
         if config.compute.deepspeed is not None:
             _leave_others()
         return code
-    except RunError as error:
-        return report_end(error.code, error.message, rank)
-    except OSError as error:
-        if error.errno in _FULL:
-            return report_end(ExitCode.OUTPUT_FAILED, f"{config.output}: {error}; make room and start again", rank)
-        traceback.print_exc()
-        return report_end(ExitCode.UNEXPECTED, str(error), rank)
-    except MemoryError as error:
-        return report_end(ExitCode.UNEXPECTED, f"out of memory: {error}; lower microBatchSize", rank)
     except Exception as error:
+        explained = explain(error, config, reporter.progress.phase)
+        if explained is not None:
+            return report_end(explained.code, explained.message, rank)
         traceback.print_exc()
         return report_end(ExitCode.UNEXPECTED, f"{type(error).__name__}: {error}", rank)
 
@@ -137,6 +127,15 @@ def _leave_others() -> None:
     import torch.distributed as dist
 
     dist.destroy_process_group()
+
+
+def _serve(reporter: ProgressReporter, port: int) -> None:
+    try:
+        serve_progress(reporter, "0.0.0.0" if _in_pod() else "127.0.0.1", port)
+    except OSError as error:
+        raise RunError(
+            ExitCode.UNEXPECTED, f"port {port} of /progress cannot be opened: {error.strerror}; choose another --port"
+        ) from error
 
 
 def _in_pod() -> bool:

@@ -13,6 +13,8 @@ from rft_operator.status.reasons import Reason
 
 Json = dict[str, Any]
 
+OOM_KILLED = "OOMKilled"
+"""Kubernetes' reason of a container that the kernel killed because its memory ran out."""
 _PULL_REASONS = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _BLOCK_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 
@@ -25,6 +27,8 @@ class Ending:
     message: str
     """Its termination message, or what Kubernetes says of its end."""
     finished_at: datetime | None
+    oom_killed: bool = False
+    """Whether the kernel killed it because its memory ran out."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +112,16 @@ def _has_failed(entry: Json) -> bool:
 
 def _ending(terminated: Json) -> Ending:
     message = terminated.get("message", "").strip()
-    if terminated.get("reason") == "OOMKilled":
+    oom_killed = terminated.get("reason") == OOM_KILLED
+    if oom_killed:
         # The end of the log, which stands in for a message, knows nothing of it.
-        message = "out of memory (OOMKilled): raise the memory limit in the pod's resources, or use less"
+        message = (
+            f"the kernel ended the container because its memory ran out ({OOM_KILLED}): raise the memory limit in the "
+            f"pod's resources, or use less memory"
+        )
     elif not message and terminated.get("reason") not in (None, "Error", "Completed"):
         message = str(terminated["reason"])
-    return Ending(int(terminated["exitCode"]), message, parse_moment(terminated.get("finishedAt")))
+    return Ending(int(terminated["exitCode"]), message, parse_moment(terminated.get("finishedAt")), oom_killed)
 
 
 def _problem(name: str, status: Json, statuses: list[Json]) -> tuple[Reason, str] | None:

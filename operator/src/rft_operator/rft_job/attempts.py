@@ -13,7 +13,7 @@ from rft_api.exit_codes import ExitCode
 from rft_api.termination import parse_failure
 from rft_operator.kube import names
 from rft_operator.kube.timestamps import parse_moment
-from rft_operator.pods.pod_view import PodView
+from rft_operator.pods.pod_view import OOM_KILLED, Ending, PodView
 from rft_operator.rft_job.objects import RULE_DISRUPTION, RULE_INTERRUPTED, RULE_PERMANENT
 
 Json = dict[str, Any]
@@ -51,6 +51,8 @@ class Cause:
     """Why an attempt failed."""
 
     code: ExitCode
+    reason: str
+    """The exit code's reason; Kubernetes' OOMKilled where the kernel ended a pod, which no exit code tells."""
     message: str
 
 
@@ -88,7 +90,10 @@ def _failed_outcome(condition: Json) -> Outcome:
 
 
 def find_cause(attempt: Attempt, pods: Sequence[PodView]) -> Cause:
-    """Why a failed attempt failed: what its pods say, the permanent errors first, then who ended first."""
+    """Why a failed attempt failed: what its pods say, the permanent errors first, then who ended first.
+
+    A pod that the kernel killed for its memory counts before those that only noticed that it was gone.
+    """
     endings = [
         (pod, pod.ending)
         for pod in pods
@@ -96,16 +101,18 @@ def find_cause(attempt: Attempt, pods: Sequence[PodView]) -> Cause:
     ]
     if not endings:
         match = re.search(r"exit code (\d+)", attempt.failure_text)
-        return Cause(_code(int(match.group(1)) if match else 1), attempt.failure_text)
+        code = _code(int(match.group(1)) if match else 1)
+        return Cause(code, code.reason, attempt.failure_text)
 
-    def rank(entry: tuple[PodView, Any]) -> tuple[bool, float, str]:
+    def rank(entry: tuple[PodView, Ending]) -> tuple[bool, bool, float, str]:
         pod, ending = entry
         finished = ending.finished_at.timestamp() if ending.finished_at else 0.0
-        return not _code(ending.exit_code).permanent, finished, pod.name
+        return not _code(ending.exit_code).permanent, not ending.oom_killed, finished, pod.name
 
     pod, ending = min(endings, key=rank)
     text = parse_failure(ending.message).message or f"the trainer ended with exit code {ending.exit_code}"
-    return Cause(_code(ending.exit_code), f"pod {pod.name}: {text}")
+    code = _code(ending.exit_code)
+    return Cause(code, OOM_KILLED if ending.oom_killed else code.reason, f"pod {pod.name}: {text}")
 
 
 def _code(number: int) -> ExitCode:

@@ -122,7 +122,7 @@ def _retry(facts: RunFacts, failed: Attempt) -> RunState:
     cause = find_cause(failed, facts.pods)
     retries = failed.retries_before + 1
     if retries > facts.limits.retries:
-        text = f"attempt {failed.number + 1} failed with {cause.code.reason}: {cause.message}"
+        text = f"attempt {failed.number + 1} failed with {cause.reason}: {cause.message}"
         return RunState("False", Reason.RETRIES_EXHAUSTED, text, failed.retries_before)
     if facts.suspend:
         return _start(facts, failed.number + 1, retries)
@@ -131,7 +131,7 @@ def _retry(facts: RunFacts, failed: Attempt) -> RunState:
         pause = min(FIRST_BACKOFF_SECONDS * 2 ** (retries - 1), LONGEST_BACKOFF_SECONDS)
         wait = (failed.ended_at + timedelta(seconds=pause) - facts.now).total_seconds()
     if wait > 0:
-        text = f"retry {retries} of {facts.limits.retries} after {cause.code.reason}: {cause.message}"
+        text = f"retry {retries} of {facts.limits.retries} after {cause.reason}: {cause.message}"
         return RunState("Unknown", Reason.RETRYING, text, retries, requeue_seconds=wait)
     return _start(facts, failed.number + 1, retries)
 

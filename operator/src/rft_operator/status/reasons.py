@@ -62,6 +62,7 @@ class Reason(enum.StrEnum):
     REWARD_FAILING = ExitCode.REWARD_FAILING.reason
     OUTPUT_INVALID = ExitCode.OUTPUT_INVALID.reason
     DIVERGED = ExitCode.DIVERGED.reason
+    OUT_OF_MEMORY = ExitCode.OUT_OF_MEMORY.reason
 
     READY = "Ready"
     SOURCE_MISSING = "SourceMissing"
@@ -188,6 +189,11 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.REWARD_FAILING: Explanation(_ENDED, "Exit code 14.", "See [exit codes](exit-codes.md)."),
     Reason.OUTPUT_INVALID: Explanation(_ENDED, "Exit code 15.", "See [exit codes](exit-codes.md)."),
     Reason.DIVERGED: Explanation(_ENDED, "Exit code 16.", "See [exit codes](exit-codes.md)."),
+    Reason.OUT_OF_MEMORY: Explanation(
+        _ENDED,
+        "The memory of a GPU, or of the trainer's process, ran out: exit code 17.",
+        "Lower what the message names.",
+    ),
     Reason.READY: Explanation("Ready=True, EndpointReady=True", "It works."),
     Reason.SOURCE_MISSING: Explanation(
         _NOT_READY,

@@ -111,7 +111,7 @@
   - create
 {{- end }}
 
-{{- define "rft-operator.ownNamespaceRules" -}}
+{{- define "rft-operator.homeRules" -}}
 - apiGroups:
   - coordination.k8s.io
   resources:

@@ -1,0 +1,202 @@
+"""Sorts the errors of libraries and of the system by who can mend them: an exit code, and a sentence with what to do.
+
+Nothing here imports torch: an error may come before it is loaded, or because it cannot be.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.progress import Phase
+from rft_api.system_errors import NOT_WRITABLE, UNAVAILABLE
+from rft_api.trainer_config import TrainerConfig
+
+Operation = Literal["loading", "generation", "vLLM", "update", "export"]
+"""What needs so much memory that its users can do something about it."""
+
+_MEMORY_TEXTS = (
+    # torch and CUDA; glibc and the dynamic loader; cuBLAS and cuDNN; C++
+    "out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory",
+    "failed to map segment from shared object", "_status_alloc_failed", "std::bad_alloc",
+    # vLLM, while it starts
+    "no available memory for the cache blocks", "larger than the available kv cache memory", "free memory on device",
+)  # fmt: skip
+_WRITER_TEXTS = ("inline_container.cc", "PytorchStreamWriter", "Error while serializing: I/O error")
+_PROBE_BYTES = 1 << 20
+
+
+class OutOfMemory(Exception):
+    """Memory ran out in a known operation."""
+
+    def __init__(self, operation: Operation, text: str):
+        super().__init__(text)
+        self.operation = operation
+
+
+@contextmanager
+def memory_for(operation: Operation) -> Iterator[None]:
+    """Names the operation in errors of memory that runs out inside; a nested operation is the one that counts.
+
+    Raises:
+        OutOfMemory: in place of the library's own error.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(operation, first_line(error)) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or what it came from, says that memory ran out, on a device or in the process."""
+    for link in _chain(error):
+        if isinstance(link, (MemoryError, OutOfMemory)):
+            return True
+        # CUDA's own class is a RuntimeError, too; vLLM raises ValueError.
+        if isinstance(link, (RuntimeError, OSError, ImportError, ValueError)):
+            text = str(link).lower()
+            if any(part in text for part in _MEMORY_TEXTS):
+                return True
+    return False
+
+
+def explain(error: Exception, config: TrainerConfig, phase: Phase) -> RunError | None:
+    """The error that ends the run, in the user's terms; None stands for one that only a developer understands.
+
+    Args:
+        error: what was raised.
+        config: the run's configuration, for the values that can be lowered.
+        phase: the stage in which it was raised.
+    """
+    if isinstance(error, RunError):
+        return error
+    if is_out_of_memory(error):
+        known = next((link for link in _chain(error) if isinstance(link, OutOfMemory)), None)
+        operation = known.operation if known else "update" if phase in ("WarmUp", "Training") else None
+        where = f"out of memory {_WHILE[operation]}" if operation else "out of memory"
+        text = f"{where}: {first_line(known or error)}; {memory_advice(operation, config, phase)}"
+        return RunError(ExitCode.OUT_OF_MEMORY, text)
+    path = getattr(error, "filename", None) or config.output
+    number = _system_error(error, Path(config.output))
+    if number in NOT_WRITABLE:
+        return RunError(ExitCode.OUTPUT_FAILED, f"{path}: {first_line(error)}: {NOT_WRITABLE[number]} and start again")
+    if isinstance(error, OSError) and number in UNAVAILABLE:
+        return RunError(
+            ExitCode.STORAGE_UNREACHABLE,
+            f"{path}: {first_line(error)}: look at the disk, or at the server that the folder is mounted from, and "
+            f"start again",
+        )
+    return None
+
+
+_WHILE: dict[Operation, str] = {
+    "loading": "while a model was loaded",
+    "generation": "while completions were generated",
+    "vLLM": "in vLLM",
+    "update": "in an update of the weights",
+    "export": "while the model was exported",
+}
+
+
+def memory_advice(operation: Operation | None, config: TrainerConfig, phase: Phase) -> str:
+    """What to lower, and what it is now, when memory has run out."""
+    training, compute = config.training, config.compute
+    parameters, deepspeed = "spec.hyperparameters", compute.deepspeed
+    more = "use GPUs with more memory" if compute.device == "cuda" else "give it more memory (spec.compute.pod)"
+    lengths = (
+        f"lower {parameters}.maxCompletionTokens ({training.max_completion_tokens}) or maxPromptTokens "
+        f"({training.max_prompt_tokens})"
+    )
+    advice: list[str] = []
+    if operation == "generation":
+        advice.append(lengths)
+        if phase == "Training":
+            advice.append(
+                f"lower batchSize ({training.batch_size}) or samplesPerPrompt ({training.samples_per_prompt})"
+            )
+        if compute.device == "cuda" and compute.rollout_engine != "vLLM":
+            advice.append("set spec.compute.rollouts.engine: vLLM")
+    elif operation == "vLLM":
+        advice += [lengths, "set spec.compute.rollouts.engine: Transformers"]
+    elif operation == "update":
+        if phase == "WarmUp" and config.warmup is not None:
+            advice.append(
+                f"lower spec.warmup.batchSize ({config.warmup.batch_size}), or leave the longest conversations out"
+            )
+        elif training.micro_batch_size > 1:
+            advice.append(f"lower {parameters}.microBatchSize ({training.micro_batch_size})")
+        else:
+            advice.append(lengths)
+        if deepspeed is not None and compute.world_size > 1 and deepspeed.zero_stage < 3:
+            advice.append(f"raise spec.compute.deepspeed.zeroStage ({deepspeed.zero_stage})")
+        if compute.device == "cuda" and not (deepspeed is not None and deepspeed.offload_optimizer):
+            advice.append("keep the optimizer's state in host memory (spec.compute.deepspeed.offload: Optimizer)")
+    if operation in ("loading", "update") and config.lora is None:
+        advice.append("train an adapter (spec.tuning.type: LoRA)")
+    if operation in ("loading", "export") and compute.processes_per_node > 1 and compute.device == "cpu":
+        advice.append(f"lower spec.compute.processesPerNode ({compute.processes_per_node})")
+    return ", or ".join([*advice, more])
+
+
+def write_failure(error: Exception, folder: Path) -> str | None:
+    """What to do about an error of writing below a folder; None when the error is about something else."""
+    number = _system_error(error, folder)
+    if number in NOT_WRITABLE:
+        return NOT_WRITABLE[number]
+    if isinstance(error, OSError) or _is_of_a_writer(error):
+        return "see whether the disk works and files may be written there"
+    return None
+
+
+def _system_error(error: BaseException, folder: Path) -> int | None:
+    """The system's error number behind an error, also where a library has only kept the system's words for it.
+
+    torch does not say why its writer has failed; then a probe is written to the folder.
+    """
+    for link in _chain(error):
+        if isinstance(link, OSError) and link.errno is not None:
+            return link.errno
+    for link in _chain(error):
+        for number in (*NOT_WRITABLE, errno.EIO):
+            if os.strerror(number) in str(link):
+                return number
+    return _probe(folder) if _is_of_a_writer(error) else None
+
+
+def _is_of_a_writer(error: BaseException) -> bool:
+    """Whether it is one of the errors with which torch and safetensors say that a file could not be written."""
+    return any(text in str(link) for link in _chain(error) for text in _WRITER_TEXTS)
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of an error's text, or the error's name where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _probe(folder: Path) -> int | None:
+    path = folder / ".probe"
+    try:
+        path.write_bytes(bytes(_PROBE_BYTES))
+    except OSError as error:
+        return error.errno
+    finally:
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it came from."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
