@@ -17,8 +17,8 @@ from rft_api.crd import build_crds
 from rft_api.manifests import load_manifests
 from rft_charts.generate import generated_files
 from rft_charts.values_page import read_values
+from rft_operator.kube.permissions import EVERYWHERE, OWN_NAMESPACE, Permission
 from rft_operator.main import parse_arguments
-from rft_operator.permissions import AT_HOME, EVERYWHERE, Right
 
 ROOT = Path(__file__).parents[2]
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
@@ -149,14 +149,14 @@ def test_crds_go_with_the_release_only_when_told_so(chart: Helm):
 
 
 @pytest.mark.parametrize("values", SHAPES["namespaces"], ids=["all", "listed"])
-def test_the_operator_has_its_rights_and_no_more(chart: Helm, values: dict[str, Any]):
+def test_the_operator_has_its_permissions_and_no_more(chart: Helm, values: dict[str, Any]):
     manifests = chart.template(values)
     own = [m for m in manifests if "helm.sh/hook" not in m["metadata"].get("annotations", {})]
     own = [m for m in own if not any("aggregate-to-" in label for label in m["metadata"].get("labels", {}))]
     roles = {(m["kind"], m["metadata"].get("namespace")): m for m in own if m["kind"] in ("Role", "ClusterRole")}
     watched: list[tuple[str, str | None]] = [("Role", name) for name in values.get("watchNamespaces", [])]
     expected = {place: rules(EVERYWHERE) for place in watched or [("ClusterRole", None)]}
-    expected["Role", "rft-system"] = rules(AT_HOME)
+    expected["Role", "rft-system"] = rules(OWN_NAMESPACE)
     assert {place: role["rules"] for place, role in roles.items()} == expected
     for binding in (m for m in own if m["kind"].endswith("Binding")):
         role = roles[binding["roleRef"]["kind"], binding["metadata"].get("namespace")]
@@ -184,8 +184,8 @@ def test_who_may_edit_a_namespace_may_train_in_it(chart: Helm, kubectl: Kubectl,
                 assert kubectl.run(*asked, "--namespace=team-b").stdout.strip() == "no"
 
 
-def rules(rights: tuple[Right, ...]) -> list[dict[str, list[str]]]:
-    return [{"apiGroups": [r.group], "resources": list(r.resources), "verbs": list(r.verbs)} for r in rights]
+def rules(permissions: tuple[Permission, ...]) -> list[dict[str, list[str]]]:
+    return [{"apiGroups": [r.group], "resources": list(r.resources), "verbs": list(r.verbs)} for r in permissions]
 
 
 @every_shape

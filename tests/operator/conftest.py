@@ -1,4 +1,4 @@
-"""A control plane of these tests' own, in which the operator has its roles' rights and no more."""
+"""A control plane of these tests' own, in which the operator has its roles' permissions and no more."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> Audit:
 def plane(
     request: pytest.FixtureRequest, api_server: Cluster, audit: Audit, run_folder: Path, report: Report
 ) -> Iterator[ControlPlane]:
-    """A control plane that may be ended, and that checks rights as strictly as Kubernetes can.
+    """A control plane that may be ended, and that checks permissions as strictly as Kubernetes can.
 
     `api_server` is not used, but has its programs built before the tests' time limits begin.
     """
@@ -53,7 +53,7 @@ def operator_kubeconfig(plane: ControlPlane) -> Path:
 
 @pytest.fixture(scope="module")
 def patient_kubectl(plane: ControlPlane) -> PatientKubectl:
-    """With all rights on `plane`, and patience when its API server is away."""
+    """With all permissions on `plane`, and patience when its API server is away."""
     return PatientKubectl(plane.kubectl.binary, plane.kubeconfig)
 
 

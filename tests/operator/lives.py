@@ -21,7 +21,7 @@ from meddling import THEIRS
 from pretending import Kubelet, reason
 
 from rft_api.crd import build_crds
-from rft_operator.permissions import build_cluster_role, build_role
+from rft_operator.kube.permissions import build_cluster_role, build_role
 
 ROOT = Path(__file__).parents[2]
 REWARD: dict[str, Any] = {
@@ -87,7 +87,7 @@ def bind(kubectl: Kubectl, role: dict[str, Any], user: str) -> None:
 
 
 def write_operator_kubeconfig(plane: ControlPlane) -> Path:
-    """The kubeconfig of a user with the operator's roles, and no other rights."""
+    """The kubeconfig of a user with the operator's roles, and no other permissions."""
     for role in (build_cluster_role(), build_role("default")):
         bind(plane.kubectl, role, OPERATOR)
     return plane.write_kubeconfig(OPERATOR, plane.authority.issue(OPERATOR))

@@ -1,4 +1,4 @@
-"""An operator that looks after some namespaces: it needs no rights in others, and leaves them alone."""
+"""An operator that looks after some namespaces: it needs no permissions in others, and leaves them alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from audit import OPERATOR
 from lives import Life, bind, job, wait_for
 from pretending import running_operator
 
-from rft_operator.permissions import build_role, build_watch_role
+from rft_operator.kube.permissions import build_role, build_watch_role
 
 OTHER = "rft-operator-of-some"
 

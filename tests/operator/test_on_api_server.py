@@ -33,7 +33,7 @@ def kubectl(api_server: Cluster) -> Kubectl:
 
 @pytest.fixture(scope="module")
 def kubeconfig(api_server: Cluster, kubectl: Kubectl) -> Path:
-    """The operator's; gives no more rights than its roles where we can make users."""
+    """The operator's; gives no more permissions than its roles where we can make users."""
     return write_operator_kubeconfig(api_server) if isinstance(api_server, ControlPlane) else kubectl.kubeconfig
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rft_operator.kube import names
+from rft_operator.kube import kinds
 from rft_operator.kube.store import Key, Store
 from rft_operator.reconcile.routing import take_answer, take_event
 
@@ -15,7 +15,7 @@ def obj(kind: str, name: str, version: int, uid: str = "u", labels: dict[str, st
 
 
 def child(name: str, version: int, uid: str = "c", **rest: Any) -> Any:
-    return obj("Pod", name, version, uid, names.labels(names.TRAINER, "job"), **rest)
+    return obj("Pod", name, version, uid, kinds.RFT_JOB.child_labels("job"), **rest)
 
 
 JOB = Key("RFTJob", "n", "job")
@@ -99,7 +99,7 @@ def test_whom_an_event_wakes():
     adapter = obj("InferenceEndpoint", "e", 4, "e", spec={"baseEndpoint": "b"})
     assert woken(store, "InferenceEndpoint", adapter) == {base, endpoint, JOB}
     assert woken(store, "InferenceEndpoint", adapter) == set()  # no news
-    server = obj("Pod", "s", 5, "s", names.labels(names.SERVER, "b"))
+    server = obj("Pod", "s", 5, "s", kinds.INFERENCE_ENDPOINT.child_labels("b"))
     assert woken(store, "Pod", server) == {base, endpoint, JOB}
     assert woken(store, "Pod", child("p", 6)) == {JOB}
     assert woken(store, "Pod", child("p", 7), "DELETED") == {JOB}

@@ -1,4 +1,4 @@
-"""The chart's templates of what the code defines: CRDs from rft_api, rules of roles from rft_operator.rights."""
+"""The chart's templates of what the code defines: CRDs from rft_api, rules of roles from rft_operator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import yaml
 
 from rft_api.crd import build_crds
 from rft_api.generate import dump_yaml
-from rft_operator.permissions import build_cluster_role, build_role
+from rft_operator.kube.permissions import build_cluster_role, build_role
 
 Json = dict[str, Any]
 
@@ -41,10 +41,10 @@ def _escaped(text: str) -> str:
     return text.replace("{{", '{{ "{{" }}')
 
 
-def rights_template() -> str:
+def permissions_template() -> str:
     """Named templates with the rules of the operator's roles."""
     parts = [
         f'{{{{- define "rft-operator.{name}" -}}}}\n{yaml.safe_dump(role["rules"], sort_keys=False)}{{{{- end }}}}\n'
-        for name, role in (("watchRules", build_cluster_role()), ("homeRules", build_role("")))
+        for name, role in (("watchRules", build_cluster_role()), ("ownNamespaceRules", build_role("")))
     ]
     return _HEADER + "\n".join(parts)

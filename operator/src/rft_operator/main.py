@@ -24,7 +24,7 @@ from rft_operator.reconcile.metrics import Metrics
 from rft_operator.reconcile.probes import Probes
 from rft_operator.reconcile.reconciler import Passes
 from rft_operator.reconcile.resync import run_loop, wait_for_definitions
-from rft_operator.reconcile.watches import OUR_PLURALS, build_registry, build_settings
+from rft_operator.reconcile.watches import build_registry, build_settings
 from rft_operator.settings import Images, Settings
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
 async def operate(settings: Settings, metrics: Metrics, liveness: str) -> None:
     """Watches, and acts while this replica leads; ends when kopf is told to stop, or when leadership is lost."""
     async with connect() as cluster, httpx.AsyncClient(trust_env=False) as client:
-        await wait_for_definitions(cluster, OUR_PLURALS)
+        await wait_for_definitions(cluster)
         store = Store()
         loop = Loop()
         passes = Passes(cluster, store, Probes(client), metrics, settings, loop.wake)

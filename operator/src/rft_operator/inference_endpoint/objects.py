@@ -8,7 +8,7 @@ from typing import Any
 
 from rft_api.inference_endpoint import InferenceEndpoint, Serving
 from rft_api.quantities import quantity_value
-from rft_operator.kube import names
+from rft_operator.kube import kinds, names
 from rft_operator.kube.metadata import Owner, build_object
 from rft_operator.pods.addresses import Address, Mounts, locate
 from rft_operator.pods.template import (
@@ -61,7 +61,7 @@ def build_adapter_list(base: InferenceEndpoint, adapters: Sequence[InferenceEndp
         "ConfigMap",
         Owner.of(base),
         names.adapter_list(name),
-        names.labels(names.SERVER, name),
+        kinds.INFERENCE_ENDPOINT.child_labels(name),
         {"data": {ADAPTERS_KEY: json.dumps({"adapters": entries}, indent=1) + "\n"}},
     )
 
@@ -74,10 +74,10 @@ def build_endpoint_service(endpoint: InferenceEndpoint) -> Json:
         "Service",
         Owner.of(endpoint),
         names.server(name),
-        names.labels(names.SERVER, name),
+        kinds.INFERENCE_ENDPOINT.child_labels(name),
         {
             "spec": {
-                "selector": names.labels(names.SERVER, endpoint.spec.base_endpoint or name),
+                "selector": kinds.INFERENCE_ENDPOINT.child_labels(endpoint.spec.base_endpoint or name),
                 "ports": [{"name": "http", "port": names.SERVER_PORT, "targetPort": names.SERVER_PORT}],
             }
         },
@@ -101,7 +101,7 @@ def build_server_deployment(
     scheme, _ = model.split()
     fetched = scheme != "pvc"
     folder = f"{names.MODELS}/base" if fetched else locate(model.uri)
-    labels = names.labels(names.SERVER, owner.name)
+    labels = kinds.INFERENCE_ENDPOINT.child_labels(owner.name)
     shared = [{"name": "models", "mountPath": names.MODELS}, *mounts.volume_mounts()]
     containers = [build_container(_server(endpoint, folder, shared, settings))]
     more: Json = {"terminationGracePeriodSeconds": DRAIN_SECONDS + FINISH_SECONDS + 25}

@@ -41,7 +41,7 @@ from rft_operator.inference_endpoint.objects import (
     build_server_deployment,
     serving_of,
 )
-from rft_operator.kube import names
+from rft_operator.kube import kinds, names
 from rft_operator.kube.plan import Desired, Plan, plan_events
 from rft_operator.pods.addresses import AddressProblem, locate
 from rft_operator.pods.deployment_view import DeploymentView
@@ -106,7 +106,7 @@ def plan_inference_endpoint(world: InferenceEndpointWorld, settings: Settings) -
         finding = _adapter_finding(world)
     conditions = build_conditions([finding], before.conditions, metadata.generation or 0, world.now)
     own = endpoint.spec.model is not None
-    selector = ",".join(f"{key}={value}" for key, value in names.labels(names.SERVER, metadata.name).items())
+    selector = ",".join(f"{key}={value}" for key, value in kinds.INFERENCE_ENDPOINT.child_labels(metadata.name).items())
     status = InferenceEndpointStatus(
         conditions=conditions,
         url=names.endpoint_url(metadata.name, metadata.namespace),

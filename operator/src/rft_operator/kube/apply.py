@@ -7,16 +7,13 @@ import hashlib
 import json
 from typing import Any
 
-from rft_operator.kube import names
 from rft_operator.kube.cluster import Cluster, Conflict
+from rft_operator.kube.kinds import KINDS
 from rft_operator.kube.plan import Desired, Plan
-from rft_operator.kube.store import CHILDREN, Key, Store, key_of
+from rft_operator.kube.store import Key, Store, key_of
 from rft_operator.reconcile.routing import Wake, take_answer
 
 Json = dict[str, Any]
-
-RUNNERS = ("Job", "Deployment")
-"""Kinds whose controllers make pods."""
 
 
 class NameTaken(Exception):
@@ -46,7 +43,7 @@ class Applier:
             await self._cluster.delete(deletion.kind, owner.namespace, deletion.name, deletion.uid)
             self._applied.pop(Key(deletion.kind, owner.namespace, deletion.name), None)
         for runs_pods in (False, True):
-            objects = [wanted for wanted in plan.desired if (wanted.object["kind"] in RUNNERS) is runs_pods]
+            objects = [wanted for wanted in plan.desired if KINDS[wanted.object["kind"]].makes_pods is runs_pods]
             done = await asyncio.gather(*(self._bring(owner, owner_uid, o) for o in objects), return_exceptions=True)
             for problem in done:
                 if problem is not None:
@@ -84,21 +81,21 @@ class Applier:
         if held is not None:
             _check_owner(key, held, owner_uid)
             return
-        if key in self._applied and key.kind not in CHILDREN:
+        if key in self._applied and not KINDS[key.kind].child:
             return  # a Secret: made before, and never read
         try:
             made = await self._cluster.create(wanted.object)
         except Conflict:
-            if key.kind in CHILDREN:
+            if KINDS[key.kind].child:
                 existing = await self._cluster.get(key.kind, key.namespace, key.name)
                 if existing is None:
                     raise NameTaken(f"{key.kind} {key.name} is just being deleted") from None
                 _check_owner(key, existing, owner_uid)
                 self._take(owner, existing)
         else:
-            if key.kind in CHILDREN:
+            if KINDS[key.kind].child:
                 self._take(owner, made)
-        if key.kind not in CHILDREN:
+        if not KINDS[key.kind].child:
             self._applied[key] = (b"", None)
 
     async def _apply(self, owner: Key, owner_uid: str, wanted: Desired) -> None:
@@ -106,7 +103,7 @@ class Applier:
         digest = hashlib.sha256(json.dumps(wanted.object, sort_keys=True).encode()).digest()
         if self._store.version(key) is not None and self._applied.get(key) == (digest, self._store.fingerprint(key)):
             return
-        if key.kind in CHILDREN:
+        if KINDS[key.kind].child:
             # Applying would take over an object of the same name that belongs to somebody else.
             existing = self._store.get(key) or await self._cluster.get(key.kind, key.namespace, key.name)
             if existing is not None:
@@ -120,7 +117,3 @@ def _check_owner(key: Key, obj: Json, owner_uid: str) -> None:
     if not any(owner["uid"] == owner_uid for owner in owners):
         whose = f"{owners[0]['kind']} {owners[0]['name']}" if owners else "nothing that the operator made"
         raise NameTaken(f"{key.kind} {key.name} exists already and belongs to {whose}")
-
-
-SELECTOR = f"{names.MANAGED_BY}={names.FIELD_MANAGER}"
-"""Labels of everything that is watched besides the project's own resources."""

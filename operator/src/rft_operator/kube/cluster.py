@@ -14,30 +14,14 @@ from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.dynamic import DynamicClient
 
-from rft_api.resource import API_VERSION
 from rft_operator.kube import names
+from rft_operator.kube.kinds import KINDS
 
 Json = dict[str, Any]
 
 REQUEST_SECONDS = 30.0
 PAGE = 100
 """Objects that are read at once."""
-
-_PATHS = {
-    "RFTJob": f"/apis/{API_VERSION}|rftjobs",
-    "RewardFunction": f"/apis/{API_VERSION}|rewardfunctions",
-    "InferenceEndpoint": f"/apis/{API_VERSION}|inferenceendpoints",
-    "Job": "/apis/batch/v1|jobs",
-    "Deployment": "/apis/apps/v1|deployments",
-    "NetworkPolicy": "/apis/networking.k8s.io/v1|networkpolicies",
-    "Lease": "/apis/coordination.k8s.io/v1|leases",
-    "Event": "/apis/events.k8s.io/v1|events",
-    "Pod": "/api/v1|pods",
-    "Service": "/api/v1|services",
-    "ConfigMap": "/api/v1|configmaps",
-    "Secret": "/api/v1|secrets",
-}
-
 
 # An API server that has just started knows no roles yet.
 _WITHOUT_RIGHT = re.compile(r'User ".*" cannot \w+ resource ')
@@ -89,17 +73,15 @@ class Cluster:
                 return None
             raise
 
-    async def list(
-        self, kind: str, namespace: str | None, selector: str | None
-    ) -> AsyncIterator[tuple[list[Json], int]]:
-        """All objects of a kind with these labels, a page at a time, with the version that all pages were read at.
+    async def list(self, kind: str, namespace: str | None) -> AsyncIterator[tuple[list[Json], int]]:
+        """All objects of a kind that are watched, a page at a time, with the version that all pages were read at.
 
         Without a namespace, those of all namespaces.
         """
         token = ""
         while True:
             page = await self._request(
-                "get", _path(kind, namespace), label_selector=selector, limit=PAGE, _continue=token or None
+                "get", _path(kind, namespace), label_selector=KINDS[kind].selector, limit=PAGE, _continue=token or None
             )
             items = [{"apiVersion": page["apiVersion"], "kind": kind, **item} for item in page["items"]]
             yield items, int(page["metadata"]["resourceVersion"])
@@ -180,8 +162,8 @@ async def connect() -> AsyncIterator[Cluster]:
 
 
 def _path(kind: str, namespace: str | None, name: str = "", subresource: str = "") -> str:
-    root, plural = _PATHS[kind].split("|")
-    parts = [root, *(["namespaces", namespace] if namespace else []), plural, name, subresource]
+    row = KINDS[kind]
+    parts = [row.root, *(["namespaces", namespace] if namespace else []), row.plural, name, subresource]
     return "/".join(part for part in parts if part)
 
 

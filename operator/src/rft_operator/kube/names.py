@@ -115,8 +115,3 @@ def endpoint_url(endpoint: str, namespace: str) -> str:
 def default_base_endpoint(endpoint: str) -> str:
     """InferenceEndpoint made for the base model of a job's adapter when the job names none."""
     return bounded(endpoint, "base")
-
-
-def labels(component: str, owner: str) -> dict[str, str]:
-    """Labels of a child; also selects it among others."""
-    return {MANAGED_BY: FIELD_MANAGER, COMPONENT: component, OWNER: owner}

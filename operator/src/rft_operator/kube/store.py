@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rft_operator.kube import names
+from rft_operator.kube.kinds import KINDS, OURS
 from rft_operator.status.reasons import ConditionType
 
 Json = dict[str, Any]
 
 TOMBSTONE_SECONDS = 120.0
 """How long a deleted object is remembered: a list that was read before may still hold it."""
-
-RESOURCES = ("RFTJob", "RewardFunction", "InferenceEndpoint")
-CHILDREN = ("Job", "Pod", "Deployment", "Service", "ConfigMap", "NetworkPolicy")
 
 
 class Key(NamedTuple):
@@ -36,7 +34,7 @@ def key_of(kind: str, obj: Json) -> Key:
     return Key(kind, obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
 
 
-_KIND_OF_COMPONENT = {names.TRAINER: "RFTJob", names.REWARD: "RewardFunction", names.SERVER: "InferenceEndpoint"}
+_KIND_OF_COMPONENT = {kind.component: kind.name for kind in OURS}
 
 
 def owner_of(obj: Json) -> Key | None:
@@ -73,7 +71,7 @@ class Store:
         if metadata["uid"] in self._tombstones or (held is not None and held.version >= version):
             return False
         self._unlink(key)
-        owner = owner_of(obj) if kind in CHILDREN else None
+        owner = owner_of(obj) if KINDS[kind].child else None
         references = tuple(set(_references(key, obj)))
         self._entries[key] = _Entry(metadata["uid"], version, _pack(obj), owner, references)
         if owner is not None:

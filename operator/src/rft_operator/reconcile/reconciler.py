@@ -18,8 +18,9 @@ from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
 from rft_operator.inference_endpoint.plan import plan_inference_endpoint
 from rft_operator.kube import names
-from rft_operator.kube.apply import RUNNERS, Applier, NameTaken
+from rft_operator.kube.apply import Applier, NameTaken
 from rft_operator.kube.cluster import Cluster, Conflict, Refused
+from rft_operator.kube.kinds import KINDS
 from rft_operator.kube.plan import Event, Plan
 from rft_operator.kube.store import Key, Store, key_of
 from rft_operator.reconcile.metrics import Metrics
@@ -99,7 +100,7 @@ class Passes:
     def _begins(self, obj: Json, plan: Plan) -> bool:
         """Whether an object of which nothing was said yet is about to get what runs its pods."""
         return not obj.get("status") and any(
-            wanted.object["kind"] in RUNNERS
+            KINDS[wanted.object["kind"]].makes_pods
             and self._store.version(key_of(wanted.object["kind"], wanted.object)) is None
             for wanted in plan.desired
         )

@@ -10,9 +10,9 @@ import logging
 from collections.abc import Sequence
 
 from rft_api.resource import API_VERSION
-from rft_operator.kube.apply import SELECTOR
 from rft_operator.kube.cluster import Cluster, Unavailable
-from rft_operator.kube.store import CHILDREN, RESOURCES, Key, Store, key_of
+from rft_operator.kube.kinds import OURS, WATCHED
+from rft_operator.kube.store import Key, Store, key_of
 from rft_operator.reconcile.loop import Loop, Pass
 from rft_operator.reconcile.routing import concerned, take_event
 
@@ -24,11 +24,11 @@ RECONNECT_SECONDS = 5.0
 RETRY_SECONDS = 2.0
 
 
-async def wait_for_definitions(cluster: Cluster, plurals: Sequence[str]) -> None:
+async def wait_for_definitions(cluster: Cluster) -> None:
     """Waits until the API server knows our resources: kopf watches those that are there when it starts."""
     while True:
         try:
-            missing = sorted(set(plurals) - await cluster.served(API_VERSION))
+            missing = sorted({kind.plural for kind in OURS} - await cluster.served(API_VERSION))
         except Unavailable as error:
             log.warning("the API server cannot be asked, trying again: %s", error)
         else:
@@ -51,9 +51,9 @@ async def load_store(cluster: Cluster, namespaces: Sequence[str], store: Store) 
 
 async def _list_all(cluster: Cluster, namespaces: Sequence[str], store: Store) -> list[Key]:
     changed: list[Key] = []
-    for kind in (*CHILDREN, *RESOURCES):
+    for kind in sorted(WATCHED, key=lambda kind: kind.ours):  # children before what they belong to
         for namespace in namespaces or (None,):
-            changed += await _list_kind(cluster, namespace, store, kind)
+            changed += await _list_kind(cluster, namespace, store, kind.name)
     return changed
 
 
@@ -61,7 +61,7 @@ async def _list_kind(cluster: Cluster, namespace: str | None, store: Store, kind
     keys: list[Key] = []
     listed: set[Key] = set()
     version = 0
-    async for page, read_at in cluster.list(kind, namespace, None if kind in RESOURCES else SELECTOR):
+    async for page, read_at in cluster.list(kind, namespace):
         version = read_at
         for obj in page:
             listed.add(key_of(kind, obj))
@@ -85,8 +85,8 @@ async def run_loop(cluster: Cluster, namespaces: Sequence[str], store: Store, lo
     running = asyncio.create_task(loop.run(run_pass))
     try:
         await asyncio.sleep(0)  # the loop takes wake-ups once it runs
-        for kind in RESOURCES:
-            for key in store.keys(kind):
+        for kind in OURS:
+            for key in store.keys(kind.name):
                 loop.wake(key)
         while not running.done():
             await _wait_for_resync(cluster, running)

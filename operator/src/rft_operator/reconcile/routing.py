@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rft_operator.kube.store import RESOURCES, Key, Store, key_of, owner_of
+from rft_operator.kube.kinds import KINDS
+from rft_operator.kube.store import Key, Store, key_of, owner_of
 
 Json = dict[str, Any]
 Wake = Callable[[Key], None]
@@ -36,7 +37,7 @@ def take_answer(store: Store, wake: Wake, writer: Key, kind: str, obj: Json) -> 
 def concerned(store: Store, kind: str, obj: Json) -> list[Key]:
     """Objects of ours whose plans look at this one."""
     key = key_of(kind, obj)
-    if kind not in RESOURCES:
+    if not KINDS[kind].ours:
         owner = owner_of(obj)
         if owner is None:
             return []

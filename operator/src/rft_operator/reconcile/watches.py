@@ -10,27 +10,14 @@ from typing import Any
 
 import kopf
 
-from rft_api.resource import GROUP, VERSION
-from rft_operator.kube.apply import SELECTOR
 from rft_operator.kube.cluster import PAGE
-from rft_operator.kube.store import RESOURCES, Store
+from rft_operator.kube.kinds import WATCHED, Kind
+from rft_operator.kube.store import Store
 from rft_operator.reconcile.loop import Loop
 from rft_operator.reconcile.routing import take_event
 
 Json = dict[str, Any]
 
-_WATCHED = {
-    "RFTJob": (GROUP, VERSION, "rftjobs"),
-    "RewardFunction": (GROUP, VERSION, "rewardfunctions"),
-    "InferenceEndpoint": (GROUP, VERSION, "inferenceendpoints"),
-    "Job": ("batch", "v1", "jobs"),
-    "Deployment": ("apps", "v1", "deployments"),
-    "NetworkPolicy": ("networking.k8s.io", "v1", "networkpolicies"),
-    "Pod": ("", "v1", "pods"),
-    "Service": ("", "v1", "services"),
-    "ConfigMap": ("", "v1", "configmaps"),
-}
-OUR_PLURALS = tuple(_WATCHED[kind][2] for kind in RESOURCES)
 WATCH_SECONDS = 300
 """Length of one watch request; an endless one may die without a word. Whole: kopf sends it as it is."""
 BACKOFFS = (0.5, 1, *[2] * 30)
@@ -73,17 +60,19 @@ def build_registry(store: Store, loop: Loop) -> kopf.OperatorRegistry:
     """Handlers for everything that is watched."""
     registry = kopf.OperatorRegistry()
 
-    def register(kind: str, group: str, version: str, plural: str) -> None:
-        @kopf.on.event(group=group, version=version, plural=plural, id=f"watch-{plural}", registry=registry)
+    def register(kind: Kind) -> None:
+        @kopf.on.event(
+            group=kind.group, version=kind.version, plural=kind.plural, id=f"watch-{kind.plural}", registry=registry
+        )
         async def watch(event: Any, **_: Any) -> None:
-            take_event(store, loop.wake, kind, event["type"], event["object"])
+            take_event(store, loop.wake, kind.name, event["type"], event["object"])
 
     @kopf.on.login(registry=registry)
     def login(**arguments: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
 
-    for kind, (group, version, plural) in _WATCHED.items():
-        register(kind, group, version, plural)
+    for kind in WATCHED:
+        register(kind)
     return registry
 
 
@@ -103,9 +92,9 @@ def build_settings() -> kopf.OperatorSettings:
     settings.persistence.progress_storage = _NoProgress()
     settings.posting.enabled = False
     settings.peering.standalone = True
-    # Resources are those that are there at the start; no rights on CRDs and namespaces are needed.
+    # Resources are those that are there at the start; no permissions on CRDs and namespaces are needed.
     settings.scanning.disabled = True
-    for kind, (group, version, plural) in _WATCHED.items():
-        if kind not in RESOURCES:
-            settings.watching.label_selectors[f"{group}/{version}" if group else version, plural] = SELECTOR
+    for kind in WATCHED:
+        if kind.selector is not None:
+            settings.watching.label_selectors[kind.api_version, kind.plural] = kind.selector
     return settings

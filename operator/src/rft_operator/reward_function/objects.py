@@ -10,7 +10,7 @@ from typing import Any
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.remote_graders import judge_endpoints, with_endpoint_urls
 from rft_api.reward_function import RewardFunction
-from rft_operator.kube import names
+from rft_operator.kube import kinds, names
 from rft_operator.kube.metadata import Owner, build_object
 from rft_operator.pods.template import (
     Container,
@@ -56,7 +56,7 @@ def build_reward_configuration(function: RewardFunction) -> Json:
         "ConfigMap",
         Owner.of(function),
         names.reward_configuration(name, document_digest(function)),
-        names.labels(names.REWARD, name),
+        kinds.REWARD_FUNCTION.child_labels(name),
         {"immutable": True, "data": {FUNCTION_KEY: function_document(function)}},
     )
 
@@ -69,7 +69,7 @@ def build_token_secret(function: RewardFunction, token: str) -> Json:
         "Secret",
         owner,
         names.reward_token(owner.name, owner.uid),
-        names.labels(names.REWARD, owner.name),
+        kinds.REWARD_FUNCTION.child_labels(owner.name),
         {"type": "Opaque", "stringData": {TOKEN_KEY: token}},
     )
 
@@ -77,7 +77,7 @@ def build_token_secret(function: RewardFunction, token: str) -> Json:
 def build_reward_service(function: RewardFunction) -> Json:
     """The Service in front of the reward servers."""
     name = function.metadata.name
-    selector = names.labels(names.REWARD, name)
+    selector = kinds.REWARD_FUNCTION.child_labels(name)
     ports = [{"name": "http", "port": names.REWARD_PORT, "targetPort": names.REWARD_PORT}]
     return build_object(
         "v1",
@@ -100,8 +100,9 @@ def build_network_policy(
         settings: the operator's.
     """
     name = function.metadata.name
+    trainers = {names.MANAGED_BY: names.FIELD_MANAGER, names.COMPONENT: kinds.RFT_JOB.component}
     allowed: list[Json] = [
-        {"podSelector": {"matchLabels": {names.MANAGED_BY: names.FIELD_MANAGER, names.COMPONENT: names.TRAINER}}},
+        {"podSelector": {"matchLabels": trainers}},
         *(
             {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
             for namespace in (settings.namespace, settings.metrics_namespace)
@@ -113,10 +114,10 @@ def build_network_policy(
         "NetworkPolicy",
         Owner.of(function),
         names.reward_server(name),
-        names.labels(names.REWARD, name),
+        kinds.REWARD_FUNCTION.child_labels(name),
         {
             "spec": {
-                "podSelector": {"matchLabels": names.labels(names.REWARD, name)},
+                "podSelector": {"matchLabels": kinds.REWARD_FUNCTION.child_labels(name)},
                 "policyTypes": ["Ingress", "Egress"],
                 "ingress": [{"from": allowed, "ports": [{"protocol": "TCP", "port": names.REWARD_PORT}]}],
                 "egress": _egress(function, endpoints),
@@ -135,7 +136,7 @@ def _egress(function: RewardFunction, endpoints: Mapping[str, InferenceEndpoint]
     servers = {judge.spec.base_endpoint or name if judge is not None else name for name, judge in judges}
     rules += [
         {
-            "to": [{"podSelector": {"matchLabels": names.labels(names.SERVER, server)}}],
+            "to": [{"podSelector": {"matchLabels": kinds.INFERENCE_ENDPOINT.child_labels(server)}}],
             "ports": [{"protocol": "TCP", "port": names.SERVER_PORT}],
         }
         for server in sorted(servers)
@@ -150,7 +151,7 @@ def build_reward_deployment(function: RewardFunction, settings: Settings) -> Jso
     """The Deployment of the reward server; the old version serves until the new one passes its tests."""
     owner = Owner.of(function)
     digest = document_digest(function)
-    labels = names.labels(names.REWARD, owner.name)
+    labels = kinds.REWARD_FUNCTION.child_labels(owner.name)
     container = Container(
         name=names.REWARD,
         image=settings.images.reward,

@@ -10,7 +10,7 @@ from rft_api.exit_codes import ExitCode
 from rft_api.render import RewardAddress, render_trainer_config, reward_digest, reward_names
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
-from rft_operator.kube import names
+from rft_operator.kube import kinds, names
 from rft_operator.kube.metadata import Owner, build_object
 from rft_operator.pods.addresses import Mounts, job_addresses, locate
 from rft_operator.pods.template import Container, build_container, build_pod_template, override_pod, scrape_annotations
@@ -51,7 +51,7 @@ def build_run_configuration(job: RFTJob, reward_functions: Mapping[str, RewardFu
         "ConfigMap",
         Owner.of(job),
         names.run_configuration(job.metadata.name),
-        names.labels(names.TRAINER, job.metadata.name),
+        kinds.RFT_JOB.child_labels(job.metadata.name),
         {
             "immutable": True,
             "data": {
@@ -70,7 +70,7 @@ def current_digest(function: RewardFunction) -> str:
 
 def build_trainer_service(job: RFTJob) -> Json:
     """The headless Service through which several trainer pods find each other, also before they are ready."""
-    selector = names.labels(names.TRAINER, job.metadata.name)
+    selector = kinds.RFT_JOB.child_labels(job.metadata.name)
     return build_object(
         "v1",
         "Service",
@@ -96,7 +96,7 @@ def build_training_job(
     Any pod that fails ends the whole Job: processes that trained together cannot go on without one of them, so the
     operator starts the next attempt with all of them. Its podFailurePolicy tells apart what may pass and what not.
     """
-    labels = {**names.labels(names.TRAINER, job.metadata.name), names.ATTEMPT: str(attempt)}
+    labels = {**kinds.RFT_JOB.child_labels(job.metadata.name), names.ATTEMPT: str(attempt)}
     queue = {names.QUEUE: job.spec.queue_name} if job.spec.queue_name else {}
     nodes = job.spec.compute.nodes
     return build_object(

@@ -12,11 +12,11 @@ from audit import OPERATOR
 from lives import RESULT, REWARD, REWARDS, ROOT, TRAINERS, Life, bind, job, wait_for
 from pretending import running_operator
 
-from rft_operator.permissions import AT_HOME, EVERYWHERE, Right, build_cluster_role, render_table
+from rft_operator.kube.permissions import EVERYWHERE, OWN_NAMESPACE, Permission, build_cluster_role, render_table
 
 PAGE = ROOT / "docs" / "operator.md"
-ALWAYS = [right for right in (*EVERYWHERE, *AT_HOME) if not right.only]
-SPECIAL = [(right, resource) for right in EVERYWHERE if right.only for resource in right.resources]
+ALWAYS = [permission for permission in (*EVERYWHERE, *OWN_NAMESPACE) if not permission.only]
+SPECIAL = [(permission, resource) for permission in EVERYWHERE if permission.only for resource in permission.resources]
 
 
 def test_the_page_is_up_to_date():
@@ -28,7 +28,7 @@ def test_the_page_is_up_to_date():
     assert render_table() in PAGE.read_text(encoding="utf-8")
 
 
-def test_every_right_is_used_and_none_is_missing(patient_kubectl, operator_kubeconfig, audit, tmp_path):
+def test_every_permission_is_used_and_none_is_missing(patient_kubectl, operator_kubeconfig, audit, tmp_path):
     kubectl = patient_kubectl
     with running_operator(operator_kubeconfig, tmp_path / "log"), Life(kubectl) as life:
         life.live()
@@ -66,21 +66,22 @@ def test_every_right_is_used_and_none_is_missing(patient_kubectl, operator_kubec
     used = {(request.group, request.resource, request.verb) for request in requests}
     # What is applied is patched; where there was nothing before, it is created, too.
     used |= {(r.group, r.resource, "create") for r in requests if r.verb == "patch" and r.code == 201}
-    given = {(right.group, resource, verb) for right in ALWAYS for resource in right.resources for verb in right.verbs}
-    assert used == given
+    assert used == {(p.group, resource, verb) for p in ALWAYS for resource in p.resources for verb in p.verbs}
 
 
 def another(name: str, **spec: Any) -> dict[str, Any]:
     return {**job(**spec), "metadata": {"name": name}}
 
 
-@pytest.mark.parametrize(("right", "resource"), SPECIAL, ids=lambda value: value if isinstance(value, str) else "")
-def test_a_right_that_is_needed_at_times(right: Right, resource: str, plane, operator_kubeconfig, namespace_there):
+@pytest.mark.parametrize(("permission", "resource"), SPECIAL, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_permission_that_is_needed_at_times(
+    permission: Permission, resource: str, plane, operator_kubeconfig, namespace_there
+):
     """The API server refuses it to a user who lacks nothing else."""
     kubectl, namespace = plane.kubectl, namespace_there
     role = build_cluster_role()
     for rule in role["rules"]:
-        if rule["resources"] == list(right.resources) and rule["verbs"] == list(right.verbs):
+        if rule["resources"] == list(permission.resources) and rule["verbs"] == list(permission.verbs):
             rule["resources"] = [name for name in rule["resources"] if name != resource]
     role["rules"] = [rule for rule in role["rules"] if rule["resources"]]
     role["metadata"] = {"name": namespace}

@@ -111,7 +111,7 @@
   - create
 {{- end }}
 
-{{- define "rft-operator.homeRules" -}}
+{{- define "rft-operator.ownNamespaceRules" -}}
 - apiGroups:
   - coordination.k8s.io
   resources:

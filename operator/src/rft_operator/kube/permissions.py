@@ -1,0 +1,91 @@
+"""What the operator may do: its roles, and the table of them in docs/operator.md, both derived from the kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from rft_api.resource import GROUP
+from rft_operator.kube import names
+from rft_operator.kube.kinds import KINDS, OURS, Kind
+
+Json = dict[str, Any]
+
+_PLUGIN = "where OwnerReferencesPermissionEnforcement is on"
+
+
+@dataclass(frozen=True)
+class Permission:
+    """Verbs on resources of one API group: a rule of a role."""
+
+    group: str
+    resources: tuple[str, ...]
+    """Plural names, with a subresource where it is one: `rftjobs/status`."""
+    verbs: tuple[str, ...]
+    only: str = ""
+    """Where and for what it is needed; everywhere, when empty."""
+
+
+def _of_verbs(kinds: Iterable[Kind]) -> Iterator[Permission]:
+    """The verbs of some kinds; neighbours of one group that need the same share a rule."""
+    for (group, verbs), same in groupby(kinds, key=lambda kind: (kind.group, kind.verbs)):
+        yield Permission(group, tuple(kind.plural for kind in same), verbs)
+
+
+def _of_resources() -> Iterator[Permission]:
+    """What the operator may do with the project's own resources."""
+    yield from _of_verbs(OURS)
+    yield Permission(GROUP, tuple(f"{kind.plural}/status" for kind in OURS), ("patch",))
+    finalizers = tuple(f"{kind.plural}/finalizers" for kind in OURS)
+    yield Permission(GROUP, finalizers, ("update",), f"{_PLUGIN}, for children that block their deletion")
+    changing = tuple(kind.plural for kind in OURS if kind.changes_owners)
+    yield Permission(GROUP, changing, ("delete",), f"{_PLUGIN}, to change the owners of a base endpoint")
+
+
+_OTHERS = [kind for kind in KINDS.values() if not kind.ours]
+
+EVERYWHERE = (*_of_resources(), *_of_verbs(kind for kind in _OTHERS if not kind.own_namespace_only))
+"""Permissions in all namespaces that it looks after."""
+OWN_NAMESPACE = tuple(_of_verbs(kind for kind in _OTHERS if kind.own_namespace_only))
+"""Permissions in the operator's own namespace."""
+
+
+def build_cluster_role() -> Json:
+    """The ClusterRole of an operator that looks after all namespaces."""
+    return _role("ClusterRole", {"name": names.FIELD_MANAGER}, EVERYWHERE)
+
+
+def build_watch_role(namespace: str) -> Json:
+    """The Role in a namespace that it looks after, of an operator that looks after some."""
+    return _role("Role", {"name": f"{names.FIELD_MANAGER}-watch", "namespace": namespace}, EVERYWHERE)
+
+
+def build_role(namespace: str) -> Json:
+    """The Role with the permissions in the operator's own namespace."""
+    return _role("Role", {"name": names.FIELD_MANAGER, "namespace": namespace}, OWN_NAMESPACE)
+
+
+def render_table() -> str:
+    """The table of the documentation."""
+    rows = [
+        *(_row(permission, "") for permission in EVERYWHERE),
+        *(_row(permission, ", in its own namespace") for permission in OWN_NAMESPACE),
+    ]
+    return "".join(["| Resource | Verbs |\n|---|---|\n", *rows])
+
+
+def _role(kind: str, metadata: Json, permissions: tuple[Permission, ...]) -> Json:
+    rules = [
+        {"apiGroups": [permission.group], "resources": list(permission.resources), "verbs": list(permission.verbs)}
+        for permission in permissions
+    ]
+    return {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": metadata, "rules": rules}
+
+
+def _row(permission: Permission, where: str) -> str:
+    resources = ", ".join(f"`{name}`" for name in permission.resources)
+    group = f" ({permission.group})" if permission.group else ""
+    only = f" (only {permission.only})" if permission.only else ""
+    return f"| {resources}{group}{where} | {', '.join(permission.verbs)}{only} |\n"
