@@ -7,7 +7,7 @@ from typing import Any
 
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.rft_job import RFTJob
-from rft_operator.kube import names
+from rft_operator.rft_job import names
 from rft_operator.rft_job.endpoint import EndpointPlan, plan_job_endpoint
 from rft_operator.rft_job.world import RFTJobWorld
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from rft_operator.kube.store import Key
 from rft_operator.reconcile.metrics import Metrics
+from rft_operator.resources import RESOURCES
 
 ENDPOINT = Key("InferenceEndpoint", "team", "base")
 ADAPTER = Key("InferenceEndpoint", "team", "tax")
@@ -25,7 +26,7 @@ def samples(metrics: Metrics) -> dict[str, list[tuple[dict[str, str], float]]]:
 
 
 def test_endpoints_and_reward_functions_are_published_until_they_are_gone():
-    metrics = Metrics()
+    metrics = Metrics(RESOURCES)
     metrics.show(ENDPOINT, {"model": {"uri": "s3://m"}}, {**ready("True", "Ready"), "replicas": 2})
     metrics.show(ADAPTER, {"baseEndpoint": "base", "adapter": {"uri": "s3://a"}}, ready("False", "AdapterLoading"))
     metrics.show(REWARD, {}, ready("False", "Starting"))

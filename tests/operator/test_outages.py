@@ -11,10 +11,12 @@ import pytest
 from kubernetes.aio.client.exceptions import ApiException
 
 from rft_operator.kube.cluster import Cluster, Refused, Unavailable
-from rft_operator.kube.store import Key, Store
+from rft_operator.kube.store import Key
 from rft_operator.reconcile import resync
 from rft_operator.reconcile.loop import Loop
 from rft_operator.reconcile.resync import run_loop
+from rft_operator.reconcile.routing import Router
+from rft_operator.resources import RESOURCES
 
 JOB = {"apiVersion": "rft.dev/v1alpha1", "kind": "RFTJob", "metadata": {"name": "job", "namespace": "n"}}
 
@@ -75,29 +77,29 @@ def test_everything_is_read_anew_after_an_interruption(monkeypatch):
     monkeypatch.setattr(resync, "RETRY_SECONDS", 0.01)
     stored = {"metadata": {**JOB["metadata"], "uid": "u", "resourceVersion": "5"}}
     there = {"apiVersion": "v1", "items": [], "metadata": {"resourceVersion": "9"}}
-    cluster, store, loop, key = connected(there), Store(), Loop(), Key("RFTJob", "n", "job")
+    cluster, router, loop, key = connected(there), Router(RESOURCES), Loop(), Key("RFTJob", "n", "job")
     passes: asyncio.Queue[Key] = asyncio.Queue()
 
     async def run_pass(key: Key) -> None:
         passes.put_nowait(key)
-        if store.get(key) is not None:
+        if router.store.get(key) is not None:
             raise Unavailable("cut")
 
     async def scenario() -> None:
-        running = asyncio.create_task(run_loop(cluster, (), store, loop, run_pass))
+        running = asyncio.create_task(run_loop(cluster, (), router, loop, run_pass))
         await asyncio.sleep(0.01)
-        store.put("RFTJob", stored)
+        router.store.put("RFTJob", stored)
         loop.wake(key)
         assert await passes.get() == key
         cluster._client.answer = ConnectionRefusedError()
         with pytest.raises(Unavailable):
             await cluster.get("RFTJob", "n", "job")
         await asyncio.sleep(0.05)
-        assert store.get(key) is not None
+        assert router.store.get(key) is not None
         cluster._client.answer = there
         # Well before the pause of the pass that failed is over.
         assert await asyncio.wait_for(passes.get(), 0.3) == key
-        assert store.get(key) is None
+        assert router.store.get(key) is None
         running.cancel()
 
     asyncio.run(scenario())

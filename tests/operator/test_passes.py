@@ -9,12 +9,14 @@ from typing import Any
 
 import httpx
 import pytest
-from worlds_from_yaml import SETTINGS, read_case, store_of
+from worlds_from_yaml import SETTINGS, read_case, router_of
 
 from rft_operator.kube.store import Key, Store, key_of
+from rft_operator.pods.probe import PodClient
 from rft_operator.reconcile.metrics import Metrics
-from rft_operator.reconcile.probes import Probes
-from rft_operator.reconcile.reconciler import Passes
+from rft_operator.reconcile.reconciler import Reconciler
+from rft_operator.reconcile.routing import Router
+from rft_operator.resources import RESOURCES
 
 FILE = Path(__file__).parent / "golden" / "job-first-start.yaml"
 JOB = Key("RFTJob", "team", "quickstart")
@@ -43,40 +45,41 @@ class RecordingCluster:
 
 
 @pytest.fixture
-def store() -> Store:
+def router() -> Router:
     """An RFTJob that can start."""
     reward, job = read_case(FILE)["objects"]
     job["spec"]["algorithm"] = "GRPO"  # a default that the API server fills in
-    return store_of([reward, job])
+    return router_of([reward, job])
 
 
-def run(store: Store, cluster: Any, times: int) -> list[float | None]:
+def run(router: Router, cluster: Any, times: int) -> list[float | None]:
     """Runs passes over the job; returns when each wants the next."""
 
     async def passes() -> list[float | None]:
         async with httpx.AsyncClient() as client:
-            runner = Passes(cluster, store, Probes(client), Metrics(), SETTINGS, lambda _: None)
-            return [await runner.run(JOB) for _ in range(times)]
+            pods, metrics = PodClient(client), Metrics(RESOURCES)
+            reconciler = Reconciler(RESOURCES, cluster, pods, router, lambda _: None, metrics, SETTINGS)
+            return [await reconciler.reconcile(JOB) for _ in range(times)]
 
     return asyncio.run(passes())
 
 
-def test_the_first_status_waits_for_a_look_at_what_was_just_made(store):
-    cluster = RecordingCluster(store)
-    assert run(store, cluster, 1) == [0]
+def test_the_first_status_waits_for_a_look_at_what_was_just_made(router):
+    cluster = RecordingCluster(router.store)
+    assert run(router, cluster, 1) == [0]
     assert [what for what, _ in cluster.sent] == ["ConfigMap", "Job"]
     # Nothing has become of it yet; that is said, too, and once.
-    run(store, cluster, 2)
+    run(router, cluster, 2)
     assert [what for what, _ in cluster.sent[2:]] == ["RFTJob/status", "Event"]
     conditions = {c["type"]: c["reason"] for c in cluster.sent[2][1]["status"]["conditions"]}
     assert conditions["Succeeded"] == "Starting"
 
 
-def test_a_job_of_which_something_was_said_says_at_once_that_it_starts(store):
-    waiting = store.get(JOB)
+def test_a_job_of_which_something_was_said_says_at_once_that_it_starts(router):
+    waiting = router.store.get(JOB)
     waiting["metadata"]["resourceVersion"] = "12"
     waiting["status"] = {"conditions": []}
-    store.put("RFTJob", waiting)
-    cluster = RecordingCluster(store)
-    run(store, cluster, 1)
+    router.store.put("RFTJob", waiting)
+    cluster = RecordingCluster(router.store)
+    run(router, cluster, 1)
     assert [what for what, _ in cluster.sent] == ["ConfigMap", "Job", "RFTJob/status", "Event"]

@@ -11,11 +11,12 @@ from test_run_state import failed, pod
 
 from rft_api.resource import PodOverrides
 from rft_api.rft_job import JobUsage
-from rft_operator.kube import names
 from rft_operator.kube.timestamps import format_duration, format_moment
 from rft_operator.pods.addresses import Address, AddressProblem, Mounts, locate
 from rft_operator.pods.pod_view import read_pod
 from rft_operator.pods.template import Container, build_container, build_pod_template, override_pod
+from rft_operator.reward_function.names import reward_configuration
+from rft_operator.rft_job import names
 from rft_operator.rft_job.usage import count_usage
 from rft_operator.status.conditions import Finding, build_conditions
 from rft_operator.status.reasons import ConditionType, Reason
@@ -29,7 +30,7 @@ def test_names_fit_and_differ(name, attempt):
     assert len(f"{job}-1023") <= 63
     assert job.endswith(f"-trainer-{attempt}")
     assert job != names.training_job(f"{name[:-1]}x", attempt) or name.endswith("x")
-    assert len(names.reward_configuration(name, "0123456789abcdef")) <= 63
+    assert len(reward_configuration(name, "0123456789abcdef")) <= 63
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,11 @@ import pytest
 from test_ready_tables import ADAPTER, OWN
 from test_run_state import pod
 
-from rft_operator.inference_endpoint.plan import AdapterReport, ServerAnswer
-from rft_operator.reconcile.probes import Probes
+from rft_operator.inference_endpoint.probe import ask_servers
+from rft_operator.inference_endpoint.world import AdapterReport, ServerAnswer
+from rft_operator.pods.probe import PodClient
+from rft_operator.reward_function.probe import ask_readiness
+from rft_operator.rft_job.probe import ask_progress
 
 RUNS = pod(ip="10.0.0.1")
 NOT_READY = pod(ip="10.0.0.1", ready=False)
@@ -29,7 +32,7 @@ def ask(question, answers):
 
     async def run():
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
-            return await question(Probes(client))
+            return await question(PodClient(client))
 
     return asyncio.run(run())
 
@@ -48,7 +51,7 @@ def ask(question, answers):
     ],
 )
 def test_progress(pods, answers, step):
-    progress = ask(lambda probes: probes.ask_progress(pods), answers)
+    progress = ask(lambda client: ask_progress(client, pods), answers)
     assert (progress and progress.step) == step
 
 
@@ -61,11 +64,11 @@ def test_progress(pods, answers, step):
     ],
 )
 def test_why_a_reward_server_is_not_ready(answers, expected):
-    assert ask(lambda probes: probes.ask_readiness([NOT_READY]), answers) == expected
+    assert ask(lambda client: ask_readiness(client, [NOT_READY]), answers) == expected
 
 
 def test_a_reward_server_that_is_ready_is_not_asked():
-    assert ask(lambda probes: probes.ask_readiness([RUNS]), {"8080/readyz": httpx.Response(503)}) == {}
+    assert ask(lambda client: ask_readiness(client, [RUNS]), {"8080/readyz": httpx.Response(503)}) == {}
 
 
 REPORT = AdapterReport("s3://a/x", "Loaded", "")
@@ -88,7 +91,7 @@ MODELS = {"data": [{"id": "x"}]}
     ],
 )
 def test_servers(endpoint, known, answers, expected):
-    assert ask(lambda probes: probes.ask_servers([RUNS], endpoint, known), answers) == {"pod": expected}
+    assert ask(lambda client: ask_servers(client, [RUNS], endpoint, known), answers) == {"pod": expected}
 
 
 def test_a_model_is_asked_for_by_its_name():
@@ -100,7 +103,7 @@ def test_a_model_is_asked_for_by_its_name():
 
     async def run():
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
-            await Probes(client).ask_servers([RUNS, NOT_READY], OWN, known=False)
+            await ask_servers(PodClient(client), [RUNS, NOT_READY], OWN, known=False)
 
     asyncio.run(run())
     assert asked == ["x"]

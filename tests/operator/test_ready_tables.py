@@ -11,16 +11,13 @@ from worlds_from_yaml import SETTINGS
 
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.reward_function import RewardFunction
-from rft_operator.inference_endpoint.plan import (
-    AdapterReport,
-    InferenceEndpointWorld,
-    ServerAnswer,
-    plan_inference_endpoint,
-)
+from rft_operator.inference_endpoint.plan import plan_inference_endpoint
+from rft_operator.inference_endpoint.world import AdapterReport, InferenceEndpointWorld, ServerAnswer
 from rft_operator.pods.deployment_view import DeploymentView
 from rft_operator.pods.pod_view import Ending, PodView
 from rft_operator.reward_function.objects import document_digest
-from rft_operator.reward_function.plan import RewardFunctionWorld, plan_reward_function
+from rft_operator.reward_function.plan import plan_reward_function
+from rft_operator.reward_function.world import RewardFunctionWorld
 from rft_operator.status.reasons import Reason
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)

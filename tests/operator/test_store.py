@@ -6,7 +6,8 @@ from typing import Any
 
 from rft_operator.kube import kinds
 from rft_operator.kube.store import Key, Store
-from rft_operator.reconcile.routing import take_answer, take_event
+from rft_operator.reconcile.routing import Router
+from rft_operator.resources import RESOURCES
 
 
 def obj(kind: str, name: str, version: int, uid: str = "u", labels: dict[str, str] | None = None, **rest: Any) -> Any:
@@ -25,7 +26,7 @@ SPEC = {
 
 
 def test_older_versions_are_ignored():
-    store = Store()
+    store = Store({})
     assert store.put("Pod", child("p", 5, status={"phase": "Running"}))
     assert not store.put("Pod", child("p", 4, status={"phase": "Pending"}))
     assert not store.put("Pod", child("p", 5))
@@ -33,7 +34,7 @@ def test_older_versions_are_ignored():
 
 
 def test_a_deleted_object_does_not_come_back_from_an_older_list():
-    store = Store()
+    store = Store({})
     store.put("Pod", child("p", 5))
     store.remove("Pod", child("p", 6))
     assert not store.put("Pod", child("p", 5))
@@ -42,14 +43,14 @@ def test_a_deleted_object_does_not_come_back_from_an_older_list():
 
 
 def test_the_deletion_of_an_earlier_object_of_the_name_is_not_that_of_the_newer():
-    store = Store()
+    store = Store({})
     store.put("Pod", child("p", 7, uid="newer"))
     store.remove("Pod", child("p", 6, uid="earlier"))
     assert store.version(Key("Pod", "n", "p")) == 7
 
 
 def test_a_list_tells_what_was_deleted_unannounced():
-    store = Store()
+    store = Store({})
     store.put("Pod", child("gone", 5))
     store.put("Pod", child("newer", 20, uid="d"))
     store.put("Pod", child("new", 9, uid="e"))
@@ -59,7 +60,7 @@ def test_a_list_tells_what_was_deleted_unannounced():
 
 
 def test_a_list_of_one_namespace_tells_nothing_of_others():
-    store = Store()
+    store = Store({})
     for name in ("n", "m"):
         store.put(
             "Pod", {**child("p", 5, uid=name), "metadata": {**child("p", 5, uid=name)["metadata"], "namespace": name}}
@@ -70,7 +71,7 @@ def test_a_list_of_one_namespace_tells_nothing_of_others():
 
 
 def test_a_fingerprint_is_that_of_everything_but_the_status():
-    store, key = Store(), Key("Pod", "n", "p")
+    store, key = Store({}), Key("Pod", "n", "p")
     store.put("Pod", child("p", 1, spec={"a": 1}, status={"x": 1}))
     first = store.fingerprint(key)
     store.put("Pod", child("p", 2, spec={"a": 1}, status={"x": 2}))
@@ -79,44 +80,41 @@ def test_a_fingerprint_is_that_of_everything_but_the_status():
     assert store.fingerprint(key) != first
 
 
-def woken(store: Store, kind: str, given: Any, type_: str = "MODIFIED") -> set[Key]:
-    keys: list[Key] = []
-    take_event(store, keys.append, kind, type_, given)
-    return set(keys)
+def woken(router: Router, kind: str, given: Any, type_: str = "MODIFIED") -> set[Key]:
+    return set(router.take_event(kind, type_, given))
 
 
 def test_whom_an_event_wakes():
-    store = Store()
+    router = Router(RESOURCES)
     reward, base, endpoint = (
         Key(kind, "n", name)
         for kind, name in (("RewardFunction", "r"), ("InferenceEndpoint", "b"), ("InferenceEndpoint", "e"))
     )
-    assert woken(store, "RFTJob", obj("RFTJob", "job", 1, spec=SPEC)) == {JOB}
-    assert woken(store, "RewardFunction", obj("RewardFunction", "r", 2, "r")) == {reward, JOB}
+    assert woken(router, "RFTJob", obj("RFTJob", "job", 1, spec=SPEC)) == {JOB}
+    assert woken(router, "RewardFunction", obj("RewardFunction", "r", 2, "r")) == {reward, JOB}
     shadow = obj("RewardFunction", "s", 2, "shadow")
-    assert woken(store, "RewardFunction", shadow) == {Key("RewardFunction", "n", "s"), JOB}
-    assert woken(store, "InferenceEndpoint", obj("InferenceEndpoint", "b", 3, "b", spec={})) == {base, JOB}
+    assert woken(router, "RewardFunction", shadow) == {Key("RewardFunction", "n", "s"), JOB}
+    assert woken(router, "InferenceEndpoint", obj("InferenceEndpoint", "b", 3, "b", spec={})) == {base, JOB}
     adapter = obj("InferenceEndpoint", "e", 4, "e", spec={"baseEndpoint": "b"})
-    assert woken(store, "InferenceEndpoint", adapter) == {base, endpoint, JOB}
-    assert woken(store, "InferenceEndpoint", adapter) == set()  # no news
+    assert woken(router, "InferenceEndpoint", adapter) == {base, endpoint, JOB}
+    assert woken(router, "InferenceEndpoint", adapter) == set()  # no news
     server = obj("Pod", "s", 5, "s", kinds.INFERENCE_ENDPOINT.child_labels("b"))
-    assert woken(store, "Pod", server) == {base, endpoint, JOB}
-    assert woken(store, "Pod", child("p", 6)) == {JOB}
-    assert woken(store, "Pod", child("p", 7), "DELETED") == {JOB}
-    assert woken(store, "InferenceEndpoint", {**adapter}, "DELETED") == {base, endpoint, JOB}
+    assert woken(router, "Pod", server) == {base, endpoint, JOB}
+    assert woken(router, "Pod", child("p", 6)) == {JOB}
+    assert woken(router, "Pod", child("p", 7), "DELETED") == {JOB}
+    assert woken(router, "InferenceEndpoint", {**adapter}, "DELETED") == {base, endpoint, JOB}
 
 
 def test_a_job_that_has_ended_sleeps_when_its_rewards_change():
-    store = Store()
+    router = Router(RESOURCES)
     ended = {"conditions": [{"type": "Succeeded", "status": "True"}]}
-    woken(store, "RFTJob", obj("RFTJob", "job", 1, spec=SPEC, status=ended))
-    assert woken(store, "RewardFunction", obj("RewardFunction", "r", 2, "r")) == {Key("RewardFunction", "n", "r")}
+    woken(router, "RFTJob", obj("RFTJob", "job", 1, spec=SPEC, status=ended))
+    assert woken(router, "RewardFunction", obj("RewardFunction", "r", 2, "r")) == {Key("RewardFunction", "n", "r")}
 
 
 def test_what_was_written_wakes_others_than_the_writer():
-    store, keys = Store(), []
-    store.put("RFTJob", obj("RFTJob", "job", 1, spec=SPEC))
+    router = Router(RESOURCES)
+    router.store.put("RFTJob", obj("RFTJob", "job", 1, spec=SPEC))
     reward = Key("RewardFunction", "n", "r")
-    take_answer(store, keys.append, reward, "RewardFunction", obj("RewardFunction", "r", 2, "r"))
-    assert keys == [JOB]
-    assert woken(store, "RewardFunction", obj("RewardFunction", "r", 2, "r")) == set()
+    assert router.take_answer(reward, obj("RewardFunction", "r", 2, "r")) == [JOB]
+    assert woken(router, "RewardFunction", obj("RewardFunction", "r", 2, "r")) == set()

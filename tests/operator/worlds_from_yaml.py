@@ -13,12 +13,16 @@ from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.progress import Progress
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
-from rft_operator.inference_endpoint.plan import AdapterReport, ServerAnswer, plan_inference_endpoint
+from rft_operator.inference_endpoint.plan import plan_inference_endpoint
+from rft_operator.inference_endpoint.world import AdapterReport, ServerAnswer, gather_inference_endpoint
 from rft_operator.kube.plan import Plan
-from rft_operator.kube.store import Key, Store
-from rft_operator.reconcile.worlds import gather_inference_endpoint, gather_reward_function, gather_rft_job
+from rft_operator.kube.store import Key
+from rft_operator.reconcile.routing import Router
+from rft_operator.resources import RESOURCES
 from rft_operator.reward_function.plan import plan_reward_function
+from rft_operator.reward_function.world import gather_reward_function
 from rft_operator.rft_job.plan import plan_rft_job
+from rft_operator.rft_job.world import gather_rft_job
 from rft_operator.settings import Images, Settings
 
 SETTINGS = Settings(
@@ -49,17 +53,17 @@ def read_yaml(text: str) -> Any:
     return yaml.load(text, _Loader)
 
 
-def store_of(objects: list[dict[str, Any]]) -> Store:
-    """A store that holds the objects."""
-    store = Store()
+def router_of(objects: list[dict[str, Any]]) -> Router:
+    """A router whose store holds the objects."""
+    router = Router(RESOURCES)
     for obj in objects:
-        store.put(obj["kind"], obj)
-    return store
+        router.store.put(obj["kind"], obj)
+    return router
 
 
 def plan_objects(of: str, objects: list[dict[str, Any]], now: str, **probes: Any) -> Plan:
     """The plan for the object `KIND/NAMESPACE/NAME` among these objects."""
-    key, store, moment = Key(*of.split("/")), store_of(objects), datetime.fromisoformat(now)
+    key, store, moment = Key(*of.split("/")), router_of(objects).store, datetime.fromisoformat(now)
     found = store.get(key)
     if key.kind == "RFTJob":
         progress = probes.get("progress")

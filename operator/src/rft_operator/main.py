@@ -18,13 +18,14 @@ from prometheus_client import start_http_server
 
 from rft_operator.kube.cluster import connect
 from rft_operator.kube.leader import Election, LeadershipLost
-from rft_operator.kube.store import Store
+from rft_operator.pods.probe import PodClient
 from rft_operator.reconcile.loop import Loop
 from rft_operator.reconcile.metrics import Metrics
-from rft_operator.reconcile.probes import Probes
-from rft_operator.reconcile.reconciler import Passes
+from rft_operator.reconcile.reconciler import Reconciler
 from rft_operator.reconcile.resync import run_loop, wait_for_definitions
+from rft_operator.reconcile.routing import Router
 from rft_operator.reconcile.watches import build_registry, build_settings
+from rft_operator.resources import RESOURCES
 from rft_operator.settings import Images, Settings
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     # What is parsed here is large and has no cycles: looking for some in it takes a quarter of the time.
     gc.freeze()
     gc.set_threshold(GARBAGE)
-    metrics = Metrics()
+    metrics = Metrics(RESOURCES)
     start_http_server(options.metrics_port, registry=metrics.registry)
     code = 0
     try:
@@ -91,17 +92,17 @@ async def operate(settings: Settings, metrics: Metrics, liveness: str) -> None:
     """Watches, and acts while this replica leads; ends when kopf is told to stop, or when leadership is lost."""
     async with connect() as cluster, httpx.AsyncClient(trust_env=False) as client:
         await wait_for_definitions(cluster)
-        store = Store()
+        router = Router(RESOURCES)
         loop = Loop()
-        passes = Passes(cluster, store, Probes(client), metrics, settings, loop.wake)
+        reconciler = Reconciler(RESOURCES, cluster, PodClient(client), router, loop.wake, metrics, settings)
         # A container that starts again in its pod is the same replica and need not wait for its own Lease to expire.
         identity = os.environ.get("POD_NAME") or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
 
         async def act() -> None:
             metrics.leader.set(1)
-            await run_loop(cluster, settings.namespaces, store, loop, passes.run)
+            await run_loop(cluster, settings.namespaces, router, loop, reconciler.reconcile)
 
-        registry = build_registry(store, loop)
+        registry = build_registry(router, loop)
         async with asyncio.TaskGroup() as tasks:
             leading = tasks.create_task(Election(cluster, settings.namespace, identity).lead(act))
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from rft_api.inference_endpoint import InferenceEndpoint, Serving
 from rft_api.quantities import quantity_value
-from rft_operator.kube import kinds, names
+from rft_operator.inference_endpoint import names
+from rft_operator.kube import kinds
 from rft_operator.kube.metadata import Owner, build_object
+from rft_operator.pods import paths
 from rft_operator.pods.addresses import Address, Mounts, locate
 from rft_operator.pods.template import (
     Container,
@@ -203,7 +205,7 @@ def _loader(endpoint: InferenceEndpoint, folder: str, mounts: list[Json], settin
             "rft_loader",
             "follow",
             "--adapters",
-            f"{names.CONFIGURATION}/{ADAPTERS_KEY}",
+            f"{paths.CONFIGURATION}/{ADAPTERS_KEY}",
             "--folder",
             f"{names.MODELS}/adapters",
             "--base",
@@ -216,7 +218,7 @@ def _loader(endpoint: InferenceEndpoint, folder: str, mounts: list[Json], settin
             str(names.LOADER_PORT),
         ],
         ports={"loader": names.LOADER_PORT},
-        mounts=[{"name": "adapters", "mountPath": names.CONFIGURATION, "readOnly": True}, *mounts],
+        mounts=[{"name": "adapters", "mountPath": paths.CONFIGURATION, "readOnly": True}, *mounts],
         credentials=endpoint.spec.credentials,
         more={
             "livenessProbe": {

@@ -27,13 +27,12 @@ As an adapter on another endpoint's server:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Sequence
 
 from rft_api.exit_codes import ExitCode
 from rft_api.inference_endpoint import InferenceEndpoint, InferenceEndpointStatus
 from rft_api.termination import parse_failure
+from rft_operator.inference_endpoint import names
 from rft_operator.inference_endpoint.objects import (
     adapter_address,
     build_adapter_list,
@@ -41,55 +40,18 @@ from rft_operator.inference_endpoint.objects import (
     build_server_deployment,
     serving_of,
 )
-from rft_operator.kube import kinds, names
-from rft_operator.kube.plan import Desired, Plan, plan_events
+from rft_operator.inference_endpoint.world import InferenceEndpointWorld
+from rft_operator.kube import kinds
+from rft_operator.kube.plan import Desired, Plan
 from rft_operator.pods.addresses import AddressProblem, locate
-from rft_operator.pods.deployment_view import DeploymentView
 from rft_operator.pods.pod_view import PodView, worst_problem
 from rft_operator.settings import Settings
 from rft_operator.status.conditions import Finding, build_conditions
+from rft_operator.status.events import plan_events
 from rft_operator.status.reasons import ConditionType, Reason
 
 READY_POLL_SECONDS = 60.0
 """Time between two questions to a model that has answered."""
-
-
-@dataclass(frozen=True)
-class AdapterReport:
-    """What a loader says of an adapter."""
-
-    uri: str
-    state: str
-    """`Loading`, `Loaded` or `Failed`."""
-    message: str
-
-
-@dataclass(frozen=True)
-class ServerAnswer:
-    """What a server pod answers when asked for this endpoint's model."""
-
-    problem: str | None
-    """Why the model does not answer; none when it does."""
-    adapter: AdapterReport | None = None
-    """What the loader beside it says, for an adapter."""
-
-
-@dataclass(frozen=True)
-class InferenceEndpointWorld:
-    """Everything that planning an InferenceEndpoint looks at."""
-
-    endpoint: InferenceEndpoint
-    base: InferenceEndpoint | None
-    """The endpoint that baseEndpoint names, if it exists."""
-    adapters: Sequence[InferenceEndpoint]
-    """Endpoints whose baseEndpoint is this one."""
-    deployment: DeploymentView | None
-    """The endpoint's own."""
-    pods: Sequence[PodView]
-    """Pods of the server, which may be the base's."""
-    answers: Mapping[str, ServerAnswer]
-    """Answers of pods that are ready, by pod name."""
-    now: datetime
 
 
 def plan_inference_endpoint(world: InferenceEndpointWorld, settings: Settings) -> Plan:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 from rft_operator.kube.cluster import Cluster, Conflict
 from rft_operator.kube.kinds import KINDS
 from rft_operator.kube.plan import Desired, Plan
 from rft_operator.kube.store import Key, Store, key_of
-from rft_operator.reconcile.routing import Wake, take_answer
 
 Json = dict[str, Any]
+
+
+TakeAnswer = Callable[[Key, Json], None]
+"""Takes over what the API server answered to a write; the key is that of the object for which was written."""
 
 
 class NameTaken(Exception):
@@ -24,12 +28,17 @@ class Applier:
     """Brings the cluster to where plans want it.
 
     What is applied already and unchanged since is left alone, so that a pass that changes nothing sends nothing.
+
+    Args:
+        cluster: the connection.
+        store: what the watches have brought.
+        take_answer: puts what was written into the store; its watch event will be no news.
     """
 
-    def __init__(self, cluster: Cluster, store: Store, wake: Wake):
+    def __init__(self, cluster: Cluster, store: Store, take_answer: TakeAnswer):
         self._cluster = cluster
         self._store = store
-        self._wake = wake
+        self._take_answer = take_answer
         self._applied: dict[Key, tuple[bytes, bytes | None]] = {}
 
     async def carry_out(self, owner: Key, owner_uid: str, plan: Plan) -> None:
@@ -60,7 +69,7 @@ class Applier:
         metadata = {name: obj["metadata"][name] for name in ("name", "namespace", "uid")}
         body = {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": metadata, "status": status}
         written = await self._cluster.apply(body, "status")
-        self._take(key_of(obj["kind"], obj), written)
+        self._take_answer(key_of(obj["kind"], obj), written)
         return True
 
     def forget(self, owner: Key) -> None:
@@ -68,9 +77,6 @@ class Applier:
         gone = [key for key in self._applied if key.namespace == owner.namespace and self._store.version(key) is None]
         for key in gone:
             del self._applied[key]
-
-    def _take(self, writer: Key, answer: Json) -> None:
-        take_answer(self._store, self._wake, writer, answer["kind"], answer)
 
     async def _bring(self, owner: Key, owner_uid: str, wanted: Desired) -> None:
         await (self._create if wanted.once else self._apply)(owner, owner_uid, wanted)
@@ -91,10 +97,10 @@ class Applier:
                 if existing is None:
                     raise NameTaken(f"{key.kind} {key.name} is just being deleted") from None
                 _check_owner(key, existing, owner_uid)
-                self._take(owner, existing)
+                self._take_answer(owner, existing)
         else:
             if KINDS[key.kind].child:
-                self._take(owner, made)
+                self._take_answer(owner, made)
         if not KINDS[key.kind].child:
             self._applied[key] = (b"", None)
 
@@ -108,7 +114,7 @@ class Applier:
             existing = self._store.get(key) or await self._cluster.get(key.kind, key.namespace, key.name)
             if existing is not None:
                 _check_owner(key, existing, owner_uid)
-        self._take(owner, await self._cluster.apply(wanted.object))
+        self._take_answer(owner, await self._cluster.apply(wanted.object))
         self._applied[key] = (digest, self._store.fingerprint(key))
 
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from rft_api.inference_endpoint import InferenceEndpoint
-from rft_api.resource import API_VERSION
-from rft_api.reward_function import RewardFunction
-from rft_api.rft_job import RFTJob
+from rft_api.resource import API_VERSION, Metadata
 
 Json = dict[str, Any]
-Resource = RFTJob | RewardFunction | InferenceEndpoint
+
+
+class Manifest(Protocol):
+    """A resource of the project."""
+
+    @property
+    def kind(self) -> str:
+        """As its manifest says."""
+
+    @property
+    def metadata(self) -> Metadata:
+        """Name, namespace and uid among others."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,7 @@ class Owner:
     uid: str
 
     @classmethod
-    def of(cls, resource: Resource) -> Owner:
+    def of(cls, resource: Manifest) -> Owner:
         """The owner reference's content for a resource that the API server has stored."""
         metadata = resource.metadata
         if metadata.uid is None:

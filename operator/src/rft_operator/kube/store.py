@@ -7,15 +7,17 @@ import json
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from rft_operator.kube import names
 from rft_operator.kube.kinds import KINDS, OURS
-from rft_operator.status.reasons import ConditionType
 
 Json = dict[str, Any]
+M = TypeVar("M", bound=BaseModel)
 
 TOMBSTONE_SECONDS = 120.0
 """How long a deleted object is remembered: a list that was read before may still hold it."""
@@ -55,9 +57,14 @@ class _Entry:
 
 
 class Store:
-    """Objects by key. Older versions than the one that is held are ignored, whatever order they come in."""
+    """Objects by key. Older versions than the one that is held are ignored, whatever order they come in.
 
-    def __init__(self) -> None:
+    Args:
+        references: by kind, what finds the other objects that an object refers to. Other kinds refer to none.
+    """
+
+    def __init__(self, references: Mapping[str, Callable[[Json], Iterable[Key]]]) -> None:
+        self._find_references = references
         self._entries: dict[Key, _Entry] = {}
         self._children: defaultdict[Key, set[Key]] = defaultdict(set)
         self._referring: defaultdict[Key, set[Key]] = defaultdict(set)
@@ -72,7 +79,7 @@ class Store:
             return False
         self._unlink(key)
         owner = owner_of(obj) if KINDS[kind].child else None
-        references = tuple(set(_references(key, obj)))
+        references = tuple(set(self._find_references[kind](obj))) if kind in self._find_references else ()
         self._entries[key] = _Entry(metadata["uid"], version, _pack(obj), owner, references)
         if owner is not None:
             self._children[owner].add(key)
@@ -124,9 +131,25 @@ class Store:
         obj = self.get(key)
         return None if obj is None else _fingerprint(obj)
 
-    def children(self, owner: Key, kind: str) -> list[Json]:
-        """Children of an object, by name."""
-        return [_unpack(self._entries[key].packed) for key in sorted(self._children.get(owner, ())) if key.kind == kind]
+    def read(self, model: type[M], key: Key) -> M | None:
+        """An object as a model; None when there is none, or when it is not valid."""
+        obj = self.get(key)
+        try:
+            return None if obj is None else model.model_validate(obj)
+        except ValidationError:
+            return None
+
+    def children(self, owner: Key, kind: str, uid: str | None = None) -> list[Json]:
+        """Children of an object, by name.
+
+        Args:
+            owner: the object.
+            kind: the kind of the children.
+            uid: only those with an owner reference to it, and none of an earlier object of the owner's name.
+        """
+        keys = sorted(key for key in self._children.get(owner, ()) if key.kind == kind)
+        children = [_unpack(self._entries[key].packed) for key in keys]
+        return children if uid is None else [child for child in children if _is_owned(child, uid)]
 
     def referring(self, target: Key) -> list[Key]:
         """Objects of ours whose plans look at this one."""
@@ -147,31 +170,8 @@ class Store:
                     del index[target]
 
 
-def _references(key: Key, obj: Json) -> Iterator[Key]:
-    """Other objects of ours that the plan of this one looks at."""
-    spec = obj.get("spec", {})
-    if key.kind == "InferenceEndpoint" and spec.get("baseEndpoint"):
-        yield Key("InferenceEndpoint", key.namespace, spec["baseEndpoint"])
-    if key.kind == "RewardFunction":
-        for grader in (spec, *((spec.get("combine") or {}).get("terms") or [])):
-            judge = (grader.get("judge") or {}).get("model", {}).get("endpoint")
-            if judge:
-                yield Key("InferenceEndpoint", key.namespace, judge)
-    if key.kind != "RFTJob":
-        return
-    endpoint = spec.get("endpoint")
-    if endpoint:
-        for name in (endpoint["name"], endpoint.get("baseEndpoint") or names.default_base_endpoint(endpoint["name"])):
-            yield Key("InferenceEndpoint", key.namespace, name)
-    conditions = obj.get("status", {}).get("conditions", [])
-    if any(c["type"] == ConditionType.SUCCEEDED and c["status"] != "Unknown" for c in conditions):
-        return  # a job that has ended has no more use for its rewards
-    data = spec.get("data", {})
-    for split in ("train", "validation", "test"):
-        for source in data.get(split) or []:
-            yield Key("RewardFunction", key.namespace, source["reward"])
-    for shadow in spec.get("shadowRewards") or []:
-        yield Key("RewardFunction", key.namespace, shadow)
+def _is_owned(obj: Json, uid: str) -> bool:
+    return any(owner["uid"] == uid for owner in obj["metadata"].get("ownerReferences", []))
 
 
 def _fingerprint(obj: Json) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rft_api.addresses import job_addresses as located_addresses
 from rft_api.manifests import format_location
 from rft_api.rft_job import RFTJob
-from rft_operator.kube import names
+from rft_operator.pods import paths
 
 Role = Literal["model", "data", "output", "adapter"]
 
@@ -115,11 +115,11 @@ class Mounts:
         """The container's mounts of them."""
         return [
             *(
-                {"name": f"claim-{i}", "mountPath": f"{names.MOUNTS}/pvc/{name}", "readOnly": not written}
+                {"name": f"claim-{i}", "mountPath": f"{paths.MOUNTS}/pvc/{name}", "readOnly": not written}
                 for i, (name, written) in enumerate(sorted(self.claims.items()))
             ),
             *(
-                {"name": f"data-{i}", "mountPath": f"{names.MOUNTS}/configmap/{name}", "readOnly": True}
+                {"name": f"data-{i}", "mountPath": f"{paths.MOUNTS}/configmap/{name}", "readOnly": True}
                 for i, name in enumerate(sorted(self.config_maps))
             ),
         ]
@@ -129,5 +129,5 @@ def locate(uri: str) -> str:
     """What a pod opens for an address: a path below its mounts, or the address itself where a library fetches it."""
     scheme, _, rest = uri.partition("://")
     if scheme in ("pvc", "configmap"):
-        return f"{names.MOUNTS}/{scheme}/{rest}".rstrip("/")
+        return f"{paths.MOUNTS}/{scheme}/{rest}".rstrip("/")
     return uri.removeprefix("hf://")

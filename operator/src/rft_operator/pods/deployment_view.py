@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from rft_operator.kube import names
+CONTENT_DIGEST: Final = "rft.dev/content-digest"
+"""Annotation of a Deployment: digest of the configuration that its pods read."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def read_deployment(deployment: dict[str, Any]) -> DeploymentView:
     """The view of a Deployment."""
     metadata, status = deployment["metadata"], deployment.get("status", {})
     return DeploymentView(
-        content_digest=metadata.get("annotations", {}).get(names.CONTENT_DIGEST),
+        content_digest=metadata.get("annotations", {}).get(CONTENT_DIGEST),
         settled=status.get("observedGeneration", 0) >= metadata.get("generation", 1),
         replicas=status.get("replicas", 0),
         updated=status.get("updatedReplicas", 0),

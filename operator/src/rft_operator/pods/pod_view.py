@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rft_operator.kube import names
 from rft_operator.kube.timestamps import parse_moment
 from rft_operator.status.reasons import Reason
 
@@ -15,6 +14,7 @@ Json = dict[str, Any]
 
 OOM_KILLED = "OOMKilled"
 """Kubernetes' reason of a container that the kernel killed because its memory ran out."""
+_COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 _PULL_REASONS = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _BLOCK_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 
@@ -79,7 +79,7 @@ def read_pod(pod: Json, container: str) -> PodView:
     state, last = main.get("state", {}), main.get("lastState", {})
     terminated = state.get("terminated") or last.get("terminated")
     running = state.get("running") or state.get("terminated") or last.get("terminated") or {}
-    index = labels.get(names.COMPLETION_INDEX)
+    index = labels.get(_COMPLETION_INDEX)
     job: Json = next((owner for owner in metadata.get("ownerReferences", []) if owner["kind"] == "Job"), {})
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", []))
     return PodView(

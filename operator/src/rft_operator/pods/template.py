@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rft_api.resource import PodOverrides, SecretReference
-from rft_operator.kube import names
 from rft_operator.kube.metadata import Owner, build_object
+from rft_operator.pods import paths
 
 Json = dict[str, Any]
 
@@ -33,13 +33,13 @@ class Container:
 
 def build_container(container: Container) -> Json:
     """A container without privileges whose only writable folders are the scratch volume and what it mounts."""
-    env = {"HOME": names.SCRATCH, "TMPDIR": names.SCRATCH, "USER": "rft", **container.env}
+    env = {"HOME": paths.SCRATCH, "TMPDIR": paths.SCRATCH, "USER": "rft", **container.env}
     built: Json = {
         "name": container.name,
         "image": container.image,
         "command": container.command,
         "env": [{"name": name, "value": value} for name, value in env.items()],
-        "volumeMounts": [{"name": "scratch", "mountPath": names.SCRATCH}, *container.mounts],
+        "volumeMounts": [{"name": "scratch", "mountPath": paths.SCRATCH}, *container.mounts],
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,

@@ -8,30 +8,22 @@ from typing import Any
 from pydantic import ValidationError
 
 from rft_api.resource import Condition
-from rft_operator.kube.plan import Plan, plan_events
+from rft_operator.kube.plan import Plan
+from rft_operator.reconcile.resource import Resource
 from rft_operator.status.conditions import Finding, build_conditions
-from rft_operator.status.reasons import ConditionType, Reason
+from rft_operator.status.events import plan_events
+from rft_operator.status.reasons import Reason
 
 Json = dict[str, Any]
 
 AGAIN_SECONDS = 15.0
 
 
-def plan_problem(obj: Json, reason: Reason, message: str, now: datetime) -> Plan:
-    """The status of an object of ours with a problem, in its main condition; everything else in it stays.
-
-    What has ended stays ended: a problem with its endpoint, say, is none of the run's.
-    """
+def plan_problem(resource: Resource[Any], obj: Json, reason: Reason, message: str, now: datetime) -> Plan:
+    """The status of an object of ours with a problem, in one condition; everything else in it stays."""
     status = obj.get("status", {})
     before = read_conditions(status)
-    finding = Finding(ConditionType.READY, "False", reason, message)
-    if obj["kind"] == "RFTJob":
-        ended = any(c.type == ConditionType.SUCCEEDED and c.status != "Unknown" for c in before)
-        finding = (
-            Finding(ConditionType.ENDPOINT_READY, "False", reason, message)
-            if ended
-            else Finding(ConditionType.SUCCEEDED, "Unknown", reason, message)
-        )
+    finding = Finding(*resource.problem_condition(status), reason, message)
     generation = obj["metadata"].get("generation", 0)
     built = build_conditions([finding], before, generation, now)
     conditions = [*built, *(condition for condition in before if condition.type != finding.type)]

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from rft_api.resource import API_VERSION
 from rft_operator.kube.cluster import Cluster, Unavailable
 from rft_operator.kube.kinds import OURS, WATCHED
-from rft_operator.kube.store import Key, Store, key_of
+from rft_operator.kube.store import Key, key_of
 from rft_operator.reconcile.loop import Loop, Pass
-from rft_operator.reconcile.routing import concerned, take_event
+from rft_operator.reconcile.routing import Router
 
 log = logging.getLogger(__name__)
 
@@ -38,26 +38,26 @@ async def wait_for_definitions(cluster: Cluster) -> None:
         await asyncio.sleep(RETRY_SECONDS)
 
 
-async def load_store(cluster: Cluster, namespaces: Sequence[str], store: Store) -> list[Key]:
+async def load_store(cluster: Cluster, namespaces: Sequence[str], router: Router) -> list[Key]:
     """Brings the store to what the API server has; returns the objects of ours that this may concern."""
     while True:
         cluster.interrupted.clear()
         try:
-            return await _list_all(cluster, namespaces, store)
+            return await _list_all(cluster, namespaces, router)
         except Unavailable as error:
             log.warning("everything cannot be read anew, trying again: %s", error)
             await asyncio.sleep(RETRY_SECONDS)
 
 
-async def _list_all(cluster: Cluster, namespaces: Sequence[str], store: Store) -> list[Key]:
+async def _list_all(cluster: Cluster, namespaces: Sequence[str], router: Router) -> list[Key]:
     changed: list[Key] = []
     for kind in sorted(WATCHED, key=lambda kind: kind.ours):  # children before what they belong to
         for namespace in namespaces or (None,):
-            changed += await _list_kind(cluster, namespace, store, kind.name)
+            changed += await _list_kind(cluster, namespace, router, kind.name)
     return changed
 
 
-async def _list_kind(cluster: Cluster, namespace: str | None, store: Store, kind: str) -> list[Key]:
+async def _list_kind(cluster: Cluster, namespace: str | None, router: Router, kind: str) -> list[Key]:
     keys: list[Key] = []
     listed: set[Key] = set()
     version = 0
@@ -65,32 +65,32 @@ async def _list_kind(cluster: Cluster, namespace: str | None, store: Store, kind
         version = read_at
         for obj in page:
             listed.add(key_of(kind, obj))
-            take_event(store, keys.append, kind, None, obj)
-    for obj in store.prune(kind, namespace, listed, version):
-        keys += concerned(store, kind, obj)
+            keys += router.take_event(kind, None, obj)
+    for obj in router.store.prune(kind, namespace, listed, version):
+        keys += router.concerned(kind, obj)
     return keys
 
 
-async def run_loop(cluster: Cluster, namespaces: Sequence[str], store: Store, loop: Loop, run_pass: Pass) -> None:
+async def run_loop(cluster: Cluster, namespaces: Sequence[str], router: Router, loop: Loop, run_pass: Pass) -> None:
     """Runs the loop over everything that there is, and over what each resync finds changed.
 
     Args:
         cluster: the connection.
         namespaces: those that are looked after; all when empty.
-        store: where what is read goes.
+        router: takes over what is read.
         loop: runs the passes.
         run_pass: looks at one object.
     """
-    await load_store(cluster, namespaces, store)
+    await load_store(cluster, namespaces, router)
     running = asyncio.create_task(loop.run(run_pass))
     try:
         await asyncio.sleep(0)  # the loop takes wake-ups once it runs
         for kind in OURS:
-            for key in store.keys(kind.name):
+            for key in router.store.keys(kind.name):
                 loop.wake(key)
         while not running.done():
             await _wait_for_resync(cluster, running)
-            for key in await load_store(cluster, namespaces, store):
+            for key in await load_store(cluster, namespaces, router):
                 loop.wake(key)
             loop.retry()
         await running

@@ -2,47 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
-from rft_operator.kube.kinds import KINDS
 from rft_operator.kube.store import Key, Store, key_of, owner_of
+from rft_operator.reconcile.resource import Resource
 
 Json = dict[str, Any]
-Wake = Callable[[Key], None]
 
 
-def take_event(store: Store, wake: Wake, kind: str, type_: str | None, obj: Json) -> None:
-    """Takes over one event of a watch, and wakes whom it concerns if it was news."""
-    if type_ == "DELETED":
-        keys = concerned(store, kind, obj)
-        store.remove(kind, obj)
-    else:
-        keys = concerned(store, kind, obj) if store.put(kind, obj) else []
-    for key in keys:
-        wake(key)
+class Router:
+    """Puts what is read or written into the store, and says whose plan may change by it.
 
-
-def take_answer(store: Store, wake: Wake, writer: Key, kind: str, obj: Json) -> None:
-    """Takes over what the API server answered to a write; its watch event will be no news.
-
-    Whom it concerns is woken, but for the writer, who knows.
+    Attributes:
+        store: holds everything that plans look at.
     """
-    if store.put(kind, obj):
-        for key in concerned(store, kind, obj):
-            if key != writer:
-                wake(key)
 
+    def __init__(self, resources: Sequence[Resource[Any]]):
+        self.store = Store({resource.kind.name: resource.references for resource in resources})
+        self._resources = {resource.kind.name: resource for resource in resources}
 
-def concerned(store: Store, kind: str, obj: Json) -> list[Key]:
-    """Objects of ours whose plans look at this one."""
-    key = key_of(kind, obj)
-    if not KINDS[kind].ours:
+    def take_event(self, kind: str, type_: str | None, obj: Json) -> list[Key]:
+        """Takes over one event of a watch; returns whom it concerns, nobody if it is no news."""
+        if type_ == "DELETED":
+            keys = self.concerned(kind, obj)
+            self.store.remove(kind, obj)
+            return keys
+        return self.concerned(kind, obj) if self.store.put(kind, obj) else []
+
+    def take_answer(self, writer: Key, obj: Json) -> list[Key]:
+        """Takes over what the API server answered to a write; its watch event will be no news.
+
+        Returns whom it concerns, but for the writer, who knows.
+        """
+        return [key for key in self.take_event(obj["kind"], None, obj) if key != writer]
+
+    def concerned(self, kind: str, obj: Json) -> list[Key]:
+        """Objects of ours whose plans look at this one."""
+        resource = self._resources.get(kind)
+        if resource is not None:
+            key = key_of(kind, obj)
+            return [key, *self.store.referring(key), *resource.looked_at_by(obj)]
         owner = owner_of(obj)
         if owner is None:
             return []
-        # An adapter's plan looks at the pods of its base's server.
-        adapters = store.referring(owner) if owner.kind == "InferenceEndpoint" and kind == "Pod" else []
-        return [owner, *adapters]
-    base = obj.get("spec", {}).get("baseEndpoint") if kind == "InferenceEndpoint" else None
-    return [key, *store.referring(key), *([key._replace(name=base)] if base else [])]
+        shared = kind == "Pod" and self._resources[owner.kind].pods_concern_referrers
+        return [owner, *(self.store.referring(owner) if shared else [])]

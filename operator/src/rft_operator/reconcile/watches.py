@@ -12,9 +12,8 @@ import kopf
 
 from rft_operator.kube.cluster import PAGE
 from rft_operator.kube.kinds import WATCHED, Kind
-from rft_operator.kube.store import Store
 from rft_operator.reconcile.loop import Loop
-from rft_operator.reconcile.routing import take_event
+from rft_operator.reconcile.routing import Router
 
 Json = dict[str, Any]
 
@@ -56,7 +55,7 @@ class _NoProgress(kopf.ProgressStorage):
         return essence
 
 
-def build_registry(store: Store, loop: Loop) -> kopf.OperatorRegistry:
+def build_registry(router: Router, loop: Loop) -> kopf.OperatorRegistry:
     """Handlers for everything that is watched."""
     registry = kopf.OperatorRegistry()
 
@@ -65,7 +64,8 @@ def build_registry(store: Store, loop: Loop) -> kopf.OperatorRegistry:
             group=kind.group, version=kind.version, plural=kind.plural, id=f"watch-{kind.plural}", registry=registry
         )
         async def watch(event: Any, **_: Any) -> None:
-            take_event(store, loop.wake, kind.name, event["type"], event["object"])
+            for key in router.take_event(kind.name, event["type"], event["object"]):
+                loop.wake(key)
 
     @kopf.on.login(registry=registry)
     def login(**arguments: Any) -> kopf.ConnectionInfo | None:

@@ -10,8 +10,12 @@ from typing import Any
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.remote_graders import judge_endpoints, with_endpoint_urls
 from rft_api.reward_function import RewardFunction
-from rft_operator.kube import kinds, names
+from rft_operator.inference_endpoint.names import SERVER_PORT, endpoint_url
+from rft_operator.kube import kinds
 from rft_operator.kube.metadata import Owner, build_object
+from rft_operator.kube.names import COMPONENT, FIELD_MANAGER, MANAGED_BY
+from rft_operator.pods import paths
+from rft_operator.pods.deployment_view import CONTENT_DIGEST
 from rft_operator.pods.template import (
     Container,
     build_container,
@@ -20,6 +24,7 @@ from rft_operator.pods.template import (
     override_pod,
     scrape_annotations,
 )
+from rft_operator.reward_function import names
 from rft_operator.settings import Settings
 
 Json = dict[str, Any]
@@ -33,7 +38,7 @@ _NOT_READ = {"replicas", "egress", "credentials", "pod"}
 def function_document(function: RewardFunction) -> str:
     """The manifest that the reward server reads; references to ConfigMaps have been replaced by their code."""
     namespace = function.metadata.namespace
-    function = with_endpoint_urls(function, lambda endpoint: names.endpoint_url(endpoint, namespace))
+    function = with_endpoint_urls(function, lambda endpoint: endpoint_url(endpoint, namespace))
     document = {
         "apiVersion": function.api_version,
         "kind": function.kind,
@@ -100,7 +105,7 @@ def build_network_policy(
         settings: the operator's.
     """
     name = function.metadata.name
-    trainers = {names.MANAGED_BY: names.FIELD_MANAGER, names.COMPONENT: kinds.RFT_JOB.component}
+    trainers = {MANAGED_BY: FIELD_MANAGER, COMPONENT: kinds.RFT_JOB.component}
     allowed: list[Json] = [
         {"podSelector": {"matchLabels": trainers}},
         *(
@@ -137,7 +142,7 @@ def _egress(function: RewardFunction, endpoints: Mapping[str, InferenceEndpoint]
     rules += [
         {
             "to": [{"podSelector": {"matchLabels": kinds.INFERENCE_ENDPOINT.child_labels(server)}}],
-            "ports": [{"protocol": "TCP", "port": names.SERVER_PORT}],
+            "ports": [{"protocol": "TCP", "port": SERVER_PORT}],
         }
         for server in sorted(servers)
     ]
@@ -153,25 +158,25 @@ def build_reward_deployment(function: RewardFunction, settings: Settings) -> Jso
     digest = document_digest(function)
     labels = kinds.REWARD_FUNCTION.child_labels(owner.name)
     container = Container(
-        name=names.REWARD,
+        name=names.REWARD_SERVER,
         image=settings.images.reward,
         command=[
             "python",
             "-m",
             "rft_reward",
             "--function",
-            f"{names.CONFIGURATION}/{FUNCTION_KEY}",
+            f"{paths.CONFIGURATION}/{FUNCTION_KEY}",
             "--host",
             "0.0.0.0",
             "--port",
             str(names.REWARD_PORT),
             "--token-file",
-            f"{names.TOKENS}/{TOKEN_KEY}",
+            f"{paths.TOKENS}/{TOKEN_KEY}",
         ],
         ports={"http": names.REWARD_PORT},
         mounts=[
-            {"name": "configuration", "mountPath": names.CONFIGURATION, "readOnly": True},
-            {"name": "token", "mountPath": names.TOKENS, "readOnly": True},
+            {"name": "configuration", "mountPath": paths.CONFIGURATION, "readOnly": True},
+            {"name": "token", "mountPath": paths.TOKENS, "readOnly": True},
         ],
         credentials=function.spec.credentials,
         more={
@@ -195,7 +200,7 @@ def build_reward_deployment(function: RewardFunction, settings: Settings) -> Jso
     )
     template = build_pod_template(
         labels,
-        {names.CONTENT_DIGEST: digest, **scrape_annotations(names.REWARD_PORT)},
+        {CONTENT_DIGEST: digest, **scrape_annotations(names.REWARD_PORT)},
         [build_container(container)],
         [
             {"name": "configuration", "configMap": {"name": names.reward_configuration(owner.name, digest)}},
@@ -210,5 +215,5 @@ def build_reward_deployment(function: RewardFunction, settings: Settings) -> Jso
         labels,
         function.spec.replicas,
         override_pod(template, function.spec.pod),
-        {names.CONTENT_DIGEST: digest},
+        {CONTENT_DIGEST: digest},
     )

@@ -14,21 +14,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from rft_api.exit_codes import ExitCode
-from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.manifests import SourceMissing, resolve_source
 from rft_api.remote_graders import judge_endpoints, leaves_cluster
 from rft_api.render import reward_digest
 from rft_api.reward_function import RewardFunction, RewardFunctionStatus
 from rft_api.termination import parse_failure
-from rft_operator.kube import names
-from rft_operator.kube.plan import Deletion, Desired, Plan, plan_events
-from rft_operator.pods.deployment_view import DeploymentView
+from rft_operator.kube.plan import Deletion, Desired, Plan
 from rft_operator.pods.pod_view import PodView, worst_problem
+from rft_operator.reward_function import names
 from rft_operator.reward_function.objects import (
     build_network_policy,
     build_reward_configuration,
@@ -37,8 +34,10 @@ from rft_operator.reward_function.objects import (
     build_token_secret,
     document_digest,
 )
+from rft_operator.reward_function.world import RewardFunctionWorld, source_names
 from rft_operator.settings import Settings
 from rft_operator.status.conditions import Finding, build_conditions
+from rft_operator.status.events import plan_events
 from rft_operator.status.reasons import ConditionType, Reason
 
 SOURCE_SECONDS = 60.0
@@ -46,40 +45,6 @@ SOURCE_SECONDS = 60.0
 
 _WORKERS_START = "the workers are starting"
 """What the reward server answers before it knows of anything wrong."""
-
-
-@dataclass(frozen=True)
-class ConfigMapName:
-    """A ConfigMap of this function's."""
-
-    name: str
-    uid: str
-
-
-@dataclass(frozen=True)
-class RewardFunctionWorld:
-    """Everything that planning a RewardFunction looks at."""
-
-    function: RewardFunction
-    sources: Mapping[str, Mapping[str, str]]
-    """Data of the ConfigMaps that the function reads code from, as far as they exist."""
-    deployment: DeploymentView | None
-    configurations: Sequence[ConfigMapName]
-    """ConfigMaps that were made for this function, of whichever code."""
-    pods: Sequence[PodView]
-    readiness: Mapping[str, str]
-    """What pods that run but are not ready answer when asked for the reason, by pod name."""
-    new_token: str
-    """A fresh token, for when there is no Secret yet."""
-    now: datetime
-    endpoints: Mapping[str, InferenceEndpoint] = field(default_factory=dict)
-    """The InferenceEndpoints that judge, by name, as far as they exist."""
-
-
-def source_names(function: RewardFunction) -> list[str]:
-    """ConfigMaps that the function reads code from."""
-    sources = [grader.python.source_from for _, grader in function.spec.graders() if grader.python is not None]
-    return sorted({source.config_map.name for source in sources if source is not None})
 
 
 def plan_reward_function(world: RewardFunctionWorld, settings: Settings) -> Plan:

@@ -11,9 +11,9 @@ from typing import Any
 
 from rft_api.exit_codes import ExitCode
 from rft_api.termination import parse_failure
-from rft_operator.kube import names
 from rft_operator.kube.timestamps import parse_moment
 from rft_operator.pods.pod_view import OOM_KILLED, Ending, PodView
+from rft_operator.rft_job import names
 from rft_operator.rft_job.objects import RULE_DISRUPTION, RULE_INTERRUPTED, RULE_PERMANENT
 
 Json = dict[str, Any]

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from rft_api.inference_endpoint import InferenceEndpoint, Serving
+from rft_api.render import DEFAULT_LORA_RANK
 from rft_api.resource import API_VERSION
 from rft_api.rft_job import RFTJob
-from rft_operator.kube import names
 from rft_operator.kube.metadata import Owner
+from rft_operator.kube.names import FIELD_MANAGER, MANAGED_BY
 from rft_operator.kube.plan import Desired
-from rft_operator.rft_job.adapter_rank import adapter_rank
-from rft_operator.rft_job.world import RFTJobWorld
+from rft_operator.rft_job import names
+from rft_operator.rft_job.world import RFTJobWorld, base_endpoint_name
 from rft_operator.status.conditions import Finding, find_condition
 from rft_operator.status.reasons import ConditionType, Reason
 
@@ -27,14 +28,6 @@ class EndpointPlan:
     desired: Sequence[Desired]
     finding: Finding | None
     """The condition EndpointReady; none when the job wants no endpoint."""
-
-
-def base_endpoint_name(job: RFTJob) -> str | None:
-    """Endpoint whose server serves the job's adapter; none when the job wants none, or serves a whole model."""
-    endpoint = job.spec.endpoint
-    if endpoint is None or job.spec.tuning.type == "Full":
-        return None
-    return endpoint.base_endpoint or names.default_base_endpoint(endpoint.name)
 
 
 def plan_job_endpoint(world: RFTJobWorld, succeeded: bool) -> EndpointPlan:
@@ -105,7 +98,7 @@ def _endpoint_object(job: RFTJob, name: str, created_for: str, spec: Json, owner
         "metadata": {
             "name": name,
             "namespace": job.metadata.namespace,
-            "labels": {names.MANAGED_BY: names.FIELD_MANAGER, names.CREATED_FOR: created_for},
+            "labels": {MANAGED_BY: FIELD_MANAGER, names.CREATED_FOR: created_for},
             "ownerReferences": owners,
         },
         "spec": spec,
@@ -115,7 +108,7 @@ def _endpoint_object(job: RFTJob, name: str, created_for: str, spec: Json, owner
 def _serving(job: RFTJob) -> Json:
     compute = job.spec.compute
     serving: Json = {"gpus": min(compute.gpus_per_node, 1), "gpuResource": compute.gpu_resource}
-    rank = adapter_rank(job)
+    rank = _adapter_rank(job)
     if rank is None:
         return {**serving, "maxAdapters": 0}
     default = Serving().max_adapter_rank
@@ -123,3 +116,10 @@ def _serving(job: RFTJob) -> Json:
     if rank > default:
         serving["maxAdapterRank"] = min(choice for choice in choices if choice >= rank)
     return serving
+
+
+def _adapter_rank(job: RFTJob) -> int | None:
+    """Rank of the adapter that a job trains; none when it trains a whole model."""
+    if job.spec.tuning.type == "Full":
+        return None
+    return job.spec.tuning.rank or DEFAULT_LORA_RANK

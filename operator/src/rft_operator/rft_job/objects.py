@@ -10,10 +10,13 @@ from rft_api.exit_codes import ExitCode
 from rft_api.render import RewardAddress, render_trainer_config, reward_digest, reward_names
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
-from rft_operator.kube import kinds, names
+from rft_operator.kube import kinds
 from rft_operator.kube.metadata import Owner, build_object
+from rft_operator.pods import paths
 from rft_operator.pods.addresses import Mounts, job_addresses, locate
 from rft_operator.pods.template import Container, build_container, build_pod_template, override_pod, scrape_annotations
+from rft_operator.reward_function.names import reward_token, reward_url
+from rft_operator.rft_job import names
 from rft_operator.settings import Settings
 
 Json = dict[str, Any]
@@ -37,8 +40,7 @@ def build_run_configuration(job: RFTJob, reward_functions: Mapping[str, RewardFu
     """
     namespace = job.metadata.namespace
     rewards = {
-        name: RewardAddress(names.reward_url(name, namespace), f"{names.TOKENS}/{name}/token")
-        for name in reward_names(job)
+        name: RewardAddress(reward_url(name, namespace), f"{paths.TOKENS}/{name}/token") for name in reward_names(job)
     }
     config = render_trainer_config(job, reward_functions, rewards, locate)
     targets = {
@@ -144,7 +146,7 @@ def _pod_template(
     mounts = Mounts.of(job_addresses(job))
     rewards = reward_names(job)
     command = [
-        "python", "-m", "rft_trainer", f"{names.CONFIGURATION}/{CONFIGURATION_KEY}",
+        "python", "-m", "rft_trainer", f"{paths.CONFIGURATION}/{CONFIGURATION_KEY}",
         "--port", str(names.PROGRESS_PORT),
     ]  # fmt: skip
     host_names = {}
@@ -159,10 +161,10 @@ def _pod_template(
         env={"RFT_TERMINATION_LOG": "/dev/termination-log", "RFT_GRACE_SECONDS": str(GRACE_SECONDS)},
         ports={"metrics": names.PROGRESS_PORT},
         mounts=[
-            {"name": "configuration", "mountPath": names.CONFIGURATION, "readOnly": True},
+            {"name": "configuration", "mountPath": paths.CONFIGURATION, "readOnly": True},
             {"name": "shared-memory", "mountPath": "/dev/shm"},
             *(
-                {"name": f"token-{i}", "mountPath": f"{names.TOKENS}/{reward}", "readOnly": True}
+                {"name": f"token-{i}", "mountPath": f"{paths.TOKENS}/{reward}", "readOnly": True}
                 for i, reward in enumerate(rewards)
             ),
             *mounts.volume_mounts(),
@@ -180,7 +182,7 @@ def _pod_template(
         },
         {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
         *(
-            {"name": f"token-{i}", "secret": {"secretName": names.reward_token(reward, reward_uids[reward])}}
+            {"name": f"token-{i}", "secret": {"secretName": reward_token(reward, reward_uids[reward])}}
             for i, reward in enumerate(rewards)
         ),
         *mounts.volumes(),

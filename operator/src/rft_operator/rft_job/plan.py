@@ -12,10 +12,11 @@ from rft_api.render import reward_names
 from rft_api.resource import Condition
 from rft_api.rft_job import JobCheckpoint, JobProgress, JobResult, RFTJob, RFTJobSpec, RFTJobStatus
 from rft_api.termination import parse_result
-from rft_operator.kube.plan import Deletion, Desired, Plan, plan_events
+from rft_operator.kube.plan import Deletion, Desired, Plan
 from rft_operator.kube.timestamps import format_moment, parse_moment
 from rft_operator.pods.addresses import AddressProblem, check_addresses
 from rft_operator.rft_job.attempts import Attempt, Outcome
+from rft_operator.rft_job.end import is_end
 from rft_operator.rft_job.endpoint import plan_job_endpoint
 from rft_operator.rft_job.objects import (
     build_run_configuration,
@@ -29,6 +30,7 @@ from rft_operator.rft_job.usage import count_usage
 from rft_operator.rft_job.world import RFTJobWorld
 from rft_operator.settings import Settings
 from rft_operator.status.conditions import Finding, build_conditions, find_condition, is_true
+from rft_operator.status.events import plan_events
 from rft_operator.status.reasons import ConditionType, Reason
 
 LIVE_FIELDS = ("suspend", "limits", "endpoint")
@@ -54,7 +56,6 @@ def plan_rft_job(world: RFTJobWorld, settings: Settings) -> Plan:
     if endpoint.finding is not None:
         findings.append(endpoint.finding)
     conditions = build_conditions(findings, before.conditions, job.metadata.generation or 0, world.now)
-    ended = state.status != "Unknown"
     status = RFTJobStatus(
         conditions=conditions,
         progress=progress,
@@ -62,7 +63,7 @@ def plan_rft_job(world: RFTJobWorld, settings: Settings) -> Plan:
         checkpoints=checkpoints,
         usage=usage,
         start_time=None if start_time is None else format_moment(start_time),
-        completion_time=(before.completion_time or format_moment(world.now)) if ended else None,
+        completion_time=(before.completion_time or format_moment(world.now)) if state.ended else None,
         retries=state.retries,
     )
     return Plan(
@@ -195,8 +196,7 @@ def _spec_finding(changed: list[str], problem: str | None) -> Finding:
 
 def _find_end(before: RFTJobStatus) -> Condition | None:
     """The condition of a job that has ended."""
-    succeeded = find_condition(before.conditions, ConditionType.SUCCEEDED)
-    return None if succeeded is None or succeeded.status == "Unknown" else succeeded
+    return next((condition for condition in before.conditions if is_end(condition.type, condition.status)), None)
 
 
 def _final_rewards_finding(before: RFTJobStatus) -> Finding | None:
@@ -261,14 +261,14 @@ def _deletions(world: RFTJobWorld, state: RunState, start_time: datetime | None)
     attempts = [*world.attempts[:-KEPT_ATTEMPTS], *([state.stop] if state.stop is not None else [])]
     found = [Deletion("batch/v1", "Job", attempt.name, attempt.uid) for attempt in attempts if not attempt.deleting]
     configuration = world.configuration
-    if configuration is not None and start_time is None and state.status == "Unknown" and _is_outdated(world):
+    if configuration is not None and start_time is None and not state.ended and _is_outdated(world):
         found.append(Deletion("v1", "ConfigMap", configuration.name, configuration.uid))
     return found
 
 
 def _requeue(world: RFTJobWorld, settings: Settings, state: RunState, start_time: datetime | None) -> float | None:
     """When to look again: at the progress of what runs, and at the deadline. Everything else is announced."""
-    if state.status != "Unknown":
+    if state.ended:
         return None
     if state.requeue_seconds is not None:
         return state.requeue_seconds

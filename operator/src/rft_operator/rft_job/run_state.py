@@ -24,8 +24,9 @@ from rft_api.quantities import duration_seconds
 from rft_api.rft_job import Limits
 from rft_operator.pods.pod_view import PodView, worst_problem
 from rft_operator.rft_job.attempts import Attempt, Outcome, find_cause
+from rft_operator.rft_job.end import is_end
 from rft_operator.status.conditions import Truth
-from rft_operator.status.reasons import Reason, reason_of
+from rft_operator.status.reasons import ConditionType, Reason, reason_of
 
 FIRST_BACKOFF_SECONDS = 10
 LONGEST_BACKOFF_SECONDS = 300
@@ -67,6 +68,11 @@ class RunState:
     stop: Attempt | None = None
     """Attempt whose Job is to be deleted."""
     requeue_seconds: float | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has ended, with a result or without one."""
+        return is_end(ConditionType.SUCCEEDED, self.status)
 
 
 def decide_run_state(facts: RunFacts) -> RunState:

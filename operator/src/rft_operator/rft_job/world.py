@@ -12,11 +12,14 @@ from pydantic import ValidationError
 
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.progress import Progress
+from rft_api.render import reward_names
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob, RFTJobSpec
 from rft_api.trainer_config import TrainerConfig
-from rft_operator.pods.pod_view import PodView
-from rft_operator.rft_job.attempts import Attempt
+from rft_operator.kube.store import Key, Store
+from rft_operator.pods.pod_view import PodView, read_pod
+from rft_operator.rft_job import names
+from rft_operator.rft_job.attempts import Attempt, read_attempt
 from rft_operator.rft_job.objects import CONFIGURATION_KEY, SPEC_KEY
 
 
@@ -63,3 +66,64 @@ def read_run_configuration(config_map: dict[str, Any]) -> RunConfiguration | Non
     digests = {name: target.digest for name, target in config.rewards.items()}
     metadata = config_map["metadata"]
     return RunConfiguration(metadata["name"], metadata["uid"], spec, digests)
+
+
+def gather_rft_job(store: Store, key: Key, job: RFTJob, progress: Progress | None, now: datetime) -> RFTJobWorld:
+    """The world of an RFTJob."""
+    uid = job.metadata.uid or ""
+    configurations = [
+        found
+        for config_map in store.children(key, "ConfigMap", uid)
+        if (found := read_run_configuration(config_map)) is not None
+    ]
+    configuration = configurations[0] if configurations else None
+    # A run that has started goes on with the rewards that it started with, whatever the spec says now.
+    started_with = configuration.reward_digests if configuration is not None else {}
+    functions = {}
+    for target in sorted({*reward_names(job), *started_with}):
+        function = store.read(RewardFunction, Key("RewardFunction", key.namespace, target))
+        if function is not None:
+            functions[target] = function
+    endpoint_names = {job.spec.endpoint.name, base_endpoint_name(job)} if job.spec.endpoint is not None else set()
+    endpoints = {}
+    for name in endpoint_names - {None}:
+        endpoint = store.read(InferenceEndpoint, Key("InferenceEndpoint", key.namespace, name or ""))
+        if endpoint is not None:
+            endpoints[endpoint.metadata.name] = endpoint
+    attempts = [read_attempt(child) for child in store.children(key, "Job", uid)]
+    return RFTJobWorld(
+        job=job,
+        reward_functions=functions,
+        configuration=configuration,
+        attempts=sorted(attempts, key=lambda attempt: attempt.number),
+        pods=trainer_pods(store, key),
+        progress=progress,
+        endpoints=endpoints,
+        sharing_jobs=_sharing_jobs(store, key, job),
+        now=now,
+    )
+
+
+def trainer_pods(store: Store, key: Key) -> list[PodView]:
+    """Pods of an RFTJob, of every attempt."""
+    return [read_pod(pod, names.TRAINER) for pod in store.children(key, "Pod")]
+
+
+def base_endpoint_name(job: RFTJob) -> str | None:
+    """Endpoint whose server serves the job's adapter; none when the job wants none, or serves a whole model."""
+    endpoint = job.spec.endpoint
+    if endpoint is None or job.spec.tuning.type == "Full":
+        return None
+    return endpoint.base_endpoint or names.base_endpoint(endpoint.name)
+
+
+def _sharing_jobs(store: Store, key: Key, job: RFTJob) -> list[RFTJob]:
+    base = base_endpoint_name(job)
+    if base is None:
+        return []
+    others = [
+        other
+        for target in store.referring(Key("InferenceEndpoint", key.namespace, base))
+        if target.kind == "RFTJob" and target != key and (other := store.read(RFTJob, target)) is not None
+    ]
+    return [job, *(other for other in others if base_endpoint_name(other) == base)]

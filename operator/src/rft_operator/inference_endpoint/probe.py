@@ -1,0 +1,65 @@
+"""Asks servers whether they answer for a model, and loaders whether they have loaded an adapter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import httpx
+
+from rft_api.inference_endpoint import InferenceEndpoint
+from rft_operator.inference_endpoint.names import LOADER_PORT, SERVER_PORT
+from rft_operator.inference_endpoint.world import AdapterReport, ServerAnswer
+from rft_operator.pods.pod_view import PodView
+from rft_operator.pods.probe import KEPT_CHARACTERS, PodClient
+
+ANSWER_SECONDS = 30.0
+"""Time that a model has for one token."""
+
+
+async def ask_servers(
+    client: PodClient, pods: Iterable[PodView], endpoint: InferenceEndpoint, known: bool
+) -> dict[str, ServerAnswer]:
+    """What ready server pods answer for an endpoint's model; one that is known to answer is only listed."""
+    asked = [pod for pod in pods if pod.ip and pod.ready and not pod.deleting]
+    answers = await asyncio.gather(*(_ask_server(client, pod, endpoint, known) for pod in asked))
+    return dict(zip((pod.name for pod in asked), answers, strict=True))
+
+
+async def _ask_server(client: PodClient, pod: PodView, endpoint: InferenceEndpoint, known: bool) -> ServerAnswer:
+    name, report = endpoint.metadata.name, None
+    if endpoint.spec.adapter is not None:
+        report = await _ask_loader(client, pod, name)
+        if report is None or report.state != "Loaded":
+            return ServerAnswer("the adapter is not loaded", report)
+    problem = await (_find_listed(client, pod, name) if known else _find_answering(client, pod, name))
+    return ServerAnswer(problem, report)
+
+
+async def _ask_loader(client: PodClient, pod: PodView, name: str) -> AdapterReport | None:
+    answer = await client.get(pod, LOADER_PORT, "/adapters")
+    try:
+        reports: list[Any] = [] if answer is None else answer.json()["adapters"]
+        found = next((report for report in reports if report["name"] == name), None)
+        return found and AdapterReport(found["uri"], found["state"], found.get("message", ""))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+async def _find_listed(client: PodClient, pod: PodView, name: str) -> str | None:
+    answer = await client.get(pod, SERVER_PORT, "/v1/models")
+    try:
+        listed = [model["id"] for model in answer.json()["data"]] if answer is not None else []
+    except (ValueError, KeyError, TypeError):
+        listed = []
+    return None if name in listed else f"the server does not list {name}"
+
+
+async def _find_answering(client: PodClient, pod: PodView, name: str) -> str | None:
+    body = {"model": name, "prompt": "Hello", "max_tokens": 1}
+    try:
+        answer = await client.post(pod, SERVER_PORT, "/v1/completions", body, ANSWER_SECONDS)
+    except httpx.HTTPError as error:
+        return f"{type(error).__name__}: {error}".rstrip(": ")
+    return None if answer.status_code == 200 else f"HTTP {answer.status_code}: {answer.text[:KEPT_CHARACTERS]}"

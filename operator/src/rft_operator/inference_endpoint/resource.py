@@ -1,0 +1,42 @@
+"""What InferenceEndpoints contribute to the machinery."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from rft_api.inference_endpoint import InferenceEndpoint
+from rft_operator.inference_endpoint.metrics import collect_endpoints, sample_endpoint
+from rft_operator.inference_endpoint.plan import plan_inference_endpoint
+from rft_operator.inference_endpoint.probe import ask_servers
+from rft_operator.inference_endpoint.references import find_base
+from rft_operator.inference_endpoint.world import InferenceEndpointWorld, gather_inference_endpoint, server_pods
+from rft_operator.kube.kinds import INFERENCE_ENDPOINT
+from rft_operator.kube.store import Key
+from rft_operator.reconcile.resource import ObjectMetrics, Resource, Sources
+from rft_operator.status.conditions import is_true
+from rft_operator.status.reasons import ConditionType
+
+Json = dict[str, Any]
+
+
+async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> InferenceEndpointWorld:
+    endpoint = InferenceEndpoint.model_validate(obj)
+    conditions = endpoint.status.conditions if endpoint.status is not None else []
+    known = is_true(conditions, ConditionType.READY, endpoint.metadata.generation)
+    answers = await ask_servers(sources.pods, server_pods(sources.store, key, endpoint), endpoint, known)
+    return gather_inference_endpoint(sources.store, key, endpoint, answers, now)
+
+
+RESOURCE = Resource(
+    kind=INFERENCE_ENDPOINT,
+    observe=_observe,
+    plan=plan_inference_endpoint,
+    references=find_base,
+    metric_prefix="rft_endpoint",
+    metric_label="endpoint",
+    metrics=ObjectMetrics(sample_endpoint, collect_endpoints),
+    # A base lists its adapters, and an adapter is served by the pods of its base.
+    looked_at_by=find_base,
+    pods_concern_referrers=True,
+)

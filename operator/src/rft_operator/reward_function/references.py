@@ -1,0 +1,23 @@
+"""What the plan of a RewardFunction looks at beside its own objects: the endpoints that judge.
+
+The manifest is read as it is: this is asked for every version of every object, long before it is planned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rft_operator.kube.kinds import INFERENCE_ENDPOINT
+from rft_operator.kube.store import Key
+
+Json = dict[str, Any]
+
+
+def find_references(function: Json) -> Iterator[Key]:
+    """The InferenceEndpoints that judge for a RewardFunction."""
+    spec = function.get("spec", {})
+    for grader in (spec, *((spec.get("combine") or {}).get("terms") or [])):
+        judge = (grader.get("judge") or {}).get("model", {}).get("endpoint")
+        if judge:
+            yield Key(INFERENCE_ENDPOINT.name, function["metadata"]["namespace"], judge)

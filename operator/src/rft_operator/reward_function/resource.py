@@ -1,0 +1,44 @@
+"""What RewardFunctions contribute to the machinery."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime
+from typing import Any
+
+from rft_api.reward_function import RewardFunction
+from rft_operator.kube.kinds import REWARD_FUNCTION
+from rft_operator.kube.store import Key
+from rft_operator.reconcile.resource import Resource, Sources
+from rft_operator.reward_function.plan import plan_reward_function
+from rft_operator.reward_function.probe import ask_readiness
+from rft_operator.reward_function.references import find_references
+from rft_operator.reward_function.world import (
+    RewardFunctionWorld,
+    gather_reward_function,
+    reward_pods,
+    source_names,
+)
+
+Json = dict[str, Any]
+
+
+async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> RewardFunctionWorld:
+    function = RewardFunction.model_validate(obj)
+    code = {}
+    for name in source_names(function):
+        config_map = await sources.cluster.get("ConfigMap", key.namespace, name)
+        if config_map is not None:
+            code[name] = config_map.get("data", {})
+    readiness = await ask_readiness(sources.pods, reward_pods(sources.store, key))
+    return gather_reward_function(sources.store, key, function, code, readiness, secrets.token_urlsafe(32), now)
+
+
+RESOURCE = Resource(
+    kind=REWARD_FUNCTION,
+    observe=_observe,
+    plan=plan_reward_function,
+    references=find_references,
+    metric_prefix="rft_reward_function",
+    metric_label="reward_function",
+)

@@ -1,0 +1,19 @@
+"""Whether an RFTJob has ended: said in one place, for plans, for references and for problems."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rft_operator.status.reasons import ConditionType
+
+Json = dict[str, Any]
+
+
+def is_end(type_: str, status: str) -> bool:
+    """Whether a condition says that its RFTJob has ended: Succeeded is True or False, and stays so."""
+    return type_ == ConditionType.SUCCEEDED and status != "Unknown"
+
+
+def has_ended(status: Json) -> bool:
+    """Whether the RFTJob with this status has ended."""
+    return any(is_end(condition["type"], condition["status"]) for condition in status.get("conditions", []))

@@ -1,0 +1,48 @@
+"""What is published of RFTJobs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from rft_operator.kube.store import Key
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class JobSample:
+    """What is kept of an RFTJob."""
+
+    model: str
+    algorithm: str
+    queue: str
+    gpu_seconds: int
+
+
+def sample_job(spec: Json, status: Json) -> JobSample:
+    """The sample of an RFTJob."""
+    return JobSample(
+        model=sys.intern(spec["model"]["uri"]),
+        algorithm=sys.intern(spec["algorithm"]),
+        queue=sys.intern(spec.get("queueName", "")),
+        gpu_seconds=status.get("usage", {}).get("gpuSeconds", 0),
+    )
+
+
+def collect_jobs(samples: Mapping[Key, JobSample]) -> Iterator[Metric]:
+    """The metrics of RFTJobs."""
+    labels = ["namespace", "job"]
+    about = GaugeMetricFamily("rft_job_info", "An RFTJob, always 1.", labels=[*labels, "model", "algorithm", "queue"])
+    gpu = CounterMetricFamily(
+        "rft_job_gpu_seconds", "GPUs times the seconds that a job's pods held them.", labels=labels
+    )
+    for key, sample in samples.items():
+        about.add_metric([key.namespace, key.name, sample.model, sample.algorithm, sample.queue], 1)
+        gpu.add_metric([key.namespace, key.name], sample.gpu_seconds)
+    yield from (about, gpu)

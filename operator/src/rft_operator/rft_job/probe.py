@@ -1,0 +1,24 @@
+"""Asks the trainer's pods how far a run is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pydantic import ValidationError
+
+from rft_api.progress import Progress
+from rft_operator.pods.pod_view import PodView
+from rft_operator.pods.probe import PodClient
+from rft_operator.rft_job.names import PROGRESS_PORT
+
+
+async def ask_progress(client: PodClient, pods: Iterable[PodView]) -> Progress | None:
+    """Where a run stands, as its rank 0 says; None when it cannot be asked."""
+    pod = next((pod for pod in pods if pod.index == 0 and pod.active and pod.running_since and pod.ip), None)
+    if pod is None:
+        return None
+    answer = await client.get(pod, PROGRESS_PORT, "/progress")
+    try:
+        return None if answer is None else Progress.model_validate_json(answer.text)
+    except ValidationError:
+        return None

@@ -1,0 +1,33 @@
+"""What the plan of an RFTJob looks at beside its own objects: its rewards and its endpoints.
+
+The manifest is read as it is: this is asked for every version of every object, long before it is planned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rft_operator.kube.kinds import INFERENCE_ENDPOINT, REWARD_FUNCTION
+from rft_operator.kube.store import Key
+from rft_operator.rft_job import names
+from rft_operator.rft_job.end import has_ended
+
+Json = dict[str, Any]
+
+
+def find_references(job: Json) -> Iterator[Key]:
+    """The RewardFunctions and InferenceEndpoints that the plan of an RFTJob looks at."""
+    namespace, spec = job["metadata"]["namespace"], job.get("spec", {})
+    endpoint = spec.get("endpoint")
+    if endpoint:
+        for name in (endpoint["name"], endpoint.get("baseEndpoint") or names.base_endpoint(endpoint["name"])):
+            yield Key(INFERENCE_ENDPOINT.name, namespace, name)
+    if has_ended(job.get("status", {})):
+        return  # a job that has ended has no more use for its rewards
+    data = spec.get("data", {})
+    for split in ("train", "validation", "test"):
+        for source in data.get(split) or []:
+            yield Key(REWARD_FUNCTION.name, namespace, source["reward"])
+    for shadow in spec.get("shadowRewards") or []:
+        yield Key(REWARD_FUNCTION.name, namespace, shadow)

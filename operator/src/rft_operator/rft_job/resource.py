@@ -1,0 +1,44 @@
+"""What RFTJobs contribute to the machinery."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from rft_api.rft_job import RFTJob
+from rft_operator.kube.kinds import RFT_JOB
+from rft_operator.kube.store import Key
+from rft_operator.reconcile.resource import ObjectMetrics, Resource, Sources
+from rft_operator.rft_job.end import has_ended
+from rft_operator.rft_job.metrics import collect_jobs, sample_job
+from rft_operator.rft_job.plan import plan_rft_job
+from rft_operator.rft_job.probe import ask_progress
+from rft_operator.rft_job.references import find_references
+from rft_operator.rft_job.world import RFTJobWorld, gather_rft_job, trainer_pods
+from rft_operator.status.conditions import Truth
+from rft_operator.status.reasons import ConditionType
+
+Json = dict[str, Any]
+
+
+async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> RFTJobWorld:
+    job = RFTJob.model_validate(obj)
+    pods = [] if has_ended(obj.get("status", {})) else trainer_pods(sources.store, key)
+    return gather_rft_job(sources.store, key, job, await ask_progress(sources.pods, pods), now)
+
+
+def _problem_condition(status: Json) -> tuple[ConditionType, Truth]:
+    """What has ended stays ended: a problem with its endpoint, say, is none of the run's."""
+    return (ConditionType.ENDPOINT_READY, "False") if has_ended(status) else (ConditionType.SUCCEEDED, "Unknown")
+
+
+RESOURCE = Resource(
+    kind=RFT_JOB,
+    observe=_observe,
+    plan=plan_rft_job,
+    references=find_references,
+    metric_prefix="rft_job",
+    metric_label="job",
+    metrics=ObjectMetrics(sample_job, collect_jobs),
+    problem_condition=_problem_condition,
+)
