@@ -186,7 +186,7 @@ def data_messages(folder: Path) -> Iterator[str]:
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
 
-    from rft_trainer.grpo import planned_steps
+    from rft_trainer.arguments import planned_steps
     from rft_trainer.modeling import prompt_token_ids
 
     good = json.dumps({"messages": [MESSAGE]})

@@ -1,34 +1,40 @@
-"""A trainer that scores after generation and waits for the answers at once: what overlapping is compared with."""
+"""A trainer that scores after generation and waits for the rewards at once: what overlapping is compared with."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+from rft_trainer.data import Prompt
 from rft_trainer.grpo import RFTTrainer
+from rft_trainer.step import Step
+
+
+class SequentialStep(Step):
+    """Requests all rewards when all completions are there, and waits for them."""
+
+    early = 0
+    """Completions, of all such steps, that had ended while others were still being sampled."""
+
+    def send_finished(self, completions: Mapping[int, list[int]]) -> None:
+        SequentialStep.early += len(completions)
+
+    def send(self, texts: Sequence[str]) -> None:
+        super().send(texts)
+        started = time.monotonic()
+        scores = self._scoring.wait()
+        seconds = time.monotonic() - started
+        # The trainer counts all that happens until this returns as generation.
+        self.generate_seconds -= seconds
+        self.reward_seconds += seconds
+        self._scoring.wait = lambda: scores  # type: ignore[method-assign]
 
 
 class SequentialTrainer(RFTTrainer):
-    """Asks for all rewards when all completions are there, and computes nothing meanwhile."""
+    """Computes nothing while rewards are being computed."""
 
-    early = 0
-    """Completions, of all such trainers, that were finished while others were still being generated."""
-
-    def _send_finished(self, finished: dict[int, list[int]]) -> None:
-        SequentialTrainer.early += len(finished)
-
-    def _send(self, completions: Any) -> None:
-        super()._send(completions)
-        started = time.monotonic()
-        answers = self._scoring.wait()
-        self._waited = time.monotonic() - started
-        self._scoring.wait = lambda: answers  # type: ignore[method-assign]
-
-    def _generate(self, prompts: list[Any]) -> Any:
-        result = super()._generate(prompts)
-        self._seconds["generate"] -= self._waited
-        self._seconds["reward"] += self._waited
-        return result
+    def _begin_step(self, prompts: Sequence[Prompt]) -> Step:
+        return SequentialStep(prompts, self._client, self._decode, self._end_ids)
 
     def _compute_ahead(self) -> None:
         return None

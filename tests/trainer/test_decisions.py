@@ -18,10 +18,10 @@ from rft_trainer.algorithms import SETTINGS
 from rft_trainer.checkpoints import KEPT, best_first, plan_retention
 from rft_trainer.data import Prompt
 from rft_trainer.ending import ProcessEnd, group_ending
-from rft_trainer.grpo import stop_early
 from rft_trainer.preflight import judge
 from rft_trainer.rollouts import ScoredCompletion
 from rft_trainer.statistics import paired_bootstrap
+from rft_trainer.validator import stop_early
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1)), min_size=1, max_size=12))

@@ -7,7 +7,7 @@ import time
 import pyarrow.parquet as pq
 import pytest
 from prometheus_client import generate_latest
-from support.sequential import SequentialTrainer
+from support.sequential import SequentialStep, SequentialTrainer
 from support.servers import RewardServer
 from support.trainer import curve, hyperparameters, job_spec, render, train_in_process
 
@@ -158,9 +158,9 @@ def test_the_order_of_requests_changes_no_number(tmp_path, model, data, rewards,
         train_in_process(config, kind)
         return [json.loads(line) for line in RunFolder(config.output).metrics.read_text().splitlines()]
 
-    SequentialTrainer.early = 0
+    SequentialStep.early = 0
     overlapped, sequential = train("overlapped", RFTTrainer), train("sequential", SequentialTrainer)
-    assert SequentialTrainer.early > 0, "nothing finished early: both did the same"
+    assert SequentialStep.early > 0, "nothing finished early: both did the same"
     assert used == [True] * 8, "a forward pass was computed in vain"
     assert curve(overlapped) == curve(sequential)
     assert len({line["reward"] for line in overlapped}) > 1

@@ -1,11 +1,20 @@
-"""The training arguments that the warm-up and reinforcement learning share."""
+"""A run's configuration as arguments of transformers' and TRL's trainers."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from rft_api.trainer_config import TrainerConfig
+from trl import GRPOConfig
+
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.run_folder import RunFolder
+from rft_api.trainer_config import ComputeConfig, TrainerConfig
+from rft_trainer.algorithms import SETTINGS
 from rft_trainer.deepspeed_config import build_deepspeed_config
+
+SCHEDULES = {"Constant": "constant", "Linear": "linear", "Cosine": "cosine"}
+VLLM_MEMORY_SHARE = 0.3
+"""Share of a GPU's memory for vLLM's weights and cache while it shares the GPU with the trainer (TRL's default)."""
 
 
 def common_arguments(config: TrainerConfig) -> dict[str, Any]:
@@ -23,3 +32,51 @@ def common_arguments(config: TrainerConfig) -> dict[str, Any]:
         "gradient_checkpointing": on_gpu,
         "deepspeed": build_deepspeed_config(config.compute, on_gpu),
     }
+
+
+def planned_steps(config: TrainerConfig, prompts: int) -> int:
+    """Optimizer steps of a run over so many prompts (all epochs together).
+
+    Raises:
+        RunError: DATA_INVALID when there are too few prompts for one step.
+    """
+    steps = prompts // config.training.batch_size
+    if steps == 0:
+        raise RunError(
+            ExitCode.DATA_INVALID,
+            f"data.train has {prompts} prompts for all epochs, fewer than one step needs: lower "
+            f"spec.hyperparameters.batchSize ({config.training.batch_size}) or add prompts",
+        )
+    return min(steps, config.training.max_steps or steps)
+
+
+def build_arguments(config: TrainerConfig, total_steps: int) -> GRPOConfig:
+    """TRL's arguments for a run."""
+    training, compute = config.training, config.compute
+    share = training.batch_size * training.samples_per_prompt // compute.world_size
+    return GRPOConfig(
+        output_dir=str(RunFolder(config.output).checkpoints),
+        max_steps=total_steps,
+        per_device_train_batch_size=training.micro_batch_size,
+        gradient_accumulation_steps=share // training.micro_batch_size,
+        num_generations=training.samples_per_prompt,
+        max_completion_length=training.max_completion_tokens,
+        temperature=training.temperature,
+        beta=training.kl_coefficient,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=SCHEDULES[training.learning_rate_schedule],
+        warmup_steps=0,
+        max_grad_norm=0.0 if clips_gradients(compute) else training.maximum_gradient_norm,
+        shuffle_dataset=False,
+        use_vllm=compute.rollout_engine == "vLLM",
+        vllm_mode="colocate",
+        vllm_gpu_memory_utilization=VLLM_MEMORY_SHARE,
+        vllm_max_model_length=training.max_prompt_tokens + training.max_completion_tokens,
+        **SETTINGS[training.algorithm],
+        **common_arguments(config),
+    )
+
+
+def clips_gradients(compute: ComputeConfig) -> bool:
+    """Whether the trainer clips gradients in place of DeepSpeed, see `RFTTrainer.create_optimizer`."""
+    return compute.deepspeed is not None and compute.deepspeed.zero_stage == 0

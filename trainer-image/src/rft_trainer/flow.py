@@ -20,11 +20,12 @@ from rft_api.run_folder import CheckpointInfo, RunFolder, Stage
 from rft_api.summary import DataReport, Evaluation, PreflightVerdict, Summary
 from rft_api.trainer_config import TrainerConfig
 from rft_trainer import checkpoints, own_disks
+from rft_trainer.arguments import planned_steps
 from rft_trainer.data import Dataset, Message, Prompt, load_conversations, load_dataset, mix
 from rft_trainer.distributed import any_rank, gather, rank, wait_for_all
 from rft_trainer.evaluation import evaluate, plain_completer
 from rft_trainer.failures import memory_for
-from rft_trainer.grpo import RFTTrainer, planned_steps, stop_early
+from rft_trainer.grpo import RFTTrainer
 from rft_trainer.hacking import judge_hacking
 from rft_trainer.metrics_log import read_steps, read_validations, rewind
 from rft_trainer.modeling import (
@@ -54,6 +55,7 @@ from rft_trainer.rollouts import (
 )
 from rft_trainer.statistics import paired_bootstrap
 from rft_trainer.timings import StageClock
+from rft_trainer.validator import stop_early
 from rft_trainer.warmup import run_warmup
 
 log = logging.getLogger(__name__)

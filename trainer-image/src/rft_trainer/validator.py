@@ -1,0 +1,142 @@
+"""Validation during training: greedy completions of the validation prompts, which choose the checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from rft_api.metrics import ShadowComparison, ValidationMetrics
+from rft_api.run_folder import RunFolder
+from rft_api.trainer_config import EarlyStoppingConfig, TrainerConfig
+from rft_trainer.data import Prompt
+from rft_trainer.distributed import rank
+from rft_trainer.evaluation import Complete, evaluate
+from rft_trainer.hacking import compare, judge_hacking
+from rft_trainer.metrics_log import append_metrics, read_validations
+from rft_trainer.progress import ProgressReporter
+from rft_trainer.rewards import RewardClient
+from rft_trainer.rollouts import (
+    ScoredCompletion,
+    component_means,
+    mean_length,
+    mean_reward,
+    read_rollouts,
+    shadow_scores,
+    source_means,
+    write_rollouts,
+)
+
+log = logging.getLogger(__name__)
+
+
+class Validator:
+    """Scores the policy on the validation prompts and says when training should end early.
+
+    Args:
+        config: the run's configuration.
+        prompts: the validation prompts.
+        complete: completes prompts greedily with the policy as it is.
+        tokenizer: the policy's tokenizer.
+        end_ids: tokens that end a completion.
+        client: the reward servers.
+        reporter: where progress is published.
+        total_steps: optimizer steps planned.
+    """
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        prompts: Sequence[Prompt],
+        complete: Complete,
+        tokenizer: PreTrainedTokenizerBase,
+        end_ids: Sequence[int],
+        client: RewardClient,
+        reporter: ProgressReporter,
+        total_steps: int,
+    ):
+        self._config = config
+        self._folder = RunFolder(config.output)
+        self._prompts = prompts
+        self._complete = complete
+        self._tokenizer = tokenizer
+        self._end_ids = end_ids
+        self._client = client
+        self._reporter = reporter
+        self._total_steps = total_steps
+        self._history = read_validations(self._folder)
+        self._before_training: list[ScoredCompletion] | None = None
+
+    def is_due(self, step: int) -> bool:
+        """Whether the policy is validated after this step."""
+        return step % self._config.training.eval_interval == 0 or step == self._total_steps
+
+    def validate(self, step: int) -> ValidationMetrics:
+        """Completes the validation prompts greedily, scores them and records the result; all ranks call it."""
+        message = f"validating after step {step}" if step else "validating before training"
+        self._reporter.update(message=message)
+        started = time.monotonic()
+        rows = evaluate(self._prompts, self._complete, self._tokenizer, self._client, self._end_ids)
+        if step == 0:
+            self._before_training = rows
+        metrics = ValidationMetrics(
+            step=step,
+            reward=mean_reward(rows),
+            components=component_means(rows),
+            sources=source_means(rows),
+            episode_length=mean_length(rows),
+            rewards_failed=sum(row.error is not None for row in rows),
+            seconds=time.monotonic() - started,
+            shadows=shadow_scores(rows),
+            comparisons=self._compare_with_shadows(rows) if step > 0 and rank() == 0 else {},
+        )
+        self._history.append(metrics)
+        if rank() == 0:
+            write_rollouts(self._folder.validation(step), rows)
+            append_metrics(self._folder, metrics)
+            self._reporter.record_validation(metrics)
+        self.report_hacking()
+        return metrics
+
+    def should_stop(self) -> bool:
+        """Whether the validations so far end training early."""
+        return stop_early(self._history, self._config.early_stopping)
+
+    def report_hacking(self) -> None:
+        """Publishes, on rank 0, whether the reward rises while a shadow falls."""
+        verdict = judge_hacking(self._history, self._client.shadows) if rank() == 0 else None
+        if verdict is None:
+            return
+        before = self._reporter.progress.reward_hacking
+        if verdict.suspected and not (before and before.suspected):
+            log.warning("reward hacking suspected: %s", verdict.message)
+        self._reporter.record_hacking(verdict)
+
+    def _compare_with_shadows(self, rows: Sequence[ScoredCompletion]) -> dict[str, ShadowComparison]:
+        """What has become of reward and shadows since before training, by shadow."""
+        file = self._folder.validation(0)
+        if self._before_training is None and file.exists():
+            self._before_training = read_rollouts(file, self._prompts)
+        if not self._before_training:
+            return {}
+        comparisons = {name: compare(self._before_training, rows, name) for name in self._client.shadows}
+        return {name: comparison for name, comparison in comparisons.items() if comparison is not None}
+
+
+def stop_early(validations: Sequence[ValidationMetrics], rule: EarlyStoppingConfig | None) -> bool:
+    """Whether the last `patience` validations all failed to exceed the best before them by `minimum_gain`."""
+    if rule is None:
+        return False
+    best, since = -math.inf, 0
+    for validation in validations:
+        if validation.step == 0:
+            continue  # of the model before training, there only for comparison
+        reward = -math.inf if validation.reward is None else validation.reward
+        if reward > best + rule.minimum_gain or best == -math.inf:
+            best, since = reward, 0
+        else:
+            since += 1
+    return since >= rule.patience
