@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
@@ -111,23 +111,6 @@ def test_nothing_to_score_is_a_differentiable_zero():
     logps.sum().backward()
     assert not logps.any()
     assert all(not p.grad.any() for p in model.parameters())
-
-
-def test_samples_of_a_prompt_share_one_row():
-    inputs = batch()
-    rows = logprobs._pack(*inputs, together=8)
-    assert rows.ids.shape == (3, 7 + 10)  # 3 + 5, 9 + 0 + 1 and 7 tokens
-    assert logprobs._pack(*inputs, together=1).ids.shape == (6, 7 + 9)
-    assert logprobs._pack(*inputs, together=2).ids.shape[0] == 4
-
-
-def test_long_completions_and_other_kinds_of_attention_do_not_share():
-    assert logprobs._samples_per_row(llama(), prompt=60, completion=24) > 8
-    assert logprobs._samples_per_row(llama(), prompt=60, completion=2000) == 1
-    assert logprobs._samples_per_row(sliding(), prompt=60, completion=24) == 1
-    gpt2 = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=32, vocab_size=61))
-    gpt2.config._attn_implementation = "flash_attention_2"
-    assert logprobs._samples_per_row(gpt2, prompt=60, completion=24) == 1
 
 
 def test_frozen_layers_below_the_adapter_save_nothing():
