@@ -6,7 +6,8 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 
-from rft_trainer.generation import merged_adapter, sample_completions
+from rft_trainer.generation import sample_completions
+from rft_trainer.inference import merged_adapter
 
 VOCABULARY, PAD, ENDS = 61, 0, [1, 2, 3]
 PROMPTS = [[5, 6, 7, 8], [9, 10], [5, 6, 7, 8], [11], [9, 10], [12, 13, 14, 15, 16, 17, 18], [9, 10], [11]]

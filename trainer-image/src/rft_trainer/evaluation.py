@@ -12,7 +12,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from rft_trainer.data import Prompt
 from rft_trainer.distributed import gather, rank, world_size
 from rft_trainer.failures import memory_for
-from rft_trainer.generation import Finished, merged_adapter, sample_completions
+from rft_trainer.generation import Finished, sample_completions
+from rft_trainer.inference import merged_adapter
 from rft_trainer.modeling import end_token_ids, prompt_token_ids
 from rft_trainer.rewards import RewardClient, Rollout, Scoring
 from rft_trainer.rollouts import ScoredCompletion, add_shadows, scored

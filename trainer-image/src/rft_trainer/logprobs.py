@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from rft_trainer.generation import contiguous_head, language_model
+from rft_trainer.model_access import contiguous_head, language_model
 from rft_trainer.token_tree import TokenTrees, plain_rows, sees_trees, token_trees
 
 # Elements of float32 intermediates at a time: 8 MB, which stay in the processor's cache.
