@@ -2,7 +2,7 @@
 
 import gc
 
-pytest_plugins = ["cluster.fixtures"]
+pytest_plugins = ["support.limits", "cluster.fixtures"]
 
 # What tests import stays: to look through it for garbage, again and again, takes longer than many a test.
 gc.disable()

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 from cluster.control_plane import Cluster
-from cluster.kubectl import Kubectl
+from cluster.kubectl import CRDS, Kubectl
 from support.helm import Helm
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +19,5 @@ def chart(helm: Path, tmp_path_factory: pytest.TempPathFactory) -> Helm:
 @pytest.fixture(scope="module")
 def kubectl(api_server: Cluster, monitoring_kinds: None) -> Kubectl:
     """For an API server with our CRDs and the Prometheus operator's."""
-    kubectl = api_server.kubectl
-    kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-    kubectl("wait", "--for=condition=Established", "--timeout=180s", "-f", str(ROOT / "crds"))
-    return kubectl
+    api_server.kubectl.apply_definitions(CRDS)
+    return api_server.kubectl

@@ -6,17 +6,15 @@ import argparse
 import contextlib
 import signal
 import time
-from pathlib import Path
 
 from cluster.build import find_binaries
 from cluster.control_plane import ControlPlane
+from cluster.kubectl import CRDS
 from cluster.node import Node, clean_up, why_impossible
 from cluster.object_store import ObjectStore
 from cluster.prometheus import Prometheus
 from cluster.runs import RunFolder, remove_abandoned
 from cluster.versions import CONTROL_PLANE, NODE
-
-CRDS = Path(__file__).parents[2] / "crds"
 
 
 def report(line: str) -> None:
@@ -43,7 +41,7 @@ def main() -> None:
         stack.callback(plane.stop)
         plane.start()
         report("The control plane is up")
-        plane.kubectl("apply", "--server-side", "-f", str(CRDS))
+        plane.kubectl.apply_definitions(CRDS)
         if with_node:
             node = Node(run.path / "node", plane, binaries, report)
             stack.callback(node.stop)

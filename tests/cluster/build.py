@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from cluster.cache import REPORT_SECONDS, Report, cache_folder, locked
+from cluster.cache import Report, cache_folder, locked
+from cluster.commands import CommandFailed, run_reported
 from cluster.toolchain import find_go
 from cluster.versions import BINARIES, MODULES, Binary
 
@@ -38,10 +38,11 @@ def module_folder(module: str, path: str, report: Report) -> Path:
     """
     environment = {**os.environ, "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOWORK": "off"}
     command = [find_go(report), "mod", "download", "-json", path]
-    done = subprocess.run(command, cwd=MODULES / module, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise BuildError(f"{path} cannot be had:\n{done.stderr}{done.stdout}")
-    return Path(json.loads(done.stdout)["Dir"])
+    try:
+        lines = run_reported(command, f"Downloading {path}", report, MODULES / module, environment)
+    except CommandFailed as error:
+        raise BuildError(str(error)) from error
+    return Path(json.loads("".join(lines))["Dir"])
 
 
 def _given(name: str) -> Path | None:
@@ -72,32 +73,26 @@ def _compile(binary: Binary, output: Path, progress: Path, report: Report) -> No
     # Nothing of the user's settings but where modules come from; and no toolchain but the one found.
     environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOWORK": "off"}
     folder = MODULES / binary.module
-    common = ["-mod=readonly", "-trimpath", "-buildvcs=false", *binary.flags()]
-    started = shown = time.monotonic()
-    report(f"Building {binary.name} (the modules that it needs are downloaded first)")
-    progress.write_text(f"Building {binary.name}", encoding="utf-8")
-    listed = subprocess.run(
-        [go, "list", "-deps", f"-tags={binary.tags}", "-mod=readonly", binary.package],
-        cwd=folder, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    total = len(listed.stdout.splitlines())
-    lines: list[str] = []
-    command = ["nice", "-n", "19", str(go), "build", "-v", *common, "-o", str(output), binary.package]
-    with subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line)
-            elapsed = time.monotonic() - started
-            text = f"Building {binary.name}: {len(lines)} packages compiled (of at most {total}), {elapsed:.0f} s"
-            progress.write_text(text, encoding="utf-8")
-            if time.monotonic() - shown >= REPORT_SECONDS:
-                shown = time.monotonic()
-                report(text)
-    if process.returncode:
-        raise BuildError(f"{binary.name} could not be built:\n{listed.stderr}{''.join(lines)[-6000:]}")
-    report(f"Built {binary.name} in {time.monotonic() - started:.0f} s")
+    started = time.monotonic()
+    what = f"Building {binary.name}"
+
+    def say(line: str) -> None:
+        progress.write_text(line, encoding="utf-8")
+        report(line)
+
+    say(f"{what} (the modules that it needs are downloaded first)")
+    try:
+        # A package that is missing is an error of the build, which says more.
+        listed = [go, "list", "-e", "-deps", f"-tags={binary.tags}", "-mod=readonly", binary.package]
+        total = len(run_reported(listed, f"Downloading modules for {binary.name}", say, folder, environment))
+        command = ["nice", "-n", "19", go, "build", "-v", "-mod=readonly", "-trimpath", "-buildvcs=false"]
+        run_reported(
+            [*command, *binary.flags(), "-o", output, binary.package], what, say, folder, environment,
+            describe=lambda lines: f"{len(lines)} packages compiled (of at most {total})",
+        )  # fmt: skip
+    except CommandFailed as error:
+        raise BuildError(str(error)) from error
+    say(f"Built {binary.name} in {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

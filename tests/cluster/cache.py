@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from support.patience import uncounted
+
 Report = Callable[[str], None]
 """Shows a line to the person who waits."""
 
-REPORT_SECONDS = 15.0
-"""Time between two signs of life."""
+REPORT_SECONDS = 10.0
+"""Time between two lines that say how far something is."""
 
 
 def cache_folder() -> Path:
@@ -26,7 +28,9 @@ def cache_folder() -> Path:
 
 @contextmanager
 def locked(name: str, report: Report) -> Iterator[Path]:
-    """Holds the machine-wide lock of that name, which the kernel frees however its holder ends.
+    """Hold the machine-wide lock of that name, which the kernel frees however its holder ends.
+
+    To wait for it takes no time of the running test, whatever its holder does.
 
     Yields:
         A file that the holder may write a line about its progress into; those who wait show it.
@@ -35,17 +39,22 @@ def locked(name: str, report: Report) -> Iterator[Path]:
     folder.mkdir(exist_ok=True)
     progress = folder / f"{name}.progress"
     with (folder / name).open("w") as lock:
-        shown = time.monotonic() - REPORT_SECONDS + 1
-        while not _try_lock(lock.fileno()):
-            if time.monotonic() - shown >= REPORT_SECONDS:
-                shown = time.monotonic()
-                line = progress.read_text(encoding="utf-8") if progress.exists() else name
-                report(f"Waiting for another process of this machine: {line}")
-            time.sleep(0.2)
+        with uncounted():
+            _wait(lock.fileno(), name, progress, report)
         try:
             yield progress
         finally:
             progress.unlink(missing_ok=True)
+
+
+def _wait(descriptor: int, name: str, progress: Path, report: Report) -> None:
+    shown = time.monotonic() - REPORT_SECONDS + 1
+    while not _try_lock(descriptor):
+        if time.monotonic() - shown >= REPORT_SECONDS:
+            shown = time.monotonic()
+            line = progress.read_text(encoding="utf-8") if progress.exists() else name
+            report(f"Waiting for another process of this machine: {line}")
+        time.sleep(0.2)
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
+from support.patience import PATIENCE_SECONDS
 
 from cluster import network
 from cluster.certificates import Authority, Pair
 from cluster.kubectl import Kubectl, write_kubeconfig
 from cluster.servers import Server
 from rft_api.ports import free_port
-
-START_SECONDS = 120
 
 
 class Cluster:
@@ -75,13 +74,13 @@ class ControlPlane(Cluster):
         self.wait_until_ready()
         self.controller_manager.start()
         self.scheduler.start()
-        self.kubectl.wait_for("serviceaccount", "default", until=lambda _: True, seconds=START_SECONDS)
+        self.kubectl.wait_for("serviceaccount", "default", until=lambda _: True)
 
     def wait_until_ready(self) -> None:
         """Waits for the API server, after its start or restart."""
         context = ssl.create_default_context(cafile=str(self.authority.pair.certificate))
         context.load_cert_chain(self.admin.certificate, self.admin.key)
-        with httpx.Client(verify=context, trust_env=False, timeout=5) as client:
+        with httpx.Client(verify=context, trust_env=False, timeout=PATIENCE_SECONDS) as client:
 
             def ready() -> bool:
                 self.etcd.check()
@@ -89,7 +88,7 @@ class ControlPlane(Cluster):
                     return client.get(f"{self.url}/readyz").status_code == httpx.codes.OK
                 return False
 
-            self.api_server.wait(ready, START_SECONDS)
+            self.api_server.wait(ready)
 
     def stop(self) -> None:
         """Ends everything. The state is not kept, so nobody needs time to write it."""

@@ -15,13 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from support.patience import PATIENCE_SECONDS
+
 from cluster.cache import Report, cache_folder, locked
+from cluster.commands import run_reported
 
 REPOSITORY = Path(__file__).parents[2]
 SUITE = "bookworm"
 INCLUDED = "python3,python3-venv,ca-certificates"
 BASE = f"localhost/debian-{INCLUDED.replace(',', '-')}:{SUITE}"
-BUILD_SECONDS = 1800
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 
@@ -32,7 +34,7 @@ def build_static_image(name: str, program: Path, folder: Path, report: Report) -
         _buildah("copy", "--chmod=0755", container, str(program), "/program")
         _buildah("config", '--entrypoint=["/program"]', container)
         _buildah("commit", "--quiet", "--rm", container, name)
-        return _save(name, folder)
+        return _save(name, folder, report)
 
 
 def build_image(
@@ -54,11 +56,10 @@ def build_image(
     flags = [f"--build-arg={key}={value}" for key, value in {"BASE": BASE, **arguments}.items()]
     with _storage(report):
         _load_base(report)
-        report(f"Building the image {name}")
         # RUN steps in a chroot need no container runtime.
         flags += ["--isolation=chroot", "--layers", "--pull-never", f"--file={context / dockerfile}", f"--tag={name}"]
-        _buildah("build", *flags, str(context))
-        return _save(name, folder)
+        _buildah_reported(f"Building the image {name}", report, "build", *flags, str(context))
+        return _save(name, folder, report)
 
 
 def build_project_image(report: Report, name: str, dockerfile: str, **arguments: str) -> None:
@@ -73,18 +74,18 @@ def build_project_image(report: Report, name: str, dockerfile: str, **arguments:
         flags.append(f"--volume={certificates}:{_CERTIFICATES}:ro")
     with _storage(report):
         _load_base(report)
-        report(f"Building the image {name}")
+        what = f"Building the image {name}"
         # buildah 1.28 mounts no stage that it found in its cache, only images.
         stage = f"{name}-uv"
-        _buildah("build", *flags, "--target=uv", f"--tag={stage}", str(REPOSITORY))
+        _buildah_reported(what, report, "build", *flags, "--target=uv", f"--tag={stage}", str(REPOSITORY))
         context = f"--build-context=uv=container-image://{stage}"
-        _buildah("build", *flags, context, f"--tag={name}", str(REPOSITORY))
+        _buildah_reported(what, report, "build", *flags, context, f"--tag={name}", str(REPOSITORY))
 
 
 def save_image(report: Report, name: str, folder: Path) -> Path:
     """The archive, in `folder`, of an image in buildah's storage."""
     with _storage(report):
-        return _save(name, folder)
+        return _save(name, folder, report)
 
 
 def run_in_image(report: Report, name: str, *command: str, **options: str) -> str:
@@ -130,25 +131,38 @@ def _make_temporary_folder() -> None:
 
 
 def _buildah(*arguments: str) -> str:
-    storage = cache_folder() / "buildah"
-    # Its mounts are in a namespace of their own, and what it knows of mounts in a folder of its own: both end with it,
-    # also when it is killed.
-    with tempfile.TemporaryDirectory() as state:
-        options = ["--root", str(storage), "--runroot", state, "--storage-driver", "overlay"]
-        done = subprocess.run(
-            ["unshare", "--mount", "buildah", *options, *arguments],
-            env={**os.environ, "TMPDIR": str(_temporary_folder())},
-            capture_output=True, text=True, timeout=BUILD_SECONDS,
-        )  # fmt: skip
+    """What buildah prints on its standard output."""
+    with _command(*arguments) as (command, environment):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, f"buildah {' '.join(arguments)}: {done.stderr[-4000:]}{done.stdout[-2000:]}"
     return done.stdout.strip()
 
 
-def _save(name: str, folder: Path) -> Path:
+def _buildah_reported(what: str, report: Report, *arguments: str) -> None:
+    """Run buildah for what takes minutes."""
+    with _command(*arguments) as (command, environment):
+        run_reported(command, what, report, environment=environment)
+
+
+@contextmanager
+def _command(*arguments: str) -> Iterator[tuple[list[str], dict[str, str]]]:
+    """The command and the environment of buildah.
+
+    Its mounts are in a namespace of their own, and what it knows of mounts in a folder of its own: both end with it,
+    also when it is killed.
+    """
+    with tempfile.TemporaryDirectory() as state:
+        options = ["--root", str(cache_folder() / "buildah"), "--runroot", state, "--storage-driver", "overlay"]
+        command = ["unshare", "--mount", "buildah", *options, *arguments]
+        yield command, {**os.environ, "TMPDIR": str(_temporary_folder())}
+
+
+def _save(name: str, folder: Path, report: Report) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / f"{name.rpartition('/')[2].replace(':', '-')}.tar"
     archive.unlink(missing_ok=True)
-    _buildah("push", "--quiet", name, f"docker-archive:{archive}:{name}")
+    what = f"Writing the image {name} to a file"
+    _buildah_reported(what, report, "push", "--quiet", name, f"docker-archive:{archive}:{name}")
     return archive
 
 
@@ -157,25 +171,23 @@ def _load_base(report: Report) -> None:
         return
     archive = _base_archive(report)
     container = _buildah("from", "scratch")
-    _buildah("add", "--quiet", container, str(archive), "/")
-    _buildah("commit", "--quiet", "--rm", container, BASE)
+    what = "Making the Debian base image"
+    _buildah_reported(what, report, "add", "--quiet", container, str(archive), "/")
+    _buildah_reported(what, report, "commit", "--quiet", "--rm", container, BASE)
     archive.unlink()
 
 
 def _base_archive(report: Report) -> Path:
     """The file system of the Debian base."""
-    report("Making the Debian base image (about a minute)")
+    what = "Making the Debian base image"
     archive, folder = (cache_folder() / f"debian-{SUITE}.{suffix}" for suffix in ("tar", "folder"))
     shutil.rmtree(folder, ignore_errors=True)
     # Mounts that a killed debootstrap leaves are in a namespace that ends with it.
-    _execute("unshare", "--mount", "debootstrap", "--variant=minbase", f"--include={INCLUDED}", SUITE, str(folder))
+    debootstrap = ["debootstrap", "--variant=minbase", f"--include={INCLUDED}", SUITE, folder]
+    run_reported(["unshare", "--mount", *debootstrap], what, report)
     left_out = ("dev/*", "proc/*", "sys/*", "var/cache/apt/*", "var/lib/apt/lists/*")
     excluded = [f"--exclude=./{path}" for path in left_out]
-    _execute("tar", "--create", f"--file={archive}", f"--directory={folder}", *excluded, "--numeric-owner", ".")
+    tar = ["tar", "--create", f"--file={archive}", f"--directory={folder}", *excluded, "--numeric-owner", "."]
+    run_reported(tar, what, report)
     shutil.rmtree(folder)
     return archive
-
-
-def _execute(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stdout[-3000:]}{done.stderr[-1000:]}"

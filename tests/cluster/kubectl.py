@@ -5,15 +5,21 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from support.patience import PATIENCE_SECONDS, wait_until
+
 from cluster.certificates import Pair
 
 Manifest = dict[str, Any]
+CRDS = Path(__file__).parents[2] / "crds"
+"""The definitions of this project's kinds."""
+_MOMENTS = re.compile(r'"resourceVersion": "\d+"|\d{4}-\d\d-\d\dT[\d:.]+Z')
+"""What changes in an object although nothing gets ahead."""
 
 
 class NotFound(AssertionError):
@@ -32,19 +38,20 @@ class Kubectl:
         # Discovery is kept per cluster; a folder of the user's would be shared with clusters long gone.
         self._cache = kubeconfig.parent / "kubectl-cache"
 
-    def run(self, *arguments: str, stdin: str | None = None, timeout: float = 200) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Runs it, whatever comes out."""
         command = [str(self.binary), f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self._cache}", *arguments]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout)
+        # Longer than the longest that kubectl itself waits.
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=PATIENCE_SECONDS + 60)
 
-    def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 200) -> str:
+    def __call__(self, *arguments: str, stdin: str | None = None) -> str:
         """Its standard output.
 
         Raises:
             NotFound: there is no such object.
             AssertionError: it failed; with what it said.
         """
-        done = self.run(*arguments, stdin=stdin, timeout=timeout)
+        done = self.run(*arguments, stdin=stdin)
         if done.returncode:
             error = NotFound if "(NotFound)" in done.stderr else AssertionError
             raise error(f"kubectl {' '.join(arguments)}: {done.stderr}{done.stdout}")
@@ -65,15 +72,33 @@ class Kubectl:
         found: Manifest = json.loads(self("get", "--output=json", *arguments))
         return found
 
-    def wait_for(self, *arguments: str, until: Callable[[Manifest], bool], seconds: float = 180) -> Manifest:
-        """Waits until `kubectl get` of the arguments shows what is wanted; returns the object."""
-        deadline = time.monotonic() + seconds
-        while True:
+    def wait_for(self, *arguments: str, until: Callable[[Manifest], object]) -> Manifest:
+        """Wait until `kubectl get` of the arguments returns an object for which `until` is true; return the object."""
+        shown = ""
+
+        def read() -> Manifest | None:
+            nonlocal shown
             done = self.run("get", "--output=json", *arguments)
-            if done.returncode == 0 and until(found := json.loads(done.stdout)):
-                return found
-            assert time.monotonic() < deadline, f"not within {seconds} s: {arguments}\n{done.stderr}{done.stdout}"
-            time.sleep(self.poll_seconds)
+            shown = done.stderr + done.stdout
+            found: Manifest = json.loads(done.stdout) if done.returncode == 0 else {}
+            return found if found and until(found) else None
+
+        found = wait_until(read, lambda: _MOMENTS.sub("", shown), lambda: f"kubectl get {arguments}", self.poll_seconds)
+        assert found is not None
+        return found
+
+    def wait(self, condition: str, *arguments: str) -> None:
+        """`kubectl wait --for`, e.g. `condition=Ready`."""
+        self("wait", f"--for={condition}", f"--timeout={PATIENCE_SECONDS:.0f}s", *arguments)
+
+    def delete(self, *arguments: str) -> None:
+        """`kubectl delete`; returns when the objects are gone."""
+        self("delete", f"--timeout={PATIENCE_SECONDS:.0f}s", *arguments)
+
+    def apply_definitions(self, folder: Path) -> None:
+        """Apply the custom resource definitions in a folder, and wait until their kinds are served."""
+        self("apply", "--server-side", "-f", str(folder))
+        self.wait("condition=Established", "-f", str(folder))
 
     @contextlib.contextmanager
     def namespace(self, name: str, labels: dict[str, str] | None = None) -> Iterator[str]:

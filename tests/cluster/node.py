@@ -17,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+from support.patience import PATIENCE_SECONDS
+
 from cluster import host_python, network
 from cluster.cache import Report, locked
 from cluster.control_plane import ControlPlane
@@ -90,7 +92,7 @@ class Node:
         self._make_control_groups()
         self.containerd = self._containerd()
         self.containerd.start()
-        self.containerd.wait(lambda: self.run("ctr", "version", check=False).returncode == 0, 30)
+        self.containerd.wait(lambda: self.run("ctr", "version", check=False).returncode == 0)
         self._load_pause()
         self.dns, self.proxy, self.kubelet = self._dns(), self._proxy(), self._kubelet()
         for server in (self.dns, self.proxy, self.kubelet):
@@ -103,15 +105,15 @@ class Node:
         clean_up(self._run)
         self._resources.close()
 
-    def run(self, *command: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs a program on the node, e.g. `ctr --namespace k8s.io containers list`."""
-        done = subprocess.run(self._inside(*command), capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(self._inside(*command), capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         assert done.returncode == 0 or not check, f"{' '.join(command)}: {done.stderr}{done.stdout}"
         return done
 
     def load_image(self, archive: Path) -> None:
         """Makes the image in an archive, as `buildah push docker-archive:` writes it, one that pods can use."""
-        self.run("ctr", "--namespace=k8s.io", "images", "import", "--snapshotter=overlayfs", str(archive), timeout=600)
+        self.run("ctr", "--namespace=k8s.io", "images", "import", "--snapshotter=overlayfs", str(archive))
 
     def _inside(self, *command: str) -> list[str]:
         path = f"PATH={SEARCH_PATH}"
@@ -120,7 +122,7 @@ class Node:
     def _make_namespaces(self) -> None:
         self._namespaces.start()
         number = self._folder / "number"
-        self._namespaces.wait(number.exists, 10)
+        self._namespaces.wait(number.exists)
         self._first = int(number.read_text())
 
     def _join(self) -> None:
@@ -304,7 +306,7 @@ conf_dir = "{self._folder / "cni"}"
             # Pods stay pending while the controller-manager has not seen that it is ready.
             return conditions.get("Ready") == "True" and not node["spec"].get("taints")
 
-        self.kubelet.wait(ready, 90)
+        self.kubelet.wait(ready)
 
 
 def clean_up(run: Path) -> None:

@@ -47,7 +47,7 @@ class ObjectStore:
                 return httpx.get(f"{self.url}/health", trust_env=False).status_code == httpx.codes.OK
             return False
 
-        self.server.wait(ready, 30)
+        self.server.wait(ready)
 
     def stop(self) -> None:
         """Ends it; the objects stay until the run's folder is removed."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 from cluster.cache import Report, locked
+from cluster.commands import run_reported
 
 CNI = Path("/usr/lib/cni")
 _PROGRAMS = {
@@ -42,6 +42,4 @@ def install_packages(report: Report) -> None:
         report(f"Installing {' '.join(missing)}")
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         for command in (["update"], ["install", "--yes", "--no-install-recommends", *missing]):
-            done = subprocess.run(["apt-get", "-qq", *command], env=environment, capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(f"apt-get {command[0]} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+            run_reported(["apt-get", "-q", *command], "Installing Debian packages", report, environment=environment)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import httpx
+from support.patience import wait_until
 
 from cluster.servers import Server
 from rft_api.ports import free_port
@@ -45,7 +45,7 @@ class Prometheus:
                 return httpx.get(f"{self.url}/-/ready", trust_env=False).status_code == httpx.codes.OK
             return False
 
-        self.server.wait(ready, 60)
+        self.server.wait(ready)
 
     def stop(self) -> None:
         """Ends it."""
@@ -66,13 +66,13 @@ class Prometheus:
         """Its rules, each with its health."""
         return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
 
-    def wait_for(self, expression: str, seconds: float = 60) -> list[dict[str, Any]]:
+    def wait_for(self, expression: str) -> list[dict[str, Any]]:
         """The samples of an expression, as soon as there are any."""
-        deadline = time.monotonic() + seconds
-        while not (samples := self.query(expression)):
-            assert time.monotonic() < deadline, f"no {expression} within {seconds} s; targets: {self._get('targets')}"
-            time.sleep(0.3)
-        return samples
+        return wait_until(
+            lambda: self.query(expression),
+            explain=lambda: f"no {expression}; targets: {self._get('targets')}",
+            pause=0.3,
+        )
 
     def _get(self, what: str, **parameters: str) -> dict[str, Any]:
         answer = httpx.get(f"{self.url}/api/v1/{what}", params=parameters, trust_env=False).json()

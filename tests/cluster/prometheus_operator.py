@@ -23,8 +23,7 @@ NAME = "test"
 def apply_monitoring_kinds(kubectl: Kubectl, report: Report) -> None:
     """Makes the Prometheus operator's kinds known to an API server."""
     folder = module_folder("monitoring", MODULE, report) / "example" / "prometheus-operator-crd"
-    kubectl("apply", "--server-side", "-f", str(folder))
-    kubectl("wait", "--for=condition=Established", "--timeout=180s", "-f", str(folder))
+    kubectl.apply_definitions(folder)
 
 
 class PrometheusOperator:
@@ -76,7 +75,7 @@ class PrometheusOperator:
             text = gzip.decompress(base64.b64decode(data)).decode().replace("$(SHARD)", "0")
             return list(yaml.safe_load(text).get("scrape_configs") or [])
 
-        self.server.wait(lambda: len(read()) == monitors, 60)
+        self.server.wait(lambda: len(read()) == monitors)
         configurations = read()
         for configuration in configurations:
             for discovery in configuration["kubernetes_sd_configs"]:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from support.patience import wait_until
+
 from cluster.cache import cache_folder
 
 LAST_BREATH_SECONDS = 1.0
@@ -59,7 +61,4 @@ def remove_abandoned(clean: Callable[[Path], None]) -> list[Path]:
 
 def wait_until_removed(folder: Path) -> None:
     """Waits for the removal of a killed run's folder, which a run that begins at the same time may have taken on."""
-    deadline = time.monotonic() + 60
-    while folder.exists():
-        assert time.monotonic() < deadline, f"{folder} is still there"
-        time.sleep(0.1)
+    wait_until(lambda: not folder.exists(), explain=lambda: f"{folder} is still there")

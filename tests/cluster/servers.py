@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from support.patience import wait_until
 
 from rft_cli.processes import Program
 
@@ -14,7 +15,7 @@ _WITHOUT_PROXY = ["env", *(f"--unset={name}" for name in ("HTTP_PROXY", "HTTPS_P
 
 
 class ServerFailed(Exception):
-    """A server did not start or did not stay; the message has the end of its log."""
+    """A server ended by itself; the message has the end of its log."""
 
 
 class Server:
@@ -46,20 +47,24 @@ class Server:
         assert self._program, f"{self.name} was not started"
         code = self._program.exit_code()
         if code is not None:
-            said = self._program.last_lines(LOG_LINES)
-            raise ServerFailed(f"{self.name} ended with code {code}:\n{said}")
+            raise ServerFailed(f"{self.name} ended with code {code}:\n{self._last_lines()}")
 
-    def wait(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Waits until it is ready.
+    def wait(self, ready: Callable[[], bool]) -> None:
+        """Wait until it is ready.
 
         Raises:
-            ServerFailed: it ended, or was not ready in time.
+            ServerFailed: it ended.
+            AssertionError: it does not become ready.
         """
-        deadline = time.monotonic() + seconds
-        while not ready():
+
+        def is_ready() -> bool:
+            if ready():
+                return True
             self.check()
-            if time.monotonic() > deadline:
-                assert self._program
-                said = self._program.last_lines(LOG_LINES)
-                raise ServerFailed(f"{self.name} is not ready after {seconds:.0f} s:\n{said}")
-            time.sleep(0.1)
+            return False
+
+        wait_until(is_ready, explain=lambda: f"{self.name} is not ready:\n{self._last_lines()}")
+
+    def _last_lines(self) -> str:
+        assert self._program, f"{self.name} was not started"
+        return self._program.last_lines(LOG_LINES)

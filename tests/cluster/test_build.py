@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.patience import PATIENCE_SECONDS
 
 from cluster import build
 from cluster.build import BuildError, find_binaries
@@ -31,7 +32,7 @@ def test_two_runs_build_once(cache):
     environment = {**os.environ, "PYTHONPATH": str(MODULES.parents[1])}
     command = [sys.executable, "-m", "cluster.build", "pause"]
     both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = "".join(process.communicate(timeout=120)[0] for process in both)
+    said = "".join(process.communicate(timeout=PATIENCE_SECONDS)[0] for process in both)
     assert [process.returncode for process in both] == [0, 0]
     assert said.count("Built pause") == 1
 

@@ -12,7 +12,7 @@ import yaml
 from api.test_schemas import RULES
 
 from cluster.control_plane import Cluster
-from cluster.kubectl import Kubectl, Manifest
+from cluster.kubectl import CRDS, Kubectl, Manifest
 from rft_api.builtin_reward import BuiltinReward, FormatReward
 from rft_api.crd import build_crds
 from rft_api.inference_endpoint import InferenceEndpointSpec
@@ -77,9 +77,7 @@ PLACES: dict[type[Model], Callable[[Any], Manifest]] = {
 
 @pytest.fixture(scope="module")
 def kubectl(api_server: Cluster) -> Kubectl:
-    api_server.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-    for name in build_crds():
-        api_server.kubectl("wait", "--for=condition=Established", "--timeout=180s", f"crd/{crd_name(name)}")
+    api_server.kubectl.apply_definitions(CRDS)
     return api_server.kubectl
 
 
@@ -255,7 +253,7 @@ def test_kubectl_explains_every_field(kubectl, resource):
     explained = kubectl("explain", f"{resource}.spec", "--recursive")
     spec = next(
         crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
-        for crd in map(yaml.safe_load, map(Path.read_text, (ROOT / "crds").glob("*.yaml")))
+        for crd in map(yaml.safe_load, map(Path.read_text, CRDS.glob("*.yaml")))
         if crd["spec"]["names"]["singular"] == resource
     )
     assert not [name for name in spec["properties"] if f"\n  {name}\t" not in explained]
@@ -268,5 +266,5 @@ def test_the_controllers_run(kubectl, namespace):
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "x"}, "spec": {"template": template}}
     kubectl.apply(job, namespace=namespace)
     arguments = ["pods", f"--namespace={namespace}", "--selector=batch.kubernetes.io/job-name=x"]
-    found = kubectl.wait_for(*arguments, until=lambda pods: len(pods["items"]) == 1, seconds=30)
+    found = kubectl.wait_for(*arguments, until=lambda pods: len(pods["items"]) == 1)
     assert found["items"][0]["status"]["phase"] == "Pending"

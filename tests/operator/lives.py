@@ -9,7 +9,6 @@ import re
 import secrets
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ from cluster.control_plane import ControlPlane
 from cluster.kubectl import Kubectl
 from meddling import THEIRS
 from pretending import Kubelet, reason
+from support.patience import wait_until
 
-from rft_api.crd import build_crds
 from rft_operator.kube.permissions import build_cluster_role, build_role
 
 ROOT = Path(__file__).parents[2]
@@ -66,13 +65,6 @@ def job(**spec: Any) -> dict[str, Any]:
     return {**JOB, "spec": {**JOB["spec"], **spec}}
 
 
-def apply_crds(kubectl: Kubectl) -> None:
-    """Has the API server serve the project's resources."""
-    kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-    for name in build_crds():
-        kubectl("wait", "--for=condition=Established", "--timeout=180s", f"crd/{Path(name).stem}.rft.dev")
-
-
 def bind(kubectl: Kubectl, role: dict[str, Any], user: str) -> None:
     """Gives a user a role."""
     group = "rbac.authorization.k8s.io"
@@ -93,13 +85,9 @@ def write_operator_kubeconfig(plane: ControlPlane) -> Path:
     return plane.write_kubeconfig(OPERATOR, plane.authority.issue(OPERATOR))
 
 
-def wait_for(
-    kubectl: Kubectl, namespace: str, name: str, kind: str, wanted: str, seconds: float = 180
-) -> dict[str, Any]:
+def wait_for(kubectl: Kubectl, namespace: str, name: str, kind: str, wanted: str) -> dict[str, Any]:
     """Waits for a condition's reason."""
-    return kubectl.wait_for(
-        name, f"--namespace={namespace}", until=lambda found: reason(found, kind) == wanted, seconds=seconds
-    )
+    return kubectl.wait_for(name, f"--namespace={namespace}", until=lambda found: reason(found, kind) == wanted)
 
 
 class PatientKubectl(Kubectl):
@@ -107,13 +95,16 @@ class PatientKubectl(Kubectl):
 
     poll_seconds = 0.5
 
-    def run(self, *arguments: str, stdin: str | None = None, timeout: float = 200) -> subprocess.CompletedProcess[str]:
-        deadline = time.monotonic() + timeout
-        while True:
-            done = super().run(*arguments, stdin=stdin, timeout=timeout)
-            if done.returncode == 0 or not AWAY.search(done.stderr) or time.monotonic() > deadline:
-                return done
-            time.sleep(0.2)
+    def run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        done: subprocess.CompletedProcess[str]
+
+        def is_answered() -> bool:
+            nonlocal done
+            done = super(PatientKubectl, self).run(*arguments, stdin=stdin)
+            return done.returncode == 0 or not AWAY.search(done.stderr)
+
+        wait_until(is_answered, explain=lambda: done.stderr)
+        return done
 
 
 class Life:
@@ -170,23 +161,26 @@ class Life:
         found = self._kubectl.get(KINDS, f"--namespace={self.namespace}")["items"]
         return {f"{o['kind']}/{o['metadata']['name']}": o["metadata"]["resourceVersion"] for o in found}
 
-    def assert_ends_as(self, other: list[dict[str, Any]], but: str | None = None, seconds: float = 180) -> None:
+    def assert_ends_as(self, other: list[dict[str, Any]], but: str | None = None) -> None:
         """Waits until what is left is what another life has left, but for a condition of this type.
 
         Raises:
             AssertionError: with the differences.
         """
-        deadline = time.monotonic() + seconds
-        while different := list(differences(without(self.remains(), but), without(other, but))):
-            assert time.monotonic() < deadline, "\n".join(different)
-            time.sleep(0.5)
+        different: list[str] = []
+
+        def are_equal() -> bool:
+            different[:] = differences(without(self.remains(), but), without(other, but))
+            return not different
+
+        wait_until(are_equal, lambda: "\n".join(different), pause=0.5)
 
     def _trainer(self) -> str:
-        (pod,) = self.kubelet.pods(TRAINERS, seconds=180)
+        (pod,) = self.kubelet.pods(TRAINERS)
         return pod
 
     def _wait(self, name: str, until: Callable[[dict[str, Any]], Any]) -> None:
-        self._kubectl.wait_for(name, f"--namespace={self.namespace}", until=until, seconds=180)
+        self._kubectl.wait_for(name, f"--namespace={self.namespace}", until=until)
 
 
 def timeless(value: Any) -> Any:
@@ -233,22 +227,33 @@ class Disturbance(threading.Thread):
         self._ended = threading.Event()
         self._random = random.Random(0)
         self._failure: Exception | None = None
-        self.count = 0
+        self._count = 0
 
     def run(self) -> None:
         try:
             while not self._ended.wait(self._random.uniform(*self._pause)):
                 self._disturb(self._random)
-                self.count += 1
+                self._count += 1
         except Exception as error:
             self._failure = error
+
+    @property
+    def count(self) -> int:
+        """How often it was done.
+
+        Raises:
+            Exception: it has failed, and will not be done again.
+        """
+        if self._failure is not None:
+            raise self._failure
+        return self._count
 
     def __enter__(self) -> Disturbance:
         self.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._ended.set()
         self.join()
-        if self._failure is not None:
+        if self._failure is not None and error is None:
             raise self._failure

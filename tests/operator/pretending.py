@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import httpx
 from cluster.kubectl import Kubectl, NotFound
+from support.patience import PATIENCE_SECONDS, wait_until
 
 from rft_api.ports import free_port
 
@@ -49,13 +49,13 @@ class Operator:
 
     def metrics(self) -> str:
         """What Prometheus would read, once it serves it."""
-        deadline = time.monotonic() + 120
-        while True:
-            try:
+
+        def read() -> str:
+            with contextlib.suppress(httpx.TransportError):
                 return httpx.get(f"http://127.0.0.1:{self._metrics_port}/metrics", trust_env=False).text
-            except httpx.TransportError:
-                assert time.monotonic() < deadline, self.log()
-                time.sleep(0.1)
+            return ""
+
+        return wait_until(read, explain=self.log)
 
     def kill(self) -> None:
         """Kills it without a chance to tidy up."""
@@ -67,7 +67,7 @@ class Operator:
         """Tells it to stop; its exit code."""
         assert self._process is not None
         self._process.terminate()
-        return self._process.wait(timeout=60)
+        return self._process.wait(timeout=PATIENCE_SECONDS)
 
     def pause(self) -> None:
         """Has it do nothing, as on a machine that hangs."""
@@ -100,7 +100,7 @@ class Kubelet:
         self._kubectl = kubectl
         self._namespace = namespace
 
-    def pods(self, selector: str, count: int = 1, seconds: float = 180) -> list[str]:
+    def pods(self, selector: str, count: int = 1) -> list[str]:
         """Names of the pods with these labels that have not ended, once there are so many."""
 
         def alive(found: dict[str, Any]) -> list[str]:
@@ -112,9 +112,7 @@ class Kubelet:
             ]
 
         arguments = ["pods", f"--namespace={self._namespace}", f"--selector={selector}"]
-        return alive(
-            self._kubectl.wait_for(*arguments, until=lambda found: len(alive(found)) == count, seconds=seconds)
-        )
+        return alive(self._kubectl.wait_for(*arguments, until=lambda found: len(alive(found)) == count))
 
     def run(self, pod: str, container: str) -> None:
         """The container runs and is ready."""
@@ -193,9 +191,13 @@ def reason(resource: dict[str, Any], kind: str) -> str | None:
     return next((str(c["reason"]) for c in conditions if c["type"] == kind), None)
 
 
-def wait_until_gone(kubectl: Kubectl, *arguments: str, seconds: float = 180) -> None:
+def wait_until_gone(kubectl: Kubectl, *arguments: str) -> None:
     """Waits until `kubectl get` of the arguments finds nothing."""
-    deadline = time.monotonic() + seconds
-    while found := kubectl("get", "--output=name", "--ignore-not-found", *arguments):
-        assert time.monotonic() < deadline, f"still there: {found}"
-        time.sleep(0.2)
+    found = ""
+
+    def is_gone() -> bool:
+        nonlocal found
+        found = kubectl("get", "--output=name", "--ignore-not-found", *arguments)
+        return not found
+
+    wait_until(is_gone, lambda: f"still there: {found}")

@@ -26,7 +26,7 @@ def test_only_the_listed_namespaces_are_looked_after(plane, patient_kubectl, aud
             first.live()
             second.live()
             # A watch that began before has news, and so has the list of a new start.
-            kubectl("delete", "rftjob", "job", f"--namespace={first.namespace}", "--timeout=180s")
+            kubectl.delete("rftjob", "job", f"--namespace={first.namespace}")
             operator.kill()
             kubectl.apply(job(suspend=True), namespace=first.namespace)
             operator.start()

@@ -109,7 +109,7 @@ def test_deleting_a_job_leaves_nothing(kubectl, team, kubelet):
     (pod,) = kubelet.pods(TRAINERS)
     kubelet.run(pod, "trainer")
     wait_for(kubectl, team, "rftjob/job", "Succeeded", "Running")
-    kubectl("delete", "rftjob", "job", f"--namespace={team}", "--timeout=10s")
+    kubectl.delete("rftjob", "job", f"--namespace={team}")
     wait_until_gone(kubectl, "pods,jobs,services,configmaps", f"--namespace={team}", f"--selector={TRAINERS}")
 
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
-
-from lives import ROOT, apply_crds, job, wait_for
+from cluster.kubectl import CRDS
+from lives import job, wait_for
 from pretending import running_operator
+from support.patience import wait_until
 
 
 def test_definitions_may_come_after_the_operator(plane, operator_kubeconfig, namespace_there, tmp_path):
     kubectl = plane.kubectl
-    kubectl("delete", "-f", str(ROOT / "crds"), timeout=300)
+    kubectl.delete("-f", str(CRDS))
     with running_operator(operator_kubeconfig, tmp_path / "log") as operator:
-        deadline = time.monotonic() + 180
-        while "waiting for the custom resource definitions of inferenceendpoints" not in operator.log():
-            assert time.monotonic() < deadline, operator.log()
-            time.sleep(0.2)
-        apply_crds(kubectl)
+        waiting = "waiting for the custom resource definitions of inferenceendpoints"
+        wait_until(lambda: waiting in operator.log(), explain=operator.log)
+        kubectl.apply_definitions(CRDS)
         for name in ("first", "second"):
             # The second one is found by a watch: everything is read anew only every ten minutes.
             kubectl.apply({**job(suspend=True), "metadata": {"name": name}}, namespace=namespace_there)

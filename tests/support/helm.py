@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from cluster.kubectl import Manifest
+from cluster.kubectl import Kubectl, Manifest
 from cluster.versions import KUBERNETES
+
+from support.patience import PATIENCE_SECONDS
 
 CHART = Path(__file__).parents[2] / "charts" / "rft-operator"
 RELEASE = "rft"
+OPERATOR = "rft-operator"
+"""The release that is installed on a node."""
+RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
+"""Labels of a namespace that admits only pods without any privilege."""
 SYSTEM = "rft-system"
 """The operator's namespace."""
-INSTALL = (f"--namespace={SYSTEM}", "--wait", "--timeout=180s")
+WAIT = ("--wait", f"--timeout={PATIENCE_SECONDS:.0f}s")
+"""Arguments with which Helm returns when its objects are ready, or gone."""
+INSTALL = (f"--namespace={SYSTEM}", *WAIT)
 """Arguments of an installation and of an upgrade."""
 Values = Mapping[str, Any]
 
@@ -35,24 +43,23 @@ class Helm:
         self._folder = folder
         self._environment = {**os.environ, **helm_homes(folder), "KUBECONFIG": str(kubeconfig or folder / "none")}
 
-    def run(
-        self, *arguments: str, values: Values | None = None, timeout: float = 120
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, values: Values | None = None) -> subprocess.CompletedProcess[str]:
         """Runs it, whatever comes out."""
         flags = ["--values=-"] if values is not None else []
         return subprocess.run(
             [str(self._binary), *arguments, *flags],
             input=json.dumps(values) if values is not None else None,  # JSON is YAML
-            env=self._environment, capture_output=True, text=True, timeout=timeout,
+            env=self._environment, capture_output=True, text=True,
+            timeout=PATIENCE_SECONDS + 60,  # longer than the longest that Helm itself waits
         )  # fmt: skip
 
-    def __call__(self, *arguments: str, values: Values | None = None, timeout: float = 120) -> str:
+    def __call__(self, *arguments: str, values: Values | None = None) -> str:
         """Its standard output.
 
         Raises:
             AssertionError: it failed; with what it said.
         """
-        done = self.run(*arguments, values=values, timeout=timeout)
+        done = self.run(*arguments, values=values)
         assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}{done.stdout}"
         return done.stdout
 
@@ -62,6 +69,12 @@ class Helm:
             "template", RELEASE, str(CHART), f"--namespace={namespace}", f"--kube-version={KUBERNETES}", values=values
         )
         return [document for document in yaml.safe_load_all(rendered) if document]
+
+
+def install_operator(kubectl: Kubectl, helm: Helm, values: Values) -> None:
+    """Install the chart in a namespace that admits only pods without any privilege, whatever there is of it already."""
+    kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM, "labels": RESTRICTED}})
+    helm("upgrade", "--install", OPERATOR, str(CHART), *INSTALL, values=values)
 
 
 def find(manifests: list[Manifest], kind: str, name: str = "") -> Manifest:

@@ -60,20 +60,20 @@ def condition(resource: Manifest, kind: str = "Succeeded") -> dict[str, str]:
     return next((condition for condition in found if condition["type"] == kind), {})
 
 
-def wait_for_reason(kubectl: Kubectl, team: str, name: str, *reasons: str, seconds: float = 300) -> Manifest:
+def wait_for_reason(kubectl: Kubectl, team: str, name: str, *reasons: str) -> Manifest:
     """The job, once its Succeeded condition has one of the reasons."""
 
     def reached(found: Manifest) -> bool:
         return condition(found).get("reason") in reasons
 
-    return kubectl.wait_for("rftjob", name, f"--namespace={team}", until=reached, seconds=seconds)
+    return kubectl.wait_for("rftjob", name, f"--namespace={team}", until=reached)
 
 
-def wait_for_step(kubectl: Kubectl, team: str, name: str, step: int, seconds: float = 300) -> Manifest:
+def wait_for_step(kubectl: Kubectl, team: str, name: str, step: int) -> Manifest:
     """The job, once its progress has come so far."""
 
     def reached(found: Manifest) -> bool:
         assert condition(found).get("status") != "False", condition(found)
         return bool(found.get("status", {}).get("progress", {}).get("step", 0) >= step)
 
-    return kubectl.wait_for("rftjob", name, f"--namespace={team}", until=reached, seconds=seconds)
+    return kubectl.wait_for("rftjob", name, f"--namespace={team}", until=reached)

@@ -1,15 +1,14 @@
 """Two machines that share no disk, their output in an object store: the numbers of one machine, also after kills."""
 
 import shutil
-import time
 import uuid
 
 import pytest
 from safetensors.torch import load_file
+from support.patience import wait_until
 from support.servers import RewardServer
 from support.trainer import (
     DIGIT_SHARE,
-    PATIENCE_SECONDS,
     TrainerProgram,
     assert_whole_adapter,
     curve,
@@ -23,7 +22,6 @@ from rft_api.ports import free_port
 from rft_api.run_folder import RunFolder
 from rft_api.summary import Summary
 
-pytestmark = pytest.mark.timeout(2400)
 STEPS = hyperparameters(microBatchSize=4, maxSteps=9)
 # Half a second for each request: the run must not be over before its first checkpoint is in the store.
 SLOWLY = DIGIT_SHARE.replace("    rows = []", "    import time\n    time.sleep(0.5)\n    rows = []")
@@ -75,11 +73,12 @@ class TwoMachines:
 
     def wait_for_stored(self):
         """Returns when a checkpoint is in the store."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not any(self.stored.checkpoints.glob("*/complete.json")):
-            assert time.monotonic() < deadline, self.first.log[-4000:]
+
+        def is_stored() -> bool:
             assert self.first.process.poll() is None, self.first.log[-4000:]
-            time.sleep(0.05)
+            return any(self.stored.checkpoints.glob("*/complete.json"))
+
+        wait_until(is_stored, lambda: self.first.log[-4000:], pause=0.05)
 
     def succeed(self):
         summary = self.first.succeed()
