@@ -6,22 +6,22 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from support.patience import PATIENCE_SECONDS, wait_until
 
 from rft_cli import keeper
 
 # Starts a process that ignores SIGTERM, says both process ids, and waits.
 PROGRAM = """
 import os, subprocess, sys, time
-stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(99)"
+stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(10 ** 6)"
 child = subprocess.Popen([sys.executable, "-c", stubborn])
 print(os.getpid(), child.pid, flush=True)
-time.sleep(99)
+time.sleep(10 ** 6)
 """
 
 
@@ -48,42 +48,41 @@ def kept() -> Iterator[tuple[subprocess.Popen[str], int, int]]:
     process.stdout.close()
 
 
-def gone(process: int) -> bool:
-    for _ in range(100):
+def wait_until_gone(process: int) -> None:
+    def is_gone() -> bool:
         try:
-            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
+            return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
         except OSError:
             return True
-        time.sleep(0.05)
-    return False
+
+    wait_until(is_gone, explain=lambda: f"process {process} is still there")
 
 
 def test_the_group_ends_when_the_parent_closes_the_pipe(kept):
     process, program, child = kept
     process.stdin.close()
-    assert process.wait(60) == 128 + signal.SIGKILL
-    assert gone(program)
-    assert gone(child)
+    assert process.wait(PATIENCE_SECONDS) == 128 + signal.SIGKILL
+    wait_until_gone(program)
+    wait_until_gone(child)
 
 
 def test_sigterm_is_passed_on_and_what_is_left_behind_ends(kept):
     process, program, child = kept
     process.terminate()
-    assert process.wait(60) == 128 + signal.SIGTERM
-    assert gone(program)
-    assert gone(child)
+    assert process.wait(PATIENCE_SECONDS) == 128 + signal.SIGTERM
+    wait_until_gone(program)
+    wait_until_gone(child)
 
 
 def test_the_program_ends_with_a_killed_keeper(kept):
     process, program, _ = kept
     process.kill()
-    assert gone(program)
+    wait_until_gone(program)
 
 
 def test_the_exit_code_is_the_programs():
     process = keep(sys.executable, "-c", "raise SystemExit(11)")
-    assert process.wait(60) == 11
+    assert process.wait(PATIENCE_SECONDS) == 11
 
 
 def test_ctrl_c_works_in_the_program():

@@ -10,16 +10,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support import tiny
+from support.patience import PATIENCE_SECONDS, wait_until
 
 from rft_api.run_folder import RunFolder
 from rft_api.trainer_config import TrainerConfig
-from tests.support import tiny
-from tests.support.trainer import PATIENCE_SECONDS
 
 JOB = """\
 apiVersion: rft.dev/v1alpha1
@@ -112,13 +111,6 @@ def started() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
         process.communicate()
 
 
-def wait_for(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-
-
 def descendants(process: int) -> dict[int, str]:
     """Command lines of all processes below a process."""
     children: dict[int, list[int]] = {}
@@ -156,7 +148,7 @@ def test_a_run_that_is_stopped_goes_on_and_ends_with_its_result(folder, started,
     out = RunFolder(folder / "out")
     # Stopped by SIGTERM: a checkpoint, exit code 75, and nobody left.
     first = started(folder)
-    wait_for(lambda: steps(folder) >= 1 or first.poll() is not None)
+    wait_until(lambda: steps(folder) >= 1 or first.poll() is not None)
     below = descendants(first.pid)
     assert {"rft_trainer", "rft_reward"} <= {name for line in below.values() for name in re.findall(r"rft_\w+", line)}
     first.send_signal(signal.SIGTERM)
@@ -164,13 +156,13 @@ def test_a_run_that_is_stopped_goes_on_and_ends_with_its_result(folder, started,
     assert first.returncode == 75, output + errors
     assert "saving a checkpoint; start the same command again to go on" in output
     assert "Traceback" not in errors
-    wait_for(lambda: not any(map(alive, below)), 10)
+    wait_until(lambda: not any(map(alive, below)))
     assert list(out.checkpoints.glob("step-*/complete.json"))
     assert "note: ignored on this machine: spec.endpoint" in errors
 
     # The same command goes on from there; a reward server that dies comes back.
     second = started(folder)
-    wait_for(lambda: "rft_trainer" in str(descendants(second.pid)) or second.poll() is not None)
+    wait_until(lambda: "rft_trainer" in str(descendants(second.pid)) or second.poll() is not None)
     server = next(pid for pid, line in descendants(second.pid).items() if re.match(r"\S+ -m rft_reward .*share", line))
     os.kill(server, signal.SIGKILL)
     output, errors = second.communicate(timeout=PATIENCE_SECONDS)
@@ -236,11 +228,11 @@ def test_model_and_data_may_be_in_an_object_store(folder, model, rft, s3, monkey
 
 def test_nothing_outlives_a_killed_command(folder, started):
     process = started(folder)
-    wait_for(lambda: "rft_trainer" in str(descendants(process.pid)) or process.poll() is not None)
+    wait_until(lambda: "rft_trainer" in str(descendants(process.pid)) or process.poll() is not None)
     below = descendants(process.pid)
     assert "rft_reward" in str(below)
     process.kill()
-    wait_for(lambda: not any(map(alive, below)), 10)
+    wait_until(lambda: not any(map(alive, below)))
 
 
 def test_the_trainers_message_and_code_are_passed_on(folder, rft):

@@ -198,7 +198,7 @@ plane.start()
 node = Node(run.path / "node", plane, find_binaries(NODE, print), print)
 node.start()
 print(f"\\n{run.path}", flush=True)
-time.sleep(3600)
+time.sleep(10**6)
 """
 
 

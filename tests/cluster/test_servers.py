@@ -102,7 +102,7 @@ run = RunFolder()
 plane = ControlPlane(run.path / "control-plane", find_binaries(CONTROL_PLANE, print))
 plane.start()
 print(f"\\n{run.path}", flush=True)
-time.sleep(3600)
+time.sleep(10**6)
 """
 
 

@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub import constants
 from support.hub import REVISION, Hub
 from support.loader import run_loader
+from support.patience import PATIENCE_SECONDS
 
 import rft_loader.hub
 from rft_api.exit_codes import ExitCode
@@ -108,7 +109,7 @@ def test_killed_on_the_way_it_goes_on_where_it_was(tmp_path, bucket, stored, fet
     while "fetched model-00002" not in (line := process.stderr.readline()):
         assert line, "it ended too early"
     process.kill()
-    process.wait(60)
+    process.wait(PATIENCE_SECONDS)
     assert not (tmp_path / "to/base").exists()
     (partial,) = (tmp_path / "to").iterdir()
     before = (partial / names[0]).stat()
@@ -132,7 +133,7 @@ def test_told_to_end_it_ends_at_once(tmp_path, bucket, stored):
     assert process.stderr is not None
     assert "fetching" in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == ExitCode.INTERRUPTED
+    assert process.wait(PATIENCE_SECONDS) == ExitCode.INTERRUPTED
     assert not (tmp_path / "to/base").exists()
 
 

@@ -3,10 +3,10 @@
 import os
 import shutil
 import threading
-import time
 
 import pytest
 from support.loader import LoaderProgram, write_list
+from support.patience import wait_until
 
 from rft_api.exit_codes import ExitCode
 from rft_loader.follow import Follower, Settings
@@ -36,10 +36,7 @@ class Following:
 
     def wait(self):
         """Waits for what the loop has begun."""
-        deadline = time.monotonic() + 60
-        while self.follower._busy:
-            assert time.monotonic() < deadline, self.follower._busy
-            time.sleep(0.01)
+        wait_until(lambda: not self.follower._busy, lambda: self.follower._busy, pause=0.01)
 
     def states(self):
         return {item["name"]: (item["state"], item["message"]) for item in self.follower.reports()}
@@ -184,18 +181,19 @@ def test_a_slow_adapter_does_not_delay_others(following, server, adapters, monke
     def open_slowly(uri):
         if uri.endswith("two"):
             waiting.set()
-            slow.wait(30)
+            slow.wait()
         return real_open(uri)
 
     monkeypatch.setattr(following.follower._sources, "open", open_slowly)
     write_list(following.list, {"fast": adapters / "one", "slow": adapters / "two"})
-    deadline = time.monotonic() + 60
-    while following.states().get("fast") != LOADED:
-        assert time.monotonic() < deadline
+
+    def is_loaded():
         following.follower.tick()
         following.now += 5
-        time.sleep(0.05)
-    assert waiting.is_set()
+        return following.states().get("fast") == LOADED
+
+    wait_until(is_loaded, following.states, pause=0.05)
+    wait_until(waiting.is_set)
     assert following.states()["slow"] == ("Loading", "fetching")
     slow.set()
     assert following.settle() == {"fast": LOADED, "slow": LOADED}
@@ -206,7 +204,7 @@ def test_what_ends_while_the_server_answers_is_not_done_twice(following, server,
     real_load, real_list = client.load, client.adapters
 
     def load(*arguments):
-        allowed.wait(30)
+        allowed.wait()
         real_load(*arguments)
 
     def list_and_let_end():

@@ -5,6 +5,7 @@ import time
 import httpx
 import pytest
 from support.loader import LoaderProgram, write_list
+from support.patience import PATIENCE_SECONDS
 from support.vllm import Vllm
 
 from rft_api.exit_codes import ExitCode
@@ -23,7 +24,7 @@ class Adapted(Vllm):
     def answer(self, model):
         """What a model makes of a prompt; none when there is no such model."""
         body = {"model": model, "prompt": "3 1 4 2: ", "temperature": 0, "max_tokens": 16, "ignore_eos": True}
-        response = httpx.post(f"{self.url}/v1/completions", json=body, timeout=60, trust_env=False)
+        response = httpx.post(f"{self.url}/v1/completions", json=body, timeout=PATIENCE_SECONDS, trust_env=False)
         if response.status_code == 404:
             return None
         assert response.status_code == 200, response.text

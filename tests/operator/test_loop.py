@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from support.patience import PATIENCE_SECONDS
 
 from rft_operator.kube.store import Key
 from rft_operator.reconcile import loop as loop_module
@@ -20,10 +21,16 @@ def without_rest(monkeypatch):
 
 def run(scenario):
     async def limited():
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await scenario()
 
     asyncio.run(limited())
+
+
+async def settle():
+    """Lets everything run that is not waiting for a time."""
+    for _ in range(100):
+        await asyncio.sleep(0)
 
 
 async def running(loop: Loop, run_pass):
@@ -47,10 +54,10 @@ def test_waking_during_a_pass_makes_for_exactly_one_more():
         for _ in range(5):
             loop.wake(ONE)
         loop.wake(TWO)
-        await asyncio.sleep(0.01)
+        await settle()
         assert passes == [ONE, TWO]  # objects do not wait for one another
         release.set()
-        await asyncio.sleep(0.01)
+        await settle()
         assert sorted(passes) == [ONE, ONE, TWO]
         task.cancel()
 
@@ -58,20 +65,23 @@ def test_waking_during_a_pass_makes_for_exactly_one_more():
 
 
 def test_a_burst_makes_for_one_pass(monkeypatch):
-    monkeypatch.setattr(loop_module, "REST_SECONDS", 0.1)
+    monkeypatch.setattr(loop_module, "REST_SECONDS", 1)
 
     async def scenario():
-        loop, passes = Loop(), []
+        loop, passes, second = Loop(), [], asyncio.Event()
 
         async def run_pass(key):
             passes.append(key)
+            if len(passes) == 2:
+                second.set()
 
         task = await running(loop, run_pass)
         for _ in range(5):
             loop.wake(ONE)
-            await asyncio.sleep(0.01)
+            await settle()
         assert passes == [ONE]  # the first one at once
-        await asyncio.sleep(0.15)
+        await second.wait()
+        await settle()
         assert passes == [ONE, ONE]
         task.cancel()
 

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import aiohttp
 import pytest
 from kubernetes.aio.client.exceptions import ApiException
+from support.patience import PATIENCE_SECONDS
 
 from rft_operator.kube.cluster import Cluster, Refused, Unavailable
 from rft_operator.kube.store import Key
+from rft_operator.reconcile import loop as loop_module
 from rft_operator.reconcile import resync
 from rft_operator.reconcile.loop import Loop
 from rft_operator.reconcile.resync import run_loop
@@ -75,6 +77,9 @@ def test_everything_is_read_anew_after_an_interruption(monkeypatch):
     """A watch that begins anew does not tell what was deleted meanwhile."""
     monkeypatch.setattr(resync, "RECONNECT_SECONDS", 0.01)
     monkeypatch.setattr(resync, "RETRY_SECONDS", 0.01)
+    # The pass that fails does not come again by itself.
+    monkeypatch.setattr(loop_module, "FIRST_BACKOFF_SECONDS", 1e6)
+    monkeypatch.setattr(loop_module, "LONGEST_BACKOFF_SECONDS", 1e6)
     stored = {"metadata": {**JOB["metadata"], "uid": "u", "resourceVersion": "5"}}
     there = {"apiVersion": "v1", "items": [], "metadata": {"resourceVersion": "9"}}
     cluster, router, loop, key = connected(there), Router(RESOURCES), Loop(), Key("RFTJob", "n", "job")
@@ -97,8 +102,7 @@ def test_everything_is_read_anew_after_an_interruption(monkeypatch):
         await asyncio.sleep(0.05)
         assert router.store.get(key) is not None
         cluster._client.answer = there
-        # Well before the pause of the pass that failed is over.
-        assert await asyncio.wait_for(passes.get(), 0.3) == key
+        assert await asyncio.wait_for(passes.get(), PATIENCE_SECONDS) == key
         assert router.store.get(key) is None
         running.cancel()
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import httpx
 
 from rft_api.ports import free_port
+from support.patience import PATIENCE_SECONDS, wait_until
 
 
 def write_adapter(
@@ -43,7 +43,7 @@ def run_loader(*arguments: object, environment: dict[str, str] | None = None) ->
         env={**os.environ, **(environment or {})},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 
@@ -88,25 +88,26 @@ class LoaderProgram:
     def adapters(self) -> dict[str, dict[str, str]]:
         """What it says of each adapter."""
         try:
-            answer = httpx.get(f"{self.url}/adapters", trust_env=False)
+            answer = httpx.get(f"{self.url}/adapters", trust_env=False, timeout=PATIENCE_SECONDS)
         except httpx.TransportError:
             return {}
         return {item["name"]: item for item in answer.json()["adapters"]}
 
-    def wait_for(self, reached: Callable[[dict[str, dict[str, str]]], bool], seconds: float = 60) -> None:
+    def wait_for(self, reached: Callable[[dict[str, dict[str, str]]], object]) -> None:
         """Waits until it says what is expected."""
-        deadline = time.monotonic() + seconds
-        while not reached(adapters := self.adapters()):
-            assert time.monotonic() < deadline, f"{adapters}\n{self.log}"
+
+        def is_reached() -> object:
             assert self.process is not None
             assert self.process.poll() is None, self.log
-            time.sleep(0.1)
+            return reached(self.adapters())
+
+        wait_until(is_reached, self.adapters, lambda: self.log)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ends it with a signal; returns its exit code. Kubernetes would wait for 30 s."""
+        """Ends it with a signal; returns its exit code."""
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(PATIENCE_SECONDS)
 
 
 class PretendedServer:

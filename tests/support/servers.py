@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import httpx
+
+from support.patience import PATIENCE_SECONDS, wait_until
 
 TOKEN = "secret-of-the-tests"
 
@@ -43,12 +44,17 @@ class RewardServer:
         line = self.process.stdout.readline()
         assert "http://" in line, self._log.read_text(encoding="utf-8")
         self.url = line.split()[-1]
-        deadline = time.monotonic() + 60
-        while (answer := httpx.get(self.url + "/readyz", trust_env=False)).status_code != 200:
-            if time.monotonic() > deadline:
-                self.stop()
-                raise AssertionError(f"{answer.text}{self._log.read_text(encoding='utf-8')}")
-            time.sleep(0.1)
+        try:
+            wait_until(
+                lambda: self._ask_whether_ready().status_code == httpx.codes.OK,
+                explain=lambda: f"{self._ask_whether_ready().text}{self._log.read_text(encoding='utf-8')}",
+            )
+        except BaseException:
+            self.stop()
+            raise
+
+    def _ask_whether_ready(self) -> httpx.Response:
+        return httpx.get(self.url + "/readyz", trust_env=False, timeout=PATIENCE_SECONDS)
 
     def __enter__(self) -> RewardServer:
         return self
@@ -59,4 +65,4 @@ class RewardServer:
     def stop(self) -> None:
         """Ends the program."""
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(PATIENCE_SECONDS)

@@ -20,13 +20,11 @@ from rft_api.render import RewardAddress, render_trainer_config
 from rft_api.run_folder import RunFolder
 from rft_api.summary import Summary
 from rft_api.trainer_config import TrainerConfig
+from support.patience import wait_until
 
 if TYPE_CHECKING:
     from rft_trainer.grpo import RFTTrainer
 
-PATIENCE_SECONDS = 600.0
-"""For what a trainer or a vLLM does in seconds when it has a processor: pods of other tests may take nearly all of
-them."""
 # Tests share two cores with servers and with each other's processes: more threads would only wait for one another.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
@@ -176,20 +174,14 @@ class TrainerProgram:
     def log(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
-    def wait(self, timeout: float = PATIENCE_SECONDS) -> int:
-        """The exit code; the processes are killed when they take too long."""
-        try:
-            return self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            # Every process writes where it is to the log.
-            os.killpg(self.process.pid, signal.SIGUSR1)
-            time.sleep(2)
-            self.kill()
-            raise AssertionError(f"still running after {timeout} s:\n{self.log[-9000:]}") from None
+    def wait(self) -> int:
+        """The exit code; the processes are killed when they neither write nor end."""
+        wait_until(lambda: self.process.poll() is not None, self._written, self._stuck, pause=0.05)
+        return self.process.wait()
 
-    def succeed(self, timeout: float = PATIENCE_SECONDS) -> Summary:
+    def succeed(self) -> Summary:
         """The summary of a run that has to succeed."""
-        code = self.wait(timeout)
+        code = self.wait()
         assert code == 0, f"exit code {code}:\n{self.log[-6000:]}"
         return Summary.model_validate_json(self.folder.summary.read_text(encoding="utf-8"))
 
@@ -198,15 +190,28 @@ class TrainerProgram:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
-    def wait_for_line(self, step: int, split: str = "train", timeout: float = PATIENCE_SECONDS) -> None:
+    def wait_for_line(self, step: int, split: str = "train") -> None:
         """Returns when the metrics hold the line of a step."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
+
+        def is_there() -> bool:
             if any(line["step"] >= step and line["split"] == split for line in self.metrics()):
-                return
+                return True
             assert self.process.poll() is None, f"ended before {split} step {step}:\n{self.log[-4000:]}"
-            time.sleep(0.05)
-        raise AssertionError(f"no {split} step {step} within {timeout} s:\n{self.log[-4000:]}")
+            return False
+
+        wait_until(is_there, self._written, self._stuck, pause=0.05)
+
+    def _written(self) -> tuple[int, int]:
+        """How much it has written to its log and to its metrics."""
+        return len(self.log), len(self.metrics())
+
+    def _stuck(self) -> str:
+        """What it has written at last; it is killed."""
+        # Every process writes where it is to the log.
+        os.killpg(self.process.pid, signal.SIGUSR1)
+        time.sleep(2)
+        self.kill()
+        return self.log[-9000:]
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl that are whole."""

@@ -14,7 +14,7 @@ import httpx
 import psutil
 
 from rft_api.ports import free_port
-from support.trainer import PATIENCE_SECONDS
+from support.patience import PATIENCE_SECONDS, wait_until
 
 
 class Vllm:
@@ -67,21 +67,24 @@ class Vllm:
         Raises:
             AssertionError: it ended, or does not answer; with its log, and where its processes are.
         """
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not self._answers():
+
+        def answers() -> bool:
             assert self._process.poll() is None, self._tail()
-            if time.monotonic() > deadline:
-                for process in (*psutil.Process(self._process.pid).children(recursive=True), self._process):
-                    process.send_signal(signal.SIGABRT)  # Python writes its stacks
-                time.sleep(2)
-                raise AssertionError(f"{self.url} does not answer:\n{self._tail()}")
-            time.sleep(0.5)
+            return self._answers()
+
+        def stuck() -> str:
+            for process in (*psutil.Process(self._process.pid).children(recursive=True), self._process):
+                process.send_signal(signal.SIGABRT)  # Python writes its stacks
+            time.sleep(2)
+            return f"{self.url} does not answer:\n{self._tail()}"
+
+        wait_until(answers, self._tail, stuck, pause=0.5)
 
     def stop(self) -> None:
         """Ends it."""
         self._process.terminate()
         try:
-            self._process.wait(60)
+            self._process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -1,12 +1,12 @@
 """Scoring beside other work: completions are sent as they finish, and shadows can neither stop nor hold up training."""
 
 import json
-import threading
 import time
 
 import pyarrow.parquet as pq
 import pytest
 from prometheus_client import generate_latest
+from support.patience import wait_until
 from support.sequential import SequentialStep, SequentialTrainer
 from support.servers import RewardServer
 from support.trainer import curve, hyperparameters, job_spec, render, train_in_process
@@ -129,14 +129,15 @@ def test_a_late_shadow_is_waited_for_once(length, capricious):
     assert errors[0] == "no answer within 0 s after the step"
     assert errors[1] == errors[0]
     # As soon as it has answered by itself, it is waited for again.
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+
+    def is_quick():
         scoring = client.begin()
         scoring.send(rollouts("quick"))
         scoring.wait()
-        threading.Event().wait(0.3)
-        if scoring.wait_for_shadows()["s"][0].reward == -5.0:
-            break
+        time.sleep(0.3)
+        return scoring.wait_for_shadows()["s"][0].reward == -5.0
+
+    wait_until(is_quick)
     scoring = client.begin()
     scoring.send(rollouts("quick"))
     assert scoring.wait_for_shadows()["s"][0].reward == -5.0

@@ -4,6 +4,7 @@ import json
 
 import httpx
 import pyarrow.parquet as pq
+from support.patience import PATIENCE_SECONDS
 from support.tiny import write_model
 from support.trainer import TrainerProgram, hyperparameters, job_spec, render
 from support.vllm import Vllm
@@ -38,6 +39,6 @@ def test_vllm_serves_what_is_exported(tmp_path, data, rewards):
 
 def answer(vllm, model, prompt):
     body = {"model": model, "messages": json.loads(prompt), "temperature": 0, "max_tokens": 8}
-    response = httpx.post(f"{vllm.url}/v1/chat/completions", json=body, timeout=60, trust_env=False)
+    response = httpx.post(f"{vllm.url}/v1/chat/completions", json=body, timeout=PATIENCE_SECONDS, trust_env=False)
     assert response.status_code == 200, response.text
     return response.json()["choices"][0]["message"]["content"]

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+from support.patience import PATIENCE_SECONDS
 from support.tiny import write_model
 
 SCRIPT = """
@@ -43,7 +44,11 @@ def test_completions_are_reported_as_they_finish(tmp_path):
         "TORCHDYNAMO_DISABLE": "1",  # as trainer-image/Dockerfile has it
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(model)], env=environment, capture_output=True, text=True, timeout=900
+        [sys.executable, "-c", SCRIPT, str(model)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     *attempts, plain = json.loads(done.stdout.split("RESULT")[1])
