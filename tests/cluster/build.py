@@ -56,8 +56,8 @@ def _build(binary: Binary, report: Report) -> Path:
     if path.exists():
         return path
     path.parent.mkdir(exist_ok=True)
-    # One build at a time: each uses all cores.
-    with locked("build", report) as progress:
+    # One build at a time: each uses all cores. Another process may go on with the next one as soon as it has this one.
+    with locked("build", report, unless=path.exists) as progress:
         if not path.exists():
             for abandoned in path.parent.glob(f"{path.name}.*.partial"):
                 abandoned.unlink()

@@ -27,10 +27,15 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def locked(name: str, report: Report) -> Iterator[Path]:
+def locked(name: str, report: Report, unless: Callable[[], bool] = lambda: False) -> Iterator[Path]:
     """Hold the machine-wide lock of that name, which the kernel frees however its holder ends.
 
     To wait for it takes no time of the running test, whatever its holder does.
+
+    Args:
+        name: of the lock.
+        report: shows for whom it waits.
+        unless: ends the wait, without the lock, when what the lock is for has been done by another process.
 
     Yields:
         A file that the holder may write a line about its progress into; those who wait show it.
@@ -40,21 +45,26 @@ def locked(name: str, report: Report) -> Iterator[Path]:
     progress = folder / f"{name}.progress"
     with (folder / name).open("w") as lock:
         with uncounted():
-            _wait(lock.fileno(), name, progress, report)
+            is_held = _wait(lock.fileno(), name, progress, report, unless)
         try:
             yield progress
         finally:
-            progress.unlink(missing_ok=True)
+            if is_held:
+                progress.unlink(missing_ok=True)
 
 
-def _wait(descriptor: int, name: str, progress: Path, report: Report) -> None:
+def _wait(descriptor: int, name: str, progress: Path, report: Report, unless: Callable[[], bool]) -> bool:
+    """Wait for a lock; return whether it is held."""
     shown = time.monotonic() - REPORT_SECONDS + 1
     while not _try_lock(descriptor):
+        if unless():
+            return False
         if time.monotonic() - shown >= REPORT_SECONDS:
             shown = time.monotonic()
             line = progress.read_text(encoding="utf-8") if progress.exists() else name
             report(f"Waiting for another process of this machine: {line}")
         time.sleep(0.2)
+    return True
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from support.patience import PATIENCE_SECONDS
 
 from cluster import build
 from cluster.build import BuildError, find_binaries
+from cluster.cache import locked
 from cluster.toolchain import find_go
 from cluster.versions import BINARIES, MODULES, Binary
 
@@ -35,6 +37,15 @@ def test_two_runs_build_once(cache):
     said = "".join(process.communicate(timeout=PATIENCE_SECONDS)[0] for process in both)
     assert [process.returncode for process in both] == [0, 0]
     assert said.count("Built pause") == 1
+
+
+def test_a_program_that_another_process_has_built_is_used_while_that_builds_the_next_one(cache):
+    path = cache / f"pause-{BINARIES['pause'].key()}"
+    cache.mkdir(parents=True)
+    with ThreadPoolExecutor() as pool, locked("build", print):
+        waiting = pool.submit(find_binaries, ("pause",), print)
+        path.write_text("built", encoding="utf-8")
+        assert waiting.result(PATIENCE_SECONDS) == {"pause": path}
 
 
 def test_an_unfinished_file_is_not_taken_for_a_program(cache):
