@@ -7,6 +7,8 @@ SHELL := /bin/bash
 UV_VERSION := 0.13.9
 UV := $(CURDIR)/.cache/uv-$(UV_VERSION)/bin/uv
 RUN := $(UV) run --no-sync
+# Says every 10 s how far a command is, where it would be silent.
+REPORT := @tools/report.sh
 MODEL := .cache/models/smollm2-135m-instruct
 # How images are built and named.
 BUILDER = $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool))))
@@ -21,14 +23,15 @@ help: ## this list
 $(UV):
 	@echo "Installing uv $(UV_VERSION) into .cache (it installs everything else)"
 	@folder=.cache/uv-$(UV_VERSION); \
-	  { python3 -m venv $$folder && $$folder/bin/python -m pip install --quiet uv==$(UV_VERSION); } || \
+	  { python3 -m venv $$folder && tools/report.sh "Installing uv" $$folder/bin/python -m pip install --quiet \
+	    uv==$(UV_VERSION); } || \
 	  { uv venv --clear $$folder && uv pip install --python $$folder uv==$(UV_VERSION); } || \
 	  { echo "uv could not be installed. It needs python3 with venv (Debian: apt install python3-venv) or any uv" \
 	    "(https://docs.astral.sh/uv/getting-started/installation)" >&2; exit 1; }
 
 install: $(UV) ## the development environment in .venv, as uv.lock has it
 	@echo "Installing the packages of uv.lock into .venv (the first time several GB; minutes)"
-	@$(UV) sync --locked
+	$(REPORT) "Installing packages" $(UV) sync --locked
 
 $(MODEL)/config.json: | install
 	@echo "Preparing SmolLM2-135M-Instruct (half a minute)"
@@ -40,13 +43,13 @@ demo: install $(MODEL)/config.json ## fine-tunes a real model with a reward, fro
 check: install ## linters, types, import contracts and generated files
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
-	@$(RUN) mypy
-	@$(RUN) lint-imports
+	$(REPORT) "Checking types" $(RUN) mypy
+	$(REPORT) "Checking imports" $(RUN) lint-imports
 
 # The tests start hundreds of programs, in pods that cannot keep what Python compiles, too: all is compiled before, which
 # more than halves the time that a trainer takes to start.
 compile: install
-	@$(UV) sync --locked --quiet --compile-bytecode
+	$(REPORT) "Compiling the installed packages" $(UV) sync --locked --compile-bytecode
 
 # Programs compute beside one another: one thread each. Much of a test is waiting, for programs and disks: four at a time
 # keep two cores busy.

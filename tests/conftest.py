@@ -2,7 +2,7 @@
 
 import gc
 
-pytest_plugins = ["support.limits", "cluster.fixtures"]
+pytest_plugins = ["support.limits", "support.running", "cluster.fixtures"]
 
 # What tests import stays: to look through it for garbage, again and again, takes longer than many a test.
 gc.disable()

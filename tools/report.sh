@@ -15,9 +15,10 @@ written() {
 
 report() {
   # Its own process has another parent when the script was killed.
-  local own=$BASHPID
-  while sleep 10 && [ "$(awk '{print $4}' "/proc/$own/stat")" = $$ ]; do
-    echo "$what: $SECONDS s, $(written) MB written"
+  local own=$BASHPID megabytes
+  while sleep 10 > /dev/null 2>&1 && [ "$(awk '{print $4}' "/proc/$own/stat")" = $$ ]; do
+    megabytes=$(written)
+    echo "$what: $SECONDS s$([ "$megabytes" -lt 10 ] || echo ", $megabytes MB written")"
   done
 }
 

@@ -161,10 +161,12 @@ def _programs(*items: pytest.Item) -> tuple[str, ...]:
 
 def _reporter(config: pytest.Config) -> Report:
     capture = config.pluginmanager.getplugin("capturemanager")
+    # Nobody sees the standard output of one of several processes.
+    several = hasattr(config, "workerinput")
 
     def show(line: str) -> None:
         with capture.global_and_fixture_disabled():
-            print(f"\n[cluster] {line}", end="", flush=True)
+            print(f"\n[cluster] {line}", end="", flush=True, file=sys.stderr if several else sys.stdout)
 
     return show
 
