@@ -28,10 +28,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests/operator"))
 from audit import WRITES, Audit
 from cluster.build import find_binaries
 from cluster.control_plane import ControlPlane
+from cluster.kubectl import CRDS
 from cluster.node import clean_up
 from cluster.runs import RunFolder, remove_abandoned
 from cluster.versions import CONTROL_PLANE
-from lives import JOB, REWARD, REWARDS, apply_crds, wait_for, write_operator_kubeconfig
+from lives import JOB, REWARD, REWARDS, wait_for, write_operator_kubeconfig
 from pretending import Kubelet, Operator
 
 NAMESPACE = "bench"
@@ -69,7 +70,7 @@ class Bench:
 
     async def run(self):
         self.plane.start()
-        apply_crds(self.plane.kubectl)
+        self.plane.kubectl.apply_definitions(CRDS)
         self.operator = Operator(write_operator_kubeconfig(self.plane), self.folder / "operator.log")
         context = ssl.create_default_context(cafile=str(self.plane.authority.pair.certificate))
         context.load_cert_chain(self.plane.admin.certificate, self.plane.admin.key)
@@ -150,9 +151,9 @@ class Bench:
     def make_reward(self):
         kubectl, kubelet = self.plane.kubectl, Kubelet(self.plane.kubectl, NAMESPACE)
         kubectl.apply(REWARD, namespace=NAMESPACE)
-        (pod,) = kubelet.pods(REWARDS, seconds=300)
+        (pod,) = kubelet.pods(REWARDS)
         kubelet.run(pod, "reward-server")
-        wait_for(kubectl, NAMESPACE, "rewardfunction/amount", "Ready", "Ready", seconds=300)
+        wait_for(kubectl, NAMESPACE, "rewardfunction/amount", "Ready", "Ready")
 
     async def apply_jobs(self):
         applied, begun = {}, time.monotonic()

@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 from cluster.control_plane import Cluster, ControlPlane
-from cluster.kubectl import Kubectl
+from cluster.kubectl import CRDS, Kubectl
 from lives import (
     RESULT,
     REWARD,
     REWARDS,
     SERVERS,
     TRAINERS,
-    apply_crds,
     job,
     wait_for,
     write_operator_kubeconfig,
@@ -27,7 +26,7 @@ from pretending import Kubelet, Operator, reason, running_operator, wait_until_g
 
 @pytest.fixture(scope="module")
 def kubectl(api_server: Cluster) -> Kubectl:
-    apply_crds(api_server.kubectl)
+    api_server.kubectl.apply_definitions(CRDS)
     return api_server.kubectl
 
 
