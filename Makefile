@@ -84,7 +84,7 @@ generate: install ## crds/, the chart's generated parts, docs/reference/manifest
 	  --output-file .cache/constraints.txt
 	@$(UV) pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --no-emit-index-url --custom-compile-command "make generate" --constraints .cache/constraints.txt \
-	  --extra storage --no-emit-package rft-api --output-file $(CUDA).txt \
+	  --extra hub --extra storage --no-emit-package rft-api --output-file $(CUDA).txt \
 	  api/pyproject.toml trainer-image/pyproject.toml $(CUDA).in > /dev/null
 
 # What is given to users: all packages but rft-charts, which only generates.

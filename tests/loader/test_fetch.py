@@ -13,7 +13,7 @@ from support.hub import REVISION, Hub
 from support.loader import run_loader
 from support.patience import PATIENCE_SECONDS
 
-import rft_loader.hub
+import rft_api.hub
 from rft_api.exit_codes import ExitCode
 from rft_api.ports import free_port
 from rft_loader.fetch import fetch_model
@@ -216,7 +216,7 @@ def hub(tmp_path, model):
 def hub_here(hub, monkeypatch):
     """The hub, also for this process."""
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(rft_loader.hub, "PAUSES", (0.1, 0.1))
+    monkeypatch.setattr(rft_api.hub, "PAUSES", (0.1, 0.1))
     return hub
 
 

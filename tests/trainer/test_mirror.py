@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.run_folder import RunFolder
-from rft_api.storage import StorageError
+from rft_api.storage_error import StorageError
 from rft_trainer import mirror
 from rft_trainer.mirror import plan_sync
 

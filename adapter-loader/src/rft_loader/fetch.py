@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
-from rft_loader.problems import Problem
-from rft_loader.source import Source, SourceFile, fetch_files, revision_of
+from rft_api.model_files import choose_files, indexed_weights
+from rft_loader.problems import storage_problems
+from rft_loader.source import Source, fetch_files, revision_of
 
 log = logging.getLogger(__name__)
-
-WEIGHTS = ".safetensors"
-INDEX = "model.safetensors.index.json"
-_OTHERS = (".json", ".txt", ".model", ".jinja", ".tiktoken")
-"""Configuration and tokenizer. Never code, and never weights in formats that can hold code."""
-_REFUSED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack", ".gguf")
 
 
 def fetch_model(uri: str, source: Source, target: Path) -> None:
@@ -29,11 +22,13 @@ def fetch_model(uri: str, source: Source, target: Path) -> None:
     if (target / "config.json").is_file():
         log.info("%s is complete already", target)
         return
-    files = [file for file in source.files() if "/" not in file.name]
-    others, weights = choose_files(uri, files)
-    partial = _partial_folder(target, revision_of(files))
-    fetch_files(source, others, partial)
-    weights = _indexed(uri, partial, weights)
+    files = {file.name: file for file in source.files() if "/" not in file.name}
+    with storage_problems():
+        others, names = choose_files(uri, files)
+    partial = _partial_folder(target, revision_of(files.values()))
+    fetch_files(source, [files[name] for name in others], partial)
+    with storage_problems():
+        weights = [files[name] for name in indexed_weights(uri, partial, names)]
     total, done = sum(file.size for file in weights), 0
     log.info("fetching %s: %d files of weights, %.1f MB", uri, len(weights), total / 1e6)
     for number, file in enumerate(weights, start=1):
@@ -46,42 +41,6 @@ def fetch_model(uri: str, source: Source, target: Path) -> None:
     shutil.rmtree(partial / ".cache", ignore_errors=True)
     partial.rename(target)
     log.info("%s is complete", target)
-
-
-def choose_files(uri: str, files: Sequence[SourceFile]) -> tuple[list[SourceFile], list[SourceFile]]:
-    """Those of a model's files that are fetched: configuration and tokenizer, and weights.
-
-    Raises:
-        Problem: when they are no model of safetensors.
-    """
-    names = {file.name for file in files}
-    weights = [file for file in files if file.name.endswith(WEIGHTS)]
-    if "config.json" not in names:
-        hint = "; it is an adapter: give its base model" if "adapter_config.json" in names else ""
-        raise Problem(f"{uri}: is no model: it holds no config.json{hint}")
-    if not weights:
-        refused = sorted(name for name in names if name.endswith(_REFUSED))
-        hint = f" ({refused[0]} is not loaded)" if refused else ""
-        raise Problem(f"{uri}: holds no *.safetensors{hint}; convert its weights")
-    return [file for file in files if file.name.endswith(_OTHERS)], weights
-
-
-def _indexed(uri: str, folder: Path, weights: list[SourceFile]) -> list[SourceFile]:
-    """The weights that the index names, where there is one: repositories often carry a second copy."""
-    index = folder / INDEX
-    if not index.is_file():
-        return weights
-    try:
-        named = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Problem(f"{uri}: {INDEX} cannot be read: {error}") from error
-    missing = sorted(named - {file.name for file in weights})
-    if missing:
-        raise Problem(
-            f"{uri}: {len(missing)} of the {len(named)} files that {INDEX} names are missing, first {missing[0]}; "
-            "copy the model again"
-        )
-    return [file for file in weights if file.name in named]
 
 
 def _partial_folder(target: Path, revision: str) -> Path:

@@ -6,9 +6,10 @@ import shutil
 import threading
 from pathlib import Path
 
-from rft_api.storage import ObjectStore, StorageError
-from rft_loader.hub import parse_hub_address
-from rft_loader.problems import Problem
+from rft_api.hub import HubModel
+from rft_api.hub_address import SHAPE, parse_hub_address
+from rft_api.storage import ObjectStore
+from rft_loader.problems import Problem, storage_problems
 from rft_loader.source import Source, SourceFile
 
 
@@ -21,20 +22,33 @@ class StoredFolder:
 
     def files(self) -> list[SourceFile]:
         """See `Source`."""
-        try:
+        with storage_problems():
             found = self._store.objects(self._uri)
-        except StorageError as error:
-            raise Problem(str(error), error.permanent) from error
         if not found:
             raise Problem(f"{self._uri}: nothing is stored there")
         return [SourceFile(item.name, item.size, item.etag) for item in found]
 
     def fetch(self, name: str, folder: Path) -> None:
         """See `Source`."""
-        try:
+        with storage_problems():
             self._store.download(self._uri, folder, [name])
-        except StorageError as error:
-            raise Problem(str(error), error.permanent) from error
+
+
+class HubFolder:
+    """The files of a model on the Hugging Face hub."""
+
+    def __init__(self, model: HubModel):
+        self._model = model
+
+    def files(self) -> list[SourceFile]:
+        """See `Source`."""
+        with storage_problems():
+            return [SourceFile(file.name, file.size, file.version) for file in self._model.files()]
+
+    def fetch(self, name: str, folder: Path) -> None:
+        """See `Source`."""
+        with storage_problems():
+            self._model.fetch(name, folder)
 
 
 class MountedFolder:
@@ -78,7 +92,10 @@ class Sources:
         if scheme == "s3":
             return StoredFolder(uri, self._object_store())
         if scheme == "hf":
-            return parse_hub_address(uri)
+            address = parse_hub_address(uri)
+            if address is None:
+                raise Problem(f"{uri}: must look like {SHAPE}")
+            return HubFolder(HubModel(address))
         raise Problem(f"{uri}: {scheme}:// cannot be fetched; use s3:// or hf://")
 
     def _object_store(self) -> ObjectStore:

@@ -17,23 +17,12 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from rft_api.storage_error import StorageError
+
 log = logging.getLogger(__name__)
 
 SCHEME = "s3://"
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
-
-
-class StorageError(Exception):
-    """An object store refused or could not be reached.
-
-    Args:
-        message: what was tried on which address, and why it failed.
-        permanent: whether trying again cannot help: no such bucket or object, or no permission.
-    """
-
-    def __init__(self, message: str, permanent: bool):
-        super().__init__(message)
-        self.permanent = permanent
 
 
 @dataclass(frozen=True)

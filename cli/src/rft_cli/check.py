@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rft_api.addresses import Address, job_addresses
 from rft_api.exit_codes import RunError
+from rft_api.hub_address import SHAPE, parse_hub_address
 from rft_api.invocation_log import RedactionPattern
 from rft_api.manifests import (
     ManifestError,
@@ -130,8 +131,7 @@ def _address_problem(found: Manifests, job: RFTJob, address: Address) -> str | N
             return f"ConfigMap {name} is not among the given files"
         return None if key in found.config_maps[name] else f"ConfigMap {name} has no key {key or 'here: add /KEY'}"
     if address.scheme == "hf":
-        name = address.uri.removeprefix("hf://")
-        return None if re.fullmatch(r"[^/\s]+/[^/\s]+", name) else "must look like hf://OWNER/NAME"
+        return None if parse_hub_address(address.uri) else f"must look like {SHAPE}"
     if address.scheme or address.role == "output":
         return None
     path = found.folders[job.metadata.name] / Path(address.uri).expanduser()

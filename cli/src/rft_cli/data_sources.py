@@ -98,7 +98,8 @@ def fetched(address: str, scratch: Path, log: InvocationLog | None) -> Iterator[
     if not is_stored(address):
         yield address
         return
-    from rft_api.storage import ObjectStore, StorageError
+    from rft_api.storage import ObjectStore
+    from rft_api.storage_error import StorageError
 
     wanted = partial(is_wanted, options=log) if log is not None else lambda name: True
     try:

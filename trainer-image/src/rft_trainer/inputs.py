@@ -10,7 +10,8 @@ from rft_api.addresses import is_stored
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLog
 from rft_api.invocation_reading import is_wanted
-from rft_api.storage import ObjectStore, StorageError
+from rft_api.storage import ObjectStore
+from rft_api.storage_error import StorageError
 from rft_api.trainer_config import SourceConfig, TrainerConfig
 
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")

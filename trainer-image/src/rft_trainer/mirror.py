@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.run_folder import CHECKPOINT_MARKER, RunFolder
-from rft_api.storage import ObjectStore, StorageError
+from rft_api.storage import ObjectStore
+from rft_api.storage_error import StorageError
 
 log = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rft_api import hub_address
 from rft_api.addresses import job_addresses as located_addresses
 from rft_api.manifests import format_location
 from rft_api.rft_job import RFTJob
@@ -21,7 +22,7 @@ _SCHEMES: dict[Role, tuple[str, ...]] = {
     "adapter": ("s3", "pvc"),
 }
 _SHAPES = {
-    "hf": (r"[^/\s]+/[^/\s]+", "hf://OWNER/NAME"),
+    "hf": (hub_address.PATTERN, hub_address.SHAPE),
     "s3": (r"[^/\s]+/\S+", "s3://BUCKET/KEY"),
     "pvc": (r"[a-z0-9][-a-z0-9.]*(/.*)?", "pvc://CLAIM/PATH"),
     "configmap": (r"[a-z0-9][-a-z0-9.]*/[-._a-zA-Z0-9]+", "configmap://NAME/KEY"),
