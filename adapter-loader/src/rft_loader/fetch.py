@@ -6,6 +6,7 @@ import logging
 import shutil
 from pathlib import Path
 
+from rft_api.files import partial_path
 from rft_api.model_files import choose_files, indexed_weights
 from rft_loader.problems import storage_problems
 from rft_loader.source import Source, fetch_files, revision_of
@@ -45,8 +46,8 @@ def fetch_model(uri: str, source: Source, target: Path) -> None:
 
 def _partial_folder(target: Path, revision: str) -> Path:
     """Where this content is gathered; what was begun of other content is removed."""
-    partial = target.with_name(f"{target.name}.{revision}.partial")
-    for other in target.parent.glob(f"{target.name}.*.partial"):
+    partial = partial_path(target.with_name(f"{target.name}.{revision}"))
+    for other in target.parent.glob(partial_path(target.with_name(f"{target.name}.*")).name):
         if other != partial:
             shutil.rmtree(other)
     return partial

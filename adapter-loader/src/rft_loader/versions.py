@@ -7,14 +7,13 @@ import shutil
 from collections.abc import Callable, Set
 from pathlib import Path
 
+from rft_api.files import PARTIAL_SUFFIX, partial_path
 from rft_loader.problems import Problem
 from rft_loader.source import Source, fetch_files, revision_of
 from rft_loader.sources import MountedFolder
 from rft_loader.validation import choose_files
 
 log = logging.getLogger(__name__)
-
-PARTIAL = ".partial"
 
 Check = Callable[[Path], None]
 """Raises a Problem for an adapter that cannot be served."""
@@ -43,7 +42,7 @@ def prepare_version(uri: str, source: Source, home: Path, check: Check) -> tuple
             version.symlink_to(source.path.absolute())
         else:
             log.info("fetching %s: %.1f MB", uri, sum(file.size for file in files) / 1e6)
-            partial = version.with_name(version.name + PARTIAL)
+            partial = partial_path(version)
             fetch_files(source, files, partial)
             shutil.rmtree(partial / ".cache", ignore_errors=True)
             partial.rename(version)
@@ -86,7 +85,7 @@ def remove_versions(
 def _newest_version(home: Path, check: Check) -> Path | None:
     if not home.is_dir():
         return None
-    versions = [path for path in home.iterdir() if path.is_dir() and not path.name.endswith(PARTIAL)]
+    versions = [path for path in home.iterdir() if path.is_dir() and not path.name.endswith(PARTIAL_SUFFIX)]
     for version in sorted(versions, key=lambda path: path.lstat().st_mtime, reverse=True):
         try:
             check(version)

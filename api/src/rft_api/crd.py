@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel
 
 from rft_api.inference_endpoint import InferenceEndpoint
-from rft_api.model import Model, Rule
+from rft_api.model import Json, Model, Rule
 from rft_api.resource import GROUP, VERSION
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
-
-Json = dict[str, Any]
 
 # Keywords of a structural schema that pydantic's JSON Schema may carry through; titles, for one, are not allowed.
 _KEPT = {

@@ -9,6 +9,9 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
 
+Json = dict[str, Any]
+"""A JSON object, as `json.loads` returns it."""
+
 Location = tuple[int | str, ...]
 """The place of a field in a document: names of fields and positions in lists, from the outermost on."""
 
@@ -58,7 +61,7 @@ class Model(BaseModel):
             raise RuleViolations(broken)
         return self
 
-    def to_json_object(self) -> dict[str, Any]:
+    def to_json_object(self) -> Json:
         """The model as Kubernetes would store it: camelCase keys, fields without a value left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 

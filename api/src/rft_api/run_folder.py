@@ -25,6 +25,19 @@ class CheckpointInfo(Model):
 
 Stage = Literal["base", "warmup", "tuned"]
 
+_BEST = "best"
+_CHECKPOINTS = "checkpoints"
+
+
+def best_address(output: str) -> str:
+    """Address of the exported model or adapter, from the address of the run's output."""
+    return f"{output.rstrip('/')}/{_BEST}"
+
+
+def checkpoint_address(output: str, step: int) -> str:
+    """Address of one checkpoint, from the address of the run's output."""
+    return f"{output.rstrip('/')}/{_CHECKPOINTS}/step-{step}"
+
 
 class RunFolder:
     """Paths in a run's output folder."""
@@ -62,7 +75,7 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
-        return self.path / "checkpoints"
+        return self.path / _CHECKPOINTS
 
     def checkpoint(self, step: int) -> Path:
         """Folder of one checkpoint."""
@@ -76,7 +89,7 @@ class RunFolder:
     @property
     def best(self) -> Path:
         """Folder of the exported model or adapter, ready to serve."""
-        return self.path / "best"
+        return self.path / _BEST
 
     @property
     def preflight(self) -> Path:

@@ -17,6 +17,7 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from rft_api.files import atomic_path
 from rft_api.storage_error import StorageError
 
 log = logging.getLogger(__name__)
@@ -73,11 +74,8 @@ class ObjectStore:
         bucket, prefix = _split(uri)
         for name in names:
             path = target / name if name else target
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(path.name + ".partial")
-            with _explained("read", _join(uri, name)):
+            with atomic_path(path) as partial, _explained("read", _join(uri, name)):
                 self._client.download_file(bucket, _join(prefix, name), str(partial))
-            partial.replace(path)
 
     def fetch(self, uri: str, target: Path, wanted: Callable[[str], bool] = lambda name: True) -> bool:
         """Copies what is wanted below an address to `target`; files that are there with the right size are kept.

@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
+from rft_api.model import Json
 from rft_charts.dashboards import build_dashboards
 
-Json = dict[str, Any]
 Fetch = Callable[[str], list[Json]]
 """The series of an expression, as Prometheus' API answers a range query."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rft_api.addresses import Address, job_addresses
+from rft_api.files import atomic_write
 from rft_api.rft_job import RFTJob
 
 INPUTS = ".inputs"
@@ -40,9 +41,7 @@ class Places:
         """Writes the files that the job's configmap:// addresses stand for."""
         for address in job_addresses(job):
             if address.scheme == "configmap":
-                path = self._input(address)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(self._text(address), encoding="utf-8")
+                atomic_write(self._input(address), self._text(address))
 
     def _text(self, address: Address) -> str:
         name, key = address.config_map_key

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.files import PARTIAL_SUFFIX
 
 
 @contextmanager
@@ -21,7 +22,7 @@ def new_files(targets: Sequence[Path]) -> Iterator[list[BinaryIO]]:
     taken = [str(target) for target in targets if target.exists()]
     if taken:
         raise RunError(ExitCode.OUTPUT_INVALID, f"{', '.join(taken)}: exists already; nothing was written")
-    partial = [target.with_name(f".{target.name}.{os.getpid()}.partial") for target in targets]
+    partial = [target.with_name(f".{target.name}.{os.getpid()}{PARTIAL_SUFFIX}") for target in targets]
     try:
         with ExitStack() as stack:
             for target in targets:

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from rft_api.addresses import job_addresses
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.files import atomic_write
 from rft_api.manifests import ManifestError, ManifestErrors, Manifests, resolve_source
 from rft_api.model import Location
 from rft_api.ports import free_port
@@ -266,19 +267,13 @@ def _train(
         if interruption:
             raise RunError(ExitCode.INTERRUPTED, "stopped before training began")
         config = _render(job, functions, places, servers)
-        _write_config(config, folder)
+        atomic_write(folder.config, config.model_dump_json(by_alias=True, indent=2) + "\n")
         port = free_port()
         trainer = _start_trainer(config, folder, port)
         stack.callback(trainer.kill)
         code = _follow(trainer, port, servers, display, interruption)
         if code != ExitCode.SUCCEEDED:
             raise _failure(code, trainer, bool(interruption))
-
-
-def _write_config(config: TrainerConfig, folder: RunFolder) -> None:
-    temporary = folder.config.with_suffix(".tmp")
-    temporary.write_text(config.model_dump_json(by_alias=True, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder.config)
 
 
 def _start_trainer(config: TrainerConfig, folder: RunFolder, port: int) -> Program:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rft_api.files import atomic_write, sync
 from rft_api.run_folder import CHECKPOINT_MARKER, CheckpointInfo, RunFolder
 
 KEPT = 3
@@ -102,21 +102,9 @@ def _thin(checkpoint: Path) -> None:
 
 def write_marker(checkpoint: Path, info: CheckpointInfo) -> None:
     """Writes or replaces a checkpoint's completeness marker, at once or not at all."""
-    temporary = checkpoint / (CHECKPOINT_MARKER + ".partial")
-    temporary.write_text(info.model_dump_json(by_alias=True), encoding="utf-8")
-    _sync(temporary)
-    temporary.replace(checkpoint / CHECKPOINT_MARKER)
-    _sync(checkpoint)
+    atomic_write(checkpoint / CHECKPOINT_MARKER, info.model_dump_json(by_alias=True), durable=True)
 
 
 def _sync_tree(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)

@@ -7,15 +7,17 @@ goes on when it is started again.
 from __future__ import annotations
 
 import gc
-import json
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.files import atomic_write
+from rft_api.model import Model
 from rft_api.run_folder import CheckpointInfo, RunFolder, Stage
 from rft_api.summary import DataReport, Evaluation, PreflightVerdict, Summary
 from rft_api.trainer_config import TrainerConfig
@@ -378,9 +380,5 @@ def _evaluation(rows: Sequence[ScoredCompletion], common: Sequence[int]) -> Eval
     )
 
 
-def _write(path: Any, model: Any) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(
-        json.dumps(json.loads(model.model_dump_json(by_alias=True)), indent=2) + "\n", encoding="utf-8"
-    )
-    temporary.replace(path)
+def _write(path: Path, model: Model) -> None:
+    atomic_write(path, model.model_dump_json(by_alias=True, indent=2) + "\n")

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from rft_api.addresses import is_stored
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.files import atomic_write
 from rft_api.ports import free_port
 from rft_api.run_folder import RunFolder
 from rft_api.system_errors import NOT_WRITABLE, may_pass
@@ -103,8 +104,7 @@ def _run(options: argparse.Namespace, config: TrainerConfig) -> Ending:
     def run_fetched() -> Ending:
         local = fetch_inputs(config, options.scratch / "inputs").model_copy(update={"output": output})
         file = options.scratch / "job.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(local.model_dump_json(by_alias=True), encoding="utf-8")
+        atomic_write(file, local.model_dump_json(by_alias=True))
         own_disks = is_stored(config.output) and config.compute.nodes > 1
         return _run_stages(group, options, file, local, own_disks)
 
@@ -216,7 +216,7 @@ def _output_problem(config: TrainerConfig, folder: RunFolder) -> Ending | None:
         probe.write_bytes(b"\n")
         probe.unlink()
         if not folder.config.exists():
-            folder.config.write_text(config.model_dump_json(by_alias=True, indent=2) + "\n", encoding="utf-8")
+            atomic_write(folder.config, config.model_dump_json(by_alias=True, indent=2) + "\n")
     except OSError as error:
         text = f"{folder.path} cannot be written to: {error.strerror}"
         if may_pass(error):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rft_api.files import atomic_write
 from rft_api.metrics import TrainMetrics, ValidationMetrics
 from rft_api.run_folder import RunFolder
 
@@ -31,9 +32,7 @@ def read_validations(folder: RunFolder) -> list[ValidationMetrics]:
 def rewind(folder: RunFolder, step: int) -> None:
     """Removes what is about steps after `step`: lines, rollouts, validations. A run that goes on writes them again."""
     kept = [text for text, line in _lines(folder.metrics) if line["step"] <= step]
-    temporary = folder.metrics.with_suffix(".partial")
-    temporary.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
-    temporary.replace(folder.metrics)
+    atomic_write(folder.metrics, "".join(f"{text}\n" for text in kept))
     for path in [*folder.rollouts.glob("step-*.parquet"), *folder.validation(0).parent.glob("step-*.parquet")]:
         if int(path.stem.removeprefix("step-")) > step:
             path.unlink()

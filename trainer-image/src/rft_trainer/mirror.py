@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.files import PARTIAL_SUFFIX
 from rft_api.run_folder import CHECKPOINT_MARKER, RunFolder
 from rft_api.storage import ObjectStore
 from rft_api.storage_error import StorageError
@@ -149,7 +150,7 @@ class Mirror:
         for path in self._folder.path.rglob("*"):
             name = path.relative_to(self._folder.path).as_posix()
             # Half-written: transformers' own names for a checkpoint in the making, and ours for any file or folder.
-            unfinished = name.startswith("checkpoints/checkpoint-") or ".partial" in name or name.startswith(".")
+            unfinished = name.startswith("checkpoints/checkpoint-") or PARTIAL_SUFFIX in name or name.startswith(".")
             if path.is_file() and not unfinished:
                 status = path.stat()
                 found[name] = (status.st_size, status.st_mtime_ns)

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.files import partial_path
 from rft_api.system_errors import may_pass
 from rft_api.trainer_config import LoraConfig
 from rft_trainer.data import Message
@@ -174,7 +175,7 @@ def _reading(what: str) -> Iterator[None]:
 
 
 def _replace_folder(target: Path, fill: Callable[[Path], None]) -> None:
-    partial = target.with_name(target.name + ".partial")
+    partial = partial_path(target)
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir(parents=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rft_api.files import atomic_path
 from rft_api.metrics import ShadowScores
 from rft_api.reward_protocol import Score
 from rft_api.run_folder import COMPONENT_COLUMN_PREFIX, SHADOW_COLUMN_PREFIX, SHADOW_ERROR_COLUMN_PREFIX
@@ -129,10 +130,8 @@ def write_rollouts(path: Path, rows: Sequence[ScoredCompletion]) -> None:
         columns[SHADOW_COLUMN_PREFIX + name] = pa.array([score.reward for score in given], pa.float64())
         if any(score.error is not None for score in given):
             columns[SHADOW_ERROR_COLUMN_PREFIX + name] = pa.array([score.error for score in given], pa.string())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    pq.write_table(pa.table(columns), temporary)
-    temporary.replace(path)
+    with atomic_path(path) as partial:
+        pq.write_table(pa.table(columns), partial)
 
 
 def read_rollouts(path: Path, prompts: Sequence[Prompt]) -> list[ScoredCompletion]:

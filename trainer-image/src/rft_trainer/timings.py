@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 
+from rft_api.files import atomic_write
 from rft_api.run_folder import RunFolder
 
 
@@ -24,9 +25,7 @@ class StageClock:
         if self._stage is not None:
             seconds = self.read()
             seconds[self._stage] = round(seconds.get(self._stage, 0.0) + now - self._since, 3)
-            temporary = self._path.with_suffix(".partial")
-            temporary.write_text(json.dumps(seconds, indent=2) + "\n", encoding="utf-8")
-            temporary.replace(self._path)
+            atomic_write(self._path, json.dumps(seconds, indent=2) + "\n")
         self._stage, self._since = stage, now
 
     def read(self) -> dict[str, float]:

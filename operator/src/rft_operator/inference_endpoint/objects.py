@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from rft_api.inference_endpoint import InferenceEndpoint, Serving
+from rft_api.model import Json
 from rft_api.quantities import quantity_value
 from rft_operator.inference_endpoint import names
 from rft_operator.kube import kinds
@@ -22,8 +22,6 @@ from rft_operator.pods.template import (
     scrape_annotations,
 )
 from rft_operator.settings import Settings
-
-Json = dict[str, Any]
 
 ADAPTERS_KEY = "adapters.json"
 CPU_CACHE_SHARE = 0.25

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
+from rft_api.model import Json
 from rft_operator.kube.kinds import INFERENCE_ENDPOINT
 from rft_operator.kube.store import Key
-
-Json = dict[str, Any]
 
 
 def find_base(endpoint: Json) -> Iterator[Key]:

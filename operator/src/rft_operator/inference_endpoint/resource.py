@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from rft_api.inference_endpoint import InferenceEndpoint
+from rft_api.model import Json
 from rft_operator.inference_endpoint.metrics import collect_endpoints, sample_endpoint
 from rft_operator.inference_endpoint.plan import plan_inference_endpoint
 from rft_operator.inference_endpoint.probe import ask_servers
@@ -16,8 +16,6 @@ from rft_operator.kube.store import Key
 from rft_operator.reconcile.resource import ObjectMetrics, Resource, Sources
 from rft_operator.status.conditions import is_true
 from rft_operator.status.reasons import ConditionType
-
-Json = dict[str, Any]
 
 
 async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> InferenceEndpointWorld:

@@ -6,15 +6,12 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Any
 
+from rft_api.model import Json
 from rft_operator.kube.cluster import Cluster, Conflict
 from rft_operator.kube.kinds import KINDS
 from rft_operator.kube.plan import Desired, Plan
 from rft_operator.kube.store import Key, Store, key_of
-
-Json = dict[str, Any]
-
 
 TakeAnswer = Callable[[Key, Json], None]
 """Takes over what the API server answered to a write; the key is that of the object for which was written."""

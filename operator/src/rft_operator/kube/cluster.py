@@ -14,10 +14,9 @@ from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.dynamic import DynamicClient
 
+from rft_api.model import Json
 from rft_operator.kube import names
 from rft_operator.kube.kinds import KINDS
-
-Json = dict[str, Any]
 
 REQUEST_SECONDS = 30.0
 PAGE = 100

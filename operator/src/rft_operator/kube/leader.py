@@ -12,12 +12,11 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
+from rft_api.model import Json
 from rft_operator.kube import names
 from rft_operator.kube.cluster import Cluster, Conflict, Unavailable
 
-Json = dict[str, Any]
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 15

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+from rft_api.model import Json
 from rft_api.resource import API_VERSION, Metadata
-
-Json = dict[str, Any]
 
 
 class Manifest(Protocol):

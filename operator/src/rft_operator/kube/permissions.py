@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
+from rft_api.model import Json
 from rft_api.resource import GROUP
 from rft_operator.kube import names
 from rft_operator.kube.kinds import KINDS, OURS, Kind
-
-Json = dict[str, Any]
 
 _PLUGIN = "where OwnerReferencesPermissionEnforcement is on"
 

@@ -9,14 +9,14 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from rft_api.model import Json
 from rft_operator.kube import names
 from rft_operator.kube.kinds import KINDS, OURS
 
-Json = dict[str, Any]
 M = TypeVar("M", bound=BaseModel)
 
 TOMBSTONE_SECONDS = 120.0

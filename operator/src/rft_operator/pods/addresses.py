@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from rft_api import hub_address
 from rft_api.addresses import job_addresses as located_addresses
 from rft_api.manifests import format_location
+from rft_api.model import Json
 from rft_api.rft_job import RFTJob
 from rft_operator.pods import paths
 
@@ -102,7 +103,7 @@ class Mounts:
                 mounts.config_maps.add(name)
         return mounts
 
-    def volumes(self) -> list[dict[str, Any]]:
+    def volumes(self) -> list[Json]:
         """The pod's volumes."""
         return [
             *(
@@ -112,7 +113,7 @@ class Mounts:
             *({"name": f"data-{i}", "configMap": {"name": name}} for i, name in enumerate(sorted(self.config_maps))),
         ]
 
-    def volume_mounts(self) -> list[dict[str, Any]]:
+    def volume_mounts(self) -> list[Json]:
         """The container's mounts of them."""
         return [
             *(

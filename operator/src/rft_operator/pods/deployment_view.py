@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
+
+from rft_api.model import Json
 
 CONTENT_DIGEST: Final = "rft.dev/content-digest"
 """Annotation of a Deployment: digest of the configuration that its pods read."""
@@ -30,7 +32,7 @@ class DeploymentView:
         return self.settled and self.updated == self.replicas and self.available > 0
 
 
-def read_deployment(deployment: dict[str, Any]) -> DeploymentView:
+def read_deployment(deployment: Json) -> DeploymentView:
     """The view of a Deployment."""
     metadata, status = deployment["metadata"], deployment.get("status", {})
     return DeploymentView(

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
+from rft_api.model import Json
 from rft_operator.kube.timestamps import parse_moment
 from rft_operator.status.reasons import Reason
-
-Json = dict[str, Any]
 
 OOM_KILLED = "OOMKilled"
 """Kubernetes' reason of a container that the kernel killed because its memory ran out."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import httpx
 
+from rft_api.model import Json
 from rft_operator.pods.pod_view import PodView
 
 ASK_SECONDS = 3.0
@@ -27,7 +26,7 @@ class PodClient:
             return None
         return answer if any_status or answer.status_code == 200 else None
 
-    async def post(self, pod: PodView, port: int, path: str, body: dict[str, Any], seconds: float) -> httpx.Response:
+    async def post(self, pod: PodView, port: int, path: str, body: Json, seconds: float) -> httpx.Response:
         """The answer to a POST.
 
         Raises:

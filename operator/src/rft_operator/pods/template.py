@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from rft_api.model import Json
 from rft_api.resource import PodOverrides, SecretReference
 from rft_operator.kube.metadata import Owner, build_object
 from rft_operator.pods import paths
-
-Json = dict[str, Any]
 
 USER = 65532
 """User and group of every process; volumes are made writable for the group."""

@@ -10,11 +10,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from rft_api.model import Json
 from rft_operator.kube.store import Key
 from rft_operator.reconcile.resource import Resource
-
-Json = dict[str, Any]
-
 
 _Conditions = tuple[tuple[str, str, str], ...]
 """Type, status and reason of each."""

@@ -7,14 +7,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rft_api.model import Json
 from rft_api.resource import Condition
 from rft_operator.kube.plan import Plan
 from rft_operator.reconcile.resource import Resource
 from rft_operator.status.conditions import Finding, build_conditions
 from rft_operator.status.events import plan_events
 from rft_operator.status.reasons import Reason
-
-Json = dict[str, Any]
 
 AGAIN_SECONDS = 15.0
 

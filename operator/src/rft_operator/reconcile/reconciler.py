@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rft_api.model import Json
 from rft_operator.kube.apply import Applier, NameTaken
 from rft_operator.kube.cluster import Cluster, Conflict, Refused
 from rft_operator.kube.kinds import KINDS
@@ -25,7 +26,6 @@ from rft_operator.reconcile.routing import Router
 from rft_operator.settings import Settings
 from rft_operator.status.reasons import Reason
 
-Json = dict[str, Any]
 log = logging.getLogger(__name__)
 
 

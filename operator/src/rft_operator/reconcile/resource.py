@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from prometheus_client.metrics_core import Metric
 
+from rft_api.model import Json
 from rft_operator.kube.cluster import Cluster
 from rft_operator.kube.kinds import Kind
 from rft_operator.kube.plan import Plan
@@ -18,7 +19,6 @@ from rft_operator.settings import Settings
 from rft_operator.status.conditions import Truth
 from rft_operator.status.reasons import ConditionType
 
-Json = dict[str, Any]
 World = TypeVar("World")
 Sample = TypeVar("Sample")
 

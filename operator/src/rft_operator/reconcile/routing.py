@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rft_api.model import Json
 from rft_operator.kube.store import Key, Store, key_of, owner_of
 from rft_operator.reconcile.resource import Resource
-
-Json = dict[str, Any]
 
 
 class Router:

@@ -15,8 +15,6 @@ from rft_operator.kube.kinds import WATCHED, Kind
 from rft_operator.reconcile.loop import Loop
 from rft_operator.reconcile.routing import Router
 
-Json = dict[str, Any]
-
 WATCH_SECONDS = 300
 """Length of one watch request; an endless one may die without a word. Whole: kopf sends it as it is."""
 BACKOFFS = (0.5, 1, *[2] * 30)

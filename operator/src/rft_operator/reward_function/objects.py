@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from rft_api.inference_endpoint import InferenceEndpoint
+from rft_api.model import Json
 from rft_api.remote_graders import judge_endpoints, with_endpoint_urls
 from rft_api.reward_function import RewardFunction
 from rft_operator.inference_endpoint.names import SERVER_PORT, endpoint_url
@@ -26,8 +26,6 @@ from rft_operator.pods.template import (
 )
 from rft_operator.reward_function import names
 from rft_operator.settings import Settings
-
-Json = dict[str, Any]
 
 FUNCTION_KEY = "function.json"
 TOKEN_KEY = "token"

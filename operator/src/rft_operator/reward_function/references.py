@@ -6,12 +6,10 @@ The manifest is read as it is: this is asked for every version of every object, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
+from rft_api.model import Json
 from rft_operator.kube.kinds import INFERENCE_ENDPOINT
 from rft_operator.kube.store import Key
-
-Json = dict[str, Any]
 
 
 def find_references(function: Json) -> Iterator[Key]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 from datetime import datetime
-from typing import Any
 
+from rft_api.model import Json
 from rft_api.reward_function import RewardFunction
 from rft_operator.kube.kinds import REWARD_FUNCTION
 from rft_operator.kube.store import Key
@@ -19,8 +19,6 @@ from rft_operator.reward_function.world import (
     reward_pods,
     source_names,
 )
-
-Json = dict[str, Any]
 
 
 async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> RewardFunctionWorld:

@@ -7,16 +7,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from rft_api.exit_codes import ExitCode
+from rft_api.model import Json
 from rft_api.termination import parse_failure
 from rft_operator.kube.timestamps import parse_moment
 from rft_operator.pods.pod_view import OOM_KILLED, Ending, PodView
 from rft_operator.rft_job import names
 from rft_operator.rft_job.objects import RULE_DISRUPTION, RULE_INTERRUPTED, RULE_PERMANENT
-
-Json = dict[str, Any]
 
 
 class Outcome(enum.Enum):

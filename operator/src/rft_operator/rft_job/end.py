@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from rft_api.model import Json
 from rft_operator.status.reasons import ConditionType
-
-Json = dict[str, Any]
 
 
 def is_end(type_: str, status: str) -> bool:

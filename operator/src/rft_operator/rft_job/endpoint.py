@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 from rft_api.inference_endpoint import InferenceEndpoint, Serving
+from rft_api.model import Json
 from rft_api.render import DEFAULT_LORA_RANK
 from rft_api.resource import API_VERSION
 from rft_api.rft_job import RFTJob
+from rft_api.run_folder import best_address
 from rft_operator.kube.metadata import Owner
 from rft_operator.kube.names import FIELD_MANAGER, MANAGED_BY
 from rft_operator.kube.plan import Desired
@@ -17,8 +19,6 @@ from rft_operator.rft_job import names
 from rft_operator.rft_job.world import RFTJobWorld, base_endpoint_name
 from rft_operator.status.conditions import Finding, find_condition
 from rft_operator.status.reasons import ConditionType, Reason
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _endpoint_finding(endpoint: InferenceEndpoint | None) -> Finding:
 def _build_endpoint(job: RFTJob) -> Json:
     wanted = job.spec.endpoint
     assert wanted is not None
-    best = f"{job.spec.output.uri.rstrip('/')}/best"
+    best = best_address(job.spec.output.uri)
     base = base_endpoint_name(job)
     spec: Json = {"baseEndpoint": base, "adapter": {"uri": best}} if base else {"model": {"uri": best}}
     if base is None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from rft_api.model import Json
 from rft_operator.kube.store import Key
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

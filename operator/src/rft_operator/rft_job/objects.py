@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from rft_api.exit_codes import ExitCode
+from rft_api.model import Json
 from rft_api.render import RewardAddress, render_trainer_config, reward_digest, reward_names
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
@@ -18,8 +18,6 @@ from rft_operator.pods.template import Container, build_container, build_pod_tem
 from rft_operator.reward_function.names import reward_token, reward_url
 from rft_operator.rft_job import names
 from rft_operator.settings import Settings
-
-Json = dict[str, Any]
 
 GRACE_SECONDS = 600
 """Time that a trainer has to save a checkpoint when its pod is stopped."""

@@ -6,14 +6,12 @@ The manifest is read as it is: this is asked for every version of every object, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
+from rft_api.model import Json
 from rft_operator.kube.kinds import INFERENCE_ENDPOINT, REWARD_FUNCTION
 from rft_operator.kube.store import Key
 from rft_operator.rft_job import names
 from rft_operator.rft_job.end import has_ended
-
-Json = dict[str, Any]
 
 
 def find_references(job: Json) -> Iterator[Key]:

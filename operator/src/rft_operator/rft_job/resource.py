@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
+from rft_api.model import Json
 from rft_api.rft_job import RFTJob
 from rft_operator.kube.kinds import RFT_JOB
 from rft_operator.kube.store import Key
@@ -17,8 +17,6 @@ from rft_operator.rft_job.references import find_references
 from rft_operator.rft_job.world import RFTJobWorld, gather_rft_job, trainer_pods
 from rft_operator.status.conditions import Truth
 from rft_operator.status.reasons import ConditionType
-
-Json = dict[str, Any]
 
 
 async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> RFTJobWorld:

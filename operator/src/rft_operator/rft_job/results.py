@@ -6,6 +6,7 @@ import math
 
 from rft_api.progress import Progress
 from rft_api.rft_job import JobCheckpoint, JobProgress, JobResult
+from rft_api.run_folder import best_address, checkpoint_address
 from rft_api.termination import RunResult
 from rft_operator.kube.timestamps import format_duration
 
@@ -35,19 +36,18 @@ def finish_progress(progress: JobProgress | None, result: RunResult) -> JobProgr
 
 def describe_result(result: RunResult, output: str) -> tuple[JobResult, list[JobCheckpoint]]:
     """The result and the best checkpoints as the status shows them."""
-    root = output.rstrip("/")
     described = JobResult(
         baseline_reward=f"{result.base_reward:.4f}",
         best_reward=f"{result.tuned_reward:.4f}",
         gain=f"{result.gain.mean:+.4f}",
         interval=f"{result.gain.low:+.4f} to {result.gain.high:+.4f}",
-        checkpoint=f"{root}/best",
+        checkpoint=best_address(output),
     )
     checkpoints = [
         JobCheckpoint(
             step=checkpoint.step,
             validation_reward=f"{checkpoint.validation_reward:.4f}",
-            uri=f"{root}/checkpoints/step-{checkpoint.step}",
+            uri=checkpoint_address(output, checkpoint.step),
         )
         for checkpoint in result.checkpoints
         if checkpoint.validation_reward is not None

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from pydantic import ValidationError
 
 from rft_api.inference_endpoint import InferenceEndpoint
+from rft_api.model import Json
 from rft_api.progress import Progress
 from rft_api.render import reward_names
 from rft_api.reward_function import RewardFunction
@@ -55,7 +55,7 @@ class RFTJobWorld:
     now: datetime
 
 
-def read_run_configuration(config_map: dict[str, Any]) -> RunConfiguration | None:
+def read_run_configuration(config_map: Json) -> RunConfiguration | None:
     """The view of a run's ConfigMap; none when it holds no run of this version."""
     data = config_map.get("data", {})
     try:
