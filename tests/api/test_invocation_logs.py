@@ -19,7 +19,7 @@ from rft_api.invocation_bodies import NotUsable, answer_text, request_messages
 from rft_api.invocation_log import InvocationLog, MetadataFilters, Redaction
 from rft_api.invocation_reading import InvocationLogReader, is_body, is_wanted, matches
 from rft_api.redaction import redactor
-from rft_api.trainer_config import SourceConfig
+from rft_api.sources import DataSource
 
 QUESTION = [{"role": "user", "content": "What is the capital of Sudan?"}]
 ANSWER = "Khartoum."
@@ -408,21 +408,25 @@ def test_the_limit_ends_reading(tmp_path):
     assert str(report) == "3 of 3 records taken; stopped at the limit"
 
 
+def log_source(path, options):
+    return DataSource(name="s", uri=str(path), reward="r", format="BedrockInvocationLog", invocation_log=options)
+
+
 def test_prompts_and_conversations_of_a_source(tmp_path):
     file = written(tmp_path / "log.json", record(), record(CONVERSE_IN, None), asking("x"))
     problems: list[str] = []
-    config = SourceConfig(name="s", path=str(file), reward="r", invocation_log=InvocationLog(reference="LoggedAnswer"))
+    source = log_source(file, InvocationLog(reference="LoggedAnswer"))
 
     def refuse(messages):
         if messages[0]["content"] == "x":
             raise ValueError("no")
 
-    (prompt,), report = read_prompts(config, problems, refuse)
+    (prompt,), report = read_prompts(source, problems, refuse)
     assert (prompt.id, prompt.reward, prompt.reference_answer, prompt.line) == ("s-1", "r", ANSWER, 1)
     assert report is not None
     assert report.left_out == {"NoAnswer": 1, "ChatTemplate": 1}
     assert str(report) == "1 of 3 records taken; left out: 1 NoAnswer, 1 ChatTemplate"
-    plain = config.model_copy(update={"invocation_log": InvocationLog()})
+    plain = source.model_copy(update={"invocation_log": InvocationLog()})
     first, second = read_conversations(plain, problems)[0]
     assert first.messages == [*BRIEF, {"role": "assistant", "content": ANSWER}]
     assert second.messages[0]["content"] == "x"
@@ -434,11 +438,11 @@ def test_a_source_without_a_usable_record_is_a_problem_with_its_counts(tmp_path)
     file = written(tmp_path / "log.json", asking("x"), asking("y"), "{")
     problems: list[str] = []
     options = InvocationLog(model_ids=["other"])
-    read_prompts(SourceConfig(name="s", path=str(file), invocation_log=options), problems)
-    read_prompts(SourceConfig(name="s", path=str(tmp_path / "gone"), invocation_log=options), problems)
+    read_prompts(log_source(file, options), problems)
+    read_prompts(log_source(tmp_path / "gone", options), problems)
     empty = tmp_path / "empty"
     empty.mkdir()
-    read_prompts(SourceConfig(name="s", path=str(empty), invocation_log=options), problems)
+    read_prompts(log_source(empty, options), problems)
     assert problems == [
         f"{file}: no record of the invocation logs can be used: 0 of 3 records taken; left out: 2 OtherModel, "
         "1 Unreadable (log.json:3: is not JSON: Expecting property name enclosed in double quotes: "

@@ -12,11 +12,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from rft_api.quantities import (
     Between,
+    Decimal,
     DecimalString,
     Duration,
     Integer,
     Name,
     Quantity,
+    decimal_text,
     duration_seconds,
     quantity_value,
 )
@@ -83,13 +85,13 @@ def test_texts_are_not_longer_than_the_schema_allows():
         TypeAdapter(DecimalString).validate_python("0." + "0" * 40 + "1")
 
 
-RATE = TypeAdapter(Annotated[DecimalString, Between("0", "0.1", low_included=False)])
+RATE = TypeAdapter(Annotated[Decimal, Between("0", "0.1", low_included=False)])
 SHARE = TypeAdapter(Annotated[DecimalString, Between("0", "1")])
 
 
 @pytest.mark.parametrize("text", ["0.1", "1e-5", "1e-300"])
 def test_inside_the_bounds(text):
-    assert RATE.validate_python(text) == text
+    assert RATE.validate_python(text) == float(text)
 
 
 @pytest.mark.parametrize("text", ["0", "0.0", "0.11", "1e99", "1e999999", "1e-999", "1e99999999999999999999"])
@@ -106,9 +108,31 @@ def test_a_bound_may_be_included():
 
 @given(st.text(max_size=12))
 def test_any_text_is_taken_or_refused(text):
-    for adapter in (RATE, SHARE, TypeAdapter(Duration), TypeAdapter(Quantity), TypeAdapter(Name)):
+    for adapter in (SHARE, TypeAdapter(DecimalString), TypeAdapter(Duration), TypeAdapter(Quantity), TypeAdapter(Name)):
         with suppress(ValidationError):
             assert adapter.validate_python(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "shortest"),
+    [("1e-5", 1e-5, "1e-5"), ("2E+3", 2000.0, "2000"), ("0.70", 0.7, "0.7"), ("1", 1.0, "1"), ("1e22", 1e22, "1e+22")],
+)
+def test_decimals_are_numbers_here_and_texts_in_manifests(text, number, shortest):
+    adapter = TypeAdapter(Decimal)
+    assert adapter.validate_python(text) == number
+    assert adapter.dump_python(number, mode="json") == shortest
+    assert adapter.json_schema() == TypeAdapter(DecimalString).json_schema()
+
+
+@given(st.floats(min_value=0, allow_infinity=False))
+def test_decimals_survive_their_text(number):
+    assert TypeAdapter(Decimal).validate_python(decimal_text(number)) == number
+
+
+@pytest.mark.parametrize("value", [0.5, 1, ".5", "-1", "nan", True, None])
+def test_decimals_are_written_in_quotes(value):
+    with pytest.raises(ValidationError):
+        TypeAdapter(Decimal).validate_python(value)
 
 
 @pytest.mark.parametrize("value", ["1", True, 1.5, None])

@@ -15,6 +15,7 @@ from rft_api.render import RewardAddress, render_trainer_config, reward_digest, 
 from rft_api.reward_function import RewardFunctionSpec
 from rft_api.rft_job import RFTJob
 from rft_api.trainer_config import TrainerConfig
+from rft_api.training import DeepSpeed
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -43,6 +44,28 @@ def test_a_configuration_survives_its_file(file):
     assert TrainerConfig.model_validate_json(config.model_dump_json(by_alias=True)) == config
 
 
+@pytest.mark.parametrize(
+    ("name", "micro_batch", "on_gpus", "processes", "deepspeed", "adapter", "validation"),
+    [
+        ("minimal", 8, True, (1, 1), None, ("LoRA", 16, 32), 0.1),
+        ("cpu-processes", 5, False, (2, 2), DeepSpeed(zero_stage=2, offload="None"), None, 0.2),
+        ("everything", 4, True, (8, 16), DeepSpeed(zero_stage=3, offload="Optimizer"), ("LoRA", 32, 64), 0.0),
+    ],
+)
+def test_what_a_manifest_leaves_out_has_its_default(
+    name, micro_batch, on_gpus, processes, deepspeed, adapter, validation
+):
+    config = rendered(GOLDEN / f"{name}.yaml")
+    compute, tuning = config.compute, config.tuning
+    assert config.effective_micro_batch_size == micro_batch
+    assert compute.on_gpus is on_gpus
+    assert (compute.effective_processes_per_node, compute.world_size) == processes
+    assert compute.effective_deepspeed == deepspeed
+    stated = None if tuning.type == "Full" else (tuning.type, tuning.effective_rank, tuning.effective_alpha)
+    assert stated == adapter
+    assert config.data.effective_validation_fraction == validation
+
+
 def job(hyperparameters: dict[str, Any], processes: int = 1) -> RFTJob:
     return RFTJob.model_validate(
         {
@@ -64,7 +87,7 @@ FUNCTIONS = load_manifests([GOLDEN / "minimal.yaml"]).reward_functions
 def micro_batch(batch: int, samples: int, processes: int = 1, **further: int) -> int:
     wanted = job({"batchSize": batch, "samplesPerPrompt": samples, **further}, processes)
     functions = {"r": FUNCTIONS["exact"]}
-    return render_trainer_config(wanted, functions, {"r": RewardAddress("", None)}, str).training.micro_batch_size
+    return render_trainer_config(wanted, functions, {"r": RewardAddress("", None)}, str).effective_micro_batch_size
 
 
 @pytest.mark.parametrize(

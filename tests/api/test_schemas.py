@@ -26,7 +26,9 @@ from rft_api.reward_function import (
     RewardFunction,
     RewardFunctionSpec,
 )
-from rft_api.rft_job import Compute, Data, DataSource, DeepSpeed, RFTJob, RFTJobSpec, Tuning, Warmup, WarmupSource
+from rft_api.rft_job import Compute, RFTJob, RFTJobSpec
+from rft_api.sources import Data, DataSource, WarmupSource
+from rft_api.training import DeepSpeed, Tuning, Warmup
 
 ROOT = Path(__file__).parents[2]
 CRDS = build_crds()

@@ -17,16 +17,10 @@ from typer.testing import CliRunner
 from rft_api.invocation_log import InvocationLogReport
 from rft_api.metrics import Gain, TrainMetrics, ValidationMetrics
 from rft_api.run_folder import RunFolder, Stage
+from rft_api.sources import Data, DataSource
 from rft_api.summary import DataReport, Evaluation, PreflightVerdict, Summary
-from rft_api.trainer_config import (
-    ComputeConfig,
-    DataConfig,
-    PreflightConfig,
-    RewardTarget,
-    SourceConfig,
-    TrainerConfig,
-    TrainingConfig,
-)
+from rft_api.trainer_config import RewardTarget, TrainerConfig
+from rft_api.training import Hyperparameters, Preflight, TrainerCompute, Tuning
 from rft_cli.main import app
 
 
@@ -57,27 +51,16 @@ def config(folder: Path) -> TrainerConfig:
         name="amounts",
         namespace="default",
         model="/models/small",
-        data=DataConfig(train=[SourceConfig(name="texts", path="/data/train.jsonl", reward="exact")]),
+        data=Data(train=[DataSource(name="texts", uri="/data/train.jsonl", reward="exact")]),
         rewards={"exact": RewardTarget(url="http://127.0.0.1:1", token_file=None, digest="sha256:0")},
-        training=TrainingConfig(
-            algorithm="GRPO",
-            epochs=1,
-            batch_size=8,
-            samples_per_prompt=8,
-            micro_batch_size=8,
-            learning_rate=1e-5,
-            learning_rate_schedule="Constant",
-            maximum_gradient_norm=1,
-            max_prompt_tokens=256,
-            max_completion_tokens=48,
-            temperature=1,
-            kl_coefficient=0,
-            eval_interval=10,
-            seed=0,
+        algorithm="GRPO",
+        hyperparameters=Hyperparameters(
+            batch_size=8, samples_per_prompt=8, micro_batch_size=8, max_prompt_tokens=256, max_completion_tokens=48
         ),
-        compute=ComputeConfig(nodes=1, processes_per_node=1, device="cpu", rollout_engine="Transformers"),
+        tuning=Tuning(type="Full"),
+        compute=TrainerCompute(gpus_per_node=0),
         output=str(folder),
-        preflight=PreflightConfig(prompts=32, action="Fail"),
+        preflight=Preflight(),
     )
 
 

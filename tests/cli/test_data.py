@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rft_api.datasets import read_conversations, read_prompts
-from rft_api.trainer_config import SourceConfig
+from rft_api.sources import DataSource, WarmupSource
 
 REWARD = """\
 ---
@@ -332,8 +332,8 @@ def test_conversations_are_split_by_their_prompt(rft, tmp_path):
     assert rft("data", "split", file, "--conversations").returncode == 0
     found = parts(tmp_path)
     assert not set(found["train"]) & {*found["validation"], *found["test"]}
-    config = SourceConfig(name="w", path=str(tmp_path / "all.train.jsonl"))
-    assert len(read_conversations(config, [])[0]) == len(found["train"])
+    source = WarmupSource(name="w", uri=str(tmp_path / "all.train.jsonl"))
+    assert len(read_conversations(source, [])[0]) == len(found["train"])
 
 
 def test_logs_are_converted_with_filters(rft, tmp_path):
@@ -354,7 +354,7 @@ def test_logs_are_converted_with_filters(rft, tmp_path):
         {"role": "user", "content": "mail [redacted]"},
         {"role": "assistant", "content": "about mail [redacted]"},
     ]
-    assert len(read_conversations(SourceConfig(name="w", path=str(output)), [])[0]) == 1
+    assert len(read_conversations(WarmupSource(name="w", uri=str(output)), [])[0]) == 1
     assert rft("data", "check", "--conversations", output).returncode == 0
 
 
@@ -386,7 +386,7 @@ def test_rows_of_other_formats_are_converted(rft, tmp_path):
     )
     assert rft("data", "convert", file, "--from", "PromptCompletion", "--output", tmp_path / "a.jsonl").returncode == 0
     problems: list[str] = []
-    prompts, _ = read_prompts(SourceConfig(name="a", path=str(tmp_path / "a.jsonl")), problems)
+    prompts, _ = read_prompts(DataSource(name="a", uri=str(tmp_path / "a.jsonl"), reward="r"), problems)
     assert problems == []
     assert [(p.messages[-1]["content"], p.reference_answer) for p in prompts] == [
         ("2+2?", "4"), ("u", "5"), ("no answer", None),

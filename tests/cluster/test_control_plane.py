@@ -28,7 +28,9 @@ from rft_api.reward_function import (
     PythonReward,
     RewardFunctionSpec,
 )
-from rft_api.rft_job import Compute, Data, DataSource, DeepSpeed, RFTJobSpec, Tuning, Warmup, WarmupSource
+from rft_api.rft_job import Compute, RFTJobSpec
+from rft_api.sources import Data, DataSource, WarmupSource
+from rft_api.training import DeepSpeed, Tuning, Warmup
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*/*.yaml"))

@@ -12,7 +12,8 @@ import typer
 from pydantic import BaseModel
 from support.pages import DOCS, ROOT, page
 
-from rft_api.rft_job import Hyperparameters, RFTJobSpec
+from rft_api.rft_job import RFTJobSpec
+from rft_api.training import Hyperparameters
 from rft_cli.main import app
 from rft_operator.status.reasons import Reason
 

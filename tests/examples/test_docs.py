@@ -18,7 +18,7 @@ from rft_api.manifests import KINDS, load_manifests
 from rft_api.metrics import TrainMetrics, ValidationMetrics
 from rft_api.progress import HackingVerdict
 from rft_api.resource import API_VERSION
-from rft_api.trainer_config import DataConfig, SourceConfig
+from rft_api.sources import Data, DataSource, WarmupSource
 from rft_trainer.data import Message, load_conversations, load_dataset
 from rft_trainer.progress import ProgressReporter
 from tests.support.trainer import job_spec, render
@@ -202,23 +202,24 @@ def data_messages(folder: Path) -> Iterator[str]:
         return len(prompt_token_ids(tokenizer, messages))
 
     def problems(*files: Path, fraction: float = 0.0, limit: int = 100, count_tokens=lambda messages: 50) -> list[str]:
-        sources = [SourceConfig(name=file.name, path=str(file), reward="r") for file in files]
+        sources = [DataSource(name=file.name, uri=str(file), reward="r") for file in files]
+        data = Data(train=sources).model_copy(update={"validation_fraction": fraction})
         with pytest.raises(RunError) as caught:
-            load_dataset(DataConfig(train=sources, validation_fraction=fraction), limit, count_tokens)
+            load_dataset(data, limit, count_tokens)
         assert caught.value.code is ExitCode.DATA_INVALID
         return caught.value.message.splitlines()
 
     yield from problems(bad, empty, folder / "missing")
     yield from problems(fine, limit=10)
     for options in (InvocationLog(), InvocationLog.model_validate({"redact": {"patterns": [{"pattern": "("}]}})):
-        log = SourceConfig(name="log", path=str(fine), reward="r", invocation_log=options)
+        log = DataSource(name="log", uri=str(fine), reward="r", format="BedrockInvocationLog", invocation_log=options)
         with pytest.raises(RunError) as caught:
-            load_dataset(DataConfig(train=[log]), 100, len)
+            load_dataset(Data(train=[log]), 100, len)
         yield from caught.value.message.splitlines()
     yield from problems(fine, count_tokens=refuse)
     yield from problems(fine, fraction=0.1)
     with pytest.raises(RunError) as caught:
-        load_conversations([SourceConfig(name="fine", path=str(fine))], len)
+        load_conversations([WarmupSource(name="fine", uri=str(fine))], len)
     yield from caught.value.message.splitlines()
     config = render(job_spec(folder, folder, folder), folder / "job", "http://127.0.0.1:1", None)
     with pytest.raises(RunError) as caught:

@@ -83,7 +83,7 @@ def test_its_data_loads_and_suffices(name, tokenizer):
     from rft_trainer.modeling import prompt_token_ids
 
     config = configuration(name)
-    training = config.training
+    training = config.hyperparameters
 
     def count_tokens(messages):
         return len(prompt_token_ids(tokenizer, messages))

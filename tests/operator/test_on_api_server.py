@@ -175,7 +175,7 @@ def test_a_changed_spec_is_taken_before_training_and_rejected_after(kubectl, tea
     config = kubectl.wait_for(
         "configmap/job-run",
         f"--namespace={team}",
-        until=lambda found: json.loads(found["data"]["job.json"])["training"]["algorithm"] == "GSPO",
+        until=lambda found: json.loads(found["data"]["job.json"])["algorithm"] == "GSPO",
     )
     (pod,) = kubelet.pods(f"{TRAINERS},rft.dev/attempt=0")
     kubelet.run(pod, "trainer")

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_run_state import failed, pod
 
+from rft_api.job_status import JobUsage
 from rft_api.resource import PodOverrides
-from rft_api.rft_job import JobUsage
 from rft_operator.kube.timestamps import format_duration, format_moment
 from rft_operator.pods.addresses import Address, AddressProblem, Mounts, locate
 from rft_operator.pods.pod_view import read_pod

@@ -118,10 +118,10 @@ def train_in_process(config: TrainerConfig, kind: type[RFTTrainer] | None = None
 
     RunFolder(config.output).path.mkdir(parents=True)
     model = load_model(config.model, full_precision=True)
-    if config.lora:
-        model = add_adapter(model, config.lora, config.training.seed)
-    dataset = load_dataset(config.data, config.training.max_prompt_tokens, lambda messages: 1)
-    prompts = mix(dataset.train, dataset.weights, config.training.epochs, config.training.seed)
+    if config.tuning.type == "LoRA":
+        model = add_adapter(model, config.tuning, config.hyperparameters.seed)
+    dataset = load_dataset(config.data, config.hyperparameters.max_prompt_tokens, lambda messages: 1)
+    prompts = mix(dataset.train, dataset.weights, config.hyperparameters.epochs, config.hyperparameters.seed)
     client = RewardClient(config.rewards, shadows=config.shadows)
     reporter = ProgressReporter("default", config.name)
     trainer = (kind or RFTTrainer)(

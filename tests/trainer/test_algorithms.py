@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from support.servers import RewardServer
 from support.trainer import hyperparameters, job_spec, render, train_in_process
 
-from rft_api.rft_job import Algorithm
+from rft_api.training import Algorithm
 
 # A sample whose completion begins with a or b has no row; the others get their share of digits.
 SOMETIMES_FAILING = """

@@ -12,7 +12,7 @@ from support.trainer import job_spec, render
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLog
-from rft_api.trainer_config import DataConfig, SourceConfig
+from rft_api.sources import Data, DataSource, WarmupSource
 from rft_trainer.data import Prompt, load_conversations, load_dataset, mix
 from rft_trainer.inputs import fetch_inputs
 from rft_trainer.modeling import load_tokenizer, prompt_token_ids
@@ -22,12 +22,16 @@ GOOD = {"messages": [{"role": "user", "content": "3+4"}], "reference_answer": "7
 
 
 def source(path, name="s", **fields):
-    return SourceConfig(name=name, path=str(path), reward="r", **fields)
+    return DataSource(name=name, uri=str(path), reward="r", **fields)
+
+
+def log_source(path, options):
+    return source(path, format="BedrockInvocationLog", invocation_log=options)
 
 
 def load(path, fraction=0.0, max_tokens=100):
-    config = DataConfig(train=[source(path)], validation_fraction=fraction)
-    return load_dataset(config, max_tokens, lambda messages: sum(len(m["content"]) for m in messages))
+    data = Data(train=[source(path)]).model_copy(update={"validation_fraction": fraction})
+    return load_dataset(data, max_tokens, lambda messages: sum(len(m["content"]) for m in messages))
 
 
 def refused(path, **options):
@@ -131,7 +135,7 @@ def test_conversations_end_with_the_assistant(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text(json.dumps(GOOD) + "\n")
     with pytest.raises(RunError) as caught:
-        load_conversations([SourceConfig(name="w", path=str(file))], len)
+        load_conversations([WarmupSource(name="w", uri=str(file))], len)
     assert f"{file}:1: the last message must be the assistant's, which is imitated, not the user's" in str(caught.value)
 
 
@@ -147,9 +151,9 @@ def test_logs_are_read_counted_and_held_to_the_same_limit(tmp_path):
     file = tmp_path / "log.json"
     long = LOGGED | {"input": {"inputBodyJson": {"prompt": "x" * 50}}}
     file.write_text("\n".join(map(json.dumps, [LOGGED, long, LOGGED, 3])))
-    log = source(file, invocation_log=InvocationLog(reference="LoggedAnswer"))
-    config = DataConfig(train=[log], test=[log])
-    dataset = load_dataset(config, 10, lambda messages: sum(len(m["content"]) for m in messages))
+    log = log_source(file, InvocationLog(reference="LoggedAnswer"))
+    data = Data(train=[log], test=[log]).model_copy(update={"validation_fraction": 0.0})
+    dataset = load_dataset(data, 10, lambda messages: sum(len(m["content"]) for m in messages))
     (prompt,) = dataset.train["s"]
     assert (prompt.messages[0]["content"], prompt.reference_answer) == ("3+4", "7")
     assert dataset.too_long == {"train/s": 1, "test/s": 1}
@@ -162,9 +166,9 @@ def test_logs_are_read_counted_and_held_to_the_same_limit(tmp_path):
 def test_a_log_of_nothing_else_is_refused_with_its_counts(tmp_path):
     file = tmp_path / "log.json"
     file.write_text("3\n")
-    log = source(file, invocation_log=InvocationLog())
+    log = log_source(file, InvocationLog())
     with pytest.raises(RunError) as caught:
-        load_dataset(DataConfig(train=[log]), 10, len)
+        load_dataset(Data(train=[log]), 10, len)
     assert caught.value.code is ExitCode.DATA_INVALID
     assert f"{file}: no record of the invocation logs can be used: 0 of 1 records taken" in caught.value.message
 
@@ -178,7 +182,8 @@ def test_messages_of_a_log_that_the_chat_template_refuses_end_nothing(tmp_path):
             raise ValueError("no")
         return 1
 
-    dataset = load_dataset(DataConfig(train=[source(file, invocation_log=InvocationLog())]), 10, count)
+    log = log_source(file, InvocationLog())
+    dataset = load_dataset(Data(train=[log]).model_copy(update={"validation_fraction": 0.0}), 10, count)
     assert [p.messages[0]["content"] for p in dataset.train["s"]] == ["b"]
     assert dataset.invocation_logs["train/s"].left_out == {"ChatTemplate": 1}
 
@@ -201,9 +206,9 @@ def test_logs_of_a_prefix_are_fetched_as_far_as_they_are_wanted(tmp_path, s3, mo
         "test": [{**logs, "invocationLog": {**march, "limit": 1}}],
     }
     config = fetch_inputs(render(spec, tmp_path / "run", "http://127.0.0.1:1", None), tmp_path / "scratch")
-    fetched = Path(config.data.train[0].path)
+    fetched = Path(config.data.train[0].uri)
     assert [str(file.relative_to(fetched)) for file in fetched.rglob("*.gz")] == ["2025/03/11/00/x.json.gz"]
-    assert config.data.test[0].path == str(fetched)
+    assert config.data.test[0].uri == str(fetched)
     dataset = load_dataset(config.data, 10, len)
     assert [p.messages[0]["content"] for p in dataset.train["s"]] == ["11"]
     assert [p.messages[0]["content"] for p in dataset.validation] == ["09", "11", "20"]
@@ -260,8 +265,8 @@ def test_messages_that_the_chat_template_refuses_are_named(tmp_path, model):
     file.write_text(json.dumps(GOOD) + "\n" + json.dumps({"messages": twice}) + "\n")
     tokenizer = load_tokenizer(str(model))
     tokenizer.chat_template = "{% if messages | length > 1 %}{{ raise_exception('Roles must alternate') }}{% endif %}"
-    config = DataConfig(train=[SourceConfig(name="s", path=str(file), reward="r")])
+    data = Data(train=[source(file)])
     with pytest.raises(RunError) as caught:
-        load_dataset(config, 100, lambda messages: len(prompt_token_ids(tokenizer, messages)))
+        load_dataset(data, 100, lambda messages: len(prompt_token_ids(tokenizer, messages)))
     assert caught.value.code is ExitCode.DATA_INVALID
     assert str(caught.value) == f"{file}:2: the model's chat template refuses these messages: Roles must alternate"

@@ -11,9 +11,9 @@ from trl import GRPOConfig
 
 from rft_api.exit_codes import ExitCode
 from rft_api.metrics import ValidationMetrics
-from rft_api.rft_job import Algorithm
+from rft_api.quantities import decimal_text
 from rft_api.run_folder import CheckpointInfo
-from rft_api.trainer_config import EarlyStoppingConfig
+from rft_api.training import Algorithm, EarlyStopping
 from rft_trainer.algorithms import SETTINGS
 from rft_trainer.checkpoints import KEPT, best_first, plan_retention
 from rft_trainer.data import Prompt
@@ -65,7 +65,7 @@ def validations(*rewards):
     ],
 )
 def test_early_stopping(rewards, patience, gain, stops):
-    rule = EarlyStoppingConfig(patience=patience, minimum_gain=gain)
+    rule = EarlyStopping(patience=patience, minimum_gain=decimal_text(gain))
     assert stop_early(validations(*rewards), rule) is stops
     assert stop_early(validations(*rewards), None) is False
 

@@ -121,7 +121,8 @@ def test_the_message_says_what_to_lower(tmp_path, model, data, config):
     assert "while a model was loaded" in advice(config, "loading", "Baseline")
     assert advice(config, None, "Training") == advice(config, "update", "Training")
     assert advice(config, None, "Data") == "out of memory: MemoryError; give it more memory (spec.compute.pod)"
-    smallest = config.model_copy(update={"training": config.training.model_copy(update={"micro_batch_size": 1})})
+    single = config.hyperparameters.model_copy(update={"micro_batch_size": 1})
+    smallest = config.model_copy(update={"hyperparameters": single})
     assert "maxCompletionTokens (8)" in advice(smallest, "update", "Training"), "there is no smaller micro-batch"
     spec = job_spec(
         model, data, tmp_path / "out", hyperparameters=hyperparameters(microBatchSize=4),

@@ -39,15 +39,14 @@ class Address:
 
 def job_addresses(job: RFTJob) -> list[Address]:
     """Every address of a job."""
-    data, warmup = job.spec.data, job.spec.warmup
-    found = [Address(("spec", "model", "uri"), "model", job.spec.model.uri)]
-    for field, sources in (("train", data.train), ("validation", data.validation), ("test", data.test)):
-        for index, source in enumerate(sources or []):
-            found.append(Address(("spec", "data", field, index, "uri"), "data", source.uri, source.format == LOG))
-    for index, conversations in enumerate(warmup.data if warmup else []):
-        many = conversations.format == LOG
-        found.append(Address(("spec", "warmup", "data", index, "uri"), "data", conversations.uri, many))
-    return [*found, Address(("spec", "output", "uri"), "output", job.spec.output.uri)]
+    return [
+        Address(("spec", "model", "uri"), "model", job.spec.model.uri),
+        *(
+            Address(("spec", *item.location, "uri"), "data", item.source.uri, item.source.format == LOG)
+            for item in job.spec.sources()
+        ),
+        Address(("spec", "output", "uri"), "output", job.spec.output.uri),
+    ]
 
 
 def is_stored(uri: str) -> bool:

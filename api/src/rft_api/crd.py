@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.model import Json, Model, Rule
+from rft_api.quantities import decimal_text
 from rft_api.resource import GROUP, VERSION
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
@@ -154,6 +155,8 @@ def _structural(node: Json, definitions: dict[str, Json]) -> Json:
         elif isinstance(result["default"], dict):
             # The API server fills an empty object from the defaults of its own fields.
             result["default"] = {}
+        elif isinstance(result["default"], float):
+            result["default"] = decimal_text(result["default"])
     if node.get("x-kubernetes-preserve-unknown-fields"):
         return result
     if "properties" in node:

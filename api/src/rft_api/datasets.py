@@ -12,7 +12,7 @@ from typing import Any
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLog, InvocationLogReport
 from rft_api.invocation_reading import InvocationLogReader, LoggedPrompt
-from rft_api.trainer_config import SourceConfig
+from rft_api.sources import DataSource, Source, WarmupSource
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 # Enough to see the pattern of what is wrong without flooding a terminal or a termination message.
@@ -52,7 +52,7 @@ def no_check(messages: list[Message]) -> None:
 
 
 def read_prompts(
-    source: SourceConfig, problems: list[str], check: Check = no_check
+    source: DataSource, problems: list[str], check: Check = no_check
 ) -> tuple[list[Prompt], InvocationLogReport | None]:
     """The prompts of a source, and for invocation logs what was taken.
 
@@ -62,33 +62,35 @@ def read_prompts(
             writing: records of theirs that cannot be used are only counted, unless none is left.
         check: looks at the messages of each.
     """
-    if source.invocation_log is not None:
-        taken, report = _logged(source, source.invocation_log, problems, check, to_imitate=False)
+    options = source.effective_invocation_log
+    if options is not None:
+        taken, report = _logged(source, options, problems, check, to_imitate=False)
         return [_logged_prompt(source, prompt) for prompt in taken], report
     prompts = []
-    for number, row in json_lines(source.path, problems):
+    for number, row in json_lines(source.uri, problems):
         prompt, problem = _prompt(source, number, row)
         problem = problem or _refusal(check, prompt.messages)
         if problem:
-            problems.append(f"{source.path}:{number}: {problem}")
+            problems.append(f"{source.uri}:{number}: {problem}")
         else:
             prompts.append(prompt)
     return prompts, None
 
 
 def read_conversations(
-    source: SourceConfig, problems: list[str], check: Check = no_check
+    source: WarmupSource, problems: list[str], check: Check = no_check
 ) -> tuple[list[Conversation], InvocationLogReport | None]:
     """The conversations of a warm-up's source; as `read_prompts`."""
-    if source.invocation_log is not None:
-        taken, report = _logged(source, source.invocation_log, problems, check, to_imitate=True)
+    options = source.effective_invocation_log
+    if options is not None:
+        taken, report = _logged(source, options, problems, check, to_imitate=True)
         return [Conversation(source.name, _with_answer(prompt), prompt.record) for prompt in taken], report
     conversations = []
-    for number, row in json_lines(source.path, problems):
+    for number, row in json_lines(source.uri, problems):
         messages, problem = _messages(row, last_role="assistant")
         problem = problem or _refusal(check, messages)
         if problem:
-            problems.append(f"{source.path}:{number}: {problem}")
+            problems.append(f"{source.uri}:{number}: {problem}")
         else:
             conversations.append(Conversation(source.name, messages, number))
     return conversations, None
@@ -129,13 +131,13 @@ def _refusal(check: Check, messages: list[Message]) -> str | None:
 
 
 def _logged(
-    source: SourceConfig, options: InvocationLog, problems: list[str], check: Check, to_imitate: bool
+    source: Source, options: InvocationLog, problems: list[str], check: Check, to_imitate: bool
 ) -> tuple[list[LoggedPrompt], InvocationLogReport | None]:
     with_answers = to_imitate or options.reference == "LoggedAnswer"
     try:
-        reader = InvocationLogReader(Path(source.path), options, with_answers)
+        reader = InvocationLogReader(Path(source.uri), options, with_answers)
     except (OSError, ValueError) as error:
-        problems.append(f"{source.path}: {getattr(error, 'strerror', None) or error}")
+        problems.append(f"{source.uri}: {getattr(error, 'strerror', None) or error}")
         return [], None
     taken = []
     for prompt in reader:
@@ -145,7 +147,7 @@ def _logged(
             reader.refuse(prompt, "ChatTemplate")
     report = reader.report()
     if not taken:
-        problems.append(f"{source.path}: no record of the invocation logs can be used: {report}")
+        problems.append(f"{source.uri}: no record of the invocation logs can be used: {report}")
     return taken, report
 
 
@@ -153,11 +155,11 @@ def _with_answer(prompt: LoggedPrompt) -> list[Message]:
     return [*prompt.messages, {"role": "assistant", "content": prompt.answer or ""}]
 
 
-def _logged_prompt(source: SourceConfig, prompt: LoggedPrompt) -> Prompt:
+def _logged_prompt(source: DataSource, prompt: LoggedPrompt) -> Prompt:
     return Prompt(
         id=f"{source.name}-{prompt.record}",
         source=source.name,
-        reward=source.reward or "",
+        reward=source.reward,
         messages=prompt.messages,
         reference_answer=prompt.answer,
         metadata=prompt.metadata,
@@ -165,7 +167,7 @@ def _logged_prompt(source: SourceConfig, prompt: LoggedPrompt) -> Prompt:
     )
 
 
-def _prompt(source: SourceConfig, number: int, row: dict[str, Any]) -> tuple[Prompt, str | None]:
+def _prompt(source: DataSource, number: int, row: dict[str, Any]) -> tuple[Prompt, str | None]:
     messages, problem = _messages(row, last_role="user")
     rest = {key: value for key, value in row.items() if key not in ("messages", "reference_answer", "metadata")}
     nested = row.get("metadata") or {}
@@ -176,7 +178,7 @@ def _prompt(source: SourceConfig, number: int, row: dict[str, Any]) -> tuple[Pro
     prompt = Prompt(
         id=f"{source.name}-{number}",
         source=source.name,
-        reward=source.reward or "",
+        reward=source.reward,
         messages=messages,
         # Bedrock's samples carry the reference answer in either place.
         reference_answer=row.get("reference_answer", metadata.get("reference_answer")),

@@ -9,7 +9,8 @@ from pydantic import Field
 from rft_api.model import Model, Rule
 from rft_api.quantities import Integer, Name, exactly_one_of
 from rft_api.resource import API_VERSION, Conditions, Metadata, PodOverrides, SecretReference
-from rft_api.rft_job import ModelSource, Uri
+from rft_api.rft_job import ModelSource
+from rft_api.sources import Uri
 
 
 class Adapter(Model):

@@ -63,6 +63,28 @@ SignedDecimalString = Annotated[
 ]
 """A decimal number in quotes that may be negative, such as "-0.25": rewards can be."""
 
+
+def decimal_text(number: float) -> str:
+    """A number as manifests write it, in its shortest form; `decimal_text(1e-05) == "1e-5"`."""
+    return re.sub(r"\.0$|(?<=e[-+])0+", "", repr(float(number)))
+
+
+class _ParsedDecimal:
+    """Makes a float of a `DecimalString` when it is validated, and a text again when it is written."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(
+            float,
+            handler.generate_schema(DecimalString),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                decimal_text, return_schema=core_schema.str_schema()
+            ),
+        )
+
+
+Decimal = Annotated[float, _ParsedDecimal()]
+"""A float that is written like a `DecimalString`: in quotes, such as "0.7" or "1e-5"."""
+
 Duration = Annotated[
     str,
     BeforeValidator(_refuse_numbers),
@@ -106,7 +128,7 @@ def quantity_value(quantity: str) -> float:
 
 @dataclass(frozen=True)
 class Between:
-    """Bounds of a `DecimalString`, used as `Annotated[DecimalString, Between("0", "1")]`; checked here and by CEL."""
+    """Bounds of a decimal number, used as `Annotated[Decimal, Between("0", "1")]`; checked here and by CEL."""
 
     low: str
     high: str
@@ -120,7 +142,7 @@ class Between:
         return f"must be above {self.low} and at most {self.high}"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        def check(value: str) -> str:
+        def check(value: str | float) -> str | float:
             # Exponents beyond those of a double would be 0 or infinity to the trainer: floats say so here, too.
             number = float(value)
             above = number >= float(self.low) if self.low_included else number > float(self.low)

@@ -1,27 +1,27 @@
-"""The trainer's configuration: the contents of `job.json`."""
+"""The trainer's configuration: the contents of `job.json`.
+
+It holds the parts of an RFTJob in the classes that validate the manifest, with addresses that the trainer can open.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
 
-from rft_api.invocation_log import InvocationLog
 from rft_api.model import Model
-from rft_api.rft_job import Algorithm
+from rft_api.sources import Data
+from rft_api.training import (
+    Algorithm,
+    EarlyStopping,
+    Hyperparameters,
+    Preflight,
+    SplitSource,
+    TrainerCompute,
+    Tuning,
+    Warmup,
+    split_sources,
+)
 
-
-class SourceConfig(Model):
-    """A JSONL file, or invocation logs, and what belongs to it."""
-
-    name: str
-    """Name of the source."""
-    path: str
-    """File to read; of invocation logs also a folder."""
-    invocation_log: InvocationLog | None = None
-    """How invocation logs are read; a file in OpenAI chat format when absent."""
-    reward: str | None = None
-    """Name of the reward that scores it; none for conversations to imitate."""
-    weight: float = 1.0
-    """Share in the mixture, relative to the others'."""
+LARGEST_DEFAULT_MICRO_BATCH = 8
 
 
 class RewardTarget(Model):
@@ -37,127 +37,8 @@ class RewardTarget(Model):
     """Digest of what computes the reward."""
 
 
-class DataConfig(Model):
-    """Files of prompts."""
-
-    train: list[SourceConfig]
-    """Training prompts."""
-    validation: list[SourceConfig] = []
-    """Prompts that choose the checkpoint; empty when a fraction of the training prompts does."""
-    validation_fraction: float = 0.0
-    """Share of the training prompts set aside for validation."""
-    test: list[SourceConfig] = []
-    """Prompts of the before/after table; empty when the validation prompts serve."""
-
-
-class WarmupConfig(Model):
-    """The supervised stage."""
-
-    data: list[SourceConfig]
-    """Conversations to imitate."""
-    epochs: int
-    """Passes over them."""
-    batch_size: int
-    """Conversations per step, over all processes."""
-    learning_rate: float
-    """Peak learning rate."""
-
-
-class TrainingConfig(Model):
-    """The reinforcement learning stage."""
-
-    algorithm: Algorithm
-    """The loss."""
-    epochs: int
-    """Passes over the training prompts."""
-    max_steps: int | None = None
-    """Upper bound of the steps."""
-    batch_size: int
-    """Prompts per step, over all processes."""
-    samples_per_prompt: int
-    """Completions per prompt."""
-    micro_batch_size: int
-    """Completions per pass on each process."""
-    learning_rate: float
-    """Learning rate."""
-    learning_rate_schedule: Literal["Constant", "Linear", "Cosine"]
-    """How it moves."""
-    maximum_gradient_norm: float
-    """Clipping norm."""
-    max_prompt_tokens: int
-    """Longest prompt."""
-    max_completion_tokens: int
-    """Longest completion."""
-    temperature: float
-    """Sampling temperature."""
-    kl_coefficient: float
-    """Weight of the KL divergence."""
-    eval_interval: int
-    """Steps between validations."""
-    seed: int
-    """Seed of everything random."""
-
-
-class LoraConfig(Model):
-    """An adapter's shape."""
-
-    rank: int
-    """Rank."""
-    alpha: int
-    """Scale."""
-    last_layers: int | None = None
-    """How many of the last layers are adapted; all when absent."""
-
-
-class DeepSpeedConfig(Model):
-    """DeepSpeed's settings."""
-
-    zero_stage: int
-    """ZeRO stage."""
-    offload_optimizer: bool
-    """Whether the optimizer's state is in host memory."""
-
-
-class ComputeConfig(Model):
-    """Processes and devices."""
-
-    nodes: int
-    """Machines."""
-    processes_per_node: int
-    """Processes on each."""
-    device: Literal["cuda", "cpu"]
-    """What they compute on."""
-    deepspeed: DeepSpeedConfig | None = None
-    """DeepSpeed's settings; one process without it when absent."""
-    rollout_engine: Literal["Transformers", "vLLM"]
-    """What generates completions."""
-
-    @property
-    def world_size(self) -> int:
-        """Processes on all machines."""
-        return self.nodes * self.processes_per_node
-
-
-class PreflightConfig(Model):
-    """The check before training."""
-
-    prompts: int
-    """Prompts to sample."""
-    action: Literal["Fail", "Warn", "Skip"]
-    """What an unfavourable verdict leads to."""
-
-
-class EarlyStoppingConfig(Model):
-    """When to end for lack of progress."""
-
-    patience: int
-    """Validations without improvement."""
-    minimum_gain: float
-    """Least improvement."""
-
-
 class TrainerConfig(Model):
-    """Everything that the trainer needs: the contents of `job.json`."""
+    """Everything that the trainer needs."""
 
     name: str
     """Name of the job."""
@@ -165,23 +46,41 @@ class TrainerConfig(Model):
     """Namespace of the job."""
     model: str
     """Folder of the base model, or OWNER/NAME on the Hugging Face hub."""
-    data: DataConfig
-    """Files of prompts."""
+    data: Data
+    """The prompts."""
     rewards: dict[str, RewardTarget]
     """Reward servers by name."""
     shadows: list[str] = []
     """Those of the rewards that score every completion without being trained on."""
-    warmup: WarmupConfig | None = None
+    warmup: Warmup | None = None
     """The supervised stage; none when absent."""
-    training: TrainingConfig
-    """The reinforcement learning stage."""
-    lora: LoraConfig | None = None
-    """The adapter; every weight is trained when absent."""
-    compute: ComputeConfig
+    algorithm: Algorithm
+    """The policy-gradient loss."""
+    hyperparameters: Hyperparameters
+    """How to train."""
+    tuning: Tuning
+    """Which weights are trained."""
+    compute: TrainerCompute
     """Processes and devices."""
     output: str
     """Folder of the run's files."""
-    preflight: PreflightConfig
+    preflight: Preflight
     """The check before training."""
-    early_stopping: EarlyStoppingConfig | None = None
+    early_stopping: EarlyStopping | None = None
     """When to end for lack of progress; never when absent."""
+
+    def sources(self) -> Iterator[SplitSource]:
+        """Every source of prompts and conversations."""
+        return split_sources(self.data, self.warmup)
+
+    @property
+    def completions_per_process(self) -> int:
+        """Completions that each process handles per optimizer step."""
+        return self.hyperparameters.batch_size * self.hyperparameters.samples_per_prompt // self.compute.world_size
+
+    @property
+    def effective_micro_batch_size(self) -> int:
+        """Completions per pass on each process: as stated, or the largest divisor of a process's share up to 8."""
+        share = self.completions_per_process
+        sizes = range(1, LARGEST_DEFAULT_MICRO_BATCH + 1)
+        return self.hyperparameters.micro_batch_size or max(size for size in sizes if share % size == 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -25,7 +25,8 @@ from rft_api.model import Location
 from rft_api.redaction import pattern_problem
 from rft_api.render import RewardAddress, render_trainer_config, reward_names
 from rft_api.reward_function import Grader, PythonReward, RewardFunction
-from rft_api.rft_job import DataSource, RFTJob, WarmupSource
+from rft_api.rft_job import RFTJob
+from rft_api.sources import DataSource
 
 _SCHEMES = {
     "model": {"", "hf", "s3", "pvc"},
@@ -98,27 +99,18 @@ def _job_errors(found: Manifests, job: RFTJob) -> Iterator[ManifestError]:
 
 
 def _reward_references(job: RFTJob) -> Iterator[tuple[Location, str]]:
-    data = job.spec.data
-    for field, sources in (("train", data.train), ("validation", data.validation), ("test", data.test)):
-        for index, source in enumerate(sources or []):
-            yield ("spec", "data", field, index, "reward"), source.reward
+    for item in job.spec.sources():
+        if isinstance(item.source, DataSource):
+            yield ("spec", *item.location, "reward"), item.source.reward
     for index, shadow in enumerate(job.spec.shadow_rewards):
         yield ("spec", "shadowRewards", index), shadow
 
 
 def _redactions(job: RFTJob) -> Iterator[tuple[Location, RedactionPattern]]:
-    data, warmup = job.spec.data, job.spec.warmup
-    sources: list[tuple[Location, Sequence[DataSource | WarmupSource]]] = [
-        (("spec", "data", "train"), data.train),
-        (("spec", "data", "validation"), data.validation or []),
-        (("spec", "data", "test"), data.test or []),
-        (("spec", "warmup", "data"), warmup.data if warmup else []),
-    ]
-    for place, given in sources:
-        for index, source in enumerate(given):
-            redact = source.invocation_log and source.invocation_log.redact
-            for number, rule in enumerate(redact.patterns if redact else []):
-                yield (*place, index, "invocationLog", "redact", "patterns", number, "pattern"), rule
+    for item in job.spec.sources():
+        log = item.source.invocation_log
+        for number, rule in enumerate(log.redact.patterns if log and log.redact else []):
+            yield ("spec", *item.location, "invocationLog", "redact", "patterns", number, "pattern"), rule
 
 
 def _address_problem(found: Manifests, job: RFTJob, address: Address) -> str | None:

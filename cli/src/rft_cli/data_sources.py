@@ -9,15 +9,14 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rft_api.addresses import Address, is_stored
+from rft_api.addresses import LOG, Address, is_stored
 from rft_api.datasets import Message, Prompt, read_conversations, read_prompts, split_by_content
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLog, InvocationLogReport
 from rft_api.invocation_reading import is_wanted, prompt_digest
 from rft_api.manifests import ManifestErrors, Manifests
-from rft_api.render import DEFAULT_VALIDATION_FRACTION
-from rft_api.rft_job import DataSource, RFTJob, WarmupSource
-from rft_api.trainer_config import SourceConfig
+from rft_api.rft_job import RFTJob
+from rft_api.sources import DataSource, WarmupSource
 from rft_cli.addresses import Places
 from rft_cli.check import read_manifests
 
@@ -52,11 +51,9 @@ class _Target:
     label: str
     part: str
     of_job: bool
-    uri: str
+    source: DataSource | WarmupSource
     path: str | None
     """None for what only a cluster can read."""
-    log: InvocationLog | None
-    conversations: bool
     fraction: float = 0.0
     """Share that is set aside for validation."""
 
@@ -81,9 +78,9 @@ def read_targets(
     with TemporaryDirectory(prefix="rft-data-") as scratch:
         for number, target in enumerate(_expand(targets, conversations, logs, Path(scratch))):
             if target.path is None:
-                remarks.append(f"{target.label}: {target.uri} can be read in a cluster only")
+                remarks.append(f"{target.label}: {target.source.uri} can be read in a cluster only")
                 continue
-            with fetched(target.path, Path(scratch) / str(number), target.log) as path:
+            with fetched(target.path, Path(scratch) / str(number), target.source.effective_invocation_log) as path:
                 read += _read(target, path, problems)
     return read
 
@@ -116,8 +113,15 @@ def _expand(targets: Sequence[str], conversations: bool, logs: bool, scratch: Pa
         if target.endswith((".yaml", ".yml")):
             yield from _of_jobs(target, scratch)
         else:
-            log = InvocationLog(reference="LoggedAnswer" if conversations else "None") if logs else None
-            yield _Target(target, target, False, target, target, log, conversations)
+            yield _Target(target, target, False, file_source(target, conversations, logs), target)
+
+
+def file_source(address: str, conversations: bool, logs: bool) -> DataSource | WarmupSource:
+    """A source for what a user names on the command line, which no job gives a name or a reward."""
+    if not conversations:
+        return DataSource(name="file", uri=address, format=LOG if logs else "OpenAIChat", reward="none")
+    options = InvocationLog(reference="LoggedAnswer") if logs else None
+    return WarmupSource(name="file", uri=address, format=LOG if logs else "OpenAIChat", invocation_log=options)
 
 
 def _of_jobs(manifest: str, scratch: Path) -> Iterator[_Target]:
@@ -131,44 +135,35 @@ def _of_jobs(manifest: str, scratch: Path) -> Iterator[_Target]:
 
 
 def _of_job(found: Manifests, job: RFTJob, scratch: Path) -> Iterator[_Target]:
-    data = job.spec.data
     places = Places(found.folders[job.metadata.name], scratch, found.config_maps)
-    fraction = 0.0 if data.validation else float(data.validation_fraction or DEFAULT_VALIDATION_FRACTION)
-    parts: list[tuple[str, Sequence[DataSource | WarmupSource]]] = [
-        ("train", data.train),
-        ("validation", data.validation or []),
-        ("test", data.test or []),
-        ("warmup", job.spec.warmup.data if job.spec.warmup else []),
-    ]
     try:
         places.write_inputs(job)
     except KeyError as missing:
         raise RunError(
             ExitCode.CONFIGURATION_INVALID, f"a ConfigMap of {job.metadata.name} is not among the files: {missing}"
         ) from None
-    for part, sources in parts:
-        for source in sources:
-            log = (source.invocation_log or InvocationLog()) if source.format == "BedrockInvocationLog" else None
-            here = Address((), "data", source.uri).scheme != "pvc"
-            path = places.locate(source.uri) if here else None
-            aside = fraction if part == "train" else 0.0
-            yield _Target(f"{part}/{source.name}", part, True, source.uri, path, log, part == "warmup", aside)
+    for item in job.spec.sources():
+        here = Address((), "data", item.source.uri).scheme != "pvc"
+        path = places.locate(item.source.uri) if here else None
+        aside = job.spec.data.effective_validation_fraction if item.split == "train" else 0.0
+        yield _Target(item.label, item.split, True, item.source, path, aside)
 
 
 def _read(target: _Target, path: str, problems: list[str]) -> list[ReadSource]:
     source = ReadSource(target.label, target.part, target.of_job)
-    config = SourceConfig(name=target.label, path=path, invocation_log=target.log)
-    shown = target.uri if is_stored(target.uri) or not target.of_job else path
+    uri = target.source.uri
+    shown = uri if is_stored(uri) or not target.of_job else path
     wrong: list[str] = []
-    if target.conversations:
-        found, source.report = read_conversations(config, wrong)
+    located = target.source.model_copy(update={"uri": path})
+    if isinstance(located, WarmupSource):
+        found, source.report = read_conversations(located, wrong)
         source.rows = [
             Row(f"{shown}:{c.line}", c.messages[:-1], prompt_digest(c.messages[:-1]), None, c.messages[-1]["content"])
             for c in found
         ]
         problems += _as_given(wrong, path, shown)
         return [source]
-    prompts, source.report = read_prompts(config, wrong)
+    prompts, source.report = read_prompts(located, wrong)
     kept: list[Prompt] = prompts
     aside: list[Prompt] = []
     if target.fraction and prompts and not wrong:

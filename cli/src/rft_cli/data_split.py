@@ -13,8 +13,8 @@ from rft_api.addresses import is_stored
 from rft_api.datasets import Message, problem_report, read_conversations, read_prompts
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_reading import prompt_digest
-from rft_api.trainer_config import SourceConfig
-from rft_cli.data_sources import fetched
+from rft_api.sources import WarmupSource
+from rft_cli.data_sources import fetched, file_source
 from rft_cli.new_file import new_files
 
 
@@ -72,12 +72,12 @@ def part_of(messages: list[Message], validation: float, test: float, seed: int) 
 
 def _parts(path: str, address: str, validation: float, test: float, seed: int, conversations: bool) -> dict[int, str]:
     problems: list[str] = []
-    config = SourceConfig(name="split", path=path)
+    source = file_source(path, conversations, logs=False)
     rows: list[tuple[int, list[Message]]]
-    if conversations:
-        rows = [(found.line, found.messages[:-1]) for found in read_conversations(config, problems)[0]]
+    if isinstance(source, WarmupSource):
+        rows = [(row.line, row.messages[:-1]) for row in read_conversations(source, problems)[0]]
     else:
-        rows = [(found.line, found.messages) for found in read_prompts(config, problems)[0]]
+        rows = [(row.line, row.messages) for row in read_prompts(source, problems)[0]]
     if problems:
         shown = [address + problem.removeprefix(path) for problem in problems]
         raise RunError(ExitCode.DATA_INVALID, problem_report(shown))

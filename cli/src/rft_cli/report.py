@@ -185,7 +185,7 @@ def _remarks(run: Run) -> Iterator[Text]:
             f"prompts" + (f", {data.warmup_conversations} warm-up conversations" if data.warmup_conversations else "")
         )
         for source, count in data.too_long.items():
-            limit = run.config.training.max_prompt_tokens
+            limit = run.config.hyperparameters.max_prompt_tokens
             yield Text(f"Left out of {source}: {count} prompts longer than {limit} tokens", style="yellow")
         for source, log in data.invocation_logs.items():
             yield Text(harmless(f"Invocation logs of {source}: {log}"))

@@ -278,7 +278,7 @@ def _train(
 
 def _start_trainer(config: TrainerConfig, folder: RunFolder, port: int) -> Program:
     cores = len(os.sched_getaffinity(0))
-    threads = max(1, cores // config.compute.processes_per_node)
+    threads = max(1, cores // config.compute.effective_processes_per_node)
     command = [sys.executable, "-m", "rft_trainer", str(folder.config), "--port", str(port)]
     command += ["--scratch", str(folder.path / INPUTS / "stored")]
     return Program(command, folder.path / "trainer.log", {"OMP_NUM_THREADS": str(threads), **os.environ})

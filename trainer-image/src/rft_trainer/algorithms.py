@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rft_api.rft_job import Algorithm
+from rft_api.training import Algorithm
 
 # One generation serves one optimizer step, so the policy that sampled is the policy that is updated: the clipping
 # ranges below never bind, and stand here because they are part of what the names mean.

@@ -8,7 +8,8 @@ from trl import GRPOConfig
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.run_folder import RunFolder
-from rft_api.trainer_config import ComputeConfig, TrainerConfig
+from rft_api.trainer_config import TrainerConfig
+from rft_api.training import TrainerCompute
 from rft_trainer.algorithms import SETTINGS
 from rft_trainer.deepspeed_config import build_deepspeed_config
 
@@ -19,9 +20,9 @@ VLLM_MEMORY_SHARE = 0.3
 
 def common_arguments(config: TrainerConfig) -> dict[str, Any]:
     """Keyword arguments of transformers' TrainingArguments; what is recorded and saved is decided by the run itself."""
-    on_gpu = config.compute.device == "cuda"
+    on_gpu = config.compute.on_gpus
     return {
-        "seed": config.training.seed,
+        "seed": config.hyperparameters.seed,
         "weight_decay": 0.0,
         "logging_steps": 1,
         "save_strategy": "no",
@@ -40,25 +41,24 @@ def planned_steps(config: TrainerConfig, prompts: int) -> int:
     Raises:
         RunError: DATA_INVALID when there are too few prompts for one step.
     """
-    steps = prompts // config.training.batch_size
+    steps = prompts // config.hyperparameters.batch_size
     if steps == 0:
         raise RunError(
             ExitCode.DATA_INVALID,
             f"data.train has {prompts} prompts for all epochs, fewer than one step needs: lower "
-            f"spec.hyperparameters.batchSize ({config.training.batch_size}) or add prompts",
+            f"spec.hyperparameters.batchSize ({config.hyperparameters.batch_size}) or add prompts",
         )
-    return min(steps, config.training.max_steps or steps)
+    return min(steps, config.hyperparameters.max_steps or steps)
 
 
 def build_arguments(config: TrainerConfig, total_steps: int) -> GRPOConfig:
     """TRL's arguments for a run."""
-    training, compute = config.training, config.compute
-    share = training.batch_size * training.samples_per_prompt // compute.world_size
+    training, compute = config.hyperparameters, config.compute
     return GRPOConfig(
         output_dir=str(RunFolder(config.output).checkpoints),
         max_steps=total_steps,
-        per_device_train_batch_size=training.micro_batch_size,
-        gradient_accumulation_steps=share // training.micro_batch_size,
+        per_device_train_batch_size=config.effective_micro_batch_size,
+        gradient_accumulation_steps=config.completions_per_process // config.effective_micro_batch_size,
         num_generations=training.samples_per_prompt,
         max_completion_length=training.max_completion_tokens,
         temperature=training.temperature,
@@ -68,15 +68,16 @@ def build_arguments(config: TrainerConfig, total_steps: int) -> GRPOConfig:
         warmup_steps=0,
         max_grad_norm=0.0 if clips_gradients(compute) else training.maximum_gradient_norm,
         shuffle_dataset=False,
-        use_vllm=compute.rollout_engine == "vLLM",
+        use_vllm=compute.rollouts.engine == "vLLM",
         vllm_mode="colocate",
         vllm_gpu_memory_utilization=VLLM_MEMORY_SHARE,
         vllm_max_model_length=training.max_prompt_tokens + training.max_completion_tokens,
-        **SETTINGS[training.algorithm],
+        **SETTINGS[config.algorithm],
         **common_arguments(config),
     )
 
 
-def clips_gradients(compute: ComputeConfig) -> bool:
+def clips_gradients(compute: TrainerCompute) -> bool:
     """Whether the trainer clips gradients in place of DeepSpeed, see `RFTTrainer.create_optimizer`."""
-    return compute.deepspeed is not None and compute.deepspeed.zero_stage == 0
+    deepspeed = compute.effective_deepspeed
+    return deepspeed is not None and deepspeed.zero_stage == 0

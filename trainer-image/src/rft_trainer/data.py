@@ -18,7 +18,7 @@ from rft_api.datasets import (
 )
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLogReport
-from rft_api.trainer_config import DataConfig, SourceConfig
+from rft_api.sources import Data, DataSource, WarmupSource
 
 __all__ = [
     "Conversation", "Dataset", "Message", "Prompt", "WarmupData", "load_conversations", "load_dataset", "mix",
@@ -51,11 +51,11 @@ class WarmupData:
     """What was taken from invocation logs, by split and source."""
 
 
-def load_dataset(config: DataConfig, max_prompt_tokens: int, count_tokens: Callable[[list[Message]], int]) -> Dataset:
+def load_dataset(data: Data, max_prompt_tokens: int, count_tokens: Callable[[list[Message]], int]) -> Dataset:
     """Reads and checks every file of a run's data.
 
     Args:
-        config: the files.
+        data: the files.
         max_prompt_tokens: prompts with more tokens are left out and counted.
         count_tokens: tokens of a prompt as the model will see it, the generation prompt included; raises ValueError
             with the reason for messages that the model's chat template refuses.
@@ -67,9 +67,9 @@ def load_dataset(config: DataConfig, max_prompt_tokens: int, count_tokens: Calla
     too_long: dict[str, int] = {}
     logs: dict[str, InvocationLogReport] = {}
 
-    def read(split: str, sources: Sequence[SourceConfig]) -> dict[str, list[Prompt]]:
+    def read(split: str, sources: Sequence[DataSource] | None) -> dict[str, list[Prompt]]:
         result = {}
-        for source in sources:
+        for source in sources or []:
             tokens: list[int] = []
             # Messages that the template refuses are not among the rows, and raise before they are counted.
             rows, report = read_prompts(source, problems, partial(_count, count_tokens, tokens))
@@ -81,33 +81,34 @@ def load_dataset(config: DataConfig, max_prompt_tokens: int, count_tokens: Calla
                 too_long[f"{split}/{source.name}"] = left_out
             if left_out and not fitting:
                 problems.append(
-                    f"{source.path}: all {left_out} prompts have more than {max_prompt_tokens} tokens; raise "
+                    f"{source.uri}: all {left_out} prompts have more than {max_prompt_tokens} tokens; raise "
                     f"spec.hyperparameters.maxPromptTokens"
                 )
             result[source.name] = fitting
         return result
 
-    train = read("train", config.train)
-    validation = read("validation", config.validation)
-    test = read("test", config.test)
+    train = read("train", data.train)
+    validation = read("validation", data.validation)
+    test = read("test", data.test)
     if problems:
         raise RunError(ExitCode.DATA_INVALID, problem_report(problems))
     held_out = [prompt for rows in validation.values() for prompt in rows]
-    if config.validation_fraction:
-        parts = {name: split_by_content(name, rows, config.validation_fraction) for name, rows in train.items()}
+    fraction = data.effective_validation_fraction
+    if fraction:
+        parts = {name: split_by_content(name, rows, fraction) for name, rows in train.items()}
         train = {name: kept for name, (kept, _) in parts.items()}
         held_out = [prompt for _, aside in parts.values() for prompt in aside]
     return Dataset(
         train=train,
         validation=held_out,
         test=[prompt for rows in test.values() for prompt in rows],
-        weights={source.name: source.weight for source in config.train},
+        weights={source.name: source.weight for source in data.train},
         too_long=too_long,
         invocation_logs=logs,
     )
 
 
-def load_conversations(sources: Sequence[SourceConfig], count_tokens: Callable[[list[Message]], int]) -> WarmupData:
+def load_conversations(sources: Sequence[WarmupSource], count_tokens: Callable[[list[Message]], int]) -> WarmupData:
     """Reads and checks the files of a warm-up; `count_tokens` is as for `load_dataset`.
 
     Raises:

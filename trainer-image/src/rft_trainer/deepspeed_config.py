@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from rft_api.trainer_config import ComputeConfig
+from rft_api.training import TrainerCompute
 
 
-def build_deepspeed_config(compute: ComputeConfig, on_gpu: bool) -> dict[str, Any] | None:
+def build_deepspeed_config(compute: TrainerCompute, on_gpu: bool) -> dict[str, Any] | None:
     """The configuration that transformers hands to DeepSpeed; None when the run does without it."""
-    if compute.deepspeed is None:
+    deepspeed = compute.effective_deepspeed
+    if deepspeed is None:
         return None
-    stage = compute.deepspeed.zero_stage
+    stage = deepspeed.zero_stage
     zero: dict[str, Any] = {"stage": stage}
-    if compute.deepspeed.offload_optimizer:
+    if deepspeed.offload == "Optimizer":
         zero["offload_optimizer"] = {"device": "cpu"}
     if stage == 3:
         # Checkpoints hold the whole weights, ready to export.

@@ -107,9 +107,9 @@ _WHILE: dict[Operation, str] = {
 
 def memory_advice(operation: Operation | None, config: TrainerConfig, phase: Phase) -> str:
     """What to lower, and what it is now, when memory has run out."""
-    training, compute = config.training, config.compute
-    parameters, deepspeed = "spec.hyperparameters", compute.deepspeed
-    more = "use GPUs with more memory" if compute.device == "cuda" else "give it more memory (spec.compute.pod)"
+    training, compute = config.hyperparameters, config.compute
+    parameters, deepspeed = "spec.hyperparameters", compute.effective_deepspeed
+    more = "use GPUs with more memory" if compute.on_gpus else "give it more memory (spec.compute.pod)"
     lengths = (
         f"lower {parameters}.maxCompletionTokens ({training.max_completion_tokens}) or maxPromptTokens "
         f"({training.max_prompt_tokens})"
@@ -121,7 +121,7 @@ def memory_advice(operation: Operation | None, config: TrainerConfig, phase: Pha
             advice.append(
                 f"lower batchSize ({training.batch_size}) or samplesPerPrompt ({training.samples_per_prompt})"
             )
-        if compute.device == "cuda" and compute.rollout_engine != "vLLM":
+        if compute.on_gpus and compute.rollouts.engine != "vLLM":
             advice.append("set spec.compute.rollouts.engine: vLLM")
     elif operation == "vLLM":
         advice += [lengths, "set spec.compute.rollouts.engine: Transformers"]
@@ -130,18 +130,18 @@ def memory_advice(operation: Operation | None, config: TrainerConfig, phase: Pha
             advice.append(
                 f"lower spec.warmup.batchSize ({config.warmup.batch_size}), or leave the longest conversations out"
             )
-        elif training.micro_batch_size > 1:
-            advice.append(f"lower {parameters}.microBatchSize ({training.micro_batch_size})")
+        elif config.effective_micro_batch_size > 1:
+            advice.append(f"lower {parameters}.microBatchSize ({config.effective_micro_batch_size})")
         else:
             advice.append(lengths)
         if deepspeed is not None and compute.world_size > 1 and deepspeed.zero_stage < 3:
             advice.append(f"raise spec.compute.deepspeed.zeroStage ({deepspeed.zero_stage})")
-        if compute.device == "cuda" and not (deepspeed is not None and deepspeed.offload_optimizer):
+        if compute.on_gpus and not (deepspeed is not None and deepspeed.offload == "Optimizer"):
             advice.append("keep the optimizer's state in host memory (spec.compute.deepspeed.offload: Optimizer)")
-    if operation in ("loading", "update") and config.lora is None:
+    if operation in ("loading", "update") and config.tuning.type == "Full":
         advice.append("train an adapter (spec.tuning.type: LoRA)")
-    if operation in ("loading", "export") and compute.processes_per_node > 1 and compute.device == "cpu":
-        advice.append(f"lower spec.compute.processesPerNode ({compute.processes_per_node})")
+    if operation in ("loading", "export") and compute.effective_processes_per_node > 1 and not compute.on_gpus:
+        advice.append(f"lower spec.compute.processesPerNode ({compute.effective_processes_per_node})")
     return ", or ".join([*advice, more])
 
 

@@ -72,7 +72,7 @@ class Run:
         self._reporter = reporter
         self._should_stop = should_stop
         self._clock = StageClock(self._folder)
-        self._device = torch.device("cuda", torch.cuda.current_device()) if config.compute.device == "cuda" else "cpu"
+        self._device = torch.device("cuda", torch.cuda.current_device()) if config.compute.on_gpus else "cpu"
 
     def warm_up(self) -> None:
         """Does the supervised stage.
@@ -105,7 +105,7 @@ class Run:
         self._phase("Data", "checking data")
         tokenizer = load_tokenizer(self._config.model)
         dataset = self._dataset(tokenizer)
-        training = self._config.training
+        training = self._config.hyperparameters
         prompts = mix(dataset.train, dataset.weights, training.epochs, training.seed)
         planned_steps(self._config, len(prompts))
         resume = self._pick_up()
@@ -163,7 +163,7 @@ class Run:
     def _dataset(self, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         dataset = load_dataset(
             self._config.data,
-            self._config.training.max_prompt_tokens,
+            self._config.hyperparameters.max_prompt_tokens,
             _token_counter(tokenizer),
         )
         for source, report in dataset.invocation_logs.items() if rank() == 0 else ():
@@ -176,16 +176,16 @@ class Run:
         """Evaluates base and warm-up; returns the model that reinforcement learning starts from."""
         self._phase("Baseline", "loading the model")
         config = self._config
-        model = self._load(config.model, full_precision=config.lora is None)
+        model = self._load(config.model, full_precision=config.tuning.type == "Full")
         self._evaluate("base", model, tokenizer, held_out, client, "Baseline", "scoring the base model")
-        if config.lora is None:
+        if config.tuning.type == "Full":
             if config.warmup is None:
                 return model
             del model
             gc.collect()
             model = self._load(str(self._folder.warmup), full_precision=True)
         elif config.warmup is None:
-            return add_adapter(model, config.lora, config.training.seed)
+            return add_adapter(model, config.tuning, config.hyperparameters.seed)
         else:
             model = load_adapter(model, self._folder.warmup, trainable=True)
         self._evaluate("warmup", model, tokenizer, held_out, client, "Baseline", "scoring the model after the warm-up")
@@ -198,7 +198,7 @@ class Run:
         if self._folder.evaluation("tuned").exists():
             return
         self._phase("Evaluating", "loading the tuned model")
-        if self._config.lora is None:
+        if self._config.tuning.type == "Full":
             model = self._load(str(self._folder.best), full_precision=True)
         else:
             model = load_adapter(
@@ -225,7 +225,9 @@ class Run:
         if self._folder.evaluation(stage).exists():
             return
         self._phase(phase, message, planned=len(prompts))
-        completer = plain_completer(model, tokenizer, self._config.training.max_completion_tokens, temperature=0.0)
+        completer = plain_completer(
+            model, tokenizer, self._config.hyperparameters.max_completion_tokens, temperature=0.0
+        )
         rows = evaluate(prompts, completer, tokenizer, client, end_token_ids(model, tokenizer), self._done)
         if rank() == 0:
             write_rollouts(self._folder.evaluation(stage), rows)
@@ -244,13 +246,13 @@ class Run:
         if config.preflight.action == "Skip" or self._folder.preflight.exists():
             return
         chosen = list({prompt.id: prompt for prompt in prompts}.values())[: config.preflight.prompts]
-        samples = config.training.samples_per_prompt
+        samples = config.hyperparameters.samples_per_prompt
         repeated = [prompt for prompt in chosen for _ in range(samples)]
         self._phase("Preflight", f"sampling {samples} completions of {len(chosen)} prompts", planned=len(repeated))
         # Every rank samples its own share; seeds differ so that ranks do not repeat one another.
-        torch.manual_seed(config.training.seed + rank())
+        torch.manual_seed(config.hyperparameters.seed + rank())
         completer = plain_completer(
-            model, tokenizer, config.training.max_completion_tokens, config.training.temperature
+            model, tokenizer, config.hyperparameters.max_completion_tokens, config.hyperparameters.temperature
         )
         end_ids = end_token_ids(model, tokenizer)
         rows = evaluate(repeated, completer, tokenizer, client, end_ids, self._done, with_shadows=False)
@@ -282,7 +284,7 @@ class Run:
         if resume is not None and (resume.step >= total or done_early):
             return resume.step, resume.step < total
         # vLLM starts with the trainer, and takes its memory then.
-        with memory_for("vLLM" if self._config.compute.rollout_engine == "vLLM" else "update"):
+        with memory_for("vLLM" if self._config.compute.rollouts.engine == "vLLM" else "update"):
             trainer = RFTTrainer(
                 self._config, model, tokenizer, prompts, validation, client, self._reporter, self._should_stop, resume
             )
@@ -299,7 +301,7 @@ class Run:
         if rank() == 0:
             best = self._best_checkpoint()
             self._phase("Exporting", f"step {best.step}")
-            export = export_model if self._config.lora is None else export_adapter
+            export = export_model if self._config.tuning.type == "Full" else export_adapter
             export(self._folder.checkpoint(best.step), self._config.model, self._folder.best)
         wait_for_all()
         own_disks.spread(self._folder.path, [self._folder.best])
@@ -325,7 +327,7 @@ class Run:
             "Training": training_seconds,
             "Validation": sum(v.seconds for v in validations),
         }
-        on_gpu = self._config.compute.device == "cuda"
+        on_gpu = self._config.compute.on_gpus
         # Only counted: the warm-up has checked them against the chat template.
         warmup = load_conversations(self._config.warmup.data, len) if self._config.warmup else None
         preflight = None

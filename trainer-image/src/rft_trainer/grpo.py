@@ -265,7 +265,7 @@ class RFTTrainer(GRPOTrainer):
 
     def _clip_gradients(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self._config.training.maximum_gradient_norm)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self._config.hyperparameters.maximum_gradient_norm)
         self._gradient_norm = norm.item()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

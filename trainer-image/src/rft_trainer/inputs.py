@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -10,9 +10,11 @@ from rft_api.addresses import is_stored
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLog
 from rft_api.invocation_reading import is_wanted
+from rft_api.sources import Source
 from rft_api.storage import ObjectStore
 from rft_api.storage_error import StorageError
-from rft_api.trainer_config import SourceConfig, TrainerConfig
+from rft_api.trainer_config import TrainerConfig
+from rft_api.training import relocate
 
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 """Other forms of the weights that model folders carry beside safetensors; never loaded."""
@@ -40,27 +42,12 @@ def fetch_inputs(config: TrainerConfig, scratch: Path) -> TrainerConfig:
             fetched[key] = str(_fetch(store, uri, scratch / folder / str(len(fetched)), code, wanted))
         return fetched[key]
 
-    def sources(given: Sequence[SourceConfig]) -> list[SourceConfig]:
-        return [
-            source.model_copy(update={"path": local(source.path, "data", ExitCode.DATA_INVALID, source.invocation_log)})
-            for source in given
-        ]
+    def local_data(source: Source) -> str:
+        return local(source.uri, "data", ExitCode.DATA_INVALID, source.effective_invocation_log)
 
-    data = config.data
-    warmup = config.warmup
-    return config.model_copy(
-        update={
-            "model": local(config.model, "model", ExitCode.MODEL_INVALID),
-            "data": data.model_copy(
-                update={
-                    "train": sources(data.train),
-                    "validation": sources(data.validation),
-                    "test": sources(data.test),
-                }
-            ),
-            "warmup": warmup and warmup.model_copy(update={"data": sources(warmup.data)}),
-        }
-    )
+    model = local(config.model, "model", ExitCode.MODEL_INVALID)
+    data, warmup = relocate(config.data, config.warmup, local_data)
+    return config.model_copy(update={"model": model, "data": data, "warmup": warmup})
 
 
 def _not_pickled(name: str) -> bool:

@@ -133,9 +133,7 @@ def _run_stages(
 
 
 def _uris(config: TrainerConfig) -> list[str]:
-    sources = [*config.data.train, *config.data.validation, *config.data.test]
-    sources += config.warmup.data if config.warmup else []
-    return [config.model, config.output, *(source.path for source in sources)]
+    return [config.model, config.output, *(item.source.uri for item in config.sources())]
 
 
 def _commands(
@@ -146,15 +144,15 @@ def _commands(
     The variables are those that torch.distributed reads, and RFT_OWN_DISKS: 1 when every machine has a run folder of
     its own, 0 when all have the same.
     """
-    count = config.compute.processes_per_node
+    count = config.compute.effective_processes_per_node
     command = [sys.executable, "-m", "rft_trainer", str(file), "--stage", stage, "--port", str(options.port)]
     threads = str(max(1, _available_cpus() // count))
     # Threads that wait by spinning take the processor from those that they wait for wherever anything else runs.
     shared = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-    if config.compute.device == "cpu":
+    if not config.compute.on_gpus:
         # Nothing is compiled there, and DeepSpeed would import torch's compiler for an optimizer that nobody uses.
         shared.setdefault("TORCHDYNAMO_DISABLE", "1")
-    if config.compute.deepspeed is None:
+    if config.compute.effective_deepspeed is None:
         # One process. With the variables below, accelerate would wrap the model for several.
         return [Command(0, command, shared)]
     # Each stage has its port: while the first machine still exports what the warm-up made, no other may meet it there.

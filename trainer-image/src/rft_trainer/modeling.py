@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -20,7 +19,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.files import partial_path
 from rft_api.system_errors import may_pass
-from rft_api.trainer_config import LoraConfig
+from rft_api.training import Tuning
 from rft_trainer.data import Message
 from rft_trainer.failures import first_line, is_out_of_memory, memory_for
 from rft_trainer.model_folder import check_model_folder
@@ -71,10 +70,10 @@ def load_model(model: str, full_precision: bool) -> PreTrainedModel:
     return loaded
 
 
-def add_adapter(model: PreTrainedModel, lora: LoraConfig, seed: int) -> PeftModel:
+def add_adapter(model: PreTrainedModel, tuning: Tuning, seed: int) -> PeftModel:
     """The model with a fresh adapter on all linear layers but the output layer; it changes nothing yet."""
     layers = model.config.get_text_config().num_hidden_layers
-    first = 0 if lora.last_layers is None else max(0, layers - lora.last_layers)
+    first = 0 if tuning.last_layers is None else max(0, layers - tuning.last_layers)
     output = model.get_output_embeddings()
     names = sorted(
         {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m != output}
@@ -82,9 +81,9 @@ def add_adapter(model: PreTrainedModel, lora: LoraConfig, seed: int) -> PeftMode
     torch.manual_seed(seed)
     return get_peft_model(
         model,
-        PeftLoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
+        LoraConfig(
+            r=tuning.effective_rank,
+            lora_alpha=tuning.effective_alpha,
             target_modules=names,
             layers_to_transform=list(range(first, layers)) if first else None,
             task_type="CAUSAL_LM",

@@ -16,19 +16,13 @@ _PACKAGES = (
 
 def build_provenance(config: TrainerConfig) -> Provenance:
     """Digests of what the configuration names, read now."""
-    splits = {
-        "train": config.data.train,
-        "validation": config.data.validation,
-        "test": config.data.test,
-        "warmup": config.warmup.data if config.warmup else [],
-    }
     return Provenance(
         model=_model_digests(config.model),
-        data={f"{split}/{s.name}": _data_digest(Path(s.path)) for split, sources in splits.items() for s in sources},
+        data={item.label: _data_digest(Path(item.source.uri)) for item in config.sources()},
         rewards={name: target.digest for name, target in config.rewards.items()},
         configuration="sha256:" + hashlib.sha256(config.model_dump_json(by_alias=True).encode()).hexdigest(),
         versions=_versions(),
-        seed=config.training.seed,
+        seed=config.hyperparameters.seed,
     )
 
 

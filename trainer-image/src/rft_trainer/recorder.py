@@ -52,7 +52,7 @@ class Recorder:
         total_steps: int,
     ):
         self._folder = RunFolder(config.output)
-        self._epochs_per_step = config.training.batch_size * config.training.epochs / prompts
+        self._epochs_per_step = config.hyperparameters.batch_size * config.hyperparameters.epochs / prompts
         self._client = client
         self._reporter = reporter
         self._total_steps = total_steps

@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rft_api.metrics import ShadowComparison, ValidationMetrics
 from rft_api.run_folder import RunFolder
-from rft_api.trainer_config import EarlyStoppingConfig, TrainerConfig
+from rft_api.trainer_config import TrainerConfig
+from rft_api.training import EarlyStopping
 from rft_trainer.data import Prompt
 from rft_trainer.distributed import rank
 from rft_trainer.evaluation import Complete, evaluate
@@ -72,7 +73,7 @@ class Validator:
 
     def is_due(self, step: int) -> bool:
         """Whether the policy is validated after this step."""
-        return step % self._config.training.eval_interval == 0 or step == self._total_steps
+        return step % self._config.hyperparameters.eval_interval == 0 or step == self._total_steps
 
     def validate(self, step: int) -> ValidationMetrics:
         """Completes the validation prompts greedily, scores them and records the result; all ranks call it."""
@@ -126,7 +127,7 @@ class Validator:
         return {name: comparison for name, comparison in comparisons.items() if comparison is not None}
 
 
-def stop_early(validations: Sequence[ValidationMetrics], rule: EarlyStoppingConfig | None) -> bool:
+def stop_early(validations: Sequence[ValidationMetrics], rule: EarlyStopping | None) -> bool:
     """Whether the last `patience` validations all failed to exceed the best before them by `minimum_gain`."""
     if rule is None:
         return False

@@ -12,7 +12,8 @@ from trl import SFTConfig, SFTTrainer
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.run_folder import RunFolder
-from rft_api.trainer_config import TrainerConfig, WarmupConfig
+from rft_api.trainer_config import TrainerConfig
+from rft_api.training import Warmup
 from rft_trainer.arguments import common_arguments
 from rft_trainer.data import Conversation
 from rft_trainer.distributed import any_rank, rank
@@ -25,7 +26,7 @@ MICRO_BATCH = 8
 
 def run_warmup(
     config: TrainerConfig,
-    warmup: WarmupConfig,
+    warmup: Warmup,
     conversations: list[Conversation],
     reporter: ProgressReporter,
     should_stop: Callable[[], bool],
@@ -39,9 +40,9 @@ def run_warmup(
     """
     folder = RunFolder(config.output)
     tokenizer = load_tokenizer(config.model)
-    model: Any = load_model(config.model, full_precision=config.lora is None)
-    if config.lora is not None:
-        model = add_adapter(model, config.lora, config.training.seed)
+    model: Any = load_model(config.model, full_precision=config.tuning.type == "Full")
+    if config.tuning.type == "LoRA":
+        model = add_adapter(model, config.tuning, config.hyperparameters.seed)
     share = max(1, warmup.batch_size // config.compute.world_size)
     micro = max(size for size in range(1, min(MICRO_BATCH, share) + 1) if share % size == 0)
     scratch = folder.path / "warmup.checkpoint"
@@ -59,7 +60,7 @@ def run_warmup(
             gradient_accumulation_steps=share // micro,
             learning_rate=warmup.learning_rate,
             lr_scheduler_type="linear",
-            max_grad_norm=config.training.maximum_gradient_norm,
+            max_grad_norm=config.hyperparameters.maximum_gradient_norm,
             completion_only_loss=True,
             max_length=None,
             **common_arguments(config),
@@ -73,7 +74,7 @@ def run_warmup(
     trainer.save_model(str(scratch))
     forget_zero_3()
     if rank() == 0:
-        export = export_adapter if config.lora is not None else export_model
+        export = export_adapter if config.tuning.type == "LoRA" else export_model
         export(scratch, config.model, folder.warmup)
         shutil.rmtree(scratch)
 

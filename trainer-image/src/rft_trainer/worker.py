@@ -48,7 +48,7 @@ def run_worker(config: TrainerConfig, stage: str, port: int | None) -> ExitCode:
             _serve(reporter, port)
         reporter.update(message="loading libraries")
         code = _run_stage(config, stage, rank, reporter, stop)
-        if config.compute.deepspeed is not None:
+        if config.compute.effective_deepspeed is not None:
             _leave_others()
         return code
     except Exception as error:
@@ -77,7 +77,7 @@ def _run_stage(
     keep_freed_memory()
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    on_gpu = config.compute.device == "cuda"
+    on_gpu = config.compute.on_gpus
     if on_gpu:
         if not torch.cuda.is_available():
             raise RunError(
@@ -85,12 +85,12 @@ def _run_stage(
                 "spec.compute.gpusPerNode asks for GPUs, and this machine has none; set gpusPerNode: 0 for CPUs",
             )
         torch.cuda.set_device(local_rank())
-    if config.compute.deepspeed is not None:
+    if config.compute.effective_deepspeed is not None:
         _join_others(on_gpu)
     if stage == "warmup" and any_rank(RunFolder(config.output).warmup.exists()):
         # Where each machine has a disk of its own, only the first knew that an earlier start has done it.
         return ExitCode.SUCCEEDED
-    if config.compute.rollout_engine != "vLLM":
+    if config.compute.rollouts.engine != "vLLM":
         # TRL imports vLLM wherever it is installed, which takes as long as all other imports together.
         from trl import import_utils
 

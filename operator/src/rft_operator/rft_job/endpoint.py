@@ -8,7 +8,6 @@ from typing import get_args
 
 from rft_api.inference_endpoint import InferenceEndpoint, Serving
 from rft_api.model import Json
-from rft_api.render import DEFAULT_LORA_RANK
 from rft_api.resource import API_VERSION
 from rft_api.rft_job import RFTJob
 from rft_api.run_folder import best_address
@@ -108,18 +107,11 @@ def _endpoint_object(job: RFTJob, name: str, created_for: str, spec: Json, owner
 def _serving(job: RFTJob) -> Json:
     compute = job.spec.compute
     serving: Json = {"gpus": min(compute.gpus_per_node, 1), "gpuResource": compute.gpu_resource}
-    rank = _adapter_rank(job)
-    if rank is None:
+    if job.spec.tuning.type == "Full":
         return {**serving, "maxAdapters": 0}
+    rank = job.spec.tuning.effective_rank
     default = Serving().max_adapter_rank
     choices = get_args(Serving.model_fields["max_adapter_rank"].annotation)
     if rank > default:
         serving["maxAdapterRank"] = min(choice for choice in choices if choice >= rank)
     return serving
-
-
-def _adapter_rank(job: RFTJob) -> int | None:
-    """Rank of the adapter that a job trains; none when it trains a whole model."""
-    if job.spec.tuning.type == "Full":
-        return None
-    return job.spec.tuning.rank or DEFAULT_LORA_RANK

@@ -6,11 +6,12 @@ from dataclasses import replace
 from datetime import datetime
 
 from rft_api.exit_codes import RunError
+from rft_api.job_status import JobCheckpoint, JobProgress, JobResult, RFTJobStatus
 from rft_api.progress import HackingVerdict
 from rft_api.quantities import duration_seconds
 from rft_api.render import reward_names
 from rft_api.resource import Condition
-from rft_api.rft_job import JobCheckpoint, JobProgress, JobResult, RFTJob, RFTJobSpec, RFTJobStatus
+from rft_api.rft_job import RFTJob, RFTJobSpec
 from rft_api.termination import parse_result
 from rft_operator.kube.plan import Deletion, Desired, Plan
 from rft_operator.kube.timestamps import format_moment, parse_moment

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from rft_api.job_status import JobCheckpoint, JobProgress, JobResult
 from rft_api.progress import Progress
-from rft_api.rft_job import JobCheckpoint, JobProgress, JobResult
 from rft_api.run_folder import best_address, checkpoint_address
 from rft_api.termination import RunResult
 from rft_operator.kube.timestamps import format_duration

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from rft_api.progress import Progress
-from rft_api.quantities import duration_seconds
+from rft_api.quantities import decimal_text, duration_seconds
 from rft_api.rft_job import Limits
 from rft_operator.pods.pod_view import PodView, worst_problem
 from rft_operator.rft_job.attempts import Attempt, Outcome, find_cause
@@ -105,8 +105,8 @@ def _exceeded(facts: RunFacts) -> tuple[Reason, str] | None:
         end = facts.start_time + timedelta(seconds=duration_seconds(limits.deadline))
         if facts.now >= end:
             return Reason.DEADLINE_EXCEEDED, f"limits.deadline: {limits.deadline} have passed since the start"
-    if limits.gpu_hours is not None and facts.gpu_seconds >= float(limits.gpu_hours) * 3600:
-        return Reason.GPU_HOURS_EXCEEDED, f"limits.gpuHours: {limits.gpu_hours} GPU hours are used up"
+    if limits.gpu_hours is not None and facts.gpu_seconds >= limits.gpu_hours * 3600:
+        return Reason.GPU_HOURS_EXCEEDED, f"limits.gpuHours: {decimal_text(limits.gpu_hours)} GPU hours are used up"
     return None
 
 

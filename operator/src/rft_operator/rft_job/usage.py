@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from rft_api.rft_job import JobUsage
+from rft_api.job_status import JobUsage
 from rft_operator.kube.timestamps import format_moment, parse_moment
 from rft_operator.pods.pod_view import PodView
 

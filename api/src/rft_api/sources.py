@@ -1,0 +1,99 @@
+"""The data of an RFTJob: its sources of prompts and conversations."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from rft_api.invocation_log import DataFormat, InvocationLog
+from rft_api.model import Model, Rule
+from rft_api.quantities import Between, Decimal, Name, at_most_one_of
+
+Uri = Annotated[str, Field(min_length=1, max_length=1024)]
+
+DEFAULT_VALIDATION_FRACTION = 0.1
+
+
+class Source(Model):
+    """Where data is, and how it is read."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.invocationLog) || self.format == 'BedrockInvocationLog'",
+            message="invocationLog belongs to format BedrockInvocationLog; remove it or set the format",
+            holds=lambda source: source.invocation_log is None or source.format == "BedrockInvocationLog",
+        ),
+    )
+
+    name: Name
+    """Name of the source; labels its rows in metrics and rollouts."""
+    uri: Uri
+    """s3://BUCKET/KEY, configmap://NAME/KEY, pvc://CLAIM/PATH, or, in local runs, a path; for logs also a prefix or a
+    folder."""
+    format: DataFormat = "OpenAIChat"
+    """OpenAIChat: a JSONL file in OpenAI chat format; BedrockInvocationLog: Amazon Bedrock's model invocation logs."""
+    invocation_log: InvocationLog | None = None
+    """Which records of invocation logs are taken, and how; all when absent."""
+
+    @property
+    def effective_invocation_log(self) -> InvocationLog | None:
+        """How invocation logs are read; None for other formats."""
+        return (self.invocation_log or InvocationLog()) if self.format == "BedrockInvocationLog" else None
+
+
+class DataSource(Source):
+    """Prompts, and the reward that scores their completions."""
+
+    reward: Name
+    """Name of the RewardFunction, in the job's namespace, that scores this source's completions."""
+    weight: Annotated[Decimal, Between("0", "1000000", low_included=False)] = 1.0
+    """Share of this source in the mixture, relative to the others' weights."""
+
+
+class WarmupSource(Source):
+    """Conversations that end with the assistant's answer to imitate; of invocation logs, the logged answers."""
+
+
+Sources = Annotated[list[DataSource], Field(min_length=1, max_length=32)]
+
+
+def distinct_names(field: str) -> Rule:
+    """The rule that no two sources in a field have the same name."""
+
+    def holds(model: Model) -> bool:
+        sources: list[Source] = getattr(model, field) or []
+        return len({source.name for source in sources}) == len(sources)
+
+    return Rule(
+        cel=f"!has(self.{field}) || self.{field}.all(a, self.{field}.exists_one(b, b.name == a.name))",
+        message=f"{field}: every source needs a name of its own",
+        holds=holds,
+    )
+
+
+class Data(Model):
+    """Prompts to train on, to choose the checkpoint by, and to report the result on."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        at_most_one_of("validation", "validation_fraction"),
+        distinct_names("train"),
+        distinct_names("validation"),
+        distinct_names("test"),
+    )
+
+    train: Sources
+    """Sources of training prompts, mixed by weight."""
+    validation: Sources | None = None
+    """Sources of the prompts that choose the best checkpoint."""
+    validation_fraction: Annotated[Decimal, Between("0.001", "0.5")] | None = None
+    """Share of the training prompts set aside for validation; "0.1" when validation is absent too."""
+    test: Sources | None = None
+    """Sources of the prompts of the before/after table, seen by nothing else; the validation prompts when absent."""
+
+    @property
+    def effective_validation_fraction(self) -> float:
+        """Share of the training prompts set aside for validation; 0 when validation has sources of its own."""
+        if self.validation:
+            return 0.0
+        return DEFAULT_VALIDATION_FRACTION if self.validation_fraction is None else self.validation_fraction
