@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rft_api.datasets import read_conversations, read_prompts
+from rft_api.data_formats import read_conversations, read_prompts
 from rft_api.invocation_bodies import NotUsable, answer_text, request_messages
 from rft_api.invocation_log import InvocationLog, MetadataFilters, Redaction
-from rft_api.invocation_reading import InvocationLogReader, is_body, is_wanted, matches
+from rft_api.invocation_reading import InvocationLogReader, LogFiles, is_body, matches
 from rft_api.redaction import redactor
 from rft_api.sources import DataSource
 
@@ -269,7 +269,7 @@ def test_damaged_files_are_named_and_the_others_are_read(tmp_path):
     assert report.left_out == {"Unreadable": 3}
     assert "cannot be read further" in report.unreadable[0]
     assert report.unreadable[1].startswith("b.json.gz:1: cannot be read further")
-    assert report.unreadable[2] == "c.json:3: is not UTF-8"
+    assert report.unreadable[2] == "c.json:3: is not UTF-8 (byte 1 of the line)"
 
 
 META = {"team": "a", "tier": "gold"}
@@ -344,7 +344,7 @@ def test_a_record_without_a_time_is_left_out_when_a_time_is_stated(tmp_path):
 )
 def test_objects_of_other_days_are_not_even_fetched(name, wanted):
     options = InvocationLog.model_validate({"from": "2025-03-10T23:30:00Z", "to": "2025-03-12T12:00:00Z"})
-    assert is_wanted(name, options) is wanted
+    assert LogFiles(options.from_, options.to)(name) is wanted
     assert is_body("a/data/x.json")
     assert not is_body("a/data.json")
 

@@ -237,13 +237,14 @@ def test_a_rule(model, right, wrong, message):
 
 def test_every_rule_is_tested():
     def declared(model: type[Model]) -> Iterator[type[Model]]:
-        if "rules" in vars(model):
+        # What subclasses share is tested for each of them.
+        if model.rules and not model.__subclasses__():
             yield model
         for inner in model.__subclasses__():
             yield from declared(inner)
 
     tested = {model for model, *_ in RULES}
-    assert {model.__name__ for model in declared(Model) if model.rules} == {model.__name__ for model in tested}
+    assert {model.__name__ for model in declared(Model)} == {model.__name__ for model in tested}
 
 
 def test_all_broken_rules_are_reported_together():

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rft_api.datasets import read_conversations, read_prompts
+from rft_api.data_formats import read_conversations, read_prompts
 from rft_api.sources import DataSource, WarmupSource
 
 REWARD = """\

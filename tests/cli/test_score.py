@@ -100,11 +100,19 @@ def test_bad_lines_are_reported_all_at_once(rft, tmp_path, reward):
     assert result.returncode == 11
     assert "6 lines cannot be used" in result.stderr
     assert f"{file}:3: is not JSON" in result.stderr
-    assert f"{file}:4: is not an object" in result.stderr
+    assert f"{file}:4: must be a JSON object with messages, not list" in result.stderr
     assert f"{file}:5: needs messages" in result.stderr
     assert f"{file}:6: messages[0] needs a role" in result.stderr
     assert f"{file}:7: the last message has to be the assistant's" in result.stderr
     assert f"{file}:8: messages[0].content has to be a text" in result.stderr
+
+
+def test_a_file_is_read_as_training_reads_it(rft, tmp_path, reward):
+    file = tmp_path / "completions.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(line("4")).encode() + b"\r\n\r\n" + json.dumps(line("5")).encode())
+    result = rft("score", reward, file)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "2 completions" in result.stdout
 
 
 def test_nothing_to_score(rft, tmp_path, reward):

@@ -59,7 +59,8 @@ def test_every_rft_command_on_the_page_exists(file):
 
 def test_a_command_that_does_not_exist_is_found():
     text = (
-        "`rft dance`, `rft run --quickly x`, `rft data check --logs x`\n```sh\nrft score a.yaml \\\n  b --loud\n```\n"
+        "`rft dance`, `rft run --quickly x`, `rft data check --conversations x`\n"
+        "```sh\nrft score a.yaml \\\n  b --loud\n```\n"
     )
     found = list(rft_commands(text))
     assert len(found) == 4

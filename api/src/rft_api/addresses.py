@@ -6,12 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from rft_api.invocation_log import DataFormat
+from rft_api.data_formats import FORMATS
 from rft_api.model import Location
 from rft_api.rft_job import RFTJob
-
-LOG: DataFormat = "BedrockInvocationLog"
-"""The format of data that may be many files."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,12 @@ def job_addresses(job: RFTJob) -> list[Address]:
     return [
         Address(("spec", "model", "uri"), "model", job.spec.model.uri),
         *(
-            Address(("spec", *item.location, "uri"), "data", item.source.uri, item.source.format == LOG)
+            Address(
+                ("spec", *item.location, "uri"),
+                "data",
+                item.source.uri,
+                many=FORMATS[item.source.format].files is not None,
+            )
             for item in job.spec.sources()
         ),
         Address(("spec", "output", "uri"), "output", job.spec.output.uri),

@@ -6,8 +6,7 @@ import re
 from typing import Any
 
 from rft_api.invocation_log import LeftOut
-
-Message = dict[str, str]
+from rft_api.prompts import Message
 
 ROLES = ("system", "developer", "user", "assistant")
 # Beside what was said: marks for caches, and what a model thought.

@@ -11,8 +11,6 @@ from pydantic_core import PydanticCustomError
 from rft_api.model import Model, Rule
 from rft_api.quantities import Integer, exactly_one_of
 
-DataFormat = Literal["OpenAIChat", "BedrockInvocationLog"]
-
 LeftOut = Literal[
     "OtherTime",
     "OtherModel",

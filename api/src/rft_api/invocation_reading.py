@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import re
 import zlib
@@ -14,8 +13,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
-from rft_api.invocation_bodies import Message, NotUsable, answer_text, makes_no_text, request_messages
+from rft_api.invocation_bodies import NotUsable, answer_text, makes_no_text, request_messages
 from rft_api.invocation_log import InvocationLog, InvocationLogReport, LeftOut, MetadataFilter, MetadataFilters, moment
+from rft_api.jsonl import BYTE_ORDER_MARK, parse_line
+from rft_api.model import Json
+from rft_api.prompts import Message, prompt_digest
 from rft_api.redaction import redactor
 
 # Bedrock puts bodies above 100 KB into objects of their own: a record is far shorter, and so is any prompt that a model
@@ -43,7 +45,7 @@ class LoggedPrompt:
     messages: list[Message]
     answer: str | None
     """The logged completion; none when nothing asks for it."""
-    metadata: dict[str, Any]
+    metadata: Json
 
 
 class _LeftOutError(Exception):
@@ -147,7 +149,7 @@ class InvocationLogReader:
         metadata |= {"requestMetadata": {key: self._clean(value) for key, value in given.items()}} if given else {}
         return LoggedPrompt(self._records, place, messages, None if answer is None else self._clean(answer), metadata)
 
-    def _select(self, record: dict[str, Any]) -> None:
+    def _select(self, record: Json) -> None:
         options = self._options
         if not in_range(record.get("timestamp"), options):
             raise _LeftOutError("OtherTime")
@@ -159,7 +161,7 @@ class InvocationLogReader:
         if "embed" in model:
             raise _LeftOutError("NotText")
 
-    def _texts(self, record: dict[str, Any], file: Path) -> tuple[list[Message], str | None]:
+    def _texts(self, record: Json, file: Path) -> tuple[list[Message], str | None]:
         messages = request_messages(self._body(record, "input", file))
         output = record.get("output")
         if isinstance(output, dict) and makes_no_text(output.get("outputBodyJson")):
@@ -172,7 +174,7 @@ class InvocationLogReader:
             return messages, None
         return messages, start + answer_text(self._body(record, "output", file))
 
-    def _body(self, record: dict[str, Any], side: str, file: Path) -> Any:
+    def _body(self, record: Json, side: str, file: Path) -> Any:
         holder = record.get(side)
         body, address = None, ""
         if isinstance(holder, dict):
@@ -203,14 +205,16 @@ class InvocationLogReader:
         return self._redact(text.encode("utf-8", "replace").decode("utf-8"))
 
 
-def prompt_digest(messages: list[Message]) -> bytes:
-    """Digest of a prompt: equal for identical messages."""
-    return hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).digest()[:16]
+@dataclass(frozen=True)
+class LogFiles:
+    """Tells by the name of an object below the address of a log whether it is needed: of the stated time, no image."""
 
+    from_: str | None
+    to: str | None
 
-def is_wanted(name: str, options: InvocationLog) -> bool:
-    """Whether an object below the address of a log is needed to read it: of the wanted time, and no image."""
-    return may_hold(name, options) and (not is_body(name) or ".json" in name)
+    def __call__(self, name: str) -> bool:
+        """Whether the object is needed."""
+        return may_hold(name, self) and (not is_body(name) or ".json" in name)
 
 
 def is_body(name: str) -> bool:
@@ -219,7 +223,7 @@ def is_body(name: str) -> bool:
     return _BODIES in folders or last == _PERMISSION_CHECK or last.startswith(".")
 
 
-def may_hold(name: str, options: InvocationLog) -> bool:
+def may_hold(name: str, options: InvocationLog | LogFiles) -> bool:
     """Whether an object can hold records of the wanted time, by the hour in its name (YYYY/MM/DD/HH/)."""
     match = _HOUR.search(name)
     try:
@@ -262,20 +266,18 @@ def _matches(one: MetadataFilter, metadata: dict[str, str]) -> bool:
     return equal and all(metadata.get(key) != value for key, value in (one.not_equals or {}).items())
 
 
-def _request_metadata(record: dict[str, Any]) -> dict[str, str]:
+def _request_metadata(record: Json) -> dict[str, str]:
     given = record.get("requestMetadata")
     return {key: value for key, value in given.items() if isinstance(value, str)} if isinstance(given, dict) else {}
 
 
-def _record(line: bytes | Exception) -> dict[str, Any]:
+def _record(line: bytes | Exception) -> Json:
     if isinstance(line, Exception):
         raise _LeftOutError("Unreadable", str(line))
     try:
-        record = json.loads(line)
-    except UnicodeDecodeError:
-        raise _LeftOutError("Unreadable", "is not UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        raise _LeftOutError("Unreadable", f"is not JSON: {error}") from None
+        record = parse_line(line)
+    except ValueError as error:
+        raise _LeftOutError("Unreadable", str(error)) from None
     kind = record.get("schemaType", "ModelInvocationLog") if isinstance(record, dict) else None
     if kind != "ModelInvocationLog" or "modelId" not in record or "input" not in record:
         raise _LeftOutError("Unreadable", "is not a record of a model invocation log")
@@ -302,7 +304,7 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes | Exception]]:
                         line = stream.readline(MAXIMUM_BYTES)
                     yield number, ValueError(f"is longer than {MAXIMUM_BYTES >> 20} MiB")
                 elif line.strip():
-                    yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                    yield number, line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
     except (OSError, EOFError, zlib.error) as error:
         yield number + 1, ValueError(f"cannot be read further: {getattr(error, 'strerror', None) or error}")
 

@@ -2,44 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from rft_api.invocation_log import DataFormat, InvocationLog
-from rft_api.model import Model, Rule
+from rft_api.invocation_log import InvocationLog
+from rft_api.model import Model, Rule, camel
 from rft_api.quantities import Between, Decimal, Name, at_most_one_of
 
 Uri = Annotated[str, Field(min_length=1, max_length=1024)]
 
+FormatName = Literal["OpenAIChat", "BedrockInvocationLog"]
+
 DEFAULT_VALIDATION_FRACTION = 0.1
+
+
+def _options_of(format_name: FormatName, field: str) -> Rule:
+    """The rule that the options of a format stand only where the format does."""
+    name = camel(field)
+    return Rule(
+        cel=f"!has(self.{name}) || self.format == '{format_name}'",
+        message=f"{name} belongs to format {format_name}; remove it or set the format",
+        holds=lambda source: getattr(source, field) is None or source.format == format_name,
+    )
 
 
 class Source(Model):
     """Where data is, and how it is read."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="!has(self.invocationLog) || self.format == 'BedrockInvocationLog'",
-            message="invocationLog belongs to format BedrockInvocationLog; remove it or set the format",
-            holds=lambda source: source.invocation_log is None or source.format == "BedrockInvocationLog",
-        ),
-    )
+    rules: ClassVar[tuple[Rule, ...]] = (_options_of("BedrockInvocationLog", "invocation_log"),)
 
     name: Name
     """Name of the source; labels its rows in metrics and rollouts."""
     uri: Uri
     """s3://BUCKET/KEY, configmap://NAME/KEY, pvc://CLAIM/PATH, or, in local runs, a path; for logs also a prefix or a
     folder."""
-    format: DataFormat = "OpenAIChat"
+    format: FormatName = "OpenAIChat"
     """OpenAIChat: a JSONL file in OpenAI chat format; BedrockInvocationLog: Amazon Bedrock's model invocation logs."""
     invocation_log: InvocationLog | None = None
     """Which records of invocation logs are taken, and how; all when absent."""
-
-    @property
-    def effective_invocation_log(self) -> InvocationLog | None:
-        """How invocation logs are read; None for other formats."""
-        return (self.invocation_log or InvocationLog()) if self.format == "BedrockInvocationLog" else None
 
 
 class DataSource(Source):

@@ -10,9 +10,9 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from rft_api.addresses import Address, job_addresses
+from rft_api.data_formats import FORMATS
 from rft_api.exit_codes import RunError
 from rft_api.hub_address import SHAPE, parse_hub_address
-from rft_api.invocation_log import RedactionPattern
 from rft_api.manifests import (
     ManifestError,
     ManifestErrors,
@@ -22,7 +22,6 @@ from rft_api.manifests import (
     resolve_source,
 )
 from rft_api.model import Location
-from rft_api.redaction import pattern_problem
 from rft_api.render import RewardAddress, render_trainer_config, reward_names
 from rft_api.reward_function import Grader, PythonReward, RewardFunction
 from rft_api.rft_job import RFTJob
@@ -84,10 +83,9 @@ def _job_errors(found: Manifests, job: RFTJob) -> Iterator[ManifestError]:
         problem = _address_problem(found, job, address)
         if problem:
             yield found.error("RFTJob", name, address.location, problem)
-    for location, rule in _redactions(job):
-        wrong = pattern_problem(rule)
-        if wrong:
-            yield found.error("RFTJob", name, location, wrong)
+    for item in job.spec.sources():
+        for location, problem in FORMATS[item.source.format].option_problems(item.source):
+            yield found.error("RFTJob", name, ("spec", *item.location, *location), problem)
     try:
         functions = {reward: found.reward_functions.get(reward, _STAND_IN) for reward in reward_names(job)}
         nowhere = dict.fromkeys(functions, RewardAddress(url="", token_file=None))
@@ -104,13 +102,6 @@ def _reward_references(job: RFTJob) -> Iterator[tuple[Location, str]]:
             yield ("spec", *item.location, "reward"), item.source.reward
     for index, shadow in enumerate(job.spec.shadow_rewards):
         yield ("spec", "shadowRewards", index), shadow
-
-
-def _redactions(job: RFTJob) -> Iterator[tuple[Location, RedactionPattern]]:
-    for item in job.spec.sources():
-        log = item.source.invocation_log
-        for number, rule in enumerate(log.redact.patterns if log and log.redact else []):
-            yield ("spec", *item.location, "invocationLog", "redact", "patterns", number, "pattern"), rule
 
 
 def _address_problem(found: Manifests, job: RFTJob, address: Address) -> str | None:

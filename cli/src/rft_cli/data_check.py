@@ -17,7 +17,7 @@ from rft_cli.texts import harmless
 PLACES_SHOWN = 3
 
 
-def check(targets: Sequence[str], conversations: bool, logs: bool, console: Console) -> None:
+def check(targets: Sequence[str], format_name: str, conversations: bool, console: Console) -> None:
     """Reads data as a run would and says what is wrong with it.
 
     Raises:
@@ -26,7 +26,7 @@ def check(targets: Sequence[str], conversations: bool, logs: bool, console: Cons
     """
     problems: list[str] = []
     remarks: list[str] = []
-    sources = read_targets(targets, conversations, logs, problems, remarks)
+    sources = read_targets(targets, format_name, conversations, problems, remarks)
     print_table([source for source in sources if source.rows], console)
     for source in sources:
         repeated = sum(count - 1 for count in Counter(row.digest for row in source.rows).values())

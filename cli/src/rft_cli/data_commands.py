@@ -22,27 +22,25 @@ Targets = Annotated[
 Conversations = Annotated[
     bool, typer.Option("--conversations", help="Files of warm-up data, whose lines end with the assistant's answer.")
 ]
-Logs = Annotated[
-    bool, typer.Option("--logs", help="Files, folders or prefixes of Amazon Bedrock's model invocation logs.")
-]
+Format = Annotated[str, typer.Option("--format", metavar="FORMAT", help="Format of the files, as in manifests.")]
 
 
 @data_commands.command()
-def check(targets: Targets, conversations: Conversations = False, logs: Logs = False) -> None:
+def check(targets: Targets, format_: Format = "OpenAIChat", conversations: Conversations = False) -> None:
     """Say everything that is wrong with data, by file and line, and which prompts occur twice."""
     with user_errors():
         from rich.console import Console
 
         from rft_cli.data_check import check as check_data
 
-        check_data(targets, conversations, logs, Console())
+        check_data(targets, format_, conversations, Console())
 
 
 @data_commands.command()
 def stats(
     targets: Targets,
+    format_: Format = "OpenAIChat",
     conversations: Conversations = False,
-    logs: Logs = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Describe data: rows, lengths, roles, reference answers, duplicates."""
@@ -51,7 +49,7 @@ def stats(
 
         from rft_cli.data_stats import stats as describe
 
-        describe(targets, conversations, logs, json, Console())
+        describe(targets, format_, conversations, json, Console())
 
 
 @data_commands.command()

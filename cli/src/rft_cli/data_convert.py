@@ -6,20 +6,20 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
 
-from rft_api.datasets import Message, json_lines, problem_report
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLog
-from rft_api.invocation_reading import InvocationLogReader
+from rft_api.invocation_reading import InvocationLogReader, LogFiles
+from rft_api.jsonl import read_json_lines
+from rft_api.model import Json
+from rft_api.prompts import Message, problem_report
 from rft_cli.data_sources import fetched
 from rft_cli.new_file import new_files
 from rft_cli.texts import harmless
 
-Row = dict[str, Any]
 _SOLUTION_MARK = "####"
 
 
@@ -69,7 +69,8 @@ def convert_logs(source: str, options: InvocationLog, output: Path, conversation
     Raises:
         RunError: DATA_INVALID when there is no usable record, OUTPUT_INVALID when the file exists.
     """
-    with TemporaryDirectory(prefix="rft-data-") as scratch, fetched(source, Path(scratch) / "data", options) as path:
+    files = LogFiles(options.from_, options.to)
+    with TemporaryDirectory(prefix="rft-data-") as scratch, fetched(source, Path(scratch) / "data", files) as path:
         try:
             reader = InvocationLogReader(
                 Path(path), options, with_answers=conversations or options.reference == "LoggedAnswer"
@@ -96,7 +97,7 @@ def convert_rows(source: str, name: str, output: Path, conversations: bool, cons
         RunError: CONFIGURATION_INVALID for an unknown format, DATA_INVALID with every bad line, OUTPUT_INVALID when the
             file exists.
     """
-    converters: dict[str, Callable[[Row, bool], Row]] = {
+    converters: dict[str, Callable[[Json, bool], Json]] = {
         "PromptCompletion": _prompt_completion,
         "QuestionAnswer": _question_answer,
     }
@@ -105,12 +106,12 @@ def convert_rows(source: str, name: str, output: Path, conversations: bool, cons
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"--from {name}: must be one of {known}")
     problems: list[str] = []
     rows = []
-    with TemporaryDirectory(prefix="rft-data-") as scratch, fetched(source, Path(scratch) / "data", None) as path:
-        for number, row in json_lines(path, problems):
+    with TemporaryDirectory(prefix="rft-data-") as scratch, fetched(source, Path(scratch) / "data") as path:
+        for line in read_json_lines(Path(path), problems):
             try:
-                rows.append(converters[name](row, conversations))
+                rows.append(converters[name](line.row, conversations))
             except ValueError as error:
-                problems.append(f"{path}:{number}: {error}")
+                problems.append(f"{path}:{line.number}: {error}")
     if problems:
         raise RunError(ExitCode.DATA_INVALID, problem_report([source + p.removeprefix(path) for p in problems]))
     with new_files([output]) as (file,):
@@ -119,7 +120,7 @@ def convert_rows(source: str, name: str, output: Path, conversations: bool, cons
     console.print(f"{len(rows)} rows → {output}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _prompt_completion(row: Row, conversations: bool) -> Row:
+def _prompt_completion(row: Json, conversations: bool) -> Json:
     """`prompt` and `completion`, each a text (OpenAI's older format) or messages (TRL's conversational one)."""
     messages = _turns(row, "prompt", "user")
     completion = None
@@ -129,7 +130,7 @@ def _prompt_completion(row: Row, conversations: bool) -> Row:
     return _row(messages, completion, conversations, rest)
 
 
-def _question_answer(row: Row, conversations: bool) -> Row:
+def _question_answer(row: Json, conversations: bool) -> Json:
     """`question` and `answer`, as GSM8K has them: what stands after #### is what is compared."""
     question, answer = row.get("question"), row.get("answer")
     if not isinstance(question, str) or not isinstance(answer, str):
@@ -142,7 +143,7 @@ def _question_answer(row: Row, conversations: bool) -> Row:
     return _row(messages, final.strip() if mark and not conversations else answer, conversations, rest)
 
 
-def _turns(row: Row, field: str, role: str) -> list[Message]:
+def _turns(row: Json, field: str, role: str) -> list[Message]:
     given = row.get(field)
     if isinstance(given, str):
         return [{"role": role, "content": given}]
@@ -158,7 +159,7 @@ def _turns(row: Row, field: str, role: str) -> list[Message]:
     return [{"role": turn["role"], "content": turn["content"]} for turn in given]
 
 
-def _row(messages: list[Message], answer: str | None, conversations: bool, rest: Row) -> Row:
+def _row(messages: list[Message], answer: str | None, conversations: bool, rest: Json) -> Json:
     if not conversations:
         return {"messages": messages, **({} if answer is None else {"reference_answer": answer}), **rest}
     if answer is None:
@@ -166,5 +167,5 @@ def _row(messages: list[Message], answer: str | None, conversations: bool, rest:
     return {"messages": [*messages, {"role": "assistant", "content": answer}], **rest}
 
 
-def _line(row: Row) -> bytes:
+def _line(row: Json) -> bytes:
     return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "replace")

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rft_api.addresses import LOG, Address, is_stored
-from rft_api.datasets import Message, Prompt, read_conversations, read_prompts, split_by_content
+from rft_api.addresses import Address, is_stored
+from rft_api.data_formats import FORMATS, FileFilter, every_file, file_filter, read_conversations, read_prompts
 from rft_api.exit_codes import ExitCode, RunError
-from rft_api.invocation_log import InvocationLog, InvocationLogReport
-from rft_api.invocation_reading import is_wanted, prompt_digest
+from rft_api.invocation_log import InvocationLogReport
 from rft_api.manifests import ManifestErrors, Manifests
+from rft_api.prompts import Message, Prompt, prompt_digest, split_by_content
 from rft_api.rft_job import RFTJob
 from rft_api.sources import DataSource, WarmupSource
 from rft_cli.addresses import Places
@@ -59,34 +58,34 @@ class _Target:
 
 
 def read_targets(
-    targets: Sequence[str], conversations: bool, logs: bool, problems: list[str], remarks: list[str]
+    targets: Sequence[str], format_name: str, conversations: bool, problems: list[str], remarks: list[str]
 ) -> list[ReadSource]:
     """Reads files and the sources of jobs.
 
     Args:
         targets: files of data, or manifests.
+        format_name: the format of the files.
         conversations: whether the files hold warm-up data.
-        logs: whether the files are invocation logs.
         problems: what is wrong is appended.
         remarks: what was not looked at is appended.
 
     Raises:
         ManifestErrors: when a manifest is wrong.
-        RunError: when a manifest holds no job.
+        RunError: when a manifest holds no job, or there is no such format.
     """
     read: list[ReadSource] = []
     with TemporaryDirectory(prefix="rft-data-") as scratch:
-        for number, target in enumerate(_expand(targets, conversations, logs, Path(scratch))):
+        for number, target in enumerate(_expand(targets, format_name, conversations, Path(scratch))):
             if target.path is None:
                 remarks.append(f"{target.label}: {target.source.uri} can be read in a cluster only")
                 continue
-            with fetched(target.path, Path(scratch) / str(number), target.source.effective_invocation_log) as path:
+            with fetched(target.path, Path(scratch) / str(number), file_filter(target.source)) as path:
                 read += _read(target, path, problems)
     return read
 
 
 @contextmanager
-def fetched(address: str, scratch: Path, log: InvocationLog | None) -> Iterator[str]:
+def fetched(address: str, scratch: Path, is_read: FileFilter = every_file) -> Iterator[str]:
     """A path with what is at an address: itself, or a copy of what is stored at s3://.
 
     Raises:
@@ -98,9 +97,8 @@ def fetched(address: str, scratch: Path, log: InvocationLog | None) -> Iterator[
     from rft_api.storage import ObjectStore
     from rft_api.storage_error import StorageError
 
-    wanted = partial(is_wanted, options=log) if log is not None else lambda name: True
     try:
-        found = ObjectStore().fetch(address, scratch, wanted)
+        found = ObjectStore().fetch(address, scratch, is_read)
     except StorageError as error:
         raise RunError(ExitCode.DATA_INVALID, str(error)) from None
     if not found:
@@ -108,20 +106,26 @@ def fetched(address: str, scratch: Path, log: InvocationLog | None) -> Iterator[
     yield str(scratch)
 
 
-def _expand(targets: Sequence[str], conversations: bool, logs: bool, scratch: Path) -> Iterator[_Target]:
+def _expand(targets: Sequence[str], format_name: str, conversations: bool, scratch: Path) -> Iterator[_Target]:
     for target in targets:
         if target.endswith((".yaml", ".yml")):
             yield from _of_jobs(target, scratch)
         else:
-            yield _Target(target, target, False, file_source(target, conversations, logs), target)
+            yield _Target(target, target, False, file_source(target, format_name, conversations), target)
 
 
-def file_source(address: str, conversations: bool, logs: bool) -> DataSource | WarmupSource:
-    """A source for what a user names on the command line, which no job gives a name or a reward."""
-    if not conversations:
-        return DataSource(name="file", uri=address, format=LOG if logs else "OpenAIChat", reward="none")
-    options = InvocationLog(reference="LoggedAnswer") if logs else None
-    return WarmupSource(name="file", uri=address, format=LOG if logs else "OpenAIChat", invocation_log=options)
+def file_source(address: str, format_name: str, conversations: bool) -> DataSource | WarmupSource:
+    """A source for what a user names on the command line, to which no job gives a name or a reward.
+
+    Raises:
+        RunError: CONFIGURATION_INVALID when there is no such format.
+    """
+    entry = FORMATS.get(format_name)
+    if entry is None:
+        raise RunError(ExitCode.CONFIGURATION_INVALID, f"--format {format_name}: must be one of {', '.join(FORMATS)}")
+    if conversations:
+        return WarmupSource(name="file", uri=address, format=entry.name)
+    return DataSource(name="file", uri=address, format=entry.name, reward="none")
 
 
 def _of_jobs(manifest: str, scratch: Path) -> Iterator[_Target]:

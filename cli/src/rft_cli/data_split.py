@@ -10,9 +10,10 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 
 from rft_api.addresses import is_stored
-from rft_api.datasets import Message, problem_report, read_conversations, read_prompts
+from rft_api.data_formats import read_conversations, read_prompts
 from rft_api.exit_codes import ExitCode, RunError
-from rft_api.invocation_reading import prompt_digest
+from rft_api.jsonl import numbered_lines
+from rft_api.prompts import Message, problem_report, prompt_digest
 from rft_api.sources import WarmupSource
 from rft_cli.data_sources import fetched, file_source
 from rft_cli.new_file import new_files
@@ -38,7 +39,7 @@ def split(
         )
     if output is None and is_stored(address):
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"--output is needed: nothing is written to {address}")
-    with TemporaryDirectory(prefix="rft-data-") as scratch, fetched(address, Path(scratch) / "data", None) as path:
+    with TemporaryDirectory(prefix="rft-data-") as scratch, fetched(address, Path(scratch) / "data") as path:
         parts = _parts(path, address, validation, test, seed, conversations)
         counted = Counter(parts.values())
         wanted = ["train", *(name for name, share in (("validation", validation), ("test", test)) if share)]
@@ -54,10 +55,8 @@ def split(
         with new_files(list(targets.values())) as files:
             by_part = dict(zip(targets, files, strict=True))
             with Path(path).open("rb") as lines:
-                for number, line in enumerate(lines, start=1):
-                    if number in parts:
-                        text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                        by_part[parts[number]].write(text.rstrip(b"\r\n") + b"\n")
+                for number, text in numbered_lines(lines):
+                    by_part[parts[number]].write(text + b"\n")
     for part, target in targets.items():
         console.print(f"{part}: {counted[part]} rows → {target}", highlight=False, soft_wrap=True)
 
@@ -72,7 +71,7 @@ def part_of(messages: list[Message], validation: float, test: float, seed: int) 
 
 def _parts(path: str, address: str, validation: float, test: float, seed: int, conversations: bool) -> dict[int, str]:
     problems: list[str] = []
-    source = file_source(path, conversations, logs=False)
+    source = file_source(path, "OpenAIChat", conversations)
     rows: list[tuple[int, list[Message]]]
     if isinstance(source, WarmupSource):
         rows = [(row.line, row.messages[:-1]) for row in read_conversations(source, problems)[0]]

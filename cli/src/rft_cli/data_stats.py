@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rft_api.datasets import problem_report
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.prompts import problem_report
 from rft_cli.data_sources import ReadSource, Row, read_targets
 from rft_cli.texts import harmless
 
@@ -21,7 +21,7 @@ _SHARES = {"minimum": 0.0, "median": 0.5, "p90": 0.9, "maximum": 1.0}
 _KINDS = {str: "text", dict: "object", list: "list", bool: "boolean", int: "number", float: "number"}
 
 
-def stats(targets: Sequence[str], conversations: bool, logs: bool, as_json: bool, console: Console) -> None:
+def stats(targets: Sequence[str], format_name: str, conversations: bool, as_json: bool, console: Console) -> None:
     """Describes data.
 
     Raises:
@@ -30,7 +30,7 @@ def stats(targets: Sequence[str], conversations: bool, logs: bool, as_json: bool
     """
     problems: list[str] = []
     remarks: list[str] = []
-    sources = read_targets(targets, conversations, logs, problems, remarks)
+    sources = read_targets(targets, format_name, conversations, problems, remarks)
     if problems:
         raise RunError(ExitCode.DATA_INVALID, problem_report(problems))
     if as_json:

@@ -17,7 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.jsonl import read_json_lines
 from rft_api.manifests import ManifestErrors, resolve_source
+from rft_api.model import Json
+from rft_api.openai_chat import ROLES
 from rft_api.quantities import duration_seconds
 from rft_api.reward_function import RewardFunction
 from rft_api.reward_protocol import SCORE_PATH, Score, build_sample, match_scores
@@ -30,7 +33,6 @@ from rft_cli.texts import harmless, number
 BATCH = 64
 """Samples per request."""
 ERRORS_SHOWN = 10
-ROLE_NAMES = {"system", "developer", "user", "assistant", "tool"}
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Line:
     """A completion of the file: its number there, its contents, and the sample made of it."""
 
     number: int
-    row: dict[str, Any]
-    sample: dict[str, Any]
+    row: Json
+    sample: Json
     stored_reward: float | None = None
 
 
@@ -111,43 +113,29 @@ def score_lines(function: RewardFunction, lines: Sequence[Line], console: Consol
 def _read_jsonl(file: Path) -> list[Line]:
     lines: list[Line] = []
     problems: list[str] = []
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise RunError(ExitCode.DATA_INVALID, f"{file}: {error.strerror}") from None
-    for index, raw in enumerate(content.split(b"\n"), start=1):
-        if not raw.strip():
-            continue
-        try:
-            row = json.loads(raw.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8 text"
-            problems.append(f"{file}:{index}: is not JSON: {reason}")
-            continue
-        problem = _row_problem(row)
+    for line in read_json_lines(file, problems):
+        problem = _row_problem(line.row)
         if problem:
-            problems.append(f"{file}:{index}: {problem}")
+            problems.append(f"{file}:{line.number}: {problem}")
             continue
-        metadata = {key: value for key, value in row.items() if key not in ("messages", "reference_answer")}
-        *conversation, answer = row["messages"]
-        reference = row.get("reference_answer")
-        lines.append(Line(index, row, build_sample(str(index), conversation, answer["content"], reference, metadata)))
+        metadata = {key: value for key, value in line.row.items() if key not in ("messages", "reference_answer")}
+        *conversation, completion = line.row["messages"]
+        reference = line.row.get("reference_answer")
+        sample = build_sample(str(line.number), conversation, completion["content"], reference, metadata)
+        lines.append(Line(line.number, line.row, sample))
     if problems:
-        raise RunError(ExitCode.DATA_INVALID, f"{len(problems)} lines cannot be used:\n" + "\n".join(problems))
-    if not lines:
-        raise RunError(ExitCode.DATA_INVALID, f"{file}: holds no completions")
+        heading = f"{len(problems)} lines cannot be used:\n" if len(problems) > 1 else ""
+        raise RunError(ExitCode.DATA_INVALID, heading + "\n".join(problems))
     return lines
 
 
-def _row_problem(row: Any) -> str | None:
-    if not isinstance(row, dict):
-        return "is not an object"
+def _row_problem(row: Json) -> str | None:
     messages = row.get("messages")
     if not isinstance(messages, list) or not messages:
         return "needs messages: a list that ends with the assistant's answer"
     for index, message in enumerate(messages):
-        if not isinstance(message, dict) or message.get("role") not in ROLE_NAMES:
-            return f"messages[{index}] needs a role: one of {', '.join(sorted(ROLE_NAMES))}"
+        if not isinstance(message, dict) or message.get("role") not in ROLES:
+            return f"messages[{index}] needs a role: one of {', '.join(ROLES)}"
     if messages[-1]["role"] != "assistant":
         return "the last message has to be the assistant's: it is what gets scored"
     if not isinstance(messages[-1].get("content"), str):

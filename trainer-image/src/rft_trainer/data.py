@@ -7,17 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from rft_api.datasets import (
-    Conversation,
-    Message,
-    Prompt,
-    problem_report,
-    read_conversations,
-    read_prompts,
-    split_by_content,
-)
+from rft_api.data_formats import read_conversations, read_prompts
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLogReport
+from rft_api.prompts import Conversation, Message, Prompt, problem_report, split_by_content
 from rft_api.sources import Data, DataSource, WarmupSource
 
 __all__ = [

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from rft_api.addresses import is_stored
+from rft_api.data_formats import FileFilter, file_filter
 from rft_api.exit_codes import ExitCode, RunError
-from rft_api.invocation_log import InvocationLog
-from rft_api.invocation_reading import is_wanted
 from rft_api.sources import Source
 from rft_api.storage import ObjectStore
 from rft_api.storage_error import StorageError
@@ -29,23 +26,21 @@ def fetch_inputs(config: TrainerConfig, scratch: Path) -> TrainerConfig:
         RunError: DATA_INVALID or MODEL_INVALID when there is nothing at an address, or it may not be read;
             STORAGE_UNREACHABLE, which is retried, when the store does not answer.
     """
-    fetched: dict[tuple[str | None, ...], str] = {}
+    fetched: dict[tuple[str, FileFilter], str] = {}
     store = ObjectStore()
 
-    def local(uri: str, folder: str, code: ExitCode, log: InvocationLog | None = None) -> str:
+    def local(uri: str, folder: str, code: ExitCode, is_read: FileFilter) -> str:
         if not is_stored(uri):
             return uri
-        wanted = _not_pickled if log is None else partial(is_wanted, options=log)
-        # Of one log, two sources may want different days.
-        key = (uri,) if log is None else (uri, log.from_, log.to)
-        if key not in fetched:
-            fetched[key] = str(_fetch(store, uri, scratch / folder / str(len(fetched)), code, wanted))
-        return fetched[key]
+        # Two sources may read different files below the same address, such as different days of a log.
+        if (uri, is_read) not in fetched:
+            fetched[uri, is_read] = str(_fetch(store, uri, scratch / folder / str(len(fetched)), code, is_read))
+        return fetched[uri, is_read]
 
     def local_data(source: Source) -> str:
-        return local(source.uri, "data", ExitCode.DATA_INVALID, source.effective_invocation_log)
+        return local(source.uri, "data", ExitCode.DATA_INVALID, file_filter(source))
 
-    model = local(config.model, "model", ExitCode.MODEL_INVALID)
+    model = local(config.model, "model", ExitCode.MODEL_INVALID, _not_pickled)
     data, warmup = relocate(config.data, config.warmup, local_data)
     return config.model_copy(update={"model": model, "data": data, "warmup": warmup})
 
@@ -54,9 +49,9 @@ def _not_pickled(name: str) -> bool:
     return not name.endswith(_PICKLED)
 
 
-def _fetch(store: ObjectStore, uri: str, target: Path, code: ExitCode, wanted: Callable[[str], bool]) -> Path:
+def _fetch(store: ObjectStore, uri: str, target: Path, code: ExitCode, is_read: FileFilter) -> Path:
     try:
-        if not store.fetch(uri, target, wanted):
+        if not store.fetch(uri, target, is_read):
             raise RunError(code, f"{uri}: nothing is stored there")
     except StorageError as error:
         raise RunError(code if error.permanent else ExitCode.STORAGE_UNREACHABLE, str(error)) from error
