@@ -121,23 +121,24 @@ def test_the_table_of_exit_codes_is_the_enumeration():
     [("## The metrics of a step", TrainMetrics), ("## The metrics of a validation", ValidationMetrics)],
 )
 def test_the_metrics_of_a_line_are_all_on_the_page(heading, model):
-    stated = [code(row[0]) for row in table(text_of("curves.md"), heading) if row[0]]
+    stated = [code(row[0]) for row in table(text_of("reference/metrics.md"), heading)]
     assert sorted(stated) == sorted(field.alias or name for name, field in model.model_fields.items())
 
 
 def test_the_names_for_prometheus_are_those_that_the_trainer_serves():
-    page = text_of("curves.md")
-    rows = table(page, "## The metrics of a step") + table(page, "## The metrics of a validation")
+    page = text_of("reference/metrics.md")
+    cells = [row[1] for of in ("step", "validation") for row in table(page, f"## The metrics of a {of}")]
+    cells += [row[0] for row in table(page, "## The metrics of a run")]
     stated: dict[str, set[str]] = {}
-    for row in rows:
-        if row[1]:
-            match = re.fullmatch(r"(\w+)(?:\{(.*)\})?", code(row[1]))
-            assert match, row[1]
-            labels = [label.partition("=")[0].strip() for label in (match[2] or "").split(",") if label]
-            stated.setdefault(match[1], set()).update(labels)
+    for series in re.findall(r"`([^`]+)`", " ".join(cells)):
+        match = re.fullmatch(r"(\w+)(?:\{(.*)\})?", series)
+        assert match, series
+        labels = [label.partition("=")[0].strip() for label in (match[2] or "").split(",") if label]
+        stated.setdefault(match[1], set()).update(labels)
     assert stated == served()
     # What the text speaks of exists, too.
     assert set(re.findall(r"rft_train_\w+", page)) == set(stated)
+    assert set(re.findall(r"rft_train_\w+", text_of("curves.md"))) <= set(stated)
 
 
 def served() -> dict[str, set[str]]:

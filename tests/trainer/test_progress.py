@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from rft_api.metrics import TrainMetrics
+from rft_api.metrics import ShadowScores, TrainMetrics, all_series
 from rft_api.progress import HackingVerdict
 from rft_trainer.progress import ProgressReporter
 
@@ -15,6 +15,63 @@ STEP = TrainMetrics(
     zero_variance_group_ratio=0.0, clipped_completion_ratio=0.0, learning_rate=1e-5, generate_seconds=1.0,
     reward_seconds=0.1, reward_request_seconds=0.2, update_seconds=1.0, tokens=10, rewards_failed=0,
 )  # fmt: skip
+
+
+NAMES = {
+    "rft_train_advantage_abs_mean": set(),
+    "rft_train_advantage_mean": set(),
+    "rft_train_advantage_std": set(),
+    "rft_train_checkpoint_timestamp_seconds": set(),
+    "rft_train_clipped_completion_ratio": set(),
+    "rft_train_episode_length_tokens_mean": {"split"},
+    "rft_train_gradient_norm": set(),
+    "rft_train_kl_divergence": set(),
+    "rft_train_nonfinite_steps_total": set(),
+    "rft_train_planned_steps": set(),
+    "rft_train_policy_entropy": set(),
+    "rft_train_reward_component_mean": {"component", "split"},
+    "rft_train_reward_hacking_suspected": set(),
+    "rft_train_reward_mean": {"split"},
+    "rft_train_reward_request_seconds": set(),
+    "rft_train_reward_std": set(),
+    "rft_train_rewards_failed_total": set(),
+    "rft_train_shadow_reward_mean": {"shadow", "split"},
+    "rft_train_shadow_rewards_failed_total": {"shadow"},
+    "rft_train_step": set(),
+    "rft_train_step_seconds": {"phase"},
+    "rft_train_tokens_total": set(),
+    "rft_train_zero_variance_group_ratio": set(),
+}
+
+
+def test_the_names_are_a_contract():
+    """Users' dashboards and alerts are built on the names: a metric may be added here, and none changed."""
+    assert {served.series: set(served.label_names) for served in all_series().values()} == NAMES
+
+
+def test_every_gauge_says_what_it_is():
+    assert [served.name for served in all_series().values() if not served.help.endswith(".")] == []
+
+
+def test_a_line_is_published_with_its_labels():
+    reporter = ProgressReporter(**LABELS)
+    shadows = {"length": ShadowScores(reward=0.25, failed=2), "broken": ShadowScores(reward=None, failed=3)}
+    step = STEP.model_copy(update={"components": {"unit": 0.75}, "rewards_failed": 1, "shadows": shadows})
+    reporter.record_step(step, new_tokens=10)
+    reporter.record_step(step, new_tokens=5)
+
+    def published(name: str, **labels: str) -> float | None:
+        return reporter.registry.get_sample_value(name, {**LABELS, **labels})
+
+    assert published("rft_train_reward_mean", split="train") == 0.5
+    assert published("rft_train_reward_component_mean", split="train", component="unit") == 0.75
+    assert published("rft_train_step_seconds", phase="generate") == 1
+    assert published("rft_train_step_seconds", phase="reward") == 0.1
+    assert published("rft_train_shadow_reward_mean", split="train", shadow="length") == 0.25
+    assert published("rft_train_shadow_reward_mean", split="train", shadow="broken") is None
+    assert published("rft_train_shadow_rewards_failed_total", shadow="broken") == 6
+    assert published("rft_train_rewards_failed_total") == 2
+    assert published("rft_train_tokens_total") == 15
 
 
 def value(reporter: ProgressReporter, name: str) -> float:

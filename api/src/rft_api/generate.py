@@ -1,4 +1,7 @@
-"""Writes what is generated from the models: the CRDs and the manifest reference. `python -m rft_api.generate ROOT`."""
+"""Writes what is generated from the models: the CRDs, the references of manifests and metrics.
+
+`python -m rft_api.generate ROOT`
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,15 @@ from typing import Any
 import yaml
 
 from rft_api.crd import build_crds
+from rft_api.metrics import (
+    RUN_SERIES,
+    Healthy,
+    ShadowScores,
+    TrainMetrics,
+    ValidationMetrics,
+    metadata_of,
+    served_fields,
+)
 from rft_api.quantities import DECIMAL_PATTERN
 
 _HEADER = "# Generated from rft_api by `make generate`; edit the models there.\n"
@@ -20,12 +32,21 @@ Generated from the models by `make generate`. Fields marked **required** have no
 in quotes, because floating-point numbers do not survive a round trip through the Kubernetes API.
 """
 
+_METRICS_TITLE = """# Metrics reference
+
+Generated from the fields of the models by `make generate`. `metrics.jsonl` has one line per optimizer step
+(`"split": "train"`) and one per validation (`"split": "validation"`). The trainer serves the same numbers for
+Prometheus, labelled with `namespace` and `job` beside the labels that stand here. What a curve that looks wrong means,
+and what to do, is in [reading the curves](../curves.md).
+"""
+
 
 def generated_files() -> dict[str, str]:
     """Contents of every generated file, by its path in the repository."""
     crds = build_crds()
     files = {f"crds/{name}": _HEADER + dump_yaml(crd) for name, crd in crds.items()}
     files["docs/reference/manifests.md"] = _reference(list(crds.values()))
+    files["docs/reference/metrics.md"] = _metrics_reference()
     return files
 
 
@@ -107,6 +128,36 @@ def _rules(schema: dict[str, Any], path: str) -> list[tuple[str, str]]:
     if "items" in schema:
         found += _rules(schema["items"], f"{path}[]")
     return found
+
+
+def _metrics_reference() -> str:
+    parts = [_METRICS_TITLE]
+    header = "| `metrics.jsonl` | Prometheus | What it is | Healthy |\n|---|---|---|---|\n"
+    for title, model in (("a step", TrainMetrics), ("a validation", ValidationMetrics)):
+        parts.append(f"\n## The metrics of {title}\n\n{header}")
+        for name, field in model.model_fields.items():
+            healthy = metadata_of(model, name, Healthy)
+            cells = [f"`{field.alias or name}`", _series(model, name), str(field.description)]
+            parts.append(_row(*cells, healthy.text if healthy else ""))
+    parts.append("\n## The metrics of a run\n\n| Prometheus | What it is | Healthy |\n|---|---|---|\n")
+    parts.extend(_row(f"`{served.series}`", served.help, healthy.text) for served, healthy in RUN_SERIES.items())
+    return "".join(parts)
+
+
+def _series(model: type[TrainMetrics] | type[ValidationMetrics], name: str) -> str:
+    """The series of a field, with their labels, as queries name them."""
+    fields = dict(served_fields(ShadowScores if name == "shadows" else model))
+    texts = []
+    for served in fields.values() if name == "shadows" else [fields[name]] if name in fields else []:
+        labels = [f'{label}="{value}"' for label, value in served.labels]
+        labels += [served.key] if served.key else []
+        labels += [f'split="{model.model_fields["split"].default}"'] if served.by_split else []
+        texts.append(f"`{served.series}{{{', '.join(labels)}}}`" if labels else f"`{served.series}`")
+    return ", ".join(texts)
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(' '.join(cell.split()) for cell in cells)} |\n"
 
 
 def write_files(root: Path, files: dict[str, str]) -> None:

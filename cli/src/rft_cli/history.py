@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from rft_api.metrics import TrainMetrics, ValidationMetrics
+from rft_api.metrics import TrainMetrics, ValidationMetrics, parse_metrics
 
 
 class History:
@@ -40,15 +38,13 @@ class History:
 
     def _add(self, line: bytes) -> None:
         try:
-            row = json.loads(line)
-            if row["split"] == "train":
-                step = TrainMetrics.model_validate(row)
-                self.training[step.step] = step
-            else:
-                validation = ValidationMetrics.model_validate(row)
-                self.validation[validation.step] = validation
-        except (ValueError, KeyError, TypeError, ValidationError):
+            metrics = parse_metrics(json.loads(line))
+        except ValueError:
             return  # a line cut short by a crash, followed by the restart's lines
+        if isinstance(metrics, TrainMetrics):
+            self.training[metrics.step] = metrics
+        else:
+            self.validation[metrics.step] = metrics
 
     @property
     def steps(self) -> list[TrainMetrics]:

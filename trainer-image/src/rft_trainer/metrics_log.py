@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from rft_api.files import atomic_write
-from rft_api.metrics import TrainMetrics, ValidationMetrics
+from rft_api.metrics import TrainMetrics, ValidationMetrics, parse_metrics
+from rft_api.model import Json
 from rft_api.run_folder import RunFolder
 
 
@@ -19,14 +19,12 @@ def append_metrics(folder: RunFolder, metrics: TrainMetrics | ValidationMetrics)
 
 def read_steps(folder: RunFolder) -> list[TrainMetrics]:
     """The training steps."""
-    return [TrainMetrics.model_validate(line) for _, line in _lines(folder.metrics) if line["split"] == "train"]
+    return [metrics for metrics in _read(folder) if isinstance(metrics, TrainMetrics)]
 
 
 def read_validations(folder: RunFolder) -> list[ValidationMetrics]:
     """The validations."""
-    return [
-        ValidationMetrics.model_validate(line) for _, line in _lines(folder.metrics) if line["split"] == "validation"
-    ]
+    return [metrics for metrics in _read(folder) if isinstance(metrics, ValidationMetrics)]
 
 
 def rewind(folder: RunFolder, step: int) -> None:
@@ -38,7 +36,11 @@ def rewind(folder: RunFolder, step: int) -> None:
             path.unlink()
 
 
-def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+def _read(folder: RunFolder) -> list[TrainMetrics | ValidationMetrics]:
+    return [parse_metrics(line) for _, line in _lines(folder.metrics)]
+
+
+def _lines(path: Path) -> list[tuple[str, Json]]:
     """Each whole line, as it stands and as an object."""
     if not path.exists():
         return []
