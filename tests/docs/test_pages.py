@@ -96,7 +96,7 @@ def test_every_entry_of_troubleshooting_says_what_to_do():
 
 @pytest.mark.parametrize("name", ["costs.md", "troubleshooting.md", "queueing.md"])
 def test_every_metric_on_the_page_is_described_on_that_of_its_program(name):
-    described = "".join(page(other) for other in ("curves.md", "rewards.md", "operator.md"))
+    described = "".join(page(other) for other in ("reference/metrics.md", "rewards.md", "operator.md"))
     metrics = re.findall(r"\brft_[a-z_]+", page(name))
     assert [metric for metric in metrics if not re.search(rf"\b{metric}\b", described)] == []
 
