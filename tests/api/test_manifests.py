@@ -69,8 +69,8 @@ def test_all_documents_are_checked(tmp_path):
 def test_what_is_right_comes_with_the_errors(tmp_path):
     with pytest.raises(ManifestErrors) as raised:
         load(tmp_path, JOB, REWARD.replace("Math", "Maths"))
-    assert [job.metadata.name for job in raised.value.found.jobs] == ["j"]
-    assert ("RewardFunction", "r") in raised.value.found.origins
+    assert [job.metadata.name for job in raised.value.manifests.jobs] == ["j"]
+    assert ("RewardFunction", "r") in raised.value.manifests.origins
 
 
 @pytest.mark.parametrize("document", [JOB, REWARD, ENDPOINT, CONFIG_MAP])

@@ -1,4 +1,4 @@
-"""The addresses in a job: model, data and output."""
+"""The addresses that a job states: of its model, its data and its output."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from rft_api.rft_job import RFTJob
 
 @dataclass(frozen=True)
 class Address:
-    """An address and where the job states it."""
+    """An address and its place in the job."""
 
     location: Location
     role: Literal["model", "data", "output"]
     uri: str
     many: bool = False
-    """Whether it may be a folder, or a prefix, of many files."""
+    """Whether the address may be that of a folder, or of a prefix, with many files."""
 
     @property
     def scheme(self) -> str:
-        """What stands before `://`; empty for a path."""
+        """The scheme, which precedes `://`; empty for a path."""
         match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", self.uri)
         return match.group(1) if match else ""
 
@@ -35,7 +35,7 @@ class Address:
 
 
 def job_addresses(job: RFTJob) -> list[Address]:
-    """Every address of a job."""
+    """All addresses of a job."""
     return [
         Address(("spec", "model", "uri"), "model", job.spec.model.uri),
         *(

@@ -1,4 +1,4 @@
-"""The formats of data: one table, an entry for each, which says how its files are found and read."""
+"""The table of data formats: an entry says which files belong to a source and how they are read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from rft_api.prompts import Check, Conversation, Prompt, no_check
 from rft_api.sources import DataSource, FormatName, Source, WarmupSource
 
 FileFilter = Callable[[str], bool]
-"""Tells by its name, relative to the address of a source, whether a file is read. Equal filters choose alike."""
+"""Returns whether a file is read, from its name relative to the address of the source. Equal filters choose the same
+files."""
 
 
 def _no_problems(source: Source) -> Iterator[tuple[Location, str]]:
@@ -26,9 +27,9 @@ class DataFormat:
     name: FormatName
     """Its name in manifests."""
     description: str
-    """What it is, in a line for users."""
+    """A short description for users."""
     read_prompts: Callable[[DataSource, list[str], Check], tuple[list[Prompt], InvocationLogReport | None]]
-    """Reads the prompts of a source whose address is a path, and counts what was taken where that is reported.
+    """Reads the prompts of a source whose address is a path; returns them with a report, where the format has one.
 
     What is wrong is appended to the list, each as FILE:LINE: REASON. The check looks at the messages of each prompt.
     """
@@ -39,7 +40,8 @@ class DataFormat:
     files: Callable[[Source], FileFilter] | None = None
     """Which files of a folder, or of a prefix in an object store, are read; None for formats of a single file."""
     option_problems: Callable[[Source], Iterator[tuple[Location, str]]] = _no_problems
-    """What is wrong with a source's options that its schema cannot tell, by their place in the source."""
+    """Checks the options of a source beyond their schema; yields the place of each problem in the source, and its
+    message."""
 
 
 FORMATS: Mapping[str, DataFormat] = {

@@ -6,7 +6,7 @@ import enum
 
 
 class ExitCode(enum.IntEnum):
-    """How the trainer and the reward server end; part of the contract with the operator.
+    """Exit codes of the trainer and of the reward server; part of the contract with the operator.
 
     10 to 19 are permanent: starting again with the same input ends the same way. All others may pass.
     """
@@ -28,17 +28,17 @@ class ExitCode(enum.IntEnum):
 
     @property
     def reason(self) -> str:
-        """The code as a condition's reason: `CONFIGURATION_INVALID` reads `ConfigurationInvalid`."""
+        """The code as the reason of a condition: `ConfigurationInvalid` for `CONFIGURATION_INVALID`."""
         return "".join(word.capitalize() for word in self.name.split("_"))
 
     @property
     def permanent(self) -> bool:
-        """Whether starting again with the same input cannot help."""
+        """Whether a restart with the same input is bound to fail again."""
         return 10 <= self.value <= 19
 
 
 class RunError(Exception):
-    """An error that the user can understand and mend; ends the run with its exit code, without a traceback."""
+    """An error that a user can understand and correct. It ends the run with its exit code, without a traceback."""
 
     def __init__(self, code: ExitCode, message: str):
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: they are written under another name, then renamed."""
+"""Files that are written atomically: under another name first, which is then changed to the final one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ PARTIAL_SUFFIX = ".partial"
 
 
 def partial_path(target: Path) -> Path:
-    """Where a file or folder is written before it gets its name; in the same folder, so that it can be renamed."""
+    """The path at which a file or folder is written before it is renamed to `target`; it is in the same folder."""
     return target.with_name(target.name + PARTIAL_SUFFIX)
 
 
 @contextmanager
 def atomic_path(target: Path, durable: bool = False) -> Iterator[Path]:
-    """A path to write a file to, which replaces `target` when the block ends; after an error `target` is as it was.
+    """A path to write a file to. The file replaces `target` when the block ends; after an error `target` is unchanged.
 
     Args:
         target: the file; missing folders above it are made.
@@ -37,13 +37,13 @@ def atomic_path(target: Path, durable: bool = False) -> Iterator[Path]:
 
 
 def atomic_write(target: Path, content: str | bytes, durable: bool = False) -> None:
-    """Writes a file, text in UTF-8, so that readers see the old contents or the new; as `atomic_path`."""
+    """Writes a file atomically, text in UTF-8: readers see either the old contents or the new. See `atomic_path`."""
     with atomic_path(target, durable) as path:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def sync(path: Path) -> None:
-    """Waits until a file's contents, or a folder's entries, are on the disk."""
+    """Waits until the contents of a file, or the entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

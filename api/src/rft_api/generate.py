@@ -1,4 +1,4 @@
-"""Writes what is generated from the models: the CRDs, the references of manifests and metrics.
+"""Generates files from the models: the CRDs and the references of manifests and metrics.
 
 `python -m rft_api.generate ROOT`
 """
@@ -51,7 +51,7 @@ def generated_files() -> dict[str, str]:
 
 
 def dump_yaml(document: dict[str, Any]) -> str:
-    """A document as YAML that every reader of YAML understands alike."""
+    """A document as YAML that versions 1.1 and 1.2 of YAML read alike."""
 
     class Dumper(yaml.SafeDumper):
         def ignore_aliases(self, data: Any) -> bool:
@@ -120,14 +120,14 @@ def _type(field: dict[str, Any]) -> str:
 
 
 def _rules(schema: dict[str, Any], path: str) -> list[tuple[str, str]]:
-    found = []
+    rules = []
     if schema.get("type") == "object":
-        found += [(path, validation["message"]) for validation in schema.get("x-kubernetes-validations", [])]
+        rules += [(path, validation["message"]) for validation in schema.get("x-kubernetes-validations", [])]
     for name, field in schema.get("properties", {}).items():
-        found += _rules(field, f"{path}.{name}")
+        rules += _rules(field, f"{path}.{name}")
     if "items" in schema:
-        found += _rules(schema["items"], f"{path}[]")
-    return found
+        rules += _rules(schema["items"], f"{path}[]")
+    return rules
 
 
 def _metrics_reference() -> str:
@@ -161,7 +161,7 @@ def _row(*cells: str) -> str:
 
 
 def write_files(root: Path, files: dict[str, str]) -> None:
-    """Writes files whose content is another, by their path below `root`, and says which."""
+    """Writes the files whose contents have changed, by their path below `root`, and prints their names."""
     for name, content in files.items():
         target = root / name
         target.parent.mkdir(parents=True, exist_ok=True)

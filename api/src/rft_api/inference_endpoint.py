@@ -14,31 +14,31 @@ from rft_api.sources import Uri
 
 
 class Adapter(Model):
-    """LoRA weights."""
+    """A LoRA adapter."""
 
     uri: Uri
-    """s3://BUCKET/PREFIX or pvc://CLAIM/PATH of a folder with adapter_config.json and safetensors."""
+    """Address of a folder with adapter_config.json and safetensors: s3://BUCKET/PREFIX or pvc://CLAIM/PATH."""
 
 
 class Serving(Model):
-    """The server of an endpoint that has one of its own."""
+    """Settings of the server of an endpoint."""
 
     gpus: Annotated[Integer, Field(ge=0, le=64)] = 1
-    """GPUs of each replica; 0 serves on CPUs."""
+    """Number of GPUs of each replica. With 0 the model is served on CPUs."""
     gpu_resource: Annotated[str, Field(max_length=253)] = "nvidia.com/gpu"
-    """Name of the extended resource that GPUs are requested as."""
+    """Name of the extended resource that the pods request for their GPUs."""
     max_model_length: Annotated[Integer, Field(ge=1, le=16777216)] | None = None
-    """Most tokens of a conversation; the model's own limit when absent."""
+    """Largest number of tokens in a conversation. The default is the limit of the model."""
     max_adapters: Annotated[Integer, Field(ge=0, le=1024)] = 8
-    """Adapters that can be used at the same time; 0 serves the model alone."""
+    """Number of adapters that can be used at the same time. With 0 only the model itself is served."""
     max_adapter_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 64
-    """Highest rank of an adapter."""
+    """Largest rank that an adapter may have."""
     pod: PodOverrides | None = None
-    """Changes to the server's pods."""
+    """Settings of the server's pods that replace or extend the operator's."""
 
 
 class InferenceEndpointSpec(Model):
-    """What is served, and how."""
+    """The desired state of an endpoint: what is served, and how."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         exactly_one_of("model", "base_endpoint"),
@@ -55,44 +55,44 @@ class InferenceEndpointSpec(Model):
     )
 
     model: ModelSource | None = None
-    """A model with a server of its own."""
+    """The model to serve, with a server of its own."""
     base_endpoint: Name | None = None
-    """InferenceEndpoint whose server also serves this adapter."""
+    """Name of the InferenceEndpoint whose server also serves the adapter."""
     adapter: Adapter | None = None
-    """The adapter to serve on baseEndpoint."""
+    """The adapter that the server of baseEndpoint serves."""
     replicas: Annotated[Integer, Field(ge=0, le=1000)] = 1
-    """Server pods; `kubectl scale` and autoscalers move this number."""
+    """Number of server pods. `kubectl scale` and autoscalers change this number."""
     serving: Serving | None = None
-    """The server's settings; one GPU and up to eight adapters when absent."""
+    """Settings of the server. By default it has one GPU and serves up to eight adapters at the same time."""
     credentials: SecretReference | None = None
     """Secret with the credentials for s3:// and hf:// addresses."""
 
 
 class InferenceEndpointStatus(Model):
-    """What the operator observed."""
+    """The observed state of an endpoint; the operator writes it."""
 
     conditions: Conditions = []
-    """The state, one condition per aspect."""
+    """Conditions of the endpoint. Each describes one aspect of its state."""
     url: Annotated[str, Field(max_length=2048)] | None = None
     """Base URL of the OpenAI-compatible API."""
     model_name: Annotated[str, Field(max_length=253)] | None = None
-    """The model's name in the API."""
+    """Name of the model in the API."""
     replicas: Integer | None = None
-    """Server pods that are ready."""
+    """Number of server pods that are ready."""
     selector: Annotated[str, Field(max_length=1024)] | None = None
-    """Label selector of the server pods, for autoscalers."""
+    """Label selector of the server pods; autoscalers use it."""
 
 
 class InferenceEndpoint(Model):
-    """One served model name."""
+    """An InferenceEndpoint serves a model, or an adapter beside its base model, under one name."""
 
     api_version: Literal["rft.dev/v1alpha1"] = API_VERSION
-    """Always rft.dev/v1alpha1."""
+    """Version of the API: rft.dev/v1alpha1."""
     kind: Literal["InferenceEndpoint"] = "InferenceEndpoint"
-    """Always InferenceEndpoint."""
+    """Kind of the resource: InferenceEndpoint."""
     metadata: Metadata
     """Standard object metadata."""
     spec: InferenceEndpointSpec
-    """What is wanted."""
+    """The desired state of the endpoint."""
     status: InferenceEndpointStatus | None = None
-    """What is."""
+    """The observed state of the endpoint."""

@@ -18,7 +18,7 @@ _CUT = {"max_tokens", "max_token", "length", "LENGTH", "MAX_TOKENS", "max_output
 
 
 class NotUsable(Exception):
-    """Raised for a body that becomes no prompt or no answer; the reason is that of a left out record."""
+    """Raised for a body that cannot be used; the reason is the one under which its record is counted."""
 
     def __init__(self, reason: LeftOut):
         super().__init__(reason)

@@ -1,4 +1,4 @@
-"""What a job takes from Amazon Bedrock's model invocation logs, and the report of what it took."""
+"""Which records of Amazon Bedrock's model invocation logs a job uses, and the report of those that it has used."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ LeftOut = Literal[
     "ChatTemplate",
     "Unreadable",
 ]
-"""Why a record is not used; docs/data.md explains each."""
+"""Reasons for which a record is not used; docs/data.md explains them."""
 
 
-def moment(text: str) -> datetime:
-    """The moment that a timestamp of RFC 3339 names; one without a zone is in UTC.
+def parse_timestamp(text: str) -> datetime:
+    """Parse a timestamp of RFC 3339; one without a zone is in UTC.
 
     Raises:
         ValueError: when it is none.
@@ -43,20 +43,20 @@ def _as_text(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else value
 
 
-def _check_moment(text: str) -> str:
+def _check_timestamp(text: str) -> str:
     try:
         if datetime.fromisoformat(text).tzinfo is not None:
             return text
     except ValueError:
         pass
-    raise PydanticCustomError("moment", "must look like 2026-01-31T12:00:00Z")
+    raise PydanticCustomError("timestamp", "must look like 2026-01-31T12:00:00Z")
 
 
-_Moment = Annotated[
+_Timestamp = Annotated[
     str,
     BeforeValidator(_as_text),
     Field(max_length=64, json_schema_extra={"format": "date-time"}),
-    AfterValidator(_check_moment),
+    AfterValidator(_check_timestamp),
 ]
 _OneEntry = Annotated[
     dict[
@@ -68,7 +68,7 @@ _OneEntry = Annotated[
 
 
 class MetadataFilter(Model):
-    """A condition on the metadata that an application sent with its request (requestMetadata)."""
+    """A condition on the metadata of a request, which the application has sent as requestMetadata."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -79,9 +79,9 @@ class MetadataFilter(Model):
     )
 
     equals: _OneEntry | None = None
-    """A key and the value that it has."""
+    """A key and the value that it must have."""
     not_equals: _OneEntry | None = None
-    """A key and a value that it does not have; holds also for requests without the key."""
+    """A key and a value that it must not have. Requests without the key also satisfy the condition."""
 
 
 class MetadataFilters(Model):
@@ -90,73 +90,75 @@ class MetadataFilters(Model):
     rules: ClassVar[tuple[Rule, ...]] = (exactly_one_of("equals", "not_equals", "and_all", "or_all"),)
 
     equals: _OneEntry | None = None
-    """A key and the value that it has."""
+    """A key and the value that it must have."""
     not_equals: _OneEntry | None = None
-    """A key and a value that it does not have; holds also for requests without the key."""
+    """A key and a value that it must not have. Requests without the key also satisfy the condition."""
     and_all: Annotated[list[MetadataFilter], Field(min_length=1, max_length=16)] | None = None
-    """Conditions that all hold."""
+    """Conditions that must all hold."""
     or_all: Annotated[list[MetadataFilter], Field(min_length=1, max_length=16)] | None = None
-    """Conditions of which one holds."""
+    """Conditions of which at least one must hold."""
 
 
 class RedactionPattern(Model):
-    """Text that is replaced."""
+    """A pattern of text that is replaced."""
 
     pattern: Annotated[str, Field(min_length=1, max_length=1024)]
-    """Regular expression in RE2's syntax, which has no look-around and no back-references."""
+    """Regular expression in the syntax of RE2, which has no look-around and no back-references."""
     replacement: Annotated[str, Field(max_length=256)] = "[redacted]"
-    """What stands in its place; \\1 is the pattern's first group."""
+    """Text that replaces a match; \\1 stands for the first group of the pattern."""
 
 
 class Redaction(Model):
-    """What is removed from the texts before anything else sees them."""
+    """Text that is removed from prompts, answers and metadata before they are used or recorded."""
 
     patterns: Annotated[list[RedactionPattern], Field(min_length=1, max_length=64)]
-    """Replacements, one after the other."""
+    """Patterns that are replaced, one after the other."""
 
 
 class InvocationLog(Model):
-    """Which records of invocation logs are taken, and how."""
+    """Which records of invocation logs are used, and how."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="!has(self.from) || !has(self.to) || self.from < self.to",
             message="from must be before to",
-            holds=lambda log: log.from_ is None or log.to is None or moment(log.from_) < moment(log.to),
+            holds=lambda log: (
+                log.from_ is None or log.to is None or parse_timestamp(log.from_) < parse_timestamp(log.to)
+            ),
         ),
     )
 
     reference: Literal["LoggedAnswer", "None"] = "None"
-    """LoggedAnswer: the logged completion becomes the prompt's reference answer, and records without a whole one are
-    left out."""
+    """LoggedAnswer uses the logged completion as the reference answer of the prompt, and leaves out records without a
+    complete one. None gives prompts no reference answer."""
     model_ids: Annotated[list[Annotated[str, Field(min_length=1, max_length=2048)]], Field(max_length=64)] = []
-    """Models whose records are taken, as modelId names them, or the end of an ARN after its last slash; all when
-    empty."""
-    from_: Annotated[_Moment | None, Field(alias="from")] = None
-    """First moment whose records are taken."""
-    to: _Moment | None = None
-    """First moment whose records are not taken any more."""
+    """Models whose records are used, by modelId or by the part of an ARN after its last slash. By default the records
+    of all models are used."""
+    from_: Annotated[_Timestamp | None, Field(alias="from")] = None
+    """Time from which on records are used."""
+    to: _Timestamp | None = None
+    """Time before which records are used."""
     request_metadata_filters: MetadataFilters | None = None
-    """Conditions on the metadata of the request."""
+    """Conditions on the metadata of a request. Only records that satisfy them are used."""
     redact: Redaction | None = None
-    """What is removed from the texts."""
+    """Text that is removed before anything is used or recorded."""
     limit: Annotated[Integer, Field(ge=1, le=10000000)] | None = None
-    """Records after which reading stops; all when absent."""
+    """Number of records after which reading stops. By default all records are read."""
 
 
 class InvocationLogReport(Model):
-    """What was taken from invocation logs, and why the rest was not."""
+    """How many records of invocation logs were used, and why the others were not."""
 
     records: int
-    """Records that were read."""
+    """Number of records that were read."""
     taken: int
-    """Records that became prompts or conversations."""
+    """Number of records that became prompts or conversations."""
     left_out: dict[LeftOut, int] = {}
-    """The others, by reason."""
+    """Number of the other records, by reason."""
     unreadable: list[str] = []
-    """The first unreadable lines, as FILE:LINE: REASON."""
+    """The first lines that could not be read, as FILE:LINE: REASON."""
     limited: bool = False
-    """Whether reading stopped at the limit, so that there may be more."""
+    """Whether reading stopped at the limit, so that there may be more records."""
 
     def __str__(self) -> str:
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())

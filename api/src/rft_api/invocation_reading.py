@@ -1,4 +1,4 @@
-"""Reads Amazon Bedrock's model invocation logs record by record: what is taken, and why the rest is not."""
+"""Reads Amazon Bedrock's model invocation logs record by record, and counts why records are not used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from rft_api.invocation_bodies import NotUsable, answer_text, makes_no_text, request_messages
-from rft_api.invocation_log import InvocationLog, InvocationLogReport, LeftOut, MetadataFilter, MetadataFilters, moment
+from rft_api.invocation_log import (
+    InvocationLog,
+    InvocationLogReport,
+    LeftOut,
+    MetadataFilter,
+    MetadataFilters,
+    parse_timestamp,
+)
 from rft_api.jsonl import BYTE_ORDER_MARK, parse_line
 from rft_api.model import Json
 from rft_api.prompts import Message, prompt_digest
@@ -36,7 +43,7 @@ _DELIVERY = timedelta(days=1)
 
 @dataclass(frozen=True)
 class LoggedPrompt:
-    """A request of the log, and what was answered."""
+    """A request in the log, and its answer."""
 
     record: int
     """Number of its record in all files, from 1."""
@@ -44,12 +51,12 @@ class LoggedPrompt:
     """FILE:LINE."""
     messages: list[Message]
     answer: str | None
-    """The logged completion; none when nothing asks for it."""
+    """The logged completion; None when it is not needed."""
     metadata: Json
 
 
 class _LeftOutError(Exception):
-    """Raised for a record that is not used; with a text when it is worth showing."""
+    """Raised for a record that is not used; the text, if any, is shown to the user."""
 
     def __init__(self, reason: LeftOut, text: str = ""):
         super().__init__(reason)
@@ -104,7 +111,7 @@ class InvocationLogReader:
                     return
 
     def report(self) -> InvocationLogReport:
-        """What has been read so far."""
+        """The report of what has been read so far."""
         return InvocationLogReport(
             records=self._records,
             taken=self._taken,
@@ -114,7 +121,7 @@ class InvocationLogReader:
         )
 
     def refuse(self, prompt: LoggedPrompt, reason: LeftOut) -> None:
-        """Counts a record that was taken as left out after all."""
+        """Counts a record that has been returned as left out instead."""
         self._taken -= 1
         self._leave_out(reason, prompt.place, "")
 
@@ -127,8 +134,8 @@ class InvocationLogReader:
         if not self._path.is_dir():
             return [self._path]
         names = {file: file.relative_to(self._root).as_posix() for file in self._path.rglob("*") if file.is_file()}
-        kept = [file for file, name in names.items() if not is_body(name) and may_hold(name, self._options)]
-        return sorted(kept, key=lambda file: names[file])
+        files = [file for file, name in names.items() if not is_body(name) and may_hold(name, self._options)]
+        return sorted(files, key=lambda file: names[file])
 
     def _prompt(self, line: bytes | Exception, place: str, file: Path) -> LoggedPrompt:
         record = _record(line)
@@ -145,8 +152,8 @@ class InvocationLogReader:
             raise _LeftOutError("Duplicate")
         self._seen.add(digest)
         metadata = {name: record[name] for name in _KEPT if isinstance(record.get(name), str)}
-        given = _request_metadata(record)
-        metadata |= {"requestMetadata": {key: self._clean(value) for key, value in given.items()}} if given else {}
+        request_metadata = {key: self._clean(value) for key, value in _request_metadata(record).items()}
+        metadata |= {"requestMetadata": request_metadata} if request_metadata else {}
         return LoggedPrompt(self._records, place, messages, None if answer is None else self._clean(answer), metadata)
 
     def _select(self, record: Json) -> None:
@@ -207,13 +214,13 @@ class InvocationLogReader:
 
 @dataclass(frozen=True)
 class LogFiles:
-    """Tells by the name of an object below the address of a log whether it is needed: of the stated time, no image."""
+    """Chooses the objects below the address of a log that are read: those of the stated period, without images."""
 
     from_: str | None
     to: str | None
 
     def __call__(self, name: str) -> bool:
-        """Whether the object is needed."""
+        """Whether the object is read."""
         return may_hold(name, self) and (not is_body(name) or ".json" in name)
 
 
@@ -224,7 +231,7 @@ def is_body(name: str) -> bool:
 
 
 def may_hold(name: str, options: InvocationLog | LogFiles) -> bool:
-    """Whether an object can hold records of the wanted time, by the hour in its name (YYYY/MM/DD/HH/)."""
+    """Whether an object can hold records of the stated period, by the hour in its name (YYYY/MM/DD/HH/)."""
     match = _HOUR.search(name)
     try:
         hour = datetime.strptime(match.group(1), "%Y/%m/%d/%H").replace(tzinfo=UTC) if match else None
@@ -232,22 +239,22 @@ def may_hold(name: str, options: InvocationLog | LogFiles) -> bool:
         hour = None
     if hour is None:
         return True
-    if options.from_ is not None and hour + timedelta(hours=1) <= moment(options.from_):
+    if options.from_ is not None and hour + timedelta(hours=1) <= parse_timestamp(options.from_):
         return False
-    return options.to is None or hour < moment(options.to) + _DELIVERY
+    return options.to is None or hour < parse_timestamp(options.to) + _DELIVERY
 
 
 def in_range(timestamp: Any, options: InvocationLog) -> bool:
-    """Whether a record's time is wanted; an unknown one is when no time is stated."""
+    """Whether the timestamp of a record is in the stated period; without one, unknown timestamps are accepted too."""
     if options.from_ is None and options.to is None:
         return True
     try:
-        when = moment(timestamp)
+        when = parse_timestamp(timestamp)
     except (TypeError, ValueError):
         return False
-    if options.from_ is not None and when < moment(options.from_):
+    if options.from_ is not None and when < parse_timestamp(options.from_):
         return False
-    return options.to is None or when < moment(options.to)
+    return options.to is None or when < parse_timestamp(options.to)
 
 
 def matches(filters: MetadataFilters | None, metadata: dict[str, str]) -> bool:
@@ -267,8 +274,10 @@ def _matches(one: MetadataFilter, metadata: dict[str, str]) -> bool:
 
 
 def _request_metadata(record: Json) -> dict[str, str]:
-    given = record.get("requestMetadata")
-    return {key: value for key, value in given.items() if isinstance(value, str)} if isinstance(given, dict) else {}
+    metadata = record.get("requestMetadata")
+    if not isinstance(metadata, dict):
+        return {}
+    return {key: value for key, value in metadata.items() if isinstance(value, str)}
 
 
 def _record(line: bytes | Exception) -> Json:
@@ -293,7 +302,7 @@ def _opened(file: Path) -> BinaryIO:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes | Exception]]:
-    """The lines that are not empty, with their numbers; in place of one that cannot be read, why."""
+    """The lines that are not empty, with their numbers; an exception stands for a line that cannot be read."""
     number = 0
     try:
         with _opened(file) as stream:

@@ -13,81 +13,81 @@ from rft_api.sources import Uri
 
 
 class JobProgress(Model):
-    """Where a running job stands."""
+    """Progress of the run."""
 
     phase: Annotated[str, Field(max_length=64)] | None = None
-    """Stage of the run, such as Training."""
+    """Stage that the run is in, such as Training."""
     step: Integer | None = None
-    """Optimizer steps done."""
+    """Number of optimizer steps that are complete."""
     total_steps: Integer | None = None
-    """Optimizer steps planned."""
+    """Number of optimizer steps that the run will take, unless it stops early."""
     epoch: DecimalString | None = None
-    """Passes over the training prompts done."""
+    """Number of passes over the training prompts so far."""
     reward: SignedDecimalString | None = None
-    """Mean training reward of the last step."""
+    """Mean reward of the completions of the last step."""
     validation_reward: SignedDecimalString | None = None
-    """Mean validation reward, last measured."""
+    """Mean reward of the last validation."""
     episode_length: DecimalString | None = None
-    """Mean completion tokens of the last step."""
+    """Mean number of tokens in the completions of the last step."""
     gradient_norm: DecimalString | None = None
-    """Gradient norm of the last step, before clipping."""
+    """Norm of the gradient in the last step, before clipping."""
     eta: Duration | None = None
-    """Estimated time left."""
+    """Estimated time until the current stage ends."""
 
 
 class JobResult(Model):
-    """What the job achieved, on held-out prompts."""
+    """The result of a finished job, measured on held-out prompts."""
 
     baseline_reward: SignedDecimalString
-    """Mean reward of the base model."""
+    """Mean reward of the base model on the held-out prompts."""
     best_reward: SignedDecimalString
-    """Mean reward of the tuned model."""
+    """Mean reward of the tuned model on the held-out prompts."""
     gain: Annotated[str, Field(max_length=32)]
-    """Mean difference, with its sign."""
+    """Mean reward of the tuned model minus that of the base model, with a sign."""
     interval: Annotated[str, Field(max_length=64)]
-    """95 % confidence interval of the gain (paired bootstrap)."""
+    """95 % confidence interval of the gain, computed by a paired bootstrap."""
     checkpoint: Annotated[str, Field(max_length=1024)]
-    """Address of the exported model or adapter."""
+    """Address of the exported model or adapter, ready to be served."""
 
 
 class JobCheckpoint(Model):
-    """A kept checkpoint."""
+    """A checkpoint that has been kept."""
 
     step: Integer
-    """Optimizer step it was written at."""
+    """Optimizer step after which the checkpoint was written."""
     validation_reward: SignedDecimalString
-    """Mean validation reward there."""
+    """Mean reward of the validation after that step."""
     uri: Uri
-    """Where it is."""
+    """Address of the checkpoint."""
 
 
 class JobUsage(Model):
-    """What the job used."""
+    """The GPU time that a job has used."""
 
     gpu_hours: DecimalString
-    """GPUs times the hours that pods held them."""
+    """GPU hours: the number of GPUs times the hours for which the job's pods held them."""
     gpu_seconds: Integer
-    """The same in seconds, exactly."""
+    """The same time in GPU seconds, without rounding."""
     measured_at: Timestamp
-    """Moment up to which usage is counted."""
+    """Time up to which usage has been counted."""
 
 
 class RFTJobStatus(Model):
-    """What the operator observed."""
+    """The observed state of a job; the operator writes it."""
 
     conditions: Conditions = []
-    """The state, one condition per aspect."""
+    """Conditions of the job. Each describes one aspect of its state."""
     progress: JobProgress | None = None
-    """Where a running job stands."""
+    """Progress of the run."""
     result: JobResult | None = None
-    """What a finished job achieved."""
+    """Result of the run; absent until the job has succeeded."""
     checkpoints: Annotated[list[JobCheckpoint], Field(max_length=3)] = []
-    """The three best checkpoints by validation reward."""
+    """The three checkpoints with the highest validation reward, best first."""
     usage: JobUsage | None = None
-    """What the job used so far; absent for jobs without GPUs."""
+    """GPU time that the job has used so far; absent for jobs without GPUs."""
     start_time: Timestamp | None = None
-    """When the first trainer process started; limits.deadline counts from here."""
+    """Time at which the first trainer process started. limits.deadline counts from this time."""
     completion_time: Timestamp | None = None
-    """When the job ended."""
+    """Time at which the job ended."""
     retries: Integer | None = None
-    """Restarts so far that counted against limits.retries."""
+    """Number of restarts so far that count against limits.retries."""

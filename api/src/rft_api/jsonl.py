@@ -1,4 +1,4 @@
-"""JSONL files: one reader for all that users bring, which says what is wrong with each line."""
+"""The reader of users' JSONL files; it reports every line that is wrong."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class JsonLine:
     """A line of a JSONL file that holds an object."""
 
     number: int
-    """Its number in the file, counted from 1."""
+    """Number of the line in the file, counted from 1."""
     text: bytes
     """The line as it stands in the file, without its end."""
     row: Json
@@ -26,9 +26,9 @@ class JsonLine:
 
 
 def numbered_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers from 1, without their ends and a byte order mark.
+    """The lines that are not blank and their numbers, counted from 1; line ends and a byte order mark are removed.
 
-    A byte order mark is what Windows tools put in front of the first line.
+    Tools on Windows write a byte order mark in front of the first line.
     """
     for number, line in enumerate(lines, start=1):
         text = (line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line).rstrip(b"\r\n")
@@ -37,7 +37,7 @@ def numbered_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 def parse_line(text: bytes) -> Any:
-    """The JSON value of a line.
+    """Parse a line; returns its JSON value.
 
     Raises:
         ValueError: when it is none; the message says why, as the end of a sentence about the line.
@@ -53,7 +53,7 @@ def parse_line(text: bytes) -> Any:
 
 
 def read_json_lines(path: Path, problems: list[str]) -> list[JsonLine]:
-    """The objects of a JSONL file; what is wrong is appended to `problems`, each as FILE:LINE: REASON."""
+    """Read the objects of a JSONL file. Every problem is appended to `problems`, as FILE:LINE: REASON."""
     lines: list[JsonLine] = []
     before = len(problems)
     try:

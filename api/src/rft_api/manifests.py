@@ -1,4 +1,4 @@
-"""Reads manifests from YAML: every error at once, each with its file, line and path in the manifest."""
+"""Reads manifests from YAML and reports all errors at once, each with its file, its line and its path."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS: Mapping[str, type[RFTJob] | type[RewardFunction] | type[InferenceEndpoint
 
 @dataclass(frozen=True)
 class ManifestError:
-    """One thing that is wrong in a manifest."""
+    """An error in a manifest."""
 
     file: str
     line: int | None
@@ -41,7 +41,7 @@ class ManifestError:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a document was read."""
+    """The file, and the place in it, that a document was read from."""
 
     file: Path
     """Its file."""
@@ -51,16 +51,16 @@ class Origin:
 
 @dataclass
 class Manifests:
-    """The resources of some files, and the ConfigMaps that they may refer to."""
+    """The resources of a set of files, and the ConfigMaps that they may refer to."""
 
     jobs: list[RFTJob] = field(default_factory=list)
     reward_functions: dict[str, RewardFunction] = field(default_factory=dict)
     endpoints: list[InferenceEndpoint] = field(default_factory=list)
     config_maps: dict[str, dict[str, str]] = field(default_factory=dict)
     folders: dict[str, Path] = field(default_factory=dict)
-    """Folder of the file that each job (by name) came from: relative paths start there."""
+    """Folder of the file of each job, by the name of the job; relative paths are relative to it."""
     origins: dict[tuple[str, str], Origin] = field(default_factory=dict)
-    """Where each document was read, by kind and name; also of documents that turned out to be wrong."""
+    """Origin of each document, by kind and name; also of documents with errors."""
 
     def error(
         self, kind: str, name: str, location: Location, message: str, text_line: int | None = None
@@ -77,24 +77,24 @@ class Manifests:
 
 
 class ManifestErrors(Exception):
-    """Raised with everything that is wrong in the given manifests."""
+    """Raised with all errors of a set of manifests."""
 
-    def __init__(self, errors: list[ManifestError], found: Manifests):
+    def __init__(self, errors: list[ManifestError], manifests: Manifests):
         super().__init__("\n".join(str(error) for error in errors))
         self.errors = errors
-        self.found = found
-        """The documents without errors, for checks that go on."""
+        self.manifests = manifests
+        """The documents without errors, so that further checks can go on with them."""
 
 
 def load_manifests(files: Iterable[Path]) -> Manifests:
-    """Reads and checks manifests.
+    """Reads and validates manifests.
 
     Documents of other kinds than ours and ConfigMap are ignored, as `kubectl` would apply them without us.
 
     Raises:
         ManifestErrors: with everything that is wrong: unreadable files, broken YAML, wrong fields, duplicates.
     """
-    found = Manifests()
+    manifests = Manifests()
     errors: list[ManifestError] = []
     for file in files:
         for node, document in _documents(file, errors):
@@ -104,44 +104,46 @@ def load_manifests(files: Iterable[Path]) -> Manifests:
             kind = str(document.get("kind"))
             origin = Origin(file, node)
             if kind == "ConfigMap":
-                _read_config_map(origin, document, found, errors)
+                _read_config_map(origin, document, manifests, errors)
             elif kind in KINDS:
                 resource = _validated(origin, document, kind, errors)
-                _remember(origin, document, kind, found, errors)
-                if resource is not None and found.origins[kind, resource.metadata.name] is origin:
-                    _add(resource, found, file.parent)
+                _remember(origin, document, kind, manifests, errors)
+                if resource is not None and manifests.origins[kind, resource.metadata.name] is origin:
+                    _add(resource, manifests, file.parent)
             elif document.get("apiVersion") == API_VERSION or "kind" not in document:
                 message = f"must be one of {', '.join(KINDS)}"
                 errors.append(ManifestError(str(file), _line(node, ("kind",)), "kind", message))
     if errors:
-        raise ManifestErrors(errors, found)
-    return found
+        raise ManifestErrors(errors, manifests)
+    return manifests
 
 
 def _remember(
-    origin: Origin, document: dict[str, Any], kind: str, found: Manifests, errors: list[ManifestError]
+    origin: Origin, document: dict[str, Any], kind: str, manifests: Manifests, errors: list[ManifestError]
 ) -> None:
     metadata = document.get("metadata")
     name = str(metadata.get("name")) if isinstance(metadata, dict) else ""
-    earlier = found.origins.setdefault((kind, name), origin)
+    earlier = manifests.origins.setdefault((kind, name), origin)
     if name and earlier is not origin:
         message = f"{kind} {name} is already defined in {earlier.file}, line {_line(earlier.node, ())}"
         line = _line(origin.node, ("metadata", "name"))
         errors.append(ManifestError(str(origin.file), line, "metadata.name", message))
 
 
-def _add(resource: Resource, found: Manifests, folder: Path) -> None:
+def _add(resource: Resource, manifests: Manifests, folder: Path) -> None:
     match resource:
         case RFTJob():
-            found.jobs.append(resource)
-            found.folders[resource.metadata.name] = folder
+            manifests.jobs.append(resource)
+            manifests.folders[resource.metadata.name] = folder
         case RewardFunction():
-            found.reward_functions[resource.metadata.name] = resource
+            manifests.reward_functions[resource.metadata.name] = resource
         case InferenceEndpoint():
-            found.endpoints.append(resource)
+            manifests.endpoints.append(resource)
 
 
-def _read_config_map(origin: Origin, document: dict[str, Any], found: Manifests, errors: list[ManifestError]) -> None:
+def _read_config_map(
+    origin: Origin, document: dict[str, Any], manifests: Manifests, errors: list[ManifestError]
+) -> None:
     metadata, data = document.get("metadata"), document.get("data") or {}
     texts = isinstance(data, dict) and all(isinstance(value, str) for value in data.values())
     if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
@@ -151,8 +153,8 @@ def _read_config_map(origin: Origin, document: dict[str, Any], found: Manifests,
         line = _line(origin.node, ("data",))
         errors.append(ManifestError(str(origin.file), line, "data", "must map keys to texts"))
     else:
-        _remember(origin, document, "ConfigMap", found, errors)
-        found.config_maps.setdefault(metadata["name"], dict(data))
+        _remember(origin, document, "ConfigMap", manifests, errors)
+        manifests.config_maps.setdefault(metadata["name"], dict(data))
 
 
 class SourceMissing(Exception):
@@ -293,10 +295,10 @@ def _field_names(model: type[BaseModel], location: Location) -> list[str]:
         if isinstance(part, int):
             continue
         inner = next((f for n, f in current.model_fields.items() if part in (f.alias, n)), None)
-        found = _model_in(inner.annotation) if inner is not None else None
-        if found is None:
+        model_inside = _model_in(inner.annotation) if inner is not None else None
+        if model_inside is None:
             return []
-        current = found
+        current = model_inside
     return [f.alias or name for name, f in current.model_fields.items()]
 
 
@@ -304,8 +306,8 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for argument in getattr(annotation, "__args__", ()):
-        if found := _model_in(argument):
-            return found
+        if model := _model_in(argument):
+            return model
     return None
 
 

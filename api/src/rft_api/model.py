@@ -18,7 +18,7 @@ Location = tuple[int | str, ...]
 
 @dataclass(frozen=True)
 class Rule:
-    """A cross-field rule in its two spellings.
+    """A rule across fields, in CEL and in Python.
 
     `cel` is what the API server evaluates (`x-kubernetes-validations`), `holds` is the same predicate on the
     validated model, `message` is what the user reads in both places.

@@ -46,13 +46,13 @@ def indexed_weights(uri: str, folder: Path, weights: Collection[str]) -> list[st
     if not index.is_file():
         return sorted(weights)
     try:
-        named = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        names = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"{uri}: {INDEX} cannot be read: {error}") from error
-    missing = sorted(named - set(weights))
+    missing = sorted(names - set(weights))
     if missing:
         raise StorageError(
-            f"{uri}: {len(missing)} of the {len(named)} files that {INDEX} names are missing, first {missing[0]}; "
+            f"{uri}: {len(missing)} of the {len(names)} files that {INDEX} names are missing, first {missing[0]}; "
             "copy the model again"
         )
-    return sorted(named)
+    return sorted(names)

@@ -63,13 +63,13 @@ def _prompt(source: DataSource, number: int, row: Json) -> tuple[Prompt, str | N
 
 def _messages(row: Json, last_role: str) -> tuple[list[Message], str | None]:
     """The row's messages as role and text, or what is wrong with them."""
-    given = row.get("messages")
-    if given is None:
+    entries = row.get("messages")
+    if entries is None:
         return [], "messages is missing"
-    if not isinstance(given, list) or not given:
+    if not isinstance(entries, list) or not entries:
         return [], "messages must be a list with at least one message"
     messages = []
-    for index, message in enumerate(given):
+    for index, message in enumerate(entries):
         place = f"messages[{index}]"
         if not isinstance(message, dict):
             return [], f"{place} must be an object with role and content"

@@ -6,15 +6,15 @@ import random
 import socket
 
 _RANGE = (20000, 29999)
-"""Below the ports of Kubernetes' nodes (from 30000), and below those that Linux gives to outgoing connections (from
-32768, /proc/sys/net/ipv4/ip_local_port_range): one of these might be taken before the program listens on it."""
+"""Ports below those of Kubernetes' NodePorts (from 30000) and below those that Linux assigns to outgoing connections
+(from 32768, /proc/sys/net/ipv4/ip_local_port_range), which might be taken before the program listens on them."""
 _given: set[int] = set()
 _random = random.SystemRandom()
-"""Seeds that programs set for their own reasons would give them all the same ports."""
+"""A generator of its own: programs that set the same seed would otherwise choose the same ports."""
 
 
 def free_port() -> int:
-    """A port that nothing listens on, on any address; never the same again in this process."""
+    """A port that nothing listens on, on any address; this process gets each port once."""
     while True:
         port = _random.randint(*_RANGE)
         if port in _given:

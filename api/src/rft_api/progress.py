@@ -13,39 +13,39 @@ class HackingVerdict(Model):
     """Whether the reward rises while a shadow falls."""
 
     suspected: bool | None
-    """Whether it does; null while there is nothing to compare."""
+    """Whether reward hacking is suspected; null while there is nothing to compare."""
     message: str
-    """The verdict in words: the shadow, the numbers, and what to do."""
+    """Explanation of the verdict: the shadow, the numbers, and what to do."""
 
 
 class Progress(Model):
-    """Where a run stands: the body of `GET /progress`."""
+    """The progress of a run: the body of `GET /progress`."""
 
     phase: Phase = "Starting"
     """Stage of the run."""
     message: str = ""
-    """What is happening, for a person."""
+    """Description, for a person, of what the run is doing."""
     done: int = 0
-    """Units of the stage that are done: steps, or samples of an evaluation."""
+    """Number of units of the stage that are complete: steps, or samples of an evaluation."""
     planned: int = 0
-    """Units of the stage in all; 0 when unknown."""
+    """Number of units of the stage; 0 when it is unknown."""
     step: int = 0
-    """Optimizer steps done."""
+    """Number of optimizer steps that are complete."""
     total_steps: int = 0
-    """Optimizer steps planned."""
+    """Number of optimizer steps that are planned."""
     epoch: float = 0.0
-    """Passes over the training prompts done."""
+    """Number of passes over the training prompts so far."""
     reward: float | None = None
-    """Mean training reward of the last step."""
+    """Mean reward of the completions of the last step."""
     validation_reward: float | None = None
-    """Mean validation reward, last measured."""
+    """Mean reward of the last validation."""
     episode_length: float | None = None
-    """Mean completion tokens of the last step."""
+    """Mean number of tokens in the completions of the last step."""
     gradient_norm: float | None = None
-    """Gradient norm of the last step, before clipping."""
+    """Norm of the gradient in the last step, before clipping."""
     rewards_failed: int = 0
-    """Samples that could not be scored so far."""
+    """Number of samples so far that could not be scored."""
     eta_seconds: float | None = None
-    """Estimated seconds left in this stage."""
+    """Estimated number of seconds until the stage ends."""
     reward_hacking: HackingVerdict | None = None
-    """What comparing the reward with its shadows says; absent without shadows, and until training has begun."""
+    """Verdict of comparing the reward with its shadows; absent without shadows, and before training has begun."""

@@ -45,7 +45,7 @@ class Conversation:
 
 
 def no_check(messages: list[Message]) -> None:
-    """Accepts all messages: for callers without a chat template."""
+    """Accept all messages; for callers without a chat template."""
 
 
 def refusal(check: Check, messages: list[Message]) -> str | None:
@@ -58,12 +58,13 @@ def refusal(check: Check, messages: list[Message]) -> str | None:
 
 
 def prompt_digest(messages: list[Message]) -> bytes:
-    """Digest of a prompt: equal for identical messages."""
+    """Digest of a prompt; identical messages have the same digest."""
     return hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).digest()[:16]
 
 
 def split_by_content(source: str, prompts: list[Prompt], fraction: float) -> tuple[list[Prompt], list[Prompt]]:
-    """Sets a share of a source's prompts aside, chosen by content so that adding lines moves no other line.
+    """Split a source's prompts into those that stay and a share that is set aside. The choice depends on the content of
+    each prompt, so that adding lines moves no other line.
 
     Raises:
         RunError: DATA_INVALID when the share would be nothing or everything.
@@ -81,7 +82,7 @@ def split_by_content(source: str, prompts: list[Prompt], fraction: float) -> tup
 
 
 def problem_report(problems: Sequence[str]) -> str:
-    """The first problems, and how many more there are."""
+    """A text of the first problems and the number of the others."""
     shown = list(problems[:REPORTED_LINES])
     if len(problems) > REPORTED_LINES:
         shown.append(f"and {len(problems) - REPORTED_LINES} more")

@@ -1,4 +1,4 @@
-"""Numbers as Kubernetes manifests write them: decimal strings, durations, quantities; and the rules that bound them."""
+"""Numbers as Kubernetes manifests write them (decimal strings, durations, quantities) and rules that bound them."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def _matches(pattern: str, example: str) -> AfterValidator:
 
 
 Integer = Annotated[int, Field(strict=True)]
-"""A whole number; quoted numbers and booleans are refused, as the API server does."""
+"""An integer. Numbers in quotes and booleans are refused, as by the API server."""
 
 Boolean = Annotated[bool, Field(strict=True)]
-"""true or false; texts such as "yes" are refused, as the API server does."""
+"""A boolean. Texts such as "yes" are refused, as by the API server."""
 
 DecimalString = Annotated[
     str,
@@ -61,7 +61,7 @@ SignedDecimalString = Annotated[
     BeforeValidator(_refuse_numbers),
     _matches(SIGNED_DECIMAL_PATTERN, '"-0.5" or "0.5"'),
 ]
-"""A decimal number in quotes that may be negative, such as "-0.25": rewards can be."""
+"""A decimal number in quotes that may be negative, as rewards can be, such as "-0.25"."""
 
 
 def decimal_text(number: float) -> str:
@@ -70,7 +70,7 @@ def decimal_text(number: float) -> str:
 
 
 class _ParsedDecimal:
-    """Makes a float of a `DecimalString` when it is validated, and a text again when it is written."""
+    """Converts a `DecimalString` to a float when it is validated, and back to a text when it is serialized."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_after_validator_function(
@@ -83,7 +83,7 @@ class _ParsedDecimal:
 
 
 Decimal = Annotated[float, _ParsedDecimal()]
-"""A float that is written like a `DecimalString`: in quotes, such as "0.7" or "1e-5"."""
+"""A float, which manifests write like a `DecimalString`: in quotes, such as "0.7" or "1e-5"."""
 
 Duration = Annotated[
     str,
@@ -136,7 +136,7 @@ class Between:
 
     @property
     def message(self) -> str:
-        """What the user reads when a value lies outside."""
+        """Message for values outside the bounds."""
         if self.low_included:
             return f"must be from {self.low} to {self.high}"
         return f"must be above {self.low} and at most {self.high}"

@@ -1,4 +1,4 @@
-"""Replaces text by regular expressions in linear time: RE2's, as Arrow carries it; needs the extra `logs`."""
+"""Replaces text by regular expressions in linear time, with the RE2 of Apache Arrow; needs the extra `logs`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rft_api.invocation_log import Redaction, RedactionPattern
 
 
 def pattern_problem(rule: RedactionPattern) -> str | None:
-    """What is wrong with a replacement; none when it can be used."""
+    """The problem of a pattern; None when the pattern can be used."""
     import pyarrow
 
     try:
@@ -20,10 +20,9 @@ def pattern_problem(rule: RedactionPattern) -> str | None:
 
 
 def redactor(redaction: Redaction | None) -> Callable[[str], str]:
-    """A function that replaces what is to be removed.
+    """A function that replaces the text that is to be removed.
 
-    The texts come from anyone who talks to the application, so that a backtracking engine would hand each of them the
-    means to make a run stand still.
+    Anyone who talks to the application can write the texts. With a backtracking engine, a text could stop a run.
 
     Raises:
         ValueError: when a pattern cannot be used.

@@ -1,4 +1,4 @@
-"""Renders an RFTJob and its RewardFunctions to a TrainerConfig: one pure function for operator and laptop."""
+"""Renders the trainer's configuration from an RFTJob and its RewardFunctions, for the operator and for local runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NOT_COMPUTING: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class RewardAddress:
-    """Where a reward function is served."""
+    """The address of the server of a reward function."""
 
     url: str
     """Base URL."""
@@ -40,7 +40,7 @@ class RewardAddress:
 
 
 def reward_digest(spec: RewardFunctionSpec) -> str:
-    """`sha256:...` of what computes the reward: equal digests score alike."""
+    """Digest, `sha256:...`, of what computes the reward. Rewards with equal digests give equal scores."""
     computing = spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=_NOT_COMPUTING)
     canonical = json.dumps(computing, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
@@ -58,7 +58,7 @@ def render_trainer_config(
     addresses: Mapping[str, RewardAddress],
     locate: Callable[[str], str],
 ) -> TrainerConfig:
-    """The trainer's configuration for a job.
+    """Render the configuration of the trainer of a job.
 
     Args:
         job: the job.

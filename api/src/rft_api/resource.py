@@ -19,7 +19,7 @@ FreeForm = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-pres
 StringMap = dict[str, str]
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-"""A moment as Kubernetes writes it, such as 2026-01-31T12:00:00Z."""
+"""A timestamp as Kubernetes writes it, such as 2026-01-31T12:00:00Z."""
 
 
 class Metadata(Model):
@@ -36,26 +36,26 @@ class Metadata(Model):
     annotations: StringMap = {}
     """Annotations of the object."""
     generation: int | None = None
-    """Number of the spec's version, counted by the API server."""
+    """Generation of the spec: the API server increments it with every change of the spec."""
     uid: str | None = None
-    """Unique id, given by the API server."""
+    """Unique identifier that the API server has assigned."""
 
 
 class Condition(Model):
-    """One aspect of an object's state, in Kubernetes' standard form."""
+    """A condition: one aspect of the state of an object, in the standard form of Kubernetes."""
 
     type: Annotated[str, Field(max_length=64)]
-    """What the condition is about, in CamelCase."""
+    """Type of the condition: the aspect that it describes, in CamelCase."""
     status: Literal["True", "False", "Unknown"]
-    """Whether the condition holds."""
+    """Status of the condition: True when it holds, False when it does not, Unknown when that cannot be said."""
     reason: Annotated[str, Field(max_length=128)]
-    """Why, as one CamelCase word; docs/reference/conditions.md lists them."""
+    """Reason for the status, as a word in CamelCase. docs/reference/conditions.md lists all reasons."""
     message: Annotated[str, Field(max_length=32768)] = ""
-    """Why, for a person, with what to do about it."""
+    """Explanation of the status for a person, with what to do about it."""
     observed_generation: Integer | None = None
-    """The generation of the spec that the condition speaks of."""
+    """Generation of the spec that the condition was computed for."""
     last_transition_time: Timestamp
-    """When the status last changed."""
+    """Time at which the status of the condition last changed."""
 
 
 Conditions = Annotated[
@@ -68,42 +68,43 @@ Conditions = Annotated[
 
 
 class SecretReference(Model):
-    """A Secret in the object's namespace."""
+    """A reference to a Secret in the namespace of the object."""
 
     secret_name: Name
-    """Name of the Secret: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL, HF_TOKEN."""
+    """Name of the Secret. Its keys are AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL and
+    HF_TOKEN, as far as they are needed."""
 
 
 class PodOverrides(Model):
-    """What a pod of ours may have changed: each field replaces or extends what the operator would set."""
+    """Settings of a pod. Each field replaces or extends what the operator sets."""
 
     image: str | None = None
-    """Image in place of the operator's default."""
+    """Image of the main container. The default is the image that the operator is configured with."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    """When the image is pulled."""
+    """When the kubelet pulls the image, as in a pod."""
     image_pull_secrets: Annotated[list[Name], Field(max_length=16)] = []
-    """Names of Secrets with registry credentials."""
+    """Names of Secrets with the credentials for the registry of the image."""
     resources: FreeForm | None = None
-    """Requests and limits of the main container, as in a pod."""
+    """Resource requests and limits of the main container, as in a pod."""
     node_selector: StringMap = {}
-    """Labels that a node must have."""
+    """Labels that a node must have to run the pod."""
     tolerations: Annotated[list[FreeForm], Field(max_length=32)] = []
     """Tolerations, as in a pod."""
     affinity: FreeForm | None = None
     """Affinity, as in a pod."""
     priority_class_name: str | None = None
-    """PriorityClass of the pod."""
+    """Name of the PriorityClass of the pod."""
     runtime_class_name: str | None = None
-    """RuntimeClass of the pod, such as gVisor's or Kata's."""
+    """Name of the RuntimeClass of the pod, such as that of gVisor or of Kata Containers."""
     service_account_name: Name | None = None
-    """ServiceAccount of the pod, for clouds that tie credentials to it; its token is not mounted."""
+    """Name of the ServiceAccount of the pod, for clouds that bind credentials to it. Its token is not mounted."""
     labels: StringMap = {}
-    """Labels added to the pod."""
+    """Labels that are added to the pod."""
     annotations: StringMap = {}
-    """Annotations added to the pod."""
+    """Annotations that are added to the pod."""
     env: Annotated[list[FreeForm], Field(max_length=64)] = []
-    """Environment variables added to the main container, as in a pod."""
+    """Environment variables that are added to the main container, as in a pod."""
     volumes: Annotated[list[FreeForm], Field(max_length=32)] = []
-    """Volumes added to the pod, as in a pod."""
+    """Volumes that are added to the pod, as in a pod."""
     volume_mounts: Annotated[list[FreeForm], Field(max_length=32)] = []
-    """Mounts added to the main container, as in a pod."""
+    """Volume mounts that are added to the main container, as in a pod."""

@@ -26,19 +26,19 @@ from rft_api.training import (
 
 
 class ModelSource(Model):
-    """Where model weights are."""
+    """A model."""
 
     uri: Uri
-    """hf://OWNER/NAME, s3://BUCKET/PREFIX, pvc://CLAIM/PATH, or, in local runs, a path."""
+    """Address of the model: hf://OWNER/NAME, s3://BUCKET/PREFIX, pvc://CLAIM/PATH, or, in local runs, a path."""
 
 
 class Compute(TrainerCompute):
-    """The machines of the trainer."""
+    """The pods of the trainer, their processes and their GPUs."""
 
     gpu_resource: Annotated[str, Field(max_length=253)] = "nvidia.com/gpu"
-    """Name of the extended resource that GPUs are requested as."""
+    """Name of the extended resource that the pods request for their GPUs."""
     pod: PodOverrides | None = None
-    """Changes to the trainer's pods."""
+    """Settings of the trainer's pods that replace or extend the operator's."""
 
     def for_trainer(self) -> TrainerCompute:
         """The part that the trainer reads."""
@@ -46,36 +46,38 @@ class Compute(TrainerCompute):
 
 
 class Output(Model):
-    """Where the run's files go."""
+    """Where the run writes its files."""
 
     uri: Uri
-    """s3://BUCKET/PREFIX, pvc://CLAIM/PATH, or, in local runs, a folder."""
+    """Address to which the run writes its files: s3://BUCKET/PREFIX, pvc://CLAIM/PATH, or, in local runs, a folder."""
 
 
 class Limits(Model):
-    """When to give up."""
+    """Limits after which the job ends."""
 
     gpu_hours: Annotated[Decimal, Between("0", "1000000000", low_included=False)] | None = None
-    """GPU hours after which the job is stopped; its best checkpoint stays."""
+    """Number of GPU hours after which the job is stopped. Its checkpoints are kept."""
     deadline: Duration | None = None
-    """Time from the start after which the job is stopped; its best checkpoint stays."""
+    """Time after its start at which the job is stopped. Its checkpoints are kept."""
     retries: Annotated[Integer, Field(ge=0, le=100)] = 3
-    """Restarts after failures that may pass; node disruptions are not counted."""
+    """Number of times that the job is restarted after a failure that may be temporary. Disruptions of nodes do not
+    count."""
 
 
 class JobEndpoint(Model):
-    """The InferenceEndpoint that a finished job leaves behind."""
+    """The InferenceEndpoint that is created when a job has succeeded."""
 
     name: Name
-    """Name of the InferenceEndpoint, and of the tuned model in its API."""
+    """Name of the InferenceEndpoint and, in its API, of the tuned model."""
     base_endpoint: Name | None = None
-    """InferenceEndpoint of the base model that serves the adapter, created when missing; else a server of its own."""
+    """Name of the InferenceEndpoint of the base model, whose server also serves the adapter. It is created if it does
+    not exist. When absent, the tuned model gets a server of its own."""
     deletion_policy: Literal["Delete", "Keep"] = "Delete"
-    """Whether the endpoint goes when the job is deleted."""
+    """Whether the InferenceEndpoint is deleted together with the job."""
 
 
 class RFTJobSpec(Model):
-    """What to train, on what, judged by what."""
+    """The desired state of a job: what is trained, on which data, with which rewards."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -106,54 +108,54 @@ class RFTJobSpec(Model):
     )
 
     model: ModelSource
-    """The base model."""
+    """The base model, from which training starts."""
     data: Data
-    """The prompts."""
+    """The prompts to train and to evaluate on."""
     shadow_rewards: Annotated[list[Name], Field(max_length=8)] = []
-    """Names of RewardFunctions that score every completion as well, to be compared with the reward: recorded, and never
-    trained on."""
+    """Names of RewardFunctions that also score every completion. Their scores are recorded and compared with the
+    reward, but never trained on."""
     warmup: Warmup | None = None
-    """A supervised stage before reinforcement learning; none when absent."""
+    """A supervised stage before reinforcement learning. When absent, there is none."""
     algorithm: Algorithm = "GRPO"
-    """The policy-gradient loss, by its usual name."""
+    """The policy-gradient loss, by the name that the literature uses."""
     hyperparameters: Hyperparameters = Hyperparameters()
-    """How to train."""
+    """Hyperparameters of reinforcement learning."""
     tuning: Tuning = Tuning()
-    """Which weights are trained."""
+    """Which weights are trained: an adapter or the whole model."""
     compute: Compute = Compute()
-    """The machines."""
+    """The pods of the trainer, their processes and their GPUs."""
     output: Output
-    """Where the run's files go."""
+    """Where the run writes its files."""
     credentials: SecretReference | None = None
     """Secret with the credentials for s3:// and hf:// addresses."""
     preflight: Preflight = Preflight()
-    """The check before training."""
+    """A check, before training, of whether the model can learn from the reward."""
     limits: Limits = Limits()
-    """When to give up."""
+    """Limits after which the job ends."""
     early_stopping: EarlyStopping | None = None
-    """Ends training when validation stops improving; off when absent."""
+    """Ends training when the validation reward stops improving. When absent, training does not end early."""
     suspend: Boolean = False
-    """Saves a checkpoint and stops the pods; set back to false to go on."""
+    """When true, the job saves a checkpoint and its pods are stopped. Set it back to false to resume the job."""
     queue_name: Name | None = None
-    """Kueue LocalQueue that admits the job."""
+    """Name of the LocalQueue of Kueue that admits the job."""
     endpoint: JobEndpoint | None = None
-    """The endpoint to create when the job has succeeded; none when absent."""
+    """The InferenceEndpoint that is created when the job has succeeded. When absent, none is created."""
 
     def sources(self) -> Iterator[SplitSource]:
-        """Every source of prompts and conversations."""
+        """All sources of prompts and conversations."""
         return split_sources(self.data, self.warmup)
 
 
 class RFTJob(Model):
-    """Reinforcement fine-tuning of one model."""
+    """An RFTJob fine-tunes a model by reinforcement learning."""
 
     api_version: Literal["rft.dev/v1alpha1"] = API_VERSION
-    """Always rft.dev/v1alpha1."""
+    """Version of the API: rft.dev/v1alpha1."""
     kind: Literal["RFTJob"] = "RFTJob"
-    """Always RFTJob."""
+    """Kind of the resource: RFTJob."""
     metadata: Metadata
     """Standard object metadata."""
     spec: RFTJobSpec
-    """What is wanted."""
+    """The desired state of the job."""
     status: RFTJobStatus | None = None
-    """What is."""
+    """The observed state of the job."""

@@ -13,14 +13,14 @@ CHECKPOINT_MARKER = "complete.json"
 
 
 class CheckpointInfo(Model):
-    """A checkpoint of the run; also the contents of its completeness marker."""
+    """A checkpoint of a run; also the contents of the marker of a complete checkpoint."""
 
     step: int
-    """Optimizer steps done."""
+    """Number of optimizer steps after which it was written."""
     validation_reward: float | None
     """Mean validation reward; null when the checkpoint was not validated."""
     resumable: bool = True
-    """Whether training can go on from it; false when only the weights were kept."""
+    """Whether training can resume from it; false when only its weights were kept."""
 
 
 Stage = Literal["base", "warmup", "tuned"]
@@ -126,7 +126,7 @@ SHADOW_COLUMN_PREFIX = "shadow/"
 
 
 SHADOW_ERROR_COLUMN_PREFIX = "shadowError/"
-"""Prefix of the column that says why a shadow could not score; only where one could not."""
+"""Prefix of the column with the error of a shadow; it exists only in files with such an error."""
 
 
 class RolloutRow(Model):
@@ -145,10 +145,10 @@ class RolloutRow(Model):
     reward: float | None
     """The reward; null when it could not be computed."""
     error: str | None
-    """Why it could not be computed."""
+    """The error that kept the reward from being computed."""
     explanation: str | None = None
-    """Why the reward is what it is, where the reward says so; no column in files where none does."""
+    """Explanation of the reward, if it gives one; the column exists only in files with such an explanation."""
     advantage: float | None
     """The advantage; null in evaluations."""
     tokens: Annotated[int, Field(ge=0)]
-    """Completion tokens."""
+    """Number of tokens in the completion."""

@@ -28,19 +28,20 @@ def _options_of(format_name: FormatName, field: str) -> Rule:
 
 
 class Source(Model):
-    """Where data is, and how it is read."""
+    """A source of data: its address and its format."""
 
     rules: ClassVar[tuple[Rule, ...]] = (_options_of("BedrockInvocationLog", "invocation_log"),)
 
     name: Name
-    """Name of the source; labels its rows in metrics and rollouts."""
+    """Name of the source. It labels the source's rows in metrics and rollouts."""
     uri: Uri
-    """s3://BUCKET/KEY, configmap://NAME/KEY, pvc://CLAIM/PATH, or, in local runs, a path; for logs also a prefix or a
-    folder."""
+    """Address of the data: s3://BUCKET/KEY, configmap://NAME/KEY, pvc://CLAIM/PATH, or, in local runs, a path.
+    Invocation logs may also be a prefix or a folder of files."""
     format: FormatName = "OpenAIChat"
-    """OpenAIChat: a JSONL file in OpenAI chat format; BedrockInvocationLog: Amazon Bedrock's model invocation logs."""
+    """Format of the data. OpenAIChat: a JSONL file in OpenAI chat format; BedrockInvocationLog: Amazon Bedrock's model
+    invocation logs."""
     invocation_log: InvocationLog | None = None
-    """Which records of invocation logs are taken, and how; all when absent."""
+    """Which records of the invocation logs are used, and how. By default all records are used."""
 
 
 class DataSource(Source):
@@ -49,11 +50,12 @@ class DataSource(Source):
     reward: Name
     """Name of the RewardFunction, in the job's namespace, that scores this source's completions."""
     weight: Annotated[Decimal, Between("0", "1000000", low_included=False)] = 1.0
-    """Share of this source in the mixture, relative to the others' weights."""
+    """Share of this source in the mixture of training prompts, relative to the weights of the other sources."""
 
 
 class WarmupSource(Source):
-    """Conversations that end with the assistant's answer to imitate; of invocation logs, the logged answers."""
+    """Conversations that end with the answer of the assistant that is imitated. In invocation logs this is the logged
+    answer."""
 
 
 Sources = Annotated[list[DataSource], Field(min_length=1, max_length=32)]
@@ -74,7 +76,7 @@ def distinct_names(field: str) -> Rule:
 
 
 class Data(Model):
-    """Prompts to train on, to choose the checkpoint by, and to report the result on."""
+    """The prompts to train on, to choose the best checkpoint with, and to measure the result on."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         at_most_one_of("validation", "validation_fraction"),
@@ -84,17 +86,18 @@ class Data(Model):
     )
 
     train: Sources
-    """Sources of training prompts, mixed by weight."""
+    """Sources of the training prompts. They are mixed in proportion to their weights."""
     validation: Sources | None = None
-    """Sources of the prompts that choose the best checkpoint."""
+    """Sources of the validation prompts, which choose the best checkpoint."""
     validation_fraction: Annotated[Decimal, Between("0.001", "0.5")] | None = None
-    """Share of the training prompts set aside for validation; "0.1" when validation is absent too."""
+    """Share of the training prompts that is set aside for validation. The default is "0.1" if validation is absent."""
     test: Sources | None = None
-    """Sources of the prompts of the before/after table, seen by nothing else; the validation prompts when absent."""
+    """Sources of the test prompts, on which the base model and the tuned model are compared. Nothing else uses them. By
+    default the models are compared on the validation prompts."""
 
     @property
     def effective_validation_fraction(self) -> float:
-        """Share of the training prompts set aside for validation; 0 when validation has sources of its own."""
+        """Share of the training prompts that is set aside for validation; 0 when validation has sources of its own."""
         if self.validation:
             return 0.0
         return DEFAULT_VALIDATION_FRACTION if self.validation_fraction is None else self.validation_fraction

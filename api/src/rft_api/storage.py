@@ -33,13 +33,13 @@ class StoredObject:
     name: str
     """Its key, relative to the address."""
     size: int
-    """Bytes."""
+    """Size in bytes."""
     etag: str
-    """Changes when the content does; empty where the store keeps none."""
+    """Entity tag, which changes with the content; empty where the store has none."""
 
 
 class ObjectStore:
-    """The object store that this process's environment points at."""
+    """The object store that the environment of this process names."""
 
     def __init__(self) -> None:
         # Several tries with growing pauses: a store that is away for some seconds is no event.
@@ -53,20 +53,20 @@ class ObjectStore:
             StorageError: when they cannot be listed.
         """
         bucket, prefix = _split(uri)
-        found = []
+        objects = []
         with _explained("list", uri):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
                 for entry in page.get("Contents", []):
                     rest = entry["Key"][len(prefix) :]
                     # models/a must not find models/abc.
                     if not rest or not prefix or prefix.endswith("/") or rest.startswith("/"):
-                        found.append(StoredObject(rest.lstrip("/"), entry["Size"], entry.get("ETag", "")))
-        return sorted((item for item in found if not item.name.endswith("/")), key=lambda item: item.name)
+                        objects.append(StoredObject(rest.lstrip("/"), entry["Size"], entry.get("ETag", "")))
+        return sorted((item for item in objects if not item.name.endswith("/")), key=lambda item: item.name)
 
     def download(self, uri: str, target: Path, names: Sequence[str]) -> None:
-        """Copies objects below an address to files of the same names below `target`; "" is the address itself.
+        """Copies objects below an address to files of the same names below `target`; the name "" is the address itself.
 
-        A file has its name only when it is whole.
+        A file gets its name only when it is complete.
 
         Raises:
             StorageError: when one cannot be read.
@@ -77,13 +77,13 @@ class ObjectStore:
             with atomic_path(path) as partial, _explained("read", _join(uri, name)):
                 self._client.download_file(bucket, _join(prefix, name), str(partial))
 
-    def fetch(self, uri: str, target: Path, wanted: Callable[[str], bool] = lambda name: True) -> bool:
-        """Copies what is wanted below an address to `target`; files that are there with the right size are kept.
+    def fetch(self, uri: str, target: Path, is_read: Callable[[str], bool] = lambda name: True) -> bool:
+        """Copies the objects below an address to `target`; files that are there with the right size are kept.
 
         Args:
             uri: the address of an object, or of a prefix.
             target: the file or folder that stands for it.
-            wanted: tells by their names, relative to the address, which objects are copied.
+            is_read: tells by its name, relative to the address, whether an object is copied.
 
         Returns:
             Whether there was anything.
@@ -91,7 +91,7 @@ class ObjectStore:
         Raises:
             StorageError: when the store refuses, or cannot be reached.
         """
-        objects = [item for item in self.objects(uri) if wanted(item.name)]
+        objects = [item for item in self.objects(uri) if is_read(item.name)]
         missing = []
         for item in objects:
             path = target / item.name if item.name else target
@@ -125,7 +125,7 @@ class ObjectStore:
 
 @contextmanager
 def _explained(verb: str, uri: str) -> Iterator[None]:
-    """Turns boto3's errors into one that names the address."""
+    """Converts errors of boto3 into a StorageError that names the address."""
     try:
         yield
     except ClientError as error:

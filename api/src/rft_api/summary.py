@@ -12,56 +12,57 @@ from rft_api.run_folder import CheckpointInfo
 
 
 class Evaluation(Model):
-    """Greedy completions of the held-out prompts by one model, scored."""
+    """The scores of one model's greedy completions of the held-out prompts."""
 
     reward: float
-    """Mean reward over the prompts that all models got a score for."""
+    """Mean reward over the prompts for which every model has a score."""
     components: dict[str, float]
     """Mean of each component over the same prompts."""
     sources: dict[str, float]
     """Mean reward by data source."""
     episode_length: float
-    """Mean completion tokens."""
+    """Mean number of tokens in the completions."""
     rewards_failed: int
-    """Prompts of this model that could not be scored."""
+    """Number of prompts whose completion by this model could not be scored."""
     shadows: dict[str, float] = {}
     """Mean of each shadow over those of the same prompts that it could score."""
 
 
 class PreflightVerdict(Model):
-    """What the check before training found."""
+    """The verdict of the check before training."""
 
     verdict: Literal["Fine", "TooEasy", "NotLearnable"]
-    """Fine; TooEasy: nearly every completion is right already; NotLearnable: no completion is better than another."""
+    """Fine: the model can learn; TooEasy: nearly every completion is right already; NotLearnable: no completion is
+    better than another."""
     message: str
-    """The verdict in words, with what to do."""
+    """Explanation of the verdict, with what to do."""
     reward: float | None
     """Mean reward of the sampled completions."""
     varied_group_ratio: float
     """Share of prompts whose completions got different rewards."""
     prompts: int
-    """Prompts sampled."""
+    """Number of prompts whose completions were sampled."""
     samples_per_prompt: int
-    """Completions of each."""
+    """Number of completions of each prompt."""
     rewards_failed: int
-    """Completions that could not be scored."""
+    """Number of completions that could not be scored."""
 
 
 class DataReport(Model):
-    """What was read."""
+    """The data that was read."""
 
     train_prompts: int
-    """Prompts to train on."""
+    """Number of training prompts."""
     validation_prompts: int
-    """Prompts that choose the checkpoint."""
+    """Number of validation prompts, which choose the checkpoint."""
     test_prompts: int
-    """Prompts of the before/after table."""
+    """Number of test prompts, on which the models are compared."""
     warmup_conversations: int
-    """Conversations of the warm-up."""
+    """Number of conversations of the warm-up."""
     too_long: dict[str, int]
-    """Prompts left out for their length, by source; sources without any are absent."""
+    """Number of prompts that were left out for their length, by split and source; sources without any are absent."""
     invocation_logs: dict[str, InvocationLogReport] = {}
-    """What was taken from invocation logs, by split and source."""
+    """Reports of the invocation logs, by split and source."""
 
 
 class Summary(Model):
@@ -70,46 +71,47 @@ class Summary(Model):
     name: str
     """Name of the job."""
     steps: int
-    """Optimizer steps done."""
+    """Number of optimizer steps of the run."""
     stopped_early: bool
     """Whether early stopping ended the run."""
     best_step: int
     """Step of the exported checkpoint."""
     best_validation_reward: float | None
-    """Its validation reward."""
+    """Validation reward of the exported checkpoint."""
     checkpoints: list[CheckpointInfo]
-    """The best checkpoints, best first."""
+    """The checkpoints with the highest validation reward, best first."""
     held_out: Literal["test", "validation"]
-    """Which prompts the evaluations used; validation prompts have chosen the checkpoint, so they flatter it."""
+    """Prompts on which the models were compared. Validation prompts have chosen the checkpoint, so that the result on
+    them is biased upwards."""
     prompts: int
-    """Prompts that all models got a score for: the table is about these."""
+    """Number of prompts for which every model has a score. The comparison is over these prompts."""
     base: Evaluation
-    """The base model."""
+    """Scores of the base model."""
     warmup: Evaluation | None = None
-    """The model after the warm-up; absent without one."""
+    """Scores of the model after the warm-up; absent without a warm-up."""
     tuned: Evaluation
-    """The exported model."""
+    """Scores of the exported model."""
     gain: Gain
-    """Tuned against base."""
+    """Difference between the tuned model and the base model."""
     preflight: PreflightVerdict | None = None
-    """What the check before training found; absent when skipped."""
+    """Verdict of the check before training; absent when the check was skipped."""
     reward_hacking: HackingVerdict | None = None
-    """What comparing the reward with its shadows says; absent without shadows."""
+    """Verdict of comparing the reward with its shadows; absent without shadows."""
     data: DataReport
-    """What was read."""
+    """The data that was read."""
     rewards_failed: int
-    """Samples that could not be scored in the whole run."""
+    """Number of samples of the whole run that could not be scored."""
     seconds: dict[str, float]
-    """Seconds by stage, over all starts of the run."""
+    """Duration of each stage in seconds, summed over all starts of the run."""
     accelerator_hours: float
-    """GPUs times hours; 0 on CPUs."""
+    """Number of GPUs times the hours of the run; 0 on CPUs."""
 
 
 class Provenance(Model):
-    """What the result was made from: the contents of `provenance.json`."""
+    """The inputs that a result was made from: the contents of `provenance.json`."""
 
     model: dict[str, str]
-    """SHA-256 of each file of the base model, or the hub revision."""
+    """SHA-256 of each file of the base model, or its revision on the hub."""
     data: dict[str, str]
     """SHA-256 of each data file, by split and source."""
     rewards: dict[str, str]
@@ -119,4 +121,4 @@ class Provenance(Model):
     versions: dict[str, str]
     """Versions of the packages that computed the result."""
     seed: int
-    """Seed of everything random."""
+    """Seed of all random numbers of the run."""

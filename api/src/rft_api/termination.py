@@ -1,4 +1,4 @@
-"""A trainer pod's termination message: a failure's reason and text, or the result of a run that succeeded."""
+"""The termination message of a trainer pod: the reason and text of a failure, or the result of a successful run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rft_api.run_folder import CheckpointInfo
 from rft_api.summary import Summary
 
 MAXIMUM_BYTES = 4096
-"""What Kubernetes keeps of a termination message."""
+"""Number of bytes that Kubernetes keeps of a termination message."""
 KEPT_CHECKPOINTS = 3
 
 
@@ -22,37 +22,37 @@ class RunResult(Model):
     """The part of a run's summary that fits into a termination message."""
 
     steps: int
-    """Optimizer steps done."""
+    """Number of optimizer steps of the run."""
     stopped_early: bool
     """Whether early stopping ended the run."""
     best_step: int
     """Step of the exported checkpoint."""
     checkpoints: list[CheckpointInfo]
-    """The best checkpoints, best first."""
+    """The checkpoints with the highest validation reward, best first."""
     prompts: int
-    """Held-out prompts that the rewards are means over."""
+    """Number of held-out prompts over which the rewards are means."""
     base_reward: float
     """Mean reward of the base model."""
     tuned_reward: float
     """Mean reward of the exported model."""
     gain: Gain
-    """Tuned against base."""
+    """Difference between the tuned model and the base model."""
     reward_hacking: HackingVerdict | None = None
-    """What comparing the reward with its shadows says."""
+    """Verdict of comparing the reward with its shadows."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run ended before its end."""
+    """The failure of a run."""
 
     reason: str | None
-    """Reason of an `ExitCode`; none when the message is not the trainer's own."""
+    """Reason of an `ExitCode`; None when the trainer has not written the message."""
     message: str
-    """The text."""
+    """Text of the message."""
 
 
 def success_message(summary: Summary) -> str:
-    """What rank 0 writes as its termination message when the run has succeeded."""
+    """The termination message that rank 0 writes when the run has succeeded."""
     return RunResult(
         steps=summary.steps,
         stopped_early=summary.stopped_early,
@@ -67,7 +67,7 @@ def success_message(summary: Summary) -> str:
 
 
 def parse_result(message: str) -> RunResult | None:
-    """The result in a termination message; none when it holds no result."""
+    """The result in a termination message; None when it holds no result."""
     try:
         return RunResult.model_validate_json(message)
     except ValidationError:

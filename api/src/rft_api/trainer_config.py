@@ -25,20 +25,20 @@ LARGEST_DEFAULT_MICRO_BATCH = 8
 
 
 class RewardTarget(Model):
-    """A reward server and how to reach it."""
+    """The server of a reward."""
 
     url: str
     """Base URL of the server."""
     token_file: str | None = None
     """File with the bearer token."""
     timeout_seconds: float = 30.0
-    """Time that one batch may take."""
+    """Number of seconds that one batch may take."""
     digest: str
-    """Digest of what computes the reward."""
+    """Digest of the code and options that compute the reward."""
 
 
 class TrainerConfig(Model):
-    """Everything that the trainer needs."""
+    """The configuration of a trainer."""
 
     name: str
     """Name of the job."""
@@ -47,40 +47,41 @@ class TrainerConfig(Model):
     model: str
     """Folder of the base model, or OWNER/NAME on the Hugging Face hub."""
     data: Data
-    """The prompts."""
+    """The prompts to train and to evaluate on."""
     rewards: dict[str, RewardTarget]
     """Reward servers by name."""
     shadows: list[str] = []
-    """Those of the rewards that score every completion without being trained on."""
+    """Names of the rewards that also score every completion but are not trained on."""
     warmup: Warmup | None = None
-    """The supervised stage; none when absent."""
+    """The supervised stage before reinforcement learning; None when there is none."""
     algorithm: Algorithm
     """The policy-gradient loss."""
     hyperparameters: Hyperparameters
-    """How to train."""
+    """Hyperparameters of reinforcement learning."""
     tuning: Tuning
     """Which weights are trained."""
     compute: TrainerCompute
-    """Processes and devices."""
+    """The processes of the trainer and their devices."""
     output: str
     """Folder of the run's files."""
     preflight: Preflight
     """The check before training."""
     early_stopping: EarlyStopping | None = None
-    """When to end for lack of progress; never when absent."""
+    """When training ends because the validation reward has stopped improving; None when it does not end early."""
 
     def sources(self) -> Iterator[SplitSource]:
-        """Every source of prompts and conversations."""
+        """All sources of prompts and conversations."""
         return split_sources(self.data, self.warmup)
 
     @property
     def completions_per_process(self) -> int:
-        """Completions that each process handles per optimizer step."""
+        """Number of completions that each process handles per optimizer step."""
         return self.hyperparameters.batch_size * self.hyperparameters.samples_per_prompt // self.compute.world_size
 
     @property
     def effective_micro_batch_size(self) -> int:
-        """Completions per pass on each process: as stated, or the largest divisor of a process's share up to 8."""
+        """Number of completions per pass of each process: as stated, or the largest divisor, up to 8, of a process's
+        share."""
         share = self.completions_per_process
         sizes = range(1, LARGEST_DEFAULT_MICRO_BATCH + 1)
         return self.hyperparameters.micro_batch_size or max(size for size in sizes if share % size == 0)

@@ -23,47 +23,50 @@ class Warmup(Model):
     rules: ClassVar[tuple[Rule, ...]] = (distinct_names("data"),)
 
     data: Annotated[list[WarmupSource], Field(min_length=1, max_length=32)]
-    """Sources of conversations to imitate."""
+    """Sources of the conversations that the model learns to imitate."""
     epochs: Annotated[Integer, Field(ge=1, le=100)] = 1
-    """Passes over the data."""
+    """Number of passes over the conversations."""
     batch_size: Annotated[Integer, Field(ge=1, le=4096)] = 16
-    """Conversations per optimizer step, over all processes."""
+    """Number of conversations per optimizer step, summed over all processes."""
     learning_rate: Annotated[Decimal, Between("0", "0.1", low_included=False)] = 2e-5
-    """Peak learning rate of the stage; it decays linearly to 0."""
+    """Learning rate at the start of the stage. It decays linearly to 0."""
 
 
 class Hyperparameters(Model):
-    """How to train."""
+    """Hyperparameters of reinforcement learning."""
 
     epochs: Annotated[Integer, Field(ge=1, le=1000)] = 1
-    """Passes over the training prompts."""
+    """Number of passes over the training prompts."""
     max_steps: Annotated[Integer, Field(ge=1, le=1000000)] | None = None
-    """Optimizer steps after which training ends even when epochs are left."""
+    """Number of optimizer steps after which training ends, even if epochs are left."""
     batch_size: Annotated[Integer, Field(ge=1, le=4096)] = 32
-    """Prompts per optimizer step, over all processes."""
+    """Number of prompts per optimizer step, summed over all processes."""
     samples_per_prompt: Annotated[Integer, Field(ge=2, le=128)] = 8
-    """Completions sampled for each prompt: the group that its advantages are computed in."""
+    """Number of completions that are sampled for each prompt. Together they are the group in which advantages are
+    computed."""
     micro_batch_size: Annotated[Integer, Field(ge=1, le=4096)] | None = None
-    """Completions per forward and backward pass on each process; lower it when memory runs out.
-    When absent, the largest divisor of a process's share that is at most 8."""
+    """Number of completions per forward and backward pass of each process. Lower it when memory runs out. The default
+    is the largest divisor, up to 8, of the number of completions that each process handles per step."""
     learning_rate: Annotated[Decimal, Between("0", "0.1", low_included=False)] = 1e-5
-    """Learning rate (AdamW)."""
+    """Learning rate of the optimizer, AdamW."""
     learning_rate_schedule: Literal["Constant", "Linear", "Cosine"] = "Constant"
-    """How the learning rate moves from its value to 0 over the run, if at all."""
+    """Schedule of the learning rate. Constant keeps it; Linear and Cosine lower it to 0 over the run."""
     maximum_gradient_norm: Annotated[Decimal, Between("0", "1000000", low_included=False)] = 1.0
-    """Norm to which gradients are clipped."""
+    """Largest norm of the gradient. Larger gradients are clipped to it."""
     max_prompt_tokens: Annotated[Integer, Field(ge=1, le=1048576)] = 1024
-    """Prompts with more tokens are left out, counted and reported; never cut."""
+    """Largest number of tokens in a prompt. Longer prompts are left out, counted and reported; they are never
+    truncated."""
     max_completion_tokens: Annotated[Integer, Field(ge=1, le=1048576)] = 512
-    """Tokens after which a completion is cut off."""
+    """Largest number of tokens in a completion. Longer completions are truncated."""
     temperature: Annotated[Decimal, Between("0", "10", low_included=False)] = 1.0
-    """Sampling temperature while training."""
+    """Temperature at which training completions are sampled."""
     kl_coefficient: Annotated[Decimal, Between("0", "10")] = 0.0
-    """Weight of the KL divergence from the model that RL starts from (after a warm-up) in the loss; 0 needs none."""
+    """Weight, in the loss, of the KL divergence from the model that reinforcement learning starts from (after a
+    warm-up). With 0 the divergence is not computed."""
     eval_interval: Annotated[Integer, Field(ge=1, le=1000000)] = 10
-    """Steps between validations; a checkpoint is written at each."""
+    """Number of optimizer steps between two validations. A checkpoint is written at each validation."""
     seed: Annotated[Integer, Field(ge=0, le=2147483647)] = 0
-    """Seed of everything random."""
+    """Seed of all random numbers of the run."""
 
 
 class Tuning(Model):
@@ -80,13 +83,14 @@ class Tuning(Model):
     )
 
     type: Literal["LoRA", "Full"] = "LoRA"
-    """LoRA trains a small adapter on all linear layers, Full trains every weight."""
+    """LoRA trains a small adapter on all linear layers; Full trains all weights of the model."""
     rank: Annotated[Integer, Field(ge=1, le=512)] | None = None
-    """Rank of the adapter; 16 when absent."""
+    """Rank of the adapter. The default is 16."""
     alpha: Annotated[Integer, Field(ge=1, le=4096)] | None = None
-    """Scale of the adapter (its output is multiplied by alpha / rank); twice the rank when absent."""
+    """Scale of the adapter, whose output is multiplied by alpha / rank. The default is twice the rank."""
     last_layers: Annotated[Integer, Field(ge=1, le=1000)] | None = None
-    """Adapt only this many of the last layers, which makes the backward pass shorter; all when absent."""
+    """Number of layers, counted from the last one, that get an adapter. Fewer layers make the backward pass shorter. By
+    default all layers get one."""
 
     @property
     def effective_rank(self) -> int:
@@ -100,7 +104,7 @@ class Tuning(Model):
 
 
 class DeepSpeed(Model):
-    """How DeepSpeed spreads the training state over processes (ZeRO)."""
+    """How DeepSpeed partitions the state of training over the processes (ZeRO)."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -111,16 +115,18 @@ class DeepSpeed(Model):
     )
 
     zero_stage: Annotated[Integer, Field(ge=0, le=3)] = 2
-    """0: nothing is split; 1: optimizer state; 2: and gradients; 3: and weights."""
+    """Stage of ZeRO. Stage 0 partitions nothing, stage 1 the state of the optimizer, stage 2 also the gradients, stage
+    3 also the weights."""
     offload: Literal["None", "Optimizer"] = "None"
-    """Optimizer keeps the optimizer's state in host memory."""
+    """Optimizer keeps the state of the optimizer in the memory of the host instead of the GPU's."""
 
 
 class Rollouts(Model):
-    """What generates the completions while training."""
+    """How training completions are generated."""
 
     engine: Literal["Transformers", "vLLM"] = "Transformers"
-    """Transformers runs anywhere; vLLM is faster on GPUs and shares them with the trainer."""
+    """Library that generates the completions. Transformers runs on CPUs and GPUs; vLLM is faster, needs GPUs and shares
+    them with the trainer."""
 
 
 class TrainerCompute(Model):
@@ -144,24 +150,25 @@ class TrainerCompute(Model):
     )
 
     nodes: Annotated[Integer, Field(ge=1, le=1024)] = 1
-    """Trainer pods."""
+    """Number of trainer pods."""
     gpus_per_node: Annotated[Integer, Field(ge=0, le=64)] = 1
-    """GPUs, and trainer processes, of each pod; 0 trains on CPUs."""
+    """Number of GPUs of each pod, each with a trainer process of its own. With 0 the job trains on CPUs."""
     processes_per_node: Annotated[Integer, Field(ge=1, le=64)] | None = None
-    """Trainer processes of each pod when gpusPerNode is 0; 1 when absent."""
+    """Number of trainer processes of each pod when gpusPerNode is 0. The default is 1."""
     deepspeed: DeepSpeed | None = None
-    """DeepSpeed's settings; when absent, several processes train with ZeRO stage 2 and one without DeepSpeed."""
+    """Settings of DeepSpeed. By default, several processes train with ZeRO stage 2, and a single process trains without
+    DeepSpeed."""
     rollouts: Rollouts = Rollouts()
-    """What generates the completions."""
+    """How training completions are generated."""
 
     @property
     def effective_processes_per_node(self) -> int:
-        """Trainer processes of each pod: one for each GPU, or as many as are stated, or one."""
+        """Number of trainer processes of each pod: one per GPU; on CPUs as many as the manifest states, or one."""
         return self.gpus_per_node or self.processes_per_node or 1
 
     @property
     def world_size(self) -> int:
-        """Trainer processes of all pods."""
+        """Number of trainer processes of all pods."""
         return self.nodes * self.effective_processes_per_node
 
     @property
@@ -171,28 +178,29 @@ class TrainerCompute(Model):
 
     @property
     def effective_deepspeed(self) -> DeepSpeed | None:
-        """DeepSpeed's settings, or their default; None when the trainer does without DeepSpeed."""
+        """Settings of DeepSpeed, or their default; None when the trainer runs without DeepSpeed."""
         if self.deepspeed is None and self.world_size > 1:
             return DeepSpeed()
         return self.deepspeed
 
 
 class Preflight(Model):
-    """A check, before training, that this model can learn from this reward."""
+    """A check, before training, of whether the model can learn from the reward."""
 
     prompts: Annotated[Integer, Field(ge=1, le=4096)] = 32
-    """Training prompts that are sampled and scored."""
+    """Number of training prompts whose completions are sampled and scored."""
     action: Literal["Fail", "Warn", "Skip"] = "Fail"
-    """What to do when the verdict is that reinforcement learning cannot help: end the job, say so, or not check."""
+    """What happens when the model cannot learn from the reward. Fail ends the job, Warn continues with a warning, Skip
+    leaves the check out."""
 
 
 class EarlyStopping(Model):
-    """Ends training when validation stops improving."""
+    """When training ends because the validation reward has stopped improving."""
 
     patience: Annotated[Integer, Field(ge=1, le=1000)] = 5
-    """Validations without an improvement after which training ends."""
+    """Number of validations in a row without an improvement after which training ends."""
     minimum_gain: Annotated[Decimal, Between("0", "1000000")] = 0.0
-    """Validation reward by which the best so far has to be exceeded to count as an improvement."""
+    """Amount by which a validation reward has to exceed the best one so far to count as an improvement."""
 
 
 Split = Literal["train", "validation", "test", "warmup"]
@@ -200,10 +208,10 @@ Split = Literal["train", "validation", "test", "warmup"]
 
 @dataclass(frozen=True)
 class SplitSource:
-    """A source of a job, what it is used for, and where it stands."""
+    """A source of a job, with its split and its place in the spec."""
 
     split: Split
-    """What it is used for."""
+    """What the source is used for."""
     location: Location
     """Its place in the spec, such as ("data", "train", 0)."""
     source: DataSource | WarmupSource
@@ -229,7 +237,7 @@ def split_sources(data: Data, warmup: Warmup | None) -> Iterator[SplitSource]:
 
 
 def relocate(data: Data, warmup: Warmup | None, locate: Callable[[Source], str]) -> tuple[Data, Warmup | None]:
-    """The same data at other addresses: `locate` tells the new address of each source."""
+    """The same data at other addresses; `locate` returns the new address of a source."""
 
     def moved(sources: Sequence[Source] | None) -> list[Source] | None:
         return None if sources is None else [source.model_copy(update={"uri": locate(source)}) for source in sources]

@@ -65,7 +65,7 @@ def read_manifests(paths: Iterable[Path]) -> tuple[Manifests, list[ManifestError
     try:
         found, errors = load_manifests(manifest_files(paths)), []
     except ManifestErrors as wrong:
-        found, errors = wrong.found, list(wrong.errors)
+        found, errors = wrong.manifests, list(wrong.errors)
     for function in found.reward_functions.values():
         errors += _function_errors(found, function)
     return found, errors

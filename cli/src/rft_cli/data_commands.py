@@ -93,11 +93,9 @@ def convert(
         list[str] | None, typer.Option(help="Logs: take this model only (repeatable).", show_default=False)
     ] = None,
     since: Annotated[
-        str | None, typer.Option(help="Logs: take records from this moment, 2026-01-31T12:00:00Z.", show_default=False)
+        str | None, typer.Option(help="Logs: take records from this time on, 2026-01-31T12:00:00Z.", show_default=False)
     ] = None,
-    until: Annotated[
-        str | None, typer.Option(help="Logs: take records before this moment.", show_default=False)
-    ] = None,
+    until: Annotated[str | None, typer.Option(help="Logs: take records before this time.", show_default=False)] = None,
     equals: Annotated[
         list[str] | None,
         typer.Option(help="Logs: KEY=VALUE that the request's metadata has (repeatable).", show_default=False),
