@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from recording_cluster import RecordingCluster
 from worlds_from_yaml import SETTINGS, read_case, router_of
 
-from rft_operator.kube.store import Key, Store, key_of
+from rft_operator.kube.store import Key
 from rft_operator.pods.probe import PodClient
 from rft_operator.reconcile.metrics import Metrics
 from rft_operator.reconcile.reconciler import Reconciler
@@ -20,28 +20,6 @@ from rft_operator.resources import RESOURCES
 
 FILE = Path(__file__).parent / "golden" / "job-first-start.yaml"
 JOB = Key("RFTJob", "team", "quickstart")
-
-
-class RecordingCluster:
-    """Takes every write, and remembers its order. What is applied completes the object that is there."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self.sent: list[tuple[str, Any]] = []
-        self._versions = itertools.count(1000)
-
-    async def create(self, obj: dict[str, Any]) -> dict[str, Any]:
-        return self._take(obj["kind"], obj)
-
-    async def apply(self, obj: dict[str, Any], subresource: str = "") -> dict[str, Any]:
-        return self._take(f"{obj['kind']}/{subresource}", obj)
-
-    def _take(self, what: str, obj: dict[str, Any]) -> dict[str, Any]:
-        version = str(next(self._versions))
-        self.sent.append((what, obj))
-        held = self._store.get(key_of(obj["kind"], obj)) if "name" in obj["metadata"] else None
-        there = held or {"metadata": {"uid": f"uid-{version}"}}
-        return {**there, **obj, "metadata": {**there["metadata"], **obj["metadata"], "resourceVersion": version}}
 
 
 @pytest.fixture

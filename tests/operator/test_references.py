@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_golden import CASES
-from worlds_from_yaml import plan_objects, read_case, router_of
+from worlds_from_yaml import CASES, plan_objects, read_case, router_of
 
 from rft_operator.kube.kinds import KINDS
 from rft_operator.kube.store import Key, Store

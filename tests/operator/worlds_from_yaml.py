@@ -36,6 +36,12 @@ SETTINGS = Settings(
     namespace="rft-system",
     metrics_namespace="monitoring",
 )
+CASES = sorted(
+    file
+    for file in (Path(__file__).parent / "golden").glob("*.yaml")
+    if not file.name.endswith((".plan.yaml", ".part.yaml"))
+)
+"""The files of the golden cases."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -102,7 +108,9 @@ def plan_case(file: Path) -> Plan:
 def describe_plan(plan: Plan) -> dict[str, Any]:
     """A plan as YAML can hold it."""
     return {
-        "desired": [{**({"once": True} if wanted.once else {}), **wanted.object} for wanted in plan.desired],
+        "desired": [
+            {"why": wanted.why, **({"once": True} if wanted.once else {}), **wanted.object} for wanted in plan.desired
+        ],
         "deletions": [asdict(deletion) for deletion in plan.deletions],
         "status": plan.status,
         "events": [asdict(event) for event in plan.events],

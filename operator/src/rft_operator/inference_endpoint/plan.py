@@ -91,12 +91,14 @@ def _objects(world: InferenceEndpointWorld, settings: Settings) -> tuple[list[De
             address = adapter_address(endpoint)
             assert address is not None  # the schema has exactly one of model and adapter
             address.split()
-            return [Desired(build_endpoint_service(endpoint))], _base_problem(world)
+            return [
+                Desired(build_endpoint_service(endpoint), "it leads to the pods of the base endpoint")
+            ], _base_problem(world)
         adapters = [adapter for adapter in world.adapters if _has_valid_address(adapter)]
         objects = [
-            Desired(build_adapter_list(endpoint, adapters)),
-            Desired(build_server_deployment(endpoint, adapters, settings)),
-            Desired(build_endpoint_service(endpoint)),
+            Desired(build_adapter_list(endpoint, adapters), "the loader reads which adapters to serve from it"),
+            Desired(build_server_deployment(endpoint, adapters, settings), "it runs the server"),
+            Desired(build_endpoint_service(endpoint), "it leads to the server's pods"),
         ]
         return objects if serving_of(endpoint).max_adapters else objects[1:], None
     except AddressProblem as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 
 from rft_api.model import Json
@@ -12,6 +13,8 @@ from rft_operator.kube.cluster import Cluster, Conflict
 from rft_operator.kube.kinds import KINDS
 from rft_operator.kube.plan import Desired, Plan
 from rft_operator.kube.store import Key, Store, key_of
+
+log = logging.getLogger(__name__)
 
 TakeAnswer = Callable[[Key, Json], None]
 """Takes over what the API server answered to a write; the key is that of the object for which was written."""
@@ -46,8 +49,10 @@ class Applier:
             Refused: when the API server finds an object wrong.
         """
         for deletion in plan.deletions:
-            await self._cluster.delete(deletion.kind, owner.namespace, deletion.name, deletion.uid)
-            self._applied.pop(Key(deletion.kind, owner.namespace, deletion.name), None)
+            key = Key(deletion.kind, owner.namespace, deletion.name)
+            if await self._cluster.delete(*key, deletion.uid):
+                _log_write(owner, "deleted", key, deletion.why)
+            self._applied.pop(key, None)
         for runs_pods in (False, True):
             objects = [wanted for wanted in plan.desired if KINDS[wanted.object["kind"]].makes_pods is runs_pods]
             done = await asyncio.gather(*(self._bring(owner, owner_uid, o) for o in objects), return_exceptions=True)
@@ -65,8 +70,9 @@ class Applier:
             return False
         metadata = {name: obj["metadata"][name] for name in ("name", "namespace", "uid")}
         body = {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": metadata, "status": status}
-        written = await self._cluster.apply(body, "status")
-        self._take_answer(key_of(obj["kind"], obj), written)
+        key = key_of(obj["kind"], obj)
+        self._take_answer(key, await self._cluster.apply(body, "status"))
+        log.info("%s %s/%s: wrote the status: %s", *key, _describe_change(obj.get("status", {}), status))
         return True
 
     def forget(self, owner: Key) -> None:
@@ -96,6 +102,7 @@ class Applier:
                 _check_owner(key, existing, owner_uid)
                 self._take_answer(owner, existing)
         else:
+            _log_write(owner, "created", key, wanted.why)
             if KINDS[key.kind].child:
                 self._take_answer(owner, made)
         if not KINDS[key.kind].child:
@@ -104,7 +111,8 @@ class Applier:
     async def _apply(self, owner: Key, owner_uid: str, wanted: Desired) -> None:
         key = key_of(wanted.object["kind"], wanted.object)
         digest = hashlib.sha256(json.dumps(wanted.object, sort_keys=True).encode()).digest()
-        if self._store.version(key) is not None and self._applied.get(key) == (digest, self._store.fingerprint(key)):
+        there, applied = self._store.version(key) is not None, self._applied.get(key)
+        if there and applied == (digest, self._store.fingerprint(key)):
             return
         if KINDS[key.kind].child:
             # Applying would take over an object of the same name that belongs to somebody else.
@@ -113,6 +121,32 @@ class Applier:
                 _check_owner(key, existing, owner_uid)
         self._take_answer(owner, await self._cluster.apply(wanted.object))
         self._applied[key] = (digest, self._store.fingerprint(key))
+        _log_write(owner, _verb(there, applied, digest), key, wanted.why)
+
+
+def _verb(there: bool, applied: tuple[bytes, bytes | None] | None, digest: bytes) -> str:
+    """What applying an object did, from what was there and what was applied before."""
+    if not there:
+        return "created"
+    if applied is None:
+        return "applied, for the first time since the operator started,"
+    return "updated" if applied[0] != digest else "restored what somebody else changed of"
+
+
+def _log_write(owner: Key, verb: str, key: Key, why: str) -> None:
+    log.info("%s %s/%s: %s %s %s: %s", *owner, verb, key.kind, key.name, why)
+
+
+def _describe_change(before: Json, after: Json) -> str:
+    """What is new in a status: the conditions that have changed, or else the names of the fields that have."""
+    known = {c["type"]: (c["status"], c["reason"]) for c in before.get("conditions", [])}
+    changed = [
+        f"{c['type']} is {c['status']} ({c['reason']})"
+        for c in after.get("conditions", [])
+        if known.get(c["type"]) != (c["status"], c["reason"])
+    ]
+    fields = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+    return ", ".join(changed or fields)
 
 
 def _check_owner(key: Key, obj: Json, owner_uid: str) -> None:

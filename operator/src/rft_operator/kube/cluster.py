@@ -115,14 +115,16 @@ class Cluster:
         """
         return await self._write("put", _path(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"]), obj)
 
-    async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
-        """Deletes the object with this uid, and what hangs on it; nothing when it is gone."""
+    async def delete(self, kind: str, namespace: str, name: str, uid: str) -> bool:
+        """Deletes the object with this uid, and what hangs on it; returns whether it was there."""
         options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         try:
             await self._request("delete", _path(kind, namespace, name), body=options)
         except ApiException as error:
             if error.status not in (404, 409):
                 raise
+            return False
+        return True
 
     async def _write(self, method: str, path: str, obj: Json, **options: Any) -> Json:
         try:

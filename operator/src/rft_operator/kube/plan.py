@@ -15,6 +15,8 @@ class Desired:
 
     object: Json
     """The object, as it is applied."""
+    why: str
+    """What it is for, as a sentence without its end: it follows the object's name in the log."""
     once: bool = False
     """Whether it is only created, and left alone when it exists: Jobs and what is immutable or secret."""
 
@@ -28,6 +30,8 @@ class Deletion:
     name: str
     uid: str
     """The object that was seen: one made anew under the same name is not deleted."""
+    why: str
+    """Why it is deleted, as a sentence without its end."""
 
 
 @dataclass(frozen=True)

@@ -60,15 +60,17 @@ def plan_reward_function(world: RewardFunctionWorld, settings: Settings) -> Plan
     finding = _finding(world, resolved)
     finding = replace(finding, message="; ".join(filter(None, [finding.message, *_unreachable(world)])))
     objects = [
-        Desired(build_reward_configuration(resolved), once=True),
-        Desired(build_token_secret(resolved, world.new_token), once=True),
-        Desired(build_reward_service(resolved)),
-        Desired(build_network_policy(resolved, world.endpoints, settings)),
-        Desired(build_reward_deployment(resolved, settings)),
+        Desired(build_reward_configuration(resolved), "the reward server reads the function from it", once=True),
+        Desired(build_token_secret(resolved, world.new_token), "only who has the token may ask for scores", once=True),
+        Desired(build_reward_service(resolved), "trainers reach the reward server through it"),
+        Desired(build_network_policy(resolved, world.endpoints, settings), "it limits what graded code can reach"),
+        Desired(build_reward_deployment(resolved, settings), "it runs the reward server"),
     ]
     current = names.reward_configuration(function.metadata.name, document_digest(resolved))
     old = [c for c in world.configurations if c.name != current] if finding.status == "True" else []
-    deletions = [Deletion("v1", "ConfigMap", c.name, c.uid) for c in old]
+    deletions = [
+        Deletion("v1", "ConfigMap", c.name, c.uid, "no pod reads this version of the function any more") for c in old
+    ]
     if finding.status != "True" and any(_may_tell(pod) for pod in world.pods):
         poll = settings.poll_seconds
     return _plan(world, before, finding, reward_digest(resolved.spec), objects, deletions, poll)

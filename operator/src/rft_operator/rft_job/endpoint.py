@@ -41,12 +41,13 @@ def plan_job_endpoint(world: RFTJobWorld, succeeded: bool) -> EndpointPlan:
     if existing is not None and existing.metadata.labels.get(names.CREATED_FOR) != job.metadata.name:
         text = f"InferenceEndpoint {wanted.name} exists and was not made for this job"
         return EndpointPlan((), Finding(ConditionType.ENDPOINT_READY, "False", Reason.ENDPOINT_TAKEN, text))
-    desired = [Desired(_build_endpoint(job))]
+    desired = [Desired(_build_endpoint(job), "the job has succeeded, and its spec.endpoint asks for it")]
     base = base_endpoint_name(job)
     if base is not None:
         base_existing = world.endpoints.get(base)
         if base_existing is None or names.CREATED_FOR in base_existing.metadata.labels:
-            desired.insert(0, Desired(_build_base_endpoint(job, base, world.sharing_jobs, base_existing)))
+            built = _build_base_endpoint(job, base, world.sharing_jobs, base_existing)
+            desired.insert(0, Desired(built, f"its server serves the adapter {wanted.name}"))
     return EndpointPlan(desired, _endpoint_finding(existing))
 
 

@@ -38,6 +38,8 @@ LIVE_FIELDS = ("suspend", "limits", "endpoint")
 """Fields of a spec that may change while the run goes on."""
 KEPT_ATTEMPTS = 2
 """Jobs that stay: the newest attempt, and the one before it for its log."""
+_OUTDATED = "the spec has changed before training started"
+_SUPERSEDED = f"only the newest {KEPT_ATTEMPTS} attempts stay"
 
 
 def plan_rft_job(world: RFTJobWorld, settings: Settings) -> Plan:
@@ -120,12 +122,13 @@ def _state(
     if ended is not None:
         # Final, whatever becomes of the objects that it was derived from.
         state = RunState(ended.status, Reason(ended.reason), ended.message, before.retries or 0)
-        return replace(state, stop=_unfinished(newest)), [], None
+        return replace(state, stop=_unfinished(newest), why="the run has ended"), [], None
     if awaits_pod_news(newest, world.pods, world.now):
         return RunState("Unknown", Reason.RUNNING, "the trainer has ended", requeue_seconds=1), [], None
     if start_time is None and _is_outdated(world):
         text = "the spec has changed; what was made for the old one is removed"
-        return RunState("Unknown", Reason.STARTING, text, stop=_unfinished(newest), requeue_seconds=1), [], None
+        state = RunState("Unknown", Reason.STARTING, text, stop=_unfinished(newest), why=_OUTDATED, requeue_seconds=1)
+        return state, [], None
     objects, problem = _base_objects(world, job)
     rewards = _rewards_finding(world, job)
     blocked = None
@@ -151,19 +154,22 @@ def _state(
         return state, objects if goes_on else [], problem
     uids = {name: function.metadata.uid or "" for name, function in world.reward_functions.items()}
     attempt = build_training_job(job, state.start, state.retries, uids, settings)
-    return state, [*objects, Desired(attempt, once=True)], problem
+    desired = Desired(attempt, f"it runs attempt {state.start + 1}: {state.why}", once=True)
+    return state, [*objects, desired], problem
 
 
 def _base_objects(world: RFTJobWorld, job: RFTJob) -> tuple[list[Desired], str | None]:
     """The objects that every attempt needs, or why they cannot be made."""
     # A pod alone has nobody to find.
-    service = [Desired(build_trainer_service(job), once=True)] if job.spec.compute.nodes > 1 else []
+    why = "the trainer's pods find each other through it"
+    service = [Desired(build_trainer_service(job), why, once=True)] if job.spec.compute.nodes > 1 else []
     if world.configuration is not None:
         return service, None
     try:
         check_addresses(job)
         if set(reward_names(job)) <= world.reward_functions.keys():
-            return [Desired(build_run_configuration(job, world.reward_functions), once=True), *service], None
+            configuration = build_run_configuration(job, world.reward_functions)
+            return [Desired(configuration, "every attempt reads it", once=True), *service], None
     except (RunError, AddressProblem) as error:
         return [], str(error)
     return [], None
@@ -259,11 +265,15 @@ def _outcome(
 
 
 def _deletions(world: RFTJobWorld, state: RunState, start_time: datetime | None) -> list[Deletion]:
-    attempts = [*world.attempts[:-KEPT_ATTEMPTS], *([state.stop] if state.stop is not None else [])]
-    found = [Deletion("batch/v1", "Job", attempt.name, attempt.uid) for attempt in attempts if not attempt.deleting]
+    attempts = [(attempt, _SUPERSEDED) for attempt in world.attempts[:-KEPT_ATTEMPTS]]
+    if state.stop is not None:
+        attempts.append((state.stop, state.why))
+    found = [
+        Deletion("batch/v1", "Job", attempt.name, attempt.uid, why) for attempt, why in attempts if not attempt.deleting
+    ]
     configuration = world.configuration
     if configuration is not None and start_time is None and not state.ended and _is_outdated(world):
-        found.append(Deletion("v1", "ConfigMap", configuration.name, configuration.uid))
+        found.append(Deletion("v1", "ConfigMap", configuration.name, configuration.uid, _OUTDATED))
     return found
 
 

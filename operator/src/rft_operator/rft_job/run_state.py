@@ -34,6 +34,7 @@ POD_NEWS_SECONDS = 10
 """How long a Job's end may be known before its pods' is: their messages say why it ended."""
 # The same from the first moment on: a status is dear to write.
 _STARTING = "the trainer's pods are being created and started"
+_SUSPENDED = "spec.suspend is true"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ class RunState:
     """Number of the attempt to start."""
     stop: Attempt | None = None
     """Attempt whose Job is to be deleted."""
+    why: str = ""
+    """Why the attempt is started or stopped."""
     requeue_seconds: float | None = None
 
     @property
@@ -82,9 +85,9 @@ def decide_run_state(facts: RunFacts) -> RunState:
         return RunState("True", Reason.SUCCEEDED, retries=newest.retries_before)
     exceeded = _exceeded(facts)
     if exceeded is not None:
-        return _halt(facts, newest, "False", *exceeded)
+        return _halt(facts, newest, "False", *exceeded, why=exceeded[1])
     if newest is None:
-        return _start(facts, 0, 0)
+        return _start(facts, 0, 0, "the run starts")
     match newest.outcome:
         case Outcome.PERMANENT:
             cause = find_cause(newest, facts.pods)
@@ -93,9 +96,12 @@ def decide_run_state(facts: RunFacts) -> RunState:
         case Outcome.RETRIABLE:
             return _retry(facts, newest)
         case Outcome.STOPPED:
-            return _start(facts, newest.number + 1, newest.retries_before)
+            why = f"attempt {newest.number + 1} was stopped from outside, and the run goes on"
+            return _start(facts, newest.number + 1, newest.retries_before, why)
     if facts.suspend or newest.deleting:
-        return _halt(facts, newest, "Unknown", Reason.SUSPENDED if facts.suspend else Reason.STARTING, "")
+        return _halt(
+            facts, newest, "Unknown", Reason.SUSPENDED if facts.suspend else Reason.STARTING, "", why=_SUSPENDED
+        )
     return _going(facts, newest)
 
 
@@ -110,8 +116,8 @@ def _exceeded(facts: RunFacts) -> tuple[Reason, str] | None:
     return None
 
 
-def _halt(facts: RunFacts, newest: Attempt | None, status: Truth, reason: Reason, message: str) -> RunState:
-    """Stops what runs, and comes to rest in the given state when it has."""
+def _halt(facts: RunFacts, newest: Attempt | None, status: Truth, reason: Reason, message: str, why: str) -> RunState:
+    """Stops what runs, for the reason in `why`, and comes to rest in the given state when it has."""
     retries = newest.retries_before if newest is not None else 0
     stop = newest if newest is not None and newest.outcome is Outcome.UNFINISHED and not newest.deleting else None
     active = [pod for pod in facts.pods if pod.active]
@@ -119,8 +125,8 @@ def _halt(facts: RunFacts, newest: Attempt | None, status: Truth, reason: Reason
         text = f"{len(active)} pods save a checkpoint and end"
         # A limit that is exceeded is final at once: raising it later must not bring the job back to life.
         if status == "False":
-            return RunState(status, reason, message, retries, stop=stop)
-        return RunState("Unknown", Reason.STOPPING, text, retries, stop=stop)
+            return RunState(status, reason, message, retries, stop=stop, why=why)
+        return RunState("Unknown", Reason.STOPPING, text, retries, stop=stop, why=why)
     return RunState(status, reason, message, retries)
 
 
@@ -130,27 +136,27 @@ def _retry(facts: RunFacts, failed: Attempt) -> RunState:
     if retries > facts.limits.retries:
         text = f"attempt {failed.number + 1} failed with {cause.reason}: {cause.message}"
         return RunState("False", Reason.RETRIES_EXHAUSTED, text, failed.retries_before)
+    text = f"retry {retries} of {facts.limits.retries} after {cause.reason}: {cause.message}"
     if facts.suspend:
-        return _start(facts, failed.number + 1, retries)
+        return _start(facts, failed.number + 1, retries, text)
     wait = 0.0
     if failed.ended_at is not None:
         pause = min(FIRST_BACKOFF_SECONDS * 2 ** (retries - 1), LONGEST_BACKOFF_SECONDS)
         wait = (failed.ended_at + timedelta(seconds=pause) - facts.now).total_seconds()
     if wait > 0:
-        text = f"retry {retries} of {facts.limits.retries} after {cause.reason}: {cause.message}"
         return RunState("Unknown", Reason.RETRYING, text, retries, requeue_seconds=wait)
-    return _start(facts, failed.number + 1, retries)
+    return _start(facts, failed.number + 1, retries, text)
 
 
-def _start(facts: RunFacts, number: int, retries: int) -> RunState:
+def _start(facts: RunFacts, number: int, retries: int, why: str) -> RunState:
     active = [pod for pod in facts.pods if pod.active]
     if active:
         return RunState("Unknown", Reason.STOPPING, f"{len(active)} pods of the last attempt still end", retries)
     if facts.suspend:
-        return RunState("Unknown", Reason.SUSPENDED, "spec.suspend is true", retries)
+        return RunState("Unknown", Reason.SUSPENDED, _SUSPENDED, retries)
     if facts.blocked is not None:
         return RunState("Unknown", *facts.blocked, retries)
-    return RunState("Unknown", Reason.STARTING, _STARTING, retries, start=number)
+    return RunState("Unknown", Reason.STARTING, _STARTING, retries, start=number, why=why)
 
 
 def _going(facts: RunFacts, newest: Attempt) -> RunState:
