@@ -6,8 +6,8 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from rft_api.model import Json
 from rft_loader.base_model import BaseModel, Shape
 from rft_loader.problems import Problem
 from rft_loader.source import SourceFile
@@ -68,7 +68,7 @@ def check_adapter(folder: Path, base: BaseModel | None, maximum_rank: int) -> No
             _check_attachment(module, halves, base, bool(configuration.get("fan_in_fan_out")))
 
 
-def _read_configuration(path: Path) -> dict[str, Any]:
+def _read_configuration(path: Path) -> Json:
     try:
         configuration = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -22,6 +22,7 @@ from rft_api.metrics import (
     metadata_of,
     served_fields,
 )
+from rft_api.model import Json
 from rft_api.quantities import DECIMAL_PATTERN
 
 _HEADER = "# Generated from rft_api by `make generate`; edit the models there.\n"
@@ -50,7 +51,7 @@ def generated_files() -> dict[str, str]:
     return files
 
 
-def dump_yaml(document: dict[str, Any]) -> str:
+def dump_yaml(document: Json) -> str:
     """A document as YAML that versions 1.1 and 1.2 of YAML read alike."""
 
     class Dumper(yaml.SafeDumper):
@@ -66,7 +67,7 @@ def dump_yaml(document: dict[str, Any]) -> str:
     return yaml.dump(document, Dumper=Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 
-def _reference(crds: list[dict[str, Any]]) -> str:
+def _reference(crds: list[Json]) -> str:
     parts = [_REFERENCE_TITLE]
     for crd in crds:
         schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
@@ -82,7 +83,7 @@ def _reference(crds: list[dict[str, Any]]) -> str:
     return "".join(parts)
 
 
-def _rows(schema: dict[str, Any], path: str) -> list[str]:
+def _rows(schema: Json, path: str) -> list[str]:
     rows = []
     for name, field in schema.get("properties", {}).items():
         inner = field
@@ -99,14 +100,14 @@ def _rows(schema: dict[str, Any], path: str) -> list[str]:
     return rows
 
 
-def _default(name: str, field: dict[str, Any], parent: dict[str, Any]) -> str:
+def _default(name: str, field: Json, parent: Json) -> str:
     if name in parent.get("required", []):
         return "**required**"
     default = field.get("default")
     return "" if default in (None, [], {}) or isinstance(default, dict) else f"`{default}`"
 
 
-def _type(field: dict[str, Any]) -> str:
+def _type(field: Json) -> str:
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if field.get("type") == "array":
@@ -119,7 +120,7 @@ def _type(field: dict[str, Any]) -> str:
     return text
 
 
-def _rules(schema: dict[str, Any], path: str) -> list[tuple[str, str]]:
+def _rules(schema: Json, path: str) -> list[tuple[str, str]]:
     rules = []
     if schema.get("type") == "object":
         rules += [(path, validation["message"]) for validation in schema.get("x-kubernetes-validations", [])]

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from rft_api.invocation_log import LeftOut
+from rft_api.model import Json
 from rft_api.prompts import Message
 
 ROLES = ("system", "developer", "user", "assistant")
@@ -93,7 +94,7 @@ def _message(turn: Any) -> Message:
     return {"role": str(role), "content": _text(turn.get("content"))}
 
 
-def _kind_of(item: dict[str, Any]) -> LeftOut:
+def _kind_of(item: Json) -> LeftOut:
     # The Responses API lists calls of tools and their results beside the messages.
     return "NotText" if isinstance(item.get("type"), str) and item["type"] != "message" else "UnknownBody"
 
@@ -161,7 +162,7 @@ def _without_empty_end(messages: list[Message]) -> list[Message]:
     return messages[:-1] if ends else messages
 
 
-def _is_cut(piece: dict[str, Any]) -> bool:
+def _is_cut(piece: Json) -> bool:
     first = _first(piece, "choices") or _first(piece, "outputs") or _first(piece, "results") or {}
     stop = piece.get("messageStop")
     delta = piece.get("delta")
@@ -177,7 +178,7 @@ def _is_cut(piece: dict[str, Any]) -> bool:
     return any(isinstance(reason, str) and reason in _CUT for reason in found)
 
 
-def _answer_piece(piece: dict[str, Any]) -> str:
+def _answer_piece(piece: Json) -> str:
     """The text of an answer, or of a piece of a streamed one; pieces without text are empty."""
     output = piece.get("output")
     if isinstance(output, dict) and isinstance(output.get("message"), dict):  # Converse, Nova
@@ -214,7 +215,7 @@ def _answer_piece(piece: dict[str, Any]) -> str:
     )
 
 
-def _starts_tool(piece: dict[str, Any]) -> bool:
+def _starts_tool(piece: Json) -> bool:
     started = piece.get("content_block", piece.get("contentBlockStart"))
     if not isinstance(started, dict):
         return False
@@ -222,7 +223,7 @@ def _starts_tool(piece: dict[str, Any]) -> bool:
     return started.get("type") == "tool_use" or (isinstance(start, dict) and "toolUse" in start)
 
 
-def _first(piece: dict[str, Any], name: str) -> dict[str, Any] | None:
+def _first(piece: Json, name: str) -> Json | None:
     entries = piece.get(name)
     return entries[0] if isinstance(entries, list) and entries and isinstance(entries[0], dict) else None
 

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from rft_api.inference_endpoint import InferenceEndpoint
-from rft_api.model import Location, RuleViolations
+from rft_api.model import Json, Location, RuleViolations
 from rft_api.resource import API_VERSION
 from rft_api.reward_function import Grader, PythonReward, RewardFunction
 from rft_api.rft_job import RFTJob
@@ -118,9 +118,7 @@ def load_manifests(files: Iterable[Path]) -> Manifests:
     return manifests
 
 
-def _remember(
-    origin: Origin, document: dict[str, Any], kind: str, manifests: Manifests, errors: list[ManifestError]
-) -> None:
+def _remember(origin: Origin, document: Json, kind: str, manifests: Manifests, errors: list[ManifestError]) -> None:
     metadata = document.get("metadata")
     name = str(metadata.get("name")) if isinstance(metadata, dict) else ""
     earlier = manifests.origins.setdefault((kind, name), origin)
@@ -141,9 +139,7 @@ def _add(resource: Resource, manifests: Manifests, folder: Path) -> None:
             manifests.endpoints.append(resource)
 
 
-def _read_config_map(
-    origin: Origin, document: dict[str, Any], manifests: Manifests, errors: list[ManifestError]
-) -> None:
+def _read_config_map(origin: Origin, document: Json, manifests: Manifests, errors: list[ManifestError]) -> None:
     metadata, data = document.get("metadata"), document.get("data") or {}
     texts = isinstance(data, dict) and all(isinstance(value, str) for value in data.values())
     if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
@@ -239,7 +235,7 @@ def _documents(file: Path, errors: list[ManifestError]) -> list[tuple[yaml.Node,
     return documents
 
 
-def _validated(origin: Origin, document: dict[str, Any], kind: str, errors: list[ManifestError]) -> Resource | None:
+def _validated(origin: Origin, document: Json, kind: str, errors: list[ManifestError]) -> Resource | None:
     file, node = origin.file, origin.node
     missing = "apiVersion" not in document
     if missing:  # has a default in the models, because only manifests need to say it

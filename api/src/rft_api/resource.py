@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from rft_api.model import Model
+from rft_api.model import Json, Model
 from rft_api.quantities import Integer, Name
 
 GROUP: Final = "rft.dev"
 VERSION: Final = "v1alpha1"
 API_VERSION: Final = "rft.dev/v1alpha1"
 
-FreeForm = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+FreeForm = Annotated[Json, Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
 """An object whose schema belongs to Kubernetes or to the user; passed through unchanged."""
 
 StringMap = dict[str, str]

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rft_api.model import Json
+
 SCORE_PATH = "/v1/score"
 
 
@@ -23,11 +25,11 @@ class Sample(_Message):
 
     id: str
     """Names the sample in the answer."""
-    messages: list[dict[str, Any]]
+    messages: list[Json]
     """The conversation in OpenAI chat format; the last message is the assistant's."""
     reference_answer: Any = None
     """A string, an object, or nothing."""
-    metadata: dict[str, Any] = {}
+    metadata: Json = {}
     """Holds reference_answer again, and the data row's further fields: handlers in circulation read either place."""
 
 
@@ -63,7 +65,7 @@ def build_sample(
     completion: str,
     reference_answer: Any,
     metadata: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> Json:
     """A sample as JSON, with the reference answer in both places where handlers look for it."""
     return {
         "id": sample_id,
@@ -81,7 +83,7 @@ def match_scores(ids: Sequence[str], answer: Any) -> list[Score]:
     return [Score.model_validate(row) for row in match_rows(ids, answer)]
 
 
-def match_rows(ids: Sequence[str], answer: Any) -> list[dict[str, Any]]:
+def match_rows(ids: Sequence[str], answer: Any) -> list[Json]:
     """What `match_scores` gives, as the JSON objects of the protocol: the reward server's hot path.
 
     The answer is what a JSON parser makes: asking for dict and list is much faster than for Mapping and Sequence.
@@ -98,7 +100,7 @@ def match_rows(ids: Sequence[str], answer: Any) -> list[dict[str, Any]]:
     if not isinstance(answer, list):
         reason = f"the handler returned {_kind(answer)}; it must return a list of objects, one per sample"
         return [_failure(sample_id, reason) for sample_id in ids]
-    rows: dict[str, Any] = {}
+    rows: Json = {}
     duplicates: set[str] = set()
     for row in answer:
         row_id = str(row["id"]) if isinstance(row, dict) and "id" in row else None
@@ -118,11 +120,11 @@ def match_rows(ids: Sequence[str], answer: Any) -> list[dict[str, Any]]:
     return matched
 
 
-def _failure(sample_id: str, error: str) -> dict[str, Any]:
+def _failure(sample_id: str, error: str) -> Json:
     return {"id": sample_id, "aggregate_reward_score": None, "metrics_list": [], "error": _text(error)}
 
 
-def _row(sample_id: str, row: dict[str, Any]) -> dict[str, Any]:
+def _row(sample_id: str, row: Json) -> Json:
     error = row.get("error")
     if error is not None:
         return _failure(sample_id, str(error) or "the handler reported an error without a text")

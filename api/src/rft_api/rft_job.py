@@ -89,12 +89,12 @@ class RFTJobSpec(Model):
         ),
         Rule(
             cel="!has(self.shadowRewards) || self.shadowRewards.all(a, self.shadowRewards.exists_one(b, b == a))",
-            message="shadowRewards: every name may stand there once",
+            message="shadowRewards: every name may appear only once",
             holds=lambda spec: len(set(spec.shadow_rewards)) == len(spec.shadow_rewards),
         ),
         Rule(
             cel="!has(self.shadowRewards) || !self.data.train.exists(s, s.reward in self.shadowRewards)",
-            message="shadowRewards: a reward that is trained on is recorded anyway; remove it there",
+            message="shadowRewards: a reward that is trained on is recorded anyway; remove it from shadowRewards",
             holds=lambda spec: not {source.reward for source in spec.data.train} & set(spec.shadow_rewards),
         ),
         Rule(

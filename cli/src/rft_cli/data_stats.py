@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.model import Json
 from rft_api.prompts import problem_report
 from rft_cli.data_sources import ReadSource, Row, read_targets
 from rft_cli.texts import harmless
@@ -44,10 +44,10 @@ def stats(targets: Sequence[str], format_name: str, conversations: bool, as_json
         console.print(Text(harmless(remark), style="yellow"), soft_wrap=True)
 
 
-def describe(source: ReadSource) -> dict[str, Any]:
+def describe(source: ReadSource) -> Json:
     """The figures of a source."""
     rows = source.rows
-    figures: dict[str, Any] = {
+    figures: Json = {
         "source": source.label,
         "rows": len(rows),
         "distinctPrompts": len({row.digest for row in rows}),

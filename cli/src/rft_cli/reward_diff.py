@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean, pstdev, quantiles
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -19,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.model import Json
 from rft_api.reward_protocol import Score
 from rft_cli.score import Line, load_function, read_lines, score_lines
 from rft_cli.texts import bars, harmless, last_user_message, number, shorten, signed
@@ -190,7 +190,7 @@ def _print_samples(pairs: Sequence[Pair], count: int, console: Console) -> None:
     most = sorted(pairs, key=lambda pair: (-abs(pair.moved), -abs(pair.second - pair.first), pair.line.number))
     shown = [pair for pair in most if abs(pair.moved) > _SAME or abs(pair.second - pair.first) > _SAME][:count]
     for pair in shown:
-        messages: list[dict[str, Any]] = pair.line.sample["messages"]
+        messages: list[Json] = pair.line.sample["messages"]
         body = Table.grid(padding=(0, 2))
         body.add_row("prompt", Text(shorten(last_user_message(json.dumps(messages[:-1])), 300)))
         body.add_row("completion", Text(shorten(str(messages[-1].get("content")), 600)))

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from rft_api.crd import structural_schema
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.model import Json
 from rft_api.reward_function import RewardFunction
 from rft_cli.new_file import new_files
 from rft_cli.reward_templates import TEMPLATES, Template
@@ -84,7 +85,7 @@ def _manifest_name(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:63].strip("-") or "reward"
 
 
-def _options(name: str, template: Template) -> tuple[str, dict[str, Any]]:
+def _options(name: str, template: Template) -> tuple[str, Json]:
     """Where a reward's options stand in the manifest, and their schema."""
     spec = structural_schema(RewardFunction)["properties"]["spec"]["properties"]
     if template.kind == "builtin":
@@ -94,7 +95,7 @@ def _options(name: str, template: Template) -> tuple[str, dict[str, Any]]:
     return field, spec[field]
 
 
-def _rows(schema: dict[str, Any], path: str) -> Iterator[tuple[str, str, str, str]]:
+def _rows(schema: Json, path: str) -> Iterator[tuple[str, str, str, str]]:
     for name, field in schema.get("properties", {}).items():
         kind = " | ".join(field["enum"]) if "enum" in field else str(field.get("type", "any"))
         required = name in schema.get("required", [])

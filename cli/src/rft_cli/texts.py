@@ -6,7 +6,8 @@ import json
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+
+from rft_api.model import Json
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -68,5 +69,5 @@ def bars(counts: Sequence[int]) -> str:
 
 def last_user_message(conversation: str) -> str:
     """The last user message of a stored conversation (JSON)."""
-    messages: list[dict[str, Any]] = json.loads(conversation)
+    messages: list[Json] = json.loads(conversation)
     return next((str(m.get("content")) for m in reversed(messages) if m.get("role") == "user"), conversation)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from rft_api.model import Json
 from rft_api.training import TrainerCompute
 
 
-def build_deepspeed_config(compute: TrainerCompute, on_gpu: bool) -> dict[str, Any] | None:
+def build_deepspeed_config(compute: TrainerCompute, on_gpu: bool) -> Json | None:
     """The configuration that transformers hands to DeepSpeed; None when the run does without it."""
     deepspeed = compute.effective_deepspeed
     if deepspeed is None:
         return None
     stage = deepspeed.zero_stage
-    zero: dict[str, Any] = {"stage": stage}
+    zero: Json = {"stage": stage}
     if deepspeed.offload == "Optimizer":
         zero["offload_optimizer"] = {"device": "cpu"}
     if stage == 3:
