@@ -163,7 +163,12 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
         {**SPEC, "endpoint": {"name": "e", "baseEndpoint": "b"}, "tuning": {"type": "Full"}},
         "endpoint.baseEndpoint serves LoRA adapters",
     ),
-    (RFTJobSpec, {**SPEC, "shadowRewards": ["s", "t"]}, {**SPEC, "shadowRewards": ["s", "s"]}, "name may appear only once"),
+    (
+        RFTJobSpec,
+        {**SPEC, "shadowRewards": ["s", "t"]},
+        {**SPEC, "shadowRewards": ["s", "s"]},
+        "name may appear only once",
+    ),
     (RFTJobSpec, {**SPEC, "shadowRewards": ["s"]}, {**SPEC, "shadowRewards": ["r"]}, "trained on is recorded anyway"),
     (
         RFTJobSpec,

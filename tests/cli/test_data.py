@@ -194,6 +194,22 @@ def test_a_wrong_pattern_is_found_with_the_manifest(rft, tmp_path):
     assert f"there is no file or folder {tmp_path / 'gone'}" in rft("validate", manifest).stderr
 
 
+def test_files_of_logs_are_described_with_their_format(rft, tmp_path):
+    file = written(tmp_path / "log.json", logged("x"), logged("y"), logged("x"))
+    (prompts,) = json.loads(rft("data", "stats", "--json", "--format", "BedrockInvocationLog", file).stdout)
+    assert (prompts["rows"], prompts["invocationLog"]["leftOut"]) == (2, {"Duplicate": 1})
+    result = rft("data", "stats", "--json", "--conversations", "--format", "BedrockInvocationLog", file)
+    (conversations,) = json.loads(result.stdout)
+    assert conversations["answerCharacters"]["maximum"] == len("about x")
+    assert rft("data", "check", file).returncode == 11, "it is not in OpenAI chat format"
+
+
+def test_an_unknown_format_is_refused_with_those_that_exist(rft, tmp_path):
+    result = rft("data", "check", "--format", "Csv", written(tmp_path / "a.jsonl", row("x")))
+    assert result.returncode == 10
+    assert "--format Csv: must be one of OpenAIChat (a JSONL file in OpenAI chat format), Bedrock" in result.stderr
+
+
 def test_logs_on_an_object_store(rft, tmp_path, bucket):
     for hour in range(6):
         folder = bucket / f"AWSLogs/1/BedrockModelInvocationLogs/us-east-1/2025/03/11/{hour:02}"

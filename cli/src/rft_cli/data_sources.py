@@ -122,7 +122,8 @@ def file_source(address: str, format_name: str, conversations: bool) -> DataSour
     """
     entry = FORMATS.get(format_name)
     if entry is None:
-        raise RunError(ExitCode.CONFIGURATION_INVALID, f"--format {format_name}: must be one of {', '.join(FORMATS)}")
+        formats = ", ".join(f"{name} ({entry.description})" for name, entry in FORMATS.items())
+        raise RunError(ExitCode.CONFIGURATION_INVALID, f"--format {format_name}: must be one of {formats}")
     if conversations:
         return WarmupSource(name="file", uri=address, format=entry.name)
     return DataSource(name="file", uri=address, format=entry.name, reward="none")
