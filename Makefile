@@ -64,16 +64,16 @@ docs: install ## the documentation as a site in dist/docs; a broken link or page
 	@$(RUN) d2 --layout tala --theme 0 --dark-theme 200 --pad 10 docs/architecture.d2 docs/architecture.svg
 	@$(RUN) python docs/site/build.py dist/docs
 
+IMAGES := operator reward loader trainer-cpu trainer-cuda
 images: ## every container image: make images REGISTRY=registry.example.com/rft
 	@test -n "$(BUILDER)" || { echo "Images are built with docker, podman or buildah: none is here" >&2; exit 1; }
-	@build() { echo "Building $(REGISTRY)/$$1:$(VERSION)"; \
-	  $(BUILDER) build $(if $(filter %docker,$(BUILDER)),,--layers=false) --build-arg VERSION=$(VERSION) \
-	    $(if $(BASE),--build-arg BASE=$(BASE)) --tag $(REGISTRY)/$$1:$(VERSION) --file $$2/Dockerfile "$${@:3}" .; }; \
-	build rft-operator operator; \
-	build rft-reward reward-server; \
-	build rft-loader adapter-loader; \
-	build rft-trainer-cpu trainer-image --build-arg ACCELERATOR=cpu; \
-	build rft-trainer-cuda trainer-image --build-arg ACCELERATOR=cuda
+	@for image in $(IMAGES); do \
+	  echo "Building $(REGISTRY)/rft-$$image:$(VERSION)"; \
+	  tools/report.sh "Building rft-$$image" \
+	    $(BUILDER) build $(if $(filter %docker,$(BUILDER)),,--layers=false) --build-arg IMAGE=$$image \
+	    --build-arg VERSION=$(VERSION) $(if $(BASE),--build-arg BASE=$(BASE)) \
+	    --tag $(REGISTRY)/rft-$$image:$(VERSION) .; \
+	done
 
 # Versions stay as the file has them; without the file they are the newest.
 CUDA := trainer-image/requirements-cuda
@@ -95,7 +95,7 @@ licenses: install ## docs/reference/licenses.md, from uv.lock and what is instal
 # The version stands in pyproject.toml here; everything else repeats it, and a test holds that it does.
 version: $(UV) ## writes a version everywhere: make version VERSION=0.2.0
 	@sed -i 's/^version = ".*"/version = "$(VERSION)"/' pyproject.toml */pyproject.toml
-	@sed -i 's/^ARG VERSION=.*/ARG VERSION=$(VERSION)/' */Dockerfile
+	@sed -i 's/^ARG VERSION=.*/ARG VERSION=$(VERSION)/' Dockerfile
 	@sed -i -E 's/^(version|appVersion): .*/\1: "$(VERSION)"/' charts/*/Chart.yaml
 	@sed -i 's/\$$image:.*/$$image:$(VERSION)/' docs/install.md
 	@$(UV) lock --quiet

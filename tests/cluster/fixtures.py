@@ -248,23 +248,24 @@ def image_tools(report: Report) -> None:
 @pytest.fixture(scope="session")
 def operator_image(image_tools: None, run_folder: Path, report: Report) -> tuple[str, Path]:
     """The name of the operator's image and its archive, for `Node.load_image`."""
-    return _project_image("localhost/rft-operator:test", "operator/Dockerfile", run_folder, report)
+    return _project_image("operator", run_folder, report)
 
 
 @pytest.fixture(scope="session")
 def reward_image(image_tools: None, run_folder: Path, report: Report) -> tuple[str, Path]:
     """The name of the reward server's image and its archive."""
-    return _project_image("localhost/rft-reward:test", "reward-server/Dockerfile", run_folder, report)
+    return _project_image("reward", run_folder, report)
 
 
 @pytest.fixture(scope="session")
 def loader_image(image_tools: None, run_folder: Path, report: Report) -> tuple[str, Path]:
     """The name of the adapter loader's image and its archive."""
-    return _project_image("localhost/rft-loader:test", "adapter-loader/Dockerfile", run_folder, report)
+    return _project_image("loader", run_folder, report)
 
 
-def _project_image(name: str, dockerfile: str, run_folder: Path, report: Report) -> tuple[str, Path]:
-    build_project_image(report, name, dockerfile)
+def _project_image(image: str, run_folder: Path, report: Report) -> tuple[str, Path]:
+    name = f"localhost/rft-{image}:test"
+    build_project_image(report, name, image)
     return name, save_image(report, name, run_folder / "images")
 
 

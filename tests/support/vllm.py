@@ -38,7 +38,7 @@ class Vllm:
         ]  # fmt: skip
         self._environment = {
             **os.environ, "OMP_NUM_THREADS": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
-            "TORCHDYNAMO_DISABLE": "1",  # as trainer-image/Dockerfile has it
+            "TORCHDYNAMO_DISABLE": "1",  # as the Dockerfile has it
             **(environment or {}),
         }  # fmt: skip
 

@@ -41,7 +41,7 @@ def test_completions_are_reported_as_they_finish(tmp_path):
         **os.environ, "OMP_NUM_THREADS": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
         # As TRL runs vLLM inside the trainer.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "TORCHDYNAMO_DISABLE": "1",  # as trainer-image/Dockerfile has it
+        "TORCHDYNAMO_DISABLE": "1",  # as the Dockerfile has it
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(model)],
