@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from support.finished_runs import train_metrics, validation_metrics
 
 from rft_api.progress import Progress
 from rft_cli.display import Display
 from rft_cli.history import History
-from tests.cli.conftest import train_metrics, validation_metrics
 
 
 class Shown:

@@ -7,11 +7,11 @@ import struct
 from xml.etree import ElementTree
 
 import pytest
+from support.finished_runs import summary
 
 from rft_api.run_folder import RolloutRow
 from rft_cli.history import History
 from rft_cli.report import choose_samples
-from tests.cli.conftest import summary
 
 
 def test_a_finished_run(rft, finished_run):

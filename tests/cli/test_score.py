@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
+from support.finished_runs import BASE_REWARDS, write_evaluation
 from support.services import Answer, Service
 
 from rft_api.exit_codes import ExitCode
 from rft_api.manifests import load_manifests
 from rft_api.run_folder import RunFolder
 from rft_cli.processes import reward_environment
-from tests.cli.conftest import BASE_REWARDS, write_evaluation
 
 REWARD = """\
 apiVersion: rft.dev/v1alpha1

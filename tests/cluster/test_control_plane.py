@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from api.test_schemas import RULES
+from support.schema_rules import RULES
 
 from cluster.control_plane import Cluster
 from cluster.kubectl import CRDS, Kubectl, Manifest

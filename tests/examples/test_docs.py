@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_args
 
 import pytest
 import yaml
+from support.trainer import job_spec, render
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLog, LeftOut
@@ -21,7 +22,6 @@ from rft_api.resource import API_VERSION
 from rft_api.sources import Data, DataSource, WarmupSource
 from rft_trainer.data import Message, load_conversations, load_dataset
 from rft_trainer.progress import ProgressReporter
-from tests.support.trainer import job_spec, render
 
 ROOT = Path(__file__).parents[2]
 # Folders of tools, of built things and of runs: nothing in them is ours to check.

@@ -12,12 +12,12 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from support.servers import TOKEN, RewardServer
 
 from rft_api.manifests import Manifests, load_manifests
 from rft_api.render import RewardAddress, render_trainer_config, reward_names
 from rft_api.trainer_config import TrainerConfig
 from rft_trainer.data import Prompt, load_conversations, load_dataset, mix
-from tests.support.servers import TOKEN, RewardServer
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_run_state import failed, pod
+from views import NOW, failed, pod
 
 from rft_api.job_status import JobUsage
 from rft_api.resource import PodOverrides
@@ -20,8 +20,6 @@ from rft_operator.rft_job import names
 from rft_operator.rft_job.usage import count_usage
 from rft_operator.status.conditions import Finding, build_conditions
 from rft_operator.status.reasons import ConditionType, Reason
-
-NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 
 
 @given(st.from_regex(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True), st.integers(0, 10_000))

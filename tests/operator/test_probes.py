@@ -7,8 +7,7 @@ import json
 
 import httpx
 import pytest
-from test_ready_tables import ADAPTER, OWN
-from test_run_state import pod
+from views import ADAPTER, OWN, pod
 
 from rft_operator.inference_endpoint.probe import ask_servers
 from rft_operator.inference_endpoint.world import AdapterReport, ServerAnswer

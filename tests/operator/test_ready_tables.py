@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from test_run_state import pod
+from views import ADAPTER, METADATA, NOW, OWN, endpoint, pod
 from worlds_from_yaml import SETTINGS
 
-from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.reward_function import RewardFunction
 from rft_operator.inference_endpoint.plan import plan_inference_endpoint
 from rft_operator.inference_endpoint.world import AdapterReport, InferenceEndpointWorld, ServerAnswer
@@ -19,9 +17,6 @@ from rft_operator.reward_function.objects import document_digest
 from rft_operator.reward_function.plan import plan_reward_function
 from rft_operator.reward_function.world import RewardFunctionWorld
 from rft_operator.status.reasons import Reason
-
-NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
-METADATA = {"name": "x", "namespace": "team", "uid": "0123456789", "generation": 1}
 
 FUNCTION = RewardFunction.model_validate({"metadata": METADATA, "spec": {"builtin": {"name": "Math"}}})
 NEW = document_digest(FUNCTION)
@@ -89,13 +84,7 @@ def test_missing_code_leaves_what_serves_alone():
     assert plan.status["conditions"][0]["reason"] == "SourceMissing"
 
 
-def endpoint(name: str = "x", **spec: Any) -> InferenceEndpoint:
-    return InferenceEndpoint.model_validate({"metadata": {**METADATA, "name": name}, "spec": spec})
-
-
-OWN = endpoint(model={"uri": "s3://m/x"})
 BASE = endpoint("base", model={"uri": "s3://m/x"})
-ADAPTER = endpoint(baseEndpoint="base", adapter={"uri": "s3://a/x"})
 SERVES = ServerAnswer(None)
 
 

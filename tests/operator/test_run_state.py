@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from views import NOW, ago, failed, pod
 
 from rft_api.exit_codes import ExitCode
 from rft_api.progress import Progress
 from rft_api.rft_job import Limits
-from rft_operator.pods.pod_view import Ending, PodView
+from rft_operator.pods.pod_view import Ending
 from rft_operator.rft_job.attempts import Attempt, Outcome
 from rft_operator.rft_job.run_state import RunFacts, awaits_pod_news, decide_run_state
 from rft_operator.status.reasons import Reason, reason_of
-
-NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
-
-
-def ago(seconds: float) -> datetime:
-    return NOW - timedelta(seconds=seconds)
 
 
 def attempt(outcome: Outcome = Outcome.UNFINISHED, number: int = 0, **changes: Any) -> Attempt:
@@ -28,20 +22,6 @@ def attempt(outcome: Outcome = Outcome.UNFINISHED, number: int = 0, **changes: A
         "deleting": False, "ended_at": None if outcome is Outcome.UNFINISHED else ago(1000), "failure_text": "",
     }  # fmt: skip
     return Attempt(number=number, outcome=outcome, **{**fields, **changes})
-
-
-def pod(number: int = 0, **changes: Any) -> PodView:
-    fields: dict[str, Any] = {
-        "name": "pod", "ip": None, "phase": "Running", "ready": True, "deleting": False, "job_uid": f"uid-{number}",
-        "index": 0, "created_at": None, "start_time": ago(100), "running_since": ago(90), "ending": None,
-        "ended": False, "problem": None,
-    }  # fmt: skip
-    return PodView(**{**fields, **changes})
-
-
-def failed(code: int, message: str = "", number: int = 0, **changes: Any) -> PodView:
-    ending = Ending(code, message, ago(1000))
-    return pod(number, **{"phase": "Failed", "ending": ending, "ended": True, **changes})
 
 
 def facts(**changes: Any) -> RunFacts:

@@ -25,6 +25,12 @@ from rft_operator.rft_job.plan import plan_rft_job
 from rft_operator.rft_job.world import gather_rft_job
 from rft_operator.settings import Images, Settings
 
+CASES = sorted(
+    file
+    for file in (Path(__file__).parent / "golden").glob("*.yaml")
+    if not file.name.endswith((".plan.yaml", ".part.yaml"))
+)
+"""The files of the golden cases."""
 SETTINGS = Settings(
     images=Images(
         trainer="example/trainer:1",

@@ -1,0 +1,141 @@
+"""Examples of what each rule of the resources' schemas accepts and refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rft_api.builtin_reward import BuiltinReward, FormatReward
+from rft_api.inference_endpoint import InferenceEndpointSpec
+from rft_api.invocation_log import InvocationLog, MetadataFilter, MetadataFilters
+from rft_api.model import Model
+from rft_api.reward_function import (
+    CombineReward,
+    CombineTerm,
+    Expectation,
+    JudgeModel,
+    JudgeReward,
+    PythonReward,
+    RewardFunctionSpec,
+)
+from rft_api.rft_job import Compute, RFTJobSpec
+from rft_api.sources import Data, DataSource, WarmupSource
+from rft_api.training import DeepSpeed, Tuning, Warmup
+
+DATA = {"train": [{"name": "a", "uri": "a.jsonl", "reward": "r"}]}
+TWICE = [{"name": "a", "uri": "a.jsonl", "reward": "r"}] * 2
+LOG = "BedrockInvocationLog"
+SPEC = {"model": {"uri": "m"}, "data": DATA, "output": {"uri": "o"}}
+MATH = {"name": "a", "builtin": {"name": "Math"}}
+
+RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
+    (
+        Data,
+        DATA,
+        {**DATA, "validation": DATA["train"], "validationFraction": "0.1"},
+        "set at most one of validation, v",
+    ),
+    (Data, {**DATA, "validation": DATA["train"]}, {"train": TWICE}, "train: every source needs a name of its own"),
+    (Data, DATA, {**DATA, "validation": TWICE}, "validation: every source needs a name of its own"),
+    (Data, {**DATA, "test": DATA["train"]}, {**DATA, "test": TWICE}, "test: every source needs a name of its own"),
+    (Warmup, {"data": [{"name": "a", "uri": "a"}]}, {"data": [{"name": "a", "uri": "a"}] * 2}, "data: every source"),
+    (
+        DataSource,
+        {**DATA["train"][0], "format": LOG, "invocationLog": {"limit": 3}},
+        {**DATA["train"][0], "invocationLog": {"limit": 3}},
+        "invocationLog belongs to format",
+    ),
+    (DataSource, {**DATA["train"][0], "format": LOG}, {**DATA["train"][0], "invocationLog": {}}, "invocationLog belo"),
+    (
+        WarmupSource,
+        {"name": "a", "uri": "a", "format": LOG, "invocationLog": {}},
+        {"name": "a", "uri": "a", "invocationLog": {}},
+        "invocationLog belongs to format",
+    ),
+    (
+        InvocationLog,
+        {"from": "2025-03-11T00:00:00Z", "to": "2025-03-11T00:00:01Z"},
+        {"from": "2025-03-11T00:00:00Z", "to": "2025-03-11T00:00:00Z"},
+        "from must be before to",
+    ),
+    (MetadataFilters, {"equals": {"a": "b"}}, {"equals": {"a": "b"}, "orAll": [{"equals": {"a": "b"}}]}, "exactly one"),
+    (MetadataFilter, {"equals": {"a": "b"}, "notEquals": {"c": "d"}}, {}, "set equals, notEquals or both"),
+    (Tuning, {"type": "LoRA", "rank": 8}, {"type": "Full", "rank": 8}, "belong to type LoRA"),
+    (Tuning, {"type": "Full"}, {"type": "Full", "lastLayers": 2}, "belong to type LoRA"),
+    (DeepSpeed, {"zeroStage": 2, "offload": "Optimizer"}, {"zeroStage": 1, "offload": "Optimizer"}, "offload needs"),
+    (Compute, {"gpusPerNode": 0, "processesPerNode": 2}, {"gpusPerNode": 1, "processesPerNode": 2}, "is for CPU train"),
+    (Compute, {"rollouts": {"engine": "vLLM"}}, {"gpusPerNode": 0, "rollouts": {"engine": "vLLM"}}, "needs GPUs"),
+    (
+        RFTJobSpec,
+        {**SPEC, "endpoint": {"name": "e", "baseEndpoint": "b"}},
+        {**SPEC, "endpoint": {"name": "e", "baseEndpoint": "b"}, "tuning": {"type": "Full"}},
+        "endpoint.baseEndpoint serves LoRA adapters",
+    ),
+    (
+        RFTJobSpec,
+        {**SPEC, "shadowRewards": ["s", "t"]},
+        {**SPEC, "shadowRewards": ["s", "s"]},
+        "name may appear only once",
+    ),
+    (RFTJobSpec, {**SPEC, "shadowRewards": ["s"]}, {**SPEC, "shadowRewards": ["r"]}, "trained on is recorded anyway"),
+    (
+        RFTJobSpec,
+        {**SPEC, "algorithm": "VESPO", "compute": {}},
+        {**SPEC, "algorithm": "VESPO", "compute": {"rollouts": {"engine": "vLLM"}}},
+        "VESPO cannot learn from rollouts of vLLM",
+    ),
+    (PythonReward, {"source": "x"}, {}, "set exactly one of source, sourceFrom"),
+    (PythonReward, {"source": "x"}, {"source": "x", "sourceFrom": {"configMap": {"name": "c", "key": "k"}}}, "exactly"),
+    (FormatReward, {"maximumCharacters": 0}, {}, "state a constraint"),
+    (FormatReward, {"contains": ["x"]}, {"contains": []}, "state a constraint"),
+    (BuiltinReward, {"name": "Math", "math": {}}, {"name": "Math", "json": {}}, "options must be those of the builtin"),
+    (FormatReward, {"minimumWords": 0}, {"excludes": []}, "words, sentences or lines"),
+    (FormatReward, {"language": "en"}, {}, "state a constraint"),
+    (BuiltinReward, {"name": "ChrF", "chrF": {"wordOrder": 2}}, {"name": "Bleu", "chrF": {}}, "options must be those"),
+    (BuiltinReward, {"name": "Code", "code": {}}, {"name": "F1", "code": {}}, "options must be those"),
+    (BuiltinReward, {"name": "Json", "json": {}}, {"name": "ExactMatch", "math": {}}, "options must be those"),
+    (BuiltinReward, {"name": "Format", "format": {"pattern": "x"}}, {"name": "Format"}, "needs its constraints"),
+    (JudgeModel, {"url": "http://x", "name": "m"}, {}, "set exactly one of url, endpoint, bedrock"),
+    (JudgeModel, {"endpoint": "e"}, {"url": "http://x"}, "name goes with url"),
+    (JudgeModel, {"endpoint": "e"}, {"endpoint": "e", "name": "m"}, "name goes with url"),
+    (
+        JudgeModel,
+        {"url": "http://x", "name": "m", "tokenKey": "KEY", "caKey": "CA"},
+        {"endpoint": "e", "tokenKey": "KEY"},
+        "tokenKey and caKey belong to url",
+    ),
+    (
+        JudgeReward,
+        {"template": "Reasoning", "model": {"endpoint": "e"}, "votes": 3},
+        {"template": "Reasoning", "model": {"endpoint": "e"}, "votes": 4},
+        "votes must be odd",
+    ),
+    (CombineTerm, MATH, {"name": "a"}, "set exactly one of python, builtin, judge, lambda, http, openai"),
+    (CombineReward, {"terms": [MATH]}, {"terms": [MATH, MATH]}, "every term needs a name of its own"),
+    (Expectation, {"minimum": "0"}, {}, "set minimum, maximum or both"),
+    (
+        RewardFunctionSpec,
+        {"builtin": {"name": "Math"}},
+        {},
+        "set exactly one of python, builtin, judge, lambda, http, ",
+    ),
+    (
+        RewardFunctionSpec,
+        {"combine": {"terms": [MATH]}},
+        {"combine": {"terms": [MATH]}, "builtin": {"name": "Math"}},
+        "set exactly one of python",
+    ),
+    (InferenceEndpointSpec, {"model": {"uri": "m"}}, {}, "set exactly one of model, baseEndpoint"),
+    (
+        InferenceEndpointSpec,
+        {"baseEndpoint": "b", "adapter": {"uri": "a"}},
+        {"baseEndpoint": "b"},
+        "baseEndpoint and adapter go together",
+    ),
+    (
+        InferenceEndpointSpec,
+        {"model": {"uri": "m"}, "serving": {}},
+        {"baseEndpoint": "b", "adapter": {"uri": "a"}, "serving": {}},
+        "serving belongs to the endpoint",
+    ),
+]
+"""A model, what satisfies all its rules, what breaks one of them, and a part of the message."""
