@@ -1,13 +1,13 @@
-# The project's commands. Each installs what it needs first, can be repeated, and goes on where it was interrupted.
+# The project's commands. Each one first installs what it needs. All can be interrupted and repeated.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-# Pinned and in a folder of its own: an older uv on the machine might not understand the lock file.
+# A pinned uv in a folder of its own: an older one on the machine might not understand uv.lock.
 UV_VERSION := 0.13.9
 UV := $(CURDIR)/.cache/uv-$(UV_VERSION)/bin/uv
 RUN := $(UV) run --no-sync
-# Says every 10 s how far a command is, where it would be silent.
+# Runs a command, and prints every 10 s how far it is when it would be silent.
 REPORT := @tools/report.sh
 MODEL := .cache/models/smollm2-135m-instruct
 # How images are built and named.
@@ -17,11 +17,11 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .PHONY: help install demo test check compile cluster docs images generate licenses version release dist format
 
-help: ## this list
+help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 $(UV):
-	@echo "Installing uv $(UV_VERSION) into .cache (it installs everything else)"
+	@echo "Installing uv $(UV_VERSION) into .cache; it installs everything else"
 	@folder=.cache/uv-$(UV_VERSION); \
 	  { python3 -m venv $$folder && tools/report.sh "Installing uv" $$folder/bin/python -m pip install --quiet \
 	    uv==$(UV_VERSION); } || \
@@ -29,44 +29,44 @@ $(UV):
 	  { echo "uv could not be installed. It needs python3 with venv (Debian: apt install python3-venv) or any uv" \
 	    "(https://docs.astral.sh/uv/getting-started/installation)" >&2; exit 1; }
 
-install: $(UV) ## the development environment in .venv, as uv.lock has it
-	@echo "Installing the packages of uv.lock into .venv (the first time several GB; minutes)"
+install: $(UV) ## install the packages of uv.lock into .venv
+	@echo "Installing the packages of uv.lock into .venv. The first time this takes minutes and several GB."
 	$(REPORT) "Installing packages" $(UV) sync --locked
 
 $(MODEL)/config.json: | install
-	@echo "Preparing SmolLM2-135M-Instruct (half a minute)"
+	@echo "Preparing the model SmolLM2-135M-Instruct. This takes about half a minute."
 	@$(RUN) python examples/quickstart/prepare_model.py $(MODEL)
 
-demo: install $(MODEL)/config.json ## fine-tunes a real model with a reward, from a manifest, on this machine
+demo: install $(MODEL)/config.json ## fine-tune a real model with a reward on this machine, from manifests
 	@$(RUN) rft run examples/quickstart/job.yaml examples/quickstart/reward.yaml
 
-check: install ## linters, types, import contracts and generated files
+check: install ## run the linters, the type checker and the import contracts
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	$(REPORT) "Checking types" $(RUN) mypy
 	$(REPORT) "Checking imports" $(RUN) lint-imports
 
-# The tests start hundreds of programs, in pods that cannot keep what Python compiles, too: all is compiled before, which
-# more than halves the time that a trainer takes to start.
+# The tests start hundreds of programs, many in pods that cannot store the bytecode that Python compiles. Compiling all
+# packages once, before the tests, more than halves the time that a trainer takes to start.
 compile: install
 	$(REPORT) "Compiling the installed packages" $(UV) sync --locked --compile-bytecode
 
-# Programs compute beside one another: one thread each. Much of a test is waiting, for programs and disks: four at a time
-# keep two cores busy.
-test: ## everything: checks, then all tests
+# Four processes run tests at the same time: a test waits for programs and disks much of its time, so four keep two cores
+# busy. Each program computes with one thread, because more threads would only wait for one another.
+test: ## run all checks, then all tests
 	@$(MAKE) --no-print-directory --jobs=2 check compile
 	@OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder --durations=20
 
-cluster: install ## a real Kubernetes on this machine to play with, until Ctrl-C
+cluster: install ## start a real Kubernetes on this machine to play with; Ctrl-C ends it
 	@PYTHONPATH=tests $(RUN) python -m cluster
 
-docs: install ## the documentation as a site in dist/docs; a broken link or page ends it
+docs: install ## build the documentation as a site in dist/docs; a broken link is an error
 	@$(RUN) d2 --layout tala --theme 0 --dark-theme 200 --pad 10 docs/architecture.d2 docs/architecture.svg
 	@$(RUN) python docs/site/build.py dist/docs
 
 IMAGES := operator reward loader trainer-cpu trainer-cuda
-images: ## every container image: make images REGISTRY=registry.example.com/rft
-	@test -n "$(BUILDER)" || { echo "Images are built with docker, podman or buildah: none is here" >&2; exit 1; }
+images: ## build every container image: make images REGISTRY=registry.example.com/rft
+	@test -n "$(BUILDER)" || { echo "Images are built with docker, podman or buildah. Install one of them." >&2; exit 1; }
 	@for image in $(IMAGES); do \
 	  echo "Building $(REGISTRY)/rft-$$image:$(VERSION)"; \
 	  tools/report.sh "Building rft-$$image" \
@@ -75,9 +75,9 @@ images: ## every container image: make images REGISTRY=registry.example.com/rft
 	    --tag $(REGISTRY)/rft-$$image:$(VERSION) .; \
 	done
 
-# Versions stay as the file has them; without the file they are the newest.
+# Versions in the existing file are kept. Without that file, the newest versions are taken.
 CUDA := trainer-image/requirements-cuda
-generate: install ## crds/, the chart's generated parts, docs/reference/manifests.md, what the CUDA image installs
+generate: install ## generate crds/, parts of the chart, docs/reference/manifests.md and the CUDA image's requirements
 	@$(RUN) python -m rft_api.generate .
 	@$(RUN) python -m rft_charts.generate .
 	@$(UV) export --quiet --frozen --no-dev --no-emit-workspace --no-hashes --package rft-trainer \
@@ -87,25 +87,25 @@ generate: install ## crds/, the chart's generated parts, docs/reference/manifest
 	  --extra hub --extra storage --no-emit-package rft-api --output-file $(CUDA).txt \
 	  api/pyproject.toml trainer-image/pyproject.toml $(CUDA).in > /dev/null
 
-# What is given to users: all packages but rft-charts, which only generates.
+# The packages that users get: all but rft-charts, which only generates files.
 SHIPPED := rft-api rft-cli rft-loader rft-operator-controller rft-reward rft-trainer
-licenses: install ## docs/reference/licenses.md, from uv.lock and what is installed
+licenses: install ## write docs/reference/licenses.md, from uv.lock and the installed packages
 	@$(RUN) python release/licenses.py --uv $(UV) $(SHIPPED)
 
-# The version stands in pyproject.toml here; everything else repeats it, and a test holds that it does.
-version: $(UV) ## writes a version everywhere: make version VERSION=0.2.0
+# The version is defined in pyproject.toml. All other places repeat it, and a test checks that they agree.
+version: $(UV) ## write a version to every place: make version VERSION=0.2.0
 	@sed -i 's/^version = ".*"/version = "$(VERSION)"/' pyproject.toml */pyproject.toml
 	@sed -i 's/^ARG VERSION=.*/ARG VERSION=$(VERSION)/' Dockerfile
 	@sed -i -E 's/^(version|appVersion): .*/\1: "$(VERSION)"/' charts/*/Chart.yaml
 	@sed -i 's/\$$image:.*/$$image:$(VERSION)/' docs/install.md
 	@$(UV) lock --quiet
 
-release: install docs images ## wheels, chart, bill of materials, licences and images of this version; the files go to dist/
+release: install docs images ## make wheels, chart, bill of materials and licences in dist/, and the images
 	@$(MAKE) --no-print-directory dist
 
 DIST := dist
 HELM := helm
-dist: $(UV) ## what a release has without its images and its site, in dist/
+dist: $(UV) ## make the files of a release in dist/, without its images and its site
 	@rm -rf $(DIST)/wheels $(DIST)/*.tgz
 	@mkdir -p $(DIST)
 	@$(RUN) python release/licenses.py --uv $(UV) --check $(SHIPPED)
@@ -116,6 +116,6 @@ dist: $(UV) ## what a release has without its images and its site, in dist/
 	@$(HELM) package --destination $(DIST) charts/rft-operator
 	@echo "rft-operator $(VERSION) is in $(DIST)/"
 
-format: install ## formats and mends what ruff can
+format: install ## format the code, and fix what ruff can fix
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
