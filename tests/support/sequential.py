@@ -34,7 +34,7 @@ class SequentialTrainer(RFTTrainer):
     """Computes nothing while rewards are being computed."""
 
     def _begin_step(self, prompts: Sequence[Prompt]) -> Step:
-        return SequentialStep(prompts, self._client, self._decode, self._end_ids)
+        return SequentialStep(prompts, self._client, self.processing_class, self._end_ids)
 
     def _compute_ahead(self) -> None:
         return None

@@ -110,6 +110,8 @@ def train_in_process(config: TrainerConfig, kind: type[RFTTrainer] | None = None
     `kind` is a subclass of the trainer to train with.
     """
     # Slow to import, and not needed to start programs.
+    import torch
+
     from rft_trainer.data import load_dataset, mix
     from rft_trainer.grpo import RFTTrainer
     from rft_trainer.modeling import add_adapter, load_model, load_tokenizer
@@ -117,7 +119,7 @@ def train_in_process(config: TrainerConfig, kind: type[RFTTrainer] | None = None
     from rft_trainer.rewards import RewardClient
 
     RunFolder(config.output).path.mkdir(parents=True)
-    model = load_model(config.model, full_precision=True)
+    model = load_model(config.model, torch.float32)
     if config.tuning.type == "LoRA":
         model = add_adapter(model, config.tuning, config.hyperparameters.seed)
     dataset = load_dataset(config.data, config.hyperparameters.max_prompt_tokens, lambda messages: 1)

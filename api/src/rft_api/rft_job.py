@@ -81,6 +81,11 @@ class RFTJobSpec(Model):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
+            cel="self.tuning.type == 'LoRA' || self.compute.precision != 'BFloat16'",
+            message="compute.precision BFloat16 is for tuning type LoRA; all weights are trained in Float32",
+            holds=lambda spec: spec.tuning.type == "LoRA" or spec.compute.precision != "BFloat16",
+        ),
+        Rule(
             cel="!has(self.endpoint) || !has(self.endpoint.baseEndpoint) || self.tuning.type == 'LoRA'",
             message="endpoint.baseEndpoint serves LoRA adapters; with tuning type Full leave it out",
             holds=lambda spec: (

@@ -120,5 +120,7 @@ class Provenance(Model):
     """SHA-256 of job.json."""
     versions: dict[str, str]
     """Versions of the packages that computed the result."""
+    precision: str
+    """What the model was computed in, such as float32."""
     seed: int
     """Seed of all random numbers of the run."""

@@ -14,6 +14,7 @@ from rft_api.sources import Data, DataSource, Source, WarmupSource, distinct_nam
 
 DEFAULT_LORA_RANK = 16
 
+Precision = Literal["Auto", "BFloat16", "Float32"]
 Algorithm = Literal["GRPO", "DrGRPO", "DAPO", "BNPO", "CISPO", "SAPO", "LUSPO", "VESPO", "GSPO"]
 
 
@@ -147,6 +148,11 @@ class TrainerCompute(Model):
             message="rollouts.engine vLLM needs GPUs: set gpusPerNode, or engine: Transformers",
             holds=lambda compute: compute.gpus_per_node > 0 or compute.rollouts.engine == "Transformers",
         ),
+        Rule(
+            cel="self.gpusPerNode == 0 || self.precision == 'Auto'",
+            message="precision is for CPU training (gpusPerNode: 0); on GPUs the trainer computes in bfloat16",
+            holds=lambda compute: compute.gpus_per_node == 0 or compute.precision == "Auto",
+        ),
     )
 
     nodes: Annotated[Integer, Field(ge=1, le=1024)] = 1
@@ -158,6 +164,10 @@ class TrainerCompute(Model):
     deepspeed: DeepSpeed | None = None
     """Settings of DeepSpeed. By default, several processes train with ZeRO stage 2, and a single process trains without
     DeepSpeed."""
+    precision: Precision = "Auto"
+    """Precision in which CPUs compute a model with a LoRA adapter. Auto uses the precision of the model's files where
+    the processor has instructions for bfloat16, and Float32 elsewhere, because emulating bfloat16 is several times
+    slower. With tuning type Full, weights are always trained in Float32."""
     rollouts: Rollouts = Rollouts()
     """How training completions are generated."""
 

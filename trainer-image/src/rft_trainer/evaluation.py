@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,20 +10,22 @@ from functools import partial
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from rft_trainer.batch import Batch, decode
 from rft_trainer.data import Prompt
 from rft_trainer.distributed import gather, rank, world_size
 from rft_trainer.failures import memory_for
 from rft_trainer.generation import Finished, sample_completions
 from rft_trainer.inference import merged_adapter
 from rft_trainer.modeling import end_token_ids, prompt_token_ids
-from rft_trainer.rewards import RewardClient, Rollout, Scoring
-from rft_trainer.rollouts import ScoredCompletion, add_shadows, scored
+from rft_trainer.rewards import RewardClient
+from rft_trainer.rollouts import ScoredCompletion
 
 BATCH = 64
 """Prompts completed at once on each rank."""
 
-Complete = Callable[[list[list[int]]], list[list[int]]]
-"""Turns prompts into completions, both as token ids."""
+Complete = Callable[[list[list[int]], Finished], list[list[int]]]
+"""Turns prompts into completions, both as token ids, and may tell of those that have ended before others. All ranks
+call it equally often, some without prompts: under ZeRO-3 they gather the weights for it together."""
 
 
 def plain_completer(
@@ -42,34 +45,25 @@ def plain_completer(
 def complete(
     model: PreTrainedModel,
     prompt_ids: list[list[int]],
+    on_finished: Finished | None = None,
     *,
     max_new_tokens: int,
     temperature: float,
     end_ids: list[int],
     pad_id: int,
-    on_finished: Finished | None = None,
 ) -> list[list[int]]:
-    """Completions of prompts by a plain model, each up to and including its end token.
+    """Completions of prompts by a plain model, each up to and including its end token; none of none.
 
     On CPU `on_finished` is called with those that have ended while others go on.
 
     Raises:
         OutOfMemory: when the batch does not fit.
     """
+    if not prompt_ids:
+        return []
     with memory_for("generation"):
-        return _complete(model, prompt_ids, max_new_tokens, temperature, end_ids, pad_id, on_finished)
-
-
-def _complete(
-    model: PreTrainedModel,
-    prompt_ids: list[list[int]],
-    max_new_tokens: int,
-    temperature: float,
-    end_ids: list[int],
-    pad_id: int,
-    on_finished: Finished | None,
-) -> list[list[int]]:
-    if model.device.type == "cpu":
+        if model.device.type != "cpu":
+            return generate(model, prompt_ids, max_new_tokens, temperature, end_ids, pad_id)
         with merged_adapter(model):
             return sample_completions(
                 model,
@@ -80,14 +74,34 @@ def _complete(
                 pad_token_id=pad_id,
                 on_finished=on_finished,
             )
+
+
+def generate(
+    model: PreTrainedModel,
+    prompt_ids: list[list[int]],
+    max_new_tokens: int,
+    temperature: float,
+    end_ids: list[int],
+    pad_id: int,
+) -> list[list[int]]:
+    """Completions by transformers' own `generate`, for devices that the sampler does not run on."""
     width = max(len(ids) for ids in prompt_ids)
     ids = torch.full((len(prompt_ids), width), pad_id, device=model.device)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompt_ids):
         ids[row, width - len(prompt) :] = torch.tensor(prompt, device=model.device)
         mask[row, width - len(prompt) :] = 1
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-    config = GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=end_ids, pad_token_id=pad_id, **sampling)
+    # transformers fills every setting that is left out here with the model's.
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        eos_token_id=end_ids,
+        pad_token_id=pad_id,
+        do_sample=temperature > 0,
+        **({"temperature": temperature, "top_k": 0, "top_p": 1.0, "min_p": 0.0} if temperature else {}),
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        num_beams=1,
+    )
     with torch.no_grad():
         output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, width:].tolist()
     return [_until_end(row, end_ids) for row in output]
@@ -106,7 +120,7 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase,
     client: RewardClient,
     end_ids: Sequence[int],
-    report: Callable[[int], None] = lambda done: None,
+    report: Callable[[int], None] = lambda completed: None,
     with_shadows: bool = True,
 ) -> list[ScoredCompletion]:
     """Completes and scores prompts, each rank its share; every rank gets all results, in the prompts' order.
@@ -117,40 +131,48 @@ def evaluate(
     token_ids = {index: prompt_token_ids(tokenizer, prompts[index].messages) for index in mine}
     # Prompts of similar length share a batch, so that little is computed for padding.
     mine.sort(key=lambda index: len(token_ids[index]))
+
+    def complete_batch(start: int) -> _ScoredBatch:
+        indices = mine[start : start + BATCH]
+        batch = Batch([prompts[index] for index in indices], client, tokenizer, end_ids, with_shadows)
+        ended = start
+
+        def on_finished(completions: dict[int, list[int]]) -> None:
+            nonlocal ended
+            batch.send_finished(completions)
+            ended += len(completions)
+            report(min(len(prompts), ended * world_size()))
+
+        completions = complete([token_ids[index] for index in indices], on_finished)
+        texts = decode(tokenizer, completions)
+        batch.send(texts)
+        report(min(len(prompts), (start + len(indices)) * world_size()))
+        return _ScoredBatch(indices, batch, texts, completions)
+
     results: list[tuple[int, ScoredCompletion]] = []
-    asked: _Asked | None = None
-    for start in range(0, len(mine), BATCH):
-        batch = mine[start : start + BATCH]
-        completions = complete([token_ids[index] for index in batch])
-        texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
-        scoring = client.begin(with_shadows)
-        scoring.send([Rollout(prompts[index], text) for index, text in zip(batch, texts, strict=True)])
-        if asked is not None:
-            results += asked.results(prompts, end_ids)
-        # Scored while the next batch is generated.
-        asked = _Asked(batch, completions, texts, scoring)
-        report(min(len(prompts), (start + len(batch)) * world_size()))
-    if asked is not None:
-        results += asked.results(prompts, end_ids)
+    previous = None
+    # As many batches as the rank with the largest share has: each is one collective operation, or several.
+    for start in range(0, math.ceil(len(prompts) / world_size()), BATCH):
+        latest = complete_batch(start)
+        # The rewards of a batch are computed while the next one is generated.
+        results += previous.rows() if previous else []
+        previous = latest
+    results += previous.rows() if previous else []
     everything = sorted((pair for part in gather(results) for pair in part), key=lambda pair: pair[0])
     return [row for _, row in everything]
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A batch of completions whose scores have been asked for."""
+class _ScoredBatch:
+    """A batch of completions whose rewards have been requested."""
 
     indices: list[int]
-    completions: list[list[int]]
+    batch: Batch
     texts: list[str]
-    scoring: Scoring
+    completions: list[list[int]]
 
-    def results(self, prompts: Sequence[Prompt], end_ids: Sequence[int]) -> list[tuple[int, ScoredCompletion]]:
-        """The scored completions, with their places among the prompts."""
-        scores = self.scoring.wait()
-        rows = [
-            scored(prompts[index], text, len(tokens), not tokens or tokens[-1] not in end_ids, score)
-            for index, tokens, text, score in zip(self.indices, self.completions, self.texts, scores, strict=True)
-        ]
-        add_shadows(rows, self.scoring.wait_for_shadows())
+    def rows(self) -> list[tuple[int, ScoredCompletion]]:
+        """The scored completions, with their places among the prompts; waits for the rewards."""
+        rows = self.batch.wait(self.texts, self.completions)
+        self.batch.add_shadows()
         return list(zip(self.indices, rows, strict=True))

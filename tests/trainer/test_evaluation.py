@@ -1,0 +1,119 @@
+"""Evaluation splits prompts over processes, and decodes the same way whatever a model's files say."""
+
+import json
+
+import pytest
+import torch
+from support.tiny import digits_rows
+from transformers import GenerationConfig
+
+from rft_trainer import evaluation
+from rft_trainer.data import Prompt
+from rft_trainer.evaluation import BATCH, evaluate, generate, plain_completer
+from rft_trainer.modeling import end_token_ids, load_model, load_tokenizer, prompt_token_ids
+from rft_trainer.rewards import RewardClient
+
+UNUSUAL = {
+    "do_sample": True, "temperature": 0.3, "top_k": 3, "top_p": 0.5, "min_p": 0.2, "typical_p": 0.5,
+    "repetition_penalty": 1.8, "no_repeat_ngram_size": 2, "epsilon_cutoff": 0.1, "eta_cutoff": 0.1,
+    "min_new_tokens": 6, "suppress_tokens": [5, 6, 7], "forced_eos_token_id": 4,
+}  # fmt: skip
+"""What a model's generation_config.json may ask for."""
+
+
+@pytest.fixture
+def tokenizer(model):
+    return load_tokenizer(str(model))
+
+
+@pytest.fixture
+def unusual(model, tmp_path):
+    """The tiny model with an unusual generation_config.json."""
+    folder = tmp_path / "unusual"
+    folder.mkdir()
+    for file in model.iterdir():
+        (folder / file.name).symlink_to(file)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    before = GenerationConfig.from_pretrained(model)
+    GenerationConfig(eos_token_id=before.eos_token_id, pad_token_id=before.pad_token_id, **UNUSUAL).save_pretrained(
+        folder
+    )
+    assert json.loads((folder / "generation_config.json").read_text())["repetition_penalty"] == 1.8
+    return folder
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_generation_config_changes_nothing(model, unusual, tokenizer, temperature):
+    prompts = [prompt_token_ids(tokenizer, row["messages"]) for row in digits_rows(12, 4, seed=5)]
+    completions = []
+    for folder in (model, unusual):
+        loaded = load_model(str(folder), torch.float32)
+        ends = end_token_ids(loaded, tokenizer)
+        torch.manual_seed(0)
+        sampled = plain_completer(loaded, tokenizer, 8, temperature)(prompts, lambda ended: None)
+        torch.manual_seed(0)
+        completions += [sampled, generate(loaded, prompts, 8, temperature, ends, tokenizer.pad_token_id)]
+    assert all(each == completions[0] for each in completions)
+    if temperature:
+        assert len({len(tokens) for tokens in completions[0]}) > 1, "the case has to cover early ends"
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+@pytest.mark.parametrize("count", [1, 7, BATCH, 2 * BATCH + 1, 8 * BATCH + 1])
+def test_every_process_calls_equally_often_and_every_prompt_is_completed_once(monkeypatch, tokenizer, count, world):
+    prompts = [Prompt(f"p-{n}", "p", "r", [{"role": "user", "content": str(n)}], n, {}) for n in range(count)]
+    client = RewardClient({})
+    monkeypatch.setattr(RewardClient, "begin", lambda *_: _Echo())
+    monkeypatch.setattr(evaluation, "gather", lambda rows: [rows])
+    monkeypatch.setattr(evaluation, "world_size", lambda: world)
+    calls, completed = [0] * world, []
+    for rank in range(world):
+        monkeypatch.setattr(evaluation, "rank", lambda rank=rank: rank)
+
+        def complete(batch, on_finished, rank=rank):
+            calls[rank] += 1
+            assert len(batch) <= BATCH
+            return [[7] for _ in batch]
+
+        completed += [row.prompt.id for row in evaluate(prompts, complete, tokenizer, client, [7])]
+    client.close()
+    assert len(set(calls)) == 1, "processes that call a collective operation unequally often wait for ever"
+    assert sorted(completed) == sorted(prompt.id for prompt in prompts)
+
+
+class _Echo:
+    """Scores that are there at once."""
+
+    def send(self, rollouts):
+        self.count = len(rollouts)
+
+    def wait(self):
+        return [_Scored() for _ in range(self.count)]
+
+    def wait_for_shadows(self):
+        return {}
+
+
+class _Scored:
+    aggregate_reward_score, error, explanation, metrics_list = 1.0, None, None, ()
+
+
+def test_progress_moves_within_a_batch(model, tokenizer, monkeypatch):
+    prompts = [
+        Prompt(f"p-{n}", "p", "r", row["messages"], n, {}) for n, row in enumerate(digits_rows(BATCH, 4, seed=2))
+    ]
+    client = RewardClient({})
+    monkeypatch.setattr(RewardClient, "begin", lambda *_: _Early())
+    loaded = load_model(str(model), torch.float32)
+    completer = plain_completer(loaded, tokenizer, 8, 1.0)
+    reports = []
+    evaluate(prompts, completer, tokenizer, client, end_token_ids(loaded, tokenizer), reports.append)
+    client.close()
+    assert reports == sorted(reports)
+    assert len(reports) > 2
+    assert reports[-1] == BATCH
+
+
+class _Early(_Echo):
+    def send_early(self, finished):
+        pass

@@ -1,0 +1,72 @@
+"""Completions that are scored together: sent to the reward servers as they end, and joined with their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from rft_trainer.data import Prompt
+from rft_trainer.rewards import RewardClient, Rollout
+from rft_trainer.rollouts import ScoredCompletion, add_shadows, scored
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, completion_ids: Sequence[list[int]]) -> list[str]:
+    """The texts of completions, without special tokens."""
+    # Of no completions batch_decode would make one, which is empty.
+    return tokenizer.batch_decode(completion_ids, skip_special_tokens=True) if completion_ids else []
+
+
+class Batch:
+    """A batch of completions and what they earn.
+
+    Args:
+        prompts: the prompt of each completion, in the order of the batch.
+        client: the reward servers.
+        tokenizer: turns token ids into texts.
+        end_ids: tokens that end a completion.
+        with_shadows: whether the shadow rewards score them, too.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        client: RewardClient,
+        tokenizer: PreTrainedTokenizerBase,
+        end_ids: Sequence[int],
+        with_shadows: bool = True,
+    ):
+        self.rows: list[ScoredCompletion] = []
+        """The scored completions, once `wait` has returned."""
+        self._prompts = prompts
+        self._tokenizer = tokenizer
+        self._end_ids = set(end_ids)
+        self._scoring = client.begin(with_shadows)
+
+    def send_finished(self, completions: Mapping[int, list[int]]) -> None:
+        """Requests rewards for completions that have ended, by their place, while others are still being sampled."""
+        texts = decode(self._tokenizer, list(completions.values()))
+        self._scoring.send_early(
+            {place: Rollout(self._prompts[place], text) for place, text in zip(completions, texts, strict=True)}
+        )
+
+    def send(self, texts: Sequence[str]) -> None:
+        """Requests rewards for the whole batch; those that were sent before are not sent again."""
+        self._scoring.send([Rollout(prompt, text) for prompt, text in zip(self._prompts, texts, strict=True)])
+
+    def wait(self, texts: Sequence[str], completion_ids: Sequence[Sequence[int]]) -> list[ScoredCompletion]:
+        """Waits for the rewards; returns the scored completions in the order of the batch.
+
+        Raises:
+            RunError: as `Scoring.wait`.
+        """
+        scores = self._scoring.wait()
+        self.rows = [
+            scored(prompt, text, len(ids), not ids or ids[-1] not in self._end_ids, score)
+            for prompt, text, ids, score in zip(self._prompts, texts, completion_ids, scores, strict=True)
+        ]
+        return self.rows
+
+    def add_shadows(self) -> None:
+        """Adds what the shadows gave to the scored completions; waits for it."""
+        add_shadows(self.rows, self._scoring.wait_for_shadows())
