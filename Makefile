@@ -77,7 +77,7 @@ images: ## build every container image: make images REGISTRY=registry.example.co
 
 # Versions in the existing file are kept. Without that file, the newest versions are taken.
 CUDA := trainer-image/requirements-cuda
-generate: install ## generate crds/, parts of the chart, docs/reference/manifests.md and the CUDA image's requirements
+generate: install ## generate crds/, parts of the chart, pages of docs/reference and the CUDA image's requirements
 	@$(RUN) python -m rft_api.generate .
 	@$(RUN) python -m rft_charts.generate .
 	@$(UV) export --quiet --frozen --no-dev --no-emit-workspace --no-hashes --package rft-trainer \

@@ -20,10 +20,13 @@ from pathlib import Path
 
 import orjson
 
+from rft_api.builtin_table import options_key
 from rft_api.reward_protocol import build_sample
-from rft_reward.graders import exact_match, f1, json_fields, math_answer, text_format, text_overlap
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+from support.builtins import grader  # noqa: E402
+
 ROUNDS = 4
 ROUND_SECONDS = 0.5
 FORMAT = {"maximumWords": 80, "minimumSentences": 1, "excludes": ["sorry"]}
@@ -91,22 +94,24 @@ def python(file):
     return {"python": {"source": (ROOT / file).read_text()}}, lambda samples: handler(samples, None)
 
 
-def builtin(name, grade, **options):
-    return {"builtin": {"name": name, **options}}, lambda samples: [grade(sample) for sample in samples]
+def builtin(name, options=None):
+    grade = grader(name, **(options or {}))
+    spec = {"builtin": {"name": name, **({options_key(name): options} if options else {})}}
+    return spec, lambda samples: [grade(sample) for sample in samples]
 
 
 CASES = {
     "`python`: word overlap": (*python("bench/overlap_reward.py"), overlap_samples),
     "`python`: quickstart": (*python("examples/quickstart/reward.py"), quickstart_samples),
-    "`Math`: numbers": (*builtin("Math", math_answer.build({})), number_samples),
-    "`Math`: LaTeX": (*builtin("Math", math_answer.build({})), latex_samples),
-    "`Json`": (*builtin("Json", json_fields.build({})), json_samples),
-    "`ExactMatch`": (*builtin("ExactMatch", exact_match.build({})), text_samples),
-    "`F1`: labels": (*builtin("F1", f1.build({})), label_samples),
-    "`Format`": (*builtin("Format", text_format.build(FORMAT), format=FORMAT), text_samples),
-    "`Rouge`": (*builtin("Rouge", text_overlap.build("Rouge", {})), text_samples),
-    "`Bleu`": (*builtin("Bleu", text_overlap.build("Bleu", {})), text_samples),
-    "`ChrF`": (*builtin("ChrF", text_overlap.build("ChrF", {})), text_samples),
+    "`Math`: numbers": (*builtin("Math"), number_samples),
+    "`Math`: LaTeX": (*builtin("Math"), latex_samples),
+    "`Json`": (*builtin("Json"), json_samples),
+    "`ExactMatch`": (*builtin("ExactMatch"), text_samples),
+    "`F1`: labels": (*builtin("F1"), label_samples),
+    "`Format`": (*builtin("Format", FORMAT), text_samples),
+    "`Rouge`": (*builtin("Rouge"), text_samples),
+    "`Bleu`": (*builtin("Bleu"), text_samples),
+    "`ChrF`": (*builtin("ChrF"), text_samples),
     # Its workers' own processes are what it is made of.
     "`Code`: three asserts": ({"builtin": {"name": "Code"}, "timeout": "60s"}, None, code_samples),
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rft_api.manifests import ManifestErrors, SourceMissing, load_manifests, resolve_source
+from rft_api.model import Violation
 from rft_api.reward_function import RewardFunction
 
 HEAD = "apiVersion: rft.dev/v1alpha1\nkind: {}\nmetadata: {{name: {}}}\n"
@@ -141,8 +142,8 @@ def test_missing_code_is_named(key, message):
 
 
 def test_errors_inside_blocks_of_text_have_the_line_of_the_file(tmp_path):
-    found = load(tmp_path, CONFIG_MAP)
-    assert found.error("ConfigMap", "code", ("data", "a.py"), "wrong", text_line=1).line == 5
-    assert str(found.error("ConfigMap", "code", ("data", "empty.py"), "wrong", 1)).endswith(
+    origin = load(tmp_path, CONFIG_MAP).origins["ConfigMap", "code"]
+    assert origin.error(Violation("wrong", ("data", "a.py"), text_line=1)).line == 5
+    assert str(origin.error(Violation("wrong", ("data", "empty.py"), text_line=1))).endswith(
         "m.yaml:6: data.empty.py: wrong (line 1 of the text)"
     )

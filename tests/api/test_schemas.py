@@ -15,9 +15,7 @@ from rft_api.crd import build_crds
 from rft_api.generate import generated_files
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.model import Model
-from rft_api.reward_function import (
-    RewardFunction,
-)
+from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import Compute, RFTJob, RFTJobSpec
 from rft_api.sources import Data
 
@@ -126,10 +124,10 @@ def test_every_rule_is_tested():
 def test_all_broken_rules_are_reported_together():
     with pytest.raises(ValidationError) as raised:
         Compute.model_validate({"gpusPerNode": 0, "rollouts": {"engine": "vLLM"}})
-    assert len(raised.value.errors()[0]["ctx"]["error"].messages) == 1
+    assert len(raised.value.errors()[0]["ctx"]["error"].violations) == 1
     with pytest.raises(ValidationError) as raised:
         Data.model_validate({"train": TWICE, "test": TWICE})
-    assert len(raised.value.errors()[0]["ctx"]["error"].messages) == 2
+    assert len(raised.value.errors()[0]["ctx"]["error"].violations) == 2
 
 
 @pytest.mark.parametrize("value", ["yes", "true", 1, 0])

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from rft_api.builtin_reward import BuiltinReward
 from rft_api.exit_codes import ExitCode
-from rft_api.reward_function import JudgeReward, RewardFunction
+from rft_api.remote_reward import JudgeReward
+from rft_api.reward_function import RewardFunction
 from rft_api.reward_protocol import build_sample
 from rft_cli.check import read_manifests
 from rft_cli.processes import RewardServer

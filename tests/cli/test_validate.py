@@ -144,12 +144,18 @@ def test_a_wrong_job(rft, folder, case):
 
 WRONG_REWARDS = {
     "syntax": (PYTHON, "lambda_handler(event", "lambda_handler(event:", 9, "spec.python.source: is not valid Python"),
-    "handler": (PYTHON, "lambda_handler", "grade", 6, "spec.python.source: defines no lambda_handler: it defines gr"),
+    "handler": (
+        PYTHON, "lambda_handler", "grade", 6,
+        "spec.python.source: defines no function lambda_handler: it defines gr",
+    ),
     "two graders": (REWARD, "  builtin:", "  http: {url: 'http://x'}\n  builtin:", 4, "spec: set exactly one of pyth"),
     "no grader": (REWARD, "  builtin: {name: ExactMatch}", "  replicas: 1", 4, "spec: set exactly one of python, "),
     "no key": (FROM_CONFIG_MAP, "key: reward.py", "key: r.py", 5, "spec.python.sourceFrom.configMap: there is no"),
     "syntax in ConfigMap": (FROM_CONFIG_MAP, "return []", "return [", 13, "data.reward.py: is not valid Python"),
-    "handler in ConfigMap": (FROM_CONFIG_MAP, "def lambda_h", "def h", 11, "data.reward.py: defines no lambda_handler"),
+    "handler in ConfigMap": (
+        FROM_CONFIG_MAP, "def lambda_h", "def h", 11,
+        "data.reward.py: defines no function lambda_handler",
+    ),
     "ConfigMap": (FROM_CONFIG_MAP, "  reward.py: |\n", "  n: 1\n  reward.py: |\n", 10, "data: must map keys to texts"),
     "pattern": (
         REWARD, "{name: ExactMatch}", '{name: ExactMatch, exactMatch: {pattern: "("}}', 5,

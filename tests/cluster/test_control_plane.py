@@ -13,18 +13,18 @@ from support.schema_rules import RULES
 
 from cluster.control_plane import Cluster
 from cluster.kubectl import CRDS, Kubectl, Manifest
-from rft_api.builtin_reward import BuiltinReward, FormatReward
+from rft_api.builtin_reward import BuiltinReward
+from rft_api.builtin_table import FormatReward
 from rft_api.crd import build_crds
 from rft_api.inference_endpoint import InferenceEndpointSpec
 from rft_api.invocation_log import InvocationLog, MetadataFilter, MetadataFilters
 from rft_api.manifests import load_manifests
 from rft_api.model import Model
+from rft_api.remote_reward import JudgeModel, JudgeReward
 from rft_api.reward_function import (
     CombineReward,
     CombineTerm,
     Expectation,
-    JudgeModel,
-    JudgeReward,
     PythonReward,
     RewardFunctionSpec,
 )
@@ -119,6 +119,8 @@ WRONG_FIELDS = [
     ("RFTJob", ("data",), {"train": [{**LOGS, "invocationLog": {"from": "yesterday"}}]}, "invocationLog.from"),
     ("RewardFunction", ("builtin",), {"name": "Maths"}, 'Unsupported value: "Maths"'),
     ("RewardFunction", ("timeout",), "soon", "spec.timeout"),
+    ("RewardFunction", ("timeout",), "0s", "must be at least 1s"),
+    ("RewardFunction", ("sandbox",), {"memory": "15Mi"}, "must be at least 16Mi"),
     ("InferenceEndpoint", ("replicas",), -1, "should be greater than or equal to 0"),
 ]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from views import ADAPTER, METADATA, NOW, OWN, endpoint, pod
-from worlds_from_yaml import SETTINGS
+from worlds_from_yaml import SETTINGS, plan_objects, read_yaml
 
 from rft_api.reward_function import RewardFunction
 from rft_operator.inference_endpoint.plan import plan_inference_endpoint
@@ -147,3 +148,21 @@ def test_an_endpoint(name):
     world = InferenceEndpointWorld(now=NOW, **{**fields, **seen})
     (condition,) = plan_inference_endpoint(world, SETTINGS).status["conditions"]
     assert (condition["reason"], condition["status"]) == (reason, "True" if reason is Reason.READY else "False")
+
+
+def test_a_reward_that_cannot_be_read_is_not_missing():
+    case = read_yaml(Path(__file__).with_name("golden").joinpath("job-first-start.yaml").read_text(encoding="utf-8"))
+    reward = {
+        "apiVersion": "rft.dev/v1alpha1",
+        "kind": "RewardFunction",
+        "metadata": {**METADATA, "name": "amount", "resourceVersion": "12"},
+        "spec": {"builtin": {"name": "Format", "format": {"pattern": "("}}, "http": {"url": "http://x y"}},
+    }
+    plan = plan_objects(case["of"], [*case["objects"], reward], case["now"])
+    (ready,) = [c for c in plan.status["conditions"] if c["type"] == "RewardsReady"]
+    assert (ready["status"], ready["reason"]) == ("False", "RewardNotReady")
+    assert ready["message"] == (
+        "RewardFunction amount is not Ready: ConfigurationInvalid: "
+        "spec.builtin.format.pattern: is not a regular expression: missing ), unterminated subpattern at position 0; "
+        "spec.http.url: is not a URL"
+    )

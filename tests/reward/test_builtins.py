@@ -5,13 +5,17 @@ from fractions import Fraction
 
 import pycld2
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rft_reward.graders import exact_match, f1, json_fields, math_answer, text_format, text_overlap
+from rft_api.builtin_table import BUILTINS
+from rft_api.languages import LANGUAGES
+from rft_reward.graders import exact_match, f1, json_fields, math_answer
+from rft_reward.graders.builtin import BUILDERS
 from rft_reward.graders.language import _OLD_CODES
-from rft_reward.graders.languages import LANGUAGES
 from rft_reward.graders.term import Unscorable
+from tests.support.builtins import grader, grader_options
 
 EXPONENTIAL = "(a+)+$"
 
@@ -23,6 +27,14 @@ def builtin(server_for):
         return server_for({"timeout": "3s", "builtin": {"name": name, **({key: options} if options else {})}})
 
     return get
+
+
+def test_every_builtin_has_a_grader():
+    assert list(BUILDERS) == list(BUILTINS)
+    for name, options in BUILTINS.items():
+        example = yaml.safe_load(options.example)["builtin"]
+        assert example["name"] == name
+        assert callable(BUILDERS[name].load())
 
 
 def components(row):
@@ -171,7 +183,7 @@ def test_math_through_the_server(builtin, build_sample):
 
 
 def test_math_options(build_sample):
-    grade = math_answer.build({"relativeTolerance": "0.01", "answerKey": "gold"})
+    grade = grader("Math", relativeTolerance="0.01", answerKey="gold")
     assert grade(build_sample("a", "#### 100.5", {"gold": "100", "answer": "1"}))[0] == 1.0
     assert grade(build_sample("a", "#### 102", {"gold": 100}))[0] == 0.0
     assert grade(build_sample("a", "\\boxed{\\sqrt{2}}", {"gold": "1.42"}))[0] == 1.0
@@ -206,6 +218,7 @@ def test_a_completion_that_hangs_the_algebra_costs_only_itself(builtin, build_sa
     ],
 )
 def test_exact_match_options(options, answer, expected, same):
+    options = grader_options("ExactMatch", options)
     assert (exact_match.normalize(answer, options) == exact_match.normalize(expected, options)) is same
 
 
@@ -257,7 +270,7 @@ def test_labels(text, found):
     ],
 )
 def test_f1(build_sample, options, completion, reference, scores):
-    score, found = f1.build(options)(build_sample("a", completion, reference))
+    score, found = grader("F1", **options)(build_sample("a", completion, reference))
     values = {name: value for name, value, _ in found}
     assert (values["precision"], values["recall"], values["f1"]) == pytest.approx(scores)
     assert score == values["f1"]
@@ -266,7 +279,7 @@ def test_f1(build_sample, options, completion, reference, scores):
 def test_f1_without_labels_is_an_error(build_sample):
     for reference in ({"answer": [{"a": 1}]}, 3, True):
         with pytest.raises(Unscorable, match="neither a text nor a list of labels"):
-            f1.build({})(build_sample("a", "a", reference))
+            grader("F1")(build_sample("a", "a", reference))
 
 
 def test_a_pattern_that_backtracks_for_ever_costs_only_its_samples(builtin, build_sample):
@@ -313,7 +326,7 @@ def test_format_measures(build_sample, text, words, sentences, lines):
     for unit, size in (("Words", words), ("Sentences", sentences), ("Lines", lines)):
         for minimum, maximum, kept in ((size, size, 1.0), (size + 1, size + 1, 0.5), (size + 1, None, 0.0)):
             options = {f"minimum{unit}": minimum, f"maximum{unit}": maximum}
-            assert text_format.build(options)(build_sample("a", text))[0] == kept, unit
+            assert grader("Format", **options)(build_sample("a", text))[0] == kept, unit
 
 
 @pytest.mark.parametrize(
@@ -330,7 +343,7 @@ def test_format_measures(build_sample, text, words, sentences, lines):
     ],
 )
 def test_format_language(build_sample, text, language, kept):
-    score, found = text_format.build({"language": language})(build_sample("a", text))
+    score, found = grader("Format", language=language)(build_sample("a", text))
     assert (score, found) == (kept, [("language", kept, "Reward")])
 
 
@@ -364,7 +377,7 @@ TEXT = "the quick brown fox jumps over the lazy dog"
     ],
 )
 def test_overlap(build_sample, name, options, completion, reference, score):
-    grade = text_overlap.build(name, options)
+    grade = grader(name, **options)
     assert grade(build_sample("a", completion, {"answer": reference}))[0] == pytest.approx(score, abs=1e-4)
 
 
@@ -375,9 +388,9 @@ WORDS = st.text(alphabet='abcÄ東。,.!?-\n \ud800"[]{}1', max_size=30)
 @given(WORDS, WORDS.filter(str.strip))
 def test_every_text_has_a_score_from_0_to_1(completion, reference):
     graders = [
-        f1.build({}), f1.build({"compare": "Tokens"}), exact_match.build({"squad": True}),
-        text_format.build({"minimumWords": 3, "maximumSentences": 2, "minimumLines": 2, "language": "en"}),
-        *(text_overlap.build("Rouge", {"variant": variant}) for variant in ("Rouge1", "Rouge2", "RougeL")),
+        grader("F1"), grader("F1", compare="Tokens"), grader("ExactMatch", squad=True),
+        grader("Format", minimumWords=3, maximumSentences=2, minimumLines=2, language="en"),
+        *(grader("Rouge", variant=variant) for variant in ("Rouge1", "Rouge2", "RougeL")),
         *BLEU_AND_CHRF,
     ]  # fmt: skip
     sample = {"messages": [{"role": "assistant", "content": completion}], "reference_answer": reference}
@@ -387,7 +400,7 @@ def test_every_text_has_a_score_from_0_to_1(completion, reference):
         assert all(0 <= value <= 1 for _, value, _ in found)
 
 
-BLEU_AND_CHRF = [text_overlap.build("Bleu", {}), text_overlap.build("ChrF", {"wordOrder": 2})]
+BLEU_AND_CHRF = [grader("Bleu"), grader("ChrF", wordOrder=2)]
 
 
 @pytest.mark.parametrize("name", ["Rouge", "Bleu", "ChrF", "F1"])
@@ -462,9 +475,11 @@ def test_json_through_the_server(builtin, build_sample):
     assert plain.score_one("```\n[1]\n```")["aggregate_reward_score"] == 0.0
 
 
-def test_schemas_are_never_downloaded(builtin):
-    row = builtin("Json", jsonSchema={"$ref": "http://127.0.0.1:1/schema.json"}).score_one("{}", {})
-    assert "refers to something that it does not contain" in row["error"]
+def test_schemas_are_never_downloaded(build_sample):
+    # A server does not start with it (test_start.py); its grader would not fetch it either.
+    grade = grader("Json", jsonSchema={"$ref": "http://127.0.0.1:1/schema.json"})
+    with pytest.raises(Unscorable, match="refers to something that it does not contain"):
+        grade(build_sample("a", "{}", {}))
 
 
 LENGTH = """

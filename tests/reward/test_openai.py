@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from rft_api.openai_formula import parse_formula
 from rft_api.openai_template import parse_template
-from rft_api.reward_function import OpenAIReward
+from rft_api.reward_checks import reward_problems
+from rft_api.reward_function import OpenAIReward, RewardFunction
 from rft_reward.graders.openai_formula import compute
 from rft_reward.graders.openai_values import NotInCompletion, Values
 from rft_reward.graders.term import Unscorable
@@ -53,8 +54,6 @@ def python(source):
         ({**CHECK, "input": "{{ item.a + 1 }}"}, "string_check.input", "is not understood"),
         ({**SIMILARITY, "evaluation_metric": "meteor"}, "text_similarity.evaluation_metric", "needs the WordNet data"),
         ({**SIMILARITY, "evaluation_metric": "cosine"}, "text_similarity.evaluation_metric", "embedding model"),
-        (python("def score(sample, item): pass"), "python.source", "defines no function grade"),
-        (python("def grade(:"), "python.source", "is not valid Python: invalid syntax (line 1"),
         ({**python("def grade(s, i): pass"), "image_tag": "2025-05-08"}, "python.image_tag", "leave it out"),
         (multi("a", a=multi("b", b=CHECK)), "multi.graders.a", "does not match any of the expected tags"),
         (multi("b", a=CHECK), "multi.calculate_output", "there is no grader b; there is a"),
@@ -77,6 +76,23 @@ def test_wrong_graders_are_refused(grader, place, problem):
     error = refused.value.errors()[0]
     assert ".".join(map(str, error["loc"])) == ("grader." + place).rstrip(".")
     assert problem in error["msg"]
+
+
+@pytest.mark.parametrize("place", ["", "graders.code."])
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("def score(sample, item): pass", "defines no function grade"),
+        ("def grade(:", "is not valid Python: invalid syntax (line 1"),
+        ("return 1\ndef grade(sample, item): pass", "is not valid Python: 'return' outside function (line 1"),
+    ],
+)
+def test_wrong_code_of_graders_is_refused(source, problem, place):
+    grader = multi("code", code=python(source)) if place else python(source)
+    function = RewardFunction.model_validate({"metadata": {"name": "r"}, "spec": {"openai": {"grader": grader}}})
+    ((document, violation),) = reward_problems(function, {})
+    assert document == ("RewardFunction", "r")
+    assert str(violation).startswith(f"spec.openai.grader.{place}source: {problem}")
 
 
 def test_a_model_is_needed_where_one_is_asked():

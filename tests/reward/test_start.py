@@ -7,7 +7,9 @@ import time
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from rft_cli.main import app
 from rft_reward.main import main
 
 CODE = """
@@ -16,60 +18,123 @@ def lambda_handler(event, context):
 """
 
 
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ({}, "set exactly one of python, builtin"),
-        ({"python": {"source": CODE}, "builtin": {"name": "Math"}}, "set exactly one of"),
-        ({"python": {"source": "def lambda_handler(:\n  pass"}}, "spec.python.source: line 1: "),
-        ({"python": {"source": "x = 1\ny = (\n"}}, "spec.python.source: line 2: '(' was never closed"),
-        ({"python": {"source": "x = 1"}}, "defines no function lambda_handler"),
-        ({"python": {"source": CODE, "handler": "grade"}}, "defines no function grade"),
-        ({"python": {"source": "x = '\0'"}}, "null bytes"),
-        ({"python": {"sourceFrom": {"configMap": {"name": "a", "key": "b"}}}}, "spec.python.sourceFrom"),
-        ({"python": {"source": CODE}, "timeout": "0s"}, "spec.timeout: must be at least 1s"),
-        ({"python": {"source": CODE}, "sandbox": {"memory": "1"}}, "spec.sandbox.memory: must be at least 16Mi"),
-        ({"builtin": {"name": "Maths"}}, "spec.builtin.name"),
-        ({"builtin": {"name": "Format", "format": {"pattern": "("}}}, "spec.builtin.format.pattern: is not a regular"),
-        ({"builtin": {"name": "ExactMatch", "exactMatch": {"pattern": "["}}}, "spec.builtin.exactMatch.pattern"),
-        (
-            {"builtin": {"name": "Json", "json": {"jsonSchema": {"type": "objekt"}}}},
-            "spec.builtin.json.jsonSchema: $.type",
-        ),
-        ({"http": {"url": "http://"}}, "spec.http.url"),
-        ({"http": {"url": "http://x y"}}, "spec.http.url: is not a URL"),
-        ({"http": {"url": "http://x:99999999"}}, "spec.http.url: is not a URL"),
-        ({"http": {"url": "http://x", "tokenKey": "NO_SUCH"}}, "spec.http.tokenKey: there is no variable NO_SUCH"),
-        ({"http": {"url": "http://x", "headers": {"a b": "PATH"}}}, "headers.a b: is not a header"),
-        ({"http": {"url": "http://x", "caKey": "PATH"}}, "spec.http.caKey: PATH holds no certificate in PEM"),
-        ({"lambda": {"functionArn": "arn:aws:s3:::bucket"}}, "spec.lambda.functionArn"),
-        ({"judge": {"template": "Reasoning", "model": {"url": "http://x"}}}, "name goes with url"),
-        (
-            {"judge": {"template": "Reasoning", "votes": 2, "model": {"url": "http://x", "name": "m"}}},
-            "votes must be odd",
-        ),
-        (
-            {"judge": {"template": "Reasoning", "model": {"endpoint": "e"}}},
-            "spec.judge.model.endpoint: must have been replaced by url",
-        ),
-        (
-            {"combine": {"terms": [{"name": "a", "http": {"url": "http://x", "tokenKey": "NO_SUCH"}}]}},
-            "spec.combine.terms[0].http.tokenKey",
-        ),
-        ({"combine": {"terms": [{"name": "a", "python": {"source": "x"}}]}}, "spec.combine.terms[0].python.source"),
-        (
-            {"python": {"source": CODE}, "sandbox": {"readable": ["/", "/no/such/words"]}},
-            "spec.sandbox.readable[1]: /no/such/words does not exist",
-        ),
-        ({"python": {"source": CODE}, "sandbox": {"readable": ["words"]}}, "spec.sandbox.readable[0]"),
-    ],
-)
+TERM = {"name": "a", "http": {"url": "http://x", "tokenKey": "NO_SUCH"}}
+DEEP: dict[str, object] = {}
+for _ in range(400):
+    DEEP = {"not": DEEP}
+
+# What nobody accepts: the manifest is wrong wherever it is used.
+REFUSED = [
+    ({}, "set exactly one of python, builtin"),
+    ({"python": {"source": CODE}, "builtin": {"name": "Math"}}, "set exactly one of"),
+    (
+        {"python": {"source": "def lambda_handler(:\n  pass"}},
+        "spec.python.source: is not valid Python: invalid syntax (line 1",
+    ),
+    ({"python": {"source": "x = 1\ny = (\n"}}, "spec.python.source: is not valid Python: '(' was never closed (line 2"),
+    ({"python": {"source": CODE + "return 1"}}, "is not valid Python: 'return' outside function (line 4"),
+    ({"python": {"source": CODE + "def f(a, a): pass"}}, "is not valid Python: duplicate argument"),
+    ({"python": {"source": "x = 1"}}, "defines no function lambda_handler"),
+    ({"python": {"source": CODE, "handler": "grade"}}, "defines no function grade"),
+    (
+        {"python": {"source": "class A:\n  def lambda_handler(self, context): pass"}},
+        "defines no function lambda_handler",
+    ),
+    ({"python": {"source": "x = '\0'"}}, "null bytes"),
+    ({"python": {"source": "-" * 200_000 + "1"}}, "is not valid Python: it nests too deeply"),
+    ({"python": {"source": CODE}, "timeout": "0s"}, "spec.timeout: must be at least 1s"),
+    ({"python": {"source": CODE}, "sandbox": {"memory": "1"}}, "spec.sandbox.memory: must be at least 16Mi"),
+    ({"python": {"source": CODE}, "replica": 2}, "spec.replica: unknown field; did you mean replicas?"),
+    ({"http": {"url": "http://x", "batch_size": 2}}, "spec.http.batch_size: unknown field; did you mean batchSize?"),
+    ({"builtin": {"name": "Maths"}}, "spec.builtin.name"),
+    ({"builtin": {"name": "Format", "format": {"pattern": "("}}}, "spec.builtin.format.pattern: is not a regular"),
+    ({"builtin": {"name": "ExactMatch", "exactMatch": {"pattern": "["}}}, "spec.builtin.exactMatch.pattern"),
+    ({"builtin": {"name": "F1", "f1": {"pattern": "a{99999999999}"}}}, "spec.builtin.f1.pattern: is not a regular"),
+    ({"builtin": {"name": "Format", "format": {"language": "qq"}}}, "spec.builtin.format.language: qq cannot be told"),
+    ({"builtin": {"name": "Code", "code": {"timeout": "4s"}}}, "spec.builtin.code.timeout: the timeout of Code, 3s by"),
+    ({"builtin": {"name": "Code", "code": {"timeout": "0s"}}}, "spec.builtin.code.timeout: must be at least 1s"),
+    ({"builtin": {"name": "Code"}, "timeout": "20s"}, "at most a tenth of spec.timeout"),
+    (
+        {"combine": {"terms": [{"name": "a", "builtin": {"name": "Code"}}]}, "timeout": "29s"},
+        "spec.combine.terms[0].bu",
+    ),
+    ({"builtin": {"name": "Json", "json": {"jsonSchema": {"type": "objekt"}}}}, "spec.builtin.json.jsonSchema: $.type"),
+    (
+        {"builtin": {"name": "Json", "json": {"jsonSchema": {"$ref": "#/a"}}}},
+        "jsonSchema: refers to #/a, which it does",
+    ),
+    ({"builtin": {"name": "Json", "json": {"jsonSchema": {"not": {"$ref": "http://x/y"}}}}}, "refers to http://x/y, w"),
+    ({"builtin": {"name": "Json", "json": {"jsonSchema": {"pattern": "a{99999999999}"}}}}, "jsonSchema: holds a patt"),
+    ({"builtin": {"name": "Json", "json": {"jsonSchema": DEEP}}}, "jsonSchema: nests too deeply"),
+    ({"http": {"url": "http://"}}, "spec.http.url"),
+    ({"http": {"url": "http://x y"}}, "spec.http.url: is not a URL"),
+    ({"http": {"url": "http://x:99999999"}}, "spec.http.url: is not a URL"),
+    ({"http": {"url": "http://x", "headers": {"a b": "PATH"}}}, "headers.a b: is not a header"),
+    ({"http": {"url": "http://x", "headers": {"Host": "PATH"}}}, "headers.Host: is not a header"),
+    ({"lambda": {"functionArn": "arn:aws:s3:::bucket"}}, "spec.lambda.functionArn"),
+    ({"judge": {"template": "Reasoning", "model": {"url": "http://x"}}}, "name goes with url"),
+    (
+        {"judge": {"template": "Reasoning", "model": {"url": "http:// x", "name": "m"}}},
+        "spec.judge.model.url: is not a",
+    ),
+    ({"judge": {"template": "Reasoning", "votes": 2, "model": {"url": "http://x", "name": "m"}}}, "votes must be odd"),
+    ({"combine": {"terms": [{"name": "a", "python": {"source": "x"}}]}}, "spec.combine.terms[0].python.source"),
+    (
+        {"openai": {"grader": {"type": "python", "name": "a", "source": "x"}}},
+        "spec.openai.grader.source: defines no fu",
+    ),
+    ({"python": {"source": CODE}, "sandbox": {"readable": ["words"]}}, "spec.sandbox.readable[0]"),
+    (
+        {
+            "python": {"source": CODE},
+            "tests": [{"prompt": "", "completion": "", "expect": {"minimum": "1", "maximum": "0"}}],
+        },
+        "spec.tests[0].expect: minimum must not be above maximum",
+    ),
+]
+# What only the machine lacks that is to score: a cluster may have it.
+LACKING = [
+    ({"http": {"url": "http://x", "tokenKey": "NO_SUCH"}}, "spec.http.tokenKey: there is no variable NO_SUCH"),
+    ({"http": {"url": "http://x", "caKey": "PATH"}}, "spec.http.caKey: PATH holds no certificate in PEM"),
+    ({"combine": {"terms": [TERM]}}, "spec.combine.terms[0].http.tokenKey"),
+    (
+        {"python": {"source": CODE}, "sandbox": {"readable": ["/", "/no/such/words"]}},
+        "spec.sandbox.readable[1]: /no/such/words does not exist",
+    ),
+]
+# What those that start the server replace before.
+UNRESOLVED = [
+    ({"python": {"sourceFrom": {"configMap": {"name": "a", "key": "b"}}}}, "spec.python.sourceFrom"),
+    (
+        {"judge": {"template": "Reasoning", "model": {"endpoint": "e"}}},
+        "spec.judge.model.endpoint: must have been replaced by url",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "message"), [*REFUSED, *LACKING, *UNRESOLVED])
 def test_manifests_that_cannot_work_end_with_10(tmp_path, function_file, capsys, spec, message):
     file = function_file(tmp_path / "function.json", spec)
     assert main(["--function", str(file), "--port", "0"]) == 10
     output = capsys.readouterr()
     assert message in output.err
     assert not output.out
+
+
+@pytest.mark.parametrize(("command", "cases"), [("validate", REFUSED), ("score", [*REFUSED, *LACKING])])
+def test_the_command_line_refuses_them_with_the_same_sentences(tmp_path, function_file, capsys, command, cases):
+    for number, (spec, _) in enumerate(cases):
+        file = function_file(tmp_path / f"{number}.json", spec)
+        main(["--function", str(file), "--port", "0"])
+        refusal = capsys.readouterr().err
+        result = CliRunner().invoke(app, [command, str(file), *(["no-completions"] if command == "score" else [])])
+        assert (result.exit_code, result.stderr) == (10, refusal)
+
+
+@pytest.mark.parametrize(("spec", "message"), LACKING)
+def test_what_a_machine_lacks_is_no_fault_of_the_manifest(tmp_path, function_file, spec, message):
+    result = CliRunner().invoke(app, ["validate", str(function_file(tmp_path / "function.json", spec))])
+    assert result.exit_code == 0, result.stderr
 
 
 def test_exit_code_and_no_traceback(tmp_path, function_file):

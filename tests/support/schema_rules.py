@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from rft_api.builtin_reward import BuiltinReward, FormatReward
+from rft_api.builtin_reward import BuiltinReward
+from rft_api.builtin_table import FormatReward
 from rft_api.inference_endpoint import InferenceEndpointSpec
 from rft_api.invocation_log import InvocationLog, MetadataFilter, MetadataFilters
 from rft_api.model import Model
+from rft_api.remote_reward import JudgeModel, JudgeReward
 from rft_api.reward_function import (
     CombineReward,
     CombineTerm,
     Expectation,
-    JudgeModel,
-    JudgeReward,
     PythonReward,
     RewardFunctionSpec,
 )
@@ -112,6 +112,19 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
     (CombineTerm, MATH, {"name": "a"}, "set exactly one of python, builtin, judge, lambda, http, openai"),
     (CombineReward, {"terms": [MATH]}, {"terms": [MATH, MATH]}, "every term needs a name of its own"),
     (Expectation, {"minimum": "0"}, {}, "set minimum, maximum or both"),
+    (Expectation, {"minimum": "-1", "maximum": "-1"}, {"minimum": "0", "maximum": "-1"}, "minimum must not be above"),
+    (
+        RewardFunctionSpec,
+        {"timeout": "1m", "builtin": {"name": "Code", "code": {"timeout": "6s"}}},
+        {"timeout": "1m", "builtin": {"name": "Code", "code": {"timeout": "7s"}}},
+        "must be at most a tenth of spec.timeout",
+    ),
+    (
+        RewardFunctionSpec,
+        {"combine": {"terms": [{"name": "a", "builtin": {"name": "Code"}}]}},
+        {"timeout": "29s", "combine": {"terms": [MATH, {"name": "b", "builtin": {"name": "Code"}}]}},
+        "the timeout of Code, 3s by default, must be at most",
+    ),
     (
         RewardFunctionSpec,
         {"builtin": {"name": "Math"}},

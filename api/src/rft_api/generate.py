@@ -1,4 +1,4 @@
-"""Generates files from the models: the CRDs and the references of manifests and metrics.
+"""Generates files from the models: the CRDs and the references of manifests, metrics and builtin rewards.
 
 `python -m rft_api.generate ROOT`
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from textwrap import dedent, indent
 from typing import Any
 
 import yaml
 
+from rft_api.builtin_table import BUILTINS, options_key
 from rft_api.crd import build_crds
 from rft_api.metrics import (
     RUN_SERIES,
@@ -41,6 +43,15 @@ Prometheus, labelled with `namespace` and `job` beside the labels that stand her
 and what to do, is in [reading the curves](../curves.md).
 """
 
+_BUILTINS_TITLE = """# Builtin rewards
+
+Generated from the models by `make generate`. [Writing a reward](../rewards.md#builtin) says how each of them reads
+completions and reference answers. `rft rewards init NAME` writes the example to a manifest.
+
+| Name | Scores |
+|---|---|
+"""
+
 
 def generated_files() -> dict[str, str]:
     """Contents of every generated file, by its path in the repository."""
@@ -48,6 +59,7 @@ def generated_files() -> dict[str, str]:
     files = {f"crds/{name}": _HEADER + dump_yaml(crd) for name, crd in crds.items()}
     files["docs/reference/manifests.md"] = _reference(list(crds.values()))
     files["docs/reference/metrics.md"] = _metrics_reference()
+    files["docs/reference/builtins.md"] = _builtins_page(crds["rewardfunctions.yaml"])
     return files
 
 
@@ -83,6 +95,18 @@ def _reference(crds: list[Json]) -> str:
     return "".join(parts)
 
 
+def _builtins_page(crd: Json) -> str:
+    spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    options = spec["properties"]["builtin"]["properties"]
+    parts = [_BUILTINS_TITLE, *(f"| `{name}` | {builtin.summary} |\n" for name, builtin in BUILTINS.items())]
+    for name, builtin in BUILTINS.items():
+        key = options_key(name)
+        parts.append(f"\n## {name}\n\n| Option | Type | Default | Meaning |\n|---|---|---|---|\n")
+        parts.extend(_rows(options[key], key))
+        parts.append(f"\n```yaml\nspec:\n{indent(dedent(builtin.example).strip(), '  ')}\n```\n")
+    return "".join(parts)
+
+
 def _rows(schema: Json, path: str) -> list[str]:
     rows = []
     for name, field in schema.get("properties", {}).items():
@@ -104,7 +128,9 @@ def _default(name: str, field: Json, parent: Json) -> str:
     if name in parent.get("required", []):
         return "**required**"
     default = field.get("default")
-    return "" if default in (None, [], {}) or isinstance(default, dict) else f"`{default}`"
+    if default in (None, [], {}) or isinstance(default, dict):
+        return ""
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
 def _type(field: Json) -> str:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from rft_api.inference_endpoint import InferenceEndpoint
-from rft_api.model import Json, Location, RuleViolations
+from rft_api.model import Json, Location, Violation, format_location
 from rft_api.resource import API_VERSION
+from rft_api.reward_checks import reward_problems
 from rft_api.reward_function import Grader, PythonReward, RewardFunction
 from rft_api.rft_job import RFTJob
+from rft_api.violations import violations
 
 Resource = RFTJob | RewardFunction | InferenceEndpoint
 KINDS: Mapping[str, type[RFTJob] | type[RewardFunction] | type[InferenceEndpoint]] = {
@@ -39,6 +40,11 @@ class ManifestError:
         return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
 
 
+def describe_invalid(document: Json, invalid: ValidationError) -> str:
+    """What is wrong with a document of ours, in one line."""
+    return "; ".join(map(str, violations(invalid, document, KINDS[document["kind"]])))
+
+
 @dataclass(frozen=True)
 class Origin:
     """The file, and the place in it, that a document was read from."""
@@ -47,6 +53,16 @@ class Origin:
     """Its file."""
     node: yaml.Node
     """Its YAML tree, which knows the lines."""
+
+    def error(self, violation: Violation) -> ManifestError:
+        """What is wrong with the document, with the file's line."""
+        line, message = _line(self.node, violation.location), violation.message
+        if violation.text_line is not None:
+            if _is_block(self.node, violation.location):
+                line += violation.text_line
+            else:
+                message += f" (line {violation.text_line} of the text)"
+        return ManifestError(str(self.file), line, format_location(violation.location), message)
 
 
 @dataclass
@@ -62,18 +78,9 @@ class Manifests:
     origins: dict[tuple[str, str], Origin] = field(default_factory=dict)
     """Origin of each document, by kind and name; also of documents with errors."""
 
-    def error(
-        self, kind: str, name: str, location: Location, message: str, text_line: int | None = None
-    ) -> ManifestError:
-        """An error at a place of a document; `text_line` is a line inside the text that stands there, from 1."""
-        origin = self.origins[kind, name]
-        line = _line(origin.node, location)
-        if text_line is not None:
-            if _is_block(origin.node, location):
-                line += text_line
-            else:
-                message += f" (line {text_line} of the text)"
-        return ManifestError(str(origin.file), line, format_location(location), message)
+    def error(self, kind: str, name: str, location: Location, message: str) -> ManifestError:
+        """What is wrong at a place of a document, with the document's file and the line."""
+        return self.origins[kind, name].error(Violation(message, location))
 
 
 class ManifestErrors(Exception):
@@ -113,6 +120,10 @@ def load_manifests(files: Iterable[Path]) -> Manifests:
             elif document.get("apiVersion") == API_VERSION or "kind" not in document:
                 message = f"must be one of {', '.join(KINDS)}"
                 errors.append(ManifestError(str(file), _line(node, ("kind",)), "kind", message))
+    # A ConfigMap with code may serve several functions, and is wrong once.
+    functions, config_maps = manifests.reward_functions.values(), manifests.config_maps
+    problems = [problem for function in functions for problem in reward_problems(function, config_maps)]
+    errors += [manifests.origins[document].error(violation) for document, violation in dict.fromkeys(problems)]
     if errors:
         raise ManifestErrors(errors, manifests)
     return manifests
@@ -162,32 +173,39 @@ class SourceMissing(Exception):
         self.message = message
 
 
+def missing_sources(function: RewardFunction, config_maps: Mapping[str, Mapping[str, str]]) -> Iterator[SourceMissing]:
+    """A description of each reference to code in a ConfigMap that leads to no code."""
+    for location, grader in function.spec.graders():
+        if grader.python is None or grader.python.source_from is None:
+            continue
+        reference = grader.python.source_from.config_map
+        source = config_maps.get(reference.name, {}).get(reference.key)
+        message = None
+        if source is None:
+            message = f"there is no ConfigMap {reference.name} with key {reference.key}"
+        elif not source.strip():
+            message = f"key {reference.key} of ConfigMap {reference.name} is empty"
+        if message is not None:
+            yield SourceMissing((*location, "python", "sourceFrom", "configMap"), message)
+
+
 def resolve_source(function: RewardFunction, config_maps: Mapping[str, Mapping[str, str]]) -> RewardFunction:
     """The function with its code, and that of its terms, in place of references to ConfigMaps.
 
     Raises:
         SourceMissing: when a ConfigMap or its key is missing, or holds no code.
     """
+    for missing in missing_sources(function, config_maps):
+        raise missing
 
-    def inline_code(location: Location, grader: Grader) -> dict[str, object]:
-        return {"python": _inline(grader.python, (*location, "python"), config_maps)}
+    def inline_code(_: Location, grader: Grader) -> dict[str, object]:
+        python = grader.python
+        if python is None or python.source_from is None:
+            return {}
+        reference = python.source_from.config_map
+        return {"python": PythonReward(source=config_maps[reference.name][reference.key], handler=python.handler)}
 
     return function.model_copy(update={"spec": function.spec.update_graders(inline_code)})
-
-
-def _inline(
-    python: PythonReward | None, location: Location, config_maps: Mapping[str, Mapping[str, str]]
-) -> PythonReward | None:
-    if python is None or python.source_from is None:
-        return python
-    reference = python.source_from.config_map
-    location = (*location, "sourceFrom", "configMap")
-    source = config_maps.get(reference.name, {}).get(reference.key)
-    if source is None:
-        raise SourceMissing(location, f"there is no ConfigMap {reference.name} with key {reference.key}")
-    if not source.strip():
-        raise SourceMissing(location, f"key {reference.key} of ConfigMap {reference.name} is empty")
-    return PythonReward(source=source, handler=python.handler)
 
 
 class _Loader(yaml.SafeLoader):
@@ -241,70 +259,12 @@ def _validated(origin: Origin, document: Json, kind: str, errors: list[ManifestE
     if missing:  # has a default in the models, because only manifests need to say it
         errors.append(ManifestError(str(file), _line(node, ()), "apiVersion", "is required"))
     try:
-        resource = KINDS[kind].model_validate(document)
+        # Fields go by their names in manifests only, as the API server has it.
+        resource = KINDS[kind].model_validate(document, by_alias=True, by_name=False)
         return None if missing else resource
     except ValidationError as invalid:
-        for detail in invalid.errors():
-            location = _in_document(document, tuple(detail["loc"]), detail["type"])
-            for message in _messages(detail, KINDS[kind]):
-                errors.append(ManifestError(str(file), _line(node, location), format_location(location), message))
+        errors += [origin.error(violation) for violation in violations(invalid, document, KINDS[kind])]
         return None
-
-
-def _in_document(document: Any, location: Location, kind: str) -> Location:
-    """The location without the tags of unions, which pydantic puts between the names of fields."""
-    kept: list[int | str] = []
-    for index, part in enumerate(location):
-        missing = kind == "missing" and index == len(location) - 1
-        if isinstance(document, dict) and part not in document and not missing:
-            continue
-        kept.append(part)
-        try:
-            document = document[part]
-        except (LookupError, TypeError):
-            document = None
-    return tuple(kept)
-
-
-def _messages(detail: Any, model: type[BaseModel]) -> list[str]:
-    error = (detail.get("ctx") or {}).get("error")
-    if isinstance(error, RuleViolations):
-        return error.messages
-    if detail["type"] == "missing":
-        return ["is required"]
-    if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
-        expected = detail["ctx"].get("expected_tags")
-        return ["needs a type" + (f": one of {expected}" if expected else "")]
-    if detail["type"] == "model_type":
-        return ["must be a mapping of fields"]
-    if detail["type"] == "extra_forbidden":
-        close = get_close_matches(str(detail["loc"][-1]), _field_names(model, detail["loc"][:-1]), n=1)
-        return ["unknown field" + (f"; did you mean {close[0]}?" if close else "")]
-    message = str(detail["msg"])
-    return [message[0].lower() + message[1:]]
-
-
-def _field_names(model: type[BaseModel], location: Location) -> list[str]:
-    """Names that could stand at a place: the fields of the model found by walking down the annotations."""
-    current: type[BaseModel] = model
-    for part in location:
-        if isinstance(part, int):
-            continue
-        inner = next((f for n, f in current.model_fields.items() if part in (f.alias, n)), None)
-        model_inside = _model_in(inner.annotation) if inner is not None else None
-        if model_inside is None:
-            return []
-        current = model_inside
-    return [f.alias or name for name, f in current.model_fields.items()]
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        if model := _model_in(argument):
-            return model
-    return None
 
 
 def _is_block(node: yaml.Node, location: Location) -> bool:
@@ -315,14 +275,6 @@ def _is_block(node: yaml.Node, location: Location) -> bool:
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
             node = node.value[part]
     return isinstance(node, yaml.ScalarNode) and node.style == "|"
-
-
-def format_location(location: Location) -> str:
-    """A field's place as people write it: `spec.data.train[0].uri`."""
-    text = ""
-    for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
 
 
 def _line(node: yaml.Node, location: Location) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,14 +27,39 @@ class Rule:
     cel: str
     message: str
     holds: Callable[[Any], bool]
+    places: Callable[[Any], Sequence[Location]] = lambda _: [()]
+    """Where a model breaks the rule, from the model on: the model itself, or fields inside it."""
+
+
+@dataclass(frozen=True)
+class Violation:
+    """What is wrong with a document, and where."""
+
+    message: str
+    location: Location = ()
+    """The field, from the model on that reports it, or from the document's root."""
+    text_line: int | None = None
+    """The line inside the text that stands there, from 1."""
+
+    def __str__(self) -> str:
+        text = self.message if self.text_line is None else f"{self.message} (line {self.text_line} of the text)"
+        return f"{format_location(self.location)}: {text}" if self.location else text
 
 
 class RuleViolations(ValueError):
-    """Raised when rules of a model do not hold; carries every message, not only the first."""
+    """Raised when rules of a model do not hold; carries every violation, not only the first."""
 
-    def __init__(self, messages: list[str]):
-        super().__init__("; ".join(messages))
-        self.messages = messages
+    def __init__(self, violations: Sequence[Violation]):
+        super().__init__("; ".join(map(str, violations)))
+        self.violations = violations
+
+
+def format_location(location: Location) -> str:
+    """A field's place as people write it: `spec.data.train[0].uri`."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
 
 
 class Model(BaseModel):
@@ -56,9 +81,9 @@ class Model(BaseModel):
 
     @model_validator(mode="after")
     def _rules_hold(self) -> Model:
-        broken = [rule.message for rule in self.rules if not rule.holds(self)]
+        broken = [rule for rule in self.rules if not rule.holds(self)]
         if broken:
-            raise RuleViolations(broken)
+            raise RuleViolations([Violation(rule.message, place) for rule in broken for place in rule.places(self)])
         return self
 
     def to_json_object(self) -> Json:

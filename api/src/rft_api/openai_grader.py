@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from rft_api.model import Location
 from rft_api.openai_formula import FUNCTIONS, parse_formula
 from rft_api.openai_template import parse_template
 
@@ -97,22 +97,6 @@ class PythonScript(_Grader):
                 "openai_grader", "leave it out: the code runs with Python's standard library, not in OpenAI's images"
             )
         return tag
-
-    @field_validator("source")
-    @classmethod
-    def _defines_grade(cls, source: str) -> str:
-        try:
-            tree = ast.parse(source)
-        except SyntaxError as error:
-            raise _refuse(ValueError(f"is not valid Python: {error.msg} (line {error.lineno} of the text)")) from None
-        except (ValueError, RecursionError, MemoryError) as error:
-            raise _refuse(ValueError(f"is not valid Python: {error}")) from None
-        names = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-        names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-        names |= {node.asname or node.name for node in ast.walk(tree) if isinstance(node, ast.alias)}
-        if not names & {"grade", "*"}:
-            raise _refuse(ValueError("defines no function grade(sample, item)"))
-        return source
 
 
 def _text_of(content: Any) -> Any:
@@ -232,12 +216,19 @@ AnyGrader = Annotated[
 ]
 
 
+def grader_parts(grader: AnyGrader) -> Iterator[tuple[Location, AnyGrader]]:
+    """The graders that a multi grader is made of, with their places in it; a single one is its own part."""
+    if isinstance(grader, Multi):
+        for key, part in grader.graders.items():
+            yield ("graders", key), part
+    else:
+        yield (), grader
+
+
 def single_graders(grader: AnyGrader) -> Iterator[tuple[str, AnyGrader]]:
     """The graders that a multi grader is made of, with their keys; a single one under its name or type."""
-    if isinstance(grader, Multi):
-        yield from grader.graders.items()
-    else:
-        yield grader.name or grader.type, grader
+    for location, part in grader_parts(grader):
+        yield str(location[-1]) if location else part.name or part.type, part
 
 
 def asks_model(grader: AnyGrader) -> bool:

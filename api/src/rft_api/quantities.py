@@ -158,6 +158,41 @@ class Between:
         return {**handler(schema), "x-kubernetes-validations": [{"rule": cel, "message": self.message}]}
 
 
+@dataclass(frozen=True)
+class AtLeast:
+    """A lower bound, used as `Annotated[Duration, AtLeast("1s")]` or `Annotated[Quantity, AtLeast("16Mi")]`."""
+
+    least: str
+
+    @property
+    def message(self) -> str:
+        """What the user reads when a value is smaller."""
+        return f"must be at least {self.least}"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        size = duration_seconds if self._is_duration else quantity_value
+
+        def check(value: str) -> str:
+            if size(value) < size(self.least):
+                raise PydanticCustomError("range", "{message}", {"message": self.message})
+            return value
+
+        return core_schema.no_info_after_validator_function(check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        if self._is_duration:
+            cel = f"duration(self) >= duration('{self.least}')"
+        else:
+            cel = f"quantity(self).compareTo(quantity('{self.least}')) >= 0"
+        return {**handler(schema), "x-kubernetes-validations": [{"rule": cel, "message": self.message}]}
+
+    @property
+    def _is_duration(self) -> bool:
+        return re.fullmatch(DURATION_PATTERN, self.least) is not None
+
+
 def exactly_one_of(*fields: str) -> Rule:
     """The rule that exactly one of the optional fields is set."""
     names = [camel(field).rstrip("_") for field in fields]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rft_api.model import Location
-from rft_api.reward_function import Grader, JudgeModel, RewardFunction, RewardFunctionSpec
+from rft_api.remote_reward import JudgeModel
+from rft_api.reward_function import Grader, RewardFunction, RewardFunctionSpec
 
 AWS_PREFIX = "AWS_"
 """How the names of boto3's variables begin."""

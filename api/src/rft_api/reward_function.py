@@ -8,9 +8,22 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, WithJsonSchema, model_validator
 
 from rft_api.builtin_reward import BuiltinReward
-from rft_api.model import Location, Model, Rule, RuleViolations
+from rft_api.builtin_table import CodeReward
+from rft_api.model import Location, Model, Rule, RuleViolations, Violation
 from rft_api.openai_grader import AnyGrader, asks_model
-from rft_api.quantities import Between, DecimalString, Duration, Integer, Name, Quantity, exactly_one_of
+from rft_api.quantities import (
+    AtLeast,
+    Between,
+    DecimalString,
+    Duration,
+    Integer,
+    Name,
+    Quantity,
+    SignedDecimalString,
+    duration_seconds,
+    exactly_one_of,
+)
+from rft_api.remote_reward import HttpReward, JudgeLimits, JudgeModel, JudgeReward, LambdaReward
 from rft_api.resource import API_VERSION, Conditions, FreeForm, Metadata, PodOverrides, SecretReference
 
 AnyJson = Annotated[Any, Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
@@ -46,120 +59,6 @@ class PythonReward(Model):
     """Function `(event, context)` that scores a list of samples."""
 
 
-CredentialKey = Annotated[str, Field(max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-"""A key of the Secret that spec.credentials names; it becomes an environment variable, so a name of one."""
-
-Url = Annotated[str, Field(max_length=2048, pattern=r"^https?://.+$")]
-
-BatchSize = Annotated[Integer, Field(ge=1, le=8192)]
-
-Concurrency = Annotated[Integer, Field(ge=1, le=256)]
-
-
-class BedrockModel(Model):
-    """A model on Amazon Bedrock."""
-
-    model_id: Annotated[str, Field(min_length=1, max_length=2048)]
-    """Model id or inference profile ARN."""
-    region: Annotated[str, Field(max_length=64)] | None = None
-    """AWS region; that of the credentials when absent."""
-
-
-class JudgeModel(Model):
-    """The model that judges."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        exactly_one_of("url", "endpoint", "bedrock"),
-        Rule(
-            cel="has(self.url) == has(self.name)",
-            message="name goes with url: the model's name there",
-            holds=lambda model: (model.url is None) == (model.name is None),
-        ),
-        Rule(
-            cel="has(self.url) || (!has(self.tokenKey) && !has(self.caKey))",
-            message="tokenKey and caKey belong to url",
-            holds=lambda model: model.url is not None or (model.token_key is None and model.ca_key is None),
-        ),
-    )
-
-    url: Url | None = None
-    """Base URL of an OpenAI-compatible API, such as https://api.openai.com/v1."""
-    name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    """The model's name at that URL."""
-    token_key: CredentialKey | None = None
-    """Key of the credentials Secret that is sent to the URL as bearer token; none is sent when absent."""
-    ca_key: CredentialKey | None = None
-    """Key of the credentials Secret with the certificates (PEM) that the URL's own is checked against."""
-    endpoint: Name | None = None
-    """Name of an InferenceEndpoint in the same namespace."""
-    bedrock: BedrockModel | None = None
-    """A model on Amazon Bedrock."""
-
-
-class JudgeLimits(Model):
-    """Bounds of what a judge is asked at once, in each reward server pod."""
-
-    concurrency: Concurrency = 16
-    """Requests at the same time."""
-    requests_per_minute: Annotated[Integer, Field(ge=1)] | None = None
-    """Requests in any 60 seconds."""
-    tokens_per_minute: Annotated[Integer, Field(ge=1)] | None = None
-    """Tokens, of prompts and answers, in any 60 seconds."""
-
-
-class JudgeReward(Model):
-    """A model that rates completions from 1 to 5 by a rubric; the score is (rating - 1) / 4."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="self.votes % 2 == 1",
-            message="votes must be odd",
-            holds=lambda judge: judge.votes % 2 == 1,
-        ),
-    )
-
-    template: Literal["InstructionFollowing", "Summarization", "Reasoning", "Faithfulness"]
-    """What is judged."""
-    rubric: Annotated[str, Field(min_length=1, max_length=65536)] | None = None
-    """What earns which rating from 1 to 5; the template's own when absent."""
-    model: JudgeModel
-    """The model that judges."""
-    votes: Annotated[Integer, Field(ge=1, le=9)] = 1
-    """Times that each completion is rated, an odd number; the median counts."""
-    max_tokens: Annotated[Integer, Field(ge=16, le=131072)] = 1024
-    """Tokens that the judge may write for one rating, its thoughts included."""
-    limits: JudgeLimits = JudgeLimits()
-    """Bounds of what the judge is asked at once."""
-
-
-class LambdaReward(Model):
-    """An AWS Lambda in the contract of Amazon Bedrock's reward Lambdas."""
-
-    function_arn: Annotated[str, Field(max_length=2048, pattern=r"^arn:[^:]+:lambda:[^:]+:[0-9]+:function:.+$")]
-    """ARN of the function, with or without a version or alias."""
-    batch_size: BatchSize = 64
-    """Most samples of one invocation."""
-    concurrency: Concurrency = 8
-    """Invocations at the same time, by each reward server pod."""
-
-
-class HttpReward(Model):
-    """A server of the user's with the same contract as the reward server."""
-
-    url: Url
-    """Where samples are posted to."""
-    token_key: CredentialKey | None = None
-    """Key of the credentials Secret that is sent as bearer token."""
-    headers: Annotated[dict[str, CredentialKey], Field(max_length=32)] = {}
-    """Further headers: from a header's name to the key of the credentials Secret with its value."""
-    ca_key: CredentialKey | None = None
-    """Key of the credentials Secret with the certificates (PEM) that the server's own is checked against."""
-    batch_size: BatchSize = 64
-    """Most samples of one request."""
-    concurrency: Concurrency = 8
-    """Requests at the same time, by each reward server pod."""
-
-
 class OpenAIReward(Model):
     """A grader in OpenAI's JSON."""
 
@@ -174,7 +73,7 @@ class OpenAIReward(Model):
     def _has_model(self) -> OpenAIReward:
         # No rule: CEL cannot look into a grader.
         if asks_model(self.grader) and self.model is None:
-            raise RuleViolations(["set model: score_model and label_model ask one"])
+            raise RuleViolations([Violation("set model: score_model and label_model ask one")])
         return self
 
 
@@ -233,11 +132,19 @@ class Expectation(Model):
             message="set minimum, maximum or both",
             holds=lambda expectation: expectation.minimum is not None or expectation.maximum is not None,
         ),
+        Rule(
+            cel="!has(self.minimum) || !has(self.maximum) || double(self.minimum) <= double(self.maximum)",
+            message="minimum must not be above maximum",
+            holds=lambda expectation: (
+                None in (expectation.minimum, expectation.maximum)
+                or float(expectation.minimum) <= float(expectation.maximum)
+            ),
+        ),
     )
 
-    minimum: DecimalString | None = None
+    minimum: SignedDecimalString | None = None
     """Least reward that passes."""
-    maximum: DecimalString | None = None
+    maximum: SignedDecimalString | None = None
     """Greatest reward that passes."""
 
 
@@ -272,7 +179,7 @@ AbsolutePath = Annotated[str, Field(max_length=4096, pattern=r"^/")]
 class Sandbox(Model):
     """Limits of each process that runs Python code."""
 
-    memory: Quantity = "512Mi"
+    memory: Annotated[Quantity, AtLeast("16Mi")] = "512Mi"
     """Address space beyond what the bare interpreter takes."""
     processes: Annotated[Integer, Field(ge=1, le=64)] = 2
     """Processes that score at the same time."""
@@ -280,16 +187,48 @@ class Sandbox(Model):
     """Files and folders of the pod that the code may read besides Python's own, such as a mounted volume's."""
 
 
+CODE_SHARE = 10
+"""Times that the timeout of Code fits into the function's. A sample that is told apart from its batch gets an eighth of
+the function's: code that hangs must fail well within it, as a wrong answer does, and not be an error."""
+
+# What a cel expression calls `reward` is a grader; the timeout of Code without options is the default.
+_CODE_IN_TIME = (
+    "!has({grader}.builtin) || {grader}.builtin.name != 'Code' || "
+    "duration(has({grader}.builtin.code) ? {grader}.builtin.code.timeout : '" + CodeReward().timeout + "').getSeconds()"
+    f" * {CODE_SHARE} <= duration(self.timeout).getSeconds()"
+)
+
+
+def _codes_out_of_time(spec: RewardFunctionSpec) -> list[Location]:
+    """Where a timeout of Code is too long for that of the function."""
+    return [
+        (*location[1:], "builtin", "code", "timeout")  # from the spec on
+        for location, grader in spec.graders()
+        if grader.builtin is not None
+        and isinstance(grader.builtin.options, CodeReward)
+        and CODE_SHARE * duration_seconds(grader.builtin.options.timeout) > duration_seconds(spec.timeout)
+    ]
+
+
 class RewardFunctionSpec(Grader):
     """How completions are scored."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (exactly_one_of(*_GRADERS, "combine"),)
+    rules: ClassVar[tuple[Rule, ...]] = (
+        exactly_one_of(*_GRADERS, "combine"),
+        Rule(
+            cel=f"({_CODE_IN_TIME.format(grader='self')}) && "
+            f"(!has(self.combine) || self.combine.terms.all(term, {_CODE_IN_TIME.format(grader='term')}))",
+            message=f"the timeout of Code, {CodeReward().timeout} by default, must be at most a tenth of spec.timeout",
+            holds=lambda spec: not _codes_out_of_time(spec),
+            places=_codes_out_of_time,
+        ),
+    )
 
     combine: CombineReward | None = None
     """A weighted sum of other rewards."""
     tests: Annotated[list[RewardTest], Field(max_length=64)] = []
     """Samples that have to score as expected before the function is Ready."""
-    timeout: Duration = "30s"
+    timeout: Annotated[Duration, AtLeast("1s")] = "30s"
     """Time that one batch of samples may take."""
     replicas: Annotated[Integer, Field(ge=1, le=64)] = 1
     """Reward server pods."""

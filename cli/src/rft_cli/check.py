@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import re
-import warnings
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,13 +14,12 @@ from rft_api.manifests import (
     ManifestError,
     ManifestErrors,
     Manifests,
-    SourceMissing,
     load_manifests,
-    resolve_source,
+    missing_sources,
 )
 from rft_api.model import Location
 from rft_api.render import RewardAddress, render_trainer_config, reward_names
-from rft_api.reward_function import Grader, PythonReward, RewardFunction
+from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
 from rft_api.sources import DataSource
 
@@ -67,7 +63,10 @@ def read_manifests(paths: Iterable[Path]) -> tuple[Manifests, list[ManifestError
     except ManifestErrors as wrong:
         found, errors = wrong.manifests, list(wrong.errors)
     for function in found.reward_functions.values():
-        errors += _function_errors(found, function)
+        errors += [
+            found.error("RewardFunction", function.metadata.name, missing.location, missing.message)
+            for missing in missing_sources(function, found.config_maps)
+        ]
     return found, errors
 
 
@@ -123,69 +122,3 @@ def _address_problem(found: Manifests, job: RFTJob, address: Address) -> str | N
     if address.many:
         return None if path.exists() else f"there is no file or folder {path.resolve()}"
     return None if path.is_file() else f"there is no file {path.resolve()}"
-
-
-def _function_errors(found: Manifests, function: RewardFunction) -> Iterator[ManifestError]:
-    name = function.metadata.name
-    for location, grader in function.spec.graders():
-        if grader.python is not None:
-            yield from _python_errors(found, function, (*location, "python"), grader.python)
-        for path, pattern in _patterns(grader):
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                message = f"is not a regular expression: {error}"
-                yield found.error("RewardFunction", name, (*location, "builtin", *path, "pattern"), message)
-    try:
-        resolve_source(function, found.config_maps)
-    except SourceMissing as missing:
-        yield found.error("RewardFunction", name, missing.location, missing.message)
-
-
-def _patterns(grader: Grader) -> Iterator[tuple[Location, str]]:
-    builtin = grader.builtin
-    if builtin is None:
-        return
-    for field, options in (("exactMatch", builtin.exact_match), ("f1", builtin.f1), ("format", builtin.format)):
-        if options is not None and options.pattern:
-            yield (field,), options.pattern
-
-
-def _python_errors(
-    found: Manifests, function: RewardFunction, location: Location, python: PythonReward
-) -> Iterator[ManifestError]:
-    kind, name, place = "RewardFunction", function.metadata.name, (*location, "source")
-    source = python.source
-    if python.source_from is not None:
-        reference = python.source_from.config_map
-        source = found.config_maps.get(reference.name, {}).get(reference.key)
-        kind, name, place = "ConfigMap", reference.name, ("data", reference.key)
-    if not source:
-        return  # resolve_source says which reference is missing
-    try:
-        with warnings.catch_warnings(action="ignore"):  # a doubtful escape is no error
-            tree = ast.parse(source)
-    except SyntaxError as error:
-        yield found.error(kind, name, place, f"is not valid Python: {error.msg}", error.lineno)
-        return
-    except (ValueError, RecursionError, MemoryError) as error:
-        yield found.error(kind, name, place, f"is not valid Python: {error}")
-        return
-    defined, open_ended = _top_level_names(tree)
-    if python.handler not in defined and not open_ended:
-        functions = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
-        known = f"it defines {', '.join(functions)}; set handler" if functions else "it defines no function"
-        yield found.error(kind, name, place, f"defines no {python.handler}: {known}")
-
-
-def _top_level_names(tree: ast.Module) -> tuple[set[str], bool]:
-    """Names that a module's code may bind, and whether there may be more (`import *`)."""
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            names.add(node.name)
-        elif isinstance(node, ast.alias):
-            names.add(node.asname or node.name)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-    return names, "*" in names

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rft_api.builtin_table import options_key
 from rft_api.crd import structural_schema
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.model import Json
@@ -89,7 +90,7 @@ def _options(name: str, template: Template) -> tuple[str, Json]:
     """Where a reward's options stand in the manifest, and their schema."""
     spec = structural_schema(RewardFunction)["properties"]["spec"]["properties"]
     if template.kind == "builtin":
-        field = name[0].lower() + name[1:]
+        field = options_key(name)
         return f"builtin.{field}", spec["builtin"]["properties"][field]
     field = _FIELDS.get(name, "judge")
     return field, spec[field]

@@ -36,7 +36,7 @@ from rft_cli.addresses import INPUTS, Places
 from rft_cli.check import check_manifests
 from rft_cli.display import Display
 from rft_cli.history import History
-from rft_cli.judges import judge_endpoint_errors
+from rft_cli.local_rewards import local_reward_errors
 from rft_cli.processes import LOG_LINES, Program, RewardServer, user_error
 from rft_cli.report import final_line, read_model, report
 from rft_cli.texts import harmless
@@ -128,7 +128,7 @@ def _require_local(found: Manifests, job: RFTJob, output: Path | None) -> None:
     if job.spec.compute.nodes > 1:
         refuse("RFTJob", job_name, ("spec", "compute", "nodes"), "must be 1 on this machine")
     for name in reward_names(job):
-        errors += judge_endpoint_errors(found, found.reward_functions[name])
+        errors += local_reward_errors(found, found.reward_functions[name])
     if errors:
         raise ManifestErrors(errors, found)
 

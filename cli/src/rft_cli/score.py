@@ -25,7 +25,7 @@ from rft_api.quantities import duration_seconds
 from rft_api.reward_function import RewardFunction
 from rft_api.reward_protocol import SCORE_PATH, Score, build_sample, match_scores
 from rft_cli.check import read_manifests
-from rft_cli.judges import judge_endpoint_errors
+from rft_cli.local_rewards import local_reward_errors
 from rft_cli.processes import RewardServer
 from rft_cli.report import read_rollouts
 from rft_cli.texts import harmless, number
@@ -77,7 +77,7 @@ def load_function(manifest: Path, name: str | None = None) -> RewardFunction:
     if errors:
         raise ManifestErrors(errors, found)
     functions = [function for key, function in found.reward_functions.items() if name in (None, key)]
-    errors = [error for function in functions for error in judge_endpoint_errors(found, function)]
+    errors = [error for function in functions for error in local_reward_errors(found, function)]
     if errors:
         raise ManifestErrors(errors, found)
     if len(functions) != 1:

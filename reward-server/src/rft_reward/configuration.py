@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-import symtable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from rft_api.manifests import ManifestErrors, format_location, load_manifests
+from rft_api.manifests import ManifestErrors, load_manifests
+from rft_api.model import Violation
 from rft_api.openai_grader import asks_model, single_graders
 from rft_api.quantities import duration_seconds, quantity_value
 from rft_api.remote_graders import models
+from rft_api.reward_environment import environment_problems
 from rft_api.reward_function import CombineTerm, Grader, RewardFunction
-from rft_reward.builtin_checks import builtin_problems, worker_options
+from rft_reward.graders.builtin import BUILDERS
 from rft_reward.openai_plan import worker_plan
 
 if TYPE_CHECKING:
     from rft_reward.scoring import ScoringSettings
-
-_LEAST_MEMORY = 16 * 1024 * 1024
 
 
 class ConfigurationError(Exception):
@@ -33,15 +32,18 @@ def load_function(file: Path) -> RewardFunction:
         ConfigurationError: with everything that is wrong.
     """
     try:
-        functions = list(load_manifests([file]).reward_functions.values())
+        manifests = load_manifests([file])
     except ManifestErrors as errors:
         raise ConfigurationError(str(errors)) from None
+    functions = list(manifests.reward_functions.values())
     if len(functions) != 1:
         raise ConfigurationError(f"{file}: must hold exactly one RewardFunction, holds {len(functions)}")
-    problems = [f"{file}: {problem}" for problem in _problems(functions[0])]
+    function = functions[0]
+    origin = manifests.origins[function.kind, function.metadata.name]
+    problems = [str(origin.error(violation)) for violation in _problems(function)]
     if problems:
         raise ConfigurationError("\n".join(problems))
-    return functions[0]
+    return function
 
 
 def scoring_settings(function: RewardFunction, hidden_file: Path | None) -> ScoringSettings:
@@ -71,7 +73,7 @@ def scoring_settings(function: RewardFunction, hidden_file: Path | None) -> Scor
                 needs_libraries=any(term.builtin is not None or term.openai is not None for term in for_terms),
                 hidden_file=None if hidden_file is None else str(hidden_file.resolve()),
                 readable=spec.sandbox.readable,
-                companions=sum(term.builtin is not None and term.builtin.name == "Code" for term in for_terms),
+                companions=sum(BUILDERS[t.builtin.name].processes for t in for_terms if t.builtin is not None),
             ),
             workers=spec.sandbox.processes,
             timeout=spec.timeout,
@@ -104,78 +106,17 @@ def _worker_term(term: Grader) -> dict[str, Any]:
     if term.openai is not None:
         return {"openai": worker_plan(term.openai.grader)}
     assert term.builtin is not None
-    return {"builtin": worker_options(term.builtin)}
+    return {"builtin": {"name": term.builtin.name, "options": term.builtin.options.for_grader()}}
 
 
-def _problems(function: RewardFunction) -> list[str]:
-    spec = function.spec
-    problems = []
-    if duration_seconds(spec.timeout) < 1:
-        problems.append("spec.timeout: must be at least 1s")
-    if quantity_value(spec.sandbox.memory) < _LEAST_MEMORY:
-        problems.append("spec.sandbox.memory: must be at least 16Mi")
-    for number, path in enumerate(spec.sandbox.readable):
-        if not Path(path).exists():
-            problems.append(
-                f"spec.sandbox.readable[{number}]: {path} does not exist: mount it with spec.pod.volumeMounts"
-            )
-    for location, grader in spec.graders():
-        problems += _grader_problems(grader, format_location(location), spec.timeout)
-    return problems
-
-
-def _grader_problems(grader: Grader, path: str, timeout: str) -> list[str]:
-    if _is_remote(grader):
-        return _remote_problems(grader, path)
-    if grader.openai is not None:
-        return []  # its schema has checked it whole
-    if grader.python is not None:
-        if grader.python.source is None:
-            return [f"{path}.python.sourceFrom: must have been replaced by source before the server starts"]
-        return _source_problems(grader.python.source, grader.python.handler, f"{path}.python")
-    assert grader.builtin is not None  # exactly one is set
-    return list(builtin_problems(grader.builtin, f"{path}.builtin", timeout))
-
-
-def _remote_problems(grader: Grader, path: str) -> list[str]:
-    from rft_reward.remote import credentials
-
-    problems = []
-    for kind, model in models(grader):
-        if model.endpoint is not None:
-            problems.append(f"{path}.{kind}.model.endpoint: must have been replaced by url before the server starts")
-        problems += _url_problems(model.url, f"{path}.{kind}.model.url")
-    if grader.http is not None:
-        problems += _url_problems(grader.http.url, f"{path}.http.url")
-    return [*problems, *credentials.problems(grader, path, os.environ)]
-
-
-def _url_problems(url: str | None, path: str) -> list[str]:
-    if url is None:
-        return []
-    try:
-        parts = urlsplit(url)
-        valid = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        valid = False
-    # Spaces, controls and the like would be refused when the first sample is sent.
-    valid = valid and url.isascii() and url.isprintable() and " " not in url
-    return [] if valid else [f"{path}: is not a URL"]
-
-
-def _source_problems(source: str, handler: str, path: str) -> list[str]:
-    try:
-        table = symtable.symtable(source, "reward.py", "exec")
-    except SyntaxError as error:
-        place = "" if error.lineno is None else f"line {error.lineno}: "
-        return [f"{path}.source: {place}{error.msg}"]
-    except (ValueError, RecursionError, MemoryError) as error:
-        return [f"{path}.source: cannot be compiled: {error}"]
-    try:
-        symbol = table.lookup(handler)
-        defined = symbol.is_assigned() or symbol.is_imported()
-    except KeyError:
-        defined = False
-    if defined:
-        return []
-    return [f"{path}.source: defines no function {handler}: define it, or name another in handler"]
+def _problems(function: RewardFunction) -> Iterator[Violation]:
+    """What keeps this server, on this machine, from scoring with a function whose manifest is right."""
+    for location, grader in function.spec.graders():
+        if grader.python is not None and grader.python.source is None:
+            text = "must have been replaced by source before the server starts"
+            yield Violation(text, (*location, "python", "sourceFrom"))
+        for field, model in models(grader):
+            if model.endpoint is not None:
+                text = "must have been replaced by url before the server starts"
+                yield Violation(text, (*location, field, "model", "endpoint"))
+    yield from environment_problems(function.spec, os.environ)

@@ -20,7 +20,7 @@ import orjson
 
 from rft_api.reward_protocol import match_rows
 from rft_reward.combine import Row, combine, failed
-from rft_reward.graders.builtin import sample_share
+from rft_reward.graders.per_sample import sample_share
 from rft_reward.metrics import Metrics
 from rft_reward.worker_process import WorkerLost, WorkerProcess, WorkerSettings
 

@@ -112,12 +112,11 @@ def _builder(term: dict[str, Any], configuration: dict[str, Any]) -> Callable[[]
         return openai_grader.prepare(term["openai"])
     from rft_reward.graders import builtin
 
-    if term["builtin"]["name"] == "Code":
-        from rft_reward.graders import code_answer  # noqa: F401
-
-        # Its processes are made with the limit on memory in force.
-        return lambda: builtin.build(term["builtin"])
-    grade = builtin.build(term["builtin"])
+    name, options = term["builtin"]["name"], term["builtin"]["options"]
+    if builtin.BUILDERS[name].processes:
+        builtin.BUILDERS[name].load()
+        return lambda: builtin.build(name, options)  # its processes are made with the limit on memory in force
+    grade = builtin.build(name, options)
     return lambda: grade
 
 

@@ -9,8 +9,7 @@ from typing import Literal
 
 from rft_api import hub_address
 from rft_api.addresses import job_addresses as located_addresses
-from rft_api.manifests import format_location
-from rft_api.model import Json
+from rft_api.model import Json, format_location
 from rft_api.rft_job import RFTJob
 from rft_operator.pods import paths
 

@@ -39,8 +39,3 @@ def read_conditions(status: Json) -> list[Condition]:
         return [Condition.model_validate(condition) for condition in status.get("conditions", [])]
     except ValidationError:
         return []
-
-
-def describe_invalid(error: ValidationError) -> str:
-    """A validation error as a message: where, and what."""
-    return "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())

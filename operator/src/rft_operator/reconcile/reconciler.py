@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rft_api.manifests import describe_invalid
 from rft_api.model import Json
 from rft_operator.kube.apply import Applier, NameTaken
 from rft_operator.kube.cluster import Cluster, Conflict, Refused
@@ -20,7 +21,7 @@ from rft_operator.kube.plan import Event, Plan
 from rft_operator.kube.store import Key, key_of
 from rft_operator.pods.probe import PodClient
 from rft_operator.reconcile.metrics import Metrics
-from rft_operator.reconcile.problem import describe_invalid, plan_problem
+from rft_operator.reconcile.problem import plan_problem
 from rft_operator.reconcile.resource import Resource, Sources
 from rft_operator.reconcile.routing import Router
 from rft_operator.settings import Settings
@@ -94,7 +95,7 @@ class Reconciler:
                 # News of what was just made are about to come: the first status tells of both at once.
                 return replace(plan, requeue_seconds=0)
         except ValidationError as error:
-            plan = plan_problem(resource, obj, Reason.CONFIGURATION_INVALID, describe_invalid(error), now)
+            plan = plan_problem(resource, obj, Reason.CONFIGURATION_INVALID, describe_invalid(obj, error), now)
         except NameTaken as taken:
             plan = plan_problem(resource, obj, Reason.NAME_TAKEN, str(taken), now)
         except Refused as refused:

@@ -217,6 +217,10 @@ def _final_rewards_finding(before: RFTJobStatus) -> Finding | None:
 def _rewards_finding(world: RFTJobWorld, job: RFTJob) -> Finding:
     kind = ConditionType.REWARDS_READY
     wanted = reward_names(job)
+    for name in wanted:
+        if name in world.invalid_rewards:
+            text = f"RewardFunction {name} is not Ready: {Reason.CONFIGURATION_INVALID}: {world.invalid_rewards[name]}"
+            return Finding(kind, "False", Reason.REWARD_NOT_READY, text)
     missing = [name for name in wanted if name not in world.reward_functions]
     if missing:
         return Finding(kind, "False", Reason.REWARD_MISSING, f"there is no RewardFunction {', '.join(missing)}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from pydantic import ValidationError
 
 from rft_api.inference_endpoint import InferenceEndpoint
+from rft_api.manifests import describe_invalid
 from rft_api.model import Json
 from rft_api.progress import Progress
 from rft_api.render import reward_names
@@ -53,6 +54,8 @@ class RFTJobWorld:
     sharing_jobs: Sequence[RFTJob]
     """Jobs of the namespace, this one included, whose endpoints are served by the same base endpoint."""
     now: datetime
+    invalid_rewards: Mapping[str, str] = field(default_factory=dict)
+    """What is wrong with RewardFunctions that the job refers to, by name: they exist, and cannot be read."""
 
 
 def read_run_configuration(config_map: Json) -> RunConfiguration | None:
@@ -79,11 +82,15 @@ def gather_rft_job(store: Store, key: Key, job: RFTJob, progress: Progress | Non
     configuration = configurations[0] if configurations else None
     # A run that has started goes on with the rewards that it started with, whatever the spec says now.
     started_with = configuration.reward_digests if configuration is not None else {}
-    functions = {}
+    functions, invalid = {}, {}
     for target in sorted({*reward_names(job), *started_with}):
-        function = store.read(RewardFunction, Key("RewardFunction", key.namespace, target))
-        if function is not None:
-            functions[target] = function
+        stored = store.get(Key("RewardFunction", key.namespace, target))
+        if stored is None:
+            continue
+        try:
+            functions[target] = RewardFunction.model_validate(stored)
+        except ValidationError as error:
+            invalid[target] = describe_invalid(stored, error)
     endpoint_names = {job.spec.endpoint.name, base_endpoint_name(job)} if job.spec.endpoint is not None else set()
     endpoints = {}
     for name in endpoint_names - {None}:
@@ -101,6 +108,7 @@ def gather_rft_job(store: Store, key: Key, job: RFTJob, progress: Progress | Non
         endpoints=endpoints,
         sharing_jobs=_sharing_jobs(store, key, job),
         now=now,
+        invalid_rewards=invalid,
     )
 
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rft_reward.graders.builtin import Component, GradeSample
 from rft_reward.graders.code_starter import PROGRAM, SERVER, Starter
 from rft_reward.graders.code_tests import BadTests, Tests
+from rft_reward.graders.per_sample import Component, GradeSample
 from rft_reward.graders.sample import completion_text
 from rft_reward.graders.term import Unscorable
 
@@ -27,7 +27,7 @@ _MOST_OUTPUT = 16 * 1024 * 1024
 
 
 def build(options: dict[str, Any]) -> GradeSample:
-    """The grader for the options of `rft_api.builtin_reward.CodeReward`, with its timeout as `seconds`.
+    """The grader for the options of `rft_api.builtin_table.CodeReward`, with its timeout as `seconds`.
 
     It also starts the process that those of completions are forked from.
     """

@@ -7,7 +7,7 @@ import string
 import unicodedata
 from typing import Any
 
-from rft_reward.graders.builtin import Component, GradeSample
+from rft_reward.graders.per_sample import Component, GradeSample
 from rft_reward.graders.sample import completion_text, expected_text
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -15,7 +15,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def build(options: dict[str, Any]) -> GradeSample:
-    """The grader for the options of `rft_api.reward_function.ExactMatchReward`."""
+    """The grader for the options of `rft_api.builtin_table.ExactMatchReward`."""
     pattern = re.compile(options["pattern"]) if options.get("pattern") else None
 
     def grade(sample: dict[str, Any]) -> tuple[float, list[Component]]:
@@ -30,13 +30,13 @@ def build(options: dict[str, Any]) -> GradeSample:
 
 def normalize(text: str, options: dict[str, Any]) -> str:
     """The text without the differences that the options ignore."""
-    if options.get("squad"):
+    if options["squad"]:
         return squad(text)
-    if options.get("ignoreCase"):
+    if options["ignoreCase"]:
         text = text.casefold()
-    if options.get("ignorePunctuation"):
+    if options["ignorePunctuation"]:
         text = "".join(character for character in text if not unicodedata.category(character).startswith("P"))
-    if options.get("ignoreWhitespace"):
+    if options["ignoreWhitespace"]:
         text = " ".join(text.split())
     return text.strip()
 

@@ -7,8 +7,8 @@ import re
 from collections import Counter
 from typing import Any
 
-from rft_reward.graders.builtin import Component, GradeSample
 from rft_reward.graders.exact_match import last_match, squad
+from rft_reward.graders.per_sample import Component, GradeSample
 from rft_reward.graders.sample import completion_text, expected_text, selected_answer
 from rft_reward.graders.term import Unscorable
 
@@ -16,9 +16,9 @@ _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
 
 
 def build(options: dict[str, Any]) -> GradeSample:
-    """The grader for the options of `rft_api.builtin_reward.F1Reward`."""
+    """The grader for the options of `rft_api.builtin_table.F1Reward`."""
     pattern = re.compile(options["pattern"]) if options.get("pattern") else None
-    tokens, ignore_case = options.get("compare") == "Tokens", options.get("ignoreCase", True)
+    tokens, ignore_case = options["compare"] == "Tokens", options["ignoreCase"]
     key = options.get("answerKey")
 
     def grade(sample: dict[str, Any]) -> tuple[float, list[Component]]:

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from rft_reward.graders.builtin import Component, GradeSample
+from rft_reward.graders.per_sample import Component, GradeSample
 from rft_reward.graders.sample import completion_text, reference_answer
 from rft_reward.graders.term import Unscorable
 
@@ -20,11 +20,11 @@ _FENCE = re.compile(r"\A```[A-Za-z]*[ \t]*\n(.*)\n?```\Z", re.DOTALL)
 
 
 def build(options: dict[str, Any]) -> GradeSample:
-    """The grader for the options of `rft_api.reward_function.JsonReward`."""
+    """The grader for the options of `rft_api.builtin_table.JsonReward`."""
     schema = options.get("jsonSchema")
     # An empty registry: references to other documents are errors, never downloads.
     validator = None if schema is None else Draft202012Validator(schema, registry=Registry())
-    compare, fence = options.get("compareValues", True), options.get("allowCodeFence", True)
+    compare, fence = options["compareValues"], options["allowCodeFence"]
 
     def grade(sample: dict[str, Any]) -> tuple[float, list[Component]]:
         expected = _expected(sample) if compare else None

@@ -11,7 +11,7 @@ from typing import Any
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, verify
 from math_verify import parse as parse_expression
 
-from rft_reward.graders.builtin import Component, GradeSample
+from rft_reward.graders.per_sample import Component, GradeSample
 from rft_reward.graders.sample import completion_text, expected_text
 
 # Its warnings say that its own time limits are off: the worker has better ones.
@@ -48,8 +48,8 @@ _LONGEST_ANSWER = 1000
 
 
 def build(options: dict[str, Any]) -> GradeSample:
-    """The grader for the options of `rft_api.reward_function.MathReward`."""
-    tolerance = Fraction(options.get("relativeTolerance", "0"))
+    """The grader for the options of `rft_api.builtin_table.MathReward`."""
+    tolerance = Fraction(options["relativeTolerance"])
 
     def grade(sample: dict[str, Any]) -> tuple[float, list[Component]]:
         expected = _explicit_answer(expected_text(sample, options.get("answerKey")))

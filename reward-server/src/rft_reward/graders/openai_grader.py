@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from rft_reward.graders.builtin import Component, over_samples
 from rft_reward.graders.openai_formula import compute
 from rft_reward.graders.openai_values import NotInCompletion, Values
+from rft_reward.graders.per_sample import Component, over_samples
 from rft_reward.graders.term import Grade, TimeLimit, Unscorable
 
 Part = Callable[[Values], float]

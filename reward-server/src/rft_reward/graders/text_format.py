@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from rft_reward.graders.builtin import Component, GradeSample
+from rft_reward.graders.per_sample import Component, GradeSample
 from rft_reward.graders.sample import completion_text
 
 # A stop with what closes a quotation, then white space or the end; the scripts without spaces need none.
@@ -21,7 +21,7 @@ _MEASURES: dict[str, Callable[[str], int]] = {
 
 
 def build(options: dict[str, Any]) -> GradeSample:
-    """The grader for the options of `rft_api.builtin_reward.FormatReward`."""
+    """The grader for the options of `rft_api.builtin_table.FormatReward`."""
     pattern = re.compile(options["pattern"], re.DOTALL) if options.get("pattern") else None
     bounds = [
         (measure, options.get(f"minimum{unit}"), options.get(f"maximum{unit}"), unit.lower())
@@ -46,9 +46,9 @@ def build(options: dict[str, Any]) -> GradeSample:
                 kept[f"minimum_{unit}"] = size >= minimum
             if maximum is not None:
                 kept[f"maximum_{unit}"] = size <= maximum
-        for number, wanted in enumerate(options.get("contains") or [], 1):
+        for number, wanted in enumerate(options["contains"], 1):
             kept[f"contains/{number}"] = wanted in text
-        for number, unwanted in enumerate(options.get("excludes") or [], 1):
+        for number, unwanted in enumerate(options["excludes"], 1):
             kept[f"excludes/{number}"] = unwanted not in text
         if is_in is not None:
             kept["language"] = is_in(text, str(language))

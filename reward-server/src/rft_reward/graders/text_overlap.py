@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rft_reward.graders.builtin import Component, GradeSample
 from rft_reward.graders.f1 import overlap
+from rft_reward.graders.per_sample import Component, GradeSample
 from rft_reward.graders.sample import completion_text, expected_text
 
 # Words of any script, where the original has ASCII only; those that are written without spaces, sign by sign.
@@ -19,22 +19,31 @@ Measure = Callable[[str, str], float]
 """From the text and the reference to a score from 0 to 1."""
 
 
-def build(name: str, options: dict[str, Any]) -> GradeSample:
-    """The grader for the options of `RougeReward`, `BleuReward` or `ChrFReward` of `rft_api.builtin_reward`."""
-    key = options.get("answerKey")
-    if name == "Rouge":
-        variant = options.get("variant", "RougeL").removeprefix("Rouge")
-
-        def grade_rouge(sample: dict[str, Any]) -> tuple[float, list[Component]]:
-            precision, recall, score = rouge(completion_text(sample), expected_text(sample, key), variant)
-            return score, [("rouge", score, "Reward"), ("precision", precision, "Metric"), ("recall", recall, "Metric")]
-
-        return grade_rouge
-    measure = bleu(options.get("tokenizer", "13a")) if name == "Bleu" else chrf(options.get("wordOrder", 0))
-    component = name.lower()
+def build_rouge(options: dict[str, Any]) -> GradeSample:
+    """The grader for the options of `rft_api.builtin_table.RougeReward`."""
+    variant = options["variant"].removeprefix("Rouge")
 
     def grade(sample: dict[str, Any]) -> tuple[float, list[Component]]:
-        score = measure(completion_text(sample), expected_text(sample, key))
+        reference = expected_text(sample, options.get("answerKey"))
+        precision, recall, score = rouge(completion_text(sample), reference, variant)
+        return score, [("rouge", score, "Reward"), ("precision", precision, "Metric"), ("recall", recall, "Metric")]
+
+    return grade
+
+
+def build_bleu(options: dict[str, Any]) -> GradeSample:
+    """The grader for the options of `rft_api.builtin_table.BleuReward`."""
+    return _measured("bleu", bleu(options["tokenizer"]), options.get("answerKey"))
+
+
+def build_chrf(options: dict[str, Any]) -> GradeSample:
+    """The grader for the options of `rft_api.builtin_table.ChrFReward`."""
+    return _measured("chrf", chrf(options["wordOrder"]), options.get("answerKey"))
+
+
+def _measured(component: str, measure: Measure, answer_key: str | None) -> GradeSample:
+    def grade(sample: dict[str, Any]) -> tuple[float, list[Component]]:
+        score = measure(completion_text(sample), expected_text(sample, answer_key))
         return score, [(component, score, "Reward")]
 
     return grade

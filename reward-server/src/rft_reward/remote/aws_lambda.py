@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from rft_api.reward_function import LambdaReward
+from rft_api.remote_reward import LambdaReward
 from rft_reward.combine import Row
 from rft_reward.metrics import Metrics
 from rft_reward.remote import aws, retries

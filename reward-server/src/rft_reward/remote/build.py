@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rft_api.reward_function import Grader, JudgeLimits, JudgeModel
+from rft_api.remote_reward import JudgeLimits, JudgeModel
+from rft_api.reward_environment import header_value
+from rft_api.reward_function import Grader
 from rft_reward.metrics import Metrics
 from rft_reward.pool import Pool, PoolSettings
 from rft_reward.remote.chat import Backend, ChatModel
-from rft_reward.remote.credentials import header_value
 from rft_reward.remote.limits import Limiter
 from rft_reward.remote.pieces import RemoteGrader
 

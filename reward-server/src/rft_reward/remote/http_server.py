@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rft_api.reward_function import HttpReward
+from rft_api.remote_reward import HttpReward
 from rft_reward.combine import Row
 from rft_reward.metrics import Metrics
 from rft_reward.remote import retries

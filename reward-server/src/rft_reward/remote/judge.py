@@ -8,7 +8,7 @@ import json
 import statistics
 from collections.abc import Sequence
 
-from rft_api.reward_function import JudgeReward
+from rft_api.remote_reward import JudgeReward
 from rft_reward.combine import Row
 from rft_reward.metrics import Metrics
 from rft_reward.remote.cache import Cache

@@ -1,0 +1,47 @@
+"""Checks Python code of manifests without running it: it compiles, and defines the function that is called."""
+
+from __future__ import annotations
+
+import ast
+import symtable
+import warnings
+
+from rft_api.model import Violation
+
+
+def source_problem(source: str, function: str, advice: str = "") -> Violation | None:
+    """What is wrong with a module's code, if anything.
+
+    Args:
+        source: the code.
+        function: name of the function that will be called: it has to be defined, assigned or imported on the module's
+            top level, unless the module imports everything of another one (`import *`).
+        advice: what the user may do where the module defines other functions, for the message.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # a doubtful escape is no error
+            tree = ast.parse(source)
+            # Finds what the grammar allows and the compiler does not, such as a return outside of a function.
+            compile(source, "reward.py", "exec", dont_inherit=True)
+            names = symtable.symtable(source, "reward.py", "exec")
+    except SyntaxError as error:
+        return Violation(f"is not valid Python: {error.msg}", text_line=error.lineno)
+    except (ValueError, RecursionError, MemoryError) as error:
+        return Violation(f"is not valid Python: {str(error) or 'it nests too deeply'}")
+    if _defines(names, function) or any(_imports_everything(node) for node in ast.walk(tree)):
+        return None
+    functions = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    others = f": it defines {', '.join(functions)}{advice}" if functions else ", nor any other function"
+    return Violation(f"defines no function {function}{others}")
+
+
+def _defines(names: symtable.SymbolTable, function: str) -> bool:
+    try:
+        symbol = names.lookup(function)
+    except KeyError:
+        return False
+    return symbol.is_assigned() or symbol.is_imported()
+
+
+def _imports_everything(node: ast.AST) -> bool:
+    return isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)

@@ -1,0 +1,57 @@
+"""Checks of a RewardFunction that go beyond its schema: is its code Python, are its JSON Schemas schemas.
+
+The command line and the reward server run them whenever they read manifests. The operator does not: it never compiles
+what users wrote, and its conditions say what the reward server refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from rft_api.builtin_table import options_key
+from rft_api.model import Location, Violation
+from rft_api.openai_grader import PythonScript, grader_parts
+from rft_api.python_source import source_problem
+from rft_api.reward_function import Grader, PythonReward, RewardFunction
+
+Document = tuple[str, str]
+"""Kind and name of what a violation is about: the function, or a ConfigMap with its code."""
+
+
+def reward_problems(
+    function: RewardFunction, config_maps: Mapping[str, Mapping[str, str]]
+) -> Iterator[tuple[Document, Violation]]:
+    """What is wrong with a function, or with the code that it reads from ConfigMaps, as far as these are there."""
+    document = ("RewardFunction", function.metadata.name)
+    for location, grader in function.spec.graders():
+        if grader.python is not None:
+            yield from _python_problems(document, location, grader.python, config_maps)
+        for violation in _grader_problems(grader):
+            yield document, replace(violation, location=(*location, *violation.location))
+
+
+def _python_problems(
+    document: Document, location: Location, python: PythonReward, config_maps: Mapping[str, Mapping[str, str]]
+) -> Iterator[tuple[Document, Violation]]:
+    source, place = python.source, (*location, "python", "source")
+    if python.source_from is not None:
+        reference = python.source_from.config_map
+        source = config_maps.get(reference.name, {}).get(reference.key)
+        document, place = ("ConfigMap", reference.name), ("data", reference.key)
+    # Who needs the code names a ConfigMap that is missing.
+    problem = source_problem(source, python.handler, "; set handler to one of them") if source else None
+    if problem is not None:
+        yield document, replace(problem, location=place)
+
+
+def _grader_problems(grader: Grader) -> Iterator[Violation]:
+    if grader.builtin is not None:
+        key = options_key(grader.builtin.name)
+        for violation in grader.builtin.options.problems():
+            yield replace(violation, location=("builtin", key, *violation.location))
+    if grader.openai is not None:
+        for location, part in grader_parts(grader.openai.grader):
+            problem = source_problem(part.source, "grade") if isinstance(part, PythonScript) else None
+            if problem is not None:
+                yield replace(problem, location=("openai", "grader", *location, "source"))
