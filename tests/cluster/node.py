@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from support.patience import PATIENCE_SECONDS
+from support.patience import PATIENCE_SECONDS, SLOWNESS
 
 from cluster import host_python, network
 from cluster.cache import Report, locked
@@ -324,7 +324,7 @@ def clean_up(run: Path) -> None:
 
 
 def _remove_control_group(group: Path) -> None:
-    for _ in range(100):
+    for _ in range(round(100 * SLOWNESS)):
         try:
             group.rmdir()
         except FileNotFoundError:

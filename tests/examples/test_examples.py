@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from support.patience import PATIENCE_SECONDS
 from support.servers import TOKEN, RewardServer
 
 from rft_api.manifests import Manifests, load_manifests
@@ -117,7 +118,7 @@ def test_its_rewards_pass_their_tests_and_give_full_marks_to_the_reference_answe
             assert samples
             answer = httpx.post(
                 f"{server.url}/v1/score", json=samples, headers={"Authorization": f"Bearer {TOKEN}"},
-                timeout=60, trust_env=False,
+                timeout=PATIENCE_SECONDS, trust_env=False,
             )  # fmt: skip
         finally:
             server.stop()

@@ -44,6 +44,11 @@ PATIENCE_SECONDS = 600.0 * SLOWNESS
 """For what takes seconds where it has a processor of its own: other tests may take nearly all of them."""
 
 
+def stretched(seconds: int) -> str:
+    """A timeout in a manifest of a test: what needs no time ends before it, what never ends is ended by it."""
+    return f"{round(seconds * SLOWNESS)}s"
+
+
 def wait_until(
     holds: Callable[[], Result],
     watch: Callable[[], object] | None = None,

@@ -87,7 +87,7 @@ def render(spec: dict[str, Any], folder: Path, address: str | dict[str, str], to
             "apiVersion": "rft.dev/v1alpha1",
             "kind": "RewardFunction",
             "metadata": {"name": name},
-            "spec": {"python": {"source": DIGIT_SHARE}, "timeout": "5s"},
+            "spec": {"python": {"source": DIGIT_SHARE}},
         }
         for name in names
     ]

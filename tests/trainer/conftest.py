@@ -41,6 +41,6 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def rewards(tmp_path_factory):
-    spec = {"python": {"source": DIGIT_SHARE}, "timeout": "5s"}
+    spec = {"python": {"source": DIGIT_SHARE}}
     with RewardServer(tmp_path_factory.mktemp("rewards"), spec) as server:
         yield server

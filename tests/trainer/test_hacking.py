@@ -124,7 +124,7 @@ def test_the_verdict_says_what_happened_and_what_to_do():
 def servers(tmp_path_factory):
     """Rewards by name, each behind a server of its own."""
     started = {
-        name: RewardServer(tmp_path_factory.mktemp(name), {"python": {"source": source}, "timeout": "10s"})
+        name: RewardServer(tmp_path_factory.mktemp(name), {"python": {"source": source}})
         for name, source in REWARDS.items()
     }
     yield started

@@ -29,7 +29,7 @@ SLOWLY = DIGIT_SHARE.replace("    rows = []", "    import time\n    time.sleep(0
 
 @pytest.fixture(scope="module")
 def rewards(tmp_path_factory):
-    with RewardServer(tmp_path_factory.mktemp("slow"), {"python": {"source": SLOWLY}, "timeout": "5s"}) as server:
+    with RewardServer(tmp_path_factory.mktemp("slow"), {"python": {"source": SLOWLY}}) as server:
         yield server
 
 

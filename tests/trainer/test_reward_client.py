@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from support.patience import stretched
 from support.servers import RewardServer
 
 from rft_api.exit_codes import ExitCode, RunError
@@ -11,6 +12,7 @@ from rft_api.trainer_config import RewardTarget
 from rft_trainer.data import Prompt
 from rft_trainer.rewards import RewardClient, Rollout
 
+TIMEOUT = stretched(2)
 SOURCE = """
 import time
 
@@ -45,7 +47,7 @@ def score(client, batch):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    spec = {"python": {"source": SOURCE}, "timeout": "2s"}
+    spec = {"python": {"source": SOURCE}, "timeout": TIMEOUT}
     with RewardServer(tmp_path_factory.mktemp("client"), spec) as server:
         yield server
 
@@ -72,7 +74,7 @@ def test_scores_come_back_in_order_over_many_batches(client):
     ("bad", "reason"),
     [
         ("raise", "no reward for this"),
-        ("hang", "2"),
+        ("hang", f"more than {TIMEOUT.removesuffix('s')} s"),
         ("nan", "not a finite number"),
         ("text", "a string, not a number"),
         ("missing", "no row with this id"),

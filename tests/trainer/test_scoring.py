@@ -6,7 +6,7 @@ import time
 import pyarrow.parquet as pq
 import pytest
 from prometheus_client import generate_latest
-from support.patience import wait_until
+from support.patience import PATIENCE_SECONDS, stretched, wait_until
 from support.sequential import SequentialStep, SequentialTrainer
 from support.servers import RewardServer
 from support.trainer import curve, hyperparameters, job_spec, render, train_in_process
@@ -46,18 +46,18 @@ def rollouts(*texts):
 
 @pytest.fixture(scope="module")
 def length(tmp_path_factory):
-    with RewardServer(tmp_path_factory.mktemp("length"), {"python": {"source": LENGTH}, "timeout": "5s"}) as server:
+    with RewardServer(tmp_path_factory.mktemp("length"), {"python": {"source": LENGTH}}) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def capricious(tmp_path_factory):
-    spec = {"python": {"source": CAPRICIOUS}, "timeout": "2s"}
+    spec = {"python": {"source": CAPRICIOUS}, "timeout": stretched(2)}
     with RewardServer(tmp_path_factory.mktemp("capricious"), spec) as server:
         yield server
 
 
-def target(server, seconds=2.0, url=None):
+def target(server, seconds=PATIENCE_SECONDS, url=None):
     return RewardTarget(url=url or server.url, token_file=str(server.token_file), timeout_seconds=seconds, digest="d")
 
 
