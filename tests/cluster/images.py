@@ -24,6 +24,7 @@ REPOSITORY = Path(__file__).parents[2]
 SUITE = "bookworm"
 INCLUDED = "python3,python3-venv,ca-certificates"
 BASE = f"localhost/debian-{INCLUDED.replace(',', '-')}:{SUITE}"
+_PRINTED = "/run/printed"
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 
@@ -97,11 +98,16 @@ def save_image(report: Report, name: str, folder: Path) -> Path:
 def run_in_image(report: Report, name: str, *command: str, **options: str) -> str:
     """What a program prints in a container of an image; `options` are those of `buildah run`, e.g. user."""
     flags = [f"--{key}={value}" for key, value in options.items()]
-    with _storage(report):
+    with _storage(report), tempfile.TemporaryDirectory() as folder:
         if name == BASE:
             _load_base(report)
         container = _buildah("from", "--pull-never", name)
-        return _buildah("run", "--isolation=chroot", *flags, container, "--", *command)
+        # On a busy machine buildah sometimes loses what a short program prints. A file keeps it.
+        Path(folder).chmod(0o777)
+        flags.append(f"--volume={folder}:{_PRINTED}")
+        written = ["sh", "-c", f'exec "$@" > {_PRINTED}/output', "sh", *command]
+        _buildah("run", "--isolation=chroot", *flags, container, "--", *written)
+        return (Path(folder) / "output").read_text(encoding="utf-8").strip()
 
 
 def inspect_image(report: Report, name: str) -> dict[str, Any]:
