@@ -39,7 +39,7 @@ class Following:
         wait_until(lambda: not self.follower._busy, lambda: self.follower._busy, pause=0.01)
 
     def states(self):
-        return {item["name"]: (item["state"], item["message"]) for item in self.follower.reports()}
+        return {item.name: (item.state, item.message) for item in self.follower.reports().adapters}
 
     def versions(self):
         return set(self.folder.glob("*/*"))

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from rft_api.adapter_protocol import ListedAdapter
 from rft_loader import plan
-from rft_loader.adapter_list import WantedAdapter
 from rft_loader.plan import Known, Load, Prepare, Unload
 
 URI = "s3://bucket/run/best"
 NOW = 1000.0
 FOLDER = Path("/models/adapters")
-A = WantedAdapter(name="a", uri=URI)
+A = ListedAdapter(name="a", uri=URI)
 HOME = plan.home_of(FOLDER, A)
 OLD, NEW = HOME / "old", HOME / "new"
 READY = Known(URI, NEW, look_at=NOW + 30)
@@ -74,7 +74,7 @@ def test_what_is_not_wanted_is_unloaded(busy, listed, actions):
 
 
 def test_a_failing_adapter_changes_nothing_for_others():
-    b = WantedAdapter(name="b", uri="s3://bucket/b")
+    b = ListedAdapter(name="b", uri="s3://bucket/b")
     known = {"a": Known(URI, problem="no", look_at=NOW + 5), "b": Known(b.uri)}
     assert plan.plan([A, b], known, set(), {}, NOW) == [Prepare("b", b.uri)]
 
@@ -120,4 +120,4 @@ def test_a_refusal_is_told_until_loading_succeeds():
 )
 def test_what_is_said(known, listed, state, message):
     said = plan.report(A, known, HOME, listed)
-    assert said == {"name": "a", "uri": URI, "state": state, "message": message}
+    assert said.to_json_object() == {"name": "a", "uri": URI, "state": state, "message": message}

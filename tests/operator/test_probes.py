@@ -9,8 +9,10 @@ import httpx
 import pytest
 from views import ADAPTER, OWN, pod
 
+from rft_api.adapter_protocol import AdapterReport
+from rft_api.readiness import NotReady, NotReadyReason, Readiness
 from rft_operator.inference_endpoint.probe import ask_servers
-from rft_operator.inference_endpoint.world import AdapterReport, ServerAnswer
+from rft_operator.inference_endpoint.world import ServerAnswer
 from rft_operator.pods.probe import PodClient
 from rft_operator.reward_function.probe import ask_readiness
 from rft_operator.rft_job.probe import ask_progress
@@ -54,11 +56,15 @@ def test_progress(pods, answers, step):
     assert (progress and progress.step) == step
 
 
+FAILING = Readiness(reasons=[NotReady(reason=NotReadyReason.TEST_FAILED, message="test 1: expected", test=0)])
+
+
 @pytest.mark.parametrize(
     ("answers", "expected"),
     [
-        ({"8080/readyz": httpx.Response(503, text="test 1: expected\n")}, {"pod": "test 1: expected"}),
-        ({"8080/readyz": httpx.Response(200, text="ready\n")}, {}),
+        ({"8080/readyz": httpx.Response(503, text=FAILING.model_dump_json())}, {"pod": FAILING}),
+        ({"8080/readyz": httpx.Response(200, json={"reasons": []})}, {}),
+        ({"8080/readyz": httpx.Response(502, text="bad gateway")}, {}),
         ({}, {}),
     ],
 )
@@ -70,7 +76,7 @@ def test_a_reward_server_that_is_ready_is_not_asked():
     assert ask(lambda client: ask_readiness(client, [RUNS]), {"8080/readyz": httpx.Response(503)}) == {}
 
 
-REPORT = AdapterReport("s3://a/x", "Loaded", "")
+REPORT = AdapterReport(name="x", uri="s3://a/x", state="Loaded")
 MODELS = {"data": [{"id": "x"}]}
 
 

@@ -9,9 +9,11 @@ import pytest
 from views import ADAPTER, METADATA, NOW, OWN, endpoint, pod
 from worlds_from_yaml import SETTINGS, plan_objects, read_yaml
 
+from rft_api.adapter_protocol import AdapterReport
+from rft_api.readiness import NotReady, NotReadyReason, Readiness
 from rft_api.reward_function import RewardFunction
 from rft_operator.inference_endpoint.plan import plan_inference_endpoint
-from rft_operator.inference_endpoint.world import AdapterReport, InferenceEndpointWorld, ServerAnswer
+from rft_operator.inference_endpoint.world import InferenceEndpointWorld, ServerAnswer
 from rft_operator.pods.deployment_view import DeploymentView
 from rft_operator.pods.pod_view import Ending, PodView
 from rft_operator.reward_function.objects import document_digest
@@ -36,6 +38,10 @@ def ended(code: int, message: str = "error: it said so") -> PodView:
     return waiting(ended=True, ending=Ending(code, message, NOW))
 
 
+def not_ready(reason: NotReadyReason, message: str = "why") -> dict[str, Readiness]:
+    return {"pod": Readiness(reasons=[NotReady(reason=reason, message=message)])}
+
+
 STUCK = (Reason.IMAGE_PULL_FAILED, "no image")
 READY_POD = pod()
 
@@ -50,13 +56,13 @@ REWARD_CASES: dict[str, tuple[dict[str, Any], Reason]] = {
     "an old pod is left": ({"deployment": deployment(1, 2, replicas=2)}, Reason.ROLLING_OUT),
     "pods start": ({"deployment": deployment(), "pods": [waiting()]}, Reason.STARTING),
     "pods start their workers": (
-        {"deployment": deployment(), "pods": [waiting()], "readiness": {"pod": "the workers are starting"}},
+        {"deployment": deployment(), "pods": [waiting()], "readiness": not_ready(NotReadyReason.WORKERS_STARTING)},
         Reason.STARTING),
     "tests fail": (
-        {"deployment": deployment(), "pods": [waiting()], "readiness": {"pod": "test 1 (spec.tests[0]): ..."}},
+        {"deployment": deployment(), "pods": [waiting()], "readiness": not_ready(NotReadyReason.TEST_FAILED)},
         Reason.TESTS_FAILING),
     "workers cannot start": (
-        {"deployment": deployment(), "pods": [waiting()], "readiness": {"pod": "the code raised NameError"}},
+        {"deployment": deployment(), "pods": [waiting()], "readiness": not_ready(NotReadyReason.WORKERS_FAILING)},
         Reason.SERVER_FAILING),
     "no image": ({"deployment": deployment(), "pods": [waiting(problem=STUCK)]}, Reason.IMAGE_PULL_FAILED),
     "the server refuses the manifest": (
@@ -76,6 +82,22 @@ def test_a_reward_function(name):
     assert (condition["reason"], condition["status"]) == (reason, "True" if reason is Reason.READY else "False")
 
 
+@pytest.mark.parametrize("message", ["", "test 1: expected", "the workers are starting", "the code raised NameError"])
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        (NotReadyReason.WORKERS_STARTING, Reason.STARTING),
+        (NotReadyReason.WORKERS_FAILING, Reason.SERVER_FAILING),
+        (NotReadyReason.TEST_FAILED, Reason.TESTS_FAILING),
+    ],
+)
+def test_rewording_what_a_reward_server_says_changes_no_condition(reason, expected, message):
+    seen = {"deployment": deployment(), "pods": [waiting()], "readiness": not_ready(reason, message)}
+    world = RewardFunctionWorld(function=FUNCTION, sources={}, configurations=[], new_token="t", now=NOW, **seen)
+    (condition,) = plan_reward_function(world, SETTINGS).status["conditions"]
+    assert condition["reason"] == expected
+
+
 def test_missing_code_leaves_what_serves_alone():
     source = {"python": {"sourceFrom": {"configMap": {"name": "code", "key": "k"}}}}
     function = RewardFunction.model_validate({"metadata": METADATA, "spec": source})
@@ -89,8 +111,8 @@ BASE = endpoint("base", model={"uri": "s3://m/x"})
 SERVES = ServerAnswer(None)
 
 
-def report(state: str, uri: str = "s3://a/x", problem: str | None = None) -> dict[str, ServerAnswer]:
-    return {"pod": ServerAnswer(problem, AdapterReport(uri, state, "why"))}
+def report(state: Any, uri: str = "s3://a/x", problem: str | None = None) -> dict[str, ServerAnswer]:
+    return {"pod": ServerAnswer(problem, AdapterReport(name="x", uri=uri, state=state, message="why"))}
 
 
 ENDPOINT_CASES: dict[str, tuple[dict[str, Any], Reason]] = {

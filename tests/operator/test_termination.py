@@ -8,7 +8,16 @@ from rft_api.exit_codes import ExitCode
 from rft_api.metrics import Gain
 from rft_api.run_folder import CheckpointInfo
 from rft_api.summary import DataReport, Evaluation, Summary
-from rft_api.termination import MAXIMUM_BYTES, Failure, parse_failure, parse_result, success_message
+from rft_api.termination import (
+    MAXIMUM_BYTES,
+    Failure,
+    failure_message,
+    find_end,
+    format_end,
+    parse_failure,
+    parse_result,
+    success_message,
+)
 from rft_operator.rft_job.results import describe_result
 
 
@@ -57,5 +66,17 @@ def test_what_is_no_result(message):
     assert parse_result(message) is None
 
 
+def test_the_last_words_of_a_program_are_read_as_they_were_written():
+    first = format_end(ExitCode.DATA_INVALID, "line 3: no JSON\nline 4: no JSON")
+    output = f"INFO start\n{format_end(ExitCode.UNEXPECTED, 'an earlier one')}\n{first}\n"
+    output += f"{format_end(ExitCode.REWARD_FAILING, 'me, too', rank=1)}\n"
+    assert find_end(output) == "line 3: no JSON\nline 4: no JSON"
+    stopped = format_end(ExitCode.INTERRUPTED, "told to end")
+    assert find_end(stopped) == parse_failure(stopped).message == "told to end"
+    assert find_end("INFO the end of error: handling\n") is None
+
+
 def test_every_reason_is_read_as_one():
-    assert {parse_failure(f"{code.reason}: text").reason for code in ExitCode} == {code.reason for code in ExitCode}
+    assert {parse_failure(failure_message(code, "text")).reason for code in ExitCode} == {
+        code.reason for code in ExitCode
+    }

@@ -9,12 +9,13 @@ from typing import Any
 
 import yaml
 
+from rft_api.adapter_protocol import AdapterReport
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.progress import Progress
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
 from rft_operator.inference_endpoint.plan import plan_inference_endpoint
-from rft_operator.inference_endpoint.world import AdapterReport, ServerAnswer, gather_inference_endpoint
+from rft_operator.inference_endpoint.world import ServerAnswer, gather_inference_endpoint
 from rft_operator.kube.plan import Plan
 from rft_operator.kube.store import Key
 from rft_operator.reconcile.routing import Router

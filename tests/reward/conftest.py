@@ -12,6 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from rft_api.readiness import Readiness, find_address
+
 HERE = Path(__file__).parent
 TOKEN = "token-that-no-reward-code-may-read"
 
@@ -56,8 +58,8 @@ class RewardServer:
                 command, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **(environment or {})}
             )
         line = self.process.stdout.readline()
-        assert line.startswith("listening on http://"), self.log()
-        self.url = line.split()[-1]
+        self.url = find_address(line)
+        assert self.url is not None, self.log()
         self.client = httpx.Client(
             base_url=self.url, headers={"Authorization": f"Bearer {TOKEN}"} if token else {}, timeout=60
         )
@@ -79,8 +81,9 @@ class RewardServer:
         while time.monotonic() < deadline:
             response = self.client.get("/readyz")
             assert response.status_code == 503
-            if text in response.text:
-                return response.text
+            message = Readiness.model_validate_json(response.text).message
+            if text in message:
+                return message
             time.sleep(0.05)
         raise AssertionError(response.text)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from rft_api.readiness import find_address
 from support.patience import PATIENCE_SECONDS, wait_until
 
 TOKEN = "secret-of-the-tests"
@@ -42,8 +43,9 @@ class RewardServer:
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert "http://" in line, self._log.read_text(encoding="utf-8")
-        self.url = line.split()[-1]
+        url = find_address(line)
+        assert url is not None, self._log.read_text(encoding="utf-8")
+        self.url = url
         try:
             wait_until(
                 lambda: self._ask_whether_ready().status_code == httpx.codes.OK,

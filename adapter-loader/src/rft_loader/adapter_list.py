@@ -4,42 +4,22 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from rft_api.model import Model
+from rft_api.adapter_protocol import AdapterList, ListedAdapter
 
 log = logging.getLogger(__name__)
 
 
-class WantedAdapter(Model):
-    """An adapter of the list."""
-
-    name: str = Field(min_length=1)
-    """The name that it answers to."""
-    uri: str = Field(min_length=1)
-    """Its address: `s3://`, `hf://`, or a folder."""
-
-
-class _AdapterList(Model):
-    adapters: list[WantedAdapter]
-
-    @model_validator(mode="after")
-    def _check_names(self) -> Self:
-        if len({adapter.name for adapter in self.adapters}) < len(self.adapters):
-            raise ValueError("each name must occur once")
-        return self
-
-
-class AdapterList:
+class AdapterFile:
     """Reads the file; while it cannot be read, what it said before counts."""
 
     def __init__(self, path: Path):
         self._path = path
         self._content: bytes | None = None
         self._problem = ""
-        self.adapters: list[WantedAdapter] | None = None
+        self.adapters: list[ListedAdapter] | None = None
         """None as long as the file has never been read."""
 
     def refresh(self) -> bool:
@@ -48,7 +28,7 @@ class AdapterList:
             content = self._path.read_bytes()
             if content == self._content:
                 return False
-            adapters = _AdapterList.model_validate_json(content).adapters
+            adapters = AdapterList.model_validate_json(content).adapters
         except (OSError, ValidationError) as error:
             self._tell(f"{self._path}: {' '.join(str(error).split())}; going on with the list as it was")
             return False

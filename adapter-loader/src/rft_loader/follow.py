@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rft_api.adapter_protocol import AdapterReports, ListedAdapter
 from rft_loader import plan
-from rft_loader.adapter_list import AdapterList, WantedAdapter
+from rft_loader.adapter_list import AdapterFile
 from rft_loader.base_model import read_base_model
 from rft_loader.plan import Action, Key, Known, Load, Prepare, Unload
 from rft_loader.problems import Problem
@@ -51,7 +52,7 @@ class Follower:
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic):
         self._settings = settings
         self._clock = clock
-        self._list = AdapterList(settings.adapters)
+        self._list = AdapterFile(settings.adapters)
         self._server = Server(settings.server)
         self._sources = Sources()
         self._base = read_base_model(settings.base)
@@ -92,13 +93,14 @@ class Follower:
         for action in actions:
             threading.Thread(target=self._act, args=(action,), name=action.name, daemon=True).start()
 
-    def reports(self) -> list[dict[str, str]]:
+    def reports(self) -> AdapterReports:
         """What `GET /adapters` answers."""
         wanted = self._list.adapters or []
         with self._lock:
             known, listed = plan.remember(wanted, self._known), self._listed
         folder = self._settings.folder
-        return [plan.report(item, known[item.name], plan.home_of(folder, item), listed) for item in wanted]
+        reports = [plan.report(item, known[item.name], plan.home_of(folder, item), listed) for item in wanted]
+        return AdapterReports(adapters=reports)
 
     def _ask_server(self, now: float) -> dict[str, str] | None:
         self._list_at = now + LIST_SECONDS
@@ -142,7 +144,7 @@ class Follower:
             Problem, ServerAway, ServerRefused, OSError: when it cannot be done.
         """
         if isinstance(action, Prepare):
-            home = plan.home_of(self._settings.folder, WantedAdapter(name=action.name, uri=action.uri))
+            home = plan.home_of(self._settings.folder, ListedAdapter(name=action.name, uri=action.uri))
             version, note = prepare_version(action.uri, self._sources.open(action.uri), home, self._check)
             if note:
                 log.warning("%s: %s", action.name, note)
@@ -166,6 +168,6 @@ class Follower:
     def _remove_versions(self, listed: dict[str, str], now: float) -> None:
         with self._lock:
             folder = self._settings.folder
-            busy = {plan.home_of(folder, WantedAdapter(name=name, uri=uri)) for name, uri in self._busy if uri}
+            busy = {plan.home_of(folder, ListedAdapter(name=name, uri=uri)) for name, uri in self._busy if uri}
             needed = plan.needed(self._known.values(), listed)
         remove_versions(folder, needed, busy, self._unneeded_since, now, plan.KEPT_SECONDS)

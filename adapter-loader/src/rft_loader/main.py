@@ -12,6 +12,7 @@ from types import FrameType
 
 from rft_api.exit_codes import ExitCode
 from rft_api.system_errors import NOT_WRITABLE, may_pass
+from rft_api.termination import format_end
 from rft_loader.fetch import fetch_model
 from rft_loader.follow import Follower, Settings
 from rft_loader.problems import Problem
@@ -74,11 +75,11 @@ def _follow(settings: Settings, port: int) -> ExitCode:
 
 
 def _report(code: ExitCode, message: str) -> ExitCode:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(format_end(code, message), file=sys.stderr, flush=True)
     return code
 
 
 def _end(number: int, frame: FrameType | None) -> None:
     # At once, also from the middle of a download: what is on disk is whole or marked as partial.
-    os.write(sys.stderr.fileno(), b"stopped: the loader was told to end\n")
+    os.write(sys.stderr.fileno(), format_end(ExitCode.INTERRUPTED, "the loader was told to end\n").encode())
     os._exit(ExitCode.INTERRUPTED)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from rft_loader.adapter_list import WantedAdapter
+from rft_api.adapter_protocol import AdapterReport, ListedAdapter
 
 LOOK_SECONDS = 60.0
 """Time between two looks at an address whose adapter is served."""
@@ -29,8 +29,6 @@ FIRST_PAUSE_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 300.0
 KEPT_SECONDS = 600.0
 """How long a version stays on disk that is not served any more: requests in flight may still read it."""
-
-State = Literal["Loading", "Loaded", "Failed"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ Key = tuple[str, str]
 
 
 def plan(
-    wanted: Sequence[WantedAdapter],
+    wanted: Sequence[ListedAdapter],
     known: Mapping[str, Known],
     busy: Set[Key],
     listed: Mapping[str, str] | None,
@@ -117,7 +115,7 @@ def plan(
     return [*actions, *map(Unload, unwanted)]
 
 
-def remember(wanted: Iterable[WantedAdapter], known: Mapping[str, Known]) -> dict[str, Known]:
+def remember(wanted: Iterable[ListedAdapter], known: Mapping[str, Known]) -> dict[str, Known]:
     """What is known of the adapters of the list; nothing yet of a new one or a new address."""
     return {
         adapter.name: state
@@ -151,12 +149,12 @@ def loaded(known: Known) -> Known:
     return replace(known, problem="", failures=0, load_at=0.0)
 
 
-def home_of(folder: Path, adapter: WantedAdapter) -> Path:
+def home_of(folder: Path, adapter: ListedAdapter) -> Path:
     """The folder of an adapter's versions: another one for another address."""
     return folder / f"{adapter.name}-{hashlib.sha256(adapter.uri.encode()).hexdigest()[:12]}"
 
 
-def report(adapter: WantedAdapter, known: Known, home: Path, listed: Mapping[str, str] | None) -> dict[str, str]:
+def report(adapter: ListedAdapter, known: Known, home: Path, listed: Mapping[str, str] | None) -> AdapterReport:
     """What `GET /adapters` says of an adapter.
 
     Args:
@@ -167,7 +165,6 @@ def report(adapter: WantedAdapter, known: Known, home: Path, listed: Mapping[str
     """
     serving = (listed or {}).get(adapter.name)
     ours = serving is not None and Path(serving).parent == home
-    state: State = "Failed" if known.problem else "Loaded" if ours else "Loading"
     if known.problem:
         message = known.problem
         if serving is not None:
@@ -180,7 +177,8 @@ def report(adapter: WantedAdapter, known: Known, home: Path, listed: Mapping[str
         message = "waiting for the server"
     else:
         message = "fetching" if known.version is None else "loading"
-    return {"name": adapter.name, "uri": adapter.uri, "state": state, "message": message}
+    state: Literal["Loading", "Loaded", "Failed"] = "Failed" if known.problem else "Loaded" if ours else "Loading"
+    return AdapterReport(name=adapter.name, uri=adapter.uri, state=state, message=message)
 
 
 def needed(known: Iterable[Known], listed: Mapping[str, str]) -> set[Path]:

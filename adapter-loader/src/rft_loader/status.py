@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Reports = Callable[[], list[dict[str, str]]]
+from rft_api.adapter_protocol import ADAPTERS_PATH, AdapterReports
+
+Reports = Callable[[], AdapterReports]
 
 
 class _StatusServer(ThreadingHTTPServer):
@@ -32,8 +33,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answers /adapters and /healthz."""
-        if self.path == "/adapters":
-            self._answer(200, "application/json", json.dumps({"adapters": self.server.reports()}))
+        if self.path == ADAPTERS_PATH:
+            self._answer(200, "application/json", self.server.reports().model_dump_json(by_alias=True))
         elif self.path == "/healthz":
             self._answer(200, "text/plain", "ok\n")
         else:

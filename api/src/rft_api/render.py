@@ -9,12 +9,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.manifests import format_location
+from rft_api.model import Location
 from rft_api.quantities import duration_seconds
 from rft_api.reward_function import RewardFunction, RewardFunctionSpec
 from rft_api.rft_job import RFTJob
 from rft_api.sources import DataSource
 from rft_api.trainer_config import RewardTarget, TrainerConfig
 from rft_api.training import relocate
+
+
+class FieldError(RunError):
+    """A configuration that cannot be run because of one field.
+
+    Attributes:
+        location: the field's place in the manifest.
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, location: Location, problem: str):
+        super().__init__(ExitCode.CONFIGURATION_INVALID, f"{format_location(location)}: {problem}")
+        self.location = location
+        self.problem = problem
+
 
 # Fields of a RewardFunction that change where and how it runs, not what it computes.
 _NOT_COMPUTING_OF_GRADERS: dict[str, Any] = {
@@ -67,7 +84,8 @@ def render_trainer_config(
         locate: turns an address of the manifest (model, data, output) into what the trainer opens.
 
     Raises:
-        RunError: CONFIGURATION_INVALID when a reward function is missing or batches do not divide over processes.
+        RunError: CONFIGURATION_INVALID when a reward function is missing; a FieldError when batches do not divide over
+            processes.
     """
     spec = job.spec
     missing = [name for name in reward_names(job) if name not in reward_functions]
@@ -110,14 +128,14 @@ def _check_batches(config: TrainerConfig) -> None:
     parameters, processes = config.hyperparameters, config.compute.world_size
     completions = parameters.batch_size * parameters.samples_per_prompt
     if completions % processes:
-        raise RunError(
-            ExitCode.CONFIGURATION_INVALID,
-            f"spec.hyperparameters: batchSize x samplesPerPrompt = {completions} completions do not divide evenly over "
-            f"{processes} processes; change batchSize",
+        raise FieldError(
+            ("spec", "hyperparameters"),
+            f"batchSize x samplesPerPrompt = {completions} completions do not divide evenly over {processes} "
+            "processes; change batchSize",
         )
     if config.completions_per_process % config.effective_micro_batch_size:
-        raise RunError(
-            ExitCode.CONFIGURATION_INVALID,
-            f"spec.hyperparameters.microBatchSize: {config.effective_micro_batch_size} does not divide the "
-            f"{config.completions_per_process} completions that each process handles per step",
+        raise FieldError(
+            ("spec", "hyperparameters", "microBatchSize"),
+            f"{config.effective_micro_batch_size} does not divide the {config.completions_per_process} completions "
+            "that each process handles per step",
         )

@@ -1,8 +1,13 @@
-"""The termination message of a trainer pod: the reason and text of a failure, or the result of a successful run."""
+"""How programs say why they end: in a pod's termination message, and in the last lines on standard error.
+
+Both are written and read here only, so that their wording is nobody else's business.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -13,9 +18,15 @@ from rft_api.progress import HackingVerdict
 from rft_api.run_folder import CheckpointInfo
 from rft_api.summary import Summary
 
+TERMINATION_FILE: Final = "RFT_TERMINATION_LOG"
+"""Environment variable with the file in which the trainer leaves its termination message."""
 MAXIMUM_BYTES = 4096
 """Number of bytes that Kubernetes keeps of a termination message."""
 KEPT_CHECKPOINTS = 3
+
+_ERROR, _STOPPED = "error", "stopped"
+_END = re.compile(rf"^(?:{_ERROR}|{_STOPPED}): ", re.MULTILINE)
+_END_OF_RANK = re.compile(r"rank \d+: ")
 
 
 class RunResult(Model):
@@ -81,6 +92,33 @@ def parse_failure(message: str) -> Failure:
     if separator and reason in {code.reason for code in ExitCode}:
         return Failure(reason, rest.strip())
     lines = [line for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith(("error: ", "stopped: "))]
-    last = errors[-1].partition(": ")[2] if errors else (lines[-1] if lines else "")
+    errors = [line for line in lines if _END.match(line)]
+    last = _END.sub("", errors[-1]) if errors else (lines[-1] if lines else "")
     return Failure(None, last.strip())
+
+
+def failure_message(code: ExitCode, message: str) -> str:
+    """The termination message of a program that has failed."""
+    return f"{code.reason}: {message}"
+
+
+def format_end(code: ExitCode, message: str, rank: int | None = None) -> str:
+    """What a program that does not succeed writes to standard error as its last words.
+
+    Args:
+        code: its exit code.
+        message: why it ends.
+        rank: number of the process, where it is one of several that end together.
+    """
+    line = f"{_STOPPED if code is ExitCode.INTERRUPTED else _ERROR}: {message}"
+    return line if rank is None else f"rank {rank}: {line}"
+
+
+def find_end(output: str) -> str | None:
+    """The message of one line or more with which a program has ended, from its output; None when there is none."""
+    ends = list(_END.finditer(output))
+    if not ends:
+        return None
+    message = output[ends[-1].end() :]
+    # The other processes of a run may fail with it and say so.
+    return "\n".join(line for line in message.strip().splitlines() if not _END_OF_RANK.match(line))

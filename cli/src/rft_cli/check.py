@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rft_api.addresses import Address, job_addresses
 from rft_api.data_formats import FORMATS
-from rft_api.exit_codes import RunError
 from rft_api.hub_address import SHAPE, parse_hub_address
 from rft_api.manifests import (
     ManifestError,
@@ -18,7 +17,7 @@ from rft_api.manifests import (
     missing_sources,
 )
 from rft_api.model import Location
-from rft_api.render import RewardAddress, render_trainer_config, reward_names
+from rft_api.render import FieldError, RewardAddress, render_trainer_config, reward_names
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
 from rft_api.sources import DataSource
@@ -89,10 +88,8 @@ def _job_errors(found: Manifests, job: RFTJob) -> Iterator[ManifestError]:
         functions = {reward: found.reward_functions.get(reward, _STAND_IN) for reward in reward_names(job)}
         nowhere = dict.fromkeys(functions, RewardAddress(url="", token_file=None))
         render_trainer_config(job, functions, nowhere, locate=str)
-    except RunError as error:
-        # The message starts with the field that it is about.
-        path, _, message = error.message.partition(": ")
-        yield found.error("RFTJob", name, tuple(path.split(".")), message)
+    except FieldError as error:
+        yield found.error("RFTJob", name, error.location, error.problem)
 
 
 def _reward_references(job: RFTJob) -> Iterator[tuple[Location, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import secrets
 import signal
 import subprocess
@@ -18,6 +17,7 @@ import httpx
 import yaml
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.readiness import READINESS_PATH, Readiness, find_address
 from rft_api.remote_graders import reads_credential
 from rft_api.reward_function import RewardFunction
 from rft_cli import keeper
@@ -25,8 +25,6 @@ from rft_cli.texts import harmless
 
 RESTARTS = 3
 """Times that a reward server is started again after it died."""
-STARTING = "the workers are starting"
-"""What a reward server's /readyz says before it knows whether its tests pass."""
 LOG_LINES = 20
 """Lines of a program's log that are shown when it failed without a message of its own."""
 POLL_SECONDS = 0.1
@@ -149,23 +147,10 @@ class RewardServer:
         while not cancelled():
             self._fail_if_ended()
             if not self.url:
-                listening = re.search(r"listening on (http://\S+)", self._program.output())
-                self.url = listening.group(1).rstrip("/") if listening else ""
-            elif self._ready():
+                self.url = find_address(self._program.output()) or ""
+            elif ask_readiness(self.name, self.url):
                 return
             time.sleep(POLL_SECONDS)
-
-    def _ready(self) -> bool:
-        try:
-            answer = httpx.get(f"{self.url}/readyz", timeout=10, trust_env=False)
-        except httpx.TransportError:
-            return False  # whether it still lives is looked at next
-        if answer.status_code == httpx.codes.OK:
-            return True
-        if answer.text.strip() == STARTING:
-            return False
-        reasons = "\n".join(f"  {harmless(line)}" for line in answer.text.strip().splitlines())
-        raise RunError(ExitCode.REWARD_FAILING, f"RewardFunction {self.name} is not ready:\n{reasons}")
 
     def _fail_if_ended(self) -> None:
         code = self._program.exit_code()
@@ -203,14 +188,21 @@ class RewardServer:
         self.stop()
 
 
-def user_error(output: str) -> str | None:
-    """The message that the trainer ended with (`error: ...` or `stopped: ...`, in one line or more), if any."""
-    starts = list(re.finditer(r"^(error|stopped): ", output, flags=re.MULTILINE))
-    if not starts:
-        return None
-    message = output[starts[-1].end() :]
-    # The other processes of a run may fail with it and say so.
-    return "\n".join(line for line in message.strip().splitlines() if not re.match(r"rank \d+: ", line))
+def ask_readiness(function: str, url: str) -> bool:
+    """Whether the reward server of a function is ready; not yet, when it does not answer or its workers are starting.
+
+    Raises:
+        RunError: REWARD_FAILING when its code cannot be loaded or its tests fail.
+    """
+    try:
+        answer = httpx.get(f"{url}{READINESS_PATH}", timeout=10, trust_env=False)
+    except httpx.TransportError:
+        return False
+    readiness = Readiness.model_validate_json(answer.text)
+    if not readiness.failures:
+        return readiness.ready
+    reasons = "\n".join(f"  {harmless(line)}" for line in readiness.message.splitlines())
+    raise RunError(ExitCode.REWARD_FAILING, f"RewardFunction {function} is not ready:\n{reasons}")
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -31,13 +31,14 @@ from rft_api.render import RewardAddress, render_trainer_config, reward_names
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
 from rft_api.run_folder import RunFolder
+from rft_api.termination import find_end
 from rft_api.trainer_config import TrainerConfig
 from rft_cli.addresses import INPUTS, Places
 from rft_cli.check import check_manifests
 from rft_cli.display import Display
 from rft_cli.history import History
 from rft_cli.local_rewards import local_reward_errors
-from rft_cli.processes import LOG_LINES, Program, RewardServer, user_error
+from rft_cli.processes import LOG_LINES, Program, RewardServer
 from rft_cli.report import final_line, read_model, report
 from rft_cli.texts import harmless
 
@@ -316,7 +317,7 @@ def _progress(client: httpx.Client, port: int) -> Progress | None:
 
 
 def _failure(code: int, trainer: Program, interrupted: bool) -> RunError:
-    stated = user_error(trainer.output())
+    stated = find_end(trainer.output())
     if code == ExitCode.INTERRUPTED or (interrupted and code == _SIGNALLED + signal.SIGTERM):
         return RunError(ExitCode.INTERRUPTED, stated or "stopped before a checkpoint; start again from the last one")
     if stated and code in {member.value for member in ExitCode}:

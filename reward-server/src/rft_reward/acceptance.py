@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rft_api.readiness import NotReady, NotReadyReason
 from rft_api.reward_function import Expectation, RewardTest
 from rft_api.reward_protocol import build_sample
 
@@ -25,17 +26,23 @@ def test_samples(tests: Sequence[RewardTest]) -> list[dict[str, Any]]:
     ]
 
 
-def failures(tests: Sequence[RewardTest], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A message for each test whose row is not as expected."""
-    messages = []
-    for number, (test, row) in enumerate(zip(tests, rows, strict=True), 1):
-        score = row["aggregate_reward_score"]
-        wanted = f"test {number} (spec.tests[{number - 1}]): expected a reward {_bounds(test.expect)}"
-        if score is None:
-            messages.append(f"{wanted}, but the sample could not be scored: {row['error']}")
-        elif not _within(score, test.expect):
-            messages.append(f"{wanted}, got {score:g}")
-    return messages
+def failures(tests: Sequence[RewardTest], rows: Sequence[Mapping[str, Any]]) -> list[NotReady]:
+    """The tests whose rows are not as expected, and why."""
+    failed = []
+    for index, (test, row) in enumerate(zip(tests, rows, strict=True)):
+        outcome = _outcome(test.expect, row)
+        if outcome is not None:
+            message = f"test {index + 1} (spec.tests[{index}]): expected a reward {_bounds(test.expect)}{outcome}"
+            failed.append(NotReady(reason=NotReadyReason.TEST_FAILED, message=message, test=index))
+    return failed
+
+
+def _outcome(expect: Expectation, row: Mapping[str, Any]) -> str | None:
+    """What came in the place of the expected reward; None when it is as expected."""
+    score = row["aggregate_reward_score"]
+    if score is None:
+        return f", but the sample could not be scored: {row['error']}"
+    return None if _within(score, expect) else f", got {score:g}"
 
 
 def _within(score: float, expect: Expectation) -> bool:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from rft_api.exit_codes import ExitCode
+from rft_api.readiness import format_address
 from rft_reward.configuration import ConfigurationError, load_function, scoring_settings
 
 
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     sandbox.set_dumpable(False)  # in a pod, workers run as the same user
     sandbox.adopt_orphans()
     host, port = listener.getsockname()[:2]
-    print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    print(format_address(f"http://{f'[{host}]' if ':' in host else host}:{port}"), flush=True)
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     serve(RewardServer(function, scoring_settings(function, options.token_file), token), listener)
     return ExitCode.SUCCEEDED

@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from rft_api.readiness import READINESS_PATH, NotReady, NotReadyReason, Readiness
 from rft_api.reward_function import RewardFunction
 from rft_api.reward_protocol import SCORE_PATH
 from rft_reward import acceptance
@@ -28,6 +29,7 @@ from rft_reward.scoring import Scoring, ScoringSettings
 MAXIMUM_BODY_BYTES = 64 * 1024 * 1024
 TEST_PAUSE_SECONDS = 5.0
 """Time until tests that failed are tried again."""
+_STARTING = NotReady(reason=NotReadyReason.WORKERS_STARTING, message="the workers are starting")
 _logger = logging.getLogger(__name__)
 
 
@@ -39,14 +41,15 @@ class RewardServer:
         self._token = None if token is None else token.encode()
         self._metrics = Metrics()
         self._scoring = Scoring(settings, self._metrics)
-        self._test_failures: list[str] | None = None
+        self._test_failures: list[NotReady] | None = None
+        """None until the tests have run."""
 
     def application(self) -> Starlette:
         """The ASGI application."""
         routes = [
             Route(SCORE_PATH, self._score, methods=["POST"]),
             Route("/healthz", self._health),
-            Route("/readyz", self._readiness),
+            Route(READINESS_PATH, self._readiness),
             Route("/metrics", self._show_metrics),
         ]
         return Starlette(routes=routes, lifespan=self._lifespan)
@@ -67,19 +70,22 @@ class RewardServer:
             failures = acceptance.failures(self._tests, rows)
             if not failures:
                 break
-            for message in failures:
-                if message not in (self._test_failures or []):
-                    _logger.error("%s", message)
+            for failure in failures:
+                if failure not in (self._test_failures or []):
+                    _logger.error("%s", failure.message)
             self._test_failures = failures
             await asyncio.sleep(TEST_PAUSE_SECONDS)  # a timeout on a busy node must not be the end
         self._test_failures = []
         _logger.info("ready: %d tests passed", len(self._tests))
 
-    def _not_ready(self) -> list[str]:
-        """Why the server does not score; empty when it does."""
+    def _find_readiness(self) -> Readiness:
+        """Whether the server scores, and why not."""
         if self._test_failures is not None:
-            return self._test_failures
-        return [self._scoring.start_error or "the workers are starting"]
+            return Readiness(reasons=self._test_failures)
+        error = self._scoring.start_error
+        if error is not None:
+            return Readiness(reasons=[NotReady(reason=NotReadyReason.WORKERS_FAILING, message=error)])
+        return Readiness(reasons=[_STARTING])
 
     async def _score(self, request: Request) -> Response:
         response = await self._answer(request)
@@ -93,9 +99,9 @@ class RewardServer:
                 return _problem(
                     401, "the request needs the header `Authorization: Bearer TOKEN` with this server's token"
                 )
-        reasons = self._not_ready()
-        if reasons:
-            return _problem(503, "; ".join(reasons))
+        readiness = self._find_readiness()
+        if not readiness.ready:
+            return _problem(503, readiness.message.replace("\n", "; "))
         try:
             samples = read_samples(await _read_body(request))
         except BadRequest as error:
@@ -111,8 +117,9 @@ class RewardServer:
         return Response("ok\n", media_type="text/plain")
 
     async def _readiness(self, request: Request) -> Response:
-        reasons = self._not_ready()
-        return Response("\n".join(reasons or ["ready"]) + "\n", 503 if reasons else 200, media_type="text/plain")
+        readiness = self._find_readiness()
+        status = 200 if readiness.ready else 503
+        return Response(readiness.model_dump_json(exclude_none=True), status, media_type="application/json")
 
     async def _show_metrics(self, request: Request) -> Response:
         return Response(generate_latest(self._metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -12,12 +12,17 @@ from pathlib import Path
 
 from rft_api.exit_codes import ExitCode
 from rft_api.summary import Summary
-from rft_api.termination import MAXIMUM_BYTES, parse_failure, success_message
+from rft_api.termination import (
+    MAXIMUM_BYTES,
+    TERMINATION_FILE,
+    failure_message,
+    format_end,
+    parse_failure,
+    success_message,
+)
 
 REPORT_FILE = "RFT_REPORT_FILE"
 """Variable with the file in which a process leaves its report for the launcher."""
-TERMINATION_FILE = "RFT_TERMINATION_LOG"
-"""Variable with the file in which Kubernetes looks for a container's termination message."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Ending:
     @property
     def termination_message(self) -> str:
         """The ending as a pod's termination message."""
-        return self.message if self.code == ExitCode.SUCCEEDED else f"{self.code.reason}: {self.message}"
+        return self.message if self.code == ExitCode.SUCCEEDED else failure_message(self.code, self.message)
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ def report_end(code: ExitCode, message: str, rank: int) -> ExitCode:
     """Leaves the launcher a report of why this process ends; returns the code."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # The launcher repeats one of these sentences without the rank.
-        print(f"rank {rank}: {_prefix(code)}: {message}", file=sys.stderr, flush=True)
+        print(format_end(code, message, rank), file=sys.stderr, flush=True)
     _report(Ending(code, message))
     return code
 
@@ -120,14 +125,10 @@ def _report(ending: Ending) -> None:
 def announce(ending: Ending) -> ExitCode:
     """Tells the log and Kubernetes why the run has ended; returns its exit code."""
     if ending.code != ExitCode.SUCCEEDED:
-        print(f"{_prefix(ending.code)}: {ending.message}", file=sys.stderr, flush=True)
+        print(format_end(ending.code, ending.message), file=sys.stderr, flush=True)
     target = os.environ.get(TERMINATION_FILE)
     if target and ending.message:
         encoded = ending.termination_message.encode()[:MAXIMUM_BYTES]
         with contextlib.suppress(OSError):
             Path(target).write_text(encoded.decode(errors="ignore"), encoding="utf-8")
     return ending.code
-
-
-def _prefix(code: ExitCode) -> str:
-    return "stopped" if code == ExitCode.INTERRUPTED else "error"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from rft_api.adapter_protocol import AdapterList, ListedAdapter
 from rft_api.inference_endpoint import InferenceEndpoint, Serving
 from rft_api.model import Json
 from rft_api.quantities import quantity_value
@@ -52,7 +53,7 @@ def build_adapter_list(base: InferenceEndpoint, adapters: Sequence[InferenceEndp
     """The ConfigMap that the loader follows: which adapters the server should serve, under which names."""
     name = base.metadata.name
     entries = [
-        {"name": adapter.metadata.name, "uri": locate(adapter.spec.adapter.uri)}
+        ListedAdapter(name=adapter.metadata.name, uri=locate(adapter.spec.adapter.uri))
         for adapter in sorted(adapters, key=lambda adapter: adapter.metadata.name)
         if adapter.spec.adapter is not None
     ]
@@ -62,7 +63,7 @@ def build_adapter_list(base: InferenceEndpoint, adapters: Sequence[InferenceEndp
         Owner.of(base),
         names.adapter_list(name),
         kinds.INFERENCE_ENDPOINT.child_labels(name),
-        {"data": {ADAPTERS_KEY: json.dumps({"adapters": entries}, indent=1) + "\n"}},
+        {"data": {ADAPTERS_KEY: json.dumps(AdapterList(adapters=entries).to_json_object(), indent=1) + "\n"}},
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any
 
 import httpx
+from pydantic import ValidationError
 
+from rft_api.adapter_protocol import ADAPTERS_PATH, AdapterReport, AdapterReports
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_operator.inference_endpoint.names import LOADER_PORT, SERVER_PORT
-from rft_operator.inference_endpoint.world import AdapterReport, ServerAnswer
+from rft_operator.inference_endpoint.world import ServerAnswer
 from rft_operator.pods.pod_view import PodView
 from rft_operator.pods.probe import KEPT_CHARACTERS, PodClient
 
@@ -38,13 +39,12 @@ async def _ask_server(client: PodClient, pod: PodView, endpoint: InferenceEndpoi
 
 
 async def _ask_loader(client: PodClient, pod: PodView, name: str) -> AdapterReport | None:
-    answer = await client.get(pod, LOADER_PORT, "/adapters")
+    answer = await client.get(pod, LOADER_PORT, ADAPTERS_PATH)
     try:
-        reports: list[Any] = [] if answer is None else answer.json()["adapters"]
-        found = next((report for report in reports if report["name"] == name), None)
-        return found and AdapterReport(found["uri"], found["state"], found.get("message", ""))
-    except (ValueError, KeyError, TypeError):
+        reports = [] if answer is None else AdapterReports.model_validate_json(answer.text).adapters
+    except ValidationError:
         return None
+    return next((report for report in reports if report.name == name), None)
 
 
 async def _find_listed(client: PodClient, pod: PodView, name: str) -> str | None:

@@ -6,21 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from rft_api.adapter_protocol import AdapterReport
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_operator.inference_endpoint import names
 from rft_operator.kube.store import Key, Store
 from rft_operator.pods.deployment_view import DeploymentView, read_deployment
 from rft_operator.pods.pod_view import PodView, read_pod
-
-
-@dataclass(frozen=True)
-class AdapterReport:
-    """What a loader says of an adapter."""
-
-    uri: str
-    state: str
-    """`Loading`, `Loaded` or `Failed`."""
-    message: str
 
 
 @dataclass(frozen=True)

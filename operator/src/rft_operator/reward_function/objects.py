@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.model import Json
+from rft_api.readiness import READINESS_PATH
 from rft_api.remote_graders import judge_endpoints, with_endpoint_urls
 from rft_api.reward_function import RewardFunction
 from rft_operator.inference_endpoint.names import SERVER_PORT, endpoint_url
@@ -179,7 +180,7 @@ def build_reward_deployment(function: RewardFunction, settings: Settings) -> Jso
         credentials=function.spec.credentials,
         more={
             "readinessProbe": {
-                "httpGet": {"path": "/readyz", "port": "http"},
+                "httpGet": {"path": READINESS_PATH, "port": "http"},
                 "periodSeconds": 2,
                 "timeoutSeconds": 5,
             },

@@ -19,6 +19,7 @@ from dataclasses import replace
 
 from rft_api.exit_codes import ExitCode
 from rft_api.manifests import SourceMissing, resolve_source
+from rft_api.readiness import NotReadyReason
 from rft_api.remote_graders import judge_endpoints, leaves_cluster
 from rft_api.render import reward_digest
 from rft_api.reward_function import RewardFunction, RewardFunctionStatus
@@ -42,9 +43,6 @@ from rft_operator.status.reasons import ConditionType, Reason
 
 SOURCE_SECONDS = 60.0
 """Time between two looks at the ConfigMaps that code is read from: they are the user's, and not watched."""
-
-_WORKERS_START = "the workers are starting"
-"""What the reward server answers before it knows of anything wrong."""
 
 
 def plan_reward_function(world: RewardFunctionWorld, settings: Settings) -> Plan:
@@ -131,10 +129,10 @@ def _finding(world: RewardFunctionWorld, resolved: RewardFunction) -> Finding:
             text = f"pod {pod.name}: {parse_failure(pod.ending.message).message}"
             refused = pod.ending.exit_code == ExitCode.CONFIGURATION_INVALID
             return Finding(kind, "False", Reason.CONFIGURATION_INVALID if refused else Reason.SERVER_FAILING, text)
-        answer = world.readiness.get(pod.name, _WORKERS_START)
-        if answer != _WORKERS_START:
-            failing = Reason.TESTS_FAILING if answer.startswith("test ") else Reason.SERVER_FAILING
-            return Finding(kind, "False", failing, answer)
+        readiness = world.readiness.get(pod.name)
+        if readiness is not None and readiness.failures:
+            tests = any(failure.reason is NotReadyReason.TEST_FAILED for failure in readiness.failures)
+            return Finding(kind, "False", Reason.TESTS_FAILING if tests else Reason.SERVER_FAILING, readiness.message)
     older = deployment.available > 0
     text = f"{deployment.updated} of {world.function.spec.replicas} pods are of the newest version"
     return Finding(kind, "False", Reason.ROLLING_OUT if older else Reason.STARTING, text)

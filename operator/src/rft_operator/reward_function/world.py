@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from rft_api.inference_endpoint import InferenceEndpoint
+from rft_api.readiness import Readiness
 from rft_api.remote_graders import judge_endpoints
 from rft_api.reward_function import RewardFunction
 from rft_operator.kube.store import Key, Store
@@ -34,7 +35,7 @@ class RewardFunctionWorld:
     configurations: Sequence[ConfigMapName]
     """ConfigMaps that were made for this function, of whichever code."""
     pods: Sequence[PodView]
-    readiness: Mapping[str, str]
+    readiness: Mapping[str, Readiness]
     """What pods that run but are not ready answer when asked for the reason, by pod name."""
     new_token: str
     """A fresh token, for when there is no Secret yet."""
@@ -54,7 +55,7 @@ def gather_reward_function(
     key: Key,
     function: RewardFunction,
     sources: Mapping[str, Mapping[str, str]],
-    readiness: Mapping[str, str],
+    readiness: Mapping[str, Readiness],
     new_token: str,
     now: datetime,
 ) -> RewardFunctionWorld:

@@ -10,6 +10,7 @@ from rft_api.model import Json
 from rft_api.render import RewardAddress, render_trainer_config, reward_digest, reward_names
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
+from rft_api.termination import TERMINATION_FILE
 from rft_operator.kube import kinds
 from rft_operator.kube.metadata import Owner, build_object
 from rft_operator.pods import paths
@@ -156,7 +157,7 @@ def _pod_template(
         name=names.TRAINER,
         image=settings.images.trainer,
         command=command,
-        env={"RFT_TERMINATION_LOG": "/dev/termination-log", "RFT_GRACE_SECONDS": str(GRACE_SECONDS)},
+        env={TERMINATION_FILE: "/dev/termination-log", "RFT_GRACE_SECONDS": str(GRACE_SECONDS)},
         ports={"metrics": names.PROGRESS_PORT},
         mounts=[
             {"name": "configuration", "mountPath": paths.CONFIGURATION, "readOnly": True},
