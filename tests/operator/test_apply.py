@@ -90,8 +90,8 @@ def test_every_write_is_logged_with_why(writes, lines):
 def test_what_is_created_once_and_what_is_deleted_is_logged_too(writes, lines):
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {**METADATA, "name": "token"}}
     writes.carry_out(desired=[Desired(secret, "it is asked for", once=True)])
-    writes.carry_out(deletions=[Deletion("v1", "Service", "r-reward", "s", "nobody needs it")])
-    writes.carry_out(deletions=[Deletion("v1", "Service", "gone", "s", "nobody needs it")])
+    writes.carry_out(deletions=[Deletion(kinds.SERVICE, "r-reward", "s", "nobody needs it")])
+    writes.carry_out(deletions=[Deletion(kinds.SERVICE, "gone", "s", "nobody needs it")])
     assert lines() == [
         "RewardFunction n/r: created Secret token: it is asked for",
         "RewardFunction n/r: deleted Service r-reward: nobody needs it",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from worlds_from_yaml import CASES, plan_objects, read_case, router_of
 
-from rft_operator.kube.kinds import KINDS
+from rft_operator.kube.kinds import KINDS, POD
 from rft_operator.kube.store import Key, Store
 from rft_operator.rft_job.end import has_ended
 
@@ -24,7 +24,7 @@ def test_what_a_plan_looks_at_wakes_it(file, monkeypatch):
         return get(store, asked)
 
     def recording_children(store, owner, kind, *rest):
-        pods_of.update({owner} if kind == "Pod" else ())
+        pods_of.update({owner} if kind is POD else ())
         return children(store, owner, kind, *rest)
 
     monkeypatch.setattr(Store, "get", recording_get)

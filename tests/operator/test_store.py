@@ -38,7 +38,7 @@ def test_a_deleted_object_does_not_come_back_from_an_older_list():
     store.put("Pod", child("p", 5))
     store.remove("Pod", child("p", 6))
     assert not store.put("Pod", child("p", 5))
-    assert store.children(JOB, "Pod") == []
+    assert store.children(JOB, kinds.POD) == []
     assert store.put("Pod", child("p", 7, uid="another"))
 
 
@@ -56,7 +56,7 @@ def test_a_list_tells_what_was_deleted_unannounced():
     store.put("Pod", child("new", 9, uid="e"))
     (gone,) = store.prune("Pod", None, {Key("Pod", "n", "new")}, 10)
     assert gone["metadata"]["name"] == "gone"
-    assert [pod["metadata"]["name"] for pod in store.children(JOB, "Pod")] == ["new", "newer"]
+    assert [pod["metadata"]["name"] for pod in store.children(JOB, kinds.POD)] == ["new", "newer"]
 
 
 def test_a_list_of_one_namespace_tells_nothing_of_others():

@@ -118,7 +118,10 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
         "desired": [
             {"why": wanted.why, **({"once": True} if wanted.once else {}), **wanted.object} for wanted in plan.desired
         ],
-        "deletions": [asdict(deletion) for deletion in plan.deletions],
+        "deletions": [
+            {"api_version": d.kind.api_version, "kind": d.kind.name, "name": d.name, "uid": d.uid, "why": d.why}
+            for d in plan.deletions
+        ],
         "status": plan.status,
         "events": [asdict(event) for event in plan.events],
         "requeueSeconds": plan.requeue_seconds,

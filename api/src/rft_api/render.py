@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rft_api.exit_codes import ExitCode, RunError
-from rft_api.manifests import format_location
-from rft_api.model import Location
+from rft_api.model import Location, format_location
 from rft_api.quantities import duration_seconds
 from rft_api.reward_function import RewardFunction, RewardFunctionSpec
 from rft_api.rft_job import RFTJob

@@ -58,11 +58,9 @@ def build_adapter_list(base: InferenceEndpoint, adapters: Sequence[InferenceEndp
         if adapter.spec.adapter is not None
     ]
     return build_object(
-        "v1",
-        "ConfigMap",
+        kinds.CONFIG_MAP,
         Owner.of(base),
         names.adapter_list(name),
-        kinds.INFERENCE_ENDPOINT.child_labels(name),
         {"data": {ADAPTERS_KEY: json.dumps(AdapterList(adapters=entries).to_json_object(), indent=1) + "\n"}},
     )
 
@@ -71,11 +69,9 @@ def build_endpoint_service(endpoint: InferenceEndpoint) -> Json:
     """The Service of an endpoint; that of an adapter leads to its base's server."""
     name = endpoint.metadata.name
     return build_object(
-        "v1",
-        "Service",
+        kinds.SERVICE,
         Owner.of(endpoint),
         names.server(name),
-        kinds.INFERENCE_ENDPOINT.child_labels(name),
         {
             "spec": {
                 "selector": kinds.INFERENCE_ENDPOINT.child_labels(endpoint.spec.base_endpoint or name),

@@ -9,6 +9,7 @@ from datetime import datetime
 from rft_api.adapter_protocol import AdapterReport
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_operator.inference_endpoint import names
+from rft_operator.kube.kinds import DEPLOYMENT, INFERENCE_ENDPOINT, POD
 from rft_operator.kube.store import Key, Store
 from rft_operator.pods.deployment_view import DeploymentView, read_deployment
 from rft_operator.pods.pod_view import PodView, read_pod
@@ -46,15 +47,15 @@ def gather_inference_endpoint(
     store: Store, key: Key, endpoint: InferenceEndpoint, answers: Mapping[str, ServerAnswer], now: datetime
 ) -> InferenceEndpointWorld:
     """The world of an InferenceEndpoint."""
-    deployments = store.children(key, "Deployment", endpoint.metadata.uid or "")
+    deployments = store.children(key, DEPLOYMENT, endpoint.metadata.uid or "")
     base_name = endpoint.spec.base_endpoint
     base = None
     if base_name is not None:
-        base = store.read(InferenceEndpoint, Key("InferenceEndpoint", key.namespace, base_name))
+        base = store.read(InferenceEndpoint, Key(INFERENCE_ENDPOINT.name, key.namespace, base_name))
     adapters = [
         adapter
         for other in store.referring(key)
-        if other.kind == "InferenceEndpoint" and (adapter := store.read(InferenceEndpoint, other)) is not None
+        if other.kind == INFERENCE_ENDPOINT.name and (adapter := store.read(InferenceEndpoint, other)) is not None
     ]
     return InferenceEndpointWorld(
         endpoint=endpoint,
@@ -70,4 +71,4 @@ def gather_inference_endpoint(
 def server_pods(store: Store, key: Key, endpoint: InferenceEndpoint) -> list[PodView]:
     """Pods of the server that serves an endpoint: its own, or its base's."""
     owner = key._replace(name=endpoint.spec.base_endpoint or key.name)
-    return [read_pod(pod, names.SERVER) for pod in store.children(owner, "Pod")]
+    return [read_pod(pod, names.SERVER) for pod in store.children(owner, POD)]

@@ -49,7 +49,7 @@ class Applier:
             Refused: when the API server finds an object wrong.
         """
         for deletion in plan.deletions:
-            key = Key(deletion.kind, owner.namespace, deletion.name)
+            key = Key(deletion.kind.name, owner.namespace, deletion.name)
             if await self._cluster.delete(*key, deletion.uid):
                 _log_write(owner, "deleted", key, deletion.why)
             self._applied.pop(key, None)

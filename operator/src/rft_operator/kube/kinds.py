@@ -88,24 +88,24 @@ INFERENCE_ENDPOINT: Final = Kind(
 )
 
 _APPLIED = ("get", "list", "watch", "create", "patch")
-KINDS: Final = {
-    kind.name: kind
-    for kind in (
-        RFT_JOB,
-        REWARD_FUNCTION,
-        INFERENCE_ENDPOINT,
-        Kind("Job", "batch", "v1", "jobs", ("get", "list", "watch", "create", "delete"), makes_pods=True),
-        Kind("ConfigMap", "", "v1", "configmaps", (*_APPLIED, "delete")),
-        Kind("Service", "", "v1", "services", _APPLIED),
-        Kind("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies", _APPLIED),
-        Kind("Deployment", "apps", "v1", "deployments", _APPLIED, makes_pods=True),
-        Kind("Pod", "", "v1", "pods", ("list", "watch")),
-        # Tokens are written once and never read again.
-        Kind("Secret", "", "v1", "secrets", ("create",)),
-        Kind("Event", "events.k8s.io", "v1", "events", ("create",)),
-        Kind("Lease", "coordination.k8s.io", "v1", "leases", ("get", "create", "update"), own_namespace_only=True),
-    )
-}
+JOB: Final = Kind("Job", "batch", "v1", "jobs", ("get", "list", "watch", "create", "delete"), makes_pods=True)
+CONFIG_MAP: Final = Kind("ConfigMap", "", "v1", "configmaps", (*_APPLIED, "delete"))
+SERVICE: Final = Kind("Service", "", "v1", "services", _APPLIED)
+NETWORK_POLICY: Final = Kind("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies", _APPLIED)
+DEPLOYMENT: Final = Kind("Deployment", "apps", "v1", "deployments", _APPLIED, makes_pods=True)
+POD: Final = Kind("Pod", "", "v1", "pods", ("list", "watch"))
+# Tokens are written once and never read again.
+SECRET: Final = Kind("Secret", "", "v1", "secrets", ("create",))
+EVENT: Final = Kind("Event", "events.k8s.io", "v1", "events", ("create",))
+LEASE: Final = Kind(
+    "Lease", "coordination.k8s.io", "v1", "leases", ("get", "create", "update"), own_namespace_only=True
+)
+
+_ALL = (
+    *(RFT_JOB, REWARD_FUNCTION, INFERENCE_ENDPOINT),
+    *(JOB, CONFIG_MAP, SERVICE, NETWORK_POLICY, DEPLOYMENT, POD, SECRET, EVENT, LEASE),
+)
+KINDS: Final = {kind.name: kind for kind in _ALL}
 """Every kind, by name."""
 
 OURS: Final = tuple(kind for kind in KINDS.values() if kind.ours)

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from rft_api.model import Json
 from rft_operator.kube import names
 from rft_operator.kube.cluster import Cluster, Conflict, Unavailable
+from rft_operator.kube.kinds import LEASE
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class Election:
         """Takes or renews the Lease; false when it is another's, or the API server cannot be asked."""
         try:
             async with asyncio.timeout(RENEW_SECONDS / 2):
-                lease = await self._cluster.get("Lease", self._namespace, names.LEASE)
+                lease = await self._cluster.get(LEASE.name, self._namespace, names.LEASE)
                 if lease is None:
                     await self._cluster.create(self._lease(None))
                     return True
@@ -104,7 +105,7 @@ class Election:
     async def _release(self) -> None:
         try:
             async with asyncio.timeout(RETRY_SECONDS):
-                lease = await self._cluster.get("Lease", self._namespace, names.LEASE)
+                lease = await self._cluster.get(LEASE.name, self._namespace, names.LEASE)
                 if lease is not None and lease.get("spec", {}).get("holderIdentity") == self._identity:
                     await self._cluster.replace({**lease, "spec": {**lease["spec"], "holderIdentity": ""}})
         except (Conflict, Unavailable, TimeoutError):
@@ -116,8 +117,8 @@ class Election:
         ours = spec.get("holderIdentity") == self._identity
         metadata = before["metadata"] if before is not None else {"name": names.LEASE, "namespace": self._namespace}
         return {
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
+            "apiVersion": LEASE.api_version,
+            "kind": LEASE.name,
             "metadata": metadata,
             "spec": {
                 "holderIdentity": self._identity,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from rft_api.model import Json
 from rft_api.resource import API_VERSION, Metadata
+from rft_operator.kube.kinds import KINDS, Kind
 
 
 class Manifest(Protocol):
@@ -45,21 +47,20 @@ class Owner:
 
 
 def build_object(
-    api_version: str,
-    kind: str,
+    kind: Kind,
     owner: Owner,
     name: str,
-    labels: dict[str, str],
     body: Json,
-    annotations: dict[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
+    annotations: Mapping[str, str] | None = None,
 ) -> Json:
-    """A child of `owner`."""
+    """A child of `owner`, with the labels of one, and these."""
     metadata: Json = {
         "name": name,
         "namespace": owner.namespace,
-        "labels": labels,
+        "labels": {**KINDS[owner.kind].child_labels(owner.name), **(labels or {})},
         "ownerReferences": [owner.reference()],
     }
     if annotations:
-        metadata["annotations"] = annotations
-    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **body}
+        metadata["annotations"] = dict(annotations)
+    return {"apiVersion": kind.api_version, "kind": kind.name, "metadata": metadata, **body}

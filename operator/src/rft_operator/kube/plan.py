@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rft_api.model import Json
+from rft_operator.kube.kinds import Kind
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,7 @@ class Desired:
 class Deletion:
     """An object that should not be."""
 
-    api_version: str
-    kind: str
+    kind: Kind
     name: str
     uid: str
     """The object that was seen: one made anew under the same name is not deleted."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from rft_api.model import Json
 from rft_operator.kube import names
-from rft_operator.kube.kinds import KINDS, OURS
+from rft_operator.kube.kinds import KINDS, OURS, Kind
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -139,7 +139,7 @@ class Store:
         except ValidationError:
             return None
 
-    def children(self, owner: Key, kind: str, uid: str | None = None) -> list[Json]:
+    def children(self, owner: Key, kind: Kind, uid: str | None = None) -> list[Json]:
         """Children of an object, by name.
 
         Args:
@@ -147,7 +147,7 @@ class Store:
             kind: the kind of the children.
             uid: only those with an owner reference to it, and none of an earlier object of the owner's name.
         """
-        keys = sorted(key for key in self._children.get(owner, ()) if key.kind == kind)
+        keys = sorted(key for key in self._children.get(owner, ()) if key.kind == kind.name)
         children = [_unpack(self._entries[key].packed) for key in keys]
         return children if uid is None else [child for child in children if _is_owned(child, uid)]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from rft_api.model import Json
+from rft_operator.kube.kinds import JOB
 from rft_operator.kube.timestamps import parse_moment
 from rft_operator.status.reasons import Reason
 
@@ -78,7 +79,7 @@ def read_pod(pod: Json, container: str) -> PodView:
     terminated = state.get("terminated") or last.get("terminated")
     running = state.get("running") or state.get("terminated") or last.get("terminated") or {}
     index = labels.get(_COMPLETION_INDEX)
-    job: Json = next((owner for owner in metadata.get("ownerReferences", []) if owner["kind"] == "Job"), {})
+    job: Json = next((owner for owner in metadata.get("ownerReferences", []) if owner["kind"] == JOB.name), {})
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", []))
     return PodView(
         name=metadata["name"],

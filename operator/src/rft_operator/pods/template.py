@@ -7,6 +7,7 @@ from typing import Any
 
 from rft_api.model import Json
 from rft_api.resource import PodOverrides, SecretReference
+from rft_operator.kube.kinds import DEPLOYMENT
 from rft_operator.kube.metadata import Owner, build_object
 from rft_operator.pods import paths
 
@@ -103,7 +104,7 @@ def build_deployment(
         "template": template,
         **spec,
     }
-    return build_object("apps/v1", "Deployment", owner, name, labels, {"spec": rolling}, annotations)
+    return build_object(DEPLOYMENT, owner, name, {"spec": rolling}, annotations=annotations)
 
 
 def override_pod(template: Json, overrides: PodOverrides | None) -> Json:

@@ -15,7 +15,7 @@ from rft_api.manifests import describe_invalid
 from rft_api.model import Json
 from rft_operator.kube.apply import Applier, NameTaken
 from rft_operator.kube.cluster import Cluster, Conflict, Refused
-from rft_operator.kube.kinds import KINDS
+from rft_operator.kube.kinds import EVENT, KINDS
 from rft_operator.kube.names import FIELD_MANAGER
 from rft_operator.kube.plan import Event, Plan
 from rft_operator.kube.store import Key, key_of
@@ -120,8 +120,8 @@ class Reconciler:
         reference = {"apiVersion": obj["apiVersion"], "kind": obj["kind"]}
         reference |= {name: metadata[name] for name in ("name", "namespace", "uid")}
         body = {
-            "apiVersion": "events.k8s.io/v1",
-            "kind": "Event",
+            "apiVersion": EVENT.api_version,
+            "kind": EVENT.name,
             "metadata": {"generateName": f"{metadata['name'][:50]}-", "namespace": metadata["namespace"]},
             "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "type": event.type,

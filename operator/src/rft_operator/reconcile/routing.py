@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rft_api.model import Json
+from rft_operator.kube.kinds import POD
 from rft_operator.kube.store import Key, Store, key_of, owner_of
 from rft_operator.reconcile.resource import Resource
 
@@ -45,5 +46,5 @@ class Router:
         owner = owner_of(obj)
         if owner is None:
             return []
-        shared = kind == "Pod" and self._resources[owner.kind].pods_concern_referrers
+        shared = kind == POD.name and self._resources[owner.kind].pods_concern_referrers
         return [owner, *(self.store.referring(owner) if shared else [])]

@@ -56,11 +56,9 @@ def build_reward_configuration(function: RewardFunction) -> Json:
     """The ConfigMap with the function; immutable, and another for other code, so that old pods keep the old code."""
     name = function.metadata.name
     return build_object(
-        "v1",
-        "ConfigMap",
+        kinds.CONFIG_MAP,
         Owner.of(function),
         names.reward_configuration(name, document_digest(function)),
-        kinds.REWARD_FUNCTION.child_labels(name),
         {"immutable": True, "data": {FUNCTION_KEY: function_document(function)}},
     )
 
@@ -69,11 +67,9 @@ def build_token_secret(function: RewardFunction, token: str) -> Json:
     """The Secret with the token that callers of the server must show."""
     owner = Owner.of(function)
     return build_object(
-        "v1",
-        "Secret",
+        kinds.SECRET,
         owner,
         names.reward_token(owner.name, owner.uid),
-        kinds.REWARD_FUNCTION.child_labels(owner.name),
         {"type": "Opaque", "stringData": {TOKEN_KEY: token}},
     )
 
@@ -84,11 +80,9 @@ def build_reward_service(function: RewardFunction) -> Json:
     selector = kinds.REWARD_FUNCTION.child_labels(name)
     ports = [{"name": "http", "port": names.REWARD_PORT, "targetPort": names.REWARD_PORT}]
     return build_object(
-        "v1",
-        "Service",
+        kinds.SERVICE,
         Owner.of(function),
         names.reward_server(name),
-        selector,
         {"spec": {"selector": selector, "ports": ports}},
     )
 
@@ -114,11 +108,9 @@ def build_network_policy(
         ),
     ]
     return build_object(
-        "networking.k8s.io/v1",
-        "NetworkPolicy",
+        kinds.NETWORK_POLICY,
         Owner.of(function),
         names.reward_server(name),
-        kinds.REWARD_FUNCTION.child_labels(name),
         {
             "spec": {
                 "podSelector": {"matchLabels": kinds.REWARD_FUNCTION.child_labels(name)},

@@ -24,6 +24,7 @@ from rft_api.remote_graders import judge_endpoints, leaves_cluster
 from rft_api.render import reward_digest
 from rft_api.reward_function import RewardFunction, RewardFunctionStatus
 from rft_api.termination import parse_failure
+from rft_operator.kube.kinds import CONFIG_MAP
 from rft_operator.kube.plan import Deletion, Desired, Plan
 from rft_operator.pods.pod_view import PodView, worst_problem
 from rft_operator.reward_function import names
@@ -66,9 +67,7 @@ def plan_reward_function(world: RewardFunctionWorld, settings: Settings) -> Plan
     ]
     current = names.reward_configuration(function.metadata.name, document_digest(resolved))
     old = [c for c in world.configurations if c.name != current] if finding.status == "True" else []
-    deletions = [
-        Deletion("v1", "ConfigMap", c.name, c.uid, "no pod reads this version of the function any more") for c in old
-    ]
+    deletions = [Deletion(CONFIG_MAP, c.name, c.uid, "no pod reads this version of the function any more") for c in old]
     if finding.status != "True" and any(_may_tell(pod) for pod in world.pods):
         poll = settings.poll_seconds
     return _plan(world, before, finding, reward_digest(resolved.spec), objects, deletions, poll)

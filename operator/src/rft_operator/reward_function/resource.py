@@ -7,7 +7,7 @@ from datetime import datetime
 
 from rft_api.model import Json
 from rft_api.reward_function import RewardFunction
-from rft_operator.kube.kinds import REWARD_FUNCTION
+from rft_operator.kube.kinds import CONFIG_MAP, REWARD_FUNCTION
 from rft_operator.kube.store import Key
 from rft_operator.reconcile.resource import Resource, Sources
 from rft_operator.reward_function.plan import plan_reward_function
@@ -25,7 +25,7 @@ async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> Rewa
     function = RewardFunction.model_validate(obj)
     code = {}
     for name in source_names(function):
-        config_map = await sources.cluster.get("ConfigMap", key.namespace, name)
+        config_map = await sources.cluster.get(CONFIG_MAP.name, key.namespace, name)
         if config_map is not None:
             code[name] = config_map.get("data", {})
     readiness = await ask_readiness(sources.pods, reward_pods(sources.store, key))

@@ -10,6 +10,7 @@ from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.readiness import Readiness
 from rft_api.remote_graders import judge_endpoints
 from rft_api.reward_function import RewardFunction
+from rft_operator.kube.kinds import CONFIG_MAP, DEPLOYMENT, INFERENCE_ENDPOINT, POD
 from rft_operator.kube.store import Key, Store
 from rft_operator.pods.deployment_view import DeploymentView, read_deployment
 from rft_operator.pods.pod_view import PodView, read_pod
@@ -61,9 +62,9 @@ def gather_reward_function(
 ) -> RewardFunctionWorld:
     """The world of a RewardFunction."""
     uid = function.metadata.uid or ""
-    deployments = store.children(key, "Deployment", uid)
+    deployments = store.children(key, DEPLOYMENT, uid)
     judges = [
-        (name, store.read(InferenceEndpoint, Key("InferenceEndpoint", key.namespace, name)))
+        (name, store.read(InferenceEndpoint, Key(INFERENCE_ENDPOINT.name, key.namespace, name)))
         for name in judge_endpoints(function.spec)
     ]
     return RewardFunctionWorld(
@@ -72,7 +73,7 @@ def gather_reward_function(
         deployment=read_deployment(deployments[0]) if deployments else None,
         configurations=[
             ConfigMapName(config_map["metadata"]["name"], config_map["metadata"]["uid"])
-            for config_map in store.children(key, "ConfigMap", uid)
+            for config_map in store.children(key, CONFIG_MAP, uid)
         ],
         pods=reward_pods(store, key),
         readiness=readiness,
@@ -84,4 +85,4 @@ def gather_reward_function(
 
 def reward_pods(store: Store, key: Key) -> list[PodView]:
     """Pods of a RewardFunction."""
-    return [read_pod(pod, names.REWARD_SERVER) for pod in store.children(key, "Pod")]
+    return [read_pod(pod, names.REWARD_SERVER) for pod in store.children(key, POD)]

@@ -8,9 +8,9 @@ from typing import get_args
 
 from rft_api.inference_endpoint import InferenceEndpoint, Serving
 from rft_api.model import Json
-from rft_api.resource import API_VERSION
 from rft_api.rft_job import RFTJob
 from rft_api.run_folder import best_address
+from rft_operator.kube.kinds import INFERENCE_ENDPOINT
 from rft_operator.kube.metadata import Owner
 from rft_operator.kube.names import FIELD_MANAGER, MANAGED_BY
 from rft_operator.kube.plan import Desired
@@ -93,8 +93,8 @@ def _endpoint_object(job: RFTJob, name: str, created_for: str, spec: Json, owner
     if job.spec.credentials is not None:
         spec = {"credentials": job.spec.credentials.to_json_object(), **spec}
     return {
-        "apiVersion": API_VERSION,
-        "kind": "InferenceEndpoint",
+        "apiVersion": INFERENCE_ENDPOINT.api_version,
+        "kind": INFERENCE_ENDPOINT.name,
         "metadata": {
             "name": name,
             "namespace": job.metadata.namespace,

@@ -48,11 +48,9 @@ def build_run_configuration(job: RFTJob, reward_functions: Mapping[str, RewardFu
     }
     config = config.model_copy(update={"rewards": targets})
     return build_object(
-        "v1",
-        "ConfigMap",
+        kinds.CONFIG_MAP,
         Owner.of(job),
         names.run_configuration(job.metadata.name),
-        kinds.RFT_JOB.child_labels(job.metadata.name),
         {
             "immutable": True,
             "data": {
@@ -73,11 +71,9 @@ def build_trainer_service(job: RFTJob) -> Json:
     """The headless Service through which several trainer pods find each other, also before they are ready."""
     selector = kinds.RFT_JOB.child_labels(job.metadata.name)
     return build_object(
-        "v1",
-        "Service",
+        kinds.SERVICE,
         Owner.of(job),
         names.trainer_service(job.metadata.name),
-        selector,
         {
             "spec": {
                 "clusterIP": "None",
@@ -101,11 +97,9 @@ def build_training_job(
     queue = {names.QUEUE: job.spec.queue_name} if job.spec.queue_name else {}
     nodes = job.spec.compute.nodes
     return build_object(
-        "batch/v1",
-        "Job",
+        kinds.JOB,
         Owner.of(job),
         names.training_job(job.metadata.name, attempt),
-        {**labels, **queue},
         {
             "spec": {
                 "completionMode": "Indexed",
@@ -119,7 +113,8 @@ def build_training_job(
                 "template": _pod_template(job, attempt, labels, reward_uids, settings),
             }
         },
-        {names.RETRIES_BEFORE: str(retries_before)},
+        labels={**labels, **queue},
+        annotations={names.RETRIES_BEFORE: str(retries_before)},
     )
 
 

@@ -13,6 +13,7 @@ from rft_api.render import reward_names
 from rft_api.resource import Condition
 from rft_api.rft_job import RFTJob, RFTJobSpec
 from rft_api.termination import parse_result
+from rft_operator.kube.kinds import CONFIG_MAP, JOB
 from rft_operator.kube.plan import Deletion, Desired, Plan
 from rft_operator.kube.timestamps import format_moment, parse_moment
 from rft_operator.pods.addresses import AddressProblem, check_addresses
@@ -272,12 +273,10 @@ def _deletions(world: RFTJobWorld, state: RunState, start_time: datetime | None)
     attempts = [(attempt, _SUPERSEDED) for attempt in world.attempts[:-KEPT_ATTEMPTS]]
     if state.stop is not None:
         attempts.append((state.stop, state.why))
-    found = [
-        Deletion("batch/v1", "Job", attempt.name, attempt.uid, why) for attempt, why in attempts if not attempt.deleting
-    ]
+    found = [Deletion(JOB, attempt.name, attempt.uid, why) for attempt, why in attempts if not attempt.deleting]
     configuration = world.configuration
     if configuration is not None and start_time is None and not state.ended and _is_outdated(world):
-        found.append(Deletion("v1", "ConfigMap", configuration.name, configuration.uid, _OUTDATED))
+        found.append(Deletion(CONFIG_MAP, configuration.name, configuration.uid, _OUTDATED))
     return found
 
 

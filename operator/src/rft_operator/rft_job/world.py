@@ -17,6 +17,7 @@ from rft_api.render import reward_names
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob, RFTJobSpec
 from rft_api.trainer_config import TrainerConfig
+from rft_operator.kube.kinds import CONFIG_MAP, INFERENCE_ENDPOINT, JOB, POD, REWARD_FUNCTION, RFT_JOB
 from rft_operator.kube.store import Key, Store
 from rft_operator.pods.pod_view import PodView, read_pod
 from rft_operator.rft_job import names
@@ -76,7 +77,7 @@ def gather_rft_job(store: Store, key: Key, job: RFTJob, progress: Progress | Non
     uid = job.metadata.uid or ""
     configurations = [
         found
-        for config_map in store.children(key, "ConfigMap", uid)
+        for config_map in store.children(key, CONFIG_MAP, uid)
         if (found := read_run_configuration(config_map)) is not None
     ]
     configuration = configurations[0] if configurations else None
@@ -84,7 +85,7 @@ def gather_rft_job(store: Store, key: Key, job: RFTJob, progress: Progress | Non
     started_with = configuration.reward_digests if configuration is not None else {}
     functions, invalid = {}, {}
     for target in sorted({*reward_names(job), *started_with}):
-        stored = store.get(Key("RewardFunction", key.namespace, target))
+        stored = store.get(Key(REWARD_FUNCTION.name, key.namespace, target))
         if stored is None:
             continue
         try:
@@ -94,10 +95,10 @@ def gather_rft_job(store: Store, key: Key, job: RFTJob, progress: Progress | Non
     endpoint_names = {job.spec.endpoint.name, base_endpoint_name(job)} if job.spec.endpoint is not None else set()
     endpoints = {}
     for name in endpoint_names - {None}:
-        endpoint = store.read(InferenceEndpoint, Key("InferenceEndpoint", key.namespace, name or ""))
+        endpoint = store.read(InferenceEndpoint, Key(INFERENCE_ENDPOINT.name, key.namespace, name or ""))
         if endpoint is not None:
             endpoints[endpoint.metadata.name] = endpoint
-    attempts = [read_attempt(child) for child in store.children(key, "Job", uid)]
+    attempts = [read_attempt(child) for child in store.children(key, JOB, uid)]
     return RFTJobWorld(
         job=job,
         reward_functions=functions,
@@ -114,7 +115,7 @@ def gather_rft_job(store: Store, key: Key, job: RFTJob, progress: Progress | Non
 
 def trainer_pods(store: Store, key: Key) -> list[PodView]:
     """Pods of an RFTJob, of every attempt."""
-    return [read_pod(pod, names.TRAINER) for pod in store.children(key, "Pod")]
+    return [read_pod(pod, names.TRAINER) for pod in store.children(key, POD)]
 
 
 def base_endpoint_name(job: RFTJob) -> str | None:
@@ -131,7 +132,7 @@ def _sharing_jobs(store: Store, key: Key, job: RFTJob) -> list[RFTJob]:
         return []
     others = [
         other
-        for target in store.referring(Key("InferenceEndpoint", key.namespace, base))
-        if target.kind == "RFTJob" and target != key and (other := store.read(RFTJob, target)) is not None
+        for target in store.referring(Key(INFERENCE_ENDPOINT.name, key.namespace, base))
+        if target.kind == RFT_JOB.name and target != key and (other := store.read(RFTJob, target)) is not None
     ]
     return [job, *(other for other in others if base_endpoint_name(other) == base)]
