@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from support.servers import RewardServer
 from support.trainer import hyperparameters, job_spec, render, train_in_process
 
+from rft_api.run_folder import RunFolder
 from rft_api.training import Algorithm
 
 # A sample whose completion begins with a or b has no row; the others get their share of digits.
@@ -50,8 +51,10 @@ def test_failed_samples_are_masked_counted_and_named(tmp_path, model, data):
         hyperparameters=hyperparameters(maxSteps=1, batchSize=8, samplesPerPrompt=8),
     )
     with RewardServer(tmp_path / "server", {"python": {"source": SOMETIMES_FAILING}}) as server:
-        trainer = train_in_process(render(spec, tmp_path, server.url, server.token_file))
-    rows = pq.read_table(trainer.folder.rollout(1)).to_pylist()
+        config = render(spec, tmp_path, server.url, server.token_file)
+        train_in_process(config)
+    folder = RunFolder(config.output)
+    rows = pq.read_table(folder.rollout(1)).to_pylist()
     failed = [row for row in rows if row["reward"] is None]
     assert 0 < len(failed) <= 6, "the case needs a few failures, fewer than stop a run"
     assert all(row["error"].startswith("the handler returned no row with this id") for row in failed), failed[0][
@@ -64,7 +67,7 @@ def test_failed_samples_are_masked_counted_and_named(tmp_path, model, data):
         mean = sum(row["reward"] for row in scored) / len(scored)
         for row in scored:
             assert row["advantage"] == pytest.approx(row["reward"] - mean, abs=1e-6)
-    lines = [json.loads(line) for line in trainer.folder.metrics.read_text().splitlines()]
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     line = next(line for line in lines if line["split"] == "train")
     assert line["rewardsFailed"] == len(failed)
     known = [row["reward"] for row in rows if row["reward"] is not None]
