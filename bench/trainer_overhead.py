@@ -74,7 +74,7 @@ def bare(job: dict, output: Path) -> None:
         args=GRPOConfig(
             output_dir=str(output.parent / "trl"),
             max_steps=STEPS,
-            per_device_train_batch_size=hyperparameters["microBatchSize"],
+            per_device_train_batch_size=hyperparameters["batchSize"] * hyperparameters["samplesPerPrompt"],
             gradient_accumulation_steps=1,
             num_generations=hyperparameters["samplesPerPrompt"],
             max_completion_length=hyperparameters["maxCompletionTokens"],

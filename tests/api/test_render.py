@@ -92,10 +92,14 @@ def micro_batch(batch: int, samples: int, processes: int = 1, **further: int) ->
 
 @pytest.mark.parametrize(
     ("batch", "samples", "processes", "expected"),
-    [(32, 8, 1, 8), (3, 3, 1, 3), (7, 3, 1, 7), (13, 2, 1, 2), (1, 2, 1, 2), (6, 4, 4, 6), (11, 11, 1, 1)],
+    [(32, 8, 1, 256), (3, 3, 1, 9), (6, 4, 4, 6)],
 )
-def test_the_micro_batch_is_the_largest_divisor_up_to_8(batch, samples, processes, expected):
+def test_passes_are_bounded_in_tokens_unless_completions_are_stated(batch, samples, processes, expected):
     assert micro_batch(batch, samples, processes) == expected
+    assert micro_batch(batch, samples, processes, microBatchSize=3) == 3
+    assert Hyperparameters().effective_tokens_per_micro_batch == 8192
+    assert Hyperparameters(tokens_per_micro_batch=100).effective_tokens_per_micro_batch == 100
+    assert Hyperparameters(micro_batch_size=3).effective_tokens_per_micro_batch is None
 
 
 def test_batches_have_to_divide_over_processes():

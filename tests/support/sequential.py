@@ -36,5 +36,5 @@ class SequentialTrainer(RFTTrainer):
     def _begin_step(self, prompts: Sequence[Prompt]) -> Step:
         return SequentialStep(prompts, self._client, self.processing_class, self._end_ids)
 
-    def _compute_ahead(self) -> None:
-        return None
+    def compute_ahead(self) -> None:
+        pass

@@ -68,11 +68,12 @@ def job_spec(model: Path, data: Path, output: Path, **changes: Any) -> dict[str,
 
 
 def hyperparameters(**changes: Any) -> dict[str, Any]:
-    """Hyperparameters of a run of a few seconds."""
-    return {
+    """Hyperparameters of a run of a few seconds; `changes` replace them, None removes them."""
+    parameters = {
         "batchSize": 4, "samplesPerPrompt": 4, "microBatchSize": 8, "maxSteps": 6, "learningRate": "2e-3",
         "maxPromptTokens": 32, "maxCompletionTokens": 8, "evalInterval": 2, **changes,
     }  # fmt: skip
+    return {name: value for name, value in parameters.items() if value is not None}
 
 
 def render(spec: dict[str, Any], folder: Path, address: str | dict[str, str], token_file: Path | None) -> TrainerConfig:

@@ -11,6 +11,7 @@ from support.trainer import DIGIT_SHARE, hyperparameters, job_spec, render, trai
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
+from rft_trainer.algorithms import SETTINGS
 from rft_trainer.data import mix
 
 STEPS = 6
@@ -26,7 +27,7 @@ def digits_reward(prompts, completions, **columns):
     return [row["aggregate_reward_score"] for row in scope["lambda_handler"](event, None)]
 
 
-def bare_trl(folder, model_folder, data, lora, beta, loss_type):
+def bare_trl(folder, model_folder, data, lora, beta, loss_type, passes=2, steps=STEPS, **settings):
     """What a user of TRL writes; returns its log and its weights."""
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(model_folder, padding_side="left")
@@ -42,9 +43,9 @@ def bare_trl(folder, model_folder, data, lora, beta, loss_type):
         reward_funcs=digits_reward,
         args=GRPOConfig(
             output_dir=str(folder),
-            max_steps=STEPS,
-            per_device_train_batch_size=8,
-            gradient_accumulation_steps=2,
+            max_steps=steps,
+            per_device_train_batch_size=16 // passes,
+            gradient_accumulation_steps=passes,
             num_generations=4,
             max_completion_length=8,
             temperature=0.9,
@@ -52,6 +53,7 @@ def bare_trl(folder, model_folder, data, lora, beta, loss_type):
             learning_rate=2e-3,
             lr_scheduler_type="linear",
             loss_type=loss_type,
+            **settings,
             seed=3,
             shuffle_dataset=False,
             logging_steps=1,
@@ -66,7 +68,7 @@ def bare_trl(folder, model_folder, data, lora, beta, loss_type):
         processing_class=tokenizer,
     )
     trainer.train()
-    return trainer.state.log_history[:STEPS], trainer.model.state_dict()
+    return trainer.state.log_history[:steps], trainer.model.state_dict()
 
 
 def order_of_prompts(data):
@@ -114,3 +116,30 @@ def test_equal_to_bare_trl(tmp_path, model, data, rewards, lora, beta, algorithm
         torch.testing.assert_close(weight, their_weights[name], rtol=1e-3, atol=2e-5)
     if not lora:
         assert not torch.equal(weights["model.norm.weight"], before["model.norm.weight"])
+
+
+@pytest.mark.parametrize("algorithm", sorted(SETTINGS))
+def test_passes_of_few_tokens_add_up_to_the_batch(tmp_path, model, data, rewards, algorithm):
+    """A step in many small passes has the loss, gradient and entropy that TRL computes of the step as one batch."""
+    settings = dict(SETTINGS[algorithm])
+    theirs, their_weights = bare_trl(
+        tmp_path / "bare", model, data, False, 0.05, settings.pop("loss_type"), passes=1, steps=3, **settings
+    )
+    spec = job_spec(
+        model, data, tmp_path / "out", algorithm=algorithm,
+        hyperparameters=hyperparameters(
+            maxSteps=3, seed=3, temperature="0.9", klCoefficient="0.05", epochs=2, learningRateSchedule="Linear",
+            microBatchSize=None, tokensPerMicroBatch=30,
+        ),
+    )  # fmt: skip
+    trainer = train_in_process(render(spec, tmp_path, rewards.url, rewards.token_file))
+    assert trainer._passes > 2, "the case has to take several passes"
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(theirs) == len(logs) == 3
+    for step, (expected, logged) in enumerate(zip(theirs, logs, strict=True), start=1):
+        for name in COMPARED:
+            assert logged[name] == expected[name], f"{name} of step {step}"
+        for name in ("loss", "grad_norm", "entropy", "kl"):
+            assert logged[name] == pytest.approx(expected[name], rel=2e-4, abs=2e-6), f"{name} of step {step}"
+    for name, weight in trainer.model.state_dict().items():
+        torch.testing.assert_close(weight, their_weights[name], rtol=1e-3, atol=2e-5)

@@ -14,7 +14,7 @@ from support.trainer import curve, hyperparameters, job_spec, render, train_in_p
 from rft_api.ports import free_port
 from rft_api.run_folder import RunFolder
 from rft_api.trainer_config import RewardTarget
-from rft_trainer import grpo
+from rft_trainer import update
 from rft_trainer.data import Prompt
 from rft_trainer.grpo import RFTTrainer
 from rft_trainer.rewards import RewardClient, Rollout
@@ -146,8 +146,8 @@ def test_a_late_shadow_is_waited_for_once(length, capricious):
 
 @pytest.mark.parametrize("beta", ["0", "0.05"])
 def test_the_order_of_requests_changes_no_number(tmp_path, model, data, rewards, beta, monkeypatch):
-    used, is_of = [], grpo._Ahead.is_of
-    monkeypatch.setattr(grpo._Ahead, "is_of", lambda *inputs: used.append(is_of(*inputs)) or used[-1])
+    used, is_of = [], update._Ahead.is_of
+    monkeypatch.setattr(update._Ahead, "is_of", lambda *inputs: used.append(is_of(*inputs)) or used[-1])
 
     def train(name, kind):
         spec = job_spec(

@@ -21,8 +21,6 @@ from rft_api.training import (
     split_sources,
 )
 
-LARGEST_DEFAULT_MICRO_BATCH = 8
-
 
 class RewardTarget(Model):
     """The server of a reward."""
@@ -80,8 +78,5 @@ class TrainerConfig(Model):
 
     @property
     def effective_micro_batch_size(self) -> int:
-        """Number of completions per pass of each process: as stated, or the largest divisor, up to 8, of a process's
-        share."""
-        share = self.completions_per_process
-        sizes = range(1, LARGEST_DEFAULT_MICRO_BATCH + 1)
-        return self.hyperparameters.micro_batch_size or max(size for size in sizes if share % size == 0)
+        """Number of completions that TRL takes for a micro-batch: as stated, or a process's whole share of a step."""
+        return self.hyperparameters.micro_batch_size or self.completions_per_process

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from rft_api.model import Location, Model, Rule
-from rft_api.quantities import Between, Decimal, Integer
+from rft_api.quantities import Between, Decimal, Integer, at_most_one_of
 from rft_api.sources import Data, DataSource, Source, WarmupSource, distinct_names
 
 DEFAULT_LORA_RANK = 16
@@ -33,8 +33,13 @@ class Warmup(Model):
     """Learning rate at the start of the stage. It decays linearly to 0."""
 
 
+DEFAULT_TOKENS_PER_MICRO_BATCH = 8192
+
+
 class Hyperparameters(Model):
     """Hyperparameters of reinforcement learning."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (at_most_one_of("tokens_per_micro_batch", "micro_batch_size"),)
 
     epochs: Annotated[Integer, Field(ge=1, le=1000)] = 1
     """Number of passes over the training prompts."""
@@ -45,9 +50,14 @@ class Hyperparameters(Model):
     samples_per_prompt: Annotated[Integer, Field(ge=2, le=128)] = 8
     """Number of completions that are sampled for each prompt. Together they are the group in which advantages are
     computed."""
+    tokens_per_micro_batch: Annotated[Integer, Field(ge=1, le=16777216)] | None = None
+    """Number of tokens per forward and backward pass of each process. Lower it when memory runs out. Tokens that
+    prompts and completions begin with in common are computed once and counted once. A longer sequence is a pass of its
+    own. The default is 8192, unless microBatchSize is set."""
     micro_batch_size: Annotated[Integer, Field(ge=1, le=4096)] | None = None
-    """Number of completions per forward and backward pass of each process. Lower it when memory runs out. The default
-    is the largest divisor, up to 8, of the number of completions that each process handles per step."""
+    """Number of completions per forward and backward pass of each process, drawn at random, as TRL splits a step. It
+    has to divide the number of completions that each process handles per step. Completions of a prompt, which share it,
+    rarely meet in a pass then, so tokensPerMicroBatch is faster."""
     learning_rate: Annotated[Decimal, Between("0", "0.1", low_included=False)] = 1e-5
     """Learning rate of the optimizer, AdamW."""
     learning_rate_schedule: Literal["Constant", "Linear", "Cosine"] = "Constant"
@@ -68,6 +78,13 @@ class Hyperparameters(Model):
     """Number of optimizer steps between two validations. A checkpoint is written at each validation."""
     seed: Annotated[Integer, Field(ge=0, le=2147483647)] = 0
     """Seed of all random numbers of the run."""
+
+    @property
+    def effective_tokens_per_micro_batch(self) -> int | None:
+        """Number of tokens per pass, or its default; None where passes have a stated number of completions."""
+        if self.micro_batch_size is not None:
+            return None
+        return self.tokens_per_micro_batch or DEFAULT_TOKENS_PER_MICRO_BATCH
 
 
 class Tuning(Model):

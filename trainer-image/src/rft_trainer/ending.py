@@ -88,7 +88,7 @@ def _describe(end: ProcessEnd, kernel_kills: int) -> str:
     if end.status == -signal.SIGKILL and kernel_kills:
         return (
             f"the kernel has killed {process} because the machine's or the pod's memory ran out: give it more "
-            f"(spec.compute.pod.resources), or lower spec.hyperparameters.microBatchSize or spec.compute."
+            f"(spec.compute.pod.resources), or lower spec.hyperparameters.tokensPerMicroBatch or spec.compute."
             f"processesPerNode"
         )
     if end.status == -signal.SIGKILL:

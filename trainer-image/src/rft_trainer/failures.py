@@ -130,6 +130,11 @@ def memory_advice(operation: Operation | None, config: TrainerConfig, phase: Pha
             advice.append(
                 f"lower spec.warmup.batchSize ({config.warmup.batch_size}), or leave the longest conversations out"
             )
+        elif training.effective_tokens_per_micro_batch is not None:
+            advice.append(
+                f"lower {parameters}.tokensPerMicroBatch ({training.effective_tokens_per_micro_batch}), down to "
+                f"maxPromptTokens + maxCompletionTokens ({training.max_prompt_tokens + training.max_completion_tokens})"
+            )
         elif config.effective_micro_batch_size > 1:
             advice.append(f"lower {parameters}.microBatchSize ({config.effective_micro_batch_size})")
         else:

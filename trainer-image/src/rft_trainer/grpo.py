@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,9 +12,7 @@ from accelerate.utils import gather as gather_tensors
 from datasets import Dataset as ArrowDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
-from trl.trainer.utils import pad
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.run_folder import CheckpointInfo, RunFolder
@@ -27,18 +24,18 @@ from rft_trainer.distributed import any_rank, rank, wait_for_all
 from rft_trainer.evaluation import complete
 from rft_trainer.failures import first_line, memory_for, write_failure
 from rft_trainer.generation import Finished
-from rft_trainer.logprobs import completion_logprobs
 from rft_trainer.modeling import end_token_ids
 from rft_trainer.progress import ProgressReporter
 from rft_trainer.recorder import Recorder
 from rft_trainer.rewards import RewardClient
 from rft_trainer.step import Step
+from rft_trainer.update import PackedGRPOTrainer
 from rft_trainer.validator import Validator
 from rft_trainer.vllm_requests import finished_requests
 
 
-class RFTTrainer(GRPOTrainer):
-    """TRL's GRPO trainer, fed by the job's prompts and reward servers.
+class RFTTrainer(PackedGRPOTrainer):
+    """TRL's GRPO trainer with the packed update, fed by the job's prompts and reward servers.
 
     Methods of TRL and transformers are overridden only where the run needs something else of them; each says what.
 
@@ -76,8 +73,7 @@ class RFTTrainer(GRPOTrainer):
         self._reporter = reporter
         self._should_stop = should_stop
         self._resumed = resumed
-        self._tokens: tuple[list[list[int]], list[list[int]]] = ([], [])
-        self._ahead: _Ahead | None = None
+        self.tokens_per_micro_batch = config.hyperparameters.effective_tokens_per_micro_batch
         self._validation_reward: float | None = None
         self._gradient_norm: float | None = None
         super().__init__(
@@ -145,7 +141,7 @@ class RFTTrainer(GRPOTrainer):
         started = time.monotonic()
         result = super()._generate(prompts)
         self._rollouts.send([completion[0]["content"] for completion in result[3]])
-        self._tokens = result[0], result[1]
+        self.plan_passes(result[0], result[1])
         self._rollouts.generate_seconds += time.monotonic() - started
         return result
 
@@ -194,61 +190,9 @@ class RFTTrainer(GRPOTrainer):
 
         Such a completion is left out of its group's mean, and its advantage is 0.
         """
-        self._ahead = self._compute_ahead()
+        self.compute_ahead()
         rewards = self._rollouts.rewards([completion[0]["content"] for completion in completions], completion_ids_list)
         return gather_tensors(torch.tensor(rewards, dtype=torch.float32, device=self.accelerator.device)[:, None])
-
-    def _compute_ahead(self) -> _Ahead | None:
-        """The forward pass of the step's first micro-batch, which needs no rewards, while they are being computed."""
-        prompt_ids, completion_ids = ([torch.tensor(ids) for ids in part] for part in self._tokens)
-        prompts, prompt_mask, completions, completion_mask = (
-            pad(rows, padding_value=value, padding_side=side).to(self.accelerator.device)
-            for rows, value, side in (
-                (prompt_ids, self.processing_class.pad_token_id, "left"),
-                ([torch.ones_like(ids) for ids in prompt_ids], 0, "left"),
-                (completion_ids, self.processing_class.pad_token_id, "right"),
-                ([torch.ones_like(ids) for ids in completion_ids], 0, "right"),
-            )
-        )
-        # TRL shuffles the completions with the next random numbers before it takes the first of them.
-        state = torch.get_rng_state()
-        first = torch.randperm(len(prompt_ids))[: self.args.per_device_train_batch_size]
-        torch.set_rng_state(state)
-        input_ids = torch.cat([prompts, completions], dim=1)[first]
-        attention_mask = torch.cat([prompt_mask, completion_mask], dim=1)[first]
-        with self.compute_loss_context_manager():
-            result = self._get_per_token_logps_and_entropies(
-                self.model_wrapped,
-                input_ids,
-                attention_mask,
-                completions.shape[1],
-                compute_entropy=True,
-                compute_aux_loss=self.aux_loss_enabled,
-            )
-        return _Ahead(input_ids, attention_mask, result)
-
-    def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
-    ) -> Any:
-        """Computes on CPUs a prompt that several completions share once, and takes what was computed ahead."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead.is_of(input_ids, attention_mask):
-            return ahead.result
-        if self.accelerator.device.type != "cpu" or args or kwargs.get("compute_aux_loss"):
-            # On GPUs TRL's fused kernel scores completion tokens only, and does it faster.
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-            )
-        logps, entropies = completion_logprobs(
-            model,
-            input_ids[:, :-logits_to_keep],
-            attention_mask[:, :-logits_to_keep],
-            input_ids[:, -logits_to_keep:],
-            attention_mask[:, -logits_to_keep:],
-            self.temperature,
-            bool(kwargs.get("compute_entropy")),
-        )
-        return logps, entropies, None
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """The optimizer; at ZeRO stage 0 it also clips, because DeepSpeed would clip without telling the norm."""
@@ -304,19 +248,6 @@ class RFTTrainer(GRPOTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes nothing: a run's description is its summary and provenance."""
-
-
-@dataclass(frozen=True)
-class _Ahead:
-    """A forward pass before its turn: log-probabilities and entropies, as TRL's trainer computes them."""
-
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    result: Any
-
-    def is_of(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> bool:
-        """Whether it is that of these inputs."""
-        return torch.equal(self.input_ids, input_ids) and torch.equal(self.attention_mask, attention_mask)
 
 
 class _StepCallback(TrainerCallback):

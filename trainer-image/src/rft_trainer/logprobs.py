@@ -15,6 +15,8 @@ from rft_trainer.token_tree import TokenTrees, plain_rows, sees_trees, token_tre
 
 # Elements of float32 intermediates at a time: 8 MB, which stay in the processor's cache.
 CHUNK = 1 << 21
+SHARED = 0.7
+"""Share of the tokens at which a token tree is clearly less work than rows of plain attention."""
 
 
 def completion_logprobs(
@@ -45,7 +47,7 @@ def completion_logprobs(
     with contiguous_head(model):
         logits = model(
             input_ids=trees.ids,
-            attention_mask=trees.attention_mask(language_model(model).dtype),
+            attention_mask=trees.attention_mask(_mask_dtype(model, trees.ids.device)),
             position_ids=trees.positions,
             use_cache=False,
             logits_to_keep=kept,
@@ -58,11 +60,25 @@ def completion_logprobs(
     return blank.index_put(place, logps), blank.index_put(place, entropies[sources]) if entropy else None
 
 
+def shares_tokens(model: torch.nn.Module, sequences: Sequence[Sequence[int]]) -> bool:
+    """Whether a token tree of the sequences has at most `SHARED` of their tokens, and the model's attention sees it."""
+    if not sees_trees(language_model(model)):
+        return False
+    return _trees(model, sequences, torch.device("cpu")).ids.numel() <= SHARED * sum(map(len, sequences))
+
+
 def _trees(model: torch.nn.Module, sequences: Sequence[Sequence[int]], device: torch.device) -> TokenTrees:
     base = language_model(model)
     if sees_trees(base):
         return token_trees(sequences, int(base.config.get_text_config().hidden_size), device)
     return plain_rows(sequences, device)
+
+
+def _mask_dtype(model: torch.nn.Module, device: torch.device) -> torch.dtype:
+    """The dtype of queries and keys, which an additive mask must have, too."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return language_model(model).dtype
 
 
 class _TokenLogps(torch.autograd.Function):

@@ -1,0 +1,66 @@
+"""Splits a step's completions into the parts of forward and backward passes: bounded in tokens, and without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from rft_trainer.token_tree import common_length
+
+
+def split_by_tokens(sequences: Sequence[Sequence[int]], tokens: int, least: int = 1) -> list[list[int]]:
+    """The places of the sequences of each part: at least so many parts, each with at most so many tokens.
+
+    What sequences begin with in common counts once, as in a token tree, and stays together. A sequence that is longer
+    is a part of its own.
+
+    Raises:
+        ValueError: when there are fewer sequences than parts are asked for.
+    """
+    parts: list[list[int]] = []
+    size = 0
+    before: Sequence[int] = ()
+    for place in sorted(range(len(sequences)), key=lambda place: tuple(sequences[place])):
+        sequence = sequences[place]
+        new = len(sequence) - common_length(before, sequence)
+        if not parts or size + new > tokens:
+            parts.append([])
+            size, new = 0, len(sequence)
+        parts[-1].append(place)
+        size += new
+        before = sequence
+    if len(sequences) < least:
+        raise ValueError(f"{len(sequences)} sequences cannot make {least} parts")
+    while len(parts) < least:
+        largest = max(range(len(parts)), key=lambda number: len(parts[number]))
+        middle = len(parts[largest]) // 2
+        parts[largest : largest + 1] = [parts[largest][:middle], parts[largest][middle:]]
+    return parts
+
+
+def sequences_of(inputs: Mapping[str, Any]) -> list[list[int]]:
+    """Prompt and completion of each row of TRL's inputs, without padding."""
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1).bool()
+    return [row[kept].tolist() for row, kept in zip(ids.cpu(), mask.cpu(), strict=True)]
+
+
+def select(inputs: Mapping[str, Any], places: Sequence[int]) -> dict[str, Any]:
+    """Rows of TRL's inputs, cut to the longest prompt and completion among them; other values stay as they are."""
+    count, width = inputs["completion_ids"].shape
+    rows = torch.tensor(places, device=inputs["completion_ids"].device)
+    prompt = max(1, int(inputs["prompt_mask"][rows].sum(1).max()))
+    completion = max(1, int(inputs["completion_mask"][rows].sum(1).max()))
+    part = dict(inputs)
+    for name, value in inputs.items():
+        if not isinstance(value, torch.Tensor) or not value.ndim or len(value) != count:
+            continue
+        value = value[rows]
+        if name in ("prompt_ids", "prompt_mask"):
+            value = value[:, -prompt:]
+        elif value.ndim > 1 and value.shape[1] == width:
+            value = value[:, :completion]
+        part[name] = value
+    return part

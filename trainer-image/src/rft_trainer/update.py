@@ -1,0 +1,190 @@
+"""The update of the policy: TRL's loss, in passes of a bounded number of tokens over token trees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from trl import GRPOTrainer
+from trl.trainer.utils import pad
+
+from rft_trainer.distributed import gather
+from rft_trainer.logprobs import completion_logprobs, shares_tokens
+from rft_trainer.micro_batches import select, sequences_of, split_by_tokens
+
+
+class PackedGRPOTrainer(GRPOTrainer):
+    """TRL's GRPO trainer, whose update computes what completions share once.
+
+    With `tokens_per_micro_batch`, what TRL takes for one micro-batch is the process's whole share of a step; it is
+    split into passes here, so that completions of a prompt stay together and nothing is padded to the longest of all.
+    Without it TRL splits, at random and by number, and each of its micro-batches is one pass.
+    """
+
+    tokens_per_micro_batch: int | None
+    """Most tokens of a pass, those that completions share counted once."""
+
+    _tokens: tuple[Sequence[list[int]], Sequence[list[int]]] = ((), ())
+    _passes = 1
+    _ahead: _Ahead | None = None
+
+    def plan_passes(self, prompt_ids: Sequence[list[int]], completion_ids: Sequence[list[int]]) -> None:
+        """Notes a step's prompts and completions, and in how many passes they are computed.
+
+        All processes call it before they compute with them, and make equally many passes: under ZeRO-3 they gather the
+        weights for each together.
+        """
+        self._tokens = prompt_ids, completion_ids
+        if self._is_split_by_tokens:
+            sequences = [[*prompt, *completion] for prompt, completion in zip(*self._tokens, strict=True)]
+            self._passes = max(gather(len(split_by_tokens(sequences, self.tokens_per_micro_batch or 0))))
+
+    def compute_ahead(self) -> None:
+        """Makes the forward pass of the step's first part, which needs no rewards, while they are being computed."""
+        inputs = self._pad(*self._tokens)
+        if self._is_split_by_tokens:
+            part = select(inputs, self._split(sequences_of(inputs))[0])
+        else:
+            # TRL shuffles the completions with the next random numbers before it takes the first of them.
+            state = torch.get_rng_state()
+            first = torch.randperm(len(inputs["prompt_ids"]))[: self.args.per_device_train_batch_size]
+            torch.set_rng_state(state)
+            part = {name: value[first] for name, value in inputs.items()}
+        input_ids = torch.cat([part["prompt_ids"], part["completion_ids"]], 1)
+        attention_mask = torch.cat([part["prompt_mask"], part["completion_mask"]], 1)
+        with self.compute_loss_context_manager():
+            result = self._get_per_token_logps_and_entropies(
+                self.model_wrapped,
+                input_ids,
+                attention_mask,
+                part["completion_ids"].shape[1],
+                compute_entropy=True,
+                compute_aux_loss=self.aux_loss_enabled,
+            )
+        self._ahead = _Ahead(input_ids, attention_mask, result)
+
+    @property
+    def _is_split_by_tokens(self) -> bool:
+        # The loss of a router is a mean over a pass, by which parts cannot be weighted.
+        return self.tokens_per_micro_batch is not None and not self.aux_loss_enabled
+
+    def _split(self, sequences: Sequence[Sequence[int]]) -> list[list[int]]:
+        return split_by_tokens(sequences, self.tokens_per_micro_batch or 0, self._passes)
+
+    def _pad(self, prompt_ids: Sequence[list[int]], completion_ids: Sequence[list[int]]) -> dict[str, torch.Tensor]:
+        """Prompts and completions as TRL pads them."""
+        device, padding = self.accelerator.device, self.processing_class.pad_token_id
+        prompts = [torch.tensor(ids, dtype=torch.long) for ids in prompt_ids]
+        completions = [torch.tensor(ids, dtype=torch.long) for ids in completion_ids]
+        return {
+            "prompt_ids": pad(prompts, padding_value=padding, padding_side="left").to(device),
+            "prompt_mask": pad([torch.ones_like(ids) for ids in prompts], 0, "left").to(device),
+            "completion_ids": pad(completions, padding_value=padding, padding_side="right").to(device),
+            "completion_mask": pad([torch.ones_like(ids) for ids in completions], 0, "right").to(device),
+        }
+
+    # Below: methods of TRL.
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """The loss of the batch; the gradients of all its parts but the last are accumulated here.
+
+        The value is that of the whole batch, the gradient that of the last part, which transformers accumulates next.
+        """
+        if not self._is_split_by_tokens:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        sequences = sequences_of(inputs)
+        parts = self._split(sequences)
+        tokens = [int(inputs["completion_mask"][part].sum()) for part in parts]
+        total = torch.zeros((), device=self.accelerator.device)
+        for number, part in enumerate(parts):
+            loss = super().compute_loss(model, select(inputs, part))
+            loss = loss * self._weight(len(part) / len(sequences), tokens[number] / max(1, sum(tokens)))
+            if number < len(parts) - 1:
+                self._accumulate(loss)
+            total = total + loss.detach()
+        if len(parts) > 1:
+            self._average_metrics(tokens)
+        return loss + (total - loss.detach())
+
+    def _weight(self, of_sequences: float, of_tokens: float) -> float:
+        """What TRL's loss of a part has to be multiplied by, so that the parts' sum is its loss of the whole batch."""
+        match self.loss_type:
+            case "grpo" | "dr_grpo" | "sapo" | "luspo":  # means over sequences
+                return of_sequences
+            case "bnpo":  # a mean over tokens
+                return of_tokens
+            case "dapo" | "cispo" | "vespo":  # sums, divided by the tokens of all processes
+                return 1.0
+        raise AssertionError(f"loss type {self.loss_type} is of no known form")
+
+    def _accumulate(self, loss: torch.Tensor) -> None:
+        """Adds the gradients of a part, without a step of the optimizer: another part is to come."""
+        self.accelerator.gradient_state._set_sync_gradients(False)
+        # As transformers does: with DeepSpeed, the loss is divided by the number of accumulated batches already.
+        self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
+        self.accelerator.gradient_state._set_sync_gradients(True)
+
+    def _average_metrics(self, tokens: Sequence[int]) -> None:
+        """Makes one value of TRL's means over each part's tokens, weighted by how many tokens all processes have."""
+        weights = torch.tensor(gather(list(tokens)), dtype=torch.float64).sum(0)
+        for name in ("entropy", "kl"):
+            values = self._metrics["train"].get(name)
+            if values:
+                means = torch.tensor(values[-len(tokens) :], dtype=torch.float64)
+                values[-len(tokens) :] = [float((means * weights).sum() / weights.sum())]
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Computes what completions share once, and takes what was computed ahead.
+
+        Without gradients (of the reference model, and of the policy when vLLM has sampled) it gets the whole batch.
+        """
+        if torch.is_grad_enabled():
+            ahead, self._ahead = self._ahead, None
+            if ahead is not None and ahead.is_of(input_ids, attention_mask):
+                return ahead.result
+        if args or kwargs.get("compute_aux_loss"):
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+        batch = {
+            "prompt_ids": input_ids[:, :-logits_to_keep],
+            "prompt_mask": attention_mask[:, :-logits_to_keep],
+            "completion_ids": input_ids[:, -logits_to_keep:],
+            "completion_mask": attention_mask[:, -logits_to_keep:],
+        }
+        if self.accelerator.device.type != "cpu" and not shares_tokens(model, sequences_of(batch)):
+            # On GPUs TRL's fused kernel scores completions that share little faster.
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+        entropy = bool(kwargs.get("compute_entropy"))
+        if torch.is_grad_enabled() or not self._is_split_by_tokens:
+            return *completion_logprobs(model, **batch, temperature=self.temperature, entropy=entropy), None
+        logps = torch.zeros(batch["completion_ids"].shape, device=input_ids.device)
+        entropies = torch.zeros_like(logps) if entropy else None
+        for part in self._split(sequences_of(batch)):
+            rows = select(batch, part)
+            some, their_entropies = completion_logprobs(model, **rows, temperature=self.temperature, entropy=entropy)
+            logps[part, : some.shape[1]] = some
+            if entropies is not None and their_entropies is not None:
+                entropies[part, : some.shape[1]] = their_entropies
+        return logps, entropies, None
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """A forward pass before its turn: log-probabilities and entropies, as TRL's trainer computes them."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    result: Any
+
+    def is_of(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> bool:
+        """Whether it is that of these inputs."""
+        return torch.equal(self.input_ids, input_ids) and torch.equal(self.attention_mask, attention_mask)
