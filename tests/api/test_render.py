@@ -15,7 +15,7 @@ from rft_api.render import RewardAddress, render_trainer_config, reward_digest, 
 from rft_api.reward_function import RewardFunctionSpec
 from rft_api.rft_job import RFTJob
 from rft_api.trainer_config import TrainerConfig
-from rft_api.training import DeepSpeed
+from rft_api.training import DeepSpeed, Hyperparameters
 
 GOLDEN = Path(__file__).parent / "golden"
 

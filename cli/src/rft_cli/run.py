@@ -324,9 +324,7 @@ def _failure(code: int, trainer: Program, interrupted: bool) -> RunError:
         return RunError(ExitCode(code), stated)
     reason = f"the trainer ended with code {code}"
     if code == _SIGNALLED + signal.SIGKILL:
-        reason = (
-            "the trainer was killed (signal 9), most likely because memory ran out; try a smaller tokensPerMicroBatch"
-        )
+        reason = "the trainer was killed (signal 9), most likely because memory ran out; lower tokensPerMicroBatch"
     elif code > _SIGNALLED:
         reason = f"the trainer was ended by signal {code - _SIGNALLED}"
     known = code in {member.value for member in ExitCode}
