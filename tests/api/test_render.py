@@ -47,8 +47,8 @@ def test_a_configuration_survives_its_file(file):
 @pytest.mark.parametrize(
     ("name", "micro_batch", "on_gpus", "processes", "deepspeed", "adapter", "validation"),
     [
-        ("minimal", 8, True, (1, 1), None, ("LoRA", 16, 32), 0.1),
-        ("cpu-processes", 5, False, (2, 2), DeepSpeed(zero_stage=2, offload="None"), None, 0.2),
+        ("minimal", 256, True, (1, 1), None, ("LoRA", 16, 32), 0.1),
+        ("cpu-processes", 15, False, (2, 2), DeepSpeed(zero_stage=2, offload="None"), None, 0.2),
         ("everything", 4, True, (8, 16), DeepSpeed(zero_stage=3, offload="Optimizer"), ("LoRA", 32, 64), 0.0),
     ],
 )
@@ -92,11 +92,11 @@ def micro_batch(batch: int, samples: int, processes: int = 1, **further: int) ->
 
 @pytest.mark.parametrize(
     ("batch", "samples", "processes", "expected"),
-    [(32, 8, 1, 256), (3, 3, 1, 9), (6, 4, 4, 6)],
+    [(32, 8, 1, 256), (3, 4, 1, 12), (6, 4, 4, 6)],
 )
 def test_passes_are_bounded_in_tokens_unless_completions_are_stated(batch, samples, processes, expected):
     assert micro_batch(batch, samples, processes) == expected
-    assert micro_batch(batch, samples, processes, microBatchSize=3) == 3
+    assert micro_batch(batch, samples, processes, microBatchSize=2) == 2
     assert Hyperparameters().effective_tokens_per_micro_batch == 8192
     assert Hyperparameters(tokens_per_micro_batch=100).effective_tokens_per_micro_batch == 100
     assert Hyperparameters(micro_batch_size=3).effective_tokens_per_micro_batch is None

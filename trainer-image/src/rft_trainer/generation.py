@@ -120,10 +120,11 @@ class _Chooser:
 class _Leaves:
     """What has been said so far, each different text once: their keys and values, mask and position."""
 
-    def __init__(self, cache: Cache, mask: torch.Tensor, position: torch.Tensor) -> None:
+    def __init__(self, cache: Cache, mask: torch.Tensor, position: torch.Tensor, capacity: int, room: int) -> None:
         self._cache = cache
         self._mask = mask  # [leaves, columns so far]
         self._position = position  # [leaves, 1], of the last token
+        self._slots = _Slots.replace(cache, capacity, room)
 
     def grow(self, leaf: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Makes the leaves those that the completions at `leaf` are at once they have said `tokens`.
@@ -131,23 +132,25 @@ class _Leaves:
         Returns the new leaf of each completion, and the token that leads to each new leaf [leaves, 1]. A leaf stays at
         its place if it can, so that little is copied.
         """
-        grown: dict[tuple[int, int], int] = {}
         pairs = list(zip(leaf.tolist(), tokens.tolist(), strict=True))
-        size = len(set(pairs))
-        waiting = []
-        for pair in dict.fromkeys(pairs):
-            if pair[0] < size and pair[0] not in grown.values():
-                grown[pair] = pair[0]
-            else:
-                waiting.append(pair)
-        free = iter(sorted(set(range(size)) - set(grown.values())))
-        grown |= {pair: next(free) for pair in waiting}
-        by_place = sorted(grown, key=grown.__getitem__)
-        parents = torch.tensor([parent for parent, _ in by_place])
-        if len(parents) != len(self._mask) or not torch.equal(parents, torch.arange(len(parents))):
+        distinct = dict.fromkeys(pairs)
+        size = len(distinct)
+        first = {parent: (parent, token) for parent, token in reversed(distinct)}
+        place = {pair: parent for parent, pair in first.items() if parent < size}
+        free = iter(sorted(set(range(size)) - set(place.values())))
+        place |= {pair: next(free) for pair in distinct if pair not in place}
+        by_place = sorted(place, key=place.__getitem__)
+        self._move(torch.tensor([parent for parent, _ in by_place]))
+        return torch.tensor([place[pair] for pair in pairs]), torch.tensor([[token] for _, token in by_place])
+
+    def _move(self, parents: torch.Tensor) -> None:
+        if len(parents) == len(self._mask) and torch.equal(parents, torch.arange(len(parents))):
+            return
+        self._mask, self._position = self._mask[parents], self._position[parents]
+        if self._slots is not None:
+            self._slots.move(parents)
+        else:
             self._cache.reorder_cache(parents)
-            self._mask, self._position = self._mask[parents], self._position[parents]
-        return torch.tensor([grown[pair] for pair in pairs]), torch.tensor([[token] for _, token in by_place])
 
     def read(self, model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
         """Logits [leaves, V] after one more token each [leaves, 1]."""
@@ -164,38 +167,67 @@ class _Leaves:
         return logits[:, -1]
 
 
-class _Slots(DynamicLayer):
-    """One layer's keys and values with room for the leaves and tokens to come, so that little is copied."""
+class _Slots:
+    """Keys and values of all layers in one tensor, with room for the leaves and tokens to come."""
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, leaves: int, room: int) -> None:
+    def __init__(self, parts: Sequence[torch.Tensor], capacity: int, room: int) -> None:
+        leaves, heads, self.length, width = parts[0].shape
+        # [2 x layers, leaves, heads, tokens, width of a head]
+        self.parts = torch.zeros(len(parts), capacity, heads, self.length + room, width, dtype=parts[0].dtype)
+        for slot, part in zip(self.parts, parts, strict=True):
+            slot[:leaves, :, : self.length] = part
+        self.leaves = leaves
+
+    @classmethod
+    def replace(cls, cache: Cache, capacity: int, room: int) -> "_Slots | None":
+        """Makes the cache keep its tensors in slots; None, and the cache stays, where its layers are of other kinds."""
+        if any(type(layer) is not DynamicLayer for layer in cache.layers):
+            return None
+        parts = [part for layer in cache.layers for part in (layer.keys, layer.values)]
+        if len({part.shape for part in parts}) > 1:
+            return None
+        slots = cls(parts, capacity, room)
+        cache.layers = [_SlotLayer(slots, number) for number in range(len(cache.layers))]
+        return slots
+
+    def move(self, parents: torch.Tensor) -> None:
+        """The leaf at each place becomes a copy of the one that was at its parent's."""
+        moved = (parents != torch.arange(len(parents))).nonzero().flatten()
+        if len(moved):
+            self.parts[:, moved, :, : self.length] = self.parts[:, parents[moved], :, : self.length]
+        self.leaves = len(parents)
+
+
+class _SlotLayer(DynamicLayer):
+    """One layer's keys and values in the slots."""
+
+    def __init__(self, slots: _Slots, number: int) -> None:
         super().__init__()
-        self.leaves, self.length = keys.shape[0], keys.shape[2]
-        self.keys, self.values = (pad(part, (0, 0, 0, room, 0, 0, 0, leaves - len(part))) for part in (keys, values))
+        self._slots = slots
+        self._length = slots.length
+        self.keys, self.values = slots.parts[2 * number], slots.parts[2 * number + 1]
         self.is_initialized = True
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        start, self.length = self.length, self.length + key_states.shape[-2]
-        self.keys[: self.leaves, :, start : self.length] = key_states
-        self.values[: self.leaves, :, start : self.length] = value_states
-        return self.keys[: self.leaves, :, : self.length], self.values[: self.leaves, :, : self.length]
+        leaves, start = self._slots.leaves, self._length
+        self._length = self._slots.length = start + key_states.shape[-2]
+        self.keys[:leaves, :, start : self._length] = key_states
+        self.values[:leaves, :, start : self._length] = value_states
+        return self.keys[:leaves, :, : self._length], self.values[:leaves, :, : self._length]
 
     def get_seq_length(self) -> int:
-        return self.length
-
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        self.leaves = len(beam_idx)
-        moved = (beam_idx != torch.arange(self.leaves)).nonzero().flatten()
-        if len(moved):
-            for part in (self.keys, self.values):
-                part[moved, :, : self.length] = part[beam_idx[moved], :, : self.length]
+        return self._length
 
 
 def _read_prompts(
-    model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], completions: int, room: int, pad_id: int
+    model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], capacity: int, room: int, pad_id: int
 ) -> tuple[_Leaves, torch.Tensor]:
-    """A leaf for each prompt, ready to grow to as many as there are completions, and the logits [prompts, V] there."""
+    """A leaf for each prompt, with room to grow, and the logits [prompts, V] there.
+
+    `capacity` is the number of leaves that there may be, `room` the number of tokens that each may grow by.
+    """
     width = max(map(len, prompts))
     # On the left, so that all leaves end in the same column.
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
@@ -204,12 +236,7 @@ def _read_prompts(
     if not sees_trees(base):
         ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
         output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
-        cache = output.past_key_values
-        cache.layers = [
-            _Slots(layer.keys, layer.values, completions, room) if type(layer) is DynamicLayer else layer
-            for layer in cache.layers
-        ]
-        return _Leaves(cache, mask, positions[:, -1:]), output.logits[:, -1]
+        return _Leaves(output.past_key_values, mask, positions[:, -1:], capacity, room), output.logits[:, -1]
     trees = token_trees(prompts, int(base.config.get_text_config().hidden_size))
     ends = torch.stack([path[-1] for path in trees.columns])
     kept, place = ends.unique(return_inverse=True)
@@ -222,15 +249,8 @@ def _read_prompts(
     )
     # For each prompt the columns of its tokens in its row, [prompts, width].
     columns = torch.stack([pad(path, (width - len(path), 0)) for path in trees.columns])
-    rows = trees.rows[:, None]
     cache = output.past_key_values
-    cache.layers = [
-        _Slots(
-            layer.keys[rows, :, columns].transpose(1, 2),
-            layer.values[rows, :, columns].transpose(1, 2),
-            completions,
-            room,
-        )
-        for layer in cache.layers
-    ]
-    return _Leaves(cache, mask, positions[:, -1:]), output.logits[trees.rows, place]
+    for layer in cache.layers:
+        layer.keys = layer.keys[trees.rows[:, None], :, columns].transpose(1, 2)
+        layer.values = layer.values[trees.rows[:, None], :, columns].transpose(1, 2)
+    return _Leaves(cache, mask, positions[:, -1:], capacity, room), output.logits[trees.rows, place]

@@ -39,8 +39,8 @@ def merged_adapter(model: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         for layer in layers:
-            if layer.merged:
-                layer.unmerge()
+            # Instead of `unmerge`, which would compute the adapter's weights once more to subtract them.
+            layer.merged_adapters.clear()
         with torch.no_grad():
             for weight, copy in saved:
                 weight.copy_(copy)
