@@ -6,7 +6,7 @@ from typing import Any
 
 from rft_api.builtin_reward import BuiltinReward
 from rft_api.builtin_table import FormatReward
-from rft_api.inference_endpoint import InferenceEndpointSpec
+from rft_api.inference_endpoint import InferenceEndpointSpec, Serving
 from rft_api.invocation_log import InvocationLog, MetadataFilter, MetadataFilters
 from rft_api.model import Model
 from rft_api.remote_reward import JudgeModel, JudgeReward
@@ -19,7 +19,7 @@ from rft_api.reward_function import (
 )
 from rft_api.rft_job import Compute, RFTJobSpec
 from rft_api.sources import Data, DataSource, WarmupSource
-from rft_api.training import DeepSpeed, Tuning, Warmup
+from rft_api.training import DeepSpeed, Hyperparameters, Tuning, Warmup
 
 DATA = {"train": [{"name": "a", "uri": "a.jsonl", "reward": "r"}]}
 TWICE = [{"name": "a", "uri": "a.jsonl", "reward": "r"}] * 2
@@ -64,6 +64,20 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
     (DeepSpeed, {"zeroStage": 2, "offload": "Optimizer"}, {"zeroStage": 1, "offload": "Optimizer"}, "offload needs"),
     (Compute, {"gpusPerNode": 0, "processesPerNode": 2}, {"gpusPerNode": 1, "processesPerNode": 2}, "is for CPU train"),
     (Compute, {"rollouts": {"engine": "vLLM"}}, {"gpusPerNode": 0, "rollouts": {"engine": "vLLM"}}, "needs GPUs"),
+    (Compute, {"gpusPerNode": 0, "precision": "Float32"}, {"precision": "Float32"}, "precision is for CPU training"),
+    (Serving, {"gpus": 0, "precision": "BFloat16"}, {"precision": "BFloat16"}, "precision is for serving on CPUs"),
+    (
+        RFTJobSpec,
+        {**SPEC, "compute": {"gpusPerNode": 0, "precision": "BFloat16"}},
+        {**SPEC, "compute": {"gpusPerNode": 0, "precision": "BFloat16"}, "tuning": {"type": "Full"}},
+        "compute.precision BFloat16 is for tuning type LoRA",
+    ),
+    (
+        Hyperparameters,
+        {"tokensPerMicroBatch": 4096},
+        {"tokensPerMicroBatch": 4096, "microBatchSize": 8},
+        "set at most one of tokensPerMicroBatch, microBatchSize",
+    ),
     (
         RFTJobSpec,
         {**SPEC, "endpoint": {"name": "e", "baseEndpoint": "b"}},

@@ -32,7 +32,7 @@ class Vllm:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._command = [
-            sys.executable, "-X", "faulthandler", "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
+            sys.executable, "-X", "faulthandler", "-m", "rft_trainer.cpu_server", "--model", str(model),
             "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager",
             "--gpu-memory-utilization", "0.1", "--kv-cache-memory-bytes", "67108864", *arguments,
         ]  # fmt: skip

@@ -1,17 +1,14 @@
 """The precision of a run follows the hardware, the manifest and what is trained."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from support.trainer import job_spec, render
 
 from rft_trainer import precision
+from rft_trainer.cpu_server import server_arguments
 from rft_trainer.modeling import load_model, model_dtype
 from rft_trainer.precision import choose_dtype
+from rft_trainer.processor import has_bfloat16_instructions
 
 LORA, FULL = {"type": "LoRA", "rank": 4}, {"type": "Full"}
 
@@ -58,8 +55,30 @@ def test_the_dtype_of_the_files_is_read(tmp_path, model, monkeypatch):
     assert load_model(str(folder), dtype).dtype == torch.float32
 
 
-def test_a_processor_that_counts_as_one_without_instructions():
-    command = "from rft_trainer.precision import has_bfloat16_instructions as has; print(int(has()))"
-    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
-    run = subprocess.run([sys.executable, "-c", command], env=environment, check=True, capture_output=True, text=True)
-    assert json.loads(run.stdout) == 0
+@pytest.mark.parametrize(
+    ("flags", "limit", "expected"),
+    [
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16 amx_tile", None, True),
+        ("flags\t\t: fpu avx2 amx_bf16", "DEFAULT", True),
+        ("Features\t: fp asimd bf16 sve", None, True),
+        ("flags\t\t: fpu avx2 f16c", None, False),
+        ("flags\t\t: fpu avx2 avx512f avx512vl avx512_vnni", None, False),
+        ("flags\t\t: fpu avx2 avx512_bf16", "AVX2", False),
+        ("flags\t\t: fpu avx2 avx512_bf16", "avx512_core", False),
+    ],
+)
+def test_what_a_processor_has(tmp_path, monkeypatch, flags, limit, expected):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nmodel name\t: Some bf16 CPU\n{flags}\nbugs\t: none\n")
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if limit:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert has_bfloat16_instructions(cpuinfo) is expected
+
+
+def test_a_server_on_cpus_is_started_in_a_precision_that_is_fast():
+    plain = ["-m", "vllm.entrypoints.openai.api_server", "--model", "m"]
+    assert server_arguments(["--model", "m"], has_bfloat16=True) == plain
+    assert server_arguments(["--model", "m"], has_bfloat16=False) == [*plain, "--dtype", "float32"]
+    for stated in (["--dtype", "bfloat16"], ["--dtype=bfloat16"]):
+        assert server_arguments(["--model", "m", *stated], has_bfloat16=False) == [*plain, *stated]

@@ -11,6 +11,7 @@ from rft_api.quantities import Integer, Name, exactly_one_of
 from rft_api.resource import API_VERSION, Conditions, Metadata, PodOverrides, SecretReference
 from rft_api.rft_job import ModelSource
 from rft_api.sources import Uri
+from rft_api.training import Precision
 
 
 class Adapter(Model):
@@ -23,6 +24,14 @@ class Adapter(Model):
 class Serving(Model):
     """Settings of the server of an endpoint."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.gpus == 0 || self.precision == 'Auto'",
+            message="precision is for serving on CPUs (gpus: 0); on GPUs the model is computed as its files have it",
+            holds=lambda serving: serving.gpus == 0 or serving.precision == "Auto",
+        ),
+    )
+
     gpus: Annotated[Integer, Field(ge=0, le=64)] = 1
     """Number of GPUs of each replica. With 0 the model is served on CPUs."""
     gpu_resource: Annotated[str, Field(max_length=253)] = "nvidia.com/gpu"
@@ -33,6 +42,9 @@ class Serving(Model):
     """Number of adapters that can be used at the same time. With 0 only the model itself is served."""
     max_adapter_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 64
     """Largest rank that an adapter may have."""
+    precision: Precision = "Auto"
+    """Precision in which CPUs compute the model. Auto uses the precision of the model's files where the processor has
+    instructions for bfloat16, and Float32 elsewhere, because emulating bfloat16 is several times slower."""
     pod: PodOverrides | None = None
     """Settings of the server's pods that replace or extend the operator's."""
 

@@ -5,16 +5,7 @@ from __future__ import annotations
 import torch
 
 from rft_api.trainer_config import TrainerConfig
-
-
-def has_bfloat16_instructions() -> bool:
-    """Whether this machine's processor multiplies matrices in bfloat16 natively.
-
-    Without such instructions (AVX2 only, and the first AVX-512) bfloat16 is emulated, and several times slower than
-    float32. ONEDNN_MAX_CPU_ISA=AVX2 makes a processor count as one without.
-    """
-    instructions = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return bool(instructions and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+from rft_trainer.processor import has_bfloat16_instructions
 
 
 def choose_dtype(config: TrainerConfig, stored: torch.dtype | None) -> torch.dtype:

@@ -135,8 +135,9 @@ def _adapters_volume(name: str) -> Json:
 
 def _server(endpoint: InferenceEndpoint, folder: str, mounts: list[Json], settings: Settings) -> Container:
     serving = serving_of(endpoint)
+    # On CPUs a program of the image chooses the precision that the node's processor is fast in, and starts vLLM.
     command = [
-        "python", "-m", "vllm.entrypoints.openai.api_server",
+        "python", "-m", "vllm.entrypoints.openai.api_server" if serving.gpus else "rft_trainer.cpu_server",
         "--model", folder,
         "--served-model-name", endpoint.metadata.name,
         "--host", "0.0.0.0",
@@ -150,6 +151,8 @@ def _server(endpoint: InferenceEndpoint, folder: str, mounts: list[Json], settin
         command += ["--max-lora-rank", str(serving.max_adapter_rank)]
     if serving.gpus > 1:
         command += ["--tensor-parallel-size", str(serving.gpus)]
+    if serving.precision != "Auto":
+        command += ["--dtype", serving.precision.lower()]
     if not serving.gpus:
         # Without these vLLM plans with nearly all memory of the host.
         command += ["--enforce-eager", "--gpu-memory-utilization", "0.1"]
