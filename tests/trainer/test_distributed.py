@@ -22,12 +22,12 @@ def two_processes(stage):
     return {"gpusPerNode": 0, "processesPerNode": 2, "deepspeed": {"zeroStage": stage}}
 
 
-# At these stages a step is split by tokens, into several passes that differ in size, at the others as TRL splits it.
+# At these stages each process makes several passes a step, which differ in size, at the others one.
 BY_TOKENS = (2, 3)
 
 
 def spec_at(stage, model, data, output, **changes):
-    split = {"microBatchSize": None, "tokensPerMicroBatch": 40} if stage in BY_TOKENS else {"microBatchSize": 4}
+    split = {"microBatchSize": None, "tokensPerMicroBatch": 40} if stage in BY_TOKENS else {"microBatchSize": 8}
     learning = hyperparameters(**split, maxSteps=7, klCoefficient="0.02")
     return job_spec(model, data, output, compute=two_processes(stage), hyperparameters=learning, **changes)
 
