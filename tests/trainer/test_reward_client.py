@@ -10,7 +10,8 @@ from rft_api.exit_codes import ExitCode, RunError
 from rft_api.ports import free_port
 from rft_api.trainer_config import RewardTarget
 from rft_trainer.data import Prompt
-from rft_trainer.rewards import RewardClient, Rollout
+from rft_trainer.reward_transport import Rollout
+from rft_trainer.rewards import RewardClient
 
 TIMEOUT = stretched(2)
 SOURCE = """

@@ -17,7 +17,8 @@ from rft_api.trainer_config import RewardTarget
 from rft_trainer import update
 from rft_trainer.data import Prompt
 from rft_trainer.grpo import RFTTrainer
-from rft_trainer.rewards import RewardClient, Rollout
+from rft_trainer.reward_transport import Rollout
+from rft_trainer.rewards import RewardClient
 
 LENGTH = """
 def lambda_handler(event, context):

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from rft_trainer.data import Prompt
-from rft_trainer.rewards import RewardClient, Rollout
+from rft_trainer.reward_transport import Rollout
+from rft_trainer.rewards import RewardClient
 from rft_trainer.rollouts import ScoredCompletion, add_shadows, scored
 
 

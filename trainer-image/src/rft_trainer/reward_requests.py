@@ -1,0 +1,96 @@
+"""The requests of one batch of completions: sent as completions end, few at first, then all that are left."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+from rft_api.reward_protocol import Score
+from rft_trainer.reward_transport import CONCURRENCY, RewardTransport, Rollout
+
+BATCH = 64
+"""Samples per request: large enough to amortize HTTP, small enough that a slow one delays few."""
+EARLY_CONCURRENCY = 2
+"""Requests in flight per process and reward while completions are still being generated: what ends meanwhile goes
+together, so that a server that takes its time gets few large requests instead of many small ones."""
+
+
+class RewardRequests:
+    """Requests of one batch for the trained rewards, or for one shadow; used by the event loop's thread only.
+
+    Args:
+        transport: the connections.
+        patience: seconds that a server may be away; for a shadow no longer than its timeout.
+    """
+
+    def __init__(self, transport: RewardTransport, patience: float):
+        self.busy_seconds = 0.0
+        """Seconds in which a request was in flight."""
+        self._transport = transport
+        self._patience = patience
+        self._waiting: dict[str, dict[int, Rollout]] = {}
+        self._tasks: dict[asyncio.Task[list[Score]], tuple[str, dict[int, Rollout]]] = {}
+        self._latest: dict[int, Rollout] = {}
+        self._scores: dict[int, Score] = {}
+        self._error: BaseException | None = None
+        self._is_complete = False
+        self._settled = asyncio.Event()
+        self._busy_since = 0.0
+
+    def add(self, rollouts: Mapping[str, Mapping[int, Rollout]], is_complete: bool) -> None:
+        """Takes completions by reward and place; once the batch is complete, all goes out at once."""
+        self._is_complete = is_complete
+        for name, more in rollouts.items():
+            self._waiting.setdefault(name, {}).update(more)
+            self._latest.update(more)
+        self._send()
+
+    async def wait(self, seconds: float | None = None) -> dict[int, Score]:
+        """The scores by place; after so many seconds those that there are, and the others are no longer requested.
+
+        Raises:
+            RunError: as `RewardTransport.request`.
+        """
+        if not self._settled.is_set():
+            try:
+                await asyncio.wait_for(self._settled.wait(), seconds)
+            except TimeoutError:
+                self._give_up()
+        if self._error is not None:
+            raise self._error
+        return dict(self._scores)
+
+    def _send(self) -> None:
+        limit = CONCURRENCY if self._is_complete else EARLY_CONCURRENCY
+        for name, waiting in self._waiting.items():
+            while waiting and sum(other == name for other, _ in self._tasks.values()) < limit:
+                batch = {place: waiting.pop(place) for place in list(waiting)[:BATCH]}
+                task = asyncio.create_task(self._transport.request(name, list(batch.values()), self._patience))
+                if not self._tasks:
+                    self._busy_since = time.monotonic()
+                self._tasks[task] = name, batch
+                task.add_done_callback(self._receive)
+        if not self._tasks and self._is_complete:
+            self._settled.set()
+
+    def _give_up(self) -> None:
+        self._waiting.clear()
+        for task in self._tasks:
+            task.cancel()
+        self._settled.set()
+
+    def _receive(self, task: asyncio.Task[list[Score]]) -> None:
+        _, batch = self._tasks.pop(task)
+        if not self._tasks:
+            self.busy_seconds += time.monotonic() - self._busy_since
+        if task.cancelled():
+            return
+        if task.exception() is not None:
+            self._error = self._error or task.exception()
+            self._give_up()
+        else:
+            for (place, rollout), score in zip(batch.items(), task.result(), strict=True):
+                if self._latest[place] is rollout:
+                    self._scores[place] = score
+        self._send()
