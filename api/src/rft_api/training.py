@@ -166,7 +166,7 @@ class TrainerCompute(Model):
             holds=lambda compute: compute.gpus_per_node > 0 or compute.rollouts.engine == "Transformers",
         ),
         Rule(
-            cel="self.gpusPerNode == 0 || self.precision == 'Auto'",
+            cel="!has(self.precision) || self.precision == 'Auto' || self.gpusPerNode == 0",
             message="precision is for CPU training (gpusPerNode: 0); on GPUs the trainer computes in bfloat16",
             holds=lambda compute: compute.gpus_per_node == 0 or compute.precision == "Auto",
         ),
