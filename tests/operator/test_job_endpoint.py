@@ -32,10 +32,12 @@ def endpoint(name: str, created_for: str | None = None, **spec: Any) -> Inferenc
     return InferenceEndpoint.model_validate({"metadata": metadata, "spec": given})
 
 
-def plan(of: RFTJob, *existing: InferenceEndpoint, sharing: list[RFTJob] | None = None) -> EndpointPlan:
+def plan(
+    of: RFTJob, *existing: InferenceEndpoint, sharing: list[RFTJob] | None = None, base_model: str = "hf://a/b"
+) -> EndpointPlan:
     endpoints = {found.metadata.name: found for found in existing}
     world = RFTJobWorld(of, {}, None, [], [], None, endpoints, sharing or [of], NOW)
-    return plan_job_endpoint(world, succeeded=True)
+    return plan_job_endpoint(world, True, base_model)
 
 
 def made(planned: EndpointPlan) -> dict[str, dict[str, Any]]:
@@ -49,6 +51,11 @@ def owners(obj: dict[str, Any]) -> list[str]:
 def test_with_delete_everything_goes_with_the_job():
     objects = made(plan(job()))
     assert {name: owners(obj) for name, obj in objects.items()} == {"base": ["job"], "job-served": ["job"]}
+
+
+def test_the_base_is_served_at_the_commit_that_was_trained_from():
+    objects = made(plan(job(), base_model="hf://a/b@0123"))
+    assert objects["base"]["spec"]["model"] == {"uri": "hf://a/b@0123"}
 
 
 def test_with_keep_everything_stays():

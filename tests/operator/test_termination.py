@@ -38,10 +38,19 @@ def summary(components: int) -> Summary:
     )  # fmt: skip
 
 
+def test_the_base_model_is_named_with_its_commit():
+    message = success_message(summary(components=1).model_copy(update={"base_revision": "0123"}))
+    for model in ("hf://a/b", "hf://a/b@main"):
+        result, _ = describe_result(parse_result(message), "s3://o/job", model)
+        assert result.base_model == "hf://a/b@0123"
+    result, _ = describe_result(parse_result(success_message(summary(components=1))), "s3://o/job", "s3://m/base")
+    assert result.base_model is None
+
+
 def test_a_result_fits_and_is_read_again():
     message = success_message(summary(components=1000))
     assert len(message.encode()) < MAXIMUM_BYTES
-    result, checkpoints = describe_result(parse_result(message), "s3://o/job/")
+    result, checkpoints = describe_result(parse_result(message), "s3://o/job/", "s3://m/base")
     assert (result.baseline_reward, result.gain, result.interval) == ("-0.2500", "-0.5000", "-1.0000 to +0.2500")
     assert [checkpoint.uri for checkpoint in checkpoints] == [f"s3://o/job/checkpoints/step-{n}" for n in range(3)]
 

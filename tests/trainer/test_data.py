@@ -13,6 +13,7 @@ from support.trainer import job_spec, render
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLog
 from rft_api.sources import Data, DataSource, WarmupSource
+from rft_trainer.base_model import local_base_model
 from rft_trainer.data import Prompt, load_conversations, load_dataset, mix
 from rft_trainer.inputs import fetch_inputs
 from rft_trainer.modeling import load_tokenizer, prompt_token_ids
@@ -212,7 +213,9 @@ def test_logs_of_a_prefix_are_fetched_as_far_as_they_are_wanted(tmp_path, s3, mo
     dataset = load_dataset(config.data, 10, len)
     assert [p.messages[0]["content"] for p in dataset.train["s"]] == ["11"]
     assert [p.messages[0]["content"] for p in dataset.validation] == ["09", "11", "20"]
-    digests = build_provenance(config).data
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/job.json").write_text("{}")
+    digests = build_provenance(config, local_base_model(config, None)).data
     assert digests["train/s"] == digests["test/s"] != digests["validation/s"]
 
 

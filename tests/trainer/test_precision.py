@@ -5,6 +5,7 @@ import torch
 from support.trainer import job_spec, render
 
 from rft_trainer import precision
+from rft_trainer.base_model import BaseModel
 from rft_trainer.cpu_server import server_arguments
 from rft_trainer.modeling import load_model, model_dtype
 from rft_trainer.precision import choose_dtype
@@ -48,10 +49,10 @@ def test_the_dtype_of_the_files_is_read(tmp_path, model, monkeypatch):
     half = load_model(str(model), torch.bfloat16)
     half.save_pretrained(folder)
     monkeypatch.setattr(precision, "has_bfloat16_instructions", lambda: True)
-    assert model_dtype(config(tmp_path, folder, LORA, CPU)) == torch.bfloat16
-    assert model_dtype(config(tmp_path, model, LORA, CPU)) == torch.float32
+    assert model_dtype(config(tmp_path, folder, LORA, CPU), BaseModel(str(folder), None, str(folder))) == torch.bfloat16
+    assert model_dtype(config(tmp_path, model, LORA, CPU), BaseModel(str(model), None, str(model))) == torch.float32
     monkeypatch.setattr(precision, "has_bfloat16_instructions", lambda: False)
-    dtype = model_dtype(config(tmp_path, folder, LORA, CPU))
+    dtype = model_dtype(config(tmp_path, folder, LORA, CPU), BaseModel(str(folder), None, str(folder)))
     assert load_model(str(folder), dtype).dtype == torch.float32
 
 

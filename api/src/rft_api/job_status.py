@@ -48,6 +48,8 @@ class JobResult(Model):
     """95 % confidence interval of the gain, computed by a paired bootstrap."""
     checkpoint: Annotated[str, Field(max_length=1024)]
     """Address of the exported model or adapter, ready to be served."""
+    base_model: Annotated[str, Field(max_length=1024)] | None = None
+    """Address of the base model at the commit that was trained from; absent for a model that is not on the hub."""
 
 
 class JobCheckpoint(Model):

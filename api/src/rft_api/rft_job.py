@@ -29,7 +29,8 @@ class ModelSource(Model):
     """A model."""
 
     uri: Uri
-    """Address of the model: hf://OWNER/NAME, s3://BUCKET/PREFIX, pvc://CLAIM/PATH, or, in local runs, a path."""
+    """Address of the model: hf://OWNER/NAME or hf://OWNER/NAME@REVISION, s3://BUCKET/PREFIX, pvc://CLAIM/PATH, or, in
+    local runs, a path."""
 
 
 class Compute(TrainerCompute):

@@ -87,6 +87,8 @@ class Summary(Model):
     """Number of prompts for which every model has a score. The comparison is over these prompts."""
     base: Evaluation
     """Scores of the base model."""
+    base_revision: str | None = None
+    """Commit of the base model on the Hugging Face hub; absent for a model in a folder."""
     warmup: Evaluation | None = None
     """Scores of the model after the warm-up; absent without a warm-up."""
     tuned: Evaluation
@@ -111,7 +113,7 @@ class Provenance(Model):
     """The inputs that a result was made from: the contents of `provenance.json`."""
 
     model: dict[str, str]
-    """SHA-256 of each file of the base model, or its revision on the hub."""
+    """SHA-256 of each file of the base model; for one on the hub, its `repository` and its commit, as `revision`."""
     data: dict[str, str]
     """SHA-256 of each data file, by split and source."""
     rewards: dict[str, str]

@@ -46,6 +46,8 @@ class RunResult(Model):
     """Mean reward of the base model."""
     tuned_reward: float
     """Mean reward of the exported model."""
+    base_revision: str | None = None
+    """Commit of the base model on the Hugging Face hub."""
     gain: Gain
     """Difference between the tuned model and the base model."""
     reward_hacking: HackingVerdict | None = None
@@ -72,6 +74,7 @@ def success_message(summary: Summary) -> str:
         prompts=summary.prompts,
         base_reward=summary.base.reward,
         tuned_reward=summary.tuned.reward,
+        base_revision=summary.base_revision,
         gain=summary.gain,
         reward_hacking=summary.reward_hacking,
     ).model_dump_json(by_alias=True, exclude_none=True)

@@ -43,7 +43,7 @@ class TrainerConfig(Model):
     namespace: str
     """Namespace of the job."""
     model: str
-    """Folder of the base model, or OWNER/NAME on the Hugging Face hub."""
+    """Folder of the base model, or OWNER/NAME or OWNER/NAME@REVISION on the Hugging Face hub."""
     data: Data
     """The prompts to train and to evaluate on."""
     rewards: dict[str, RewardTarget]

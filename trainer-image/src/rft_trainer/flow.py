@@ -23,8 +23,9 @@ from rft_api.summary import DataReport, Evaluation, PreflightVerdict, Summary
 from rft_api.trainer_config import TrainerConfig
 from rft_trainer import checkpoints, own_disks
 from rft_trainer.arguments import planned_steps
+from rft_trainer.base_model import BaseModel, fetch_base_model, local_base_model
 from rft_trainer.data import Dataset, Message, Prompt, load_conversations, load_dataset, mix
-from rft_trainer.distributed import any_rank, gather, rank, wait_for_all
+from rft_trainer.distributed import any_rank, gather, local_rank, rank, wait_for_all
 from rft_trainer.evaluation import evaluate, plain_completer
 from rft_trainer.failures import memory_for
 from rft_trainer.grpo import RFTTrainer
@@ -65,10 +66,24 @@ log = logging.getLogger(__name__)
 
 
 class Run:
-    """One execution of a job on this process's share of the machines."""
+    """One execution of a job on this process's share of the machines.
 
-    def __init__(self, config: TrainerConfig, reporter: ProgressReporter, should_stop: Callable[[], bool]):
+    Args:
+        config: the run's configuration.
+        commit: rank 0's commit of a base model on the hub.
+        reporter: where progress is published.
+        should_stop: whether the run has been told to stop.
+    """
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        commit: str | None,
+        reporter: ProgressReporter,
+        should_stop: Callable[[], bool],
+    ):
         self._config = config
+        self._commit = commit
         self._folder = RunFolder(config.output)
         self._reporter = reporter
         self._should_stop = should_stop
@@ -84,12 +99,16 @@ class Run:
         warmup = self._config.warmup
         if warmup is None:
             return
+        base = self._bring_base_model()
         self._phase("Data", "checking data")
-        tokenizer = load_tokenizer(self._config.model)
+        tokenizer = load_tokenizer(base.folder)
         conversations = load_conversations(warmup.data, _token_counter(tokenizer)).conversations
         self._dataset(tokenizer)
+        if rank() == 0:
+            # Before anything is computed from the model: a later start has to use the same.
+            _write(self._folder.provenance, build_provenance(self._config, base))
         self._phase("WarmUp", f"imitating {len(conversations)} conversations")
-        run_warmup(self._config, warmup, conversations, self._reporter, self._should_stop)
+        run_warmup(self._config, base, warmup, conversations, self._reporter, self._should_stop)
         self._phase("Data", "")
 
     def train(self) -> Summary | None:
@@ -103,33 +122,47 @@ class Run:
             if rank() > 0:
                 return None
             return Summary.model_validate_json(self._folder.summary.read_text(encoding="utf-8"))
+        base = self._bring_base_model()
         self._phase("Data", "checking data")
-        tokenizer = load_tokenizer(self._config.model)
+        tokenizer = load_tokenizer(base.folder)
         dataset = self._dataset(tokenizer)
         training = self._config.hyperparameters
         prompts = mix(dataset.train, dataset.weights, training.epochs, training.seed)
         planned_steps(self._config, len(prompts))
-        resume = self._pick_up()
+        resume = self._pick_up(base)
         client = RewardClient(self._config.rewards, self._should_stop, shadows=self._config.shadows)
         held_out = dataset.test or dataset.validation
-        model = self._evaluate_start(tokenizer, held_out, client)
+        model = self._evaluate_start(base, tokenizer, held_out, client)
         self._check_learnable(model, tokenizer, prompts, client)
         trainer_steps, stopped_early = self._reinforce(model, tokenizer, prompts, dataset.validation, client, resume)
         del model
         gc.collect()
         forget_zero_3()
-        self._export()
-        self._evaluate_tuned(tokenizer, held_out, client)
+        self._export(base)
+        self._evaluate_tuned(base, tokenizer, held_out, client)
         client.close()
         wait_for_all()
         self._phase("Done", "")
         if rank() > 0:
             return None
-        summary = self._summary(dataset, trainer_steps, stopped_early)
+        summary = self._summary(base, dataset, trainer_steps, stopped_early)
         _write(self._folder.summary, summary)
         return summary
 
-    def _pick_up(self) -> CheckpointInfo | None:
+    def _bring_base_model(self) -> BaseModel:
+        """Fetches a model of the hub, once for all processes of a machine, at the same commit on all machines."""
+        commit = gather(self._commit)[0]
+        if commit is not None:
+            self._phase("Data", "fetching the base model")
+            if local_rank() == 0:
+                fetch_base_model(self._config, commit, self._fetched)
+            wait_for_all()
+        return local_base_model(self._config, commit)
+
+    def _fetched(self, done: int, total: int) -> None:
+        self._reporter.update(done=done >> 20, planned=total >> 20)
+
+    def _pick_up(self, base: BaseModel) -> CheckpointInfo | None:
         """Tidies what an earlier start has left and gives it to all machines; returns the checkpoint to go on from."""
         folder = self._folder
         left = [folder.metrics, folder.preflight, folder.warmup, folder.evaluation("base").parent]
@@ -137,7 +170,7 @@ class Run:
             torn = checkpoints.remove_torn(folder)
             if torn:
                 log.warning("removed incomplete checkpoints %s", ", ".join(torn))
-            _write(folder.provenance, build_provenance(self._config))
+            _write(folder.provenance, build_provenance(self._config, base))
             resume = checkpoints.resume_point(folder)
             rewind(folder, resume.step if resume else -1)
             left += [folder.checkpoint(resume.step)] if resume else []
@@ -172,19 +205,19 @@ class Run:
         return dataset
 
     def _evaluate_start(
-        self, tokenizer: PreTrainedTokenizerBase, held_out: Sequence[Prompt], client: RewardClient
+        self, base: BaseModel, tokenizer: PreTrainedTokenizerBase, held_out: Sequence[Prompt], client: RewardClient
     ) -> Any:
         """Evaluates base and warm-up; returns the model that reinforcement learning starts from."""
         self._phase("Baseline", "loading the model")
         config = self._config
-        model = self._load(config.model)
+        model = self._load(base, base.folder)
         self._evaluate("base", model, tokenizer, held_out, client, "Baseline", "scoring the base model")
         if config.tuning.type == "Full":
             if config.warmup is None:
                 return model
             del model
             gc.collect()
-            model = self._load(str(self._folder.warmup))
+            model = self._load(base, str(self._folder.warmup))
         elif config.warmup is None:
             return add_adapter(model, config.tuning, config.hyperparameters.seed)
         else:
@@ -193,22 +226,22 @@ class Run:
         return model
 
     def _evaluate_tuned(
-        self, tokenizer: PreTrainedTokenizerBase, held_out: Sequence[Prompt], client: RewardClient
+        self, base: BaseModel, tokenizer: PreTrainedTokenizerBase, held_out: Sequence[Prompt], client: RewardClient
     ) -> None:
         """Evaluates what was exported, read back from the files that will be served."""
         if self._folder.evaluation("tuned").exists():
             return
         self._phase("Evaluating", "loading the tuned model")
         if self._config.tuning.type == "Full":
-            model = self._load(str(self._folder.best))
+            model = self._load(base, str(self._folder.best))
         else:
-            model = load_adapter(self._load(self._config.model), self._folder.best, trainable=False).to(self._device)
+            model = load_adapter(self._load(base, base.folder), self._folder.best, trainable=False).to(self._device)
         self._evaluate("tuned", model, tokenizer, held_out, client, "Evaluating", "scoring the tuned model")
 
-    def _load(self, model: str) -> Any:
+    def _load(self, base: BaseModel, model: str) -> Any:
         """A model, on this process's device."""
         with memory_for("loading"):
-            return load_model(model, model_dtype(self._config)).to(self._device)
+            return load_model(model, model_dtype(self._config, base)).to(self._device)
 
     def _evaluate(
         self,
@@ -295,13 +328,13 @@ class Run:
             )
         return trainer.state.global_step, trainer.stopped_early
 
-    def _export(self) -> None:
+    def _export(self, base: BaseModel) -> None:
         """Puts the best checkpoint's weights into `best`."""
         if rank() == 0:
             best = self._best_checkpoint()
             self._phase("Exporting", f"step {best.step}")
             export = export_model if self._config.tuning.type == "Full" else export_adapter
-            export(self._folder.checkpoint(best.step), self._config.model, self._folder.best)
+            export(self._folder.checkpoint(best.step), base, self._folder.best)
         wait_for_all()
         own_disks.spread(self._folder.path, [self._folder.best])
         wait_for_all()
@@ -310,7 +343,7 @@ class Run:
         known = checkpoints.complete_checkpoints(self._folder)
         return next(iter(checkpoints.best_first(known)), None) or max(known, key=lambda info: info.step)
 
-    def _summary(self, dataset: Dataset, steps: int, stopped_early: bool) -> Summary:
+    def _summary(self, base: BaseModel, dataset: Dataset, steps: int, stopped_early: bool) -> Summary:
         best = self._best_checkpoint()
         held_out = dataset.test or dataset.validation
         stages: list[Stage] = ["base", *(["warmup"] if self._config.warmup else []), "tuned"]  # type: ignore[list-item]
@@ -342,6 +375,7 @@ class Run:
             held_out="test" if dataset.test else "validation",
             prompts=len(common),
             base=evaluations["base"],
+            base_revision=base.commit,
             warmup=evaluations.get("warmup"),
             tuned=evaluations["tuned"],
             gain=paired_bootstrap(

@@ -28,9 +28,9 @@ from rft_api.files import partial_path
 from rft_api.system_errors import may_pass
 from rft_api.trainer_config import TrainerConfig
 from rft_api.training import Tuning
+from rft_trainer.base_model import BaseModel, check_model_folder
 from rft_trainer.data import Message
 from rft_trainer.failures import first_line, is_out_of_memory, memory_for
-from rft_trainer.model_folder import check_model_folder
 from rft_trainer.precision import choose_dtype
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -83,15 +83,15 @@ def load_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
     return loaded
 
 
-def model_dtype(config: TrainerConfig) -> torch.dtype:
+def model_dtype(config: TrainerConfig, base: BaseModel) -> torch.dtype:
     """The dtype that a run computes its model in.
 
     Raises:
-        RunError: MODEL_INVALID when the model's config.json cannot be read.
+        RunError: MODEL_INVALID when the base model's config.json cannot be read.
     """
-    check_model_folder(config.model)
-    with _reading(f"model {config.model}"):
-        stored: torch.dtype | None = AutoConfig.from_pretrained(config.model).dtype
+    check_model_folder(base.folder)
+    with _reading(f"model {base.folder}"):
+        stored: torch.dtype | None = AutoConfig.from_pretrained(base.folder).dtype
     return choose_dtype(config, stored)
 
 
@@ -151,27 +151,27 @@ def forget_zero_3() -> None:
     unset_hf_deepspeed_config()
 
 
-def export_adapter(checkpoint: Path, base_model: str, target: Path) -> None:
+def export_adapter(checkpoint: Path, base: BaseModel, target: Path) -> None:
     """Copies a checkpoint's adapter to `target`, ready to serve beside its base."""
 
     def fill(folder: Path) -> None:
         for name in _ADAPTER_FILES:
             shutil.copyfile(checkpoint / name, folder / name)
         config = json.loads((folder / _ADAPTER_FILES[0]).read_text(encoding="utf-8"))
-        config["base_model_name_or_path"] = base_model
+        config["base_model_name_or_path"], config["revision"] = base.name, base.commit
         config["inference_mode"] = True
         (folder / _ADAPTER_FILES[0]).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
     _replace_folder(target, fill)
 
 
-def export_model(checkpoint: Path, base_model: str, target: Path) -> None:
+def export_model(checkpoint: Path, base: BaseModel, target: Path) -> None:
     """Writes a checkpoint's model to `target` in the precision of its base, with the tokenizer's files."""
-    dtype: Any = AutoConfig.from_pretrained(base_model).dtype or torch.float32
+    dtype: Any = AutoConfig.from_pretrained(base.folder).dtype or torch.float32
     # Users of the tuned model expect the base's sampling defaults, which training does without.
     defaults = None
     with suppress(OSError):
-        defaults = GenerationConfig.from_pretrained(base_model)
+        defaults = GenerationConfig.from_pretrained(base.folder)
 
     def fill(folder: Path) -> None:
         # Through the model, because checkpoints written under DeepSpeed may hold tied weights twice.

@@ -6,8 +6,10 @@ import hashlib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from rft_api.run_folder import RunFolder
 from rft_api.summary import Provenance
 from rft_api.trainer_config import TrainerConfig
+from rft_trainer.base_model import REPOSITORY, REVISION, BaseModel
 from rft_trainer.modeling import model_dtype
 
 _PACKAGES = (
@@ -15,16 +17,16 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def build_provenance(config: TrainerConfig) -> Provenance:
+def build_provenance(config: TrainerConfig, base: BaseModel) -> Provenance:
     """Digests of what the configuration names, read now."""
     return Provenance(
-        model=_model_digests(config.model),
+        model=_model_digests(base),
         data={item.label: _data_digest(Path(item.source.uri)) for item in config.sources()},
         rewards={name: target.digest for name, target in config.rewards.items()},
-        configuration="sha256:" + hashlib.sha256(config.model_dump_json(by_alias=True).encode()).hexdigest(),
+        configuration=file_digest(RunFolder(config.output).config),
         versions=_versions(),
         seed=config.hyperparameters.seed,
-        precision=str(model_dtype(config)).removeprefix("torch."),
+        precision=str(model_dtype(config, base)).removeprefix("torch."),
     )
 
 
@@ -43,14 +45,10 @@ def _data_digest(path: Path) -> str:
     return "sha256:" + digest.hexdigest()
 
 
-def _model_digests(model: str) -> dict[str, str]:
-    folder = Path(model)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-
-        # Already fetched by the loader: the cache's folder is named after the revision.
-        return {"revision": Path(snapshot_download(model, local_files_only=True)).name}
-    return {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
+def _model_digests(base: BaseModel) -> dict[str, str]:
+    if base.commit is not None:
+        return {REPOSITORY: base.name, REVISION: base.commit}
+    return {path.name: file_digest(path) for path in sorted(Path(base.folder).iterdir()) if path.is_file()}
 
 
 def _versions() -> dict[str, str]:

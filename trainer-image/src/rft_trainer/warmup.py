@@ -15,6 +15,7 @@ from rft_api.run_folder import RunFolder
 from rft_api.trainer_config import TrainerConfig
 from rft_api.training import Warmup
 from rft_trainer.arguments import common_arguments
+from rft_trainer.base_model import BaseModel
 from rft_trainer.data import Conversation
 from rft_trainer.distributed import any_rank, rank
 from rft_trainer.modeling import (
@@ -34,6 +35,7 @@ MICRO_BATCH = 8
 
 def run_warmup(
     config: TrainerConfig,
+    base: BaseModel,
     warmup: Warmup,
     conversations: list[Conversation],
     reporter: ProgressReporter,
@@ -47,8 +49,8 @@ def run_warmup(
         RunError: INTERRUPTED when the run is to stop meanwhile: the stage is short, and starts from its beginning.
     """
     folder = RunFolder(config.output)
-    tokenizer = load_tokenizer(config.model)
-    model: Any = load_model(config.model, model_dtype(config))
+    tokenizer = load_tokenizer(base.folder)
+    model: Any = load_model(base.folder, model_dtype(config, base))
     if config.tuning.type == "LoRA":
         model = add_adapter(model, config.tuning, config.hyperparameters.seed)
     share = max(1, warmup.batch_size // config.compute.world_size)
@@ -83,7 +85,7 @@ def run_warmup(
     forget_zero_3()
     if rank() == 0:
         export = export_adapter if config.tuning.type == "LoRA" else export_model
-        export(scratch, config.model, folder.warmup)
+        export(scratch, base, folder.warmup)
         shutil.rmtree(scratch)
 
 

@@ -15,10 +15,10 @@ from types import FrameType
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.run_folder import RunFolder
 from rft_api.trainer_config import TrainerConfig
+from rft_trainer.base_model import pin_base_model
 from rft_trainer.data import load_dataset
 from rft_trainer.ending import report_end, report_result
 from rft_trainer.failures import explain
-from rft_trainer.model_folder import check_model_folder
 from rft_trainer.progress import ProgressReporter, serve_progress
 
 
@@ -63,7 +63,7 @@ def _run_stage(
     config: TrainerConfig, stage: str, rank: int, reporter: ProgressReporter, stop: threading.Event
 ) -> ExitCode:
     # What is wrong with addresses and lines is told at once; all that follows takes torch, and half a minute.
-    check_model_folder(config.model)
+    commit = pin_base_model(config) if rank == 0 else None
     load_dataset(config.data, sys.maxsize, lambda messages: 0)
     # What libraries make while they are imported stays: to look through it for garbage again and again costs a good
     # part of a start, and finds none.
@@ -99,7 +99,7 @@ def _run_stage(
 
     gc.freeze()
     gc.enable()
-    run = Run(config, reporter, stop.is_set)
+    run = Run(config, commit, reporter, stop.is_set)
     if stage == "warmup":
         run.warm_up()
     else:

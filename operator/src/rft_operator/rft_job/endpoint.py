@@ -29,8 +29,8 @@ class EndpointPlan:
     """The condition EndpointReady; none when the job wants no endpoint."""
 
 
-def plan_job_endpoint(world: RFTJobWorld, succeeded: bool) -> EndpointPlan:
-    """The endpoints of a job that has succeeded."""
+def plan_job_endpoint(world: RFTJobWorld, succeeded: bool, base_model: str) -> EndpointPlan:
+    """The endpoints of a job that has succeeded, whose base model is at the address `base_model`."""
     job, wanted = world.job, world.job.spec.endpoint
     if wanted is None:
         return EndpointPlan((), None)
@@ -46,7 +46,7 @@ def plan_job_endpoint(world: RFTJobWorld, succeeded: bool) -> EndpointPlan:
     if base is not None:
         base_existing = world.endpoints.get(base)
         if base_existing is None or names.CREATED_FOR in base_existing.metadata.labels:
-            built = _build_base_endpoint(job, base, world.sharing_jobs, base_existing)
+            built = _build_base_endpoint(job, base_model, base, world.sharing_jobs, base_existing)
             desired.insert(0, Desired(built, f"its server serves the adapter {wanted.name}"))
     return EndpointPlan(desired, _endpoint_finding(existing))
 
@@ -72,14 +72,16 @@ def _build_endpoint(job: RFTJob) -> Json:
     return _endpoint_object(job, wanted.name, job.metadata.name, spec, owners)
 
 
-def _build_base_endpoint(job: RFTJob, name: str, sharing: Sequence[RFTJob], existing: InferenceEndpoint | None) -> Json:
+def _build_base_endpoint(
+    job: RFTJob, model: str, name: str, sharing: Sequence[RFTJob], existing: InferenceEndpoint | None
+) -> Json:
     """The base endpoint hangs on all jobs that use it, and goes with the last; one whose policy is Keep keeps it."""
     policies = {other.spec.endpoint.deletion_policy for other in sharing if other.spec.endpoint is not None}
     ordered = sorted(sharing, key=lambda other: other.metadata.name)
     owners = [] if "Keep" in policies else [Owner.of(other).reference(controller=False) for other in ordered]
     if existing is None:
         return _endpoint_object(
-            job, name, job.metadata.name, {"model": {"uri": job.spec.model.uri}, "serving": _serving(job)}, owners
+            job, name, job.metadata.name, {"model": {"uri": model}, "serving": _serving(job)}, owners
         )
     # Another job may have made it, with other settings: only its owners change.
     spec: Json = existing.spec.model_dump(

@@ -51,9 +51,10 @@ def plan_rft_job(world: RFTJobWorld, settings: Settings) -> Plan:
     usage = count_usage(before.usage, world.pods, job.spec.compute.gpus_per_node, world.now)
     rewards = _final_rewards_finding(before) or _rewards_finding(world, job)
     state, objects, problem = _state(world, settings, job, before, start_time, usage.gpu_seconds if usage else 0)
-    endpoint = plan_job_endpoint(replace(world, job=job), state.status == "True")
-
     progress, result, checkpoints, verdict = _outcome(world, job, before)
+    base_model = (result and result.base_model) or job.spec.model.uri
+    endpoint = plan_job_endpoint(replace(world, job=job), state.status == "True", base_model)
+
     findings = [_run_finding(state), _spec_finding(changed, problem), rewards]
     if job.spec.shadow_rewards:
         findings.append(_hacking_finding(verdict, before))
@@ -263,7 +264,7 @@ def _outcome(
         messages = [pod.ending.message for pod in world.pods if pod.job_uid == newest.uid and pod.ending is not None]
         results = [result for message in messages if (result := parse_result(message)) is not None]
         if results:
-            described = describe_result(results[0], job.spec.output.uri)
+            described = describe_result(results[0], job.spec.output.uri, job.spec.model.uri)
             return finish_progress(progress, results[0]), *described, results[0].reward_hacking
     verdict = world.progress.reward_hacking if world.progress is not None else None
     return progress, before.result, list(before.checkpoints), verdict

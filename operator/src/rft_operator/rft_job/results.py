@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from rft_api.hub_address import HubAddress, parse_hub_address
 from rft_api.job_status import JobCheckpoint, JobProgress, JobResult
 from rft_api.progress import Progress
 from rft_api.run_folder import best_address, checkpoint_address
@@ -34,14 +35,16 @@ def finish_progress(progress: JobProgress | None, result: RunResult) -> JobProgr
     return known.model_copy(update={"phase": "Done", "step": result.steps, "total_steps": total, "eta": None})
 
 
-def describe_result(result: RunResult, output: str) -> tuple[JobResult, list[JobCheckpoint]]:
-    """The result and the best checkpoints as the status shows them."""
+def describe_result(result: RunResult, output: str, model: str) -> tuple[JobResult, list[JobCheckpoint]]:
+    """The result and the best checkpoints as the status shows them, for the job's addresses of output and model."""
+    address = parse_hub_address(model) if result.base_revision is not None else None
     described = JobResult(
         baseline_reward=f"{result.base_reward:.4f}",
         best_reward=f"{result.tuned_reward:.4f}",
         gain=f"{result.gain.mean:+.4f}",
         interval=f"{result.gain.low:+.4f} to {result.gain.high:+.4f}",
         checkpoint=best_address(output),
+        base_model=str(HubAddress(address.repository, result.base_revision)) if address is not None else None,
     )
     checkpoints = [
         JobCheckpoint(
