@@ -101,7 +101,8 @@ class Tuning(Model):
     )
 
     type: Literal["LoRA", "Full"] = "LoRA"
-    """LoRA trains a small adapter on all linear layers; Full trains all weights of the model."""
+    """LoRA trains a small adapter on all linear layers, Full trains all weights. Both leave the parts of a model for
+    images and sound as they are; LoRA also leaves the experts of a mixture-of-experts model and their routers."""
     rank: Annotated[Integer, Field(ge=1, le=512)] | None = None
     """Rank of the adapter. The default is 16."""
     alpha: Annotated[Integer, Field(ge=1, le=4096)] | None = None

@@ -22,6 +22,7 @@ from rft_api.run_folder import CheckpointInfo, RunFolder, Stage
 from rft_api.summary import DataReport, Evaluation, PreflightVerdict, Summary
 from rft_api.trainer_config import TrainerConfig
 from rft_trainer import checkpoints, own_disks
+from rft_trainer.architecture import check_rollouts
 from rft_trainer.arguments import planned_steps
 from rft_trainer.base_model import BaseModel, fetch_base_model, local_base_model
 from rft_trainer.data import Dataset, Message, Prompt, load_conversations, load_dataset, mix
@@ -33,6 +34,7 @@ from rft_trainer.hacking import judge_hacking
 from rft_trainer.metrics_log import read_steps, read_validations, rewind
 from rft_trainer.modeling import (
     add_adapter,
+    check_base_model,
     end_token_ids,
     export_adapter,
     export_model,
@@ -157,7 +159,9 @@ class Run:
             if local_rank() == 0:
                 fetch_base_model(self._config, commit, self._fetched)
             wait_for_all()
-        return local_base_model(self._config, commit)
+        base = local_base_model(self._config, commit)
+        check_base_model(self._config, base)
+        return base
 
     def _fetched(self, done: int, total: int) -> None:
         self._reporter.update(done=done >> 20, planned=total >> 20)
@@ -211,6 +215,7 @@ class Run:
         self._phase("Baseline", "loading the model")
         config = self._config
         model = self._load(base, base.folder)
+        check_rollouts(model, config.compute)
         self._evaluate("base", model, tokenizer, held_out, client, "Baseline", "scoring the base model")
         if config.tuning.type == "Full":
             if config.warmup is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,10 +30,19 @@ from rft_api.files import partial_path
 from rft_api.system_errors import may_pass
 from rft_api.trainer_config import TrainerConfig
 from rft_api.training import Tuning
+from rft_trainer.architecture import (
+    adapted_layers,
+    check_architecture,
+    expert_weights,
+    language_part,
+    loading_arguments,
+)
 from rft_trainer.base_model import BaseModel, check_model_folder
 from rft_trainer.data import Message
 from rft_trainer.failures import first_line, is_out_of_memory, memory_for
 from rft_trainer.precision import choose_dtype
+
+log = logging.getLogger(__name__)
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _TOKENIZER_FILES = (
@@ -69,18 +80,45 @@ def load_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
         RunError: MODEL_INVALID when they cannot be read; weights in pickle files are refused.
     """
     check_model_folder(model)
+    loaded = _load_weights(model, dtype)
+    part = language_part(loaded)
+    for name, parameter in loaded.named_parameters():
+        if not name.startswith(part) and parameter is not loaded.get_output_embeddings().weight:
+            parameter.requires_grad_(False)
+    special = ("bos_token_id", "eos_token_id", "pad_token_id")
+    loaded.generation_config = GenerationConfig(**{name: getattr(loaded.generation_config, name) for name in special})
+    return loaded
+
+
+def check_base_model(config: TrainerConfig, base: BaseModel) -> None:
+    """Refuses a base model that cannot be trained as the configuration says, before its weights are read.
+
+    Raises:
+        RunError: MODEL_INVALID.
+    """
+    with _reading(f"model {base.folder}"):
+        architecture = AutoConfig.from_pretrained(base.folder)
+    check_architecture(base.folder, architecture, config.tuning)
+    if loading_arguments(architecture):
+        log.info("the quantized weights of %s are dequantized, and take four times as much memory", base.name)
+
+
+def _load_weights(model: str, dtype: torch.dtype) -> PreTrainedModel:
     with _reading(f"model {model}"):
         loaded, info = AutoModelForCausalLM.from_pretrained(
-            model, dtype=dtype, use_safetensors=True, output_loading_info=True
+            model,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            **loading_arguments(AutoConfig.from_pretrained(model)),
         )
     # transformers fills them with random numbers.
     missing = sorted(info["missing_keys"])
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise RunError(ExitCode.MODEL_INVALID, f"model {model}: lacks weights that its config.json asks for: {names}")
-    special = ("bos_token_id", "eos_token_id", "pad_token_id")
-    loaded.generation_config = GenerationConfig(**{name: getattr(loaded.generation_config, name) for name in special})
-    return loaded
+    # What was quantized comes in bfloat16, whatever was asked for.
+    return loaded.float() if dtype is torch.float32 else loaded
 
 
 def model_dtype(config: TrainerConfig, base: BaseModel) -> torch.dtype:
@@ -96,20 +134,23 @@ def model_dtype(config: TrainerConfig, base: BaseModel) -> torch.dtype:
 
 
 def add_adapter(model: PreTrainedModel, tuning: Tuning, seed: int) -> PeftModel:
-    """The model with a fresh adapter on all linear layers but the output layer; it changes nothing yet."""
+    """The model with a fresh adapter on the layers of `adapted_layers`; it changes nothing yet."""
     layers = model.config.get_text_config().num_hidden_layers
     first = 0 if tuning.last_layers is None else max(0, layers - tuning.last_layers)
-    output = model.get_output_embeddings()
-    names = sorted(
-        {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m != output}
-    )
+    part = language_part(model)
+    experts = expert_weights(model)
+    if experts:
+        share = experts / sum(parameter.numel() for parameter in model.parameters())
+        log.info("the adapter leaves the experts as they are, which are %.0f %% of the weights", 100 * share)
     torch.manual_seed(seed)
     return get_peft_model(
         model,
         LoraConfig(
             r=tuning.effective_rank,
             lora_alpha=tuning.effective_alpha,
-            target_modules=names,
+            target_modules=adapted_layers(model),
+            # Layers for images have the names of layers for texts.
+            exclude_modules=rf"(?!{re.escape(part)}\.).*" if part else None,
             layers_to_transform=list(range(first, layers)) if first else None,
             task_type="CAUSAL_LM",
         ),
@@ -175,7 +216,7 @@ def export_model(checkpoint: Path, base: BaseModel, target: Path) -> None:
 
     def fill(folder: Path) -> None:
         # Through the model, because checkpoints written under DeepSpeed may hold tied weights twice.
-        AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype, use_safetensors=True).save_pretrained(folder)
+        _load_weights(str(checkpoint), dtype).save_pretrained(folder)
         for pattern in _TOKENIZER_FILES:
             for path in checkpoint.glob(pattern):
                 shutil.copyfile(path, folder / path.name)
