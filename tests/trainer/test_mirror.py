@@ -51,7 +51,7 @@ class Store:
     def __init__(self, permanent):
         self._permanent = permanent
 
-    def upload(self, path, uri):
+    def upload(self, path, uri, on_bytes):
         raise StorageError(f"cannot write {uri}: AccessDenied", self._permanent)
 
 

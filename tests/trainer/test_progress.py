@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import time
+from functools import partial
+
+import httpx
+import pytest
+import torch
+import transformers
+from support.trainer import job_spec, render
 
 from rft_api.metrics import ShadowScores, TrainMetrics, all_series
-from rft_api.progress import HackingVerdict
+from rft_api.ports import free_port
+from rft_api.progress import HackingVerdict, Progress
+from rft_trainer.copies import copying
+from rft_trainer.modeling import load_model
 from rft_trainer.progress import ProgressReporter
+from rft_trainer.progress_log import ProgressLog
+from rft_trainer.worker import _report_weights
 
 LABELS = {"namespace": "team", "job": "tax"}
 STEP = TrainMetrics(
@@ -109,3 +121,107 @@ def test_what_has_not_been_measured_is_absent():
     assert reporter.registry.get_sample_value("rft_train_kl_divergence", LABELS) is None
     reporter.record_hacking(HackingVerdict(suspected=None, message="too early"))
     assert reporter.registry.get_sample_value("rft_train_reward_hacking_suspected", LABELS) is None
+
+
+class Clock:
+    """A time that tests move."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def test_every_stage_with_a_plan_tells_the_time_left(clock):
+    reporter = ProgressReporter("team", "tax", clock)
+    for phase, unit in (("Fetching", "MB"), ("Data", "rows"), ("Baseline", "samples"), ("WarmUp", "steps")):
+        reporter.update(phase=phase, message="begins", done=0, planned=40, unit=unit, eta_seconds=None)
+        clock.now += 5
+        reporter.update(done=0)
+        assert reporter.progress.eta_seconds is None, "nothing is known yet"
+        clock.now += 5
+        reporter.update(done=10)
+        assert reporter.progress.eta_seconds == 30
+        clock.now += 30
+        reporter.update(done=40)
+        assert reporter.progress.eta_seconds is None, "it is over"
+
+
+def test_a_stage_that_goes_on_counts_from_where_it_began(clock):
+    reporter = ProgressReporter("team", "tax", clock)
+    reporter.update(phase="WarmUp", done=1, planned=11)
+    clock.now += 8
+    reporter.update(done=5, planned=11)
+    assert reporter.progress.eta_seconds == 12
+
+
+def test_a_given_time_left_is_kept(clock):
+    reporter = ProgressReporter("team", "tax", clock)
+    reporter.update(phase="Training", done=1, planned=11, eta_seconds=3.5)
+    assert reporter.progress.eta_seconds == 3.5
+
+
+def test_a_part_of_a_stage_is_told_until_something_else_begins(clock):
+    reporter = ProgressReporter("team", "tax", clock)
+    reporter.update(phase="Training", message="validating", done=3, planned=9, unit="steps", eta_seconds=60)
+    report = reporter.part(64, "samples")
+    assert reporter.progress.detail == "0/64 samples"
+    clock.now += 10
+    report(16)
+    assert reporter.progress.detail == "16/64 samples, about 30s left"
+    assert reporter.describe() == (
+        "training · 3/9 steps · validating · 16/64 samples, about 30s left · about 1m 00s left"
+    )
+    reporter.update(message="saving a checkpoint")
+    assert reporter.progress.detail == ""
+
+
+def test_the_log_has_a_line_every_ten_seconds_while_something_lasts(clock, caplog):
+    reporter = ProgressReporter("team", "tax", clock)
+    progress_log = ProgressLog(reporter, clock)
+    begin = clock.now
+    times = []
+    with caplog.at_level("INFO"):
+        reporter.update(message="loading libraries")
+        while clock.now - begin < 95:
+            pause = progress_log.write_if_due()
+            times += [clock.now] * (len(caplog.messages) - len(times))
+            clock.now += min(pause, 0.5) or 0.5
+        reporter.update(phase="Done", message="")
+        clock.now += 60
+        progress_log.write_if_due()
+    assert [time - begin for time in times] == [10, 20, 30, 40, 50, 60, 70, 80, 90]
+    assert caplog.messages[1] == "starting · loading libraries · for 20s"
+
+
+def test_weights_that_are_loaded_are_counted(model, clock):
+    reporter = ProgressReporter("team", "tax", clock)
+    details = []
+    reporter.update = lambda **fields: details.append(fields["detail"])
+    previous = transformers.utils.logging.set_tqdm_hook(partial(_report_weights, reporter))
+    try:
+        load_model(str(model), torch.float32)
+    finally:
+        transformers.utils.logging.set_tqdm_hook(previous)
+    total = int(details[-1].split("/")[1].split()[0])
+    assert [int(detail.split("/")[0]) for detail in details] == list(range(total + 1))
+    assert total > 10
+
+
+def test_what_the_launcher_copies_is_served_and_the_port_is_free_again(tmp_path, model, data):
+    config = render(job_spec(model, data, tmp_path / "out"), tmp_path, "http://127.0.0.1:1", None)
+    port = free_port()
+    for phase in ("Fetching", "Exporting"):
+        with copying(config, phase, port) as report:
+            report("s3://bucket/model", 250_000_000, 1_000_000_000)
+            answer = httpx.get(f"http://127.0.0.1:{port}/progress", trust_env=False)
+            progress = Progress.model_validate_json(answer.content)
+        assert (progress.phase, progress.message) == (phase, "s3://bucket/model")
+        assert (progress.done, progress.planned, progress.unit) == (250, 1000, "MB")
+        assert progress.eta_seconds is not None

@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils.tqdm import disable_progress_bars, tqdm
 
 from rft_api.hub_address import SHAPE, HubAddress
+from rft_api.progress import OnBytes, ignore_bytes
 from rft_api.storage_error import StorageError
 
 log = logging.getLogger(__name__)
@@ -82,9 +83,7 @@ class HubModel:
             self.files()
         return self._revision or ""
 
-    def fetch(
-        self, name: str, folder: Path | None = None, on_bytes: Callable[[int], None] = lambda count: None
-    ) -> Path:
+    def fetch(self, name: str, folder: Path | None = None, on_bytes: OnBytes = ignore_bytes) -> Path:
         """Copies a file into a folder, or into this machine's cache of the hub, where it stays as it is if it is there.
 
         Args:

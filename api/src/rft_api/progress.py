@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from rft_api.model import Model
 
-Phase = Literal["Starting", "Data", "Baseline", "Preflight", "WarmUp", "Training", "Evaluating", "Exporting", "Done"]
+Phase = Literal[
+    "Starting", "Fetching", "Data", "Baseline", "Preflight", "WarmUp", "Training", "Evaluating", "Exporting", "Done"
+]
+PHASE_TITLES: dict[Phase, str] = {
+    "Starting": "starting",
+    "Fetching": "fetching model and data",
+    "Data": "reading data",
+    "Baseline": "scoring the base model",
+    "Preflight": "checking that the model can learn from this reward",
+    "WarmUp": "warm-up",
+    "Training": "training",
+    "Evaluating": "scoring the tuned model",
+    "Exporting": "exporting",
+    "Done": "done",
+}
+"""The stages of a run in words."""
+_SCORED = ("Baseline", "Preflight", "Evaluating")
+"""Stages whose samples are counted when they are generated, and then scored."""
+Unit = Literal["samples", "steps", "rows", "MB"]
+"""What the progress of a stage is counted in; a MB is a million bytes."""
+
+OnBytes = Callable[[int], None]
+"""Takes the number of bytes that have been read or copied since the last call."""
+Report = Callable[[int, int], None]
+"""Takes the number of bytes that have been read or copied so far, and their total."""
 
 
 class HackingVerdict(Model):
@@ -26,9 +51,13 @@ class Progress(Model):
     message: str = ""
     """Description, for a person, of what the run is doing."""
     done: int = 0
-    """Number of units of the stage that are complete: steps, or samples of an evaluation."""
+    """Number of units of the stage that are complete."""
     planned: int = 0
     """Number of units of the stage; 0 when it is unknown."""
+    unit: Unit = "samples"
+    """Unit of `done` and `planned`."""
+    detail: str = ""
+    """How far the run is, for a person, with what `message` describes."""
     step: int = 0
     """Number of optimizer steps that are complete."""
     total_steps: int = 0
@@ -49,3 +78,55 @@ class Progress(Model):
     """Estimated number of seconds until the stage ends."""
     reward_hacking: HackingVerdict | None = None
     """Verdict of comparing the reward with its shadows; absent without shadows, and before training has begun."""
+
+
+def describe_progress(progress: Progress, seconds: float) -> str:
+    """One line for a log: the stage, how far it is, and the time left.
+
+    Args:
+        progress: the progress of the run.
+        seconds: how long the run has been doing what it does, which stands in for an unknown time left.
+    """
+    parts = [PHASE_TITLES[progress.phase]]
+    if progress.planned:
+        parts.append(f"{progress.done}/{progress.planned} {progress.unit}")
+    elif progress.done:
+        parts.append(f"{progress.done} {progress.unit}")
+    parts += [part for part in (progress.message, progress.detail) if part not in ("", parts[0])]
+    if progress.phase in _SCORED and progress.done >= progress.planned > 0:
+        parts.append("waiting for the last rewards")
+    elif progress.eta_seconds is not None:
+        parts.append(f"about {format_seconds(progress.eta_seconds)} left")
+    elif not progress.detail:
+        parts.append(f"for {format_seconds(seconds)}")
+    return " · ".join(parts)
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration for a reader: 42s, 3m 05s, 2h 10m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02}m"
+
+
+def count_bytes(total: int, report: Report) -> OnBytes:
+    """Adds up bytes: `report` gets those that have been read or copied so far, and their total."""
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        report(done, total)
+
+    return count
+
+
+def ignore_bytes(count: int) -> None:
+    """Takes bytes that nobody counts."""
+
+
+def ignore_report(done: int, total: int) -> None:
+    """Takes the progress of what nobody waits for."""

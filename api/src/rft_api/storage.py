@@ -6,6 +6,7 @@ Credentials, region and endpoint come from the environment as boto3 reads it (AW
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from rft_api.files import atomic_path
+from rft_api.progress import OnBytes, Report, count_bytes, ignore_bytes, ignore_report
 from rft_api.storage_error import StorageError
 
 log = logging.getLogger(__name__)
@@ -63,7 +65,7 @@ class ObjectStore:
                         objects.append(StoredObject(rest.lstrip("/"), entry["Size"], entry.get("ETag", "")))
         return sorted((item for item in objects if not item.name.endswith("/")), key=lambda item: item.name)
 
-    def download(self, uri: str, target: Path, names: Sequence[str]) -> None:
+    def download(self, uri: str, target: Path, names: Sequence[str], on_bytes: OnBytes = ignore_bytes) -> None:
         """Copies objects below an address to files of the same names below `target`; the name "" is the address itself.
 
         A file gets its name only when it is complete.
@@ -75,15 +77,22 @@ class ObjectStore:
         for name in names:
             path = target / name if name else target
             with atomic_path(path) as partial, _explained("read", _join(uri, name)):
-                self._client.download_file(bucket, _join(prefix, name), str(partial))
+                self._client.download_file(bucket, _join(prefix, name), str(partial), Callback=_serial(on_bytes))
 
-    def fetch(self, uri: str, target: Path, is_read: Callable[[str], bool] = lambda name: True) -> bool:
+    def fetch(
+        self,
+        uri: str,
+        target: Path,
+        is_read: Callable[[str], bool] = lambda name: True,
+        report: Report = ignore_report,
+    ) -> bool:
         """Copies the objects below an address to `target`; files that are there with the right size are kept.
 
         Args:
             uri: the address of an object, or of a prefix.
             target: the file or folder that stands for it.
             is_read: tells by its name, relative to the address, whether an object is copied.
+            report: called with the bytes that have been copied, and with all that are to be copied.
 
         Returns:
             Whether there was anything.
@@ -97,12 +106,13 @@ class ObjectStore:
             path = target / item.name if item.name else target
             if not path.is_file() or path.stat().st_size != item.size:
                 missing.append(item)
+        total = sum(item.size for item in missing)
         if objects:
-            log.info("fetching %s: %d files, %.0f MB", uri, len(missing), sum(item.size for item in missing) / 1e6)
-        self.download(uri, target, [item.name for item in missing])
+            log.info("fetching %s: %d files, %.0f MB", uri, len(missing), total / 1e6)
+        self.download(uri, target, [item.name for item in missing], count_bytes(total, report))
         return bool(objects)
 
-    def upload(self, path: Path, uri: str) -> None:
+    def upload(self, path: Path, uri: str, on_bytes: OnBytes = ignore_bytes) -> None:
         """Copies a file to an address.
 
         Raises:
@@ -110,7 +120,7 @@ class ObjectStore:
         """
         bucket, key = _split(uri)
         with _explained("write", uri):
-            self._client.upload_file(str(path), bucket, key)
+            self._client.upload_file(str(path), bucket, key, Callback=_serial(on_bytes))
 
     def delete(self, uri: str) -> None:
         """Removes the object at an address, if there is one.
@@ -121,6 +131,17 @@ class ObjectStore:
         bucket, key = _split(uri)
         with _explained("remove", uri):
             self._client.delete_object(Bucket=bucket, Key=key)
+
+
+def _serial(on_bytes: OnBytes) -> OnBytes:
+    """The same for several threads: boto3 copies the parts of a file at once."""
+    lock = threading.Lock()
+
+    def count(more: int) -> None:
+        with lock:
+            on_bytes(more)
+
+    return count
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from rich import box
@@ -15,22 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from rft_api.metrics import TrainMetrics, ValidationMetrics
-from rft_api.progress import Phase, Progress
+from rft_api.progress import PHASE_TITLES, Phase, Progress, describe_progress, format_seconds
 from rft_cli.history import History
-from rft_cli.texts import duration, harmless, number, signed, sparkline
+from rft_cli.texts import harmless, number, signed, sparkline
 
-PHASES: dict[Phase, str] = {
-    "Starting": "starting",
-    "Data": "reading data",
-    "Baseline": "scoring the base model",
-    "Preflight": "checking that the model can learn from this reward",
-    "WarmUp": "warm-up",
-    "Training": "training",
-    "Evaluating": "scoring the tuned model",
-    "Exporting": "exporting",
-    "Done": "done",
-}
 BAR_WIDTH = 40
+SILENCE_SECONDS = 10.0
+"""Without a terminal, a line is written at least this often; other lines than those of steps not more often."""
 _SHOWN = (
     ("reward", "train", "reward", 3),
     ("validation reward", "validation", "reward", 3),
@@ -41,13 +32,24 @@ _SHOWN = (
 
 
 class Display:
-    """Shows progress; use as a context manager."""
+    """Shows progress; use as a context manager.
 
-    def __init__(self, console: Console, job: str, history: History):
+    Args:
+        console: where it is shown.
+        job: name of the job.
+        history: what the run has measured.
+        clock: the time in seconds.
+    """
+
+    def __init__(self, console: Console, job: str, history: History, clock: Callable[[], float] = time.monotonic):
         self._console = console
         self._job = job
         self._history = history
-        self._started = time.monotonic()
+        self._clock = clock
+        self._started = clock()
+        self._last_line = self._started
+        self._activity: tuple[Phase, str] | None = None
+        self._active_since = self._started
         self._phase: Phase | None = None
         self._told = {"train": -1, "validation": -1}
         history.update()
@@ -74,8 +76,15 @@ class Display:
             self._line(message)
 
     def update(self, progress: Progress) -> None:
-        """Shows where the run stands; without a terminal every step and validation gets a line."""
+        """Shows where the run stands.
+
+        Without a terminal, every stage, step and validation gets a line, and so does what lasts longer than
+        `SILENCE_SECONDS`.
+        """
         self._history.update()
+        if (progress.phase, progress.message) != self._activity:
+            self._activity = progress.phase, progress.message
+            self._active_since = self._clock()
         if self._live:
             self._live.update(self._panel(progress), refresh=True)
             return
@@ -85,11 +94,14 @@ class Display:
             lines.insert(0 if progress.phase == "Training" else len(lines), _stage(progress))
         if lines:
             lines[-1] = " · ".join([lines[-1], *_circumstances(progress)])
+        elif self._clock() - self._last_line >= SILENCE_SECONDS:
+            lines = [harmless(describe_progress(progress, self._clock() - self._active_since))]
         for line in lines:
             self._line(line)
 
     def _line(self, text: str) -> None:
-        elapsed = duration(time.monotonic() - self._started)
+        self._last_line = self._clock()
+        elapsed = format_seconds(self._last_line - self._started)
         self._console.print(Text(f"[{elapsed:>7}] {text}"), soft_wrap=True)
 
     def _untold(self) -> list[TrainMetrics | ValidationMetrics]:
@@ -102,10 +114,11 @@ class Display:
 
     def _panel(self, progress: Progress) -> RenderableType:
         head = Table.grid(padding=(0, 2))
-        head.add_row(Text(PHASES[progress.phase], style="bold"), *self._bar(progress), self._times(progress))
+        head.add_row(Text(PHASE_TITLES[progress.phase], style="bold"), *self._bar(progress), self._times(progress))
         body: list[RenderableType] = [head]
-        if progress.message:
-            body.append(Text(harmless(progress.message), style="dim", overflow="ellipsis", no_wrap=True))
+        activity = " · ".join(part for part in (progress.message, progress.detail) if part)
+        if activity:
+            body.append(Text(harmless(activity), style="dim", overflow="ellipsis", no_wrap=True))
         if self._history.training or self._history.validation:
             body += [Text(), self._numbers(progress)]
         if progress.reward_hacking is not None and progress.reward_hacking.suspected:
@@ -121,12 +134,12 @@ class Display:
         if not progress.planned:
             return [ProgressBar(pulse=True, width=BAR_WIDTH, animation_time=time.monotonic())]
         bar = ProgressBar(total=progress.planned, completed=progress.done, width=BAR_WIDTH)
-        return [bar, Text(f"{progress.done}/{progress.planned}")]
+        return [bar, Text(f"{progress.done}/{progress.planned} {progress.unit}")]
 
     def _times(self, progress: Progress) -> Text:
-        text = duration(time.monotonic() - self._started)
+        text = format_seconds(self._clock() - self._started)
         if progress.eta_seconds is not None:
-            text += f", about {duration(progress.eta_seconds)} left"
+            text += f", about {format_seconds(progress.eta_seconds)} left"
         return Text(text, style="dim")
 
     def _numbers(self, progress: Progress) -> RenderableType:
@@ -156,9 +169,9 @@ def _sentence(row: TrainMetrics | ValidationMetrics, total: int) -> str:
 
 
 def _stage(progress: Progress) -> str:
-    text = PHASES[progress.phase]
+    text = PHASE_TITLES[progress.phase]
     if progress.phase != "Training" and progress.planned:
-        text += f" · {progress.planned} {'steps' if progress.phase == 'WarmUp' else 'samples'}"
+        text += f" · {progress.planned} {progress.unit}"
     return text
 
 
@@ -169,5 +182,5 @@ def _circumstances(progress: Progress) -> list[str]:
     if progress.rewards_failed:
         parts.append(f"not scored {progress.rewards_failed}")
     if progress.eta_seconds is not None:
-        parts.append(f"about {duration(progress.eta_seconds)} left")
+        parts.append(f"about {format_seconds(progress.eta_seconds)} left")
     return parts

@@ -17,11 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.progress import format_seconds
 from rft_api.run_folder import RolloutRow, RunFolder, Stage
 from rft_api.summary import Evaluation, PreflightVerdict, Summary
 from rft_api.trainer_config import TrainerConfig
 from rft_cli.history import History
-from rft_cli.texts import duration, harmless, last_user_message, number, shorten, signed
+from rft_cli.texts import harmless, last_user_message, number, shorten, signed
 
 SAMPLES = 5
 SAME_REWARD = 1e-9
@@ -159,9 +160,9 @@ def _print_result(run: Run, summary: Summary, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    stages_text = ", ".join(f"{harmless(stage)} {duration(seconds)}" for stage, seconds in summary.seconds.items())
-    total = duration(sum(summary.seconds.values()))
-    console.print(f"Time: {total} ({stages_text})", highlight=False)
+    times = [f"{harmless(stage)} {format_seconds(seconds)}" for stage, seconds in summary.seconds.items()]
+    total = format_seconds(sum(summary.seconds.values()))
+    console.print(f"Time: {total} ({', '.join(times)})", highlight=False)
     if summary.accelerator_hours:
         console.print(f"GPU hours: {summary.accelerator_hours:.2f}", highlight=False)
 

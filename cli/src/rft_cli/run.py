@@ -258,13 +258,19 @@ def _train(
         interruption = stack.enter_context(_Interruption().listening())
         private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rft-")))
         display = stack.enter_context(Display(console, job.metadata.name, History(folder.metrics)))
-        display.update(Progress(message="starting the reward servers"))
+        starting = Progress(message="starting the reward servers and running their tests")
+        display.update(starting)
         servers = [
             stack.enter_context(RewardServer(function, private, folder.path / f"reward-{name}.log"))
             for name, function in functions.items()
         ]
+
+        def shall_stop() -> bool:
+            display.update(starting)
+            return bool(interruption)
+
         for server in servers:
-            server.wait_until_ready(cancelled=lambda: bool(interruption))
+            server.wait_until_ready(shall_stop)
         if interruption:
             raise RunError(ExitCode.INTERRUPTED, "stopped before training began")
         config = _render(job, functions, places, servers)

@@ -39,16 +39,6 @@ def signed(value: float, digits: int = 3) -> str:
     return text.replace("-", "−")
 
 
-def duration(seconds: float) -> str:
-    """Seconds for a reader: 42s, 3m 05s, 2h 10m."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02}s"
-    return f"{whole // 3600}h {whole % 3600 // 60:02}m"
-
-
 def sparkline(values: Sequence[float], width: int = 32) -> str:
     """The values as a line of small bars, averaged down to `width` of them."""
     if not values:

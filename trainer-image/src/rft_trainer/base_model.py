@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.hub_address import SHAPE, HubAddress, parse_hub_address
+from rft_api.progress import Report
 from rft_api.run_folder import RunFolder
 from rft_api.storage_error import StorageError
 from rft_api.summary import Provenance
@@ -99,7 +99,7 @@ def local_base_model(config: TrainerConfig, commit: str | None) -> BaseModel:
     return BaseModel(address.repository, commit, str(folder))
 
 
-def fetch_base_model(config: TrainerConfig, commit: str, report: Callable[[int, int], None]) -> None:
+def fetch_base_model(config: TrainerConfig, commit: str, report: Report) -> None:
     """Fetches what is missing of a hub model into this machine's cache.
 
     Args:

@@ -43,6 +43,12 @@ def best_first(checkpoints: Sequence[CheckpointInfo]) -> list[CheckpointInfo]:
     return sorted(validated, key=lambda info: (-(info.validation_reward or 0.0), info.step))
 
 
+def best_or_newest(folder: RunFolder) -> CheckpointInfo:
+    """The best checkpoint of a run; the newest, when none was validated."""
+    known = complete_checkpoints(folder)
+    return next(iter(best_first(known)), None) or max(known, key=lambda info: info.step)
+
+
 def complete_checkpoints(folder: RunFolder) -> list[CheckpointInfo]:
     """The complete checkpoints of a run, by step."""
     found = []

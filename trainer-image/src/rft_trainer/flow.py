@@ -18,8 +18,9 @@ from transformers import PreTrainedTokenizerBase
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.files import atomic_write
 from rft_api.model import Model
+from rft_api.progress import Phase, Unit
 from rft_api.run_folder import CheckpointInfo, RunFolder, Stage
-from rft_api.summary import DataReport, Evaluation, PreflightVerdict, Summary
+from rft_api.summary import Summary
 from rft_api.trainer_config import TrainerConfig
 from rft_trainer import checkpoints, own_disks
 from rft_trainer.architecture import check_rollouts
@@ -30,8 +31,7 @@ from rft_trainer.distributed import any_rank, gather, local_rank, rank, wait_for
 from rft_trainer.evaluation import evaluate, plain_completer
 from rft_trainer.failures import memory_for
 from rft_trainer.grpo import RFTTrainer
-from rft_trainer.hacking import judge_hacking
-from rft_trainer.metrics_log import read_steps, read_validations, rewind
+from rft_trainer.metrics_log import read_validations, rewind
 from rft_trainer.modeling import (
     add_adapter,
     check_base_model,
@@ -46,20 +46,13 @@ from rft_trainer.modeling import (
     prompt_token_ids,
 )
 from rft_trainer.preflight import judge
-from rft_trainer.progress import ProgressReporter
+from rft_trainer.progress import REPORTED_ROWS, ProgressReporter
 from rft_trainer.provenance import build_provenance
 from rft_trainer.rewards import RewardClient
 from rft_trainer.rollouts import (
-    ScoredCompletion,
-    component_means,
-    mean_length,
-    mean_reward,
-    read_rollouts,
-    shadow_scores,
-    source_means,
     write_rollouts,
 )
-from rft_trainer.statistics import paired_bootstrap
+from rft_trainer.summary import build_summary
 from rft_trainer.timings import StageClock
 from rft_trainer.validator import stop_early
 from rft_trainer.warmup import run_warmup
@@ -73,6 +66,7 @@ class Run:
     Args:
         config: the run's configuration.
         commit: rank 0's commit of a base model on the hub.
+        rows: rows of data that there are to read.
         reporter: where progress is published.
         should_stop: whether the run has been told to stop.
     """
@@ -81,11 +75,13 @@ class Run:
         self,
         config: TrainerConfig,
         commit: str | None,
+        rows: int,
         reporter: ProgressReporter,
         should_stop: Callable[[], bool],
     ):
         self._config = config
         self._commit = commit
+        self._rows = rows
         self._folder = RunFolder(config.output)
         self._reporter = reporter
         self._should_stop = should_stop
@@ -102,14 +98,13 @@ class Run:
         if warmup is None:
             return
         base = self._bring_base_model()
-        self._phase("Data", "checking data")
+        self._phase("Data", "reading conversations")
         tokenizer = load_tokenizer(base.folder)
         conversations = load_conversations(warmup.data, _token_counter(tokenizer)).conversations
         self._dataset(tokenizer)
-        if rank() == 0:
-            # Before anything is computed from the model: a later start has to use the same.
-            _write(self._folder.provenance, build_provenance(self._config, base))
-        self._phase("WarmUp", f"imitating {len(conversations)} conversations")
+        # Before anything is computed from the model: a later start has to use the same.
+        self._record_provenance(base)
+        self._phase("WarmUp", f"imitating {len(conversations)} conversations", unit="steps")
         run_warmup(self._config, base, warmup, conversations, self._reporter, self._should_stop)
         self._phase("Data", "")
 
@@ -125,7 +120,6 @@ class Run:
                 return None
             return Summary.model_validate_json(self._folder.summary.read_text(encoding="utf-8"))
         base = self._bring_base_model()
-        self._phase("Data", "checking data")
         tokenizer = load_tokenizer(base.folder)
         dataset = self._dataset(tokenizer)
         training = self._config.hyperparameters
@@ -147,7 +141,7 @@ class Run:
         self._phase("Done", "")
         if rank() > 0:
             return None
-        summary = self._summary(base, dataset, trainer_steps, stopped_early)
+        summary = build_summary(self._config, dataset, base, trainer_steps, stopped_early, self._clock.read())
         _write(self._folder.summary, summary)
         return summary
 
@@ -155,16 +149,21 @@ class Run:
         """Fetches a model of the hub, once for all processes of a machine, at the same commit on all machines."""
         commit = gather(self._commit)[0]
         if commit is not None:
-            self._phase("Data", "fetching the base model")
+            self._phase("Fetching", f"{self._config.model} at commit {commit}", unit="MB")
             if local_rank() == 0:
-                fetch_base_model(self._config, commit, self._fetched)
+                fetch_base_model(self._config, commit, self._report_bytes)
             wait_for_all()
         base = local_base_model(self._config, commit)
         check_base_model(self._config, base)
         return base
 
-    def _fetched(self, done: int, total: int) -> None:
-        self._reporter.update(done=done >> 20, planned=total >> 20)
+    def _report_bytes(self, done: int, total: int) -> None:
+        self._reporter.update(done=done // 10**6, planned=total // 10**6)
+
+    def _record_provenance(self, base: BaseModel) -> None:
+        if rank() == 0:
+            self._phase("Data", "computing digests of model and data", unit="MB")
+            _write(self._folder.provenance, build_provenance(self._config, base, self._report_bytes))
 
     def _pick_up(self, base: BaseModel) -> CheckpointInfo | None:
         """Tidies what an earlier start has left and gives it to all machines; returns the checkpoint to go on from."""
@@ -174,7 +173,7 @@ class Run:
             torn = checkpoints.remove_torn(folder)
             if torn:
                 log.warning("removed incomplete checkpoints %s", ", ".join(torn))
-            _write(folder.provenance, build_provenance(self._config, base))
+            self._record_provenance(base)
             resume = checkpoints.resume_point(folder)
             rewind(folder, resume.step if resume else -1)
             left += [folder.checkpoint(resume.step)] if resume else []
@@ -190,8 +189,8 @@ class Run:
             )
         return resume
 
-    def _phase(self, phase: str, message: str, planned: int = 0) -> None:
-        self._reporter.update(phase=phase, message=message, done=0, planned=planned, eta_seconds=None)
+    def _phase(self, phase: Phase, message: str, planned: int = 0, unit: Unit = "samples") -> None:
+        self._reporter.update(phase=phase, message=message, done=0, planned=planned, unit=unit, eta_seconds=None)
         if rank() == 0:
             # Training is timed step by step, in the metrics.
             self._clock.enter(None if phase in ("Training", "Done") else phase)
@@ -199,11 +198,18 @@ class Run:
             log.info("%s: %s", phase, message)
 
     def _dataset(self, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-        dataset = load_dataset(
-            self._config.data,
-            self._config.hyperparameters.max_prompt_tokens,
-            _token_counter(tokenizer),
-        )
+        self._phase("Data", "checking data", planned=self._rows, unit="rows")
+        count_tokens = _token_counter(tokenizer)
+        done = 0
+
+        def count(messages: list[Message]) -> int:
+            nonlocal done
+            done += 1
+            if done % REPORTED_ROWS == 0:
+                self._reporter.update(done=done)
+            return count_tokens(messages)
+
+        dataset = load_dataset(self._config.data, self._config.hyperparameters.max_prompt_tokens, count)
         for source, report in dataset.invocation_logs.items() if rank() == 0 else ():
             log.info("%s: %s", source, report)
         return dataset
@@ -255,7 +261,7 @@ class Run:
         tokenizer: PreTrainedTokenizerBase,
         prompts: Sequence[Prompt],
         client: RewardClient,
-        phase: str,
+        phase: Phase,
         message: str,
     ) -> None:
         """Completes the held-out prompts greedily and writes them down, unless that is done."""
@@ -315,8 +321,8 @@ class Run:
         resume: CheckpointInfo | None,
     ) -> tuple[int, bool]:
         """Trains to the end, from a checkpoint if there is one; returns steps and early stopping."""
-        self._phase("Training", f"going on from step {resume.step}" if resume else "starting")
         total = planned_steps(self._config, len(prompts))
+        self._phase("Training", f"going on from step {resume.step}" if resume else "starting", total, "steps")
         done_early = stop_early(read_validations(self._folder), self._config.early_stopping)
         if resume is not None and (resume.step >= total or done_early):
             return resume.step, resume.step < total
@@ -336,7 +342,7 @@ class Run:
     def _export(self, base: BaseModel) -> None:
         """Puts the best checkpoint's weights into `best`."""
         if rank() == 0:
-            best = self._best_checkpoint()
+            best = checkpoints.best_or_newest(self._folder)
             self._phase("Exporting", f"step {best.step}")
             export = export_model if self._config.tuning.type == "Full" else export_adapter
             export(self._folder.checkpoint(best.step), base, self._folder.best)
@@ -344,80 +350,9 @@ class Run:
         own_disks.spread(self._folder.path, [self._folder.best])
         wait_for_all()
 
-    def _best_checkpoint(self) -> CheckpointInfo:
-        known = checkpoints.complete_checkpoints(self._folder)
-        return next(iter(checkpoints.best_first(known)), None) or max(known, key=lambda info: info.step)
-
-    def _summary(self, base: BaseModel, dataset: Dataset, steps: int, stopped_early: bool) -> Summary:
-        best = self._best_checkpoint()
-        held_out = dataset.test or dataset.validation
-        stages: list[Stage] = ["base", *(["warmup"] if self._config.warmup else []), "tuned"]  # type: ignore[list-item]
-        rows = {stage: read_rollouts(self._folder.evaluation(stage), held_out) for stage in stages}
-        common = [i for i in range(len(held_out)) if all(rows[stage][i].reward is not None for stage in stages)]
-        if not common:
-            raise RunError(ExitCode.REWARD_FAILING, "no held-out prompt was scored for every model: nothing to compare")
-        evaluations = {stage: _evaluation(rows[stage], common) for stage in stages}
-        metrics, validations = read_steps(self._folder), read_validations(self._folder)
-        training_seconds = sum(m.generate_seconds + m.reward_seconds + m.update_seconds for m in metrics)
-        seconds = {
-            **self._clock.read(),
-            "Training": training_seconds,
-            "Validation": sum(v.seconds for v in validations),
-        }
-        on_gpu = self._config.compute.on_gpus
-        # Only counted: the warm-up has checked them against the chat template.
-        warmup = load_conversations(self._config.warmup.data, len) if self._config.warmup else None
-        preflight = None
-        if self._folder.preflight.exists():
-            preflight = PreflightVerdict.model_validate_json(self._folder.preflight.read_text(encoding="utf-8"))
-        return Summary(
-            name=self._config.name,
-            steps=steps,
-            stopped_early=stopped_early,
-            best_step=best.step,
-            best_validation_reward=best.validation_reward,
-            checkpoints=checkpoints.best_first(checkpoints.complete_checkpoints(self._folder))[: checkpoints.KEPT],
-            held_out="test" if dataset.test else "validation",
-            prompts=len(common),
-            base=evaluations["base"],
-            base_revision=base.commit,
-            warmup=evaluations.get("warmup"),
-            tuned=evaluations["tuned"],
-            gain=paired_bootstrap(
-                [rows["base"][i].reward or 0.0 for i in common], [rows["tuned"][i].reward or 0.0 for i in common]
-            ),
-            preflight=preflight,
-            reward_hacking=judge_hacking(validations, self._config.shadows),
-            data=DataReport(
-                train_prompts=sum(len(found) for found in dataset.train.values()),
-                validation_prompts=len(dataset.validation),
-                test_prompts=len(dataset.test),
-                warmup_conversations=len(warmup.conversations) if warmup else 0,
-                too_long=dataset.too_long,
-                invocation_logs={**dataset.invocation_logs, **(warmup.invocation_logs if warmup else {})},
-            ),
-            rewards_failed=sum(m.rewards_failed for m in metrics)
-            + sum(v.rewards_failed for v in validations)
-            + sum(e.rewards_failed for e in evaluations.values()),
-            seconds=seconds,
-            accelerator_hours=sum(seconds.values()) / 3600 * self._config.compute.world_size if on_gpu else 0.0,
-        )
-
 
 def _token_counter(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[Message]], int]:
     return lambda messages: len(prompt_token_ids(tokenizer, messages))
-
-
-def _evaluation(rows: Sequence[ScoredCompletion], common: Sequence[int]) -> Evaluation:
-    chosen = [rows[i] for i in common]
-    return Evaluation(
-        reward=mean_reward(chosen) or 0.0,
-        components=component_means(chosen),
-        sources=source_means(chosen),
-        episode_length=mean_length(chosen),
-        rewards_failed=sum(row.error is not None for row in rows),
-        shadows={name: scores.reward for name, scores in shadow_scores(chosen).items() if scores.reward is not None},
-    )
 
 
 def _write(path: Path, model: Model) -> None:

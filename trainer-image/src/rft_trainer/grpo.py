@@ -245,6 +245,7 @@ class RFTTrainer(PackedGRPOTrainer):
                 f"{advice} and start again: {since}",
             ) from error
         wait_for_all()
+        self._reporter.update(message="")
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Writes nothing: a run's description is its summary and provenance."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rft_api.addresses import is_stored
 from rft_api.data_formats import FileFilter, file_filter
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.progress import Report
 from rft_api.sources import Source
 from rft_api.storage import ObjectStore
 from rft_api.storage_error import StorageError
@@ -17,10 +20,17 @@ _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack", ".onnx", 
 """Other forms of the weights that model folders carry beside safetensors; never loaded."""
 
 
-def fetch_inputs(config: TrainerConfig, scratch: Path) -> TrainerConfig:
+def fetch_inputs(
+    config: TrainerConfig,
+    scratch: Path,
+    report: Callable[[str, int, int], None] = lambda uri, done, total: None,
+) -> TrainerConfig:
     """The configuration with a local copy's path in place of every s3:// address of model and data.
 
-    Files that are already there with the right size are not fetched again.
+    Args:
+        config: the configuration with the addresses.
+        scratch: the folder for the copies; files that are already there with the right size are not fetched again.
+        report: called with an address, the bytes of it that have been copied, and all that are to be copied.
 
     Raises:
         RunError: DATA_INVALID or MODEL_INVALID when there is nothing at an address, or it may not be read;
@@ -34,7 +44,9 @@ def fetch_inputs(config: TrainerConfig, scratch: Path) -> TrainerConfig:
             return uri
         # Two sources may read different files below the same address, such as different days of a log.
         if (uri, is_read) not in fetched:
-            fetched[uri, is_read] = str(_fetch(store, uri, scratch / folder / str(len(fetched)), code, is_read))
+            fetched[uri, is_read] = str(
+                _fetch(store, uri, scratch / folder / str(len(fetched)), code, is_read, partial(report, uri))
+            )
         return fetched[uri, is_read]
 
     def local_data(source: Source) -> str:
@@ -49,9 +61,16 @@ def _not_pickled(name: str) -> bool:
     return not name.endswith(_PICKLED)
 
 
-def _fetch(store: ObjectStore, uri: str, target: Path, code: ExitCode, is_read: FileFilter) -> Path:
+def _fetch(
+    store: ObjectStore,
+    uri: str,
+    target: Path,
+    code: ExitCode,
+    is_read: FileFilter,
+    report: Report,
+) -> Path:
     try:
-        if not store.fetch(uri, target, is_read):
+        if not store.fetch(uri, target, is_read, report):
             raise RunError(code, f"{uri}: nothing is stored there")
     except StorageError as error:
         raise RunError(code if error.permanent else ExitCode.STORAGE_UNREACHABLE, str(error)) from error

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -75,24 +76,32 @@ def _explained(work: Callable[[], Ending], config: TrainerConfig) -> Ending:
 
 
 def _run(options: argparse.Namespace, config: TrainerConfig) -> Ending:
-    """Fetches what is in object stores, runs the stages, and leaves the result where the configuration says."""
+    """Runs the stages, with copies of what is in object stores; returns why the run has ended."""
     group = ProcessGroup()
-    if not any(map(is_stored, _uris(config))):
-        _claim_output(config, config.output)
-        return _run_stages(group, options, options.config, config)
+    if any(map(is_stored, _uris(config))):
+        return _run_with_copies(group, options, config)
+    _claim_output(config, config.output)
+    return _run_stages(group, options, options.config, config)
+
+
+def _run_with_copies(group: ProcessGroup, options: argparse.Namespace, config: TrainerConfig) -> Ending:
+    """Fetches what is in object stores, runs the stages, and leaves the result where the configuration says."""
     for name in ("boto3", "botocore", "s3transfer"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # boto3 takes a while to import, and most runs on one machine need none of this.
+    from rft_trainer.copies import copying
     from rft_trainer.inputs import fetch_inputs
     from rft_trainer.mirror import Mirror
 
+    port = options.port if options.node_rank == 0 else None
     mirror = None
     output = config.output
     if is_stored(output):
         output = str(options.scratch / "output")
         if options.node_rank == 0:
             mirror = Mirror(RunFolder(output), config.output)
-            mirror.fetch()
+            with copying(config, "Fetching", port) as report:
+                mirror.fetch(partial(report, config.output))
         else:
             # The first machine has the run's files and gives the others what they read of them: whatever it has
             # fetched, all go on from the same. What is here is of another time.
@@ -101,17 +110,19 @@ def _run(options: argparse.Namespace, config: TrainerConfig) -> Ending:
     if mirror:
         mirror.start()
 
-    def run_fetched() -> Ending:
-        local = fetch_inputs(config, options.scratch / "inputs").model_copy(update={"output": output})
+    def run_stages() -> Ending:
+        with copying(config, "Fetching", port) as report:
+            local = fetch_inputs(config, options.scratch / "inputs", report).model_copy(update={"output": output})
         file = options.scratch / "job.json"
         atomic_write(file, local.model_dump_json(by_alias=True))
         own_disks = is_stored(config.output) and config.compute.nodes > 1
         return _run_stages(group, options, file, local, own_disks)
 
-    ending = _explained(run_fetched, config)
+    ending = _explained(run_stages, config)
     if mirror:
         try:
-            mirror.finish()
+            with copying(config, "Exporting", port) as report:
+                mirror.finish(partial(report, config.output))
         except RunError as error:
             if not ending.code.permanent:
                 raise

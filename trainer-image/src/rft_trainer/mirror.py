@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.files import PARTIAL_SUFFIX
+from rft_api.progress import Report, count_bytes, ignore_report
 from rft_api.run_folder import CHECKPOINT_MARKER, RunFolder
 from rft_api.storage import ObjectStore
 from rft_api.storage_error import StorageError
@@ -71,8 +72,10 @@ class Mirror:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="mirror", daemon=True)
 
-    def fetch(self) -> None:
+    def fetch(self, report: Report = ignore_report) -> None:
         """Brings what an earlier start of the run has left: all that going on needs.
+
+        `report` is called with the bytes that have been copied, and all that are to be copied.
 
         Raises:
             RunError: OUTPUT_INVALID when the address cannot be used, STORAGE_UNREACHABLE when the store does not
@@ -81,13 +84,14 @@ class Mirror:
         # The store has the truth: what an earlier process left here may be of another time.
         shutil.rmtree(self._folder.path, ignore_errors=True)
         try:
-            stored = [item.name for item in self._store.objects(self._uri)]
+            stored = {item.name: item.size for item in self._store.objects(self._uri)}
             complete = {_checkpoint(name) for name in stored if name.endswith(f"/{CHECKPOINT_MARKER}")}
             # Rollouts are for people: no run reads them again.
             wanted = {
                 name for name in stored if not name.startswith("rollouts/") and _checkpoint(name) in {None, *complete}
             }
-            self._store.download(self._uri, self._folder.path, sorted(wanted))
+            total = sum(stored[name] for name in wanted)
+            self._store.download(self._uri, self._folder.path, sorted(wanted), count_bytes(total, report))
         except StorageError as error:
             code = ExitCode.OUTPUT_INVALID if error.permanent else ExitCode.STORAGE_UNREACHABLE
             raise RunError(code, str(error)) from error
@@ -109,8 +113,8 @@ class Mirror:
             log.warning("copying to %s: %s", self._uri, error)
         self._thread.start()
 
-    def finish(self) -> None:
-        """Copies what is left.
+    def finish(self, report: Report = ignore_report) -> None:
+        """Copies what is left; `report` is as for `fetch`.
 
         Raises:
             RunError: OUTPUT_FAILED when the store stays away.
@@ -120,7 +124,7 @@ class Mirror:
         deadline = time.monotonic() + FINAL_SECONDS
         while True:
             try:
-                return self._sync()
+                return self._sync(report)
             except (StorageError, OSError) as error:
                 if time.monotonic() > deadline or (isinstance(error, StorageError) and error.permanent):
                     raise RunError(ExitCode.OUTPUT_FAILED, str(error)) from error
@@ -135,11 +139,12 @@ class Mirror:
                 # A file that went away meanwhile, or a store that is away: the next look will tell.
                 log.warning("copying to %s: %s", self._uri, error)
 
-    def _sync(self) -> None:
+    def _sync(self, report: Report = ignore_report) -> None:
         files = self._files()
         plan = plan_sync(files, self._copied)
+        count = count_bytes(sum(files[name][0] for name in plan.upload), report)
         for name in plan.upload:
-            self._store.upload(self._folder.path / name, f"{self._uri}/{name}")
+            self._store.upload(self._folder.path / name, f"{self._uri}/{name}", count)
             self._copied[name] = files[name]
         for name in plan.delete:
             self._store.delete(f"{self._uri}/{name}")

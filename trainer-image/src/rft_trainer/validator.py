@@ -80,7 +80,8 @@ class Validator:
         message = f"validating after step {step}" if step else "validating before training"
         self._reporter.update(message=message)
         started = time.monotonic()
-        rows = evaluate(self._prompts, self._complete, self._tokenizer, self._client, self._end_ids)
+        report = self._reporter.part(len(self._prompts), "samples")
+        rows = evaluate(self._prompts, self._complete, self._tokenizer, self._client, self._end_ids, report)
         if step == 0:
             self._before_training = rows
         metrics = ValidationMetrics(

@@ -10,7 +10,11 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from types import FrameType
+from typing import Any
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.run_folder import RunFolder
@@ -19,7 +23,8 @@ from rft_trainer.base_model import pin_base_model
 from rft_trainer.data import load_dataset
 from rft_trainer.ending import report_end, report_result
 from rft_trainer.failures import explain
-from rft_trainer.progress import ProgressReporter, serve_progress
+from rft_trainer.progress import ProgressReporter, RowCounter, serve_progress
+from rft_trainer.progress_log import logged_progress
 
 
 def run_worker(config: TrainerConfig, stage: str, port: int | None) -> ExitCode:
@@ -44,10 +49,12 @@ def run_worker(config: TrainerConfig, stage: str, port: int | None) -> ExitCode:
     faulthandler.register(signal.SIGUSR1)
     reporter = ProgressReporter(config.namespace, config.name)
     try:
-        if rank == 0 and port is not None:
-            _serve(reporter, port)
-        reporter.update(message="loading libraries")
-        code = _run_stage(config, stage, rank, reporter, stop)
+        with ExitStack() as stack:
+            if rank == 0 and port is not None:
+                serve_progress(reporter, port)
+            if rank == 0:
+                stack.enter_context(logged_progress(reporter))
+            code = _run_stage(config, stage, rank, reporter, stop)
         if config.compute.effective_deepspeed is not None:
             _leave_others()
         return code
@@ -63,8 +70,12 @@ def _run_stage(
     config: TrainerConfig, stage: str, rank: int, reporter: ProgressReporter, stop: threading.Event
 ) -> ExitCode:
     # What is wrong with addresses and lines is told at once; all that follows takes torch, and half a minute.
+    reporter.update(message="looking up the base model")
     commit = pin_base_model(config) if rank == 0 else None
-    load_dataset(config.data, sys.maxsize, lambda messages: 0)
+    reporter.update(message="reading data")
+    rows = RowCounter(reporter)
+    load_dataset(config.data, sys.maxsize, rows.count)
+    reporter.update(message="loading libraries")
     # What libraries make while they are imported stays: to look through it for garbage again and again costs a good
     # part of a start, and finds none.
     gc.disable()
@@ -77,6 +88,7 @@ def _run_stage(
     keep_freed_memory()
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_tqdm_hook(partial(_report_weights, reporter))
     on_gpu = config.compute.on_gpus
     if on_gpu:
         if not torch.cuda.is_available():
@@ -99,7 +111,7 @@ def _run_stage(
 
     gc.freeze()
     gc.enable()
-    run = Run(config, commit, reporter, stop.is_set)
+    run = Run(config, commit, rows.total, reporter, stop.is_set)
     if stage == "warmup":
         run.warm_up()
     else:
@@ -107,6 +119,22 @@ def _run_stage(
         if summary is not None:
             report_result(summary)
     return ExitCode.SUCCEEDED
+
+
+def _report_weights(
+    reporter: ProgressReporter, factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """What transformers makes in place of a progress bar: of the weights that it loads, the progress is reported."""
+    if kwargs.get("desc") != "Loading weights" or not args:
+        return factory(*args, **kwargs)
+
+    def items() -> Iterator[Any]:
+        report = reporter.part(len(args[0]), "weights")
+        for number, item in enumerate(args[0], start=1):
+            yield item
+            report(number)
+
+    return items()
 
 
 def _join_others(on_gpu: bool) -> None:
@@ -127,16 +155,3 @@ def _leave_others() -> None:
     import torch.distributed as dist
 
     dist.destroy_process_group()
-
-
-def _serve(reporter: ProgressReporter, port: int) -> None:
-    try:
-        serve_progress(reporter, "0.0.0.0" if _in_pod() else "127.0.0.1", port)
-    except OSError as error:
-        raise RunError(
-            ExitCode.UNEXPECTED, f"port {port} of /progress cannot be opened: {error.strerror}; choose another --port"
-        ) from error
-
-
-def _in_pod() -> bool:
-    return "KUBERNETES_SERVICE_HOST" in os.environ

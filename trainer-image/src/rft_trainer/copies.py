@@ -1,0 +1,36 @@
+"""The progress of copies between this machine and an object store, which the launcher makes while no stage runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rft_api.progress import Phase
+from rft_api.trainer_config import TrainerConfig
+from rft_trainer.progress import ProgressReporter, serve_progress
+from rft_trainer.progress_log import logged_progress
+
+
+@contextmanager
+def copying(config: TrainerConfig, phase: Phase, port: int | None) -> Iterator[Callable[[str, int, int], None]]:
+    """Inside, progress is served and logged; gives what takes an address, its bytes that are copied, and all of them.
+
+    Args:
+        config: the run's configuration.
+        phase: what the copies are for.
+        port: where /progress is served; nowhere when absent.
+    """
+    reporter = ProgressReporter(config.namespace, config.name)
+    reporter.update(phase=phase, unit="MB")
+
+    def report(uri: str, done: int, total: int) -> None:
+        if reporter.progress.message != uri:
+            reporter.update(message=uri, done=0, planned=total // 10**6, eta_seconds=None)
+        reporter.update(done=done // 10**6, planned=total // 10**6)
+
+    stop = serve_progress(reporter, port) if port is not None else lambda: None
+    try:
+        with logged_progress(reporter):
+            yield report
+    finally:
+        stop()

@@ -1,0 +1,55 @@
+"""Writes where the run stands to the log, so that no stage is silent for long: `kubectl logs` shows it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rft_trainer.progress import ProgressReporter
+
+log = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 10.0
+"""Time between two lines."""
+
+
+class ProgressLog:
+    """A line for every `INTERVAL_SECONDS` that the run goes on.
+
+    Args:
+        reporter: the run's progress.
+        clock: the time in seconds.
+    """
+
+    def __init__(self, reporter: ProgressReporter, clock: Callable[[], float] = time.monotonic):
+        self._reporter = reporter
+        self._clock = clock
+        self._last = clock()
+
+    def write_if_due(self) -> float:
+        """Writes a line when the last one is old enough; returns the seconds until the next one is due."""
+        now = self._clock()
+        if now - self._last >= INTERVAL_SECONDS and self._reporter.progress.phase != "Done":
+            self._last = now
+            log.info("%s", self._reporter.describe())
+        return max(0.0, self._last + INTERVAL_SECONDS - now)
+
+
+@contextmanager
+def logged_progress(reporter: ProgressReporter) -> Iterator[None]:
+    """Inside, a background thread writes the progress to the log."""
+    ended = threading.Event()
+    progress_log = ProgressLog(reporter)
+
+    def write() -> None:
+        while not ended.wait(max(0.1, progress_log.write_if_due())):
+            pass
+
+    threading.Thread(target=write, name="progress-log", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()

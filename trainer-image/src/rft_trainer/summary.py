@@ -1,0 +1,114 @@
+"""The result of a run: how the models compare on the held-out prompts, and what the run has done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.run_folder import RunFolder, Stage
+from rft_api.summary import DataReport, Evaluation, PreflightVerdict, Summary
+from rft_api.trainer_config import TrainerConfig
+from rft_trainer import checkpoints
+from rft_trainer.base_model import BaseModel
+from rft_trainer.data import Dataset, load_conversations
+from rft_trainer.hacking import judge_hacking
+from rft_trainer.metrics_log import read_steps, read_validations
+from rft_trainer.rollouts import (
+    ScoredCompletion,
+    component_means,
+    mean_length,
+    mean_reward,
+    read_rollouts,
+    shadow_scores,
+    source_means,
+)
+from rft_trainer.statistics import paired_bootstrap
+
+
+def build_summary(
+    config: TrainerConfig,
+    dataset: Dataset,
+    base: BaseModel,
+    steps: int,
+    stopped_early: bool,
+    stage_seconds: Mapping[str, float],
+) -> Summary:
+    """The summary of a run whose stages are done.
+
+    Args:
+        config: the run's configuration.
+        dataset: its data.
+        base: its base model.
+        steps: optimizer steps done.
+        stopped_early: whether early stopping ended it.
+        stage_seconds: how long its stages took, but for training and validation.
+
+    Raises:
+        RunError: REWARD_FAILING when no held-out prompt was scored for every model.
+    """
+    folder = RunFolder(config.output)
+    best = checkpoints.best_or_newest(folder)
+    held_out = dataset.test or dataset.validation
+    stages: list[Stage] = ["base", *(["warmup"] if config.warmup else []), "tuned"]  # type: ignore[list-item]
+    rows = {stage: read_rollouts(folder.evaluation(stage), held_out) for stage in stages}
+    common = [i for i in range(len(held_out)) if all(rows[stage][i].reward is not None for stage in stages)]
+    if not common:
+        raise RunError(ExitCode.REWARD_FAILING, "no held-out prompt was scored for every model: nothing to compare")
+    evaluations = {stage: _evaluation(rows[stage], common) for stage in stages}
+    metrics, validations = read_steps(folder), read_validations(folder)
+    training_seconds = sum(m.generate_seconds + m.reward_seconds + m.update_seconds for m in metrics)
+    seconds = {
+        **stage_seconds,
+        "Training": training_seconds,
+        "Validation": sum(v.seconds for v in validations),
+    }
+    on_gpu = config.compute.on_gpus
+    # Only counted: the warm-up has checked them against the chat template.
+    warmup = load_conversations(config.warmup.data, len) if config.warmup else None
+    preflight = None
+    if folder.preflight.exists():
+        preflight = PreflightVerdict.model_validate_json(folder.preflight.read_text(encoding="utf-8"))
+    return Summary(
+        name=config.name,
+        steps=steps,
+        stopped_early=stopped_early,
+        best_step=best.step,
+        best_validation_reward=best.validation_reward,
+        checkpoints=checkpoints.best_first(checkpoints.complete_checkpoints(folder))[: checkpoints.KEPT],
+        held_out="test" if dataset.test else "validation",
+        prompts=len(common),
+        base=evaluations["base"],
+        base_revision=base.commit,
+        warmup=evaluations.get("warmup"),
+        tuned=evaluations["tuned"],
+        gain=paired_bootstrap(
+            [rows["base"][i].reward or 0.0 for i in common], [rows["tuned"][i].reward or 0.0 for i in common]
+        ),
+        preflight=preflight,
+        reward_hacking=judge_hacking(validations, config.shadows),
+        data=DataReport(
+            train_prompts=sum(len(found) for found in dataset.train.values()),
+            validation_prompts=len(dataset.validation),
+            test_prompts=len(dataset.test),
+            warmup_conversations=len(warmup.conversations) if warmup else 0,
+            too_long=dataset.too_long,
+            invocation_logs={**dataset.invocation_logs, **(warmup.invocation_logs if warmup else {})},
+        ),
+        rewards_failed=sum(m.rewards_failed for m in metrics)
+        + sum(v.rewards_failed for v in validations)
+        + sum(e.rewards_failed for e in evaluations.values()),
+        seconds=seconds,
+        accelerator_hours=sum(seconds.values()) / 3600 * config.compute.world_size if on_gpu else 0.0,
+    )
+
+
+def _evaluation(rows: Sequence[ScoredCompletion], common: Sequence[int]) -> Evaluation:
+    chosen = [rows[i] for i in common]
+    return Evaluation(
+        reward=mean_reward(chosen) or 0.0,
+        components=component_means(chosen),
+        sources=source_means(chosen),
+        episode_length=mean_length(chosen),
+        rewards_failed=sum(row.error is not None for row in rows),
+        shadows={name: scores.reward for name, scores in shadow_scores(chosen).items() if scores.reward is not None},
+    )
