@@ -132,7 +132,7 @@ def test_output_of_another_run_is_refused(tmp_path, model, data, rewards):
     spec["hyperparameters"]["learningRate"] = "1e-4"
     run = start(spec, tmp_path / "run2", rewards)
     assert run.wait() == ExitCode.OUTPUT_INVALID
-    assert f"{tmp_path / 'out'} holds another run: training differ from its job.json" in run.log
+    assert f"{tmp_path / 'out'} holds another run: hyperparameters differ from its job.json" in run.log
 
 
 def test_disk_full_while_a_checkpoint_is_written(tmp_path, model, data, rewards):
