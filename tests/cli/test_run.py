@@ -32,7 +32,8 @@ spec:
     test: [{name: digits, uri: test.jsonl, reward: share}]
   shadowRewards: [brief]
   hyperparameters:
-    {maxSteps: 8, batchSize: 8, samplesPerPrompt: 4, maxCompletionTokens: 8, learningRate: "1e-3", evalInterval: 4}
+    {maxSteps: 8, batchSize: 8, samplesPerPrompt: 4, microBatchSize: 8, maxCompletionTokens: 8, learningRate: "1e-3",
+     evalInterval: 4}
   tuning: {type: Full}
   compute: {gpusPerNode: 0}
   preflight: {prompts: 8, action: Warn}
@@ -191,14 +192,19 @@ def test_a_run_that_is_stopped_goes_on_and_ends_with_its_result(folder, started,
     assert json.loads(again.stdout.splitlines()[-1]) == result
     config = TrainerConfig.model_validate_json(out.config.read_bytes())
     assert config.model == str((folder / "model").resolve())
-    assert Path(config.data.validation[0].path).parent.parent == out.path / ".inputs"
+    assert Path(config.data.validation[0].uri).parent.parent == out.path / ".inputs"
+
+    # What does not make it another run is no reason to refuse: it is shown as before.
+    change(folder, "microBatchSize: 8", "microBatchSize: 4")
+    change(folder, "metadata: {name: brief}\nspec:\n", "metadata: {name: brief}\nspec:\n  timeout: 5m\n")
+    assert rft("run", folder / "job.yaml").returncode == 0
 
     # Another configuration is not mixed in.
     change(folder, '"1e-3"', '"1e-4"')
     change(folder, "right + digits", "2 * right + digits")
     other = rft("run", folder / "job.yaml")
     assert other.returncode == 15
-    assert "training.learningRate: 0.001 before, 0.0001 now" in other.stderr
+    assert "hyperparameters.learningRate: 0.001 before, 0.0001 now" in other.stderr
     assert "rewards.share.digest" in other.stderr
     assert "--output" in other.stderr
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from views import ADAPTER, METADATA, NOW, OWN, endpoint, pod
-from worlds_from_yaml import SETTINGS, plan_objects, read_yaml
+from worlds_from_yaml import SETTINGS, plan_objects, read_case
 
 from rft_api.adapter_protocol import AdapterReport
 from rft_api.readiness import NotReady, NotReadyReason, Readiness
@@ -173,14 +173,15 @@ def test_an_endpoint(name):
 
 
 def test_a_reward_that_cannot_be_read_is_not_missing():
-    case = read_yaml(Path(__file__).with_name("golden").joinpath("job-first-start.yaml").read_text(encoding="utf-8"))
+    case = read_case(Path(__file__).with_name("golden") / "job-first-start.yaml")
+    objects = [obj for obj in case["objects"] if obj["kind"] != "RewardFunction"]
     reward = {
         "apiVersion": "rft.dev/v1alpha1",
         "kind": "RewardFunction",
         "metadata": {**METADATA, "name": "amount", "resourceVersion": "12"},
         "spec": {"builtin": {"name": "Format", "format": {"pattern": "("}}, "http": {"url": "http://x y"}},
     }
-    plan = plan_objects(case["of"], [*case["objects"], reward], case["now"])
+    plan = plan_objects(case["of"], [*objects, reward], case["now"])
     (ready,) = [c for c in plan.status["conditions"] if c["type"] == "RewardsReady"]
     assert (ready["status"], ready["reason"]) == ("False", "RewardNotReady")
     assert ready["message"] == (

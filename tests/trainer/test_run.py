@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from rft_api.exit_codes import ExitCode
 from rft_api.ports import free_port
 from rft_api.summary import Provenance
+from rft_api.trainer_config import TrainerConfig
 
 METRIC_NAMES = {
     "rft_train_reward_mean", "rft_train_reward_component_mean", "rft_train_reward_std",
@@ -132,7 +133,33 @@ def test_output_of_another_run_is_refused(tmp_path, model, data, rewards):
     spec["hyperparameters"]["learningRate"] = "1e-4"
     run = start(spec, tmp_path / "run2", rewards)
     assert run.wait() == ExitCode.OUTPUT_INVALID
-    assert f"{tmp_path / 'out'} holds another run: hyperparameters differ from its job.json" in run.log
+    message = f"{tmp_path / 'out'} holds another run: hyperparameters.learningRate differs from its job.json"
+    assert message in run.log
+
+
+def test_a_run_goes_on_in_smaller_passes_and_with_more_time_for_rewards(tmp_path, model, data, rewards):
+    spec = job_spec(model, data, tmp_path / "undisturbed", hyperparameters=hyperparameters())
+    undisturbed = start(spec, tmp_path / "run1", rewards)
+    undisturbed.succeed()
+    spec["output"] = {"uri": str(tmp_path / "out")}
+    stopped = start(spec, tmp_path / "run2", rewards)
+    stopped.wait_for_line(3)
+    stopped.process.send_signal(signal.SIGTERM)
+    assert stopped.wait() == ExitCode.INTERRUPTED, stopped.log
+
+    spec["hyperparameters"]["microBatchSize"] = 4
+    config = render(spec, tmp_path / "run2", rewards.url, rewards.token_file)
+    slower = {name: target.model_copy(update={"timeout_seconds": 300.0}) for name, target in config.rewards.items()}
+    resumed = TrainerProgram(config.model_copy(update={"rewards": slower}), tmp_path / "run2", free_port())
+    resumed.succeed()
+    assert [m["step"] for m in resumed.metrics() if m["split"] == "train"] == list(range(1, 7))
+    for step in range(1, 7):
+        prompts = [
+            pq.read_table(run.folder.rollout(step), columns=["prompt"]).to_pydict() for run in (undisturbed, resumed)
+        ]
+        assert prompts[0] == prompts[1], step
+    recorded = TrainerConfig.model_validate_json(resumed.folder.config.read_text())
+    assert recorded.hyperparameters.micro_batch_size == 4
 
 
 def test_disk_full_while_a_checkpoint_is_written(tmp_path, model, data, rewards):

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import httpx
 from pydantic import ValidationError
@@ -31,6 +30,7 @@ from rft_api.render import RewardAddress, render_trainer_config, reward_names
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
 from rft_api.run_folder import RunFolder
+from rft_api.same_run import changes_of_run
 from rft_api.termination import find_end
 from rft_api.trainer_config import TrainerConfig
 from rft_cli.addresses import INPUTS, Places
@@ -197,34 +197,18 @@ def _require_same_configuration(
     before = read_model(folder.config, TrainerConfig)
     if before is None:
         return
-    differing = list(_differences(_comparable(before), _comparable(_render(job, functions, places, []))))
-    if differing:
-        changes = "\n".join(f"  {field}: {harmless(old)} before, {harmless(new)} now" for field, old, new in differing)
+    changes = changes_of_run(before, _render(job, functions, places, []))
+    if changes:
+        lines = "\n".join(f"  {c.path}: {_shown(c.before)} before, {_shown(c.after)} now" for c in changes)
         raise RunError(
             ExitCode.OUTPUT_INVALID,
-            f"{folder.path} holds a run with another configuration:\n{changes}\n"
+            f"{folder.path} holds a run with another configuration:\n{lines}\n"
             f"Choose another folder (--output), delete this one, or undo the change to go on with this run.",
         )
 
 
-def _comparable(config: TrainerConfig) -> dict[str, Any]:
-    """The configuration without what differs from start to start, or when the folder was moved."""
-    document = config.model_dump(mode="json", by_alias=True)
-    del document["output"]
-    for target in document["rewards"].values():
-        del target["url"], target["tokenFile"]
-    return document
-
-
-def _differences(before: Any, now: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in [*before, *(key for key in now if key not in before)]:
-            yield from _differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
-    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        for index, (one, other) in enumerate(zip(before, now, strict=True)):
-            yield from _differences(one, other, f"{path}[{index}]")
-    elif before != now:
-        yield path, json.dumps(before, ensure_ascii=False), json.dumps(now, ensure_ascii=False)
+def _shown(value: object) -> str:
+    return harmless(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 class _Interruption:

@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from rft_api.exit_codes import ExitCode, RunError
 from rft_api.files import atomic_write
 from rft_api.ports import free_port
 from rft_api.run_folder import RunFolder
+from rft_api.same_run import Change, changes_of_run
 from rft_api.system_errors import NOT_WRITABLE, may_pass
 from rft_api.trainer_config import TrainerConfig
 from rft_trainer.ending import Ending, announce
@@ -205,15 +206,16 @@ def _claim_output(config: TrainerConfig, output: str) -> None:
 
 def _output_problem(config: TrainerConfig, folder: RunFolder) -> Ending | None:
     """Why the output folder cannot be used, if so; records the configuration in it otherwise."""
+    before = None
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         if folder.config.exists():
             before = TrainerConfig.model_validate_json(folder.config.read_text(encoding="utf-8"))
-            changed = _changed_fields(before, config)
-            if changed:
+            changes = changes_of_run(before, config)
+            if changes:
                 return Ending(
                     ExitCode.OUTPUT_INVALID,
-                    f"{folder.path} holds another run: {', '.join(changed)} differ from its job.json; "
+                    f"{folder.path} holds another run: {_names(changes)} from its job.json; "
                     f"choose another output or remove the folder",
                 )
         elif any(folder.path.glob("*.jsonl")) or folder.checkpoints.exists():
@@ -224,7 +226,7 @@ def _output_problem(config: TrainerConfig, folder: RunFolder) -> Ending | None:
         probe = folder.path / ".writable"
         probe.write_bytes(b"\n")
         probe.unlink()
-        if not folder.config.exists():
+        if before != config:
             atomic_write(folder.config, config.model_dump_json(by_alias=True, indent=2) + "\n")
     except OSError as error:
         text = f"{folder.path} cannot be written to: {error.strerror}"
@@ -238,16 +240,8 @@ def _output_problem(config: TrainerConfig, folder: RunFolder) -> Ending | None:
     return None
 
 
-def _changed_fields(before: TrainerConfig, after: TrainerConfig) -> list[str]:
-    """Fields whose change would make a resumed run another run; where servers and files are may change."""
-
-    def comparable(config: TrainerConfig) -> dict[str, object]:
-        fields = config.model_dump(mode="json", by_alias=True, exclude={"output"})
-        fields["rewards"] = {name: target.digest for name, target in config.rewards.items()}
-        return fields
-
-    old, new = comparable(before), comparable(after)
-    return [name for name in new if old.get(name) != new[name]]
+def _names(changes: Sequence[Change]) -> str:
+    return f"{', '.join(change.path for change in changes)} {'differs' if len(changes) == 1 else 'differ'}"
 
 
 def _available_cpus() -> int:

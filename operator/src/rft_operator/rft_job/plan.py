@@ -11,7 +11,8 @@ from rft_api.progress import HackingVerdict
 from rft_api.quantities import duration_seconds
 from rft_api.render import reward_names
 from rft_api.resource import Condition
-from rft_api.rft_job import RFTJob, RFTJobSpec
+from rft_api.rft_job import RFTJob
+from rft_api.same_run import changes_of_job, with_live_fields
 from rft_api.termination import parse_result
 from rft_operator.kube.kinds import CONFIG_MAP, JOB
 from rft_operator.kube.plan import Deletion, Desired, Plan
@@ -35,8 +36,6 @@ from rft_operator.status.conditions import Finding, build_conditions, find_condi
 from rft_operator.status.events import plan_events
 from rft_operator.status.reasons import ConditionType, Reason
 
-LIVE_FIELDS = ("suspend", "limits", "endpoint")
-"""Fields of a spec that may change while the run goes on."""
 KEPT_ATTEMPTS = 2
 """Jobs that stay: the newest attempt, and the one before it for its log."""
 _OUTDATED = "the spec has changed before training started"
@@ -85,22 +84,9 @@ def _accepted_job(world: RFTJobWorld, started: bool) -> tuple[RFTJob, list[str]]
     job = world.job
     if world.configuration is None or not started:
         return job, []
-    live = {field: getattr(job.spec, field) for field in LIVE_FIELDS}
-    accepted = world.configuration.spec.model_copy(update=live)
-    return job.model_copy(update={"spec": accepted}), _changed_fields(accepted, job.spec)
-
-
-def _changed_fields(old: RFTJobSpec, new: RFTJobSpec) -> list[str]:
-    """Paths of what differs, two levels deep: `hyperparameters.learningRate`."""
-    before, after = old.to_json_object(), new.to_json_object()
-    found = []
-    for name in sorted(before.keys() | after.keys()):
-        left, right = before.get(name), after.get(name)
-        if isinstance(left, dict) and isinstance(right, dict):
-            found += [f"{name}.{key}" for key in sorted(left.keys() | right.keys()) if left.get(key) != right.get(key)]
-        elif left != right:
-            found.append(name)
-    return found
+    started_with = world.configuration.spec
+    changes = [change.path for change in changes_of_job(started_with, job.spec)]
+    return job.model_copy(update={"spec": with_live_fields(started_with, job.spec) if changes else job.spec}), changes
 
 
 def _start_time(world: RFTJobWorld, before: RFTJobStatus) -> datetime | None:
@@ -181,8 +167,7 @@ def _is_outdated(world: RFTJobWorld) -> bool:
     """Whether the configuration that was written is that of another spec."""
     if world.configuration is None:
         return False
-    live = {field: getattr(world.job.spec, field) for field in LIVE_FIELDS}
-    return bool(_changed_fields(world.configuration.spec.model_copy(update=live), world.job.spec))
+    return bool(changes_of_job(world.configuration.spec, world.job.spec))
 
 
 def _unfinished(newest: Attempt | None) -> Attempt | None:

@@ -106,8 +106,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.SPEC_CHANGE_REJECTED: Explanation(
         "SpecAccepted=False",
         "Fields were changed after training had started; the run goes on with the spec that it started with.",
-        "Undo the change, or delete the job and create it anew with another output. suspend, limits and endpoint may "
-        "be changed at any time.",
+        "Undo the change, or delete the job and create it anew with another output. suspend, limits, endpoint, "
+        "credentials, queueName, compute.pod and compute.gpuResource may be changed at any time.",
     ),
     Reason.NAME_TAKEN: Explanation(
         f"{_GOING}, {_NOT_READY}",
