@@ -9,9 +9,7 @@ ideal is the judge's `limits.concurrency` per second. Memory is that of the serv
 import argparse
 import asyncio
 import concurrent.futures
-import http.client
 import itertools
-import json
 import statistics
 import subprocess
 import sys
@@ -24,6 +22,9 @@ import orjson
 import psutil
 
 from rft_api.reward_protocol import build_sample
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from support.reward_server import RewardServer
 
 BATCH = 64
 SECONDS = 45
@@ -75,46 +76,34 @@ class Program:
                 "limits": {"concurrency": concurrency},
             },
         }
-        function = {"apiVersion": "rft.dev/v1alpha1", "kind": "RewardFunction", "metadata": {"name": "bench"}}
-        file = Path(folder) / "function.json"
-        file.write_text(json.dumps({**function, "spec": spec}))
-        command = [sys.executable, "-m", "rft_reward", "--function", str(file), "--port", "0"]
-        self.server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        self.address = self.server.stdout.readline().split("//")[1].strip()
-        while self.ask("GET", "/readyz")[0] != 200:
-            assert self.server.poll() is None, "the reward server has ended"
-            time.sleep(0.1)
-
-    def ask(self, method, path, body=None, connection=None):
-        connection = connection or http.client.HTTPConnection(self.address)
-        connection.request(method, path, body)
-        response = connection.getresponse()
-        return response.status, response.read()
+        self.server = RewardServer(Path(folder), spec, token=None).wait_ready()
 
     def load(self, until):
         """Sends batches until then; returns the seconds of each."""
-        connection, times = http.client.HTTPConnection(self.address), []
+        connection, times = self.server.connect(), []
         while (start := time.perf_counter()) < until:
-            status, answer = self.ask("POST", "/v1/score", orjson.dumps(batch()), connection)
-            assert status == 200, answer
+            connection.request("POST", "/v1/score", orjson.dumps(batch()))
+            response = connection.getresponse()
+            answer = response.read()
+            assert response.status == 200, answer
             assert b'"error"' not in answer, answer[:500]
             times.append(time.perf_counter() - start)
         return times
 
     def mebibytes(self):
         """Resident memory of the server and its processes."""
-        server = psutil.Process(self.server.pid)
+        server = psutil.Process(self.server.process.pid)
         return sum(process.memory_info().rss for process in [server, *server.children(recursive=True)]) / 2**20
 
     def processor_seconds(self):
         """Processor time of the server so far."""
-        times = psutil.Process(self.server.pid).cpu_times()
+        times = psutil.Process(self.server.process.pid).cpu_times()
         return times.user + times.system
 
     def stop(self):
-        for process in (self.server, self.judge):
-            process.terminate()
-            process.wait()
+        self.server.stop()
+        self.judge.terminate()
+        self.judge.wait()
 
 
 def batch():

@@ -7,12 +7,10 @@ one connection, or four clients do at once.
 
 import argparse
 import concurrent.futures
-import http.client
 import json
 import random
 import runpy
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +24,7 @@ from rft_api.reward_protocol import build_sample
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 from support.builtins import grader  # noqa: E402
+from support.reward_server import RewardServer  # noqa: E402
 
 ROUNDS = 4
 ROUND_SECONDS = 0.5
@@ -117,41 +116,15 @@ CASES = {
 }
 
 
-class Server:
-    """The reward server as a subprocess, without a token."""
-
-    def __init__(self, folder, spec):
-        file = Path(folder) / "function.json"
-        function = {"apiVersion": "rft.dev/v1alpha1", "kind": "RewardFunction", "metadata": {"name": "bench"}}
-        file.write_text(json.dumps({**function, "spec": spec}))
-        command = [sys.executable, "-m", "rft_reward", "--function", str(file), "--port", "0"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        self.address = self.process.stdout.readline().split("//")[1].strip()
-        while request(self.connect(), "GET", "/readyz", None)[0] != 200:
-            assert self.process.poll() is None
-            time.sleep(0.1)
-
-    def connect(self):
-        return http.client.HTTPConnection(self.address)
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait()
-
-
-def request(connection, method, path, body):
-    connection.request(method, path, body)
-    response = connection.getresponse()
-    return response.status, response.read()
-
-
 def over_http(server, body):
     """A function that has the batch scored, on a connection of its own."""
     connection = server.connect()
 
     def score():
-        status, answer = request(connection, "POST", "/v1/score", body)
-        assert status == 200, answer
+        connection.request("POST", "/v1/score", body)
+        response = connection.getresponse()
+        answer = response.read()
+        assert response.status == 200, answer
         assert b'"error"' not in answer, answer[:500]
 
     return score
@@ -209,14 +182,10 @@ def main():
     for name, (spec, function, make_samples) in CASES.items():
         if wanted and not any(f"`{one}`" in name for one in wanted):
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            server = Server(folder, spec)
-            try:
-                for size in (1, 64):
-                    print(f"measuring {name}, batches of {size} ...", file=sys.stderr, flush=True)
-                    rows.append(row(name, size, measure(server, function, make_samples(size))))
-            finally:
-                server.stop()
+        with tempfile.TemporaryDirectory() as folder, RewardServer(Path(folder), spec, token=None) as server:
+            for size in (1, 64):
+                print(f"measuring {name}, batches of {size} ...", file=sys.stderr, flush=True)
+                rows.append(row(name, size, measure(server, function, make_samples(size))))
     print("| Reward | Batch | In process: scores/s | p50 / p99 ms | 1 client: scores/s | ratio | p50 / p99 ms ", end="")
     print("| 4 clients: scores/s | ratio | p50 / p99 ms |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")

@@ -9,11 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
-from support.patience import PATIENCE_SECONDS
-from support.servers import TOKEN, RewardServer
+from support.reward_server import RewardServer
 
 from rft_api.manifests import Manifests, load_manifests
 from rft_api.render import RewardAddress, render_trainer_config, reward_names
@@ -112,18 +110,11 @@ def test_its_rewards_pass_their_tests_and_give_full_marks_to_the_reference_answe
     for reward, function in manifests(name).reward_functions.items():
         assert function.spec.tests
         document = function.to_json_object()["spec"]
-        server = RewardServer(tmp_path / reward, document)  # ready means that its tests have passed
-        try:
+        with RewardServer(tmp_path / reward, document) as server:  # ready means that its tests have passed
             samples = [perfect(str(i), prompt) for i, prompt in enumerate(prompts) if prompt.reward == reward]
             assert samples
-            answer = httpx.post(
-                f"{server.url}/v1/score", json=samples, headers={"Authorization": f"Bearer {TOKEN}"},
-                timeout=PATIENCE_SECONDS, trust_env=False,
-            )  # fmt: skip
-        finally:
-            server.stop()
-        assert answer.status_code == 200, answer.text
-        assert [row for row in answer.json() if row["aggregate_reward_score"] != 1] == []
+            rows = server.score(samples)
+        assert [row for row in rows if row["aggregate_reward_score"] != 1] == []
 
 
 def perfect(sample_id: str, prompt: Prompt) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import random
 import time
 
 import pytest
+from support.reward_server import TOKEN
 
 from rft_api import reward_protocol
 
@@ -207,7 +208,7 @@ def test_requests_need_the_token(handler, header):
     try:
         response = server.client.post("/v1/score", json=[SAMPLE], headers=headers)
     finally:
-        server.client.headers["Authorization"] = "Bearer token-that-no-reward-code-may-read"
+        server.client.headers["Authorization"] = f"Bearer {TOKEN}"
     assert response.status_code == 401
     assert "Authorization" in response.json()["error"]
 

@@ -6,6 +6,8 @@ import json
 import math
 import random
 
+from support.reward_server import TOKEN
+
 REQUESTS = 10_000
 AT_ONCE = 32
 SEED = 20261121
@@ -95,7 +97,7 @@ class _Request:
             [(b"GET", b"/v1/score"), (b"PUT", b"/v1/score"), (b"POST", b"/v1/score/"), (b"POST", b"/"),
              (b"POST", b"/%00%ff"), (b"POST", b"/v1/../v1/score"), (b"DELETE", b"/healthz"), (b"POST", b"/metrics")]
         )  # fmt: skip
-        token = b"Bearer token-that-no-reward-code-may-read"
+        token = f"Bearer {TOKEN}".encode()
         if chance.random() < 0.05:
             token = chance.choice([b"", b"Bearer", b"Bearer x", b"Basic eDp4", b"bearer " + b"y" * 4000, b"\xe9\xff"])
         kind = chance.choice([b"application/json", b"text/plain", b"multipart/form-data", b"x", b""])
@@ -124,7 +126,7 @@ class _Request:
         """Bytes that are no whole request: cut, with a wrong length, or no HTTP at all."""
         chance = self._chance
         length = chance.choice([len(body) + 100, -1, "x", "1" * 30, 0, len(body)])
-        start = b"POST /v1/score HTTP/1.1\r\nhost: x\r\nauthorization: Bearer token-that-no-reward-code-may-read\r\n"
+        start = f"POST /v1/score HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n".encode()
         message = chance.choice(
             [
                 start + f"content-length: {length}\r\n\r\n".encode() + body[: chance.randint(0, len(body))],

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.servers import RewardServer
+from support.reward_server import RewardServer
 from support.tiny import digits_rows, write_jsonl, write_model
 from support.trainer import DIGIT_SHARE, TrainerProgram
 

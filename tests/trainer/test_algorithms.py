@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.servers import RewardServer
+from support.reward_server import RewardServer
 from support.trainer import hyperparameters, job_spec, render, train_in_process
 
 from rft_api.run_folder import RunFolder

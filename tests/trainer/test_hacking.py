@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from support.hacking import REWARDS, hackable, write_data
-from support.servers import RewardServer
+from support.reward_server import RewardServer
 from support.trainer import TrainerProgram, job_spec, render
 
 from rft_api.metrics import Gain, ShadowComparison, ValidationMetrics
@@ -124,7 +124,7 @@ def test_the_verdict_says_what_happened_and_what_to_do():
 def servers(tmp_path_factory):
     """Rewards by name, each behind a server of its own."""
     started = {
-        name: RewardServer(tmp_path_factory.mktemp(name), {"python": {"source": source}})
+        name: RewardServer(tmp_path_factory.mktemp(name), {"python": {"source": source}}).wait_ready()
         for name, source in REWARDS.items()
     }
     yield started

@@ -6,7 +6,7 @@ import uuid
 import pytest
 from safetensors.torch import load_file
 from support.patience import wait_until
-from support.servers import RewardServer
+from support.reward_server import RewardServer
 from support.trainer import (
     DIGIT_SHARE,
     TrainerProgram,

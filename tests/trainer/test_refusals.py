@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from pyarrow import parquet
-from support.servers import RewardServer
+from support.reward_server import RewardServer
 from support.tiny import write_jsonl
 from support.trainer import TrainerProgram, hyperparameters, job_spec, render
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 from support.patience import stretched
-from support.servers import RewardServer
+from support.reward_server import RewardServer
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.ports import free_port
@@ -112,7 +112,7 @@ def test_a_wrong_token_is_an_error_at_once(server, tmp_path):
 
 def test_an_outage_is_waited_for(tmp_path):
     port = free_port()
-    server = RewardServer(tmp_path / "server", {"python": {"source": SOURCE}}, port)
+    server = RewardServer(tmp_path / "server", {"python": {"source": SOURCE}}, port=port).wait_ready()
     client = RewardClient(target(server))
     assert score(client, rollouts("ab"))[0].aggregate_reward_score == 2.0
     server.stop()

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from prometheus_client import generate_latest
 from support.patience import PATIENCE_SECONDS, stretched, wait_until
+from support.reward_server import RewardServer
 from support.sequential import SequentialStep, SequentialTrainer
-from support.servers import RewardServer
 from support.trainer import curve, hyperparameters, job_spec, render, train_in_process
 
 from rft_api.ports import free_port
