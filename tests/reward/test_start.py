@@ -50,7 +50,10 @@ REFUSED = [
     ({"builtin": {"name": "Format", "format": {"pattern": "("}}}, "spec.builtin.format.pattern: is not a regular"),
     ({"builtin": {"name": "ExactMatch", "exactMatch": {"pattern": "["}}}, "spec.builtin.exactMatch.pattern"),
     ({"builtin": {"name": "F1", "f1": {"pattern": "a{99999999999}"}}}, "spec.builtin.f1.pattern: is not a regular"),
-    ({"builtin": {"name": "Format", "format": {"language": "qq"}}}, "spec.builtin.format.language: qq cannot be told"),
+    (
+        {"builtin": {"name": "Format", "format": {"language": "qq"}}},
+        "spec.builtin.format.language: qq is not a language",
+    ),
     ({"builtin": {"name": "Code", "code": {"timeout": "4s"}}}, "spec.builtin.code.timeout: the timeout of Code, 3s by"),
     ({"builtin": {"name": "Code", "code": {"timeout": "0s"}}}, "spec.builtin.code.timeout: must be at least 1s"),
     ({"builtin": {"name": "Code"}, "timeout": "20s"}, "at most a tenth of spec.timeout"),

@@ -1,4 +1,4 @@
-"""The choice of a builtin reward in a manifest: its name, and its options in a field of their own."""
+"""The part of a manifest that chooses a builtin reward: its name, and its options in a field of their own."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ class _BuiltinReward(Model):
 
     @property
     def options(self) -> BuiltinOptions:
-        """The options of the builtin that is chosen; the defaults where the manifest has none."""
+        """The options of the chosen builtin, or their defaults if the manifest does not state any."""
         stated = self.stated_options(self.name)
         return BUILTINS[self.name]() if stated is None else stated
 
     def stated_options(self, name: str) -> BuiltinOptions | None:
-        """What stands in the field of a builtin's options."""
+        """The options that the manifest states for a builtin, if any."""
         options: BuiltinOptions | None = getattr(self, _attribute(name))
         return options
 
 
 def _attribute(name: str) -> str:
-    # A field cannot have the name of a method of pydantic's models, such as json.
+    # The field of a pydantic model must not have the name of a method of it, such as json.
     return f"{options_key(name)}_options"
 
 
@@ -50,11 +50,11 @@ def _options_are_there(name: str) -> Rule:
 if TYPE_CHECKING:
     BuiltinReward = _BuiltinReward
 else:
-    # Made from the table, so that a new builtin is an entry there.
+    # The fields follow from the table, so that a new builtin is one entry there.
     BuiltinReward = create_model(
         "BuiltinReward",
         __base__=_BuiltinReward,
-        __doc__="A verifiable reward that comes with the reward server.",
+        __doc__="A builtin reward of the reward server.",
         rules=(
             ClassVar[tuple[Rule, ...]],
             (
@@ -62,7 +62,7 @@ else:
                 *(_options_are_there(name) for name, options in BUILTINS.items() if options.options_required),
             ),
         ),
-        name=(Literal[tuple(BUILTINS)], Field(description="Which one.")),
+        name=(Literal[tuple(BUILTINS)], Field(description="Name of the builtin.")),
         **{
             _attribute(name): (
                 options | None,

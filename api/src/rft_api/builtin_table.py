@@ -1,6 +1,7 @@
-"""The table of the verifiable rewards that come with the reward server: options, one line about each, an example.
+"""The table of the builtin rewards: the options, a summary and an example of each.
 
-How each is computed stands in the table `rft_reward.graders.builtin`; a test holds that both have the same names.
+The graders that compute them are in the table of `rft_reward.graders.builtin`. A test ensures that both tables have the
+same names.
 """
 
 from __future__ import annotations
@@ -31,10 +32,8 @@ def _check_pattern(pattern: str) -> str:
 
 def _check_language(code: str) -> str:
     if code not in LANGUAGES:
-        known = ", ".join(sorted(LANGUAGES))
-        raise PydanticCustomError(
-            "language", "{code} cannot be told; known are {known}", {"code": code, "known": known}
-        )
+        message = "{code} is not a language that can be detected; use one of {codes}"
+        raise PydanticCustomError("language", message, {"code": code, "codes": ", ".join(sorted(LANGUAGES))})
     return code
 
 
@@ -46,21 +45,21 @@ Texts = Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length
 
 
 class BuiltinOptions(Model):
-    """A builtin's entry in the table: its options are the fields."""
+    """A builtin's entry in the table. Its fields are the options of the builtin."""
 
     summary: ClassVar[str]
-    """What it scores, in one line."""
+    """What the builtin scores, in one line."""
     example: ClassVar[str]
-    """The spec of a manifest to start from, as YAML with comments, with tests that pass."""
+    """The spec of a manifest to start from: YAML with comments, and with tests that pass."""
     options_required: ClassVar[bool] = False
-    """Whether it means nothing without options."""
+    """Whether the builtin has no meaning without options."""
 
     def problems(self) -> Iterator[Violation]:
-        """What is wrong with the options beyond their types, found by what takes time or imports to find out."""
+        """Violations that the types of the options cannot find, because finding them takes time or further imports."""
         yield from ()
 
     def for_grader(self) -> Json:
-        """The options as the grader takes them: JSON with every default filled in."""
+        """The options for the grader: JSON in which every default is filled in."""
         return self.to_json_object()
 
 
@@ -84,9 +83,9 @@ class MathReward(BuiltinOptions):
     """
 
     relative_tolerance: Annotated[DecimalString, Between("0", "1")] = "0"
-    """Difference from the ground truth, relative to it, that still counts as right."""
+    """Largest relative difference from the ground truth at which an answer still counts as right."""
     answer_key: AnswerKey | None = None
-    """Field that holds the ground truth when the reference answer is an object."""
+    """Field of the ground truth, if the reference answer is an object. By default: final_answer, answer or value."""
 
 
 class ExactMatchReward(BuiltinOptions):
@@ -111,17 +110,18 @@ class ExactMatchReward(BuiltinOptions):
     """
 
     ignore_case: Boolean = False
-    """Whether upper and lower case are the same."""
+    """Whether upper case and lower case count as the same."""
     ignore_whitespace: Boolean = False
-    """Whether runs of white space count as one space; white space around the answer never counts."""
+    """Whether any run of white space counts as one space. White space around the answer never counts."""
     ignore_punctuation: Boolean = False
-    """Whether punctuation is removed before comparing."""
+    """Whether punctuation is removed before texts are compared."""
     squad: Boolean = False
-    """Whether texts are compared as SQuAD does: without case, ASCII punctuation, runs of white space, a, an, the."""
+    """Whether texts are compared as in SQuAD: without case, ASCII punctuation, runs of white space, a, an and the."""
     answer_key: AnswerKey | None = None
-    """Field that holds the expected text when the reference answer is an object."""
+    """Field of the expected text, if the reference answer is an object. By default: final_answer, answer or value."""
     pattern: Pattern | None = None
-    """Regular expression: the first group of its last match, or the whole match, is the answer; no match scores 0."""
+    """Regular expression that finds the answer: the first group of its last match, or the whole match if there is no
+    group. A completion without a match scores 0. By default the whole completion is the answer."""
 
 
 class F1Reward(BuiltinOptions):
@@ -144,14 +144,14 @@ class F1Reward(BuiltinOptions):
     """
 
     compare: Literal["Labels", "Tokens"] = "Labels"
-    """Labels compares sets of labels (a JSON list, or separated by commas or lines). Tokens compares words as SQuAD
-    does, each as often as it occurs."""
+    """Labels compares sets of labels, from a JSON list or separated by commas or line breaks. Tokens compares words as
+    in SQuAD, each as often as it occurs."""
     ignore_case: Boolean = True
-    """Whether upper and lower case of labels are the same; those of tokens always are."""
+    """Whether upper case and lower case count as the same in labels. In tokens they always do."""
     answer_key: AnswerKey | None = None
-    """Field that holds the labels or the text when the reference answer is an object."""
+    """Field of the labels or text, if the reference answer is an object. By default: final_answer, answer or value."""
     pattern: Pattern | None = None
-    """Regular expression: the first group of its last match, or the whole match, is the answer; no match scores 0."""
+    """Regular expression that finds the answer, as in the builtin ExactMatch."""
 
 
 class JsonReward(BuiltinOptions):
@@ -175,12 +175,13 @@ class JsonReward(BuiltinOptions):
     """
 
     json_schema: FreeForm | None = None
-    """JSON Schema (draft 2020-12): a completion that breaks it scores 0. Other documents are never fetched."""
+    """JSON Schema (draft 2020-12) that the completion must satisfy. Otherwise it scores 0. Other documents are never
+    fetched."""
     compare_values: Boolean = True
-    """Whether fields are compared with the reference answer's (F1 over fields). If not, valid JSON that keeps the
-    schema scores 1, without a reference answer."""
+    """Whether the fields are compared with those of the reference answer, by F1. If not, valid JSON that satisfies the
+    schema scores 1, and no reference answer is needed."""
     allow_code_fence: Boolean = True
-    """Whether the whole completion may be one Markdown code fence around the JSON."""
+    """Whether the JSON may be in a Markdown code fence that is the whole completion."""
 
     def problems(self) -> Iterator[Violation]:
         """What makes jsonSchema unusable."""
@@ -196,7 +197,7 @@ _SCALARS = ("pattern", *_BOUNDS, "language")
 
 
 class FormatReward(BuiltinOptions):
-    """Options of the builtin Format: the share of the stated constraints that hold."""
+    """Options of the builtin Format: the constraints. The score is the share of the constraints that hold."""
 
     summary: ClassVar[str] = "the share of constraints that hold: pattern, lengths, texts, language"
     example: ClassVar[str] = """
@@ -230,35 +231,36 @@ class FormatReward(BuiltinOptions):
     )
 
     pattern: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_check_pattern)] | None = None
-    """Regular expression that the whole completion must match (dots match new lines)."""
+    """Regular expression that the whole completion must match. A dot also matches a line break."""
     minimum_characters: Count | None = None
-    """Fewest characters."""
+    """Minimum number of characters."""
     maximum_characters: Count | None = None
-    """Most characters."""
+    """Maximum number of characters."""
     minimum_words: Count | None = None
-    """Fewest words: runs of characters without white space."""
+    """Minimum number of words, which are runs of characters without white space."""
     maximum_words: Count | None = None
-    """Most words."""
+    """Maximum number of words."""
     minimum_sentences: Count | None = None
-    """Fewest sentences: ended by . ! ? or … before white space, or by 。 ！ or ？."""
+    """Minimum number of sentences. A sentence ends with . ! ? or … before white space, or with 。 ！ or ？."""
     maximum_sentences: Count | None = None
-    """Most sentences."""
+    """Maximum number of sentences."""
     minimum_lines: Count | None = None
-    """Fewest lines that are not blank."""
+    """Minimum number of lines that are not blank."""
     maximum_lines: Count | None = None
-    """Most lines that are not blank."""
+    """Maximum number of lines that are not blank."""
     contains: Texts = []
-    """Texts that must occur, each a constraint of its own."""
+    """Texts that must occur. Each of them is a constraint."""
     excludes: Texts = []
-    """Texts that must not occur, each a constraint of its own."""
+    """Texts that must not occur. Each of them is a constraint."""
     language: Annotated[str, Field(max_length=3, pattern=r"^[a-z]{2,3}$"), AfterValidator(_check_language)] | None = (
         None
     )
-    """Language that the completion must be in, as its ISO 639-1 code, such as en; guessed from its characters."""
+    """ISO 639 code, such as en, of the language in which most of the completion must be. The language is guessed from
+    the characters of the completion."""
 
 
 class CodeReward(BuiltinOptions):
-    """Options of the builtin Code: the share of the data row's tests that the completion's Python code passes."""
+    """Options of the builtin Code: the score is the share of the data row's tests that the completion's code passes."""
 
     summary: ClassVar[str] = "the share of the data row's tests that the completion's Python code passes"
     example: ClassVar[str] = """
@@ -269,11 +271,9 @@ class CodeReward(BuiltinOptions):
         timeout: 3s
     tests:
     - prompt: "Write add(a, b)."
-      completion: |
-        ```python
+      completion: |                          # code, or a text with the code in a code fence
         def add(a, b):
             return a + b
-        ```
       metadata: {tests: "assert add(1, 2) == 3\\nassert add(-1, 1) == 0"}
       expect: {minimum: "1"}
     - prompt: "Read a number and print its double."
@@ -283,19 +283,20 @@ class CodeReward(BuiltinOptions):
     """
 
     tests_key: AnswerKey = "tests"
-    """Field with the tests: of the reference answer when that is an object, else of the row."""
+    """Field of the tests, in the reference answer if that is an object, and otherwise in the data row."""
     require_all: Boolean = False
-    """Whether code that fails a test scores 0; otherwise the score is the share of passed tests."""
+    """Whether code that fails any test scores 0. Otherwise the score is the share of the tests that it passes."""
     timeout: Annotated[Duration, AtLeast("1s")] = "3s"
-    """Time for all tests of one completion, at most a tenth of spec.timeout; tests not passed by then fail."""
+    """Maximum time for all tests of one completion, at most a tenth of spec.timeout. Tests that have not passed by then
+    fail."""
 
     def for_grader(self) -> Json:
-        """The options with the timeout in seconds."""
+        """The options, with the timeout in seconds as well."""
         return {**super().for_grader(), "seconds": duration_seconds(self.timeout)}
 
 
 class RougeReward(BuiltinOptions):
-    """Options of the builtin Rouge: F1 of what a text has in common with the reference answer."""
+    """Options of the builtin Rouge: the score is the F1 of the words that a text shares with the reference answer."""
 
     summary: ClassVar[str] = "ROUGE: words, pairs or sequences of words in common with the reference"
     example: ClassVar[str] = """
@@ -314,13 +315,13 @@ class RougeReward(BuiltinOptions):
     """
 
     variant: Literal["Rouge1", "Rouge2", "RougeL"] = "RougeL"
-    """Whether words, pairs of words, or the longest common subsequence of words are compared."""
+    """What is compared: words (Rouge1), pairs of words (Rouge2), or the longest common subsequence (RougeL)."""
     answer_key: AnswerKey | None = None
-    """Field that holds the expected text when the reference answer is an object."""
+    """Field of the expected text, if the reference answer is an object. By default: final_answer, answer or value."""
 
 
 class BleuReward(BuiltinOptions):
-    """Options of the builtin Bleu: the sentence's BLEU from 0 to 1."""
+    """Options of the builtin Bleu: the score is the BLEU of the sentence, from 0 to 1."""
 
     summary: ClassVar[str] = "BLEU of the sentence, as SacreBLEU computes it"
     example: ClassVar[str] = """
@@ -339,13 +340,13 @@ class BleuReward(BuiltinOptions):
     """
 
     tokenizer: Literal["13a", "intl", "zh", "char"] = "13a"
-    """SacreBLEU's tokenizer; zh or char where words are not separated by spaces."""
+    """Tokenizer of SacreBLEU: zh or char for languages that do not separate words by spaces."""
     answer_key: AnswerKey | None = None
-    """Field that holds the expected text when the reference answer is an object."""
+    """Field of the expected text, if the reference answer is an object. By default: final_answer, answer or value."""
 
 
 class ChrFReward(BuiltinOptions):
-    """Options of the builtin ChrF: F-score of common character sequences from 0 to 1."""
+    """Options of the builtin ChrF: the score is the F-score of common character sequences, from 0 to 1."""
 
     summary: ClassVar[str] = "chrF: sequences of characters in common with the reference"
     example: ClassVar[str] = """
@@ -364,9 +365,9 @@ class ChrFReward(BuiltinOptions):
     """
 
     word_order: Annotated[Integer, Field(ge=0, le=2)] = 0
-    """Longest sequences of words that count besides characters; 2 makes it chrF++."""
+    """Maximum length of the sequences of words that count beside sequences of characters. 2 makes it chrF++."""
     answer_key: AnswerKey | None = None
-    """Field that holds the expected text when the reference answer is an object."""
+    """Field of the expected text, if the reference answer is an object. By default: final_answer, answer or value."""
 
 
 BUILTINS: Mapping[str, type[BuiltinOptions]] = {
@@ -380,7 +381,7 @@ BUILTINS: Mapping[str, type[BuiltinOptions]] = {
     "Bleu": BleuReward,
     "ChrF": ChrFReward,
 }
-"""Every builtin by its name, in the order in which they are listed."""
+"""Every builtin by its name, in the order of lists."""
 
 
 def options_key(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Checks the JSON Schemas of manifests, as the reward server uses them: draft 2020-12, and nothing but the schema."""
+"""Checks the JSON Schemas of manifests. The reward server reads them as draft 2020-12, without any other document."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def schema_problems(schema: Json) -> Iterator[str]:
-    """Why a schema cannot be used: it is none, or it refers to what it does not contain. Needs the extra `schemas`."""
+    """The reasons why a schema cannot be used: it is not valid, or it refers to something that it does not contain.
+
+    This needs the extra `schemas` of the package.
+    """
     from jsonschema import Draft202012Validator, SchemaError
     from referencing import Registry
     from referencing.jsonschema import DRAFT202012
@@ -26,7 +29,7 @@ def schema_problems(schema: Json) -> Iterator[str]:
     except RecursionError:
         yield "nests too deeply"
         return
-    except (OverflowError, ValueError) as error:  # a pattern that Python's regular expressions cannot take
+    except (OverflowError, ValueError) as error:  # a pattern that is too large for Python's regular expressions
         yield f"holds a pattern that is not a regular expression: {error}"
         return
     root = DRAFT202012.create_resource(schema)
@@ -34,7 +37,7 @@ def schema_problems(schema: Json) -> Iterator[str]:
 
 
 def _dangling(resource: Resource[Json], resolver: Resolver[Json]) -> Iterator[str]:
-    """A message for each reference that leads nowhere."""
+    """A message for each reference that cannot be resolved."""
     from referencing.exceptions import Unresolvable
 
     if isinstance(resource.contents, dict):

@@ -41,7 +41,7 @@ class ManifestError:
 
 
 def describe_invalid(document: Json, invalid: ValidationError) -> str:
-    """What is wrong with a document of ours, in one line."""
+    """The violations of one of our documents, in one line."""
     return "; ".join(map(str, violations(invalid, document, KINDS[document["kind"]])))
 
 
@@ -55,7 +55,7 @@ class Origin:
     """Its YAML tree, which knows the lines."""
 
     def error(self, violation: Violation) -> ManifestError:
-        """What is wrong with the document, with the file's line."""
+        """A problem of the document, with its file and line."""
         line, message = _line(self.node, violation.location), violation.message
         if violation.text_line is not None:
             if _is_block(self.node, violation.location):
@@ -79,7 +79,7 @@ class Manifests:
     """Origin of each document, by kind and name; also of documents with errors."""
 
     def error(self, kind: str, name: str, location: Location, message: str) -> ManifestError:
-        """What is wrong at a place of a document, with the document's file and the line."""
+        """A problem of a document at a location, with its file and line."""
         return self.origins[kind, name].error(Violation(message, location))
 
 
@@ -120,7 +120,7 @@ def load_manifests(files: Iterable[Path]) -> Manifests:
             elif document.get("apiVersion") == API_VERSION or "kind" not in document:
                 message = f"must be one of {', '.join(KINDS)}"
                 errors.append(ManifestError(str(file), _line(node, ("kind",)), "kind", message))
-    # A ConfigMap with code may serve several functions, and is wrong once.
+    # Several functions may read the same code of a ConfigMap. Its problems are reported once.
     functions, config_maps = manifests.reward_functions.values(), manifests.config_maps
     problems = [problem for function in functions for problem in reward_problems(function, config_maps)]
     errors += [manifests.origins[document].error(violation) for document, violation in dict.fromkeys(problems)]
@@ -174,7 +174,7 @@ class SourceMissing(Exception):
 
 
 def missing_sources(function: RewardFunction, config_maps: Mapping[str, Mapping[str, str]]) -> Iterator[SourceMissing]:
-    """A description of each reference to code in a ConfigMap that leads to no code."""
+    """An exception for each reference to a ConfigMap that does not lead to code."""
     for location, grader in function.spec.graders():
         if grader.python is None or grader.python.source_from is None:
             continue
@@ -259,7 +259,7 @@ def _validated(origin: Origin, document: Json, kind: str, errors: list[ManifestE
     if missing:  # has a default in the models, because only manifests need to say it
         errors.append(ManifestError(str(file), _line(node, ()), "apiVersion", "is required"))
     try:
-        # Fields go by their names in manifests only, as the API server has it.
+        # As on the API server, fields have no names but those of manifests.
         resource = KINDS[kind].model_validate(document, by_alias=True, by_name=False)
         return None if missing else resource
     except ValidationError as invalid:

@@ -13,7 +13,7 @@ Json = dict[str, Any]
 """A JSON object, as `json.loads` returns it."""
 
 Location = tuple[int | str, ...]
-"""The place of a field in a document: names of fields and positions in lists, from the outermost on."""
+"""Location of a field in a document: names of fields and positions in lists, from the outermost to the innermost."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,18 @@ class Rule:
     message: str
     holds: Callable[[Any], bool]
     places: Callable[[Any], Sequence[Location]] = lambda _: [()]
-    """Where a model breaks the rule, from the model on: the model itself, or fields inside it."""
+    """Locations of the fields of a model that break the rule, from the model. By default, the model itself."""
 
 
 @dataclass(frozen=True)
 class Violation:
-    """What is wrong with a document, and where."""
+    """A problem of a document, with its location."""
 
     message: str
     location: Location = ()
-    """The field, from the model on that reports it, or from the document's root."""
+    """Location of the field, from the model that reports the problem or from the root of the document."""
     text_line: int | None = None
-    """The line inside the text that stands there, from 1."""
+    """Line in the text of the field, counted from 1."""
 
     def __str__(self) -> str:
         text = self.message if self.text_line is None else f"{self.message} (line {self.text_line} of the text)"
@@ -47,7 +47,7 @@ class Violation:
 
 
 class RuleViolations(ValueError):
-    """Raised when rules of a model do not hold; carries every violation, not only the first."""
+    """Raised if rules of a model do not hold, with every violation, not only the first."""
 
     def __init__(self, violations: Sequence[Violation]):
         super().__init__("; ".join(map(str, violations)))
@@ -55,7 +55,7 @@ class RuleViolations(ValueError):
 
 
 def format_location(location: Location) -> str:
-    """A field's place as people write it: `spec.data.train[0].uri`."""
+    """A location as people write it, such as `spec.data.train[0].uri`."""
     text = ""
     for part in location:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)

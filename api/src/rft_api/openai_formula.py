@@ -1,4 +1,4 @@
-"""Formulas of OpenAI's multi graders (`calculate_output`), parsed into nested lists that a program can compute."""
+"""Parses the formulas of OpenAI's multi graders (`calculate_output`) into nested lists that a program can evaluate."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from collections.abc import Collection
 from typing import Any
 
 Formula = float | str | list[Any]
-"""A number, a grader's key, or an operation with its operands: ["+", a, b]."""
+"""A number, the key of a grader, or an operation with its operands, such as ["+", a, b]."""
 
 _OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow: "^"}
 FUNCTIONS = {"min": None, "max": None, "abs": 1, "floor": 1, "ceil": 1, "exp": 1, "sqrt": 1, "log": 1}
-"""What can be called, and with how many arguments; any number from one on if None."""
+"""The functions of a formula, with their number of arguments. None stands for any number from one on."""
 
 
 def parse_formula(text: str, keys: Collection[str]) -> Formula:
-    """The formula of a text.
+    """Parse a formula.
 
     Raises:
-        ValueError: when it holds anything but numbers, the keys of graders, + - * / ^, parentheses and `FUNCTIONS`.
+        ValueError: the text contains anything but numbers, keys of graders, + - * / ^, parentheses and `FUNCTIONS`.
     """
     try:
         with warnings.catch_warnings(action="ignore"):
-            # Python writes powers as **, and its own ^ binds more loosely than +.
+            # Python writes powers as **. Its operator ^ has a lower precedence than +.
             tree = ast.parse(" ".join(text.split()).replace("^", "**"), mode="eval")
         return _parse(tree.body, keys)
     except SyntaxError:
-        raise ValueError("is no formula of numbers, graders, + - * / ^, parentheses and functions") from None
+        raise ValueError("is not a formula of numbers, graders, + - * / ^, parentheses and functions") from None
     except (RecursionError, MemoryError):
         raise ValueError("nests too deeply") from None
 

@@ -1,4 +1,4 @@
-"""Graders in OpenAI's JSON, as its guide on graders and its API reference have them; field names are OpenAI's."""
+"""Graders in the JSON format of OpenAI's API reference and its guide on graders. The field names are OpenAI's."""
 
 from __future__ import annotations
 
@@ -26,48 +26,48 @@ def _template(text: str) -> str:
 
 
 Template = Annotated[str, Field(max_length=262144), AfterValidator(_template)]
-"""A text with `{{ item.x }}` and `{{ sample.output_text }}` in it."""
+"""A text with placeholders, such as `{{ item.x }}` and `{{ sample.output_text }}`."""
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Grader(BaseModel):
-    """Base of the graders: unknown fields are refused."""
+    """Base class of the graders. Unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     asks_model: ClassVar[bool] = False
 
     name: Annotated[str, Field(max_length=256)] = ""
-    """What it is called."""
+    """Name of the grader."""
 
 
 class StringCheck(_Grader):
-    """1 when a comparison of two texts holds, else 0."""
+    """Scores 1 if a comparison of two texts holds, and 0 otherwise."""
 
     type: Literal["string_check"]
     input: Template
     """The text that is graded."""
     reference: Template
-    """What it is compared with."""
+    """The text that it is compared with."""
     operation: Literal["eq", "ne", "like", "ilike"]
-    """Equal, not equal, contains, contains without regard to case."""
+    """Comparison: equal, not equal, contains, or contains without regard to case."""
 
 
 class TextSimilarity(_Grader):
-    """How similar two texts are, from 0 to 1."""
+    """Scores the similarity of two texts, from 0 to 1."""
 
     type: Literal["text_similarity"]
     input: Template
     """The text that is graded."""
     reference: Template
-    """What it is compared with."""
+    """The text that it is compared with."""
     evaluation_metric: Literal[
         "cosine", "fuzzy_match", "bleu", "gleu", "meteor",
         "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l",
     ]  # fmt: skip
-    """The measure."""
+    """Measure of the similarity."""
     pass_threshold: Number | None = None
-    """Least score that counts as passed."""
+    """Smallest score with which the grader passes."""
 
     @field_validator("evaluation_metric")
     @classmethod
@@ -75,19 +75,21 @@ class TextSimilarity(_Grader):
         needs = {"cosine": "OpenAI's embedding model", "meteor": "the WordNet data"}.get(metric)
         if needs is not None:
             raise PydanticCustomError(
-                "openai_grader", "{metric} needs {needs}, which is not here", {"metric": metric, "needs": needs}
+                "openai_grader",
+                "{metric} needs {needs}, which is not available here",
+                {"metric": metric, "needs": needs},
             )
         return metric
 
 
 class PythonScript(_Grader):
-    """What the function `grade(sample, item)` returns."""
+    """Scores with the return value of the Python function `grade(sample, item)`."""
 
     type: Literal["python"]
     source: Annotated[str, Field(min_length=1, max_length=262144)]
-    """The code that defines it."""
+    """Code that defines the function."""
     image_tag: str | None = None
-    """OpenAI's image with further packages."""
+    """Image of OpenAI with further packages, which is not supported."""
 
     @field_validator("image_tag")
     @classmethod
@@ -100,7 +102,7 @@ class PythonScript(_Grader):
 
 
 def _text_of(content: Any) -> Any:
-    """The text of a message's content in any of the forms that OpenAI takes."""
+    """The text of a message's content, in any form that OpenAI accepts."""
     if isinstance(content, list):
         return "".join(str(_text_of(part)) for part in content)
     if isinstance(content, dict):
@@ -111,7 +113,7 @@ def _text_of(content: Any) -> Any:
 
 
 class InputMessage(BaseModel):
-    """A message to the model that grades."""
+    """A message to the model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -121,7 +123,7 @@ class InputMessage(BaseModel):
 
 
 class SamplingParameters(BaseModel):
-    """How the model that grades is sampled."""
+    """Sampling parameters of the model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -136,38 +138,38 @@ class _ModelGrader(_Grader):
     asks_model: ClassVar[bool] = True
 
     input: Annotated[list[InputMessage], Field(min_length=1, max_length=64)]
-    """The conversation with the model."""
+    """Messages to the model."""
     model: Annotated[str, Field(max_length=256)]
-    """Its name at OpenAI; which model is asked here stands next to the grader."""
+    """Name of the model at OpenAI. The model that is asked here is stated beside the grader."""
     sampling_params: SamplingParameters = SamplingParameters()
-    """How it is sampled."""
+    """Sampling parameters of the model."""
 
 
 class ScoreModel(_ModelGrader):
-    """The score that a model gives."""
+    """Scores with the number that a model returns."""
 
     type: Literal["score_model"]
     range: Annotated[list[Number], Field(min_length=2, max_length=2)] = [0.0, 1.0]
-    """Least and greatest score."""
+    """Smallest and largest score."""
     pass_threshold: Number | None = None
-    """Least score that counts as passed."""
+    """Smallest score with which the grader passes."""
 
     @field_validator("range")
     @classmethod
     def _ascends(cls, bounds: list[float]) -> list[float]:
         if bounds[0] >= bounds[1]:
-            raise PydanticCustomError("openai_grader", "must be the least and the greatest score, in this order")
+            raise PydanticCustomError("openai_grader", "must be the smallest and the largest score, in this order")
         return bounds
 
 
 class LabelModel(_ModelGrader):
-    """1 when a model gives one of the passing labels, else 0."""
+    """Scores 1 if a model returns one of the passing labels, and 0 otherwise."""
 
     type: Literal["label_model"]
     labels: Annotated[list[str], Field(min_length=1, max_length=256)]
-    """All labels."""
+    """Labels that the model chooses from."""
     passing_labels: Annotated[list[str], Field(min_length=1, max_length=256)]
-    """Those that score 1."""
+    """Labels that score 1."""
 
     @field_validator("passing_labels")
     @classmethod
@@ -184,20 +186,20 @@ SingleGrader = Annotated[
 
 
 class Multi(_Grader):
-    """A formula over the scores of several graders."""
+    """Scores with a formula over the scores of several graders."""
 
     type: Literal["multi"]
     graders: Annotated[dict[str, SingleGrader], Field(min_length=1, max_length=32)]
-    """The graders, by the names that the formula has for them."""
+    """The graders, by their names in the formula."""
     calculate_output: Annotated[str, Field(min_length=1, max_length=4096)]
-    """The formula."""
+    """The formula, which must satisfy `rft_api.openai_formula`."""
 
     @field_validator("graders")
     @classmethod
     def _can_be_named(cls, graders: dict[str, Any]) -> dict[str, Any]:
         for key in graders:
             if not key.isidentifier() or key in FUNCTIONS:
-                raise PydanticCustomError("openai_grader", "{key} cannot be named in a formula", {"key": key})
+                raise PydanticCustomError("openai_grader", "{key} cannot be used as a name in a formula", {"key": key})
         return graders
 
     @field_validator("calculate_output")
@@ -217,7 +219,7 @@ AnyGrader = Annotated[
 
 
 def grader_parts(grader: AnyGrader) -> Iterator[tuple[Location, AnyGrader]]:
-    """The graders that a multi grader is made of, with their places in it; a single one is its own part."""
+    """The graders of a multi grader, with their locations in it. Any other grader is its own only part."""
     if isinstance(grader, Multi):
         for key, part in grader.graders.items():
             yield ("graders", key), part
@@ -226,11 +228,11 @@ def grader_parts(grader: AnyGrader) -> Iterator[tuple[Location, AnyGrader]]:
 
 
 def single_graders(grader: AnyGrader) -> Iterator[tuple[str, AnyGrader]]:
-    """The graders that a multi grader is made of, with their keys; a single one under its name or type."""
+    """The graders of a multi grader, with their keys. The key of any other grader is its name, or its type."""
     for location, part in grader_parts(grader):
         yield str(location[-1]) if location else part.name or part.type, part
 
 
 def asks_model(grader: AnyGrader) -> bool:
-    """Whether any part of it needs a model."""
+    """Whether any part of the grader asks a model."""
     return any(part.asks_model for _, part in single_graders(grader))

@@ -1,11 +1,11 @@
-"""Templates of OpenAI's graders: texts with `{{ item.x }}` and `{{ sample.output_text }}` in them."""
+"""Parses the templates of OpenAI's graders: texts with placeholders such as `{{ sample.output_text }}`."""
 
 from __future__ import annotations
 
 import re
 
 Part = str | list[str | int]
-"""A piece of text, or the path of a value: namespace, then names and positions."""
+"""A piece of text, or the path of a value: its namespace, then names and positions."""
 
 _PLACE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _PATH = re.compile(r"(item|sample)((?:\.[A-Za-z_][\w-]*|\[\d{1,9}\]|\['[^']*'\]|\[\"[^\"]*\"\])+)")
@@ -14,10 +14,10 @@ SAMPLE_NAMES = ("output_text", "output_json", "output_tools", "choices")
 
 
 def parse_template(text: str) -> list[Part]:
-    """The template's parts, in order.
+    """The parts of a template, in order.
 
     Raises:
-        ValueError: when something between double braces names no value that there can be.
+        ValueError: the text between double braces is not the path of a value.
     """
     parts: list[Part] = []
     end = 0
@@ -32,7 +32,7 @@ def parse_template(text: str) -> list[Part]:
 
 
 def format_path(path: list[str | int]) -> str:
-    """A path as people write it: `item.answers[0].text`."""
+    """A path as people write it, such as `item.answers[0].text`."""
     return str(path[0]) + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path[1:])
 
 

@@ -1,4 +1,4 @@
-"""Checks Python code of manifests without running it: it compiles, and defines the function that is called."""
+"""Checks the Python code of manifests without running it: it must compile, and define the function that is called."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from rft_api.model import Violation
 
 
 def source_problem(source: str, function: str, advice: str = "") -> Violation | None:
-    """What is wrong with a module's code, if anything.
+    """The first problem of a module's code; None if there is none.
 
     Args:
         source: the code.
-        function: name of the function that will be called: it has to be defined, assigned or imported on the module's
-            top level, unless the module imports everything of another one (`import *`).
-        advice: what the user may do where the module defines other functions, for the message.
+        function: name of the function that will be called. The module has to define, assign or import it at its top
+            level, unless it imports all names of another module (`import *`).
+        advice: what else the user may do if the module defines other functions; it ends the message.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # a doubtful escape is no error
+        with warnings.catch_warnings(action="ignore"):  # a warning, such as of an invalid escape sequence, is no error
             tree = ast.parse(source)
-            # Finds what the grammar allows and the compiler does not, such as a return outside of a function.
+            # The compiler refuses code that the parser accepts, such as a return outside of a function.
             compile(source, "reward.py", "exec", dont_inherit=True)
             names = symtable.symtable(source, "reward.py", "exec")
     except SyntaxError as error:

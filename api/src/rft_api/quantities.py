@@ -160,13 +160,13 @@ class Between:
 
 @dataclass(frozen=True)
 class AtLeast:
-    """A lower bound, used as `Annotated[Duration, AtLeast("1s")]` or `Annotated[Quantity, AtLeast("16Mi")]`."""
+    """A minimum, used as `Annotated[Duration, AtLeast("1s")]` or `Annotated[Quantity, AtLeast("16Mi")]`."""
 
     least: str
 
     @property
     def message(self) -> str:
-        """What the user reads when a value is smaller."""
+        """Message for a smaller value."""
         return f"must be at least {self.least}"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:

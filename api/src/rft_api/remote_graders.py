@@ -1,4 +1,4 @@
-"""What the graders of a RewardFunction need that are computed by other services: destinations and credentials."""
+"""What the graders that ask other services need: models, network destinations and credentials."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rft_api.remote_reward import JudgeModel
 from rft_api.reward_function import Grader, RewardFunction, RewardFunctionSpec
 
 AWS_PREFIX = "AWS_"
-"""How the names of boto3's variables begin."""
+"""Prefix of the names of the environment variables that boto3 reads."""
 
 
 def models(grader: Grader) -> Iterator[tuple[str, JudgeModel]]:
-    """The model that a grader asks, if it asks one, with the field that it belongs to."""
+    """The model that a grader asks, if any, with the name of the field that states it."""
     if grader.judge is not None:
         yield "judge", grader.judge.model
     if grader.openai is not None and grader.openai.model is not None:
@@ -21,13 +21,13 @@ def models(grader: Grader) -> Iterator[tuple[str, JudgeModel]]:
 
 
 def judge_endpoints(spec: RewardFunctionSpec) -> list[str]:
-    """Names of the InferenceEndpoints that judge, sorted."""
+    """Names of the InferenceEndpoints that graders ask, sorted."""
     asked = [model for _, grader in spec.graders() for _, model in models(grader)]
     return sorted({model.endpoint for model in asked if model.endpoint is not None})
 
 
 def leaves_cluster(spec: RewardFunctionSpec) -> bool:
-    """Whether a grader asks a service whose address only the user knows, so that `egress` has to name it."""
+    """Whether a grader asks a service outside of the cluster, so that `egress` has to allow it."""
     return any(
         any(model.endpoint is None for _, model in models(grader))
         or grader.lambda_ is not None
@@ -37,7 +37,7 @@ def leaves_cluster(spec: RewardFunctionSpec) -> bool:
 
 
 def reads_credential(spec: RewardFunctionSpec, variable: str) -> bool:
-    """Whether a grader reads this variable of the reward server's environment."""
+    """Whether a grader reads an environment variable of the reward server."""
     for _, grader in spec.graders():
         http, asked = grader.http, [model for _, model in models(grader)]
         if any(variable in (model.token_key, model.ca_key) for model in asked):
@@ -51,11 +51,11 @@ def reads_credential(spec: RewardFunctionSpec, variable: str) -> bool:
 
 
 def with_endpoint_urls(function: RewardFunction, url_of: Callable[[str], str]) -> RewardFunction:
-    """The function with URL and model name in place of the names of InferenceEndpoints.
+    """A copy of the function with the URLs and model names of its InferenceEndpoints in place of their names.
 
     Args:
         function: the function.
-        url_of: from an endpoint's name to its base URL; the model goes by the endpoint's name there.
+        url_of: returns the base URL of an endpoint. The name of its model there is the name of the endpoint.
     """
 
     def models_at_urls(_: Location, grader: Grader) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Rewards that other services compute: judges, AWS Lambdas and HTTP servers."""
+"""The rewards that other services compute: judges, AWS Lambdas and HTTP servers."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def _check_url(url: str) -> str:
 
 
 CredentialKey = Annotated[str, Field(max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-"""A key of the Secret that spec.credentials names; it becomes an environment variable, so a name of one."""
+"""A key of the Secret that spec.credentials names. It becomes an environment variable, so it must be a name of one."""
 
 Url = Annotated[str, Field(max_length=2048, pattern=r"^https?://.+$"), AfterValidator(_check_url)]
-"""An address of an HTTP server."""
+"""The address of an HTTP server."""
 
 BatchSize = Annotated[Integer, Field(ge=1, le=8192)]
 
@@ -43,13 +43,13 @@ class BedrockModel(Model):
     """A model on Amazon Bedrock."""
 
     model_id: Annotated[str, Field(min_length=1, max_length=2048)]
-    """Model id or inference profile ARN."""
+    """Id of the model, or ARN of an inference profile."""
     region: Annotated[str, Field(max_length=64)] | None = None
-    """AWS region; that of the credentials when absent."""
+    """AWS region of the model. The default is the region of the credentials."""
 
 
 class JudgeModel(Model):
-    """The model that judges."""
+    """A language model that is asked for a rating or a score."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         exactly_one_of("url", "endpoint", "bedrock"),
@@ -68,11 +68,12 @@ class JudgeModel(Model):
     url: Url | None = None
     """Base URL of an OpenAI-compatible API, such as https://api.openai.com/v1."""
     name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    """The model's name at that URL."""
+    """Name of the model at that URL."""
     token_key: CredentialKey | None = None
-    """Key of the credentials Secret that is sent to the URL as bearer token; none is sent when absent."""
+    """Key, in the credentials Secret, of the bearer token for the URL. By default no token is sent."""
     ca_key: CredentialKey | None = None
-    """Key of the credentials Secret with the certificates (PEM) that the URL's own is checked against."""
+    """Key, in the credentials Secret, of the CA certificates (PEM) that the URL's certificate is verified with. The
+    default is the system's CA certificates."""
     endpoint: Name | None = None
     """Name of an InferenceEndpoint in the same namespace."""
     bedrock: BedrockModel | None = None
@@ -80,18 +81,18 @@ class JudgeModel(Model):
 
 
 class JudgeLimits(Model):
-    """Bounds of what a judge is asked at once, in each reward server pod."""
+    """Limits on the requests to a model, for each reward server pod."""
 
     concurrency: Concurrency = 16
-    """Requests at the same time."""
+    """Maximum number of requests at the same time."""
     requests_per_minute: Annotated[Integer, Field(ge=1)] | None = None
-    """Requests in any 60 seconds."""
+    """Maximum number of requests in any 60 seconds. By default there is no limit."""
     tokens_per_minute: Annotated[Integer, Field(ge=1)] | None = None
-    """Tokens, of prompts and answers, in any 60 seconds."""
+    """Maximum number of tokens, of prompts and answers together, in any 60 seconds. By default there is no limit."""
 
 
 class JudgeReward(Model):
-    """A model that rates completions from 1 to 5 by a rubric; the score is (rating - 1) / 4."""
+    """A language model that rates each completion from 1 to 5 by a rubric. The score is (rating - 1) / 4."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -102,45 +103,46 @@ class JudgeReward(Model):
     )
 
     template: Literal["InstructionFollowing", "Summarization", "Reasoning", "Faithfulness"]
-    """What is judged."""
+    """What the model rates: its task, and the rubric unless another one is given."""
     rubric: Annotated[str, Field(min_length=1, max_length=65536)] | None = None
-    """What earns which rating from 1 to 5; the template's own when absent."""
+    """Description of what earns each rating from 1 to 5. The default is the rubric of the template."""
     model: JudgeModel
-    """The model that judges."""
+    """The model that rates the completions."""
     votes: Annotated[Integer, Field(ge=1, le=9)] = 1
-    """Times that each completion is rated, an odd number; the median counts."""
+    """Number of times that each completion is rated, an odd number. The median rating counts."""
     max_tokens: Annotated[Integer, Field(ge=16, le=131072)] = 1024
-    """Tokens that the judge may write for one rating, its thoughts included."""
+    """Maximum number of tokens that the model may generate for one rating, its reasoning included."""
     limits: JudgeLimits = JudgeLimits()
-    """Bounds of what the judge is asked at once."""
+    """Limits on the requests to the model."""
 
 
 class LambdaReward(Model):
-    """An AWS Lambda in the contract of Amazon Bedrock's reward Lambdas."""
+    """An AWS Lambda that follows the contract of Amazon Bedrock's reward Lambdas."""
 
     function_arn: Annotated[str, Field(max_length=2048, pattern=r"^arn:[^:]+:lambda:[^:]+:[0-9]+:function:.+$")]
     """ARN of the function, with or without a version or alias."""
     batch_size: BatchSize = 64
-    """Most samples of one invocation."""
+    """Maximum number of samples in one invocation."""
     concurrency: Concurrency = 8
-    """Invocations at the same time, by each reward server pod."""
+    """Maximum number of invocations at the same time, for each reward server pod."""
 
 
 class HttpReward(Model):
-    """A server of the user's with the same contract as the reward server."""
+    """An HTTP server of the user that follows the same contract as the reward server."""
 
     url: Url
-    """Where samples are posted to."""
+    """URL that samples are posted to."""
     token_key: CredentialKey | None = None
-    """Key of the credentials Secret that is sent as bearer token."""
+    """Key, in the credentials Secret, of the bearer token for the server. By default no token is sent."""
     headers: Annotated[dict[str, CredentialKey], Field(max_length=32)] = {}
-    """Further headers: from a header's name to the key of the credentials Secret with its value."""
+    """Further headers of the requests. Each name of a header has the key, in the credentials Secret, of its value."""
     ca_key: CredentialKey | None = None
-    """Key of the credentials Secret with the certificates (PEM) that the server's own is checked against."""
+    """Key, in the credentials Secret, of the CA certificates (PEM) that the server's certificate is verified with. The
+    default is the system's CA certificates."""
     batch_size: BatchSize = 64
-    """Most samples of one request."""
+    """Maximum number of samples in one request."""
     concurrency: Concurrency = 8
-    """Requests at the same time, by each reward server pod."""
+    """Maximum number of requests at the same time, for each reward server pod."""
 
     @field_validator("headers")
     @classmethod

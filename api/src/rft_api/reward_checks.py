@@ -1,7 +1,7 @@
-"""Checks of a RewardFunction that go beyond its schema: is its code Python, are its JSON Schemas schemas.
+"""Checks of a RewardFunction that its types cannot make: whether its code is Python, and its JSON Schemas are valid.
 
-The command line and the reward server run them whenever they read manifests. The operator does not: it never compiles
-what users wrote, and its conditions say what the reward server refused.
+The command line and the reward server make them whenever they read manifests. The operator does not, because it never
+compiles code of users. Its conditions report what the reward server has refused.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from rft_api.python_source import source_problem
 from rft_api.reward_function import Grader, PythonReward, RewardFunction
 
 Document = tuple[str, str]
-"""Kind and name of what a violation is about: the function, or a ConfigMap with its code."""
+"""Kind and name of the document that has a problem: the function, or a ConfigMap that holds its code."""
 
 
 def reward_problems(
     function: RewardFunction, config_maps: Mapping[str, Mapping[str, str]]
 ) -> Iterator[tuple[Document, Violation]]:
-    """What is wrong with a function, or with the code that it reads from ConfigMaps, as far as these are there."""
+    """The problems of a function, and of the code that it reads from those ConfigMaps that are given."""
     document = ("RewardFunction", function.metadata.name)
     for location, grader in function.spec.graders():
         if grader.python is not None:
@@ -39,7 +39,7 @@ def _python_problems(
         reference = python.source_from.config_map
         source = config_maps.get(reference.name, {}).get(reference.key)
         document, place = ("ConfigMap", reference.name), ("data", reference.key)
-    # Who needs the code names a ConfigMap that is missing.
+    # A missing ConfigMap is reported by those who need the code.
     problem = source_problem(source, python.handler, "; set handler to one of them") if source else None
     if problem is not None:
         yield document, replace(problem, location=place)

@@ -1,4 +1,4 @@
-"""What a RewardFunction needs of the machine that scores: credentials in the environment, files that its code reads."""
+"""Checks what a RewardFunction needs on the machine that scores: credentials in the environment, and files to read."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _HEADER_VALUE = re.compile(r"[\x20-\x7e]+")
 
 
 def environment_problems(spec: RewardFunctionSpec, environment: Mapping[str, str]) -> Iterator[Violation]:
-    """What the function needs and this machine does not have.
+    """The problems of this machine: what the function needs and the machine does not have.
 
     Args:
-        spec: the function.
-        environment: the variables that the reward server gets.
+        spec: the spec of the function.
+        environment: environment variables of the reward server.
     """
     for number, path in enumerate(spec.sandbox.readable):
         if not Path(path).exists():
@@ -30,7 +30,7 @@ def environment_problems(spec: RewardFunctionSpec, environment: Mapping[str, str
 
 
 def header_value(environment: Mapping[str, str], key: str) -> str:
-    """A credential that is sent in a header; Secrets made from files end with a new line."""
+    """A credential that is sent in a header, without the line break at the end of Secrets that are made from files."""
     return environment[key].strip()
 
 

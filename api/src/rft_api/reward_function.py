@@ -36,38 +36,38 @@ class ConfigMapKey(Model):
     name: Name
     """Name of the ConfigMap."""
     key: Annotated[str, Field(min_length=1, max_length=253)]
-    """Key in its data."""
+    """Key in the data of the ConfigMap."""
 
 
 class SourceFrom(Model):
-    """Where code is read from."""
+    """A place that code is read from."""
 
     config_map: ConfigMapKey
-    """A ConfigMap's key."""
+    """The key of a ConfigMap that holds the code."""
 
 
 class PythonReward(Model):
-    """A Python function in the contract of Amazon Bedrock's reward Lambdas; it runs in the sandbox."""
+    """A Python function that follows the contract of Amazon Bedrock's reward Lambdas. It runs in the sandbox."""
 
     rules: ClassVar[tuple[Rule, ...]] = (exactly_one_of("source", "source_from"),)
 
     source: Annotated[str, Field(min_length=1, max_length=262144)] | None = None
-    """The code; the standard library can be imported."""
+    """The Python code. It can import the standard library."""
     source_from: SourceFrom | None = None
-    """Where the code is read from instead."""
+    """A place that the code is read from instead."""
     handler: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "lambda_handler"
-    """Function `(event, context)` that scores a list of samples."""
+    """Name of the function `(event, context)` that scores a list of samples."""
 
 
 class OpenAIReward(Model):
-    """A grader in OpenAI's JSON."""
+    """A grader in the JSON format of OpenAI."""
 
     grader: Annotated[AnyGrader, WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})]
     """The grader, as OpenAI documents it."""
     model: JudgeModel | None = None
-    """The model that score_model and label_model ask, in place of the one that they name."""
+    """The model that graders of type score_model and label_model ask, in place of the OpenAI model that they name."""
     limits: JudgeLimits = JudgeLimits()
-    """Bounds of what the model is asked at once."""
+    """Limits on the requests to the model."""
 
     @model_validator(mode="after")
     def _has_model(self) -> OpenAIReward:
@@ -84,32 +84,32 @@ class Grader(Model):
     """One way to compute a reward."""
 
     python: PythonReward | None = None
-    """The user's Python code."""
+    """Python code of the user."""
     builtin: BuiltinReward | None = None
-    """A verifiable reward that comes with the reward server."""
+    """A builtin reward of the reward server."""
     judge: JudgeReward | None = None
-    """A model as judge."""
+    """A language model that rates the completions."""
     lambda_: Annotated[LambdaReward | None, Field(alias="lambda")] = None
-    """An AWS Lambda."""
+    """An AWS Lambda that scores the completions."""
     http: HttpReward | None = None
-    """A server of the user's."""
+    """An HTTP server of the user that scores the completions."""
     openai: OpenAIReward | None = None
-    """A grader in OpenAI's JSON."""
+    """A grader in the JSON format of OpenAI."""
 
 
 class CombineTerm(Grader):
-    """A weighted part of a combined reward."""
+    """A term of a combined reward."""
 
     rules: ClassVar[tuple[Rule, ...]] = (exactly_one_of(*_GRADERS),)
 
     name: Name
-    """Name of the component in metrics and rollouts."""
+    """Name of the term's component in metrics and rollouts."""
     weight: Annotated[DecimalString, Between("0", "1000000")] = "1"
-    """Factor of this term in the sum; 0 records the component without training on it."""
+    """Weight of this term in the sum. Weight 0 records the component without training on it."""
 
 
 class CombineReward(Model):
-    """A weighted sum of other rewards, each reported as a component."""
+    """A weighted sum of other rewards. Each of them is reported as a component."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -120,11 +120,11 @@ class CombineReward(Model):
     )
 
     terms: Annotated[list[CombineTerm], Field(min_length=1, max_length=16)]
-    """The parts; the reward is the sum of weight times score."""
+    """Terms of the sum. The reward is the sum of weight times score over all terms."""
 
 
 class Expectation(Model):
-    """Bounds of an expected reward."""
+    """The range in which a reward is expected."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -143,53 +143,54 @@ class Expectation(Model):
     )
 
     minimum: SignedDecimalString | None = None
-    """Least reward that passes."""
+    """Smallest reward with which the test passes."""
     maximum: SignedDecimalString | None = None
-    """Greatest reward that passes."""
+    """Largest reward with which the test passes."""
 
 
 class RewardTest(Model):
-    """A sample with a known reward."""
+    """A sample whose reward is known."""
 
     prompt: Annotated[str, Field(max_length=262144)]
-    """The user's message."""
+    """The message of the user."""
     completion: Annotated[str, Field(max_length=262144)]
-    """The assistant's answer to score."""
+    """The answer of the assistant, which is scored."""
     reference_answer: AnyJson = None
-    """The reference answer: a string or an object."""
+    """The reference answer, a string or an object."""
     metadata: FreeForm = {}
     """Further fields of the sample."""
     expect: Expectation
-    """What the reward must be."""
+    """The range in which the reward must be."""
 
 
 class Egress(Model):
-    """A destination that the reward server may reach."""
+    """A network destination that the reward server may connect to."""
 
     cidr: Annotated[str, Field(max_length=64)]
-    """Addresses, such as 203.0.113.0/24."""
+    """Range of IP addresses, such as 203.0.113.0/24."""
     port: Annotated[Integer, Field(ge=1, le=65535)] = 443
     """TCP port."""
 
 
 AbsolutePath = Annotated[str, Field(max_length=4096, pattern=r"^/")]
-"""A path that begins at the root."""
+"""An absolute path."""
 
 
 class Sandbox(Model):
-    """Limits of each process that runs Python code."""
+    """Limits of the processes that run Python code."""
 
     memory: Annotated[Quantity, AtLeast("16Mi")] = "512Mi"
-    """Address space beyond what the bare interpreter takes."""
+    """Maximum address space of a process, beyond what the Python interpreter itself needs."""
     processes: Annotated[Integer, Field(ge=1, le=64)] = 2
-    """Processes that score at the same time."""
+    """Number of worker processes, which score at the same time."""
     readable: Annotated[list[AbsolutePath], Field(max_length=16)] = []
-    """Files and folders of the pod that the code may read besides Python's own, such as a mounted volume's."""
+    """Files and folders of the pod that the code may read beside Python's own, such as those of a mounted volume."""
 
 
 CODE_SHARE = 10
-"""Times that the timeout of Code fits into the function's. A sample that is told apart from its batch gets an eighth of
-the function's: code that hangs must fail well within it, as a wrong answer does, and not be an error."""
+"""How many times the timeout of Code must fit into the timeout of the function. When a batch fails, its samples are
+scored one by one, each in an eighth of the timeout. Code that hangs has to fail well within that time: it is a wrong
+answer, and not an error."""
 
 # What a cel expression calls `reward` is a grader; the timeout of Code without options is the default.
 _CODE_IN_TIME = (
@@ -200,7 +201,7 @@ _CODE_IN_TIME = (
 
 
 def _codes_out_of_time(spec: RewardFunctionSpec) -> list[Location]:
-    """Where a timeout of Code is too long for that of the function."""
+    """The timeouts of Code that are too long for the timeout of the function."""
     return [
         (*location[1:], "builtin", "code", "timeout")  # from the spec on
         for location, grader in spec.graders()
@@ -227,22 +228,23 @@ class RewardFunctionSpec(Grader):
     combine: CombineReward | None = None
     """A weighted sum of other rewards."""
     tests: Annotated[list[RewardTest], Field(max_length=64)] = []
-    """Samples that have to score as expected before the function is Ready."""
+    """Samples with known rewards. The function becomes Ready only when all of them score as expected."""
     timeout: Annotated[Duration, AtLeast("1s")] = "30s"
-    """Time that one batch of samples may take."""
+    """Maximum time for scoring one batch of samples."""
     replicas: Annotated[Integer, Field(ge=1, le=64)] = 1
-    """Reward server pods."""
+    """Number of reward server pods."""
     egress: Annotated[list[Egress], Field(max_length=32)] = []
-    """Destinations that the pod may reach; none by default."""
+    """Network destinations that the pods may connect to. By default they may connect to none."""
     sandbox: Sandbox = Sandbox()
-    """Limits of each process that runs Python code."""
+    """Limits of the processes that run Python code."""
     credentials: SecretReference | None = None
-    """Secret with the credentials for judges, Lambda and http: what AWS reads, and the keys that graders name."""
+    """Secret with the credentials for judges, Lambdas and HTTP servers: the variables of AWS, and the keys that graders
+    name."""
     pod: PodOverrides | None = None
-    """Changes to the reward server's pods."""
+    """Settings of the reward server's pods that replace or extend the operator's."""
 
     def graders(self) -> Iterator[tuple[Location, Grader]]:
-        """The graders with their places in the manifest: the terms of a combined reward, or the spec itself."""
+        """The graders with their locations in the manifest: the terms of a combined reward, or the spec itself."""
         if self.combine is None:
             yield ("spec",), self
             return
@@ -250,11 +252,11 @@ class RewardFunctionSpec(Grader):
             yield ("spec", "combine", "terms", index), term
 
     def update_graders(self, update: Callable[[Location, Grader], Mapping[str, object]]) -> RewardFunctionSpec:
-        """The spec with other values in some fields of its graders.
+        """A copy of the spec with other values in some fields of its graders.
 
         Args:
-            update: from a grader and its place to the new values of its fields, by the fields' names; they are not
-                validated.
+            update: returns the new values of a grader's fields, by their names, for its location and the grader. They
+                are not validated.
         """
         if self.combine is None:
             return self.model_copy(update=dict(update(("spec",), self)))
@@ -263,18 +265,18 @@ class RewardFunctionSpec(Grader):
 
 
 class RewardFunctionStatus(Model):
-    """What the operator observed."""
+    """The observed state of the function."""
 
     conditions: Conditions = []
-    """The state, one condition per aspect."""
+    """Conditions of the function, one for each aspect of its state."""
     url: Annotated[str, Field(max_length=2048)] | None = None
-    """Where samples are scored."""
+    """URL of the reward server."""
     digest: Annotated[str, Field(max_length=128)] | None = None
-    """Digest of the code and options that compute the reward."""
+    """Digest of the code and the options that compute the reward."""
 
 
 class RewardFunction(Model):
-    """A way to tell good answers from bad."""
+    """A RewardFunction scores completions, so that good answers can be told from bad ones."""
 
     api_version: Literal["rft.dev/v1alpha1"] = API_VERSION
     """Always rft.dev/v1alpha1."""
@@ -283,6 +285,6 @@ class RewardFunction(Model):
     metadata: Metadata
     """Standard object metadata."""
     spec: RewardFunctionSpec
-    """What is wanted."""
+    """The desired state of the function."""
     status: RewardFunctionStatus | None = None
-    """What is."""
+    """The observed state of the function."""

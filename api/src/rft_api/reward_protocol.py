@@ -1,4 +1,4 @@
-"""The reward protocol: what `POST /v1/score` takes and gives, the contract of Amazon Bedrock's reward Lambdas."""
+"""The reward protocol: requests and responses of `POST /v1/score`, as Amazon Bedrock's reward Lambdas have them."""
 
 from __future__ import annotations
 
@@ -15,48 +15,48 @@ SCORE_PATH = "/v1/score"
 
 
 class _Message(BaseModel):
-    """Base of the protocol's objects: the field names are Bedrock's, further fields are kept."""
+    """Base class of the objects of the protocol. The field names are Bedrock's, and further fields are kept."""
 
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
 
 class Sample(_Message):
-    """A conversation that ends with the answer to score."""
+    """A conversation that ends with the completion to score."""
 
     id: str
-    """Names the sample in the answer."""
+    """Id of the sample, by which its score is found in the response."""
     messages: list[Json]
-    """The conversation in OpenAI chat format; the last message is the assistant's."""
+    """The conversation in OpenAI chat format. Its last message is the completion, from the assistant."""
     reference_answer: Any = None
-    """A string, an object, or nothing."""
+    """The reference answer: a string, an object, or nothing."""
     metadata: Json = {}
-    """Holds reference_answer again, and the data row's further fields: handlers in circulation read either place."""
+    """The further fields of the data row, and reference_answer once more, because some handlers read it here."""
 
 
 class Metric(_Message):
-    """A named part of a reward."""
+    """A named component of a reward."""
 
     name: str
     """Name of the component."""
     value: Annotated[float, Field(allow_inf_nan=False)]
-    """Its value."""
+    """Value of the component."""
     type: Literal["Reward", "Metric"] = "Reward"
-    """Whether it enters the reward or is only recorded."""
+    """Whether the component is part of the reward, or only recorded."""
 
 
 class Score(_Message):
-    """A sample's reward, or why there is none."""
+    """The reward of a sample, or the reason why there is none."""
 
     id: str
-    """The sample's id."""
+    """Id of the sample."""
     aggregate_reward_score: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    """The reward; absent exactly when there is an error."""
+    """The reward. It is absent exactly when there is an error."""
     metrics_list: list[Metric] = []
-    """The reward's components."""
+    """Components of the reward."""
     error: str | None = None
-    """Why the sample could not be scored."""
+    """Reason why the sample could not be scored."""
     explanation: str | None = None
-    """Why the reward is what it is, in words: a judge's reason."""
+    """Explanation of the reward in words, such as a judge's reason."""
 
 
 def build_sample(
@@ -66,7 +66,7 @@ def build_sample(
     reference_answer: Any,
     metadata: Mapping[str, Any],
 ) -> Json:
-    """A sample as JSON, with the reference answer in both places where handlers look for it."""
+    """Build a sample as JSON, with the reference answer in both places in which handlers look for it."""
     return {
         "id": sample_id,
         "messages": [*messages, {"role": "assistant", "content": completion}],
@@ -76,20 +76,21 @@ def build_sample(
 
 
 def match_scores(ids: Sequence[str], answer: Any) -> list[Score]:
-    """Scores in the order of `ids` from a handler's answer, whatever its order and however wrong it is.
+    """Match the scores of a handler's response to the samples, and return them in the order of `ids`.
 
-    Never raises on a wrong answer: every id that has no usable score gets a `Score` whose error says why.
+    An invalid response raises no exception. Every id without a valid score gets a `Score` with an error.
     """
     return [Score.model_validate(row) for row in match_rows(ids, answer)]
 
 
 def match_rows(ids: Sequence[str], answer: Any) -> list[Json]:
-    """What `match_scores` gives, as the JSON objects of the protocol: the reward server's hot path.
+    """Do the same as `match_scores`, for JSON objects; the reward server calls it for every sample.
 
-    The answer is what a JSON parser makes: asking for dict and list is much faster than for Mapping and Sequence.
+    The response comes from a JSON parser, so it consists of dict and list, whose checks are much faster than those of
+    Mapping and Sequence.
     """
     if isinstance(answer, dict) and isinstance(answer.get("body"), (list, str)):
-        status, answer = answer.get("statusCode", 200), answer["body"]  # API-Gateway style Lambdas wrap their answer
+        status, answer = answer.get("statusCode", 200), answer["body"]  # Lambdas for API Gateway wrap their response
         if isinstance(status, int) and status >= 400:
             return [_failure(sample_id, f"the handler answered statusCode {status}: {answer}") for sample_id in ids]
         if isinstance(answer, str):
@@ -152,7 +153,7 @@ def _row(sample_id: str, row: Json) -> Json:
 
 
 def _text(text: str) -> str:
-    # JSON can escape half a surrogate pair, which UTF-8 cannot carry.
+    # A JSON string can contain half a surrogate pair, which cannot be encoded as UTF-8.
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 

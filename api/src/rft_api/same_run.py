@@ -22,15 +22,8 @@ MAY_CHANGE: Mapping[Location, str] = {
     ("output",): "The folder of the run may have been moved.",
     ("rewards", ANY, "url"): "Reward servers are restarted, and then listen on another port.",
     ("rewards", ANY, "tokenFile"): "A restarted server has another token.",
-    (
-        "rewards",
-        ANY,
-        "timeoutSeconds",
-    ): "It limits how long the trainer waits for a score, and does not change the score.",
-    (
-        "hyperparameters",
-        "microBatchSize",
-    ): "It divides a step into passes, whose gradients are accumulated to one update.",
+    ("rewards", ANY, "timeoutSeconds"): "It limits the wait for a score, and does not change the score.",
+    ("hyperparameters", "microBatchSize"): "It divides a step into passes, which accumulate one update.",
     ("hyperparameters", "tokensPerMicroBatch"): "It divides a step into passes, as microBatchSize does.",
     ("preflight",): "It decides whether training begins, and does not change the training.",
 }

@@ -1,4 +1,4 @@
-"""Turns pydantic's errors into the sentences that users read, each with its place in the document."""
+"""Turns errors of pydantic into messages for users, each with its location in the document."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rft_api.model import Location, RuleViolations, Violation
 
 
 def violations(invalid: ValidationError, document: Any, model: type[BaseModel]) -> Iterator[Violation]:
-    """Everything that is wrong with a document, each from the document's root on.
+    """The violations of a document's model, each with its location from the root of the document.
 
     Args:
-        invalid: the error that validating the document raised.
+        invalid: the error that the validation of the document raised.
         document: the document.
-        model: its model, which knows the names that an unknown field may have been meant to have.
+        model: the model of the document, whose field names are suggested for unknown fields.
     """
     for detail in invalid.errors():
         location = _in_document(document, tuple(detail["loc"]), detail["type"])

@@ -1,4 +1,4 @@
-"""Combined rewards: the weighted sum of several terms' scores, each reported as a component."""
+"""Combined rewards: the weighted sum of the scores of several terms. Each score is reported as a component."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 from rft_reward.text import writable
 
 Row = dict[str, Any]
-"""A score as the protocol has it: {"id", "aggregate_reward_score", "metrics_list", "error" if there is none}."""
+"""A score in the format of the reward protocol: {"id", "aggregate_reward_score", "metrics_list"}, and "error" if there
+is no score."""
 
 
 def failed(sample_id: str, error: str) -> Row:
@@ -18,7 +19,7 @@ def failed(sample_id: str, error: str) -> Row:
 
 
 def combine(names: Sequence[str], weights: Sequence[float], scores: Sequence[Sequence[Row]]) -> list[Row]:
-    """One row per sample from one list of rows per term; a sample that a term could not score has no score."""
+    """Combine one list of rows per term into one row per sample. A sample that a term could not score has no score."""
     return [_combine_sample(names, weights, rows) for rows in zip(*scores, strict=True)]
 
 
@@ -38,7 +39,7 @@ def _combine_sample(names: Sequence[str], weights: Sequence[float], rows: Sequen
 
 
 def join(parts: Sequence[Sequence[Row]]) -> list[Row]:
-    """One row per sample from the combined rows of several groups of terms: a sum of sums."""
+    """Join the combined rows of several groups of terms into one row per sample. The scores are added."""
     return [_join_sample(rows) for rows in zip(*parts, strict=True)]
 
 

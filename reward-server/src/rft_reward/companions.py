@@ -1,4 +1,4 @@
-"""The processes that belong to a worker itself and live on between batches; all others that it has are leftovers."""
+"""The companions of a worker: processes that belong to it and live on between batches. All others are leftovers."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import time
 from pathlib import Path
 
 companions: set[int] = set()
-"""Their ids; children of this process."""
+"""Process ids of the companions, which are children of this process."""
 
 
 def collect() -> None:
-    """Takes leave of children that ended."""
+    """Reap exited children."""
     with contextlib.suppress(ChildProcessError):
         while ended := os.waitpid(-1, os.WNOHANG)[0]:
             companions.discard(ended)
 
 
 def end_leftovers() -> None:
-    """Kills leftovers, and what their end leaves to this process, until there are none."""
-    give_up = time.monotonic() + 2
-    while (found := _leftovers()) and time.monotonic() < give_up:
-        for process in found:
+    """Kill leftover processes, and those that this process inherits from them, until there are none."""
+    deadline = time.monotonic() + 2
+    while (leftovers := _leftovers()) and time.monotonic() < deadline:
+        for process in leftovers:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(process, signal.SIGKILL)
         time.sleep(0.001)
@@ -38,7 +38,7 @@ def _children() -> list[int]:
     own = os.getpid()
     try:
         return [int(child) for child in Path(f"/proc/{own}/task/{own}/children").read_text().split()]
-    except OSError:  # a kernel without this list
+    except OSError:  # the kernel does not have this list
         from rft_reward.processes import strays
 
         return strays(frozenset())

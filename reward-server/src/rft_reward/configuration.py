@@ -1,4 +1,4 @@
-"""From a RewardFunction manifest to the settings of a server: everything that is wrong shows before anything starts."""
+"""Turns the manifest of a RewardFunction into the settings of a server, and reports all problems before it starts."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class ConfigurationError(Exception):
-    """Something that the user has to change in the manifest or the arguments."""
+    """A problem that the user has to correct in the manifest or in the arguments."""
 
 
 def load_function(file: Path) -> RewardFunction:
-    """Reads and checks the one RewardFunction of a file.
+    """Read and check the only RewardFunction of a file.
 
     Raises:
-        ConfigurationError: with everything that is wrong.
+        ConfigurationError: the file has problems; with all of them.
     """
     try:
         manifests = load_manifests([file])
@@ -37,7 +37,7 @@ def load_function(file: Path) -> RewardFunction:
         raise ConfigurationError(str(errors)) from None
     functions = list(manifests.reward_functions.values())
     if len(functions) != 1:
-        raise ConfigurationError(f"{file}: must hold exactly one RewardFunction, holds {len(functions)}")
+        raise ConfigurationError(f"{file}: must contain exactly one RewardFunction, but contains {len(functions)}")
     function = functions[0]
     origin = manifests.origins[function.kind, function.metadata.name]
     problems = [str(origin.error(violation)) for violation in _problems(function)]
@@ -47,7 +47,7 @@ def load_function(file: Path) -> RewardFunction:
 
 
 def scoring_settings(function: RewardFunction, hidden_file: Path | None) -> ScoringSettings:
-    """Who scores the terms of a checked function, and how."""
+    """Settings for scoring with a function that has been checked."""
     from rft_reward.pool import PoolSettings
     from rft_reward.scoring import ScoringSettings
     from rft_reward.worker_process import WorkerSettings
@@ -82,13 +82,13 @@ def scoring_settings(function: RewardFunction, hidden_file: Path | None) -> Scor
         )
 
     remote = [term for term in terms if _is_remote(term)]
-    # A multi grader's formula needs both at once: what a model says, and what workers compute.
+    # The formula of a multi grader needs the scores of models and those of workers at the same time.
     parts = [workers([term] if _has_worker_part(term) else [], None) for term in remote]
     return ScoringSettings(workers(in_workers, combined), remote, parts, seconds)
 
 
 def _is_remote(term: Grader) -> bool:
-    """Whether another service scores the term: the server's process asks it, as workers have no network."""
+    """Whether another service scores the term. The server's process asks it, because workers have no network."""
     if term.openai is not None:
         return asks_model(term.openai.grader)
     return term.judge is not None or term.lambda_ is not None or term.http is not None
@@ -100,7 +100,7 @@ def _has_worker_part(term: Grader) -> bool:
 
 def _worker_term(term: Grader) -> dict[str, Any]:
     if term.python is not None:
-        # A handler's file shows in its error messages; terms are told apart by it.
+        # Error messages contain the name of the module, which tells the terms apart.
         module = f"reward_{term.name.replace('-', '_')}" if isinstance(term, CombineTerm) else "reward"
         return {"python": {"source": term.python.source, "handler": term.python.handler}, "module": module}
     if term.openai is not None:
@@ -110,7 +110,7 @@ def _worker_term(term: Grader) -> dict[str, Any]:
 
 
 def _problems(function: RewardFunction) -> Iterator[Violation]:
-    """What keeps this server, on this machine, from scoring with a function whose manifest is right."""
+    """The problems that keep this server from scoring on this machine, although the manifest is valid."""
     for location, grader in function.spec.graders():
         if grader.python is not None and grader.python.source is None:
             text = "must have been replaced by source before the server starts"

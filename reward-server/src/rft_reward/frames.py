@@ -1,18 +1,18 @@
-"""The frames between the server and a worker: a fixed header, then JSON."""
+"""The frames of the messages between the server and a worker: a header of fixed size, then JSON."""
 
 from __future__ import annotations
 
 import struct
 
 REQUEST_HEADER = struct.Struct("!I16sd")
-"""Bytes of JSON that follow; the batch's nonce; seconds that the batch may take."""
+"""Header of a request: number of bytes of JSON, nonce of the batch, and time limit of the batch in seconds."""
 
 REPLY_HEADER = struct.Struct("!I16s")
-"""Bytes of JSON that follow; the nonce of the batch that is answered."""
+"""Header of a reply: number of bytes of JSON, and nonce of the batch."""
 
 NONCE_BYTES = 16
 MAXIMUM_REPLY_BYTES = 64 * 1024 * 1024
-"""Longest answer that the server reads from a worker."""
+"""Maximum size of a reply."""
 
 PIPE_LOST = 121
-"""Exit code of a worker whose pipes were closed from within."""
+"""Exit code of a worker whose pipes were closed by its own code."""

@@ -1,8 +1,8 @@
-"""Landlock: takes away from this process, without any privilege, files, the network and signals to other processes.
+"""Landlock: denies this process access to files, the network and other processes, and needs no privileges for it.
 
-Through ctypes, for want of a kept library: the one on PyPI is a development release. The facts are from landlock(7) and
-the kernel's Documentation/userspace-api/landlock.rst. Each kernel has its ABI, a number that grows: what this one has
-not got is left out, and the result says so.
+The system calls are made with ctypes, because there is no maintained library: the one on PyPI is a development release.
+The facts are from landlock(7) and the kernel's Documentation/userspace-api/landlock.rst. What the ABI version
+of this kernel does not support is left out, and the result says so.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAKE_CHAR, _MAKE_SOCK, _MAKE_BLOCK = 1 << 6, 1 << 9, 1 << 11
 _CONNECT_AND_BIND_TCP = 0b11
 _SCOPE_ABSTRACT_SOCKETS, _SCOPE_SIGNALS = 1, 2
 _FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
-"""Rights that a rule on a file may have; the others are a folder's."""
+"""Rights that a rule for a file may grant. All other rights are for folders only."""
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -33,23 +33,23 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class Granted:
-    """What the kernel could be made to deny."""
+    """What the kernel denies from now on."""
 
     files: bool
-    """Files outside of the named folders (Linux 5.13)."""
+    """Whether it denies access to files outside of the named folders (Linux 5.13)."""
     network: bool
-    """TCP, to and from anywhere (Linux 6.7)."""
+    """Whether it denies TCP connections (Linux 6.7)."""
     signals: bool
-    """Signals to processes that are not restricted likewise, and abstract Unix sockets (Linux 6.12)."""
+    """Whether it denies signals to less restricted processes, and abstract Unix sockets (Linux 6.12)."""
     truncation: bool
-    """Truncating files by their path is among what `files` denies (Linux 6.2)."""
+    """Whether `files` includes truncating a file by its path (Linux 6.2)."""
 
 
 def restrict(readable: Sequence[str], writable: Sequence[str], devices: Sequence[str]) -> Granted:
-    """Confines this thread, and all that it starts, to the files beneath the paths.
+    """Confine this thread, and everything that it starts, to the files below the paths.
 
-    What is writable is readable, too; paths that do not exist are skipped. There is no network and there are no signals
-    to others, as far as the kernel can deny them. The process must have no_new_privs.
+    Writable paths are also readable, and paths that do not exist are skipped. The network and signals to other
+    processes are denied as well, as far as the kernel supports it. The process must have no_new_privs.
     """
     abi = version()
     if abi < 1:
@@ -62,7 +62,7 @@ def restrict(readable: Sequence[str], writable: Sequence[str], devices: Sequence
     except OSError as error:
         if error.errno != errno.EINVAL or not scopes:
             raise
-        scopes = 0  # kernels of Red Hat say 6 without having them
+        scopes = 0  # kernels of Red Hat report version 6 but do not support scopes
         ruleset = _create_ruleset(files, network, scopes)
     all_but_devices = files & ~(_MAKE_CHAR | _MAKE_SOCK | _MAKE_BLOCK | _IOCTL_DEV)
     try:
@@ -76,12 +76,12 @@ def restrict(readable: Sequence[str], writable: Sequence[str], devices: Sequence
 
 
 def version() -> int:
-    """The ABI of this kernel's Landlock; 0 without one."""
+    """ABI version of the kernel's Landlock; 0 without Landlock."""
     return max(0, int(_libc.syscall(_SYS_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)))
 
 
 def handled_files(abi: int) -> int:
-    """All rights on files that an ABI knows."""
+    """All rights on files of an ABI version."""
     newest = 12 + (abi >= 2) + (abi >= 3) + (abi >= 5)
     return (1 << (newest + 1)) - 1
 

@@ -1,4 +1,4 @@
-"""The command: reads arguments and manifest, binds the address, serves."""
+"""The command line of the reward server: reads the arguments and the manifest, binds the address, and serves."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rft_reward.configuration import ConfigurationError, load_function, scoring_
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the server; returns the exit code, CONFIGURATION_INVALID when the user has to change something."""
+    """Run the server, and return its exit code: CONFIGURATION_INVALID if the user has to correct something."""
     parser = argparse.ArgumentParser(prog="python -m rft_reward", description="Scores completions over HTTP.")
     parser.add_argument("--function", type=Path, required=True, help="RewardFunction manifest, as YAML or JSON")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8080, help="port to listen on; 0 picks a free one (8080)")
-    parser.add_argument("--token-file", type=Path, help="file with the bearer token that requests must carry")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8080, help="port to listen on; 0 is a free one (default: 8080)")
+    parser.add_argument("--token-file", type=Path, help="file with the bearer token that requests must have")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
@@ -35,13 +35,13 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return ExitCode.CONFIGURATION_INVALID
-    # What follows is slow to import.
+    # These imports take time, so they come after the checks.
     import uvloop
 
     from rft_reward import sandbox
     from rft_reward.server import RewardServer, serve
 
-    sandbox.set_dumpable(False)  # in a pod, workers run as the same user
+    sandbox.set_dumpable(False)  # in a pod, the workers run as the same user
     sandbox.adopt_orphans()
     host, port = listener.getsockname()[:2]
     print(format_address(f"http://{f'[{host}]' if ':' in host else host}:{port}"), flush=True)

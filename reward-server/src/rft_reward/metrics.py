@@ -1,4 +1,4 @@
-"""What the reward server counts, for Prometheus."""
+"""The Prometheus metrics of the reward server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """The metrics of one server, in a registry of their own."""
+    """The metrics of one server, in their own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -78,7 +78,7 @@ class Metrics:
             self.samples.labels(outcome)
 
     def count_scores(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Counts the rows of one answer."""
+        """Count the rows of one response."""
         scored = [row for row in rows if row["aggregate_reward_score"] is not None]
         self.samples.labels("scored").inc(len(scored))
         self.samples.labels("failed").inc(len(rows) - len(scored))
@@ -86,7 +86,7 @@ class Metrics:
 
 
 class _Scores(Collector):
-    """Scores and their components; the library's own classes cost more per value than scoring does."""
+    """Collects scores and their components. The classes of the library take more time per value than scoring does."""
 
     def __init__(self) -> None:
         self._buckets = [0] * (len(_SCORE_BOUNDS) + 1)
@@ -95,7 +95,7 @@ class _Scores(Collector):
         self._component_sums: dict[str, float] = {}
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Adds scored rows."""
+        """Add scored rows."""
         for row in rows:
             score = row["aggregate_reward_score"]
             self._buckets[bisect_left(_SCORE_BOUNDS, score)] += 1
@@ -103,7 +103,7 @@ class _Scores(Collector):
             for component in row["metrics_list"]:
                 name = component["name"]
                 if name not in self._component_sums:
-                    # Names come from the user's code: a bounded number of them become series.
+                    # The names come from code of users, so the number of series is limited.
                     if len(self._component_sums) >= _MOST_COMPONENTS:
                         continue
                     self._component_sums[name] = 0.0
@@ -111,7 +111,7 @@ class _Scores(Collector):
                 self._component_sums[name] += component["value"]
 
     def collect(self) -> Iterable[Metric]:
-        """The two families."""
+        """The metric families, as the library asks for them."""
         total, cumulated = 0, []
         for bound, count in zip((*map(str, _SCORE_BOUNDS), "+Inf"), self._buckets, strict=True):
             total += count

@@ -1,4 +1,4 @@
-"""From a grader in OpenAI's JSON to what the workers compute and what a model is asked: everything parsed once."""
+"""Splits a grader in OpenAI's JSON format into what workers compute and what a model is asked, and parses it once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rft_api.openai_template import parse_template
 
 
 def worker_plan(grader: AnyGrader) -> dict[str, Any]:
-    """What the workers compute, as JSON; without a formula where a model's scores have to be added to theirs."""
+    """What the workers compute, as JSON. It has no formula if the formula also needs scores of a model."""
     parts = [(key, part) for key, part in single_graders(grader) if not part.asks_model]
     plans = [(key, _worker_part(part)) for key, part in parts]
     return {"graders": plans, "formula": None if asks_model(grader) else formula(grader)}
@@ -32,7 +32,7 @@ def model_graders(grader: AnyGrader) -> list[tuple[str, ScoreModel | LabelModel]
 
 
 def formula(grader: AnyGrader) -> Formula:
-    """How the score follows from those of the parts; of a single grader, its own."""
+    """The formula that computes the score from the scores of the parts. That of a single grader is its own score."""
     if isinstance(grader, Multi):
         return parse_formula(grader.calculate_output, grader.graders)
     return next(key for key, _ in single_graders(grader))

@@ -1,9 +1,9 @@
-"""The workers of a server: splits batches over them, replaces those that fail, and tells guilty samples apart.
+"""The workers of a server: splits batches over them, replaces failed workers, and finds the samples that fail.
 
-The rule for a batch that failed as a whole (the code raised, took too long, or took its worker with it): its samples
-are tried one by one. Each gets an equal share of spec.timeout, but at least an eighth of it; trying ends when
-spec.timeout has passed in such calls, or eight of the samples have cost a worker. The rest then fails. So a batch takes
-at most twice spec.timeout, plus waiting for workers.
+When a batch fails as a whole (the code raised an exception, took too long, or ended its worker), its samples are scored
+one by one. Each of them gets an equal share of spec.timeout, but at least an eighth of it. This ends when these calls
+have taken spec.timeout, or when eight samples have ended a worker. The remaining samples fail then. So a batch takes at
+most twice spec.timeout, in addition to waiting for workers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rft_reward.metrics import Metrics
 from rft_reward.worker_process import WorkerLost, WorkerProcess, WorkerSettings
 
 PIECE_SECONDS = 0.002
-"""A batch is split over idle workers into pieces that take about this long or longer: less is not worth a split."""
+"""Minimum time of the pieces into which a batch is split over idle workers. Splitting smaller ones costs more time."""
 MOST_LOST_WORKERS = 8
 _LONGEST_BACKOFF_SECONDS = 30.0
 _logger = logging.getLogger(__name__)
@@ -33,30 +33,30 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PoolSettings:
-    """How a pool runs."""
+    """Settings of a pool."""
 
     worker: WorkerSettings
     workers: int
     timeout: str
-    """As in the manifest, for messages."""
+    """Time limit as in the manifest, for messages."""
     timeout_seconds: float
     combined: tuple[list[str], list[float]] | None
-    """Names and weights of the terms, when rewards are combined."""
+    """Names and weights of the terms of a combined reward."""
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """Why a batch as a whole has no scores."""
+    """The reason why a batch as a whole has no scores."""
 
     reason: str
     text: str
     worker_lost: bool
     of_earlier: bool = False
-    """Whether it may be what an earlier batch left in the worker."""
+    """Whether an earlier batch may have caused it, by what it left in the worker."""
 
 
 class Pool:
-    """A fixed number of workers, each kept running."""
+    """A fixed number of workers. A worker that ends is replaced."""
 
     def __init__(self, settings: PoolSettings, metrics: Metrics):
         self._settings = settings
@@ -68,25 +68,25 @@ class Pool:
         self._live = 0
         self._seconds_per_sample = PIECE_SECONDS / 8
         self.start_error: str | None = None
-        """Why the latest attempt to start a worker failed; None when it succeeded."""
+        """Reason why the last attempt to start a worker failed; None if it succeeded."""
         self._started = asyncio.Event()
 
     def start(self) -> None:
-        """Starts the workers in the background."""
+        """Start the workers in the background."""
         self._keepers = [asyncio.create_task(self._keep()) for _ in range(self._settings.workers)]
 
     async def wait_started(self) -> None:
-        """Waits until a worker has run."""
+        """Wait until a worker has started."""
         await self._started.wait()
 
     async def close(self) -> None:
-        """Ends the workers."""
+        """End the workers."""
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
 
     async def score(self, samples: Sequence[dict[str, Any]]) -> list[Row]:
-        """Rows for samples that `samples.read_samples` has checked, in their order."""
+        """Score samples that `samples.read_samples` has checked. Return one row per sample, in the same order."""
         worthwhile = int(len(samples) * self._seconds_per_sample / PIECE_SECONDS)
         count = max(1, min(len(self._idle), len(samples), worthwhile))
         size = max(1, -(-len(samples) // count))
@@ -125,9 +125,9 @@ class Pool:
     async def _call_fairly(
         self, samples: Sequence[dict[str, Any]], seconds: float
     ) -> tuple[list[Row] | _Failure, float]:
-        """As `_call`; a single sample does not pay for what an earlier one's code left in the pipe.
+        """Like `_call`, but code of an earlier sample that wrote to the worker's pipe does not fail a single sample.
 
-        It gets another worker instead: a fresh one at the latest when every other has turned out to be spoilt.
+        The sample gets another worker instead. After as many attempts as there are workers, it is a new one.
         """
         outcome, spent = await self._call(samples, seconds)
         for _ in range(self._settings.workers):
@@ -138,10 +138,10 @@ class Pool:
         return outcome, spent
 
     async def _call(self, samples: Sequence[dict[str, Any]], seconds: float) -> tuple[list[Row] | _Failure, float]:
-        """Rows or a failure, and the seconds that it took, without waiting for a worker."""
+        """Rows or a failure, and the seconds that scoring took, without the wait for a worker."""
         try:
             payload = orjson.dumps(samples)
-        except TypeError as error:  # parsed, but too deep to be written; or from a manifest's tests
+        except TypeError as error:  # the sample is too deep to be written, or comes from the tests of the manifest
             return _Failure("not_json", f"the sample cannot be written as JSON: {error}", False), 0.0
         waiting = time.perf_counter()
         try:
@@ -164,9 +164,9 @@ class Pool:
             outcome = _Failure(loss.reason, text, True, asked_before and loss.reason == "garbled")
         finally:
             self._give_back(worker, retire_reason)
-        taken = time.perf_counter() - started
-        self._seconds_per_sample += (taken / len(samples) - self._seconds_per_sample) / 8
-        return outcome, taken
+        seconds_taken = time.perf_counter() - started
+        self._seconds_per_sample += (seconds_taken / len(samples) - self._seconds_per_sample) / 8
+        return outcome, seconds_taken
 
     def _read_answers(
         self, ids: Sequence[str], answers: Sequence[Mapping[str, Any]], seconds: float
@@ -187,7 +187,7 @@ class Pool:
                     reason = "memory"
                 case _:
                     reason = "raised"
-            # Code that was interrupted, or ran out of memory, may have left its state half changed.
+            # Interrupted code, or code that ran out of memory, may have an inconsistent state.
             return _Failure(reason, f"term {name}: {text}" if name else text, reason != "raised")
         return combine(names, weights, scores) if self._settings.combined else scores[0]
 
@@ -231,7 +231,7 @@ class Pool:
         self._show_workers()
 
     async def _keep(self) -> None:
-        """Keeps one worker running."""
+        """Keep one worker running."""
         backoff = 0.0
         while True:
             worker = WorkerProcess(self._settings.worker)
@@ -266,8 +266,8 @@ class Pool:
 
     def _report_sandbox(self, worker: WorkerProcess) -> None:
         self._metrics.isolation.set(float(not worker.warnings))
-        for name, there in worker.layers.items():
-            self._metrics.layers.labels(name).set(float(there))
+        for name, in_force in worker.layers.items():
+            self._metrics.layers.labels(name).set(float(in_force))
         for level, texts in ((logging.INFO, worker.refusals), (logging.WARNING, worker.warnings)):
             for text in texts:
                 if text not in self._reported:

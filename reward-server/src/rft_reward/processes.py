@@ -1,4 +1,4 @@
-"""Finds the processes of workers, from /proc, and ends those that were left behind."""
+"""Finds the processes of workers in /proc, and kills those that were left behind."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from collections.abc import Set
 from pathlib import Path
 
 
-def strays(known: Set[int]) -> list[int]:
-    """Descendants of this process that descend from none of its `known` children.
+def strays(workers: Set[int]) -> list[int]:
+    """Descendants of this process that do not descend from any of the given `workers`.
 
-    This process adopts orphans (`sandbox.adopt_orphans`), so whatever a dead worker started is among them, even in
-    another session or process group.
+    This process adopts orphans (`sandbox.adopt_orphans`). So all processes that a dead worker started are among them,
+    also those in another session or process group.
     """
     children = _children()
-    found = [child for child in children[os.getpid()] if child not in known]
-    for process in found:
-        found += children[process]
-    return found
+    processes = [child for child in children[os.getpid()] if child not in workers]
+    for process in processes:
+        processes += children[process]
+    return processes
 
 
 def descendant(process: int, generations: int) -> int:
-    """The first child's first child and so on, or the last one there is."""
+    """The first child of the first child, and so on for a number of generations, or the last one that exists."""
     children = _children()
     for _ in range(generations):
         process = min(children[process], default=process)
@@ -34,11 +34,11 @@ def descendant(process: int, generations: int) -> int:
 
 
 def offspring(process: int) -> list[int]:
-    """Descendants of a process that run."""
-    found: list[int] = []
-    for parent in itertools.chain([process], found):
-        found += [child for child in _children_of(parent) if _runs(child)]
-    return found
+    """The running descendants of a process."""
+    descendants: list[int] = []
+    for parent in itertools.chain([process], descendants):
+        descendants += [child for child in _children_of(parent) if _runs(child)]
+    return descendants
 
 
 def _children_of(process: int) -> list[int]:
@@ -46,7 +46,7 @@ def _children_of(process: int) -> list[int]:
     try:
         return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
     except OSError:
-        # It ended meanwhile, or this kernel has no such lists.
+        # The process has ended, or the kernel does not have these lists.
         return _children()[process] if tasks.exists() else []
 
 
@@ -57,13 +57,13 @@ def _runs(process: int) -> bool:
         return False
 
 
-async def end_strays(known: Set[int]) -> bool:
-    """Kills strays until none is left; whether that succeeded."""
+async def end_strays(workers: Set[int]) -> bool:
+    """Kill strays until there are none. Return whether that succeeded."""
     for _ in range(400):
-        found = strays(known)
-        if not found:
+        processes = strays(workers)
+        if not processes:
             return True
-        for process in found:
+        for process in processes:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(process, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
@@ -73,13 +73,13 @@ async def end_strays(known: Set[int]) -> bool:
 
 
 def _children() -> defaultdict[int, list[int]]:
-    """The children of every process."""
+    """The children of every process, by the id of their parent."""
     children = defaultdict(list)
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            # The name, in parentheses, may hold anything; state and parent follow it.
+            # The name, in parentheses, may contain any characters. The state and the parent follow it.
             parent = int((process / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process has ended
             continue
         children[parent].append(int(process.name))
     return children

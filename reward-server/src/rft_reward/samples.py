@@ -1,4 +1,4 @@
-"""Reads a request's samples; checked by hand, since this runs for every sample of a training run."""
+"""Reads the samples of a request. The checks are written by hand, because they run for every sample of a training."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 import orjson
 
 MAXIMUM_SAMPLES = 8192
-"""Samples of a request: reading and splitting it stops everything else for a moment."""
+"""Maximum number of samples in a request, because reading and splitting it blocks the event loop."""
 
 
 class TooLarge(ValueError):
-    """The request holds too much."""
+    """A request is too large."""
 
 
 class BadRequest(ValueError):
-    """What is wrong with a request, with the position and the field."""
+    """A request is invalid. The message has the position of the sample and the field."""
 
 
 def read_samples(body: bytes) -> list[dict[str, Any]]:
     """The samples of a request.
 
     Raises:
-        BadRequest: when the body is no JSON array of samples with ids of their own.
-        TooLarge: when there are too many.
+        BadRequest: the body is not a JSON array of samples with distinct ids.
+        TooLarge: there are too many samples.
     """
     try:
         samples = orjson.loads(body)
@@ -60,7 +60,7 @@ def _problem(sample: Any) -> str | None:
         if not isinstance(message, dict):
             return f".messages[{number}]: must be an object"
     if messages[-1].get("role") != "assistant":
-        return f".messages[{len(messages) - 1}].role: the last message must be the assistant's, the answer to score"
+        return f".messages[{len(messages) - 1}].role: the last message must be from the assistant: it is scored"
     if not isinstance(sample.get("metadata", {}), (dict, type(None))):
         return ".metadata: must be an object"
     return None

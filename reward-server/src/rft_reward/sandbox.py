@@ -1,7 +1,8 @@
-"""What confines a worker: identity, namespaces, mounts, Landlock, system calls, limits; runs inside its process.
+"""Confines a worker, from inside its process: user, namespaces, mounts, Landlock, system calls, and limits.
 
-Standard library only, through ctypes where Python 3.11 has no wrapper. The facts about the system calls are from
-their manual pages: user_namespaces(7), pid_namespaces(7), mount_setattr(2), capset(2), prctl(2), getrlimit(2).
+It uses only the standard library, and ctypes for system calls that Python 3.11 does not wrap. The facts about the
+system calls are from their manual pages: user_namespaces(7), pid_namespaces(7), mount_setattr(2), capset(2), prctl(2),
+getrlimit(2).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _READABLE = """
     /etc/ld.so.cache /etc/ld.so.conf /etc/ld.so.conf.d /etc/alternatives /etc/localtime /etc/timezone /etc/passwd
     /etc/group /etc/nsswitch.conf /etc/mime.types /etc/ssl/openssl.cnf /etc/pki/tls/openssl.cnf /etc/crypto-policies
 """
-"""What programs and libraries read, besides Python's own folders: nothing in there is anybody's secret."""
+"""What programs and libraries read, beside Python's own folders. Nothing in there is secret."""
 _DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -45,38 +46,38 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class Enclosure:
-    """What a worker must not see or leave."""
+    """The bounds of a worker."""
 
     server_pid: int
-    """Process whose death must end the worker."""
+    """Process id of the server. The worker ends when the server ends."""
     scratch: str
-    """The only folder that can be written to."""
+    """The only folder that the worker can write to."""
     hidden_file: str | None
-    """File of the server's that the worker must not read."""
+    """File of the server that the worker must not read."""
     readable: list[str]
-    """Files and folders that the code may read besides Python's and the system's."""
+    """Files and folders that the code may read beside those of Python and the system."""
 
 
 @dataclass(frozen=True)
 class Confinement:
-    """What of the sandbox this kernel and user allow."""
+    """The part of the sandbox that the kernel and the user allow."""
 
     generations: int
-    """Processes between the one that entered and the one that runs the code."""
+    """Number of generations between the process that called `enter` and the process that runs the code."""
     layers: dict[str, bool]
-    """Every layer, by name, and whether it is there."""
+    """Every layer, by name, and whether it is in force."""
     refusals: list[str]
-    """Why layers are missing."""
+    """Reasons why layers are missing."""
     warnings: list[str]
-    """What reward code can do that it should not."""
+    """What reward code can do although it should not."""
 
 
 LAYERS = ("namespaces", "landlock_files", "landlock_network", "landlock_signals", "seccomp", "unprivileged")
-"""Names of the layers that depend on kernel and user; limits and an empty environment are everywhere."""
+"""Names of the layers that depend on the kernel and the user. Limits and an empty environment are always in force."""
 
 
 def open_doors(layers: dict[str, bool]) -> list[str]:
-    """What reward code can do because layers are missing; nothing when what is there closes everything."""
+    """What reward code can do because layers are missing. It is empty if the other layers prevent everything."""
     doors = []
     if not layers["unprivileged"]:
         doors.append("reward code runs as root, without a limit on processes")
@@ -94,12 +95,12 @@ def open_doors(layers: dict[str, bool]) -> list[str]:
 
 
 def set_dumpable(dumpable: bool) -> None:
-    """Sets whether processes of the same user may read this one's memory, environment and open files."""
+    """Set whether processes of the same user may read the memory, environment and open files of this process."""
     _check("prctl", _libc.prctl(_PR_SET_DUMPABLE, int(dumpable), 0, 0, 0))
 
 
 def adopt_orphans() -> None:
-    """Makes this process the parent of descendants whose own parent ended, so that none escapes by forking twice."""
+    """Make this process the parent of orphaned descendants, so that none of them escapes by forking twice."""
     _check("prctl", _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 
 
@@ -110,99 +111,100 @@ class _Progress:
 
 
 def enter(enclosure: Enclosure) -> Confinement:
-    """Confines this process; returns, in the process that shall run the code, what that came to.
+    """Confine this process. The function returns in the process that runs the code, with the layers that are in force.
 
-    With namespaces, the code runs in a grandchild: this process stays behind as its supervisor, and a child of it is
-    the namespace's init, so that killing either ends everything inside. Without, the code runs in this process.
+    With namespaces, the code runs in a grandchild. This process remains as its supervisor, and a child of it is the
+    init process of the namespace, so that killing either of them ends everything inside. Without namespaces, the code
+    runs in this process.
 
     Raises:
-        OSError: when a limit that every kernel offers cannot be set.
+        OSError: a limit that every kernel supports cannot be set.
     """
-    done = _Progress()
-    with contextlib.suppress(OSError):  # where memory runs out, the kernel is to end this process before the server
+    progress = _Progress()
+    with contextlib.suppress(OSError):  # if memory runs out, the kernel must kill this process and not the server
         Path("/proc/self/oom_score_adj").write_text("1000")
     _check("prctl", _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     readable = _readable_folders(enclosure)
-    done.layers["unprivileged"] = os.geteuid() != 0 or _become_unprivileged(done)
+    progress.layers["unprivileged"] = os.geteuid() != 0 or _become_unprivileged(progress)
     refusal = _enter_namespaces()
-    # The folders of the interpreter may be reachable through descriptors only, by now.
+    # By now, the folders of the interpreter may be reachable only through descriptors.
     readable += [path for path in sys.path if path.startswith("/proc/self/fd/")]
     confined = False
     if refusal:
-        done.refusals.append(f"namespaces are not available ({refusal})")
+        progress.refusals.append(f"namespaces are not available ({refusal})")
     else:
         try:
             _confine_file_system(enclosure)
             confined = True
         except OSError as error:
-            done.refusals.append(f"the file system cannot be made read-only ({error})")
+            progress.refusals.append(f"the file system cannot be made read-only ({error})")
     os.chdir(enclosure.scratch)
     end_with_parent()
-    if os.getppid() != enclosure.server_pid:  # the server ended before its death could be noticed
+    if os.getppid() != enclosure.server_pid:  # the server had ended before the kernel was told to watch it
         os._exit(1)
     own_processes = False
     if not refusal:
-        own_processes = _become_grandchild(done)
+        own_processes = _become_grandchild(progress)
         os.setsid()
-    done.layers["namespaces"] = confined and own_processes
+    progress.layers["namespaces"] = confined and own_processes
     _drop_capabilities()
-    # A user namespace counts its processes from zero; without one, all of the user's count.
+    # A user namespace counts its own processes. Without one, all processes of the user count.
     processes = MAXIMUM_PROCESSES + (_tasks_of_this_user() if refusal else 0)
-    truncation = _restrict_files([*readable, "/proc" if own_processes else "/proc/self"], done)
+    truncation = _restrict_files([*readable, "/proc" if own_processes else "/proc/self"], progress)
     adopt_orphans()
     set_dumpable(False)
     _limit_resources(processes)
-    _filter_system_calls(enclosure.server_pid, confined, truncation, done)
-    return Confinement(0 if refusal else 2, done.layers, done.refusals, open_doors(done.layers))
+    _filter_system_calls(enclosure.server_pid, confined, truncation, progress)
+    return Confinement(0 if refusal else 2, progress.layers, progress.refusals, open_doors(progress.layers))
 
 
 def _readable_folders(enclosure: Enclosure) -> list[str]:
     folders = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, *filter(os.path.isdir, sys.path)]
-    # A virtual environment, which this interpreter leaves aside: those that the code starts read its configuration.
+    # Interpreters that the code starts read the configuration of the virtual environment; this one does not.
     return [*_READABLE.split(), *folders, str(Path(sys.executable).parent.parent), *enclosure.readable]
 
 
-def _restrict_files(readable: list[str], done: _Progress) -> bool:
-    """Closes what Landlock can; returns whether files are safe from being truncated by their path."""
+def _restrict_files(readable: list[str], progress: _Progress) -> bool:
+    """Apply Landlock. Return whether it prevents files from being truncated by their path."""
     try:
         granted = landlock.restrict(readable, [str(Path.cwd())], _DEVICES)
     except OSError as error:
-        done.refusals.append(f"Landlock is not available ({error})")
+        progress.refusals.append(f"Landlock is not available ({error})")
         return False
     layers = {"files": granted.files, "network": granted.network, "signals": granted.signals}
-    for name, there in layers.items():
-        done.layers[f"landlock_{name}"] = there
-    missing = [name for name, there in layers.items() if not there]
+    for name, in_force in layers.items():
+        progress.layers[f"landlock_{name}"] = in_force
+    missing = [name for name, in_force in layers.items() if not in_force]
     if missing:
-        done.refusals.append(
+        progress.refusals.append(
             f"this kernel's Landlock (ABI {landlock.version()}) does not restrict {', '.join(missing)}"
         )
     return granted.truncation
 
 
-def _filter_system_calls(server: int, confined: bool, truncation: bool, done: _Progress) -> None:
+def _filter_system_calls(server: int, confined: bool, truncation: bool, progress: _Progress) -> None:
     machine = os.uname().machine
-    # Where nothing better keeps signals from the server, its number is refused.
-    spared = [] if done.layers["namespaces"] or done.layers["landlock_signals"] else [server]
+    # Without a better protection of the server against signals, the filter refuses its process id.
+    spared = [] if progress.layers["namespaces"] or progress.layers["landlock_signals"] else [server]
     program = system_calls.sandbox_program(
         machine, spared=spared, attributes=confined, truncation=confined or truncation
     )
     if not program:
-        done.refusals.append(f"there is no filter of system calls for {machine}")
+        progress.refusals.append(f"there is no filter of system calls for {machine}")
         return
     try:
         system_calls.load(program)
     except OSError as error:
-        done.refusals.append(f"system calls cannot be filtered ({error})")
+        progress.refusals.append(f"system calls cannot be filtered ({error})")
         return
-    done.layers["seccomp"] = True
+    progress.layers["seccomp"] = True
 
 
 def confine_completion(folder: str) -> None:
-    """Confines a completion's process further than the worker that it comes from.
+    """Confine the process of a completion further than the worker that starts it.
 
-    It writes into its own folder only, and ends, stops and watches no other process, the worker's included. What the
-    kernel has not got is left out: the worker has said so.
+    The process can write only to its own folder, and cannot signal or trace any other process, not even the worker.
+    What the kernel does not support is left out, and the worker has reported it.
     """
     with contextlib.suppress(OSError):
         landlock.restrict(["/"], [folder], _DEVICES)
@@ -227,16 +229,16 @@ def _limit_resources(processes: int) -> None:
 
 
 def limit_memory(extra_bytes: int) -> None:
-    """Lets the address space of this process grow by `extra_bytes` from what it is now."""
+    """Limit the growth of this process's address space to `extra_bytes` from now on."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + extra_bytes, used + extra_bytes))
 
 
 def limit_processor_time(seconds: float) -> None:
-    """Ends this process with SIGXCPU after about so many seconds of processor time from now, and each child likewise.
+    """Limit the processor time of this process, and of each child, to about so many seconds from now (SIGXCPU).
 
-    A soft limit, set anew for each batch: without CAP_SYS_RESOURCE nobody could raise a hard one again. The time that
-    a batch takes by the clock is bounded by the server.
+    It is a soft limit that is set for each batch, because a hard limit cannot be raised without CAP_SYS_RESOURCE. The
+    server limits the wall-clock time of a batch.
     """
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     soft = int(time.process_time() + seconds) + 2
@@ -244,28 +246,29 @@ def limit_processor_time(seconds: float) -> None:
 
 
 def is_crowded(*, own_scratch: bool) -> bool:
-    """Whether what a batch left would be in the way of the next: open files, or files in a scratch file system."""
+    """Whether a batch left too many open files, or too many files in a scratch file system, for the next batch."""
     try:
         lowest = os.dup(0)
         os.close(lowest)
-        there = os.statvfs(".")
+        file_system = os.statvfs(".")
     except OSError:
         return True
-    full = 2 * there.f_bfree < there.f_blocks or 2 * there.f_ffree < there.f_files
+    full = 2 * file_system.f_bfree < file_system.f_blocks or 2 * file_system.f_ffree < file_system.f_files
     return 2 * lowest > MAXIMUM_OPEN_FILES or (own_scratch and full)
 
 
-def _become_unprivileged(done: _Progress) -> bool:
-    # Root is exempt from RLIMIT_NPROC and could read every file.
+def _become_unprivileged(progress: _Progress) -> bool:
+    # RLIMIT_NPROC does not apply to root, and root could read every file.
     folders = {path: os.open(path, os.O_RDONLY) for path in sys.path if Path(path).is_dir()}
     try:
         os.setgroups([])
         os.setresgid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
         os.setresuid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
     except OSError as error:
-        done.refusals.append(f"the server runs as root and user {UNPRIVILEGED_ID} is not available ({error.strerror})")
+        refusal = f"the server runs as root and user {UNPRIVILEGED_ID} is not available ({error.strerror})"
+        progress.refusals.append(refusal)
         return False
-    # An interpreter below a folder like /root stays importable through the folders opened before.
+    # The folders that were opened before keep an interpreter importable that is below a folder such as /root.
     for path, descriptor in folders.items():
         if os.access(path, os.R_OK | os.X_OK):
             os.close(descriptor)
@@ -285,9 +288,9 @@ def _replace_path(old: str, new: str) -> None:
 
 
 def _enter_namespaces() -> str | None:
-    """Moves this process to namespaces of its own (its children, for processes); returns why that was refused."""
+    """Move this process to its own namespaces, and its children to a new PID namespace. Return why that was refused."""
     user, group = os.geteuid(), os.getegid()
-    set_dumpable(True)  # otherwise root owns our /proc/self, and the maps below cannot be written
+    set_dumpable(True)  # otherwise root owns /proc/self, and the maps below cannot be written
     flags = _CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWPID | _CLONE_NEWNET | _CLONE_NEWIPC
     if _libc.unshare(flags) != 0:
         return os.strerror(ctypes.get_errno())
@@ -316,14 +319,14 @@ def _drop_capabilities() -> None:
 
 
 def end_with_parent() -> None:
-    """Has the kernel kill this process when its parent ends; every change of identity clears it."""
+    """Tell the kernel to kill this process when its parent ends. A later change of the user would revoke that."""
     _check("prctl", _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
 
 
-def _become_grandchild(done: _Progress) -> bool:
-    """Returns in a new process under a namespace's init; the processes left behind end as it ends.
+def _become_grandchild(progress: _Progress) -> bool:
+    """Return in a new process below the init process of the namespace. The processes above it end when it ends.
 
-    The value is whether that process sees its own namespace's processes only.
+    The return value is whether the new process sees only the processes of its own namespace.
     """
     init = os.fork()
     if init:
@@ -336,7 +339,7 @@ def _become_grandchild(done: _Progress) -> bool:
         flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
         _check("mount", _libc.mount(b"proc", b"/proc", b"proc", flags, None))
     except OSError as error:
-        done.refusals.append(f"/proc cannot be mounted anew ({error})")
+        progress.refusals.append(f"/proc cannot be mounted anew ({error})")
         own_processes = False
     _drop_capabilities()
     worker = os.fork()
@@ -351,7 +354,7 @@ def _become_grandchild(done: _Progress) -> bool:
 
 
 def _leave_pipes() -> None:
-    # The server sees the end of the worker as the end of its pipes: nobody else may hold them.
+    # The server detects the end of the worker by the end of its pipes, so no other process may have them open.
     os.closerange(0, 1 << 16)
 
 
@@ -361,13 +364,13 @@ def _exit_like(status: int) -> None:
 
 
 def _tasks_of_this_user() -> int:
-    """Processes and threads of this user that can be seen: the kernel counts them against the same limit."""
+    """Number of visible processes and threads of this user, which the kernel counts against the same limit."""
     user, tasks = str(os.getuid()), 0
     for process in Path("/proc").glob("[0-9]*"):
         try:
             lines = (process / "status").read_text(errors="replace").splitlines()
             status = dict(line.split(":", 1) for line in lines if ":" in line)
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process has ended
             continue
         if status["Uid"].split()[0] == user:
             tasks += int(status["Threads"])

@@ -1,4 +1,4 @@
-"""Scores samples with every term of a function: those that workers compute, and those that other services do."""
+"""Scores samples with all terms of a function: those that workers compute, and those that other services compute."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScoringSettings:
-    """Who scores what."""
+    """Settings for scoring: who computes which terms."""
 
     pool: PoolSettings | None
-    """The workers, if any term needs them."""
+    """Settings of the workers; None if no term needs them."""
     remote: Sequence[Grader]
-    """Terms that other services score, or the function itself."""
+    """Terms that other services compute, or the function itself."""
     remote_parts: Sequence[PoolSettings | None]
-    """For each of these, the workers that compute a part of it."""
+    """For each of these terms, the settings of the workers that compute a part of it; None if there is no such part."""
     timeout_seconds: float
 
 
@@ -41,7 +41,7 @@ class Scoring:
         self._remote: list[tuple[Grader, RemoteGrader]] = []
 
     async def start(self) -> None:
-        """Starts the workers in the background, and opens what asks other services."""
+        """Start the workers in the background, and open the connections to other services."""
         if self._settings.remote:
             from rft_reward.remote.build import build
 
@@ -54,23 +54,23 @@ class Scoring:
             self._pool.start()
 
     async def wait_started(self) -> None:
-        """Waits until samples can be scored."""
+        """Wait until samples can be scored."""
         if self._pool is not None:
             await self._pool.wait_started()
 
     @property
     def start_error(self) -> str | None:
-        """Why the latest attempt to start a worker failed; None when it succeeded."""
+        """Reason why the last attempt to start a worker failed; None if it succeeded."""
         return None if self._pool is None else self._pool.start_error
 
     async def close(self) -> None:
-        """Ends the workers and closes connections."""
+        """End the workers, and close the connections."""
         if self._pool is not None:
             await self._pool.close()
         await asyncio.gather(*(grader.close() for _, grader in self._remote), return_exceptions=True)
 
     async def score(self, samples: Sequence[dict[str, Any]]) -> list[Row]:
-        """Rows for samples that `samples.read_samples` has checked, in their order."""
+        """Score samples that `samples.read_samples` has checked. Return one row per sample, in the same order."""
         started = time.perf_counter()
         parts = [self._ask(term, grader, samples) for term, grader in self._remote]
         if self._pool is not None:

@@ -28,13 +28,13 @@ from rft_reward.scoring import Scoring, ScoringSettings
 
 MAXIMUM_BODY_BYTES = 64 * 1024 * 1024
 TEST_PAUSE_SECONDS = 5.0
-"""Time until tests that failed are tried again."""
+"""Time after which failed tests are run again."""
 _STARTING = NotReady(reason=NotReadyReason.WORKERS_STARTING, message="the workers are starting")
 _logger = logging.getLogger(__name__)
 
 
 class RewardServer:
-    """Scores samples with one reward function."""
+    """Scores samples with one RewardFunction."""
 
     def __init__(self, function: RewardFunction, settings: ScoringSettings, token: str | None):
         self._tests = function.spec.tests
@@ -74,7 +74,7 @@ class RewardServer:
                 if failure not in (self._test_failures or []):
                     _logger.error("%s", failure.message)
             self._test_failures = failures
-            await asyncio.sleep(TEST_PAUSE_SECONDS)  # a timeout on a busy node must not be the end
+            await asyncio.sleep(TEST_PAUSE_SECONDS)  # a timeout on a busy node must not be final
         self._test_failures = []
         _logger.info("ready: %d tests passed", len(self._tests))
 
@@ -94,8 +94,8 @@ class RewardServer:
 
     async def _answer(self, request: Request) -> Response:
         if self._token is not None:
-            given = request.headers.get("authorization", "").encode("utf-8", "replace")
-            if not hmac.compare_digest(given, b"Bearer " + self._token):
+            authorization = request.headers.get("authorization", "").encode("utf-8", "replace")
+            if not hmac.compare_digest(authorization, b"Bearer " + self._token):
                 return _problem(
                     401, "the request needs the header `Authorization: Bearer TOKEN` with this server's token"
                 )
@@ -126,7 +126,7 @@ class RewardServer:
 
 
 def serve(server: RewardServer, listener: socket.socket) -> None:
-    """Serves until SIGTERM or SIGINT, then finishes the requests in flight and ends the workers."""
+    """Serve until SIGTERM or SIGINT. Then finish the requests in flight, and end the workers."""
     config = uvicorn.Config(
         server.application(), access_log=False, log_config=None, log_level="warning", timeout_keep_alive=120
     )
@@ -136,7 +136,7 @@ def serve(server: RewardServer, listener: socket.socket) -> None:
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # uvicorn's own raises the signal again at the end: a requested end would look like a failure.
+        # The method of uvicorn raises the signal again at the end, so that a requested end would look like a failure.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.handle_exit)
         yield
@@ -144,7 +144,8 @@ class _Server(uvicorn.Server):
 
 async def _read_body(request: Request) -> bytes:
     too_large = TooLarge(f"the body is larger than {MAXIMUM_BODY_BYTES >> 20} MiB: send fewer samples at once")
-    if int(request.headers.get("content-length", "0")) > MAXIMUM_BODY_BYTES:  # uvicorn has checked that it is a number
+    # uvicorn has checked that the value is a number.
+    if int(request.headers.get("content-length", "0")) > MAXIMUM_BODY_BYTES:
         raise too_large
     body = bytearray()
     async for chunk in request.stream():

@@ -1,9 +1,9 @@
-"""Filters of system calls (seccomp): what reward code, and what completions, may not ask of the kernel.
+"""Filters of system calls (seccomp): the calls that are refused to reward code, and to completions.
 
-Lists of what is refused: container engines already let only a list of calls through, and a list of our own would break
-the libraries that a reward may use. The programs are written by hand, as pairs of small blocks: the kept bindings need
-the system library libseccomp, which not every base image has. The facts are from seccomp(2), and the numbers from
-libseccomp's tables (seccomp_syscall_resolve_name_arch).
+The filters list the refused calls. Container engines already have a list of allowed calls, and another one here would
+break libraries that a reward may use. The programs are written by hand, from small blocks, because the maintained
+bindings need the system library libseccomp, which not every base image has. The facts are from seccomp(2), and the
+numbers from the tables of libseccomp (seccomp_syscall_resolve_name_arch).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import struct
 from collections.abc import Sequence
 
 Instruction = tuple[int, int, int, int]
-"""Code, jump if true, jump if false, constant (struct sock_filter)."""
+"""An instruction (struct sock_filter): code, jump if true, jump if false, and constant."""
 
 _NUMBERS = {
     "x86_64": """
@@ -64,7 +64,7 @@ def _words(text: str) -> list[str]:
 
 
 NETWORK = _words("socket connect bind listen accept accept4 io_uring_setup io_uring_enter io_uring_register")
-"""Sockets; io_uring opens them, and files, without a system call for each."""
+"""Sockets, and io_uring, which opens sockets and files without a system call for each of them."""
 OTHER_PROCESSES = _words("""
     ptrace process_vm_readv process_vm_writev process_madvise process_mrelease pidfd_getfd pidfd_send_signal kcmp
     move_pages migrate_pages perf_event_open tkill rt_sigqueueinfo rt_tgsigqueueinfo
@@ -75,21 +75,21 @@ KERNEL = _words("""
     unshare setns mount umount2 pivot_root chroot mount_setattr open_tree move_mount fsopen fsconfig fsmount fspick
     open_by_handle_at name_to_handle_at swapon swapoff quotactl quotactl_fd acct
 """)
-"""Parts of the kernel that no reward needs, most of them past the door of many an exploit."""
+"""Parts of the kernel that no reward needs, and that many exploits use."""
 OUTLIVING = _words("shmget semget msgget mq_open memfd_create memfd_secret inotify_init inotify_init1 fanotify_init")
-"""What stays when a worker ends, counts against the user on the whole machine, or is memory past the limits."""
+"""Objects that remain when a worker ends, count against the user on the whole machine, or are unlimited memory."""
 ATTRIBUTES = _words("""
     chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes futimesat utimensat
     setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr
 """)
-"""What Landlock does not look at."""
+"""Changes of files that Landlock does not control."""
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _GIVE = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _NUMBER_AT, _ARCHITECTURE_AT = 0, 4
 _ALLOW = (_GIVE, 0, 0, 0x7FFF0000)
 _X32 = 0x40000000
 _NAMESPACES_AND_PARENT = 0x00020000 | 0x7E000000 | 0x8000
-"""Of clone(2): CLONE_NEWNS, the other CLONE_NEW* and CLONE_PARENT."""
+"""Flags of clone(2): CLONE_NEWNS, the other CLONE_NEW* and CLONE_PARENT."""
 _UNIX, _STREAM, _SEQPACKET = 1, 1, 5
 _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_PTRACER = 4, 36, 0x59616D61
 _F_SETOWN, _F_SETOWN_EX = 8, 15
@@ -100,7 +100,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def numbers(machine: str) -> dict[str, int]:
-    """The system calls that are named here, by name; empty for a machine that is not known."""
+    """The numbers of the system calls of this module, by name. It is empty for an unknown machine."""
     words = _NUMBERS.get(machine, "").split()
     return dict(zip(words[::2], map(int, words[1::2]), strict=True))
 
@@ -108,44 +108,47 @@ def numbers(machine: str) -> dict[str, int]:
 def sandbox_program(
     machine: str, *, spared: Sequence[int] = (), attributes: bool = False, truncation: bool = False
 ) -> list[Instruction]:
-    """The filter of a worker; empty for a machine that is not known.
+    """The filter of a worker. It is empty for an unknown machine.
 
-    `spared` are processes that kill(2) must not reach, for kernels with nothing better. `attributes` and `truncation`
-    say whether the mode, owner, times and attributes of files may be changed, and files truncated by their path.
+    Args:
+        machine: hardware name of the kernel, such as x86_64.
+        spared: processes that kill(2) must not reach, for kernels without a better protection.
+        attributes: whether mode, owner, times and extended attributes of files may be changed.
+        truncation: whether files may be truncated by their path.
     """
-    known = numbers(machine)
-    if not known:
+    call_numbers = numbers(machine)
+    if not call_numbers:
         return []
     refused = [*OTHER_PROCESSES, *KERNEL, *OUTLIVING, *([] if attributes else ATTRIBUTES)]
     program = [
         (_LOAD, 0, 0, _ARCHITECTURE_AT),
         (_EQUAL, 1, 0, _AUDIT_ARCHITECTURES[machine]),
-        _refuse(errno.EACCES),  # the calls of another architecture have other numbers
+        _refuse(errno.EACCES),  # system calls of other architectures have other numbers
         (_LOAD, 0, 0, _NUMBER_AT),
         (_AT_LEAST, 0, 1, _X32),
         _refuse(errno.EACCES),
     ]
     for names, error in ((NETWORK, errno.EACCES), (refused, errno.EPERM), (["clone3"], errno.ENOSYS)):
-        # clone3's flags are out of a filter's sight; the C library goes on with clone.
-        program += _refusals([known[name] for name in names if name in known], error)
+        # A filter cannot read the flags of clone3. Without it, the C library uses clone.
+        program += _refusals([call_numbers[name] for name in names if name in call_numbers], error)
     if not truncation:
-        program += _refusals([known["truncate"]], errno.EPERM)
-    for name, block in _looks(spared).items():
-        program += [(_EQUAL, 0, len(block), known[name]), *block]
+        program += _refusals([call_numbers["truncate"]], errno.EPERM)
+    for name, block in _argument_checks(spared).items():
+        program += [(_EQUAL, 0, len(block), call_numbers[name]), *block]
     return [*program, _ALLOW]
 
 
-def _looks(spared: Sequence[int]) -> dict[str, list[Instruction]]:
-    """What is decided by arguments, by call; each block ends with an answer."""
+def _argument_checks(spared: Sequence[int]) -> dict[str, list[Instruction]]:
+    """The blocks that decide by the arguments of a call, by the name of the call. Each block ends with a decision."""
     refuse = _refuse(errno.EPERM)
-    # (process, whatever): only the caller itself, which is 0.
+    # The first argument is a process: only the caller itself, which is 0, is allowed.
     oneself = [_argument(0), (_EQUAL, 1, 0, 0), refuse, _ALLOW]
     kill = [_argument(0)]
     for process in spared:
         for number in (process, -process):
             kill += [(_EQUAL, 0, 1, number & 0xFFFFFFFF), refuse]
     return {
-        # Pairs that are born connected, and cannot be pointed elsewhere as datagram sockets can.
+        # Only pairs that are connected from the start, because datagram sockets can send to other addresses.
         "socketpair": [
             _argument(0),
             (_EQUAL, 1, 0, _UNIX),
@@ -167,20 +170,20 @@ def _looks(spared: Sequence[int]) -> dict[str, list[Instruction]]:
             _ALLOW,
         ],
         "clone": [_argument(0), (_ANY_BIT, 0, 1, _NAMESPACES_AND_PARENT), refuse, _ALLOW],
-        "kill": [*kill, (_EQUAL, 0, 1, 0xFFFFFFFF), refuse, _ALLOW],  # -1: everybody
+        "kill": [*kill, (_EQUAL, 0, 1, 0xFFFFFFFF), refuse, _ALLOW],  # -1 stands for all processes
         **dict.fromkeys(
             ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"), oneself
         ),
         "setpriority": _of_caller(0),
         "ioprio_set": _of_caller(1),
         "prctl": _argument_not_in(0, (_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_PTRACER)),
-        "fcntl": _argument_not_in(1, (_F_SETOWN, _F_SETOWN_EX)),  # has the kernel signal another process
-        "ioctl": _argument_not_in(1, (_TIOCSTI, _TIOCLINUX)),  # types into a terminal
+        "fcntl": _argument_not_in(1, (_F_SETOWN, _F_SETOWN_EX)),  # these let the kernel signal another process
+        "ioctl": _argument_not_in(1, (_TIOCSTI, _TIOCLINUX)),  # these insert input into a terminal
     }
 
 
 def _of_caller(process: int) -> list[Instruction]:
-    """(kind, who): allowed when it is a process, and the caller itself."""
+    """The block of a call whose arguments are a kind and an id: only the process of the caller is allowed."""
     refuse = _refuse(errno.EPERM)
     return [_argument(0), (_EQUAL, 1, 0, process), refuse, _argument(1), (_EQUAL, 1, 0, 0), refuse, _ALLOW]
 
@@ -190,22 +193,22 @@ def _argument_not_in(index: int, refused: Sequence[int]) -> list[Instruction]:
 
 
 def completion_program(machine: str) -> list[Instruction]:
-    """The filter of a completion's process, which comes on top: it ends, stops and limits no process at all."""
-    known = numbers(machine)
-    if not known:
+    """The additional filter of a completion's process, which cannot signal any process."""
+    call_numbers = numbers(machine)
+    if not call_numbers:
         return []
     return [
-        (_LOAD, 0, 0, _NUMBER_AT),  # other architectures and x32 are refused by the worker's own filter
-        *_refusals([known[name] for name in ("kill", "tgkill")], errno.EPERM),
+        (_LOAD, 0, 0, _NUMBER_AT),  # the filter of the worker refuses other architectures and x32
+        *_refusals([call_numbers[name] for name in ("kill", "tgkill")], errno.EPERM),
         _ALLOW,
     ]
 
 
 def load(program: list[Instruction]) -> None:
-    """Has the kernel apply a filter to this thread and all that it starts.
+    """Apply a filter to this thread and everything that it starts.
 
     Raises:
-        OSError: when it refuses.
+        OSError: the kernel refuses the filter.
     """
     packed = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
     buffer = ctypes.create_string_buffer(packed, len(packed))
@@ -216,7 +219,7 @@ def load(program: list[Instruction]) -> None:
 
 
 def _refusals(values: Sequence[int], error: int) -> list[Instruction]:
-    """Gives the error when the loaded value is one of these; goes on otherwise."""
+    """Return the error if the loaded value is one of these. Otherwise the program continues."""
     return [instruction for value in values for instruction in ((_EQUAL, 0, 1, value), _refuse(error))]
 
 
@@ -225,5 +228,5 @@ def _refuse(error: int) -> Instruction:
 
 
 def _argument(index: int, *, high: bool = False) -> Instruction:
-    """Loads half of an argument; both machines keep the low half first."""
+    """Load one half of an argument. On both machines, the low half comes first."""
     return (_LOAD, 0, 0, 16 + 8 * index + 4 * high)

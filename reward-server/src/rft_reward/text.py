@@ -1,8 +1,8 @@
-"""Text from code and completions, made fit for JSON and logs."""
+"""Makes text from code and completions valid for JSON and logs."""
 
 from __future__ import annotations
 
 
 def writable(text: str) -> str:
-    """The text with what UTF-8 cannot carry, halves of surrogate pairs, replaced."""
+    """Replace the characters that UTF-8 cannot encode: halves of surrogate pairs."""
     return text.encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""What a worker's processes use together, where no limit of the kernel's counts it; and removing what they wrote."""
+"""Measures what the processes of a worker use together, which the kernel does not limit, and removes their files."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from rft_reward.sandbox import SCRATCH_BYTES, SCRATCH_FILES
 
 
 class Watch:
-    """The limits of one worker."""
+    """Checks the limits of one worker."""
 
     def __init__(self, worker: int, memory: str, memory_bytes: int, scratch: Path | None):
-        """`scratch` is the folder to look at, or None where its file system has a size of its own."""
+        """`scratch` is the folder to measure; None if it is a file system with its own size."""
         self._worker = worker
         self._memory, self._memory_bytes = memory, memory_bytes
         self._scratch = scratch
         self._before = _own_bytes(worker)
 
     def excess(self, offspring: Iterable[int]) -> tuple[str, str] | None:
-        """Which limit the worker and its offspring exceed together, and what to do about it; None for none."""
-        # A fork shares with the worker, until it writes, what the worker had from the start.
+        """The limit that the worker and its descendants exceed together, as reason and message; None if none is."""
+        # Forks of the worker share its initial memory until they write to it.
         used = sum(max(0, _own_bytes(process) - self._before) for process in (self._worker, *offspring))
         if used > self._memory_bytes:
             text = f"the code's processes together used more than {self._memory}"
@@ -35,15 +35,15 @@ class Watch:
         return None
 
     def crowded(self) -> bool:
-        """Whether what is left in the scratch folder would be in the way of the next batch."""
+        """Whether the files in the scratch folder leave too little room for the next batch."""
         return self._scratch is not None and _holds_more(self._scratch, SCRATCH_BYTES // 2, SCRATCH_FILES // 2)
 
 
 def _own_bytes(process: int) -> int:
-    """Memory of a process that is in use and comes from no file."""
+    """Resident memory of a process that is not mapped from files."""
     try:
         fields = Path(f"/proc/{process}/statm").read_text().split()
-    except OSError:  # it ended meanwhile
+    except OSError:  # the process has ended
         return 0
     return (int(fields[1]) - int(fields[2])) * resource.getpagesize()
 
@@ -62,25 +62,25 @@ def _holds_more(folder: Path, most_bytes: int, most_files: int) -> bool:
                         folders.append(entry.path)
         except FileNotFoundError:
             continue
-        except OSError:  # a folder without the right to look into it, or deeper than a path can be
+        except OSError:  # the folder cannot be read, or its path is too long
             return True
     return False
 
 
 def remove(folder: Path) -> None:
-    """Removes a folder that code wrote to, however deep its folders and whatever their modes."""
+    """Remove a folder to which code wrote, for any depth and any permissions of its folders."""
     with contextlib.suppress(OSError):
         while folders := _remove_files(folder):
             for inner in folders:
                 for deeper in _remove_files(inner):
-                    # Brought up here, so that neither paths nor calls nest.
+                    # Inner folders are moved up, so that neither paths nor calls become too deep.
                     deeper.rename(folder / secrets.token_hex(16))
                 inner.rmdir()
         folder.rmdir()
 
 
 def _remove_files(folder: Path) -> list[Path]:
-    """Removes what is no folder; returns the folders, which can then be looked into and moved."""
+    """Remove everything that is not a folder. Return the folders, after making them readable and movable."""
     folders = []
     for entry in list(folder.iterdir()):
         if entry.is_dir() and not entry.is_symlink():

@@ -1,7 +1,7 @@
-"""A worker: runs reward code inside the sandbox and answers batches over two pipes.
+"""The program of a worker: runs reward code in the sandbox, and receives batches over one of two pipes.
 
-Standard library only (builtins bring their own libraries), so that a worker starts in a moment. Started by
-`worker_process` as `main(request descriptor, reply descriptor)`; the first request is the configuration.
+It imports only the standard library, and the libraries of builtins if they are needed, so that a worker starts quickly.
+`worker_process` starts it as `main(request descriptor, reply descriptor)`. The first request is the configuration.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rft_reward.graders.term import Call, Grade, TimeLimit, Unscorable
 
 
 def main(request_descriptor: int, reply_descriptor: int) -> None:
-    """Enters the sandbox, loads the reward and answers batches until the server closes the pipe."""
+    """Enter the sandbox, load the reward, and score batches until the server closes the pipe."""
     requests = os.fdopen(request_descriptor, "rb", buffering=1 << 16)
     call, payload = _read(requests)
     configuration = json.loads(payload)
@@ -36,7 +36,7 @@ def main(request_descriptor: int, reply_descriptor: int) -> None:
         return
     os.environ["TMPDIR"] = os.environ["HOME"] = str(Path.cwd())
     interruptible = _Interruptible()
-    # Builtins first: their libraries do not count against the memory of the user's code.
+    # Libraries are imported first, so that they do not count against the memory limit of the user's code.
     builders = [_builder(term, configuration) for term in configuration["terms"]]
     _reply(reply_descriptor, call.nonce, json.dumps({**dataclasses.asdict(confinement), "error": None}).encode())
     call, _ = _read(requests)
@@ -57,7 +57,7 @@ def main(request_descriptor: int, reply_descriptor: int) -> None:
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
-            except (OSError, ValueError, AttributeError):  # the code closed or replaced it
+            except (OSError, ValueError, AttributeError):  # the code has closed or replaced it
                 continue
         companions.collect()
         crowded = b"true" if sandbox.is_crowded(own_scratch=confinement.layers["namespaces"]) else b"false"
@@ -65,7 +65,7 @@ def main(request_descriptor: int, reply_descriptor: int) -> None:
 
 
 class _Interruptible:
-    """Runs graders so that the server's signal, sent when the time is up, ends the call with a traceback."""
+    """Runs graders. A signal of the server at the end of the time limit interrupts them, with a traceback."""
 
     def __init__(self) -> None:
         self._running = False
@@ -77,8 +77,8 @@ class _Interruptible:
             raise TimeLimit
 
     def run(self, grade: Grade, payload: bytes, call: Call) -> bytes:
-        """The grader's answer as `{"rows": ...}` or `{"failure": reason, "text": ...}`."""
-        if time.monotonic() > call.deadline:  # an earlier term took all the time
+        """The result of a grader as JSON: `{"rows": ...}` or `{"failure": reason, "text": ...}`."""
+        if time.monotonic() > call.deadline:  # an earlier term has used all the time
             return _failure("timeout")
         try:
             self._running = True
@@ -100,7 +100,7 @@ def _failure(reason: str, text: str = "") -> bytes:
 
 
 def _builder(term: dict[str, Any], configuration: dict[str, Any]) -> Callable[[], Grade]:
-    """Imports what a term needs; calling the result loads the user's code or options."""
+    """Import the libraries that a term needs. The function that is returned loads the user's code or options."""
     if "python" in term:
         from rft_reward.graders import python_code
 
@@ -115,7 +115,7 @@ def _builder(term: dict[str, Any], configuration: dict[str, Any]) -> Callable[[]
     name, options = term["builtin"]["name"], term["builtin"]["options"]
     if builtin.BUILDERS[name].processes:
         builtin.BUILDERS[name].load()
-        return lambda: builtin.build(name, options)  # its processes are made with the limit on memory in force
+        return lambda: builtin.build(name, options)  # its processes must start under the memory limit
     grade = builtin.build(name, options)
     return lambda: grade
 
@@ -126,7 +126,7 @@ def _read(requests: BinaryIO) -> tuple[Call, bytes]:
     except OSError:
         os._exit(frames.PIPE_LOST)
     if len(header) < frames.REQUEST_HEADER.size:
-        os._exit(0)  # the server is done with this worker
+        os._exit(0)  # the server has closed the pipe
     size, nonce, seconds = frames.REQUEST_HEADER.unpack(header)
     call = Call(nonce, seconds, time.monotonic() + seconds, str(uuid.uuid4()))
     return call, requests.read(size)

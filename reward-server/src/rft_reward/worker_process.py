@@ -1,4 +1,4 @@
-"""The server's side of one worker: starts it, asks it, and ends it with everything that it started."""
+"""The server's side of one worker: starts it, sends it batches, and ends it with everything that it started."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from rft_reward.text import writable
 
 START_SECONDS = 60.0
 GRACE_SECONDS = 0.5
-"""Time that an interrupted worker has to say where it was."""
+"""Time in which an interrupted worker must report the line that it was at."""
 WATCH_SECONDS = 0.1
-"""Time between two looks at what a worker's processes use together."""
+"""Time between two measurements of what the processes of a worker use together."""
 LOGGED_BYTES = 4096
-"""Output of a batch that reaches the server's log."""
+"""Maximum output of a batch in the server's log."""
 
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 _PIPE_BYTES = 1 << 20
@@ -40,11 +40,11 @@ _BOOTSTRAP = (
 _logger = logging.getLogger(__name__)
 
 running: set[int] = set()
-"""Workers of this server that are alive: their processes are no strays."""
+"""Process ids of the running workers of this server, whose descendants are not strays."""
 
 
 class WorkerLost(Exception):
-    """The worker had to be given up, or gave itself up, during a batch."""
+    """A worker has ended, or has to be ended, during a batch."""
 
     def __init__(self, reason: str, message: str):
         super().__init__(message)
@@ -53,13 +53,13 @@ class WorkerLost(Exception):
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What every worker of a server is started with."""
+    """Settings of the workers of a server."""
 
     terms: list[dict[str, Any]]
-    """The graders: {"python" or "builtin": options, "module": name of the code's module}."""
+    """The graders: {"python", "builtin" or "openai": options}, and {"module": name of the module} for Python code."""
     function_name: str
     memory: str
-    """As in the manifest, for messages."""
+    """Memory limit as in the manifest, for messages."""
     memory_bytes: int
     needs_libraries: bool
     """Whether a grader imports more than the standard library."""
@@ -67,34 +67,34 @@ class WorkerSettings:
     readable: list[str]
     """Files and folders that the code may read, as in the manifest."""
     companions: int
-    """Processes that belong to a worker itself."""
+    """Number of companions of a worker: processes that belong to it."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A worker's answer to a batch."""
+    """The reply of a worker to a batch."""
 
     answers: list[Mapping[str, Any]]
-    """One per term: {"rows"} or {"failure", "text"}."""
+    """One answer per term: {"rows"} or {"failure", "text"}."""
     leftovers: str | None
-    """What the batch left behind that must go: "leftover_processes" or "leftover_files"."""
+    """What the batch left behind, so that the worker must be replaced: "leftover_processes" or "leftover_files"."""
 
 
 class WorkerProcess:
-    """One worker, from start to end; a worker that failed is never used again."""
+    """One worker, from its start to its end. After a failure, a worker is not used again."""
 
     def __init__(self, settings: WorkerSettings):
         self._settings = settings
         self.lost = asyncio.Event()
-        """Set when this worker is not to be used any more."""
+        """Set when this worker must not be used any more."""
         self.asked = False
-        """Whether it was given a batch."""
+        """Whether it has received a batch."""
         self.layers: dict[str, bool] = {}
-        """Which layers of the sandbox it has."""
+        """Layers of the sandbox, by name, and whether the worker has them."""
         self.refusals: list[str] = []
-        """Why others are missing."""
+        """Reasons why layers are missing."""
         self.warnings: list[str] = []
-        """What its code can do that it should not."""
+        """What its code can do although it should not."""
         self._exchanging = asyncio.Lock()
         self._logged = bytearray()
         self._process: subprocess.Popen[bytes] | None = None
@@ -108,10 +108,10 @@ class WorkerProcess:
         self._attached = contextlib.ExitStack()
 
     async def start(self) -> None:
-        """Starts the process and waits until the reward is loaded.
+        """Start the process, and wait until the reward is loaded.
 
         Raises:
-            WorkerLost: when it is not loaded, with the reason from the user's code if that is where it is.
+            WorkerLost: the reward could not be loaded; with the error of the user's code, if there is one.
         """
         self._scratch = tempfile.mkdtemp(prefix="rft-reward-")
         if os.geteuid() == 0:
@@ -120,7 +120,7 @@ class WorkerProcess:
         self._replies, reply_end = os.pipe()
         self._log, log_end = os.pipe()
         for descriptor in (request_end, reply_end):
-            with contextlib.suppress(OSError):  # the user's share of pipe memory is used up: slower, not wrong
+            with contextlib.suppress(OSError):  # the user's pipe memory is used up, which makes the pipe slower
                 fcntl.fcntl(descriptor, _F_SETPIPE_SZ, _PIPE_BYTES)
         package = str(Path(__file__).parent.parent)
         try:
@@ -130,7 +130,7 @@ class WorkerProcess:
                 stdout=log_end,
                 stderr=log_end,
                 cwd=self._scratch,
-                # One arena: glibc would otherwise reserve 64 MiB of the address space for each thread.
+                # With more arenas, glibc would reserve 64 MiB of the address space for each thread.
                 env={"MALLOC_ARENA_MAX": "1", "LANG": "C.UTF-8", "PATH": "/usr/local/bin:/usr/bin:/bin"},
                 pass_fds=(request_end, reply_end),
                 start_new_session=True,
@@ -160,7 +160,7 @@ class WorkerProcess:
         async with self._exchanging:
             hello = await self._exchange(json.dumps(configuration).encode(), START_SECONDS, "starting")
         self._look_into(hello)
-        # From here on, code that is not ours runs in the worker, and could answer in its place.
+        # From here on, code of users runs in the worker, and could write replies itself.
         async with self._exchanging:
             loaded = await self._exchange(b"", START_SECONDS, "loading the code")
         match loaded:
@@ -173,7 +173,7 @@ class WorkerProcess:
                 raise self._garbled()
 
     def _look_into(self, hello: Mapping[str, Any]) -> None:
-        """Takes over what a worker says of itself before it loads any code."""
+        """Store what a worker reports about its sandbox before it loads any code of users."""
         if hello["error"] is not None:
             self.lost.set()
             raise WorkerLost("start", str(hello["error"]))
@@ -182,15 +182,15 @@ class WorkerProcess:
         self.layers, self.refusals, self.warnings = hello["layers"], hello["refusals"], hello["warnings"]
         self._worker = processes.descendant(self._process.pid, hello["generations"])
         self._own_processes = hello["generations"] + self._settings.companions
-        # In a namespace the folder has a file system of its own, with that size.
+        # In a namespace the folder is a file system with its own size.
         scratch = None if self.layers["namespaces"] else Path(self._scratch)
         self._watch = watch.Watch(self._worker, self._settings.memory, self._settings.memory_bytes, scratch)
 
     async def ask(self, batch: bytes, seconds: float) -> Reply:
-        """Has a batch, a JSON array, scored.
+        """Score a batch, which is a JSON array of samples.
 
         Raises:
-            WorkerLost: when the worker took too long, ended, or answered nonsense; then it is `lost`.
+            WorkerLost: the worker took too long, ended, or sent an invalid reply. It is `lost` then.
         """
         timer = asyncio.get_running_loop().call_later(seconds, self._interrupt)
         try:
@@ -210,15 +210,15 @@ class WorkerProcess:
     def _leftovers(self, crowded: bool) -> str | None:
         assert self._process is not None
         assert self._watch is not None
-        # Counted here: the code could answer that it left nothing.
+        # The server counts them itself, because the code could report that there are none.
         if len(processes.offspring(self._process.pid)) > self._own_processes:
             return "leftover_processes"
         return "leftover_files" if crowded or self._watch.crowded() else None
 
     async def end(self) -> None:
-        """Kills the worker and everything that it started, and removes its folder."""
+        """Kill the worker and everything that it started, and remove its folder."""
         self.lost.set()
-        async with self._exchanging:  # a batch in progress finds out by itself how the worker ended
+        async with self._exchanging:  # a batch in progress reports how the worker ended
             if self._process is not None:
                 await self._end(self._process)
         if self._scratch is not None:
@@ -250,7 +250,7 @@ class WorkerProcess:
         attached.callback(replies.close)
         self._writer, _ = await loop.connect_write_pipe(asyncio.Protocol, os.fdopen(self._requests, "wb", buffering=0))
         attached.callback(self._writer.close)
-        # A process that inherited the pipes could keep them open: the end of the worker itself is what counts.
+        # A process that has inherited the pipes could keep them open, so the end of the worker itself is watched.
         self._pidfd = os.pidfd_open(process)
         attached.callback(os.close, self._pidfd)
         loop.add_reader(self._pidfd, self._ended)
@@ -262,7 +262,7 @@ class WorkerProcess:
         self.lost.set()
 
     async def _exchange(self, payload: bytes, seconds: float, doing: str) -> dict[str, Any]:
-        # The nonce is fresh for each batch: what an earlier batch's code left running cannot answer a later one.
+        # Each batch has a new nonce, so that code of an earlier batch that still runs cannot reply to a later one.
         nonce = secrets.token_bytes(frames.NONCE_BYTES)
         self._writer.write(frames.REQUEST_HEADER.pack(len(payload), nonce, seconds) + payload)
         self._look_later()
@@ -297,7 +297,7 @@ class WorkerProcess:
         self._next_look = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._look)
 
     def _look(self) -> None:
-        """Ends the worker if its processes together use more than they may, now and at the last look."""
+        """Kill the worker if its processes together exceed a limit, now and at the previous measurement."""
         if self._watch is not None and self._process is not None:
             excess = self._watch.excess(processes.offspring(self._worker))
             if excess is not None and self._excessive:
@@ -305,7 +305,7 @@ class WorkerProcess:
                 self.lost.set()
                 self._process.kill()
                 return
-            # Once is not enough: a process that is about to run another program counts its parent's memory again.
+            # One measurement is not enough: a process that is about to execute a program still has its parent's memory.
             self._excessive = excess is not None
         self._look_later()
 
@@ -318,7 +318,7 @@ class WorkerProcess:
 
     async def _explain_end(self, doing: str) -> WorkerLost:
         assert self._process is not None
-        for _ in range(200):  # the pipe closes a moment before the process has ended
+        for _ in range(200):  # the pipe closes shortly before the process ends
             if self._process.poll() is not None:
                 break
             await asyncio.sleep(0.005)
@@ -343,7 +343,7 @@ class WorkerProcess:
             os.kill(self._worker, signal.SIGUSR1)
 
     def _read_log(self) -> None:
-        # Everything is read, so that no worker waits for the log; the beginning is kept.
+        # All output is read, so that no worker blocks, and its beginning is kept.
         with contextlib.suppress(BlockingIOError):
             chunk = os.read(self._log, 1 << 16)
             self._logged += chunk[: LOGGED_BYTES + 1 - len(self._logged)]
@@ -355,7 +355,7 @@ class WorkerProcess:
         if self._logged:
             text = self._logged[:LOGGED_BYTES].decode("utf-8", "replace")
             more = " ... (cut)" if len(self._logged) > LOGGED_BYTES else ""
-            # Escaped, so that code cannot forge lines of this log.
+            # The output is escaped, so that code cannot forge lines of this log.
             _logger.info("the reward code printed: %s%s", json.dumps(text, ensure_ascii=False), more)
             self._logged.clear()
 
@@ -364,4 +364,4 @@ def _parse(payload: bytes) -> Any:
     try:
         return orjson.loads(payload)
     except orjson.JSONDecodeError:
-        return json.loads(payload)  # NaN, integers of any size: the checks that follow name them
+        return json.loads(payload)  # the checks that follow report NaN and large integers

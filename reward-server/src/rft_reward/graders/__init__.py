@@ -1,1 +1,1 @@
-"""The graders: what computes scores inside a worker."""
+"""The graders, which compute scores in a worker."""

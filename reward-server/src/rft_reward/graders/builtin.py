@@ -1,6 +1,6 @@
-"""The table of the builtin rewards' graders; `rft_api.builtin_table` has their options.
+"""The table of the builtin rewards' graders. Their options are in the table `rft_api.builtin_table`.
 
-Workers import it, and of the graders only those that they need.
+Workers import this module, but only those graders that they need.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from rft_reward.graders.term import Grade
 
 @dataclass(frozen=True)
 class Builder:
-    """How a builtin's grader is made."""
+    """Where the function is that builds a builtin's grader."""
 
     module: str
-    """Its module in this package."""
+    """Name of the module in this package."""
     function: str = "build"
-    """The function there that makes the grader of a sample, `GradeSample`, from the options as JSON."""
+    """Name of the function in the module. It builds the grader of a sample, `GradeSample`, from the options as JSON."""
     processes: int = 0
-    """Processes of its own that a grader keeps in each worker."""
+    """Number of companions, which are processes that the grader keeps running in each worker."""
 
     def load(self) -> Callable[[dict[str, Any]], GradeSample]:
-        """The function; imports what the grader needs."""
+        """Import the module, and everything that the grader needs, and return the function."""
         build_grader: Callable[[dict[str, Any]], GradeSample]
         build_grader = getattr(import_module(f"rft_reward.graders.{self.module}"), self.function)
         return build_grader
@@ -43,9 +43,9 @@ BUILDERS: Mapping[str, Builder] = {
     "Bleu": Builder("text_overlap", "build_bleu"),
     "ChrF": Builder("text_overlap", "build_chrf"),
 }
-"""By the builtins' names."""
+"""The builders, by the names of the builtins."""
 
 
 def build(name: str, options: dict[str, Any]) -> Grade:
-    """The grader of a batch of samples."""
+    """Build the grader of a batch of samples."""
     return over_samples(BUILDERS[name].load()(options))

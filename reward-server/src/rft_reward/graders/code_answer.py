@@ -27,9 +27,9 @@ _MOST_OUTPUT = 16 * 1024 * 1024
 
 
 def build(options: dict[str, Any]) -> GradeSample:
-    """The grader for the options of `rft_api.builtin_table.CodeReward`, with its timeout as `seconds`.
+    """Build the grader for the options of `rft_api.builtin_table.CodeReward`, which include the timeout in `seconds`.
 
-    It also starts the process that those of completions are forked from.
+    This also starts the process from which the processes of completions are forked.
     """
     key, require_all, seconds = options["testsKey"], options["requireAll"], float(options["seconds"])
     starter = Starter()
@@ -54,7 +54,7 @@ def build(options: dict[str, Any]) -> GradeSample:
 
 
 def extract(text: str) -> str:
-    """The last fenced block that is marked as Python, or else as nothing; the whole text without one."""
+    """The last code block that is marked as Python, or else the last block without a mark, or else the whole text."""
     blocks = [(match[1].lower(), match[2]) for match in _FENCE.finditer(text)]
     python = [code for language, code in blocks if language in ("python", "py", "python3")]
     plain = [code for language, code in blocks if not language]
@@ -62,32 +62,32 @@ def extract(text: str) -> str:
 
 
 def find_tests(sample: dict[str, Any], key: str) -> Tests | list[tuple[str, str]]:
-    """The row's tests: asserts, or pairs of input and expected output.
+    """The tests of a data row: asserts, or pairs of an input and the expected output.
 
     Raises:
-        Unscorable: when there are none, or they cannot be used.
+        Unscorable: there are no tests, or they are invalid.
     """
     reference = sample.get("reference_answer")
     metadata = sample.get("metadata") or {}
     if reference is None:
         reference = metadata.get("reference_answer")
     if isinstance(reference, dict) and reference.get(key):
-        found = reference[key]
+        tests = reference[key]
     elif metadata.get(key):
-        found = metadata[key]  # the reference answer may be a model solution
+        tests = metadata[key]  # in this case, the reference answer may be a sample solution
     else:
-        found = None if isinstance(reference, dict) else reference
-    if not found:
+        tests = None if isinstance(reference, dict) else reference
+    if not tests:
         raise Unscorable(f"the sample has no tests: neither the reference_answer nor a field {key} holds any")
-    if isinstance(found, str):
-        found = [found]
-    if isinstance(found, list) and all(isinstance(test, str) for test in found):
+    if isinstance(tests, str):
+        tests = [tests]
+    if isinstance(tests, list) and all(isinstance(test, str) for test in tests):
         try:
-            return Tests(found)
+            return Tests(tests)
         except BadTests as error:
             raise Unscorable(str(error)) from None
-    if isinstance(found, list) and all(_is_case(test) for test in found):
-        return [(test["input"], test["output"]) for test in found]
+    if isinstance(tests, list) and all(_is_case(test) for test in tests):
+        return [(test["input"], test["output"]) for test in tests]
     raise Unscorable("the tests are neither asserts, as text or a list of texts, nor a list of {input, output} texts")
 
 
@@ -96,37 +96,37 @@ def _is_case(test: Any) -> bool:
 
 
 def _run_cases(cases: list[tuple[str, str]], starter: Starter, folder: Path, seconds: float) -> int:
-    """How many programs wrote the expected output: the comparison happens here, and the program sees its input only."""
+    """Count the cases whose output is as expected. The comparison is made here, and the program sees only its input."""
     passed, deadline = 0, time.monotonic() + seconds
-    with tempfile.TemporaryFile(dir=folder) as given, tempfile.TemporaryFile(dir=folder) as written:
+    with tempfile.TemporaryFile(dir=folder) as stdin, tempfile.TemporaryFile(dir=folder) as stdout:
         for text, expected in cases:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
-            for file in (given, written):
+            for file in (stdin, stdout):
                 file.seek(0)
                 file.truncate()
-            given.write(text.encode("utf-8", "replace"))
-            given.flush()
-            given.seek(0)
+            stdin.write(text.encode("utf-8", "replace"))
+            stdin.flush()
+            stdin.seek(0)
             try:
-                starter.start(PROGRAM, folder, given.fileno(), written.fileno(), left)
+                starter.start(PROGRAM, folder, stdin.fileno(), stdout.fileno(), left)
                 status = starter.wait(left)
             finally:
                 starter.end()
-            written.seek(0)
-            output = written.read(_MOST_OUTPUT).decode("utf-8", "replace")
+            stdout.seek(0)
+            output = stdout.read(_MOST_OUTPUT).decode("utf-8", "replace")
             passed += status == 0 and _lines(output) == _lines(expected)
     return passed
 
 
 def _lines(text: str) -> list[str]:
-    # As judges of programming contests compare: white space at the ends of lines and of the text does not count.
+    # As in programming contests, white space at the end of lines and of the text does not count.
     return [line.rstrip() for line in text.strip().splitlines()]
 
 
 def _run_asserts(tests: Tests, starter: Starter, folder: Path, seconds: float) -> int:
-    """How many tests passed; they run in a process of their own, next to the completion's."""
+    """Count the tests that pass. They run in their own process, beside the process of the completion."""
     outcomes = b""
     with contextlib.ExitStack() as stack:
         (requests_out, requests_in), (replies_out, replies_in), (results_out, results_in) = (
@@ -136,7 +136,7 @@ def _run_asserts(tests: Tests, starter: Starter, folder: Path, seconds: float) -
         tester = 0
         try:
             starter.start(SERVER, folder, requests_out.take(), replies_in.take(), seconds)
-            # The candidate's ends must be open nowhere else: their closing tells the tests that it is gone.
+            # No other process may have the candidate's ends open: their closing tells the tests that it has ended.
             requests_out.close()
             replies_in.close()
             tester = os.fork()
@@ -162,7 +162,7 @@ def _run_asserts(tests: Tests, starter: Starter, folder: Path, seconds: float) -
 
 
 class _End:
-    """An end of a pipe, closed once."""
+    """An end of a pipe, which is closed only once."""
 
     def __init__(self, descriptor: int):
         self._descriptor: int | None = descriptor
@@ -186,13 +186,13 @@ def _pipe(stack: contextlib.ExitStack) -> tuple[_End, _End]:
 
 @contextlib.contextmanager
 def _folder(source: str) -> Iterator[Path]:
-    """A fresh working directory with the code; afterwards everything that the completion wrote is gone."""
+    """Create a working directory with the code. Afterwards, everything that the completion wrote is removed."""
     before = set(Path().iterdir())
     folder = Path(tempfile.mkdtemp(prefix="code-", dir=Path.cwd()))
     try:
         (folder / "candidate.py").write_text(source, encoding="utf-8", errors="replace")
         yield folder
     finally:
-        for left in set(Path().iterdir()) - before:
+        for path in set(Path().iterdir()) - before:
             with contextlib.suppress(OSError):
-                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -1,6 +1,6 @@
-"""A completion's side of assert tests: runs its code, then answers calls to what it defines, until told to end.
+"""The completion's side of assert tests: runs its code, then executes calls to what the code defines.
 
-It runs in the completion's own process, so nothing here is to be trusted, and nothing here decides a test.
+It runs in the process of the completion, so it cannot be trusted, and it does not decide any test.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "bool": bool,
     **{name: getattr(operator, name) for name in _OPERATORS.split()},
 }
-"""What the tests may ask of an object that is no plain data."""
+"""The operations that the tests may request on an object that is not plain data."""
 
 
 def serve(run: Callable[[], Any], module: types.ModuleType, requests: BinaryIO, replies: BinaryIO) -> None:
-    """Runs the code and answers requests."""
+    """Run the code, and answer requests."""
     sys.set_int_max_str_digits(0)
     session = _Session(requests, replies)
     try:
@@ -61,7 +61,7 @@ class _Session:
         write(self._replies, message)
 
     def describe(self, value: Any) -> Any:
-        """A name's value for the tests; of an exception class, what it derives from."""
+        """The value of a name for the tests. Of an exception class, it is the builtin class that it derives from."""
         if isinstance(value, type) and issubclass(value, BaseException):
             base = next(base for base in value.__mro__ if base.__module__ == "builtins")
             return {"exception": [self._references.number(value), base.__name__]}
@@ -71,7 +71,7 @@ class _Session:
         try:
             arguments = self._decode(request["arguments"])
             result = OPERATIONS[request["do"]](*arguments, **self._decode(request["named"]))
-            # Lists and the like that the call changed are changed in the tests, too.
+            # Changes that the call made to lists and other arguments are made in the tests as well.
             self.send({"value": self._encode(result), "arguments": [self._encode(item) for item in arguments]})
         except BaseException as error:
             kinds = [base.__name__ for base in type(error).__mro__]
@@ -93,7 +93,7 @@ class _Session:
                 message = read(self._requests)
                 if "do" not in message:
                     break
-                self.answer(message)  # the callback used an object of ours
+                self.answer(message)  # the callback has used an object of this side
             if "value" not in message:
                 raise RuntimeError("a function of the tests raised an exception")
             return self._decode(message["value"])

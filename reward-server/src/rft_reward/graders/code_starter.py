@@ -1,6 +1,7 @@
-"""Starts the processes that run completions: forks of a process that was made before any sample arrived.
+"""Starts the processes of completions, as forks of a process that was started before any sample arrived.
 
-So a completion's process starts in milliseconds and holds nothing of the samples, their tests or the worker's pipes.
+So the process of a completion starts within milliseconds. It contains neither samples, nor their tests, nor the pipes
+of the worker.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from rft_reward import companions, sandbox
 from rft_reward.graders import code_server
 
 PROGRAM, SERVER = "program", "server"
-"""A candidate reads standard input and writes standard output, or answers calls to what it defines."""
+"""Modes of a candidate: it reads standard input and writes standard output, or executes calls to what it defines."""
 
 
 class Starter:
-    """The worker's side: has candidates started, one at a time."""
+    """The worker's side of the starter process, which starts one candidate at a time."""
 
     def __init__(self) -> None:
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -45,14 +46,14 @@ class Starter:
         self._candidate = 0
 
     def start(self, mode: str, folder: Path, read_end: int, write_end: int, seconds: float) -> None:
-        """Starts the `candidate.py` of a folder; it reads from one descriptor and writes to the other."""
+        """Start the `candidate.py` of a folder. It reads from one descriptor, and writes to the other."""
         request = json.dumps([mode, str(folder), seconds]).encode()
         with _undisturbed():
             socket.send_fds(self._socket, [request], [read_end, write_end])
             self._candidate = int(self._receive())
 
     def wait(self, seconds: float) -> int | None:
-        """The candidate's exit status, or None when it has not ended in so many seconds."""
+        """Wait for the end of the candidate. Return its exit status, or None if it is still running after `seconds`."""
         if not select.select([self._socket], [], [], max(seconds, 0.0))[0]:
             return None
         with _undisturbed():
@@ -61,7 +62,7 @@ class Starter:
         return status
 
     def end(self) -> None:
-        """Kills the candidate and everything that it started."""
+        """Kill the candidate and everything that it started."""
         with _undisturbed():
             if self._candidate:
                 for kill in (os.killpg, os.kill):
@@ -74,13 +75,13 @@ class Starter:
     def _receive(self) -> bytes:
         message = self._socket.recv(64)
         if not message:
-            os._exit(1)  # without the starter this worker is of no use: the server replaces it
+            os._exit(1)  # a worker without its starter process cannot score, so the server must replace it
         return message
 
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Keeps the signals that end a sample or batch waiting: half a conversation with the starter would be its end."""
+    """Block the signals that interrupt samples and batches, which must not interrupt an exchange with the starter."""
     signals = {signal.SIGALRM, signal.SIGUSR1}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
@@ -90,7 +91,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _serve(requests: socket.socket) -> None:
-    """The starter: forks for each request, and tells the process's id and how it ended."""
+    """Run the starter process: fork for each request, and send the process id and the exit status."""
     sandbox.end_with_parent()
     for number in (signal.SIGALRM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
@@ -152,7 +153,7 @@ def _become_candidate(mode: str, folder: str, seconds: float, read_end: int, wri
 
 
 def _close_all_but(kept: int) -> None:
-    # The interpreter's library may only be reachable through descriptors (`sandbox.enter`).
+    # The library of the interpreter may be reachable only through descriptors (`sandbox.enter`).
     keep = {kept} | {int(path.rsplit("/", 1)[1]) for path in sys.path if path.startswith("/proc/self/fd/")}
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(3):

@@ -1,8 +1,8 @@
-"""Runs assert tests in a process that holds the tests but none of the completion's code.
+"""Runs assert tests in a process that contains the tests, but no code of the completion.
 
-What the completion defines is called in its own process. Here its results are plain data, or `Remote` objects that
-equal no value of the tests. So no result, exception, exit or patched builtin of the completion can pass a test that
-compares with a value of its own, and the completion's process never sees the expected values.
+What the completion defines is called in the process of the completion. In this process, its results are plain data, or
+`Remote` objects, which are never equal to a value of the tests. So no result, exception, exit or patched builtin of the
+completion can pass a test that compares with an expected value, and the completion never sees expected values.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _COUNT = "__an_assert_passed__"
 
 
 class BadTests(Exception):
-    """What is wrong with the tests themselves."""
+    """The tests themselves are invalid. The message says why."""
 
 
 class Tests:
-    """Tests of a data row: each top-level assert, or the whole text when it has none there.
+    """The tests of a data row: each top-level assert, or the whole text if it has no top-level assert.
 
     Raises:
-        BadTests: when they are no Python, or assert nothing.
+        BadTests: the tests are not valid Python, or assert nothing.
     """
 
     def __init__(self, texts: list[str]):
         self.parts: list[tuple[bool, Any]] = []
-        """Whether it is a test, and its code; the others prepare for those that follow."""
+        """Each part of the tests: whether it is a test, and its code. Other parts prepare for the tests after them."""
         trees = []
         for text in texts:
             try:
@@ -52,7 +52,7 @@ class Tests:
         self.count = sum(is_test for is_test, _ in self.parts)
 
     def run(self, candidate_out: BinaryIO, candidate_in: BinaryIO, results: int) -> NoReturn:
-        """Runs them and ends this process; writes a byte per test: 1 passed, 0 failed."""
+        """Run the tests, and end this process. One byte is written per test: 1 if it passed, 0 if it failed."""
         for number in (signal.SIGALRM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
         null = os.open(os.devnull, os.O_RDWR)
@@ -72,7 +72,7 @@ class Tests:
                 before = passed[0]
                 try:
                     exec(code, scope)
-                    # A loop over what the completion returned may come to no assert: that is not passing.
+                    # A test passes only if an assert was executed, which a loop over an empty result does not do.
                     outcome = b"1" if passed[0] > before else b"0"
                 except BaseException:
                     outcome = b"0"
@@ -84,7 +84,7 @@ class Tests:
 
 
 def _refuse_idle(trees: list[ast.Module]) -> None:
-    """Refuses tests without an assert, and those whose asserts stand in functions that nothing calls."""
+    """Refuse tests without asserts, and tests whose asserts are in functions that are never called."""
     nodes = [node for tree in trees for node in ast.walk(tree)]
     if not any(isinstance(node, ast.Assert) for node in nodes):
         raise BadTests("the tests hold no assert")
@@ -96,7 +96,7 @@ def _refuse_idle(trees: list[ast.Module]) -> None:
 
 
 class _Counting(ast.NodeTransformer):
-    """Counts the asserts that pass: tests that never come to one must not pass."""
+    """Adds a counter of the asserts that pass, because tests that execute no assert must not pass."""
 
     def visit_Assert(self, node: ast.Assert) -> Any:
         call = ast.Expr(ast.Call(ast.Name(_COUNT, ast.Load()), [], []))
@@ -104,14 +104,14 @@ class _Counting(ast.NodeTransformer):
 
 
 class _Session:
-    """Calls into the completion's process."""
+    """Calls to the process of the completion."""
 
     def __init__(self, replies: BinaryIO, requests: BinaryIO):
         self._replies, self._requests = replies, requests
         self._references = References()
 
     def names(self) -> dict[str, Any]:
-        """What the completion defines, except what would stand in for Python's own names."""
+        """The names that the completion defines, except those that would replace Python's own."""
         described = read(self._replies).get("names", {})
         return {
             name: self._named(name, value)
@@ -125,7 +125,7 @@ class _Session:
         return self._decode(value)
 
     def do(self, operation: str, *arguments: Any, **named: Any) -> Any:
-        """Has the completion's process do something, and takes over its result and what it did to the arguments."""
+        """Execute an operation in the completion's process, with its changes of the arguments. Return its result."""
         encoded = [self._encode(item) for item in arguments]
         named_values = {"dict": [[key, self._encode(item)] for key, item in named.items()]}
         write(self._requests, {"do": operation, "arguments": encoded, "named": named_values})
@@ -183,11 +183,11 @@ def _take_over(mine: Any, theirs: Any) -> None:
 
 
 def _exception(kinds: list[str]) -> type[Exception]:
-    """The nearest of Python's own exceptions; the completion's exits and interrupts are plain errors here."""
+    """The nearest builtin exception class. Exits and interrupts of the completion are ordinary exceptions here."""
     for kind in kinds:
-        found = getattr(builtins, kind, None)
-        if isinstance(found, type) and issubclass(found, Exception):
-            return found
+        candidate = getattr(builtins, kind, None)
+        if isinstance(candidate, type) and issubclass(candidate, Exception):
+            return candidate
     return RuntimeError
 
 
@@ -207,21 +207,21 @@ def _among_own(operation: str, otherwise: Any = NotImplemented) -> Callable[[Any
     forward = _forwarded(operation)
 
     def method(self: Remote, other: Any) -> Any:
-        # With a value of the tests the completion is not asked: it could claim to equal anything, and would learn it.
+        # A comparison with a value of the tests is not sent: the completion could claim to be equal, and would see it.
         return forward(self, other) if type(other) is Remote else otherwise
 
     return method
 
 
 class Remote:
-    """An object of the completion's that is no plain data; what is done with it happens in the completion's process."""
+    """An object of the completion that is not plain data. Operations on it are executed in the completion's process."""
 
     def __init__(self, session: _Session, number: int):
         object.__setattr__(self, "_session", session)
         object.__setattr__(self, "_number", number)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """The result of calling the object."""
+        """Call the object."""
         session: _Session = object.__getattribute__(self, "_session")
         return session.do("call", self, *arguments, **named)
 

@@ -1,7 +1,7 @@
-"""Values that cross between a completion's process and the one that tests it: plain data, and references to the rest.
+"""Encodes the values between the process of a completion and that of its tests: plain data, and references.
 
-Nothing else is rebuilt on the other side: what a completion returns is data by the time it is compared, whatever class
-it was made of.
+Nothing else is rebuilt on the other side. So what a completion returns is plain data when it is compared, whatever its
+class was.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _BUILDERS: dict[str, Callable[[Any], Any]] = {
 
 
 class References:
-    """The values of this side that the other knows by number."""
+    """The values of this side that the other side refers to by a number."""
 
     def __init__(self) -> None:
         self._values: list[Any] = []
 
     def number(self, value: Any) -> int:
-        """The number of a value, for the other side."""
+        """Store a value, and return its number for the other side."""
         self._values.append(value)
         return len(self._values) - 1
 
@@ -41,7 +41,7 @@ class References:
 
 
 def encode(value: Any, refer: Callable[[Any], Any]) -> Any:
-    """The value as JSON; `refer` gives the JSON of what is no plain data. Subclasses become their plain base."""
+    """Encode a value as JSON. `refer` encodes what is not plain data. Instances of subclasses become plain data."""
     match value:
         case None | True | False:
             return value
@@ -75,7 +75,7 @@ def encode(value: Any, refer: Callable[[Any], Any]) -> Any:
 
 
 def decode(value: Any, resolve: Callable[[str, Any], Any]) -> Any:
-    """The value that the JSON stands for; `resolve` gives what a reference, its kind and number, stands for."""
+    """Decode a value. `resolve` returns the object of a reference, from its kind and number."""
     if isinstance(value, list):
         return [decode(item, resolve) for item in value]
     if not isinstance(value, dict):
@@ -90,16 +90,16 @@ def decode(value: Any, resolve: Callable[[str, Any], Any]) -> Any:
 
 
 def write(stream: Any, message: dict[str, Any]) -> None:
-    """Sends a message."""
+    """Send a message."""
     stream.write(json.dumps(message).encode() + b"\n")
     stream.flush()
 
 
 def read(stream: Any) -> dict[str, Any]:
-    """The next message.
+    """Receive the next message.
 
     Raises:
-        EOFError: when the other side is gone, or says too much.
+        EOFError: the other side has ended, or has sent too much.
     """
     line = stream.readline(LONGEST_MESSAGE)
     if not line.endswith(b"\n"):

@@ -1,4 +1,4 @@
-"""The builtin ExactMatch: 1 when the answer is the expected text, else 0."""
+"""The builtin ExactMatch: the score is 1 if the answer is the expected text, and 0 otherwise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def build(options: dict[str, Any]) -> GradeSample:
-    """The grader for the options of `rft_api.builtin_table.ExactMatchReward`."""
+    """Build the grader for the options of `rft_api.builtin_table.ExactMatchReward`."""
     pattern = re.compile(options["pattern"]) if options.get("pattern") else None
 
     def grade(sample: dict[str, Any]) -> tuple[float, list[Component]]:
@@ -29,7 +29,7 @@ def build(options: dict[str, Any]) -> GradeSample:
 
 
 def normalize(text: str, options: dict[str, Any]) -> str:
-    """The text without the differences that the options ignore."""
+    """Remove the differences that the options ignore."""
     if options["squad"]:
         return squad(text)
     if options["ignoreCase"]:
@@ -42,15 +42,15 @@ def normalize(text: str, options: dict[str, Any]) -> str:
 
 
 def squad(text: str) -> str:
-    """The text as SQuAD's evaluation compares it: lower case, no ASCII punctuation, no articles, single spaces."""
+    """Normalize a text as SQuAD's evaluation does: lower case, no ASCII punctuation, no articles, single spaces."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
 def last_match(pattern: re.Pattern[str], text: str) -> str | None:
-    """The first group, or the whole, of the pattern's last match; None without a match."""
-    found = None
+    """The first group of the pattern's last match, or the whole match if there is no group; None without a match."""
+    last = None
     for match in pattern.finditer(text):
-        found = match
-    if found is None:
+        last = match
+    if last is None:
         return None
-    return found[1] if pattern.groups else found[0]
+    return last[1] if pattern.groups else last[0]

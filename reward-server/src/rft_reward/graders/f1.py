@@ -1,10 +1,11 @@
-"""The builtin F1: precision and recall of labels, or of the words of a text as SQuAD compares them."""
+"""The builtin F1: the score is the F1 of labels, or of the words of a text as in SQuAD."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from rft_reward.graders.exact_match import last_match, squad
@@ -16,7 +17,7 @@ _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
 
 
 def build(options: dict[str, Any]) -> GradeSample:
-    """The grader for the options of `rft_api.builtin_table.F1Reward`."""
+    """Build the grader for the options of `rft_api.builtin_table.F1Reward`."""
     pattern = re.compile(options["pattern"]) if options.get("pattern") else None
     tokens, ignore_case = options["compare"] == "Tokens", options["ignoreCase"]
     key = options.get("answerKey")
@@ -25,29 +26,29 @@ def build(options: dict[str, Any]) -> GradeSample:
         text = completion_text(sample)
         answer = text if pattern is None else last_match(pattern, text)
         if tokens:
-            wanted = Counter(squad(expected_text(sample, key)).split())
-            given = Counter(squad(answer or "").split())
+            expected = Counter(squad(expected_text(sample, key)).split())
+            actual = Counter(squad(answer or "").split())
         else:
-            wanted = Counter(_expected_labels(sample, key, ignore_case))
-            given = Counter(labels(answer or "", ignore_case))
-        precision, recall, score = overlap(given, wanted)
+            expected = Counter(_expected_labels(sample, key, ignore_case))
+            actual = Counter(labels(answer or "", ignore_case))
+        precision, recall, score = overlap(actual, expected)
         return score, [("f1", score, "Reward"), ("precision", precision, "Metric"), ("recall", recall, "Metric")]
 
     return grade
 
 
-def overlap(given: Counter[Any], wanted: Counter[Any]) -> tuple[float, float, float]:
-    """Precision, recall and F1; nothing given where nothing is wanted is right."""
-    if not given and not wanted:
+def overlap(actual: Counter[Any], expected: Counter[Any]) -> tuple[float, float, float]:
+    """Precision, recall and F1. They are 1 if nothing is expected and nothing was given."""
+    if not actual and not expected:
         return 1.0, 1.0, 1.0
-    common = (given & wanted).total()
+    common = (actual & expected).total()
     if not common:
         return 0.0, 0.0, 0.0
-    return common / given.total(), common / wanted.total(), 2 * common / (given.total() + wanted.total())
+    return common / actual.total(), common / expected.total(), 2 * common / (actual.total() + expected.total())
 
 
 def labels(text: str, ignore_case: bool) -> set[str]:
-    """The labels of a text: a JSON list's, or what commas and lines separate, without bullets."""
+    """The labels of a text: those of a JSON list, or those that commas and line breaks separate, without bullets."""
     text = text.strip()
     if text.startswith("["):
         try:
@@ -60,11 +61,11 @@ def labels(text: str, ignore_case: bool) -> set[str]:
 
 
 def _expected_labels(sample: dict[str, Any], key: str | None, ignore_case: bool) -> set[str]:
-    wanted = selected_answer(sample, key)
-    if isinstance(wanted, str):
-        return labels(wanted, ignore_case)
-    if isinstance(wanted, list) and all(_is_label(label) for label in wanted):
-        return _normalized((str(label) for label in wanted), ignore_case)
+    expected = selected_answer(sample, key)
+    if isinstance(expected, str):
+        return labels(expected, ignore_case)
+    if isinstance(expected, list) and all(_is_label(label) for label in expected):
+        return _normalized((str(label) for label in expected), ignore_case)
     raise Unscorable("the reference_answer is neither a text nor a list of labels (texts or numbers)")
 
 
@@ -72,6 +73,6 @@ def _is_label(value: Any) -> bool:
     return isinstance(value, (str, int, float)) and not isinstance(value, bool)
 
 
-def _normalized(found: Any, ignore_case: bool) -> set[str]:
-    stripped = (label.strip().strip("\"'") for label in found)
+def _normalized(texts: Iterable[str], ignore_case: bool) -> set[str]:
+    stripped = (text.strip().strip("\"'") for text in texts)
     return {label.casefold() if ignore_case else label for label in stripped if label}

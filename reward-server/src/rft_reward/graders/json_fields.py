@@ -1,4 +1,4 @@
-"""The builtin Json: is the completion JSON, does it keep a schema, how many of its fields are right."""
+"""The builtin Json: checks that the completion is JSON that satisfies a schema, and scores the F1 of its fields."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _FENCE = re.compile(r"\A```[A-Za-z]*[ \t]*\n(.*)\n?```\Z", re.DOTALL)
 
 
 def build(options: dict[str, Any]) -> GradeSample:
-    """The grader for the options of `rft_api.builtin_table.JsonReward`."""
+    """Build the grader for the options of `rft_api.builtin_table.JsonReward`."""
     schema = options.get("jsonSchema")
-    # An empty registry: references to other documents are errors, never downloads.
+    # With an empty registry, references to other documents are errors, and nothing is downloaded.
     validator = None if schema is None else Draft202012Validator(schema, registry=Registry())
     compare, fence = options["compareValues"], options["allowCodeFence"]
 
@@ -48,10 +48,10 @@ def build(options: dict[str, Any]) -> GradeSample:
 
 
 def parse(text: str, allow_code_fence: bool) -> Any:
-    """The completion as JSON.
+    """Parse a completion as JSON.
 
     Raises:
-        ValueError, RecursionError: when it is anything else, NaN and Infinity included.
+        ValueError, RecursionError: the completion is not JSON; NaN and Infinity are not.
     """
     text = text.strip()
     fenced = _FENCE.match(text) if allow_code_fence else None
@@ -59,16 +59,17 @@ def parse(text: str, allow_code_fence: bool) -> Any:
 
 
 def field_f1(value: Any, expected: Any) -> tuple[float, float, float]:
-    """Precision, recall and F1 of the leaf fields; elements of lists count whatever their order."""
-    given, wanted = Counter(flatten(value)), Counter(flatten(expected))
-    common = (given & wanted).total()
+    """Precision, recall and F1 of the leaf fields. The order of the elements of lists does not count."""
+    leaves, expected_leaves = Counter(flatten(value)), Counter(flatten(expected))
+    common = (leaves & expected_leaves).total()
     if not common:
         return 0.0, 0.0, 0.0
-    return common / given.total(), common / wanted.total(), 2 * common / (given.total() + wanted.total())
+    size, expected_size = leaves.total(), expected_leaves.total()
+    return common / size, common / expected_size, 2 * common / (size + expected_size)
 
 
 def flatten(value: Any) -> list[tuple[str, str]]:
-    """The leaves as (path, canonical JSON); a path names keys, and `[]` for any element of a list."""
+    """The leaves as (path, canonical JSON). A path consists of keys, and of `[]` for any element of a list."""
     return list(_leaves(value, ""))
 
 
@@ -80,7 +81,7 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
         for inner in value:
             yield from _leaves(inner, f"{path}[]")
     elif isinstance(value, float) and value.is_integer():
-        yield path, str(int(value))  # JSON has one kind of number: 1.0 is 1
+        yield path, str(int(value))  # JSON has only one kind of numbers, so 1.0 is 1
     else:
         yield path, json.dumps(value)
 

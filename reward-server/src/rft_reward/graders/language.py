@@ -1,4 +1,4 @@
-"""Guesses the language of a text with the tables that pycld2 carries in its library; nothing is downloaded."""
+"""Detects the language of a text with the tables in the library of pycld2. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import pycld2
 from rft_reward.text import writable
 
 _OLD_CODES = {"he": "iw", "jv": "jw"}
-"""Codes that the tables have from before ISO changed them."""
+"""Codes that ISO has changed, and their former codes, which the tables use."""
 
 
 def is_in(text: str, language: str) -> bool:
-    """Whether most of the text is in the language of an ISO 639 code; a doubtful short text gets its benefit."""
+    """Whether most of the text is in the language of an ISO 639 code. For a short text, this language is preferred."""
     code = _OLD_CODES.get(language, language)
     printable = "".join(character if character.isprintable() else " " for character in writable(text))
     try:
-        _, _, found = pycld2.detect(printable, hintLanguage=code, bestEffort=True)
+        _, _, languages = pycld2.detect(printable, hintLanguage=code, bestEffort=True)
     except pycld2.error:
         return False
-    return str(found[0][1]).partition("-")[0] == code
+    return str(languages[0][1]).partition("-")[0] == code

@@ -1,4 +1,4 @@
-"""The builtin Math: 1 when the completion's final answer equals the ground truth, else 0."""
+"""The builtin Math: the score is 1 if the final answer of the completion equals the ground truth, and 0 otherwise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from math_verify import parse as parse_expression
 from rft_reward.graders.per_sample import Component, GradeSample
 from rft_reward.graders.sample import completion_text, expected_text
 
-# Its warnings say that its own time limits are off: the worker has better ones.
+# Its warnings say that its own time limits are off. The time limits of the worker apply instead.
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)
 
 _PLAIN = re.compile(r"([-+]?)(\d+(?:\.\d*)?|\.\d+)(?:[eE]([-+]?\d{1,3}))?")
@@ -22,11 +22,11 @@ _FRACTION = re.compile(r"([-+]?)(?:(\d+)\s+)?(\d+)/(\d+)")
 _LATEX_FRACTION = re.compile(r"([-+]?)\s*(\d*)\s*\\[dt]?frac\s*(?:\{\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))")
 _NUMBER = re.compile(
     r"(?<![\w.])[-+]?\$?(?:\d{1,3}(?:,\d{3})+|\d+|(?=\.\d))(?:\.\d+)?(?:[eE][-+]?\d+\b)?(?:\s*/\s*\d+)?%?"
-    r"(?!\d|[A-Za-z]\b)"  # no part of a longer number, no coefficient
+    r"(?!\d|[A-Za-z]\b)"  # not a part of a longer number, and not a coefficient
 )
 _UNIT = re.compile(r"(?<=[\d\s%])(?:\\(?:text|mathrm)\s*\{[^{}]*\}|\s(?!pi\b)[A-Za-z]{2,}(?:\s[A-Za-z]+)*)$")
-# Thousands separated by spaces, apostrophes or points. One point alone is a decimal point, whatever follows it, unless
-# a decimal comma comes after it; a comma alone separates thousands, or the members of a list.
+# Groups of thousands, separated by spaces, apostrophes or points. A single point is a decimal point unless a decimal
+# comma follows it. A single comma separates thousands, or the elements of a list.
 _GROUPED = re.compile(r"([-+]?)(\d{1,3}(?:[ \u00a0\u202f'’]\d{3})+)(?:[.,](\d+))?")
 _POINT_GROUPED = re.compile(r"([-+]?)(\d{1,3}(?:\.\d{3})+),(\d+)|([-+]?)(\d{1,3}(?:\.\d{3}){2,})")
 _MEASURED = re.compile(r"\d\s*(?:\\(?:text|mathrm)\s*\{\s*)?([A-Za-zµ]+)[\s}]*$")
@@ -42,13 +42,13 @@ _UNITS = {
     )
     for name in names
 }  # fmt: skip
-"""Units that are told apart: an answer in metres is not one in kilometres."""
+"""The names of units that are distinguished, and the short name of each: metres are not kilometres."""
 _ANSWER_IS = re.compile(r"answer(?:\s+is|\s*:|\s*=)\s*:?\s*([^\n]+)", re.IGNORECASE)
 _LONGEST_ANSWER = 1000
 
 
 def build(options: dict[str, Any]) -> GradeSample:
-    """The grader for the options of `rft_api.builtin_table.MathReward`."""
+    """Build the grader for the options of `rft_api.builtin_table.MathReward`."""
     tolerance = Fraction(options["relativeTolerance"])
 
     def grade(sample: dict[str, Any]) -> tuple[float, list[Component]]:
@@ -61,7 +61,7 @@ def build(options: dict[str, Any]) -> GradeSample:
 
 
 def final_answer(completion: str) -> str | None:
-    """The last \\boxed{}, else what follows ####, else what follows `answer is`, else the last number."""
+    """The content of the last \\boxed{}, or else what follows ####, or what follows `answer is`, or the last number."""
     boxed = _last_boxed(completion)
     if boxed is not None:
         return boxed
@@ -72,25 +72,25 @@ def final_answer(completion: str) -> str | None:
     if not stated:
         return next(reversed(_NUMBER.findall(completion)), None)
     sentence: str = re.split(r"[.;](?:\s|$)", stated[-1].strip(), maxsplit=1)[0].strip()
-    if re.search(r"[\\^=+_({]", sentence):  # an expression; of an equation, its right side
+    if re.search(r"[\\^=+_({]", sentence):  # an expression, or the right side of an equation
         return sentence.rpartition("=")[2]
     numbers = _NUMBER.findall(sentence)
-    return numbers[0] if numbers else sentence  # `therefore 12 apples in total`
+    return numbers[0] if numbers else sentence  # such as `therefore 12 apples in total`
 
 
 def equal(answer: str, expected: str, tolerance: Fraction) -> bool:
-    """Whether two answers are the same number, within the tolerance, or the same expression, or the same text."""
+    """Whether two answers are the same number within the tolerance, the same expression, or the same text."""
     answer, expected = _clean(answer), _clean(expected)
     if answer == expected and answer:
         return True
     units = unit(answer), unit(expected)
     if None not in units and units[0] != units[1]:
         return False
-    given, wanted = number(answer), number(expected)
-    if given is not None and wanted is not None:
-        # A percent sign on one side only leaves open which was meant: 50 % is 50 and 0.5.
-        readings = [given] if answer.endswith("%") == expected.endswith("%") else [given, _rescaled(given, answer)]
-        return any(abs(reading - wanted) <= tolerance * abs(wanted) for reading in readings)
+    value, target = number(answer), number(expected)
+    if value is not None and target is not None:
+        # A percent sign on only one side is ambiguous: 50 % can be 50 or 0.5.
+        readings = [value] if answer.endswith("%") == expected.endswith("%") else [value, _rescaled(value, answer)]
+        return any(abs(reading - target) <= tolerance * abs(target) for reading in readings)
     if max(len(answer), len(expected)) > _LONGEST_ANSWER:
         return False
     if answer.casefold() == expected.casefold():
@@ -99,7 +99,7 @@ def equal(answer: str, expected: str, tolerance: Fraction) -> bool:
 
 
 def unit(text: str) -> str | None:
-    """The known unit that follows a number, as its short name; None without one."""
+    """The short name of the unit after a number; None if there is no known unit."""
     match = _MEASURED.search(text)
     if match is None:
         return None
@@ -108,7 +108,7 @@ def unit(text: str) -> str | None:
 
 
 def number(text: str) -> Fraction | None:
-    """The number that a cleaned text is, exactly: 1,234.5  3/4  1 1/2  2e3  50%  7 apples  \\frac{3}{4}; else None."""
+    """The exact number of a text, such as 1,234.5  3/4  1 1/2  2e3  50%  7 apples  \\frac{3}{4}; None if it is none."""
     text = _UNIT.sub("", text).strip().removesuffix("%").strip()
     if len(text) > _LONGEST_ANSWER:
         return None
@@ -138,8 +138,8 @@ def number(text: str) -> Fraction | None:
     return -value if match[1] == "-" else value
 
 
-def _rescaled(given: Fraction, answer: str) -> Fraction:
-    return given / 100 if answer.endswith("%") else given * 100
+def _rescaled(value: Fraction, answer: str) -> Fraction:
+    return value / 100 if answer.endswith("%") else value * 100
 
 
 def _clean(text: str) -> str:
@@ -149,14 +149,14 @@ def _clean(text: str) -> str:
             text = match[1].strip()
     if match := re.fullmatch(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}", text):
         text = match[1]
-    text = re.sub(r"\\[!,;: ]|\{,\}", lambda found: "," if found[0] == "{,}" else "", text)
+    text = re.sub(r"\\[!,;: ]|\{,\}", lambda match: "," if match[0] == "{,}" else "", text)
     text = re.sub(r"\\?[$]|[€£¥₩₹]", "", text).replace("\\%", "%").replace("−", "-")
     text = re.sub(r"\s*/\s*", "/", text.strip().rstrip(".").strip())
     return re.sub(r"\s+%$", "%", text)
 
 
 def _explicit_answer(reference: str) -> str:
-    """The ground truth; of a worked solution, what it marks as the answer."""
+    """The ground truth. Of a worked solution, it is what the solution marks as the answer."""
     boxed = _last_boxed(reference)
     return boxed if boxed is not None else reference.rpartition("####")[2]
 
@@ -172,30 +172,30 @@ def _last_boxed(text: str) -> str | None:
 
 
 def _equal_expressions(answer: str, expected: str, tolerance: Fraction) -> bool:
-    given, wanted = _expressions(answer), _expressions(expected)
-    if not given or not wanted:
+    values, targets = _expressions(answer), _expressions(expected)
+    if not values or not targets:
         return False
     try:
-        if verify(wanted, given, timeout_seconds=None, raise_on_error=True):
+        if verify(targets, values, timeout_seconds=None, raise_on_error=True):
             return True
     except (MemoryError, RecursionError):
         raise
-    except Exception:  # sympy cannot compare, say, a set with a number: then they are not equal
+    except Exception:  # sympy cannot compare some kinds, such as a set and a number; they are not equal
         return False
     if not tolerance:
         return False
     try:
-        difference = abs(float(given[0]) - float(wanted[0]))
-        return difference <= float(tolerance) * abs(float(wanted[0]))
-    except (TypeError, ValueError, OverflowError, AttributeError):  # not numbers
+        difference = abs(float(values[0]) - float(targets[0]))
+        return difference <= float(tolerance) * abs(float(targets[0]))
+    except (TypeError, ValueError, OverflowError, AttributeError):  # they are not numbers
         return False
 
 
 def _expressions(text: str) -> list[Any]:
-    # No `parsing_timeout`: it would replace the alarm that bounds this sample.
-    found = parse_expression(
+    # A `parsing_timeout` would replace the alarm that limits the time of this sample.
+    expressions = parse_expression(
         f"${text}$",
         extraction_config=[LatexExtractionConfig(), ExprExtractionConfig()],
         parsing_timeout=None,
     )
-    return [expression for expression in found if not isinstance(expression, str)]
+    return [expression for expression in expressions if not isinstance(expression, str)]

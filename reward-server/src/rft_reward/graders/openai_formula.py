@@ -1,4 +1,4 @@
-"""Computes the formulas of OpenAI's multi graders."""
+"""Evaluates the formulas of OpenAI's multi graders."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 
 
 def compute(formula: Any, scores: Mapping[str, float]) -> float:
-    """The value of a formula in the form of `rft_api.openai_formula.parse_formula`.
+    """Evaluate a formula that `rft_api.openai_formula.parse_formula` has parsed.
 
     Raises:
-        Unscorable: when it has none, such as a division by zero.
+        Unscorable: the formula has no value, such as a division by zero.
     """
     try:
         value = _compute(formula, scores)

@@ -1,4 +1,4 @@
-"""OpenAI's graders that need no model: string_check, text_similarity, python, and multi over them."""
+"""The graders of OpenAI that need no model: string_check, text_similarity, python, and multi over these."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rft_reward.graders.per_sample import Component, over_samples
 from rft_reward.graders.term import Grade, TimeLimit, Unscorable
 
 Part = Callable[[Values], float]
-"""From a sample's values to the score of one grader."""
+"""A function that returns the score of one grader for the values of a sample."""
 
 
 def prepare(plan: dict[str, Any]) -> Callable[[], Grade]:
-    """Imports what the graders of a plan (`rft_reward.openai_plan`) need; calling the result loads the user's code."""
+    """Import what the graders of a plan (`rft_reward.openai_plan`) need, and return the function that loads them."""
     ready = [(key, part, _prepare(part, f"grader_{key}")) for key, part in plan["graders"]]
 
     def load() -> Grade:
@@ -36,7 +36,7 @@ def prepare(plan: dict[str, Any]) -> Callable[[], Grade]:
                 components.append((key, scores[key], "Reward"))
                 if threshold is not None:
                     components.append((f"{key}/passed", float(scores[key] >= threshold), "Metric"))
-            # Without a formula the server computes it: some of its graders ask a model.
+            # Without a formula here, the server evaluates it, because some of its graders ask a model.
             score = 0.0 if plan["formula"] is None else compute(plan["formula"], scores)
             return score, components
 
@@ -61,15 +61,15 @@ def _prepare(part: dict[str, Any], module: str) -> Callable[[], Part]:
 
 def _string_check(part: dict[str, Any]) -> Part:
     def check(values: Values) -> float:
-        given, wanted = values.render(part["input"]), values.render(part["reference"])
+        text, reference = values.render(part["input"]), values.render(part["reference"])
         match part["operation"]:
             case "eq":
-                return float(given == wanted)
+                return float(text == reference)
             case "ne":
-                return float(given != wanted)
+                return float(text != reference)
             case "like":
-                return float(wanted in given)
-        return float(wanted.casefold() in given.casefold())
+                return float(reference in text)
+        return float(reference.casefold() in text.casefold())
 
     return check
 
@@ -80,14 +80,14 @@ def _measure(metric: str) -> Callable[[str, str], float]:
     if metric == "fuzzy_match":
         from rapidfuzz import fuzz, utils
 
-        # OpenAI names the library only; these are the ratio and the preparation of its guide's example.
-        return lambda given, wanted: fuzz.WRatio(given, wanted, processor=utils.default_process) / 100
+        # OpenAI only names the library. The ratio and the preprocessing are those of the example in its guide.
+        return lambda text, reference: fuzz.WRatio(text, reference, processor=utils.default_process) / 100
     if metric == "bleu":
         return text_overlap.bleu("13a")
     if metric == "gleu":
         return text_overlap.gleu
     variant = metric.removeprefix("rouge_").upper()
-    return lambda given, wanted: text_overlap.rouge(given, wanted, variant)[2]
+    return lambda text, reference: text_overlap.rouge(text, reference, variant)[2]
 
 
 def _python(function: Callable[..., Any], file: str) -> Part:

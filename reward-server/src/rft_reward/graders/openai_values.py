@@ -1,4 +1,4 @@
-"""What templates and code of OpenAI's graders see of a sample: the namespaces `sample` and `item`."""
+"""The values of a sample for the templates and the code of OpenAI's graders: the namespaces `sample` and `item`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _MISSING = object()
 
 
 class NotInCompletion(Exception):
-    """The completion lacks what a template names: the model's fault, so a score of 0 and no error."""
+    """The completion does not contain a value that a template names. It scores 0, which is not an error."""
 
 
 class Values:
-    """The two namespaces of one sample."""
+    """The two namespaces of a sample."""
 
     def __init__(self, sample: dict[str, Any]):
         *conversation, answer = sample["messages"]
@@ -28,21 +28,21 @@ class Values:
             "output_tools": answer.get("tool_calls") or [],
             "choices": [{"index": 0, "message": answer, "finish_reason": "stop"}],
         }
-        """What the model wrote; `output_json` is None when that is not JSON."""
+        """The completion. `output_json` is None if the completion is not JSON."""
         metadata = sample.get("metadata") or {}
         self.item: dict[str, Any] = {"messages": conversation, **metadata}
         """The data row."""
         if sample.get("reference_answer") is not None:
             self.item["reference_answer"] = sample["reference_answer"]
-        elif self.item.get("reference_answer") is None:  # the protocol's way to say that there is none
+        elif self.item.get("reference_answer") is None:  # this is how the protocol says that there is none
             self.item.pop("reference_answer", None)
 
     def render(self, parts: Sequence[str | list[str | int]]) -> str:
-        """The text of a template in the form of `rft_api.openai_template.parse_template`.
+        """Render a template that `rft_api.openai_template.parse_template` has parsed.
 
         Raises:
-            NotInCompletion: when the completion has no such value.
-            Unscorable: when the data row has none.
+            NotInCompletion: the completion does not contain a value of the template.
+            Unscorable: the data row does not contain a value of the template.
         """
         return "".join(part if isinstance(part, str) else _text(self._find(part)) for part in parts)
 
@@ -51,7 +51,7 @@ class Values:
         value: Any = self.sample if of_completion else self.item
         for depth, step in enumerate(path[1:], 2):
             value = _inside(value, step)
-            # JSON that cannot be read is None.
+            # A completion that is not JSON has the value None.
             if value is _MISSING or (value is None and of_completion):
                 name = _name(path[:depth])
                 if of_completion:

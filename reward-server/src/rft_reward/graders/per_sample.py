@@ -1,4 +1,4 @@
-"""From a grader of one sample to that of a batch: each sample is bounded in time, and fails alone."""
+"""Turns the grader of one sample into the grader of a batch. Each sample has a time limit, and fails on its own."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from rft_reward.graders.term import Call, Grade, TimeLimit, Unscorable
 from rft_reward.text import writable
 
 Component = tuple[str, float, str]
-"""Name, value and type (Reward or Metric)."""
+"""A component: its name, its value, and its type (Reward or Metric)."""
 
 GradeSample = Callable[[dict[str, Any]], tuple[float, list[Component]]]
-"""From a sample to its score and components; raises `Unscorable`."""
+"""A function that returns the score and the components of a sample. It raises `Unscorable` if there is no score."""
 
 
 def sample_share(seconds: float, samples: int) -> float:
-    """Seconds that one of a batch's samples may take when it is told apart from the others."""
+    """Time limit of one sample of a batch, in seconds, when the samples are scored one by one."""
     return max(seconds / 8, seconds / samples)
 
 
 def over_samples(grade_sample: GradeSample) -> Grade:
-    """The grader of a batch, from that of a sample: each sample is bounded in time and fails alone."""
+    """Turn the grader of a sample into the grader of a batch."""
     clock = _SampleClock()
     signal.signal(signal.SIGALRM, clock.ring)
 
     def grade(payload: bytes, call: Call) -> bytes:
         samples = orjson.loads(payload)
-        # A completion can hang the algebra or a regular expression: it costs its own sample only.
+        # A completion for which the algebra or a regular expression hangs must not fail the other samples.
         share = sample_share(call.seconds, len(samples)) if len(samples) > 1 else 0.0
         return orjson.dumps([_row(sample, grade_sample, clock, share) for sample in samples])
 
@@ -38,22 +38,22 @@ def over_samples(grade_sample: GradeSample) -> Grade:
 
 
 class _SampleClock:
-    """Interrupts a sample that takes too long."""
+    """Interrupts a sample that exceeds its time limit."""
 
     def __init__(self) -> None:
         self.rang = False
 
     def start(self, seconds: float) -> None:
-        """Interrupts in `seconds`; never if that is 0."""
+        """Interrupt the sample in `seconds`; never if that is 0."""
         self.rang = False
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def stop(self) -> None:
-        """Calls the interruption off."""
+        """Cancel the interruption."""
         signal.setitimer(signal.ITIMER_REAL, 0)
 
     def ring(self, signal_number: int, frame: object) -> None:
-        """The signal's handler."""
+        """Handle the signal."""
         self.rang = True
         raise TimeLimit
 
@@ -69,13 +69,13 @@ def _row(sample: dict[str, Any], grade_sample: GradeSample, clock: _SampleClock,
         return {"id": sample["id"], "error": writable(str(error))}
     except TimeLimit:
         if not clock.rang:
-            raise  # the whole batch's time is up
+            raise  # the time of the whole batch is up
     except MemoryError:
         raise
     except Exception as error:
         text = writable(f"scoring this completion ended in {type(error).__name__}: {error}")
         return {"id": sample["id"], "error": text}
-    if clock.rang:  # whether or not a library swallowed the interruption
+    if clock.rang:  # also if a library has caught the interruption
         return {"id": sample["id"], "error": f"took more than {share:g} s, this sample's share of spec.timeout"}
     metrics = [{"name": name, "value": value, "type": kind} for name, value, kind in components]
     return {"id": sample["id"], "aggregate_reward_score": score, "metrics_list": metrics}

@@ -1,4 +1,4 @@
-"""The user's Python code, called as AWS Lambda would call it."""
+"""Runs Python code of users as AWS Lambda would."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rft_reward.graders.term import Call, Grade, TimeLimit, Unscorable
 
 
 class Context:
-    """What AWS Lambda passes as the second argument."""
+    """The second argument that AWS Lambda passes to a handler."""
 
     function_version = "$LATEST"
     identity = None
@@ -32,15 +32,15 @@ class Context:
         self._deadline = call.deadline
 
     def get_remaining_time_in_millis(self) -> int:
-        """Milliseconds until the batch's time is up."""
+        """Milliseconds until the time of the batch is up."""
         return max(0, int(1000 * (self._deadline - time.monotonic())))
 
 
 def load(source: str, handler: str, module_name: str, function_name: str, memory_bytes: int) -> Grade:
-    """Runs the module and returns a grader around its handler.
+    """Run the module, and return a grader that calls its handler.
 
     Raises:
-        Unscorable: when the module raises, or defines no such function; with the line.
+        Unscorable: the module raises an exception, or does not define the function; with the line.
     """
     function, file = import_function(source, handler, module_name)
 
@@ -59,13 +59,13 @@ def load(source: str, handler: str, module_name: str, function_name: str, memory
 
 
 def import_function(source: str, name: str, module_name: str) -> tuple[Callable[..., Any], str]:
-    """Runs the module; returns its function of that name, and the file that tracebacks name.
+    """Run the module. Return its function of that name, and the name of its file in tracebacks.
 
     Raises:
-        Unscorable: when the module raises, or defines no such function; with the line.
+        Unscorable: the module raises an exception, or does not define the function; with the line.
     """
     file = f"{module_name}.py"
-    # Tracebacks quote lines from here; dataclasses and pickle look modules up by name.
+    # Tracebacks quote lines from this cache, and dataclasses and pickle look modules up by their names.
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     module = types.ModuleType(module_name)
     module.__file__ = file
@@ -86,7 +86,7 @@ def import_function(source: str, name: str, module_name: str) -> tuple[Callable[
 
 
 def describe(error: BaseException, file: str) -> str:
-    """The exception with the place in the user's code that it came from."""
+    """Describe an exception, with the line of the user's code that raised it."""
     if isinstance(error, SyntaxError) and error.filename == file:
         return f"{type(error).__name__}: {error.msg} ({file}, line {error.lineno})"
     if isinstance(error, SystemExit):
@@ -94,7 +94,7 @@ def describe(error: BaseException, file: str) -> str:
     else:
         try:
             message = str(error)
-        except Exception:  # the user's class may fail even here
+        except Exception:  # a class of the user may raise an exception even here
             message = "its message could not be read"
         text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     where = place(error, file)
@@ -102,7 +102,7 @@ def describe(error: BaseException, file: str) -> str:
 
 
 def place(error: BaseException, file: str) -> str:
-    """The innermost line of the user's code that the exception passed, or nothing."""
+    """The innermost line of the user's code in the traceback of an exception; empty if there is none."""
     places = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     if not places:
         return ""
@@ -111,16 +111,16 @@ def place(error: BaseException, file: str) -> str:
 
 
 def to_json(answer: Any) -> str:
-    """The handler's answer as JSON; rows that are not JSON become rows with an error.
+    """Convert the handler's result to JSON. Rows that cannot be converted become rows with an error.
 
     Raises:
-        Unscorable: when it is no list and not JSON.
+        Unscorable: the result is not a list, and cannot be converted.
     """
     try:
         return json.dumps(answer)
     except MemoryError:
         raise
-    except Exception as error:  # whatever the methods of the user's classes raise
+    except Exception as error:  # methods of the user's classes may raise any exception
         if not isinstance(answer, list):
             raise Unscorable(f"the code returned something that is not JSON: {_short(str(error))}") from None
     return f"[{', '.join(_row_to_json(row) for row in answer)}]"

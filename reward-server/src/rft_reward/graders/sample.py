@@ -1,4 +1,4 @@
-"""What the builtins read from a sample: the completion's text and the reference answer."""
+"""Reads the text of the completion and the reference answer from a sample, for the builtins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DEFAULT_ANSWER_KEYS = ("final_answer", "answer", "value")
 
 
 def completion_text(sample: dict[str, Any]) -> str:
-    """Text of the last message; of a message in parts, the text parts; empty without text, as in a tool call."""
+    """Text of the last message, or of its text parts. It is empty for a message without text, such as a tool call."""
     content = sample["messages"][-1].get("content")
     if isinstance(content, list):
         parts = [part.get("text") for part in content if isinstance(part, dict)]
@@ -19,10 +19,10 @@ def completion_text(sample: dict[str, Any]) -> str:
 
 
 def reference_answer(sample: dict[str, Any]) -> Any:
-    """The reference answer from either place where it may stand.
+    """The reference answer, from either field that may contain it.
 
     Raises:
-        Unscorable: when it is in neither.
+        Unscorable: there is no reference answer.
     """
     reference = sample.get("reference_answer")
     if reference is None:
@@ -33,10 +33,10 @@ def reference_answer(sample: dict[str, Any]) -> Any:
 
 
 def selected_answer(sample: dict[str, Any], answer_key: str | None) -> Any:
-    """The reference answer: itself, or the field of an object that `answer_key` or a usual name selects.
+    """The reference answer, or its field `answer_key`, or a field with a usual name, if it is an object.
 
     Raises:
-        Unscorable: when it is missing.
+        Unscorable: there is no such value.
     """
     reference = reference_answer(sample)
     if not isinstance(reference, dict):
@@ -52,10 +52,10 @@ def selected_answer(sample: dict[str, Any], answer_key: str | None) -> Any:
 
 
 def expected_text(sample: dict[str, Any], answer_key: str | None) -> str:
-    """The reference answer as text: itself, or the field of an object that `answer_key` or a usual name selects.
+    """The selected answer as text.
 
     Raises:
-        Unscorable: when it is missing or neither text nor a number.
+        Unscorable: there is no such value, or it is neither text nor a number.
     """
     reference = selected_answer(sample, answer_key)
     if isinstance(reference, bool) or not isinstance(reference, (str, int, float)):

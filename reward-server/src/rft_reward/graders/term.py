@@ -1,4 +1,4 @@
-"""What every grader is made of: the call's limits, the errors that it may raise, and its result."""
+"""The interface of the graders: the limits of a call, the errors that it may raise, and its result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Call:
-    """One batch, as the server asked for it."""
+    """The call of a grader for one batch."""
 
     nonce: bytes
     seconds: float
@@ -17,11 +17,11 @@ class Call:
 
 
 Grade = Callable[[bytes, Call], bytes]
-"""From the batch's JSON array to the answer as JSON; raises `Unscorable`, `TimeLimit` or `MemoryError`."""
+"""A function that scores a JSON array of samples. It raises `Unscorable`, `TimeLimit` or `MemoryError`."""
 
 
 class Unscorable(Exception):
-    """A sample or batch that has no score, and why, for the user."""
+    """A sample or a batch has no score. The message tells the user why."""
 
     def __init__(self, message: str, reason: str = "raised"):
         super().__init__(message)
@@ -29,4 +29,4 @@ class Unscorable(Exception):
 
 
 class TimeLimit(BaseException):
-    """Raised in running code when its time is up; no Exception, so that `except Exception` lets it pass."""
+    """Raised in running code at the end of its time. It is no Exception, so `except Exception` does not catch it."""

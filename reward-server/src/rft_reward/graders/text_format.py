@@ -1,4 +1,4 @@
-"""The builtin Format: the share of the stated constraints that the completion keeps."""
+"""The builtin Format: the score is the share of the stated constraints that the completion satisfies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from rft_reward.graders.per_sample import Component, GradeSample
 from rft_reward.graders.sample import completion_text
 
-# A stop with what closes a quotation, then white space or the end; the scripts without spaces need none.
+# Final punctuation and closing quotation marks before white space or the end. Scripts without spaces need no space.
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s|$)|[。！？]+[」』”]*")
 
 _MEASURES: dict[str, Callable[[str], int]] = {
@@ -21,7 +21,7 @@ _MEASURES: dict[str, Callable[[str], int]] = {
 
 
 def build(options: dict[str, Any]) -> GradeSample:
-    """The grader for the options of `rft_api.builtin_table.FormatReward`."""
+    """Build the grader for the options of `rft_api.builtin_table.FormatReward`."""
     pattern = re.compile(options["pattern"], re.DOTALL) if options.get("pattern") else None
     bounds = [
         (measure, options.get(f"minimum{unit}"), options.get(f"maximum{unit}"), unit.lower())
@@ -31,7 +31,7 @@ def build(options: dict[str, Any]) -> GradeSample:
     language = options.get("language")
     is_in: Callable[[str, str], bool] | None = None
     if language is not None:
-        from rft_reward.graders import language as languages  # brings tables of several megabytes
+        from rft_reward.graders import language as languages  # its tables have several megabytes
 
         is_in = languages.is_in
 
@@ -46,10 +46,10 @@ def build(options: dict[str, Any]) -> GradeSample:
                 kept[f"minimum_{unit}"] = size >= minimum
             if maximum is not None:
                 kept[f"maximum_{unit}"] = size <= maximum
-        for number, wanted in enumerate(options["contains"], 1):
-            kept[f"contains/{number}"] = wanted in text
-        for number, unwanted in enumerate(options["excludes"], 1):
-            kept[f"excludes/{number}"] = unwanted not in text
+        for number, included in enumerate(options["contains"], 1):
+            kept[f"contains/{number}"] = included in text
+        for number, excluded in enumerate(options["excludes"], 1):
+            kept[f"excludes/{number}"] = excluded not in text
         if is_in is not None:
             kept["language"] = is_in(text, str(language))
         return sum(kept.values()) / len(kept), [(name, float(value), "Reward") for name, value in kept.items()]

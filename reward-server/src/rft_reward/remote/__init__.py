@@ -1,1 +1,1 @@
-"""Rewards that other services compute: judges, AWS Lambdas and HTTP servers; asked from the server's own process."""
+"""The rewards that other services compute: judges, AWS Lambdas and HTTP servers. The server's process asks them."""

@@ -1,4 +1,4 @@
-"""Calls AWS in threads and tells failures that may pass from those that will not.
+"""Calls AWS in threads, and distinguishes transient failures from permanent ones.
 
 Credentials, region and endpoints come from the environment as boto3 reads it (AWS_ACCESS_KEY_ID,
 AWS_ENDPOINT_URL_LAMBDA, ...).
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from rft_reward.remote.errors import OutOfTimeError, RemoteError, TransientError, shortened
 
-_NAMED_PASSING = {
+_TRANSIENT_CODES = {
     "EC2ThrottledException",
     "ENINotReadyException",
     "ModelErrorException",
@@ -28,16 +28,16 @@ _NAMED_PASSING = {
     "ThrottlingException",
     "TooManyRequestsException",
 }
-"""Errors with a status below 500, or any, that may not come again."""
+"""Codes of transient errors, some of which have a status below 500."""
 
 T = TypeVar("T")
 
 
 class Refused(RemoteError):
-    """AWS refused a request as it is.
+    """AWS has refused a request.
 
     Args:
-        code: AWS' name of the error.
+        code: code of the error at AWS.
     """
 
     def __init__(self, code: str, message: str):
@@ -46,13 +46,13 @@ class Refused(RemoteError):
 
 
 class Aws:
-    """A client of one of AWS' services.
+    """A client of an AWS service.
 
     Args:
-        service: boto3's name of it.
-        region: where; that of the environment when absent.
-        concurrency: calls at the same time.
-        seconds: longest time that one call may take.
+        service: name of the service in boto3.
+        region: AWS region; None takes the region of the environment.
+        concurrency: maximum number of calls at the same time.
+        seconds: time limit of one call.
     """
 
     def __init__(self, service: str, region: str | None, concurrency: int, seconds: float):
@@ -65,13 +65,13 @@ class Aws:
         self._client: Any = None
 
     async def call(self, use: Callable[[Any], T], seconds: float) -> T:
-        """What `use` returns when it is called with boto3's client, in a thread.
+        """Call `use` with the boto3 client in a thread, and return its result.
 
         Raises:
-            TransientError: when AWS is overloaded, failed or cannot be reached.
-            Refused: when it refuses the request.
-            OutOfTimeError: when it did not answer in time.
-            RemoteError: when there are no credentials, for example.
+            TransientError: AWS is overloaded, has failed, or cannot be reached.
+            Refused: AWS refuses the request.
+            OutOfTimeError: AWS has not answered in time.
+            RemoteError: the call is not possible, for example without credentials.
         """
         try:
             async with asyncio.timeout(seconds):
@@ -91,23 +91,23 @@ class Aws:
             answer = error.response.get("ResponseMetadata", {})
             status = int(answer.get("HTTPStatusCode", 0))
             text = shortened(str(error).replace(" (reached max retries: 0)", ""))
-            if code in _NAMED_PASSING or status == 429 or status >= 500:
+            if code in _TRANSIENT_CODES or status == 429 or status >= 500:
                 after = str(answer.get("HTTPHeaders", {}).get("retry-after", ""))
                 raise TransientError(text, float(after[:9]) if after.isascii() and after.isdigit() else None) from None
             raise Refused(code, text) from None
         except ReadTimeoutError:
-            # A call that was not answered in time may still run: asking again would double it.
+            # A call without an answer may still run, so it is not repeated.
             raise OutOfTimeError(f"{self._service} did not answer within {self._seconds:.3g} s") from None
         except (HTTPClientError, NotConnectedError) as error:
             raise TransientError(f"{self._service} cannot be reached: {shortened(str(error))}") from None
         except (BotoCoreError, Boto3Error) as error:
             raise RemoteError(f"{self._service} cannot be asked: {shortened(str(error))}") from None
-        except Exception as error:  # botocore's parsers raise what they meet in an answer that is none
+        except Exception as error:  # the parsers of botocore raise any exception for an invalid answer
             problem = f"{type(error).__name__}: {shortened(str(error))}"
             raise RemoteError(f"{self._service} answered something that cannot be read ({problem})") from None
 
     def _made(self) -> Any:
-        """The client; made in a thread, because loading boto3 takes a while, and clients may be shared."""
+        """The client. It is created in a thread, because loading boto3 takes time, and all threads share it."""
         import boto3
         from botocore.config import Config
 
@@ -116,12 +116,12 @@ class Aws:
                 config = Config(
                     connect_timeout=10,
                     read_timeout=self._seconds,
-                    retries={"total_max_attempts": 1},  # asking again is up to `retries`, which knows the deadline
+                    retries={"total_max_attempts": 1},  # `retries` repeats calls, and knows the deadline
                     max_pool_connections=self._concurrency,
                 )
                 self._client = boto3.client(self._service, region_name=self._region, config=config)
             return self._client
 
     def close(self) -> None:
-        """Lets calls in flight end by themselves."""
+        """Close the threads. Calls in progress end by themselves."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Rewards that an AWS Lambda computes, in the contract of Amazon Bedrock's reward Lambdas."""
+"""Rewards that an AWS Lambda computes. It follows the contract of Amazon Bedrock's reward Lambdas."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from rft_reward.remote.pieces import Sample, cut, score_pieces
 from rft_reward.remote.rows import read_rows, write_samples
 
 MAXIMUM_BYTES = 6 * 1024 * 1024
-"""AWS' limit of an invocation's payload, and of its answer."""
+"""Limit of AWS on the size of an invocation's payload, and of its response."""
 _TOO_LARGE_ANSWER = "Function.ResponseSizeTooLarge"
 
 
 class _TooLarge(RemoteError):
-    """Samples or answer are more than AWS carries."""
+    """The payload or the response exceeds the limit of AWS."""
 
 
 class AwsLambda:
-    """Invokes a function.
+    """Invokes a Lambda function.
 
     Args:
-        reward: the manifest's.
-        seconds: longest time that an invocation may take.
-        metrics: what is counted.
+        reward: settings of the manifest.
+        seconds: time limit of one invocation.
+        metrics: metrics of the server.
     """
 
     def __init__(self, reward: LambdaReward, seconds: float, metrics: Metrics):
@@ -79,12 +79,12 @@ class AwsLambda:
         return answer.get("FunctionError"), answer["Payload"].read()
 
     async def close(self) -> None:
-        """Lets invocations in flight end by themselves."""
+        """Close the threads. Invocations in progress end by themselves."""
         self._aws.close()
 
 
 def _function_error(problem: str, answer: bytes) -> RemoteError:
-    """What a function's failure says: AWS answers it with type and message of the exception."""
+    """The error of a failed function. AWS returns the type and the message of its exception."""
     try:
         told = json.loads(answer)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Chat models on Amazon Bedrock, through its Converse API."""
+"""Chat models on Amazon Bedrock, by its Converse API."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _INFERENCE_NAMES = {"max_completion_tokens": "maxTokens", "temperature": "temper
 
 
 class BedrockChat:
-    """A model on Bedrock.
+    """A model on Amazon Bedrock.
 
     Args:
-        model_id: its id, or the ARN of an inference profile.
-        region: AWS region; that of the environment when absent.
-        concurrency: requests at the same time.
-        seconds: longest time that one request may take.
+        model_id: id of the model, or ARN of an inference profile.
+        region: AWS region; None takes the region of the environment.
+        concurrency: maximum number of requests at the same time.
+        seconds: time limit of one request.
     """
 
     def __init__(self, model_id: str, region: str | None, concurrency: int, seconds: float):
@@ -30,7 +30,7 @@ class BedrockChat:
     async def ask(
         self, messages: Sequence[Message], schema: dict[str, Any] | None, sampling: Mapping[str, Any], seconds: float
     ) -> Completion:
-        """One try; see `chat.Backend`."""
+        """See `chat.Backend`."""
         request: dict[str, Any] = {
             "modelId": self._model_id,
             "messages": [
@@ -66,5 +66,5 @@ class BedrockChat:
         )
 
     async def close(self) -> None:
-        """Lets requests in flight end by themselves."""
+        """Close the threads. Requests in progress end by themselves."""
         self._aws.close()

@@ -1,4 +1,4 @@
-"""From a manifest's judge, openai, lambda or http to what asks it."""
+"""Builds the remote grader of a manifest's judge, openai, lambda or http."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from rft_reward.remote.pieces import RemoteGrader
 def build(
     grader: Grader, workers: PoolSettings | None, seconds: float, environment: Mapping[str, str], metrics: Metrics
 ) -> RemoteGrader:
-    """The remote grader of a manifest whose credentials have been checked; imports only what it needs.
+    """Build the remote grader of a manifest whose credentials have been checked. Only what it needs is imported.
 
     Args:
-        grader: where one of judge, openai, lambda and http is set.
-        workers: compute those parts of an openai grader that ask no model.
-        seconds: the function's timeout.
-        environment: holds the credentials that the manifest names.
-        metrics: what is counted.
+        grader: grader with one of judge, openai, lambda and http.
+        workers: settings of the workers for the parts of an openai grader that ask no model.
+        seconds: timeout of the function.
+        environment: environment variables, which contain the credentials that the manifest names.
+        metrics: metrics of the server.
     """
     if grader.judge is not None:
         from rft_reward.remote.judge import Judge

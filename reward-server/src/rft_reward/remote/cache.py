@@ -1,4 +1,4 @@
-"""Remembers the newest results, and lets those who ask for the same at the same time share one."""
+"""Caches the latest results, and shares one computation among simultaneous requests for the same result."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ V = TypeVar("V")
 
 
 class Cache(Generic[V]):
-    """Results by key; failures are not remembered.
+    """A cache of results by key. Failures are not cached.
 
     Args:
-        size: most results; those that were not asked for the longest go first.
+        size: maximum number of results. The least recently used result is removed first.
     """
 
     def __init__(self, size: int):
@@ -25,9 +25,9 @@ class Cache(Generic[V]):
         self._running: dict[bytes, asyncio.Task[V]] = {}
 
     async def get(self, key: bytes, compute: Callable[[], Coroutine[Any, Any, V]]) -> tuple[V, bool]:
-        """The result, and whether it was there or on its way already.
+        """Return a result, and whether it was cached or was being computed already.
 
-        `compute` goes on when its first caller has given up, as others may wait for it: it has to end by itself.
+        `compute` continues after the first caller has given up, because others may wait for it. It must end by itself.
         """
         while True:
             if key in self._values:
@@ -37,22 +37,22 @@ class Cache(Generic[V]):
             task = running or asyncio.create_task(compute())
             if running is None:
                 self._running[key] = task
-                task.add_done_callback(lambda done, key=key: self._remember(key, done))  # type: ignore[misc]
+                task.add_done_callback(lambda finished, key=key: self._remember(key, finished))  # type: ignore[misc]
             try:
                 return await asyncio.shield(task), running is not None
             except OutOfTimeError:
                 if running is None:
                     raise
-                # The other one's time was up; ours need not be.
+                # The time of the other caller is up, but that of this caller may not be.
 
-    def _remember(self, key: bytes, done: asyncio.Task[V]) -> None:
+    def _remember(self, key: bytes, task: asyncio.Task[V]) -> None:
         del self._running[key]
-        if not done.cancelled() and done.exception() is None:
-            self._values[key] = done.result()
+        if not task.cancelled() and task.exception() is None:
+            self._values[key] = task.result()
             if len(self._values) > self._size:
                 self._values.popitem(last=False)
 
     def cancel(self) -> None:
-        """Ends what is being computed."""
+        """Cancel all computations."""
         for task in self._running.values():
             task.cancel()

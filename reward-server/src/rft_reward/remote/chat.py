@@ -1,4 +1,4 @@
-"""A chat model that other parts ask: within limits, again when it fails for a moment, and counted."""
+"""Requests to a chat model: within limits, repeated after transient failures, and counted in metrics."""
 
 from __future__ import annotations
 
@@ -15,58 +15,58 @@ from rft_reward.remote.errors import OutOfTimeError, RemoteError, TransientError
 from rft_reward.remote.limits import Limiter, Use
 
 Message = Mapping[str, Any]
-"""A message in OpenAI's format; the content is text."""
+"""A message in OpenAI's format, whose content is text."""
 
 DEFAULT_SECONDS = 60.0
-"""Time of a question without a deadline."""
+"""Time limit of a request without a deadline."""
 _CHARACTERS_PER_TOKEN = 4
 _STRUCTURED = "response_format"
 _FAILURES = 2
-"""Times that an API may fail on a structured request before it is asked for plain text."""
+"""Number of failures of structured requests after which plain text is requested."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A model's answer."""
+    """The answer of a model."""
 
     text: str
     prompt_tokens: int
     completion_tokens: int
     cut: bool = False
-    """Whether the limit of tokens ended it."""
+    """Whether the answer ended at the token limit."""
 
 
 class Refused(RemoteError):
-    """The API refused a request as it is (HTTP 400): it may take one with fewer fields."""
+    """The API has refused a request (HTTP 400). It may accept one with fewer fields."""
 
 
 class Backend(Protocol):
-    """An API that has chat models."""
+    """An API of chat models."""
 
     async def ask(
         self, messages: Sequence[Message], schema: dict[str, Any] | None, sampling: Mapping[str, Any], seconds: float
     ) -> Completion:
-        """One try.
+        """Send one request, without repeating it.
 
         Raises:
-            TransientError: when another may succeed.
-            Refused: when the API refuses the request as it is.
-            RemoteError: when it will not answer.
+            TransientError: another request may succeed.
+            Refused: the API refuses the request.
+            RemoteError: the API will not answer.
         """
         ...
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         ...
 
 
 class ChatModel:
-    """A chat model behind an API.
+    """A chat model of an API.
 
     Args:
         backend: the API.
-        limiter: how fast it is asked.
-        metrics: where requests, tokens and seconds are counted.
+        limiter: limits on the requests.
+        metrics: metrics of the server, which count requests, tokens and seconds.
     """
 
     def __init__(self, backend: Backend, limiter: Limiter, metrics: Metrics):
@@ -74,9 +74,9 @@ class ChatModel:
         self._limiter = limiter
         self._metrics = metrics
         self._left_out: frozenset[str] = frozenset()
-        """Fields that the API has shown not to take."""
+        """Fields that the API has refused."""
         self._has_structured = False
-        """Whether it has answered a structured request."""
+        """Whether the API has answered a structured request."""
 
     async def complete(
         self,
@@ -85,17 +85,18 @@ class ChatModel:
         deadline: float | None = None,
         sampling: Mapping[str, Any] | None = None,
     ) -> Completion:
-        """The model's answer to a conversation.
+        """Ask the model for the answer to a conversation.
 
         Args:
             messages: the conversation.
-            schema: JSON Schema of the answer. It is asked for where the API can; say it in the messages, too.
-            deadline: when the time is up, by `time.monotonic`; in a minute when absent.
-            sampling: further fields in OpenAI's names: temperature, top_p, max_completion_tokens, seed, ... Fields
-                that the API refuses are left out; so is the schema where the API fails on it.
+            schema: JSON Schema of the answer. It is left out if the API does not support it, so the messages must
+                state the form of the answer, too.
+            deadline: time by which the answer must be there, by `time.monotonic`; by default in a minute.
+            sampling: further fields with OpenAI's names, such as temperature, top_p, max_completion_tokens and seed.
+                Fields that the API refuses are left out.
 
         Raises:
-            RemoteError: when there is no answer.
+            RemoteError: there is no answer.
         """
         if deadline is None:
             deadline = time.monotonic() + DEFAULT_SECONDS
@@ -109,7 +110,7 @@ class ChatModel:
                 completion = await self._try(messages, kept, seconds, use)
             except TransientError as error:
                 failures += error.failed
-                # Some servers fail on what they do not know instead of refusing it. One that has done it before can.
+                # Some servers fail on structured requests instead of refusing them, but not if they have answered one.
                 if failures >= _FAILURES and _STRUCTURED in kept and not self._has_structured:
                     raise Refused(_STRUCTURED) from error
                 raise
@@ -130,7 +131,7 @@ class ChatModel:
             except Refused as refusal:
                 if not kept:
                     raise
-                # The field that the refusal names; else the one that most servers lack.
+                # The field that the refusal names, or else the one that most servers do not support.
                 named = [name for name in kept if name in str(refusal)]
                 left_out |= {named[0] if named else _STRUCTURED if _STRUCTURED in kept else min(kept)}
                 continue
@@ -141,7 +142,7 @@ class ChatModel:
         self, messages: Sequence[Message], fields: Mapping[str, Any], seconds: float, use: Use
     ) -> Completion:
         sampling = {name: value for name, value in fields.items() if name != _STRUCTURED}
-        started, outcome = time.perf_counter(), "timeout"  # unless it ends by itself
+        started, outcome = time.perf_counter(), "timeout"  # the outcome if the request is cancelled
         try:
             completion = await self._backend.ask(messages, fields.get(_STRUCTURED), sampling, seconds)
             outcome = "answered"
@@ -160,20 +161,20 @@ class ChatModel:
         return completion
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._backend.close()
 
 
 def count(value: Any) -> int:
-    """A number of tokens as an API says it, 0 if it is none."""
+    """A number of tokens from an API; 0 if the value is not a number."""
     return value if type(value) is int and 0 <= value < 1 << 40 else 0
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """A JSON object.
+    """Parse a JSON object.
 
     Raises:
-        ValueError: when it is not one.
+        ValueError: the body is not a JSON object, or nests too deeply.
     """
     try:
         parsed = json.loads(body)

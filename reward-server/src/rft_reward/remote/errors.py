@@ -1,23 +1,23 @@
-"""What can go wrong with another service, with the text that the user reads."""
+"""The errors of other services. Their messages are for users."""
 
 from __future__ import annotations
 
 
 class RemoteError(Exception):
-    """The other service gave no usable answer, and asking again will not help."""
+    """The service has not given a valid answer, and repeating the request will not help."""
 
 
 class OutOfTimeError(RemoteError):
-    """There was no usable answer before the time was up."""
+    """There was no valid answer within the time limit."""
 
 
 class TransientError(Exception):
-    """The other service may answer when asked again.
+    """The service may answer when the request is repeated.
 
     Args:
-        message: what happened.
-        after: seconds that the service wants to be left alone, if it said so.
-        failed: whether the service answered that it has failed (5xx), and did not ask for time.
+        message: the problem.
+        after: seconds after which the service asks to repeat the request; None if it does not say so.
+        failed: whether the service answered with a failure (5xx), and did not ask to repeat the request later.
     """
 
     def __init__(self, message: str, after: float | None = None, failed: bool = False):
@@ -27,7 +27,7 @@ class TransientError(Exception):
 
 
 def shortened(text: str, secrets: tuple[str, ...] = ()) -> str:
-    """A service's own words, fit for a row: in one line, not too long, without credentials that it repeats."""
+    """The text of a service, for a row: in one line, limited in length, and without credentials that it repeats."""
     for secret in secrets:
         text = text.replace(secret, "***")
     text = " ".join(text.split())

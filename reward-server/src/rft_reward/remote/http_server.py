@@ -1,4 +1,4 @@
-"""Rewards that a server of the user's computes: it takes and gives what the reward server does."""
+"""Rewards that an HTTP server of the user computes. It follows the same contract as the reward server."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class HttpServer:
     """Posts samples to a URL.
 
     Args:
-        reward: the manifest's.
+        reward: settings of the manifest.
         headers: headers with credentials.
-        certificates: PEM that the server's certificate is checked against instead of the system's.
-        metrics: what is counted.
+        certificates: CA certificates (PEM) for the server's certificate; None takes those of the system.
+        metrics: metrics of the server.
     """
 
     def __init__(self, reward: HttpReward, headers: Mapping[str, str], certificates: str | None, metrics: Metrics):
@@ -55,5 +55,5 @@ class HttpServer:
         return answer
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._web.close()

@@ -1,4 +1,4 @@
-"""The judge: a chat model rates each completion from 1 to 5."""
+"""The judge: a chat model that rates each completion from 1 to 5."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from rft_reward.remote.judge_templates import TEMPLATES
 from rft_reward.remote.pieces import Sample, cut, score_pieces
 
 _REMEMBERED = 20_000
-"""Ratings, of some hundred bytes each."""
+"""Maximum number of cached ratings, each of which has some hundred bytes."""
 
 
 class Judge:
     """Scores completions by a rubric.
 
     Args:
-        judge: the manifest's.
-        model: the model that judges.
-        metrics: what is counted.
+        judge: settings of the manifest.
+        model: the model that rates.
+        metrics: metrics of the server.
     """
 
     def __init__(self, judge: JudgeReward, model: ChatModel, metrics: Metrics):
@@ -38,7 +38,7 @@ class Judge:
         self._metrics = metrics
         self._cache: Cache[Rating] = Cache(_REMEMBERED)
         self._sampling = {
-            # Votes that are all the same would tell nothing.
+            # At temperature 0, all votes would be the same.
             "temperature": 0 if judge.votes == 1 else 1,
             "max_completion_tokens": judge.max_tokens,
         }
@@ -57,10 +57,10 @@ class Judge:
             messages = build_messages(judge.template, TEMPLATES[judge.template], judge.rubric, sample)
         except (RecursionError, TypeError) as error:
             raise RemoteError(f"the sample cannot be shown to a judge: {error}") from None
-        # The model, votes and the rest are the same for all of this judge's.
+        # The messages suffice, because the model, the votes and the rest are the same for all requests of this judge.
         key = hashlib.sha256(json.dumps(messages).encode()).digest()
-        rating, known = await self._cache.get(key, lambda: self._rate(messages, deadline))
-        if known:
+        rating, cached = await self._cache.get(key, lambda: self._rate(messages, deadline))
+        if cached:
             self._metrics.judge_cache_hits.inc()
         return {
             "id": sample["id"],
@@ -70,12 +70,12 @@ class Judge:
         }
 
     async def _rate(self, messages: list[dict[str, str]], deadline: float) -> Rating:
-        """The median of the votes, with the reason of one that is nearest to it."""
+        """The median of the votes, with the reason of the vote that is nearest to it."""
         votes = await asyncio.gather(
             *(self._vote(messages, deadline) for _ in range(self._judge.votes)), return_exceptions=True
         )
         ratings = [vote for vote in votes if isinstance(vote, Rating)]
-        if 2 * len(ratings) <= len(votes):  # no majority could be read
+        if 2 * len(ratings) <= len(votes):  # the majority of the votes is invalid
             raise next(vote for vote in votes if isinstance(vote, BaseException))
         median = statistics.median(rating.rating for rating in ratings)
         nearest = min(ratings, key=lambda rating: abs(rating.rating - median))
@@ -95,6 +95,6 @@ class Judge:
         return rating
 
     async def close(self) -> None:
-        """Ends what is in progress and closes the connections."""
+        """Cancel what is in progress, and close the connections."""
         self._cache.cancel()
         await self._model.close()

@@ -1,4 +1,4 @@
-"""What a judge answers: a rating and its reason, read from whatever the model wrote."""
+"""Reads the rating and its reason from the answer of a judge, whatever the model has written around them."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ ASK_AGAIN = (
 
 @dataclass(frozen=True)
 class Rating:
-    """A judgement."""
+    """A rating by a judge."""
 
     rating: float
-    """From 1 to 5; the median of several votes."""
+    """The rating from 1 to 5, or the median of several votes."""
     reason: str
 
     @property
     def score(self) -> float:
-        """The rating as a reward: 1 is 0, 5 is 1."""
+        """The rating as a reward: rating 1 is 0, and rating 5 is 1."""
         return (self.rating - LOWEST) / (HIGHEST - LOWEST)
 
 
 def read_rating(text: str) -> Rating | None:
-    """The rating in a judge's answer: in a code fence, after thoughts or among other text.
+    """Read the rating in a judge's answer, which may be in a code fence, after reasoning, or in other text.
 
-    None if there is none, or if there are several that differ: which one counts would be a guess, and one of them may
-    be quoted from the answer that is judged.
+    The result is None if there is no rating, or if there are different ratings. Choosing one of them would be a guess,
+    and one of them may be quoted from the completion.
     """
-    # Thoughts may weigh several ratings; what comes after them counts.
+    # The reasoning may mention several ratings. Only what comes after it counts.
     answer = text.rpartition("</think>")[2]
-    if "<think>" in answer:  # cut off while it thought
+    if "<think>" in answer:  # the answer was cut off in the reasoning
         return None
-    found = {rating.rating: rating for rating in _ratings(answer[-_LONGEST_ANSWER:])}
-    return next(iter(found.values())) if len(found) == 1 else None
+    ratings = {rating.rating: rating for rating in _ratings(answer[-_LONGEST_ANSWER:])}
+    return next(iter(ratings.values())) if len(ratings) == 1 else None
 
 
 def _ratings(text: str) -> list[Rating]:

@@ -1,8 +1,8 @@
-"""What a judge is told: task, rubric and form of the answer; and the sample, as data that cannot pass for instructions.
+"""Builds the messages to a judge: the task, the rubric, the form of the answer, and the sample as data.
 
-Everything of the sample stands between markers `⟦NAME id⟧` and `⟦/NAME id⟧`. The id is a digest of what is between
-them, so that it is the same for the same sample, and no text can hold the id of itself. Markers' brackets and the
-control tokens of chat formats are spelled differently where they occur in the data.
+The data cannot be mistaken for instructions. Everything of the sample is between markers `⟦NAME id⟧` and `⟦/NAME id⟧`.
+The id is a digest of the text between them. So it is the same for the same sample, and no text can contain its own id.
+Brackets of markers and control tokens of chat formats are replaced in the data.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from rft_reward.text import writable
 
 _OPENING, _CLOSING = "⟦", "⟧"
 _BRACKETS = str.maketrans({"⟦": "[[", "⟧": "]]", "〚": "[[", "〛": "]]"})
-# Tokenizers read these as the end of a turn, or as the system's, wherever they stand.
+# Tokenizers take these for the end of a turn, or for a turn of the system, wherever they occur.
 _CONTROL_TOKENS = re.compile(
     r"<(?=[|｜])|(?<=[|｜])(?=>)|<(?=</?SYS>>)"
     r"|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|think)>)"
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])"
 )
-# Characters that a model reads and a person does not see: controls, zero widths, directions, tags.
+# Characters that a model reads but people do not see: controls, zero widths, directions, tags.
 _UNSEEN = re.compile(
     "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f"
     "\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\U000e0000-\U000e007f]"
@@ -50,7 +50,7 @@ _QUESTION = "Rate the text in the block ANSWER as the system message says. Write
 def build_messages(
     template_name: str, template: Template, rubric: str | None, sample: Mapping[str, Any]
 ) -> list[dict[str, str]]:
-    """The conversation with the judge about a sample."""
+    """Build the messages to the judge about a sample."""
     blocks = [(name, neutralised(text)) for name, text in _blocks(template_name, sample)]
     block_id = _digest(blocks)
     shown = "\n\n".join(
@@ -64,9 +64,9 @@ def build_messages(
 
 
 def neutralised(text: str) -> str:
-    """The text with nothing in it that could pass for a marker, or for the end of a message."""
+    """Replace everything in a text that could be mistaken for a marker, or for the end of a message."""
     text = _UNSEEN.sub("", writable(text).replace("\r\n", "\n").replace("\r", "\n"))
-    return _CONTROL_TOKENS.sub(lambda found: f"{found[0]} ", text.translate(_BRACKETS))
+    return _CONTROL_TOKENS.sub(lambda match: f"{match[0]} ", text.translate(_BRACKETS))
 
 
 def _digest(blocks: list[tuple[str, str]]) -> str:
@@ -82,7 +82,7 @@ def _blocks(template_name: str, sample: Mapping[str, Any]) -> list[tuple[str, st
         reference = metadata.get("reference_answer")
     context = metadata.get("context") if template_name == "Faithfulness" else None
     if template_name == "Faithfulness" and context is None:
-        # Data without a context of its own has it in the reference answer or in the conversation.
+        # Without a context in the metadata, it is the reference answer or the conversation.
         context, reference = reference, None
     turns = "\n\n".join(f"{message.get('role')}: {_message_text(message)}" for message in conversation)
     blocks = [("CONVERSATION", turns)]

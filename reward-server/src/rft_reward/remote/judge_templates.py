@@ -1,4 +1,4 @@
-"""What the judges' templates ask, and their own rubrics."""
+"""The templates of the judges: their tasks, and their rubrics."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Template:
-    """One kind of judgement."""
+    """A template."""
 
     task: str
-    """What is judged, in a sentence."""
+    """The task, in one sentence."""
     rubric: str
-    """What earns which rating; `judge.rubric` takes its place."""
+    """What earns each rating. `judge.rubric` replaces it."""
 
 
 TEMPLATES = {

@@ -1,4 +1,4 @@
-"""Bounds of what a service is asked: requests at once, requests and tokens a minute, and pauses that it asks for."""
+"""Limits on the requests to a service: simultaneous requests, requests and tokens per minute, and pauses."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ WINDOW_SECONDS = 60.0
 
 @dataclass
 class Use:
-    """One request's share of the limits."""
+    """The use of the limits by one request."""
 
     started: float
     tokens: int
-    """An estimate, until the caller puts the true number here."""
+    """Number of tokens: an estimate, until the caller sets the actual number."""
 
 
 class Limiter:
-    """Lets requests through in the order in which they came, as fast as the limits allow.
+    """Lets requests start in their order, as soon as the limits allow.
 
     Args:
-        concurrency: requests at the same time.
-        requests_per_minute: requests in any window of 60 seconds; as many as there are when absent.
-        tokens_per_minute: tokens in any such window; a request that is larger than this waits for an empty one.
+        concurrency: maximum number of requests at the same time.
+        requests_per_minute: maximum number of requests in any window of 60 seconds; None is no limit.
+        tokens_per_minute: maximum number of tokens in any such window. A larger request waits for an empty window.
     """
 
     def __init__(self, concurrency: int, requests_per_minute: int | None = None, tokens_per_minute: int | None = None):
@@ -40,9 +40,9 @@ class Limiter:
 
     @asynccontextmanager
     async def slot(self, tokens: int = 0) -> AsyncIterator[Use]:
-        """Waits until a request of about so many tokens may start; holds its place among those at the same time."""
+        """Wait until a request of about so many tokens may start. It counts as a simultaneous request until the end."""
         async with self._slots:
-            async with self._turn:  # one waits for the window, the others behind it
+            async with self._turn:  # only the first request waits for the window, and the others wait for it
                 while (pause := self._pause(tokens)) > 0:
                     await asyncio.sleep(pause)
                 use = Use(time.monotonic(), tokens)
@@ -51,7 +51,7 @@ class Limiter:
             yield use
 
     def hold(self, seconds: float) -> None:
-        """Lets no request start for a while."""
+        """Let no request start for some seconds."""
         self._held_until = max(self._held_until, time.monotonic() + seconds)
 
     def _pause(self, tokens: int) -> float:

@@ -1,4 +1,4 @@
-"""Chat models behind OpenAI-compatible URLs."""
+"""Chat models of OpenAI-compatible APIs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _MAXIMUM_BYTES = 16 * 1024 * 1024
 
 
 class OpenAIChat:
-    """A model at a base URL such as https://api.openai.com/v1.
+    """A model of an API at a base URL, such as https://api.openai.com/v1.
 
     Args:
         url: the base URL.
-        name: the model's name there.
-        token: the bearer token, if one is needed.
-        certificates: PEM that the server's certificate is checked against instead of the system's.
+        name: name of the model there.
+        token: bearer token, if the API needs one.
+        certificates: CA certificates (PEM) for the server's certificate; None takes those of the system.
     """
 
     def __init__(self, url: str, name: str, token: str | None, certificates: str | None = None):
@@ -32,7 +32,7 @@ class OpenAIChat:
     async def ask(
         self, messages: Sequence[Message], schema: dict[str, Any] | None, sampling: Mapping[str, Any], seconds: float
     ) -> Completion:
-        """One try; see `chat.Backend`."""
+        """See `chat.Backend`."""
         request: dict[str, Any] = {"model": self._name, "messages": list(messages), **sampling}
         if schema is not None:
             request["response_format"] = {
@@ -41,7 +41,7 @@ class OpenAIChat:
             }
         try:
             body = orjson.dumps(request)
-        except TypeError as error:  # half a surrogate pair
+        except TypeError as error:  # such as half a surrogate pair
             raise RemoteError(f"the sample cannot be written as JSON: {error}") from None
         status, answer = await self._web.post(body, seconds)
         if status in (400, 422):
@@ -71,5 +71,5 @@ class OpenAIChat:
         )
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._web.close()

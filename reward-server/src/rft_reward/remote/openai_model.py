@@ -1,4 +1,4 @@
-"""OpenAI's graders that ask a model: score_model and label_model, alone or in a multi with others."""
+"""The graders of OpenAI that ask a model: score_model and label_model, alone or as parts of a multi grader."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rft_reward.remote.pieces import Sample, cut, score_pieces
 
 _REMEMBERED = 20_000
 _TRIES = 2
-"""Times that a model is asked for an answer that can be read."""
+"""Number of requests until a model must have given a valid answer."""
 
 _SCORE_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -51,13 +51,13 @@ _SCORE_FORM = (
 
 
 class OpenAIModelGrader:
-    """Scores completions with a grader of which at least one part asks a model.
+    """Scores completions with a grader that has at least one part that asks a model.
 
     Args:
         grader: the grader.
-        model: what its models' place is taken by.
-        workers: compute the other parts, if there are any; they are started and ended here.
-        metrics: what is counted.
+        model: the model that is asked in place of those that the grader names.
+        workers: workers for the other parts, if there are any. This class starts and ends them.
+        metrics: metrics of the server.
     """
 
     def __init__(self, grader: AnyGrader, model: ChatModel, workers: Pool | None, metrics: Metrics):
@@ -93,8 +93,10 @@ class OpenAIModelGrader:
                 raise RemoteError(f"grader {key}: {error}") from None
             else:
                 digest = hashlib.sha256(json.dumps([key, messages]).encode()).digest()
-                (score, reason), known = await self._cache.get(digest, partial(self._ask, question, messages, deadline))
-                if known:
+                (score, reason), cached = await self._cache.get(
+                    digest, partial(self._ask, question, messages, deadline)
+                )
+                if cached:
                     self._metrics.judge_cache_hits.inc()
             metrics.append({"name": key, "value": score, "type": "Reward"})
             if question.threshold is not None:
@@ -116,10 +118,10 @@ class OpenAIModelGrader:
                 return answer
             wrong = {"role": "assistant", "content": completion.text or "(nothing)"}
             messages = [*messages, wrong, {"role": "user", "content": question.form}]
-        raise RemoteError(f"the model's answer holds no {question.wanted}: {shortened(completion.text)}")
+        raise RemoteError(f"the model's answer holds no {question.field}: {shortened(completion.text)}")
 
     async def close(self) -> None:
-        """Ends what is in progress, the workers and the connections."""
+        """Cancel what is in progress, end the workers, and close the connections."""
         self._cache.cancel()
         if self._workers is not None:
             await self._workers.close()
@@ -127,7 +129,7 @@ class OpenAIModelGrader:
 
 
 class _Question:
-    """What one grader asks, and how its answer is read."""
+    """The question of one grader, and the way to read its answer."""
 
     def __init__(self, grader: ScoreModel | LabelModel):
         self._templates = [(message.role, parse_template(message.content)) for message in grader.input]
@@ -137,7 +139,7 @@ class _Question:
         self.lowest = 0.0
         if isinstance(grader, LabelModel):
             self._labels = {label: float(label in grader.passing_labels) for label in grader.labels}
-            self.wanted, self.schema = "label", _label_schema(grader.labels)
+            self.field, self.schema = "label", _label_schema(grader.labels)
             self.form = (
                 f'Answer with one JSON object only: {{"label": LABEL}}, with one of {json.dumps(grader.labels)}.'
             )
@@ -145,15 +147,15 @@ class _Question:
             self._low, self._high = grader.range
             self.lowest = min(max(0.0, self._low), self._high)
             self.threshold = grader.pass_threshold
-            self.wanted, self.schema, self.form = "result", _SCORE_SCHEMA, _SCORE_FORM
+            self.field, self.schema, self.form = "result", _SCORE_SCHEMA, _SCORE_FORM
 
     def messages(self, values: Values) -> list[dict[str, str]]:
-        """The conversation about a sample; the form of the answer is said for models that take no schema."""
+        """The messages about a sample. They state the form of the answer, for models that do not support schemas."""
         rendered = [{"role": role, "content": values.render(parts)} for role, parts in self._templates]
         return [{"role": "system", "content": self.form}, *rendered]
 
     def read(self, text: str) -> tuple[float, str] | None:
-        """The score of an answer and its reason, or None when it holds none."""
+        """The score of an answer, and its reason; None if the answer is invalid."""
         answer = _last_object(text.rpartition("</think>")[2])
         if answer is None:
             return None
@@ -169,10 +171,10 @@ class _Question:
 
 
 def _sampling(parameters: SamplingParameters) -> dict[str, Any]:
-    given = parameters.model_dump(exclude_none=True)
-    if "max_completions_tokens" in given:  # OpenAI's own spelling differs from that of its chat API
-        given["max_completion_tokens"] = given.pop("max_completions_tokens")
-    return given
+    fields = parameters.model_dump(exclude_none=True)
+    if "max_completions_tokens" in fields:  # OpenAI spells this field differently in its chat API
+        fields["max_completion_tokens"] = fields.pop("max_completions_tokens")
+    return fields
 
 
 def _label_schema(labels: Sequence[str]) -> dict[str, Any]:
@@ -185,17 +187,17 @@ def _label_schema(labels: Sequence[str]) -> dict[str, Any]:
 
 
 def _last_object(text: str) -> dict[str, Any] | None:
-    """The JSON object that the text is, or ends with: models put it in a fence or after words."""
-    decoder, found, position = json.JSONDecoder(strict=False), None, 0
+    """The JSON object that is the text, or at its end, because models put it in a code fence or after words."""
+    decoder, last, position = json.JSONDecoder(strict=False), None, 0
     for _ in range(200):
         position = text.find("{", position)
         if position < 0:
             break
         try:
-            found, position = decoder.raw_decode(text, position)
+            last, position = decoder.raw_decode(text, position)
         except (ValueError, RecursionError):
             position += 1
-    return found if isinstance(found, dict) else None
+    return last if isinstance(last, dict) else None
 
 
 def _is_finite(value: float) -> bool:

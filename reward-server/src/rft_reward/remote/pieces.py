@@ -1,4 +1,4 @@
-"""Scores the pieces of a batch beside one another, so that what goes wrong with one costs that one only."""
+"""Scores the pieces of a batch at the same time. The failure of one piece does not affect the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rft_reward.metrics import Metrics
 from rft_reward.remote.errors import OutOfTimeError, RemoteError
 
 GRACE_SECONDS = 0.5
-"""Time that a piece has after its deadline to say itself what it was waiting for."""
+"""Time after the deadline in which a piece can report what it is waiting for."""
 Sample = dict[str, Any]
 _logger = logging.getLogger(__name__)
 
@@ -22,11 +22,14 @@ class RemoteGrader(Protocol):
     """Scores samples by asking another service."""
 
     async def score(self, samples: Sequence[Sample], deadline: float) -> list[Row]:
-        """A row per sample, in their order; never raises, and is done soon after `deadline` (`time.monotonic`)."""
+        """Score samples, and return one row per sample in the same order.
+
+        It raises no exception, and ends soon after `deadline`, which is a time of `time.monotonic`.
+        """
         ...
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         ...
 
 
@@ -36,7 +39,7 @@ async def score_pieces(
     deadline: float,
     metrics: Metrics,
 ) -> list[Row]:
-    """The rows of all pieces; those of a piece that failed, or was not done in time, say why."""
+    """Score all pieces, and return their rows. The rows of a piece that failed, or was too late, say why."""
 
     async def guarded(piece: Sequence[Sample]) -> list[Row]:
         try:
@@ -63,5 +66,5 @@ async def score_pieces(
 
 
 def cut(samples: Sequence[Sample], size: int) -> list[Sequence[Sample]]:
-    """The samples in pieces of at most `size`."""
+    """Split the samples into pieces of at most `size`."""
     return [samples[start : start + size] for start in range(0, len(samples), size)]

@@ -1,4 +1,4 @@
-"""Asks again, later each time, until a service answers or the time is up."""
+"""Repeats requests with growing pauses, until the service answers or the time is up."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ T = TypeVar("T")
 
 
 async def ask(call: Callable[[float, Use], Awaitable[T]], limiter: Limiter, deadline: float, tokens: int = 0) -> T:
-    """What the call returns, tried again while it raises `TransientError` and there is time.
+    """Call a service, and repeat the call while it raises `TransientError` and there is time.
 
     Args:
-        call: gets the seconds that it may take, and its share of the limits.
-        limiter: what the call waits for; a pause that the service asks for holds everything back.
-        deadline: when the time is up, by `time.monotonic`.
-        tokens: about how many the call uses.
+        call: function that calls the service. Its arguments are its time limit in seconds, and its use of the limits.
+        limiter: the limits. A pause that the service asks for applies to all requests.
+        deadline: time at which the calls must end, by `time.monotonic`.
+        tokens: estimated number of tokens of the call.
 
     Raises:
-        OutOfTimeError: with the last problem.
+        OutOfTimeError: the time is up; with the last problem.
     """
     pause, tries, problem = FIRST_PAUSE_SECONDS, 0, "the limits left no time to ask"
     try:
@@ -39,7 +39,7 @@ async def ask(call: Callable[[float, Use], Awaitable[T]], limiter: Limiter, dead
                         return await call(deadline - time.monotonic(), use)
                     except TransientError as error:
                         problem, after = str(error), error.after
-                # Spread, so that those that were refused together do not come back together.
+                # The pauses vary, so that requests that were refused together are not repeated together.
                 wait = pause * random.uniform(0.5, 1.0)
                 if after is not None:
                     limiter.hold(after)

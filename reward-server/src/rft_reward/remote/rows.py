@@ -1,4 +1,4 @@
-"""Reads the rows that a Lambda or an HTTP server answered."""
+"""Reads the rows in the response of a Lambda or an HTTP server."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rft_reward.remote.errors import RemoteError, shortened
 
 
 def read_rows(ids: Sequence[str], body: bytes) -> list[Row]:
-    """A row per id from an answer in the reward protocol; ids without a usable score get an error.
+    """Read one row per id from a response in the reward protocol. Ids without a valid score get an error.
 
     Raises:
-        RemoteError: when the answer is not JSON.
+        RemoteError: the response is not JSON.
     """
     try:
         answer = _parse(body)
@@ -28,10 +28,10 @@ def read_rows(ids: Sequence[str], body: bytes) -> list[Row]:
 
 
 def write_samples(samples: Sequence[dict[str, Any]]) -> bytes:
-    """Samples as a JSON array.
+    """Write samples as a JSON array.
 
     Raises:
-        RemoteError: when one nests too deeply.
+        RemoteError: a sample nests too deeply.
     """
     try:
         return orjson.dumps(list(samples))
@@ -43,4 +43,4 @@ def _parse(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
-        return json.loads(body)  # NaN, integers of any size: the checks that follow name them
+        return json.loads(body)  # the checks that follow report NaN and large integers

@@ -1,4 +1,4 @@
-"""Posts JSON over HTTP and tells failures that may pass from those that will not."""
+"""Posts JSON over HTTP, and distinguishes transient failures from permanent ones."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import httpx
 from rft_reward.remote.errors import OutOfTimeError, RemoteError, TransientError, shortened
 
 CONNECT_SECONDS = 10.0
-_PASSING = {408, 425, 429}
-"""Statuses below 500 that may be others when asked again."""
+_TRANSIENT = {408, 425, 429}
+"""Statuses below 500 of transient failures."""
 
 
 class Web:
-    """A URL to post to.
+    """A URL to which JSON is posted.
 
     Args:
-        url: where to.
-        headers: what each request carries, credentials among it.
-        certificates: PEM that the server's certificate is checked against instead of the system's.
-        maximum_bytes: longest answer that is read.
+        url: the URL.
+        headers: headers of each request, which include credentials.
+        certificates: CA certificates (PEM) for the server's certificate; None takes those of the system.
+        maximum_bytes: maximum size of a response.
     """
 
     def __init__(self, url: str, headers: Mapping[str, str], certificates: str | None, maximum_bytes: int):
@@ -34,17 +34,17 @@ class Web:
         self._client = httpx.AsyncClient(
             headers={"content-type": "application/json", **headers},
             verify=True if certificates is None else ssl.create_default_context(cadata=certificates),
-            # How many run at once is the caller's business.
+            # The caller limits the number of simultaneous requests.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
         )
 
     async def post(self, body: bytes, seconds: float) -> tuple[int, bytes]:
-        """Status and body of the answer.
+        """Post a body. Return the status and the body of the response.
 
         Raises:
-            TransientError: when the service cannot be reached, is overloaded or failed.
-            OutOfTimeError: when it did not answer in time.
-            RemoteError: when its answer cannot be read.
+            TransientError: the service cannot be reached, is overloaded, or has failed.
+            OutOfTimeError: the service has not answered in time.
+            RemoteError: the request or its response is invalid.
         """
         timeout = httpx.Timeout(max(seconds, 0.001), connect=min(CONNECT_SECONDS, max(seconds, 0.001)))
         try:
@@ -58,7 +58,7 @@ class Web:
             problem = self.words(str(error)) or type(error).__name__
             raise TransientError(f"{self._url} cannot be reached: {problem}") from None
         status = response.status_code
-        if status in _PASSING or status >= 500:
+        if status in _TRANSIENT or status >= 500:
             text = f"{self._url} answered {status}: {self.words(answer)}"
             after = _retry_after(response.headers.get("retry-after"))
             raise TransientError(text, after, failed=status >= 500 and after is None)
@@ -73,18 +73,18 @@ class Web:
         return bytes(body)
 
     def words(self, text: str | bytes) -> str:
-        """What the service said, for a message."""
+        """The text of the service, for a message."""
         if isinstance(text, bytes):
             text = text[:4096].decode("utf-8", "replace")
         return shortened(text, self._secrets)
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._client.aclose()
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds that the header Retry-After asks for: a number, or a moment."""
+    """Seconds of the header Retry-After, which is a number or a date."""
     if value is None:
         return None
     if value.strip().isascii() and value.strip().isdigit():
