@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 
 from rft_trainer import evaluation
 from rft_trainer.data import Prompt
-from rft_trainer.evaluation import BATCH, evaluate, generate, plain_completer
+from rft_trainer.evaluation import MOST_ROWS, evaluate, generate, plain_completer, rows_at_once
 from rft_trainer.modeling import end_token_ids, load_model, load_tokenizer, prompt_token_ids
 from rft_trainer.rewards import RewardClient
 
@@ -19,6 +19,9 @@ UNUSUAL = {
     "min_new_tokens": 6, "suppress_tokens": [5, 6, 7], "forced_eos_token_id": 4,
 }  # fmt: skip
 """What a model's generation_config.json may ask for."""
+
+
+ROWS = 16
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def test_a_generation_config_changes_nothing(model, unusual, tokenizer, temperat
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
-@pytest.mark.parametrize("count", [1, 7, BATCH, 2 * BATCH + 1, 8 * BATCH + 1])
+@pytest.mark.parametrize("count", [1, 7, ROWS, 2 * ROWS + 1, 8 * ROWS + 1])
 def test_every_process_calls_equally_often_and_every_prompt_is_completed_once(monkeypatch, tokenizer, count, world):
     prompts = [Prompt(f"p-{n}", "p", "r", [{"role": "user", "content": str(n)}], n, {}) for n in range(count)]
     client = RewardClient({})
@@ -72,10 +75,10 @@ def test_every_process_calls_equally_often_and_every_prompt_is_completed_once(mo
 
         def complete(batch, on_finished, rank=rank):
             calls[rank] += 1
-            assert len(batch) <= BATCH
+            assert len(batch) <= ROWS
             return [[7] for _ in batch]
 
-        completed += [row.prompt.id for row in evaluate(prompts, complete, tokenizer, client, [7])]
+        completed += [row.prompt.id for row in evaluate(prompts, complete, tokenizer, client, [7], ROWS)]
     client.close()
     assert len(set(calls)) == 1, "processes that call a collective operation unequally often wait for ever"
     assert sorted(completed) == sorted(prompt.id for prompt in prompts)
@@ -99,21 +102,30 @@ class _Scored:
 
 
 def test_progress_moves_within_a_batch(model, tokenizer, monkeypatch):
-    prompts = [
-        Prompt(f"p-{n}", "p", "r", row["messages"], n, {}) for n, row in enumerate(digits_rows(BATCH, 4, seed=2))
-    ]
+    prompts = [Prompt(f"p-{n}", "p", "r", row["messages"], n, {}) for n, row in enumerate(digits_rows(64, 4, seed=2))]
     client = RewardClient({})
     monkeypatch.setattr(RewardClient, "begin", lambda *_: _Early())
     loaded = load_model(str(model), torch.float32)
     completer = plain_completer(loaded, tokenizer, 8, 1.0)
     reports = []
-    evaluate(prompts, completer, tokenizer, client, end_token_ids(loaded, tokenizer), reports.append)
+    evaluate(prompts, completer, tokenizer, client, end_token_ids(loaded, tokenizer), 64, reports.append)
     client.close()
     assert reports == sorted(reports)
     assert len(reports) > 2
-    assert reports[-1] == BATCH
+    assert reports[-1] == 64
 
 
 class _Early(_Echo):
     def send_early(self, finished):
         pass
+
+
+def test_rows_are_bounded_by_the_memory_of_their_keys_and_values(model):
+    loaded = load_model(str(model), torch.float32)
+    assert rows_at_once(loaded, 40) == MOST_ROWS
+    config = loaded.config
+    # Keys and values of 1,000,000 tokens: 2 x layers x key heads x width x 4 bytes each.
+    width = config.hidden_size // config.num_attention_heads
+    row = 2 * config.num_hidden_layers * config.num_key_value_heads * width * 4 * 1_000_000
+    assert rows_at_once(loaded, 1_000_000) == (2 << 30) // row > 0
+    assert rows_at_once(loaded, 10**12) == 1

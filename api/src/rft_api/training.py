@@ -80,6 +80,11 @@ class Hyperparameters(Model):
     """Seed of all random numbers of the run."""
 
     @property
+    def max_tokens(self) -> int:
+        """Largest number of tokens of a prompt and its completion."""
+        return self.max_prompt_tokens + self.max_completion_tokens
+
+    @property
     def effective_tokens_per_micro_batch(self) -> int | None:
         """Number of tokens per pass, or its default; None where passes have a stated number of completions."""
         if self.micro_batch_size is not None:

@@ -71,7 +71,7 @@ def build_arguments(config: TrainerConfig, total_steps: int) -> GRPOConfig:
         use_vllm=compute.rollouts.engine == "vLLM",
         vllm_mode="colocate",
         vllm_gpu_memory_utilization=VLLM_MEMORY_SHARE,
-        vllm_max_model_length=training.max_prompt_tokens + training.max_completion_tokens,
+        vllm_max_model_length=training.max_tokens,
         **SETTINGS[config.algorithm],
         **common_arguments(config),
     )

@@ -20,12 +20,27 @@ from rft_trainer.modeling import end_token_ids, prompt_token_ids
 from rft_trainer.rewards import RewardClient
 from rft_trainer.rollouts import ScoredCompletion
 
-BATCH = 64
-"""Prompts completed at once on each rank."""
+MOST_ROWS = 256
+"""Most prompts completed at once on each rank."""
+CPU_CACHE_BYTES = 2 << 30
+"""Most memory for the keys and values of prompts that are completed at once on a CPU."""
 
 Complete = Callable[[list[list[int]], Finished], list[list[int]]]
 """Turns prompts into completions, both as token ids, and may tell of those that have ended before others. All ranks
 call it equally often, some without prompts: under ZeRO-3 they gather the weights for it together."""
+
+
+def rows_at_once(model: PreTrainedModel, tokens: int) -> int:
+    """How many prompts each rank completes at once, when prompt and completion have at most so many tokens.
+
+    Their keys and values get 2 GiB on CPUs, and half of what is free on a GPU. All ranks call it and get the same.
+    """
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    row_bytes = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize * tokens
+    budget = CPU_CACHE_BYTES if model.device.type == "cpu" else torch.cuda.mem_get_info(model.device)[0] // 2
+    return min(gather(max(1, min(MOST_ROWS, budget // row_bytes))))
 
 
 def plain_completer(
@@ -120,12 +135,14 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase,
     client: RewardClient,
     end_ids: Sequence[int],
+    rows: int,
     report: Callable[[int], None] = lambda completed: None,
     with_shadows: bool = True,
 ) -> list[ScoredCompletion]:
     """Completes and scores prompts, each rank its share; every rank gets all results, in the prompts' order.
 
-    `report` is called with the number of completed prompts, all ranks' together (estimated from this one's).
+    Each rank completes `rows` prompts at once, the same number on all. `report` is called with the number of completed
+    prompts, all ranks' together (estimated from this one's).
     """
     mine = list(range(rank(), len(prompts), world_size()))
     token_ids = {index: prompt_token_ids(tokenizer, prompts[index].messages) for index in mine}
@@ -133,7 +150,7 @@ def evaluate(
     mine.sort(key=lambda index: len(token_ids[index]))
 
     def complete_batch(start: int) -> _ScoredBatch:
-        indices = mine[start : start + BATCH]
+        indices = mine[start : start + rows]
         batch = Batch([prompts[index] for index in indices], client, tokenizer, end_ids, with_shadows)
         ended = start
 
@@ -152,7 +169,7 @@ def evaluate(
     results: list[tuple[int, ScoredCompletion]] = []
     previous = None
     # As many batches as the rank with the largest share has: each is one collective operation, or several.
-    for start in range(0, math.ceil(len(prompts) / world_size()), BATCH):
+    for start in range(0, math.ceil(len(prompts) / world_size()), rows):
         latest = complete_batch(start)
         # The rewards of a batch are computed while the next one is generated.
         results += previous.rows() if previous else []

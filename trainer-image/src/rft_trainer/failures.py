@@ -133,7 +133,7 @@ def memory_advice(operation: Operation | None, config: TrainerConfig, phase: Pha
         elif training.effective_tokens_per_micro_batch is not None:
             advice.append(
                 f"lower {parameters}.tokensPerMicroBatch ({training.effective_tokens_per_micro_batch}), down to "
-                f"maxPromptTokens + maxCompletionTokens ({training.max_prompt_tokens + training.max_completion_tokens})"
+                f"maxPromptTokens + maxCompletionTokens ({training.max_tokens})"
             )
         elif config.effective_micro_batch_size > 1:
             advice.append(f"lower {parameters}.microBatchSize ({config.effective_micro_batch_size})")

@@ -28,7 +28,7 @@ from rft_trainer.arguments import planned_steps
 from rft_trainer.base_model import BaseModel, fetch_base_model, local_base_model
 from rft_trainer.data import Dataset, Message, Prompt, load_conversations, load_dataset, mix
 from rft_trainer.distributed import any_rank, gather, local_rank, rank, wait_for_all
-from rft_trainer.evaluation import evaluate, plain_completer
+from rft_trainer.evaluation import evaluate, plain_completer, rows_at_once
 from rft_trainer.failures import memory_for
 from rft_trainer.grpo import RFTTrainer
 from rft_trainer.metrics_log import read_validations, rewind
@@ -271,10 +271,15 @@ class Run:
         completer = plain_completer(
             model, tokenizer, self._config.hyperparameters.max_completion_tokens, temperature=0.0
         )
-        rows = evaluate(prompts, completer, tokenizer, client, end_token_ids(model, tokenizer), self._done)
+        rows = evaluate(
+            prompts, completer, tokenizer, client, end_token_ids(model, tokenizer), self._rows(model), self._done
+        )
         if rank() == 0:
             write_rollouts(self._folder.evaluation(stage), rows)
         wait_for_all()
+
+    def _rows(self, model: Any) -> int:
+        return rows_at_once(model, self._config.hyperparameters.max_tokens)
 
     def _done(self, done: int) -> None:
         self._reporter.update(done=done)
@@ -298,7 +303,9 @@ class Run:
             model, tokenizer, config.hyperparameters.max_completion_tokens, config.hyperparameters.temperature
         )
         end_ids = end_token_ids(model, tokenizer)
-        rows = evaluate(repeated, completer, tokenizer, client, end_ids, self._done, with_shadows=False)
+        rows = evaluate(
+            repeated, completer, tokenizer, client, end_ids, self._rows(model), self._done, with_shadows=False
+        )
         verdict = judge([rows[start : start + samples] for start in range(0, len(rows), samples)], samples)
         unfit = verdict.verdict != "Fine"
         if unfit and config.preflight.action == "Fail":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from rft_trainer import checkpoints, own_disks
 from rft_trainer.arguments import build_arguments, clips_gradients, planned_steps
 from rft_trainer.data import Prompt
 from rft_trainer.distributed import any_rank, rank, wait_for_all
-from rft_trainer.evaluation import complete
+from rft_trainer.evaluation import complete, rows_at_once
 from rft_trainer.failures import first_line, memory_for, write_failure
 from rft_trainer.generation import Finished
 from rft_trainer.modeling import end_token_ids
@@ -89,7 +90,15 @@ class RFTTrainer(PackedGRPOTrainer):
         self._rollouts = self._begin_step([])
         self._recorder = Recorder(config, len(prompts), client, reporter, self._total_steps)
         self._validator = Validator(
-            config, validation, self._complete_greedily, tokenizer, self._end_ids, client, reporter, self._total_steps
+            config,
+            validation,
+            self._complete_greedily,
+            partial(rows_at_once, model, config.hyperparameters.max_tokens),
+            tokenizer,
+            self._end_ids,
+            client,
+            reporter,
+            self._total_steps,
         )
         reporter.plan(self._total_steps, done=resumed.step if resumed else 0)
 

@@ -8,6 +8,7 @@ each token what it would compute for its sequence alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ def token_trees(sequences: Sequence[Sequence[int]], hidden_size: int, device: to
     # In this order, what a sequence shares with any earlier one it shares with the one before.
     for sequence in sorted(set(map(tuple, sequences))):
         shared = common_length(before, sequence)
-        if not _saves(shared, len(sequence) - shared, width, hidden_size):
+        if not shared or width + len(sequence) - shared > _best_width(shared, hidden_size):
             row, width, shared = row + 1, 0, 0
         branches.append(_Branch(sequence, shared, row))
         width += len(sequence) - shared
@@ -85,14 +86,14 @@ def common_length(one: Sequence[int], other: Sequence[int]) -> int:
     return next((place for place in range(length) if one[place] != other[place]), length)
 
 
-def _saves(shared: int, new: int, width: int, hidden_size: int) -> bool:
-    """Whether a sequence is cheaper as a branch of a row of `width` tokens than in a row of its own.
+def _best_width(shared: int, hidden_size: int) -> float:
+    """The width of a row, in tokens, at which sequences that share their first tokens cost least.
 
     A token costs about 24 h^2 operations a layer for hidden size h, and a pair of tokens 4 h in the attention, also
-    where the mask then drops it. A row of its own costs the shared tokens once more and (shared + new)^2 pairs; the
-    branch adds 2 new width + new^2 pairs.
+    where the mask then drops it. A row of S tokens, of which s are shared and m belong to each of its (S - s) / m
+    sequences, costs (24 h^2 S + 4 h S^2) m / (S - s) a sequence, which is least at S = s + sqrt(s^2 + 6 h s).
     """
-    return shared > 0 and shared * 6 * hidden_size + (shared + new) ** 2 >= 2 * new * width + new**2
+    return shared + math.sqrt(shared**2 + 6 * hidden_size * shared)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -41,6 +41,7 @@ class Validator:
         config: the run's configuration.
         prompts: the validation prompts.
         complete: completes prompts greedily with the policy as it is.
+        rows_at_once: tells how many prompts each rank completes at once.
         tokenizer: the policy's tokenizer.
         end_ids: tokens that end a completion.
         client: the reward servers.
@@ -53,6 +54,7 @@ class Validator:
         config: TrainerConfig,
         prompts: Sequence[Prompt],
         complete: Complete,
+        rows_at_once: Callable[[], int],
         tokenizer: PreTrainedTokenizerBase,
         end_ids: Sequence[int],
         client: RewardClient,
@@ -63,6 +65,7 @@ class Validator:
         self._folder = RunFolder(config.output)
         self._prompts = prompts
         self._complete = complete
+        self._rows_at_once = rows_at_once
         self._tokenizer = tokenizer
         self._end_ids = end_ids
         self._client = client
@@ -81,7 +84,9 @@ class Validator:
         self._reporter.update(message=message)
         started = time.monotonic()
         report = self._reporter.part(len(self._prompts), "samples")
-        rows = evaluate(self._prompts, self._complete, self._tokenizer, self._client, self._end_ids, report)
+        rows = evaluate(
+            self._prompts, self._complete, self._tokenizer, self._client, self._end_ids, self._rows_at_once(), report
+        )
         if step == 0:
             self._before_training = rows
         metrics = ValidationMetrics(
