@@ -272,13 +272,19 @@ class Run:
             model, tokenizer, self._config.hyperparameters.max_completion_tokens, temperature=0.0
         )
         rows = evaluate(
-            prompts, completer, tokenizer, client, end_token_ids(model, tokenizer), self._rows(model), self._done
+            prompts,
+            completer,
+            tokenizer,
+            client,
+            end_token_ids(model, tokenizer),
+            self._rows_at_once(model),
+            self._done,
         )
         if rank() == 0:
             write_rollouts(self._folder.evaluation(stage), rows)
         wait_for_all()
 
-    def _rows(self, model: Any) -> int:
+    def _rows_at_once(self, model: Any) -> int:
         return rows_at_once(model, self._config.hyperparameters.max_tokens)
 
     def _done(self, done: int) -> None:
@@ -304,7 +310,7 @@ class Run:
         )
         end_ids = end_token_ids(model, tokenizer)
         rows = evaluate(
-            repeated, completer, tokenizer, client, end_ids, self._rows(model), self._done, with_shadows=False
+            repeated, completer, tokenizer, client, end_ids, self._rows_at_once(model), self._done, with_shadows=False
         )
         verdict = judge([rows[start : start + samples] for start in range(0, len(rows), samples)], samples)
         unfit = verdict.verdict != "Fine"
