@@ -12,7 +12,7 @@ from worlds_from_yaml import router_of
 
 from rft_operator.kube import kinds
 from rft_operator.kube.apply import Applier
-from rft_operator.kube.plan import Deletion, Desired, Plan
+from rft_operator.kube.plan import Deletion, DesiredObject, Plan
 from rft_operator.kube.store import Key
 
 OWNER = Key("RewardFunction", "n", "r")
@@ -37,13 +37,15 @@ class Writes:
         self._applier = self._start()
 
     def _start(self) -> Applier:
-        return Applier(self.cluster, self.router.store, lambda writer, answer: self.router.take_answer(writer, answer))
+        return Applier(
+            self.cluster, self.router.store, lambda writer, answer: self.router.store_response(writer, answer)
+        )
 
     def restart(self) -> None:
         self._applier = self._start()
 
-    def carry_out(self, **plan: Any) -> None:
-        asyncio.run(self._applier.carry_out(OWNER, "u", Plan(**plan)))
+    def execute(self, **plan: Any) -> None:
+        asyncio.run(self._applier.execute(OWNER, "u", Plan(**plan)))
 
     def write_status(self, before: dict[str, Any], after: dict[str, Any]) -> None:
         obj = {"apiVersion": "rft.dev/v1alpha1", "kind": "RewardFunction", "status": before}
@@ -69,19 +71,19 @@ def lines(caplog):
 
 
 def test_every_write_is_logged_with_why(writes, lines):
-    writes.carry_out(desired=[Desired(service(1), "trainers use it")])
+    writes.execute(desired=[DesiredObject(service(1), "trainers use it")])
     assert lines() == ["RewardFunction n/r: created Service r-reward: trainers use it"]
-    writes.carry_out(desired=[Desired(service(1), "trainers use it")])
+    writes.execute(desired=[DesiredObject(service(1), "trainers use it")])
     assert (lines(), len(writes.cluster.sent)) == ([], 1)
-    writes.carry_out(desired=[Desired(service(2), "trainers use it")])
+    writes.execute(desired=[DesiredObject(service(2), "trainers use it")])
     assert lines() == ["RewardFunction n/r: updated Service r-reward: trainers use it"]
     changed = {**service(3), "metadata": {**METADATA, "uid": "s", "resourceVersion": "5000"}}
-    writes.router.take_event("Service", "MODIFIED", changed)
-    writes.carry_out(desired=[Desired(service(2), "trainers use it")])
+    writes.router.store_event("Service", "MODIFIED", changed)
+    writes.execute(desired=[DesiredObject(service(2), "trainers use it")])
     (line,) = lines()
     assert "restored what somebody else changed of Service r-reward" in line
     writes.restart()
-    writes.carry_out(desired=[Desired(service(2), "trainers use it")])
+    writes.execute(desired=[DesiredObject(service(2), "trainers use it")])
     (line,) = lines()
     assert "applied, for the first time since the operator started, Service r-reward" in line
     assert len(writes.cluster.sent) == 4
@@ -89,9 +91,9 @@ def test_every_write_is_logged_with_why(writes, lines):
 
 def test_what_is_created_once_and_what_is_deleted_is_logged_too(writes, lines):
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {**METADATA, "name": "token"}}
-    writes.carry_out(desired=[Desired(secret, "it is asked for", once=True)])
-    writes.carry_out(deletions=[Deletion(kinds.SERVICE, "r-reward", "s", "nobody needs it")])
-    writes.carry_out(deletions=[Deletion(kinds.SERVICE, "gone", "s", "nobody needs it")])
+    writes.execute(desired=[DesiredObject(secret, "it is asked for", create_only=True)])
+    writes.execute(deletions=[Deletion(kinds.SERVICE, "r-reward", "s", "nobody needs it")])
+    writes.execute(deletions=[Deletion(kinds.SERVICE, "gone", "s", "nobody needs it")])
     assert lines() == [
         "RewardFunction n/r: created Secret token: it is asked for",
         "RewardFunction n/r: deleted Service r-reward: nobody needs it",

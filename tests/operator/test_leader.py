@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rft_operator.kube.leader import LEASE_SECONDS, RENEW_SECONDS, RETRY_SECONDS, Sighting, may_take
+from rft_operator.kube.leader import LEASE_SECONDS, RENEW_SECONDS, RETRY_SECONDS, ObservedLease, may_acquire
 
 
 def lease(holder: str | None) -> dict:
@@ -22,8 +22,8 @@ def lease(holder: str | None) -> dict:
         ({}, 0.0, True),
     ],
 )
-def test_may_take(held, seen_for, may):
-    assert may_take(held, "me", Sighting("1", 100.0), 100.0 + seen_for) is may
+def test_may_acquire(held, seen_for, may):
+    assert may_acquire(held, "me", ObservedLease("1", 100.0), 100.0 + seen_for) is may
 
 
 def test_a_leader_stops_before_another_may_begin():

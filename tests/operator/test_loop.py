@@ -16,7 +16,7 @@ ONE, TWO = Key("RFTJob", "n", "one"), Key("RFTJob", "n", "two")
 
 @pytest.fixture(autouse=True)
 def without_rest(monkeypatch):
-    monkeypatch.setattr(loop_module, "REST_SECONDS", 0)
+    monkeypatch.setattr(loop_module, "MINIMUM_INTERVAL_SECONDS", 0)
 
 
 def run(scenario):
@@ -33,8 +33,8 @@ async def settle():
         await asyncio.sleep(0)
 
 
-async def running(loop: Loop, run_pass):
-    task = asyncio.create_task(loop.run(run_pass))
+async def running(loop: Loop, reconcile):
+    task = asyncio.create_task(loop.run(reconcile))
     await asyncio.sleep(0)
     return task
 
@@ -43,17 +43,17 @@ def test_waking_during_a_pass_makes_for_exactly_one_more():
     async def scenario():
         loop, passes, entered, release = Loop(), [], asyncio.Event(), asyncio.Event()
 
-        async def run_pass(key):
+        async def reconcile(key):
             passes.append(key)
             entered.set()
             await release.wait()
 
-        task = await running(loop, run_pass)
-        loop.wake(ONE)
+        task = await running(loop, reconcile)
+        loop.enqueue(ONE)
         await entered.wait()
         for _ in range(5):
-            loop.wake(ONE)
-        loop.wake(TWO)
+            loop.enqueue(ONE)
+        loop.enqueue(TWO)
         await settle()
         assert passes == [ONE, TWO]  # objects do not wait for one another
         release.set()
@@ -65,19 +65,19 @@ def test_waking_during_a_pass_makes_for_exactly_one_more():
 
 
 def test_a_burst_makes_for_one_pass(monkeypatch):
-    monkeypatch.setattr(loop_module, "REST_SECONDS", 1)
+    monkeypatch.setattr(loop_module, "MINIMUM_INTERVAL_SECONDS", 1)
 
     async def scenario():
         loop, passes, second = Loop(), [], asyncio.Event()
 
-        async def run_pass(key):
+        async def reconcile(key):
             passes.append(key)
             if len(passes) == 2:
                 second.set()
 
-        task = await running(loop, run_pass)
+        task = await running(loop, reconcile)
         for _ in range(5):
-            loop.wake(ONE)
+            loop.enqueue(ONE)
             await settle()
         assert passes == [ONE]  # the first one at once
         await second.wait()
@@ -93,7 +93,7 @@ def test_a_pass_says_when_it_wants_to_look_again():
         loop, passes = Loop(), 0
         done = asyncio.Event()
 
-        async def run_pass(key):
+        async def reconcile(key):
             nonlocal passes
             passes += 1
             if passes == 3:
@@ -101,8 +101,8 @@ def test_a_pass_says_when_it_wants_to_look_again():
                 return None
             return 0.01
 
-        task = await running(loop, run_pass)
-        loop.wake(ONE)
+        task = await running(loop, reconcile)
+        loop.enqueue(ONE)
         await done.wait()
         await asyncio.sleep(0.05)
         assert passes == 3
@@ -118,16 +118,16 @@ def test_a_failing_pass_comes_again_and_holds_up_nobody(monkeypatch):
         loop, seen = Loop(), []
         done = asyncio.Event()
 
-        async def run_pass(key):
+        async def reconcile(key):
             seen.append(key)
             if key == ONE and seen.count(ONE) < 3:
                 raise RuntimeError("no API server")
             if seen.count(ONE) == 3:
                 done.set()
 
-        task = await running(loop, run_pass)
-        loop.wake(ONE)
-        loop.wake(TWO)
+        task = await running(loop, reconcile)
+        loop.enqueue(ONE)
+        loop.enqueue(TWO)
         await done.wait()
         assert seen.count(TWO) == 1
         task.cancel()
@@ -138,12 +138,12 @@ def test_a_failing_pass_comes_again_and_holds_up_nobody(monkeypatch):
 def test_nothing_is_queued_before_it_runs():
     async def scenario():
         loop, passes = Loop(), []
-        loop.wake(ONE)
+        loop.enqueue(ONE)
 
-        async def run_pass(key):
+        async def reconcile(key):
             passes.append(key)
 
-        task = await running(loop, run_pass)
+        task = await running(loop, reconcile)
         await asyncio.sleep(0.01)
         assert passes == []
         task.cancel()

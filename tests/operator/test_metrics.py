@@ -27,9 +27,9 @@ def samples(metrics: Metrics) -> dict[str, list[tuple[dict[str, str], float]]]:
 
 def test_endpoints_and_reward_functions_are_published_until_they_are_gone():
     metrics = Metrics(RESOURCES)
-    metrics.show(ENDPOINT, {"model": {"uri": "s3://m"}}, {**ready("True", "Ready"), "replicas": 2})
-    metrics.show(ADAPTER, {"baseEndpoint": "base", "adapter": {"uri": "s3://a"}}, ready("False", "AdapterLoading"))
-    metrics.show(REWARD, {}, ready("False", "Starting"))
+    metrics.update(ENDPOINT, {"model": {"uri": "s3://m"}}, {**ready("True", "Ready"), "replicas": 2})
+    metrics.update(ADAPTER, {"baseEndpoint": "base", "adapter": {"uri": "s3://a"}}, ready("False", "AdapterLoading"))
+    metrics.update(REWARD, {}, ready("False", "Starting"))
     found = samples(metrics)
     assert [(labels["endpoint"], labels["base"], labels["model"]) for labels, _ in found["rft_endpoint_info"]] == [
         ("base", "", "s3://m"),
@@ -48,5 +48,5 @@ def test_endpoints_and_reward_functions_are_published_until_they_are_gone():
     }
     assert condition == (expected, 1)
     for key in (ENDPOINT, ADAPTER, REWARD):
-        metrics.drop(key)
+        metrics.remove(key)
     assert not {name for name in samples(metrics) if name.startswith(("rft_endpoint", "rft_reward_function"))}

@@ -183,7 +183,7 @@ def test_a_changed_spec_is_taken_before_training_and_rejected_after(kubectl, tea
     kubectl.apply(job(algorithm="GRPO", limits={"retries": 7}), namespace=team)
     found = wait_for(kubectl, team, "rftjob/job", "SpecAccepted", "SpecChangeRejected")
     message = next(c["message"] for c in found["status"]["conditions"] if c["type"] == "SpecAccepted")
-    assert message == "training has started with other values of algorithm; it goes on with those"
+    assert message == "training has started with other values of algorithm, and continues with them"
     assert kubectl.get("configmap", "job-run", f"--namespace={team}")["data"] == config["data"]
 
 

@@ -85,16 +85,16 @@ def test_everything_is_read_anew_after_an_interruption(monkeypatch):
     cluster, router, loop, key = connected(there), Router(RESOURCES), Loop(), Key("RFTJob", "n", "job")
     passes: asyncio.Queue[Key] = asyncio.Queue()
 
-    async def run_pass(key: Key) -> None:
+    async def reconcile(key: Key) -> None:
         passes.put_nowait(key)
         if router.store.get(key) is not None:
             raise Unavailable("cut")
 
     async def scenario() -> None:
-        running = asyncio.create_task(run_loop(cluster, (), router, loop, run_pass))
+        running = asyncio.create_task(run_loop(cluster, (), router, loop, reconcile))
         await asyncio.sleep(0.01)
         router.store.put("RFTJob", stored)
-        loop.wake(key)
+        loop.enqueue(key)
         assert await passes.get() == key
         cluster._client.answer = ConnectionRefusedError()
         with pytest.raises(Unavailable):

@@ -11,7 +11,7 @@ from views import NOW, failed, pod
 
 from rft_api.job_status import JobUsage
 from rft_api.resource import PodOverrides
-from rft_operator.kube.timestamps import format_duration, format_moment
+from rft_operator.kube.timestamps import format_duration, format_timestamp
 from rft_operator.pods.addresses import Address, AddressProblem, Mounts, locate
 from rft_operator.pods.pod_view import read_pod
 from rft_operator.pods.template import Container, build_container, build_pod_template, override_pod
@@ -91,10 +91,10 @@ def test_a_condition_keeps_its_time_while_its_status_stays():
     first = build_conditions([starting], [], 1, NOW)
     second = build_conditions([failing], first, 2, NOW + timedelta(hours=1))
     third = build_conditions([ready], second, 2, NOW + timedelta(hours=2))
-    assert second[0].last_transition_time == first[0].last_transition_time == format_moment(NOW)
+    assert second[0].last_transition_time == first[0].last_transition_time == format_timestamp(NOW)
     assert second[0].observed_generation == 2
     assert len(second[0].message) == 2000
-    assert third[0].last_transition_time == format_moment(NOW + timedelta(hours=2))
+    assert third[0].last_transition_time == format_timestamp(NOW + timedelta(hours=2))
 
 
 TEMPLATE = build_pod_template(
@@ -149,17 +149,17 @@ def test_why_a_pod_does_not_start(status, problem):
 
 def test_a_container_that_ends_again_and_again_tells_of_its_last_end():
     seen = view(phase="Running", containerStatuses=[waiting("main", "CrashLoopBackOff", last=10)])
-    assert seen.ended
-    assert (seen.ending.exit_code, seen.ending.message) == (10, "said")
+    assert seen.terminated
+    assert (seen.termination.exit_code, seen.termination.message) == (10, "said")
 
 
 def test_a_container_that_the_kernel_killed_for_its_memory():
     end = {"exitCode": 137, "reason": "OOMKilled", "message": "the end of its log"}
-    ending = view(phase="Failed", containerStatuses=[{"name": "main", "state": {"terminated": end}}]).ending
+    ending = view(phase="Failed", containerStatuses=[{"name": "main", "state": {"terminated": end}}]).termination
     assert ending.oom_killed
     assert "memory ran out (OOMKilled): raise the memory limit" in ending.message
     killed = {"exitCode": 137, "reason": "Error", "message": "the end of its log"}
-    ending = view(phase="Failed", containerStatuses=[{"name": "main", "state": {"terminated": killed}}]).ending
+    ending = view(phase="Failed", containerStatuses=[{"name": "main", "state": {"terminated": killed}}]).termination
     assert (ending.oom_killed, ending.message) == (False, "the end of its log")
 
 
@@ -168,17 +168,17 @@ def test_a_failing_init_container_tells_for_the_main_one():
     seen = view(
         phase="Pending", initContainerStatuses=[waiting("fetch", "CrashLoopBackOff", 12)], containerStatuses=[main]
     )
-    assert (seen.ended, seen.ending.exit_code) == (True, 12)
+    assert (seen.terminated, seen.termination.exit_code) == (True, 12)
 
 
 def test_an_init_container_that_is_done_is_no_end_of_the_main_one():
     done = {"name": "fetch", "state": {"terminated": {"exitCode": 0}}}
     seen = view(phase="Running", initContainerStatuses=[done], containerStatuses=[{"name": "main", "state": {}}])
-    assert (seen.ended, seen.ending) == (False, None)
+    assert (seen.terminated, seen.termination) == (False, None)
 
 
 def used(seconds: int, ago: int) -> JobUsage:
-    return JobUsage(gpu_hours="0", gpu_seconds=seconds, measured_at=format_moment(NOW - timedelta(seconds=ago)))
+    return JobUsage(gpu_hours="0", gpu_seconds=seconds, measured_at=format_timestamp(NOW - timedelta(seconds=ago)))
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_a_model_is_asked_for_by_its_name():
 
     async def run():
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
-            await ask_servers(PodClient(client), [RUNS, NOT_READY], OWN, known=False)
+            await ask_servers(PodClient(client), [RUNS, NOT_READY], OWN, was_ready=False)
 
     asyncio.run(run())
     assert asked == ["x"]

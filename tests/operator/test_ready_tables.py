@@ -15,7 +15,7 @@ from rft_api.reward_function import RewardFunction
 from rft_operator.inference_endpoint.plan import plan_inference_endpoint
 from rft_operator.inference_endpoint.world import InferenceEndpointWorld, ServerAnswer
 from rft_operator.pods.deployment_view import DeploymentView
-from rft_operator.pods.pod_view import Ending, PodView
+from rft_operator.pods.pod_view import PodView, Termination
 from rft_operator.reward_function.objects import document_digest
 from rft_operator.reward_function.plan import plan_reward_function
 from rft_operator.reward_function.world import RewardFunctionWorld
@@ -35,7 +35,7 @@ def waiting(**changes: Any) -> PodView:
 
 
 def ended(code: int, message: str = "error: it said so") -> PodView:
-    return waiting(ended=True, ending=Ending(code, message, NOW))
+    return waiting(terminated=True, termination=Termination(code, message, NOW))
 
 
 def not_ready(reason: NotReadyReason, message: str = "why") -> dict[str, Readiness]:

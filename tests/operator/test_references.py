@@ -37,8 +37,8 @@ def test_what_a_plan_looks_at_wakes_it(file, monkeypatch):
     for other in looked_at - {key}:
         if other.kind not in unheard:
             obj = get(router.store, other) or {"metadata": {"name": other.name, "namespace": other.namespace}}
-            assert key in router.concerned(other.kind, obj), other
+            assert key in router.affected(other.kind, obj), other
     for owner in pods_of:
         labels = KINDS[owner.kind].child_labels(owner.name)
         pod = {"metadata": {"name": "pod", "namespace": owner.namespace, "labels": labels}}
-        assert key in router.concerned("Pod", pod), owner
+        assert key in router.affected("Pod", pod), owner

@@ -10,9 +10,9 @@ from views import NOW, ago, failed, pod
 from rft_api.exit_codes import ExitCode
 from rft_api.progress import Progress
 from rft_api.rft_job import Limits
-from rft_operator.pods.pod_view import Ending
+from rft_operator.pods.pod_view import Termination
 from rft_operator.rft_job.attempts import Attempt, Outcome
-from rft_operator.rft_job.run_state import RunFacts, awaits_pod_news, decide_run_state
+from rft_operator.rft_job.run_state import RunFacts, awaits_pod_status, decide_run_state
 from rft_operator.status.reasons import Reason, reason_of
 
 
@@ -32,7 +32,7 @@ def facts(**changes: Any) -> RunFacts:
     return RunFacts(**{**fields, **changes})
 
 
-RETRIABLE, STOPPED, PERMANENT = Outcome.RETRIABLE, Outcome.STOPPED, Outcome.PERMANENT
+RETRIABLE, STOPPED, PERMANENT = Outcome.RETRIABLE, Outcome.INTERRUPTED, Outcome.PERMANENT
 BLOCKED = (Reason.WAITING_FOR_REWARDS, "no reward")
 STUCK = (Reason.IMAGE_PULL_FAILED, "no image")
 
@@ -129,7 +129,9 @@ def test_a_retry_is_counted_and_says_why():
 
 
 def test_a_pod_that_the_kernel_killed_for_its_memory_is_the_cause():
-    killed = pod(phase="Failed", ended=True, name="b", ending=Ending(137, "raise the limit", ago(1000), True))
+    killed = pod(
+        phase="Failed", terminated=True, name="b", termination=Termination(137, "raise the limit", ago(1000), True)
+    )
     others = failed(1, "Unexpected: connection closed", name="a")
     seen = facts(attempts=[attempt(RETRIABLE, ended_at=ago(3))], pods=[others, killed])
     assert decide_run_state(seen).message == "retry 1 of 3 after OOMKilled: pod b: raise the limit"
@@ -166,7 +168,7 @@ def test_running_tells_the_phase():
     ],
 )
 def test_a_jobs_end_waits_for_its_pods_words(newest, pods, waits):
-    assert awaits_pod_news(newest, pods, NOW) is waits
+    assert awaits_pod_status(newest, pods, NOW) is waits
 
 
 def test_every_permanent_code_has_a_reason():

@@ -81,7 +81,7 @@ def test_a_fingerprint_is_that_of_everything_but_the_status():
 
 
 def woken(router: Router, kind: str, given: Any, type_: str = "MODIFIED") -> set[Key]:
-    return set(router.take_event(kind, type_, given))
+    return set(router.store_event(kind, type_, given))
 
 
 def test_whom_an_event_wakes():
@@ -116,5 +116,5 @@ def test_what_was_written_wakes_others_than_the_writer():
     router = Router(RESOURCES)
     router.store.put("RFTJob", obj("RFTJob", "job", 1, spec=SPEC))
     reward = Key("RewardFunction", "n", "r")
-    assert router.take_answer(reward, obj("RewardFunction", "r", 2, "r")) == [JOB]
+    assert router.store_response(reward, obj("RewardFunction", "r", 2, "r")) == [JOB]
     assert woken(router, "RewardFunction", obj("RewardFunction", "r", 2, "r")) == set()

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rft_api.inference_endpoint import InferenceEndpoint
-from rft_operator.pods.pod_view import Ending, PodView
+from rft_operator.pods.pod_view import PodView, Termination
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 METADATA = {"name": "x", "namespace": "team", "uid": "0123456789", "generation": 1}
@@ -21,16 +21,16 @@ def pod(number: int = 0, **changes: Any) -> PodView:
     """A pod that runs and is ready, of an attempt of a job."""
     fields: dict[str, Any] = {
         "name": "pod", "ip": None, "phase": "Running", "ready": True, "deleting": False, "job_uid": f"uid-{number}",
-        "index": 0, "created_at": None, "start_time": ago(100), "running_since": ago(90), "ending": None,
-        "ended": False, "problem": None,
+        "index": 0, "created_at": None, "start_time": ago(100), "running_since": ago(90), "termination": None,
+        "terminated": False, "problem": None,
     }  # fmt: skip
     return PodView(**{**fields, **changes})
 
 
 def failed(code: int, message: str = "", number: int = 0, **changes: Any) -> PodView:
     """A pod that has failed with an exit code."""
-    ending = Ending(code, message, ago(1000))
-    return pod(number, **{"phase": "Failed", "ending": ending, "ended": True, **changes})
+    termination = Termination(code, message, ago(1000))
+    return pod(number, **{"phase": "Failed", "termination": termination, "terminated": True, **changes})
 
 
 def endpoint(name: str = "x", **spec: Any) -> InferenceEndpoint:

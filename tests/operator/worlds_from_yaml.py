@@ -116,7 +116,8 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
     """A plan as YAML can hold it."""
     return {
         "desired": [
-            {"why": wanted.why, **({"once": True} if wanted.once else {}), **wanted.object} for wanted in plan.desired
+            {"why": desired.why, **({"once": True} if desired.create_only else {}), **desired.object}
+            for desired in plan.desired
         ],
         "deletions": [
             {"api_version": d.kind.api_version, "kind": d.kind.name, "name": d.name, "uid": d.uid, "why": d.why}

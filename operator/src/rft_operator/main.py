@@ -1,4 +1,4 @@
-"""The operator's command: connects, serves metrics, watches, and acts while it leads."""
+"""The command of the operator: connect, serve metrics, watch, and reconcile while this replica is the leader."""
 
 from __future__ import annotations
 
@@ -30,34 +30,36 @@ from rft_operator.settings import Images, Settings
 
 log = logging.getLogger(__name__)
 
-GARBAGE = 5000
-"""Objects that are made before cyclic ones among them are looked for."""
+GC_THRESHOLD = 5000
+"""Number of allocations after which the garbage collector runs."""
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line; that of the process when it is None."""
-    parser = argparse.ArgumentParser(prog="python -m rft_operator", description="Runs the operator.")
+    """Parse the command line, which is that of the process when `arguments` is None."""
+    parser = argparse.ArgumentParser(prog="python -m rft_operator", description="Run the operator.")
     parser.add_argument("--trainer-image", required=True, help="image of the trainer's pods")
     parser.add_argument("--reward-image", required=True, help="image of the reward servers")
     parser.add_argument("--server-cuda-image", required=True, help="image of vLLM for GPUs")
     parser.add_argument("--server-cpu-image", required=True, help="image of vLLM for CPUs")
     parser.add_argument("--loader-image", required=True, help="image that fetches models and adapters")
-    parser.add_argument("--namespace", default=os.environ.get("POD_NAMESPACE", "default"), help="the operator's own")
+    parser.add_argument(
+        "--namespace", default=os.environ.get("POD_NAMESPACE", "default"), help="namespace of the operator itself"
+    )
     parser.add_argument(
         "--watch-namespace",
         action="append",
         default=[],
         metavar="NAMESPACE",
-        help="namespace to look after; may be given several times; all namespaces when it is not given",
+        help="namespace to watch; may be given several times; all namespaces when it is not given",
     )
-    parser.add_argument("--metrics-namespace", help="namespace of Prometheus, let in by network policies")
+    parser.add_argument("--metrics-namespace", help="namespace of Prometheus, for network policies")
     parser.add_argument("--metrics-port", type=int, default=8080, help="port of /metrics (8080)")
     parser.add_argument("--liveness-port", type=int, default=8081, help="port of /healthz (8081)")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the operator until it is told to stop; returns the exit code."""
+    """Run the operator until it is told to stop; return the exit code."""
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for name in ("aiohttp.access", "httpx", "kopf"):
@@ -74,9 +76,9 @@ def main(arguments: list[str] | None = None) -> int:
         metrics_namespace=options.metrics_namespace,
         namespaces=tuple(sorted(set(options.watch_namespace))),
     )
-    # What is parsed here is large and has no cycles: looking for some in it takes a quarter of the time.
+    # Parsed objects are large and have no reference cycles; searching them for cycles took a quarter of the CPU time.
     gc.freeze()
-    gc.set_threshold(GARBAGE)
+    gc.set_threshold(GC_THRESHOLD)
     metrics = Metrics(RESOURCES)
     start_http_server(options.metrics_port, registry=metrics.registry)
     code = 0
@@ -89,28 +91,39 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 async def operate(settings: Settings, metrics: Metrics, liveness: str) -> None:
-    """Watches, and acts while this replica leads; ends when kopf is told to stop, or when leadership is lost."""
+    """Watch, and reconcile while this replica is the leader.
+
+    Returns when kopf is told to stop.
+
+    Args:
+        settings: the settings of the operator.
+        metrics: the published metrics.
+        liveness: the URL at which kopf serves its liveness endpoint.
+
+    Raises:
+        LeadershipLost: when this replica could not renew the Lease.
+    """
     async with connect() as cluster, httpx.AsyncClient(trust_env=False) as client:
         await wait_for_definitions(cluster)
         router = Router(RESOURCES)
         loop = Loop()
-        reconciler = Reconciler(RESOURCES, cluster, PodClient(client), router, loop.wake, metrics, settings)
-        # A container that starts again in its pod is the same replica and need not wait for its own Lease to expire.
+        reconciler = Reconciler(RESOURCES, cluster, PodClient(client), router, loop.enqueue, metrics, settings)
+        # A container that is restarted in its pod is the same replica: it need not wait for its own Lease to expire.
         identity = os.environ.get("POD_NAME") or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
 
-        async def act() -> None:
+        async def reconcile_all() -> None:
             metrics.leader.set(1)
             await run_loop(cluster, settings.namespaces, router, loop, reconciler.reconcile)
 
         registry = build_registry(router, loop)
         async with asyncio.TaskGroup() as tasks:
-            leading = tasks.create_task(Election(cluster, settings.namespace, identity).lead(act))
+            election = tasks.create_task(Election(cluster, settings.namespace, identity).lead(reconcile_all))
 
-            # Before kopf takes the loop's tasks for handlers of its own, which it waits for.
+            # kopf would otherwise wait for these tasks, because it takes them for tasks of its own.
             @kopf.on.cleanup(registry=registry)
-            async def stand_down(**_: Any) -> None:
-                leading.cancel()
-                await asyncio.wait([leading])
+            async def release_leadership(**_: Any) -> None:
+                election.cancel()
+                await asyncio.wait([election])
 
             await kopf.operator(
                 registry=registry,
@@ -118,7 +131,7 @@ async def operate(settings: Settings, metrics: Metrics, liveness: str) -> None:
                 clusterwide=not settings.namespaces,
                 namespaces=settings.namespaces,
                 standalone=True,
-                # Of use to peering alone, which is off. kopf's default asks for the user's name, which images lack.
+                # Only peering uses it, which is off. The default would ask for the user's name, which images lack.
                 identity=identity,  # type: ignore[arg-type]  # a NewType that kopf does not export
                 liveness_endpoint=liveness,
             )

@@ -1,4 +1,4 @@
-"""The resources that the operator reconciles."""
+"""The list of the resources that the operator reconciles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the operator is told at its start."""
+"""The settings of the operator, from its command line."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Images:
-    """The images of the pods that the operator makes."""
+    """The images of the pods that the operator creates."""
 
     trainer: str
-    """rft_trainer."""
+    """Image of trainers, with rft_trainer."""
     reward: str
-    """rft_reward."""
+    """Image of reward servers, with rft_reward."""
     server_cuda: str
-    """vLLM for GPUs."""
+    """Image of servers with GPUs, with vLLM."""
     server_cpu: str
-    """vLLM for CPUs."""
+    """Image of servers without GPUs, with vLLM for CPUs."""
     loader: str
-    """Fetches models and adapters beside a server."""
+    """Image of loaders, which fetch models and adapters for a server."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The operator's settings, the same for every object."""
+    """The settings of the operator, which are the same for every resource."""
 
     images: Images
-    """Images of the pods."""
+    """Images of the pods that the operator creates."""
     namespace: str
-    """Namespace that the operator runs in: network policies let its probes in, its lease lies there."""
+    """Namespace of the operator, with its Lease; network policies allow connections from it."""
     metrics_namespace: str | None = None
-    """Namespace of Prometheus, which network policies let in; none when absent."""
+    """Namespace of Prometheus, from which network policies allow connections; None when there is none."""
     namespaces: tuple[str, ...] = ()
-    """Namespaces whose objects are looked after; all when empty."""
+    """Namespaces that the operator watches; all when empty."""
     poll_seconds: float = 15.0
-    """Time between two looks at what Kubernetes does not announce: a run's progress, a server's answers."""
+    """Seconds between two requests for what cannot be watched: the progress of a run, the answers of a server."""

@@ -1,1 +1,1 @@
-"""InferenceEndpoint: a vLLM server, or an adapter on one."""
+"""InferenceEndpoint: a Deployment of vLLM servers, or an adapter on such a server."""

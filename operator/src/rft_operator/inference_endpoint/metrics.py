@@ -1,4 +1,4 @@
-"""What is published of InferenceEndpoints."""
+"""The metrics of InferenceEndpoints."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from rft_operator.kube.store import Key
 
 @dataclass(frozen=True, slots=True)
 class EndpointSample:
-    """What is kept of an InferenceEndpoint."""
+    """The published values of an InferenceEndpoint."""
 
     model: str
+    """Address of the model or the adapter."""
     base: str
+    """Name of the base endpoint; empty for an endpoint with a server of its own."""
     replicas: int | None
-    """None for an adapter, which is on another endpoint's server."""
+    """Number of ready server pods; None for an adapter, which the server of another endpoint serves."""
 
 
 def sample_endpoint(spec: Json, status: Json) -> EndpointSample:
-    """The sample of an InferenceEndpoint."""
+    """Extract the values from the spec and the status of an InferenceEndpoint."""
     return EndpointSample(
         model=(spec.get("model") or spec.get("adapter") or {}).get("uri", ""),
         base=spec.get("baseEndpoint", ""),
@@ -32,14 +34,14 @@ def sample_endpoint(spec: Json, status: Json) -> EndpointSample:
 
 
 def collect_endpoints(samples: Mapping[Key, EndpointSample]) -> Iterator[Metric]:
-    """The metrics of InferenceEndpoints."""
+    """Build the metrics of all InferenceEndpoints."""
     labels = ["namespace", "endpoint"]
     about = GaugeMetricFamily(
         "rft_endpoint_info",
-        "An InferenceEndpoint, always 1; an adapter has the endpoint that serves it as `base`.",
+        "An InferenceEndpoint, always 1. The label `base` of an adapter names the endpoint that serves it.",
         labels=[*labels, "model", "base"],
     )
-    replicas = GaugeMetricFamily("rft_endpoint_replicas", "Server pods that are ready.", labels=labels)
+    replicas = GaugeMetricFamily("rft_endpoint_replicas", "Number of server pods that are ready.", labels=labels)
     for key, sample in samples.items():
         about.add_metric([key.namespace, key.name, sample.model, sample.base], 1)
         if sample.replicas is not None:

@@ -1,4 +1,4 @@
-"""Builds the objects of an endpoint: a vLLM server with the adapter loader beside it, its Service, its adapters."""
+"""Build the objects of an endpoint: the Deployment of vLLM and the adapter loader, the Service, the adapter list."""
 
 from __future__ import annotations
 
@@ -25,32 +25,34 @@ from rft_operator.pods.template import (
 from rft_operator.settings import Settings
 
 ADAPTERS_KEY = "adapters.json"
+"""Key of the adapter list in its ConfigMap."""
 CPU_CACHE_SHARE = 0.25
-"""Share of a CPU server's memory limit that holds the key-value cache."""
+"""Fraction of the memory limit of a CPU server that its key-value cache uses."""
 CPU_CACHE_DEFAULT = 268435456
+"""Number of bytes of the key-value cache of a CPU server without a memory limit."""
 DRAIN_SECONDS = 5
-"""Time in which a stopping server still gets requests: it takes Kubernetes that long to route around it."""
+"""Seconds for which a stopping server still receives requests, until Kubernetes has updated the endpoints."""
 FINISH_SECONDS = 30
-"""Time that requests in flight have to finish."""
+"""Seconds that requests in flight have to finish."""
 
 
 def serving_of(endpoint: InferenceEndpoint) -> Serving:
-    """The server's settings, or their defaults."""
+    """Return the settings of the server, or the defaults."""
     return endpoint.spec.serving or Serving()
 
 
 def adapter_address(endpoint: InferenceEndpoint) -> Address | None:
-    """Where an adapter endpoint's weights are."""
+    """Return the address of an adapter; None for an endpoint with a model."""
     return Address("spec.adapter.uri", "adapter", endpoint.spec.adapter.uri) if endpoint.spec.adapter else None
 
 
 def model_address(endpoint: InferenceEndpoint) -> Address | None:
-    """Where the model of an endpoint with its own server is."""
+    """Return the address of a model; None for an endpoint with an adapter."""
     return Address("spec.model.uri", "model", endpoint.spec.model.uri) if endpoint.spec.model else None
 
 
 def build_adapter_list(base: InferenceEndpoint, adapters: Sequence[InferenceEndpoint]) -> Json:
-    """The ConfigMap that the loader follows: which adapters the server should serve, under which names."""
+    """Build the ConfigMap with the list of adapters, which the loader reads."""
     name = base.metadata.name
     entries = [
         ListedAdapter(name=adapter.metadata.name, uri=locate(adapter.spec.adapter.uri))
@@ -66,7 +68,7 @@ def build_adapter_list(base: InferenceEndpoint, adapters: Sequence[InferenceEndp
 
 
 def build_endpoint_service(endpoint: InferenceEndpoint) -> Json:
-    """The Service of an endpoint; that of an adapter leads to its base's server."""
+    """Build the Service of an endpoint; that of an adapter selects the pods of its base endpoint."""
     name = endpoint.metadata.name
     return build_object(
         kinds.SERVICE,
@@ -84,7 +86,7 @@ def build_endpoint_service(endpoint: InferenceEndpoint) -> Json:
 def build_server_deployment(
     endpoint: InferenceEndpoint, adapters: Sequence[InferenceEndpoint], settings: Settings
 ) -> Json:
-    """The Deployment of an endpoint with its own server.
+    """Build the Deployment of an endpoint with a server of its own.
 
     Raises:
         AddressProblem: when a pod cannot open an address.
@@ -92,7 +94,7 @@ def build_server_deployment(
     owner = Owner.of(endpoint)
     serving = serving_of(endpoint)
     model = model_address(endpoint)
-    assert model is not None  # only endpoints with a model have a server
+    assert model is not None  # only endpoints with a model have a server of their own
     addresses = [model, *(address for adapter in adapters if (address := adapter_address(adapter)) is not None)]
     mounts = Mounts.of(addresses)
     scheme, _ = model.split()
@@ -124,7 +126,7 @@ def build_server_deployment(
         labels,
         endpoint.spec.replicas,
         override_pod(template, serving.pod),
-        # Fetching and loading a large model takes a while.
+        # Fetching and loading a large model takes long.
         progressDeadlineSeconds=3600,
     )
 
@@ -154,7 +156,7 @@ def _server(endpoint: InferenceEndpoint, folder: str, mounts: list[Json], settin
     if serving.precision != "Auto":
         command += ["--dtype", serving.precision.lower()]
     if not serving.gpus:
-        # Without these vLLM plans with nearly all memory of the host.
+        # Otherwise vLLM reserves nearly all memory of the host.
         command += ["--enforce-eager", "--gpu-memory-utilization", "0.1"]
         command += ["--kv-cache-memory-bytes", str(_cpu_cache_bytes(serving))]
     return Container(
@@ -164,7 +166,7 @@ def _server(endpoint: InferenceEndpoint, folder: str, mounts: list[Json], settin
         env={
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
             "VLLM_NO_USAGE_STATS": "1",
-            # The loader has fetched what is needed.
+            # The loader has fetched all files.
             "HF_HUB_OFFLINE": "1",
         },
         ports={"http": names.SERVER_PORT},
@@ -224,7 +226,7 @@ def _loader(endpoint: InferenceEndpoint, folder: str, mounts: list[Json], settin
                 "periodSeconds": 20,
                 "timeoutSeconds": 10,
             },
-            # Its libraries take a while to load on a node that is busy with models.
+            # Importing its libraries takes long on a node that is busy loading models.
             "startupProbe": {
                 "httpGet": {"path": "/healthz", "port": "loader"},
                 "periodSeconds": 5,

@@ -1,27 +1,27 @@
-"""Plans an InferenceEndpoint: its server or its place on another's, and whether the model answers.
+"""Plan an InferenceEndpoint: its server or its adapter list entry, and whether the model answers.
 
-With a server of its own:
+An endpoint with a server of its own:
 
-| server pods | Ready |
+| server pods | reason of the condition Ready |
 |---|---|
-| none wanted | ScaledToZero |
-| one is ready and answers by the model's name | Ready |
-| one is ready, does not answer | NotAnswering |
-| end again and again | ServerFailing; ModelInvalid when the model cannot be fetched or read |
+| no replicas | ScaledToZero |
+| one is ready and answers under the name of the model | Ready |
+| one is ready but does not answer | NotAnswering |
+| fail again and again | ServerFailing; ModelInvalid when the model cannot be fetched or read |
 | cannot start | Unschedulable, ImagePullFailed, ContainerBlocked |
 | otherwise | Starting |
 
-As an adapter on another endpoint's server:
+An endpoint with an adapter on the server of another endpoint:
 
-| base endpoint | loaders beside its ready pods | Ready |
+| base endpoint | loaders in its ready pods | reason of the condition Ready |
 |---|---|---|
 | missing | | BaseMissing |
 | cannot serve adapters | | ConfigurationInvalid |
-| no pods wanted | | ScaledToZero |
-| no pod ready | | BaseNotReady |
-| ready | one has refused the adapter | AdapterRejected |
-| ready | all have loaded it, and all servers answer by its name | Ready |
-| ready | all have loaded it, a server does not answer | NotAnswering |
+| no replicas | | ScaledToZero |
+| no pod is ready | | BaseNotReady |
+| ready | one has rejected the adapter | AdapterRejected |
+| ready | all have loaded it, and all servers answer under its name | Ready |
+| ready | all have loaded it, but a server does not answer | NotAnswering |
 | ready | otherwise | AdapterLoading |
 """
 
@@ -42,20 +42,20 @@ from rft_operator.inference_endpoint.objects import (
 )
 from rft_operator.inference_endpoint.world import InferenceEndpointWorld
 from rft_operator.kube import kinds
-from rft_operator.kube.plan import Desired, Plan
+from rft_operator.kube.plan import DesiredObject, Plan
 from rft_operator.pods.addresses import AddressProblem, locate
-from rft_operator.pods.pod_view import PodView, worst_problem
+from rft_operator.pods.pod_view import PodView, first_problem
 from rft_operator.settings import Settings
 from rft_operator.status.conditions import Finding, build_conditions
 from rft_operator.status.events import plan_events
 from rft_operator.status.reasons import ConditionType, Reason
 
 READY_POLL_SECONDS = 60.0
-"""Time between two questions to a model that has answered."""
+"""Seconds between two requests to a server that answers."""
 
 
 def plan_inference_endpoint(world: InferenceEndpointWorld, settings: Settings) -> Plan:
-    """The plan for an InferenceEndpoint."""
+    """Plan an InferenceEndpoint."""
     endpoint = world.endpoint
     metadata = endpoint.metadata
     before = endpoint.status or InferenceEndpointStatus()
@@ -84,7 +84,7 @@ def plan_inference_endpoint(world: InferenceEndpointWorld, settings: Settings) -
     )
 
 
-def _objects(world: InferenceEndpointWorld, settings: Settings) -> tuple[list[Desired], str | None]:
+def _objects(world: InferenceEndpointWorld, settings: Settings) -> tuple[list[DesiredObject], str | None]:
     endpoint = world.endpoint
     try:
         if endpoint.spec.model is None:
@@ -92,13 +92,13 @@ def _objects(world: InferenceEndpointWorld, settings: Settings) -> tuple[list[De
             assert address is not None  # the schema has exactly one of model and adapter
             address.split()
             return [
-                Desired(build_endpoint_service(endpoint), "it leads to the pods of the base endpoint")
+                DesiredObject(build_endpoint_service(endpoint), "it leads to the pods of the base endpoint")
             ], _base_problem(world)
         adapters = [adapter for adapter in world.adapters if _has_valid_address(adapter)]
         objects = [
-            Desired(build_adapter_list(endpoint, adapters), "the loader reads which adapters to serve from it"),
-            Desired(build_server_deployment(endpoint, adapters, settings), "it runs the server"),
-            Desired(build_endpoint_service(endpoint), "it leads to the server's pods"),
+            DesiredObject(build_adapter_list(endpoint, adapters), "the loader reads which adapters to serve from it"),
+            DesiredObject(build_server_deployment(endpoint, adapters, settings), "it runs the server"),
+            DesiredObject(build_endpoint_service(endpoint), "it leads to the server's pods"),
         ]
         return objects if serving_of(endpoint).max_adapters else objects[1:], None
     except AddressProblem as error:
@@ -106,7 +106,7 @@ def _objects(world: InferenceEndpointWorld, settings: Settings) -> tuple[list[De
 
 
 def _has_valid_address(adapter: InferenceEndpoint) -> bool:
-    """Whether the server can open the adapter; otherwise the adapter's own status says why not."""
+    """Return whether the server can open an adapter. If not, the status of the adapter says why."""
     address = adapter_address(adapter)
     try:
         return address is not None and bool(address.split())
@@ -115,7 +115,7 @@ def _has_valid_address(adapter: InferenceEndpoint) -> bool:
 
 
 def _base_problem(world: InferenceEndpointWorld) -> str | None:
-    """Why the base endpoint can never serve this adapter, if so."""
+    """Return why the base endpoint cannot serve this adapter; None when it can, or does not exist."""
     base, spec = world.base, world.endpoint.spec
     if base is None:
         return None
@@ -134,7 +134,7 @@ def _own_finding(world: InferenceEndpointWorld) -> Finding:
     if not world.endpoint.spec.replicas:
         return Finding(kind, "False", Reason.SCALED_TO_ZERO)
     if world.deployment is None:
-        return Finding(kind, "False", Reason.STARTING, "creating the server")
+        return Finding(kind, "False", Reason.STARTING, "the server is being created")
     ready = _ready(world.pods)
     problems = [answer.problem for pod in ready if (answer := world.answers.get(pod.name)) is not None]
     if any(problem is None for problem in problems):
@@ -143,11 +143,11 @@ def _own_finding(world: InferenceEndpointWorld) -> Finding:
         return Finding(kind, "False", Reason.NOT_ANSWERING, str(problems[0]))
     waiting = sorted((pod for pod in world.pods if not pod.ready and not pod.deleting), key=lambda pod: pod.name)
     for pod in waiting:
-        if pod.ended and pod.ending is not None:
-            text = f"pod {pod.name}: {parse_failure(pod.ending.message).message}"
-            invalid = pod.ending.exit_code == ExitCode.MODEL_INVALID
+        if pod.terminated and pod.termination is not None:
+            text = f"pod {pod.name}: {parse_failure(pod.termination.message).message}"
+            invalid = pod.termination.exit_code == ExitCode.MODEL_INVALID
             return Finding(kind, "False", Reason.MODEL_INVALID if invalid else Reason.SERVER_FAILING, text)
-    problem = worst_problem(waiting)
+    problem = first_problem(waiting)
     if problem is not None:
         return Finding(kind, "False", *problem)
     return Finding(kind, "False", Reason.STARTING, f"{len(waiting)} pods are starting")
@@ -157,7 +157,7 @@ def _adapter_finding(world: InferenceEndpointWorld) -> Finding:
     kind = ConditionType.READY
     name = world.endpoint.spec.base_endpoint
     if world.base is None:
-        return Finding(kind, "False", Reason.BASE_MISSING, f"there is no InferenceEndpoint {name}")
+        return Finding(kind, "False", Reason.BASE_MISSING, f"InferenceEndpoint {name} does not exist")
     if not world.base.spec.replicas:
         return Finding(kind, "False", Reason.SCALED_TO_ZERO, f"InferenceEndpoint {name} has no replicas")
     ready = sorted(_ready(world.pods), key=lambda pod: pod.name)
@@ -171,7 +171,7 @@ def _adapter_finding(world: InferenceEndpointWorld) -> Finding:
         if report is not None and report.uri == uri and report.state == "Failed":
             return Finding(kind, "False", Reason.ADAPTER_REJECTED, f"pod {pod.name}: {report.message}")
         if answer is None or report is None or report.uri != uri or report.state != "Loaded":
-            text = report.message if report is not None else "the loader has not seen it yet"
+            text = report.message if report is not None else "the loader has not listed the adapter yet"
             return Finding(kind, "False", Reason.ADAPTER_LOADING, f"pod {pod.name}: {text}".rstrip(": "))
         if answer.problem is not None:
             return Finding(kind, "False", Reason.NOT_ANSWERING, f"pod {pod.name}: {answer.problem}")
@@ -179,7 +179,7 @@ def _adapter_finding(world: InferenceEndpointWorld) -> Finding:
 
 
 def adapter_uri(endpoint: InferenceEndpoint) -> str:
-    """The adapter's address as the loader reads it."""
+    """Return the address of the adapter as the loader reads it."""
     assert endpoint.spec.adapter is not None
     return locate(endpoint.spec.adapter.uri)
 
@@ -189,7 +189,7 @@ def _ready(pods: Sequence[PodView]) -> list[PodView]:
 
 
 def _requeue(world: InferenceEndpointWorld, settings: Settings, finding: Finding) -> float | None:
-    """When to ask the servers again; what becomes of their pods is announced."""
+    """Return when to ask the servers again. Changes of their pods are watched."""
     if finding.status == "True":
         return READY_POLL_SECONDS
     return settings.poll_seconds if _ready(world.pods) else None

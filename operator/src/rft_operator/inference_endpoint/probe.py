@@ -1,4 +1,4 @@
-"""Asks servers whether they answer for a model, and loaders whether they have loaded an adapter."""
+"""Ask servers whether they answer for a model, and loaders whether they have loaded an adapter."""
 
 from __future__ import annotations
 
@@ -16,25 +16,35 @@ from rft_operator.pods.pod_view import PodView
 from rft_operator.pods.probe import KEPT_CHARACTERS, PodClient
 
 ANSWER_SECONDS = 30.0
-"""Time that a model has for one token."""
+"""Timeout of a request for one token."""
 
 
 async def ask_servers(
-    client: PodClient, pods: Iterable[PodView], endpoint: InferenceEndpoint, known: bool
+    client: PodClient, pods: Iterable[PodView], endpoint: InferenceEndpoint, was_ready: bool
 ) -> dict[str, ServerAnswer]:
-    """What ready server pods answer for an endpoint's model; one that is known to answer is only listed."""
+    """Ask the ready pods of a server for the model of an endpoint.
+
+    Args:
+        client: the client.
+        pods: the pods of the server.
+        endpoint: the endpoint.
+        was_ready: whether the endpoint was Ready before. Then the model need only be listed; otherwise it must answer.
+
+    Returns:
+        The answers by the names of the pods.
+    """
     asked = [pod for pod in pods if pod.ip and pod.ready and not pod.deleting]
-    answers = await asyncio.gather(*(_ask_server(client, pod, endpoint, known) for pod in asked))
+    answers = await asyncio.gather(*(_ask_server(client, pod, endpoint, was_ready) for pod in asked))
     return dict(zip((pod.name for pod in asked), answers, strict=True))
 
 
-async def _ask_server(client: PodClient, pod: PodView, endpoint: InferenceEndpoint, known: bool) -> ServerAnswer:
+async def _ask_server(client: PodClient, pod: PodView, endpoint: InferenceEndpoint, was_ready: bool) -> ServerAnswer:
     name, report = endpoint.metadata.name, None
     if endpoint.spec.adapter is not None:
         report = await _ask_loader(client, pod, name)
         if report is None or report.state != "Loaded":
             return ServerAnswer("the adapter is not loaded", report)
-    problem = await (_find_listed(client, pod, name) if known else _find_answering(client, pod, name))
+    problem = await (_check_listed(client, pod, name) if was_ready else _check_completion(client, pod, name))
     return ServerAnswer(problem, report)
 
 
@@ -47,7 +57,7 @@ async def _ask_loader(client: PodClient, pod: PodView, name: str) -> AdapterRepo
     return next((report for report in reports if report.name == name), None)
 
 
-async def _find_listed(client: PodClient, pod: PodView, name: str) -> str | None:
+async def _check_listed(client: PodClient, pod: PodView, name: str) -> str | None:
     answer = await client.get(pod, SERVER_PORT, "/v1/models")
     try:
         listed = [model["id"] for model in answer.json()["data"]] if answer is not None else []
@@ -56,7 +66,7 @@ async def _find_listed(client: PodClient, pod: PodView, name: str) -> str | None
     return None if name in listed else f"the server does not list {name}"
 
 
-async def _find_answering(client: PodClient, pod: PodView, name: str) -> str | None:
+async def _check_completion(client: PodClient, pod: PodView, name: str) -> str | None:
     body = {"model": name, "prompt": "Hello", "max_tokens": 1}
     try:
         answer = await client.post(pod, SERVER_PORT, "/v1/completions", body, ANSWER_SECONDS)

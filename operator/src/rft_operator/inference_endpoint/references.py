@@ -1,4 +1,4 @@
-"""Which plans look at one another: that of an adapter at its base endpoint, that of a base at its adapters."""
+"""The resources on which the plan of an InferenceEndpoint depends: an adapter and its base depend on each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rft_operator.kube.store import Key
 
 
 def find_base(endpoint: Json) -> Iterator[Key]:
-    """The base endpoint of an adapter: their plans look at each other."""
+    """Yield the base endpoint of an adapter."""
     base = endpoint.get("spec", {}).get("baseEndpoint")
     if base:
         yield Key(INFERENCE_ENDPOINT.name, endpoint["metadata"]["namespace"], base)

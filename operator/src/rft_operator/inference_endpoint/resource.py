@@ -1,4 +1,4 @@
-"""What InferenceEndpoints contribute to the machinery."""
+"""The resource InferenceEndpoint."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from rft_operator.status.reasons import ConditionType
 async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> InferenceEndpointWorld:
     endpoint = InferenceEndpoint.model_validate(obj)
     conditions = endpoint.status.conditions if endpoint.status is not None else []
-    known = is_true(conditions, ConditionType.READY, endpoint.metadata.generation)
-    answers = await ask_servers(sources.pods, server_pods(sources.store, key, endpoint), endpoint, known)
+    was_ready = is_true(conditions, ConditionType.READY, endpoint.metadata.generation)
+    answers = await ask_servers(sources.pods, server_pods(sources.store, key, endpoint), endpoint, was_ready)
     return gather_inference_endpoint(sources.store, key, endpoint, answers, now)
 
 
@@ -34,7 +34,7 @@ RESOURCE = Resource(
     metric_prefix="rft_endpoint",
     metric_label="endpoint",
     metrics=ObjectMetrics(sample_endpoint, collect_endpoints),
-    # A base lists its adapters, and an adapter is served by the pods of its base.
-    looked_at_by=find_base,
-    pods_concern_referrers=True,
+    # The plan of a base lists its adapters, and the pods of the base serve the adapters.
+    back_references=find_base,
+    pods_affect_referrers=True,
 )

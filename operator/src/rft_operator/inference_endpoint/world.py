@@ -1,4 +1,4 @@
-"""What is observed of an InferenceEndpoint and of what it depends on."""
+"""The world of an InferenceEndpoint: its observed state, and that of the objects on which its plan depends."""
 
 from __future__ import annotations
 
@@ -17,36 +17,46 @@ from rft_operator.pods.pod_view import PodView, read_pod
 
 @dataclass(frozen=True)
 class ServerAnswer:
-    """What a server pod answers when asked for this endpoint's model."""
+    """The answer of a server's pod for the model of an endpoint."""
 
     problem: str | None
-    """Why the model does not answer; none when it does."""
+    """Why the model does not answer; None when it does."""
     adapter: AdapterReport | None = None
-    """What the loader beside it says, for an adapter."""
+    """The report of the loader in the pod, for an adapter; None without a report."""
 
 
 @dataclass(frozen=True)
 class InferenceEndpointWorld:
-    """Everything that planning an InferenceEndpoint looks at."""
+    """Everything on which the plan for an InferenceEndpoint depends."""
 
     endpoint: InferenceEndpoint
+    """The endpoint itself."""
     base: InferenceEndpoint | None
-    """The endpoint that baseEndpoint names, if it exists."""
+    """The endpoint that baseEndpoint names; None when it does not exist."""
     adapters: Sequence[InferenceEndpoint]
-    """Endpoints whose baseEndpoint is this one."""
+    """The endpoints whose baseEndpoint is this one."""
     deployment: DeploymentView | None
-    """The endpoint's own."""
+    """The Deployment of the endpoint; None for an adapter, and before it exists."""
     pods: Sequence[PodView]
-    """Pods of the server, which may be the base's."""
+    """Pods of the server, which is that of the base endpoint for an adapter."""
     answers: Mapping[str, ServerAnswer]
-    """Answers of pods that are ready, by pod name."""
+    """Answers of the ready pods, by name."""
     now: datetime
+    """The current time."""
 
 
 def gather_inference_endpoint(
     store: Store, key: Key, endpoint: InferenceEndpoint, answers: Mapping[str, ServerAnswer], now: datetime
 ) -> InferenceEndpointWorld:
-    """The world of an InferenceEndpoint."""
+    """Gather the world of an InferenceEndpoint.
+
+    Args:
+        store: the watched objects.
+        key: the key of the endpoint.
+        endpoint: the endpoint.
+        answers: the answers of the ready pods, by name.
+        now: the current time.
+    """
     deployments = store.children(key, DEPLOYMENT, endpoint.metadata.uid or "")
     base_name = endpoint.spec.base_endpoint
     base = None
@@ -54,7 +64,7 @@ def gather_inference_endpoint(
         base = store.read(InferenceEndpoint, Key(INFERENCE_ENDPOINT.name, key.namespace, base_name))
     adapters = [
         adapter
-        for other in store.referring(key)
+        for other in store.referrers(key)
         if other.kind == INFERENCE_ENDPOINT.name and (adapter := store.read(InferenceEndpoint, other)) is not None
     ]
     return InferenceEndpointWorld(
@@ -69,6 +79,6 @@ def gather_inference_endpoint(
 
 
 def server_pods(store: Store, key: Key, endpoint: InferenceEndpoint) -> list[PodView]:
-    """Pods of the server that serves an endpoint: its own, or its base's."""
+    """Return the pods of the server of an endpoint, which is that of the base endpoint for an adapter."""
     owner = key._replace(name=endpoint.spec.base_endpoint or key.name)
     return [read_pod(pod, names.SERVER) for pod in store.children(owner, POD)]

@@ -1,1 +1,1 @@
-"""The API server: the kinds of objects, the store that the watches fill, and what is written."""
+"""The API server: the table of kinds, the store of watched objects, writes, and leader election."""

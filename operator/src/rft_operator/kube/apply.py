@@ -1,4 +1,4 @@
-"""Carries plans out: deletes, creates and applies what a plan says, and writes the status if it changed."""
+"""Execute plans: delete, create and apply the objects of a plan, and write a status when it has changed."""
 
 from __future__ import annotations
 
@@ -11,126 +11,134 @@ from collections.abc import Callable
 from rft_api.model import Json
 from rft_operator.kube.cluster import Cluster, Conflict
 from rft_operator.kube.kinds import KINDS
-from rft_operator.kube.plan import Desired, Plan
+from rft_operator.kube.plan import DesiredObject, Plan
 from rft_operator.kube.store import Key, Store, key_of
 
 log = logging.getLogger(__name__)
 
-TakeAnswer = Callable[[Key, Json], None]
-"""Takes over what the API server answered to a write; the key is that of the object for which was written."""
+StoreResponse = Callable[[Key, Json], None]
+"""Stores the object that the API server returned for a write. The key names the resource that is reconciled."""
 
 
 class NameTaken(Exception):
-    """An object that is needed exists already and belongs to something else."""
+    """Raised when an object that a plan needs exists already and belongs to another owner."""
 
 
 class Applier:
-    """Brings the cluster to where plans want it.
+    """Executes plans.
 
-    What is applied already and unchanged since is left alone, so that a pass that changes nothing sends nothing.
+    An object that was applied before and has not changed since is not applied again: a reconciliation without changes
+    sends no request.
 
     Args:
-        cluster: the connection.
-        store: what the watches have brought.
-        take_answer: puts what was written into the store; its watch event will be no news.
+        cluster: the connection to the API server.
+        store: the watched objects.
+        store_response: stores the object that a write has returned, so that its watch event changes nothing.
     """
 
-    def __init__(self, cluster: Cluster, store: Store, take_answer: TakeAnswer):
+    def __init__(self, cluster: Cluster, store: Store, store_response: StoreResponse):
         self._cluster = cluster
         self._store = store
-        self._take_answer = take_answer
+        self._store_response = store_response
         self._applied: dict[Key, tuple[bytes, bytes | None]] = {}
 
-    async def carry_out(self, owner: Key, owner_uid: str, plan: Plan) -> None:
-        """Deletes and applies the objects of a plan; what runs pods comes last, when all that they need is there.
+    async def execute(self, owner: Key, owner_uid: str, plan: Plan) -> None:
+        """Delete and apply the objects of a plan. Objects that create pods are applied last, when all others exist.
+
+        Args:
+            owner: the resource that the plan is for.
+            owner_uid: its uid.
+            plan: the plan.
 
         Raises:
-            NameTaken: when an object of that name belongs to something else.
-            Refused: when the API server finds an object wrong.
+            NameTaken: when an object exists already and belongs to another owner.
+            Refused: when the API server rejects an object.
         """
         for deletion in plan.deletions:
             key = Key(deletion.kind.name, owner.namespace, deletion.name)
             if await self._cluster.delete(*key, deletion.uid):
                 _log_write(owner, "deleted", key, deletion.why)
             self._applied.pop(key, None)
-        for runs_pods in (False, True):
-            objects = [wanted for wanted in plan.desired if KINDS[wanted.object["kind"]].makes_pods is runs_pods]
-            done = await asyncio.gather(*(self._bring(owner, owner_uid, o) for o in objects), return_exceptions=True)
-            for problem in done:
-                if problem is not None:
-                    raise problem
+        for makes_pods in (False, True):
+            batch = [desired for desired in plan.desired if KINDS[desired.object["kind"]].makes_pods is makes_pods]
+            writes = (self._ensure(owner, owner_uid, desired) for desired in batch)
+            for error in await asyncio.gather(*writes, return_exceptions=True):
+                if error is not None:
+                    raise error
 
     async def write_status(self, obj: Json, status: Json) -> bool:
-        """Writes the status of an object of ours; whether it had to.
+        """Write the status of a resource if it has changed; return whether it had.
 
         Raises:
-            Conflict: when the object was deleted and made anew meanwhile.
+            Conflict: when the object was deleted, and perhaps created again, in the meantime.
         """
         if obj.get("status", {}) == status:
             return False
         metadata = {name: obj["metadata"][name] for name in ("name", "namespace", "uid")}
         body = {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": metadata, "status": status}
         key = key_of(obj["kind"], obj)
-        self._take_answer(key, await self._cluster.apply(body, "status"))
+        self._store_response(key, await self._cluster.apply(body, "status"))
         log.info("%s %s/%s: wrote the status: %s", *key, _describe_change(obj.get("status", {}), status))
         return True
 
     def forget(self, owner: Key) -> None:
-        """Drops what is remembered of the children of an object that is gone."""
-        gone = [key for key in self._applied if key.namespace == owner.namespace and self._store.version(key) is None]
-        for key in gone:
+        """Forget what was applied for a resource that has been deleted."""
+        deleted = [
+            key for key in self._applied if key.namespace == owner.namespace and self._store.version(key) is None
+        ]
+        for key in deleted:
             del self._applied[key]
 
-    async def _bring(self, owner: Key, owner_uid: str, wanted: Desired) -> None:
-        await (self._create if wanted.once else self._apply)(owner, owner_uid, wanted)
+    async def _ensure(self, owner: Key, owner_uid: str, desired: DesiredObject) -> None:
+        await (self._create if desired.create_only else self._apply)(owner, owner_uid, desired)
 
-    async def _create(self, owner: Key, owner_uid: str, wanted: Desired) -> None:
-        key = key_of(wanted.object["kind"], wanted.object)
-        held = self._store.get(key)
-        if held is not None:
-            _check_owner(key, held, owner_uid)
+    async def _create(self, owner: Key, owner_uid: str, desired: DesiredObject) -> None:
+        key = key_of(desired.object["kind"], desired.object)
+        stored = self._store.get(key)
+        if stored is not None:
+            _check_owner(key, stored, owner_uid)
             return
         if key in self._applied and not KINDS[key.kind].child:
-            return  # a Secret: made before, and never read
+            return  # a Secret, which the operator has created and may not read
         try:
-            made = await self._cluster.create(wanted.object)
+            created = await self._cluster.create(desired.object)
         except Conflict:
             if KINDS[key.kind].child:
                 existing = await self._cluster.get(key.kind, key.namespace, key.name)
                 if existing is None:
-                    raise NameTaken(f"{key.kind} {key.name} is just being deleted") from None
+                    raise NameTaken(f"{key.kind} {key.name} is being deleted") from None
                 _check_owner(key, existing, owner_uid)
-                self._take_answer(owner, existing)
+                self._store_response(owner, existing)
         else:
-            _log_write(owner, "created", key, wanted.why)
+            _log_write(owner, "created", key, desired.why)
             if KINDS[key.kind].child:
-                self._take_answer(owner, made)
+                self._store_response(owner, created)
         if not KINDS[key.kind].child:
             self._applied[key] = (b"", None)
 
-    async def _apply(self, owner: Key, owner_uid: str, wanted: Desired) -> None:
-        key = key_of(wanted.object["kind"], wanted.object)
-        digest = hashlib.sha256(json.dumps(wanted.object, sort_keys=True).encode()).digest()
-        there, applied = self._store.version(key) is not None, self._applied.get(key)
-        if there and applied == (digest, self._store.fingerprint(key)):
+    async def _apply(self, owner: Key, owner_uid: str, desired: DesiredObject) -> None:
+        key = key_of(desired.object["kind"], desired.object)
+        digest = hashlib.sha256(json.dumps(desired.object, sort_keys=True).encode()).digest()
+        exists, applied = self._store.version(key) is not None, self._applied.get(key)
+        if exists and applied == (digest, self._store.fingerprint(key)):
             return
         if KINDS[key.kind].child:
-            # Applying would take over an object of the same name that belongs to somebody else.
+            # Server-side apply would take over an object of the same name that belongs to another owner.
             existing = self._store.get(key) or await self._cluster.get(key.kind, key.namespace, key.name)
             if existing is not None:
                 _check_owner(key, existing, owner_uid)
-        self._take_answer(owner, await self._cluster.apply(wanted.object))
+        self._store_response(owner, await self._cluster.apply(desired.object))
         self._applied[key] = (digest, self._store.fingerprint(key))
-        _log_write(owner, _verb(there, applied, digest), key, wanted.why)
+        _log_write(owner, _verb(exists, applied, digest), key, desired.why)
 
 
-def _verb(there: bool, applied: tuple[bytes, bytes | None] | None, digest: bytes) -> str:
-    """What applying an object did, from what was there and what was applied before."""
-    if not there:
+def _verb(exists: bool, applied: tuple[bytes, bytes | None] | None, digest: bytes) -> str:
+    """What applying an object has done, as the log says it."""
+    if not exists:
         return "created"
     if applied is None:
-        return "applied, for the first time since the operator started,"
-    return "updated" if applied[0] != digest else "restored what somebody else changed of"
+        return "applied (for the first time since the operator started)"
+    return "updated" if applied[0] != digest else "restored (after changes by others)"
 
 
 def _log_write(owner: Key, verb: str, key: Key, why: str) -> None:
@@ -138,12 +146,12 @@ def _log_write(owner: Key, verb: str, key: Key, why: str) -> None:
 
 
 def _describe_change(before: Json, after: Json) -> str:
-    """What is new in a status: the conditions that have changed, or else the names of the fields that have."""
-    known = {c["type"]: (c["status"], c["reason"]) for c in before.get("conditions", [])}
+    """The conditions of a status that have changed, or else the names of the fields that have."""
+    previous = {c["type"]: (c["status"], c["reason"]) for c in before.get("conditions", [])}
     changed = [
         f"{c['type']} is {c['status']} ({c['reason']})"
         for c in after.get("conditions", [])
-        if known.get(c["type"]) != (c["status"], c["reason"])
+        if previous.get(c["type"]) != (c["status"], c["reason"])
     ]
     fields = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
     return ", ".join(changed or fields)
@@ -152,5 +160,5 @@ def _describe_change(before: Json, after: Json) -> str:
 def _check_owner(key: Key, obj: Json, owner_uid: str) -> None:
     owners = obj["metadata"].get("ownerReferences", [])
     if not any(owner["uid"] == owner_uid for owner in owners):
-        whose = f"{owners[0]['kind']} {owners[0]['name']}" if owners else "nothing that the operator made"
-        raise NameTaken(f"{key.kind} {key.name} exists already and belongs to {whose}")
+        actual = f"to {owners[0]['kind']} {owners[0]['name']}" if owners else "to no resource of the operator"
+        raise NameTaken(f"{key.kind} {key.name} exists already and belongs {actual}")

@@ -1,4 +1,4 @@
-"""The API server as the operator uses it: a few verbs on a few kinds, with plain dictionaries in and out."""
+"""A client of the API server: the verbs that the operator uses, with objects as plain dictionaries."""
 
 from __future__ import annotations
 
@@ -20,51 +20,52 @@ from rft_operator.kube.kinds import KINDS
 
 REQUEST_SECONDS = 30.0
 PAGE = 100
-"""Objects that are read at once."""
+"""Number of objects that a list request reads at once."""
 
-# An API server that has just started knows no roles yet.
-_WITHOUT_RIGHT = re.compile(r'User ".*" cannot \w+ resource ')
+# The API server's message when RBAC denies a request. A server that has just started knows no roles yet, so such a
+# denial is not an error of the object. Status code and reason are those of an admission plugin's refusal.
+_RBAC_DENIAL = re.compile(r'User ".*" cannot \w+ resource ')
 
 
 class Unavailable(Exception):
-    """The API server cannot be asked now, or does not let the operator do what it may do."""
+    """Raised when the API server cannot be reached, or denies the operator a permission that it should have."""
 
 
 class Refused(Exception):
-    """The API server does not take an object as it is; the message is for the user."""
+    """Raised when the API server rejects an object; the message is for the user."""
 
 
 class Conflict(Exception):
-    """An object exists already, is gone, or is not the version that was expected."""
+    """Raised when an object exists already, does not exist any more, or has another version than expected."""
 
 
 class Cluster:
     """A connection to the API server.
 
-    Every method raises Unavailable when the API server cannot be asked.
+    Every method raises Unavailable when the API server cannot be reached.
 
     Attributes:
-        interrupted: set when it could not be reached. Watches may have lost something then: those that find too much
-            gone begin anew, without a word of what was deleted meanwhile.
+        interrupted: set when the API server could not be reached. Watches may then have missed events: a watch that
+            has to start again does not report what was deleted in the meantime.
     """
 
     def __init__(self, api_client: client.ApiClient):
-        # Only its request method is used: paths are known, nothing has to be discovered.
+        # Only its request method is used: the paths are known, so no discovery is needed.
         self._client = DynamicClient(api_client)  # type: ignore[no-untyped-call]
         self.interrupted = asyncio.Event()
 
     async def served(self, api_version: str) -> set[str]:
-        """Plural names of the resources that the API server knows of a group and version."""
+        """Return the plural names of the resources that the API server serves in a group and version."""
         try:
-            found = await self._request("get", f"/apis/{api_version}")
+            response = await self._request("get", f"/apis/{api_version}")
         except ApiException as error:
             if error.status == 404:
                 return set()
             raise
-        return {resource["name"] for resource in found["resources"]}
+        return {resource["name"] for resource in response["resources"]}
 
     async def get(self, kind: str, namespace: str, name: str) -> Json | None:
-        """An object, or none."""
+        """Return an object, or None when it does not exist."""
         try:
             return await self._request("get", _path(kind, namespace, name))
         except ApiException as error:
@@ -73,9 +74,11 @@ class Cluster:
             raise
 
     async def list(self, kind: str, namespace: str | None) -> AsyncIterator[tuple[list[Json], int]]:
-        """All objects of a kind that are watched, a page at a time, with the version that all pages were read at.
+        """Yield the watched objects of a kind, page by page, with the resource version at which all pages were read.
 
-        Without a namespace, those of all namespaces.
+        Args:
+            kind: the kind.
+            namespace: the namespace; None for all namespaces.
         """
         token = ""
         while True:
@@ -89,34 +92,36 @@ class Cluster:
                 return
 
     async def create(self, obj: Json) -> Json:
-        """Creates an object.
+        """Create an object and return it as stored.
 
         Raises:
-            Conflict: when one of that name exists.
-            Refused: when the API server finds it wrong.
+            Conflict: when an object of that name exists.
+            Refused: when the API server rejects the object.
         """
         return await self._write("post", _path(obj["kind"], obj["metadata"]["namespace"]), obj)
 
     async def apply(self, obj: Json, subresource: str = "") -> Json:
-        """Server-side apply as the one field manager, taking over fields that others have changed.
+        """Apply an object with server-side apply and return it as stored.
+
+        Fields that others have changed are taken over by the operator's field manager.
 
         Raises:
-            Conflict: when the object is not the one with this uid any more.
-            Refused: when the API server finds it wrong.
+            Conflict: when the object has another uid than expected.
+            Refused: when the API server rejects the object.
         """
         path = _path(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"], subresource)
         return await self._write("patch", path, obj, content_type="application/apply-patch+yaml", force_conflicts=True)
 
     async def replace(self, obj: Json) -> Json:
-        """Replaces an object if it is still at the version that `obj` has.
+        """Replace an object that still has the resource version of `obj`, and return it as stored.
 
         Raises:
-            Conflict: when it is not.
+            Conflict: when the object has another resource version.
         """
         return await self._write("put", _path(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"]), obj)
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> bool:
-        """Deletes the object with this uid, and what hangs on it; returns whether it was there."""
+        """Delete the object with this uid, and in the background its children; return whether it existed."""
         options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
         try:
             await self._request("delete", _path(kind, namespace, name), body=options)
@@ -138,25 +143,25 @@ class Cluster:
 
     async def _request(self, method: str, path: str, **options: Any) -> Json:
         try:
-            answer: Json = await self._client.request(
+            response: Json = await self._client.request(
                 method, path, serializer=lambda _, data: data, _request_timeout=REQUEST_SECONDS, **options
             )
         except ApiException as error:
-            if error.status in (400, 403, 404, 409, 422) and not _WITHOUT_RIGHT.search(_message(error)):
+            if error.status in (400, 403, 404, 409, 422) and not _RBAC_DENIAL.search(_message(error)):
                 raise
             raise Unavailable(f"HTTP {error.status}: {_message(error)}") from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             self.interrupted.set()
             raise Unavailable(f"{type(error).__name__}: {error}".rstrip(": ")) from None
-        return answer
+        return response
 
 
 @asynccontextmanager
 async def connect() -> AsyncIterator[Cluster]:
-    """Connects as KUBECONFIG says, or as the pod that this runs in."""
+    """Connect with the kubeconfig that KUBECONFIG names, or with the service account of this pod."""
     configuration = client.Configuration()
     await config.load_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    # Proxies of the environment are looked up in a thread, for every request.
+    # Otherwise aiohttp looks up the environment's proxies in a thread for every request.
     configuration.client_session_kwargs = {"trust_env": False}
     async with client.ApiClient(configuration) as api_client:
         yield Cluster(api_client)

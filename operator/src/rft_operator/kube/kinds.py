@@ -1,7 +1,7 @@
-"""The kinds of objects that the operator reads or writes: one row each, from which everything about a kind follows.
+"""The table of the kinds of objects that the operator reads or writes: one row per kind.
 
-Paths at the API server, watches and their label selectors, what a full list reads, which label names an owner, the
-order in which objects are applied, and the operator's roles: all are derived from these rows.
+Everything about a kind is derived from its row: its paths at the API server, whether it is watched and with which label
+selector, the labels of its children, the order in which objects are applied, and the operator's permissions.
 """
 
 from __future__ import annotations
@@ -15,59 +15,59 @@ from rft_operator.kube import names
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of objects."""
+    """A row of the table."""
 
     name: str
-    """As `kind` of a manifest: `RFTJob`."""
+    """Name of the kind, as in a manifest: `RFTJob`."""
     group: str
     """API group; empty for the core group."""
     version: str
-    """Version of the group."""
+    """Version of the API group."""
     plural: str
     """Name of the resource in paths and in roles: `rftjobs`."""
     verbs: tuple[str, ...]
-    """What the operator does with objects of the kind, as its roles say it. Objects that it may watch are watched."""
+    """Verbs that the operator uses, and has in its roles. A kind with the verb `watch` is watched."""
     component: str | None = None
-    """The component label of what belongs to an object of the kind; None for kinds that are not the project's own."""
+    """Component label of the children of an object; None for kinds that are not resources of the project."""
     makes_pods: bool = False
-    """Whether a controller of Kubernetes makes pods for it: it is applied last, when all that pods need exists."""
+    """Whether a controller of Kubernetes creates pods for its objects, which are therefore applied last."""
     own_namespace_only: bool = False
-    """Whether the operator needs it in its own namespace only."""
+    """Whether the operator uses the kind only in its own namespace."""
     changes_owners: bool = False
-    """Whether the operator changes owner references of objects that exist already."""
+    """Whether the operator changes the owner references of existing objects."""
 
     @property
     def ours(self) -> bool:
-        """Whether it is a resource of the project, which is reconciled."""
+        """Whether the kind is a resource of the project, which the operator reconciles."""
         return self.component is not None
 
     @property
     def watched(self) -> bool:
-        """Whether the store holds its objects."""
+        """Whether the operator watches the kind, and its store holds the objects."""
         return "watch" in self.verbs
 
     @property
     def child(self) -> bool:
-        """Whether its objects are watched because they belong to a resource of the project."""
+        """Whether the operator watches the kind because resources of the project own such objects."""
         return self.watched and not self.ours
 
     @property
     def api_version(self) -> str:
-        """Group and version as manifests spell them: `batch/v1`, `v1`."""
+        """Group and version, as in a manifest: `batch/v1`, `v1`."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     @property
     def root(self) -> str:
-        """Where paths of its API group begin: `/apis/batch/v1`, `/api/v1`."""
+        """Beginning of the paths of its API group: `/apis/batch/v1`, `/api/v1`."""
         return f"/apis/{self.api_version}" if self.group else f"/api/{self.version}"
 
     @property
     def selector(self) -> str | None:
-        """Label selector of those objects that the operator watches; None when it watches all."""
+        """Label selector of the objects that the operator watches; None when it watches all of them."""
         return f"{names.MANAGED_BY}={names.FIELD_MANAGER}" if self.child else None
 
     def child_labels(self, owner: str) -> dict[str, str]:
-        """Labels of what belongs to the object `owner` of this kind; they also select it among others."""
+        """Return the labels of all children of the object `owner` of this kind; they also serve as a selector."""
         assert self.component is not None
         return {names.MANAGED_BY: names.FIELD_MANAGER, names.COMPONENT: self.component, names.OWNER: owner}
 
@@ -83,7 +83,7 @@ INFERENCE_ENDPOINT: Final = Kind(
     "inferenceendpoints",
     ("list", "watch", "create", "patch"),
     component="server",
-    # A base endpoint hangs on all jobs that use it.
+    # A base endpoint is owned by all jobs that use it.
     changes_owners=True,
 )
 
@@ -94,7 +94,7 @@ SERVICE: Final = Kind("Service", "", "v1", "services", _APPLIED)
 NETWORK_POLICY: Final = Kind("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies", _APPLIED)
 DEPLOYMENT: Final = Kind("Deployment", "apps", "v1", "deployments", _APPLIED, makes_pods=True)
 POD: Final = Kind("Pod", "", "v1", "pods", ("list", "watch"))
-# Tokens are written once and never read again.
+# The operator writes tokens once and never reads them.
 SECRET: Final = Kind("Secret", "", "v1", "secrets", ("create",))
 EVENT: Final = Kind("Event", "events.k8s.io", "v1", "events", ("create",))
 LEASE: Final = Kind(
@@ -106,9 +106,9 @@ _ALL = (
     *(JOB, CONFIG_MAP, SERVICE, NETWORK_POLICY, DEPLOYMENT, POD, SECRET, EVENT, LEASE),
 )
 KINDS: Final = {kind.name: kind for kind in _ALL}
-"""Every kind, by name."""
+"""All kinds by name."""
 
 OURS: Final = tuple(kind for kind in KINDS.values() if kind.ours)
-"""The project's resources."""
+"""The resources of the project."""
 WATCHED: Final = tuple(kind for kind in KINDS.values() if kind.watched)
-"""Kinds whose objects the store holds."""
+"""The kinds that are watched."""

@@ -1,7 +1,7 @@
-"""Leader election: of several replicas, the one that holds the Lease acts; the others watch and wait.
+"""Leader election: the replica that holds the Lease reconciles; the others watch and wait.
 
-A replica that cannot renew ends its process, well before another may take over. On a requested end it gives the Lease
-back, and the next leader takes it within seconds.
+A leader that cannot renew the Lease ends its process well before another replica may acquire it. A leader that is told
+to stop releases the Lease, and another replica acquires it within seconds.
 """
 
 from __future__ import annotations
@@ -21,68 +21,78 @@ from rft_operator.kube.kinds import LEASE
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 15
-"""How long a Lease that nobody renews stays its holder's."""
+"""Seconds after which a Lease that was not renewed may be acquired by another replica."""
 RENEW_SECONDS = 10
-"""How long the holder goes on without having renewed."""
+"""Seconds for which a leader continues without having renewed the Lease."""
 RETRY_SECONDS = 2
+"""Seconds between two attempts to acquire or renew the Lease."""
 
 
 class LeadershipLost(Exception):
-    """This replica could not renew the Lease in time and must not act any more."""
+    """Raised when this replica could not renew the Lease in time and must not reconcile any more."""
 
 
 @dataclass(frozen=True)
-class Sighting:
-    """A version of the Lease and when it was first seen, by our own clock: others' clocks are not trusted."""
+class ObservedLease:
+    """A version of the Lease, and when this replica first observed it.
+
+    The time is that of this replica's own clock, because the clocks of other machines may differ.
+    """
 
     version: str
-    at: float
+    time: float
 
 
-def may_take(lease: Json, identity: str, sighting: Sighting, now: float) -> bool:
-    """Whether the Lease is ours, free, or has not been renewed for its duration."""
+def may_acquire(lease: Json, identity: str, observed: ObservedLease, now: float) -> bool:
+    """Return whether the Lease is ours, is free, or has not been renewed for its duration."""
     spec = lease.get("spec", {})
     holder = spec.get("holderIdentity")
     duration = spec.get("leaseDurationSeconds", LEASE_SECONDS)
-    return not holder or holder == identity or now >= sighting.at + duration
+    return not holder or holder == identity or now >= observed.time + duration
 
 
 class Election:
-    """Competes for the Lease."""
+    """The election in which this replica takes part.
+
+    Args:
+        cluster: the connection to the API server.
+        namespace: the namespace of the Lease.
+        identity: the name of this replica.
+    """
 
     def __init__(self, cluster: Cluster, namespace: str, identity: str):
         self._cluster = cluster
         self._namespace = namespace
         self._identity = identity
-        self._sighting = Sighting("", 0.0)
+        self._observed = ObservedLease("", 0.0)
 
-    async def lead(self, act: Callable[[], Awaitable[None]]) -> None:
-        """Waits for the Lease, then acts for as long as it is held.
+    async def lead(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Wait for the Lease, then do the work of a leader for as long as this replica holds it.
 
         Raises:
-            LeadershipLost: when it could not be renewed.
+            LeadershipLost: when the Lease could not be renewed.
         """
-        while not await self._try():
+        while not await self._acquire():
             await asyncio.sleep(RETRY_SECONDS)
         log.info("this replica leads")
-        acting = asyncio.ensure_future(act())
+        task = asyncio.ensure_future(work())
         try:
             renewed = time.monotonic()
-            while not acting.done():
-                await asyncio.wait([acting], timeout=RETRY_SECONDS)
-                asked = time.monotonic()
-                if await self._try():
-                    renewed = asked
+            while not task.done():
+                await asyncio.wait([task], timeout=RETRY_SECONDS)
+                requested = time.monotonic()
+                if await self._acquire():
+                    renewed = requested
                 elif time.monotonic() > renewed + RENEW_SECONDS:
                     raise LeadershipLost(f"the Lease could not be renewed for {RENEW_SECONDS} s")
-            await acting
+            await task
         finally:
-            acting.cancel()
-            await asyncio.gather(acting, return_exceptions=True)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
             await self._release()
 
-    async def _try(self) -> bool:
-        """Takes or renews the Lease; false when it is another's, or the API server cannot be asked."""
+    async def _acquire(self) -> bool:
+        """Acquire or renew the Lease; return False when another replica holds it or the API server is unavailable."""
         try:
             async with asyncio.timeout(RENEW_SECONDS / 2):
                 lease = await self._cluster.get(LEASE.name, self._namespace, names.LEASE)
@@ -90,16 +100,16 @@ class Election:
                     await self._cluster.create(self._lease(None))
                     return True
                 version = lease["metadata"]["resourceVersion"]
-                if version != self._sighting.version:
-                    self._sighting = Sighting(version, time.monotonic())
-                if not may_take(lease, self._identity, self._sighting, time.monotonic()):
+                if version != self._observed.version:
+                    self._observed = ObservedLease(version, time.monotonic())
+                if not may_acquire(lease, self._identity, self._observed, time.monotonic()):
                     return False
                 await self._cluster.replace(self._lease(lease))
                 return True
         except Conflict:
             return False
         except (Unavailable, TimeoutError) as error:
-            log.warning("the Lease cannot be had: %s", error or "no answer")
+            log.warning("the Lease cannot be acquired: %s", error or "no answer")
             return False
 
     async def _release(self) -> None:
@@ -109,7 +119,7 @@ class Election:
                 if lease is not None and lease.get("spec", {}).get("holderIdentity") == self._identity:
                     await self._cluster.replace({**lease, "spec": {**lease["spec"], "holderIdentity": ""}})
         except (Conflict, Unavailable, TimeoutError):
-            log.info("the Lease could not be given back; it expires")
+            log.info("the Lease could not be released; it expires")
 
     def _lease(self, before: Json | None) -> Json:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,4 +1,4 @@
-"""Builds the metadata of children: owner, labels, name."""
+"""The metadata of child objects: owner reference, labels and name."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from rft_operator.kube.kinds import KINDS, Kind
 
 
 class Manifest(Protocol):
-    """A resource of the project."""
+    """The manifest of one of the project's resources."""
 
     @property
     def kind(self) -> str:
-        """As its manifest says."""
+        """Name of the kind."""
 
     @property
     def metadata(self) -> Metadata:
-        """Name, namespace and uid among others."""
+        """Metadata of the object, with its name, namespace and uid."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """An object that children hang on: when it is deleted, Kubernetes deletes them."""
+    """The owner of child objects: Kubernetes deletes them when it is deleted."""
 
     kind: str
     name: str
@@ -34,14 +34,18 @@ class Owner:
 
     @classmethod
     def of(cls, resource: Manifest) -> Owner:
-        """The owner reference's content for a resource that the API server has stored."""
+        """Return a resource as an owner.
+
+        Raises:
+            ValueError: when the resource has no uid, because it was not read from the API server.
+        """
         metadata = resource.metadata
         if metadata.uid is None:
             raise ValueError(f"{resource.kind} {metadata.name} has no uid: it was not read from the API server")
         return cls(resource.kind, metadata.name, metadata.namespace, metadata.uid)
 
     def reference(self, controller: bool = True) -> Json:
-        """The owner reference; `controller` is true for the one owner that manages the child."""
+        """Return the owner reference; `controller` marks the one owner that manages the child."""
         reference: Json = {"apiVersion": API_VERSION, "kind": self.kind, "name": self.name, "uid": self.uid}
         return {**reference, "controller": True, "blockOwnerDeletion": True} if controller else reference
 
@@ -54,7 +58,16 @@ def build_object(
     labels: Mapping[str, str] | None = None,
     annotations: Mapping[str, str] | None = None,
 ) -> Json:
-    """A child of `owner`, with the labels of one, and these."""
+    """Build a child object.
+
+    Args:
+        kind: its kind.
+        owner: its owner, whose namespace it is in.
+        name: its name.
+        body: everything but kind, API version and metadata.
+        labels: labels beside those that every child of the owner has.
+        annotations: its annotations.
+    """
     metadata: Json = {
         "name": name,
         "namespace": owner.namespace,

@@ -1,4 +1,4 @@
-"""What the operator may do: its roles, and the table of them in docs/operator.md, both derived from the kinds."""
+"""The permissions of the operator: its roles, and their table in docs/operator.md. Both are derived from the kinds."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ _PLUGIN = "where OwnerReferencesPermissionEnforcement is on"
 
 @dataclass(frozen=True)
 class Permission:
-    """Verbs on resources of one API group: a rule of a role."""
+    """A rule of a role: verbs on resources of one API group."""
 
     group: str
     resources: tuple[str, ...]
-    """Plural names, with a subresource where it is one: `rftjobs/status`."""
+    """Plural names of resources, or of subresources: `rftjobs/status`."""
     verbs: tuple[str, ...]
     only: str = ""
-    """Where and for what it is needed; everywhere, when empty."""
+    """Condition under which the permission is needed; empty when it is always needed."""
 
 
 def _of_verbs(kinds: Iterable[Kind]) -> Iterator[Permission]:
-    """The verbs of some kinds; neighbours of one group that need the same share a rule."""
+    """Yield the permissions for some kinds; adjacent kinds of one group with equal verbs share a rule."""
     for (group, verbs), same in groupby(kinds, key=lambda kind: (kind.group, kind.verbs)):
         yield Permission(group, tuple(kind.plural for kind in same), verbs)
 
 
 def _of_resources() -> Iterator[Permission]:
-    """What the operator may do with the project's own resources."""
+    """Yield the permissions for the resources of the project."""
     yield from _of_verbs(OURS)
     yield Permission(GROUP, tuple(f"{kind.plural}/status" for kind in OURS), ("patch",))
     finalizers = tuple(f"{kind.plural}/finalizers" for kind in OURS)
-    yield Permission(GROUP, finalizers, ("update",), f"{_PLUGIN}, for children that block their deletion")
+    yield Permission(GROUP, finalizers, ("update",), f"{_PLUGIN}, for owner references that block deletion")
     changing = tuple(kind.plural for kind in OURS if kind.changes_owners)
     yield Permission(GROUP, changing, ("delete",), f"{_PLUGIN}, to change the owners of a base endpoint")
 
@@ -45,28 +45,28 @@ def _of_resources() -> Iterator[Permission]:
 _OTHERS = [kind for kind in KINDS.values() if not kind.ours]
 
 EVERYWHERE = (*_of_resources(), *_of_verbs(kind for kind in _OTHERS if not kind.own_namespace_only))
-"""Permissions in all namespaces that it looks after."""
+"""Permissions in every namespace that the operator watches."""
 OWN_NAMESPACE = tuple(_of_verbs(kind for kind in _OTHERS if kind.own_namespace_only))
 """Permissions in the operator's own namespace."""
 
 
 def build_cluster_role() -> Json:
-    """The ClusterRole of an operator that looks after all namespaces."""
+    """Build the ClusterRole of an operator that watches all namespaces."""
     return _role("ClusterRole", {"name": names.FIELD_MANAGER}, EVERYWHERE)
 
 
 def build_watch_role(namespace: str) -> Json:
-    """The Role in a namespace that it looks after, of an operator that looks after some."""
+    """Build the Role in one of the namespaces that an operator watches, when it does not watch all."""
     return _role("Role", {"name": f"{names.FIELD_MANAGER}-watch", "namespace": namespace}, EVERYWHERE)
 
 
 def build_role(namespace: str) -> Json:
-    """The Role with the permissions in the operator's own namespace."""
+    """Build the Role with the permissions in the operator's own namespace."""
     return _role("Role", {"name": names.FIELD_MANAGER, "namespace": namespace}, OWN_NAMESPACE)
 
 
 def render_table() -> str:
-    """The table of the documentation."""
+    """Render the table for the documentation."""
     rows = [
         *(_row(permission, "") for permission in EVERYWHERE),
         *(_row(permission, ", in its own namespace") for permission in OWN_NAMESPACE),

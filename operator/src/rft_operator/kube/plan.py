@@ -1,4 +1,4 @@
-"""What a plan is: the objects that should be, those that should not, the status, and when to look again."""
+"""A plan: the objects to apply and to delete for a resource, its new status, and when to reconcile it again."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from rft_operator.kube.kinds import Kind
 
 
 @dataclass(frozen=True)
-class Desired:
-    """An object that should be."""
+class DesiredObject:
+    """An object that has to exist."""
 
     object: Json
-    """The object, as it is applied."""
+    """The object as it is applied."""
     why: str
-    """What it is for, as a sentence without its end: it follows the object's name in the log."""
-    once: bool = False
-    """Whether it is only created, and left alone when it exists: Jobs and what is immutable or secret."""
+    """What the object is for, as a clause that follows its name in the log."""
+    create_only: bool = False
+    """Whether the object is created when it is missing and never changed: Jobs, immutable objects and Secrets."""
 
 
 @dataclass(frozen=True)
 class Deletion:
-    """An object that should not be."""
+    """An object to delete."""
 
     kind: Kind
     name: str
     uid: str
-    """The object that was seen: one made anew under the same name is not deleted."""
+    """The uid of the object that was observed; another object of the same name is not deleted."""
     why: str
-    """Why it is deleted, as a sentence without its end."""
+    """Why the object is deleted, as a clause that follows its name in the log."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """A moment that matters, for `kubectl describe`."""
+    """A Kubernetes event about a resource, which `kubectl describe` shows."""
 
     type: Literal["Normal", "Warning"]
     reason: str
@@ -45,15 +45,15 @@ class Event:
 
 @dataclass(frozen=True)
 class Plan:
-    """The outcome of planning one object; nothing in it depends on anything but what was observed."""
+    """The plan for one resource; it depends on nothing but the observed world and the operator's settings."""
 
-    desired: Sequence[Desired] = ()
-    """Objects to apply; those that run pods come last."""
+    desired: Sequence[DesiredObject] = ()
+    """Objects to apply; those that create pods are applied last."""
     deletions: Sequence[Deletion] = ()
-    """Objects to delete, before anything is applied."""
+    """Objects to delete before anything is applied."""
     status: Json = field(default_factory=dict)
-    """The object's status, whole."""
+    """The complete status of the resource."""
     events: Sequence[Event] = ()
     """Events to send once the status is written."""
     requeue_seconds: float | None = None
-    """When to plan again though nothing was announced; never when absent."""
+    """Seconds after which the resource is reconciled again without a change; None waits for a change."""

@@ -1,4 +1,4 @@
-"""What the watches have brought: every object that plans look at, kept small, found by owner and by reference."""
+"""The watched objects, compressed in memory and indexed by owner and by reference."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from rft_operator.kube.kinds import KINDS, OURS, Kind
 M = TypeVar("M", bound=BaseModel)
 
 TOMBSTONE_SECONDS = 120.0
-"""How long a deleted object is remembered: a list that was read before may still hold it."""
+"""Seconds for which the uid of a deleted object is kept: a list that was read before the deletion may contain it."""
 
 
 class Key(NamedTuple):
-    """Names an object."""
+    """The kind, namespace and name of an object."""
 
     kind: str
     namespace: str
@@ -32,7 +32,7 @@ class Key(NamedTuple):
 
 
 def key_of(kind: str, obj: Json) -> Key:
-    """The key of an object."""
+    """Return the key of an object."""
     return Key(kind, obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
 
 
@@ -40,7 +40,7 @@ _KIND_OF_COMPONENT = {kind.component: kind.name for kind in OURS}
 
 
 def owner_of(obj: Json) -> Key | None:
-    """The object of ours that a child belongs to, by its labels."""
+    """Return the resource that a child belongs to according to its labels; None when there is none."""
     labels = obj["metadata"].get("labels", {})
     kind = _KIND_OF_COMPONENT.get(labels.get(names.COMPONENT, ""))
     owner = labels.get(names.OWNER)
@@ -57,25 +57,26 @@ class _Entry:
 
 
 class Store:
-    """Objects by key. Older versions than the one that is held are ignored, whatever order they come in.
+    """The watched objects by key. Versions older than the stored one are ignored, so their order does not matter.
 
     Args:
-        references: by kind, what finds the other objects that an object refers to. Other kinds refer to none.
+        references: by kind, the function that finds the resources which an object refers to. Objects of other kinds
+            have no references.
     """
 
     def __init__(self, references: Mapping[str, Callable[[Json], Iterable[Key]]]) -> None:
         self._find_references = references
         self._entries: dict[Key, _Entry] = {}
         self._children: defaultdict[Key, set[Key]] = defaultdict(set)
-        self._referring: defaultdict[Key, set[Key]] = defaultdict(set)
+        self._referrers: defaultdict[Key, set[Key]] = defaultdict(set)
         self._tombstones: dict[str, float] = {}
 
     def put(self, kind: str, obj: Json) -> bool:
-        """Remembers an object; whether it was news."""
+        """Store an object; return whether it is newer than the stored one."""
         key, metadata = key_of(kind, obj), obj["metadata"]
         version = int(metadata["resourceVersion"])
-        held = self._entries.get(key)
-        if metadata["uid"] in self._tombstones or (held is not None and held.version >= version):
+        entry = self._entries.get(key)
+        if metadata["uid"] in self._tombstones or (entry is not None and entry.version >= version):
             return False
         self._unlink(key)
         owner = owner_of(obj) if KINDS[kind].child else None
@@ -84,27 +85,31 @@ class Store:
         if owner is not None:
             self._children[owner].add(key)
         for target in references:
-            self._referring[target].add(key)
+            self._referrers[target].add(key)
         return True
 
     def remove(self, kind: str, obj: Json) -> None:
-        """Forgets an object that was deleted."""
+        """Remove an object that was deleted."""
         key, uid = key_of(kind, obj), obj["metadata"]["uid"]
         now = time.monotonic()
         while self._tombstones and next(iter(self._tombstones.values())) < now - TOMBSTONE_SECONDS:
             del self._tombstones[next(iter(self._tombstones))]
         self._tombstones[uid] = now
-        held = self._entries.get(key)
-        if held is not None and held.uid == uid:
+        entry = self._entries.get(key)
+        if entry is not None and entry.uid == uid:
             self._unlink(key)
             del self._entries[key]
 
     def prune(self, kind: str, namespace: str | None, listed: Container[Key], version: int) -> list[Json]:
-        """Forgets, and returns, what a complete list read at `version` lacks: it was deleted unannounced.
+        """Remove the objects that a complete list lacks, because no watch has reported their deletion; return them.
 
-        The list is of one namespace, or of all.
+        Args:
+            kind: the kind that was listed.
+            namespace: the namespace that was listed; None for all namespaces.
+            listed: the keys in the list.
+            version: the resource version at which the list was read; newer objects are kept.
         """
-        gone = [
+        missing = [
             key
             for key, entry in self._entries.items()
             if key.kind == kind
@@ -112,27 +117,27 @@ class Store:
             and key not in listed
             and entry.version <= version
         ]
-        for key in gone:
+        for key in missing:
             self._unlink(key)
-        return [_unpack(self._entries.pop(key).packed) for key in gone]
+        return [_unpack(self._entries.pop(key).packed) for key in missing]
 
     def get(self, key: Key) -> Json | None:
-        """An object."""
+        """Return an object, or None when it is not stored."""
         entry = self._entries.get(key)
         return None if entry is None else _unpack(entry.packed)
 
     def version(self, key: Key) -> int | None:
-        """The version that is held of an object."""
+        """Return the stored version of an object, or None when it is not stored."""
         entry = self._entries.get(key)
         return None if entry is None else entry.version
 
     def fingerprint(self, key: Key) -> bytes | None:
-        """Changes when anything of an object changes but its status."""
+        """Return a digest of an object without its status, or None when it is not stored."""
         obj = self.get(key)
         return None if obj is None else _fingerprint(obj)
 
     def read(self, model: type[M], key: Key) -> M | None:
-        """An object as a model; None when there is none, or when it is not valid."""
+        """Return an object as a model; None when it is not stored or not valid."""
         obj = self.get(key)
         try:
             return None if obj is None else model.model_validate(obj)
@@ -140,30 +145,31 @@ class Store:
             return None
 
     def children(self, owner: Key, kind: Kind, uid: str | None = None) -> list[Json]:
-        """Children of an object, by name.
+        """Return the children of a resource in the order of their names.
 
         Args:
-            owner: the object.
+            owner: the resource.
             kind: the kind of the children.
-            uid: only those with an owner reference to it, and none of an earlier object of the owner's name.
+            uid: the uid of the resource. Where it is given, children of an earlier resource of the same name are left
+                out.
         """
         keys = sorted(key for key in self._children.get(owner, ()) if key.kind == kind.name)
         children = [_unpack(self._entries[key].packed) for key in keys]
         return children if uid is None else [child for child in children if _is_owned(child, uid)]
 
-    def referring(self, target: Key) -> list[Key]:
-        """Objects of ours whose plans look at this one."""
-        return sorted(self._referring.get(target, ()))
+    def referrers(self, target: Key) -> list[Key]:
+        """Return the resources that refer to this one."""
+        return sorted(self._referrers.get(target, ()))
 
     def keys(self, kind: str) -> Iterator[Key]:
-        """Keys of all objects of a kind."""
+        """Return the keys of all objects of a kind."""
         return (key for key in list(self._entries) if key.kind == kind)
 
     def _unlink(self, key: Key) -> None:
         entry = self._entries.get(key)
         if entry is None:
             return
-        for index, target in [(self._children, entry.owner), *((self._referring, to) for to in entry.references)]:
+        for index, target in [(self._children, entry.owner), *((self._referrers, to) for to in entry.references)]:
             if target is not None and target in index:
                 index[target].discard(key)
                 if not index[target]:

@@ -1,4 +1,4 @@
-"""Turns the addresses of a spec into volumes of a pod and into what the pod opens."""
+"""Addresses of a spec: which ones a pod can open, the volumes that they need, and the paths that the pod opens."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ _SHAPES = {
 
 
 class AddressProblem(ValueError):
-    """An address that a pod cannot open."""
+    """Raised for an address that a pod cannot open."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """An address of a spec and where it stands there."""
+    """An address of a spec, with its place."""
 
     path: str
-    """Such as `spec.model.uri`."""
+    """Place of the address, such as `spec.model.uri`."""
     role: Role
-    """What is there."""
+    """What the address leads to."""
     uri: str
-    """The address."""
+    """The address itself."""
 
     def split(self) -> tuple[str, str]:
-        """Scheme and the rest.
+        """Split the address into its scheme and the rest.
 
         Raises:
-            AddressProblem: when a pod cannot open it.
+            AddressProblem: when a pod cannot open the address.
         """
         scheme, separator, rest = self.uri.partition("://")
         usable = ", ".join(f"{name}://" for name in _SCHEMES[self.role])
@@ -63,15 +63,15 @@ class Address:
 
 
 def job_addresses(job: RFTJob) -> list[Address]:
-    """Every address of a job."""
-    return [Address(format_location(found.location), found.role, found.uri) for found in located_addresses(job)]
+    """Return all addresses of a job."""
+    return [Address(format_location(item.location), item.role, item.uri) for item in located_addresses(job)]
 
 
 def check_addresses(job: RFTJob) -> None:
-    """Looks for an address that a pod cannot open.
+    """Check that a pod can open all addresses of a job.
 
     Raises:
-        AddressProblem: with the first.
+        AddressProblem: for the first address that a pod cannot open.
     """
     for address in job_addresses(job):
         address.split()
@@ -79,15 +79,16 @@ def check_addresses(job: RFTJob) -> None:
 
 @dataclass
 class Mounts:
-    """Volumes of a pod for the addresses that need one, each claim and ConfigMap mounted once."""
+    """The volumes that a pod needs for addresses; each claim and each ConfigMap is mounted once."""
 
     claims: dict[str, bool] = field(default_factory=dict)
-    """Claims, and whether something is written to them."""
+    """Names of claims, with whether the pod writes to them."""
     config_maps: set[str] = field(default_factory=set)
+    """Names of ConfigMaps."""
 
     @classmethod
     def of(cls, addresses: Iterable[Address]) -> Mounts:
-        """The mounts that these addresses need.
+        """Return the mounts that these addresses need.
 
         Raises:
             AddressProblem: for the first address that a pod cannot open.
@@ -103,7 +104,7 @@ class Mounts:
         return mounts
 
     def volumes(self) -> list[Json]:
-        """The pod's volumes."""
+        """Return the volumes of the pod."""
         return [
             *(
                 {"name": f"claim-{i}", "persistentVolumeClaim": {"claimName": name}}
@@ -113,7 +114,7 @@ class Mounts:
         ]
 
     def volume_mounts(self) -> list[Json]:
-        """The container's mounts of them."""
+        """Return the mounts of the volumes in a container."""
         return [
             *(
                 {"name": f"claim-{i}", "mountPath": f"{paths.MOUNTS}/pvc/{name}", "readOnly": not written}
@@ -127,7 +128,7 @@ class Mounts:
 
 
 def locate(uri: str) -> str:
-    """What a pod opens for an address: a path below its mounts, or the address itself where a library fetches it."""
+    """Return what a pod opens for an address: a path in a volume, or the address for a library that fetches it."""
     scheme, _, rest = uri.partition("://")
     if scheme in ("pvc", "configmap"):
         return f"{paths.MOUNTS}/{scheme}/{rest}".rstrip("/")

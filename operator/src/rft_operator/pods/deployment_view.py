@@ -1,4 +1,4 @@
-"""Reads Deployments as the API server gives them."""
+"""Read the state of Deployments from the objects of the API server."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import Final
 from rft_api.model import Json
 
 CONTENT_DIGEST: Final = "rft.dev/content-digest"
-"""Annotation of a Deployment: digest of the configuration that its pods read."""
+"""Annotation of a Deployment with the digest of the configuration that its pods read."""
 
 
 @dataclass(frozen=True)
 class DeploymentView:
-    """What the operator reads of a Deployment."""
+    """The state of a Deployment."""
 
     content_digest: str | None
-    """Digest of the configuration that its newest pods read."""
+    """Digest of the configuration that the pods of the newest version read."""
     settled: bool
-    """Whether its status speaks of its newest spec."""
+    """Whether the status is that of the newest spec."""
     replicas: int
-    """Pods of all versions."""
+    """Number of pods of all versions."""
     updated: int
-    """Pods of the newest version."""
+    """Number of pods of the newest version."""
     available: int
-    """Pods of all versions that are ready."""
+    """Number of ready pods of all versions."""
 
     @property
     def rolled_out(self) -> bool:
-        """Whether only pods of the newest version are left, and one of them is ready."""
+        """Whether only pods of the newest version are left, and at least one of them is ready."""
         return self.settled and self.updated == self.replicas and self.available > 0
 
 
 def read_deployment(deployment: Json) -> DeploymentView:
-    """The view of a Deployment."""
+    """Read the state of a Deployment."""
     metadata, status = deployment["metadata"], deployment.get("status", {})
     return DeploymentView(
         content_digest=metadata.get("annotations", {}).get(CONTENT_DIGEST),

@@ -1,14 +1,14 @@
-"""Folders inside the pods that the operator makes."""
+"""Folders inside the pods that the operator creates."""
 
 from __future__ import annotations
 
 from typing import Final
 
 MOUNTS: Final = "/mnt/rft"
-"""Folder below which user's volumes are mounted."""
+"""Folder below which claims and ConfigMaps of users are mounted."""
 SCRATCH: Final = "/scratch"
-"""Writable folder that goes with the pod; holds HOME and TMPDIR."""
+"""Writable folder that lives as long as the pod; HOME and TMPDIR point to it."""
 CONFIGURATION: Final = "/etc/rft"
-"""Folder of the configuration that the operator wrote."""
+"""Folder of the configuration that the operator has written."""
 TOKENS: Final = "/var/run/rft/rewards"
-"""Folder of the reward servers' tokens, one folder a reward function."""
+"""Folder of the tokens of reward servers; a trainer's pod has one folder in it per RewardFunction."""

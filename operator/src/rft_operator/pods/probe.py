@@ -1,4 +1,4 @@
-"""Asks pods over HTTP what Kubernetes does not know."""
+"""A client that asks pods over HTTP for state that Kubernetes does not know."""
 
 from __future__ import annotations
 
@@ -8,29 +8,44 @@ from rft_api.model import Json
 from rft_operator.pods.pod_view import PodView
 
 ASK_SECONDS = 3.0
+"""Timeout of a GET request."""
 KEPT_CHARACTERS = 1000
-"""Characters of an answer that go into a message."""
+"""Largest number of characters of a response that a message quotes."""
 
 
 class PodClient:
-    """Asks pods. A pod that does not answer is no error: the next pass asks again."""
+    """Sends requests to pods. A pod that does not answer is not an error: the next reconciliation asks again."""
 
     def __init__(self, client: httpx.AsyncClient):
         self._client = client
 
     async def get(self, pod: PodView, port: int, path: str, any_status: bool = False) -> httpx.Response | None:
-        """The answer to a GET; None without one, or when its status is not 200 unless any status will do."""
+        """Return the response to a GET request, or None when the pod does not answer.
+
+        Args:
+            pod: the pod.
+            port: the port.
+            path: the path.
+            any_status: whether responses with another status than 200 are returned, too.
+        """
         try:
-            answer = await self._client.get(f"{_origin(pod, port)}{path}", timeout=ASK_SECONDS)
+            response = await self._client.get(f"{_origin(pod, port)}{path}", timeout=ASK_SECONDS)
         except httpx.HTTPError:
             return None
-        return answer if any_status or answer.status_code == 200 else None
+        return response if any_status or response.status_code == 200 else None
 
     async def post(self, pod: PodView, port: int, path: str, body: Json, seconds: float) -> httpx.Response:
-        """The answer to a POST.
+        """Return the response to a POST request.
+
+        Args:
+            pod: the pod.
+            port: the port.
+            path: the path.
+            body: the JSON body.
+            seconds: the timeout.
 
         Raises:
-            httpx.HTTPError: when there is none within so many seconds.
+            httpx.HTTPError: when the pod does not answer in time.
         """
         return await self._client.post(f"{_origin(pod, port)}{path}", json=body, timeout=seconds)
 

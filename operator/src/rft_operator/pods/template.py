@@ -1,4 +1,4 @@
-"""Builds what all our pods have in common: they are admitted by Pod Security `restricted`, and can be overridden."""
+"""Build what all pods have in common. Pod Security `restricted` admits them, and users can override parts of them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rft_operator.kube.metadata import Owner, build_object
 from rft_operator.pods import paths
 
 USER = 65532
-"""User and group of every process; volumes are made writable for the group."""
+"""User and group of every process; volumes are writable for the group."""
 
 
 @dataclass(frozen=True)
 class Container:
-    """The main container of a pod."""
+    """A container."""
 
     name: str
     image: str
@@ -28,11 +28,11 @@ class Container:
     resources: Json = field(default_factory=dict)
     credentials: SecretReference | None = None
     more: Json = field(default_factory=dict)
-    """Further fields, such as probes."""
+    """Further fields of the container, such as probes."""
 
 
 def build_container(container: Container) -> Json:
-    """A container without privileges whose only writable folders are the scratch volume and what it mounts."""
+    """Build a container without privileges. It can write only to the scratch volume and to its other mounts."""
     env = {"HOME": paths.SCRATCH, "TMPDIR": paths.SCRATCH, "USER": "rft", **container.env}
     built: Json = {
         "name": container.name,
@@ -45,7 +45,7 @@ def build_container(container: Container) -> Json:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        # Where a program wrote no message of its own, the end of its log tells.
+        # Where a program has written no termination message, Kubernetes uses the end of its log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     if container.ports:
@@ -60,7 +60,15 @@ def build_container(container: Container) -> Json:
 def build_pod_template(
     labels: dict[str, str], annotations: dict[str, str], containers: list[Json], volumes: list[Json], **spec: Any
 ) -> Json:
-    """A pod template; `spec` holds further fields of the pod's spec."""
+    """Build a pod template.
+
+    Args:
+        labels: labels of the pods.
+        annotations: annotations of the pods.
+        containers: the containers, the main one first.
+        volumes: the volumes beside the scratch volume.
+        spec: further fields of the spec of the pods.
+    """
     return {
         "metadata": {"labels": labels, "annotations": annotations},
         "spec": {
@@ -82,7 +90,7 @@ def build_pod_template(
 
 
 def scrape_annotations(port: int) -> dict[str, str]:
-    """What has Prometheus read a pod's metrics from a port."""
+    """Return the annotations that have Prometheus scrape the metrics of a pod from a port."""
     return {"prometheus.io/scrape": "true", "prometheus.io/port": str(port)}
 
 
@@ -95,7 +103,17 @@ def build_deployment(
     annotations: dict[str, str] | None = None,
     **spec: Any,
 ) -> Json:
-    """A Deployment whose old pods serve until the new ones are ready; `spec` holds further fields of its spec."""
+    """Build a Deployment whose old pods serve until the new ones are ready.
+
+    Args:
+        owner: the resource that owns the Deployment.
+        name: its name.
+        labels: the labels of its pods, which select them.
+        replicas: the number of its pods.
+        template: the template of its pods.
+        annotations: its annotations.
+        spec: further fields of its spec.
+    """
     rolling = {
         "replicas": replicas,
         "selector": {"matchLabels": labels},
@@ -108,7 +126,7 @@ def build_deployment(
 
 
 def override_pod(template: Json, overrides: PodOverrides | None) -> Json:
-    """The template with the user's changes; lists are extended, single values replaced, our labels stay."""
+    """Return a template with the changes of a user: lists are extended, values replaced, and our labels kept."""
     if overrides is None:
         return template
     metadata, spec = template["metadata"], dict(template["spec"])
@@ -117,14 +135,14 @@ def override_pod(template: Json, overrides: PodOverrides | None) -> Json:
     if overrides.image is not None:
         main["image"] = overrides.image
     if overrides.resources is not None:
-        main["resources"] = _merged_resources(main.get("resources", {}), overrides.resources)
-    main["env"] = _merged_by(main["env"], overrides.env, "name")
-    main["volumeMounts"] = _merged_by(main["volumeMounts"], overrides.volume_mounts, "mountPath")
+        main["resources"] = _merge_resources(main.get("resources", {}), overrides.resources)
+    main["env"] = _merge_by(main["env"], overrides.env, "name")
+    main["volumeMounts"] = _merge_by(main["volumeMounts"], overrides.volume_mounts, "mountPath")
     spec["containers"] = [main, *others]
     if overrides.image_pull_policy is not None:
         for key in spec.keys() & {"containers", "initContainers"}:
             spec[key] = [{**container, "imagePullPolicy": overrides.image_pull_policy} for container in spec[key]]
-    spec["volumes"] = _merged_by(spec["volumes"], overrides.volumes, "name")
+    spec["volumes"] = _merge_by(spec["volumes"], overrides.volumes, "name")
     single: Json = {
         "imagePullSecrets": [{"name": name} for name in overrides.image_pull_secrets],
         "nodeSelector": overrides.node_selector,
@@ -144,7 +162,7 @@ def override_pod(template: Json, overrides: PodOverrides | None) -> Json:
     }
 
 
-def _merged_resources(ours: Json, theirs: Json) -> Json:
+def _merge_resources(ours: Json, theirs: Json) -> Json:
     merged = {**ours, **theirs}
     for kind in ("limits", "requests"):
         if kind in ours and kind in theirs:
@@ -152,7 +170,7 @@ def _merged_resources(ours: Json, theirs: Json) -> Json:
     return merged
 
 
-def _merged_by(ours: list[Json], theirs: list[Json], key: str) -> list[Json]:
-    """Both lists; an element of theirs with the same key takes the place of ours."""
+def _merge_by(ours: list[Json], theirs: list[Json], key: str) -> list[Json]:
+    """Merge two lists; an element of theirs replaces ours with the same value of `key`."""
     replaced = {element.get(key) for element in theirs}
     return [*(element for element in ours if element.get(key) not in replaced), *theirs]

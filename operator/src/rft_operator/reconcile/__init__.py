@@ -1,1 +1,1 @@
-"""The machinery that is the same for every resource: watch, queue, reconcile."""
+"""The machinery that is the same for every resource: watches, queue, reconciliation, metrics."""

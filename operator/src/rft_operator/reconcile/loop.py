@@ -1,4 +1,4 @@
-"""The level-based loop: one pass per object that was woken, never two at once for the same, again when one fails."""
+"""The reconcile loop: a queue of resources and the workers that reconcile them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from rft_operator.kube.store import Key
 log = logging.getLogger(__name__)
 
 WORKERS = 16
-REST_SECONDS = 0.1
-"""Least time between two passes over an object: news come in bursts, and who undoes our work is not raced with."""
+MINIMUM_INTERVAL_SECONDS = 0.1
+"""Shortest time between two reconciliations of a resource.
+
+Changes come in bursts, and the operator does not compete with a program that reverts its writes.
+"""
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 60.0
 
 
-Pass = Callable[[Key], Awaitable[float | None]]
-"""Looks at one object; returns after how many seconds it is to be looked at again, or none."""
+Reconcile = Callable[[Key], Awaitable[float | None]]
+"""Reconciles one resource; returns the seconds after which to reconcile it again, or None to wait for a change."""
 
 
 class Loop:
-    """Runs passes over objects.
+    """Reconciles resources, never the same one twice at the same time.
 
-    A pass looks at everything anew, so it does not matter how often an object was woken or by what. Waking an object
-    during its pass, or shortly after it, makes for one more pass.
+    A reconciliation looks at the whole state, so it does not matter how often a resource was enqueued, or why. A
+    resource that is enqueued while it is reconciled, or shortly afterwards, is reconciled once more. A reconciliation
+    that fails is repeated with exponential backoff.
     """
 
     def __init__(self) -> None:
@@ -38,8 +42,8 @@ class Loop:
         self._failures: dict[Key, int] = {}
         self._active = False
 
-    def wake(self, key: Key) -> None:
-        """Has the object looked at soon; nothing before `run` has begun, which looks at every object anyway."""
+    def enqueue(self, key: Key) -> None:
+        """Have a resource reconciled soon. Does nothing before `run`, whose caller enqueues all resources anyway."""
         if not self._active:
             return
         timer = self._timers.pop(key, None)
@@ -51,49 +55,52 @@ class Loop:
             self._queued.add(key)
             self._queue.put_nowait(key)
 
-    def retry(self) -> None:
-        """Has the objects whose last pass failed looked at now, and not at the end of their pause."""
+    def retry_failed(self) -> None:
+        """Reconcile the resources whose last reconciliation failed now, and not at the end of their backoff."""
         for key in list(self._failures):
-            self.wake(key)
+            self.enqueue(key)
 
-    async def run(self, run_pass: Pass) -> None:
-        """Runs passes until it is cancelled."""
+    async def run(self, reconcile: Reconcile) -> None:
+        """Reconcile enqueued resources until the task is cancelled."""
         self._active = True
         try:
             async with asyncio.TaskGroup() as workers:
                 for _ in range(WORKERS):
-                    workers.create_task(self._work(run_pass))
+                    workers.create_task(self._work(reconcile))
         finally:
             self._active = False
 
-    async def _work(self, run_pass: Pass) -> None:
+    async def _work(self, reconcile: Reconcile) -> None:
         while True:
             key = await self._queue.get()
             self._queued.discard(key)
             self._running.add(key)
-            delay = await self._guarded_pass(run_pass, key)
-            asyncio.get_running_loop().call_later(REST_SECONDS, self._end, key, delay)
+            delay = await self._reconcile(reconcile, key)
+            asyncio.get_running_loop().call_later(MINIMUM_INTERVAL_SECONDS, self._finish, key, delay)
 
-    def _end(self, key: Key, delay: float | None) -> None:
+    def _finish(self, key: Key, delay: float | None) -> None:
         self._running.discard(key)
         if key in self._again:
             self._again.discard(key)
-            self.wake(key)
+            self.enqueue(key)
         elif delay is not None:
             self._timers[key] = asyncio.get_running_loop().call_later(delay, self._expire, key)
 
     def _expire(self, key: Key) -> None:
         self._timers.pop(key, None)
-        self.wake(key)
+        self.enqueue(key)
 
-    async def _guarded_pass(self, run_pass: Pass, key: Key) -> float | None:
+    async def _reconcile(self, reconcile: Reconcile, key: Key) -> float | None:
+        """Reconcile a resource; return the delay until the next reconciliation, which is the backoff after an error."""
         try:
-            delay = await run_pass(key)
+            delay = await reconcile(key)
         except Exception as error:
             failures = self._failures[key] = self._failures.get(key, 0) + 1
-            pause = min(FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 1), LONGEST_BACKOFF_SECONDS)
+            backoff = min(FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 1), LONGEST_BACKOFF_SECONDS)
             trace = None if isinstance(error, (Conflict, Unavailable)) else error
-            log.warning("%s %s/%s: pass failed, again in %.1f s: %s", *key, pause, error, exc_info=trace)
-            return pause
+            log.warning(
+                "%s %s/%s: reconciling failed, trying again in %.1f s: %s", *key, backoff, error, exc_info=trace
+            )
+            return backoff
         self._failures.pop(key, None)
         return delay

@@ -1,4 +1,4 @@
-"""The operator's own metrics."""
+"""The metrics of the operator and of the resources that it reconciles."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from rft_operator.kube.store import Key
 from rft_operator.reconcile.resource import Resource
 
 _Conditions = tuple[tuple[str, str, str], ...]
-"""Type, status and reason of each."""
+"""Type, status and reason of each condition."""
 
 
 class _ObjectCollector(Collector):
-    """What the last pass over each object of a resource has found."""
+    """The metrics of all objects of one resource, as of their last reconciliation."""
 
     def __init__(self, resource: Resource[Any]) -> None:
         self._resource = resource
         self._conditions: dict[Key, _Conditions] = {}
         self._samples: dict[Key, Any] = {}
 
-    def show(self, key: Key, spec: Json, status: Json) -> None:
-        """Keeps what is published of an object."""
+    def update(self, key: Key, spec: Json, status: Json) -> None:
+        """Keep the metrics of an object."""
         self._conditions[key] = tuple((c["type"], c["status"], c["reason"]) for c in status.get("conditions", []))
         if self._resource.metrics is not None:
             self._samples[key] = self._resource.metrics.sample(spec, status)
 
-    def drop(self, key: Key) -> None:
-        """Forgets an object."""
+    def remove(self, key: Key) -> None:
+        """Remove the metrics of an object."""
         self._conditions.pop(key, None)
         self._samples.pop(key, None)
 
@@ -45,7 +45,7 @@ class _ObjectCollector(Collector):
     def _collect_conditions(self) -> Metric:
         family = GaugeMetricFamily(
             f"{self._resource.metric_prefix}_condition",
-            f"A condition of an object of kind {self._resource.kind.name} as it is now, always 1.",
+            f"A current condition of an object of kind {self._resource.kind.name}, always 1.",
             labels=["namespace", self._resource.metric_label, "type", "status", "reason"],
         )
         for key, conditions in list(self._conditions.items()):
@@ -55,7 +55,11 @@ class _ObjectCollector(Collector):
 
 
 class Metrics:
-    """What Prometheus reads of the operator."""
+    """The metrics that Prometheus scrapes.
+
+    Args:
+        resources: the resources of the project.
+    """
 
     def __init__(self, resources: Sequence[Resource[Any]]) -> None:
         self.registry = CollectorRegistry()
@@ -64,19 +68,19 @@ class Metrics:
             self.registry.register(collector)
         self.reconcile_seconds = Histogram(
             "rft_operator_reconcile_seconds",
-            "Seconds of a pass over an object.",
+            "Seconds of a reconciliation of one object.",
             ["kind", "outcome"],
             buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
             registry=self.registry,
         )
         self.leader = Gauge(
-            "rft_operator_leader", "1 on the replica that acts, 0 on one that stands by.", registry=self.registry
+            "rft_operator_leader", "1 on the replica that is the leader, 0 on the others.", registry=self.registry
         )
 
-    def show(self, key: Key, spec: Json, status: Json) -> None:
-        """Publishes an object's state."""
-        self._collectors[key.kind].show(key, spec, status)
+    def update(self, key: Key, spec: Json, status: Json) -> None:
+        """Publish the state of an object."""
+        self._collectors[key.kind].update(key, spec, status)
 
-    def drop(self, key: Key) -> None:
-        """Forgets an object that is gone."""
-        self._collectors[key.kind].drop(key)
+    def remove(self, key: Key) -> None:
+        """Remove an object that was deleted."""
+        self._collectors[key.kind].remove(key)

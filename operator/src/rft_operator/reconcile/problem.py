@@ -1,4 +1,4 @@
-"""Plans for objects that cannot be planned or carried out: nothing is changed, the status says why."""
+"""Plans for resources that cannot be planned, or whose plan failed: they only write the error to the status."""
 
 from __future__ import annotations
 
@@ -15,11 +15,19 @@ from rft_operator.status.conditions import Finding, build_conditions
 from rft_operator.status.events import plan_events
 from rft_operator.status.reasons import Reason
 
-AGAIN_SECONDS = 15.0
+RETRY_SECONDS = 15.0
 
 
 def plan_problem(resource: Resource[Any], obj: Json, reason: Reason, message: str, now: datetime) -> Plan:
-    """The status of an object of ours with a problem, in one condition; everything else in it stays."""
+    """Plan a status with an error in one condition; everything else in the status stays.
+
+    Args:
+        resource: the kind of resource.
+        obj: the resource.
+        reason: the reason of the condition.
+        message: its message.
+        now: the current time.
+    """
     status = obj.get("status", {})
     before = read_conditions(status)
     finding = Finding(*resource.problem_condition(status), reason, message)
@@ -29,12 +37,12 @@ def plan_problem(resource: Resource[Any], obj: Json, reason: Reason, message: st
     return Plan(
         status={**status, "conditions": [condition.to_json_object() for condition in conditions]},
         events=plan_events(before, conditions),
-        requeue_seconds=AGAIN_SECONDS,
+        requeue_seconds=RETRY_SECONDS,
     )
 
 
 def read_conditions(status: Json) -> list[Condition]:
-    """The conditions of a status; none when they are not as we write them."""
+    """Return the conditions of a status; none when they are not valid."""
     try:
         return [Condition.model_validate(condition) for condition in status.get("conditions", [])]
     except ValidationError:

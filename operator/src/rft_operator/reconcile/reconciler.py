@@ -1,4 +1,4 @@
-"""One pass over an object: observe everything once, plan, carry out, write the status, tell."""
+"""The reconciliation of one resource: observe, plan, execute the plan, write the status, send events."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ log = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Runs passes over the project's resources.
+    """Reconciles the resources of the project.
 
     Args:
-        resources: those that are reconciled.
+        resources: the resources.
         cluster: the connection to the API server.
-        pods: asks pods.
-        router: holds the store, and says whom a write concerns.
-        wake: has an object looked at.
-        metrics: what is published.
-        settings: the operator's.
+        pods: the client that asks pods.
+        router: stores the objects that writes return, and finds the resources that they affect.
+        enqueue: has a resource reconciled.
+        metrics: the published metrics.
+        settings: the settings of the operator.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Reconciler:
         cluster: Cluster,
         pods: PodClient,
         router: Router,
-        wake: Callable[[Key], None],
+        enqueue: Callable[[Key], None],
         metrics: Metrics,
         settings: Settings,
     ):
@@ -60,62 +60,62 @@ class Reconciler:
         self._metrics = metrics
         self._settings = settings
 
-        def take_answer(writer: Key, answer: Json) -> None:
-            for key in router.take_answer(writer, answer):
-                wake(key)
+        def store_response(writer: Key, response: Json) -> None:
+            for key in router.store_response(writer, response):
+                enqueue(key)
 
-        self._applier = Applier(cluster, router.store, take_answer)
+        self._applier = Applier(cluster, router.store, store_response)
 
     async def reconcile(self, key: Key) -> float | None:
-        """Brings one object to where it should be; returns after how many seconds to look again, if at all."""
+        """Reconcile one resource; return the seconds until the next reconciliation, or None to wait for a change."""
         obj = self._store.get(key)
         if obj is None:
-            self._metrics.drop(key)
+            self._metrics.remove(key)
             self._applier.forget(key)
             return None
         if "deletionTimestamp" in obj["metadata"]:
-            return None  # Kubernetes deletes what hangs on it
-        started, outcome = time.perf_counter(), "error"
+            return None  # Kubernetes deletes its children
+        start, outcome = time.perf_counter(), "error"
         try:
-            plan = await self._carry_out(key, obj)
+            plan = await self._reconcile(key, obj)
             outcome = "done"
             return plan.requeue_seconds
         finally:
-            seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - start
             self._metrics.reconcile_seconds.labels(key.kind, outcome).observe(seconds)
 
-    async def _carry_out(self, key: Key, obj: Json) -> Plan:
+    async def _reconcile(self, key: Key, obj: Json) -> Plan:
         now = datetime.now(UTC)
         resource = self._resources[key.kind]
         try:
             plan = resource.plan(await resource.observe(self._sources, key, obj, now), self._settings)
-            begins = self._begins(obj, plan)
-            await self._applier.carry_out(key, obj["metadata"]["uid"], plan)
-            if begins:
-                # News of what was just made are about to come: the first status tells of both at once.
+            starts_pods = self._starts_pods(obj, plan)
+            await self._applier.execute(key, obj["metadata"]["uid"], plan)
+            if starts_pods:
+                # The state of the new pods is about to arrive: the first status then reports both in one write.
                 return replace(plan, requeue_seconds=0)
         except ValidationError as error:
             plan = plan_problem(resource, obj, Reason.CONFIGURATION_INVALID, describe_invalid(obj, error), now)
-        except NameTaken as taken:
-            plan = plan_problem(resource, obj, Reason.NAME_TAKEN, str(taken), now)
-        except Refused as refused:
-            plan = plan_problem(resource, obj, Reason.CONFIGURATION_INVALID, str(refused), now)
+        except NameTaken as error:
+            plan = plan_problem(resource, obj, Reason.NAME_TAKEN, str(error), now)
+        except Refused as error:
+            plan = plan_problem(resource, obj, Reason.CONFIGURATION_INVALID, str(error), now)
         if await self._applier.write_status(obj, plan.status):
             for event in plan.events:
-                await self._tell(obj, event, now)
-        self._metrics.show(key, obj["spec"], plan.status)
+                await self._send_event(obj, event, now)
+        self._metrics.update(key, obj["spec"], plan.status)
         return plan
 
-    def _begins(self, obj: Json, plan: Plan) -> bool:
-        """Whether an object of which nothing was said yet is about to get what runs its pods."""
+    def _starts_pods(self, obj: Json, plan: Plan) -> bool:
+        """Return whether the plan creates the first pods of a resource that has no status yet."""
         return not obj.get("status") and any(
-            KINDS[wanted.object["kind"]].makes_pods
-            and self._store.version(key_of(wanted.object["kind"], wanted.object)) is None
-            for wanted in plan.desired
+            KINDS[desired.object["kind"]].makes_pods
+            and self._store.version(key_of(desired.object["kind"], desired.object)) is None
+            for desired in plan.desired
         )
 
-    async def _tell(self, obj: Json, event: Event, now: datetime) -> None:
-        """Sends an event; one that cannot be sent is no reason to stop."""
+    async def _send_event(self, obj: Json, event: Event, now: datetime) -> None:
+        """Send an event; an event that the API server rejects is only logged."""
         metadata = obj["metadata"]
         reference = {"apiVersion": obj["apiVersion"], "kind": obj["kind"]}
         reference |= {name: metadata[name] for name in ("name", "namespace", "uid")}

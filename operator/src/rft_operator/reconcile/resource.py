@@ -1,4 +1,4 @@
-"""What a resource of the project contributes to the machinery that is the same for all of them."""
+"""What each resource of the project supplies to the reconcile machinery, which is the same for all of them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Sample = TypeVar("Sample")
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a resource learns what its plans look at."""
+    """The sources from which the world of a resource is gathered."""
 
     store: Store
-    """What the watches have brought."""
+    """The watched objects."""
     cluster: Cluster
-    """The API server, for what is not watched."""
+    """The API server, for objects that are not watched."""
     pods: PodClient
-    """Pods, for what Kubernetes does not know."""
+    """The pods, for state that Kubernetes does not know."""
 
 
 def _main_condition(status: Json) -> tuple[ConditionType, Truth]:
@@ -45,39 +45,39 @@ def _no_references(obj: Json) -> Iterable[Key]:
 
 @dataclass(frozen=True)
 class ObjectMetrics(Generic[Sample]):
-    """What is published of each object of a resource, beside its conditions."""
+    """The metrics of a resource beside those of its conditions."""
 
     sample: Callable[[Json, Json], Sample]
-    """From spec and status of an object to what is kept of it."""
+    """Extracts a sample from the spec and the status of an object."""
     collect: Callable[[Mapping[Key, Sample]], Iterable[Metric]]
-    """From the samples of all objects to metrics."""
+    """Builds the metrics from the samples of all objects."""
 
 
 @dataclass(frozen=True)
 class Resource(Generic[World]):
-    """A resource of the project: what is observed of an object, how it is planned, and whom its changes concern."""
+    """A resource of the project: how it is observed and planned, and which other resources depend on it."""
 
     kind: Kind
-    """Its row in the table of kinds."""
+    """Row of the resource in the table of kinds."""
     observe: Callable[[Sources, Key, Json, datetime], Awaitable[World]]
-    """Gathers the world of an object: everything that its plan looks at. Pods are asked here.
+    """Gathers the world of an object, which is everything that its plan depends on; asks its pods where needed.
 
     Raises:
-        ValidationError: when the object is none of the resource.
+        ValidationError: when the object is not valid.
     """
     plan: Callable[[World, Settings], Plan]
-    """The plan for an object: pure."""
+    """Plans an object; a pure function."""
     references: Callable[[Json], Iterable[Key]]
-    """Other objects of the project that the plan of an object looks at."""
+    """Finds the other resources on which the plan of an object depends."""
     metric_prefix: str
-    """What the names of its metrics begin with: `rft_job`."""
+    """Beginning of the names of its metrics: `rft_job`."""
     metric_label: str
-    """Label of its metrics that holds an object's name: `job`."""
+    """Label of its metrics with the name of the object: `job`."""
     metrics: ObjectMetrics[Any] | None = None
-    """What is published beside the conditions; nothing when absent."""
-    looked_at_by: Callable[[Json], Iterable[Key]] = _no_references
-    """Other objects whose plans look at this one although they do not refer to it."""
-    pods_concern_referrers: bool = False
-    """Whether the plans of those that refer to an object look at its pods, too."""
+    """Metrics beside those of the conditions."""
+    back_references: Callable[[Json], Iterable[Key]] = _no_references
+    """Finds other resources whose plans depend on an object although they do not refer to it."""
+    pods_affect_referrers: bool = False
+    """Whether the plans of the resources that refer to an object also depend on its pods."""
     problem_condition: Callable[[Json], tuple[ConditionType, Truth]] = _main_condition
-    """From an object's status to the condition, and its value, that says why the object cannot be planned."""
+    """Chooses, from the status of an object, the condition and its value that report an error of planning."""

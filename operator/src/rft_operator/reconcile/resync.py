@@ -1,6 +1,6 @@
-"""Reads everything anew: when a replica begins to lead, after an outage, and from time to time.
+"""Resynchronisation: list all objects when a replica becomes the leader, after an outage, and at intervals.
 
-Watches may have lost something.
+The watches may have missed changes.
 """
 
 from __future__ import annotations
@@ -13,24 +13,29 @@ from rft_api.resource import API_VERSION
 from rft_operator.kube.cluster import Cluster, Unavailable
 from rft_operator.kube.kinds import OURS, WATCHED
 from rft_operator.kube.store import Key, key_of
-from rft_operator.reconcile.loop import Loop, Pass
+from rft_operator.reconcile.loop import Loop, Reconcile
 from rft_operator.reconcile.routing import Router
 
 log = logging.getLogger(__name__)
 
 RESYNC_SECONDS = 600.0
+"""Seconds between two resynchronisations without an outage."""
 RECONNECT_SECONDS = 5.0
-"""Time that watches have to begin anew after an interruption; what is read anew sooner may miss something, too."""
+"""Seconds between an outage and the resynchronisation, in which the watches reconnect.
+
+A list that is read before they have reconnected misses what changes until then.
+"""
 RETRY_SECONDS = 2.0
+"""Seconds until a request that failed is sent again."""
 
 
 async def wait_for_definitions(cluster: Cluster) -> None:
-    """Waits until the API server knows our resources: kopf watches those that are there when it starts."""
+    """Wait until the API server serves our resources, because kopf watches only those that exist when it starts."""
     while True:
         try:
             missing = sorted({kind.plural for kind in OURS} - await cluster.served(API_VERSION))
         except Unavailable as error:
-            log.warning("the API server cannot be asked, trying again: %s", error)
+            log.warning("the API server is unavailable, trying again: %s", error)
         else:
             if not missing:
                 return
@@ -39,60 +44,62 @@ async def wait_for_definitions(cluster: Cluster) -> None:
 
 
 async def load_store(cluster: Cluster, namespaces: Sequence[str], router: Router) -> list[Key]:
-    """Brings the store to what the API server has; returns the objects of ours that this may concern."""
+    """List all objects into the store; return the resources that the changes affect."""
     while True:
         cluster.interrupted.clear()
         try:
             return await _list_all(cluster, namespaces, router)
         except Unavailable as error:
-            log.warning("everything cannot be read anew, trying again: %s", error)
+            log.warning("the objects cannot be listed, trying again: %s", error)
             await asyncio.sleep(RETRY_SECONDS)
 
 
 async def _list_all(cluster: Cluster, namespaces: Sequence[str], router: Router) -> list[Key]:
-    changed: list[Key] = []
-    for kind in sorted(WATCHED, key=lambda kind: kind.ours):  # children before what they belong to
+    affected: list[Key] = []
+    for kind in sorted(WATCHED, key=lambda kind: kind.ours):  # children before their owners
         for namespace in namespaces or (None,):
-            changed += await _list_kind(cluster, namespace, router, kind.name)
-    return changed
+            affected += await _list_kind(cluster, namespace, router, kind.name)
+    return affected
 
 
 async def _list_kind(cluster: Cluster, namespace: str | None, router: Router, kind: str) -> list[Key]:
-    keys: list[Key] = []
+    affected: list[Key] = []
     listed: set[Key] = set()
     version = 0
     async for page, read_at in cluster.list(kind, namespace):
         version = read_at
         for obj in page:
             listed.add(key_of(kind, obj))
-            keys += router.take_event(kind, None, obj)
+            affected += router.store_event(kind, None, obj)
     for obj in router.store.prune(kind, namespace, listed, version):
-        keys += router.concerned(kind, obj)
-    return keys
+        affected += router.affected(kind, obj)
+    return affected
 
 
-async def run_loop(cluster: Cluster, namespaces: Sequence[str], router: Router, loop: Loop, run_pass: Pass) -> None:
-    """Runs the loop over everything that there is, and over what each resync finds changed.
+async def run_loop(
+    cluster: Cluster, namespaces: Sequence[str], router: Router, loop: Loop, reconcile: Reconcile
+) -> None:
+    """Reconcile all resources, and after each resynchronisation those that its changes affect.
 
     Args:
-        cluster: the connection.
-        namespaces: those that are looked after; all when empty.
-        router: takes over what is read.
-        loop: runs the passes.
-        run_pass: looks at one object.
+        cluster: the connection to the API server.
+        namespaces: the namespaces that the operator watches; all when empty.
+        router: stores what is listed.
+        loop: the reconcile loop.
+        reconcile: reconciles one resource.
     """
     await load_store(cluster, namespaces, router)
-    running = asyncio.create_task(loop.run(run_pass))
+    running = asyncio.create_task(loop.run(reconcile))
     try:
-        await asyncio.sleep(0)  # the loop takes wake-ups once it runs
+        await asyncio.sleep(0)  # the loop accepts keys once it runs
         for kind in OURS:
             for key in router.store.keys(kind.name):
-                loop.wake(key)
+                loop.enqueue(key)
         while not running.done():
             await _wait_for_resync(cluster, running)
             for key in await load_store(cluster, namespaces, router):
-                loop.wake(key)
-            loop.retry()
+                loop.enqueue(key)
+            loop.retry_failed()
         await running
     finally:
         running.cancel()

@@ -1,7 +1,7 @@
-"""The kopf handlers: they put what the watches bring into the store and wake whose plan may change by it.
+"""The watches: kopf's event handlers store each object, and enqueue the resources that the change affects.
 
-There are only event handlers: those leave no finalizer and no annotation on any object, so that nothing is ever stuck
-for want of the operator.
+Only event handlers are used. They leave neither finalizers nor annotations on objects, so that every object can be
+deleted while the operator is away.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from rft_operator.reconcile.loop import Loop
 from rft_operator.reconcile.routing import Router
 
 WATCH_SECONDS = 300
-"""Length of one watch request; an endless one may die without a word. Whole: kopf sends it as it is."""
+"""Seconds that one watch request lasts, as an integer; an endless request may break without an error."""
 BACKOFFS = (0.5, 1, *[2] * 30)
-"""Pauses in seconds before a watch is tried again; after the last, the operator ends and Kubernetes starts it again."""
+"""Seconds before a failed watch is started again. After the last, the operator ends, and Kubernetes restarts it."""
 
 
 class _NoLastState(kopf.DiffBaseStorage):
-    """Nobody asks what has changed; to find out, kopf would copy every object several times."""
+    """Stores no state of objects: event handlers do not need it, and kopf would copy every object several times."""
 
     def build(self, **_: Any) -> kopf.BodyEssence:
         return kopf.BodyEssence({})
@@ -35,7 +35,7 @@ class _NoLastState(kopf.DiffBaseStorage):
 
 
 class _NoProgress(kopf.ProgressStorage):
-    """Event handlers make none."""
+    """Stores no progress of handlers: event handlers have none."""
 
     def fetch(self, **_: Any) -> None:
         return None
@@ -54,7 +54,7 @@ class _NoProgress(kopf.ProgressStorage):
 
 
 def build_registry(router: Router, loop: Loop) -> kopf.OperatorRegistry:
-    """Handlers for everything that is watched."""
+    """Build the registry with a handler for each watched kind."""
     registry = kopf.OperatorRegistry()
 
     def register(kind: Kind) -> None:
@@ -62,8 +62,8 @@ def build_registry(router: Router, loop: Loop) -> kopf.OperatorRegistry:
             group=kind.group, version=kind.version, plural=kind.plural, id=f"watch-{kind.plural}", registry=registry
         )
         async def watch(event: Any, **_: Any) -> None:
-            for key in router.take_event(kind.name, event["type"], event["object"]):
-                loop.wake(key)
+            for key in router.store_event(kind.name, event["type"], event["object"]):
+                loop.enqueue(key)
 
     @kopf.on.login(registry=registry)
     def login(**arguments: Any) -> kopf.ConnectionInfo | None:
@@ -75,7 +75,7 @@ def build_registry(router: Router, loop: Loop) -> kopf.OperatorRegistry:
 
 
 def build_settings() -> kopf.OperatorSettings:
-    """Settings that avoid kopf's known freezes, and have it write nothing by itself."""
+    """Build kopf's settings: watches that cannot freeze, and no writes by kopf itself."""
     settings = kopf.OperatorSettings()
     settings.watching.server_timeout = WATCH_SECONDS
     settings.watching.client_timeout = WATCH_SECONDS + 30
@@ -84,13 +84,13 @@ def build_settings() -> kopf.OperatorSettings:
     settings.networking.request_timeout = 30
     settings.networking.error_backoffs = BACKOFFS
     settings.queueing.worker_limit = None
-    # There is a task of kopf's per object that holds its last event for as long as it waits for another.
+    # kopf keeps a task for each object, with its last event, until this time has passed without another event.
     settings.queueing.idle_timeout = 0.1
     settings.persistence.diffbase_storage = _NoLastState()
     settings.persistence.progress_storage = _NoProgress()
     settings.posting.enabled = False
     settings.peering.standalone = True
-    # Resources are those that are there at the start; no permissions on CRDs and namespaces are needed.
+    # kopf then needs no permissions on CRDs and namespaces; our resources exist when it starts.
     settings.scanning.disabled = True
     for kind in WATCHED:
         if kind.selector is not None:

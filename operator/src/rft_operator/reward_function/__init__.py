@@ -1,1 +1,1 @@
-"""RewardFunction: a server that scores."""
+"""RewardFunction: a Deployment of reward servers."""

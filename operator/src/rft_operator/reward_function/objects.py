@@ -1,4 +1,4 @@
-"""Builds the objects of a reward function: code, token, server, Service and the walls around it."""
+"""Build the objects of a reward function: configuration, token, Deployment, Service and NetworkPolicy."""
 
 from __future__ import annotations
 
@@ -29,13 +29,19 @@ from rft_operator.reward_function import names
 from rft_operator.settings import Settings
 
 FUNCTION_KEY = "function.json"
+"""Key of the function in its ConfigMap."""
 TOKEN_KEY = "token"
-# What the reward server reads of a spec; a change of anything else needs no new pods.
+"""Key of the token in its Secret."""
+# Fields of the spec that the reward server does not read: a change of them needs no new pods.
 _NOT_READ = {"replicas", "egress", "credentials", "pod"}
 
 
 def function_document(function: RewardFunction) -> str:
-    """The manifest that the reward server reads; references to ConfigMaps have been replaced by their code."""
+    """Return the manifest that the reward server reads, with the addresses of the endpoints that judge.
+
+    Args:
+        function: the function, whose references to ConfigMaps have been replaced by the code.
+    """
     namespace = function.metadata.namespace
     function = with_endpoint_urls(function, lambda endpoint: endpoint_url(endpoint, namespace))
     document = {
@@ -48,12 +54,12 @@ def function_document(function: RewardFunction) -> str:
 
 
 def document_digest(function: RewardFunction) -> str:
-    """Digest of what the reward server reads; names its ConfigMap and rolls its pods."""
+    """Return the digest of what the reward server reads. The ConfigMap's name has it, so a change rolls the pods."""
     return hashlib.sha256(function_document(function).encode()).hexdigest()
 
 
 def build_reward_configuration(function: RewardFunction) -> Json:
-    """The ConfigMap with the function; immutable, and another for other code, so that old pods keep the old code."""
+    """Build the ConfigMap with the function. It is immutable, and each version has its own, which old pods keep."""
     name = function.metadata.name
     return build_object(
         kinds.CONFIG_MAP,
@@ -64,7 +70,7 @@ def build_reward_configuration(function: RewardFunction) -> Json:
 
 
 def build_token_secret(function: RewardFunction, token: str) -> Json:
-    """The Secret with the token that callers of the server must show."""
+    """Build the Secret with the token that callers of the server must send."""
     owner = Owner.of(function)
     return build_object(
         kinds.SECRET,
@@ -75,7 +81,7 @@ def build_token_secret(function: RewardFunction, token: str) -> Json:
 
 
 def build_reward_service(function: RewardFunction) -> Json:
-    """The Service in front of the reward servers."""
+    """Build the Service of the reward servers."""
     name = function.metadata.name
     selector = kinds.REWARD_FUNCTION.child_labels(name)
     ports = [{"name": "http", "port": names.REWARD_PORT, "targetPort": names.REWARD_PORT}]
@@ -90,12 +96,15 @@ def build_reward_service(function: RewardFunction) -> Json:
 def build_network_policy(
     function: RewardFunction, endpoints: Mapping[str, InferenceEndpoint], settings: Settings
 ) -> Json:
-    """Lets trainers in, the operator's probes and Prometheus; lets out to what spec.egress names and to judges.
+    """Build the NetworkPolicy of the reward servers.
+
+    It allows connections from trainers, from the operator and from Prometheus, and connections to the addresses in
+    `spec.egress` and to the endpoints that judge.
 
     Args:
         function: the function.
-        endpoints: the InferenceEndpoints that judge, by name, as far as they exist.
-        settings: the operator's.
+        endpoints: the existing InferenceEndpoints that judge, by name.
+        settings: the settings of the operator.
     """
     name = function.metadata.name
     trainers = {MANAGED_BY: FIELD_MANAGER, COMPONENT: kinds.RFT_JOB.component}
@@ -128,7 +137,7 @@ def _egress(function: RewardFunction, endpoints: Mapping[str, InferenceEndpoint]
         for egress in function.spec.egress
     ]
     judges = [(name, endpoints.get(name)) for name in judge_endpoints(function.spec)]
-    # An adapter is served by its base's pods.
+    # The pods of the base endpoint serve an adapter.
     servers = {judge.spec.base_endpoint or name if judge is not None else name for name, judge in judges}
     rules += [
         {
@@ -138,13 +147,13 @@ def _egress(function: RewardFunction, endpoints: Mapping[str, InferenceEndpoint]
         for server in sorted(servers)
     ]
     if rules:
-        # Destinations have names.
+        # The names of the destinations are resolved by DNS.
         rules.append({"ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]})
     return rules
 
 
 def build_reward_deployment(function: RewardFunction, settings: Settings) -> Json:
-    """The Deployment of the reward server; the old version serves until the new one passes its tests."""
+    """Build the Deployment of the reward server; the old version serves until the new one passes its tests."""
     owner = Owner.of(function)
     digest = document_digest(function)
     labels = kinds.REWARD_FUNCTION.child_labels(owner.name)
@@ -197,7 +206,7 @@ def build_reward_deployment(function: RewardFunction, settings: Settings) -> Jso
             {"name": "configuration", "configMap": {"name": names.reward_configuration(owner.name, digest)}},
             {"name": "token", "secret": {"secretName": names.reward_token(owner.name, owner.uid)}},
         ],
-        # Room for a batch in flight.
+        # Time to finish a batch in flight.
         terminationGracePeriodSeconds=60,
     )
     return build_deployment(

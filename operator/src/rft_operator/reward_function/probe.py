@@ -1,4 +1,4 @@
-"""Asks reward servers why they are not ready."""
+"""Ask reward servers why they are not ready."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rft_operator.reward_function.names import REWARD_PORT
 
 
 async def ask_readiness(client: PodClient, pods: Iterable[PodView]) -> dict[str, Readiness]:
-    """Why reward servers that run are not ready, by pod."""
-    asked = [pod for pod in pods if pod.ip and pod.phase == "Running" and not pod.ready and not pod.ended]
-    answers = await asyncio.gather(*(client.get(pod, REWARD_PORT, READINESS_PATH, any_status=True) for pod in asked))
+    """Return the readiness of reward servers that are running but not ready, by the names of their pods."""
+    asked = [pod for pod in pods if pod.ip and pod.phase == "Running" and not pod.ready and not pod.terminated]
+    responses = await asyncio.gather(*(client.get(pod, REWARD_PORT, READINESS_PATH, any_status=True) for pod in asked))
     return {
         pod.name: readiness
-        for pod, answer in zip(asked, answers, strict=True)
-        if answer is not None and (readiness := _parse(answer.text)) is not None and not readiness.ready
+        for pod, response in zip(asked, responses, strict=True)
+        if response is not None and (readiness := _parse(response.text)) is not None and not readiness.ready
     }
 
 

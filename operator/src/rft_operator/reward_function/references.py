@@ -1,6 +1,7 @@
-"""What the plan of a RewardFunction looks at beside its own objects: the endpoints that judge.
+"""The resources on which the plan of a RewardFunction depends: the endpoints that judge.
 
-The manifest is read as it is: this is asked for every version of every object, long before it is planned.
+The manifest is read without validation, because this happens for every version of every object, whether or not it is
+reconciled. A test holds that the references agree with what the plans depend on.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from rft_operator.kube.store import Key
 
 
 def find_references(function: Json) -> Iterator[Key]:
-    """The InferenceEndpoints that judge for a RewardFunction."""
+    """Yield the InferenceEndpoints that judge for a RewardFunction."""
     spec = function.get("spec", {})
     for grader in (spec, *((spec.get("combine") or {}).get("terms") or [])):
         judge = (grader.get("judge") or {}).get("model", {}).get("endpoint")

@@ -1,4 +1,4 @@
-"""What RewardFunctions contribute to the machinery."""
+"""The resource RewardFunction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is observed of a RewardFunction and of what it depends on."""
+"""The world of a RewardFunction: its observed state, and that of the objects on which its plan depends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rft_operator.reward_function import names
 
 @dataclass(frozen=True)
 class ConfigMapName:
-    """A ConfigMap of this function's."""
+    """A ConfigMap that the operator has created for the function."""
 
     name: str
     uid: str
@@ -27,26 +27,30 @@ class ConfigMapName:
 
 @dataclass(frozen=True)
 class RewardFunctionWorld:
-    """Everything that planning a RewardFunction looks at."""
+    """Everything on which the plan for a RewardFunction depends."""
 
     function: RewardFunction
+    """The function itself."""
     sources: Mapping[str, Mapping[str, str]]
-    """Data of the ConfigMaps that the function reads code from, as far as they exist."""
+    """Data of the existing ConfigMaps with code of the function, by name."""
     deployment: DeploymentView | None
+    """The Deployment of the reward server; None before it exists."""
     configurations: Sequence[ConfigMapName]
-    """ConfigMaps that were made for this function, of whichever code."""
+    """ConfigMaps of all versions of the function."""
     pods: Sequence[PodView]
+    """Pods of all versions."""
     readiness: Mapping[str, Readiness]
-    """What pods that run but are not ready answer when asked for the reason, by pod name."""
+    """Readiness of the pods that are running but not ready, by name."""
     new_token: str
-    """A fresh token, for when there is no Secret yet."""
+    """A new random token, which is used when no Secret exists yet."""
     now: datetime
+    """The current time."""
     endpoints: Mapping[str, InferenceEndpoint] = field(default_factory=dict)
-    """The InferenceEndpoints that judge, by name, as far as they exist."""
+    """The existing InferenceEndpoints that judge, by name."""
 
 
 def source_names(function: RewardFunction) -> list[str]:
-    """ConfigMaps that the function reads code from."""
+    """Return the names of the ConfigMaps with code of the function."""
     sources = [grader.python.source_from for _, grader in function.spec.graders() if grader.python is not None]
     return sorted({source.config_map.name for source in sources if source is not None})
 
@@ -60,7 +64,17 @@ def gather_reward_function(
     new_token: str,
     now: datetime,
 ) -> RewardFunctionWorld:
-    """The world of a RewardFunction."""
+    """Gather the world of a RewardFunction.
+
+    Args:
+        store: the watched objects.
+        key: the key of the function.
+        function: the function.
+        sources: the data of the ConfigMaps with its code, by name.
+        readiness: the readiness of pods that are not ready, by name.
+        new_token: a new random token.
+        now: the current time.
+    """
     uid = function.metadata.uid or ""
     deployments = store.children(key, DEPLOYMENT, uid)
     judges = [
@@ -84,5 +98,5 @@ def gather_reward_function(
 
 
 def reward_pods(store: Store, key: Key) -> list[PodView]:
-    """Pods of a RewardFunction."""
+    """Return the pods of a RewardFunction."""
     return [read_pod(pod, names.REWARD_SERVER) for pod in store.children(key, POD)]

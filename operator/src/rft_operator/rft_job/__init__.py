@@ -1,1 +1,1 @@
-"""RFTJob: a training run, attempt after attempt."""
+"""RFTJob: a training run, as one Job after another."""

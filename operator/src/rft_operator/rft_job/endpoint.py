@@ -1,4 +1,4 @@
-"""Plans the endpoint that a finished RFTJob leaves behind, and the base endpoint that it needs."""
+"""Plan the InferenceEndpoint of an RFTJob that has succeeded, and the base endpoint that it needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rft_api.run_folder import best_address
 from rft_operator.kube.kinds import INFERENCE_ENDPOINT
 from rft_operator.kube.metadata import Owner
 from rft_operator.kube.names import FIELD_MANAGER, MANAGED_BY
-from rft_operator.kube.plan import Desired
+from rft_operator.kube.plan import DesiredObject
 from rft_operator.rft_job import names
 from rft_operator.rft_job.world import RFTJobWorld, base_endpoint_name
 from rft_operator.status.conditions import Finding, find_condition
@@ -22,32 +22,39 @@ from rft_operator.status.reasons import ConditionType, Reason
 
 @dataclass(frozen=True)
 class EndpointPlan:
-    """What there is to do about a job's endpoint."""
+    """The part of a plan that is about the endpoint of a job."""
 
-    desired: Sequence[Desired]
+    desired: Sequence[DesiredObject]
+    """The endpoints to apply."""
     finding: Finding | None
-    """The condition EndpointReady; none when the job wants no endpoint."""
+    """The condition EndpointReady; None when the job has no endpoint."""
 
 
 def plan_job_endpoint(world: RFTJobWorld, succeeded: bool, base_model: str) -> EndpointPlan:
-    """The endpoints of a job that has succeeded, whose base model is at the address `base_model`."""
-    job, wanted = world.job, world.job.spec.endpoint
-    if wanted is None:
+    """Plan the endpoints of a job.
+
+    Args:
+        world: the world of the job.
+        succeeded: whether the job has succeeded; before that, no endpoint is created.
+        base_model: the address of the base model, with its revision.
+    """
+    job, endpoint = world.job, world.job.spec.endpoint
+    if endpoint is None:
         return EndpointPlan((), None)
     if not succeeded:
         waiting = Finding(ConditionType.ENDPOINT_READY, "Unknown", Reason.WAITING_FOR_RESULT)
         return EndpointPlan((), waiting)
-    existing = world.endpoints.get(wanted.name)
+    existing = world.endpoints.get(endpoint.name)
     if existing is not None and existing.metadata.labels.get(names.CREATED_FOR) != job.metadata.name:
-        text = f"InferenceEndpoint {wanted.name} exists and was not made for this job"
+        text = f"InferenceEndpoint {endpoint.name} exists and was not created for this job"
         return EndpointPlan((), Finding(ConditionType.ENDPOINT_READY, "False", Reason.ENDPOINT_TAKEN, text))
-    desired = [Desired(_build_endpoint(job), "the job has succeeded, and its spec.endpoint asks for it")]
+    desired = [DesiredObject(_build_endpoint(job), "the job has succeeded, and its spec.endpoint asks for it")]
     base = base_endpoint_name(job)
     if base is not None:
         base_existing = world.endpoints.get(base)
         if base_existing is None or names.CREATED_FOR in base_existing.metadata.labels:
             built = _build_base_endpoint(job, base_model, base, world.sharing_jobs, base_existing)
-            desired.insert(0, Desired(built, f"its server serves the adapter {wanted.name}"))
+            desired.insert(0, DesiredObject(built, f"its server serves the adapter {endpoint.name}"))
     return EndpointPlan(desired, _endpoint_finding(existing))
 
 
@@ -61,21 +68,24 @@ def _endpoint_finding(endpoint: InferenceEndpoint | None) -> Finding:
 
 
 def _build_endpoint(job: RFTJob) -> Json:
-    wanted = job.spec.endpoint
-    assert wanted is not None
+    endpoint = job.spec.endpoint
+    assert endpoint is not None
     best = best_address(job.spec.output.uri)
     base = base_endpoint_name(job)
     spec: Json = {"baseEndpoint": base, "adapter": {"uri": best}} if base else {"model": {"uri": best}}
     if base is None:
         spec["serving"] = _serving(job)
-    owners = [Owner.of(job).reference()] if wanted.deletion_policy == "Delete" else []
-    return _endpoint_object(job, wanted.name, job.metadata.name, spec, owners)
+    owners = [Owner.of(job).reference()] if endpoint.deletion_policy == "Delete" else []
+    return _endpoint_object(job, endpoint.name, job.metadata.name, spec, owners)
 
 
 def _build_base_endpoint(
     job: RFTJob, model: str, name: str, sharing: Sequence[RFTJob], existing: InferenceEndpoint | None
 ) -> Json:
-    """The base endpoint hangs on all jobs that use it, and goes with the last; one whose policy is Keep keeps it."""
+    """Build the base endpoint, which is owned by all jobs that use it and is deleted with the last of them.
+
+    It has no owners when the deletion policy of one of the jobs is Keep.
+    """
     policies = {other.spec.endpoint.deletion_policy for other in sharing if other.spec.endpoint is not None}
     ordered = sorted(sharing, key=lambda other: other.metadata.name)
     owners = [] if "Keep" in policies else [Owner.of(other).reference(controller=False) for other in ordered]
@@ -83,7 +93,7 @@ def _build_base_endpoint(
         return _endpoint_object(
             job, name, job.metadata.name, {"model": {"uri": model}, "serving": _serving(job)}, owners
         )
-    # Another job may have made it, with other settings: only its owners change.
+    # Another job may have created it with other settings, so only its owners change.
     spec: Json = existing.spec.model_dump(
         mode="json", by_alias=True, exclude_none=True, include={"model", "serving", "credentials"}
     )

@@ -1,4 +1,4 @@
-"""What is published of RFTJobs."""
+"""The metrics of RFTJobs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from rft_operator.kube.store import Key
 
 @dataclass(frozen=True, slots=True)
 class JobSample:
-    """What is kept of an RFTJob."""
+    """The published values of an RFTJob."""
 
     model: str
+    """Address of the base model."""
     algorithm: str
+    """The algorithm."""
     queue: str
+    """Name of the queue of Kueue; empty without one."""
     gpu_seconds: int
+    """Number of GPU seconds that the job has used."""
 
 
 def sample_job(spec: Json, status: Json) -> JobSample:
-    """The sample of an RFTJob."""
+    """Extract the values from the spec and the status of an RFTJob."""
     return JobSample(
         model=sys.intern(spec["model"]["uri"]),
         algorithm=sys.intern(spec["algorithm"]),
@@ -34,11 +38,11 @@ def sample_job(spec: Json, status: Json) -> JobSample:
 
 
 def collect_jobs(samples: Mapping[Key, JobSample]) -> Iterator[Metric]:
-    """The metrics of RFTJobs."""
+    """Build the metrics of all RFTJobs."""
     labels = ["namespace", "job"]
     about = GaugeMetricFamily("rft_job_info", "An RFTJob, always 1.", labels=[*labels, "model", "algorithm", "queue"])
     gpu = CounterMetricFamily(
-        "rft_job_gpu_seconds", "GPUs times the seconds that a job's pods held them.", labels=labels
+        "rft_job_gpu_seconds", "Number of GPUs times the seconds for which the pods of a job held them.", labels=labels
     )
     for key, sample in samples.items():
         about.add_metric([key.namespace, key.name, sample.model, sample.algorithm, sample.queue], 1)

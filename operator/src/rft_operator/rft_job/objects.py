@@ -1,4 +1,4 @@
-"""Builds the objects of a training run: its configuration, the Service of its pods, and a Job per attempt."""
+"""Build the objects of a training run: its configuration, the Service of its pods, and the Job of an attempt."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from rft_operator.rft_job import names
 from rft_operator.settings import Settings
 
 GRACE_SECONDS = 600
-"""Time that a trainer has to save a checkpoint when its pod is stopped."""
+"""Seconds for which a trainer may save a checkpoint after its pod is told to stop."""
 
-# The order of the rules in the Job's podFailurePolicy; the Job's Failed condition names a rule by its index.
+# Indexes of the rules in the podFailurePolicy; the condition Failed of a Job names its rule by the index.
 RULE_PERMANENT, RULE_DISRUPTION, RULE_INTERRUPTED = range(3)
 
 CONFIGURATION_KEY = "job.json"
+"""Key of the configuration of the trainer."""
 SPEC_KEY = "spec.json"
-"""Key of the spec that the run started with: a later change is compared with it."""
+"""Key of the spec that the run started with, to which later specs are compared."""
 
 
 def build_run_configuration(job: RFTJob, reward_functions: Mapping[str, RewardFunction]) -> Json:
-    """The ConfigMap with job.json; immutable, because a resumed run has to be the same run.
+    """Build the ConfigMap with the configuration of a run. It is immutable, because a resumed run must not change.
 
     Raises:
         RunError: when the spec cannot be rendered.
@@ -62,13 +63,13 @@ def build_run_configuration(job: RFTJob, reward_functions: Mapping[str, RewardFu
 
 
 def current_digest(function: RewardFunction) -> str:
-    """Digest of what computes a reward; its own status knows the code that a ConfigMap holds."""
-    known = function.status.digest if function.status is not None else None
-    return known or reward_digest(function.spec)
+    """Return the digest of the code of a reward; the status of the function includes code from ConfigMaps."""
+    digest = function.status.digest if function.status is not None else None
+    return digest or reward_digest(function.spec)
 
 
 def build_trainer_service(job: RFTJob) -> Json:
-    """The headless Service through which several trainer pods find each other, also before they are ready."""
+    """Build the headless Service through which the pods of a trainer find each other, even before they are ready."""
     selector = kinds.RFT_JOB.child_labels(job.metadata.name)
     return build_object(
         kinds.SERVICE,
@@ -88,10 +89,18 @@ def build_trainer_service(job: RFTJob) -> Json:
 def build_training_job(
     job: RFTJob, attempt: int, retries_before: int, reward_uids: Mapping[str, str], settings: Settings
 ) -> Json:
-    """The Indexed Job of one attempt.
+    """Build the Indexed Job of one attempt.
 
-    Any pod that fails ends the whole Job: processes that trained together cannot go on without one of them, so the
-    operator starts the next attempt with all of them. Its podFailurePolicy tells apart what may pass and what not.
+    The failure of one pod ends the whole Job, because processes that train together cannot continue without one of
+    them; the operator then starts the next attempt with all pods. The podFailurePolicy distinguishes permanent errors,
+    interruptions and other failures.
+
+    Args:
+        job: the RFTJob.
+        attempt: the number of the attempt, from 0.
+        retries_before: the number of failures before it that count against the limit of retries.
+        reward_uids: the uids of the RewardFunctions, by name.
+        settings: the settings of the operator.
     """
     labels = {**kinds.RFT_JOB.child_labels(job.metadata.name), names.ATTEMPT: str(attempt)}
     queue = {names.QUEUE: job.spec.queue_name} if job.spec.queue_name else {}
@@ -106,7 +115,7 @@ def build_training_job(
                 "completions": nodes,
                 "parallelism": nodes,
                 "backoffLimit": 0,
-                # Kueue lets a job that starts suspended go when there is room.
+                # Kueue resumes the suspended Job when it admits it.
                 "suspend": job.spec.queue_name is not None,
                 "podReplacementPolicy": "Failed",
                 "podFailurePolicy": {"rules": _failure_rules()},
@@ -188,7 +197,7 @@ def _pod_template(
         volumes,
         restartPolicy="Never",
         **host_names,
-        # The launcher kills what has not saved in time; Kubernetes waits a little longer than it does.
+        # The launcher kills processes that do not save in time; Kubernetes waits a little longer than the launcher.
         terminationGracePeriodSeconds=GRACE_SECONDS + 30,
     )
     return override_pod(template, compute.pod)

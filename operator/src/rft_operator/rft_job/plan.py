@@ -1,4 +1,4 @@
-"""Plans an RFTJob: which of its objects should be, and what its status says."""
+"""Plan an RFTJob: the objects that it needs, and its status."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rft_api.rft_job import RFTJob
 from rft_api.same_run import changes_of_job, with_live_fields
 from rft_api.termination import parse_result
 from rft_operator.kube.kinds import CONFIG_MAP, JOB
-from rft_operator.kube.plan import Deletion, Desired, Plan
-from rft_operator.kube.timestamps import format_moment, parse_moment
+from rft_operator.kube.plan import Deletion, DesiredObject, Plan
+from rft_operator.kube.timestamps import format_timestamp, parse_timestamp
 from rft_operator.pods.addresses import AddressProblem, check_addresses
 from rft_operator.rft_job.attempts import Attempt, Outcome
 from rft_operator.rft_job.end import is_end
@@ -28,7 +28,7 @@ from rft_operator.rft_job.objects import (
     current_digest,
 )
 from rft_operator.rft_job.results import describe_progress, describe_result, finish_progress
-from rft_operator.rft_job.run_state import RunFacts, RunState, awaits_pod_news, decide_run_state
+from rft_operator.rft_job.run_state import RunFacts, RunState, awaits_pod_status, decide_run_state
 from rft_operator.rft_job.usage import count_usage
 from rft_operator.rft_job.world import RFTJobWorld
 from rft_operator.settings import Settings
@@ -37,13 +37,13 @@ from rft_operator.status.events import plan_events
 from rft_operator.status.reasons import ConditionType, Reason
 
 KEPT_ATTEMPTS = 2
-"""Jobs that stay: the newest attempt, and the one before it for its log."""
-_OUTDATED = "the spec has changed before training started"
-_SUPERSEDED = f"only the newest {KEPT_ATTEMPTS} attempts stay"
+"""Number of Jobs that are kept: that of the newest attempt, and the previous one for the logs of its pods."""
+_OUTDATED = "the spec was changed before training started"
+_SUPERSEDED = f"only the newest {KEPT_ATTEMPTS} attempts are kept"
 
 
 def plan_rft_job(world: RFTJobWorld, settings: Settings) -> Plan:
-    """The plan for an RFTJob."""
+    """Plan an RFTJob."""
     before = world.job.status or RFTJobStatus()
     start_time = _start_time(world, before)
     job, changed = _accepted_job(world, started=start_time is not None)
@@ -66,8 +66,8 @@ def plan_rft_job(world: RFTJobWorld, settings: Settings) -> Plan:
         result=result,
         checkpoints=checkpoints,
         usage=usage,
-        start_time=None if start_time is None else format_moment(start_time),
-        completion_time=(before.completion_time or format_moment(world.now)) if state.ended else None,
+        start_time=None if start_time is None else format_timestamp(start_time),
+        completion_time=(before.completion_time or format_timestamp(world.now)) if state.ended else None,
         retries=state.retries,
     )
     return Plan(
@@ -80,7 +80,10 @@ def plan_rft_job(world: RFTJobWorld, settings: Settings) -> Plan:
 
 
 def _accepted_job(world: RFTJobWorld, started: bool) -> tuple[RFTJob, list[str]]:
-    """The job as it runs (once it has trained, with the spec that it started with), and the fields that differ."""
+    """Return the job with the spec that the run uses, and the fields in which the current spec differs.
+
+    A run that has started uses the spec that it started with, except for the fields that may change.
+    """
     job = world.job
     if world.configuration is None or not started:
         return job, []
@@ -90,10 +93,9 @@ def _accepted_job(world: RFTJobWorld, started: bool) -> tuple[RFTJob, list[str]]
 
 
 def _start_time(world: RFTJobWorld, before: RFTJobStatus) -> datetime | None:
-    """When the first trainer container ran; until then a changed spec is simply taken."""
-    known = parse_moment(before.start_time)
-    seen = [pod.running_since for pod in world.pods if pod.running_since is not None]
-    return known or min(seen, default=None)
+    """Return when the first container of a trainer started. Before that, every change of the spec is accepted."""
+    starts = [pod.running_since for pod in world.pods if pod.running_since is not None]
+    return parse_timestamp(before.start_time) or min(starts, default=None)
 
 
 def _state(
@@ -103,18 +105,27 @@ def _state(
     before: RFTJobStatus,
     start_time: datetime | None,
     gpu_seconds: int,
-) -> tuple[RunState, list[Desired], str | None]:
-    """Where the run stands, the objects that it needs now, and what is wrong with the spec, if anything."""
+) -> tuple[RunState, list[DesiredObject], str | None]:
+    """Return the state of the run, the objects that it needs now, and the error of the spec, if it has one."""
     newest = world.attempts[-1] if world.attempts else None
-    ended = _find_end(before)
-    if ended is not None:
-        # Final, whatever becomes of the objects that it was derived from.
-        state = RunState(ended.status, Reason(ended.reason), ended.message, before.retries or 0)
+    end = _find_end(before)
+    if end is not None:
+        # The end is final, even when the objects from which it was derived change or disappear.
+        state = RunState(end.status, Reason(end.reason), end.message, before.retries or 0)
         return replace(state, stop=_unfinished(newest), why="the run has ended"), [], None
-    if awaits_pod_news(newest, world.pods, world.now):
-        return RunState("Unknown", Reason.RUNNING, "the trainer has ended", requeue_seconds=1), [], None
+    if awaits_pod_status(newest, world.pods, world.now):
+        return (
+            RunState(
+                "Unknown",
+                Reason.RUNNING,
+                "the trainer has ended; waiting for the status of its pods",
+                requeue_seconds=1,
+            ),
+            [],
+            None,
+        )
     if start_time is None and _is_outdated(world):
-        text = "the spec has changed; what was made for the old one is removed"
+        text = "the spec has changed; the objects of the previous spec are being deleted"
         state = RunState("Unknown", Reason.STARTING, text, stop=_unfinished(newest), why=_OUTDATED, requeue_seconds=1)
         return state, [], None
     objects, problem = _base_objects(world, job)
@@ -138,33 +149,33 @@ def _state(
         )
     )
     if state.start is None:
-        goes_on = _unfinished(newest) is not None and state.stop is None
-        return state, objects if goes_on else [], problem
+        continues = _unfinished(newest) is not None and state.stop is None
+        return state, objects if continues else [], problem
     uids = {name: function.metadata.uid or "" for name, function in world.reward_functions.items()}
     attempt = build_training_job(job, state.start, state.retries, uids, settings)
-    desired = Desired(attempt, f"it runs attempt {state.start + 1}: {state.why}", once=True)
+    desired = DesiredObject(attempt, f"it runs attempt {state.start + 1}: {state.why}", create_only=True)
     return state, [*objects, desired], problem
 
 
-def _base_objects(world: RFTJobWorld, job: RFTJob) -> tuple[list[Desired], str | None]:
-    """The objects that every attempt needs, or why they cannot be made."""
-    # A pod alone has nobody to find.
+def _base_objects(world: RFTJobWorld, job: RFTJob) -> tuple[list[DesiredObject], str | None]:
+    """Return the objects that every attempt needs, or the error because of which they cannot be built."""
+    # A single pod needs no Service.
     why = "the trainer's pods find each other through it"
-    service = [Desired(build_trainer_service(job), why, once=True)] if job.spec.compute.nodes > 1 else []
+    service = [DesiredObject(build_trainer_service(job), why, create_only=True)] if job.spec.compute.nodes > 1 else []
     if world.configuration is not None:
         return service, None
     try:
         check_addresses(job)
         if set(reward_names(job)) <= world.reward_functions.keys():
             configuration = build_run_configuration(job, world.reward_functions)
-            return [Desired(configuration, "every attempt reads it", once=True), *service], None
+            return [DesiredObject(configuration, "every attempt reads it", create_only=True), *service], None
     except (RunError, AddressProblem) as error:
         return [], str(error)
     return [], None
 
 
 def _is_outdated(world: RFTJobWorld) -> bool:
-    """Whether the configuration that was written is that of another spec."""
+    """Return whether the configuration was written for another spec."""
     if world.configuration is None:
         return False
     return bool(changes_of_job(world.configuration.spec, world.job.spec))
@@ -183,35 +194,35 @@ def _spec_finding(changed: list[str], problem: str | None) -> Finding:
     if problem is not None:
         return Finding(kind, "False", Reason.CONFIGURATION_INVALID, problem)
     if changed:
-        text = f"training has started with other values of {', '.join(changed)}; it goes on with those"
+        text = f"training has started with other values of {', '.join(changed)}, and continues with them"
         return Finding(kind, "False", Reason.SPEC_CHANGE_REJECTED, text)
     return Finding(kind, "True", Reason.ACCEPTED)
 
 
 def _find_end(before: RFTJobStatus) -> Condition | None:
-    """The condition of a job that has ended."""
+    """Return the condition that says that the job has ended, or None while it has not."""
     return next((condition for condition in before.conditions if is_end(condition.type, condition.status)), None)
 
 
 def _final_rewards_finding(before: RFTJobStatus) -> Finding | None:
-    """How the rewards were when the job ended; what becomes of them later is none of its business."""
-    known = find_condition(before.conditions, ConditionType.REWARDS_READY)
-    if known is None or _find_end(before) is None:
+    """Return the condition of the rewards when the job ended; later changes of the rewards do not affect it."""
+    condition = find_condition(before.conditions, ConditionType.REWARDS_READY)
+    if condition is None or _find_end(before) is None:
         return None
-    return Finding(ConditionType.REWARDS_READY, known.status, Reason(known.reason), known.message)
+    return _repeat(condition, ConditionType.REWARDS_READY)
 
 
 def _rewards_finding(world: RFTJobWorld, job: RFTJob) -> Finding:
     kind = ConditionType.REWARDS_READY
-    wanted = reward_names(job)
-    for name in wanted:
+    rewards = reward_names(job)
+    for name in rewards:
         if name in world.invalid_rewards:
             text = f"RewardFunction {name} is not Ready: {Reason.CONFIGURATION_INVALID}: {world.invalid_rewards[name]}"
             return Finding(kind, "False", Reason.REWARD_NOT_READY, text)
-    missing = [name for name in wanted if name not in world.reward_functions]
+    missing = [name for name in rewards if name not in world.reward_functions]
     if missing:
-        return Finding(kind, "False", Reason.REWARD_MISSING, f"there is no RewardFunction {', '.join(missing)}")
-    functions = {name: world.reward_functions[name] for name in wanted}
+        return Finding(kind, "False", Reason.REWARD_MISSING, f"RewardFunction {', '.join(missing)} does not exist")
+    functions = {name: world.reward_functions[name] for name in rewards}
     for name, function in functions.items():
         conditions = function.status.conditions if function.status is not None else []
         if not is_true(conditions, ConditionType.READY, function.metadata.generation):
@@ -219,7 +230,7 @@ def _rewards_finding(world: RFTJobWorld, job: RFTJob) -> Finding:
             why = f": {ready.reason}: {ready.message}".rstrip(": ") if ready is not None else ""
             return Finding(kind, "False", Reason.REWARD_NOT_READY, f"RewardFunction {name} is not Ready{why}")
     digests = world.configuration.reward_digests if world.configuration is not None else {}
-    changed = [name for name in wanted if name in digests and digests[name] != current_digest(functions[name])]
+    changed = [name for name in rewards if name in digests and digests[name] != current_digest(functions[name])]
     if changed:
         text = f"RewardFunction {', '.join(changed)} was changed since the run started"
         return Finding(kind, "True", Reason.REWARD_CHANGED, text)
@@ -227,11 +238,11 @@ def _rewards_finding(world: RFTJobWorld, job: RFTJob) -> Finding:
 
 
 def _hacking_finding(verdict: HackingVerdict | None, before: RFTJobStatus) -> Finding:
-    """What the trainer says of the reward; what it said last while it says nothing: it starts anew, or has ended."""
+    """Return the verdict of the trainer, or the previous one while the trainer restarts or after it has ended."""
     kind = ConditionType.REWARD_HACKING_SUSPECTED
-    known = find_condition(before.conditions, kind)
-    if verdict is None and known is not None:
-        return Finding(kind, known.status, Reason(known.reason), known.message)
+    previous = find_condition(before.conditions, kind)
+    if verdict is None and previous is not None:
+        return _repeat(previous, kind)
     if verdict is None or verdict.suspected is None:
         return Finding(kind, "Unknown", Reason.NOT_COMPARED, verdict.message if verdict is not None else "")
     if verdict.suspected:
@@ -239,14 +250,20 @@ def _hacking_finding(verdict: HackingVerdict | None, before: RFTJobStatus) -> Fi
     return Finding(kind, "False", Reason.SHADOWS_AGREE, verdict.message)
 
 
+def _repeat(condition: Condition, kind: ConditionType) -> Finding:
+    return Finding(kind, condition.status, Reason(condition.reason), condition.message)
+
+
 def _outcome(
     world: RFTJobWorld, job: RFTJob, before: RFTJobStatus
 ) -> tuple[JobProgress | None, JobResult | None, list[JobCheckpoint], HackingVerdict | None]:
-    """Progress, result, checkpoints and what is said of the reward: the newest that are known."""
+    """Return the newest progress, result, checkpoints and verdict about reward hacking."""
     progress = before.progress if world.progress is None else describe_progress(world.progress)
     newest = world.attempts[-1] if world.attempts else None
     if newest is not None and newest.outcome is Outcome.SUCCEEDED:
-        messages = [pod.ending.message for pod in world.pods if pod.job_uid == newest.uid and pod.ending is not None]
+        messages = [
+            pod.termination.message for pod in world.pods if pod.job_uid == newest.uid and pod.termination is not None
+        ]
         results = [result for message in messages if (result := parse_result(message)) is not None]
         if results:
             described = describe_result(results[0], job.spec.output.uri, job.spec.model.uri)
@@ -259,15 +276,18 @@ def _deletions(world: RFTJobWorld, state: RunState, start_time: datetime | None)
     attempts = [(attempt, _SUPERSEDED) for attempt in world.attempts[:-KEPT_ATTEMPTS]]
     if state.stop is not None:
         attempts.append((state.stop, state.why))
-    found = [Deletion(JOB, attempt.name, attempt.uid, why) for attempt, why in attempts if not attempt.deleting]
+    deletions = [Deletion(JOB, attempt.name, attempt.uid, why) for attempt, why in attempts if not attempt.deleting]
     configuration = world.configuration
     if configuration is not None and start_time is None and not state.ended and _is_outdated(world):
-        found.append(Deletion(CONFIG_MAP, configuration.name, configuration.uid, _OUTDATED))
-    return found
+        deletions.append(Deletion(CONFIG_MAP, configuration.name, configuration.uid, _OUTDATED))
+    return deletions
 
 
 def _requeue(world: RFTJobWorld, settings: Settings, state: RunState, start_time: datetime | None) -> float | None:
-    """When to look again: at the progress of what runs, and at the deadline. Everything else is announced."""
+    """Return when to reconcile again: for the progress of a running trainer, or at the deadline.
+
+    All other changes are watched.
+    """
     if state.ended:
         return None
     if state.requeue_seconds is not None:

@@ -1,4 +1,4 @@
-"""Asks the trainer's pods how far a run is."""
+"""Ask the trainer for the progress of a run."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rft_operator.rft_job.names import PROGRESS_PORT
 
 
 async def ask_progress(client: PodClient, pods: Iterable[PodView]) -> Progress | None:
-    """Where a run stands, as its rank 0 says; None when it cannot be asked."""
+    """Return the progress of a run from the pod of rank 0, or None when the pod does not answer."""
     pod = next((pod for pod in pods if pod.index == 0 and pod.active and pod.running_since and pod.ip), None)
     if pod is None:
         return None
-    answer = await client.get(pod, PROGRESS_PORT, "/progress")
+    response = await client.get(pod, PROGRESS_PORT, "/progress")
     try:
-        return None if answer is None else Progress.model_validate_json(answer.text)
+        return None if response is None else Progress.model_validate_json(response.text)
     except ValidationError:
         return None

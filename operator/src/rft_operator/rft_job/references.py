@@ -1,6 +1,7 @@
-"""What the plan of an RFTJob looks at beside its own objects: its rewards and its endpoints.
+"""The resources on which the plan of an RFTJob depends: its rewards and its endpoints.
 
-The manifest is read as it is: this is asked for every version of every object, long before it is planned.
+The manifest is read without validation, because this happens for every version of every object, whether or not it is
+reconciled. A test holds that the references agree with what the plans depend on.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from rft_operator.rft_job.end import has_ended
 
 
 def find_references(job: Json) -> Iterator[Key]:
-    """The RewardFunctions and InferenceEndpoints that the plan of an RFTJob looks at."""
+    """Yield the RewardFunctions and InferenceEndpoints on which the plan of an RFTJob depends."""
     namespace, spec = job["metadata"]["namespace"], job.get("spec", {})
     endpoint = spec.get("endpoint")
     if endpoint:
         for name in (endpoint["name"], endpoint.get("baseEndpoint") or names.base_endpoint(endpoint["name"])):
             yield Key(INFERENCE_ENDPOINT.name, namespace, name)
     if has_ended(job.get("status", {})):
-        return  # a job that has ended has no more use for its rewards
+        return  # the plan of a job that has ended does not depend on its rewards
     data = spec.get("data", {})
     for split in ("train", "validation", "test"):
         for source in data.get(split) or []:

@@ -1,4 +1,4 @@
-"""What RFTJobs contribute to the machinery."""
+"""The resource RFTJob."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> RFTJ
 
 
 def _problem_condition(status: Json) -> tuple[ConditionType, Truth]:
-    """What has ended stays ended: a problem with its endpoint, say, is none of the run's."""
+    """The end of a run is final: after it, an error can only be one of the endpoint."""
     return (ConditionType.ENDPOINT_READY, "False") if has_ended(status) else (ConditionType.SUCCEEDED, "Unknown")
 
 

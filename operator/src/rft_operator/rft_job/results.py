@@ -1,4 +1,4 @@
-"""From what the trainer says to the fields of an RFTJob's status."""
+"""Convert the progress and the result of the trainer to the fields of an RFTJob's status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rft_operator.kube.timestamps import format_duration
 
 
 def describe_progress(progress: Progress) -> JobProgress:
-    """The progress as the status shows it."""
+    """Return the progress as the status shows it."""
     return JobProgress(
         phase=progress.phase,
         step=progress.step,
@@ -28,15 +28,15 @@ def describe_progress(progress: Progress) -> JobProgress:
 
 
 def finish_progress(progress: JobProgress | None, result: RunResult) -> JobProgress:
-    """The progress of a run that has succeeded: nobody was asked again after its last steps."""
-    known = progress or JobProgress()
-    # More were planned where the run has stopped early; fewer, where it was not asked since it started anew.
-    total = max(known.total_steps or 0, result.steps)
-    return known.model_copy(update={"phase": "Done", "step": result.steps, "total_steps": total, "eta": None})
+    """Return the progress of a run that has succeeded, because the last progress was observed before its last steps."""
+    last = progress or JobProgress()
+    # The total is larger than the steps after early stopping, and may be unknown when the trainer was not asked.
+    total = max(last.total_steps or 0, result.steps)
+    return last.model_copy(update={"phase": "Done", "step": result.steps, "total_steps": total, "eta": None})
 
 
 def describe_result(result: RunResult, output: str, model: str) -> tuple[JobResult, list[JobCheckpoint]]:
-    """The result and the best checkpoints as the status shows them, for the job's addresses of output and model."""
+    """Return the result and the best checkpoints as the status shows them, for the addresses of output and model."""
     address = parse_hub_address(model) if result.base_revision is not None else None
     described = JobResult(
         baseline_reward=f"{result.base_reward:.4f}",

@@ -1,16 +1,16 @@
-"""Decides where a training run stands and what its pods should do next.
+"""Decide the state of a training run, and whether an attempt is started or stopped.
 
-| newest attempt | wanted | then |
+| newest attempt | desired | decision |
 |---|---|---|
 | succeeded | | Succeeded |
-| failed, permanent | | ended with the exit code's reason |
-| failed, retriable, tries left | run | wait, then the next attempt; counted |
-| failed, retriable, none left | | RetriesExhausted |
-| stopped from outside | run | the next attempt; not counted |
+| failed, permanent | | the run has ended with the reason of the exit code |
+| failed, may succeed when retried; retries are left | run | wait, then start the next attempt; counted |
+| failed, may succeed when retried; no retries are left | | RetriesExhausted |
+| interrupted | run | start the next attempt; not counted |
 | unfinished | run | Queued, Starting or Running |
-| unfinished | suspended, or over a limit | its Job is deleted; its pods save a checkpoint |
-| none, and pods of one still end | | Stopping: two attempts never write to one output |
-| none | run | the first attempt, once the rewards are ready |
+| unfinished | suspended, or beyond a limit | delete its Job; its pods save a checkpoint |
+| none, but pods of an earlier one are still ending | | Stopping: two attempts never write to one output |
+| none | run | start the first attempt when the rewards are ready |
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from datetime import datetime, timedelta
 from rft_api.progress import Progress
 from rft_api.quantities import decimal_text, duration_seconds
 from rft_api.rft_job import Limits
-from rft_operator.pods.pod_view import PodView, worst_problem
+from rft_operator.pods.pod_view import PodView, first_problem
 from rft_operator.rft_job.attempts import Attempt, Outcome, find_cause
 from rft_operator.rft_job.end import is_end
 from rft_operator.status.conditions import Truth
@@ -30,29 +30,35 @@ from rft_operator.status.reasons import ConditionType, Reason, reason_of
 
 FIRST_BACKOFF_SECONDS = 10
 LONGEST_BACKOFF_SECONDS = 300
-POD_NEWS_SECONDS = 10
-"""How long a Job's end may be known before its pods' is: their messages say why it ended."""
-# The same from the first moment on: a status is dear to write.
-_STARTING = "the trainer's pods are being created and started"
+POD_STATUS_SECONDS = 10
+"""Seconds to wait for the termination of a pod, which says why its Job has ended, after the Job has ended."""
+# One message for all stages of the start, because every change of it would write the status.
+_STARTING = "the pods of the trainer are being created and started"
 _SUSPENDED = "spec.suspend is true"
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the decision depends on."""
+    """Everything on which the decision depends."""
 
     suspend: bool
+    """Whether the job is suspended."""
     limits: Limits
+    """The limits of the job."""
     attempts: Sequence[Attempt]
-    """By number."""
+    """The attempts, ordered by their numbers."""
     pods: Sequence[PodView]
+    """The pods of all attempts."""
     progress: Progress | None
+    """The current progress of the trainer; None when the trainer did not answer."""
     start_time: datetime | None
-    """When training first started."""
+    """When training first started; None before that."""
     gpu_seconds: int
+    """Number of GPU seconds that the job has used."""
     blocked: tuple[Reason, str] | None
-    """Why no attempt may start now, if so."""
+    """Why no attempt may start now; None when one may."""
     now: datetime
+    """The current time."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +66,21 @@ class RunState:
     """The decision."""
 
     status: Truth
+    """Status of the condition Succeeded."""
     reason: Reason
+    """Reason of the condition."""
     message: str = ""
+    """Message of the condition."""
     retries: int = 0
-    """Counted failures so far."""
+    """Number of failures that count against the limit of retries."""
     start: int | None = None
-    """Number of the attempt to start."""
+    """Number of the attempt to start; None when none is started."""
     stop: Attempt | None = None
-    """Attempt whose Job is to be deleted."""
+    """The attempt whose Job is deleted; None when none is stopped."""
     why: str = ""
     """Why the attempt is started or stopped."""
     requeue_seconds: float | None = None
+    """Seconds after which to decide again; None when only a change can alter the decision."""
 
     @property
     def ended(self) -> bool:
@@ -79,13 +89,13 @@ class RunState:
 
 
 def decide_run_state(facts: RunFacts) -> RunState:
-    """Where the run stands; see the table above."""
+    """Decide the state of a run; see the table above."""
     newest = facts.attempts[-1] if facts.attempts else None
     if newest is not None and newest.outcome is Outcome.SUCCEEDED:
         return RunState("True", Reason.SUCCEEDED, retries=newest.retries_before)
     exceeded = _exceeded(facts)
     if exceeded is not None:
-        return _halt(facts, newest, "False", *exceeded, why=exceeded[1])
+        return _stop(facts, newest, "False", *exceeded, why=exceeded[1])
     if newest is None:
         return _start(facts, 0, 0, "the run starts")
     match newest.outcome:
@@ -95,14 +105,14 @@ def decide_run_state(facts: RunFacts) -> RunState:
             return RunState("False", reason, cause.message, newest.retries_before)
         case Outcome.RETRIABLE:
             return _retry(facts, newest)
-        case Outcome.STOPPED:
-            why = f"attempt {newest.number + 1} was stopped from outside, and the run goes on"
+        case Outcome.INTERRUPTED:
+            why = f"attempt {newest.number + 1} was interrupted"
             return _start(facts, newest.number + 1, newest.retries_before, why)
     if facts.suspend or newest.deleting:
-        return _halt(
+        return _stop(
             facts, newest, "Unknown", Reason.SUSPENDED if facts.suspend else Reason.STARTING, "", why=_SUSPENDED
         )
-    return _going(facts, newest)
+    return _running_state(facts, newest)
 
 
 def _exceeded(facts: RunFacts) -> tuple[Reason, str] | None:
@@ -110,20 +120,29 @@ def _exceeded(facts: RunFacts) -> tuple[Reason, str] | None:
     if limits.deadline is not None and facts.start_time is not None:
         end = facts.start_time + timedelta(seconds=duration_seconds(limits.deadline))
         if facts.now >= end:
-            return Reason.DEADLINE_EXCEEDED, f"limits.deadline: {limits.deadline} have passed since the start"
+            return Reason.DEADLINE_EXCEEDED, f"limits.deadline: {limits.deadline} have passed since training started"
     if limits.gpu_hours is not None and facts.gpu_seconds >= limits.gpu_hours * 3600:
         return Reason.GPU_HOURS_EXCEEDED, f"limits.gpuHours: {decimal_text(limits.gpu_hours)} GPU hours are used up"
     return None
 
 
-def _halt(facts: RunFacts, newest: Attempt | None, status: Truth, reason: Reason, message: str, why: str) -> RunState:
-    """Stops what runs, for the reason in `why`, and comes to rest in the given state when it has."""
+def _stop(facts: RunFacts, newest: Attempt | None, status: Truth, reason: Reason, message: str, why: str) -> RunState:
+    """Stop the newest attempt; the given state is reached when all pods have ended.
+
+    Args:
+        facts: the facts.
+        newest: the newest attempt.
+        status: status of the condition afterwards.
+        reason: reason of the condition afterwards.
+        message: message of the condition afterwards.
+        why: why the attempt is stopped.
+    """
     retries = newest.retries_before if newest is not None else 0
     stop = newest if newest is not None and newest.outcome is Outcome.UNFINISHED and not newest.deleting else None
     active = [pod for pod in facts.pods if pod.active]
     if stop is not None or active or (newest is not None and newest.deleting):
-        text = f"{len(active)} pods save a checkpoint and end"
-        # A limit that is exceeded is final at once: raising it later must not bring the job back to life.
+        text = f"{len(active)} pods are saving a checkpoint and ending"
+        # An exceeded limit is final at once: raising the limit later must not resume the job.
         if status == "False":
             return RunState(status, reason, message, retries, stop=stop, why=why)
         return RunState("Unknown", Reason.STOPPING, text, retries, stop=stop, why=why)
@@ -141,8 +160,8 @@ def _retry(facts: RunFacts, failed: Attempt) -> RunState:
         return _start(facts, failed.number + 1, retries, text)
     wait = 0.0
     if failed.ended_at is not None:
-        pause = min(FIRST_BACKOFF_SECONDS * 2 ** (retries - 1), LONGEST_BACKOFF_SECONDS)
-        wait = (failed.ended_at + timedelta(seconds=pause) - facts.now).total_seconds()
+        backoff = min(FIRST_BACKOFF_SECONDS * 2 ** (retries - 1), LONGEST_BACKOFF_SECONDS)
+        wait = (failed.ended_at + timedelta(seconds=backoff) - facts.now).total_seconds()
     if wait > 0:
         return RunState("Unknown", Reason.RETRYING, text, retries, requeue_seconds=wait)
     return _start(facts, failed.number + 1, retries, text)
@@ -151,7 +170,7 @@ def _retry(facts: RunFacts, failed: Attempt) -> RunState:
 def _start(facts: RunFacts, number: int, retries: int, why: str) -> RunState:
     active = [pod for pod in facts.pods if pod.active]
     if active:
-        return RunState("Unknown", Reason.STOPPING, f"{len(active)} pods of the last attempt still end", retries)
+        return RunState("Unknown", Reason.STOPPING, f"{len(active)} pods of the last attempt are still ending", retries)
     if facts.suspend:
         return RunState("Unknown", Reason.SUSPENDED, _SUSPENDED, retries)
     if facts.blocked is not None:
@@ -159,12 +178,12 @@ def _start(facts: RunFacts, number: int, retries: int, why: str) -> RunState:
     return RunState("Unknown", Reason.STARTING, _STARTING, retries, start=number, why=why)
 
 
-def _going(facts: RunFacts, newest: Attempt) -> RunState:
+def _running_state(facts: RunFacts, newest: Attempt) -> RunState:
     retries = newest.retries_before
     if newest.waiting_in_queue:
         return RunState("Unknown", Reason.QUEUED, "waiting for Kueue to admit the job", retries)
     pods = [pod for pod in facts.pods if pod.job_uid == newest.uid]
-    problem = worst_problem(pods)
+    problem = first_problem(pods)
     if problem is not None:
         return RunState("Unknown", *problem, retries)
     if pods and all(pod.running_since is not None for pod in pods):
@@ -175,10 +194,13 @@ def _going(facts: RunFacts, newest: Attempt) -> RunState:
     return RunState("Unknown", Reason.STARTING, _STARTING, retries)
 
 
-def awaits_pod_news(newest: Attempt | None, pods: Sequence[PodView], now: datetime) -> bool:
-    """Whether an attempt has just ended and no pod has said how: the watches of Jobs and pods are not in step."""
+def awaits_pod_status(newest: Attempt | None, pods: Sequence[PodView], now: datetime) -> bool:
+    """Return whether an attempt has just ended and the status of its pods has not arrived yet.
+
+    The watches of Jobs and of pods are independent, so the end of a Job may arrive before those of its pods.
+    """
     if newest is None or newest.ended_at is None:
         return False
-    if any(pod.job_uid == newest.uid and pod.ending is not None and pod.ended for pod in pods):
+    if any(pod.job_uid == newest.uid and pod.termination is not None and pod.terminated for pod in pods):
         return False
-    return (now - newest.ended_at).total_seconds() < POD_NEWS_SECONDS
+    return (now - newest.ended_at).total_seconds() < POD_STATUS_SECONDS

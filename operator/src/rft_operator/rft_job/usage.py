@@ -1,4 +1,4 @@
-"""Counts the GPU time that trainer pods hold."""
+"""Count the time for which the pods of a trainer hold GPUs."""
 
 from __future__ import annotations
 
@@ -6,29 +6,35 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from rft_api.job_status import JobUsage
-from rft_operator.kube.timestamps import format_moment, parse_moment
+from rft_operator.kube.timestamps import format_timestamp, parse_timestamp
 from rft_operator.pods.pod_view import PodView
 
-LEAST_SECONDS = 10
-"""Shortest time that is counted while pods run."""
+MINIMUM_INTERVAL_SECONDS = 10
+"""Shortest interval that is counted while pods are running."""
 
 
 def count_usage(before: JobUsage | None, pods: Sequence[PodView], gpus_per_pod: int, now: datetime) -> JobUsage | None:
-    """Usage up to now: what was counted, and what each pod has held since then. None for jobs without GPUs.
+    """Return the usage until now; None for jobs without GPUs.
 
-    Counting and its time stand in the same status, so that a pass that is repeated counts nothing twice.
+    The usage and its timestamp are written in one status, so that a repeated reconciliation counts nothing twice.
+
+    Args:
+        before: the usage in the current status.
+        pods: the pods of all attempts.
+        gpus_per_pod: the number of GPUs that each pod holds.
+        now: the current time.
     """
     if not gpus_per_pod:
         return None
     now = now.replace(microsecond=0)
     running = any(pod.active and pod.start_time is not None for pod in pods)
-    since = parse_moment(before.measured_at) if before is not None else None
+    since = parse_timestamp(before.measured_at) if before is not None else None
     seconds = sum(_held_seconds(pod, since, now) for pod in pods) * gpus_per_pod
-    # Two looks shortly after one another say the same; the end of a pod is counted at once.
-    if before is not None and (not seconds or (running and seconds < LEAST_SECONDS * gpus_per_pod)):
+    # Short intervals are not counted, to avoid writes of the status, unless a pod has ended.
+    if before is not None and (not seconds or (running and seconds < MINIMUM_INTERVAL_SECONDS * gpus_per_pod)):
         return before
     total = (before.gpu_seconds if before is not None else 0) + seconds
-    return JobUsage(gpu_hours=f"{total / 3600:.3f}", gpu_seconds=total, measured_at=format_moment(now))
+    return JobUsage(gpu_hours=f"{total / 3600:.3f}", gpu_seconds=total, measured_at=format_timestamp(now))
 
 
 def _held_seconds(pod: PodView, since: datetime | None, now: datetime) -> int:

@@ -1,4 +1,4 @@
-"""What is observed of an RFTJob and of what it depends on."""
+"""The world of an RFTJob: its observed state, and that of the objects on which its plan depends."""
 
 from __future__ import annotations
 
@@ -27,40 +27,46 @@ from rft_operator.rft_job.objects import CONFIGURATION_KEY, SPEC_KEY
 
 @dataclass(frozen=True)
 class RunConfiguration:
-    """The ConfigMap that a run was started with."""
+    """The ConfigMap with the configuration of a run."""
 
     name: str
+    """Name of the ConfigMap."""
     uid: str
+    """Uid of the ConfigMap."""
     spec: RFTJobSpec
     """The spec that the run started with."""
     reward_digests: Mapping[str, str]
-    """Digests of the rewards that it started with."""
+    """Digests of the rewards that the run started with, by name."""
 
 
 @dataclass(frozen=True)
 class RFTJobWorld:
-    """Everything that planning an RFTJob looks at."""
+    """Everything on which the plan for an RFTJob depends."""
 
     job: RFTJob
+    """The job itself."""
     reward_functions: Mapping[str, RewardFunction]
-    """Those that the job refers to, as far as they exist."""
+    """The valid RewardFunctions that the job refers to, by name."""
     configuration: RunConfiguration | None
+    """The configuration of the run; None before it is written."""
     attempts: Sequence[Attempt]
-    """By number."""
+    """The attempts, ordered by their numbers."""
     pods: Sequence[PodView]
+    """The pods of all attempts."""
     progress: Progress | None
-    """What rank 0 said just now; none when it could not be asked."""
+    """The current progress of the trainer; None when the trainer did not answer."""
     endpoints: Mapping[str, InferenceEndpoint]
-    """Endpoints of the namespace that the job names, as far as they exist."""
+    """The existing InferenceEndpoints that the job names, by name."""
     sharing_jobs: Sequence[RFTJob]
-    """Jobs of the namespace, this one included, whose endpoints are served by the same base endpoint."""
+    """The jobs of the namespace, including this one, whose adapters are served by the same base endpoint."""
     now: datetime
+    """The current time."""
     invalid_rewards: Mapping[str, str] = field(default_factory=dict)
-    """What is wrong with RewardFunctions that the job refers to, by name: they exist, and cannot be read."""
+    """The errors of those RewardFunctions that exist but are not valid, by name."""
 
 
 def read_run_configuration(config_map: Json) -> RunConfiguration | None:
-    """The view of a run's ConfigMap; none when it holds no run of this version."""
+    """Read the configuration of a run from its ConfigMap; None when it cannot be read by this version."""
     data = config_map.get("data", {})
     try:
         spec = RFTJobSpec.model_validate(json.loads(data[SPEC_KEY]))
@@ -73,15 +79,23 @@ def read_run_configuration(config_map: Json) -> RunConfiguration | None:
 
 
 def gather_rft_job(store: Store, key: Key, job: RFTJob, progress: Progress | None, now: datetime) -> RFTJobWorld:
-    """The world of an RFTJob."""
+    """Gather the world of an RFTJob.
+
+    Args:
+        store: the watched objects.
+        key: the key of the job.
+        job: the job.
+        progress: the current progress of the trainer.
+        now: the current time.
+    """
     uid = job.metadata.uid or ""
     configurations = [
-        found
+        run_configuration
         for config_map in store.children(key, CONFIG_MAP, uid)
-        if (found := read_run_configuration(config_map)) is not None
+        if (run_configuration := read_run_configuration(config_map)) is not None
     ]
     configuration = configurations[0] if configurations else None
-    # A run that has started goes on with the rewards that it started with, whatever the spec says now.
+    # A run that has started keeps the rewards that it started with, whatever the spec says now.
     started_with = configuration.reward_digests if configuration is not None else {}
     functions, invalid = {}, {}
     for target in sorted({*reward_names(job), *started_with}):
@@ -114,12 +128,15 @@ def gather_rft_job(store: Store, key: Key, job: RFTJob, progress: Progress | Non
 
 
 def trainer_pods(store: Store, key: Key) -> list[PodView]:
-    """Pods of an RFTJob, of every attempt."""
+    """Return the pods of all attempts of an RFTJob."""
     return [read_pod(pod, names.TRAINER) for pod in store.children(key, POD)]
 
 
 def base_endpoint_name(job: RFTJob) -> str | None:
-    """Endpoint whose server serves the job's adapter; none when the job wants none, or serves a whole model."""
+    """Return the name of the endpoint whose server serves the adapter of a job.
+
+    None when the job has no endpoint, or serves a whole model.
+    """
     endpoint = job.spec.endpoint
     if endpoint is None or job.spec.tuning.type == "Full":
         return None
@@ -132,7 +149,7 @@ def _sharing_jobs(store: Store, key: Key, job: RFTJob) -> list[RFTJob]:
         return []
     others = [
         other
-        for target in store.referring(Key(INFERENCE_ENDPOINT.name, key.namespace, base))
+        for target in store.referrers(Key(INFERENCE_ENDPOINT.name, key.namespace, base))
         if target.kind == RFT_JOB.name and target != key and (other := store.read(RFTJob, target)) is not None
     ]
     return [job, *(other for other in others if base_endpoint_name(other) == base)]

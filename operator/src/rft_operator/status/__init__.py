@@ -1,1 +1,1 @@
-"""What statuses say: conditions, their reasons, and the events that tell of them."""
+"""Conditions, their reasons, and the events about them."""

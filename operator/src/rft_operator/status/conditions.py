@@ -1,4 +1,4 @@
-"""Builds the conditions of a status."""
+"""Build the conditions of a status, and look them up."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from datetime import datetime
 from typing import Literal
 
 from rft_api.resource import Condition
-from rft_operator.kube.timestamps import format_moment
+from rft_operator.kube.timestamps import format_timestamp
 from rft_operator.status.reasons import ConditionType, Reason
 
 Truth = Literal["True", "False", "Unknown"]
 
 MAXIMUM_MESSAGE = 2000
-"""Characters of a message that are kept: a status is no log."""
+"""Largest number of characters in the message of a condition."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A condition before it has a time: what was found about one aspect."""
+    """The result of judging one aspect of a resource: a condition without generation and timestamp."""
 
     type: ConditionType
     status: Truth
@@ -30,7 +30,14 @@ class Finding:
 def build_conditions(
     findings: Iterable[Finding], before: Sequence[Condition], generation: int, now: datetime
 ) -> list[Condition]:
-    """Conditions of a status; one keeps its transition time for as long as its status stays the same."""
+    """Build the conditions of a status.
+
+    Args:
+        findings: the new conditions.
+        before: the conditions of the current status. A condition whose status does not change keeps its timestamp.
+        generation: the generation of the spec that the findings are about.
+        now: the current time.
+    """
     times = {(condition.type, condition.status): condition.last_transition_time for condition in before}
     return [
         Condition(
@@ -39,19 +46,19 @@ def build_conditions(
             reason=finding.reason.value,
             message=_shortened(finding.message),
             observed_generation=generation,
-            last_transition_time=times.get((finding.type.value, finding.status), format_moment(now)),
+            last_transition_time=times.get((finding.type.value, finding.status), format_timestamp(now)),
         )
         for finding in findings
     ]
 
 
 def find_condition(conditions: Sequence[Condition], kind: ConditionType) -> Condition | None:
-    """The condition of a type."""
+    """Return the condition of a type, or None when there is none."""
     return next((condition for condition in conditions if condition.type == kind.value), None)
 
 
 def is_true(conditions: Sequence[Condition], kind: ConditionType, generation: int | None) -> bool:
-    """Whether a condition holds for this generation of the spec."""
+    """Return whether a condition is True for this generation of the spec."""
     condition = find_condition(conditions, kind)
     return condition is not None and condition.status == "True" and condition.observed_generation == generation
 

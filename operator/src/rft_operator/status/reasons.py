@@ -1,4 +1,4 @@
-"""Conditions and their reasons: the vocabulary of every status, and the source of docs/reference/conditions.md."""
+"""The conditions and reasons of all statuses, and the source of docs/reference/conditions.md."""
 
 from __future__ import annotations
 
@@ -9,24 +9,33 @@ from rft_api.exit_codes import ExitCode
 
 
 class ConditionType(enum.StrEnum):
-    """What a condition is about."""
+    """The types of conditions; `CONDITIONS` describes them."""
 
     SUCCEEDED = "Succeeded"
-    """RFTJob: Unknown while it can still go on, True with a result, False when it has ended without one."""
     SPEC_ACCEPTED = "SpecAccepted"
-    """RFTJob: whether the spec can be run and is the one that runs."""
     REWARDS_READY = "RewardsReady"
-    """RFTJob: whether every RewardFunction that it refers to is Ready."""
     REWARD_HACKING_SUSPECTED = "RewardHackingSuspected"
-    """RFTJob with spec.shadowRewards: whether the reward rises while a shadow falls."""
     ENDPOINT_READY = "EndpointReady"
-    """RFTJob with spec.endpoint: whether the endpoint serves the result."""
     READY = "Ready"
-    """RewardFunction: scores and passes its tests. InferenceEndpoint: the model answers by its name."""
+
+
+CONDITIONS: dict[ConditionType, str] = {
+    ConditionType.SUCCEEDED: "RFTJob: whether the run has succeeded. `Unknown` until the run has ended, then `True` "
+    "with a result or `False` without one. `True` and `False` are final.",
+    ConditionType.SPEC_ACCEPTED: "RFTJob: whether the spec is valid and is the one that the run uses.",
+    ConditionType.REWARDS_READY: "RFTJob: whether every RewardFunction that the job refers to is Ready.",
+    ConditionType.REWARD_HACKING_SUSPECTED: "RFTJob with `spec.shadowRewards`: whether the reward rises while a shadow "
+    "reward falls. The condition does not change after the job has ended.",
+    ConditionType.ENDPOINT_READY: "RFTJob with `spec.endpoint`: the `Ready` condition of that endpoint, with its "
+    "reason.",
+    ConditionType.READY: "RewardFunction: whether it scores and passes its tests. InferenceEndpoint: whether the model "
+    "answers under its name.",
+}
+"""Descriptions of the conditions for users."""
 
 
 class Reason(enum.StrEnum):
-    """Why a condition has its status; each member's text is its row in the table, with what to do."""
+    """The reasons of conditions; `EXPLANATIONS` describes them."""
 
     ACCEPTED = "Accepted"
     CONFIGURATION_INVALID = "ConfigurationInvalid"
@@ -82,156 +91,205 @@ class Reason(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Explanation:
-    """A row of the reference table."""
+    """A row of the reference of reasons."""
 
     conditions: str
-    """Condition types, with their status, that carry the reason."""
+    """The conditions that have the reason, with their status."""
     meaning: str
-    """What it says."""
+    """What the reason means."""
     action: str = ""
-    """What to do; empty when nothing."""
+    """What the user can do; empty when there is nothing to do."""
+    warning: bool = False
+    """Whether events with the reason are warnings."""
 
 
 _ENDED = "Succeeded=False"
-_GOING = "Succeeded=Unknown"
+_NOT_ENDED = "Succeeded=Unknown"
 _NOT_READY = "Ready=False"
+_SEE_EXIT_CODES = "See [exit codes](exit-codes.md)."
 
 EXPLANATIONS: dict[Reason, Explanation] = {
-    Reason.ACCEPTED: Explanation("SpecAccepted=True", "The spec is the one that runs."),
+    Reason.ACCEPTED: Explanation("SpecAccepted=True", "The run uses this spec."),
     Reason.CONFIGURATION_INVALID: Explanation(
-        f"SpecAccepted=False, {_GOING}, {_ENDED}, {_NOT_READY}",
-        "The spec asks for what cannot be done. Before a job's first start it waits; afterwards it has ended.",
-        "Mend what the message names.",
+        f"SpecAccepted=False, {_NOT_ENDED}, {_ENDED}, {_NOT_READY}",
+        "The spec is not valid, or asks for something that is not possible. Before its first start a job waits for a "
+        "correction; after it, the job has ended.",
+        "Correct the field that the message names.",
+        warning=True,
     ),
     Reason.SPEC_CHANGE_REJECTED: Explanation(
         "SpecAccepted=False",
-        "Fields were changed after training had started; the run goes on with the spec that it started with.",
-        "Undo the change, or delete the job and create it anew with another output. suspend, limits, endpoint, "
-        "credentials, queueName, compute.pod and compute.gpuResource may be changed at any time.",
+        "The spec was changed after training had started. The run continues with the spec that it started with.",
+        "Undo the change, or delete the job and create it again with another output. `suspend`, `limits`, `endpoint`, "
+        "`credentials`, `queueName`, `compute.pod` and `compute.gpuResource` may be changed at any time.",
+        warning=True,
     ),
     Reason.NAME_TAKEN: Explanation(
-        f"{_GOING}, {_NOT_READY}",
-        "An object that the operator needs exists already and belongs to something else; it is left alone.",
-        "Rename or delete the object that the message names. Right after deleting and creating anew it passes.",
+        f"{_NOT_ENDED}, {_NOT_READY}",
+        "An object that the operator needs exists already and belongs to another owner. The operator leaves it alone.",
+        "Rename or delete the object that the message names. If you have just deleted and created the resource, wait: "
+        "the old objects are still being deleted.",
+        warning=True,
     ),
-    Reason.REWARDS_READY: Explanation("RewardsReady=True", "Every reward function is Ready."),
+    Reason.REWARDS_READY: Explanation("RewardsReady=True", "Every RewardFunction of the job is Ready."),
     Reason.REWARD_CHANGED: Explanation(
         "RewardsReady=True",
-        "A reward function was changed since the run started; from then on completions are scored by the new one.",
+        "A RewardFunction was changed after the run had started. Since then, the new version scores completions.",
         "To compare rewards over the whole run, start a new job.",
     ),
     Reason.REWARD_MISSING: Explanation(
-        "RewardsReady=False", "There is no RewardFunction of that name in the namespace.", "Create it."
+        "RewardsReady=False",
+        "The namespace has no RewardFunction of the name that the job refers to.",
+        "Create the RewardFunction.",
     ),
     Reason.REWARD_NOT_READY: Explanation(
-        "RewardsReady=False", "A reward function is not Ready.", "Look at its own condition."
+        "RewardsReady=False",
+        "A RewardFunction of the job is not Ready.",
+        "See the `Ready` condition of the RewardFunction.",
     ),
     Reason.NOT_COMPARED: Explanation(
         "RewardHackingSuspected=Unknown",
-        "Reward and shadows have not been compared yet, or on too few validation prompts.",
-        "If it stays so: give more validation prompts that the shadows can score.",
+        "The reward and its shadows have not been compared yet, or on too few validation prompts.",
+        "If this does not change, add validation prompts that the shadow rewards can score.",
     ),
     Reason.SHADOWS_AGREE: Explanation(
-        "RewardHackingSuspected=False", "No shadow falls while the reward rises; the message has the numbers."
+        "RewardHackingSuspected=False", "No shadow reward falls while the reward rises. The message has the numbers."
     ),
     Reason.SHADOW_FALLS: Explanation(
         "RewardHackingSuspected=True",
-        "On the validation prompts the reward has risen since before training, and a shadow has fallen, both by more "
-        "than chance. Training goes on.",
-        "Read the completions, close the loophole in the reward and train anew: see "
+        "On the validation prompts the reward has risen since before training, and a shadow reward has fallen, both by "
+        "more than chance. Training continues.",
+        "Read the completions, close the loophole in the reward, and train again: see "
         "[curves](../curves.md#reward-hacking-is-suspected).",
+        warning=True,
     ),
-    Reason.WAITING_FOR_REWARDS: Explanation(_GOING, "The job starts when its reward functions are Ready."),
-    Reason.QUEUED: Explanation(_GOING, "Kueue has not admitted the job yet, or has preempted it."),
+    Reason.WAITING_FOR_REWARDS: Explanation(_NOT_ENDED, "The job starts when its RewardFunctions are Ready."),
+    Reason.QUEUED: Explanation(_NOT_ENDED, "Kueue has not admitted the job yet, or has preempted it."),
     Reason.STARTING: Explanation(
-        f"{_GOING}, {_NOT_READY}", "Pods are being created, scheduled and started, or a server loads its model."
+        f"{_NOT_ENDED}, {_NOT_READY}",
+        "Pods are being created, scheduled and started, or a server is loading its model.",
     ),
     Reason.UNSCHEDULABLE: Explanation(
-        f"{_GOING}, {_NOT_READY}",
-        "No node has room for a pod.",
-        "Ask for less, free resources or add nodes; the message is the scheduler's.",
+        f"{_NOT_ENDED}, {_NOT_READY}",
+        "No node has room for a pod. The message is that of the scheduler.",
+        "Request less, free resources, or add nodes.",
+        warning=True,
     ),
     Reason.IMAGE_PULL_FAILED: Explanation(
-        f"{_GOING}, {_NOT_READY}",
+        f"{_NOT_ENDED}, {_NOT_READY}",
         "An image cannot be pulled.",
-        "Correct the image or imagePullSecrets; a job that has not trained yet takes the change.",
+        "Correct the image or imagePullSecrets. A job that has not trained yet accepts the change.",
+        warning=True,
     ),
     Reason.CONTAINER_BLOCKED: Explanation(
-        f"{_GOING}, {_NOT_READY}",
-        "A container cannot be created, often because a Secret or ConfigMap is missing.",
-        "Create what the message names.",
+        f"{_NOT_ENDED}, {_NOT_READY}",
+        "A container cannot be created, often because a Secret or a ConfigMap is missing.",
+        "Create the object that the message names.",
+        warning=True,
     ),
-    Reason.RUNNING: Explanation(_GOING, "Training; status.progress says how far."),
+    Reason.RUNNING: Explanation(_NOT_ENDED, "The trainer is running. `status.progress` has its progress."),
     Reason.RETRYING: Explanation(
-        _GOING, "The last attempt failed for a reason that may pass; the next goes on from the last checkpoint."
+        _NOT_ENDED,
+        "The last attempt failed for a reason that may pass. The next attempt resumes from the last checkpoint.",
+        warning=True,
     ),
-    Reason.STOPPING: Explanation(_GOING, "Pods save a checkpoint and end."),
-    Reason.SUSPENDED: Explanation(_GOING, "spec.suspend is true; no pods run.", "Set it to false to go on."),
-    Reason.SUCCEEDED: Explanation("Succeeded=True", "The run is finished; status.result has what it achieved."),
+    Reason.STOPPING: Explanation(_NOT_ENDED, "The pods are saving a checkpoint before they end."),
+    Reason.SUSPENDED: Explanation(
+        _NOT_ENDED,
+        "`spec.suspend` is true, so the job has no pods.",
+        "Set `spec.suspend` to false to resume the job.",
+    ),
+    Reason.SUCCEEDED: Explanation("Succeeded=True", "The run has succeeded. `status.result` has its result."),
     Reason.RETRIES_EXHAUSTED: Explanation(
         _ENDED,
-        "Attempts failed more often than limits.retries allows; the message is the last one's.",
-        "Mend the cause and create the job anew with the same output: it goes on from the last checkpoint.",
+        "More attempts have failed than `limits.retries` allows. The message is that of the last attempt.",
+        "Remove the cause, delete the job and create it again with the same output: it resumes from the last "
+        "checkpoint.",
     ),
     Reason.DEADLINE_EXCEEDED: Explanation(
-        _ENDED, "limits.deadline has passed; the checkpoints stay.", "Create the job anew with a later deadline."
+        _ENDED,
+        "The time of `limits.deadline` has passed. The checkpoints are kept.",
+        "Delete the job and create it again with a later deadline and the same output.",
     ),
     Reason.GPU_HOURS_EXCEEDED: Explanation(
-        _ENDED, "limits.gpuHours are used up; the checkpoints stay.", "Create the job anew with a higher limit."
+        _ENDED,
+        "The GPU hours of `limits.gpuHours` are used up. The checkpoints are kept.",
+        "Delete the job and create it again with a higher limit and the same output.",
     ),
-    Reason.DATA_INVALID: Explanation(_ENDED, "Exit code 11.", "See [exit codes](exit-codes.md)."),
+    Reason.DATA_INVALID: Explanation(_ENDED, "The data is not valid: exit code 11.", _SEE_EXIT_CODES),
     Reason.MODEL_INVALID: Explanation(
         f"{_ENDED}, {_NOT_READY}",
         "The model cannot be read: exit code 12.",
-        "Correct the address, or convert the model.",
+        "Correct its address, or convert the model.",
+        warning=True,
     ),
-    Reason.NOT_LEARNABLE: Explanation(_ENDED, "Exit code 13.", "See [exit codes](exit-codes.md)."),
-    Reason.REWARD_FAILING: Explanation(_ENDED, "Exit code 14.", "See [exit codes](exit-codes.md)."),
-    Reason.OUTPUT_INVALID: Explanation(_ENDED, "Exit code 15.", "See [exit codes](exit-codes.md)."),
-    Reason.DIVERGED: Explanation(_ENDED, "Exit code 16.", "See [exit codes](exit-codes.md)."),
+    Reason.NOT_LEARNABLE: Explanation(
+        _ENDED, "All completions of every prompt have the same reward: exit code 13.", _SEE_EXIT_CODES
+    ),
+    Reason.REWARD_FAILING: Explanation(_ENDED, "The reward cannot score completions: exit code 14.", _SEE_EXIT_CODES),
+    Reason.OUTPUT_INVALID: Explanation(_ENDED, "The output cannot be used: exit code 15.", _SEE_EXIT_CODES),
+    Reason.DIVERGED: Explanation(_ENDED, "Training has diverged: exit code 16.", _SEE_EXIT_CODES),
     Reason.OUT_OF_MEMORY: Explanation(
         _ENDED,
         "The memory of a GPU, or of the trainer's process, ran out: exit code 17.",
-        "Lower what the message names.",
+        "Lower the fields that the message names.",
     ),
-    Reason.READY: Explanation("Ready=True, EndpointReady=True", "It works."),
+    Reason.READY: Explanation(
+        "Ready=True, EndpointReady=True", "The RewardFunction scores, or the model of the InferenceEndpoint answers."
+    ),
     Reason.SOURCE_MISSING: Explanation(
         _NOT_READY,
-        "The ConfigMap or key that code is read from is missing.",
-        "Create it; what was served before goes on.",
+        "The ConfigMap that holds the code, or its key, is missing. The previous version continues to serve.",
+        "Create the ConfigMap.",
+        warning=True,
     ),
     Reason.ROLLING_OUT: Explanation(
-        _NOT_READY, "A changed spec is being rolled out; the version before serves until the new one is ready."
+        _NOT_READY, "A new version is being rolled out. The previous version serves until the new one is ready."
     ),
     Reason.TESTS_FAILING: Explanation(
-        _NOT_READY, "The function's own tests do not pass.", "Mend the code or the tests."
+        _NOT_READY,
+        "The tests in the spec of the RewardFunction fail.",
+        "Correct the code or the tests.",
+        warning=True,
     ),
     Reason.SERVER_FAILING: Explanation(
-        _NOT_READY, "A server ends again and again.", "The message is the end of its log; see the pod's log for more."
+        _NOT_READY,
+        "A server fails again and again. The message is the end of its log.",
+        "See the log of the pod.",
+        warning=True,
     ),
     Reason.WAITING_FOR_RESULT: Explanation("EndpointReady=Unknown", "The job has not succeeded yet."),
     Reason.ENDPOINT_TAKEN: Explanation(
         "EndpointReady=False",
-        "An InferenceEndpoint of that name exists and was not made for this job; it is left alone.",
-        "Choose another spec.endpoint.name, or delete that endpoint.",
+        "An InferenceEndpoint of that name exists and was not created for this job. The operator leaves it alone.",
+        "Choose another `spec.endpoint.name`, or delete that endpoint.",
     ),
-    Reason.SCALED_TO_ZERO: Explanation(_NOT_READY, "No server pod is wanted.", "Raise replicas."),
-    Reason.BASE_MISSING: Explanation(_NOT_READY, "The endpoint that baseEndpoint names does not exist.", "Create it."),
+    Reason.SCALED_TO_ZERO: Explanation(_NOT_READY, "The server has no replicas.", "Raise `spec.replicas`."),
+    Reason.BASE_MISSING: Explanation(
+        _NOT_READY, "The InferenceEndpoint that `spec.baseEndpoint` names does not exist.", "Create it."
+    ),
     Reason.BASE_NOT_READY: Explanation(
-        _NOT_READY, "The server of the base endpoint is not running.", "Look at the base endpoint's condition."
+        _NOT_READY,
+        "The server of the base endpoint is not running.",
+        "See the `Ready` condition of the base endpoint.",
     ),
     Reason.ADAPTER_LOADING: Explanation(_NOT_READY, "The adapter is being fetched and loaded."),
     Reason.ADAPTER_REJECTED: Explanation(
         _NOT_READY,
-        "The adapter cannot be fetched, or does not fit the base model.",
-        "The message says what is wrong; it is tried again.",
+        "The adapter cannot be fetched, or does not fit the base model. The loader keeps trying.",
+        "Correct what the message names.",
+        warning=True,
     ),
     Reason.NOT_ANSWERING: Explanation(
-        _NOT_READY, "The server runs but does not answer for this model's name.", "Look at the server's log."
+        _NOT_READY,
+        "The server is running, but does not answer under the name of this model.",
+        "See the log of the server.",
+        warning=True,
     ),
 }
+"""An explanation of each reason, for users."""
 
 
 def reason_of(code: ExitCode) -> Reason:
-    """A permanent exit code as a reason."""
+    """Return the reason for a permanent exit code."""
     return Reason(code.reason)

@@ -1,4 +1,4 @@
-"""Passes one after another over an API server that is a dictionary: what each of them sends."""
+"""Reconciliations of a job over an API server that is a dictionary, and the writes of each."""
 
 from __future__ import annotations
 
