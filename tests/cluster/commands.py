@@ -81,9 +81,9 @@ def _watch(process: subprocess.Popen[str], lines: list[str], show: Callable[[], 
     last: object = None
     changed = shown = time.monotonic()
     while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.5)
+        if process.poll() is not None:
             return
+        time.sleep(0.1)
         now = time.monotonic()
         if (seen := (len(lines), _processor_seconds(process.pid))) != last:
             last, changed = seen, now

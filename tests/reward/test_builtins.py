@@ -8,6 +8,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.builtins import grader, grader_options
 
 from rft_api.builtin_table import BUILTINS
 from rft_api.languages import LANGUAGES
@@ -15,7 +16,6 @@ from rft_reward.graders import exact_match, f1, json_fields, math_answer
 from rft_reward.graders.builtin import BUILDERS
 from rft_reward.graders.language import _OLD_CODES
 from rft_reward.graders.term import Unscorable
-from tests.support.builtins import grader, grader_options
 
 EXPONENTIAL = "(a+)+$"
 

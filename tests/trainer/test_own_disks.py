@@ -6,6 +6,7 @@ import traceback
 
 import pytest
 import torch.distributed as dist
+from support.patience import PATIENCE_SECONDS
 
 from rft_trainer import own_disks
 
@@ -61,7 +62,7 @@ def on_machines(tmp_path, work, machines=2, own="1"):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(PATIENCE_SECONDS)
         process.kill()
     return [process.exitcode for process in processes]
 
