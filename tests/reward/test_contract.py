@@ -3,9 +3,9 @@
 import concurrent.futures
 import json
 import random
-import time
 
 import pytest
+from support.patience import stretched, wait_until
 from support.reward_server import TOKEN
 
 from rft_api import reward_protocol
@@ -247,12 +247,13 @@ def test_sigterm_finishes_what_is_in_flight(start_server, build_sample):
     source = """
 import time
 def lambda_handler(event, context):
-    time.sleep(1)
+    time.sleep(2)
     return [{"id": s["id"], "aggregate_reward_score": 1} for s in event]
 """
-    server = start_server({"timeout": "5s", "python": {"source": source}}).wait_ready()
+    server = start_server({"timeout": stretched(10), "python": {"source": source}}).wait_ready()
+    idle = server.metric('rft_reward_workers{state="idle"}')
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         answer = thread.submit(server.score, [build_sample("a", "")])
-        time.sleep(0.4)
+        wait_until(lambda: server.metric('rft_reward_workers{state="idle"}') < idle)
         assert server.stop() == 0
         assert answer.result() == [row("a", 1.0)]

@@ -4,6 +4,7 @@ import json
 import string
 
 from support import tiny
+from support.patience import PATIENCE_SECONDS, stretched
 from support.vllm import Vllm
 
 
@@ -16,8 +17,8 @@ def test_vllm_judges(tmp_path, start_server, build_sample, monkeypatch):
     with Vllm(tmp_path, model, "--served-model-name", "judge") as vllm:
         judging = {"url": f"{vllm.url}/v1", "name": "judge"}
         judge = {"template": "Reasoning", "model": judging, "maxTokens": 16, "rubric": "5: right."}
-        server = start_server({"timeout": "240s", "judge": judge}).wait_ready()
-        server.client.timeout = 300
+        server = start_server({"timeout": stretched(240), "judge": judge}).wait_ready()
+        server.client.timeout = PATIENCE_SECONDS
         rows = server.score([build_sample(str(number), f"answer {number}") for number in range(2)])
         for row in rows:
             # What it is made to write is JSON, but it does not find to the end of it.
@@ -28,5 +29,5 @@ def test_vllm_judges(tmp_path, start_server, build_sample, monkeypatch):
         assert server.metric('rft_reward_judge_tokens_total{kind="prompt"}') > 400
         assert server.metric('rft_reward_judge_tokens_total{kind="completion"}') >= 2
         unknown = {**judge, "model": {**judging, "name": "absent"}}
-        server = start_server({"timeout": "60s", "judge": unknown}).wait_ready()
+        server = start_server({"timeout": stretched(60), "judge": unknown}).wait_ready()
         assert "model absent answered 404" in server.score_one("x")["error"]

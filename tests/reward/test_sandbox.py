@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from support.patience import stretched, wait_until
 
 SOURCE = (Path(__file__).parent / "hostile_reward.py").read_text()
-SPEC = {"timeout": "2s", "sandbox": {"memory": "256Mi"}, "python": {"source": SOURCE}}
+TIMEOUT = stretched(2)
+SPEC = {"timeout": TIMEOUT, "sandbox": {"memory": "256Mi"}, "python": {"source": SOURCE}}
 WARNINGS = ("system calls are not filtered", "reward code reads", "reward code can end", "reward code runs as root")
 
 
@@ -78,7 +80,7 @@ def test_many_samples_of_a_batch_that_hang(server_for, build_sample):
     assert all(row["aggregate_reward_score"] is None for row in rows)
     errors = " ".join(row["error"] for row in rows)
     alone = map(float, re.findall(r"more than ([\d.]+) s \(this sample's share", errors))
-    assert 0 < sum(alone) <= workers * 2, "each worker's samples got spec.timeout together"
+    assert 0 < sum(alone) <= workers * int(TIMEOUT.removesuffix("s")), "each worker's samples got spec.timeout together"
     assert "other samples of its batch used up the time" in errors
     assert "not scored: other samples" in rows[-1]["error"]
 
@@ -125,10 +127,14 @@ def test_background_threads_cannot_answer_other_batches(hostile):
     for _ in range(workers):  # idle workers take turns
         assert hostile.score_one("thread")["aggregate_reward_score"] == 0.5
     time.sleep(0.5)  # for both to be spoilt when the next sample comes
-    deadline = time.monotonic() + 60
-    while hostile.metric('rft_reward_worker_restarts_total{reason="garbled"}') < replaced + workers:
-        assert time.monotonic() < deadline
+
+    def are_replaced() -> bool:
+        if hostile.metric('rft_reward_worker_restarts_total{reason="garbled"}') >= replaced + workers:
+            return True
         assert hostile.score_one("innocent")["aggregate_reward_score"] == 1.0
+        return False
+
+    wait_until(are_replaced)
 
 
 def test_no_network(hostile):
@@ -197,16 +203,18 @@ def test_limits(hostile, command, least, most):
 @pytest.mark.parametrize("namespaces", [True, False])
 def test_processor_time_has_a_limit(server_for, namespaces):
     # On a busy machine a second of processor time takes longer than that by the clock.
-    server = server_for({**SPEC, "timeout": "60s"}, namespaces=namespaces)
+    server = server_for({**SPEC, "timeout": stretched(60)}, namespaces=namespaces)
     assert "processor time" in server.score_one("processor")["error"]
 
 
 def test_processor_time_is_granted_anew_for_each_batch(start_server):
     sandbox = {"memory": "256Mi", "processes": 1}
-    server = start_server({"timeout": "5s", "sandbox": sandbox, "python": {"source": SOURCE}}).wait_ready()
+    timeout = stretched(5)
+    server = start_server({"timeout": timeout, "sandbox": sandbox, "python": {"source": SOURCE}}).wait_ready()
     for _ in range(4):
         assert server.score_one("burn 0.5")["aggregate_reward_score"] == 1.0
-    assert 5.9 < server.score_one("processor_left")["aggregate_reward_score"] <= 7  # the timeout and up to two
+    more = server.score_one("processor_left")["aggregate_reward_score"] - int(timeout.removesuffix("s"))
+    assert 0.9 < more <= 2
 
 
 def test_state_persists_in_a_worker(start_server):
@@ -231,7 +239,4 @@ def test_workers_end_with_a_server_that_is_killed(start_server):
     assert workers
     server.process.kill()
     server.process.wait()
-    deadline = time.monotonic() + 60
-    while any(Path(f"/proc/{process}/exe").exists() for process in workers) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not [process for process in workers if Path(f"/proc/{process}/exe").exists()]
+    wait_until(lambda: not any(Path(f"/proc/{process}/exe").exists() for process in workers))

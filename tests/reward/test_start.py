@@ -3,10 +3,10 @@
 import json
 import subprocess
 import sys
-import time
 
 import httpx
 import pytest
+from support.patience import PATIENCE_SECONDS, wait_until
 from typer.testing import CliRunner
 
 from rft_cli.main import app
@@ -142,7 +142,7 @@ def test_what_a_machine_lacks_is_no_fault_of_the_manifest(tmp_path, function_fil
 
 def test_exit_code_and_no_traceback(tmp_path, function_file):
     command = [sys.executable, "-m", "rft_reward", "--function", function_file(tmp_path / "function.json", {})]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 10
     assert "Traceback" not in done.stderr
 
@@ -243,16 +243,14 @@ def test_yaml_and_no_token_on_loopback(tmp_path):
         text=True,
     )
     url = process.stdout.readline().split()[-1]
-    deadline = time.monotonic() + 60
-    while httpx.get(f"{url}/readyz").status_code != 200 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 200)
     body = [{"id": "a", "messages": [{"role": "assistant", "content": "x"}]}]
     assert json.loads(httpx.post(f"{url}/v1/score", json=body).content)[0]["aggregate_reward_score"] == 1.0
     process.terminate()
-    assert process.wait(60) == 0
+    assert process.wait(PATIENCE_SECONDS) == 0
 
 
 def test_what_only_remote_graders_need_is_loaded_for_them_alone():
     code = "import sys, rft_reward.main, rft_reward.server; print({'httpx', 'boto3', 'botocore'} & set(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "set()"
