@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from support.patience import stretched
 from support.services import Answer, Service
 
 MODEL = "anthropic.claude-x-v1:0"
@@ -35,7 +34,7 @@ def server(service, start_server):
         "AWS_CONFIG_FILE": "/nowhere",
     }
     model = {"bedrock": {"modelId": MODEL, "region": "eu-central-1"}}
-    spec = {"timeout": stretched(10), "judge": {"template": "Summarization", "model": model}}
+    spec = {"timeout": "10s", "judge": {"template": "Summarization", "model": model}}
     return start_server(spec, environment=environment).wait_ready()
 
 

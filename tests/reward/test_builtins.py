@@ -9,7 +9,6 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.builtins import grader, grader_options
-from support.patience import stretched
 
 from rft_api.builtin_table import BUILTINS
 from rft_api.languages import LANGUAGES
@@ -25,7 +24,7 @@ EXPONENTIAL = "(a+)+$"
 def builtin(server_for):
     def get(name, **options):
         key = name[0].lower() + name[1:]
-        return server_for({"timeout": stretched(3), "builtin": {"name": name, **({key: options} if options else {})}})
+        return server_for({"timeout": "3s", "builtin": {"name": name, **({key: options} if options else {})}})
 
     return get
 
@@ -499,7 +498,7 @@ def test_combine(server_for, build_sample):
         {"name": "length", "weight": "0.01", "python": {"source": LENGTH}},
         {"name": "seen", "weight": "0", "builtin": {"name": "Format", "format": {"contains": ["P"]}}},
     ]
-    rows = server_for({"timeout": stretched(3), "combine": {"terms": terms}}).score(
+    rows = server_for({"timeout": "3s", "combine": {"terms": terms}}).score(
         [build_sample("a", "Paris", "Paris"), build_sample("b", "stop", "x"), build_sample("c", "Rome", None)]
     )
     assert rows[0]["aggregate_reward_score"] == pytest.approx(0.85)

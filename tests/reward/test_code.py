@@ -5,7 +5,6 @@ import functools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.patience import stretched
 
 from rft_reward.graders.code_answer import extract
 from rft_reward.graders.code_tests import BadTests, Tests
@@ -16,8 +15,8 @@ MORE_OF_ADD = ADD + "\nassert abs(add(1, 2) - 3) < 1e-6\nassert 3 in [add(1, 2)]
 
 
 # Other tests may keep the processors busy: what answers at all has the time to. HASTY is for what never would.
-PATIENT = {"timeout": stretched(80), "builtin": {"name": "Code", "code": {"timeout": stretched(8)}}}
-HASTY = {"timeout": stretched(40), "builtin": {"name": "Code", "code": {"timeout": stretched(4)}}}
+PATIENT = {"timeout": "80s", "builtin": {"name": "Code", "code": {"timeout": "8s"}}}
+HASTY = {"timeout": "40s", "builtin": {"name": "Code", "code": {"timeout": "4s"}}}
 
 
 @pytest.fixture(scope="module")
@@ -301,8 +300,8 @@ def test_components_and_where_tests_stand(server, build_sample):
 
 
 def test_all_or_nothing_under_another_key(server_for):
-    options = {"requireAll": True, "testsKey": "cases", "timeout": stretched(8)}
-    server = server_for({"timeout": stretched(80), "builtin": {"name": "Code", "code": options}})
+    options = {"requireAll": True, "testsKey": "cases", "timeout": "8s"}
+    server = server_for({"timeout": "80s", "builtin": {"name": "Code", "code": options}})
     assert server.score_one("print(4)", None, {"cases": DOUBLE})["aggregate_reward_score"] == 0.0
     row = server.score_one("print(2 * int(input()))", None, {"cases": DOUBLE})
     assert row["aggregate_reward_score"] == 1.0

@@ -5,7 +5,7 @@ import json
 import random
 
 import pytest
-from support.patience import stretched, wait_until
+from support.patience import wait_until
 from support.reward_server import TOKEN
 
 from rft_api import reward_protocol
@@ -250,7 +250,7 @@ def lambda_handler(event, context):
     time.sleep(2)
     return [{"id": s["id"], "aggregate_reward_score": 1} for s in event]
 """
-    server = start_server({"timeout": stretched(10), "python": {"source": source}}).wait_ready()
+    server = start_server({"timeout": "10s", "python": {"source": source}}).wait_ready()
     idle = server.metric('rft_reward_workers{state="idle"}')
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         answer = thread.submit(server.score, [build_sample("a", "")])

@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from support.patience import PATIENCE_SECONDS, stretched
+from support.patience import PATIENCE_SECONDS
 from support.services import Answer, Service
 
 TOKEN = "token-of-the-users-server"
@@ -28,8 +28,8 @@ def service():
 
 @pytest.fixture
 def scored_by(service, start_server):
-    def start(more=None, environment=None, timeout=None):
-        spec = {"timeout": timeout or stretched(20), "http": {"url": f"{service.url}/grade", **(more or {})}}
+    def start(more=None, environment=None, timeout="20s"):
+        spec = {"timeout": timeout, "http": {"url": f"{service.url}/grade", **(more or {})}}
         return start_server(spec, environment=environment).wait_ready()
 
     return start
@@ -85,7 +85,7 @@ def test_trouble_that_passes_is_waited_for(service, scored_by, build_sample, tro
 
 
 def test_retry_after_may_be_a_moment(service, scored_by):
-    server, times = scored_by(timeout=stretched(30)), []
+    server, times = scored_by(timeout="30s"), []
 
     def later(asked):
         times.append(time.monotonic())
@@ -109,7 +109,7 @@ def test_a_refusal_is_not_asked_again(service, scored_by, status):
 def test_a_server_that_is_not_there_costs_the_samples(start_server, build_sample):
     with_port = Service(lengths)
     with_port.close()
-    server = start_server({"timeout": stretched(2), "http": {"url": with_port.url}}).wait_ready()
+    server = start_server({"timeout": "2s", "http": {"url": with_port.url}}).wait_ready()
     rows = server.score([build_sample(str(number), "x") for number in range(3)])
     for row in rows:
         assert "cannot be reached" in row["error"]
@@ -117,7 +117,7 @@ def test_a_server_that_is_not_there_costs_the_samples(start_server, build_sample
 
 
 def test_a_server_that_hangs_costs_the_samples(service, scored_by):
-    server = scored_by(timeout=stretched(4))
+    server = scored_by(timeout="4s")
     service.respond = lambda asked: time.sleep(PATIENCE_SECONDS)
     assert server.score_one("x")["aggregate_reward_score"] is None
     service.respond = lengths
@@ -130,13 +130,13 @@ def test_a_certificate_of_the_users_own(start_server, tmp_path, build_sample):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "both.pem")
     service = Service(lengths, context)
-    spec = {"timeout": stretched(10), "http": {"url": service.url, "caKey": "GRADER_CA"}}
+    spec = {"timeout": "10s", "http": {"url": service.url, "caKey": "GRADER_CA"}}
     trusting = start_server(spec, environment={"GRADER_CA": certificate}).wait_ready()
     assert trusting.score_one("four")["aggregate_reward_score"] == 4.0
-    spec = {"timeout": stretched(1), "http": {"url": service.url}}
+    spec = {"timeout": "1s", "http": {"url": service.url}}
     assert "CERTIFICATE_VERIFY_FAILED" in start_server(spec).wait_ready().score_one("four")["error"]
     other, _ = self_signed("127.0.0.1")
-    spec = {"timeout": stretched(1), "http": {"url": service.url, "caKey": "GRADER_CA"}}
+    spec = {"timeout": "1s", "http": {"url": service.url, "caKey": "GRADER_CA"}}
     server = start_server(spec, environment={"GRADER_CA": other}).wait_ready()
     assert "CERTIFICATE_VERIFY_FAILED" in server.score_one("four")["error"]
     service.close()
@@ -171,7 +171,7 @@ def self_signed(host):
 
 
 def test_nonsense_never_scores_and_never_ends_the_server(service, scored_by, build_sample):
-    server = scored_by({"batchSize": 1}, timeout=stretched(5))
+    server = scored_by({"batchSize": 1}, timeout="5s")
     wrong = [
         b"", b"null", b"{}", b"[]", b"[null]", b'"x"', b"5", b"[[[]]]", b"\xff\xfe", b"<html>", b"[" * 100_000,
         b"[" * 900 + b"]" * 900, b"1" * 5000, b'[{"id": 1, "aggregate_reward_score": 1e999}]',

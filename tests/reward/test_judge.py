@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.patience import PATIENCE_SECONDS, stretched
+from support.patience import PATIENCE_SECONDS
 from support.services import Answer, Service, chat, rating
 
 from rft_reward.remote.judge_answer import read_rating
@@ -29,9 +29,9 @@ def judge():
 def judged_by(judge, start_server):
     """A server whose rewards come from the judge."""
 
-    def start(more=None, model=None, environment=None, timeout=None):
+    def start(more=None, model=None, environment=None, timeout="10s"):
         model = {"url": f"{judge.url}/v1", "name": "m", **(model or {})}
-        spec = {"timeout": timeout or stretched(10), "judge": {"template": "Reasoning", "model": model, **(more or {})}}
+        spec = {"timeout": timeout, "judge": {"template": "Reasoning", "model": model, **(more or {})}}
         return start_server(spec, environment=environment).wait_ready()
 
     return start
@@ -177,7 +177,7 @@ def test_fields_that_the_server_refuses_are_left_out_from_then_on(judge, judged_
 
 def test_a_server_that_fails_on_structured_requests_is_asked_for_plain_text(judge, judged_by):
     judge.respond = lambda asked: Answer("internal error", 500) if "response_format" in asked.json() else rating(4)
-    server = judged_by(timeout=stretched(30))
+    server = judged_by(timeout="30s")
     assert server.score_one("x")["aggregate_reward_score"] == 0.75
     assert ["response_format" in asked.json() for asked in judge.asked] == [True, True, False]
     assert server.score_one("y")["aggregate_reward_score"] == 0.75
@@ -186,7 +186,7 @@ def test_a_server_that_fails_on_structured_requests_is_asked_for_plain_text(judg
 
 
 def test_a_server_that_can_do_structured_requests_is_asked_for_them_after_an_outage(judge, judged_by):
-    server = judged_by(timeout=stretched(30))
+    server = judged_by(timeout="30s")
     assert server.score_one("x")["aggregate_reward_score"] == 0.75
     failures = iter([500, 502, 500])
     judge.respond = lambda asked: Answer("down", status) if (status := next(failures, None)) else rating(2)
@@ -196,7 +196,7 @@ def test_a_server_that_can_do_structured_requests_is_asked_for_them_after_an_out
 
 
 def test_a_server_that_fails_either_way_is_not_remembered_as_plain(judge, judged_by):
-    server = judged_by(timeout=stretched(3))
+    server = judged_by(timeout="3s")
     judge.respond = lambda asked: Answer("down", 500)
     assert 'answered 500: "down" (asked' in server.score_one("x")["error"]
     judge.respond = lambda asked: rating(5)
@@ -273,7 +273,7 @@ def test_a_judge_that_is_overloaded_is_asked_again(judge, judged_by, status):
 
 
 def test_a_judge_that_stays_overloaded_costs_the_sample_and_says_so(judge, judged_by):
-    server = judged_by(timeout=stretched(2))
+    server = judged_by(timeout="2s")
     judge.respond = lambda asked: Answer("slow down", 429)
     error = server.score_one("x")["error"]
     assert "answered 429: slow down" in error.replace('"', "")
@@ -283,7 +283,7 @@ def test_a_judge_that_stays_overloaded_costs_the_sample_and_says_so(judge, judge
 
 
 def test_a_judge_that_does_not_answer_costs_the_sample(judge, judged_by):
-    server = judged_by(timeout=stretched(1))
+    server = judged_by(timeout="1s")
     judge.respond = lambda asked: time.sleep(PATIENCE_SECONDS)
     row = server.score_one("x")
     assert row["aggregate_reward_score"] is None
@@ -350,7 +350,7 @@ def lambda_handler(event, context):
         {"name": "environment", "weight": "1", "python": {"source": reads_environment}},
         {"name": "short", "weight": "0", "builtin": {"name": "Format", "format": {"maximumCharacters": 3}}},
     ]  # fmt: skip
-    spec = {"combine": {"terms": terms}, "timeout": stretched(5)}
+    spec = {"combine": {"terms": terms}, "timeout": "5s"}
     server = start_server(spec, environment={"JUDGE_KEY": "key-of-the-judge"}).wait_ready()
     good, bad = server.score([build_sample("good", "x"), build_sample("bad", "x")])
     assert good["aggregate_reward_score"] == 1.5  # 2 x 0.75, and nothing to see in the worker
@@ -428,7 +428,7 @@ def test_the_same_sample_is_told_in_the_same_words(build_sample):
 
 
 def test_nonsense_from_the_judge_never_scores_and_never_ends_the_server(judge, judged_by, build_sample):
-    server = judged_by(timeout=stretched(5))
+    server = judged_by(timeout="5s")
     wrong = [
         b"", b"null", b"[]", b"{}", b'{"choices": []}', b'{"choices": {}}', b'{"choices": [null]}',
         b'{"choices": [{"message": null}]}', b'{"choices": [{"message": {"content": null}}]}',

@@ -4,7 +4,7 @@ import json
 import string
 
 from support import tiny
-from support.patience import PATIENCE_SECONDS, stretched
+from support.patience import PATIENCE_SECONDS
 from support.vllm import Vllm
 
 
@@ -17,7 +17,7 @@ def test_vllm_judges(tmp_path, start_server, build_sample, monkeypatch):
     with Vllm(tmp_path, model, "--served-model-name", "judge") as vllm:
         judging = {"url": f"{vllm.url}/v1", "name": "judge"}
         judge = {"template": "Reasoning", "model": judging, "maxTokens": 16, "rubric": "5: right."}
-        server = start_server({"timeout": stretched(240), "judge": judge}).wait_ready()
+        server = start_server({"timeout": "240s", "judge": judge}).wait_ready()
         server.client.timeout = PATIENCE_SECONDS
         rows = server.score([build_sample(str(number), f"answer {number}") for number in range(2)])
         for row in rows:
@@ -29,5 +29,5 @@ def test_vllm_judges(tmp_path, start_server, build_sample, monkeypatch):
         assert server.metric('rft_reward_judge_tokens_total{kind="prompt"}') > 400
         assert server.metric('rft_reward_judge_tokens_total{kind="completion"}') >= 2
         unknown = {**judge, "model": {**judging, "name": "absent"}}
-        server = start_server({"timeout": stretched(60), "judge": unknown}).wait_ready()
+        server = start_server({"timeout": "60s", "judge": unknown}).wait_ready()
         assert "model absent answered 404" in server.score_one("x")["error"]

@@ -6,7 +6,7 @@ import re
 import time
 
 import pytest
-from support.patience import PATIENCE_SECONDS, stretched
+from support.patience import PATIENCE_SECONDS
 from support.services import Answer, Service
 
 ARN = "arn:aws:lambda:eu-west-1:123456789012:function:grader:live"
@@ -34,13 +34,13 @@ def service():
 
 @pytest.fixture
 def scored_by(service, start_server):
-    def start(more=None, environment=None, timeout=None):
+    def start(more=None, environment=None, timeout="30s"):
         environment = environment or {
             "AWS_ENDPOINT_URL_LAMBDA": service.url,
             "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
             "AWS_SECRET_ACCESS_KEY": "secret-of-aws",
         }
-        spec = {"timeout": timeout or stretched(30), "lambda": {"functionArn": ARN, **(more or {})}}
+        spec = {"timeout": timeout, "lambda": {"functionArn": ARN, **(more or {})}}
         environment = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/nowhere", **environment}
         environment["AWS_SHARED_CREDENTIALS_FILE"] = "/nowhere"
         return start_server(spec, environment=environment).wait_ready()
@@ -101,7 +101,7 @@ def test_trouble_that_passes_is_waited_for(service, scored_by, status, kind):
 
 
 def test_throttling_that_stays_says_so(service, scored_by):
-    server = scored_by(timeout=stretched(8))
+    server = scored_by(timeout="8s")
     service.respond = lambda asked: refused(429, "TooManyRequestsException", **{"retry-after": "1"})
     error = server.score_one("x")["error"]
     assert "TooManyRequestsException" in error
@@ -124,18 +124,18 @@ def test_missing_credentials_are_said(service, scored_by):
 def test_a_lambda_that_cannot_be_reached(scored_by):
     server = scored_by(environment={
         "AWS_ENDPOINT_URL_LAMBDA": "http://127.0.0.1:1", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
-    }, timeout=stretched(8))  # fmt: skip
+    }, timeout="8s")  # fmt: skip
     assert "Could not connect" in server.score_one("x")["error"]
 
 
 def test_a_lambda_that_takes_too_long(service, scored_by):
-    server = scored_by(timeout=stretched(1))
+    server = scored_by(timeout="1s")
     service.respond = lambda asked: time.sleep(PATIENCE_SECONDS)
     assert server.score_one("x")["aggregate_reward_score"] is None
 
 
 def test_payloads_are_kept_within_aws_limits(service, scored_by, build_sample):
-    server = scored_by(timeout=stretched(60))
+    server = scored_by(timeout="60s")
     samples = [build_sample(str(number), "x" * MIB) for number in range(10)]
     samples.append(build_sample("huge", "x" * (7 * MIB)))
     scored = server.score(samples)
@@ -155,7 +155,7 @@ def test_an_answer_that_is_too_large_is_asked_for_in_parts(service, scored_by, b
 
 
 def test_nonsense_never_scores_and_never_ends_the_server(service, scored_by, build_sample):
-    server = scored_by({"batchSize": 1}, timeout=stretched(15))
+    server = scored_by({"batchSize": 1}, timeout="15s")
     wrong = [
         b"", b"null", b"{}", b"[]", b"[null]", b"\xff", b"[" * 100_000, b'{"errorType": 5}', b'{"body": "["}',
         b'[{"id": "ID", "aggregate_reward_score": NaN}]', b'[{"id": "ID", "aggregate_reward_score": "1"}]',

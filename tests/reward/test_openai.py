@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from support.patience import stretched
 
 from rft_api.openai_formula import parse_formula
 from rft_api.openai_template import parse_template
@@ -202,7 +201,7 @@ def test_values_that_are_missing(template, error, text):
 
 @pytest.fixture(scope="session")
 def grader(server_for):
-    return lambda grader, **more: server_for({"timeout": stretched(5), "openai": {"grader": grader, **more}})
+    return lambda grader, **more: server_for({"timeout": "5s", "openai": {"grader": grader, **more}})
 
 
 @pytest.mark.parametrize(
@@ -314,9 +313,9 @@ def test_as_a_term_next_to_a_builtin(server_for):
         {"name": "same", "weight": "0.5", "openai": {"grader": CHECK}},
         {"name": "short", "weight": "0.5", "builtin": {"name": "Format", "format": {"maximumWords": 2}}},
     ]
-    row = server_for({"timeout": stretched(5), "combine": {"terms": terms}}).score_one("Paris it is", "Paris")
+    row = server_for({"timeout": "5s", "combine": {"terms": terms}}).score_one("Paris it is", "Paris")
     assert row["aggregate_reward_score"] == 0.0
-    row = server_for({"timeout": stretched(5), "combine": {"terms": terms}}).score_one("Rome", "Paris")
+    row = server_for({"timeout": "5s", "combine": {"terms": terms}}).score_one("Rome", "Paris")
     assert row["aggregate_reward_score"] == 0.5
 
 

@@ -10,11 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from support.patience import stretched, wait_until
+from support.patience import wait_until
 
 SOURCE = (Path(__file__).parent / "hostile_reward.py").read_text()
-TIMEOUT = stretched(2)
-SPEC = {"timeout": TIMEOUT, "sandbox": {"memory": "256Mi"}, "python": {"source": SOURCE}}
+SPEC = {"timeout": "2s", "sandbox": {"memory": "256Mi"}, "python": {"source": SOURCE}}
 WARNINGS = ("system calls are not filtered", "reward code reads", "reward code can end", "reward code runs as root")
 
 
@@ -80,7 +79,7 @@ def test_many_samples_of_a_batch_that_hang(server_for, build_sample):
     assert all(row["aggregate_reward_score"] is None for row in rows)
     errors = " ".join(row["error"] for row in rows)
     alone = map(float, re.findall(r"more than ([\d.]+) s \(this sample's share", errors))
-    assert 0 < sum(alone) <= workers * int(TIMEOUT.removesuffix("s")), "each worker's samples got spec.timeout together"
+    assert 0 < sum(alone) <= workers * 2, "each worker's samples got spec.timeout together"
     assert "other samples of its batch used up the time" in errors
     assert "not scored: other samples" in rows[-1]["error"]
 
@@ -203,18 +202,16 @@ def test_limits(hostile, command, least, most):
 @pytest.mark.parametrize("namespaces", [True, False])
 def test_processor_time_has_a_limit(server_for, namespaces):
     # On a busy machine a second of processor time takes longer than that by the clock.
-    server = server_for({**SPEC, "timeout": stretched(60)}, namespaces=namespaces)
+    server = server_for({**SPEC, "timeout": "60s"}, namespaces=namespaces)
     assert "processor time" in server.score_one("processor")["error"]
 
 
 def test_processor_time_is_granted_anew_for_each_batch(start_server):
     sandbox = {"memory": "256Mi", "processes": 1}
-    timeout = stretched(5)
-    server = start_server({"timeout": timeout, "sandbox": sandbox, "python": {"source": SOURCE}}).wait_ready()
+    server = start_server({"timeout": "30s", "sandbox": sandbox, "python": {"source": SOURCE}}).wait_ready()
     for _ in range(4):
         assert server.score_one("burn 0.5")["aggregate_reward_score"] == 1.0
-    more = server.score_one("processor_left")["aggregate_reward_score"] - int(timeout.removesuffix("s"))
-    assert 0.9 < more <= 2
+    assert 30.9 < server.score_one("processor_left")["aggregate_reward_score"] <= 32  # the timeout and up to two
 
 
 def test_state_persists_in_a_worker(start_server):

@@ -2,7 +2,7 @@
 
 No test knows how fast its machine is. A wait ends in failure only when nothing that it watches has changed for
 PATIENCE_SECONDS, and a program that cannot be watched gets PATIENCE_SECONDS as its time limit. Both grow on a machine
-that is slower, or busier, than the one on which they were chosen.
+whose processors are slower than those for which they were chosen. That other programs are busy is allowed for already.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Result = TypeVar("Result")
 
 _VARIABLE = "RFT_TEST_SLOWNESS"
 _REFERENCE_SECONDS = 0.05
-"""What `_measure` returned on an idle core of the machine on which the numbers here were chosen."""
+"""What `_measure` returned on an idle machine of those for which the numbers here were chosen."""
 
 
 def _measure() -> float:
-    """Seconds that a fixed piece of work takes."""
-    started = time.monotonic()
+    """Seconds of processor time that a fixed piece of work takes."""
+    started = time.process_time()
     sum(number * number % 7 for number in range(600_000))
-    return time.monotonic() - started
+    return time.process_time() - started
 
 
 def _slowness() -> float:
@@ -42,11 +42,6 @@ def _slowness() -> float:
 SLOWNESS = _slowness()
 PATIENCE_SECONDS = 600.0 * SLOWNESS
 """For what takes seconds where it has a processor of its own: other tests may take nearly all of them."""
-
-
-def stretched(seconds: int) -> str:
-    """A timeout in a manifest of a test: what needs no time ends before it, what never ends is ended by it."""
-    return f"{round(seconds * SLOWNESS)}s"
 
 
 def wait_until(

@@ -3,7 +3,6 @@
 import threading
 
 import pytest
-from support.patience import stretched
 from support.reward_server import RewardServer
 
 from rft_api.exit_codes import ExitCode, RunError
@@ -13,7 +12,7 @@ from rft_trainer.data import Prompt
 from rft_trainer.reward_transport import Rollout
 from rft_trainer.rewards import RewardClient
 
-TIMEOUT = stretched(2)
+TIMEOUT = "2s"
 SOURCE = """
 import time
 

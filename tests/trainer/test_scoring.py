@@ -6,7 +6,7 @@ import time
 import pyarrow.parquet as pq
 import pytest
 from prometheus_client import generate_latest
-from support.patience import PATIENCE_SECONDS, stretched, wait_until
+from support.patience import PATIENCE_SECONDS, wait_until
 from support.reward_server import RewardServer
 from support.sequential import SequentialStep, SequentialTrainer
 from support.trainer import curve, hyperparameters, job_spec, render, train_in_process
@@ -53,7 +53,7 @@ def length(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def capricious(tmp_path_factory):
-    spec = {"python": {"source": CAPRICIOUS}, "timeout": stretched(2)}
+    spec = {"python": {"source": CAPRICIOUS}, "timeout": "2s"}
     with RewardServer(tmp_path_factory.mktemp("capricious"), spec) as server:
         yield server
 
