@@ -206,9 +206,9 @@ def test_images_are_named_as_make_builds_them(chart: Helm):
         "spec"
     ]["containers"]
     named = {container["image"], *(a.partition("=")[2] for a in container["args"])}
-    built = re.findall(r"build (rft-[a-z-]+) ", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    (built,) = re.findall(r"^IMAGES := (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     version = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))["appVersion"]
-    assert named == {f"example.com/rft/{name}:{version}" for name in built}
+    assert named == {f"example.com/rft/rft-{name}:{version}" for name in built.split()}
     assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ from cluster.kubectl import CRDS, Kubectl, Manifest
 from rft_api.builtin_reward import BuiltinReward
 from rft_api.builtin_table import FormatReward
 from rft_api.crd import build_crds
-from rft_api.inference_endpoint import InferenceEndpointSpec
+from rft_api.inference_endpoint import InferenceEndpointSpec, Serving
 from rft_api.invocation_log import InvocationLog, MetadataFilter, MetadataFilters
 from rft_api.manifests import load_manifests
 from rft_api.model import Model
@@ -30,7 +30,7 @@ from rft_api.reward_function import (
 )
 from rft_api.rft_job import Compute, RFTJobSpec
 from rft_api.sources import Data, DataSource, WarmupSource
-from rft_api.training import DeepSpeed, Tuning, Warmup
+from rft_api.training import DeepSpeed, Hyperparameters, Tuning, Warmup
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*/*.yaml"))
@@ -58,6 +58,7 @@ PLACES: dict[type[Model], Callable[[Any], Manifest]] = {
     MetadataFilter: lambda part: PLACES[MetadataFilters]({"andAll": [part]}),
     Warmup: lambda part: manifest("RFTJob", {**JOB, "warmup": part}),
     WarmupSource: lambda part: manifest("RFTJob", {**JOB, "warmup": {"data": [part]}}),
+    Hyperparameters: lambda part: manifest("RFTJob", {**JOB, "hyperparameters": part}),
     Tuning: lambda part: manifest("RFTJob", {**JOB, "tuning": part}),
     DeepSpeed: lambda part: manifest("RFTJob", {**JOB, "compute": {"deepspeed": part}}),
     Compute: lambda part: manifest("RFTJob", {**JOB, "compute": part}),
@@ -74,6 +75,7 @@ PLACES: dict[type[Model], Callable[[Any], Manifest]] = {
     ),
     RewardFunctionSpec: lambda part: manifest("RewardFunction", part),
     InferenceEndpointSpec: lambda part: manifest("InferenceEndpoint", part),
+    Serving: lambda part: manifest("InferenceEndpoint", {**ENDPOINT, "serving": part}),
 }
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from pyarrow import parquet
 from support.reward_server import RewardServer
 from support.tiny import write_jsonl
@@ -37,31 +38,31 @@ def test_no_model_folder(tmp_path):
 def test_pickled_weights_are_not_loaded(broken):
     (broken / "model.safetensors").rename(broken / "pytorch_model.bin")
     assert "holds no *.safetensors; convert its weights (pickle files are not loaded)" in refusal(
-        load_model, str(broken), True
+        load_model, str(broken), torch.float32
     )
 
 
 def test_truncated_weights(broken):
     weights = broken / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    assert refusal(load_model, str(broken), True).startswith(f"model {broken}: ")
+    assert refusal(load_model, str(broken), torch.float32).startswith(f"model {broken}: ")
 
 
 def test_a_configuration_that_is_no_json(broken):
     (broken / "config.json").write_text("{")
-    assert refusal(load_model, str(broken), True).startswith(f"model {broken}: ")
+    assert refusal(load_model, str(broken), torch.float32).startswith(f"model {broken}: ")
 
 
 def test_weights_that_do_not_fit_the_configuration(broken):
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps({**config, "hidden_size": 32}))
-    assert refusal(load_model, str(broken), True).startswith(f"model {broken}: ")
+    assert refusal(load_model, str(broken), torch.float32).startswith(f"model {broken}: ")
 
 
 def test_weights_that_are_missing(broken):
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
-    message = refusal(load_model, str(broken), True)
+    message = refusal(load_model, str(broken), torch.float32)
     assert "lacks weights" in message
     assert "model.layers.2." in message
 
@@ -73,7 +74,7 @@ def test_no_chat_template(broken):
 
 def test_a_broken_adapter(model, tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
-    assert refusal(load_adapter, load_model(str(model), True), tmp_path, False).startswith(f"adapter {tmp_path}: ")
+    assert refusal(load_adapter, load_model(str(model), torch.float32), tmp_path, False).startswith(f"adapter {tmp_path}: ")
 
 
 def run(tmp_path, spec, url, token_file):
