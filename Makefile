@@ -15,7 +15,7 @@ BUILDER = $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(
 REGISTRY := localhost
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: help install demo test check compile cluster docs images generate licenses version release dist format
+.PHONY: help install demo test check cluster docs images generate licenses version release dist format
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -29,9 +29,10 @@ $(UV):
 	  { echo "uv could not be installed. It needs python3 with venv (Debian: apt install python3-venv) or any uv" \
 	    "(https://docs.astral.sh/uv/getting-started/installation)" >&2; exit 1; }
 
+# Compiled to bytecode, programs start in a third of the time; not all of them could store what Python compiles for them.
 install: $(UV) ## install the packages of uv.lock into .venv
 	@echo "Installing the packages of uv.lock into .venv. The first time this takes minutes and several GB."
-	$(REPORT) "Installing packages" $(UV) sync --locked
+	$(REPORT) "Installing packages" $(UV) sync --locked --compile-bytecode
 
 $(MODEL)/config.json: | install
 	@echo "Preparing the model SmolLM2-135M-Instruct. This takes about half a minute."
@@ -46,15 +47,10 @@ check: install ## run the linters, the type checker and the import contracts
 	$(REPORT) "Checking types" $(RUN) mypy
 	$(REPORT) "Checking imports" $(RUN) lint-imports
 
-# The tests start hundreds of programs, many in pods that cannot store the bytecode that Python compiles. Compiling all
-# packages once, before the tests, more than halves the time that a trainer takes to start.
-compile: install
-	$(REPORT) "Compiling the installed packages" $(UV) sync --locked --compile-bytecode
-
 # Four processes run tests at the same time: a test waits for programs and disks much of its time, so four keep two cores
 # busy. Each program computes with one thread, because more threads would only wait for one another.
 test: ## run all checks, then all tests
-	@$(MAKE) --no-print-directory --jobs=2 check compile
+	@$(MAKE) --no-print-directory check
 	@OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder --durations=20
 
 cluster: install ## start a real Kubernetes on this machine to play with; Ctrl-C ends it

@@ -78,7 +78,7 @@ def test_every_process_calls_equally_often_and_every_prompt_is_completed_once(mo
             assert len(batch) <= ROWS
             return [[7] for _ in batch]
 
-        completed += [row.prompt.id for row in evaluate(prompts, complete, tokenizer, client, [7], ROWS)]
+        completed += [row.prompt.id for row in evaluate(prompts, complete, tokenizer, client, [7], ROWS, 8)]
     client.close()
     assert len(set(calls)) == 1, "processes that call a collective operation unequally often wait for ever"
     assert sorted(completed) == sorted(prompt.id for prompt in prompts)
@@ -108,7 +108,7 @@ def test_progress_moves_within_a_batch(model, tokenizer, monkeypatch):
     loaded = load_model(str(model), torch.float32)
     completer = plain_completer(loaded, tokenizer, 8, 1.0)
     reports = []
-    evaluate(prompts, completer, tokenizer, client, end_token_ids(loaded, tokenizer), 64, reports.append)
+    evaluate(prompts, completer, tokenizer, client, end_token_ids(loaded, tokenizer), 64, 8, reports.append)
     client.close()
     assert reports == sorted(reports)
     assert len(reports) > 2

@@ -74,7 +74,9 @@ def test_no_chat_template(broken):
 
 def test_a_broken_adapter(model, tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
-    assert refusal(load_adapter, load_model(str(model), torch.float32), tmp_path, False).startswith(f"adapter {tmp_path}: ")
+    assert refusal(load_adapter, load_model(str(model), torch.float32), tmp_path, False).startswith(
+        f"adapter {tmp_path}: "
+    )
 
 
 def run(tmp_path, spec, url, token_file):

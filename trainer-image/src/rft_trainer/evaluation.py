@@ -136,13 +136,15 @@ def evaluate(
     client: RewardClient,
     end_ids: Sequence[int],
     rows: int,
+    max_new_tokens: int,
     report: Callable[[int], None] = lambda completed: None,
     with_shadows: bool = True,
 ) -> list[ScoredCompletion]:
     """Completes and scores prompts, each rank its share; every rank gets all results, in the prompts' order.
 
     Each rank completes `rows` prompts at once, the same number on all. `report` is called with the number of completed
-    prompts, all ranks' together (estimated from this one's).
+    prompts, all ranks' together, estimated from this one's: a completion that has not ended counts as the share of
+    `max_new_tokens` that it has.
     """
     mine = list(range(rank(), len(prompts), world_size()))
     token_ids = {index: prompt_token_ids(tokenizer, prompts[index].messages) for index in mine}
@@ -152,13 +154,14 @@ def evaluate(
     def complete_batch(start: int) -> _ScoredBatch:
         indices = mine[start : start + rows]
         batch = Batch([prompts[index] for index in indices], client, tokenizer, end_ids, with_shadows)
-        ended = start
+        ended = 0
 
         def on_finished(completions: dict[int, list[int]]) -> None:
             nonlocal ended
             batch.send_finished(completions)
             ended += len(completions)
-            report(min(len(prompts), ended * world_size()))
+            share = max(map(len, completions.values())) / max_new_tokens
+            report(min(len(prompts), int(start + ended + (len(indices) - ended) * share) * world_size()))
 
         completions = complete([token_ids[index] for index in indices], on_finished)
         texts = decode(tokenizer, completions)

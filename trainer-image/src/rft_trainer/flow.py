@@ -268,18 +268,11 @@ class Run:
         if self._folder.evaluation(stage).exists():
             return
         self._phase(phase, message, planned=len(prompts))
-        completer = plain_completer(
-            model, tokenizer, self._config.hyperparameters.max_completion_tokens, temperature=0.0
-        )
-        rows = evaluate(
-            prompts,
-            completer,
-            tokenizer,
-            client,
-            end_token_ids(model, tokenizer),
-            self._rows_at_once(model),
-            self._done,
-        )
+        max_tokens = self._config.hyperparameters.max_completion_tokens
+        completer = plain_completer(model, tokenizer, max_tokens, temperature=0.0)
+        end_ids = end_token_ids(model, tokenizer)
+        at_once = self._rows_at_once(model)
+        rows = evaluate(prompts, completer, tokenizer, client, end_ids, at_once, max_tokens, self._done)
         if rank() == 0:
             write_rollouts(self._folder.evaluation(stage), rows)
         wait_for_all()
@@ -305,12 +298,12 @@ class Run:
         self._phase("Preflight", f"sampling {samples} completions of {len(chosen)} prompts", planned=len(repeated))
         # Every rank samples its own share; seeds differ so that ranks do not repeat one another.
         torch.manual_seed(config.hyperparameters.seed + rank())
-        completer = plain_completer(
-            model, tokenizer, config.hyperparameters.max_completion_tokens, config.hyperparameters.temperature
-        )
+        max_tokens, temperature = config.hyperparameters.max_completion_tokens, config.hyperparameters.temperature
+        completer = plain_completer(model, tokenizer, max_tokens, temperature)
         end_ids = end_token_ids(model, tokenizer)
+        at_once = self._rows_at_once(model)
         rows = evaluate(
-            repeated, completer, tokenizer, client, end_ids, self._rows_at_once(model), self._done, with_shadows=False
+            repeated, completer, tokenizer, client, end_ids, at_once, max_tokens, self._done, with_shadows=False
         )
         verdict = judge([rows[start : start + samples] for start in range(0, len(rows), samples)], samples)
         unfit = verdict.verdict != "Fine"

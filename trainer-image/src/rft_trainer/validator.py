@@ -85,7 +85,14 @@ class Validator:
         started = time.monotonic()
         report = self._reporter.part(len(self._prompts), "samples")
         rows = evaluate(
-            self._prompts, self._complete, self._tokenizer, self._client, self._end_ids, self._rows_at_once(), report
+            self._prompts,
+            self._complete,
+            self._tokenizer,
+            self._client,
+            self._end_ids,
+            self._rows_at_once(),
+            self._config.hyperparameters.max_completion_tokens,
+            report,
         )
         if step == 0:
             self._before_training = rows
