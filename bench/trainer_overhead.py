@@ -3,9 +3,13 @@
 Run: .venv/bin/python bench/trainer_overhead.py (about six minutes; needs the quickstart's model, see `make demo`)
 Both train the quickstart with the same seed, in turn, twice each. Ours is the whole program with its reward server, as
 `rft run` starts it; the script calls the same reward function in its own process. The first step of each is left out.
+
+With --long-prompts (about ten minutes) every prompt has some 1,000 tokens, most of them other sentences of the
+training data, and completions have up to 50 tokens; a step has 2 prompts with 8 completions each.
 """
 
 import argparse
+import copy
 import json
 import statistics
 import subprocess
@@ -35,7 +39,7 @@ def bare(job: dict, output: Path) -> None:
 
     hyperparameters, tuning = job["spec"]["hyperparameters"], job["spec"]["tuning"]
     seed = hyperparameters.get("seed", 0)
-    lines = (QUICKSTART / "data/train.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = Path(job["spec"]["data"]["train"][0]["uri"]).read_text(encoding="utf-8").splitlines()
     # Our order of prompts, so that both see the same ones.
     rows = [json.loads(line) for line in mix({"": lines}, {"": 1.0}, hyperparameters.get("epochs", 1), seed)]
 
@@ -108,8 +112,10 @@ def ours(job: dict, folder: Path) -> list[dict]:
     job["spec"]["output"] = {"uri": str(folder / "out")}
     for split in ("validation", "test"):
         short = folder / f"{split}.jsonl"
-        short.write_text("".join((QUICKSTART / f"data/{split}.jsonl").open(encoding="utf-8").readlines()[:4]))
-        job["spec"]["data"][split][0]["uri"] = str(short)
+        (source,) = job["spec"]["data"][split]
+        lines = Path(source["uri"]).read_text(encoding="utf-8").splitlines(keepends=True)
+        short.write_text("".join(lines[:4]), encoding="utf-8")
+        source["uri"] = str(short)
     manifest = folder / "job.yaml"
     manifest.write_text(yaml.safe_dump(job), encoding="utf-8")
     command = [Path(sys.executable).parent / "rft", "run", manifest, QUICKSTART / "reward.yaml"]
@@ -123,7 +129,8 @@ def ours(job: dict, folder: Path) -> list[dict]:
     ]
 
 
-def quickstart() -> dict:
+def quickstart(long_prompts: bool, folder: Path) -> dict:
+    """The manifest of the job, with few steps and absolute addresses; data that it needs are written to the folder."""
     job = yaml.safe_load((QUICKSTART / "job.yaml").read_text(encoding="utf-8"))
     job["spec"]["hyperparameters"] |= {"maxSteps": STEPS, "evalInterval": STEPS}
     job["spec"]["preflight"] = {"action": "Skip"}
@@ -131,25 +138,48 @@ def quickstart() -> dict:
     for sources in job["spec"]["data"].values():
         for source in sources:
             source["uri"] = str(QUICKSTART / source["uri"])
+    if long_prompts:
+        job["spec"]["hyperparameters"] |= {"batchSize": 2, "maxPromptTokens": 1200, "maxCompletionTokens": 50}
+        for split, (source,) in job["spec"]["data"].items():
+            file = folder / f"{split}.jsonl"
+            file.write_text("".join(_lengthened(Path(source["uri"]))), encoding="utf-8")
+            source["uri"] = str(file)
     return job
+
+
+def _lengthened(file: Path) -> list[str]:
+    """Lines of data whose prompts begin with the sentences of the 80 lines that follow: about 1,000 tokens."""
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    sentences = [row["messages"][-1]["content"].removeprefix("Text: ") for row in rows]
+    lines = []
+    for number, row in enumerate(rows):
+        others = [sentences[(number + offset) % len(rows)] for offset in range(1, 81)]
+        row["messages"][-1]["content"] = f"Other texts: {' '.join(others)}\n{row['messages'][-1]['content']}"
+        lines.append(json.dumps(row) + "\n")
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bare", type=Path, metavar="FILE", help="run the TRL script only (used internally)")
+    parser.add_argument("--long-prompts", action="store_true", help="prompts of 1,000 tokens, completions of 50")
+    parser.add_argument("--bare", type=Path, nargs=2, metavar="FILE", help="run the TRL script only (used internally)")
     options = parser.parse_args()
     if options.bare:
-        return bare(quickstart(), options.bare)
+        job, output = options.bare
+        return bare(json.loads(job.read_text(encoding="utf-8")), output)
     seconds: dict[str, list[float]] = {"bare TRL": [], "rft_trainer": []}
     ratios, equal = [], 0
     with tempfile.TemporaryDirectory() as temporary:
+        job = quickstart(options.long_prompts, Path(temporary))
         for number in range(ROUNDS):
             print(f"round {number + 1} of {ROUNDS}", file=sys.stderr)
             folder = Path(temporary) / str(number)
             folder.mkdir()
-            file = folder / "bare.json"
-            subprocess.run([sys.executable, __file__, "--bare", file], check=True, stdout=subprocess.DEVNULL)
-            sides = {"bare TRL": json.loads(file.read_text()), "rft_trainer": ours(quickstart(), folder)}
+            file, result = folder / "job.json", folder / "bare.json"
+            file.write_text(json.dumps(job), encoding="utf-8")
+            command = [sys.executable, __file__, "--bare", file, result]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            sides = {"bare TRL": json.loads(result.read_text()), "rft_trainer": ours(copy.deepcopy(job), folder)}
             for name, steps in sides.items():
                 seconds[name] += [step["seconds"] for step in steps[1:]]
                 print(f"{name}: {[(round(s['reward'], 4), round(s['seconds'], 1)) for s in steps]}", file=sys.stderr)
