@@ -19,6 +19,7 @@ from rft_operator.pods.template import (
     build_container,
     build_deployment,
     build_pod_template,
+    http_probe,
     override_pod,
     scrape_annotations,
 )
@@ -173,23 +174,9 @@ def _server(endpoint: InferenceEndpoint, folder: str, mounts: list[Json], settin
         mounts=[{"name": "shared-memory", "mountPath": "/dev/shm"}, *mounts],
         resources={"limits": {serving.gpu_resource: str(serving.gpus)}} if serving.gpus else {},
         more={
-            "readinessProbe": {
-                "httpGet": {"path": "/health", "port": "http"},
-                "periodSeconds": 5,
-                "timeoutSeconds": 5,
-            },
-            "livenessProbe": {
-                "httpGet": {"path": "/health", "port": "http"},
-                "periodSeconds": 20,
-                "timeoutSeconds": 10,
-                "failureThreshold": 6,
-            },
-            "startupProbe": {
-                "httpGet": {"path": "/health", "port": "http"},
-                "periodSeconds": 5,
-                "timeoutSeconds": 5,
-                "failureThreshold": 720,
-            },
+            "readinessProbe": http_probe("/health", "http", 5, timeout=5),
+            "livenessProbe": http_probe("/health", "http", 20, timeout=10, failures=6),
+            "startupProbe": http_probe("/health", "http", 5, timeout=5, failures=720),
             "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}},
         },
     )
@@ -221,18 +208,9 @@ def _loader(endpoint: InferenceEndpoint, folder: str, mounts: list[Json], settin
         mounts=[{"name": "adapters", "mountPath": paths.CONFIGURATION, "readOnly": True}, *mounts],
         credentials=endpoint.spec.credentials,
         more={
-            "livenessProbe": {
-                "httpGet": {"path": "/healthz", "port": "loader"},
-                "periodSeconds": 20,
-                "timeoutSeconds": 10,
-            },
+            "livenessProbe": http_probe("/healthz", "loader", 20, timeout=10),
             # Importing its libraries takes long on a node that is busy loading models.
-            "startupProbe": {
-                "httpGet": {"path": "/healthz", "port": "loader"},
-                "periodSeconds": 5,
-                "timeoutSeconds": 10,
-                "failureThreshold": 60,
-            },
+            "startupProbe": http_probe("/healthz", "loader", 5, timeout=10, failures=60),
         },
     )
 

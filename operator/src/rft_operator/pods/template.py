@@ -31,6 +31,24 @@ class Container:
     """Further fields of the container, such as probes."""
 
 
+def http_probe(path: str, port: str, period: int, timeout: int | None = None, failures: int | None = None) -> Json:
+    """Build a probe that requests a path of a named port.
+
+    Args:
+        path: the path of the URL.
+        port: the name of the port.
+        period: seconds between two requests.
+        timeout: seconds in which the container has to answer; None for the default of Kubernetes, 1.
+        failures: failed requests in a row after which the probe has failed; None for the default of Kubernetes, 3.
+    """
+    probe: Json = {"httpGet": {"path": path, "port": port}, "periodSeconds": period}
+    if timeout is not None:
+        probe["timeoutSeconds"] = timeout
+    if failures is not None:
+        probe["failureThreshold"] = failures
+    return probe
+
+
 def build_container(container: Container) -> Json:
     """Build a container without privileges. It can write only to the scratch volume and to its other mounts."""
     env = {"HOME": paths.SCRATCH, "TMPDIR": paths.SCRATCH, "USER": "rft", **container.env}

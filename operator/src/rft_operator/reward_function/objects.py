@@ -22,6 +22,7 @@ from rft_operator.pods.template import (
     build_container,
     build_deployment,
     build_pod_template,
+    http_probe,
     override_pod,
     scrape_annotations,
 )
@@ -180,22 +181,9 @@ def build_reward_deployment(function: RewardFunction, settings: Settings) -> Jso
         ],
         credentials=function.spec.credentials,
         more={
-            "readinessProbe": {
-                "httpGet": {"path": READINESS_PATH, "port": "http"},
-                "periodSeconds": 2,
-                "timeoutSeconds": 5,
-            },
-            "livenessProbe": {
-                "httpGet": {"path": "/healthz", "port": "http"},
-                "periodSeconds": 20,
-                "timeoutSeconds": 10,
-                "failureThreshold": 6,
-            },
-            "startupProbe": {
-                "httpGet": {"path": "/healthz", "port": "http"},
-                "periodSeconds": 2,
-                "failureThreshold": 60,
-            },
+            "readinessProbe": http_probe(READINESS_PATH, "http", 2, timeout=5),
+            "livenessProbe": http_probe("/healthz", "http", 20, timeout=10, failures=6),
+            "startupProbe": http_probe("/healthz", "http", 2, failures=60),
         },
     )
     template = build_pod_template(
