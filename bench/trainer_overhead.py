@@ -60,7 +60,7 @@ def bare(job: dict, output: Path) -> None:
         def on_step_end(self, *args, **kwargs):
             seconds.append(time.perf_counter() - self.started)
 
-    # As our trainer chooses it: bfloat16, as the files have it, is many times slower on processors without instructions.
+    # As our trainer chooses it: bfloat16, as in the files, is many times slower on processors that emulate it.
     dtype = "auto" if has_bfloat16_instructions() else torch.float32
     model = AutoModelForCausalLM.from_pretrained(job["spec"]["model"]["uri"], dtype=dtype)
     layers = model.config.num_hidden_layers
