@@ -1,4 +1,4 @@
-"""What a job's addresses mean on this machine."""
+"""Resolve the addresses of a job on this machine."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from rft_api.files import atomic_write
 from rft_api.rft_job import RFTJob
 
 INPUTS = ".inputs"
-"""Folder inside the output where texts of ConfigMaps become files."""
+"""Name of the folder in the output folder to which texts of ConfigMaps are written as files."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Turns a job's addresses into what the trainer opens on this machine."""
+    """The folders and ConfigMaps with which the addresses of a job become paths that the trainer can open."""
 
     folder: Path
-    """Relative paths start here: the folder of the job's manifest."""
+    """The folder of the job's manifest, to which paths are relative."""
     output: Path
-    """The run's folder."""
+    """The folder of the run."""
     config_maps: Mapping[str, Mapping[str, str]]
-    """The ConfigMaps among the manifests."""
+    """The texts of the ConfigMaps among the manifests, by name and key."""
 
     def locate(self, uri: str) -> str:
-        """A path, OWNER/NAME of a model on the Hugging Face hub, or an s3:// address, which the trainer fetches."""
+        """Return a path, OWNER/NAME of a model on the Hugging Face hub, or an s3:// address for the trainer."""
         address = Address((), "data", uri)
         if address.scheme == "s3":
             return uri
@@ -38,17 +38,18 @@ class Places:
         return str((self.folder / Path(uri).expanduser()).resolve())
 
     def write_inputs(self, job: RFTJob) -> None:
-        """Writes the files that the job's configmap:// addresses stand for."""
+        """Write the texts of the job's configmap:// addresses to files."""
         for address in job_addresses(job):
             if address.scheme == "configmap":
                 atomic_write(self._input(address), self._text(address))
 
     def _text(self, address: Address) -> str:
+        """Return the text of a configmap:// address."""
         name, key = address.config_map_key
         return self.config_maps[name][key]
 
     def _input(self, address: Address) -> Path:
-        # The digest makes other contents another path, so that a run does not go on with data it did not start with.
+        # The path contains a digest of the text, so that a run is not resumed with data other than it started with.
         name, key = address.config_map_key
         digest = hashlib.sha256(self._text(address).encode()).hexdigest()[:12]
         return self.output / INPUTS / f"{name}-{digest}" / key.replace("/", "_")

@@ -1,4 +1,4 @@
-"""Draws a run's curves as one figure, in SVG and PNG."""
+"""Draw the curves of a run as one figure, in SVG and PNG."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rft_api.metrics import TrainMetrics
 from rft_api.summary import Summary
 from rft_cli.history import History
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
+# The palette of Okabe and Ito, whose colours colour-blind readers can distinguish.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#222222",
 )  # fmt: skip
@@ -42,15 +42,15 @@ STYLE: Any = {
     "legend.framealpha": 0.75,
     "legend.fontsize": 8.5,
     "lines.linewidth": 1.6,
-    "svg.hashsalt": "rft",  # the same run gives the same file
+    "svg.hashsalt": "rft",  # With a fixed salt, the same run gives the same file.
 }
 
 SMOOTHING_STEPS = 20
-"""Runs with more steps than this get a smoothed line over the noisy one."""
+"""Curves with more points than this get a smoothed line over the noisy one."""
 
 
 def draw_curves(history: History, target: Path, title: str, summary: Summary | None) -> list[Path]:
-    """Draws all curves to `target`.svg and `target`.png; returns both paths."""
+    """Draw all curves to `target`.svg and `target`.png, and return both paths."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 13), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08))
         figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold")
@@ -72,22 +72,22 @@ def draw_curves(history: History, target: Path, title: str, summary: Summary | N
 def _plot(
     axis: Axes, steps: Sequence[TrainMetrics], pick: Callable[[TrainMetrics], float | None], **style: str
 ) -> None:
-    """A line of a training metric; a long, noisy one faint under its moving average."""
+    """Draw the curve of a training metric; a long curve is drawn faintly, under its moving average."""
     points = [(step.step, value) for step in steps if (value := pick(step)) is not None]
     if not points:
         return
     xs, ys = zip(*points, strict=True)
-    # A single point would be an invisible line.
+    # A line with a single point would be invisible.
     mark = "o" if len(points) == 1 else ""
     if len(points) <= SMOOTHING_STEPS:
         axis.plot(xs, ys, marker=mark, **style)  # type: ignore[arg-type]
         return
     axis.plot(xs, ys, color=style["color"], alpha=0.25, linewidth=1)
-    axis.plot(xs, _smoothed(ys), **style)  # type: ignore[arg-type]
+    axis.plot(xs, _moving_average(ys), **style)  # type: ignore[arg-type]
 
 
-def _smoothed(values: Sequence[float]) -> list[float]:
-    """Centred moving average over about a tenth of the values."""
+def _moving_average(values: Sequence[float]) -> list[float]:
+    """Return the centred moving average over about a tenth of the values."""
     half = max(1, len(values) // 20)
     windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     return [sum(window) / len(window) for window in windows]
@@ -107,16 +107,16 @@ def _reward(axis: Axes, history: History, summary: Summary | None) -> None:
         xs, ys = zip(*points, strict=True)
         axis.plot(xs, ys, color=VERMILION, marker="o", markersize=4, label="validation (greedy)")
         if summary is not None:
-            exported = [(x, y) for x, y in points if x == summary.best_step]
-            for x, y in exported:
+            best_points = [(x, y) for x, y in points if x == summary.best_step]
+            for x, y in best_points:
                 axis.plot(x, y, "o", markersize=11, fillstyle="none", color=VERMILION, label=f"exported: step {x}")
     shadows = sorted({name for v in history.validations for name in v.shadows})
     for index, name in enumerate(shadows):
-        given = [(v.step, v.shadows[name].reward) for v in history.validations if name in v.shadows]
-        known = [(step, value) for step, value in given if value is not None]
-        if known:
-            xs, ys = zip(*known, strict=True)
-            # The reward's own colours stay its own.
+        rewards = [(v.step, v.shadows[name].reward) for v in history.validations if name in v.shadows]
+        shadow_points = [(step, value) for step, value in rewards if value is not None]
+        if shadow_points:
+            xs, ys = zip(*shadow_points, strict=True)
+            # The first two colours belong to the curves of the reward.
             colour = CYCLE[2 + index % (len(CYCLE) - 2)]
             axis.plot(xs, ys, color=colour, linestyle=":", marker="s", markersize=3, label=f"shadow {name} (greedy)")
     _legend(axis)
@@ -127,12 +127,12 @@ def _components(axis: Axes, history: History, summary: Summary | None) -> None:
     axis.set_ylabel("mean")
     names = sorted({name for step in history.steps for name in step.components})
     for index, name in enumerate(names):
-        # Beyond the palette, dashes tell equal colours apart.
+        # When there are more components than colours, dashes distinguish curves of the same colour.
         line = "-" if index < len(CYCLE) else "--"
         colour = CYCLE[index % len(CYCLE)]
         _plot(axis, history.steps, lambda s, n=name: s.components.get(n), color=colour, linestyle=line, label=name)  # type: ignore[misc]
     if not names:
-        _absent(axis, "this reward reports no components")
+        _write_note(axis, "this reward reports no components")
     _legend(axis)
 
 
@@ -215,8 +215,8 @@ def _seconds(axis: Axes, history: History, summary: Summary | None) -> None:
         axis.set_ylim(bottom=0)
         _legend(axis)
     else:
-        _absent(axis, "no training step yet")
+        _write_note(axis, "no training step yet")
 
 
-def _absent(axis: Axes, message: str) -> None:
+def _write_note(axis: Axes, message: str) -> None:
     axis.text(0.5, 0.5, message, transform=axis.transAxes, ha="center", va="center", color=GREY)

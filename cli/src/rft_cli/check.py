@@ -1,4 +1,4 @@
-"""Checks manifests as far as it goes without running anything: every error at once, with its file and line."""
+"""Check manifests without running anything, and report every error at once, with its file and line."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _SCHEMES = {
     "output": {"", "s3", "pvc"},
 }
 
-# Takes the place of a function that is missing or wrong, so that the job can still be checked.
+# Replaces a function that is missing or wrong, so that the rest of the job can still be checked.
 _STAND_IN = RewardFunction.model_validate({"metadata": {"name": "any"}, "spec": {"builtin": {"name": "Math"}}})
 
 
 def manifest_files(paths: Iterable[Path]) -> list[Path]:
-    """The given files, and the manifests in the given folders."""
+    """Return the paths that are files, and the manifests in the paths that are folders, each file once."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -44,52 +44,52 @@ def manifest_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def check_manifests(paths: Iterable[Path]) -> tuple[Manifests, list[ManifestError]]:
-    """Reads manifests and checks them, also against each other.
+    """Read manifests, and check each of them and the references between them.
 
     Returns:
-        The documents that are right by themselves, and everything that is wrong in all of them.
+        The manifests that are valid by themselves, and every error, in the order of files and lines.
     """
-    found, errors = read_manifests(paths)
-    for job in found.jobs:
-        errors += _job_errors(found, job)
-    return found, sorted(errors, key=lambda error: (error.file, error.line or 0))
+    manifests, errors = read_manifests(paths)
+    for job in manifests.jobs:
+        errors += _job_errors(manifests, job)
+    return manifests, sorted(errors, key=lambda error: (error.file, error.line or 0))
 
 
 def read_manifests(paths: Iterable[Path]) -> tuple[Manifests, list[ManifestError]]:
-    """Like `check_manifests`, but leaves out what jobs refer to."""
+    """Read and check manifests as `check_manifests` does, but do not check what jobs refer to."""
     try:
-        found, errors = load_manifests(manifest_files(paths)), []
-    except ManifestErrors as wrong:
-        found, errors = wrong.manifests, list(wrong.errors)
-    for function in found.reward_functions.values():
+        manifests, errors = load_manifests(manifest_files(paths)), []
+    except ManifestErrors as error:
+        manifests, errors = error.manifests, list(error.errors)
+    for function in manifests.reward_functions.values():
         errors += [
-            found.error("RewardFunction", function.metadata.name, missing.location, missing.message)
-            for missing in missing_sources(function, found.config_maps)
+            manifests.error("RewardFunction", function.metadata.name, violation.location, violation.message)
+            for violation in missing_sources(function, manifests.config_maps)
         ]
-    return found, errors
+    return manifests, errors
 
 
-def _job_errors(found: Manifests, job: RFTJob) -> Iterator[ManifestError]:
+def _job_errors(manifests: Manifests, job: RFTJob) -> Iterator[ManifestError]:
     name = job.metadata.name
     for location, reward in _reward_references(job):
-        if ("RewardFunction", reward) not in found.origins:
-            close = get_close_matches(reward, found.reward_functions, n=1)
-            hint = f"; did you mean {close[0]}?" if close else " among the given files"
+        if ("RewardFunction", reward) not in manifests.origins:
+            matches = get_close_matches(reward, manifests.reward_functions, n=1)
+            hint = f"; did you mean {matches[0]}?" if matches else " among the given files"
             message = f"RewardFunction {reward} is not defined{hint}"
-            yield found.error("RFTJob", name, location, message)
+            yield manifests.error("RFTJob", name, location, message)
     for address in job_addresses(job):
-        problem = _address_problem(found, job, address)
+        problem = _address_problem(manifests, job, address)
         if problem:
-            yield found.error("RFTJob", name, address.location, problem)
+            yield manifests.error("RFTJob", name, address.location, problem)
     for item in job.spec.sources():
         for location, problem in FORMATS[item.source.format].option_problems(item.source):
-            yield found.error("RFTJob", name, ("spec", *item.location, *location), problem)
+            yield manifests.error("RFTJob", name, ("spec", *item.location, *location), problem)
     try:
-        functions = {reward: found.reward_functions.get(reward, _STAND_IN) for reward in reward_names(job)}
-        nowhere = dict.fromkeys(functions, RewardAddress(url="", token_file=None))
-        render_trainer_config(job, functions, nowhere, locate=str)
+        functions = {reward: manifests.reward_functions.get(reward, _STAND_IN) for reward in reward_names(job)}
+        empty_addresses = dict.fromkeys(functions, RewardAddress(url="", token_file=None))
+        render_trainer_config(job, functions, empty_addresses, locate=str)
     except FieldError as error:
-        yield found.error("RFTJob", name, error.location, error.problem)
+        yield manifests.error("RFTJob", name, error.location, error.problem)
 
 
 def _reward_references(job: RFTJob) -> Iterator[tuple[Location, str]]:
@@ -100,20 +100,20 @@ def _reward_references(job: RFTJob) -> Iterator[tuple[Location, str]]:
         yield ("spec", "shadowRewards", index), shadow
 
 
-def _address_problem(found: Manifests, job: RFTJob, address: Address) -> str | None:
+def _address_problem(manifests: Manifests, job: RFTJob, address: Address) -> str | None:
     if address.scheme not in _SCHEMES[address.role]:
-        usable = ", ".join(f"{scheme}://" for scheme in sorted(_SCHEMES[address.role]) if scheme)
-        return f"{address.scheme}:// is not supported here; use {usable} or a path"
+        schemes = ", ".join(f"{scheme}://" for scheme in sorted(_SCHEMES[address.role]) if scheme)
+        return f"{address.scheme}:// is not supported here; use {schemes} or a path"
     if address.scheme == "configmap":
         name, key = address.config_map_key
-        if name not in found.config_maps:
+        if name not in manifests.config_maps:
             return f"ConfigMap {name} is not among the given files"
-        return None if key in found.config_maps[name] else f"ConfigMap {name} has no key {key or 'here: add /KEY'}"
+        return None if key in manifests.config_maps[name] else f"ConfigMap {name} has no key {key or 'here: add /KEY'}"
     if address.scheme == "hf":
         return None if parse_hub_address(address.uri) else f"must look like {SHAPE}"
     if address.scheme or address.role == "output":
         return None
-    path = found.folders[job.metadata.name] / Path(address.uri).expanduser()
+    path = manifests.folders[job.metadata.name] / Path(address.uri).expanduser()
     if address.role == "model":
         return None if path.is_dir() else f"there is no folder {path.resolve()}"
     if address.many:

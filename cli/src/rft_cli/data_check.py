@@ -1,4 +1,4 @@
-"""`rft data check`: every problem of data with its place, repeated prompts, and prompts that leak into the test."""
+"""`rft data check`: report every problem of data by file and line, repeated prompts, and prompts shared by splits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLACES_SHOWN = 3
 
 
 def check(targets: Sequence[str], format_name: str, conversations: bool, console: Console) -> None:
-    """Reads data as a run would and says what is wrong with it.
+    """Read data as a run would, and print what is wrong with it.
 
     Raises:
         ManifestErrors: when a manifest is wrong.
@@ -29,9 +29,9 @@ def check(targets: Sequence[str], format_name: str, conversations: bool, console
     sources = read_targets(targets, format_name, conversations, problems, remarks)
     print_table([source for source in sources if source.rows], console)
     for source in sources:
-        repeated = sum(count - 1 for count in Counter(row.digest for row in source.rows).values())
-        if repeated:
-            remarks.append(f"{source.label}: {repeated} rows repeat the prompt of another row")
+        duplicates = sum(count - 1 for count in Counter(row.digest for row in source.rows).values())
+        if duplicates:
+            remarks.append(f"{source.label}: {duplicates} rows repeat the prompt of another row")
         if source.report is not None:
             remarks.append(f"{source.label}: {source.report}")
     for first, second in combinations(_parts(sources), 2):
@@ -46,7 +46,7 @@ def check(targets: Sequence[str], format_name: str, conversations: bool, console
 
 
 def _parts(sources: Sequence[ReadSource]) -> Iterator[tuple[str, bool, dict[bytes, Row]]]:
-    """Every part with the first row of each of its prompts."""
+    """Yield each part (its name, whether a job has it, and the first row of each of its prompts by digest)."""
     for part, of_job in dict.fromkeys((source.part, source.of_job) for source in sources):
         rows: dict[bytes, Row] = {}
         for source in sources:
@@ -63,12 +63,12 @@ def _compare(
     remarks: list[str],
 ) -> None:
     (name, of_job, rows), (other, other_of_job, others) = first, second
-    shared = [digest for digest in rows if digest in others]
-    if not shared:
+    overlap = [digest for digest in rows if digest in others]
+    if not overlap:
         return
-    places = [f"{rows[digest].place} = {others[digest].place}" for digest in shared[:PLACES_SHOWN]]
-    more = f" and {len(shared) - PLACES_SHOWN} more" if len(shared) > PLACES_SHOWN else ""
-    message = f"{name} and {other} share {len(shared)} prompts: {', '.join(places)}{more}"
-    # What a model has seen in training, or was chosen by, says nothing about what it has learnt.
+    places = [f"{rows[digest].place} = {others[digest].place}" for digest in overlap[:PLACES_SHOWN]]
+    more = f" and {len(overlap) - PLACES_SHOWN} more" if len(overlap) > PLACES_SHOWN else ""
+    message = f"{name} and {other} share {len(overlap)} prompts: {', '.join(places)}{more}"
+    # Test prompts that the model was trained on, or that chose its checkpoint, do not show what it has learnt.
     leaks = of_job and other_of_job and "test" in (name, other)
     (problems if leaks else remarks).append(message)

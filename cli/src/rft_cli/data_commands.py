@@ -1,4 +1,4 @@
-"""`rft data`: commands that look at data without a model, and bring it into shape."""
+"""`rft data`: commands that check, describe, split and convert data; none of them needs a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rft data convert`: other formats as JSONL in OpenAI chat format."""
+"""`rft data convert`: convert data of other formats to JSONL in OpenAI chat format."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rft_api.invocation_reading import InvocationLogReader, LogFiles
 from rft_api.jsonl import read_json_lines
 from rft_api.model import Json
 from rft_api.prompts import Message, problem_report
-from rft_cli.data_sources import fetched
+from rft_cli.data_sources import fetch
 from rft_cli.new_file import new_files
 from rft_cli.texts import harmless
 
@@ -33,20 +33,20 @@ def log_options(
     redact: Sequence[str] | None,
     limit: int | None,
 ) -> InvocationLog:
-    """The options of the command line in the form of a manifest's invocationLog.
+    """Return the options of the command line as the field `invocationLog` of a manifest.
 
     Raises:
         RunError: CONFIGURATION_INVALID when one of them is wrong.
     """
     conditions: list[dict[str, dict[str, str]]] = []
-    for name, given in (("equals", equals), ("notEquals", not_equals)):
-        for text in given or []:
+    for name, texts in (("equals", equals), ("notEquals", not_equals)):
+        for text in texts or []:
             key, separator, value = text.partition("=")
             if not separator:
                 option = "--equals" if name == "equals" else "--not-equals"
                 raise RunError(ExitCode.CONFIGURATION_INVALID, f"{option} {text}: must look like KEY=VALUE")
             conditions.append({name: {key: value}})
-    stated = {
+    fields = {
         "reference": "LoggedAnswer" if reference else "None",
         "modelIds": list(models or []),
         "from": since,
@@ -56,7 +56,7 @@ def log_options(
         "limit": limit,
     }
     try:
-        return InvocationLog.model_validate(stated)
+        return InvocationLog.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -64,13 +64,13 @@ def log_options(
 
 
 def convert_logs(source: str, options: InvocationLog, output: Path, conversations: bool, console: Console) -> None:
-    """Writes the prompts of invocation logs, one at a time, so that logs of any size can be converted.
+    """Write the prompts of invocation logs to a new file, one at a time, so that logs of any size can be converted.
 
     Raises:
-        RunError: DATA_INVALID when there is no usable record, OUTPUT_INVALID when the file exists.
+        RunError: DATA_INVALID when no record can be used, OUTPUT_INVALID when the file exists already.
     """
     files = LogFiles(options.from_, options.to)
-    with TemporaryDirectory(prefix="rft-data-") as scratch, fetched(source, Path(scratch) / "data", files) as path:
+    with TemporaryDirectory(prefix="rft-data-") as scratch, fetch(source, Path(scratch) / "data", files) as path:
         try:
             reader = InvocationLogReader(
                 Path(path), options, with_answers=conversations or options.reference == "LoggedAnswer"
@@ -91,22 +91,22 @@ def convert_logs(source: str, options: InvocationLog, output: Path, conversation
 
 
 def convert_rows(source: str, name: str, output: Path, conversations: bool, console: Console) -> None:
-    """Writes the rows of a JSONL file of another format.
+    """Write the rows of a JSONL file of another format to a new file.
 
     Raises:
-        RunError: CONFIGURATION_INVALID for an unknown format, DATA_INVALID with every bad line, OUTPUT_INVALID when the
-            file exists.
+        RunError: CONFIGURATION_INVALID when there is no such format, DATA_INVALID with every line that is wrong,
+            OUTPUT_INVALID when the file exists already.
     """
     converters: dict[str, Callable[[Json, bool], Json]] = {
         "PromptCompletion": _prompt_completion,
         "QuestionAnswer": _question_answer,
     }
     if name not in converters:
-        known = ", ".join(["BedrockInvocationLog", *converters])
-        raise RunError(ExitCode.CONFIGURATION_INVALID, f"--from {name}: must be one of {known}")
+        formats = ", ".join(["BedrockInvocationLog", *converters])
+        raise RunError(ExitCode.CONFIGURATION_INVALID, f"--from {name}: must be one of {formats}")
     problems: list[str] = []
     rows = []
-    with TemporaryDirectory(prefix="rft-data-") as scratch, fetched(source, Path(scratch) / "data") as path:
+    with TemporaryDirectory(prefix="rft-data-") as scratch, fetch(source, Path(scratch) / "data") as path:
         for line in read_json_lines(Path(path), problems):
             try:
                 rows.append(converters[name](line.row, conversations))
@@ -121,7 +121,7 @@ def convert_rows(source: str, name: str, output: Path, conversations: bool, cons
 
 
 def _prompt_completion(row: Json, conversations: bool) -> Json:
-    """`prompt` and `completion`, each a text (OpenAI's older format) or messages (TRL's conversational one)."""
+    """Convert `prompt` and `completion`: texts (OpenAI's older format) or messages (TRL's conversational format)."""
     messages = _turns(row, "prompt", "user")
     completion = None
     if row.get("completion") is not None:
@@ -131,7 +131,7 @@ def _prompt_completion(row: Json, conversations: bool) -> Json:
 
 
 def _question_answer(row: Json, conversations: bool) -> Json:
-    """`question` and `answer`, as GSM8K has them: what stands after #### is what is compared."""
+    """Convert `question` and `answer`, as in GSM8K; the text after #### becomes the reference answer."""
     question, answer = row.get("question"), row.get("answer")
     if not isinstance(question, str) or not isinstance(answer, str):
         raise ValueError("question and answer must be texts")
@@ -144,19 +144,19 @@ def _question_answer(row: Json, conversations: bool) -> Json:
 
 
 def _turns(row: Json, field: str, role: str) -> list[Message]:
-    given = row.get(field)
-    if isinstance(given, str):
-        return [{"role": role, "content": given}]
-    if not isinstance(given, list) or not given:
+    value = row.get(field)
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    if not isinstance(value, list) or not value:
         raise ValueError(f"{field} must be a text or a list of messages")
-    for turn in given:
+    for turn in value:
         if (
             not isinstance(turn, dict)
             or not isinstance(turn.get("role"), str)
             or not isinstance(turn.get("content"), str)
         ):
             raise ValueError(f"{field} must hold messages with role and content")
-    return [{"role": turn["role"], "content": turn["content"]} for turn in given]
+    return [{"role": turn["role"], "content": turn["content"]} for turn in value]
 
 
 def _row(messages: list[Message], answer: str | None, conversations: bool, rest: Json) -> Json:

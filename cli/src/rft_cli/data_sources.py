@@ -1,4 +1,4 @@
-"""What the arguments of `rft data` stand for: sources of data, brought to this machine and read."""
+"""Read the sources of data that the arguments of `rft data` name."""
 
 from __future__ import annotations
 
@@ -22,27 +22,33 @@ from rft_cli.check import read_manifests
 
 @dataclass(frozen=True)
 class Row:
-    """A prompt, or the prompt of a conversation, and where it stands."""
+    """A prompt, or the prompt of a conversation, and its place."""
 
     place: str
+    """File and line."""
     messages: list[Message]
+    """The messages of the prompt."""
     digest: bytes
+    """The digest of the messages; equal prompts have equal digests."""
     reference: object
+    """The reference answer; None for conversations."""
     answer: str | None = None
-    """The answer to imitate; none for prompts."""
+    """The answer to imitate; None for prompts."""
 
 
 @dataclass
 class ReadSource:
-    """A source and what was found there."""
+    """A source with its rows."""
 
     label: str
-    """Its file, or its split and name in a job."""
+    """The file, or the split and name of the source in its job."""
     part: str
-    """What it is used for: train, validation, test, warmup; of a file, its address."""
+    """The split in its job (train, validation, test or warmup), or the address of the file."""
     of_job: bool
+    """Whether it is a source of a job; otherwise the user has named the file itself."""
     rows: list[Row] = field(default_factory=list)
     report: InvocationLogReport | None = None
+    """The report about invocation logs; None for other formats."""
 
 
 @dataclass(frozen=True)
@@ -52,44 +58,44 @@ class _Target:
     of_job: bool
     source: DataSource | WarmupSource
     path: str | None
-    """None for what only a cluster can read."""
+    """The path or s3:// address; None when only a cluster can read it."""
     fraction: float = 0.0
-    """Share that is set aside for validation."""
+    """The fraction of the prompts that is set aside for validation."""
 
 
 def read_targets(
     targets: Sequence[str], format_name: str, conversations: bool, problems: list[str], remarks: list[str]
 ) -> list[ReadSource]:
-    """Reads files and the sources of jobs.
+    """Read files and the sources of jobs.
 
     Args:
-        targets: files of data, or manifests.
+        targets: files of data, or manifests of jobs.
         format_name: the format of the files.
         conversations: whether the files hold warm-up data.
-        problems: what is wrong is appended.
-        remarks: what was not looked at is appended.
+        problems: the list to which problems of the data are appended.
+        remarks: the list to which a remark about each source that cannot be read here is appended.
 
     Raises:
         ManifestErrors: when a manifest is wrong.
-        RunError: when a manifest holds no job, or there is no such format.
+        RunError: when a manifest defines no job, or there is no such format.
     """
-    read: list[ReadSource] = []
+    sources: list[ReadSource] = []
     with TemporaryDirectory(prefix="rft-data-") as scratch:
         for number, target in enumerate(_expand(targets, format_name, conversations, Path(scratch))):
             if target.path is None:
                 remarks.append(f"{target.label}: {target.source.uri} can be read in a cluster only")
                 continue
-            with fetched(target.path, Path(scratch) / str(number), file_filter(target.source)) as path:
-                read += _read(target, path, problems)
-    return read
+            with fetch(target.path, Path(scratch) / str(number), file_filter(target.source)) as path:
+                sources += _read(target, path, problems)
+    return sources
 
 
 @contextmanager
-def fetched(address: str, scratch: Path, is_read: FileFilter = every_file) -> Iterator[str]:
-    """A path with what is at an address: itself, or a copy of what is stored at s3://.
+def fetch(address: str, scratch: Path, is_read: FileFilter = every_file) -> Iterator[str]:
+    """Yield the path of data: the address itself, or a folder with a copy when it is an s3:// address.
 
     Raises:
-        RunError: DATA_INVALID when the store refuses, or nothing is there.
+        RunError: DATA_INVALID when the object store refuses, or nothing is stored there.
     """
     if not is_stored(address):
         yield address
@@ -98,10 +104,10 @@ def fetched(address: str, scratch: Path, is_read: FileFilter = every_file) -> It
     from rft_api.storage_error import StorageError
 
     try:
-        found = ObjectStore().fetch(address, scratch, is_read)
+        exists = ObjectStore().fetch(address, scratch, is_read)
     except StorageError as error:
         raise RunError(ExitCode.DATA_INVALID, str(error)) from None
-    if not found:
+    if not exists:
         raise RunError(ExitCode.DATA_INVALID, f"{address}: nothing is stored there")
     yield str(scratch)
 
@@ -109,13 +115,13 @@ def fetched(address: str, scratch: Path, is_read: FileFilter = every_file) -> It
 def _expand(targets: Sequence[str], format_name: str, conversations: bool, scratch: Path) -> Iterator[_Target]:
     for target in targets:
         if target.endswith((".yaml", ".yml")):
-            yield from _of_jobs(target, scratch)
+            yield from _targets_of_manifest(target, scratch)
         else:
             yield _Target(target, target, False, file_source(target, format_name, conversations), target)
 
 
 def file_source(address: str, format_name: str, conversations: bool) -> DataSource | WarmupSource:
-    """A source for what a user names on the command line, to which no job gives a name or a reward.
+    """Return a source for a file on the command line. It has a placeholder as its name and reward.
 
     Raises:
         RunError: CONFIGURATION_INVALID when there is no such format.
@@ -129,66 +135,67 @@ def file_source(address: str, format_name: str, conversations: bool) -> DataSour
     return DataSource(name="file", uri=address, format=entry.name, reward="none")
 
 
-def _of_jobs(manifest: str, scratch: Path) -> Iterator[_Target]:
-    found, errors = read_manifests([Path(manifest)])
+def _targets_of_manifest(manifest: str, scratch: Path) -> Iterator[_Target]:
+    manifests, errors = read_manifests([Path(manifest)])
     if errors:
-        raise ManifestErrors(errors, found)
-    if not found.jobs:
+        raise ManifestErrors(errors, manifests)
+    if not manifests.jobs:
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"{manifest} defines no RFTJob")
-    for job in found.jobs:
-        yield from _of_job(found, job, scratch)
+    for job in manifests.jobs:
+        yield from _targets_of_job(manifests, job, scratch)
 
 
-def _of_job(found: Manifests, job: RFTJob, scratch: Path) -> Iterator[_Target]:
-    places = Places(found.folders[job.metadata.name], scratch, found.config_maps)
+def _targets_of_job(manifests: Manifests, job: RFTJob, scratch: Path) -> Iterator[_Target]:
+    places = Places(manifests.folders[job.metadata.name], scratch, manifests.config_maps)
     try:
         places.write_inputs(job)
-    except KeyError as missing:
+    except KeyError as key:
         raise RunError(
-            ExitCode.CONFIGURATION_INVALID, f"a ConfigMap of {job.metadata.name} is not among the files: {missing}"
+            ExitCode.CONFIGURATION_INVALID, f"a ConfigMap of {job.metadata.name} is not among the files: {key}"
         ) from None
     for item in job.spec.sources():
-        here = Address((), "data", item.source.uri).scheme != "pvc"
-        path = places.locate(item.source.uri) if here else None
-        aside = job.spec.data.effective_validation_fraction if item.split == "train" else 0.0
-        yield _Target(item.label, item.split, True, item.source, path, aside)
+        is_local = Address((), "data", item.source.uri).scheme != "pvc"
+        path = places.locate(item.source.uri) if is_local else None
+        fraction = job.spec.data.effective_validation_fraction if item.split == "train" else 0.0
+        yield _Target(item.label, item.split, True, item.source, path, fraction)
 
 
 def _read(target: _Target, path: str, problems: list[str]) -> list[ReadSource]:
+    """Read a target whose data is at `path`; prompts that are set aside for validation become a second source."""
     source = ReadSource(target.label, target.part, target.of_job)
     uri = target.source.uri
-    shown = uri if is_stored(uri) or not target.of_job else path
-    wrong: list[str] = []
-    located = target.source.model_copy(update={"uri": path})
-    if isinstance(located, WarmupSource):
-        found, source.report = read_conversations(located, wrong)
+    address = uri if is_stored(uri) or not target.of_job else path
+    source_problems: list[str] = []
+    located_source = target.source.model_copy(update={"uri": path})
+    if isinstance(located_source, WarmupSource):
+        conversations, source.report = read_conversations(located_source, source_problems)
         source.rows = [
-            Row(f"{shown}:{c.line}", c.messages[:-1], prompt_digest(c.messages[:-1]), None, c.messages[-1]["content"])
-            for c in found
+            Row(f"{address}:{c.line}", c.messages[:-1], prompt_digest(c.messages[:-1]), None, c.messages[-1]["content"])
+            for c in conversations
         ]
-        problems += _as_given(wrong, path, shown)
+        problems += _with_address(source_problems, path, address)
         return [source]
-    prompts, source.report = read_prompts(located, wrong)
-    kept: list[Prompt] = prompts
-    aside: list[Prompt] = []
-    if target.fraction and prompts and not wrong:
+    prompts, source.report = read_prompts(located_source, source_problems)
+    training: list[Prompt] = prompts
+    validation: list[Prompt] = []
+    if target.fraction and prompts and not source_problems:
         try:
-            kept, aside = split_by_content(target.label.partition("/")[2], prompts, target.fraction)
+            training, validation = split_by_content(target.label.partition("/")[2], prompts, target.fraction)
         except RunError as error:
             problems.append(error.message)
-    source.rows = _rows(kept, shown)
-    problems += _as_given(wrong, path, shown)
-    read = [source]
-    if aside:
+    source.rows = _rows(training, address)
+    problems += _with_address(source_problems, path, address)
+    sources = [source]
+    if validation:
         label = f"validation ({target.fraction:g} of {target.label})"
-        read.append(ReadSource(label, "validation", True, _rows(aside, shown)))
-    return read
+        sources.append(ReadSource(label, "validation", True, _rows(validation, address)))
+    return sources
 
 
-def _as_given(problems: Sequence[str], path: str, shown: str) -> list[str]:
-    """The problems with the address that the user knows in place of the copy's."""
-    return [shown + problem.removeprefix(path) if problem.startswith(path) else problem for problem in problems]
+def _with_address(problems: Sequence[str], path: str, address: str) -> list[str]:
+    """Return the problems with the address that the user knows instead of the path of the copy."""
+    return [address + problem.removeprefix(path) if problem.startswith(path) else problem for problem in problems]
 
 
-def _rows(prompts: Sequence[Prompt], shown: str) -> list[Row]:
-    return [Row(f"{shown}:{p.line}", p.messages, prompt_digest(p.messages), p.reference_answer) for p in prompts]
+def _rows(prompts: Sequence[Prompt], address: str) -> list[Row]:
+    return [Row(f"{address}:{p.line}", p.messages, prompt_digest(p.messages), p.reference_answer) for p in prompts]

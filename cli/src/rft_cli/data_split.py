@@ -1,4 +1,4 @@
-"""`rft data split`: train, validation and test files by a hash of each prompt."""
+"""`rft data split`: split a file into training, validation and test files by a hash of each prompt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rft_api.exit_codes import ExitCode, RunError
 from rft_api.jsonl import numbered_lines
 from rft_api.prompts import Message, problem_report, prompt_digest
 from rft_api.sources import WarmupSource
-from rft_cli.data_sources import fetched, file_source
+from rft_cli.data_sources import fetch, file_source
 from rft_cli.new_file import new_files
 
 
@@ -28,7 +28,7 @@ def split(
     conversations: bool,
     console: Console,
 ) -> None:
-    """Copies every line of a file to one of up to three new files beside it.
+    """Copy each line of a file to one of up to three new files, which are beside the file or in the folder `output`.
 
     Raises:
         RunError: when the shares or the file are wrong, a part would be empty, or a new file exists already.
@@ -39,37 +39,39 @@ def split(
         )
     if output is None and is_stored(address):
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"--output is needed: nothing is written to {address}")
-    with TemporaryDirectory(prefix="rft-data-") as scratch, fetched(address, Path(scratch) / "data") as path:
+    with TemporaryDirectory(prefix="rft-data-") as scratch, fetch(address, Path(scratch) / "data") as path:
         parts = _parts(path, address, validation, test, seed, conversations)
-        counted = Counter(parts.values())
-        wanted = ["train", *(name for name, share in (("validation", validation), ("test", test)) if share)]
-        empty = [name for name in wanted if not counted[name]]
-        if empty:
+        counts = Counter(parts.values())
+        names = ["train", *(name for name, share in (("validation", validation), ("test", test)) if share)]
+        empty_parts = [name for name in names if not counts[name]]
+        if empty_parts:
             raise RunError(
                 ExitCode.DATA_INVALID,
-                f"{address}: no prompt of {len(parts)} falls to {' and '.join(empty)}; add rows or change the shares",
+                f"{address}: no prompt of {len(parts)} falls to {' and '.join(empty_parts)}; "
+                f"add rows or change the shares",
             )
         name = PurePosixPath(address).name.removesuffix(".jsonl")
         folder = output if output is not None else Path(address).parent
-        targets = {part: folder / f"{name}.{part}.jsonl" for part in wanted}
+        targets = {part: folder / f"{name}.{part}.jsonl" for part in names}
         with new_files(list(targets.values())) as files:
-            by_part = dict(zip(targets, files, strict=True))
+            file_of_part = dict(zip(targets, files, strict=True))
             with Path(path).open("rb") as lines:
                 for number, text in numbered_lines(lines):
-                    by_part[parts[number]].write(text + b"\n")
+                    file_of_part[parts[number]].write(text + b"\n")
     for part, target in targets.items():
-        console.print(f"{part}: {counted[part]} rows → {target}", highlight=False, soft_wrap=True)
+        console.print(f"{part}: {counts[part]} rows → {target}", highlight=False, soft_wrap=True)
 
 
 def part_of(messages: list[Message], validation: float, test: float, seed: int) -> str:
-    """The part that a prompt falls to: depends on nothing but the prompt, the shares and the seed."""
+    """Return the part to which a prompt belongs; it depends only on the prompt, the shares and the seed."""
     digest = hashlib.sha256(str(seed).encode() + prompt_digest(messages)).digest()
     place = int.from_bytes(digest[:8]) / 2**64
-    # Another share for validation moves no prompt into the test, nor out of it.
+    # Test has the lowest places and validation the highest, so another share of one does not change the other.
     return "test" if place < test else "validation" if place >= 1 - validation else "train"
 
 
 def _parts(path: str, address: str, validation: float, test: float, seed: int, conversations: bool) -> dict[int, str]:
+    """Return the part of each line, by its number in the file."""
     problems: list[str] = []
     source = file_source(path, "OpenAIChat", conversations)
     rows: list[tuple[int, list[Message]]]
@@ -78,6 +80,7 @@ def _parts(path: str, address: str, validation: float, test: float, seed: int, c
     else:
         rows = [(row.line, row.messages) for row in read_prompts(source, problems)[0]]
     if problems:
-        shown = [address + problem.removeprefix(path) for problem in problems]
-        raise RunError(ExitCode.DATA_INVALID, problem_report(shown))
+        raise RunError(
+            ExitCode.DATA_INVALID, problem_report([address + problem.removeprefix(path) for problem in problems])
+        )
     return {line: part_of(messages, validation, test, seed) for line, messages in rows}

@@ -1,4 +1,4 @@
-"""`rft data stats`: what data is made of, without a model: rows, lengths, roles, reference answers, duplicates."""
+"""`rft data stats`: describe data without a model: rows, lengths, roles, reference answers, duplicates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KINDS = {str: "text", dict: "object", list: "list", bool: "boolean", int: "numb
 
 
 def stats(targets: Sequence[str], format_name: str, conversations: bool, as_json: bool, console: Console) -> None:
-    """Describes data.
+    """Print the figures of data as tables, or as JSON.
 
     Raises:
         ManifestErrors: when a manifest is wrong.
@@ -45,7 +45,7 @@ def stats(targets: Sequence[str], format_name: str, conversations: bool, as_json
 
 
 def describe(source: ReadSource) -> Json:
-    """The figures of a source."""
+    """Return the figures of a source, which can be written as JSON."""
     rows = source.rows
     figures: Json = {
         "source": source.label,
@@ -66,7 +66,7 @@ def describe(source: ReadSource) -> Json:
 
 
 def print_table(sources: Sequence[ReadSource], console: Console) -> None:
-    """A line for each source."""
+    """Print a table with one line for each source."""
     if not sources:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -90,14 +90,14 @@ def print_table(sources: Sequence[ReadSource], console: Console) -> None:
 
 
 def _print_quantiles(sources: Sequence[ReadSource], title: str, name: str, console: Console) -> None:
-    measured = [(source.label, figures[name]) for source in sources if (figures := describe(source)).get(name)]
-    if not measured:
+    quantiles = [(source.label, figures[name]) for source in sources if (figures := describe(source)).get(name)]
+    if not quantiles:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(title, overflow="fold")
     for column in _SHARES:
         table.add_column(column, justify="right")
-    for label, values in measured:
+    for label, values in quantiles:
         table.add_row(harmless(label), *(str(values[column]) for column in _SHARES))
     console.print(table)
 
@@ -111,10 +111,10 @@ def _kind(reference: object) -> str:
 
 
 def _quantiles(values: Sequence[int]) -> dict[str, int]:
-    """Values that really occur, at some shares of the sorted list."""
-    ordered = sorted(values)
-    return {name: ordered[round(share * (len(ordered) - 1))] for name, share in _SHARES.items()} if ordered else {}
+    """Return minimum, median, 90 % quantile and maximum, each of which is one of the values; nothing without values."""
+    ascending = sorted(values)
+    return {name: ascending[round(share * (len(ascending) - 1))] for name, share in _SHARES.items() if ascending}
 
 
-def _counts(counted: dict[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counted.items())
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())

@@ -1,4 +1,4 @@
-"""Shows a run while it goes on: a live panel on a terminal, otherwise a line whenever something happened."""
+"""Show the progress of a run: in a live panel on a terminal, and elsewhere in lines of text."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from rft_cli.texts import harmless, number, signed, sparkline
 
 BAR_WIDTH = 40
 SILENCE_SECONDS = 10.0
-"""Without a terminal, a line is written at least this often; other lines than those of steps not more often."""
-_SHOWN = (
+"""Without a terminal, a line is printed when nothing was printed for so many seconds."""
+_CURVES = (
     ("reward", "train", "reward", 3),
     ("validation reward", "validation", "reward", 3),
     ("episode length", "train", "episode_length", 1),
     ("gradient norm", "train", "gradient_norm", 3),
 )
-"""What is shown of the measured: title, split, field, digits."""
+"""The metrics that are shown: title, split, field, and number of decimals."""
 
 
 class Display:
-    """Shows progress; use as a context manager.
+    """Shows the progress of a run. It is a context manager.
 
     Args:
-        console: where it is shown.
-        job: name of the job.
-        history: what the run has measured.
-        clock: the time in seconds.
+        console: the console that shows it.
+        job: the name of the job.
+        history: the metrics of the run so far.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, console: Console, job: str, history: History, clock: Callable[[], float] = time.monotonic):
@@ -46,16 +46,16 @@ class Display:
         self._job = job
         self._history = history
         self._clock = clock
-        self._started = clock()
-        self._last_line = self._started
+        self._start = clock()
+        self._last_line = self._start
         self._activity: tuple[Phase, str] | None = None
-        self._active_since = self._started
+        self._activity_start = self._start
         self._phase: Phase | None = None
-        self._told = {"train": -1, "validation": -1}
+        self._last_step = {"train": -1, "validation": -1}
         history.update()
-        self._untold()  # what an earlier start of the same run measured was told then
+        self._new_rows()  # Steps that an earlier start of the same run has printed are not printed again.
         self._note = ""
-        # Alternate screens lose the last state; a transient panel leaves the terminal to the report.
+        # The panel is transient: it disappears at the end and leaves the terminal to the report.
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Display:
@@ -70,47 +70,50 @@ class Display:
             self._live.__exit__(kind, error, trace)
 
     def note(self, message: str) -> None:
-        """Tells the user something; stays visible until the next note."""
+        """Show a message, which stays visible until the next one."""
         self._note = message
         if self._live is None:
             self._line(message)
 
     def update(self, progress: Progress) -> None:
-        """Shows where the run stands.
+        """Show the progress.
 
-        Without a terminal, every stage, step and validation gets a line, and so does what lasts longer than
-        `SILENCE_SECONDS`.
+        Without a terminal, each phase, step and validation gets a line. After `SILENCE_SECONDS` without any of these,
+        a line says what the run is doing.
         """
         self._history.update()
         if (progress.phase, progress.message) != self._activity:
             self._activity = progress.phase, progress.message
-            self._active_since = self._clock()
+            self._activity_start = self._clock()
         if self._live:
             self._live.update(self._panel(progress), refresh=True)
             return
-        lines = [_sentence(row, progress.total_steps) for row in self._untold()]
+        lines = [_sentence(row, progress.total_steps) for row in self._new_rows()]
         if progress.phase != self._phase:
             self._phase = progress.phase
-            lines.insert(0 if progress.phase == "Training" else len(lines), _stage(progress))
+            lines.insert(0 if progress.phase == "Training" else len(lines), _phase_line(progress))
         if lines:
-            lines[-1] = " · ".join([lines[-1], *_circumstances(progress)])
+            lines[-1] = " · ".join([lines[-1], *_remarks(progress)])
         elif self._clock() - self._last_line >= SILENCE_SECONDS:
-            lines = [harmless(describe_progress(progress, self._clock() - self._active_since))]
+            lines = [harmless(describe_progress(progress, self._clock() - self._activity_start))]
         for line in lines:
             self._line(line)
 
     def _line(self, text: str) -> None:
         self._last_line = self._clock()
-        elapsed = format_seconds(self._last_line - self._started)
+        elapsed = format_seconds(self._last_line - self._start)
         self._console.print(Text(f"[{elapsed:>7}] {text}"), soft_wrap=True)
 
-    def _untold(self) -> list[TrainMetrics | ValidationMetrics]:
-        """Each step and validation since the last call, in order; a restart may have taken some back."""
-        new: list[TrainMetrics | ValidationMetrics] = []
+    def _new_rows(self) -> list[TrainMetrics | ValidationMetrics]:
+        """Return the steps and validations since the last call, in order.
+
+        A trainer that resumes repeats steps, so the last step may also be lower than at the last call.
+        """
+        new_rows: list[TrainMetrics | ValidationMetrics] = []
         for split, rows in (("train", self._history.steps), ("validation", self._history.validations)):
-            new += [row for row in rows if row.step > self._told[split]]
-            self._told[split] = rows[-1].step if rows else -1
-        return sorted(new, key=lambda row: (row.step, row.split))
+            new_rows += [row for row in rows if row.step > self._last_step[split]]
+            self._last_step[split] = rows[-1].step if rows else -1
+        return sorted(new_rows, key=lambda row: (row.step, row.split))
 
     def _panel(self, progress: Progress) -> RenderableType:
         head = Table.grid(padding=(0, 2))
@@ -137,7 +140,7 @@ class Display:
         return [bar, Text(f"{progress.done}/{progress.planned} {progress.unit}")]
 
     def _times(self, progress: Progress) -> Text:
-        text = format_seconds(self._clock() - self._started)
+        text = format_seconds(self._clock() - self._start)
         if progress.eta_seconds is not None:
             text += f", about {format_seconds(progress.eta_seconds)} left"
         return Text(text, style="dim")
@@ -150,11 +153,11 @@ class Display:
         table.add_column(style="cyan")
         rows: dict[str, Sequence[TrainMetrics | ValidationMetrics]]
         rows = {"train": self._history.steps, "validation": self._history.validations}
-        for title, split, field, digits in _SHOWN:
-            known = [value for row in rows[split] if (value := getattr(row, field)) is not None]
-            if known:
-                change = signed(known[-1] - known[0], digits) if len(known) > 1 else ""
-                table.add_row(title, number(known[-1], digits), change, sparkline(known))
+        for title, split, field, digits in _CURVES:
+            values = [value for row in rows[split] if (value := getattr(row, field)) is not None]
+            if values:
+                change = signed(values[-1] - values[0], digits) if len(values) > 1 else ""
+                table.add_row(title, number(values[-1], digits), change, sparkline(values))
         if progress.rewards_failed:
             table.add_row("not scored", Text(str(progress.rewards_failed), style="red"), "", "")
         return table
@@ -162,20 +165,20 @@ class Display:
 
 def _sentence(row: TrainMetrics | ValidationMetrics, total: int) -> str:
     parts = [f"step {row.step}/{total}" if total else f"step {row.step}"]
-    for title, split, field, digits in _SHOWN:
+    for title, split, field, digits in _CURVES:
         if split == row.split and (value := getattr(row, field)) is not None:
             parts.append(f"{title} {number(value, digits)}")
     return " · ".join(parts)
 
 
-def _stage(progress: Progress) -> str:
+def _phase_line(progress: Progress) -> str:
     text = PHASE_TITLES[progress.phase]
     if progress.phase != "Training" and progress.planned:
         text += f" · {progress.planned} {progress.unit}"
     return text
 
 
-def _circumstances(progress: Progress) -> list[str]:
+def _remarks(progress: Progress) -> list[str]:
     parts = []
     if progress.reward_hacking is not None and progress.reward_hacking.suspected:
         parts.append("reward hacking suspected")

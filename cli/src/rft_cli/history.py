@@ -1,4 +1,4 @@
-"""Reads metrics.jsonl, also while it grows."""
+"""Read metrics.jsonl, also while a run appends to it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from rft_api.metrics import TrainMetrics, ValidationMetrics, parse_metrics
 
 
 class History:
-    """The steps and validations of a run, by step.
+    """The metrics of the steps and validations of a run, by step.
 
-    After a restart the trainer repeats the steps since its last checkpoint: the later line counts.
+    A trainer that resumes repeats the steps since its last checkpoint. When a step has two lines, the later one counts.
     """
 
     def __init__(self, file: Path):
@@ -21,10 +21,10 @@ class History:
         self._offset = 0
 
     def update(self) -> None:
-        """Reads the lines that were added since the last call."""
+        """Read the lines that were appended since the last call."""
         if not self._file.exists():
             return
-        if self._file.stat().st_size < self._offset:  # a restart has cut off steps without a checkpoint
+        if self._file.stat().st_size < self._offset:  # A trainer that resumed removed the steps after its checkpoint.
             self._offset = 0
             self.training.clear()
             self.validation.clear()
@@ -32,7 +32,7 @@ class History:
             file.seek(self._offset)
             for line in file:
                 if not line.endswith(b"\n"):
-                    break  # still being written
+                    break  # The trainer is still writing this line.
                 self._offset += len(line)
                 self._add(line)
 
@@ -40,7 +40,7 @@ class History:
         try:
             metrics = parse_metrics(json.loads(line))
         except ValueError:
-            return  # a line cut short by a crash, followed by the restart's lines
+            return  # A crash cut this line off; the lines of the next attempt follow.
         if isinstance(metrics, TrainMetrics):
             self.training[metrics.step] = metrics
         else:
@@ -48,10 +48,10 @@ class History:
 
     @property
     def steps(self) -> list[TrainMetrics]:
-        """Training steps in order."""
+        """The metrics of the training steps, in the order of the steps."""
         return [self.training[step] for step in sorted(self.training)]
 
     @property
     def validations(self) -> list[ValidationMetrics]:
-        """Validations in order."""
+        """The metrics of the validations, in the order of the steps."""
         return [self.validation[step] for step in sorted(self.validation)]

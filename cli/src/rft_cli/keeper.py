@@ -1,8 +1,8 @@
-"""Runs one program in a process group of its own and ends the group with its parent, however the parent ends.
+"""Run one program in a process group of its own, and kill the group when the parent ends, for whatever reason.
 
-Started as a script with a pipe for standard input. SIGTERM is passed on to the program; when the pipe closes, because
-the parent closed it or died, even of SIGKILL, the whole group is killed. The kernel kills the program should the keeper
-itself be killed.
+The keeper is started as a script with a pipe as its standard input. It passes SIGTERM on to the program. When the pipe
+closes, because the parent closed it or ended, even by SIGKILL, the keeper kills the whole group. When the keeper itself
+is killed, the kernel kills the program.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(command: list[str]) -> int:
-    """Runs the command; returns its exit code, 128 + N when signal N ended it."""
+    """Run the command, and return its exit code, or 128 + N when signal N ended it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Blocked until there is somebody to pass it on to.
+    # SIGTERM is blocked until the program runs, to which it is passed on.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     program = subprocess.Popen(
         command,
@@ -34,20 +34,20 @@ def main(command: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     def end_with_parent() -> None:
-        # Not sys.stdin: a blocked read of it would hold the interpreter's shutdown.
+        # os.read instead of sys.stdin, because a read of sys.stdin that blocks would delay the end of the interpreter.
         while os.read(0, 1):
             pass
         _kill_group(program.pid)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     code = program.wait()
-    _kill_group(program.pid)  # what the program left behind
+    _kill_group(program.pid)  # Kill the processes that the program started and left running.
     return code if code >= 0 else 128 - code
 
 
 def _prepare_program() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # The program would inherit the mask and the ignored SIGINT.
+    # Otherwise the program would inherit the blocked SIGTERM and the ignored SIGINT.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 

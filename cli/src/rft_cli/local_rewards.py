@@ -1,4 +1,4 @@
-"""What keeps a reward function from being served on this machine, though its manifest is right."""
+"""Find out why a RewardFunction whose manifest is right cannot be served on this machine."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rft_api.reward_function import RewardFunction
 
 
 def local_reward_errors(manifests: Manifests, function: RewardFunction) -> Iterator[ManifestError]:
-    """An error for everything that only a cluster has, and for what this machine lacks: credentials and files."""
+    """Yield an error for each part that only a cluster has, and for each credential or file that this machine lacks."""
     origin = manifests.origins[function.kind, function.metadata.name]
-    for violation in [*_endpoints(function), *environment_problems(function.spec, os.environ)]:
+    for violation in [*_endpoint_violations(function), *environment_problems(function.spec, os.environ)]:
         yield origin.error(violation)
 
 
-def _endpoints(function: RewardFunction) -> Iterator[Violation]:
+def _endpoint_violations(function: RewardFunction) -> Iterator[Violation]:
     for location, grader in function.spec.graders():
         for field, model in models(grader):
             if model.endpoint is not None:

@@ -1,4 +1,4 @@
-"""The command line `rft`: commands and how their errors look; the work is done in modules that each command imports."""
+"""The command line `rft`: it declares the commands; each command imports the module that does its work."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ app.add_typer(data_commands, name="data")
 app.add_typer(reward_commands, name="rewards")
 
 
-def _say_version(wanted: bool = True) -> None:
-    if wanted:
+def _print_version(option: bool = True) -> None:
+    if option:
         typer.echo(f"rft {version_of('rft-cli')}")
         raise typer.Exit
 
@@ -32,7 +32,7 @@ def _say_version(wanted: bool = True) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
     ] = False,
 ) -> None:
     """Reinforcement fine-tuning of language models, on this machine."""
@@ -41,7 +41,7 @@ def options(
 @app.command()
 def version() -> None:
     """Print the version of what is installed."""
-    _say_version()
+    _print_version()
 
 
 Manifests = Annotated[

@@ -1,4 +1,4 @@
-"""New files that appear whole or not at all, and never in place of others."""
+"""Write new files that appear complete or not at all, and never overwrite a file."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from rft_api.files import PARTIAL_SUFFIX
 
 @contextmanager
 def new_files(targets: Sequence[Path]) -> Iterator[list[BinaryIO]]:
-    """Files to write to; they get their names when the block has ended without an error.
+    """Open temporary files to write to, and rename them to the targets when the block ends without an error.
 
     Raises:
-        RunError: OUTPUT_INVALID when one of them exists, or cannot be written.
+        RunError: OUTPUT_INVALID when a target exists already, or cannot be written.
     """
-    taken = [str(target) for target in targets if target.exists()]
-    if taken:
-        raise RunError(ExitCode.OUTPUT_INVALID, f"{', '.join(taken)}: exists already; nothing was written")
-    partial = [target.with_name(f".{target.name}.{os.getpid()}{PARTIAL_SUFFIX}") for target in targets]
+    existing = [str(target) for target in targets if target.exists()]
+    if existing:
+        raise RunError(ExitCode.OUTPUT_INVALID, f"{', '.join(existing)}: exists already; nothing was written")
+    partial_files = [target.with_name(f".{target.name}.{os.getpid()}{PARTIAL_SUFFIX}") for target in targets]
     try:
         with ExitStack() as stack:
             for target in targets:
                 target.parent.mkdir(parents=True, exist_ok=True)
-            yield [stack.enter_context(path.open("wb")) for path in partial]
-        for path, target in zip(partial, targets, strict=True):
+            yield [stack.enter_context(path.open("wb")) for path in partial_files]
+        for path, target in zip(partial_files, targets, strict=True):
             path.rename(target)
     except OSError as error:
         raise RunError(ExitCode.OUTPUT_INVALID, f"{error.filename or targets[0]}: {error.strerror or error}") from None
     finally:
-        for path in partial:
+        for path in partial_files:
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The programs that a run consists of, as child processes that never outlive this one."""
+"""Run the programs of a run as child processes that end with this process."""
 
 from __future__ import annotations
 
@@ -24,70 +24,70 @@ from rft_cli import keeper
 from rft_cli.texts import harmless
 
 RESTARTS = 3
-"""Times that a reward server is started again after it died."""
+"""How many times a reward server is started again after it has ended."""
 LOG_LINES = 20
-"""Lines of a program's log that are shown when it failed without a message of its own."""
+"""Number of lines of a program's log that are shown when it has failed without a message of its own."""
 POLL_SECONDS = 0.1
 _INHERITED = {
     "ALL_PROXY", "HOME", "HTTPS_PROXY", "HTTP_PROXY", "LANG", "LD_LIBRARY_PATH", "LOGNAME", "NO_PROXY",
     "OMP_NUM_THREADS", "PATH", "PYTHONPATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "TZ", "USER",
 }  # fmt: skip
-"""Variables that every reward server gets."""
+"""Environment variables that every reward server gets."""
 STOP_SECONDS = 10.0
-"""Time that a program has to end after SIGTERM."""
+"""Seconds that a program has to end after SIGTERM, before it is killed."""
 
 
 class Program:
-    """A running program with its output appended to a log file.
+    """A running program whose output is appended to a log file.
 
     Args:
-        command: program and arguments.
-        log: file that gets its standard output and error.
-        environment: its environment.
+        command: the program and its arguments.
+        log: the file to which its standard output and standard error are appended.
+        environment: its environment variables.
     """
 
     def __init__(self, command: list[str], log: Path, environment: Mapping[str, str]):
         self.log = log
         self._log_start = log.stat().st_size if log.exists() else 0
         with log.open("ab") as output:
-            # -S -E: nothing of the environment is needed to keep a process, and it starts faster.
+            # With -S and -E Python starts faster; the keeper needs neither site packages nor PYTHON* variables.
             self._keeper = subprocess.Popen(
                 [sys.executable, "-S", "-E", keeper.__file__, *command],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C in the terminal is for us to pass on
+                start_new_session=True,  # Ctrl-C in the terminal signals only this process, which passes it on.
                 env={**environment, "PYTHONUNBUFFERED": "1"},
             )
 
     def exit_code(self) -> int | None:
-        """The exit code (128 + N after signal N), or None while it runs."""
+        """Return the exit code, 128 + N after signal N, or None while the program runs."""
         return self._keeper.poll()
 
     def output(self) -> str:
-        """What this start of the program has written so far."""
+        """Return the output of the program so far, without the output of earlier starts in the same log."""
         with self.log.open("rb") as file:
             file.seek(self._log_start)
             return file.read().decode(errors="replace")
 
     def last_lines(self, count: int) -> str:
-        """The last lines that it wrote."""
+        """Return the last lines of the output."""
         return "\n".join(self.output().splitlines()[-count:])
 
     def terminate(self) -> None:
-        """Asks it to end (SIGTERM)."""
+        """Ask the program to end (SIGTERM)."""
         if self.exit_code() is None:
             self._keeper.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends it and all that it started, at once."""
+        """Kill the program and all processes that it has started."""
         assert self._keeper.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._keeper.stdin.close()
         self._keeper.wait()
 
     def stop(self) -> None:
-        """Asks it to end, and ends it when it does not."""
+        """Ask the program to end, and kill it after `STOP_SECONDS`."""
         self.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._keeper.wait(STOP_SECONDS)
@@ -95,7 +95,10 @@ class Program:
 
 
 def reward_environment(function: RewardFunction, environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a function's reward server: what programs need to run, and the credentials that it names."""
+    """Return the environment of the reward server of a function.
+
+    It has the variables that every program needs, and the credentials that the function names.
+    """
     return {
         "OMP_NUM_THREADS": "1",
         **{
@@ -107,12 +110,12 @@ def reward_environment(function: RewardFunction, environment: Mapping[str, str])
 
 
 class RewardServer:
-    """The reward server of one RewardFunction.
+    """The reward server of one RewardFunction, as a child process. It is a context manager, which stops the server.
 
     Args:
-        function: the function, its code inline.
-        private: folder that only we can read, for the token.
-        log: file that gets the server's output.
+        function: the function, with its code inlined.
+        private: a folder that only this user can read, for the token.
+        log: the file to which the output of the server is appended.
     """
 
     def __init__(self, function: RewardFunction, private: Path, log: Path):
@@ -130,7 +133,7 @@ class RewardServer:
 
     @property
     def token(self) -> str:
-        """The bearer token of its API."""
+        """The bearer token of the server's API."""
         return self.token_file.read_text(encoding="ascii")
 
     def _start(self, port: int) -> Program:
@@ -139,10 +142,11 @@ class RewardServer:
         return Program(command, self._log, self._environment)
 
     def wait_until_ready(self, cancelled: Callable[[], bool] = lambda: False) -> None:
-        """Waits until the function's own tests have passed; returns early when `cancelled` says so.
+        """Wait until the tests of the function have passed, or until `cancelled` returns True.
 
         Raises:
-            RunError: REWARD_FAILING when the tests fail or the server ends.
+            RunError: REWARD_FAILING when the tests fail or the server ends; CONFIGURATION_INVALID when the server
+                rejects the function.
         """
         while not cancelled():
             self._fail_if_ended()
@@ -156,16 +160,16 @@ class RewardServer:
         code = self._program.exit_code()
         if code is None:
             return
-        said = harmless(self._program.last_lines(LOG_LINES))
+        output = harmless(self._program.last_lines(LOG_LINES))
         if code == ExitCode.CONFIGURATION_INVALID:
-            raise RunError(ExitCode.CONFIGURATION_INVALID, f"RewardFunction {self.name}: {said}")
-        raise RunError(ExitCode.REWARD_FAILING, f"the reward server of {self.name} ended with code {code}:\n{said}")
+            raise RunError(ExitCode.CONFIGURATION_INVALID, f"RewardFunction {self.name}: {output}")
+        raise RunError(ExitCode.REWARD_FAILING, f"the reward server of {self.name} ended with code {code}:\n{output}")
 
     def keep_alive(self) -> bool:
-        """Starts the server again, on its port, when it has died. Returns whether it did.
+        """Start the server again on the same port when it has ended, and return whether it was started again.
 
         Raises:
-            RunError: REWARD_FAILING when it has died too often.
+            RunError: REWARD_FAILING when it has ended more than `RESTARTS` times.
         """
         if self._program.exit_code() is None:
             return False
@@ -176,7 +180,7 @@ class RewardServer:
         return True
 
     def stop(self) -> None:
-        """Ends the server."""
+        """Stop the server."""
         self._program.stop()
 
     def __enter__(self) -> RewardServer:
@@ -189,16 +193,16 @@ class RewardServer:
 
 
 def ask_readiness(function: str, url: str) -> bool:
-    """Whether the reward server of a function is ready; not yet, when it does not answer or its workers are starting.
+    """Return whether the reward server of a function is ready; False while it does not answer or its workers start.
 
     Raises:
-        RunError: REWARD_FAILING when its code cannot be loaded or its tests fail.
+        RunError: REWARD_FAILING when the code of the function cannot be loaded, or its tests fail.
     """
     try:
-        answer = httpx.get(f"{url}{READINESS_PATH}", timeout=10, trust_env=False)
+        response = httpx.get(f"{url}{READINESS_PATH}", timeout=10, trust_env=False)
     except httpx.TransportError:
         return False
-    readiness = Readiness.model_validate_json(answer.text)
+    readiness = Readiness.model_validate_json(response.text)
     if not readiness.failures:
         return readiness.ready
     reasons = "\n".join(f"  {harmless(line)}" for line in readiness.message.splitlines())

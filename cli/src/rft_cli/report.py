@@ -1,4 +1,7 @@
-"""What a run achieved, before and after: tables, sample completions and curves, from the run's folder alone."""
+"""`rft report`: compare the model before and after a run with tables, sample completions and curves.
+
+Everything is read from the run's folder.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's folder holds so far."""
+    """The contents of a run's folder so far."""
 
     folder: RunFolder
     config: TrainerConfig
@@ -43,10 +46,10 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Reads a run's folder, finished or not.
+    """Read the folder of a run, which may be unfinished.
 
     Raises:
-        RunError: OUTPUT_INVALID when it is not a run's folder or its files are damaged.
+        RunError: OUTPUT_INVALID when it is not the folder of a run, or when its files are damaged.
     """
     folder = RunFolder(path)
     if not path.is_dir():
@@ -62,10 +65,10 @@ def read_run(path: Path) -> Run:
 
 
 def read_model(file: Path, model: type[AnyModel]) -> AnyModel | None:
-    """A model from its JSON file; None when the file is not there.
+    """Read a pydantic model from its JSON file; return None when the file does not exist.
 
     Raises:
-        RunError: OUTPUT_INVALID when it cannot be read.
+        RunError: OUTPUT_INVALID when the file cannot be read, or holds something else.
     """
     try:
         return model.model_validate_json(file.read_bytes())
@@ -77,7 +80,7 @@ def read_model(file: Path, model: type[AnyModel]) -> AnyModel | None:
 
 
 def print_report(run: Run, console: Console, *, samples: bool = True) -> None:
-    """Prints tables, remarks and sample completions."""
+    """Print the tables, the remarks and, with `samples`, sample completions."""
     console.print()
     console.print(Text(run.config.name, style="bold"), Text(f"· {harmless(run.config.model)}", style="dim"))
     if run.summary is None:
@@ -101,8 +104,8 @@ def _print_unfinished(run: Run, console: Console) -> None:
     for column in ("first", "last", "best"):
         table.add_column(column, justify="right")
     rewards = [step.reward for step in steps if step.reward is not None]
-    checked = [validation.reward for validation in validations if validation.reward is not None]
-    for title, values in (("training reward", rewards), ("validation reward", checked)):
+    validation_rewards = [validation.reward for validation in validations if validation.reward is not None]
+    for title, values in (("training reward", rewards), ("validation reward", validation_rewards)):
         if values:
             table.add_row(title, number(values[0]), number(values[-1]), number(max(values)))
     if steps:
@@ -114,10 +117,10 @@ def _print_unfinished(run: Run, console: Console) -> None:
 
 def _print_result(run: Run, summary: Summary, console: Console) -> None:
     stages: dict[Stage, Evaluation | None] = {"base": summary.base, "warmup": summary.warmup, "tuned": summary.tuned}
-    shown = {stage: evaluation for stage, evaluation in stages.items() if evaluation is not None}
+    evaluations = {stage: evaluation for stage, evaluation in stages.items() if evaluation is not None}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(f"{summary.prompts} {'held-out ' if summary.held_out == 'test' else 'validation '}prompts")
-    for stage in shown:
+    for stage in evaluations:
         table.add_column(STAGE_TITLES[stage], justify="right")
     table.add_column("difference", justify="right")
 
@@ -128,18 +131,18 @@ def _print_result(run: Run, summary: Summary, console: Console) -> None:
 
     low, high = signed(summary.gain.low), signed(summary.gain.high)
     interval = f"  [{low} … {high}]"
-    add("reward", [e.reward for e in shown.values()], style="bold", extra=interval)
-    for component in sorted({name for e in shown.values() for name in e.components}):
-        add(f"  {component}", [e.components.get(component) for e in shown.values()])
-    sources = sorted({name for e in shown.values() for name in e.sources})
+    add("reward", [e.reward for e in evaluations.values()], style="bold", extra=interval)
+    for component in sorted({name for e in evaluations.values() for name in e.components}):
+        add(f"  {component}", [e.components.get(component) for e in evaluations.values()])
+    sources = sorted({name for e in evaluations.values() for name in e.sources})
     if len(sources) > 1:
         for source in sources:
-            add(f"reward on {source}", [e.sources.get(source) for e in shown.values()])
-    for shadow in sorted({name for e in shown.values() for name in e.shadows}):
-        add(f"shadow {shadow}", [e.shadows.get(shadow) for e in shown.values()], style="dim")
-    add("episode length, tokens", [e.episode_length for e in shown.values()], digits=1)
-    if any(e.rewards_failed for e in shown.values()):
-        table.add_row("prompts not scored", *(str(e.rewards_failed) for e in shown.values()), "")
+            add(f"reward on {source}", [e.sources.get(source) for e in evaluations.values()])
+    for shadow in sorted({name for e in evaluations.values() for name in e.shadows}):
+        add(f"shadow {shadow}", [e.shadows.get(shadow) for e in evaluations.values()], style="dim")
+    add("episode length, tokens", [e.episode_length for e in evaluations.values()], digits=1)
+    if any(e.rewards_failed for e in evaluations.values()):
+        table.add_row("prompts not scored", *(str(e.rewards_failed) for e in evaluations.values()), "")
     console.print(table)
     console.print(
         f"[dim]In brackets: {summary.gain.confidence:.0%} interval of the gain (paired bootstrap over prompts). "
@@ -154,9 +157,9 @@ def _print_result(run: Run, summary: Summary, console: Console) -> None:
             "Set spec.data.test to prompts that nothing else uses for an unbiased figure.",
             highlight=False,
         )
-    ended = " (stopped early: validation no longer improved)" if summary.stopped_early else ""
+    early_stop = " (stopped early: validation no longer improved)" if summary.stopped_early else ""
     console.print(
-        f"Exported: step {summary.best_step} of {summary.steps}{ended} → {run.folder.best}",
+        f"Exported: step {summary.best_step} of {summary.steps}{early_stop} → {run.folder.best}",
         highlight=False,
         soft_wrap=True,
     )
@@ -177,8 +180,8 @@ def _remarks(run: Run) -> Iterator[Text]:
         yield Text(f"Reward hacking suspected: {verdict.message}", style="bold red")
     elif verdict is not None:
         yield Text(f"Reward and shadows: {verdict.message}")
-    for shadow, failed in _failed_shadows(run).items():
-        yield Text(f"Completions that shadow {shadow} could not score: {failed}", style="yellow")
+    for shadow, count in _shadow_failures(run).items():
+        yield Text(f"Completions that shadow {shadow} could not score: {count}", style="yellow")
     if run.summary is not None:
         data = run.summary.data
         yield Text(
@@ -194,42 +197,43 @@ def _remarks(run: Run) -> Iterator[Text]:
             yield Text(f"Completions that could not be scored: {run.summary.rewards_failed}", style="yellow")
 
 
-def _failed_shadows(run: Run) -> dict[str, int]:
-    """Completions of training and validation that each shadow could not score, where there are any."""
-    failed: Counter[str] = Counter()
+def _shadow_failures(run: Run) -> dict[str, int]:
+    """Return how many completions of training and validation each shadow could not score, without shadows with none."""
+    failures: Counter[str] = Counter()
     for shadows in (line.shadows for lines in (run.history.steps, run.history.validations) for line in lines):
-        failed.update({name: scores.failed for name, scores in shadows.items() if scores.failed})
-    return dict(failed)
+        failures.update({name: scores.failed for name, scores in shadows.items() if scores.failed})
+    return dict(failures)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One prompt's completions before and after."""
+    """The completions of one prompt before and after the run."""
 
     label: str
+    """The kind of change: `most improved`, `unchanged` and so on; empty until it is chosen."""
     before: RolloutRow
     after: RolloutRow
 
     @property
     def change(self) -> float:
-        """Reward after minus before."""
+        """The reward after the run minus the reward before it."""
         return (self.after.reward or 0.0) - (self.before.reward or 0.0)
 
 
 def read_rollouts(file: Path) -> list[RolloutRow]:
-    """Rows of a rollout or evaluation file.
+    """Read the rows of a file of rollouts or of an evaluation.
 
     Raises:
-        RunError: OUTPUT_INVALID when the file is not one.
+        RunError: OUTPUT_INVALID when the file is not such a file.
     """
     import pyarrow
     import pyarrow.parquet
 
     try:
         rows: list[dict[str, Any]] = pyarrow.parquet.read_table(file).to_pylist()
-        # Components have columns of their own; further columns may come with later versions.
-        known = {field.alias for field in RolloutRow.model_fields.values()}
-        return [RolloutRow.model_validate({k: v for k, v in row.items() if k in known}) for row in rows]
+        # Components have columns of their own, and later versions may add columns.
+        columns = {field.alias for field in RolloutRow.model_fields.values()}
+        return [RolloutRow.model_validate({k: v for k, v in row.items() if k in columns}) for row in rows]
     except (OSError, pyarrow.ArrowException, ValidationError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         reason = f"column {first['loc'][0]}: {first['msg']}" if first else str(error)
@@ -237,34 +241,35 @@ def read_rollouts(file: Path) -> list[RolloutRow]:
 
 
 def choose_samples(before: Sequence[RolloutRow], after: Sequence[RolloutRow]) -> list[Comparison]:
-    """Five prompts to show: the two most improved, the most worsened, and unchanged ones.
+    """Choose five prompts to show: the two that improved most, the one that worsened most, and unchanged ones.
 
-    Too few unchanged ones are made up for by improved, then worsened ones. All but the extremes are the first of their
-    kind in the data, so that nobody's eye picked them; the label says which kind it is.
+    When there are too few unchanged prompts, improved and then worsened ones take their places. Apart from the
+    extremes, the first prompts of each kind in the order of the data are chosen, so that the choice does not flatter
+    the model. The label of each says which kind it is.
     """
-    pairs = [Comparison("", one, other) for one, other in _paired(before, after)]
-    ranked = sorted(pairs, key=lambda pair: -pair.change)  # stable: ties stay in the data's order
-    better = [pair for pair in ranked if pair.change > SAME_REWARD]
-    worse = [pair for pair in reversed(ranked) if pair.change < -SAME_REWARD]
+    pairs = [Comparison("", row, row_after) for row, row_after in _pair_rows(before, after)]
+    ranking = sorted(pairs, key=lambda pair: -pair.change)  # The sort is stable: ties keep the order of the data.
+    better = [pair for pair in ranking if pair.change > SAME_REWARD]
+    worse = [pair for pair in reversed(ranking) if pair.change < -SAME_REWARD]
     same = [pair for pair in pairs if abs(pair.change) <= SAME_REWARD]
-    chosen = [*_labelled("most improved", better[:2]), *_labelled("most worsened", worse[:1])]
-    improved = [pair for pair in pairs if pair in better[2:]]
-    worsened = [pair for pair in pairs if pair in worse[1:]]
-    rest = [*_labelled("unchanged", same), *_labelled("improved", improved), *_labelled("worsened", worsened)]
-    return [*chosen, *rest[: SAMPLES - len(chosen)]]
+    extremes = [*_label("most improved", better[:2]), *_label("most worsened", worse[:1])]
+    other_better = [pair for pair in pairs if pair in better[2:]]
+    other_worse = [pair for pair in pairs if pair in worse[1:]]
+    rest = [*_label("unchanged", same), *_label("improved", other_better), *_label("worsened", other_worse)]
+    return [*extremes, *rest[: SAMPLES - len(extremes)]]
 
 
-def _labelled(label: str, pairs: Sequence[Comparison]) -> list[Comparison]:
+def _label(label: str, pairs: Sequence[Comparison]) -> list[Comparison]:
     return [Comparison(label, pair.before, pair.after) for pair in pairs]
 
 
-def _paired(before: Sequence[RolloutRow], after: Sequence[RolloutRow]) -> Iterator[tuple[RolloutRow, RolloutRow]]:
-    """Scored rows of the same prompt; a prompt that occurs twice is paired in order."""
-    waiting: dict[tuple[str, str, str], list[RolloutRow]] = defaultdict(list)
+def _pair_rows(before: Sequence[RolloutRow], after: Sequence[RolloutRow]) -> Iterator[tuple[RolloutRow, RolloutRow]]:
+    """Yield the rows before and after of each prompt that have rewards; repeated prompts are paired in their order."""
+    rows_after: dict[tuple[str, str, str], list[RolloutRow]] = defaultdict(list)
     for row in after:
-        waiting[row.source, row.prompt, row.reference_answer].append(row)
+        rows_after[row.source, row.prompt, row.reference_answer].append(row)
     for row in before:
-        same_prompt = waiting[row.source, row.prompt, row.reference_answer]
+        same_prompt = rows_after[row.source, row.prompt, row.reference_answer]
         if same_prompt:
             other = same_prompt.pop(0)
             if row.reward is not None and other.reward is not None:
@@ -279,7 +284,7 @@ def _print_samples(run: Run, console: Console) -> None:
     comparisons = choose_samples(before, after)
     if not comparisons:
         return
-    changes = [pair.change for pair in (Comparison("", *rows) for rows in _paired(before, after))]
+    changes = [pair.change for pair in (Comparison("", *rows) for rows in _pair_rows(before, after))]
     better, worse = sum(c > SAME_REWARD for c in changes), sum(c < -SAME_REWARD for c in changes)
     console.print()
     console.print(
@@ -308,7 +313,7 @@ def _sample_panel(comparison: Comparison) -> Panel:
 
 
 def final_line(run: Run, summary: Summary) -> str:
-    """The result as one line of JSON, for programs."""
+    """Return the result as one line of JSON, which programs can read."""
     return json.dumps(
         {
             "job": summary.name,
@@ -329,7 +334,7 @@ def final_line(run: Run, summary: Summary) -> str:
 
 
 def report(path: Path, console: Console) -> Run:
-    """Prints the report of a run and draws its curves (curves.svg, curves.png in its folder)."""
+    """Print the report of a run, draw its curves to curves.svg and curves.png in its folder, and return the run."""
     from rft_cli.charts import draw_curves
 
     run = read_run(path)
@@ -338,7 +343,7 @@ def report(path: Path, console: Console) -> Run:
         return run
     try:
         files = draw_curves(run.history, run.folder.curves, run.config.name, run.summary)
-    except OSError as error:  # a report of somebody else's folder is still a report
+    except OSError as error:  # The folder may belong to somebody else; the report is useful without the curves.
         console.print(f"[yellow]The curves could not be written: {error.strerror or error}[/]")
     else:
         console.print(f"Curves: {', '.join(str(file) for file in files)}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`rft rewards`: which rewards there are, a manifest to start from, and what a change of a reward changes."""
+"""`rft rewards`: commands that list and show rewards, write a manifest to start from, and compare two versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rft rewards diff`: two versions of a reward on the same completions."""
+"""`rft rewards diff`: compare two versions of a reward on the same completions."""
 
 from __future__ import annotations
 
@@ -29,39 +29,42 @@ _SAME = 1e-9
 
 @dataclass(frozen=True)
 class Pair:
-    """A completion that both versions scored."""
+    """A completion that both versions have scored."""
 
     line: Line
     first: float
+    """The score of the first version."""
     second: float
+    """The score of the second version."""
     moved: float = 0.0
-    """Its rank under the second version less that under the first, as a share of all."""
+    """The rank by the second version minus the rank by the first, divided by the number of completions."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What becomes of the order of completions of the same prompt."""
+    """How the second version changes the order of completions of the same prompt: numbers of pairs of completions."""
 
     pairs: int
+    """All pairs."""
     flipped: int
-    """The other one is better now."""
+    """Pairs of which the other completion is now the better one."""
     tied: int
-    """Neither is better any more."""
+    """Pairs of which one completion was better, and whose scores are now equal."""
     untied: int
-    """One is better that was not."""
+    """Pairs whose scores were equal, and of which one completion is now better."""
 
 
 def diff(first: Path, second: Path, completions: Path, samples: int, console: Console) -> None:
-    """Scores the completions with both and prints how the scores differ; the last line is the result as JSON.
+    """Score the completions with both versions, print how the scores differ and, as the last line, the result in JSON.
 
     Raises:
         ManifestErrors: when a manifest is wrong.
-        RunError: when the file is wrong, or a reward cannot score.
+        RunError: when the file of completions is wrong, or no completion was scored by both versions.
     """
     functions = [load_function(first), load_function(second)]
     lines = read_lines(completions)
     scores = [score_lines(function, lines, console) for function in functions]
-    pairs = ranked(lines, *scores)
+    pairs = pair_scores(lines, *scores)
     if not pairs:
         raise RunError(ExitCode.REWARD_FAILING, "no completion was scored by both")
     correlation = spearman([pair.first for pair in pairs], [pair.second for pair in pairs])
@@ -74,7 +77,7 @@ def diff(first: Path, second: Path, completions: Path, samples: int, console: Co
             {
                 "completions": len(lines),
                 "scoredByBoth": len(pairs),
-                "unscored": [sum(score.error is not None for score in one) for one in scores],
+                "unscored": [sum(score.error is not None for score in scores_of_one) for scores_of_one in scores],
                 "means": [fmean(pair.first for pair in pairs), fmean(pair.second for pair in pairs)],
                 "differing": sum(abs(pair.first - pair.second) > _SAME for pair in pairs),
                 "rankCorrelation": correlation,
@@ -88,36 +91,37 @@ def diff(first: Path, second: Path, completions: Path, samples: int, console: Co
     )
 
 
-def ranked(lines: Sequence[Line], first: Sequence[Score], second: Sequence[Score]) -> list[Pair]:
-    """The completions that both scored, with how far each moved."""
-    both = [
+def pair_scores(lines: Sequence[Line], first: Sequence[Score], second: Sequence[Score]) -> list[Pair]:
+    """Return the completions that both versions have scored, with the change of their ranks."""
+    scored = [
         (line, a.aggregate_reward_score, b.aggregate_reward_score)
         for line, a, b in zip(lines, first, second, strict=True)
         if a.aggregate_reward_score is not None and b.aggregate_reward_score is not None
     ]
-    before, after = ranks([a for _, a, _ in both]), ranks([b for _, _, b in both])
+    first_ranks, second_ranks = ranks([a for _, a, _ in scored]), ranks([b for _, _, b in scored])
     return [
-        Pair(line, a, b, (now - then) / len(both)) for (line, a, b), then, now in zip(both, before, after, strict=True)
+        Pair(line, a, b, (second_rank - first_rank) / len(scored))
+        for (line, a, b), first_rank, second_rank in zip(scored, first_ranks, second_ranks, strict=True)
     ]
 
 
 def ranks(values: Sequence[float]) -> list[float]:
-    """Each value's place in ascending order, from 1; equal values share the mean of theirs."""
+    """Return the rank of each value in ascending order, from 1; equal values get the mean of their ranks."""
     order = sorted(range(len(values)), key=values.__getitem__)
-    found = [0.0] * len(values)
+    result = [0.0] * len(values)
     start = 0
     while start < len(order):
         end = start
         while end + 1 < len(order) and values[order[end + 1]] - values[order[start]] <= _SAME:
             end += 1
         for place in order[start : end + 1]:
-            found[place] = (start + end) / 2 + 1
+            result[place] = (start + end) / 2 + 1
         start = end + 1
-    return found
+    return result
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's rank correlation; None where one side is the same for all."""
+    """Return Spearman's rank correlation; None when all values of one side are equal."""
     a, b = ranks(first), ranks(second)
     spread = pstdev(a) * pstdev(b)
     if math.isclose(spread, 0.0, abs_tol=1e-12):
@@ -127,7 +131,7 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
 
 
 def compare_order(pairs: Sequence[Pair]) -> Order:
-    """Compares every two completions of the same prompt: their order is all that training sees."""
+    """Compare the order of every two completions of the same prompt, because training uses nothing but their order."""
     groups: dict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
         groups[json.dumps(pair.line.sample["messages"][:-1], sort_keys=True)].append(pair)
@@ -172,8 +176,8 @@ def _histogram(values: Sequence[float], low: float, high: float) -> list[int]:
 
 
 def _print_agreement(correlation: float | None, order: Order, pairs: Sequence[Pair], console: Console) -> None:
-    differing = sum(abs(pair.first - pair.second) > _SAME for pair in pairs)
-    console.print(f"Scores differ for {differing} of {len(pairs)} completions.", highlight=False)
+    differences = sum(abs(pair.first - pair.second) > _SAME for pair in pairs)
+    console.print(f"Scores differ for {differences} of {len(pairs)} completions.", highlight=False)
     if correlation is None:
         console.print("There is no rank correlation: one version scores all completions the same.")
     else:
@@ -187,9 +191,9 @@ def _print_agreement(correlation: float | None, order: Order, pairs: Sequence[Pa
 
 
 def _print_samples(pairs: Sequence[Pair], count: int, console: Console) -> None:
-    most = sorted(pairs, key=lambda pair: (-abs(pair.moved), -abs(pair.second - pair.first), pair.line.number))
-    shown = [pair for pair in most if abs(pair.moved) > _SAME or abs(pair.second - pair.first) > _SAME][:count]
-    for pair in shown:
+    ranking = sorted(pairs, key=lambda pair: (-abs(pair.moved), -abs(pair.second - pair.first), pair.line.number))
+    samples = [pair for pair in ranking if abs(pair.moved) > _SAME or abs(pair.second - pair.first) > _SAME][:count]
+    for pair in samples:
         messages: list[Json] = pair.line.sample["messages"]
         body = Table.grid(padding=(0, 2))
         body.add_row("prompt", Text(shorten(last_user_message(json.dumps(messages[:-1])), 300)))

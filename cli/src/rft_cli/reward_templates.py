@@ -1,4 +1,4 @@
-"""Rewards to start from: each builtin, judge and way to compute a reward, with one line about it and a manifest."""
+"""Templates of reward manifests: one for each builtin, each judge and each other way to compute a reward."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from rft_api.builtin_table import BUILTINS
 
 @dataclass(frozen=True)
 class Template:
-    """A reward that a manifest can start from."""
+    """A template of the manifest of a reward."""
 
     kind: str
-    """What it belongs to."""
+    """The kind of reward: builtin, judge, own code, combination, OpenAI's JSON or service."""
     line: str
-    """What it scores."""
+    """One line that says what the reward scores."""
     spec: str
-    """The manifest's spec, as YAML with comments."""
+    """The spec of the manifest, as YAML with comments."""
 
     def manifest(self, name: str) -> str:
-        """The whole manifest, under a name."""
+        """Return the whole manifest of a RewardFunction with this name."""
         indented = "\n".join(f"  {line}" if line else "" for line in dedent(self.spec).strip().splitlines())
         return f"apiVersion: rft.dev/v1alpha1\nkind: RewardFunction\nmetadata: {{name: {name}}}\nspec:\n{indented}\n"
 

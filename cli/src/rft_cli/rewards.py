@@ -1,4 +1,4 @@
-"""`rft rewards list`, `show` and `init`: which rewards there are, their options, and a manifest to start from."""
+"""`rft rewards list`, `show` and `init`: list the rewards, show their options, and write a manifest to start from."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FIELDS = {"Python": "python", "Combine": "combine", "OpenAI": "openai", "Lambda
 
 
 def list_rewards(console: Console) -> None:
-    """Prints every reward with a line about it."""
+    """Print each reward with one line about it."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("name", "kind", "scores"):
         table.add_column(column)
@@ -37,7 +37,7 @@ def list_rewards(console: Console) -> None:
 
 
 def show_reward(name: str, console: Console) -> None:
-    """Prints a reward's options, as the manifest's schema has them, and an example.
+    """Print the options of a reward, from the schema of the manifest, and an example.
 
     Raises:
         RunError: CONFIGURATION_INVALID when there is no such reward.
@@ -59,7 +59,7 @@ def show_reward(name: str, console: Console) -> None:
 
 
 def init_reward(name: str, file: Path, console: Console) -> None:
-    """Writes a manifest to start from.
+    """Write a manifest to start from.
 
     Raises:
         RunError: CONFIGURATION_INVALID when there is no such reward, OUTPUT_INVALID when the file exists already.
@@ -71,11 +71,12 @@ def init_reward(name: str, file: Path, console: Console) -> None:
 
 
 def _template(name: str) -> tuple[str, Template]:
-    for known, template in TEMPLATES.items():
-        if known.casefold() == name.casefold():
-            return known, template
-    close = get_close_matches(name.casefold(), [known.casefold() for known in TEMPLATES], n=1)
-    hint = next((f"did you mean {known}?" for known in TEMPLATES if [known.casefold()] == close), "")
+    """Return the name of a reward in its usual case, and its template."""
+    for template_name, template in TEMPLATES.items():
+        if template_name.casefold() == name.casefold():
+            return template_name, template
+    matches = get_close_matches(name.casefold(), [template_name.casefold() for template_name in TEMPLATES], n=1)
+    hint = next((f"did you mean {reward}?" for reward in TEMPLATES if [reward.casefold()] == matches), "")
     raise RunError(
         ExitCode.CONFIGURATION_INVALID,
         f"there is no reward {name}; {hint or 'rft rewards list shows them all'}",
@@ -87,7 +88,7 @@ def _manifest_name(text: str) -> str:
 
 
 def _options(name: str, template: Template) -> tuple[str, Json]:
-    """Where a reward's options stand in the manifest, and their schema."""
+    """Return the field of the manifest that has the options of a reward, and their schema."""
     spec = structural_schema(RewardFunction)["properties"]["spec"]["properties"]
     if template.kind == "builtin":
         field = options_key(name)
@@ -97,6 +98,7 @@ def _options(name: str, template: Template) -> tuple[str, Json]:
 
 
 def _rows(schema: Json, path: str) -> Iterator[tuple[str, str, str, str]]:
+    """Yield a row for each option of a schema, also of nested ones: path, type, default and description."""
     for name, field in schema.get("properties", {}).items():
         kind = " | ".join(field["enum"]) if "enum" in field else str(field.get("type", "any"))
         required = name in schema.get("required", [])

@@ -1,4 +1,4 @@
-"""`rft run`: trains the job of some manifests on this machine."""
+"""`rft run`: train the model of a job on this machine."""
 
 from __future__ import annotations
 
@@ -43,79 +43,82 @@ from rft_cli.report import final_line, read_model, report
 from rft_cli.texts import harmless
 
 POLL_SECONDS = 0.5
-_SIGNALLED = 128
+_SIGNAL_BASE = 128
+"""The exit code of a program that signal N has ended is this plus N."""
 
 
 def run(files: Sequence[Path], job_name: str | None, output: Path | None) -> None:
-    """Trains the job; prints progress and report, and the result as the last line.
+    """Train the model of the job; print the progress, the report and, as the last line, the result in JSON.
 
     Raises:
-        ManifestErrors: when the manifests are wrong.
+        ManifestErrors: when a manifest is wrong, or needs a cluster.
         RunError: when the run ends without a result.
     """
     console, notes = Console(), Console(stderr=True)
-    found, errors = check_manifests(files)
+    manifests, errors = check_manifests(files)
     if errors:
-        raise ManifestErrors(errors, found)
-    job = _choose_job(found, job_name)
-    folder = RunFolder(_output_folder(found, job, output))
-    _require_local(found, job, output)
-    for remark in _ignored(found, job):
+        raise ManifestErrors(errors, manifests)
+    job = _choose_job(manifests, job_name)
+    folder = RunFolder(_output_folder(manifests, job, output))
+    _require_local(manifests, job, output)
+    for remark in _ignored_fields(manifests, job):
         notes.print(Text(f"note: {remark}", style="dim"), soft_wrap=True)
-    functions = {name: resolve_source(found.reward_functions[name], found.config_maps) for name in reward_names(job)}
-    # The folder may be given on the command line; the manifest's own address of it is then no longer looked at.
+    functions = {
+        name: resolve_source(manifests.reward_functions[name], manifests.config_maps) for name in reward_names(job)
+    }
+    # The folder on the command line replaces the address in the manifest.
     job = job.model_copy(
         update={
             "spec": job.spec.model_copy(update={"output": job.spec.output.model_copy(update={"uri": str(folder.path)})})
         }
     )
-    places = Places(found.folders[job.metadata.name], folder.path, found.config_maps)
-    with _locked(folder):
+    places = Places(manifests.folders[job.metadata.name], folder.path, manifests.config_maps)
+    with _lock(folder):
         _require_same_configuration(job, functions, places, folder)
         if not folder.summary.exists():
             places.write_inputs(job)
             _train(job, functions, places, folder, console)
         else:
             console.print(f"This run is finished; here is its report. Folder: {folder.path}", soft_wrap=True)
-    finished = report(folder.path, console)
-    if finished.summary is None:
+    result = report(folder.path, console)
+    if result.summary is None:
         raise RunError(ExitCode.UNEXPECTED, f"the trainer ended without {folder.summary}")
-    # Not through the console, which would wrap and colour it.
-    print(final_line(finished, finished.summary), flush=True)
+    # print instead of the console, which would wrap and colour the line.
+    print(final_line(result, result.summary), flush=True)
 
 
-def _choose_job(found: Manifests, name: str | None) -> RFTJob:
-    names = ", ".join(job.metadata.name for job in found.jobs)
-    if not found.jobs:
+def _choose_job(manifests: Manifests, name: str | None) -> RFTJob:
+    names = ", ".join(job.metadata.name for job in manifests.jobs)
+    if not manifests.jobs:
         raise RunError(ExitCode.CONFIGURATION_INVALID, "there is no RFTJob in the given files")
-    if name is None and len(found.jobs) > 1:
+    if name is None and len(manifests.jobs) > 1:
         raise RunError(
             ExitCode.CONFIGURATION_INVALID, f"the given files define several RFTJobs; choose one with --job: {names}"
         )
-    chosen = [job for job in found.jobs if name in (None, job.metadata.name)]
-    if not chosen:
+    jobs = [job for job in manifests.jobs if name in (None, job.metadata.name)]
+    if not jobs:
         raise RunError(
             ExitCode.CONFIGURATION_INVALID, f"there is no RFTJob {name} in the given files (defined: {names})"
         )
-    return chosen[0]
+    return jobs[0]
 
 
-def _output_folder(found: Manifests, job: RFTJob, output: Path | None) -> Path:
+def _output_folder(manifests: Manifests, job: RFTJob, output: Path | None) -> Path:
     if output is not None:
         return output.expanduser().resolve()
-    return (found.folders[job.metadata.name] / Path(job.spec.output.uri).expanduser()).resolve()
+    return (manifests.folders[job.metadata.name] / Path(job.spec.output.uri).expanduser()).resolve()
 
 
-def _require_local(found: Manifests, job: RFTJob, output: Path | None) -> None:
-    """Refuses what only a cluster can do.
+def _require_local(manifests: Manifests, job: RFTJob, output: Path | None) -> None:
+    """Refuse a job that needs a cluster.
 
     Raises:
-        ManifestErrors: with every field that asks for it.
+        ManifestErrors: with every field that needs a cluster, or something that this machine lacks.
     """
     errors: list[ManifestError] = []
 
     def refuse(kind: str, name: str, location: Location, message: str) -> None:
-        errors.append(found.error(kind, name, location, message))
+        errors.append(manifests.error(kind, name, location, message))
 
     job_name = job.metadata.name
     for address in job_addresses(job):
@@ -129,12 +132,13 @@ def _require_local(found: Manifests, job: RFTJob, output: Path | None) -> None:
     if job.spec.compute.nodes > 1:
         refuse("RFTJob", job_name, ("spec", "compute", "nodes"), "must be 1 on this machine")
     for name in reward_names(job):
-        errors += local_reward_errors(found, found.reward_functions[name])
+        errors += local_reward_errors(manifests, manifests.reward_functions[name])
     if errors:
-        raise ManifestErrors(errors, found)
+        raise ManifestErrors(errors, manifests)
 
 
-def _ignored(found: Manifests, job: RFTJob) -> Iterator[str]:
+def _ignored_fields(manifests: Manifests, job: RFTJob) -> Iterator[str]:
+    """Yield remarks about fields and resources that have no effect on this machine."""
     spec = job.spec
     fields = {
         "spec.endpoint": spec.endpoint,
@@ -145,17 +149,21 @@ def _ignored(found: Manifests, job: RFTJob) -> Iterator[str]:
         "spec.limits.gpuHours": spec.limits.gpu_hours,
         "spec.limits.deadline": spec.limits.deadline,
     }
-    stated = [field for field, value in fields.items() if value]
-    if stated:
-        yield f"ignored on this machine: {', '.join(stated)}"
-    if found.endpoints:
-        names = ", ".join(endpoint.metadata.name for endpoint in found.endpoints)
+    ignored = [field for field, value in fields.items() if value]
+    if ignored:
+        yield f"ignored on this machine: {', '.join(ignored)}"
+    if manifests.endpoints:
+        names = ", ".join(endpoint.metadata.name for endpoint in manifests.endpoints)
         yield f"InferenceEndpoint {names}: not created by a local run"
 
 
 @contextmanager
-def _locked(folder: RunFolder) -> Iterator[None]:
-    """Keeps two runs out of one folder; makes the folder."""
+def _lock(folder: RunFolder) -> Iterator[None]:
+    """Create the folder of a run, and lock it, so that no second run can use it.
+
+    Raises:
+        RunError: OUTPUT_INVALID when the folder cannot be written, or another run uses it.
+    """
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         lock = (folder.path / ".lock").open("a+")
@@ -181,25 +189,26 @@ def _locked(folder: RunFolder) -> Iterator[None]:
 def _render(
     job: RFTJob, functions: dict[str, RewardFunction], places: Places, servers: Sequence[RewardServer]
 ) -> TrainerConfig:
+    """Render the configuration of the trainer; rewards without a server get an empty address."""
     addresses = {server.name: RewardAddress(server.url, str(server.token_file)) for server in servers}
-    unknown = {name: RewardAddress(url="", token_file=None) for name in functions}
-    return render_trainer_config(job, functions, {**unknown, **addresses}, places.locate)
+    empty_addresses = {name: RewardAddress(url="", token_file=None) for name in functions}
+    return render_trainer_config(job, functions, {**empty_addresses, **addresses}, places.locate)
 
 
 def _require_same_configuration(
     job: RFTJob, functions: dict[str, RewardFunction], places: Places, folder: RunFolder
 ) -> None:
-    """Refuses to go on with a run under another configuration.
+    """Refuse to resume a run with another configuration.
 
     Raises:
         RunError: OUTPUT_INVALID with the fields that differ.
     """
-    before = read_model(folder.config, TrainerConfig)
-    if before is None:
+    previous = read_model(folder.config, TrainerConfig)
+    if previous is None:
         return
-    changes = changes_of_run(before, _render(job, functions, places, []))
+    changes = changes_of_run(previous, _render(job, functions, places, []))
     if changes:
-        lines = "\n".join(f"  {c.path}: {_shown(c.before)} before, {_shown(c.after)} now" for c in changes)
+        lines = "\n".join(f"  {c.path}: {_value_text(c.before)} before, {_value_text(c.after)} now" for c in changes)
         raise RunError(
             ExitCode.OUTPUT_INVALID,
             f"{folder.path} holds a run with another configuration:\n{lines}\n"
@@ -207,12 +216,12 @@ def _require_same_configuration(
         )
 
 
-def _shown(value: object) -> str:
+def _value_text(value: object) -> str:
     return harmless(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 class _Interruption:
-    """Counts Ctrl-C and SIGTERM, which end the run in an orderly way instead of at once."""
+    """Counts Ctrl-C and SIGTERM: the first one ends the run after a checkpoint, the second one ends it at once."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -222,16 +231,16 @@ class _Interruption:
 
     @contextmanager
     def listening(self) -> Iterator[_Interruption]:
-        """Takes over the signals."""
+        """Handle the signals until the block ends, and then restore the previous handlers."""
 
-        def heard(number: int, frame: FrameType | None) -> None:
+        def count_signal(number: int, frame: FrameType | None) -> None:
             self.count += 1
 
-        before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, count_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield self
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
 
@@ -249,12 +258,12 @@ def _train(
             for name, function in functions.items()
         ]
 
-        def shall_stop() -> bool:
+        def is_cancelled() -> bool:
             display.update(starting)
             return bool(interruption)
 
         for server in servers:
-            server.wait_until_ready(shall_stop)
+            server.wait_until_ready(is_cancelled)
         if interruption:
             raise RunError(ExitCode.INTERRUPTED, "stopped before training began")
         config = _render(job, functions, places, servers)
@@ -278,17 +287,21 @@ def _start_trainer(config: TrainerConfig, folder: RunFolder, port: int) -> Progr
 def _follow(
     trainer: Program, port: int, servers: Sequence[RewardServer], display: Display, interruption: _Interruption
 ) -> int:
-    """Shows the run until the trainer ends; returns its exit code."""
-    progress, asked_to_stop = Progress(message="starting the trainer"), False
+    """Show the run until the trainer ends, and return its exit code.
+
+    Raises:
+        RunError: INTERRUPTED after the second interruption, REWARD_FAILING when a reward server ends too often.
+    """
+    progress, stop_requested = Progress(message="starting the trainer"), False
     with httpx.Client(timeout=2, trust_env=False) as client:
         while (code := trainer.exit_code()) is None:
-            progress = _progress(client, port) or progress
+            progress = _ask_progress(client, port) or progress
             display.update(progress)
             for server in servers:
                 if not interruption and server.keep_alive():
                     display.note(f"the reward server of {server.name} had ended and was started again")
-            if interruption and not asked_to_stop:
-                asked_to_stop = True
+            if interruption and not stop_requested:
+                stop_requested = True
                 trainer.terminate()
                 display.note("saving a checkpoint; start the same command again to go on (Ctrl-C again: end at once)")
             if interruption.count > 1:
@@ -299,26 +312,27 @@ def _follow(
     return code
 
 
-def _progress(client: httpx.Client, port: int) -> Progress | None:
+def _ask_progress(client: httpx.Client, port: int) -> Progress | None:
     try:
         return Progress.model_validate_json(client.get(f"http://127.0.0.1:{port}/progress").content)
     except (httpx.HTTPError, ValidationError):
-        return None  # not up yet, or too busy to answer now
+        return None  # The trainer has not started its server yet, or is too busy to answer now.
 
 
 def _failure(code: int, trainer: Program, interrupted: bool) -> RunError:
-    stated = find_end(trainer.output())
-    if code == ExitCode.INTERRUPTED or (interrupted and code == _SIGNALLED + signal.SIGTERM):
-        return RunError(ExitCode.INTERRUPTED, stated or "stopped before a checkpoint; start again from the last one")
-    if stated and code in {member.value for member in ExitCode}:
-        return RunError(ExitCode(code), stated)
+    """Return the error of a trainer that has failed: its own message, or else the end of its log."""
+    message = find_end(trainer.output())
+    if code == ExitCode.INTERRUPTED or (interrupted and code == _SIGNAL_BASE + signal.SIGTERM):
+        return RunError(ExitCode.INTERRUPTED, message or "stopped before a checkpoint; start again from the last one")
+    has_meaning = code in {member.value for member in ExitCode}
+    if message and has_meaning:
+        return RunError(ExitCode(code), message)
     reason = f"the trainer ended with code {code}"
-    if code == _SIGNALLED + signal.SIGKILL:
+    if code == _SIGNAL_BASE + signal.SIGKILL:
         reason = "the trainer was killed (signal 9), most likely because memory ran out; lower tokensPerMicroBatch"
-    elif code > _SIGNALLED:
-        reason = f"the trainer was ended by signal {code - _SIGNALLED}"
-    known = code in {member.value for member in ExitCode}
+    elif code > _SIGNAL_BASE:
+        reason = f"the trainer was ended by signal {code - _SIGNAL_BASE}"
     tail = trainer.last_lines(LOG_LINES)
     return RunError(
-        ExitCode(code) if known else ExitCode.UNEXPECTED, f"{reason}; the end of {trainer.log}:\n{harmless(tail)}"
+        ExitCode(code) if has_meaning else ExitCode.UNEXPECTED, f"{reason}; the end of {trainer.log}:\n{harmless(tail)}"
     )

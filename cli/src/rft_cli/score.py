@@ -1,4 +1,4 @@
-"""`rft score`: scores a file of completions with a RewardFunction."""
+"""`rft score`: score a file of completions with a RewardFunction."""
 
 from __future__ import annotations
 
@@ -37,20 +37,24 @@ ERRORS_SHOWN = 10
 
 @dataclass(frozen=True)
 class Line:
-    """A completion of the file: its number there, its contents, and the sample made of it."""
+    """A completion of the file."""
 
     number: int
+    """Number of its line or row in the file, from 1."""
     row: Json
+    """The completion in the format of JSONL: `messages`, `reference_answer` and further fields."""
     sample: Json
+    """The sample that the reward server scores."""
     stored_reward: float | None = None
+    """The reward in the file; None in JSONL files, which have none."""
 
 
 def score(reward: Path, name: str | None, completions: Path, output: Path | None, console: Console) -> None:
-    """Scores the completions with the reward of that name, prints their distribution, writes the scores to `output`.
+    """Score the completions with a reward, print the distribution of the scores, and write them to `output`.
 
     Raises:
-        ManifestErrors: when the reward's manifest is wrong.
-        RunError: when the file is wrong, or the reward cannot score.
+        ManifestErrors: when the manifest of the reward is wrong.
+        RunError: when the file of completions is wrong, or the reward can score none of them.
     """
     function = load_function(reward, name)
     lines = read_lines(completions)
@@ -59,7 +63,7 @@ def score(reward: Path, name: str | None, completions: Path, output: Path | None
         _write(output, lines, scores)
     _print_distribution(function.metadata.name, scores, console)
     _print_errors(completions, lines, scores, console)
-    _print_stored(lines, scores, console)
+    _compare_with_stored(lines, scores, console)
     if output is not None:
         console.print(f"Scores: {output}", highlight=False, soft_wrap=True)
     if not any(s.error is None for s in scores):
@@ -67,41 +71,42 @@ def score(reward: Path, name: str | None, completions: Path, output: Path | None
 
 
 def load_function(manifest: Path, name: str | None = None) -> RewardFunction:
-    """The RewardFunction of that name in a file, or the only one, with its code.
+    """Load the RewardFunction with this name from a file, or the only one when `name` is None; its code is inlined.
 
     Raises:
         ManifestErrors: when the manifest is wrong.
-        RunError: CONFIGURATION_INVALID when there is none of the name or, without one, not exactly one.
+        RunError: CONFIGURATION_INVALID when no RewardFunction has the name, or when `name` is None and the file does
+            not define exactly one.
     """
-    found, errors = read_manifests([manifest])
+    manifests, errors = read_manifests([manifest])
     if errors:
-        raise ManifestErrors(errors, found)
-    functions = [function for key, function in found.reward_functions.items() if name in (None, key)]
-    errors = [error for function in functions for error in local_reward_errors(found, function)]
+        raise ManifestErrors(errors, manifests)
+    functions = [function for key, function in manifests.reward_functions.items() if name in (None, key)]
+    errors = [error for function in functions for error in local_reward_errors(manifests, function)]
     if errors:
-        raise ManifestErrors(errors, found)
+        raise ManifestErrors(errors, manifests)
     if len(functions) != 1:
-        names = ", ".join(found.reward_functions) or "none"
+        names = ", ".join(manifests.reward_functions) or "none"
         text = f"{manifest} has to define one RewardFunction" if name is None else f"{manifest} has no {name}"
         advice = "; choose one with --name" if name is None and functions else ""
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"{text}; it defines {names}{advice}")
-    return resolve_source(functions[0], found.config_maps)
+    return resolve_source(functions[0], manifests.config_maps)
 
 
 def read_lines(file: Path) -> list[Line]:
-    """The completions of a JSONL file or of a run's rollouts.
+    """Read the completions of a JSONL file, or of a file of rollouts (Parquet).
 
     Raises:
-        RunError: when the file is wrong or holds none.
+        RunError: when the file is wrong, or holds no completion.
     """
     return _read_parquet(file) if file.suffix == ".parquet" else _read_jsonl(file)
 
 
 def score_lines(function: RewardFunction, lines: Sequence[Line], console: Console) -> list[Score]:
-    """The completions' scores, from a reward server that is started for it.
+    """Start a reward server for the function, and return its score of each completion.
 
     Raises:
-        RunError: when it cannot score.
+        RunError: when the server does not become ready, or does not answer.
     """
     with tempfile.TemporaryDirectory(prefix="rft-") as private:
         folder = Path(private)
@@ -160,7 +165,7 @@ def _read_parquet(file: Path) -> list[Line]:
 def _score(server: RewardServer, lines: Sequence[Line], timeout: float, console: Console) -> list[Score]:
     scores: list[Score] = []
     headers = {"Authorization": f"Bearer {server.token}"}
-    # The server enforces the function's timeout; ours only guards against a server that hangs.
+    # The server enforces the timeout of the function. The longer timeout here ends the wait for a server that hangs.
     with httpx.Client(headers=headers, timeout=timeout + 30, trust_env=False) as client, console.status("") as status:
         for start in range(0, len(lines), BATCH):
             batch = lines[start : start + BATCH]
@@ -194,52 +199,52 @@ def _write(output: Path, lines: Sequence[Line], scores: Sequence[Score]) -> None
 
 
 def _print_distribution(name: str, scores: Sequence[Score], console: Console) -> None:
-    usable = [s for s in scores if s.error is None]
+    successes = [s for s in scores if s.error is None]
     values: dict[str, list[float]] = {}
-    for result in usable:
+    for result in successes:
         for metric in result.metrics_list:
             values.setdefault(metric.name, []).append(metric.value)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(f"{len(scores)} completions")
     for column in ("mean", "std", "min", "25 %", "median", "75 %", "max"):
         table.add_column(column, justify="right")
-    rewards = [s.aggregate_reward_score for s in usable if s.aggregate_reward_score is not None]
+    rewards = [s.aggregate_reward_score for s in successes if s.aggregate_reward_score is not None]
     if rewards:
         table.add_row("reward", *_statistics(rewards), style="bold")
-    for component, measured in sorted(values.items()):
-        table.add_row(f"  {harmless(component)}", *_statistics(measured))
+    for component, component_values in sorted(values.items()):
+        table.add_row(f"  {harmless(component)}", *_statistics(component_values))
     console.print(Text(name, style="bold"))
     if rewards:
         console.print(table)
-    failed = len(scores) - len(usable)
-    console.print(f"Not scored: {failed} of {len(scores)} ({failed / len(scores):.1%})", highlight=False)
+    failures = len(scores) - len(successes)
+    console.print(f"Not scored: {failures} of {len(scores)} ({failures / len(scores):.1%})", highlight=False)
 
 
 def _statistics(values: Sequence[float]) -> Iterator[str]:
-    # "inclusive": the quartiles of these values, not of a population behind them
+    # "inclusive" gives the quartiles of these values themselves, not of a population that they are a sample of.
     quartiles = quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
     for value in (fmean(values), pstdev(values), min(values), *quartiles, max(values)):
         yield number(value)
 
 
 def _print_errors(file: Path, lines: Sequence[Line], scores: Sequence[Score], console: Console) -> None:
-    failed = [(line, result.error) for line, result in zip(lines, scores, strict=True) if result.error is not None]
-    for line, error in failed[:ERRORS_SHOWN]:
+    failures = [(line, result.error) for line, result in zip(lines, scores, strict=True) if result.error is not None]
+    for line, error in failures[:ERRORS_SHOWN]:
         console.print(Text(f"{file}:{line.number}: {harmless(error or '')}", style="red"), soft_wrap=True)
-    if len(failed) > ERRORS_SHOWN:
-        console.print(f"… and {len(failed) - ERRORS_SHOWN} more; --output writes them all", highlight=False)
+    if len(failures) > ERRORS_SHOWN:
+        console.print(f"… and {len(failures) - ERRORS_SHOWN} more; --output writes them all", highlight=False)
 
 
-def _print_stored(lines: Sequence[Line], scores: Sequence[Score], console: Console) -> None:
+def _compare_with_stored(lines: Sequence[Line], scores: Sequence[Score], console: Console) -> None:
     pairs = [
         (line.stored_reward, result.aggregate_reward_score)
         for line, result in zip(lines, scores, strict=True)
         if line.stored_reward is not None and result.aggregate_reward_score is not None
     ]
     if pairs:
-        differing = sum(abs(stored - now) > 1e-6 for stored, now in pairs)
+        differences = sum(abs(stored - score) > 1e-6 for stored, score in pairs)
         mean = fmean(stored for stored, _ in pairs)
         console.print(
-            f"Stored rewards of the same completions: mean {number(mean)}; {differing} of {len(pairs)} differ",
+            f"Stored rewards of the same completions: mean {number(mean)}; {differences} of {len(pairs)} differ",
             highlight=False,
         )

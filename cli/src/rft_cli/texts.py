@@ -1,4 +1,4 @@
-"""Texts for a terminal: harmless whatever a model or a log says, numbers at a readable length."""
+"""Format texts and numbers for a terminal, also texts of models and logs, which may hold control characters."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 def harmless(text: str) -> str:
-    """The text with control characters spelled out, so that it cannot steer the terminal."""
+    """Return the text with its control characters escaped, so that it cannot control the terminal."""
     return "".join(
         character if character.isprintable() or character in "\n" else ascii(character)[1:-1] for character in text
     )
 
 
 def shorten(text: str, limit: int) -> str:
-    """The text as harmless, cut in the middle to about `limit` characters."""
+    """Return the text with escaped control characters; cut out the middle when it is longer than `limit` characters."""
     text = harmless(text.strip())
     if len(text) <= limit:
         return text
@@ -29,18 +29,18 @@ def shorten(text: str, limit: int) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A measured value with a fixed number of decimals; a dash when there is none."""
+    """Format a value with a fixed number of decimals; None becomes a dash."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """A difference, always with its sign, and a true minus."""
+    """Format a difference with its sign, which is + or the typographic minus (U+2212)."""
     text = f"{value:+.{digits}f}"
     return text.replace("-", "−")
 
 
 def sparkline(values: Sequence[float], width: int = 32) -> str:
-    """The values as a line of small bars, averaged down to `width` of them."""
+    """Draw the values as a line of small bars; more than `width` values are averaged to `width` bars."""
     if not values:
         return ""
     if len(values) > width:
@@ -52,12 +52,12 @@ def sparkline(values: Sequence[float], width: int = 32) -> str:
 
 
 def bars(counts: Sequence[int]) -> str:
-    """Counts as a line of small bars; a dot stands for none."""
-    most = max(counts, default=0)
-    return "".join(_BARS[math.ceil(count / most * len(_BARS)) - 1] if count else "·" for count in counts)
+    """Draw the counts as a line of small bars; a dot stands for 0."""
+    maximum = max(counts, default=0)
+    return "".join(_BARS[math.ceil(count / maximum * len(_BARS)) - 1] if count else "·" for count in counts)
 
 
 def last_user_message(conversation: str) -> str:
-    """The last user message of a stored conversation (JSON)."""
+    """Return the last user message of a conversation in JSON; the whole text when it has none."""
     messages: list[Json] = json.loads(conversation)
     return next((str(m.get("content")) for m in reversed(messages) if m.get("role") == "user"), conversation)

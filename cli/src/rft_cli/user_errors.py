@@ -1,4 +1,4 @@
-"""How the errors of all commands look."""
+"""Print the errors of users in the same way in all commands."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import typer
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Ends the command with a message, not a traceback, when what the user gave is wrong."""
+    """End the command with a message and an exit code, and not with a traceback, when the user has made an error."""
     from rft_api.exit_codes import ExitCode, RunError
     from rft_api.manifests import ManifestErrors
 
     try:
         yield
-    except ManifestErrors as wrong:
-        for error in wrong.errors:
+    except ManifestErrors as errors:
+        for error in errors.errors:
             typer.echo(str(error), err=True)
         raise typer.Exit(ExitCode.CONFIGURATION_INVALID) from None
     except RunError as error:
-        stopped = error.code is ExitCode.INTERRUPTED  # as the user asked
-        typer.echo(error.message if stopped else f"error: {error.message}", err=True)
+        interrupted = error.code is ExitCode.INTERRUPTED  # The user has stopped the run, so this is no error.
+        typer.echo(error.message if interrupted else f"error: {error.message}", err=True)
         raise typer.Exit(error.code) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

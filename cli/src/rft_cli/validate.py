@@ -1,4 +1,4 @@
-"""`rft validate`: prints what is wrong in manifests, or what they define."""
+"""`rft validate`: print what is wrong in manifests, or what they define."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from rft_cli.check import check_manifests
 
 
 def validate(files: Sequence[Path]) -> None:
-    """Checks the manifests and prints a summary.
+    """Check the manifests, and print one line for each resource.
 
     Raises:
-        ManifestErrors: with everything that is wrong.
+        ManifestErrors: with every error.
     """
-    found, errors = check_manifests(files)
+    manifests, errors = check_manifests(files)
     if errors:
-        raise ManifestErrors(errors, found)
+        raise ManifestErrors(errors, manifests)
     resources: list[RFTJob | RewardFunction | InferenceEndpoint] = []
-    resources += [*found.jobs, *found.reward_functions.values(), *found.endpoints]
+    resources += [*manifests.jobs, *manifests.reward_functions.values(), *manifests.endpoints]
     if not resources:
         print("No resource of rft.dev in the given files.")
         return
     for resource in resources:
         kind, name = resource.kind, resource.metadata.name
-        file = found.origins[kind, name].file
-        print(f"{kind} {name}: {_description(resource)} ({file})")
+        file = manifests.origins[kind, name].file
+        print(f"{kind} {name}: {_describe(resource)} ({file})")
     print(f"{len(resources)} {'resource is' if len(resources) == 1 else 'resources are'} valid.")
 
 
-def _description(resource: RFTJob | RewardFunction | InferenceEndpoint) -> str:
+def _describe(resource: RFTJob | RewardFunction | InferenceEndpoint) -> str:
     match resource:
         case RFTJob():
             tuning = resource.spec.tuning.type
             return f"{resource.spec.algorithm}, {tuning}, reward {', '.join(reward_names(resource))}"
         case RewardFunction():
             tests = len(resource.spec.tests)
-            return _grader(resource.spec) + (f", {tests} test{'s' if tests > 1 else ''}" if tests else "")
+            return _describe_grader(resource.spec) + (f", {tests} test{'s' if tests > 1 else ''}" if tests else "")
         case InferenceEndpoint():
             return f"adapter on {resource.spec.base_endpoint}" if resource.spec.base_endpoint else "model"
 
 
-def _grader(spec: Grader) -> str:
-    """The kind of a reward, with what it is made of."""
+def _describe_grader(spec: Grader) -> str:
+    """Return the kind of a reward, or the terms of a combination with their weights and kinds."""
     if spec.builtin is not None:
         return spec.builtin.name
     if isinstance(spec, RewardFunctionSpec) and spec.combine is not None:
-        return " + ".join(f"{term.weight} {term.name} ({_grader(term)})" for term in spec.combine.terms)
+        return " + ".join(f"{term.weight} {term.name} ({_describe_grader(term)})" for term in spec.combine.terms)
     return next(iter(spec.model_dump(by_alias=True, exclude_none=True, include=set(Grader.model_fields))))
