@@ -1,1 +1,1 @@
-"""Generates the parts of the Helm chart that come from the code."""
+"""Generate the parts of the Helm chart that follow from the code."""

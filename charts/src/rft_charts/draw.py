@@ -1,4 +1,4 @@
-"""Draws the dashboards' panels with matplotlib, from a Prometheus: pictures for the documentation, not Grafana's own.
+"""Draw the dashboards with matplotlib, with data of a Prometheus server, as pictures for the documentation.
 
 python -m rft_charts.draw --prometheus http://localhost:9090 --seconds 900 OUTPUT
 """
@@ -25,14 +25,14 @@ from rft_api.model import Json
 from rft_charts.dashboards import build_dashboards
 
 Fetch = Callable[[str], list[Json]]
-"""The series of an expression, as Prometheus' API answers a range query."""
+"""Returns the series of an expression, in the format of Prometheus' API for range queries."""
 
 POINTS = 200
-"""Values of a series, at most."""
+"""The largest number of values of a series."""
 LEGENDS = 6
-"""Series that are named; more would cover the curves."""
+"""The largest number of series in a legend; a longer legend would cover the curves."""
 _UNIT_INCHES = (0.65, 0.3)
-"""Size of Grafana's grid, of which 24 units are the width."""
+"""Width and height of a unit of Grafana's grid. A dashboard is 24 units wide."""
 _STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 9,
@@ -51,20 +51,20 @@ _STYLE: Any = {
 
 
 def fill_variables(expression: str, seconds: float) -> str:
-    """A panel's expression as Grafana sends it with all variables at All."""
-    known = {"$__rate_interval": "1m", "$__range": f"{round(seconds)}s"}
-    for name, value in known.items():
+    """Replace the variables of an expression as Grafana does when every variable is set to All."""
+    intervals = {"$__rate_interval": "1m", "$__range": f"{round(seconds)}s"}
+    for name, value in intervals.items():
         expression = expression.replace(name, value)
     return re.sub(r"\$\w+", ".*", expression)
 
 
 def draw_dashboard(dashboard: Json, fetch: Fetch, target: Path) -> None:
-    """Draws a dashboard to a file, each panel where Grafana has it.
+    """Draw a dashboard to a file, with each panel where Grafana shows it.
 
     Args:
-        dashboard: its JSON.
-        fetch: gets the series of an expression whose variables are filled in.
-        target: the file; its ending says in which format.
+        dashboard: the dashboard in Grafana's JSON.
+        fetch: returns the series of an expression.
+        target: the file; its suffix determines the format.
     """
     panels = dashboard["panels"]
     width, height = 24, max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels)
@@ -76,20 +76,20 @@ def draw_dashboard(dashboard: Json, fetch: Fetch, target: Path) -> None:
             if panel["type"] == "row":
                 figure.text(left + 0.005, top - 0.5 / (height + 1), panel["title"], fontsize=11, fontweight="bold")
                 continue
-            tall = place["h"] / (height + 1)
-            inner = (left + 0.03, top - 0.84 * tall, place["w"] / width - 0.04, 0.68 * tall)
-            _DRAWN[panel["type"]](figure.add_axes(inner, title=panel["title"]), panel, fetch)
+            panel_height = place["h"] / (height + 1)
+            area = (left + 0.03, top - 0.84 * panel_height, place["w"] / width - 0.04, 0.68 * panel_height)
+            _DRAWING_FUNCTIONS[panel["type"]](figure.add_axes(area, title=panel["title"]), panel, fetch)
         figure.savefig(target, dpi=90)
 
 
-def _curves(axis: Axes, panel: Json, fetch: Fetch) -> None:
-    named = 0
+def _draw_curves(axis: Axes, panel: Json, fetch: Fetch) -> None:
+    count = 0
     for target in panel["targets"]:
         for series in fetch(target["expr"]):
-            moments, values = _points(series)
-            label = _name(target, series) if named < LEGENDS else None
-            axis.plot(moments, values, marker="." if len(values) == 1 else None, label=label)
-            named += 1
+            times, values = _points(series)
+            label = _name(target, series) if count < LEGENDS else None
+            axis.plot(times, values, marker="." if len(values) == 1 else None, label=label)
+            count += 1
     match panel["fieldConfig"]["defaults"].get("unit"):
         case "percentunit":
             axis.yaxis.set_major_formatter(PercentFormatter(1))
@@ -99,16 +99,16 @@ def _curves(axis: Axes, panel: Json, fetch: Fetch) -> None:
         axis.legend(loc="best")
 
 
-def _numbers(axis: Axes, panel: Json, fetch: Fetch) -> None:
+def _draw_numbers(axis: Axes, panel: Json, fetch: Fetch) -> None:
     axis.axis("off")
-    found = [(_name(t, series), _points(series)[1][-1]) for t in panel["targets"] for series in fetch(t["expr"])]
-    for index, (name, value) in enumerate(found[:LEGENDS]):
-        height = 1 - (index + 0.5) / len(found[:LEGENDS])
+    numbers = [(_name(t, series), _points(series)[1][-1]) for t in panel["targets"] for series in fetch(t["expr"])]
+    for index, (name, value) in enumerate(numbers[:LEGENDS]):
+        height = 1 - (index + 0.5) / len(numbers[:LEGENDS])
         axis.text(0.5, height, f"{value:g}", ha="center", fontsize=20, transform=axis.transAxes)
         axis.text(0.5, height - 0.14, name, ha="center", fontsize=7, transform=axis.transAxes)
 
 
-def _table(axis: Axes, panel: Json, fetch: Fetch) -> None:
+def _draw_table(axis: Axes, panel: Json, fetch: Fetch) -> None:
     axis.axis("off")
     rows: dict[tuple[str, ...], dict[int, str]] = {}
     labels: list[str] = []
@@ -126,43 +126,50 @@ def _table(axis: Axes, panel: Json, fetch: Fetch) -> None:
         axis.table(cellText=texts, colLabels=headings, loc="upper center", cellLoc="left").scale(1, 1.3)
 
 
-def _distribution(axis: Axes, panel: Json, fetch: Fetch) -> None:
-    """Buckets are cumulative: each is drawn less the one below it."""
+def _draw_distribution(axis: Axes, panel: Json, fetch: Fetch) -> None:
+    """Draw a histogram over time. Its buckets are cumulative, so the next lower bucket is subtracted from each."""
     (target,) = panel["targets"]
     buckets = sorted(fetch(target["expr"]), key=lambda series: float(series["metric"]["le"]))
-    moments = sorted({moment for series in buckets for moment, _ in series["values"]})
-    below = dict.fromkeys(moments, 0.0)
-    shares = []
+    times = sorted({timestamp for series in buckets for timestamp, _ in series["values"]})
+    lower_bucket = dict.fromkeys(times, 0.0)
+    counts = []
     for series in buckets:
-        now = below | {moment: float(value) for moment, value in series["values"]}
-        shares.append([max(0.0, now[moment] - below[moment]) for moment in moments])
-        below = now
-    if shares:
-        axis.pcolormesh(_dates(moments), range(len(shares)), shares, cmap="Blues", shading="nearest")
-        axis.set_yticks(range(len(shares)), [series["metric"]["le"] for series in buckets], fontsize=6)
+        bucket = lower_bucket | {timestamp: float(value) for timestamp, value in series["values"]}
+        counts.append([max(0.0, bucket[timestamp] - lower_bucket[timestamp]) for timestamp in times])
+        lower_bucket = bucket
+    if counts:
+        axis.pcolormesh(_dates(times), range(len(counts)), counts, cmap="Blues", shading="nearest")
+        axis.set_yticks(range(len(counts)), [series["metric"]["le"] for series in buckets], fontsize=6)
     axis.grid(visible=False)
 
 
-_DRAWN = {"timeseries": _curves, "stat": _numbers, "table": _table, "heatmap": _distribution}
+_DRAWING_FUNCTIONS = {
+    "timeseries": _draw_curves,
+    "stat": _draw_numbers,
+    "table": _draw_table,
+    "heatmap": _draw_distribution,
+}
 
 
 def _points(series: Json) -> tuple[NDArray[np.datetime64], list[float]]:
-    return _dates([moment for moment, _ in series["values"]]), [float(value) for _, value in series["values"]]
+    """Return the times and the values of a series."""
+    return _dates([timestamp for timestamp, _ in series["values"]]), [float(value) for _, value in series["values"]]
 
 
-def _dates(moments: list[float]) -> NDArray[np.datetime64]:
-    return np.array([round(1000 * moment) for moment in moments], dtype="datetime64[ms]")
+def _dates(timestamps: list[float]) -> NDArray[np.datetime64]:
+    """Convert timestamps in seconds since 1970."""
+    return np.array([round(1000 * timestamp) for timestamp in timestamps], dtype="datetime64[ms]")
 
 
 def _name(target: Json, series: Json) -> str:
-    return re.sub(r"{{\s*(\w+)\s*}}", lambda found: series["metric"].get(found[1], ""), target["legendFormat"])
+    return re.sub(r"{{\s*(\w+)\s*}}", lambda match: series["metric"].get(match[1], ""), target["legendFormat"])
 
 
 def fetch_from(prometheus: str, seconds: float) -> Fetch:
-    """Asks a Prometheus for the last seconds.
+    """Return a function that queries a Prometheus server for the last seconds.
 
     Raises:
-        httpx.HTTPError: it cannot be reached, or refuses a query.
+        httpx.HTTPError: when the function cannot reach the server, or the server refuses a query.
     """
     end = time.time()
 
@@ -173,15 +180,15 @@ def fetch_from(prometheus: str, seconds: float) -> Fetch:
             "end": str(end),
             "step": str(max(1, round(seconds / POINTS))),
         }
-        answer = httpx.get(f"{prometheus}/api/v1/query_range", params=parameters, trust_env=False, timeout=60)
-        found: list[Json] = answer.raise_for_status().json()["data"]["result"]
-        return found
+        response = httpx.get(f"{prometheus}/api/v1/query_range", params=parameters, trust_env=False, timeout=60)
+        series: list[Json] = response.raise_for_status().json()["data"]["result"]
+        return series
 
     return fetch
 
 
 def draw(prometheus: str, seconds: float, output: Path) -> list[Path]:
-    """Draws every dashboard into a folder; returns the files."""
+    """Draw every dashboard to a file in a folder, and return the files."""
     output.mkdir(parents=True, exist_ok=True)
     fetch, files = fetch_from(prometheus, seconds), []
     for name, text in build_dashboards().items():
@@ -191,11 +198,11 @@ def draw(prometheus: str, seconds: float, output: Path) -> list[Path]:
 
 
 def main() -> None:
-    """Draws what the command line says."""
-    parser = argparse.ArgumentParser(description="Draws the dashboards with matplotlib.")
-    parser.add_argument("--prometheus", default="http://localhost:9090", help="its address")
-    parser.add_argument("--seconds", type=float, default=10800, help="how far back (10800)")
-    parser.add_argument("output", type=Path, help="folder of the pictures")
+    """Draw the dashboards as the command line says, and print the files."""
+    parser = argparse.ArgumentParser(description="Draw the dashboards with matplotlib.")
+    parser.add_argument("--prometheus", default="http://localhost:9090", help="address of the Prometheus server")
+    parser.add_argument("--seconds", type=float, default=10800, help="time range of the pictures (10800)")
+    parser.add_argument("output", type=Path, help="folder for the pictures")
     options = parser.parse_args()
     for file in draw(options.prometheus, options.seconds, options.output):
         print(file)

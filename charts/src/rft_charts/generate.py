@@ -1,4 +1,4 @@
-"""Writes the parts of the Helm chart that come from the code. `python -m rft_charts.generate ROOT`."""
+"""Write the parts of the Helm chart that follow from the code: `python -m rft_charts.generate ROOT`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHART = "charts/rft-operator"
 
 
 def generated_files(root: Path) -> dict[str, str]:
-    """Contents of every generated file, by its path in the repository."""
+    """Return the contents of all generated files, by their paths in the repository."""
     files = {f"{CHART}/templates/crds/{name}": template for name, template in crd_templates().items()}
     files[f"{CHART}/templates/_permissions.tpl"] = permissions_template()
     files |= {f"{CHART}/files/dashboards/{name}.json": text for name, text in build_dashboards().items()}

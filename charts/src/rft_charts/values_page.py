@@ -1,4 +1,4 @@
-"""The page of the chart's values, made from values.yaml: names, defaults, and the comments that begin with `# --`."""
+"""Generate the page about the values of the chart from values.yaml: names, defaults, and comments with `# --`."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _MARK = "# -- "
 
 @dataclass(frozen=True)
 class Value:
-    """A value that can be set."""
+    """A value that users can set."""
 
     name: str
-    """With those that it stands in: `image.tag`."""
+    """The whole name, such as `image.tag`."""
     default: Any
-    """What it is unless it is set."""
+    """The default."""
     meaning: str
-    """Its comment."""
+    """The comment about it."""
 
 
 def read_values(text: str) -> list[Value]:
-    """The values of a values.yaml that have a comment, in its order.
+    """Read the values that have a comment from the text of a values.yaml, in the order of the file.
 
     Raises:
-        ValueError: for a value that has none and in which none stands.
+        ValueError: when a value has no comment and contains no values with comments.
     """
     lines = text.splitlines()
     root = yaml.compose(text)
@@ -44,22 +44,22 @@ def read_values(text: str) -> list[Value]:
 
 
 def _values(node: yaml.MappingNode, content: dict[str, Any], lines: list[str], prefix: str) -> list[Value]:
-    found: list[Value] = []
+    values: list[Value] = []
     for key, value in node.value:
         name = f"{prefix}{key.value}"
         meaning = _comment_above(lines, key.start_mark.line)
         inner = content[key.value]
         if meaning:
-            found.append(Value(name, inner, meaning))
+            values.append(Value(name, inner, meaning))
         elif isinstance(value, yaml.MappingNode) and value.value:
-            found += _values(value, inner, lines, f"{name}.")
+            values += _values(value, inner, lines, f"{name}.")
         else:
             raise ValueError(f"values.yaml:{key.start_mark.line + 1}: {name} has no comment that begins with `{_MARK}`")
-    return found
+    return values
 
 
 def _comment_above(lines: list[str], line: int) -> str:
-    """The block of comment that ends above a line, if it begins with the mark."""
+    """Return the comment that ends above a line; an empty text when it does not begin with the mark."""
     comment: list[str] = []
     while line and lines[line - 1].strip().startswith("#"):
         line -= 1
@@ -71,7 +71,7 @@ def _comment_above(lines: list[str], line: int) -> str:
 
 
 def render_page(values: str) -> str:
-    """The chart's README."""
+    """Return the README of the chart."""
     rows = [
         f"| `{value.name}` | `{json.dumps(value.default)}` | {value.meaning.replace('|', chr(92) + '|')} |\n"
         for value in read_values(values)

@@ -8,7 +8,7 @@ from rft_charts.dashboards import fleet, rewards, serving, training
 
 
 def build_dashboards() -> dict[str, str]:
-    """The dashboards' JSON, by name."""
+    """Return the JSON of the dashboards, by name."""
     dashboards = {
         "training": training.build(),
         "fleet": fleet.build(),

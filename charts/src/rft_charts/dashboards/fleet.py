@@ -1,4 +1,4 @@
-"""The dashboard of all jobs: what runs, what waits, what failed, and what it costs."""
+"""The dashboard of all jobs: which run, wait or have failed, and what they cost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NAMESPACE = 'namespace=~"$namespace"'
 
 
 def build() -> Dashboard:
-    """The dashboard."""
+    """Build the dashboard."""
     return build_dashboard(
         "RFT / Fleet",
         "rft-fleet",
@@ -47,18 +47,20 @@ _JOBS = Row(
         ),
         Panel(
             "By condition",
-            "Most unfinished jobs are Running. Many that are Retrying, Unschedulable or blocked for long need a "
-            "person.",
+            "Most unfinished jobs are Running. When many are Retrying, Unschedulable or blocked for long, somebody "
+            "should look at them.",
             (Query(f"count by (reason) ({_EVERY_JOB})", "{{reason}}"),),
         ),
         Panel(
             "Failures by reason",
-            "Jobs that have ended without a result. Flat. One reason that grows in many namespaces is the platform's.",
+            "Jobs that have ended without a result. Healthy: flat. When one reason grows in many namespaces, the cause "
+            "is the platform.",
             (Query(f"count by (reason) ({_jobs('status', 'False')})", "{{reason}}"),),
         ),
         Panel(
             "Queue",
-            "Jobs that Kueue has not admitted, by queue. Empties over a day; if not, the queue's quota is too small.",
+            "Jobs that Kueue has not admitted, by queue. Healthy: every queue becomes empty within a day. Otherwise "
+            "its quota is too small.",
             (
                 Query(
                     f"count by (queue) (rft_job_info{{{_NAMESPACE}}} * on (namespace, job) group_left() "
@@ -69,8 +71,8 @@ _JOBS = Row(
         ),
         Panel(
             "Suspected reward hacking",
-            "Jobs whose reward rises in a way that better answers do not explain. None; read the completions of those "
-            "that are here.",
+            "Jobs whose reward rises in a way that better answers do not explain. Healthy: none. Read the completions "
+            "of the jobs that are listed.",
             (
                 Query(
                     f'count by (namespace, job) (rft_job_condition{{{_NAMESPACE}, type="RewardHackingSuspected", '
@@ -81,7 +83,7 @@ _JOBS = Row(
         ),
         Panel(
             "Jobs by algorithm and model",
-            "What the fleet trains.",
+            "The algorithms and the models of all jobs.",
             (Query(f"count by (algorithm, model) (rft_job_info{{{_NAMESPACE}}})", "{{algorithm}} {{model}}"),),
         ),
     ),
@@ -92,7 +94,7 @@ _COSTS = Row(
     (
         Panel(
             "GPU hours by namespace",
-            "GPUs times the hours that pods held them, in the time range above.",
+            "Number of GPUs times the hours for which pods held them, in the time range of the dashboard.",
             (
                 Query(
                     f"sum by (namespace) (increase(rft_job_gpu_seconds_total{{{_NAMESPACE}}}[$__range])) / 3600",
@@ -103,7 +105,8 @@ _COSTS = Row(
         ),
         Panel(
             "GPUs held",
-            "GPUs that pods of jobs hold. Steps up and down with jobs; what a stuck job holds is lost.",
+            "GPUs that pods of jobs hold. Healthy: rises and falls with the jobs. The GPUs of a job that is stuck are "
+            "wasted.",
             (
                 Query(
                     rate("rft_job_gpu_seconds_total", _NAMESPACE, "namespace"),
@@ -113,7 +116,7 @@ _COSTS = Row(
         ),
         Panel(
             "GPU hours by job",
-            "Of a job's whole life, retries included.",
+            "Since the start of each job, retries included.",
             (Query(f"sum by (namespace, job) (rft_job_gpu_seconds_total{{{_NAMESPACE}}}) / 3600", "GPU hours"),),
             kind="table",
         ),
@@ -124,9 +127,9 @@ _OPERATOR = Row(
     "Operator",
     (
         Panel(
-            "Passes per second",
-            "Never 0 while jobs run: each is looked at every 15 seconds. Errors are single, as when the API server "
-            "restarts.",
+            "Reconciliations per second",
+            "Healthy: never 0 while jobs run, because each job is reconciled every 15 seconds. Single errors are "
+            "normal, for example when the API server restarts.",
             (
                 Query(
                     "sum by (kind, outcome) (rate(rft_operator_reconcile_seconds_count[$__rate_interval]))",
@@ -136,8 +139,8 @@ _OPERATOR = Row(
             "ops",
         ),
         Panel(
-            "Time of a pass, 95%",
-            "Well below a second. Slower: the API server or the pods that are asked are slow.",
+            "Time of a reconciliation, 95%",
+            "Healthy: well below a second. Otherwise the API server is slow, or the pods that the operator asks are.",
             (
                 Query(
                     "histogram_quantile(0.95, sum by (kind, le) "
@@ -149,7 +152,7 @@ _OPERATOR = Row(
         ),
         Panel(
             "Leaders",
-            "Exactly 1, but for the seconds of a change.",
+            "Healthy: exactly 1, except for the seconds in which the leader changes.",
             (Query("sum(rft_operator_leader)", "leaders"),),
             kind="numbers",
         ),

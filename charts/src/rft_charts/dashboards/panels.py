@@ -1,4 +1,4 @@
-"""Panels, rows and variables as the dashboards use them; the datasource is chosen at the dashboard's top."""
+"""Build Grafana dashboards from panels, rows and variables. Users choose the data source at the top of a dashboard."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Query:
     """A query.
 
     Attributes:
-        expression: in PromQL.
-        legend: the name of each of its series; in a table, that of its column.
+        expression: the expression in PromQL.
+        legend: the name of each series; in a table, the name of the column.
     """
 
     expression: str
@@ -43,12 +43,13 @@ class Panel:
     """A panel.
 
     Attributes:
-        title: what it shows.
-        description: what a healthy curve looks like, and what another one says.
-        queries: what is drawn.
-        unit: as Grafana names it.
-        kind: how it is drawn: curves over time, one number each, a row each, or a distribution over time.
-        span: width, in parts of the dashboard: 24 is all of it.
+        title: the title.
+        description: what a healthy curve looks like, and what other curves mean.
+        queries: the queries whose series the panel shows.
+        unit: Grafana's name of the unit.
+        kind: curves over time, one number for each series, a table with a row for each set of labels, or a
+            distribution over time.
+        span: the width in columns; a dashboard has 24.
     """
 
     title: str
@@ -69,40 +70,40 @@ class Row:
 
 @dataclass(frozen=True)
 class Variable:
-    """A choice of several values at the dashboard's top, all of them at first."""
+    """A variable, for which users choose one or more values at the top of the dashboard. At first all are chosen."""
 
     name: str
     label: str
     values: str
-    """A `label_values(METRIC, LABEL)`."""
+    """The query of the values: `label_values(METRIC, LABEL)`."""
 
 
 def rate(metric: str, selector: str, by: str) -> str:
-    """What is added to a counter per second."""
+    """Return the expression of the rate at which a counter grows per second."""
     return f"sum by ({by}) (rate({metric}{{{selector}}}[$__rate_interval]))"
 
 
 @dataclass(frozen=True)
 class Servers:
-    """Pods that belong to reward functions or endpoints, each named by its owner."""
+    """The servers of reward functions or of endpoints, which have the name of the resource that owns them."""
 
     variable: str
-    """The dashboard's variable that chooses owners."""
+    """The variable of the dashboard that chooses the owners."""
     by = "namespace, rft_dev_owner"
     name = "{{rft_dev_owner}}"
 
     @property
     def selector(self) -> str:
-        """The chosen ones."""
+        """The selector of the servers that the variables choose."""
         return f'namespace=~"$namespace", rft_dev_owner=~"${self.variable}"'
 
     def rate(self, metric: str, by: str = "", more: str = "") -> str:
-        """What each adds to a counter per second."""
+        """Return the expression of the rate at which a counter of each server grows per second."""
         selector = f"{self.selector}, {more}" if more else self.selector
         return rate(metric, selector, f"{self.by}, {by}" if by else self.by)
 
     def quantiles(self, metric: str) -> tuple[Query, ...]:
-        """Median and 95% of a histogram of each, by its buckets."""
+        """Return the queries of the median and the 95 % quantile of each server, from the buckets of a histogram."""
         return tuple(
             Query(f"histogram_quantile({share}, {self.rate(metric, 'le')})", f"{self.name} {name}")
             for share, name in ((0.5, "50%"), (0.95, "95%"))
@@ -112,8 +113,8 @@ class Servers:
 def build_dashboard(
     title: str, uid: str, description: str, variables: Sequence[Variable], rows: Sequence[Row]
 ) -> dashboards.Dashboard:
-    """A dashboard."""
-    built = (
+    """Build a dashboard."""
+    builder = (
         dashboards.Dashboard(title)
         .uid(uid)
         .description(description)
@@ -126,13 +127,13 @@ def build_dashboard(
         .with_variable(dashboards.DatasourceVariable("datasource").label("Data source").type("prometheus"))
     )
     for variable in variables:
-        built.with_variable(_variable(variable))
+        builder.with_variable(_variable(variable))
     numbers = itertools.count(1)
     for row in rows:
-        built.with_row(dashboards.Row(row.title).id(next(numbers)))
+        builder.with_row(dashboards.Row(row.title).id(next(numbers)))
         for panel in row.panels:
-            built.with_panel(_panel(panel).id(next(numbers)))
-    return built
+            builder.with_panel(_panel(panel).id(next(numbers)))
+    return builder
 
 
 def _variable(variable: Variable) -> dashboards.QueryVariable:
@@ -150,14 +151,14 @@ def _variable(variable: Variable) -> dashboards.QueryVariable:
 
 
 def _panel(panel: Panel) -> timeseries.Panel | stat.Panel | table.Panel | heatmap.Panel:
-    built = _drawn(panel)
-    built.title(panel.title).description(panel.description).datasource(_SOURCE).height(_HEIGHT).span(panel.span)
+    builder = _panel_of_kind(panel)
+    builder.title(panel.title).description(panel.description).datasource(_SOURCE).height(_HEIGHT).span(panel.span)
     for index, query in enumerate(panel.queries):
-        built.with_target(_target(query, chr(ord("A") + index), panel.kind))
-    return built
+        builder.with_target(_target(query, chr(ord("A") + index), panel.kind))
+    return builder
 
 
-def _drawn(panel: Panel) -> timeseries.Panel | stat.Panel | table.Panel | heatmap.Panel:
+def _panel_of_kind(panel: Panel) -> timeseries.Panel | stat.Panel | table.Panel | heatmap.Panel:
     match panel.kind:
         case "curves":
             return (
@@ -166,7 +167,7 @@ def _drawn(panel: Panel) -> timeseries.Panel | stat.Panel | table.Panel | heatma
                 .line_width(2)
                 .fill_opacity(0)
                 .show_points(common.VisibilityMode.AUTO)
-                # A step may take longer than a scrape interval.
+                # A step may take longer than a scrape interval, so gaps up to 5 minutes are bridged.
                 .span_nulls(300000)
                 .legend(
                     common_builders.VizLegendOptions()
@@ -178,7 +179,7 @@ def _drawn(panel: Panel) -> timeseries.Panel | stat.Panel | table.Panel | heatma
         case "numbers":
             return stat.Panel().unit(panel.unit).graph_mode(common.BigValueGraphMode.NONE)
         case "table":
-            # One row for each set of labels, one column for each query.
+            # The table gets one row for each set of labels and one column for each query.
             names = {f"Value #{chr(ord('A') + index)}": query.legend for index, query in enumerate(panel.queries)}
             return (
                 table.Panel()
@@ -204,13 +205,13 @@ def _drawn(panel: Panel) -> timeseries.Panel | stat.Panel | table.Panel | heatma
 
 
 def _target(query: Query, reference: str, kind: str) -> prometheus.Dataquery:
-    built = prometheus.Dataquery().expr(query.expression).ref_id(reference).datasource(_SOURCE)
+    builder = prometheus.Dataquery().expr(query.expression).ref_id(reference).datasource(_SOURCE)
     match kind:
         case "table":
-            return built.instant().format(PromQueryFormat.TABLE)
+            return builder.instant().format(PromQueryFormat.TABLE)
         case "numbers":
-            return built.instant().legend_format(query.legend)
+            return builder.instant().legend_format(query.legend)
         case "distribution":
-            return built.range().format(PromQueryFormat.HEATMAP).legend_format("{{le}}")
+            return builder.range().format(PromQueryFormat.HEATMAP).legend_format("{{le}}")
         case _:
-            return built.range().legend_format(query.legend)
+            return builder.range().legend_format(query.legend)

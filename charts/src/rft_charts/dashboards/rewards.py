@@ -1,4 +1,4 @@
-"""The dashboard of reward servers: whether they keep up, what they cannot score, and what scores look like."""
+"""The dashboard of reward servers: whether they are fast enough, what they cannot score, and how scores develop."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _SERVERS = Servers("reward")
 
 
 def build() -> Dashboard:
-    """The dashboard."""
+    """Build the dashboard."""
     return build_dashboard(
         "RFT / Rewards",
         "rft-rewards",
-        "Reward servers: whether they keep up, what they cannot score, and what scores look like. docs/rewards.md "
-        "says what each error means.",
+        "Reward servers: whether they are fast enough, what they cannot score, and how scores develop. "
+        "docs/rewards.md says what each error means.",
         (
             Variable("namespace", "Namespace", "label_values(rft_reward_workers, namespace)"),
             Variable("reward", "Reward", 'label_values(rft_reward_workers{namespace=~"$namespace"}, rft_dev_owner)'),
@@ -29,25 +29,25 @@ _SCORES = Row(
     (
         Panel(
             "Scores per second",
-            "Comes in bursts, one a training step, and is 0 between them.",
+            "Healthy: a burst in each training step, and 0 between the bursts.",
             (Query(_SERVERS.rate("rft_reward_samples_total", more='outcome="scored"'), _SERVERS.name),),
         ),
         Panel(
             "Latency of a batch",
-            "Time to score a request. Steady, and small beside the time of a training step.",
+            "Time to score a request. Healthy: steady, and much shorter than a training step.",
             _SERVERS.quantiles("rft_reward_batch_seconds_bucket"),
             "s",
         ),
         Panel(
             "Wait for a worker",
-            "Near 0. Higher: raise sandbox.processes or replicas of the RewardFunction.",
+            "Healthy: near 0. Otherwise raise sandbox.processes or replicas of the RewardFunction.",
             _SERVERS.quantiles("rft_reward_queue_seconds_bucket"),
             "s",
         ),
         Panel(
             "Distribution of scores",
-            "Moves upwards as training goes on, and keeps some width. All in one bucket: the reward tells nothing "
-            "apart.",
+            "Healthy: moves upwards during the training, and keeps some width. When all scores are in one bucket, the "
+            "reward does not distinguish good from bad completions.",
             (
                 Query(
                     f"sum by (le) (increase(rft_reward_score_bucket{{{_SERVERS.selector}}}[$__rate_interval]))",
@@ -59,7 +59,7 @@ _SCORES = Row(
         ),
         Panel(
             "Mean of each component",
-            "Rise together, or one after the other.",
+            "Healthy: the components rise together, or one after the other.",
             (
                 Query(
                     " / ".join(_SERVERS.rate(f"rft_reward_component_{part}", "component") for part in ("sum", "count")),
@@ -76,7 +76,7 @@ _ERRORS = Row(
     (
         Panel(
             "Samples without a score, by reason",
-            "None. Such samples are left out of training, which does not see that kind of completion at all.",
+            "Healthy: none. Training leaves such samples out, so it does not learn from completions of this kind.",
             (
                 Query(_SERVERS.rate("rft_reward_samples_total", more='outcome="failed"'), f"{_SERVERS.name} all"),
                 Query(_SERVERS.rate("rft_reward_sample_errors_total", "reason"), f"{_SERVERS.name} {{{{reason}}}}"),
@@ -84,18 +84,19 @@ _ERRORS = Row(
         ),
         Panel(
             "Answers by HTTP status",
-            "Only 200. 401 is a caller without the token, 5xx the server itself.",
+            "Healthy: only 200. 401 means a caller without the token; 5xx is an error of the server.",
             (Query(_SERVERS.rate("rft_reward_requests_total", "code"), f"{_SERVERS.name} {{{{code}}}}"),),
             "reqps",
         ),
         Panel(
             "Workers replaced",
-            "None. A worker is replaced when the reward's code runs out of time or memory, or ends its process.",
+            "Healthy: none. A worker is replaced when the reward's code exceeds its time or memory, or ends its "
+            "process.",
             (Query(_SERVERS.rate("rft_reward_worker_restarts_total", "reason"), f"{_SERVERS.name} {{{{reason}}}}"),),
         ),
         Panel(
             "Workers by state",
-            "Busy in bursts. Always all busy: too few.",
+            "Healthy: busy in bursts. When all are always busy, there are too few.",
             (
                 Query(
                     f"sum by ({_SERVERS.by}, state) (rft_reward_workers{{{_SERVERS.selector}}})",
@@ -105,13 +106,13 @@ _ERRORS = Row(
         ),
         Panel(
             "Servers that isolate workers",
-            "1 on every server: its files, other workers and the network are out of reach of reward code. 0: the "
-            "server's log says what the node's kernel lacks.",
+            "Healthy: 1 on every server, which means that reward code cannot reach the server's files, other workers "
+            "or the network. At 0, the log of the server says what the kernel of the node lacks.",
             (Query(f"min by ({_SERVERS.by}) (rft_reward_isolated{{{_SERVERS.selector}}})", _SERVERS.name),),
         ),
         Panel(
             "Reward functions that are not Ready",
-            "None, but for the seconds of a start.",
+            "Healthy: none, except for the seconds of a start.",
             (
                 Query(
                     'rft_reward_function_condition{namespace=~"$namespace", reward_function=~"$reward", type="Ready", '
@@ -128,30 +129,30 @@ _JUDGES = Row(
     (
         Panel(
             "Requests to judges, by outcome",
-            "Nearly all are ok. Others are tried again, and cost time and tokens.",
+            "Healthy: nearly all are ok. The others are tried again, which costs time and tokens.",
             (Query(_SERVERS.rate("rft_reward_judge_requests_total", "outcome"), f"{_SERVERS.name} {{{{outcome}}}}"),),
             "reqps",
         ),
         Panel(
             "Latency of judges",
-            "Steady. It is the largest part of a batch's latency.",
+            "Healthy: steady. It is the largest part of the latency of a batch.",
             _SERVERS.quantiles("rft_reward_judge_seconds_bucket"),
             "s",
         ),
         Panel(
             "Tokens of judges",
-            "Per second, of prompts and of answers: what a judge costs.",
+            "Tokens of prompts and of answers per second, which determine the cost of a judge.",
             (Query(_SERVERS.rate("rft_reward_judge_tokens_total", "kind"), f"{_SERVERS.name} {{{{kind}}}}"),),
         ),
         Panel(
             "Judged before",
-            "Samples per second that needed no request, because the same was judged already. Rises as the model "
-            "settles.",
+            "Samples per second that needed no request, because the same completion was judged before. Rises when the "
+            "model gives the same answers more often.",
             (Query(_SERVERS.rate("rft_reward_judge_cache_hits_total"), _SERVERS.name),),
         ),
         Panel(
             "Requests to Lambdas and HTTP rewards",
-            "By outcome; nearly all are ok.",
+            "Healthy: nearly all are ok.",
             (
                 Query(
                     _SERVERS.rate("rft_reward_remote_requests_total", "grader, outcome"),

@@ -1,4 +1,4 @@
-"""The dashboard of endpoints: what they serve, how fast, and with how much."""
+"""The dashboard of endpoints: their requests, tokens, latency, adapters and replicas."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _SERVERS = Servers("endpoint")
 
 
 def build() -> Dashboard:
-    """The dashboard."""
+    """Build the dashboard."""
     return build_dashboard(
         "RFT / Serving",
         "rft-serving",
-        "InferenceEndpoints: requests, tokens, latency, adapters, replicas. Requests to an adapter count for the "
-        "endpoint whose server it is on.",
+        "InferenceEndpoints: requests, tokens, latency, adapters, replicas. Requests to an adapter count for the base "
+        "endpoint.",
         (
             Variable("namespace", "Namespace", "label_values(rft_endpoint_info, namespace)"),
             Variable("endpoint", "Endpoint", 'label_values(rft_endpoint_info{namespace=~"$namespace"}, endpoint)'),
@@ -37,8 +37,8 @@ _REQUESTS = Row(
     (
         Panel(
             "Finished requests",
-            "By how they ended: `stop` is a whole answer, `length` one that was cut off, `abort` a caller that went "
-            "away.",
+            "By the way they ended: `stop` is a complete answer, `length` an answer that was cut off, `abort` a "
+            "request whose caller disconnected.",
             (
                 Query(
                     _SERVERS.rate("vllm:request_success_total", "finished_reason"),
@@ -49,13 +49,13 @@ _REQUESTS = Row(
         ),
         Panel(
             "Answers by HTTP status",
-            "2xx. 4xx are the callers' mistakes, often a wrong model name; 5xx are the server's.",
+            "Healthy: only 2xx. 4xx are mistakes of callers, often a wrong model name; 5xx are errors of the server.",
             (Query(_SERVERS.rate("http_requests_total", "status"), f"{_SERVERS.name} {{{{status}}}}"),),
             "reqps",
         ),
         Panel(
             "Running and waiting",
-            "Waiting near 0. When it stays above 0 there are too few replicas.",
+            "Healthy: the number of waiting requests is near 0. When it stays above 0, there are too few replicas.",
             (
                 Query(_sum("vllm:num_requests_running"), f"{_SERVERS.name} running"),
                 Query(_sum("vllm:num_requests_waiting"), f"{_SERVERS.name} waiting"),
@@ -63,7 +63,7 @@ _REQUESTS = Row(
         ),
         Panel(
             "Tokens per second",
-            "Of prompts and of answers. The answers' rate stops rising where the server is at its limit.",
+            "Tokens of prompts and of answers. The rate of answers stops rising when the server is at its limit.",
             (
                 Query(_SERVERS.rate("vllm:prompt_tokens_total"), f"{_SERVERS.name} prompts"),
                 Query(_SERVERS.rate("vllm:generation_tokens_total"), f"{_SERVERS.name} answers"),
@@ -71,13 +71,13 @@ _REQUESTS = Row(
         ),
         Panel(
             "Key-value cache in use",
-            "Below 1. At 1 requests wait, or are interrupted and computed again.",
+            "Healthy: below 1. At 1, requests wait, or are interrupted and computed again.",
             (Query(f"max by ({_SERVERS.by}) (vllm:kv_cache_usage_perc{{{_SERVERS.selector}}})", _SERVERS.name),),
             "percentunit",
         ),
         Panel(
             "Prompt tokens found in the cache",
-            "Share of prompt tokens that need not be computed. High where prompts begin alike.",
+            "Share of the prompt tokens that need not be computed. High when prompts begin with the same text.",
             (
                 Query(
                     " / ".join(_SERVERS.rate(f"vllm:prefix_cache_{part}_total") for part in ("hits", "queries")),
@@ -94,17 +94,18 @@ _LATENCY = Row(
     (
         _latency(
             "Time to the first token",
-            "Steady. A rise with requests waiting is a queue, without one it is longer prompts.",
+            "Healthy: steady. When it rises while requests wait, there is a queue; otherwise prompts have become "
+            "longer.",
             "vllm:time_to_first_token_seconds_bucket",
         ),
         _latency(
             "Time between tokens",
-            "Steady; grows a little with more requests at once.",
+            "Healthy: steady. Grows a little with more requests at once.",
             "vllm:inter_token_latency_seconds_bucket",
         ),
         _latency(
             "Time of a whole request",
-            "Follows the length of answers.",
+            "Grows with the length of the answers.",
             "vllm:e2e_request_latency_seconds_bucket",
         ),
     ),
@@ -115,18 +116,19 @@ _ENDPOINTS = Row(
     (
         Panel(
             "Ready replicas",
-            "As many as spec.replicas asks for.",
+            "Healthy: as many as spec.replicas.",
             (Query('rft_endpoint_replicas{namespace=~"$namespace", endpoint=~"$endpoint"}', "{{endpoint}}"),),
         ),
         Panel(
             "Adapters by server",
-            "Adapters that endpoints ask a server for. At most serving.maxAdapters of it are in use at once; more take "
-            "turns.",
+            "Adapters that endpoints have on a server. At most serving.maxAdapters of them are in use at once; more "
+            "take turns.",
             (Query('count by (namespace, base) (rft_endpoint_info{namespace=~"$namespace", base!=""})', "{{base}}"),),
         ),
         Panel(
             "Endpoints by condition",
-            "Ready. Others say why not; docs/reference/conditions.md has every reason.",
+            "Healthy: Ready. The other reasons say why an endpoint is not ready; docs/reference/conditions.md explains "
+            "them.",
             (
                 Query(
                     'count by (reason) (rft_endpoint_condition{namespace=~"$namespace", endpoint=~"$endpoint", '

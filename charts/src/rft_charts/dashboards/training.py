@@ -1,4 +1,4 @@
-"""The dashboard of training runs: whether they learn, one beside another."""
+"""The dashboard of training runs: whether they learn, and how they compare."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _curve(title: str, description: str, metric: str, unit: str = "short") -> Pa
 
 
 def build() -> Dashboard:
-    """The dashboard."""
+    """Build the dashboard."""
     return build_dashboard(
         "RFT / Training",
         "rft-training",
@@ -36,8 +36,8 @@ _OVERVIEW = Row(
     (
         Panel(
             "Jobs",
-            "The best validation reward should be well above the lowest, and above other jobs' where you compare "
-            "settings. Values are of the time range above.",
+            "Healthy: the best validation reward is well above the lowest. When you compare settings, compare the best "
+            "validation rewards. The values are those of the dashboard's time range.",
             (
                 Query(f"max by (namespace, job) (last_over_time({_of('rft_train_step')}[$__range]))", "Steps"),
                 Query(
@@ -61,7 +61,8 @@ _OVERVIEW = Row(
         ),
         Panel(
             "Steps done",
-            "Rises evenly to 1. A flat line: the run validates, saves a checkpoint, waits for rewards, or is stuck.",
+            "Healthy: rises evenly to 1. While the line is flat, the run validates, saves a checkpoint, waits for "
+            "rewards, or is stuck.",
             (Query(f"{_of('rft_train_step')} / {_of('rft_train_planned_steps')}", "{{job}}"),),
             "percentunit",
         ),
@@ -73,40 +74,43 @@ _REWARD = Row(
     (
         Panel(
             "Training and validation reward",
-            "Both rise over tens of steps, with noise; training is sampled and validation greedy, so a constant "
-            "distance is normal. Training rises while validation falls: reward hacking, or learnt by heart.",
+            "Healthy: both rise over tens of steps, with noise. Training completions are sampled and validation "
+            "completions are greedy, so a constant distance is normal. When training rises while validation falls, the "
+            "model hacks the reward, or learns the training prompts by heart.",
             (Query(_of("rft_train_reward_mean"), "{{job}} {{split}}"),),
             span=12,
         ),
         Panel(
             "Components",
-            "The components that the reward is made of rise together, or one after the other. One that falls while the "
-            "reward rises is traded away.",
+            "Healthy: the components of the reward rise together, or one after the other. When one falls while the "
+            "reward rises, the model gives it up for the others.",
             (Query(_of("rft_train_reward_component_mean"), "{{job}} {{component}} {{split}}"),),
             span=12,
         ),
         Panel(
             "Shadow rewards",
-            "What rewards that are not trained on give to the same completions. They rise with the reward, or stay. "
-            "One that falls while the reward rises says that the reward is being hacked.",
+            "Scores of the same completions by rewards that are not trained on. Healthy: they rise with the reward, or "
+            "stay. When one falls while the reward rises, the model probably hacks the reward.",
             (Query(_of("rft_train_shadow_reward_mean"), "{{job}} {{shadow}} {{split}}"),),
         ),
         _curve(
             "Spread of rewards",
-            "Standard deviation of a step's rewards. Above 0; falls when the task is nearly solved. 0 teaches nothing.",
+            "Standard deviation of the rewards of a step. Healthy: above 0, and falls when the task is nearly solved. "
+            "At 0 the model learns nothing.",
             "rft_train_reward_std",
         ),
         _curve(
             "Groups with zero variance",
-            "Share of prompts whose completions all got the same reward, which teach nothing. Well below 1; rises "
-            "when the task is nearly solved. High from the start: too hard, or too easy.",
+            "Share of prompts whose completions all have the same reward, from which the model learns nothing. "
+            "Healthy: well below 1, and rises when the task is nearly solved. When it is high from the start, the task "
+            "is too hard or too easy.",
             "rft_train_zero_variance_group_ratio",
             "percentunit",
         ),
         Panel(
             "Failed rewards",
-            "Completions that could not be scored, per minute. 0. More than a tenth of the recent ones end the run; "
-            "shadows may fail.",
+            "Completions that could not be scored, per minute. Healthy: 0. When more than a tenth of the recent "
+            "completions fail, the run ends; failures of shadow rewards do not end it.",
             (
                 Query(f"60 * rate({_of('rft_train_rewards_failed_total')}[$__rate_interval])", "{{job}}"),
                 Query(
@@ -123,25 +127,27 @@ _POLICY = Row(
     (
         Panel(
             "Episode length",
-            "Mean completion tokens. Settles at what the task needs. Growing with the reward, without better answers: "
-            "the reward pays for length. Falling towards 0: an empty answer pays as well as an attempt.",
+            "Mean number of completion tokens. Healthy: settles at the length that the task needs. When it grows with "
+            "the reward, but answers do not get better, the reward favours long answers. When it falls towards 0, an "
+            "empty answer earns as much as an attempt.",
             (Query(_of("rft_train_episode_length_tokens_mean"), "{{job}} {{split}}"),),
         ),
         _curve(
             "Clipped completions",
-            "Share of completions cut off at maxCompletionTokens. Near 0, or falling.",
+            "Share of completions that were cut off at maxCompletionTokens. Healthy: near 0, or falling.",
             "rft_train_clipped_completion_ratio",
             "percentunit",
         ),
         _curve(
             "Gradient norm",
-            "Before clipping. Of one order of magnitude; single spikes do little harm. Often: lower the learning rate.",
+            "The norm before clipping. Healthy: stays within one order of magnitude. Single spikes do little harm; "
+            "when they come often, lower the learning rate.",
             "rft_train_gradient_norm",
         ),
         Panel(
             "Advantages",
-            "Mean near 0, by construction. Standard deviation and mean absolute value well above 0: they say how "
-            "strongly a step pushes.",
+            "The mean is near 0 by construction. Healthy: standard deviation and mean absolute value are well above 0; "
+            "they say how strongly a step changes the model.",
             (
                 Query(_of("rft_train_advantage_mean"), "{{job}} mean"),
                 Query(_of("rft_train_advantage_std"), "{{job}} standard deviation"),
@@ -150,14 +156,15 @@ _POLICY = Row(
         ),
         _curve(
             "Entropy",
-            "Mean entropy of the token distribution, in nats. Falls slowly and stays above 0. A fall to nearly 0 "
-            "within few steps is a collapse: the model has stopped trying other answers.",
+            "Mean entropy of the token distribution, in nats. Healthy: falls slowly and stays above 0. A fall to "
+            "nearly 0 within a few steps is a collapse: the model has stopped trying other answers.",
             "rft_train_policy_entropy",
         ),
         _curve(
             "KL divergence",
-            "From the model that training started with, in nats; measured only with a klCoefficient. Grows at first, "
-            "then slowly. Ever farther, without a better validation reward: too far.",
+            "Divergence from the model with which training started, in nats; measured only with a klCoefficient. "
+            "Healthy: grows at first, and then slowly. When it keeps growing while the validation reward does not, the "
+            "model has moved too far.",
             "rft_train_kl_divergence",
         ),
     ),
@@ -168,15 +175,16 @@ _SPEED = Row(
     (
         Panel(
             "Step time by phase",
-            "Usually generation takes most; rewards take little beside the others. Steady: a slow rise is longer "
-            "completions or a slower reward.",
+            "Healthy: steady. Usually generation takes the largest part, and rewards a small one. A slow rise means "
+            "longer completions or a slower reward.",
             (Query(_of("rft_train_step_seconds"), "{{job}} {{phase}}"),),
             "s",
         ),
         Panel(
             "Time of rewards",
-            "Seconds of a step in which rewards were computed, and those of them that nothing else was done in. Far "
-            "apart: the reward server keeps up. Close together: give it more replicas, or a faster judge.",
+            "Seconds of a step in which rewards were computed, and the part of them in which the trainer only waited. "
+            "When the two are far apart, the reward server is fast enough. When they are close together, give it more "
+            "replicas, or a faster judge.",
             (
                 Query(_of("rft_train_reward_request_seconds"), "{{job}} computed"),
                 Query(_of("rft_train_step_seconds", 'phase="reward"'), "{{job}} waited for"),
@@ -185,18 +193,19 @@ _SPEED = Row(
         ),
         Panel(
             "Tokens per second",
-            "Prompt and completion tokens. Steady, with gaps where the run validates or saves a checkpoint.",
+            "Prompt and completion tokens. Healthy: steady, with gaps while the run validates or saves a checkpoint.",
             (Query(f"rate({_of('rft_train_tokens_total')}[$__rate_interval])", "{{job}}"),),
         ),
         Panel(
             "Age of the newest checkpoint",
-            "Falls to 0 at every validation. What it shows is lost when the run's pods are lost.",
+            "Healthy: falls to 0 at every validation. When the pods of the run are lost, the work of this time is "
+            "lost.",
             (Query(f"time() - {_of('rft_train_checkpoint_timestamp_seconds')}", "{{job}}"),),
             "s",
         ),
         Panel(
             "Steps that were not finite",
-            "Steps whose loss or gradient norm was NaN or infinite. 0. Three in a row end the run.",
+            "Steps whose loss or gradient norm was NaN or infinite. Healthy: 0. Three in a row end the run.",
             (Query(f"increase({_of('rft_train_nonfinite_steps_total')}[$__rate_interval])", "{{job}}"),),
         ),
     ),
