@@ -1,9 +1,10 @@
-"""The reward server in front of a judge that takes a second: throughput, latency, and memory under load; in Markdown.
+"""Measure the reward server in front of a judge that takes a second: throughput, latency, and memory under load.
 
-Run: .venv/bin/python bench/judge_load.py (four minutes), with --minutes 30 for the memory over so long a load
-The judge is a process on this machine that answers each request after a second, as many at once as are sent. Clients
-send batches of 64 samples one after the other, all different, so that no rating is one that the server remembers. The
-ideal is the judge's `limits.concurrency` per second. Memory is that of the server and all processes that it starts.
+Run: .venv/bin/python bench/judge_load.py (four minutes), with --minutes 30 for the memory under a load of 30 minutes
+Prints Markdown. The judge is a process on this machine that answers each request after a second, however many arrive
+at once. Clients send batches of 64 samples one after the other. All samples are different, so that the server has no
+rating in its cache. The ideal number of scores per second is the judge's `limits.concurrency`. Memory is that of the
+server and all processes that it starts.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from support.reward_server import RewardServer
 
 BATCH = 64
 SECONDS = 45
-# Judge requests at once, and batches in flight.
+# Each load is a number of judge requests at once, and a number of batches in flight.
 LOADS = [(16, 1), (16, 4), (64, 1), (64, 4), (256, 8)]
 LASTING_LOAD = (64, 4)
 SAMPLE_SECONDS = 5
@@ -36,7 +37,7 @@ NUMBERS = itertools.count()
 
 
 async def judge(scope, receive, send):
-    """A chat model that rates everything, after a second."""
+    """Answer as a chat model that gives everything the same rating after a second (ASGI)."""
     if scope["type"] != "http":
         return
     while (await receive()).get("more_body"):
@@ -51,7 +52,7 @@ async def judge(scope, receive, send):
 
 
 def serve_judge():
-    """Serves the judge; prints its port."""
+    """Serve the judge, and print its port."""
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -79,24 +80,24 @@ class Program:
         self.server = RewardServer(Path(folder), spec, token=None).wait_ready()
 
     def load(self, until):
-        """Sends batches until then; returns the seconds of each."""
+        """Send batches until a time, and return the seconds of each batch."""
         connection, times = self.server.connect(), []
         while (start := time.perf_counter()) < until:
             connection.request("POST", "/v1/score", orjson.dumps(batch()))
             response = connection.getresponse()
-            answer = response.read()
-            assert response.status == 200, answer
-            assert b'"error"' not in answer, answer[:500]
+            body = response.read()
+            assert response.status == 200, body
+            assert b'"error"' not in body, body[:500]
             times.append(time.perf_counter() - start)
         return times
 
     def mebibytes(self):
-        """Resident memory of the server and its processes."""
+        """Return the resident memory of the server and its processes."""
         server = psutil.Process(self.server.process.pid)
         return sum(process.memory_info().rss for process in [server, *server.children(recursive=True)]) / 2**20
 
     def processor_seconds(self):
-        """Processor time of the server so far."""
+        """Return the processor time of the server so far."""
         times = psutil.Process(self.server.process.pid).cpu_times()
         return times.user + times.system
 
@@ -107,68 +108,68 @@ class Program:
 
 
 def batch():
-    """Summaries of some 60 words, none like another."""
+    """Return samples with summaries of about 60 words, which are all different."""
     text = "The committee met again and the report was read aloud to the members who had come. " * 4
     prompt = [{"role": "user", "content": f"Summarize: {text * 3}"}]
     return [build_sample(str(n), prompt, f"Version {n}: {text}", text, {}) for n in itertools.islice(NUMBERS, BATCH)]
 
 
 def measure(concurrency, clients, seconds, watch=lambda program: lambda: None):
-    """Seconds of every batch, the time that they took together, and the server's processor time.
+    """Return the seconds of each batch, the seconds of the whole load, and the server's processor seconds.
 
-    `watch` begins to look at the program, and returns what ends it.
+    `watch` starts to watch the program, and returns a function that stops watching.
     """
     with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(clients) as threads:
         program = Program(folder, concurrency)
         try:
             stop_watching = watch(program)
-            start, busy = time.perf_counter(), program.processor_seconds()
-            until = start + seconds
-            times = [t for some in threads.map(program.load, [until] * clients) for t in some]
+            start, processor_start = time.perf_counter(), program.processor_seconds()
+            end = start + seconds
+            times = [t for client_times in threads.map(program.load, [end] * clients) for t in client_times]
             stop_watching()
-            return times, time.perf_counter() - start, program.processor_seconds() - busy
+            return times, time.perf_counter() - start, program.processor_seconds() - processor_start
         finally:
             program.stop()
 
 
 def row(concurrency, clients):
-    times, seconds, busy = measure(concurrency, clients, SECONDS)
+    times, seconds, processor_seconds = measure(concurrency, clients, SECONDS)
     rate = BATCH * len(times) / seconds
     p99 = statistics.quantiles(times, n=100, method="inclusive")[98]
     return (
         f"| {concurrency} | {clients} | {rate:.1f} | {rate / concurrency:.2f} "
-        f"| {statistics.median(times):.1f} / {p99:.1f} | {1000 * busy / (BATCH * len(times)):.1f} |"
+        f"| {statistics.median(times):.1f} / {p99:.1f} | {1000 * processor_seconds / (BATCH * len(times)):.1f} |"
     )
 
 
 def memory(minutes):
-    """A table of the memory over the load, and how fast it grows in the last third.
+    """Print a table of the memory during the load, and how fast it grows in the last third.
 
-    By then the server remembers as many ratings as it ever will, if the load lasts for more than ten minutes.
+    When the load lasts for more than ten minutes, the server's cache of ratings is full before the last third begins.
     """
-    seen, ended = [], threading.Event()
+    points, end = [], threading.Event()
 
     def follow(program, start):
-        while not ended.wait(SAMPLE_SECONDS):
-            seen.append(((time.perf_counter() - start) / 60, program.mebibytes()))
+        while not end.wait(SAMPLE_SECONDS):
+            points.append(((time.perf_counter() - start) / 60, program.mebibytes()))
 
     def watch(program):
         threading.Thread(target=follow, args=(program, time.perf_counter()), daemon=True).start()
-        return ended.set
+        return end.set
 
     times, _, _ = measure(*LASTING_LOAD, 60 * minutes, watch)
-    late = [point for point in seen if 2 / 3 * minutes <= point[0] <= minutes]
-    slope = statistics.linear_regression(*zip(*late, strict=True)).slope
+    last_third = [point for point in points if 2 / 3 * minutes <= point[0] <= minutes]
+    slope = statistics.linear_regression(*zip(*last_third, strict=True)).slope
     print(f"\n{BATCH * len(times):,} samples in {minutes} minutes\n\n| Minute | MiB |\n|---:|---:|")
     for minute in sorted({1, *range(5, minutes + 1, 5), minutes}):
-        near = min(seen, key=lambda point: abs(point[0] - minute))
-        print(f"| {minute} | {near[1]:.0f} |")
+        nearest = min(points, key=lambda point: abs(point[0] - minute))
+        print(f"| {minute} | {nearest[1]:.0f} |")
     print(f"\nGrowth in the last third: {slope:+.2f} MiB a minute")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=int, help="measure memory under a load of so many minutes instead")
+    parser.add_argument("--minutes", type=int, help="measure only the memory, under a load of this many minutes")
     parser.add_argument("--judge", action="store_true", help="serve the judge (used internally)")
     options = parser.parse_args()
     if options.judge:

@@ -1,10 +1,10 @@
-"""What the operator takes for many jobs: latency, memory, CPU, writes; prints a Markdown table and a line of JSON.
+"""Measure latency, memory, CPU and writes of the operator with many jobs; print a Markdown table and a line of JSON.
 
 Run: .venv/bin/python bench/operator_scale.py (about ten minutes; needs Linux and, once, the programs of the test
 cluster, which it builds)
-Jobs are applied at a steady rate to a real API server with its controllers, all on this machine. Pods are made, but no
-node runs them. The latency is that from the answer to the apply to a watch's news of the training Job. The second
-column has finished jobs lying about.
+Jobs are applied at a steady rate to a real API server with its controllers, all on this machine. Pods are created, but
+no node runs them. The latency is the time from the answer to the apply request until a watch reports the training Job.
+In the second column, finished jobs exist at the same time.
 """
 
 import argparse
@@ -57,7 +57,7 @@ FINISHED = {
 
 
 class Bench:
-    """One control plane, one operator and a connection of our own."""
+    """A control plane, an operator, and a connection of the benchmark to the API server."""
 
     def __init__(self, folder, options, finished):
         self.options = options
@@ -66,7 +66,7 @@ class Bench:
         self.plane = ControlPlane(folder / "plane", find_binaries(CONTROL_PLANE, print), self.audit.flags)
         self.operator = None
         self.folder = folder
-        self.seen = {}  # when a training Job was first seen, by the name of its RFTJob
+        self.first_seen = {}  # the time when the watch first reported a training Job, by the name of its RFTJob
 
     async def run(self):
         self.plane.start()
@@ -77,9 +77,9 @@ class Bench:
         connector = aiohttp.TCPConnector(ssl=context, limit=0)
         async with aiohttp.ClientSession(self.plane.url, connector=connector) as self.session:
             with self.plane.kubectl.namespace(NAMESPACE):
-                await self.make_finished_jobs()
+                await self.create_finished_jobs()
                 self.operator.start()
-                await asyncio.to_thread(self.make_reward)
+                await asyncio.to_thread(self.create_reward)
                 watch = asyncio.create_task(self.watch())
                 try:
                     return await self.measure()
@@ -94,61 +94,66 @@ class Bench:
     async def measure(self):
         process = psutil.Process(self.operator.pid)
         await self.until_idle(process)
-        at_first = memory(process)
+        memory_at_start = memory(process)
         say(f"applying {self.options.jobs} jobs")
         psutil.cpu_percent()
         latencies = await self.apply_jobs()
-        machine_busy = psutil.cpu_percent()
+        machine_percent = psutil.cpu_percent()
         await self.until_idle(process)
-        busy = memory(process)
+        memory_with_jobs = memory(process)
         say(f"watching an idle operator for {self.options.idle_seconds} s")
-        before = cpu_seconds(process)
+        cpu_of_jobs = cpu_seconds(process)
         await asyncio.sleep(self.options.idle_seconds)
-        idle = (cpu_seconds(process) - before) * 60 / self.options.idle_seconds
+        idle_cpu = (cpu_seconds(process) - cpu_of_jobs) * 60 / self.options.idle_seconds
         writes = Counter(
             f"{request.verb} {request.resource}"
             for request in self.audit.requests()
             if request.verb in WRITES and request.namespace == NAMESPACE
         )
         say("killing the operator and starting it again")
-        caught_up = await self.restart()
-        again = psutil.Process(self.operator.pid)
-        await self.until_idle(again)
+        catch_up_seconds = await self.restart()
+        second_process = psutil.Process(self.operator.pid)
+        await self.until_idle(second_process)
+        memory_after_restart = memory(second_process)
         cuts = statistics.quantiles(latencies, n=100, method="inclusive")
         return {
             "jobs": self.options.jobs,
             "finished": self.finished,
             "latency_ms": {f"p{p}": round(1000 * cuts[p - 1], 1) for p in (50, 95, 99)},
             "slowest_ms": round(1000 * max(latencies), 1),
-            "rss_mb": {"at first": at_first[0], "with the jobs": busy[0], "started anew": memory(again)[0]},
-            "peak_rss_mb": {"first start": busy[1], "second start": memory(again)[1]},
-            "machine_busy_percent": round(machine_busy),
-            "cpu_seconds_in_all": round(before, 1),
-            "idle_cpu_seconds_a_minute": round(idle, 2),
-            "caught_up_seconds": round(caught_up, 1),
+            "rss_mb": {
+                "at first": memory_at_start[0],
+                "with the jobs": memory_with_jobs[0],
+                "started anew": memory_after_restart[0],
+            },
+            "peak_rss_mb": {"first start": memory_with_jobs[1], "second start": memory_after_restart[1]},
+            "machine_busy_percent": round(machine_percent),
+            "cpu_seconds_in_all": round(cpu_of_jobs, 1),
+            "idle_cpu_seconds_a_minute": round(idle_cpu, 2),
+            "caught_up_seconds": round(catch_up_seconds, 1),
             "writes_a_job": round(writes.total() / self.options.jobs, 2),
             "writes": {name: round(count / self.options.jobs, 3) for name, count in writes.most_common()},
             "load": os.getloadavg()[0],
         }
 
-    async def make_finished_jobs(self):
+    async def create_finished_jobs(self):
         if not self.finished:
             return
-        say(f"making {self.finished} finished jobs")
-        gate = asyncio.Semaphore(REQUESTS_AT_ONCE)
+        say(f"creating {self.finished} finished jobs")
+        semaphore = asyncio.Semaphore(REQUESTS_AT_ONCE)
 
-        async def make(number):
+        async def create(number):
             name = f"old-{number:05}"
-            async with gate:
+            async with semaphore:
                 await self.request("POST", JOBS, manifest(name))
                 patch = {"status": FINISHED}
                 await self.request("PATCH", f"{JOBS}/{name}/status", patch, "application/merge-patch+json")
 
         async with asyncio.TaskGroup() as tasks:
             for number in range(self.finished):
-                tasks.create_task(make(number))
+                tasks.create_task(create(number))
 
-    def make_reward(self):
+    def create_reward(self):
         kubectl, kubelet = self.plane.kubectl, Kubelet(self.plane.kubectl, NAMESPACE)
         kubectl.apply(REWARD, namespace=NAMESPACE)
         (pod,) = kubelet.pods(REWARDS)
@@ -156,27 +161,27 @@ class Bench:
         wait_for(kubectl, NAMESPACE, "rewardfunction/amount", "Ready", "Ready")
 
     async def apply_jobs(self):
-        applied, begun = {}, time.monotonic()
+        apply_times, start = {}, time.monotonic()
 
         async def apply(number):
-            await asyncio.sleep(begun + number / self.options.rate - time.monotonic())
+            await asyncio.sleep(start + number / self.options.rate - time.monotonic())
             name = f"job-{number:05}"
-            applied[name] = await self.apply(name)
+            apply_times[name] = await self.apply(name)
 
         async with asyncio.TaskGroup() as tasks:
             for number in range(self.options.jobs):
                 tasks.create_task(apply(number))
-        await self.until_seen(applied)
-        return [self.seen[name] - moment for name, moment in applied.items()]
+        await self.until_seen(apply_times)
+        return [self.first_seen[name] - apply_time for name, apply_time in apply_times.items()]
 
     async def restart(self):
-        """Seconds from the start to the Job of an RFTJob that is looked at after all others."""
+        """Restart the operator, and return the seconds until it has created the Job of the RFTJob that is last."""
         self.operator.kill()
         await self.apply("last")
-        begun = time.monotonic()
+        start = time.monotonic()
         self.operator.start()
         await self.until_seen(["last"])
-        return self.seen["last"] - begun
+        return self.first_seen["last"] - start
 
     async def apply(self, name):
         parameters = "?fieldManager=bench&force=true"
@@ -184,25 +189,26 @@ class Bench:
         return time.monotonic()
 
     async def until_seen(self, names):
-        while not self.seen.keys() >= set(names):
+        while not self.first_seen.keys() >= set(names):
             assert not self.operator.has_ended(), self.operator.log()
             await asyncio.sleep(0.05)
 
     async def until_idle(self, process):
-        """Waits until the operator has had next to nothing to do for a few seconds."""
-        quiet = 0
-        while quiet < 5:
+        """Wait until the operator has used less than a tenth of a processor for five seconds in a row."""
+        idle_seconds = 0
+        while idle_seconds < 5:
             before = process.cpu_times()
             await asyncio.sleep(1)
             after = process.cpu_times()
-            quiet = quiet + 1 if after.user + after.system - before.user - before.system < 0.1 else 0
+            used = after.user + after.system - before.user - before.system
+            idle_seconds = idle_seconds + 1 if used < 0.1 else 0
 
     async def watch(self):
         timeout = aiohttp.ClientTimeout(total=None)
         async with self.session.get(f"{TRAINING_JOBS}?watch=true", timeout=timeout, read_bufsize=2**20) as response:
             async for line in response.content:
                 labels = json.loads(line)["object"]["metadata"].get("labels", {})
-                self.seen.setdefault(labels.get("rft.dev/owner"), time.monotonic())
+                self.first_seen.setdefault(labels.get("rft.dev/owner"), time.monotonic())
 
     async def request(self, method, path, body, content_type="application/json"):
         headers = {"Content-Type": content_type}
@@ -215,7 +221,7 @@ def manifest(name):
 
 
 def memory(process):
-    """Resident memory now and at most, in MB."""
+    """Return the resident memory now and its maximum so far, in MB."""
     lines = dict(line.split(":") for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
     return tuple(round(int(lines[name].split()[0]) * 1024 / 1e6) for name in ("VmRSS", "VmHWM"))
 
@@ -250,10 +256,12 @@ def table(results):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=1000, help="jobs that are applied (1000)")
-    parser.add_argument("--rate", type=float, default=20, help="jobs a second (20)")
+    parser.add_argument("--jobs", type=int, default=1000, help="number of jobs (1000)")
+    parser.add_argument("--rate", type=float, default=20, help="jobs that are applied per second (20)")
     parser.add_argument("--finished", type=int, default=10000, help="finished jobs of the second column (10000)")
-    parser.add_argument("--idle-seconds", type=int, default=60, help="time that the idle operator is watched (60)")
+    parser.add_argument(
+        "--idle-seconds", type=int, default=60, help="seconds for which the idle operator is watched (60)"
+    )
     options = parser.parse_args()
     remove_abandoned(clean_up)
     run = RunFolder()

@@ -1,4 +1,4 @@
-"""A reward of usual size for bench/reward_server.py: word overlap with the reference, layout, and repetition."""
+"""A reward of typical size for bench/reward_server.py: word overlap with the reference, layout, and repetition."""
 
 import re
 from collections import Counter
@@ -9,12 +9,15 @@ WORD = re.compile(r"\w+")
 
 
 def lambda_handler(event: list[dict[str, Any]], context: object) -> list[dict[str, Any]]:
-    """Grades each sample of `event`."""
+    """Grade each sample of `event`."""
     return [grade(sample) for sample in event]
 
 
 def grade(sample: dict[str, Any]) -> dict[str, Any]:
-    """F1 of the answer's words and word pairs, less a tenth without the layout, less the share of repeated triples."""
+    """Grade one sample by the F1 of the words and word pairs of its answer.
+
+    A tenth is subtracted when the layout is missing, and the share of repeated triples of words is subtracted.
+    """
     completion = sample["messages"][-1]["content"]
     layout = ANSWER.fullmatch(completion)
     words = WORD.findall((layout[2] if layout else completion).lower())
@@ -33,12 +36,12 @@ def grade(sample: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def f1(given: list[str], wanted: list[str], size: int) -> float:
-    """F1 of two texts' runs of `size` words."""
-    left, right = grams(given, size), grams(wanted, size)
+def f1(words: list[str], reference: list[str], size: int) -> float:
+    """Return the F1 of the sequences of `size` words in two texts."""
+    left, right = grams(words, size), grams(reference, size)
     return 2 * (left & right).total() / max(1, left.total() + right.total())
 
 
 def grams(words: list[str], size: int) -> Counter[tuple[str, ...]]:
-    """How often each run of `size` words occurs."""
+    """Count the sequences of `size` words."""
     return Counter(zip(*(words[start:] for start in range(size)), strict=False))

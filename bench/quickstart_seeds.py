@@ -1,4 +1,4 @@
-"""Trains the quickstart with several seeds and prints the result of each on the test prompts, as a Markdown table.
+"""Train the quickstart with several seeds, and print the result of each on the test prompts as a Markdown table.
 
 Run: .venv/bin/python bench/quickstart_seeds.py (about 4 minutes a seed; needs the quickstart's model, see `make demo`)
 """
@@ -18,7 +18,7 @@ QUICKSTART = Path(__file__).parents[1] / "examples/quickstart"
 
 
 def run(seed: int, folder: Path) -> tuple[dict, float]:
-    """The last line of `rft run` with this seed, and the minutes of the whole command."""
+    """Run `rft run` with this seed; return its last line, which is the result, and the minutes that it took."""
     job = yaml.safe_load((QUICKSTART / "job.yaml").read_text(encoding="utf-8"))
     spec = job["spec"]
     spec["hyperparameters"]["seed"] = seed
@@ -28,9 +28,9 @@ def run(seed: int, folder: Path) -> tuple[dict, float]:
     manifest = folder / f"seed-{seed}.yaml"
     manifest.write_text(yaml.safe_dump(job), encoding="utf-8")
     command = [Path(sys.executable).parent / "rft", "run", manifest, QUICKSTART / "reward.yaml"]
-    started = time.monotonic()
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1]), (time.monotonic() - started) / 60
+    start = time.monotonic()
+    process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(process.stdout.splitlines()[-1]), (time.monotonic() - start) / 60
 
 
 def main() -> None:

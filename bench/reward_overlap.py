@@ -1,10 +1,11 @@
-"""How much of a reward's second is hidden behind generation and log-probabilities; prints a Markdown table.
+"""Measure how much of the time of a slow reward is hidden behind generation and log-probabilities.
 
 Run: .venv/bin/python bench/reward_overlap.py (about ten minutes; needs the quickstart's model, see `make demo`)
-Trains the quickstart with the same seed twice for each row: as the trainer does, and in sequential order, where the
-rewards are asked for after generation and nothing is computed meanwhile. The reward is a server on this machine that
-waits: a second for each request, as a Lambda may, or a second for each 16 completions, as a judge that answers 16 at a
-time. The share hidden is 1 - (seconds waited for rewards) / (the same in sequential order); the first step is left out.
+Prints a Markdown table. For each row, the quickstart is trained twice with the same seed: as the trainer does it, and
+in sequential order, where rewards are requested after generation and nothing is computed meanwhile. The reward is a
+server on this machine that waits for a second for each request, as a Lambda may, or for each 16 completions, as a judge
+that answers 16 at a time. The hidden share is 1 - (seconds of waiting for rewards) / (the same in sequential order);
+the first step is left out.
 """
 
 import argparse
@@ -27,7 +28,7 @@ sys.path.insert(0, str(QUICKSTART))
 
 STEPS = 4
 AT_ONCE = 16
-# Name of the row, whether each 16 completions take a second, and the KL coefficient.
+# By the name of the row: whether each 16 completions (and not each request) take a second, and the KL coefficient.
 CASES = {
     "1 s a request": (False, "0"),
     "1 s a request, with a KL coefficient": (False, "0.01"),
@@ -36,7 +37,7 @@ CASES = {
 
 
 class Reward:
-    """The quickstart's reward behind a server that takes its time; the judge's slots are shared by all requests."""
+    """A server of the quickstart's reward that answers after a second; all requests share the slots of the judge."""
 
     def __init__(self, by_completion: bool):
         from reward import lambda_handler
@@ -73,7 +74,7 @@ class Reward:
 
 
 def train(side: str, url: str, kl: str, folder: Path) -> None:
-    """Trains on one side; leaves its metrics in the folder."""
+    """Train on one side, and leave the metrics in the folder."""
     from support.sequential import SequentialTrainer
     from support.trainer import hyperparameters, job_spec, render, train_in_process
 
@@ -82,18 +83,18 @@ def train(side: str, url: str, kl: str, folder: Path) -> None:
     job = yaml.safe_load((QUICKSTART / "job.yaml").read_text(encoding="utf-8"))["spec"]
     short = folder / "validation.jsonl"
     short.write_text("".join((QUICKSTART / "data/validation.jsonl").open(encoding="utf-8").readlines()[:4]))
-    given = {"train": QUICKSTART / "data/train.jsonl", "validation": short}
+    files = {"train": QUICKSTART / "data/train.jsonl", "validation": short}
     spec = job_spec((QUICKSTART / job["model"]["uri"]).resolve(), QUICKSTART, folder / "out", tuning=job["tuning"])
-    spec["data"] = {split: [{"name": "amounts", "uri": str(file), "reward": "digits"}] for split, file in given.items()}
+    spec["data"] = {split: [{"name": "amounts", "uri": str(file), "reward": "digits"}] for split, file in files.items()}
     spec["hyperparameters"] = hyperparameters(
         **{**job["hyperparameters"], "maxSteps": STEPS, "evalInterval": 1000, "klCoefficient": kl}
     )
-    kind = {"overlapped": RFTTrainer, "sequential": SequentialTrainer}[side]
-    train_in_process(render(spec, folder, url, None), kind)
+    trainer_class = {"overlapped": RFTTrainer, "sequential": SequentialTrainer}[side]
+    train_in_process(render(spec, folder, url, None), trainer_class)
 
 
 def measure(side: str, case: str) -> list[dict]:
-    """The metrics of each step of one side."""
+    """Train on one side, and return the metrics of each step."""
     by_completion, kl = CASES[case]
     reward = Reward(by_completion)
     with tempfile.TemporaryDirectory() as temporary:
@@ -120,17 +121,17 @@ def main() -> None:
     print("|---|---:|---:|---:|---:|---:|", flush=True)
     for case in CASES:
         sides = {side: measure(side, case) for side in ("sequential", "overlapped")}
-        waited = {side: [step["rewardSeconds"] for step in steps[1:]] for side, steps in sides.items()}
-        medians = {side: statistics.median(seconds) for side, seconds in waited.items()}
-        generating = statistics.median(step["generateSeconds"] for step in sides["overlapped"][1:])
+        waits = {side: [step["rewardSeconds"] for step in steps[1:]] for side, steps in sides.items()}
+        medians = {side: statistics.median(seconds) for side, seconds in waits.items()}
+        generation = statistics.median(step["generateSeconds"] for step in sides["overlapped"][1:])
         equal = sum(
             all(one[name] == other[name] for name in ("loss", "reward", "gradientNorm"))
             for one, other in zip(*sides.values(), strict=True)
         )
-        hidden = 1 - medians["overlapped"] / medians["sequential"]
+        hidden_share = 1 - medians["overlapped"] / medians["sequential"]
         print(
-            f"| {case} | {generating:.1f} | {medians['sequential']:.2f} | {medians['overlapped']:.2f} | {hidden:.2f} "
-            f"| {equal} of {STEPS} |",
+            f"| {case} | {generation:.1f} | {medians['sequential']:.2f} | {medians['overlapped']:.2f} "
+            f"| {hidden_share:.2f} | {equal} of {STEPS} |",
             flush=True,
         )
 

@@ -1,8 +1,8 @@
-"""Scores per second of the reward server, next to the same function called in process; prints a Markdown table.
+"""Measure the scores per second of the reward server and of the same function in process; print a Markdown table.
 
 Run: .venv/bin/python bench/reward_server.py [BUILTIN ...] (all: four minutes)
-The sides alternate within one run, so that they see the same machine. Over HTTP, one client sends batch after batch on
-one connection, or four clients do at once.
+The sides alternate within one run, so that the load of the machine is the same for both. Over HTTP, one client sends
+batch after batch on one connection, or four clients do so at the same time.
 """
 
 import argparse
@@ -34,7 +34,7 @@ TEXT = "the box holds twelve pens so we count them again and give some away befo
 
 
 def overlap_samples(count):
-    """About 150 words each, as in a summary with its reasoning."""
+    """Return samples of about 150 words, as in a summary with its reasoning."""
     random_words = random.Random(0)
     texts = [[" ".join(random_words.choices(TEXT.split(), k=size)) for size in (90, 60, 60)] for _ in range(count)]
     return [
@@ -48,7 +48,7 @@ def quickstart_samples(count):
 
 
 def number_samples(count):
-    """A worked solution of some 80 words that ends as GSM8K's do."""
+    """Return solutions of about 80 words that end with the answer as in GSM8K."""
     steps = "Each of the {0} boxes holds 12 pens. That makes {0} * 12 pens, of which we give some away every day.\n" * 4
     return [sample(n, f"{steps.format(n)}#### {n:,}", f"{n}.0") for n in range(count)]
 
@@ -70,14 +70,14 @@ def label_samples(count):
 
 
 def text_samples(count):
-    """Texts of 60 words and their references."""
+    """Return texts of 60 words with references."""
     random_words = random.Random(0)
     texts = [[" ".join(random_words.choices(TEXT.split(), k=60)) for _ in range(2)] for _ in range(count)]
     return [sample(number, completion, reference) for number, (completion, reference) in enumerate(texts)]
 
 
 def code_samples(count):
-    """A function with three asserts."""
+    """Return samples with the code of a function and three asserts."""
     code = "```python\ndef add(a, b):\n    return a + b + {0} - {0}\n```"
     tests = "assert add(1, 2) == 3\nassert add(-1, 1) == 0\nassert add('a', 'b') == 'ab'"
     return [sample(n, code.format(n), {"tests": tests}) for n in range(count)]
@@ -111,27 +111,27 @@ CASES = {
     "`Rouge`": (*builtin("Rouge"), text_samples),
     "`Bleu`": (*builtin("Bleu"), text_samples),
     "`ChrF`": (*builtin("ChrF"), text_samples),
-    # Its workers' own processes are what it is made of.
+    # This reward runs code in processes of the server's workers, so there is no side without a server.
     "`Code`: three asserts": ({"builtin": {"name": "Code"}, "timeout": "60s"}, None, code_samples),
 }
 
 
 def over_http(server, body):
-    """A function that has the batch scored, on a connection of its own."""
+    """Return a function that sends the batch to the server on a connection of its own."""
     connection = server.connect()
 
     def score():
         connection.request("POST", "/v1/score", body)
         response = connection.getresponse()
-        answer = response.read()
-        assert response.status == 200, answer
-        assert b'"error"' not in answer, answer[:500]
+        response_body = response.read()
+        assert response.status == 200, response_body
+        assert b'"error"' not in response_body, body_of_response[:500]
 
     return score
 
 
 def repeat(score):
-    """Seconds of each of the calls that fit in a round, after one that is not counted."""
+    """Call a function for one round, after one call that is not measured; return the seconds of each call."""
     score()
     times, end = [], time.perf_counter() + ROUND_SECONDS
     while (start := time.perf_counter()) < end:
@@ -141,15 +141,15 @@ def repeat(score):
 
 
 def measure(server, function, samples):
-    """The seconds of every call, by side."""
+    """Return the seconds of all calls, by side."""
     body = orjson.dumps(samples)
     times = {side: [] for side in SIDES}
     with concurrent.futures.ThreadPoolExecutor(max(SIDES.values())) as threads:
         for _ in range(ROUNDS):
             for side, clients in SIDES.items():
                 if clients:
-                    for some in threads.map(repeat, [over_http(server, body) for _ in range(clients)]):
-                        times[side] += some
+                    for times_of_client in threads.map(repeat, [over_http(server, body) for _ in range(clients)]):
+                        times[side] += times_of_client
                 elif function is not None:
                     times[side] += repeat(lambda: function(samples))
     return times
@@ -161,10 +161,10 @@ def row(name, size, times):
     }
     cells = [name, str(size)]
     for side, calls in times.items():
-        known = rates["in process"]
+        in_process = rates["in process"]
         cells.append(f"{rates[side]:,.0f}" if calls else "")
         if SIDES[side]:
-            cells.append(f"{rates[side] / known:.2f}" if known else "")
+            cells.append(f"{rates[side] / in_process:.2f}" if in_process else "")
         cells.append(f"{percentile(calls, 50)} / {percentile(calls, 99)}" if calls else "")
     return f"| {' | '.join(cells)} |"
 
@@ -176,11 +176,11 @@ def percentile(times, percent):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("builtins", nargs="*", help="rewards to measure, such as F1; all when absent")
-    wanted = parser.parse_args().builtins
+    parser.add_argument("builtins", nargs="*", help="rewards to measure, such as F1 (all)")
+    builtins = parser.parse_args().builtins
     rows = []
     for name, (spec, function, make_samples) in CASES.items():
-        if wanted and not any(f"`{one}`" in name for one in wanted):
+        if builtins and not any(f"`{builtin_name}`" in name for builtin_name in builtins):
             continue
         with tempfile.TemporaryDirectory() as folder, RewardServer(Path(folder), spec, token=None) as server:
             for size in (1, 64):

@@ -1,10 +1,11 @@
-"""Seconds per step of our trainer, next to a bare TRL script of the same configuration; prints a Markdown table.
+"""Compare the seconds per step of the trainer and of a bare TRL script; print a Markdown table.
 
 Run: .venv/bin/python bench/trainer_overhead.py (about six minutes; needs the quickstart's model, see `make demo`)
-Both train the quickstart with the same seed, in turn, twice each. Ours is the whole program with its reward server, as
-`rft run` starts it; the script calls the same reward function in its own process. The first step of each is left out.
+Both train the quickstart with the same configuration and seed, in turn, twice each. The trainer is the whole program
+with its reward server, as `rft run` starts it; the script calls the same reward function in its own process. The first
+step of each is left out.
 
-With --long-prompts (about ten minutes) every prompt has some 1,000 tokens, most of them other sentences of the
+With --long-prompts (about ten minutes) every prompt has about 1,000 tokens, most of them other sentences of the
 training data, and completions have up to 50 tokens; a step has 2 prompts with 8 completions each.
 """
 
@@ -26,7 +27,7 @@ ROUNDS, STEPS = 2, 4
 
 
 def bare(job: dict, output: Path) -> None:
-    """What a user of TRL writes; leaves reward and seconds of each step in a file."""
+    """Train as a user of TRL does, and write the reward and the seconds of each step to a file."""
     sys.path.insert(0, str(QUICKSTART))
     import torch
     from datasets import Dataset
@@ -41,7 +42,7 @@ def bare(job: dict, output: Path) -> None:
     hyperparameters, tuning = job["spec"]["hyperparameters"], job["spec"]["tuning"]
     seed = hyperparameters.get("seed", 0)
     lines = Path(job["spec"]["data"]["train"][0]["uri"]).read_text(encoding="utf-8").splitlines()
-    # Our order of prompts, so that both see the same ones.
+    # The prompts are in the order of the trainer, so that both sides have the same prompts in each step.
     rows = [json.loads(line) for line in mix({"": lines}, {"": 1.0}, hyperparameters.get("epochs", 1), seed)]
 
     def reward(prompts, completions, reference_answer, **columns):
@@ -55,10 +56,10 @@ def bare(job: dict, output: Path) -> None:
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *args, **kwargs):
-            self.started = time.perf_counter()
+            self.start = time.perf_counter()
 
         def on_step_end(self, *args, **kwargs):
-            seconds.append(time.perf_counter() - self.started)
+            seconds.append(time.perf_counter() - self.start)
 
     # As our trainer chooses it: bfloat16, as in the files, is many times slower on processors that emulate it.
     dtype = "auto" if has_bfloat16_instructions() else torch.float32
@@ -111,7 +112,7 @@ def bare(job: dict, output: Path) -> None:
 
 
 def ours(job: dict, folder: Path) -> list[dict]:
-    """Runs the quickstart's manifests with few steps and reads the metrics of the run."""
+    """Run the job with `rft run`; return the reward and the seconds of each step."""
     job["spec"]["output"] = {"uri": str(folder / "out")}
     for split in ("validation", "test"):
         short = folder / f"{split}.jsonl"
@@ -133,7 +134,7 @@ def ours(job: dict, folder: Path) -> list[dict]:
 
 
 def quickstart(long_prompts: bool, folder: Path) -> dict:
-    """The manifest of the job, with few steps and absolute addresses; data that it needs are written to the folder."""
+    """Return the manifest of the job with few steps and absolute addresses; write data that it needs to the folder."""
     job = yaml.safe_load((QUICKSTART / "job.yaml").read_text(encoding="utf-8"))
     job["spec"]["hyperparameters"] |= {"maxSteps": STEPS, "evalInterval": STEPS}
     job["spec"]["preflight"] = {"action": "Skip"}
@@ -145,13 +146,13 @@ def quickstart(long_prompts: bool, folder: Path) -> dict:
         job["spec"]["hyperparameters"] |= {"batchSize": 2, "maxPromptTokens": 1200, "maxCompletionTokens": 50}
         for split, (source,) in job["spec"]["data"].items():
             file = folder / f"{split}.jsonl"
-            file.write_text("".join(_lengthened(Path(source["uri"]))), encoding="utf-8")
+            file.write_text("".join(_lengthen(Path(source["uri"]))), encoding="utf-8")
             source["uri"] = str(file)
     return job
 
 
-def _lengthened(file: Path) -> list[str]:
-    """Lines of data whose prompts begin with the sentences of the 80 lines that follow: about 1,000 tokens."""
+def _lengthen(file: Path) -> list[str]:
+    """Return the lines of a file with long prompts, which begin with the sentences of the next 80 lines."""
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     sentences = [row["messages"][-1]["content"].removeprefix("Text: ") for row in rows]
     lines = []
