@@ -125,7 +125,7 @@ def over_http(server, body):
         response = connection.getresponse()
         response_body = response.read()
         assert response.status == 200, response_body
-        assert b'"error"' not in response_body, body_of_response[:500]
+        assert b'"error"' not in response_body, response_body[:500]
 
     return score
 
