@@ -1,1 +1,1 @@
-"""The adapter loader: fetches models for a vLLM server and keeps its adapters as a list says."""
+"""The adapter loader: fetches models for a vLLM server, and makes the server serve the adapters of a list."""

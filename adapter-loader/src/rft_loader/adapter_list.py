@@ -1,4 +1,4 @@
-"""The list of adapters that the server should serve: a file that is replaced when it changes."""
+"""Reads the list of adapters that the server should serve, from a file that is replaced when the list changes."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ log = logging.getLogger(__name__)
 
 
 class AdapterFile:
-    """Reads the file; while it cannot be read, what it said before counts."""
+    """The file with the list. While it cannot be read, the list that was read last stays valid."""
 
     def __init__(self, path: Path):
         self._path = path
         self._content: bytes | None = None
         self._problem = ""
         self.adapters: list[ListedAdapter] | None = None
-        """None as long as the file has never been read."""
+        """The list that was read last; None until the file has been read once."""
 
     def refresh(self) -> bool:
-        """Reads the file again; returns whether the list has changed."""
+        """Read the file again; return whether the list has changed."""
         try:
             content = self._path.read_bytes()
             if content == self._content:
                 return False
             adapters = AdapterList.model_validate_json(content).adapters
         except (OSError, ValidationError) as error:
-            self._tell(f"{self._path}: {' '.join(str(error).split())}; going on with the list as it was")
+            self._warn_once(f"{self._path}: {' '.join(str(error).split())}; going on with the list as it was")
             return False
         self._content, self._problem = content, ""
         changed, self.adapters = adapters != self.adapters, adapters
         if changed:
-            log.info("wanted: %s", ", ".join(f"{item.name} ({item.uri})" for item in adapters) or "no adapters")
+            log.info("the list names: %s", ", ".join(f"{item.name} ({item.uri})" for item in adapters) or "no adapters")
         return changed
 
-    def _tell(self, problem: str) -> None:
-        # The file is read every second.
+    def _warn_once(self, problem: str) -> None:
+        # The file is read every second: the same problem would fill the log.
         if problem != self._problem:
             log.warning("%s", problem)
         self._problem = problem

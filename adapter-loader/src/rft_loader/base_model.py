@@ -14,7 +14,7 @@ from rft_loader.tensors import Tensor, read_tensors
 log = logging.getLogger(__name__)
 
 Shape = tuple[int, int]
-"""Outputs and inputs of a linear module."""
+"""Numbers of outputs and inputs of a linear module."""
 
 
 @dataclass(frozen=True)
@@ -22,23 +22,23 @@ class BaseModel:
     """What the base model's files say about its modules."""
 
     modules: Mapping[str, Shape | None]
-    """By name; without a shape where the files hold another form of it, such as a quantized one."""
+    """The shape of each module, by name; None where the files hold its weight in another form, such as quantized."""
     nested: bool = False
-    """Whether it is a text model inside another one (images, sound): programs name its modules differently then."""
+    """Whether it is a text model inside a model for images or sound; programs then name its modules differently."""
 
     def find(self, module: str) -> list[Shape | None]:
-        """The shapes that a module of this name has; empty when there is no such module."""
+        """Return the possible shapes of the module with this name; an empty list when there is no such module."""
         if module in self.modules:
             return [self.modules[module]]
         if module == "lm_head" and "model.embed_tokens" in self.modules:
-            return [self.modules["model.embed_tokens"]]  # tied
-        for end in _endings(module):
-            # Files that were saved without the head lack the outer names.
-            if end in self.modules:
-                return [self.modules[end]]
-        before, experts, _ = module.partition(".experts")
-        if experts and any(name.startswith(f"{before}.experts") for name in self.modules):
-            return [None]  # experts are stored one by one or stacked
+            return [self.modules["model.embed_tokens"]]  # the output layer shares the weight of the embeddings
+        for suffix in _suffixes(module):
+            # The names in files that were saved without the output layer lack the outermost parts.
+            if suffix in self.modules:
+                return [self.modules[suffix]]
+        parent, experts, _ = module.partition(".experts")
+        if experts and any(name.startswith(f"{parent}.experts") for name in self.modules):
+            return [None]  # the shape is unknown: files hold experts one by one or stacked
         if self.nested:
             tail = _from_layer(module)
             return [shape for name, shape in self.modules.items() if _from_layer(name) == tail]
@@ -46,7 +46,7 @@ class BaseModel:
 
 
 def read_base_model(folder: Path) -> BaseModel | None:
-    """The modules of the model in a folder; none, with a line in the log, when its files do not tell."""
+    """Return the modules of the model in a folder; None, with a warning in the log, when its files cannot be read."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         tensors: dict[str, Tensor] = {}
@@ -68,18 +68,21 @@ def _modules(tensors: Mapping[str, Tensor], quantized: bool) -> dict[str, Shape 
         if kind == "weight" and len(tensor.shape) == 2 and not quantized:
             modules[module] = (tensor.shape[0], tensor.shape[1])
         elif kind != "weight" or len(tensor.shape) > 1:
-            # Not the weights of norms: adapters cannot attach to them.
+            # Weights with one dimension belong to norms, to which adapters cannot attach.
             modules.setdefault(module, None)
     return modules
 
 
-def _endings(module: str) -> list[str]:
+def _suffixes(module: str) -> list[str]:
     parts = module.split(".")
     return [".".join(parts[start:]) for start in range(1, len(parts) - 1)]
 
 
 def _from_layer(module: str) -> str:
-    """The name from the list of layers on: `layers.3.mlp.up_proj`; its last part where there is no layer."""
+    """Return a module's name from the list of layers on, such as `layers.3.mlp.up_proj`.
+
+    For a module outside of the layers, return the last part of its name.
+    """
     parts = module.split(".")
     numbers = [index for index, part in enumerate(parts) if part.isdigit()]
     return ".".join(parts[max(numbers[0] - 1, 0) :] if numbers else parts[-1:])

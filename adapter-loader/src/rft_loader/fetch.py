@@ -1,4 +1,4 @@
-"""Fetches a model: configuration, tokenizer and safetensors, whole or not at all."""
+"""Fetches a model: configuration, tokenizer and safetensors. The target folder appears only when it is complete."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 
 def fetch_model(uri: str, source: Source, target: Path) -> None:
-    """Fetches a model into a folder that exists only when it is complete; one that is complete is left as it is.
+    """Fetch a model into a folder that appears only when it is complete. A complete folder is left unchanged.
 
     Raises:
-        Problem: permanent when there is no model of safetensors at the address.
+        Problem: when the model cannot be fetched; permanent when the address holds no model with safetensors.
     """
     if (target / "config.json").is_file():
         log.info("%s is complete already", target)
@@ -30,22 +30,22 @@ def fetch_model(uri: str, source: Source, target: Path) -> None:
     fetch_files(source, [files[name] for name in others], partial)
     with storage_problems():
         weights = [files[name] for name in indexed_weights(uri, partial, names)]
-    total, done = sum(file.size for file in weights), 0
+    total, fetched = sum(file.size for file in weights), 0
     log.info("fetching %s: %d files of weights, %.1f MB", uri, len(weights), total / 1e6)
     for number, file in enumerate(weights, start=1):
         fetch_files(source, [file], partial)
-        done += file.size
+        fetched += file.size
         log.info(
-            "fetched %s: %d of %d files, %.1f of %.1f MB", file.name, number, len(weights), done / 1e6, total / 1e6
+            "fetched %s: %d of %d files, %.1f of %.1f MB", file.name, number, len(weights), fetched / 1e6, total / 1e6
         )
-    # What the hub's library keeps about its downloads.
+    # The hub's library keeps its notes about downloads there.
     shutil.rmtree(partial / ".cache", ignore_errors=True)
     partial.rename(target)
     log.info("%s is complete", target)
 
 
 def _partial_folder(target: Path, revision: str) -> Path:
-    """Where this content is gathered; what was begun of other content is removed."""
+    """Return the folder for the partial download of this revision; remove partial downloads of other revisions."""
     partial = partial_path(target.with_name(f"{target.name}.{revision}"))
     for other in target.parent.glob(partial_path(target.with_name(f"{target.name}.*")).name):
         if other != partial:

@@ -1,4 +1,4 @@
-"""Keeps a server's adapters as the list says: looks at what is, decides (`plan`), acts."""
+"""Reconciles a server's adapters with the list: observes the server, decides what to do (`plan`), and does it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rft_api.adapter_protocol import AdapterReports, ListedAdapter
 from rft_loader import plan
 from rft_loader.adapter_list import AdapterFile
 from rft_loader.base_model import read_base_model
-from rft_loader.plan import Action, Key, Known, Load, Prepare, Unload
+from rft_loader.plan import Action, AdapterState, Key, Load, Prepare, Unload
 from rft_loader.problems import Problem
 from rft_loader.server import Server, ServerAway, ServerRefused
 from rft_loader.sources import Sources
@@ -25,21 +25,22 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 LIST_SECONDS = 5.0
-"""Time between two questions to a server of which nothing is wanted."""
+"""Time between two requests for the server's list of adapters while nothing has changed."""
 
-Outcome = Callable[[Known], Known]
+Outcome = Callable[[AdapterState], AdapterState]
+"""Turns an adapter's state before an action into its state after it."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the loader was told on its command line."""
+    """The settings from the loader's command line."""
 
     adapters: Path
-    """The list."""
+    """The file with the list of adapters."""
     folder: Path
-    """Where versions of adapters are kept."""
+    """The folder in which versions of adapters are kept."""
     base: Path
-    """The base model."""
+    """The folder of the base model."""
     server: str
     """URL of the server."""
     maximum_rank: int
@@ -47,7 +48,7 @@ class Settings:
 
 
 class Follower:
-    """The loop. Each adapter is worked on in a thread of its own, so that none waits for another."""
+    """Reconciles again and again. Each action runs in its own thread, so that no adapter waits for another one."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic):
         self._settings = settings
@@ -57,9 +58,9 @@ class Follower:
         self._sources = Sources()
         self._base = read_base_model(settings.base)
         self._wake = threading.Event()
-        # The lock guards what the threads of adapters write: the next two.
+        # The lock guards the two attributes below it, which the threads of actions write.
         self._lock = threading.Lock()
-        self._known: dict[str, Known] = {}
+        self._states: dict[str, AdapterState] = {}
         self._busy: set[Key] = set()
         self._listed: dict[str, str] | None = None
         self._list_at = 0.0
@@ -67,39 +68,40 @@ class Follower:
         self._unneeded_since: dict[Path, float] = {}
 
     def run(self) -> None:
-        """Goes on until the process ends."""
+        """Reconcile until the process ends."""
         while True:
             self._wake.clear()
             self.tick()
             self._wake.wait(TICK_SECONDS)
 
     def tick(self) -> None:
-        """One look at everything, and what follows from it."""
+        """Reconcile once: read the list, ask the server for its adapters if it is time, and start the actions."""
         changed = self._list.refresh()
-        wanted = self._list.adapters
-        if wanted is None:
+        adapters = self._list.adapters
+        if adapters is None:
             return
         now = self._clock()
         with self._lock:
-            self._known = plan.remember(wanted, self._known)
-            # What ends while the server answers is not in its answer yet: it waits for the next one.
-            working = set(self._busy)
-        fresh = self._ask_server(now) if changed or now >= self._list_at else None
-        if fresh is not None:
-            self._remove_versions(fresh, now)
+            self._states = plan.keep_states(adapters, self._states)
+            # An action that ends while the server answers may be missing from this answer. Its adapter therefore counts
+            # as busy until the next answer.
+            busy = set(self._busy)
+        listed = self._ask_server(now) if changed or now >= self._list_at else None
+        if listed is not None:
+            self._remove_versions(listed, now)
         with self._lock:
-            actions = plan.plan(wanted, self._known, self._busy | working, fresh, now)
+            actions = plan.plan(adapters, self._states, self._busy | busy, listed, now)
             self._busy |= {(action.name, action.uri) for action in actions}
         for action in actions:
             threading.Thread(target=self._act, args=(action,), name=action.name, daemon=True).start()
 
     def reports(self) -> AdapterReports:
-        """What `GET /adapters` answers."""
-        wanted = self._list.adapters or []
+        """Return the body of the answer to `GET /adapters`."""
+        adapters = self._list.adapters or []
         with self._lock:
-            known, listed = plan.remember(wanted, self._known), self._listed
+            states, listed = plan.keep_states(adapters, self._states), self._listed
         folder = self._settings.folder
-        reports = [plan.report(item, known[item.name], plan.home_of(folder, item), listed) for item in wanted]
+        reports = [plan.report(item, states[item.name], plan.home_of(folder, item), listed) for item in adapters]
         return AdapterReports(adapters=reports)
 
     def _ask_server(self, now: float) -> dict[str, str] | None:
@@ -117,28 +119,28 @@ class Follower:
         return listed
 
     def _act(self, action: Action) -> None:
-        """Runs in a thread of its own."""
+        """Do an action and store the state of its adapter afterwards; run in a thread of its own."""
         try:
             outcome = self._outcome(action)
         except ServerAway as error:
             log.info("%s: the server does not answer: %s", action.name, error)
-            outcome = functools.partial(plan.postponed, now=self._clock())
+            outcome = functools.partial(plan.after_no_answer, now=self._clock())
         except Exception as error:
             if not isinstance(error, (Problem, ServerRefused, OSError)):
                 log.exception("%s", action)
             outcome = self._failure(action, str(error) or type(error).__name__)
         with self._lock:
             self._busy.discard((action.name, action.uri))
-            known = self._known.get(action.name)
-            # The address may be another one by now.
-            if outcome is not None and known is not None and known.uri == action.uri:
-                self._known[action.name] = outcome(known)
+            state = self._states.get(action.name)
+            # The list may have changed the adapter's address meanwhile.
+            if outcome is not None and state is not None and state.uri == action.uri:
+                self._states[action.name] = outcome(state)
         if not isinstance(action, Unload):
             self._list_at = 0.0
             self._wake.set()
 
     def _outcome(self, action: Action) -> Outcome | None:
-        """Does what was decided; returns what is known afterwards.
+        """Do an action; return how it changes the state of its adapter, None after `Unload`.
 
         Raises:
             Problem, ServerAway, ServerRefused, OSError: when it cannot be done.
@@ -149,18 +151,20 @@ class Follower:
             if note:
                 log.warning("%s: %s", action.name, note)
             served = (self._listed or {}).get(action.name) == str(version)
-            return functools.partial(plan.prepared, version=version, note=note, served=served, now=self._clock())
+            return functools.partial(
+                plan.after_preparation, version=version, note=note, served=served, now=self._clock()
+            )
         if isinstance(action, Load):
             self._server.load(action.name, str(action.version), action.replaced)
             log.info("%s is served from %s (%s)", action.name, action.uri, action.version)
-            return plan.loaded
+            return plan.after_loading
         self._server.unload(action.name)
         log.info("%s is no longer served", action.name)
         return None
 
     def _failure(self, action: Action, text: str) -> Outcome:
         log.error("%s: %s", action.name, text)
-        return functools.partial(plan.failed, problem=text, loading=isinstance(action, Load), now=self._clock())
+        return functools.partial(plan.after_failure, problem=text, loading=isinstance(action, Load), now=self._clock())
 
     def _check(self, version: Path) -> None:
         check_adapter(version, self._base, self._settings.maximum_rank)
@@ -169,5 +173,5 @@ class Follower:
         with self._lock:
             folder = self._settings.folder
             busy = {plan.home_of(folder, ListedAdapter(name=name, uri=uri)) for name, uri in self._busy if uri}
-            needed = plan.needed(self._known.values(), listed)
+            needed = plan.needed_versions(self._states.values(), listed)
         remove_versions(folder, needed, busy, self._unneeded_since, now, plan.KEPT_SECONDS)

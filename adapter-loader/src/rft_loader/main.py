@@ -21,10 +21,10 @@ from rft_loader.status import serve_status
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one of the two commands; returns the exit code."""
+    """Run the command `fetch` or `follow`; return the exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    # Their lines per request would bury ours, and show signed addresses.
+    # Their lines for every request would hide ours, and show signed addresses.
     for name in ("httpx", "httpcore", "huggingface_hub", "botocore"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -80,6 +80,6 @@ def _report(code: ExitCode, message: str) -> ExitCode:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    # At once, also from the middle of a download: what is on disk is whole or marked as partial.
+    # The process may end in the middle of a download: files on disk are either complete or marked as partial.
     os.write(sys.stderr.fileno(), format_end(ExitCode.INTERRUPTED, "the loader was told to end\n").encode())
     os._exit(ExitCode.INTERRUPTED)

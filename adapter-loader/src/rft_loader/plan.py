@@ -1,16 +1,17 @@
-"""Decides what the loader does next, and what it says of each adapter. Pure: no clock, no files, no network.
+"""Decides what the loader does next, and what it reports of each adapter. Pure: no clock, no files, no network.
 
-For each adapter of the list, the first row that fits:
+For each adapter of the list, the first row that applies decides:
 
 | the adapter | action |
 |---|---|
-| is being worked on | none |
-| has not been looked at, or its time has come | Prepare: look at its address, fetch what is new, check it |
-| has a version that the server does not serve, and loading it has not just failed | Load |
+| is busy: an action on it is running | none |
+| has not been checked yet, or the next check is due | Prepare: list its files, fetch and check new ones |
+| has a version that the server does not serve, and no recent failure to load it | Load |
 | otherwise | none |
 
-An adapter that the server lists and the file does not: Unload. What the server serves is known by the folder that it
-says it has loaded from: each version of an adapter has one of its own, so nothing has to be remembered.
+An adapter that the server serves and the list does not name is unloaded. The server names the folder that it has loaded
+each adapter from. Each version of an adapter has a folder of its own, so the folder tells which version is served, and
+the loader does not have to remember it.
 """
 
 from __future__ import annotations
@@ -24,30 +25,30 @@ from typing import Literal
 from rft_api.adapter_protocol import AdapterReport, ListedAdapter
 
 LOOK_SECONDS = 60.0
-"""Time between two looks at an address whose adapter is served."""
+"""Time between two checks of an address whose adapter is served."""
 FIRST_PAUSE_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 300.0
 KEPT_SECONDS = 600.0
-"""How long a version stays on disk that is not served any more: requests in flight may still read it."""
+"""How long a version stays on disk after the server stops serving it: requests in flight may still read it."""
 
 
 @dataclass(frozen=True)
-class Known:
-    """What the loader knows of an adapter of the list."""
+class AdapterState:
+    """The loader's state of an adapter of the list."""
 
     uri: str
     version: Path | None = None
     """Folder of the newest version that was fetched and checked."""
     problem: str = ""
-    """Why the last try to fetch, check or load it failed."""
+    """Why the last attempt to fetch, check or load it failed; empty after a success."""
     note: str = ""
-    """What else there is to say of it."""
+    """A remark for the user about an adapter that has no problem."""
     failures: int = 0
-    """Tries in a row that failed."""
+    """Attempts in a row that failed."""
     look_at: float = 0.0
-    """When to look at the address again."""
+    """When the next check of the address is due, in seconds of the clock."""
     load_at: float = 0.0
-    """When to load at the earliest."""
+    """The earliest time to load it, in seconds of the clock."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,18 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Load:
-    """Have the server serve a version."""
+    """Make the server serve a version."""
 
     name: str
     uri: str
     version: Path
     replaced: str | None
-    """The folder of what the server serves under the name now."""
+    """The folder of the version that the server serves under the name now."""
 
 
 @dataclass(frozen=True)
 class Unload:
-    """Have the server forget a name."""
+    """Make the server stop serving a name."""
 
     name: str
     uri: str = ""
@@ -83,25 +84,25 @@ Key = tuple[str, str]
 
 
 def plan(
-    wanted: Sequence[ListedAdapter],
-    known: Mapping[str, Known],
+    adapters: Sequence[ListedAdapter],
+    states: Mapping[str, AdapterState],
     busy: Set[Key],
     listed: Mapping[str, str] | None,
     now: float,
 ) -> list[Action]:
-    """What to do next.
+    """Return the actions to start now.
 
     Args:
-        wanted: the list.
-        known: what is known, for every adapter of the list.
-        busy: what is being worked on.
-        listed: the adapters that the server serves, with the folders that they were loaded from; none when it has not
+        adapters: the adapters of the list.
+        states: the state of every adapter of the list, by name.
+        busy: the adapters that an action is running on.
+        listed: the adapters that the server serves, with the folders that they were loaded from; None when it has not
             just answered.
-        now: seconds.
+        now: the time in seconds.
     """
     actions: list[Action] = []
-    for adapter in wanted:
-        key, state = (adapter.name, adapter.uri), known[adapter.name]
+    for adapter in adapters:
+        key, state = (adapter.name, adapter.uri), states[adapter.name]
         if key in busy:
             continue
         if now >= state.look_at:
@@ -110,77 +111,77 @@ def plan(
             serving = listed.get(adapter.name)
             if serving != str(state.version):
                 actions.append(Load(*key, state.version, serving))
-    working = {name for name, _ in busy}
-    unwanted = sorted((listed or {}).keys() - {adapter.name for adapter in wanted} - working)
-    return [*actions, *map(Unload, unwanted)]
+    busy_names = {name for name, _ in busy}
+    extra_names = sorted((listed or {}).keys() - {adapter.name for adapter in adapters} - busy_names)
+    return [*actions, *map(Unload, extra_names)]
 
 
-def remember(wanted: Iterable[ListedAdapter], known: Mapping[str, Known]) -> dict[str, Known]:
-    """What is known of the adapters of the list; nothing yet of a new one or a new address."""
+def keep_states(adapters: Iterable[ListedAdapter], states: Mapping[str, AdapterState]) -> dict[str, AdapterState]:
+    """Return the states of the adapters of the list; an adapter that is new or has a new address gets a fresh state."""
     return {
         adapter.name: state
-        if (state := known.get(adapter.name)) is not None and state.uri == adapter.uri
-        else Known(adapter.uri)
-        for adapter in wanted
+        if (state := states.get(adapter.name)) is not None and state.uri == adapter.uri
+        else AdapterState(adapter.uri)
+        for adapter in adapters
     }
 
 
-def prepared(known: Known, version: Path, note: str, served: bool, now: float) -> Known:
-    """After fetching and checking. A failure to load counts until loading succeeds."""
-    if served or known.load_at <= 0:
-        known = replace(known, problem="", failures=0)
-    return replace(known, version=version, note=note, look_at=now + LOOK_SECONDS)
+def after_preparation(state: AdapterState, version: Path, note: str, served: bool, now: float) -> AdapterState:
+    """Return the state after a version was fetched and checked; a failure to load stays until loading succeeds."""
+    if served or state.load_at <= 0:
+        state = replace(state, problem="", failures=0)
+    return replace(state, version=version, note=note, look_at=now + LOOK_SECONDS)
 
 
-def failed(known: Known, problem: str, loading: bool, now: float) -> Known:
-    """After a try that failed; the next comes later each time."""
-    pause = min(FIRST_PAUSE_SECONDS * 2 ** min(known.failures, 10), LONGEST_PAUSE_SECONDS)
-    known = replace(known, problem=problem, failures=known.failures + 1, look_at=now + pause)
-    return replace(known, load_at=now + pause) if loading else known
+def after_failure(state: AdapterState, problem: str, loading: bool, now: float) -> AdapterState:
+    """Return the state after a failed attempt; the pause before the next attempt doubles with each failure."""
+    pause = min(FIRST_PAUSE_SECONDS * 2 ** min(state.failures, 10), LONGEST_PAUSE_SECONDS)
+    state = replace(state, problem=problem, failures=state.failures + 1, look_at=now + pause)
+    return replace(state, load_at=now + pause) if loading else state
 
 
-def postponed(known: Known, now: float) -> Known:
-    """After a try to load that found no server; the adapter cannot help it."""
-    return replace(known, load_at=now + FIRST_PAUSE_SECONDS / 2)
+def after_no_answer(state: AdapterState, now: float) -> AdapterState:
+    """Return the state after the server did not answer, which is no failure of the adapter."""
+    return replace(state, load_at=now + FIRST_PAUSE_SECONDS / 2)
 
 
-def loaded(known: Known) -> Known:
-    """After loading; whether the server serves it now, its next list will tell."""
-    return replace(known, problem="", failures=0, load_at=0.0)
+def after_loading(state: AdapterState) -> AdapterState:
+    """Return the state after loading. Whether the server serves the adapter follows from the server's next list."""
+    return replace(state, problem="", failures=0, load_at=0.0)
 
 
 def home_of(folder: Path, adapter: ListedAdapter) -> Path:
-    """The folder of an adapter's versions: another one for another address."""
+    """Return the folder of an adapter's versions. Each address has a folder of its own."""
     return folder / f"{adapter.name}-{hashlib.sha256(adapter.uri.encode()).hexdigest()[:12]}"
 
 
-def report(adapter: ListedAdapter, known: Known, home: Path, listed: Mapping[str, str] | None) -> AdapterReport:
-    """What `GET /adapters` says of an adapter.
+def report(adapter: ListedAdapter, state: AdapterState, home: Path, listed: Mapping[str, str] | None) -> AdapterReport:
+    """Return what `GET /adapters` reports of an adapter.
 
     Args:
         adapter: the adapter.
-        known: what is known of it.
+        state: its state.
         home: the folder of its versions.
-        listed: what the server said that it serves, last; none when it does not answer.
+        listed: the server's last list of adapters and their folders; None when it does not answer.
     """
     serving = (listed or {}).get(adapter.name)
-    ours = serving is not None and Path(serving).parent == home
-    if known.problem:
-        message = known.problem
+    is_ours = serving is not None and Path(serving).parent == home
+    if state.problem:
+        message = state.problem
         if serving is not None:
             message += "; until then the name answers as before"
-    elif ours:
-        message = known.note
-        if known.version is not None and serving != str(known.version):
+    elif is_ours:
+        message = state.note
+        if state.version is not None and serving != str(state.version):
             message = "loading a newer version"
-    elif listed is None and known.version is not None:
+    elif listed is None and state.version is not None:
         message = "waiting for the server"
     else:
-        message = "fetching" if known.version is None else "loading"
-    state: Literal["Loading", "Loaded", "Failed"] = "Failed" if known.problem else "Loaded" if ours else "Loading"
-    return AdapterReport(name=adapter.name, uri=adapter.uri, state=state, message=message)
+        message = "fetching" if state.version is None else "loading"
+    stage: Literal["Loading", "Loaded", "Failed"] = "Failed" if state.problem else "Loaded" if is_ours else "Loading"
+    return AdapterReport(name=adapter.name, uri=adapter.uri, state=stage, message=message)
 
 
-def needed(known: Iterable[Known], listed: Mapping[str, str]) -> set[Path]:
-    """The versions that have to stay on disk."""
-    return {state.version for state in known if state.version is not None} | set(map(Path, listed.values()))
+def needed_versions(states: Iterable[AdapterState], listed: Mapping[str, str]) -> set[Path]:
+    """Return the versions that have to stay on disk: the newest of each adapter, and those that the server serves."""
+    return {state.version for state in states if state.version is not None} | set(map(Path, listed.values()))

@@ -1,4 +1,4 @@
-"""What goes wrong with an address or a model, in words for the user."""
+"""The error for addresses and models that cannot be used, with a message for the user."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Problem(Exception):
     """Why a model or an adapter cannot be fetched or served.
 
     Args:
-        message: names the address or file, and says what to do where that is not plain.
-        permanent: whether trying again cannot help as long as nobody changes anything.
+        message: names the address or file, and says what to do unless that is obvious.
+        permanent: whether a retry cannot help until somebody changes something.
     """
 
     def __init__(self, message: str, permanent: bool = True):
@@ -23,7 +23,7 @@ class Problem(Exception):
 
 @contextmanager
 def storage_problems() -> Iterator[None]:
-    """Errors of object stores and of the hub are problems of the address.
+    """Turn errors of object stores and of the hub into problems.
 
     Raises:
         Problem: in place of a StorageError.

@@ -1,4 +1,4 @@
-"""A vLLM server's adapters: which there are, load, unload."""
+"""Lists, loads and unloads the adapters of a vLLM server."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ LOAD_SECONDS = 300.0
 
 
 class ServerAway(Exception):
-    """The server does not answer; it may still start, or start again."""
+    """The server does not answer; it may still be starting or restarting."""
 
 
 class ServerRefused(Exception):
-    """The server does not do what it was asked; the text is its own."""
+    """The server refuses a request; the text is the server's."""
 
 
 class Server:
-    """A client of one server, for any number of threads."""
+    """A client of one server; any number of threads may use it."""
 
     def __init__(self, url: str):
         self._client = httpx.Client(base_url=url, timeout=LIST_SECONDS, trust_env=False)
 
     def adapters(self) -> dict[str, str]:
-        """The adapters that it serves, with the folder that each was loaded from.
+        """Return the adapters that the server serves, with the folder that each was loaded from.
 
         Raises:
-            ServerAway: when it does not tell.
+            ServerAway: when it does not answer, or its answer cannot be read.
         """
         try:
             answer = self._client.get("/v1/models")
@@ -41,15 +41,16 @@ class Server:
             raise ServerAway(f"{type(error).__name__}: {error}".rstrip(": ")) from error
 
     def load(self, name: str, folder: str, replaced: str | None) -> None:
-        """Serves an adapter under a name.
+        """Make the server serve an adapter under a name.
 
-        A name that is taken is freed first: vLLM's `load_inplace` would leave no gap of milliseconds, but has it read
-        the adapter's files again at every step from then on (vLLM issue 33791).
+        If the server already serves an adapter under the name, it is unloaded first, so that the name is missing for
+        some milliseconds. vLLM's `load_inplace` would avoid this gap, but then vLLM reads the adapter's files again at
+        every step (vLLM issue 33791).
 
         Args:
             name: the adapter's name.
-            folder: holds the adapter, also for the server.
-            replaced: the folder of what it serves under this name now; served again when the new one is refused.
+            folder: the folder of the adapter; the server has it at the same path.
+            replaced: the folder that it serves under this name now; loaded again when the server refuses the new one.
 
         Raises:
             ServerAway: when it does not answer.
@@ -65,11 +66,11 @@ class Server:
             raise
 
     def unload(self, name: str) -> None:
-        """Serves an adapter no longer, if it does.
+        """Make the server stop serving an adapter; do nothing when it does not serve it.
 
         Raises:
             ServerAway: when it does not answer.
-            ServerRefused: when it keeps the adapter.
+            ServerRefused: when it refuses to unload the adapter.
         """
         self._post("/v1/unload_lora_adapter", {"lora_name": name}, missing_is_fine=True)
 

@@ -1,4 +1,4 @@
-"""What is at an address: its files, and copying them."""
+"""Lists the files at an address and copies them to this machine."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class SourceFile:
 
 
 class Source(Protocol):
-    """What is at an address."""
+    """An address that files can be listed at and copied from."""
 
     def files(self) -> list[SourceFile]:
-        """Its files, by name.
+        """Return the files at the address.
 
         Raises:
             Problem: when they cannot be listed, or there are none.
         """
 
     def fetch(self, name: str, folder: Path) -> None:
-        """Copies one of the files that were listed into a folder.
+        """Copy one of the files that were listed into a folder.
 
         Raises:
             Problem: when it cannot be read.
@@ -43,16 +43,16 @@ class Source(Protocol):
 
 
 def revision_of(files: Iterable[SourceFile]) -> str:
-    """A name for exactly this content."""
+    """Return a name for the content of these files; it changes whenever a file changes."""
     listed = [[file.name, file.size, file.version] for file in files]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
 
 def fetch_files(source: Source, files: Iterable[SourceFile], folder: Path) -> None:
-    """Copies files into a folder; those that are there with the right size stay.
+    """Copy files into a folder; do not copy again those that it already holds with the right size.
 
     Raises:
-        Problem: when one cannot be read, or has changed on the way.
+        Problem: when a file cannot be read, or has changed while it was copied.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:

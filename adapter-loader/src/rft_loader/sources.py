@@ -1,4 +1,4 @@
-"""Where models and adapters come from: object stores, the Hugging Face hub, and folders that are mounted."""
+"""The sources of models and adapters: object stores, the Hugging Face hub, and mounted folders."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class StoredFolder:
     def files(self) -> list[SourceFile]:
         """See `Source`."""
         with storage_problems():
-            found = self._store.objects(self._uri)
-        if not found:
+            objects = self._store.objects(self._uri)
+        if not objects:
             raise Problem(f"{self._uri}: nothing is stored there")
-        return [SourceFile(item.name, item.size, item.etag) for item in found]
+        return [SourceFile(item.name, item.size, item.etag) for item in objects]
 
     def fetch(self, name: str, folder: Path) -> None:
         """See `Source`."""
@@ -60,8 +60,8 @@ class MountedFolder:
     def files(self) -> list[SourceFile]:
         """See `Source`."""
         try:
-            found = sorted(path for path in self.path.iterdir() if path.is_file())
-            stats = [(path.name, path.stat()) for path in found]
+            paths = sorted(path for path in self.path.iterdir() if path.is_file())
+            stats = [(path.name, path.stat()) for path in paths]
         except FileNotFoundError as error:
             raise Problem(f"{self.path}: there is no such folder") from error
         except OSError as error:
@@ -74,17 +74,17 @@ class MountedFolder:
 
 
 class Sources:
-    """Opens addresses; one client for all of an object store's."""
+    """Opens addresses. All addresses of the object store share one client."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._store: ObjectStore | None = None
 
     def open(self, uri: str) -> Source:
-        """What is at an address; nothing is asked yet.
+        """Return the source for an address, without a request to it.
 
         Raises:
-            Problem: when there can be no such address.
+            Problem: when the address has no valid form.
         """
         scheme, separator, _ = uri.partition("://")
         if not separator:
@@ -99,7 +99,7 @@ class Sources:
         raise Problem(f"{uri}: {scheme}:// cannot be fetched; use s3:// or hf://")
 
     def _object_store(self) -> ObjectStore:
-        # Making clients is not thread-safe, using one is.
+        # Creating a client is not thread-safe, but using one is.
         with self._lock:
             if self._store is None:
                 try:

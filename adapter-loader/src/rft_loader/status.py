@@ -1,4 +1,4 @@
-"""Serves what the loader says of its adapters."""
+"""Serves the loader's report of its adapters over HTTP."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _StatusServer(ThreadingHTTPServer):
         super().__init__((host, port), _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller that did not wait for the answer is no error of ours."""
+        """Ignore errors of clients that did not wait for the answer."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -32,7 +32,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 10
 
     def do_GET(self) -> None:
-        """Answers /adapters and /healthz."""
+        """Answer a request for /adapters or /healthz."""
         if self.path == ADAPTERS_PATH:
             self._answer(200, "application/json", self.server.reports().model_dump_json(by_alias=True))
         elif self.path == "/healthz":
@@ -49,11 +49,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """No line per request."""
+        """Log nothing: a line for every request would hide the others."""
 
 
 def serve_status(host: str, port: int, reports: Reports) -> int:
-    """Answers `GET /adapters` and `GET /healthz` in the background; returns the port."""
+    """Answer `GET /adapters` and `GET /healthz` in the background; return the port."""
     server = _StatusServer(host, port, reports)
     threading.Thread(target=server.serve_forever, name="status", daemon=True).start()
     return int(server.server_address[1])

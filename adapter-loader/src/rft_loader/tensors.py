@@ -1,4 +1,4 @@
-"""Reads what a safetensors file says about its tensors, without reading them."""
+"""Reads the names, dtypes and shapes of the tensors in a safetensors file, without the tensors themselves."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from rft_loader.problems import Problem
 
 _LENGTH_BYTES = 8
 _LONGEST_HEADER = 100_000_000
-"""The format's own limit."""
+"""The limit of the safetensors format, in bytes."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor's outline."""
+    """A tensor without its values."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, by name.
+    """Return the tensors of a file, by name.
 
     Raises:
-        Problem: when it is no safetensors file, or not all of it is there.
+        Problem: when the file is no safetensors file, or is incomplete.
     """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-            # Of a shorter file, whatever is there; it is no JSON then.
+            # A file that is shorter than its header says yields text that is no JSON, which is refused below.
             text = file.read(min(length, _LONGEST_HEADER))
         header = json.loads(text)
-        described = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        tensors = {name: Tensor(str(e["dtype"]), tuple(map(int, e["shape"]))) for name, e in described.items()}
-        end = max((int(entry["data_offsets"][1]) for entry in described.values()), default=0)
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        tensors = {name: Tensor(str(e["dtype"]), tuple(map(int, e["shape"]))) for name, e in entries.items()}
+        end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
     except OSError as error:
         raise Problem(f"{path.name}: {error.strerror}", permanent=False) from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:

@@ -1,4 +1,4 @@
-"""Checks an adapter before the server gets it: vLLM serves some that do nothing, or something else, without a word."""
+"""Checks an adapter before the server loads it, because vLLM serves some broken adapters without an error."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ _TENSOR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?:embedding
 
 
 def choose_files(uri: str, files: Sequence[SourceFile]) -> list[SourceFile]:
-    """The files that make an adapter.
+    """Return the files that an adapter consists of.
 
     Raises:
-        Problem: when they are not there.
+        Problem: when one of them is missing.
     """
-    found = {file.name: file for file in files}
-    if CONFIGURATION not in found:
-        hint = "; it is a whole model: serve it with spec.model" if "config.json" in found else ""
+    by_name = {file.name: file for file in files}
+    if CONFIGURATION not in by_name:
+        hint = "; it is a whole model: serve it with spec.model" if "config.json" in by_name else ""
         raise Problem(f"{uri}: is no adapter: it holds no {CONFIGURATION}{hint}")
-    if WEIGHTS not in found:
-        pickled = next((name for name in ("adapter_model.bin", "adapter_model.pt") if name in found), None)
+    if WEIGHTS not in by_name:
+        pickled = next((name for name in ("adapter_model.bin", "adapter_model.pt") if name in by_name), None)
         hint = f" ({pickled} is not loaded: pickle files can run code)" if pickled else ""
         raise Problem(f"{uri}: holds no {WEIGHTS}{hint}; save the adapter as safetensors")
-    return [found[CONFIGURATION], found[WEIGHTS]]
+    return [by_name[CONFIGURATION], by_name[WEIGHTS]]
 
 
 def check_adapter(folder: Path, base: BaseModel | None, maximum_rank: int) -> None:
-    """Looks for what the server could not serve, or not as the adapter was trained.
+    """Refuse an adapter that the server cannot serve, or would serve differently from how it was trained.
 
     Args:
-        folder: the adapter.
-        base: the model that it is to attach to; its modules are not compared when absent.
+        folder: the folder of the adapter.
+        base: the base model; None when its modules cannot be compared with the adapter's.
         maximum_rank: the largest rank that the server takes.
 
     Raises:
-        Problem: with the first; it names the file.
+        Problem: for the first fault; the message names the file.
     """
     configuration = _read_configuration(folder / CONFIGURATION)
     rank = configuration.get("r")
@@ -81,11 +81,11 @@ def _read_configuration(path: Path) -> Json:
 
 
 def _pairs(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The halves A and B of each module's adapter."""
+    """Return the matrices A and B of each module's adapter."""
     pairs: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.endswith((".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight")):
-            continue  # a copy of the base model's, which vLLM skips, too
+            continue  # a copy of the base model's weight, which vLLM also skips
         match = _TENSOR.fullmatch(name)
         if match is None:
             raise Problem(f"{WEIGHTS}: tensor {name} is not served; train without bias, DoRA and modules_to_save")
@@ -100,7 +100,7 @@ def _check_halves(module: str, halves: dict[str, Tensor], rank: int) -> None:
         if half not in halves:
             raise Problem(f"{WEIGHTS}: {module} has no lora_{half}; save the adapter again")
     for half, tensor in halves.items():
-        # Those of stacked experts have more dimensions, or rank times experts.
+        # The matrices of stacked experts have more dimensions, or rank times experts in place of the rank.
         dimension = tensor.shape[0 if half == "A" else -1] if tensor.shape else 0
         if ".experts" not in module and (len(tensor.shape) != 2 or dimension != rank):
             raise Problem(
@@ -110,7 +110,7 @@ def _check_halves(module: str, halves: dict[str, Tensor], rank: int) -> None:
 
 
 def _check_attachment(module: str, halves: dict[str, Tensor], base: BaseModel, transposed: bool) -> None:
-    # Adapters on stacked experts are wrapped: their inner half is called base_layer.
+    # An adapter on stacked experts is wrapped in another one, and called base_layer there.
     shapes = base.find(module.removesuffix(".base_layer"))
     if not shapes:
         raise Problem(
@@ -120,11 +120,11 @@ def _check_attachment(module: str, halves: dict[str, Tensor], base: BaseModel, t
         return
     outputs, inputs = halves["B"].shape[0], halves["A"].shape[1]
     possible: list[Shape] = [shape for shape in shapes if shape is not None]
-    # Embeddings and transposed layers are stored the other way round.
+    # The weights of embeddings and of transposed layers are stored as inputs x outputs.
     swapped = transposed or module.endswith(("embed_tokens", "wte"))
     if (outputs, inputs) not in [shape[::-1] if swapped else shape for shape in possible]:
-        wanted = possible[0][::-1] if swapped else possible[0]
+        expected = possible[0][::-1] if swapped else possible[0]
         raise Problem(
-            f"{WEIGHTS}: {module} maps {inputs} inputs to {outputs} outputs, in the base model {wanted[1]} to "
-            f"{wanted[0]}; serve the adapter on the model that it was trained on"
+            f"{WEIGHTS}: {module} maps {inputs} inputs to {outputs} outputs, in the base model {expected[1]} to "
+            f"{expected[0]}; serve the adapter on the model that it was trained on"
         )

@@ -1,4 +1,4 @@
-"""The versions of adapters on disk: `FOLDER/NAME-ADDRESS/CONTENT`, each complete and never changed."""
+"""The versions of adapters on disk: complete folders `FOLDER/NAME-ADDRESS/CONTENT` that never change."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from rft_loader.validation import choose_files
 log = logging.getLogger(__name__)
 
 Check = Callable[[Path], None]
-"""Raises a Problem for an adapter that cannot be served."""
+"""Raises a Problem when the adapter in a folder cannot be served."""
 
 
 def prepare_version(uri: str, source: Source, home: Path, check: Check) -> tuple[Path, str]:
-    """The folder of an adapter's newest version, fetched and checked, and a remark.
+    """Fetch and check the newest version of an adapter; return its folder and a remark for the user, often empty.
 
-    Of a mounted adapter the folder is a link. When the address cannot be looked at, what was fetched before counts.
+    The version of a mounted adapter is a link to its folder. When the files at the address cannot be listed, return the
+    newest version that was fetched before.
 
     Raises:
         Problem: when there is no version that can be served.
@@ -56,15 +57,15 @@ def prepare_version(uri: str, source: Source, home: Path, check: Check) -> tuple
 def remove_versions(
     folder: Path, needed: Set[Path], busy: Set[Path], unneeded_since: dict[Path, float], now: float, keep: float
 ) -> None:
-    """Removes versions that nothing has needed for a while.
+    """Remove versions that have not been needed for some time.
 
     Args:
         folder: the folder of all adapters.
         needed: versions that stay.
-        busy: homes that are being written to; they are left alone.
-        unneeded_since: when each version was first found unneeded; kept up here.
-        now: seconds.
-        keep: for how long a version stays that is not needed.
+        busy: folders of adapters that are being written to; nothing in them is removed.
+        unneeded_since: when each version was first not needed; updated by this function.
+        now: the time in seconds.
+        keep: seconds that a version stays on disk while it is not needed.
     """
     present = {version for home in folder.glob("*/") if home not in busy for version in home.iterdir()}
     for version in unneeded_since.keys() - (present - needed):
