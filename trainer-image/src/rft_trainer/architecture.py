@@ -1,4 +1,4 @@
-"""What a model's architecture means for training: parts for images and sound, experts, and quantized weights."""
+"""Decides which models can be trained and which of their layers: images and sound, experts, quantized weights."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from rft_api.exit_codes import ExitCode, RunError
 from rft_api.training import TrainerCompute, Tuning
 
 _ROUTERS = {"gate", "router", "shared_expert_gate"}
-"""Names of the linear layers that choose experts."""
+"""Names of the linear layers that choose experts (routers)."""
 _DEQUANTIZED = "mxfp4"
-"""The quantization of gpt-oss, which transformers undoes exactly."""
+"""The quantization of gpt-oss, which transformers can reverse exactly."""
 
 
 def check_architecture(model: str, config: PretrainedConfig, tuning: Tuning) -> None:
-    """Refuses a model that would be trained in another way than its users are told.
+    """Refuse a model that cannot be trained correctly.
 
     Args:
         model: the model, for messages.
         config: its config.json.
-        tuning: which weights are to be trained.
+        tuning: which weights are trained.
 
     Raises:
-        RunError: MODEL_INVALID with what to use instead.
+        RunError: MODEL_INVALID; the message says which model to use instead.
     """
 
     def refuse(text: str) -> RunError:
@@ -48,7 +48,7 @@ def check_architecture(model: str, config: PretrainedConfig, tuning: Tuning) -> 
 
 
 def check_rollouts(model: PreTrainedModel, compute: TrainerCompute) -> None:
-    """Refuses rollouts of vLLM for a model whose weights it would not take over from the trainer after each step.
+    """Refuse rollouts with vLLM for a model whose weights vLLM cannot take over from the trainer after each step.
 
     Raises:
         RunError: CONFIGURATION_INVALID.
@@ -62,14 +62,14 @@ def check_rollouts(model: PreTrainedModel, compute: TrainerCompute) -> None:
 
 
 def loading_arguments(config: PretrainedConfig) -> dict[str, Any]:
-    """What loading a model takes besides its dtype: quantized weights that can be trained beside are dequantized."""
+    """Return the arguments for loading a model besides its dtype; quantized weights are dequantized."""
     return {} if _quantization(config) is None else {"quantization_config": Mxfp4Config(dequantize=True)}
 
 
 def language_part(model: PreTrainedModel) -> str:
-    """The name of the module that is the language model inside one that also takes images or sound; empty for others.
+    """Return the name of the language model's module in a model for images or sound; empty for a text model.
 
-    Only this part is trained: prompts are texts.
+    Only this part is trained, because prompts are texts.
     """
     if model.config.get_text_config() is model.config:
         return ""
@@ -78,10 +78,10 @@ def language_part(model: PreTrainedModel) -> str:
 
 
 def adapted_layers(model: PreTrainedModel) -> list[str]:
-    """The last parts of the names of the linear layers that an adapter is put on.
+    """Return the last parts of the names of the linear layers that get an adapter.
 
-    All of the language model, without the output layer, experts, which are no linear layers but stacks of them, and the
-    routers that choose among experts.
+    These are all linear layers of the language model except for the output layer and the routers. Experts are not among
+    them, because they are stacks of linear layers.
     """
     part, output = language_part(model), model.get_output_embeddings()
     names = {
@@ -93,7 +93,7 @@ def adapted_layers(model: PreTrainedModel) -> list[str]:
 
 
 def expert_weights(model: torch.nn.Module) -> int:
-    """How many weights are those of experts, of which each token uses some."""
+    """Return the number of weights of experts; each token uses only some of the experts."""
     return sum(
         parameter.numel() for name, parameter in model.named_parameters() if ".experts." in name and parameter.ndim == 3
     )

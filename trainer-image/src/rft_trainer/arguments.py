@@ -78,6 +78,6 @@ def build_arguments(config: TrainerConfig, total_steps: int) -> GRPOConfig:
 
 
 def clips_gradients(compute: TrainerCompute) -> bool:
-    """Whether the trainer clips gradients in place of DeepSpeed, see `RFTTrainer.create_optimizer`."""
+    """Return whether the trainer clips gradients in place of DeepSpeed, see `RFTTrainer.create_optimizer`."""
     deepspeed = compute.effective_deepspeed
     return deepspeed is not None and deepspeed.zero_stage == 0

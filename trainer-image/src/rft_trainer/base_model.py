@@ -34,7 +34,7 @@ class BaseModel:
 
 
 def hub_address(model: str) -> HubAddress | None:
-    """The model on the hub that a configuration names; None when it names a folder.
+    """Return the model on the hub that a configuration names; None when it names a folder.
 
     Raises:
         RunError: MODEL_INVALID when it is neither.
@@ -49,7 +49,7 @@ def hub_address(model: str) -> HubAddress | None:
 
 
 def pin_base_model(config: TrainerConfig) -> str | None:
-    """The commit that the run uses, whatever becomes of its branch; None for a folder, which is checked.
+    """Return the commit that the run uses, whatever becomes of its branch; None for a folder, which is checked.
 
     It is that of the run's provenance where there is one: a run that goes on keeps its base model.
 
@@ -81,7 +81,7 @@ def pin_base_model(config: TrainerConfig) -> str | None:
 
 
 def local_base_model(config: TrainerConfig, commit: str | None) -> BaseModel:
-    """The base model as it is on this machine, after `fetch_base_model` where it is one of the hub.
+    """Return the base model as it is on this machine, after `fetch_base_model` where it is one of the hub.
 
     Raises:
         RunError: STORAGE_UNREACHABLE when this machine's cache has lost it.
@@ -100,7 +100,7 @@ def local_base_model(config: TrainerConfig, commit: str | None) -> BaseModel:
 
 
 def fetch_base_model(config: TrainerConfig, commit: str, report: Report) -> None:
-    """Fetches what is missing of a hub model into this machine's cache.
+    """Fetch what is missing of a hub model into this machine's cache.
 
     Args:
         config: the run's configuration.
@@ -159,7 +159,7 @@ def fetch_base_model(config: TrainerConfig, commit: str, report: Report) -> None
 
 
 def check_model_folder(model: str) -> None:
-    """Finds what is wrong with a model's folder without reading its weights.
+    """Find what is wrong with a model's folder without reading its weights.
 
     Raises:
         RunError: MODEL_INVALID unless it is a folder with configuration and safetensors.
@@ -179,7 +179,7 @@ def check_model_folder(model: str) -> None:
 
 
 def _remember(address: HubAddress, folder: Path) -> None:
-    """Leaves in the cache, as the hub's library does, which commit a branch or tag had, for when the hub is away."""
+    """Leave in the cache, as the hub's library does, which commit a branch or tag had, for when the hub is away."""
     reference = folder.parents[1] / "refs" / (address.revision or "main")
     if address.revision != folder.name and not reference.exists():
         reference.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Completions that are scored together: sent to the reward servers as they end, and joined with their scores."""
+"""A batch of completions: sends them to the reward servers as they end, and adds the scores to them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from rft_trainer.rollouts import ScoredCompletion, add_shadows, scored
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, completion_ids: Sequence[list[int]]) -> list[str]:
-    """The texts of completions, without special tokens."""
-    # Of no completions batch_decode would make one, which is empty.
+    """Return the texts of completions, without special tokens."""
+    # batch_decode returns one empty text for an empty list.
     return tokenizer.batch_decode(completion_ids, skip_special_tokens=True) if completion_ids else []
 
 
 class Batch:
-    """A batch of completions and what they earn.
+    """A batch of completions and their scores.
 
     Args:
         prompts: the prompt of each completion, in the order of the batch.
         client: the reward servers.
         tokenizer: turns token ids into texts.
-        end_ids: tokens that end a completion.
+        end_ids: the EOS tokens.
         with_shadows: whether the shadow rewards score them, too.
     """
 
@@ -45,18 +45,18 @@ class Batch:
         self._scoring = client.begin(with_shadows)
 
     def send_finished(self, completions: Mapping[int, list[int]]) -> None:
-        """Requests rewards for completions that have ended, by their place, while others are still being sampled."""
+        """Request rewards for completions that have ended, by index, while others are still being sampled."""
         texts = decode(self._tokenizer, list(completions.values()))
         self._scoring.send_early(
             {place: Rollout(self._prompts[place], text) for place, text in zip(completions, texts, strict=True)}
         )
 
     def send(self, texts: Sequence[str]) -> None:
-        """Requests rewards for the whole batch; those that were sent before are not sent again."""
+        """Request rewards for the whole batch, except for completions that `send_finished` has sent already."""
         self._scoring.send([Rollout(prompt, text) for prompt, text in zip(self._prompts, texts, strict=True)])
 
     def wait(self, texts: Sequence[str], completion_ids: Sequence[Sequence[int]]) -> list[ScoredCompletion]:
-        """Waits for the rewards; returns the scored completions in the order of the batch.
+        """Wait for the rewards; return the scored completions in the order of the batch.
 
         Raises:
             RunError: as `Scoring.wait`.
@@ -69,5 +69,5 @@ class Batch:
         return self.rows
 
     def add_shadows(self) -> None:
-        """Adds what the shadows gave to the scored completions; waits for it."""
+        """Wait for the scores of the shadows, and add them to the scored completions."""
         add_shadows(self.rows, self._scoring.wait_for_shadows())

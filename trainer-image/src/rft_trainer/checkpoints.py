@@ -28,7 +28,7 @@ class Retention:
 
 
 def plan_retention(checkpoints: Sequence[CheckpointInfo]) -> Retention:
-    """Keeps the three best by validation reward (earlier ones win ties) and the newest, which alone stays resumable."""
+    """Keep the three best by validation reward (earlier ones win ties) and the newest, which alone stays resumable."""
     newest = max(checkpoints, key=lambda info: info.step)
     kept = {newest.step, *(info.step for info in best_first(checkpoints)[:KEPT])}
     return Retention(
@@ -38,19 +38,19 @@ def plan_retention(checkpoints: Sequence[CheckpointInfo]) -> Retention:
 
 
 def best_first(checkpoints: Sequence[CheckpointInfo]) -> list[CheckpointInfo]:
-    """The validated checkpoints, best first."""
+    """Return the validated checkpoints, best first."""
     validated = [info for info in checkpoints if info.validation_reward is not None]
     return sorted(validated, key=lambda info: (-(info.validation_reward or 0.0), info.step))
 
 
 def best_or_newest(folder: RunFolder) -> CheckpointInfo:
-    """The best checkpoint of a run; the newest, when none was validated."""
+    """Return the best checkpoint of a run; the newest, when none was validated."""
     known = complete_checkpoints(folder)
     return next(iter(best_first(known)), None) or max(known, key=lambda info: info.step)
 
 
 def complete_checkpoints(folder: RunFolder) -> list[CheckpointInfo]:
-    """The complete checkpoints of a run, by step."""
+    """Return the complete checkpoints of a run, by step."""
     found = []
     for marker in folder.checkpoints.glob(f"step-*/{CHECKPOINT_MARKER}"):
         found.append(CheckpointInfo.model_validate_json(marker.read_text(encoding="utf-8")))
@@ -58,12 +58,12 @@ def complete_checkpoints(folder: RunFolder) -> list[CheckpointInfo]:
 
 
 def resume_point(folder: RunFolder) -> CheckpointInfo | None:
-    """The newest complete checkpoint that training can go on from."""
+    """Return the newest complete checkpoint that training can go on from."""
     return max((info for info in complete_checkpoints(folder) if info.resumable), key=lambda i: i.step, default=None)
 
 
 def remove_torn(folder: RunFolder) -> list[str]:
-    """Removes what an interrupted write left; returns the removed folders' names."""
+    """Remove what an interrupted write left; return the removed folders' names."""
     torn = [
         path
         for path in (folder.checkpoints.iterdir() if folder.checkpoints.is_dir() else ())
@@ -75,7 +75,7 @@ def remove_torn(folder: RunFolder) -> list[str]:
 
 
 def complete(folder: RunFolder, written: Path, info: CheckpointInfo) -> None:
-    """Makes a written checkpoint a complete one and applies the retention.
+    """Make a written checkpoint a complete one and applies the retention.
 
     The marker is written last, after everything else has reached the disk: a checkpoint that has it is whole.
     """
@@ -107,7 +107,7 @@ def _thin(checkpoint: Path) -> None:
 
 
 def write_marker(checkpoint: Path, info: CheckpointInfo) -> None:
-    """Writes or replaces a checkpoint's completeness marker, at once or not at all."""
+    """Write or replaces a checkpoint's completeness marker, at once or not at all."""
     atomic_write(checkpoint / CHECKPOINT_MARKER, info.model_dump_json(by_alias=True), durable=True)
 
 

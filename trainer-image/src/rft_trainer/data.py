@@ -1,4 +1,4 @@
-"""The prompts of a run: reads and checks every source, sets validation prompts aside, mixes sources by weight."""
+"""Reads and checks the data of a run, splits off validation prompts, and mixes the sources by weight."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Dataset:
     test: list[Prompt]
     """Empty when the validation prompts serve as held-out prompts."""
     weights: dict[str, float]
-    """Share of each training source in the mixture."""
+    """Weight of each training source in the mixture."""
     too_long: dict[str, int] = field(default_factory=dict)
-    """Prompts left out for their length, by split and source."""
+    """Number of prompts that were left out because they are too long, by split and source."""
     invocation_logs: dict[str, InvocationLogReport] = field(default_factory=dict)
     """What was taken from invocation logs, by split and source."""
 
@@ -45,16 +45,16 @@ class WarmupData:
 
 
 def load_dataset(data: Data, max_prompt_tokens: int, count_tokens: Callable[[list[Message]], int]) -> Dataset:
-    """Reads and checks every file of a run's data.
+    """Read and check every file of a run's data.
 
     Args:
-        data: the files.
-        max_prompt_tokens: prompts with more tokens are left out and counted.
-        count_tokens: tokens of a prompt as the model will see it, the generation prompt included; raises ValueError
-            with the reason for messages that the model's chat template refuses.
+        data: the files. max_prompt_tokens: prompts with more tokens are left out, and their number is reported.
+        count_tokens: returns the tokens of a prompt as the model gets it, with the generation prompt; raises
+        ValueError,
+            with the reason, for messages that the model's chat template refuses.
 
     Raises:
-        RunError: DATA_INVALID, with file, line and reason of what is wrong, in all files at once.
+        RunError: DATA_INVALID; the message lists all problems of all files, with file, line and reason.
     """
     problems: list[str] = []
     too_long: dict[str, int] = {}
@@ -64,20 +64,20 @@ def load_dataset(data: Data, max_prompt_tokens: int, count_tokens: Callable[[lis
         result = {}
         for source in sources or []:
             tokens: list[int] = []
-            # Messages that the template refuses are not among the rows, and raise before they are counted.
+            # `tokens` has one number for each row: messages that the template refuses are in neither of them.
             rows, report = read_prompts(source, problems, partial(_count, count_tokens, tokens))
-            fitting = [row for row, count in zip(rows, tokens, strict=True) if count <= max_prompt_tokens]
-            left_out = len(rows) - len(fitting)
+            short_rows = [row for row, count in zip(rows, tokens, strict=True) if count <= max_prompt_tokens]
+            left_out = len(rows) - len(short_rows)
             if report is not None:
                 logs[f"{split}/{source.name}"] = report
             if left_out:
                 too_long[f"{split}/{source.name}"] = left_out
-            if left_out and not fitting:
+            if left_out and not short_rows:
                 problems.append(
                     f"{source.uri}: all {left_out} prompts have more than {max_prompt_tokens} tokens; raise "
                     f"spec.hyperparameters.maxPromptTokens"
                 )
-            result[source.name] = fitting
+            result[source.name] = short_rows
         return result
 
     train = read("train", data.train)
@@ -89,8 +89,8 @@ def load_dataset(data: Data, max_prompt_tokens: int, count_tokens: Callable[[lis
     fraction = data.effective_validation_fraction
     if fraction:
         parts = {name: split_by_content(name, rows, fraction) for name, rows in train.items()}
-        train = {name: kept for name, (kept, _) in parts.items()}
-        held_out = [prompt for _, aside in parts.values() for prompt in aside]
+        train = {name: train_rows for name, (train_rows, _) in parts.items()}
+        held_out = [prompt for _, validation_rows in parts.values() for prompt in validation_rows]
     return Dataset(
         train=train,
         validation=held_out,
@@ -102,17 +102,17 @@ def load_dataset(data: Data, max_prompt_tokens: int, count_tokens: Callable[[lis
 
 
 def load_conversations(sources: Sequence[WarmupSource], count_tokens: Callable[[list[Message]], int]) -> WarmupData:
-    """Reads and checks the files of a warm-up; `count_tokens` is as for `load_dataset`.
+    """Read and check the files of a warm-up; `count_tokens` is as for `load_dataset`.
 
     Raises:
-        RunError: DATA_INVALID, with file, line and reason of what is wrong, in all files at once.
+        RunError: DATA_INVALID; the message lists all problems of all files, with file, line and reason.
     """
     problems: list[str] = []
     conversations: list[Conversation] = []
     logs: dict[str, InvocationLogReport] = {}
     for source in sources:
-        found, report = read_conversations(source, problems, count_tokens)
-        conversations += found
+        rows, report = read_conversations(source, problems, count_tokens)
+        conversations += rows
         if report is not None:
             logs[f"warmup/{source.name}"] = report
     if problems:
@@ -121,22 +121,22 @@ def load_conversations(sources: Sequence[WarmupSource], count_tokens: Callable[[
 
 
 def mix(train: dict[str, list[Prompt]], weights: dict[str, float], epochs: int, seed: int) -> list[Prompt]:
-    """The order of training prompts for the whole run: every epoch holds each source in its share of the weights.
+    """Return the training prompts of the whole run in their order; in every epoch, sources have shares by weight.
 
-    An epoch has as many prompts as the sources together. Within a source, every prompt is used once before one is used
-    twice, so a source that is larger than its share is gone through over several epochs.
+    An epoch has as many prompts as all sources together. Within a source, every prompt is used once before any is used
+    twice, so a source that is larger than its share needs several epochs until all its prompts are used.
     """
     generator = random.Random(seed)
     size = sum(len(rows) for rows in train.values())
     total = sum(weights[name] for name in train)
-    wanted = {name: size * weights[name] / total for name in train}
+    prompts_per_epoch = {name: size * weights[name] / total for name in train}
     remaining: dict[str, list[Prompt]] = {name: [] for name in train}
     owed = dict.fromkeys(train, 0.0)
     order: list[Prompt] = []
     for _ in range(epochs):
         epoch: list[Prompt] = []
         for name, rows in train.items():
-            owed[name] += wanted[name]
+            owed[name] += prompts_per_epoch[name]
             count = round(owed[name])
             owed[name] -= count
             for _ in range(count):

@@ -7,7 +7,7 @@ from rft_api.training import TrainerCompute
 
 
 def build_deepspeed_config(compute: TrainerCompute, on_gpu: bool) -> Json | None:
-    """The configuration that transformers hands to DeepSpeed; None when the run does without it."""
+    """Return the configuration that transformers hands to DeepSpeed; None when the run does without it."""
     deepspeed = compute.effective_deepspeed
     if deepspeed is None:
         return None

@@ -26,12 +26,12 @@ def local_rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Return how many processes train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def gather(value: T) -> list[T]:
-    """The value of every rank, in the ranks' order, on every rank."""
+    """Return the value of every rank, in the ranks' order, on every rank."""
     if world_size() == 1:
         return [value]
     values: list[T | None] = [None] * world_size()
@@ -40,7 +40,7 @@ def gather(value: T) -> list[T]:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether the flag is set on some rank; the same answer on all."""
+    """Return whether the flag is set on some rank; the same answer on all."""
     if world_size() == 1:
         return flag
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
@@ -50,6 +50,6 @@ def any_rank(flag: bool) -> bool:
 
 
 def wait_for_all() -> None:
-    """Returns when every rank has got here."""
+    """Return when every rank has got here."""
     if world_size() > 1:
         dist.barrier()

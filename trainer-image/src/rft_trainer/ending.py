@@ -57,7 +57,7 @@ class ProcessEnd:
 
 
 def group_ending(ends: Sequence[ProcessEnd], kernel_kills: int = 0) -> Ending:
-    """Why a group of processes ended.
+    """Return why a group of processes ended.
 
     What a process says of itself outranks how the others fell with it: permanent errors first, then other errors with
     a reason. Among the rest, the process that ended first counts.
@@ -81,7 +81,7 @@ def _code(status: int) -> ExitCode:
 
 
 def _describe(end: ProcessEnd, kernel_kills: int) -> str:
-    """The end of a process that has left no report."""
+    """Return the end of a process that has left no report."""
     process = f"the process of rank {end.rank}"
     if end.stopped:
         return f"{process} did not end in time and was killed; its last complete checkpoint counts"
@@ -99,7 +99,7 @@ def _describe(end: ProcessEnd, kernel_kills: int) -> str:
 
 
 def report_end(code: ExitCode, message: str, rank: int) -> ExitCode:
-    """Leaves the launcher a report of why this process ends; returns the code."""
+    """Leave the launcher a report of why this process ends; return the code."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # The launcher repeats one of these sentences without the rank.
         print(format_end(code, message, rank), file=sys.stderr, flush=True)
@@ -108,7 +108,7 @@ def report_end(code: ExitCode, message: str, rank: int) -> ExitCode:
 
 
 def report_result(summary: Summary) -> None:
-    """Leaves the launcher the result of a run that has succeeded."""
+    """Leave the launcher the result of a run that has succeeded."""
     _report(Ending(ExitCode.SUCCEEDED, success_message(summary)))
 
 
@@ -123,7 +123,7 @@ def _report(ending: Ending) -> None:
 
 
 def announce(ending: Ending) -> ExitCode:
-    """Tells the log and Kubernetes why the run has ended; returns its exit code."""
+    """Tell the log and Kubernetes why the run has ended; return its exit code."""
     if ending.code != ExitCode.SUCCEEDED:
         print(format_end(ending.code, ending.message), file=sys.stderr, flush=True)
     target = os.environ.get(TERMINATION_FILE)

@@ -1,4 +1,7 @@
-"""Completes prompts and scores the completions, split over the ranks: validation, held-out evaluation, preflight."""
+"""Completes prompts and scores the completions, for validation, held-out evaluation and preflight.
+
+The prompts are divided among the ranks.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +24,20 @@ from rft_trainer.rewards import RewardClient
 from rft_trainer.rollouts import ScoredCompletion
 
 MOST_ROWS = 256
-"""Most prompts completed at once on each rank."""
+"""Upper bound of the prompts that each rank completes at once."""
 CPU_CACHE_BYTES = 2 << 30
-"""Most memory for the keys and values of prompts that are completed at once on a CPU."""
+"""Upper bound of the memory for the keys and values of prompts that are completed at once on a CPU."""
 
 Complete = Callable[[list[list[int]], Finished], list[list[int]]]
-"""Turns prompts into completions, both as token ids, and may tell of those that have ended before others. All ranks
-call it equally often, some without prompts: under ZeRO-3 they gather the weights for it together."""
+"""Turns prompts into completions, both as token ids, and may report completions that have ended while others go on. All
+ranks call it equally often, some without prompts: under ZeRO-3 they gather the weights for each call together."""
 
 
 def rows_at_once(model: PreTrainedModel, tokens: int) -> int:
-    """How many prompts each rank completes at once, when prompt and completion have at most so many tokens.
+    """Return how many prompts each rank completes at once, where `tokens` bounds prompt and completion together.
 
-    Their keys and values get 2 GiB on CPUs, and half of what is free on a GPU. All ranks call it and get the same.
+    Their keys and values get 2 GiB on CPUs, and half of the free memory on a GPU. All ranks call it and get the same
+    number.
     """
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -46,7 +50,10 @@ def rows_at_once(model: PreTrainedModel, tokens: int) -> int:
 def plain_completer(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, temperature: float
 ) -> Complete:
-    """Completes prompts with a model that no trainer or engine has wrapped; temperature 0 takes the likeliest token."""
+    """Return a function that completes prompts with a model that no trainer or engine has wrapped.
+
+    With temperature 0 it takes the most likely token.
+    """
     return partial(
         complete,
         model,
@@ -67,9 +74,10 @@ def complete(
     end_ids: list[int],
     pad_id: int,
 ) -> list[list[int]]:
-    """Completions of prompts by a plain model, each up to and including its end token; none of none.
+    """Return the completions of prompts by a plain model, each up to and including its EOS token.
 
-    On CPU `on_finished` is called with those that have ended while others go on.
+    Return an empty list without prompts. On CPU `on_finished` is called with completions that have ended while others
+    go on.
 
     Raises:
         OutOfMemory: when the batch does not fit.
@@ -99,14 +107,14 @@ def generate(
     end_ids: list[int],
     pad_id: int,
 ) -> list[list[int]]:
-    """Completions by transformers' own `generate`, for devices that the sampler does not run on."""
+    """Return completions by transformers' `generate`, for devices that our sampler does not run on."""
     width = max(len(ids) for ids in prompt_ids)
     ids = torch.full((len(prompt_ids), width), pad_id, device=model.device)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompt_ids):
         ids[row, width - len(prompt) :] = torch.tensor(prompt, device=model.device)
         mask[row, width - len(prompt) :] = 1
-    # transformers fills every setting that is left out here with the model's.
+    # transformers takes every setting that is left out here from the model's own configuration.
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         eos_token_id=end_ids,
@@ -119,10 +127,10 @@ def generate(
     )
     with torch.no_grad():
         output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, width:].tolist()
-    return [_until_end(row, end_ids) for row in output]
+    return [_cut_after_eos(row, end_ids) for row in output]
 
 
-def _until_end(tokens: list[int], end_ids: list[int]) -> list[int]:
+def _cut_after_eos(tokens: list[int], end_ids: list[int]) -> list[int]:
     for position, token in enumerate(tokens):
         if token in end_ids:
             return tokens[: position + 1]
@@ -140,19 +148,19 @@ def evaluate(
     report: Callable[[int], None] = lambda completed: None,
     with_shadows: bool = True,
 ) -> list[ScoredCompletion]:
-    """Completes and scores prompts, each rank its share; every rank gets all results, in the prompts' order.
+    """Complete and score prompts; return the results, in the order of the prompts, on every rank.
 
-    Each rank completes `rows` prompts at once, the same number on all. `report` is called with the number of completed
-    prompts, all ranks' together, estimated from this one's: a completion that has not ended counts as the share of
-    `max_new_tokens` that it has.
+    Each rank completes its share of the prompts, `rows` at once, which is the same number on all ranks. `report` is
+    called with the number of prompts that all ranks together have completed, estimated from this rank's. A completion
+    that has not ended counts as the fraction of `max_new_tokens` that it has reached.
     """
-    mine = list(range(rank(), len(prompts), world_size()))
-    token_ids = {index: prompt_token_ids(tokenizer, prompts[index].messages) for index in mine}
-    # Prompts of similar length share a batch, so that little is computed for padding.
-    mine.sort(key=lambda index: len(token_ids[index]))
+    own_indices = list(range(rank(), len(prompts), world_size()))
+    token_ids = {index: prompt_token_ids(tokenizer, prompts[index].messages) for index in own_indices}
+    # Prompts of similar length share a batch, so that little time is lost on padding.
+    own_indices.sort(key=lambda index: len(token_ids[index]))
 
     def complete_batch(start: int) -> _ScoredBatch:
-        indices = mine[start : start + rows]
+        indices = own_indices[start : start + rows]
         batch = Batch([prompts[index] for index in indices], client, tokenizer, end_ids, with_shadows)
         ended = 0
 
@@ -171,15 +179,15 @@ def evaluate(
 
     results: list[tuple[int, ScoredCompletion]] = []
     previous = None
-    # As many batches as the rank with the largest share has: each is one collective operation, or several.
+    # Every rank makes as many batches as the rank with the largest share, because batches are collective operations.
     for start in range(0, math.ceil(len(prompts) / world_size()), rows):
-        latest = complete_batch(start)
-        # The rewards of a batch are computed while the next one is generated.
+        current = complete_batch(start)
+        # Rewards of the previous batch have been computed while this one was generated.
         results += previous.rows() if previous else []
-        previous = latest
+        previous = current
     results += previous.rows() if previous else []
-    everything = sorted((pair for part in gather(results) for pair in part), key=lambda pair: pair[0])
-    return [row for _, row in everything]
+    all_results = sorted((pair for part in gather(results) for pair in part), key=lambda pair: pair[0])
+    return [row for _, row in all_results]
 
 
 @dataclass(frozen=True)
@@ -192,7 +200,7 @@ class _ScoredBatch:
     completions: list[list[int]]
 
     def rows(self) -> list[tuple[int, ScoredCompletion]]:
-        """The scored completions, with their places among the prompts; waits for the rewards."""
+        """Wait for the rewards; return the scored completions with their indices among the prompts."""
         rows = self.batch.wait(self.texts, self.completions)
         self.batch.add_shadows()
         return list(zip(self.indices, rows, strict=True))

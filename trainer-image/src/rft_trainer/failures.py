@@ -41,7 +41,7 @@ class OutOfMemory(Exception):
 
 @contextmanager
 def memory_for(operation: Operation) -> Iterator[None]:
-    """Names the operation in errors of memory that runs out inside; a nested operation is the one that counts.
+    """Name the operation in errors of memory that runs out inside; a nested operation is the one that counts.
 
     Raises:
         OutOfMemory: in place of the library's own error.
@@ -55,7 +55,7 @@ def memory_for(operation: Operation) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or what it came from, says that memory ran out, on a device or in the process."""
+    """Return whether an error, or what it came from, says that memory ran out, on a device or in the process."""
     for link in _chain(error):
         if isinstance(link, (MemoryError, OutOfMemory)):
             return True
@@ -68,7 +68,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def explain(error: Exception, config: TrainerConfig, phase: Phase) -> RunError | None:
-    """The error that ends the run, in the user's terms; None stands for one that only a developer understands.
+    """Return the error that ends the run, in the user's terms; None stands for one that only a developer understands.
 
     Args:
         error: what was raised.
@@ -106,7 +106,7 @@ _WHILE: dict[Operation, str] = {
 
 
 def memory_advice(operation: Operation | None, config: TrainerConfig, phase: Phase) -> str:
-    """What to lower, and what it is now, when memory has run out."""
+    """Return what to lower, and what it is now, when memory has run out."""
     training, compute = config.hyperparameters, config.compute
     parameters, deepspeed = "spec.hyperparameters", compute.effective_deepspeed
     more = "use GPUs with more memory" if compute.on_gpus else "give it more memory (spec.compute.pod)"
@@ -151,7 +151,7 @@ def memory_advice(operation: Operation | None, config: TrainerConfig, phase: Pha
 
 
 def write_failure(error: Exception, folder: Path) -> str | None:
-    """What to do about an error of writing below a folder; None when the error is about something else."""
+    """Return what to do about an error of writing below a folder; None when the error is about something else."""
     number = _system_error(error, folder)
     if number in NOT_WRITABLE:
         return NOT_WRITABLE[number]
@@ -161,7 +161,7 @@ def write_failure(error: Exception, folder: Path) -> str | None:
 
 
 def _system_error(error: BaseException, folder: Path) -> int | None:
-    """The system's error number behind an error, also where a library has only kept the system's words for it.
+    """Return the system's error number behind an error, also where a library has only kept the system's words for it.
 
     torch does not say why its writer has failed; then a probe is written to the folder.
     """
@@ -176,12 +176,12 @@ def _system_error(error: BaseException, folder: Path) -> int | None:
 
 
 def _is_of_a_writer(error: BaseException) -> bool:
-    """Whether it is one of the errors with which torch and safetensors say that a file could not be written."""
+    """Return whether it is one of the errors with which torch and safetensors say that a file could not be written."""
     return any(text in str(link) for link in _chain(error) for text in _WRITER_TEXTS)
 
 
 def first_line(error: BaseException) -> str:
-    """The beginning of an error's text, or the error's name where it has none."""
+    """Return the beginning of an error's text, or the error's name where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -198,7 +198,7 @@ def _probe(folder: Path) -> int | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that it came from."""
+    """Return an error and those that it came from."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:

@@ -1,7 +1,7 @@
-"""The stages of a run in their order: data, baseline, preflight, GRPO, export, evaluation, summary.
+"""Runs the stages of a run in their order: data, baseline, preflight, GRPO, export, evaluation, summary.
 
-Every stage looks at the output folder first and does only what is not done yet, so a run that was stopped at any point
-goes on when it is started again.
+Every stage first checks the output folder and does only the missing work. So a run that was stopped at any point
+resumes there when it is started again.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ log = logging.getLogger(__name__)
 
 
 class Run:
-    """One execution of a job on this process's share of the machines.
+    """One start of a run, as one of its ranks executes it.
 
     Args:
         config: the run's configuration.
-        commit: rank 0's commit of a base model on the hub.
-        rows: rows of data that there are to read.
+        commit: on rank 0, the commit of a base model on the hub; None for a folder, and on other ranks.
+        rows: number of rows in the data, for the progress.
         reporter: where progress is published.
         should_stop: whether the run has been told to stop.
     """
@@ -89,43 +89,43 @@ class Run:
         self._device = torch.device("cuda", torch.cuda.current_device()) if config.compute.on_gpus else "cpu"
 
     def warm_up(self) -> None:
-        """Does the supervised stage.
+        """Run the supervised stage, if the configuration has one.
 
         Raises:
-            RunError: when the data or the model is wrong, or the run is to stop.
+            RunError: when the data or the model is invalid, or the run must stop.
         """
         warmup = self._config.warmup
         if warmup is None:
             return
-        base = self._bring_base_model()
+        base = self._fetch_base_model()
         self._phase("Data", "reading conversations")
         tokenizer = load_tokenizer(base.folder)
         conversations = load_conversations(warmup.data, _token_counter(tokenizer)).conversations
         self._dataset(tokenizer)
-        # Before anything is computed from the model: a later start has to use the same.
+        # Before anything is computed from the model, because a later start must use the same model.
         self._record_provenance(base)
         self._phase("WarmUp", f"imitating {len(conversations)} conversations", unit="steps")
         run_warmup(self._config, base, warmup, conversations, self._reporter, self._should_stop)
         self._phase("Data", "")
 
     def train(self) -> Summary | None:
-        """Does everything after the warm-up; returns, on rank 0, the result, which is also in the output folder.
+        """Run all stages after the warm-up; write the summary to the output folder, and return it on rank 0.
 
         Raises:
-            RunError: for everything that a user can mend, INTERRUPTED when the run is to stop.
+            RunError: for every fault that a user can correct; INTERRUPTED when the run must stop.
         """
         if any_rank(self._folder.summary.exists()):
             self._phase("Done", "the run has ended before; nothing is left to do")
             if rank() > 0:
                 return None
             return Summary.model_validate_json(self._folder.summary.read_text(encoding="utf-8"))
-        base = self._bring_base_model()
+        base = self._fetch_base_model()
         tokenizer = load_tokenizer(base.folder)
         dataset = self._dataset(tokenizer)
         training = self._config.hyperparameters
         prompts = mix(dataset.train, dataset.weights, training.epochs, training.seed)
         planned_steps(self._config, len(prompts))
-        resume = self._pick_up(base)
+        resume = self._prepare_output(base)
         client = RewardClient(self._config.rewards, self._should_stop, shadows=self._config.shadows)
         held_out = dataset.test or dataset.validation
         model = self._evaluate_start(base, tokenizer, held_out, client)
@@ -145,8 +145,8 @@ class Run:
         _write(self._folder.summary, summary)
         return summary
 
-    def _bring_base_model(self) -> BaseModel:
-        """Fetches a model of the hub, once for all processes of a machine, at the same commit on all machines."""
+    def _fetch_base_model(self) -> BaseModel:
+        """Return the base model; fetch one of the hub once on each machine, at the same commit on all machines."""
         commit = gather(self._commit)[0]
         if commit is not None:
             self._phase("Fetching", f"{self._config.model} at commit {commit}", unit="MB")
@@ -157,35 +157,35 @@ class Run:
         check_base_model(self._config, base)
         return base
 
-    def _report_bytes(self, done: int, total: int) -> None:
-        self._reporter.update(done=done // 10**6, planned=total // 10**6)
+    def _report_bytes(self, completed: int, total: int) -> None:
+        self._reporter.update(done=completed // 10**6, planned=total // 10**6)
 
     def _record_provenance(self, base: BaseModel) -> None:
         if rank() == 0:
             self._phase("Data", "computing digests of model and data", unit="MB")
             _write(self._folder.provenance, build_provenance(self._config, base, self._report_bytes))
 
-    def _pick_up(self, base: BaseModel) -> CheckpointInfo | None:
-        """Tidies what an earlier start has left and gives it to all machines; returns the checkpoint to go on from."""
+    def _prepare_output(self, base: BaseModel) -> CheckpointInfo | None:
+        """Clean up the files of an earlier start, and copy them to all machines; return the resume checkpoint."""
         folder = self._folder
-        left = [folder.metrics, folder.preflight, folder.warmup, folder.evaluation("base").parent]
+        inherited_files = [folder.metrics, folder.preflight, folder.warmup, folder.evaluation("base").parent]
         if rank() == 0:
-            torn = checkpoints.remove_torn(folder)
-            if torn:
-                log.warning("removed incomplete checkpoints %s", ", ".join(torn))
+            removed = checkpoints.remove_torn(folder)
+            if removed:
+                log.warning("removed incomplete checkpoints %s", ", ".join(removed))
             self._record_provenance(base)
             resume = checkpoints.resume_point(folder)
             rewind(folder, resume.step if resume else -1)
-            left += [folder.checkpoint(resume.step)] if resume else []
-        own_disks.spread(folder.path, left)
+            inherited_files += [folder.checkpoint(resume.step)] if resume else []
+        own_disks.spread(folder.path, inherited_files)
         wait_for_all()
         resume = checkpoints.resume_point(folder)
-        seen = gather(resume.step if resume else None)
-        if len(set(seen)) > 1:
+        resume_steps = gather(resume.step if resume else None)
+        if len(set(resume_steps)) > 1:
             raise RunError(
                 ExitCode.OUTPUT_FAILED,
-                f"{folder.checkpoints}: processes see different checkpoints to go on from: steps {seen}; start again "
-                f"when the folder is the same on all machines",
+                f"{folder.checkpoints}: processes see different checkpoints to go on from: steps {resume_steps}; "
+                f"start again when the folder is the same on all machines",
             )
         return resume
 
@@ -200,13 +200,13 @@ class Run:
     def _dataset(self, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         self._phase("Data", "checking data", planned=self._rows, unit="rows")
         count_tokens = _token_counter(tokenizer)
-        done = 0
+        rows_read = 0
 
         def count(messages: list[Message]) -> int:
-            nonlocal done
-            done += 1
-            if done % REPORTED_ROWS == 0:
-                self._reporter.update(done=done)
+            nonlocal rows_read
+            rows_read += 1
+            if rows_read % REPORTED_ROWS == 0:
+                self._reporter.update(done=rows_read)
             return count_tokens(messages)
 
         dataset = load_dataset(self._config.data, self._config.hyperparameters.max_prompt_tokens, count)
@@ -217,7 +217,7 @@ class Run:
     def _evaluate_start(
         self, base: BaseModel, tokenizer: PreTrainedTokenizerBase, held_out: Sequence[Prompt], client: RewardClient
     ) -> Any:
-        """Evaluates base and warm-up; returns the model that reinforcement learning starts from."""
+        """Evaluate the base model and the warm-up; return the model that reinforcement learning starts from."""
         self._phase("Baseline", "loading the model")
         config = self._config
         model = self._load(base, base.folder)
@@ -239,7 +239,7 @@ class Run:
     def _evaluate_tuned(
         self, base: BaseModel, tokenizer: PreTrainedTokenizerBase, held_out: Sequence[Prompt], client: RewardClient
     ) -> None:
-        """Evaluates what was exported, read back from the files that will be served."""
+        """Evaluate the exported model or adapter, read from the files that will be served."""
         if self._folder.evaluation("tuned").exists():
             return
         self._phase("Evaluating", "loading the tuned model")
@@ -250,7 +250,7 @@ class Run:
         self._evaluate("tuned", model, tokenizer, held_out, client, "Evaluating", "scoring the tuned model")
 
     def _load(self, base: BaseModel, model: str) -> Any:
-        """A model, on this process's device."""
+        """Load a model onto this process's device."""
         with memory_for("loading"):
             return load_model(model, model_dtype(self._config, base)).to(self._device)
 
@@ -264,7 +264,7 @@ class Run:
         phase: Phase,
         message: str,
     ) -> None:
-        """Completes the held-out prompts greedily and writes them down, unless that is done."""
+        """Complete the held-out prompts greedily, and write the scored completions, unless the file exists already."""
         if self._folder.evaluation(stage).exists():
             return
         self._phase(phase, message, planned=len(prompts))
@@ -272,7 +272,7 @@ class Run:
         completer = plain_completer(model, tokenizer, max_tokens, temperature=0.0)
         end_ids = end_token_ids(model, tokenizer)
         at_once = self._rows_at_once(model)
-        rows = evaluate(prompts, completer, tokenizer, client, end_ids, at_once, max_tokens, self._done)
+        rows = evaluate(prompts, completer, tokenizer, client, end_ids, at_once, max_tokens, self._report_completed)
         if rank() == 0:
             write_rollouts(self._folder.evaluation(stage), rows)
         wait_for_all()
@@ -280,30 +280,40 @@ class Run:
     def _rows_at_once(self, model: Any) -> int:
         return rows_at_once(model, self._config.hyperparameters.max_tokens)
 
-    def _done(self, done: int) -> None:
-        self._reporter.update(done=done)
+    def _report_completed(self, completed: int) -> None:
+        """Publish the progress of an evaluation, or stop it."""
+        self._reporter.update(done=completed)
         if self._should_stop():
             raise RunError(ExitCode.INTERRUPTED, "stopped; start again to go on")
 
     def _check_learnable(
         self, model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], client: RewardClient
     ) -> None:
-        """Samples and scores groups of completions and acts on the verdict, unless training has begun."""
+        """Sample and score groups of completions, and act on the preflight's verdict, unless there is one already."""
         config = self._config
         if config.preflight.action == "Skip" or self._folder.preflight.exists():
             return
-        chosen = list({prompt.id: prompt for prompt in prompts}.values())[: config.preflight.prompts]
+        distinct = list({prompt.id: prompt for prompt in prompts}.values())[: config.preflight.prompts]
         samples = config.hyperparameters.samples_per_prompt
-        repeated = [prompt for prompt in chosen for _ in range(samples)]
-        self._phase("Preflight", f"sampling {samples} completions of {len(chosen)} prompts", planned=len(repeated))
-        # Every rank samples its own share; seeds differ so that ranks do not repeat one another.
+        repeated = [prompt for prompt in distinct for _ in range(samples)]
+        self._phase("Preflight", f"sampling {samples} completions of {len(distinct)} prompts", planned=len(repeated))
+        # Every rank samples its own share. Seeds differ between ranks, so that ranks do not draw the same random
+        # numbers.
         torch.manual_seed(config.hyperparameters.seed + rank())
         max_tokens, temperature = config.hyperparameters.max_completion_tokens, config.hyperparameters.temperature
         completer = plain_completer(model, tokenizer, max_tokens, temperature)
         end_ids = end_token_ids(model, tokenizer)
         at_once = self._rows_at_once(model)
         rows = evaluate(
-            repeated, completer, tokenizer, client, end_ids, at_once, max_tokens, self._done, with_shadows=False
+            repeated,
+            completer,
+            tokenizer,
+            client,
+            end_ids,
+            at_once,
+            max_tokens,
+            self._report_completed,
+            with_shadows=False,
         )
         verdict = judge([rows[start : start + samples] for start in range(0, len(rows), samples)], samples)
         unfit = verdict.verdict != "Fine"
@@ -326,13 +336,13 @@ class Run:
         client: RewardClient,
         resume: CheckpointInfo | None,
     ) -> tuple[int, bool]:
-        """Trains to the end, from a checkpoint if there is one; returns steps and early stopping."""
+        """Train to the end, from a checkpoint if there is one; return the steps, and whether training stopped early."""
         total = planned_steps(self._config, len(prompts))
         self._phase("Training", f"going on from step {resume.step}" if resume else "starting", total, "steps")
-        done_early = stop_early(read_validations(self._folder), self._config.early_stopping)
-        if resume is not None and (resume.step >= total or done_early):
+        stopped_early = stop_early(read_validations(self._folder), self._config.early_stopping)
+        if resume is not None and (resume.step >= total or stopped_early):
             return resume.step, resume.step < total
-        # vLLM starts with the trainer, and takes its memory then.
+        # vLLM starts with the trainer, and allocates its memory at its start.
         with memory_for("vLLM" if self._config.compute.rollouts.engine == "vLLM" else "update"):
             trainer = RFTTrainer(
                 self._config, model, tokenizer, prompts, validation, client, self._reporter, self._should_stop, resume
@@ -346,7 +356,7 @@ class Run:
         return trainer.state.global_step, trainer.stopped_early
 
     def _export(self, base: BaseModel) -> None:
-        """Puts the best checkpoint's weights into `best`."""
+        """Write the weights of the best checkpoint to the folder `best`."""
         if rank() == 0:
             best = checkpoints.best_or_newest(self._folder)
             self._phase("Exporting", f"step {best.step}")

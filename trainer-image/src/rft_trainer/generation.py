@@ -1,7 +1,8 @@
-"""Fast sampling of completions from a causal language model on CPU, token for token what `generate` would sample.
+"""Fast sampling of completions on CPU; the tokens are the same as those of transformers' `generate`.
 
-What has been said so far decides what a model computes. So prompts are computed as a token tree, and completions of a
-prompt that have begun with the same tokens are one leaf of it, computed once, until they differ.
+A model computes the same for two sequences up to the first token in which they differ. Therefore prompts are computed
+as a token tree, and completions of the same prompt share one leaf of the tree, which is computed once, as long as their
+tokens are the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from rft_trainer.model_access import contiguous_head, language_model
 from rft_trainer.token_tree import sees_trees, token_trees
 
 Finished = Callable[[dict[int, list[int]]], None]
-"""Takes completions, as token ids, by the place of their prompt."""
+"""Receives completions that have ended, as token ids, by the index of their prompt."""
 
 
 @torch.no_grad()
@@ -33,14 +34,15 @@ def sample_completions(
     generator: torch.Generator | None = None,
     on_finished: Finished | None = None,
 ) -> list[list[int]]:
-    """One completion for each prompt, as token ids, up to and including the first end token.
+    """Return one completion for each prompt, as token ids, up to and including the first EOS token.
 
     `temperature` 0 takes the most likely token. The random numbers are drawn as `generate(do_sample=True)` draws them,
-    from `generator` or torch's global one, so the same seed gives the same completions; both generators also end in the
-    same state. `on_finished` is called with those that have ended while others go on.
+    from `generator` or torch's global generator. So the same seed gives the same completions as `generate`, and leaves
+    the random number generator in the same state. `on_finished` is called with completions that have ended while others
+    go on.
 
-    `model` is a causal LM on CPU, possibly inside PEFT, never inside an engine or DDP (unwrap it, and gather ZeRO-3
-    weights, first). It runs in evaluation mode and gets its mode back.
+    `model` is a causal language model on CPU. PEFT may wrap it; DeepSpeed and DDP may not: unwrap the model and gather
+    the weights of ZeRO-3 before the call. The model runs in evaluation mode, and returns to its mode afterwards.
 
     Raises:
         ValueError: for an empty prompt.
@@ -54,7 +56,7 @@ def sample_completions(
     count = len(prompt_ids)
     completions = torch.full((count, max_new_tokens), pad_token_id)
     lengths = torch.full((count,), max_new_tokens)
-    active = torch.arange(count)  # places of the completions that have not ended
+    active = torch.arange(count)  # indices of the completions that have not ended
     leaf = torch.tensor([distinct[tuple(prompt)] for prompt in prompt_ids])  # the leaf of each active completion
     with evaluating(model), packed_weights(model), contiguous_head(model), _Chooser(temperature, generator) as choose:
         leaves, logits = _read_prompts(model, list(distinct), count, max_new_tokens, pad_token_id)
@@ -79,7 +81,8 @@ def sample_completions(
 class _Chooser:
     """Chooses the next token of each completion, with the random numbers that `torch.multinomial` would use.
 
-    These come from one thread, and take as long as a small model's pass: they are drawn beside it.
+    One thread must draw them, which takes as long as a forward pass of a small model. So they are drawn during that
+    pass.
     """
 
     def __init__(self, temperature: float, generator: torch.Generator | None) -> None:
@@ -95,7 +98,10 @@ class _Chooser:
         self._thread.shutdown()
 
     def draw(self, count: int, vocabulary: int) -> None:
-        """Begins to draw the numbers of the next token, for all completions, so that the stream does not shift."""
+        """Begin to draw the random numbers of the next token.
+
+        They are drawn for all completions, ended ones too, so that each completion gets the numbers of `generate`.
+        """
         if self._temperature == 0:
             return
         if self._uniform.shape != (count, vocabulary):
@@ -103,7 +109,10 @@ class _Chooser:
         self._drawing = self._thread.submit(self._uniform.uniform_, generator=self._generator)
 
     def __call__(self, logits: torch.Tensor, leaf: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """Token ids [n] of the completions at `places` [n], which are at leaves `leaf` [n] of logits [leaves, V]."""
+        """Return the next token ids [n] of the completions with the indices `places` [n].
+
+        The i-th of them is at leaf `leaf[i]`, whose logits are `logits[leaf[i]]`; `logits` is [leaves, V].
+        """
         if self._temperature == 0:
             return logits.argmax(-1)[leaf]
         scores = logits.float()
@@ -112,25 +121,25 @@ class _Chooser:
         probabilities = scores.softmax(-1)
         if self._drawing is not None:
             self._drawing.result()
-        # The numbers of `exponential_`, which is slow on CPU: the logarithm of doubles is vectorised, and the same.
+        # These are the numbers of `exponential_`, which is slow on CPU, while the logarithm of doubles is vectorized.
         exponential = self._uniform[places].neg_().log1p_().neg_().float()
         return (probabilities[leaf] / exponential).argmax(-1)
 
 
 class _Leaves:
-    """What has been said so far, each different text once: their keys and values, mask and position."""
+    """The leaves of the token tree: keys and values, mask and position of each distinct sequence so far."""
 
     def __init__(self, cache: Cache, mask: torch.Tensor, position: torch.Tensor, capacity: int, room: int) -> None:
         self._cache = cache
         self._mask = mask  # [leaves, columns so far]
-        self._position = position  # [leaves, 1], of the last token
+        self._position = position  # [leaves, 1], the position of the last token
         self._slots = _Slots.replace(cache, capacity, room)
 
     def grow(self, leaf: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Makes the leaves those that the completions at `leaf` are at once they have said `tokens`.
+        """Extend the tree by the next token of each completion; `leaf` is the leaf of each, `tokens` its next token.
 
-        Returns the new leaf of each completion, and the token that leads to each new leaf [leaves, 1]. A leaf stays at
-        its place if it can, so that little is copied.
+        Return the new leaf of each completion, and the token that leads to each new leaf [leaves, 1]. A leaf keeps its
+        place if possible, so that little is copied.
         """
         pairs = list(zip(leaf.tolist(), tokens.tolist(), strict=True))
         distinct = dict.fromkeys(pairs)
@@ -153,7 +162,7 @@ class _Leaves:
             self._cache.reorder_cache(parents)
 
     def read(self, model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits [leaves, V] after one more token each [leaves, 1]."""
+        """Run the model on one more token for each leaf [leaves, 1]; return the logits [leaves, V] after it."""
         self._mask = pad(self._mask, (0, 1), value=1)
         self._position = self._position + 1
         logits: torch.Tensor = model(
@@ -168,7 +177,7 @@ class _Leaves:
 
 
 class _Slots:
-    """Keys and values of all layers in one tensor, with room for the leaves and tokens to come."""
+    """Keys and values of all layers in one tensor, with room for more leaves and tokens."""
 
     def __init__(self, parts: Sequence[torch.Tensor], capacity: int, room: int) -> None:
         leaves, heads, self.length, width = parts[0].shape
@@ -180,7 +189,7 @@ class _Slots:
 
     @classmethod
     def replace(cls, cache: Cache, capacity: int, room: int) -> "_Slots | None":
-        """Makes the cache keep its tensors in slots; None, and the cache stays, where its layers are of other kinds."""
+        """Make the cache keep its tensors in slots; if its layers do not allow it, return None and change nothing."""
         if any(type(layer) is not DynamicLayer for layer in cache.layers):
             return None
         parts = [part for layer in cache.layers for part in (layer.keys, layer.values)]
@@ -191,15 +200,15 @@ class _Slots:
         return slots
 
     def move(self, parents: torch.Tensor) -> None:
-        """The leaf at each place becomes a copy of the one that was at its parent's."""
-        moved = (parents != torch.arange(len(parents))).nonzero().flatten()
-        if len(moved):
-            self.parts[:, moved, :, : self.length] = self.parts[:, parents[moved], :, : self.length]
+        """Copy to each place the leaf that is at the place of its parent."""
+        places = (parents != torch.arange(len(parents))).nonzero().flatten()  # those whose leaf changes
+        if len(places):
+            self.parts[:, places, :, : self.length] = self.parts[:, parents[places], :, : self.length]
         self.leaves = len(parents)
 
 
 class _SlotLayer(DynamicLayer):
-    """One layer's keys and values in the slots."""
+    """The keys and values of one layer in the slots."""
 
     def __init__(self, slots: _Slots, number: int) -> None:
         super().__init__()
@@ -224,12 +233,12 @@ class _SlotLayer(DynamicLayer):
 def _read_prompts(
     model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], capacity: int, room: int, pad_id: int
 ) -> tuple[_Leaves, torch.Tensor]:
-    """A leaf for each prompt, with room to grow, and the logits [prompts, V] there.
+    """Run the model on the prompts; return one leaf for each prompt, and the logits [prompts, V] after it.
 
-    `capacity` is the number of leaves that there may be, `room` the number of tokens that each may grow by.
+    `capacity` is the largest number of leaves, and `room` the number of tokens by which each leaf may grow.
     """
     width = max(map(len, prompts))
-    # On the left, so that all leaves end in the same column.
+    # The padding is on the left, so that all leaves end in the same column.
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     base = language_model(model)
@@ -239,15 +248,15 @@ def _read_prompts(
         return _Leaves(output.past_key_values, mask, positions[:, -1:], capacity, room), output.logits[:, -1]
     trees = token_trees(prompts, int(base.config.get_text_config().hidden_size))
     ends = torch.stack([path[-1] for path in trees.columns])
-    kept, place = ends.unique(return_inverse=True)
+    end_columns, place = ends.unique(return_inverse=True)
     output = model(
         input_ids=trees.ids,
         attention_mask=trees.attention_mask(base.dtype),
         position_ids=trees.positions,
         use_cache=True,
-        logits_to_keep=kept,
+        logits_to_keep=end_columns,
     )
-    # For each prompt the columns of its tokens in its row, [prompts, width].
+    # For each prompt, the columns of its tokens in its row of the tree [prompts, width].
     columns = torch.stack([pad(path, (width - len(path), 0)) for path in trees.columns])
     cache = output.past_key_values
     for layer in cache.layers:

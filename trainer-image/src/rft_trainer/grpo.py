@@ -1,4 +1,4 @@
-"""GRPO on TRL's trainer: its hooks generate, score, record and validate as the run's configuration says."""
+"""GRPO with TRL's trainer, whose hooks generate, score, record and validate as the run's configuration says."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from rft_trainer.vllm_requests import finished_requests
 class RFTTrainer(PackedGRPOTrainer):
     """TRL's GRPO trainer with the packed update, fed by the job's prompts and reward servers.
 
-    Methods of TRL and transformers are overridden only where the run needs something else of them; each says what.
+    Methods of TRL and transformers are overridden only where the run needs another behavior; each docstring says which.
 
     Args:
         config: the run's configuration.
@@ -49,7 +49,7 @@ class RFTTrainer(PackedGRPOTrainer):
         client: the reward servers.
         reporter: where progress is published.
         should_stop: polled after every step; when true on any rank, a checkpoint is saved and training ends.
-        resumed: the checkpoint that training goes on from, if any.
+        checkpoint: the checkpoint that training resumes from, if any.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class RFTTrainer(PackedGRPOTrainer):
         client: RewardClient,
         reporter: ProgressReporter,
         should_stop: Callable[[], bool],
-        resumed: CheckpointInfo | None,
+        checkpoint: CheckpointInfo | None,
     ):
         self.stopped_early = False
         self.interrupted = False
@@ -73,7 +73,7 @@ class RFTTrainer(PackedGRPOTrainer):
         self._client = client
         self._reporter = reporter
         self._should_stop = should_stop
-        self._resumed = resumed
+        self._checkpoint = checkpoint
         self.tokens_per_micro_batch = config.hyperparameters.effective_tokens_per_micro_batch
         self._validation_reward: float | None = None
         self._gradient_norm: float | None = None
@@ -100,29 +100,31 @@ class RFTTrainer(PackedGRPOTrainer):
             reporter,
             self._total_steps,
         )
-        reporter.plan(self._total_steps, done=resumed.step if resumed else 0)
+        reporter.plan(self._total_steps, done=checkpoint.step if checkpoint else 0)
 
     def training_began(self) -> None:
-        """Validates before the first step where shadows are to be compared with the reward.
+        """Validate before the first step if the run has shadows, so that later validations can be compared with it.
 
-        Makes up for the validation that a run that was told to stop left out, to save its checkpoint at once.
+        A resumed run instead catches up on the validation that the interrupted run has skipped to save its checkpoint
+        at once.
         """
-        resumed = self._resumed
-        if resumed is None:
+        checkpoint = self._checkpoint
+        if checkpoint is None:
             if self._client.shadows:
                 self._validator.validate(0)
             return
         self._validator.report_hacking()
-        if resumed.validation_reward is None and self._validator.is_due(resumed.step):
-            reward = self._validator.validate(resumed.step).reward
+        if checkpoint.validation_reward is None and self._validator.is_due(checkpoint.step):
+            reward = self._validator.validate(checkpoint.step).reward
             if rank() == 0:
                 checkpoints.write_marker(
-                    self._folder.checkpoint(resumed.step), resumed.model_copy(update={"validation_reward": reward})
+                    self._folder.checkpoint(checkpoint.step),
+                    checkpoint.model_copy(update={"validation_reward": reward}),
                 )
             wait_for_all()
 
     def step_ended(self, number: int) -> tuple[bool, bool]:
-        """Records the step and validates when it is time; returns whether to save and whether to stop training."""
+        """Record the step, and validate if it is due; return whether to save a checkpoint and whether to stop."""
         self.interrupted = any_rank(self._should_stop())
         self._rollouts.end()
         self._recorder.record_rollouts(number, self._rollouts)
@@ -136,17 +138,17 @@ class RFTTrainer(PackedGRPOTrainer):
     def _begin_step(self, prompts: Sequence[Prompt]) -> Step:
         return Step(prompts, self._client, self.processing_class, self._end_ids)
 
-    # Below: methods of TRL and transformers.
+    # The methods below override those of TRL and transformers.
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
-        """Keeps the step's completions and their advantages, of which TRL logs means only."""
+        """Keep the completions and advantages of the step, of which TRL logs only means."""
         self._rollouts = self._begin_step([self._prompts[row["index"]] for row in inputs])
         output = super()._generate_and_score_completions(inputs)
         self._rollouts.set_advantages(output["advantages"].tolist())
         return output
 
     def _generate(self, prompts: list[Any]) -> Any:
-        """Requests the rewards at once; they are waited for after log-probabilities have been computed."""
+        """Request the rewards of the completions; `_calculate_rewards` waits for them later."""
         started = time.monotonic()
         result = super()._generate(prompts)
         self._rollouts.send([completion[0]["content"] for completion in result[3]])
@@ -155,7 +157,7 @@ class RFTTrainer(PackedGRPOTrainer):
         return result
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
-        """Samples on CPUs with our own, faster sampler, and requests rewards while others are being sampled."""
+        """Sample with our own, faster sampler on CPUs; request rewards while other completions are being sampled."""
         if self.use_vllm:
             with memory_for("vLLM"), finished_requests(self.vllm_generation.llm, self._rollouts.send_finished):
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
@@ -167,7 +169,7 @@ class RFTTrainer(PackedGRPOTrainer):
         if not self.use_vllm:
             return self._complete(prompt_ids, 0.0, on_finished)
         engine = self.vllm_generation
-        # TRL syncs when the step has moved on; these weights are newer than those of the step's own rollouts.
+        # vLLM has the weights before the update of this step. TRL would copy the new ones only in the next step.
         engine.sync_weights()
         if not prompt_ids:
             return []
@@ -195,17 +197,17 @@ class RFTTrainer(PackedGRPOTrainer):
             )
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
-        """Takes the reward servers' scores; TRL takes NaN for a completion that could not be scored.
+        """Return the reward servers' scores, NaN for a completion that could not be scored.
 
-        Such a completion is left out of its group's mean, and its advantage is 0.
+        TRL leaves such a completion out of its group's mean, and gives it the advantage 0.
         """
         self.compute_ahead()
         rewards = self._rollouts.rewards([completion[0]["content"] for completion in completions], completion_ids_list)
         return gather_tensors(torch.tensor(rewards, dtype=torch.float32, device=self.accelerator.device)[:, None])
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """The optimizer; at ZeRO stage 0 it also clips, because DeepSpeed would clip without telling the norm."""
-        # transformers calls this once more than it creates an optimizer.
+        """Return the optimizer; at ZeRO stage 0 it also clips gradients: DeepSpeed would not report their norm."""
+        # transformers also calls this method when the optimizer exists already.
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         if is_new and clips_gradients(self._config.compute):
@@ -218,24 +220,24 @@ class RFTTrainer(PackedGRPOTrainer):
         self._gradient_norm = norm.item()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Records a step's metrics; transformers calls it after every step, and once at the end with totals."""
+        """Record the metrics of a step; transformers also calls this method once at the end, with totals."""
         super().log(logs, start_time)
         if "loss" in logs:
             norm = logs.get("grad_norm", self._gradient_norm)
             self._recorder.record_metrics(self.state.global_step, self._rollouts, logs, norm)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Makes the checkpoint whole or not at all, with the reward that it may be chosen for."""
+        """Write a complete checkpoint or none, and store its validation reward, by which the best one is chosen."""
         step = self.state.global_step
         info = CheckpointInfo(step=step, validation_reward=self._validation_reward)
         self._reporter.update(message=f"saving checkpoint step-{step}")
-        written = self._folder.checkpoints / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        partial_checkpoint = self._folder.checkpoints / f"{PREFIX_CHECKPOINT_DIR}-{step}"
         try:
             super()._save_checkpoint(model, trial)
             wait_for_all()
-            own_disks.collect(written)
+            own_disks.collect(partial_checkpoint)
             if rank() == 0:
-                checkpoints.complete(self._folder, written, info)
+                checkpoints.complete(self._folder, partial_checkpoint, info)
                 self._reporter.record_checkpoint()
         except Exception as error:
             advice = write_failure(error, self._folder.checkpoints)
@@ -244,24 +246,24 @@ class RFTTrainer(PackedGRPOTrainer):
                     checkpoints.remove_torn(self._folder)
             if advice is None:
                 raise
-            since = "it goes on from the last complete checkpoint"
+            outlook = "it goes on from the last complete checkpoint"
             if own_disks.on_first_machine():
                 last = checkpoints.resume_point(self._folder)
-                since = f"it goes on from step {last.step}" if last else "it starts from the beginning"
+                outlook = f"it goes on from step {last.step}" if last else "it starts from the beginning"
             raise RunError(
                 ExitCode.OUTPUT_FAILED,
                 f"checkpoint step-{step} could not be written to {self._folder.checkpoints}: {first_line(error)}: "
-                f"{advice} and start again: {since}",
+                f"{advice} and start again: {outlook}",
             ) from error
         wait_for_all()
         self._reporter.update(message="")
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Writes nothing: a run's description is its summary and provenance."""
+        """Write nothing, because the summary and the provenance describe the run."""
 
 
 class _StepCallback(TrainerCallback):
-    """Hands the loop's events to the trainer."""
+    """Passes the events of the training loop to the trainer."""
 
     def __init__(self, trainer: RFTTrainer):
         self._trainer = trainer
@@ -276,5 +278,5 @@ class _StepCallback(TrainerCallback):
 
 
 def _scored_over_http(**kwargs: Any) -> list[float]:
-    """Stands for the reward servers in TRL's list of reward functions; `_calculate_rewards` calls them instead."""
+    """Fill the place of a reward function, which TRL requires; `_calculate_rewards` asks the reward servers instead."""
     raise AssertionError("RFTTrainer computes rewards itself")

@@ -43,12 +43,12 @@ def compare(
 
 
 def diverges(comparison: ShadowComparison) -> bool:
-    """Whether the reward has risen and the shadow has fallen, both by more than chance."""
+    """Return whether the reward has risen and the shadow has fallen, both by more than chance."""
     return comparison.reward_gain.low > 0 and comparison.shadow_gain.high < 0
 
 
 def suspects(comparisons: Sequence[ShadowComparison]) -> bool:
-    """Whether the reward is suspected after these comparisons with one shadow, in the order of the run.
+    """Return whether the reward is suspected after these comparisons with one shadow, in the order of the run.
 
     It is once `CONFIRMATIONS` in a row diverge, and no longer once as many in a row do not.
     """
@@ -61,7 +61,7 @@ def suspects(comparisons: Sequence[ShadowComparison]) -> bool:
 
 
 def judge_hacking(validations: Sequence[ValidationMetrics], shadows: Sequence[str]) -> HackingVerdict | None:
-    """The verdict on a run after these validations; none for a run without shadows."""
+    """Return the verdict on a run after these validations; none for a run without shadows."""
     if not shadows:
         return None
     history = {

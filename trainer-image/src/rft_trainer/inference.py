@@ -1,4 +1,4 @@
-"""Makes a model compute faster on CPUs while it only generates; afterwards it is bit for bit what it was."""
+"""Makes a model faster on CPUs while it only generates; afterwards every weight is bit-identical to before."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,29 +20,29 @@ DECODING = "rft_decoding"
 
 @contextmanager
 def merged_adapter(model: torch.nn.Module) -> Iterator[None]:
-    """Adapters of a PEFT model are part of its base weights inside; every weight is bit-identical to before after it.
+    """Merge the adapters of a PEFT model into its base weights inside the context, and restore the weights after it.
 
-    The touched weights are kept and copied back instead of subtracting the adapter again, which drifts in bfloat16.
-    Nothing happens in a model without adapters, or where they are switched off. Under ZeRO-3 it belongs inside the
-    context that gathers the weights.
+    The restored weights are bit-identical, because copies are kept. Subtracting the adapter again would change the
+    weights in bfloat16. A model without adapters, or with disabled adapters, is not changed. Under ZeRO-3, use it
+    inside the context that gathers the weights.
     """
     layers = [
         layer
         for layer in model.modules()
         if isinstance(layer, BaseTunerLayer) and not layer.merged and not layer.disable_adapters
     ]
-    saved: list[tuple[torch.Tensor, torch.Tensor]] = []
+    copies: list[tuple[torch.Tensor, torch.Tensor]] = []
     try:
         for layer in layers:
-            saved += [(weight, weight.detach().clone()) for weight in layer.get_base_layer().parameters()]
+            copies += [(weight, weight.detach().clone()) for weight in layer.get_base_layer().parameters()]
             layer.merge()
         yield
     finally:
         for layer in layers:
-            # Instead of `unmerge`, which would compute the adapter's weights once more to subtract them.
+            # `unmerge` would subtract the adapter instead.
             layer.merged_adapters.clear()
         with torch.no_grad():
-            for weight, copy in saved:
+            for weight, copy in copies:
                 weight.copy_(copy)
 
 
@@ -55,10 +55,10 @@ def _attend(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of one new token a row: query heads that share a key head go through together, as its positions.
+    """Compute the attention of one new token in each row; query heads that share a key head become its positions.
 
-    The usual way repeats keys and values for every query head and then runs a kernel made for long queries, which in
-    bfloat16 takes ten times as long.
+    transformers instead repeats keys and values for every query head, and then runs a kernel for long queries, which
+    takes ten times as long in bfloat16.
     """
     rows, heads, length, width = query.shape
     if length != 1:
@@ -69,31 +69,31 @@ def _attend(
 
 
 AttentionInterface.register(DECODING, _attend)
-# An additive mask: a boolean one would be converted again in every layer.
+# The mask is additive, because a boolean one would be converted again in every layer.
 AttentionMaskInterface.register(DECODING, eager_mask)
 
 
 @contextmanager
 def decoding_attention(model: PreTrainedModel) -> Iterator[None]:
-    """`_attend` instead of torch's attention, where the model uses that one and lets it be exchanged."""
+    """Use `_attend` instead of torch's attention inside the context, if the model uses that and allows another one."""
     base = language_model(model)
-    before = base.config._attn_implementation
-    if before != "sdpa" or model.device.type != "cpu" or not base._supports_attention_backend:
+    implementation = base.config._attn_implementation
+    if implementation != "sdpa" or model.device.type != "cpu" or not base._supports_attention_backend:
         yield
         return
     base.set_attn_implementation(DECODING)
     try:
         yield
     finally:
-        base.set_attn_implementation(before)
+        base.set_attn_implementation(implementation)
 
 
 @contextmanager
 def packed_weights(model: torch.nn.Module) -> Iterator[None]:
-    """Linear layers use a copy of their weights in oneDNN's own order.
+    """Make linear layers use a copy of their weights in the memory layout of oneDNN inside the context.
 
-    Otherwise oneDNN reorders every weight at every call, which for a few rows takes longer than the multiplication.
-    The copies (as large as the weights) are made anew each time, because an adapter may have been merged since.
+    Otherwise oneDNN reorders every weight at every call, which for few rows takes longer than the multiplication.
+    The copies, which are as large as the weights, are made each time, because an adapter may have been merged since.
     """
     supported = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     layers = [
@@ -120,11 +120,14 @@ def _packed_linear(weight: torch.Tensor, bias: torch.Tensor | None, inputs: torc
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode: dropout would blur the samples, and checkpointing in training mode switches the cache off."""
-    training = [module for module in model.modules() if module.training]
+    """Switch the model to evaluation mode inside the context.
+
+    In training mode, dropout would change the samples, and gradient checkpointing would disable the cache.
+    """
+    training_modules = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        for module in training:
+        for module in training_modules:
             module.training = True

@@ -25,7 +25,7 @@ def fetch_inputs(
     scratch: Path,
     report: Callable[[str, int, int], None] = lambda uri, done, total: None,
 ) -> TrainerConfig:
-    """The configuration with a local copy's path in place of every s3:// address of model and data.
+    """Return the configuration with a local copy's path in place of every s3:// address of model and data.
 
     Args:
         config: the configuration with the addresses.

@@ -1,4 +1,4 @@
-"""Starts a run's processes on this machine, stage by stage, and ends with the exit code that tells why it ended."""
+"""Starts the processes of a run on this machine, stage by stage, and exits with the code that says why it ended."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The trainer's command line; returns an exit code of `rft_api.exit_codes.ExitCode`."""
+    """Run the trainer's command line; return an exit code of `rft_api.exit_codes.ExitCode`."""
     parser = argparse.ArgumentParser(prog="rft_trainer", description="Trains as a run's job.json says.")
     parser.add_argument("config", type=Path, help="job.json")
     parser.add_argument("--port", type=int, default=9090, help="port of /progress and /metrics")
@@ -58,26 +58,27 @@ def main(arguments: list[str] | None = None) -> int:
         return run_worker(config, options.stage, options.port)
     if config.compute.nodes > 1 and not options.master_port:
         parser.error("--master-port is needed with several nodes")
-    # The workers write their stacks on this signal; sent to the whole group, it must not end us.
+    # Workers write their stacks on this signal. The launcher handles it, too: it must survive a signal to the whole
+    # group.
     faulthandler.register(signal.SIGUSR1)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    return announce(_explained(lambda: _run(options, config), config))
+    return announce(_ending_of(lambda: _run(options, config), config))
 
 
-def _explained(work: Callable[[], Ending], config: TrainerConfig) -> Ending:
-    """How some work ends, errors included."""
+def _ending_of(work: Callable[[], Ending], config: TrainerConfig) -> Ending:
+    """Do some work; return how it ended, also when it raised an error."""
     try:
         return work()
     except Exception as error:
-        explained = explain(error, config, "Starting")
-        if explained is None:
+        run_error = explain(error, config, "Starting")
+        if run_error is None:
             traceback.print_exc()
             return Ending(ExitCode.UNEXPECTED, f"{type(error).__name__}: {error}")
-        return Ending(explained.code, explained.message)
+        return Ending(run_error.code, run_error.message)
 
 
 def _run(options: argparse.Namespace, config: TrainerConfig) -> Ending:
-    """Runs the stages, with copies of what is in object stores; returns why the run has ended."""
+    """Run the stages, with local copies of what is in object stores; return why the run has ended."""
     group = ProcessGroup()
     if any(map(is_stored, _uris(config))):
         return _run_with_copies(group, options, config)
@@ -86,7 +87,7 @@ def _run(options: argparse.Namespace, config: TrainerConfig) -> Ending:
 
 
 def _run_with_copies(group: ProcessGroup, options: argparse.Namespace, config: TrainerConfig) -> Ending:
-    """Fetches what is in object stores, runs the stages, and leaves the result where the configuration says."""
+    """Fetch inputs from object stores, run the stages, and copy the result to the configured output."""
     for name in ("boto3", "botocore", "s3transfer"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # boto3 takes a while to import, and most runs on one machine need none of this.
@@ -104,8 +105,8 @@ def _run_with_copies(group: ProcessGroup, options: argparse.Namespace, config: T
             with copying(config, "Fetching", port) as report:
                 mirror.fetch(partial(report, config.output))
         else:
-            # The first machine has the run's files and gives the others what they read of them: whatever it has
-            # fetched, all go on from the same. What is here is of another time.
+            # Files here may be of an older start. The first machine has the current ones, and copies to the others
+            # those that they read, so that all machines resume from the same state.
             shutil.rmtree(output, ignore_errors=True)
     _claim_output(config, output)
     if mirror:
@@ -119,7 +120,7 @@ def _run_with_copies(group: ProcessGroup, options: argparse.Namespace, config: T
         own_disks = is_stored(config.output) and config.compute.nodes > 1
         return _run_stages(group, options, file, local, own_disks)
 
-    ending = _explained(run_stages, config)
+    ending = _ending_of(run_stages, config)
     if mirror:
         try:
             with copying(config, "Exporting", port) as report:
@@ -127,7 +128,7 @@ def _run_with_copies(group: ProcessGroup, options: argparse.Namespace, config: T
         except RunError as error:
             if not ending.code.permanent:
                 raise
-            # What has ended the run has to be mended before the copy matters.
+            # The user must first correct the fault that has ended the run.
             log.warning("%s", error.message)
     return ending
 
@@ -135,7 +136,8 @@ def _run_with_copies(group: ProcessGroup, options: argparse.Namespace, config: T
 def _run_stages(
     group: ProcessGroup, options: argparse.Namespace, file: Path, config: TrainerConfig, own_disks: bool = False
 ) -> Ending:
-    # With disks of their own only the first machine knows what is done: the stage's processes tell one another.
+    # If machines have disks of their own, only the first one knows whether the warm-up is complete. So all start the
+    # stage, whose processes ask one another.
     warm_up = config.warmup and (own_disks or not RunFolder(config.output).warmup.exists())
     if warm_up:
         ending = group.run(_commands(options, file, config, "warmup", own_disks))
@@ -151,7 +153,7 @@ def _uris(config: TrainerConfig) -> list[str]:
 def _commands(
     options: argparse.Namespace, file: Path, config: TrainerConfig, stage: str, own_disks: bool
 ) -> list[Command]:
-    """How each process on this machine is started.
+    """Return the commands that start the processes on this machine.
 
     The variables are those that torch.distributed reads, and RFT_OWN_DISKS: 1 when every machine has a run folder of
     its own, 0 when all have the same.
@@ -159,19 +161,20 @@ def _commands(
     count = config.compute.effective_processes_per_node
     command = [sys.executable, "-m", "rft_trainer", str(file), "--stage", stage, "--port", str(options.port)]
     threads = str(max(1, _available_cpus() // count))
-    # Nothing is sent to the Hugging Face hub that nobody asked for.
+    # The libraries must not send usage data to the Hugging Face hub.
     shared = {"OMP_NUM_THREADS": threads, "HF_HUB_DISABLE_TELEMETRY": "1", **os.environ}
     if "OMP_WAIT_POLICY" not in shared:
         # A thread that waits for the next operation spins for a few milliseconds, and then sleeps. Without spinning, a
-        # small model generates a third slower; for longer, it would take the processor from other programs.
+        # small model generates a third slower. With longer spinning, other programs would lack the processor.
         shared.setdefault("GOMP_SPINCOUNT", "100000")
     if not config.compute.on_gpus:
-        # Nothing is compiled there, and DeepSpeed would import torch's compiler for an optimizer that nobody uses.
+        # Nothing is compiled on CPUs, and DeepSpeed would import torch's compiler for an optimizer that is not used.
         shared.setdefault("TORCHDYNAMO_DISABLE", "1")
     if config.compute.effective_deepspeed is None:
-        # One process. With the variables below, accelerate would wrap the model for several.
+        # There is one process. With the variables below, accelerate would wrap the model for several.
         return [Command(0, command, shared)]
-    # Each stage has its port: while the first machine still exports what the warm-up made, no other may meet it there.
+    # Each stage has its own port: other machines may start the next stage while the first one still exports the
+    # warm-up.
     port = options.master_port + (stage == "warmup") if options.master_port else free_port()
     shared |= {
         "WORLD_SIZE": str(config.compute.world_size),
@@ -198,10 +201,10 @@ def _read_config(path: Path) -> TrainerConfig | str:
 
 
 def _claim_output(config: TrainerConfig, output: str) -> None:
-    """Makes a folder this run's; messages name the address that the configuration has for it.
+    """Claim the local folder `output` for this run; messages name the configured output instead.
 
     Raises:
-        RunError: OUTPUT_INVALID when it cannot be.
+        RunError: when the folder cannot be used, with the code of `_output_problem`.
     """
     problem = _output_problem(config, RunFolder(output))
     if problem:
@@ -209,13 +212,13 @@ def _claim_output(config: TrainerConfig, output: str) -> None:
 
 
 def _output_problem(config: TrainerConfig, folder: RunFolder) -> Ending | None:
-    """Why the output folder cannot be used, if so; records the configuration in it otherwise."""
-    before = None
+    """Write the configuration to the output folder; return the problem if the folder cannot be used."""
+    previous_config = None
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         if folder.config.exists():
-            before = TrainerConfig.model_validate_json(folder.config.read_text(encoding="utf-8"))
-            changes = changes_of_run(before, config)
+            previous_config = TrainerConfig.model_validate_json(folder.config.read_text(encoding="utf-8"))
+            changes = changes_of_run(previous_config, config)
             if changes:
                 return Ending(
                     ExitCode.OUTPUT_INVALID,
@@ -230,7 +233,7 @@ def _output_problem(config: TrainerConfig, folder: RunFolder) -> Ending | None:
         probe = folder.path / ".writable"
         probe.write_bytes(b"\n")
         probe.unlink()
-        if before != config:
+        if previous_config != config:
             atomic_write(folder.config, config.model_dump_json(by_alias=True, indent=2) + "\n")
     except OSError as error:
         text = f"{folder.path} cannot be written to: {error.strerror}"
@@ -249,7 +252,7 @@ def _names(changes: Sequence[Change]) -> str:
 
 
 def _available_cpus() -> int:
-    """CPUs that this process may use: its affinity, and the cgroup's limit where there is one."""
+    """Return the number of CPUs that this process may use, from its affinity and the limit of its cgroup, if any."""
     cpus = len(os.sched_getaffinity(0))
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()

@@ -1,7 +1,7 @@
-"""Log-probabilities of completions, differentiable, with whatever several sequences begin with computed once.
+"""Differentiable log-probabilities of completions, where prefixes that several sequences share are computed once.
 
-The sequences become token trees: one ordinary forward pass of the model, so wrappers with hooks (PEFT, DeepSpeed) keep
-working, and gradients of all completions flow through what they share.
+The sequences become token trees, which are the input of one ordinary forward pass. So wrappers with hooks (PEFT,
+DeepSpeed) keep working, and the gradients of all completions flow through the prefixes that they share.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from torch.autograd.function import once_differentiable
 from rft_trainer.model_access import contiguous_head, language_model
 from rft_trainer.token_tree import TokenTrees, plain_rows, sees_trees, token_trees
 
-# Elements of float32 intermediates at a time: 8 MB, which stay in the processor's cache.
+# Elements of float32 intermediates that are computed at a time: 8 MB, which fit into the processor's cache.
 CHUNK = 1 << 21
 SHARED = 0.7
-"""Share of the tokens at which a token tree is clearly less work than rows of plain attention."""
+"""A token tree with at most this fraction of the tokens of plain rows clearly saves work."""
 
 
 def completion_logprobs(
@@ -28,40 +28,40 @@ def completion_logprobs(
     temperature: float,
     entropy: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Log-probabilities [B, C] and, if asked for, entropies [B, C] in nats, both float32 and 0 where the mask is 0.
+    """Return log-probabilities [B, C] and, on request, entropies [B, C] in nats; float32, and 0 where the mask is 0.
 
     Prompts [B, P] are padded on the left, completions [B, C] on the right; `temperature` divides the logits. Only the
-    log-probabilities carry a gradient. `model` may be wrapped (PEFT, DeepSpeed) and is called exactly once. Peak
+    log-probabilities have a gradient. `model` may be wrapped (PEFT, DeepSpeed) and is called exactly once. Peak
     memory: the logits of the scored positions in the model's dtype, and as much again in backward.
     """
     prompts = [ids[mask.bool()].tolist() for ids, mask in zip(prompt_ids, prompt_mask, strict=True)]
     completions = [ids[mask.bool()].tolist() for ids, mask in zip(completion_ids, completion_mask, strict=True)]
-    # A token is predicted at the token before it, so the last one of a sequence is not looked at.
+    # Each token is predicted from the tokens before it, so the last token of a sequence is no input.
     sequences = [(prompt + completion)[:-1] for prompt, completion in zip(prompts, completions, strict=True)]
     trees = _trees(model, sequences, completion_ids.device)
     predicting = [path[len(prompt) - 1 :] for path, prompt in zip(trees.columns, prompts, strict=True)]
-    kept, places = torch.cat(predicting).unique(return_inverse=True)
+    columns, places = torch.cat(predicting).unique(return_inverse=True)
     rows = trees.rows.repeat_interleave(torch.tensor([len(path) for path in predicting], device=trees.rows.device))
-    if not len(kept):
-        kept = kept.new_zeros(1)
+    if not len(columns):
+        columns = columns.new_zeros(1)
     with contiguous_head(model):
         logits = model(
             input_ids=trees.ids,
             attention_mask=trees.attention_mask(_mask_dtype(model, trees.ids.device)),
             position_ids=trees.positions,
             use_cache=False,
-            logits_to_keep=kept,
+            logits_to_keep=columns,
         ).logits
-    chosen = completion_mask.bool()
-    sources = rows * len(kept) + places
-    logps, entropies = _TokenLogps.apply(logits.flatten(0, 1), sources, completion_ids[chosen], temperature, entropy)
-    place = chosen.nonzero(as_tuple=True)
+    mask = completion_mask.bool()
+    sources = rows * len(columns) + places
+    logps, entropies = _TokenLogps.apply(logits.flatten(0, 1), sources, completion_ids[mask], temperature, entropy)
+    place = mask.nonzero(as_tuple=True)
     blank = torch.zeros(completion_ids.shape, device=completion_ids.device)
     return blank.index_put(place, logps), blank.index_put(place, entropies[sources]) if entropy else None
 
 
 def shares_tokens(model: torch.nn.Module, sequences: Sequence[Sequence[int]]) -> bool:
-    """Whether a token tree of the sequences has at most `SHARED` of their tokens, and the model's attention sees it."""
+    """Return whether the model supports token trees, and one has at most the fraction `SHARED` of the tokens."""
     if not sees_trees(language_model(model)):
         return False
     return _trees(model, sequences, torch.device("cpu")).ids.numel() <= SHARED * sum(map(len, sequences))
@@ -75,7 +75,7 @@ def _trees(model: torch.nn.Module, sequences: Sequence[Sequence[int]], device: t
 
 
 def _mask_dtype(model: torch.nn.Module, device: torch.device) -> torch.dtype:
-    """The dtype of queries and keys, which an additive mask must have, too."""
+    """Return the dtype of queries and keys; an additive mask must have the same."""
     if torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)
     return language_model(model).dtype
@@ -84,8 +84,8 @@ def _mask_dtype(model: torch.nn.Module, device: torch.device) -> torch.dtype:
 class _TokenLogps(torch.autograd.Function):
     """(logits [N, V], sources [n], tokens [n], temperature, entropy?) -> (log-probabilities [n], entropies [N]).
 
-    Softmax and its gradient are made in float32 piece by piece, and nothing of the size of the logits is kept besides
-    the logits. The entropies have no gradient; they are zeros if not asked for.
+    Softmax and its gradient are computed in float32 piece by piece, and no other tensor of the size of the logits is
+    kept. The entropies have no gradient; they are zeros unless they are requested.
     """
 
     @staticmethod
@@ -114,7 +114,7 @@ class _TokenLogps(torch.autograd.Function):
         for piece in _pieces(logits):
             scores = logits[piece].float() / ctx.temperature
             softmax = scores.sub_(normalizers[piece, None]).exp_().mul_(-totals[piece, None])
-            # Added before rounding to the model's dtype: the two nearly cancel for likely tokens.
+            # The sum is formed before rounding to the model's dtype, because its terms nearly cancel for likely tokens.
             inside = (sources >= piece.start) & (sources < piece.stop)
             softmax.index_put_((sources[inside] - piece.start, tokens[inside]), gradient[inside], accumulate=True)
             result[piece] = softmax
@@ -122,6 +122,6 @@ class _TokenLogps(torch.autograd.Function):
 
 
 def _pieces(logits: torch.Tensor) -> list[slice]:
-    """Consecutive rows with about CHUNK elements each."""
+    """Return consecutive slices of rows with about CHUNK elements each."""
     step = max(1, CHUNK // logits.shape[1])
     return [slice(start, start + step) for start in range(0, len(logits), step)]

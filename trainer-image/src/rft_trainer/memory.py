@@ -11,7 +11,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc to keep freed memory for the next allocation; False (and a log line) where there is no glibc.
+    """Tell glibc to keep freed memory for the next allocation; False (and a log line) where there is no glibc.
 
     By default every large tensor is mapped from the system and given back, and the page faults of that are up to a
     third of the CPU time of a training step. Call it before torch allocates much: what is mapped already stays mapped.

@@ -12,23 +12,23 @@ from rft_api.run_folder import RunFolder
 
 
 def append_metrics(folder: RunFolder, metrics: TrainMetrics | ValidationMetrics) -> None:
-    """Adds a line."""
+    """Add a line."""
     with folder.metrics.open("a", encoding="utf-8") as file:
         file.write(metrics.model_dump_json(by_alias=True) + "\n")
 
 
 def read_steps(folder: RunFolder) -> list[TrainMetrics]:
-    """The training steps."""
+    """Return the training steps."""
     return [metrics for metrics in _read(folder) if isinstance(metrics, TrainMetrics)]
 
 
 def read_validations(folder: RunFolder) -> list[ValidationMetrics]:
-    """The validations."""
+    """Return the validations."""
     return [metrics for metrics in _read(folder) if isinstance(metrics, ValidationMetrics)]
 
 
 def rewind(folder: RunFolder, step: int) -> None:
-    """Removes what is about steps after `step`: lines, rollouts, validations. A run that goes on writes them again."""
+    """Remove what is about steps after `step`: lines, rollouts, validations. A run that goes on writes them again."""
     kept = [text for text, line in _lines(folder.metrics) if line["step"] <= step]
     atomic_write(folder.metrics, "".join(f"{text}\n" for text in kept))
     for path in [*folder.rollouts.glob("step-*.parquet"), *folder.validation(0).parent.glob("step-*.parquet")]:

@@ -1,4 +1,4 @@
-"""Splits a step's completions into the parts of forward and backward passes: bounded in tokens, and without padding."""
+"""Splits the completions of a step into parts of bounded size, one for each forward and backward pass."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import torch
 from rft_trainer.token_tree import common_length
 
 
-def split_by_tokens(sequences: Sequence[Sequence[int]], tokens: int, least: int = 1) -> list[list[int]]:
-    """The places of the sequences of each part: at least so many parts, each with at most so many tokens.
+def split_by_tokens(sequences: Sequence[Sequence[int]], tokens: int, minimum_parts: int = 1) -> list[list[int]]:
+    """Return the indices of the sequences of each part: at least `minimum_parts`, each with at most `tokens` tokens.
 
-    What sequences begin with in common counts once, as in a token tree, and stays together. A sequence that is longer
-    is a part of its own.
+    Sequences with a common prefix stay together, and its tokens count once, as in a token tree. A sequence with more
+    tokens is a part of its own.
 
     Raises:
-        ValueError: when there are fewer sequences than parts are asked for.
+        ValueError: when there are fewer sequences than `minimum_parts`.
     """
     parts: list[list[int]] = []
     size = 0
-    before: Sequence[int] = ()
+    previous: Sequence[int] = ()
     for place in sorted(range(len(sequences)), key=lambda place: tuple(sequences[place])):
         sequence = sequences[place]
-        new = len(sequence) - common_length(before, sequence)
+        new = len(sequence) - common_length(previous, sequence)
         if not parts or size + new > tokens:
             parts.append([])
             size, new = 0, len(sequence)
         parts[-1].append(place)
         size += new
-        before = sequence
-    if len(sequences) < least:
-        raise ValueError(f"{len(sequences)} sequences cannot make {least} parts")
-    while len(parts) < least:
+        previous = sequence
+    if len(sequences) < minimum_parts:
+        raise ValueError(f"{len(sequences)} sequences cannot make {minimum_parts} parts")
+    while len(parts) < minimum_parts:
         largest = max(range(len(parts)), key=lambda number: len(parts[number]))
         middle = len(parts[largest]) // 2
         parts[largest : largest + 1] = [parts[largest][:middle], parts[largest][middle:]]
@@ -41,14 +41,14 @@ def split_by_tokens(sequences: Sequence[Sequence[int]], tokens: int, least: int 
 
 
 def sequences_of(inputs: Mapping[str, Any]) -> list[list[int]]:
-    """Prompt and completion of each row of TRL's inputs, without padding."""
+    """Return the prompt and completion of each row of TRL's inputs, without padding."""
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1).bool()
-    return [row[kept].tolist() for row, kept in zip(ids.cpu(), mask.cpu(), strict=True)]
+    return [row[real].tolist() for row, real in zip(ids.cpu(), mask.cpu(), strict=True)]
 
 
 def select(inputs: Mapping[str, Any], places: Sequence[int]) -> dict[str, Any]:
-    """Rows of TRL's inputs, cut to the longest prompt and completion among them; other values stay as they are."""
+    """Return rows of TRL's inputs, cut to the longest prompt and completion among them; keep other values unchanged."""
     count, width = inputs["completion_ids"].shape
     rows = torch.tensor(places, device=inputs["completion_ids"].device)
     prompt = max(1, int(inputs["prompt_mask"][rows].sum(1).max()))

@@ -36,7 +36,7 @@ class Sync:
 
 
 def plan_sync(files: Mapping[str, State], copied: Mapping[str, State]) -> Sync:
-    """Compares the folder's files with those that were copied.
+    """Compare the folder's files with those that were copied.
 
     What says that something is complete goes last when it appears and first when it goes, so that the copy never says
     so of what is not. Among these the order is that of their writing: an older checkpoint stops being one to go on from
@@ -73,7 +73,7 @@ class Mirror:
         self._thread = threading.Thread(target=self._follow, name="mirror", daemon=True)
 
     def fetch(self, report: Report = ignore_report) -> None:
-        """Brings what an earlier start of the run has left: all that going on needs.
+        """Bring what an earlier start of the run has left: all that going on needs.
 
         `report` is called with the bytes that have been copied, and all that are to be copied.
 
@@ -100,7 +100,7 @@ class Mirror:
         self._copied |= {name: (0, 0) for name in stored if _checkpoint(name) and name not in wanted}
 
     def start(self) -> None:
-        """Begins to follow the folder.
+        """Begin to follow the folder.
 
         Raises:
             RunError: OUTPUT_INVALID when the store takes nothing: hours of training would be lost at their end.
@@ -114,7 +114,7 @@ class Mirror:
         self._thread.start()
 
     def finish(self, report: Report = ignore_report) -> None:
-        """Copies what is left; `report` is as for `fetch`.
+        """Copy what is left; `report` is as for `fetch`.
 
         Raises:
             RunError: OUTPUT_FAILED when the store stays away.
@@ -163,6 +163,6 @@ class Mirror:
 
 
 def _checkpoint(name: str) -> str | None:
-    """The checkpoint's folder that a file is in, if it is in one."""
+    """Return the checkpoint's folder that a file is in, if it is in one."""
     parts = name.split("/")
     return parts[1] if parts[0] == "checkpoints" and len(parts) > 2 else None

@@ -51,7 +51,7 @@ _TOKENIZER_FILES = (
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, padding on the left as generation needs.
+    """Return the model's tokenizer, padding on the left as generation needs.
 
     Raises:
         RunError: MODEL_INVALID when it cannot be read or has no chat template.
@@ -71,7 +71,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
 
 
 def load_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The model with its weights in a torch dtype.
+    """Return the model with its weights in a torch dtype.
 
     Of its generation_config.json only the special tokens stay: every sampling setting is the run's, and transformers
     would fill those that a call leaves out with the model's.
@@ -91,7 +91,7 @@ def load_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def check_base_model(config: TrainerConfig, base: BaseModel) -> None:
-    """Refuses a base model that cannot be trained as the configuration says, before its weights are read.
+    """Refuse a base model that cannot be trained as the configuration says, before its weights are read.
 
     Raises:
         RunError: MODEL_INVALID.
@@ -122,7 +122,7 @@ def _load_weights(model: str, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def model_dtype(config: TrainerConfig, base: BaseModel) -> torch.dtype:
-    """The dtype that a run computes its model in.
+    """Return the dtype that a run computes its model in.
 
     Raises:
         RunError: MODEL_INVALID when the base model's config.json cannot be read.
@@ -134,7 +134,7 @@ def model_dtype(config: TrainerConfig, base: BaseModel) -> torch.dtype:
 
 
 def add_adapter(model: PreTrainedModel, tuning: Tuning, seed: int) -> PeftModel:
-    """The model with a fresh adapter on the layers of `adapted_layers`; it changes nothing yet."""
+    """Return the model with a fresh adapter on the layers of `adapted_layers`; it changes nothing yet."""
     layers = model.config.get_text_config().num_hidden_layers
     first = 0 if tuning.last_layers is None else max(0, layers - tuning.last_layers)
     part = language_part(model)
@@ -158,7 +158,7 @@ def add_adapter(model: PreTrainedModel, tuning: Tuning, seed: int) -> PeftModel:
 
 
 def load_adapter(model: PreTrainedModel, adapter: Path, trainable: bool) -> PeftModel:
-    """The model with an adapter read from a folder.
+    """Return the model with an adapter read from a folder.
 
     Raises:
         RunError: MODEL_INVALID when the folder is broken.
@@ -175,7 +175,7 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
-    """The prompt as the model sees it: through its chat template, with the generation prompt.
+    """Return the prompt as the model sees it: through its chat template, with the generation prompt.
 
     Raises:
         ValueError: when the chat template refuses the messages.
@@ -188,12 +188,12 @@ def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, messages: list[Message]
 
 
 def forget_zero_3() -> None:
-    """Makes models load whole again: after a training under ZeRO-3 transformers would go on loading them in parts."""
+    """Make models load whole again: after a training under ZeRO-3 transformers would go on loading them in parts."""
     unset_hf_deepspeed_config()
 
 
 def export_adapter(checkpoint: Path, base: BaseModel, target: Path) -> None:
-    """Copies a checkpoint's adapter to `target`, ready to serve beside its base."""
+    """Copy a checkpoint's adapter to `target`, ready to serve beside its base."""
 
     def fill(folder: Path) -> None:
         for name in _ADAPTER_FILES:
@@ -207,7 +207,7 @@ def export_adapter(checkpoint: Path, base: BaseModel, target: Path) -> None:
 
 
 def export_model(checkpoint: Path, base: BaseModel, target: Path) -> None:
-    """Writes a checkpoint's model to `target` in the precision of its base, with the tokenizer's files."""
+    """Write a checkpoint's model to `target` in the precision of its base, with the tokenizer's files."""
     dtype: Any = AutoConfig.from_pretrained(base.folder).dtype or torch.float32
     # Users of the tuned model expect the base's sampling defaults, which training does without.
     defaults = None

@@ -26,12 +26,12 @@ File = tuple[str, int]
 
 
 def on_first_machine() -> bool:
-    """Whether this process sees the whole folder of the run."""
+    """Return whether this process sees the whole folder of the run."""
     return not _apart() or rank() < _processes_per_machine()
 
 
 def collect(folder: Path) -> None:
-    """Moves what other machines' processes have written into a folder to the same folder of the first machine.
+    """Move what other machines' processes have written into a folder to the same folder of the first machine.
 
     To be called by every rank, and only when all of them have written.
 
@@ -58,7 +58,7 @@ def collect(folder: Path) -> None:
 
 
 def spread(root: Path, chosen: Iterable[Path]) -> None:
-    """Copies files and folders of the first machine to the others, in place of what these have there.
+    """Copy files and folders of the first machine to the others, in place of what these have there.
 
     To be called by every rank; the others' files are there once all have returned.
 
@@ -94,7 +94,7 @@ def _processes_per_machine() -> int:
 
 
 def _ranks() -> list[int]:
-    """The ranks that speak for their machines."""
+    """Return the ranks that speak for their machines."""
     return list(range(0, world_size(), _processes_per_machine()))
 
 

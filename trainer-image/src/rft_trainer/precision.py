@@ -1,4 +1,4 @@
-"""What a model is computed in: its own precision where the hardware has instructions for it, else float32."""
+"""Chooses the dtype of a run: that of the model's files if the hardware has instructions for it, else float32."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from rft_trainer.processor import has_bfloat16_instructions
 
 
 def choose_dtype(config: TrainerConfig, stored: torch.dtype | None) -> torch.dtype:
-    """The dtype that a run computes its model in, whose files have the dtype `stored` (None: they do not say)."""
+    """Return the dtype in which a run computes; `stored` is the dtype of the model's files, None if not stated."""
     if config.tuning.type == "Full" or stored is None:
-        # Updates of a usual size would vanish in the rounding of bfloat16 weights.
+        # Typical updates are smaller than the rounding error of bfloat16 weights, and would be lost.
         return torch.float32
     if config.compute.on_gpus:
         return stored
@@ -20,5 +20,5 @@ def choose_dtype(config: TrainerConfig, stored: torch.dtype | None) -> torch.dty
             return torch.float32
         case "BFloat16":
             return torch.bfloat16
-    # Processors that multiply in bfloat16 still emulate float16.
+    # Processors with bfloat16 instructions still emulate float16, so float16 models are computed in float32.
     return stored if stored == torch.bfloat16 and has_bfloat16_instructions() else torch.float32

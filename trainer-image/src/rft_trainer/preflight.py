@@ -15,7 +15,7 @@ SAME_REWARD = 1e-6
 
 
 def judge(groups: Sequence[Sequence[ScoredCompletion]], samples_per_prompt: int) -> PreflightVerdict:
-    """The verdict on groups of sampled completions, each group of one prompt.
+    """Return the verdict on groups of sampled completions, each group of one prompt.
 
     GRPO learns from differences within a group, so a model none of whose groups differ cannot learn, whatever its
     mean reward is.

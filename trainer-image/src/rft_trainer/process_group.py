@@ -1,4 +1,4 @@
-"""The processes of a stage: all are told to stop with the launcher, and one that fails takes the others along."""
+"""Runs the processes of a stage: stops all of them when the launcher is told to stop or one of them fails."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from rft_trainer.ending import REPORT_FILE, Ending, ProcessEnd, group_ending
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = float(os.environ.get("RFT_GRACE_SECONDS", "600"))
-"""How long processes may take to save a checkpoint after SIGTERM before they are killed."""
+"""Seconds that processes have to save a checkpoint after SIGTERM before they are killed."""
 FAILURE_GRACE_SECONDS = 10.0
-"""How long the others may run on after one process failed: they wait for it and cannot go on."""
+"""Seconds until the others are killed after one process has failed: they wait for it, and cannot go on."""
 _KERNEL_COUNTERS = Path("/proc/vmstat")
 
 
@@ -33,11 +33,11 @@ class Command:
     arguments: list[str]
     """Program and arguments."""
     environment: dict[str, str]
-    """All of its environment."""
+    """Its whole environment."""
 
 
 class ProcessGroup:
-    """Runs the stages of a run one after the other; takes over SIGTERM and SIGINT."""
+    """Runs the stages of a run one after the other, and handles SIGTERM and SIGINT."""
 
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -46,10 +46,10 @@ class ProcessGroup:
         signal.signal(signal.SIGINT, self._on_signal)
 
     def run(self, commands: Sequence[Command]) -> Ending:
-        """Starts the processes and waits for all of them; returns why they ended."""
+        """Start the processes and wait for all of them; return why they ended."""
         if self._stopping:
             return Ending(ExitCode.INTERRUPTED, "stopped before the next stage; start again to go on")
-        killed_before = count_kernel_kills()
+        previous_kills = count_kernel_kills()
         with tempfile.TemporaryDirectory(prefix="rft-reports-") as folder:
             files = [Path(folder) / str(command.rank) for command in commands]
             self._processes = [
@@ -57,7 +57,7 @@ class ProcessGroup:
                 for command, file in zip(commands, files, strict=True)
             ]
             if self._stopping:
-                self._signal(signal.SIGTERM)  # it came while they were being started
+                self._signal(signal.SIGTERM)  # the signal came while the processes were being started
             moments, killed = self._wait()
             ends = [
                 ProcessEnd(
@@ -71,14 +71,14 @@ class ProcessGroup:
                     commands, files, self._processes, moments, killed, strict=True
                 )
             ]
-        ending = group_ending(ends, count_kernel_kills() - killed_before)
+        ending = group_ending(ends, count_kernel_kills() - previous_kills)
         if self._stopping and ending.code == ExitCode.UNEXPECTED and all(end.status < 0 or end.stopped for end in ends):
-            # Told to stop before they could listen, or not through in time.
+            # The signal came before the processes could handle it, or they did not end in time.
             return Ending(ExitCode.INTERRUPTED, f"{ending.message}; start again to go on")
         return ending
 
     def _wait(self) -> tuple[list[float], list[bool]]:
-        """When each process ended, and whether it had to be killed."""
+        """Wait for all processes; return when each ended, and whether it had to be killed."""
         moments = [math.inf] * len(self._processes)
         killed = [False] * len(self._processes)
         deadline = math.inf
@@ -93,7 +93,7 @@ class ProcessGroup:
             elif failed:
                 deadline = min(deadline, now + FAILURE_GRACE_SECONDS)
             if now > deadline:
-                killed = [was or moment == math.inf for was, moment in zip(killed, moments, strict=True)]
+                killed = [flag or moment == math.inf for flag, moment in zip(killed, moments, strict=True)]
                 self._signal(signal.SIGKILL)
             if math.inf in moments:
                 time.sleep(POLL_SECONDS)
@@ -110,7 +110,7 @@ class ProcessGroup:
 
 
 def count_kernel_kills() -> int:
-    """How many processes this machine's kernel has killed since it started because memory ran out; 0 if unknown."""
+    """Return how many processes the kernel has killed since boot because memory ran out; 0 if unknown."""
     try:
         lines = _KERNEL_COUNTERS.read_text(encoding="ascii").splitlines()
     except OSError:

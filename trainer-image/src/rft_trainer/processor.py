@@ -12,7 +12,7 @@ _WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512
 
 
 def has_bfloat16_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this machine's processor multiplies matrices in bfloat16 natively.
+    """Return whether this machine's processor multiplies matrices in bfloat16 natively.
 
     Without such instructions (AVX2 only, and the first AVX-512) bfloat16 is emulated, and several times slower than
     float32. With ONEDNN_MAX_CPU_ISA=AVX2 a processor counts as one without.

@@ -46,7 +46,7 @@ class Pace:
         self._done_before = done_before
 
     def left(self, done: int, planned: int, now: float) -> float | None:
-        """Seconds until all are done; None while nothing is known, and when all are."""
+        """Return seconds until all are done; None while nothing is known, and when all are."""
         more = done - self._done_before
         if more <= 0 or done >= planned:
             return None
@@ -83,7 +83,7 @@ class ProgressReporter:
                 self._series[name].labels(**self._labels)  # a counter begins with 0
 
     def update(self, **fields: Any) -> None:
-        """Changes fields of the progress (snake_case names of `rft_api.progress.Progress`).
+        """Change fields of the progress (snake_case names of `rft_api.progress.Progress`).
 
         The time left follows from how much is done since the stage began, unless it is given. Another phase or message
         ends what `detail` was about.
@@ -100,7 +100,7 @@ class ProgressReporter:
         self.progress = after
 
     def part(self, planned: int, unit: str) -> Callable[[int], None]:
-        """Begins a part of the stage, such as a validation in training; returns what takes how much of it is done."""
+        """Begin a part of the stage, such as a validation in training; return what takes how much of it is done."""
         pace = Pace(self._clock())
 
         def report(done: int) -> None:
@@ -112,33 +112,33 @@ class ProgressReporter:
         return report
 
     def describe(self) -> str:
-        """One line for the log."""
+        """Return one line for the log."""
         return describe_progress(self.progress, self._clock() - self._active_since)
 
     def plan(self, total_steps: int, done: int = 0) -> None:
-        """Announces how many steps the run will take, and how many an earlier attempt has done."""
+        """Announce how many steps the run will take, and how many an earlier attempt has done."""
         self.update(total_steps=total_steps)
         self._publish(PLANNED_STEPS, total_steps)
         self._publish(STEPS_DONE, done)
         self.record_checkpoint()
 
     def record_step(self, metrics: TrainMetrics, new_tokens: int) -> None:
-        """Publishes a training step; the tokens of a line are those of all attempts, the counter's are ours."""
+        """Publish a training step; the tokens of a line are those of all attempts, the counter's are ours."""
         self._record(metrics.model_copy(update={"tokens": new_tokens}))
         if metrics.loss is None or metrics.gradient_norm is None:
             self._publish(NONFINITE_STEPS, 1)
 
     def record_checkpoint(self) -> None:
-        """Publishes that a checkpoint is complete."""
+        """Publish that a checkpoint is complete."""
         self._publish(CHECKPOINT_TIME, time.time())
 
     def record_validation(self, metrics: ValidationMetrics) -> None:
-        """Publishes a validation."""
+        """Publish a validation."""
         self.update(validation_reward=metrics.reward)
         self._record(metrics)
 
     def record_hacking(self, verdict: HackingVerdict) -> None:
-        """Publishes what comparing the reward with its shadows says."""
+        """Publish what comparing the reward with its shadows says."""
         self.update(reward_hacking=verdict)
         if verdict.suspected is not None:
             self._publish(HACKING_SUSPECTED, verdict.suspected)
@@ -167,7 +167,7 @@ class RowCounter:
         self.total = 0
 
     def count(self, messages: object) -> int:
-        """Counts a row; in the place of a function that counts a prompt's tokens, it finds none."""
+        """Count a row; in the place of a function that counts a prompt's tokens, it finds none."""
         self.total += 1
         if self.total % REPORTED_ROWS == 0:
             self._reporter.update(detail=f"{self.total} rows")
@@ -175,7 +175,7 @@ class RowCounter:
 
 
 def serve_progress(reporter: ProgressReporter, port: int) -> Callable[[], None]:
-    """Serves the reporter in a background thread for as long as the process lives, or until the result is called.
+    """Serve the reporter in a background thread for as long as the process lives, or until the result is called.
 
     In a pod everybody may ask, elsewhere only programs of this machine.
 

@@ -30,7 +30,7 @@ class ProgressLog:
         self._last = clock()
 
     def write_if_due(self) -> float:
-        """Writes a line when the last one is old enough; returns the seconds until the next one is due."""
+        """Write a line when the last one is old enough; return the seconds until the next one is due."""
         now = self._clock()
         if now - self._last >= INTERVAL_SECONDS and self._reporter.progress.phase != "Done":
             self._last = now

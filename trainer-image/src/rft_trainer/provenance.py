@@ -43,7 +43,7 @@ def build_provenance(config: TrainerConfig, base: BaseModel, report: Report = ig
 
 
 def _data_digest(path: Path, digests: Mapping[Path, str]) -> str:
-    """The digest of a file, or one of the names and digests of a folder's files."""
+    """Return the digest of a file, or one of the names and digests of a folder's files."""
     if path.is_file():
         return digests[path]
     lines = [f"{digests[file]} {file.relative_to(path).as_posix()}\n" for file in _files(path)]

@@ -62,13 +62,13 @@ class Recorder:
         self._diverged_steps = 0
 
     def record_rollouts(self, number: int, step: Step) -> None:
-        """Gathers the step's completions from all ranks; rank 0 writes them."""
+        """Gather the step's completions from all ranks; rank 0 writes them."""
         self._rows = [row for rows in gather(step.rows) for row in rows]
         if rank() == 0:
             write_rollouts(self._folder.rollout(number), self._rows)
 
     def record_metrics(self, number: int, step: Step, logs: Mapping[str, float], gradient_norm: float | None) -> None:
-        """Adds the step's line to metrics.jsonl and publishes it; `logs` are TRL's metrics of the step.
+        """Add the step's line to metrics.jsonl and publishes it; `logs` are TRL's metrics of the step.
 
         Raises:
             RunError: DIVERGED when loss or gradient norm have not been finite for `DIVERGED_STEPS` steps.

@@ -1,4 +1,4 @@
-"""The requests of one batch of completions: sent as completions end, few at first, then all that are left."""
+"""The requests of one batch of completions: a few while completions are being generated, then all others."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rft_api.reward_protocol import Score
 from rft_trainer.reward_transport import CONCURRENCY, RewardTransport, Rollout
 
 BATCH = 64
-"""Samples per request: large enough to amortize HTTP, small enough that a slow one delays few."""
+"""Samples per request: enough to amortize the cost of HTTP, and so few that a slow sample delays only few others."""
 EARLY_CONCURRENCY = 2
-"""Requests in flight per process and reward while completions are still being generated: what ends meanwhile goes
-together, so that a server that takes its time gets few large requests instead of many small ones."""
+"""Requests in flight per process and reward while completions are still being generated. Completions that end meanwhile
+wait for the next request, so that a slow server gets few large requests instead of many small ones."""
 
 
 class RewardRequests:
@@ -39,7 +39,7 @@ class RewardRequests:
         self._busy_since = 0.0
 
     def add(self, rollouts: Mapping[str, Mapping[int, Rollout]], is_complete: bool) -> None:
-        """Takes completions by reward and place; once the batch is complete, all goes out at once."""
+        """Add completions, by reward and index, and request their scores; a complete batch gets no more completions."""
         self._is_complete = is_complete
         for name, more in rollouts.items():
             self._waiting.setdefault(name, {}).update(more)
@@ -47,7 +47,7 @@ class RewardRequests:
         self._send()
 
     async def wait(self, seconds: float | None = None) -> dict[int, Score]:
-        """The scores by place; after so many seconds those that there are, and the others are no longer requested.
+        """Wait for the scores; return them by index. After `seconds`, cancel the requests that are still open.
 
         Raises:
             RunError: as `RewardTransport.request`.

@@ -1,4 +1,4 @@
-"""Requests to the reward servers over HTTP: retried while a server is away, in an event loop of their own thread."""
+"""Sends requests to the reward servers over HTTP, in the event loop of another thread; retries unreachable servers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rft_trainer.data import Prompt
 CONCURRENCY = 8
 """Requests in flight per process and reward."""
 FIRST_PAUSE_SECONDS = 0.25
-"""Pause before a request is tried again; it doubles with every try."""
+"""Pause before the first retry of a request; it doubles with every retry."""
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class RewardTransport:
 
     Args:
         targets: the reward servers by name.
-        should_stop: polled while a server is away; when true, waiting ends with INTERRUPTED.
+        should_stop: polled while a server is unreachable; when true, waiting ends with INTERRUPTED.
 
     Raises:
         RunError: CONFIGURATION_INVALID when a token cannot be read.
@@ -56,29 +56,29 @@ class RewardTransport:
         self._client = self.run(self._open())
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Runs a coroutine in the event loop; returns its result."""
+        """Run a coroutine in the event loop; return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def call(self, function: Callable[..., object], *arguments: object) -> None:
-        """Has the event loop's thread call a function soon."""
+        """Call a function in the thread of the event loop, without waiting for it."""
         self._loop.call_soon_threadsafe(function, *arguments)
 
     def close(self) -> None:
-        """Closes connections and the event loop's thread."""
+        """Close the connections and stop the event loop."""
         self.run(self._client.aclose())
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     def timeout_seconds(self, name: str) -> float:
-        """Seconds that a reward may take for one batch."""
+        """Return the seconds that a reward may take for one batch."""
         return self._targets[name].timeout_seconds
 
     async def request(self, name: str, rollouts: Sequence[Rollout], patience: float) -> list[Score]:
-        """The scores of completions, in their order; runs in the event loop.
+        """Return the scores of completions, in their order; to be awaited in the event loop.
 
-        `patience` is the number of seconds that the server may be away (a restart, a new node).
+        `patience` is the number of seconds that the server may be unreachable (a restart, a new node).
 
         Raises:
-            RunError: REWARD_FAILING when the server refuses the request, REWARD_UNREACHABLE when it stays away,
+            RunError: REWARD_FAILING when the server refuses the request, REWARD_UNREACHABLE when it stays unreachable,
                 INTERRUPTED when the run is to stop meanwhile.
         """
         target = self._targets[name]
@@ -96,8 +96,8 @@ class RewardTransport:
         ]
         token = self._tokens[name]
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        # The server bounds a batch by the function's timeout and may score its samples again one by one, so it needs
-        # longer than that; past this, the answer is lost.
+        # The server limits a batch to the function's timeout, and may then score its samples one by one, so it may need
+        # longer than that timeout.
         timeout = httpx.Timeout(2 * target.timeout_seconds + 30, connect=10)
         deadline = time.monotonic() + patience
         pause = FIRST_PAUSE_SECONDS
@@ -132,7 +132,7 @@ class RewardTransport:
     async def _open(self) -> httpx.AsyncClient:
         connections = CONCURRENCY * max(1, len(self._targets))
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        # Proxies are for the world outside; a reward server is a neighbour.
+        # Proxies are for requests to the internet; a reward server is in the same cluster or on this machine.
         return httpx.AsyncClient(limits=limits, trust_env=False)
 
 

@@ -1,4 +1,4 @@
-"""Scores completions on the job's reward servers; tells failed samples from low scores, and shadows from rewards."""
+"""Scores completions with the job's reward servers; a failure is no low score, and a shadow may fail."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from rft_trainer.reward_requests import RewardRequests
 from rft_trainer.reward_transport import RewardTransport, Rollout
 
 UNREACHABLE_SECONDS = 300.0
-"""Seconds that a server may be away (a restart, a new node) before the run gives up and is retried."""
+"""Seconds that a server may be unreachable (a restart, a new node) before the run ends and is retried."""
 FAILING_SHARE = 0.1
 FAILING_WINDOW = 64
-"""When more than this share of at least so many recent samples has failed, the run stops."""
+"""The run stops when more than FAILING_SHARE of the recent samples, at least FAILING_WINDOW, have failed."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ShadowScore:
-    """What a shadow gave to a completion."""
+    """The score of a completion by a shadow."""
 
     reward: float | None
     error: str | None
@@ -33,7 +33,7 @@ class ShadowScore:
 class RewardClient:
     """The job's reward servers.
 
-    Safe to call from the training thread only. Requests are made in a thread of their own.
+    Only the training thread may call it. Requests are made in another thread.
 
     Args:
         targets: the reward servers by name.
@@ -61,17 +61,17 @@ class RewardClient:
         return self._failures.total
 
     def begin(self, with_shadows: bool = True) -> Scoring:
-        """Begins to score a batch of completions, each as soon as it is there."""
+        """Begin to score a batch of completions, which are added as they end."""
         shadows = self.shadows if with_shadows else ()
         return Scoring(self._transport, self._unreachable_seconds, self._failures, shadows, self._late_shadows)
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._transport.close()
 
 
 class FailureWatch:
-    """Stops a run of whose recent samples too many could not be scored."""
+    """Stops a run when too many of its recent samples could not be scored."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -79,7 +79,7 @@ class FailureWatch:
         self._recent: deque[tuple[int, int]] = deque()
 
     def add(self, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> None:
-        """Takes a batch and its scores.
+        """Count the failures in the scores of a batch.
 
         Raises:
             RunError: REWARD_FAILING when too many recent samples have failed.
@@ -100,16 +100,16 @@ class FailureWatch:
 
 
 class Scoring:
-    """The scores of one batch of completions, requested while others are still being generated.
+    """Scores one batch of completions; the first ones already while others are still being generated.
 
-    Which request a completion goes in changes nothing: a reward may not compare the samples of a request.
+    How completions are divided into requests does not matter, because a reward may not compare samples of a request.
 
     Args:
         transport: the connections.
         unreachable_seconds: how long a server may be away.
-        failures: is told what could not be scored.
-        shadows: names of the shadows that score the batch, too.
-        late_shadows: names of the shadows that were late before and have not answered since; kept up to date.
+        failures: counts the samples that could not be scored.
+        shadows: names of the shadows that also score the batch.
+        late_shadows: names of the shadows that were late and have not answered in time since; updated here.
     """
 
     def __init__(
@@ -126,25 +126,25 @@ class Scoring:
         self._rollouts: Sequence[Rollout] = []
         self._early: dict[int, Rollout] = {}
         self._rewards = RewardRequests(transport, unreachable_seconds)
-        # A shadow is not worth waiting for as training is.
+        # Training does not wait for an unreachable shadow as long as for a reward.
         self._shadows = {
             name: RewardRequests(transport, min(unreachable_seconds, transport.timeout_seconds(name)))
             for name in shadows
         }
 
     def send_early(self, rollouts: Mapping[int, Rollout]) -> None:
-        """Takes completions that have ended, by their place in the batch; more will come."""
+        """Request scores of completions that have ended, by their index in the batch; others will follow."""
         self._early |= rollouts
         self._send(rollouts, is_complete=False)
 
     def send(self, rollouts: Sequence[Rollout]) -> None:
-        """Takes the whole batch; what was sent early is not sent again, unless it has turned out different."""
+        """Request scores of the whole batch, except for completions that were sent early and have not changed."""
         self._rollouts = rollouts
         rest = {place: rollout for place, rollout in enumerate(rollouts) if self._early.get(place) != rollout}
         self._send(rest, is_complete=True)
 
     def wait(self) -> list[Score]:
-        """Scores in the order of the batch; those that could not be scored carry an error instead of a reward.
+        """Wait for the scores; return them in the order of the batch, with an error where a sample was not scored.
 
         Raises:
             RunError: REWARD_FAILING when too many recent samples failed, REWARD_UNREACHABLE when a server stayed away,
@@ -156,10 +156,10 @@ class Scoring:
         return scores
 
     def wait_for_shadows(self) -> dict[str, list[ShadowScore]]:
-        """What each shadow gave, in the order of the batch; never raises for what a shadow does.
+        """Wait for the scores of the shadows; return them by shadow, in the order of the batch; never raise for a shadow.
 
-        A shadow that is not through is waited for as long as its `timeout`. One that was late before and has not
-        answered since is not waited for at all: it scores what it can beside training.
+        Each shadow may take as long as its `timeout`. A shadow that was late, and has not answered in time since, is
+        not waited for: it scores what it can while training goes on.
         """
         return {name: self._wait_for_shadow(name, requests) for name, requests in self._shadows.items()}
 

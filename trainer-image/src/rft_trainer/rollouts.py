@@ -1,4 +1,4 @@
-"""Scored completions as records and as parquet files, with every component and the advantage."""
+"""Scored completions, their statistics, and the parquet files that hold them."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from rft_trainer.statistics import mean
 
 @dataclass
 class ScoredCompletion:
-    """A completion, what it earned and what it was worth to the step."""
+    """A completion with its reward and its advantage."""
 
     prompt: Prompt
     completion: str
     tokens: int
     clipped: bool
-    """Whether the token limit cut it off."""
+    """Whether it was cut off at the token limit."""
     reward: float | None
     error: str | None
     components: dict[str, float] = field(default_factory=dict)
     explanation: str | None = None
-    """Why the reward is what it is, if the reward says so."""
+    """The reward function's explanation of the reward, if it gives one."""
     advantage: float | None = None
     shadows: dict[str, ShadowScore] = field(default_factory=dict)
-    """What each shadow gave."""
+    """The score of each shadow, by name."""
 
 
 def scored(prompt: Prompt, completion: str, tokens: int, clipped: bool, score: Score) -> ScoredCompletion:
-    """Joins a completion with its score."""
+    """Return a completion with its score."""
     components = {metric.name: metric.value for metric in score.metrics_list}
     return ScoredCompletion(
         prompt,
@@ -53,60 +53,60 @@ def scored(prompt: Prompt, completion: str, tokens: int, clipped: bool, score: S
     )
 
 
-def add_shadows(rows: Sequence[ScoredCompletion], found: Mapping[str, Sequence[ShadowScore]]) -> None:
-    """Puts what the shadows gave, in the rows' order, into the rows."""
-    for name, scores in found.items():
+def add_shadows(rows: Sequence[ScoredCompletion], scores_by_shadow: Mapping[str, Sequence[ShadowScore]]) -> None:
+    """Add the scores of the shadows, which have the order of the rows, to the rows."""
+    for name, scores in scores_by_shadow.items():
         for row, score in zip(rows, scores, strict=True):
             row.shadows[name] = score
 
 
 def shadow_scores(rows: Sequence[ScoredCompletion]) -> dict[str, ShadowScores]:
-    """What each shadow gave to the rows together."""
-    given: dict[str, list[ShadowScore]] = {}
+    """Return the mean reward and the number of failures of each shadow over the rows."""
+    scores_by_shadow: dict[str, list[ShadowScore]] = {}
     for row in rows:
         for name, score in row.shadows.items():
-            given.setdefault(name, []).append(score)
+            scores_by_shadow.setdefault(name, []).append(score)
     return {
         name: ShadowScores(
             reward=mean([score.reward for score in scores if score.reward is not None]),
             failed=sum(score.error is not None for score in scores),
         )
-        for name, scores in sorted(given.items())
+        for name, scores in sorted(scores_by_shadow.items())
     }
 
 
 def component_means(rows: Sequence[ScoredCompletion]) -> dict[str, float]:
-    """Mean of each component over the rows that have it."""
+    """Return the mean of each component over the rows that have it."""
     values: dict[str, list[float]] = {}
     for row in rows:
         for name, value in row.components.items():
             values.setdefault(name, []).append(value)
-    return {name: sum(found) / len(found) for name, found in sorted(values.items())}
+    return {name: sum(numbers) / len(numbers) for name, numbers in sorted(values.items())}
 
 
 def source_means(rows: Sequence[ScoredCompletion]) -> dict[str, float]:
-    """Mean reward of each data source over its scored rows."""
+    """Return the mean reward of each data source over its scored rows."""
     values: dict[str, list[float]] = {}
     for row in rows:
         if row.reward is not None:
             values.setdefault(row.prompt.source, []).append(row.reward)
-    return {name: sum(found) / len(found) for name, found in sorted(values.items())}
+    return {name: sum(numbers) / len(numbers) for name, numbers in sorted(values.items())}
 
 
 def mean_reward(rows: Sequence[ScoredCompletion]) -> float | None:
-    """Mean reward over the scored rows; None when there are none."""
+    """Return the mean reward of the scored rows; None when there are none."""
     return mean([row.reward for row in rows if row.reward is not None])
 
 
 def mean_length(rows: Sequence[ScoredCompletion]) -> float:
-    """Mean completion tokens; 0 of nothing."""
+    """Return the mean number of completion tokens; 0 when there are no rows."""
     return mean([row.tokens for row in rows]) or 0.0
 
 
 def write_rollouts(path: Path, rows: Sequence[ScoredCompletion]) -> None:
-    """Writes rows as parquet, replacing the file.
+    """Write rows to a parquet file; replace an existing one.
 
-    Columns: `rft_api.run_folder.RolloutRow`, one per component, one or two per shadow.
+    The columns are those of `rft_api.run_folder.RolloutRow`, one for each component, and one or two for each shadow.
     """
     names = sorted({name for row in rows for name in row.components})
     columns: dict[str, pa.Array] = {
@@ -126,16 +126,16 @@ def write_rollouts(path: Path, rows: Sequence[ScoredCompletion]) -> None:
         values = [row.components.get(name) for row in rows]
         columns[COMPONENT_COLUMN_PREFIX + name] = pa.array(values, pa.float64())
     for name in sorted({name for row in rows for name in row.shadows}):
-        given = [row.shadows.get(name, ShadowScore(None, None)) for row in rows]
-        columns[SHADOW_COLUMN_PREFIX + name] = pa.array([score.reward for score in given], pa.float64())
-        if any(score.error is not None for score in given):
-            columns[SHADOW_ERROR_COLUMN_PREFIX + name] = pa.array([score.error for score in given], pa.string())
+        scores = [row.shadows.get(name, ShadowScore(None, None)) for row in rows]
+        columns[SHADOW_COLUMN_PREFIX + name] = pa.array([score.reward for score in scores], pa.float64())
+        if any(score.error is not None for score in scores):
+            columns[SHADOW_ERROR_COLUMN_PREFIX + name] = pa.array([score.error for score in scores], pa.string())
     with atomic_path(path) as partial:
         pq.write_table(pa.table(columns), partial)
 
 
 def read_rollouts(path: Path, prompts: Sequence[Prompt]) -> list[ScoredCompletion]:
-    """Reads back what `write_rollouts` wrote for exactly these prompts, in their order."""
+    """Read the file that `write_rollouts` has written for exactly these prompts, in the same order."""
     rows = pq.read_table(path).to_pylist()
     return [
         ScoredCompletion(

@@ -1,4 +1,4 @@
-"""Statistics of scored completions: means by component and source, and the gain's bootstrap interval."""
+"""The mean, and the bootstrap interval of a gain."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ RESAMPLES = 10_000
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """Arithmetic mean; None of nothing."""
+    """Return the arithmetic mean; None when there are no values."""
     return math.fsum(values) / len(values) if values else None
 
 
 def paired_bootstrap(before: Sequence[float], after: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Gain:
-    """Mean of `after - before` and its percentile bootstrap interval, resampling the pairs.
+    """Return the mean of `after - before` and its percentile bootstrap interval, resampling the pairs.
 
     Source: B. Efron and R. Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
 
     Raises:
-        ValueError: when there are no pairs, or one without its partner.
+        ValueError: when there are no pairs, or the lengths differ.
     """
     differences = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     if differences.ndim != 1 or differences.size == 0:
         raise ValueError("a paired bootstrap needs pairs")
     generator = np.random.default_rng(seed)
-    # Sums over multinomial counts equal sums over resampled pairs, without materializing RESAMPLES x n indices.
+    # Multinomial counts say how often each pair was drawn; so no array of RESAMPLES x n indices is needed.
     counts = generator.multinomial(differences.size, np.full(differences.size, 1 / differences.size), size=RESAMPLES)
     means = counts @ differences / differences.size
     tail = (1 - confidence) / 2

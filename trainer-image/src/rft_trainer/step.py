@@ -1,4 +1,4 @@
-"""The completions of one optimizer step on this process, and the seconds that the step takes."""
+"""The completions of one optimizer step on this process, and the time that the step takes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rft_trainer.rewards import RewardClient
 
 
 class Step(Batch):
-    """What one optimizer step samples, what it earns, and how long the step takes; arguments as for `Batch`."""
+    """The completions, rewards and duration of one optimizer step; the arguments are those of `Batch`."""
 
     def __init__(
         self,
@@ -26,13 +26,13 @@ class Step(Batch):
         super().__init__(prompts, client, tokenizer, end_ids)
         self.generate_seconds = 0.0
         self.reward_seconds = 0.0
-        """Seconds of waiting for rewards and shadows."""
+        """Seconds of waiting for the scores of rewards and shadows."""
         self.seconds = 0.0
-        """Seconds of the whole step, once `end` was called."""
+        """Seconds of the whole step; set by `end`."""
         self._started = time.monotonic()
 
     def rewards(self, texts: Sequence[str], completion_ids: Sequence[Sequence[int]]) -> list[float]:
-        """Waits for the rewards, in the order of the batch; NaN for a completion that could not be scored.
+        """Wait for the rewards; return them in the order of the batch, NaN for a completion that could not be scored.
 
         Raises:
             RunError: as `Scoring.wait`.
@@ -43,12 +43,12 @@ class Step(Batch):
         return [math.nan if row.reward is None else row.reward for row in rows]
 
     def set_advantages(self, advantages: Sequence[float]) -> None:
-        """Notes what each completion is worth to the step."""
+        """Store the advantage of each completion."""
         for row, advantage in zip(self.rows, advantages, strict=True):
             row.advantage = advantage
 
     def end(self) -> None:
-        """Adds the scores of the shadows, for which nothing has waited so far, and stops the clock."""
+        """Wait for the scores of the shadows, which the update does not need, and stop the clock."""
         started = time.monotonic()
         self.add_shadows()
         now = time.monotonic()
@@ -57,7 +57,7 @@ class Step(Batch):
 
     @property
     def update_seconds(self) -> float:
-        """Seconds of the step that were neither generation nor waiting for rewards."""
+        """Seconds of the step besides generation and waiting for rewards."""
         return max(0.0, self.seconds - self.generate_seconds - self.reward_seconds)
 
     @property

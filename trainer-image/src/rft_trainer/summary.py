@@ -33,7 +33,7 @@ def build_summary(
     stopped_early: bool,
     stage_seconds: Mapping[str, float],
 ) -> Summary:
-    """The summary of a run whose stages are done.
+    """Return the summary of a run whose stages are done.
 
     Args:
         config: the run's configuration.

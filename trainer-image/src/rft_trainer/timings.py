@@ -18,7 +18,7 @@ class StageClock:
         self._since = 0.0
 
     def enter(self, stage: str | None) -> None:
-        """Ends the stage that is on, if another one begins; None begins none."""
+        """End the stage that is on, if another one begins; None begins none."""
         if stage == self._stage:
             return
         now = time.monotonic()
@@ -29,7 +29,7 @@ class StageClock:
         self._stage, self._since = stage, now
 
     def read(self) -> dict[str, float]:
-        """Seconds by stage so far, in the order in which they first ended."""
+        """Return seconds by stage so far, in the order in which they first ended."""
         if not self._path.exists():
             return {}
         seconds: dict[str, float] = json.loads(self._path.read_text(encoding="utf-8"))

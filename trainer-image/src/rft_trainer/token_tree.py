@@ -1,9 +1,9 @@
-"""Sequences of tokens as trees: what several sequences begin with stands there once, and is computed once.
+"""Token trees: tokens that several sequences begin with are stored once and computed once.
 
-The completions of a prompt share the prompt, prompts share a system message or an example, and completions that have
-been sampled often share their first tokens. A row of the model's input is a tree of such sequences, written one branch
-behind the other; a token sees its ancestors and itself only, and its position is its depth. So the model computes for
-each token what it would compute for its sequence alone.
+The completions of a prompt share the prompt. Prompts may share a system message or an example. Sampled completions of
+the same prompt often share their first tokens. A row of the model's input is a tree of such sequences, with one branch
+after the other. A token attends only to its ancestors and itself, and its position is its depth in the tree. So the
+model computes the same for each token as for its sequence alone.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from transformers import PreTrainedModel
 
 
 def sees_trees(base: PreTrainedModel) -> bool:
-    """Whether the model's attention can be told, token by token, what a token sees.
+    """Return whether the model's attention takes a mask that says, for each token, which tokens it attends to.
 
-    It cannot where layers have a window, a state or a recurrence, or where the attention is a kernel for plain rows.
+    It does not where layers have a sliding window, a state or a recurrence, or where a kernel attends to plain rows
+    only.
     """
     config = base.config.get_text_config()
     return (
@@ -33,72 +34,73 @@ def sees_trees(base: PreTrainedModel) -> bool:
 
 @dataclass(frozen=True)
 class TokenTrees:
-    """Sequences as R rows of S columns, padded on the right."""
+    """Sequences in R rows of S columns, padded on the right."""
 
     ids: torch.Tensor
     """Token ids [R, S]."""
     positions: torch.Tensor
-    """Position of each token in its sequences [R, S]."""
+    """The position of each token in its sequences [R, S]."""
     filled: torch.Tensor
     """Which columns hold a token [R, S]."""
     visible: torch.Tensor | None
-    """Which columns [R, S, S] the token of a column sees; None where each row is one sequence."""
+    """Which columns [R, S, S] the token of each column attends to; None when each row is one sequence."""
     rows: torch.Tensor
     """The row of each sequence [sequences]."""
     columns: list[torch.Tensor]
-    """For each sequence the columns of its tokens, in order."""
+    """For each sequence, the columns of its tokens, in order."""
 
     def attention_mask(self, dtype: torch.dtype) -> torch.Tensor:
-        """What the model takes as its mask: of padding [R, S], or additive [R, 1, S, S]."""
+        """Return the attention mask: for plain rows the padding mask [R, S], else an additive mask [R, 1, S, S]."""
         if self.visible is None:
             return self.filled.long()
         blank = torch.zeros((), dtype=dtype, device=self.visible.device)
-        # Not minus infinity: the softmax of a row of padding would be no number.
+        # The smallest number and not minus infinity, because the softmax of a row of padding would be NaN.
         return torch.where(self.visible, blank, torch.finfo(dtype).min)[:, None]
 
 
 def plain_rows(sequences: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> TokenTrees:
-    """Equal sequences share a row, others share nothing."""
+    """Return sequences as plain rows, one for each distinct sequence."""
     rows = {sequence: number for number, sequence in enumerate(dict.fromkeys(map(tuple, sequences)))}
     branches = [_Branch(sequence, 0, row) for sequence, row in rows.items()]
     return _lay_out(sequences, branches, True, device)
 
 
 def token_trees(sequences: Sequence[Sequence[int]], hidden_size: int, device: torch.device | str = "cpu") -> TokenTrees:
-    """Sequences with a common beginning share it, as far as that saves operations for a model of this hidden size."""
+    """Return sequences as trees that share common prefixes where this saves operations at this hidden size."""
     branches = []
     row, width = -1, 0
-    before: tuple[int, ...] = ()
-    # In this order, what a sequence shares with any earlier one it shares with the one before.
+    previous: tuple[int, ...] = ()
+    # In sorted order, the longest prefix that a sequence shares with any earlier one is shared with the previous one.
     for sequence in sorted(set(map(tuple, sequences))):
-        shared = common_length(before, sequence)
+        shared = common_length(previous, sequence)
         if not shared or width + len(sequence) - shared > _best_width(shared, hidden_size):
             row, width, shared = row + 1, 0, 0
         branches.append(_Branch(sequence, shared, row))
         width += len(sequence) - shared
-        before = sequence
+        previous = sequence
     return _lay_out(sequences, branches, False, device)
 
 
 def common_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many first tokens are the same."""
+    """Return the length of the longest common prefix."""
     length = min(len(one), len(other))
     return next((place for place in range(length) if one[place] != other[place]), length)
 
 
 def _best_width(shared: int, hidden_size: int) -> float:
-    """The width of a row, in tokens, at which sequences that share their first tokens cost least.
+    """Return the width of a row, in tokens, at which each of the sequences that share a prefix costs least.
 
-    A token costs about 24 h^2 operations a layer for hidden size h, and a pair of tokens 4 h in the attention, also
-    where the mask then drops it. A row of S tokens, of which s are shared and m belong to each of its (S - s) / m
-    sequences, costs (24 h^2 S + 4 h S^2) m / (S - s) a sequence, which is least at S = s + sqrt(s^2 + 6 h s).
+    Per layer of hidden size h, a token costs about 24 h^2 operations, and a pair of tokens costs 4 h in the attention,
+    even if the mask then removes the pair. Let a row have S tokens, of which s are shared and m belong to each of its
+    (S - s) / m sequences. Then each sequence costs (24 h^2 S + 4 h S^2) m / (S - s), which is least at
+    S = s + sqrt(s^2 + 6 h s).
     """
     return shared + math.sqrt(shared**2 + 6 * hidden_size * shared)
 
 
 @dataclass(frozen=True)
 class _Branch:
-    """A sequence in a row, behind the sequence before it, of which it shares the first tokens."""
+    """A sequence in a row of a tree; it shares its first `shared` tokens with the previous branch of the row."""
 
     sequence: tuple[int, ...]
     shared: int

@@ -1,4 +1,4 @@
-"""The update of the policy: TRL's loss, in passes of a bounded number of tokens over token trees."""
+"""The update of the policy: computes TRL's loss over token trees, in passes of a bounded number of tokens."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from rft_trainer.micro_batches import select, sequences_of, split_by_tokens
 
 
 class PackedGRPOTrainer(GRPOTrainer):
-    """TRL's GRPO trainer, whose update computes what completions share once.
+    """TRL's GRPO trainer with an update that computes shared prefixes of completions once.
 
-    With `tokens_per_micro_batch`, what TRL takes for one micro-batch is the process's whole share of a step; it is
-    split into passes here, so that completions of a prompt stay together and nothing is padded to the longest of all.
-    Without it TRL splits, at random and by number, and each of its micro-batches is one pass.
+    With `tokens_per_micro_batch`, TRL gets the process's whole share of a step as one micro-batch. It is split into
+    passes here, so that the completions of a prompt stay together and none is padded to the longest one of the step.
+    Without it, TRL splits the completions at random into micro-batches of equal number, and each is one pass.
     """
 
     tokens_per_micro_batch: int | None
-    """Most tokens of a pass, those that completions share counted once."""
+    """Upper bound of the tokens in a pass; tokens of a shared prefix count once."""
 
     _tokens: tuple[Sequence[list[int]], Sequence[list[int]]] = ((), ())
     _passes = 1
-    _ahead: _Ahead | None = None
+    _early_pass: _EarlyPass | None = None
 
     def plan_passes(self, prompt_ids: Sequence[list[int]], completion_ids: Sequence[list[int]]) -> None:
-        """Notes a step's prompts and completions, and in how many passes they are computed.
+        """Store the prompts and completions of a step, and decide how many passes compute them.
 
-        All processes call it before they compute with them, and make equally many passes: under ZeRO-3 they gather the
-        weights for each together.
+        All processes call it before they compute anything from them. They make equally many passes, because under
+        ZeRO-3 they gather the weights for each pass together.
         """
         self._tokens = prompt_ids, completion_ids
         if self._is_split_by_tokens:
@@ -42,12 +42,13 @@ class PackedGRPOTrainer(GRPOTrainer):
             self._passes = max(gather(len(split_by_tokens(sequences, self.tokens_per_micro_batch or 0))))
 
     def compute_ahead(self) -> None:
-        """Makes the forward pass of the step's first part, which needs no rewards, while they are being computed."""
+        """Run the forward pass of the step's first part, which needs no rewards, while the servers compute them."""
         inputs = self._pad(*self._tokens)
         if self._is_split_by_tokens:
             part = select(inputs, self._split(sequences_of(inputs))[0])
         else:
-            # TRL shuffles the completions with the next random numbers before it takes the first of them.
+            # TRL will shuffle the completions with the next random numbers, and take the first ones; choose the same
+            # ones.
             state = torch.get_rng_state()
             first = torch.randperm(len(inputs["prompt_ids"]))[: self.args.per_device_train_batch_size]
             torch.set_rng_state(state)
@@ -63,18 +64,19 @@ class PackedGRPOTrainer(GRPOTrainer):
                 compute_entropy=True,
                 compute_aux_loss=self.aux_loss_enabled,
             )
-        self._ahead = _Ahead(input_ids, attention_mask, result)
+        self._early_pass = _EarlyPass(input_ids, attention_mask, result)
 
     @property
     def _is_split_by_tokens(self) -> bool:
-        # The loss of a router is a mean over a pass, by which parts cannot be weighted.
+        # The auxiliary loss of a router is a mean over a pass, so that the losses of parts cannot be weighted and
+        # added.
         return self.tokens_per_micro_batch is not None and not self.aux_loss_enabled
 
     def _split(self, sequences: Sequence[Sequence[int]]) -> list[list[int]]:
         return split_by_tokens(sequences, self.tokens_per_micro_batch or 0, self._passes)
 
     def _pad(self, prompt_ids: Sequence[list[int]], completion_ids: Sequence[list[int]]) -> dict[str, torch.Tensor]:
-        """Prompts and completions as TRL pads them."""
+        """Return prompts and completions padded as TRL pads them."""
         device, padding = self.accelerator.device, self.processing_class.pad_token_id
         prompts = [torch.tensor(ids, dtype=torch.long) for ids in prompt_ids]
         completions = [torch.tensor(ids, dtype=torch.long) for ids in completion_ids]
@@ -85,14 +87,15 @@ class PackedGRPOTrainer(GRPOTrainer):
             "completion_mask": pad([torch.ones_like(ids) for ids in completions], 0, "right").to(device),
         }
 
-    # Below: methods of TRL.
+    # The methods below override those of TRL.
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """The loss of the batch; the gradients of all its parts but the last are accumulated here.
+        """Return the loss of the batch, and accumulate the gradients of all its parts but the last one.
 
-        The value is that of the whole batch, the gradient that of the last part, which transformers accumulates next.
+        The value of the loss is that of the whole batch. Its gradient is that of the last part, because transformers
+        accumulates the gradient of the loss that it gets.
         """
         if not self._is_split_by_tokens:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -111,7 +114,7 @@ class PackedGRPOTrainer(GRPOTrainer):
         return loss + (total - loss.detach())
 
     def _weight(self, of_sequences: float, of_tokens: float) -> float:
-        """What TRL's loss of a part has to be multiplied by, so that the parts' sum is its loss of the whole batch."""
+        """Return the factor of a part's loss with which the parts' losses add up to TRL's loss of the whole batch."""
         match self.loss_type:
             case "grpo" | "dr_grpo" | "sapo" | "luspo":  # means over sequences
                 return of_sequences
@@ -122,14 +125,14 @@ class PackedGRPOTrainer(GRPOTrainer):
         raise AssertionError(f"loss type {self.loss_type} is of no known form")
 
     def _accumulate(self, loss: torch.Tensor) -> None:
-        """Adds the gradients of a part, without a step of the optimizer: another part is to come."""
+        """Accumulate the gradients of a part, without a step of the optimizer, because more parts follow."""
         self.accelerator.gradient_state._set_sync_gradients(False)
-        # As transformers does: with DeepSpeed, the loss is divided by the number of accumulated batches already.
+        # As in transformers: with DeepSpeed, the loss is already divided by the number of accumulated batches.
         self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
         self.accelerator.gradient_state._set_sync_gradients(True)
 
     def _average_metrics(self, tokens: Sequence[int]) -> None:
-        """Makes one value of TRL's means over each part's tokens, weighted by how many tokens all processes have."""
+        """Combine TRL's metrics of the parts into one mean, weighted by the tokens of all processes in each part."""
         weights = torch.tensor(gather(list(tokens)), dtype=torch.float64).sum(0)
         for name in ("entropy", "kl"):
             values = self._metrics["train"].get(name)
@@ -140,14 +143,15 @@ class PackedGRPOTrainer(GRPOTrainer):
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> Any:
-        """Computes what completions share once, and takes what was computed ahead.
+        """Compute shared prefixes once, or return the result of the early pass if it was run for these inputs.
 
-        Without gradients (of the reference model, and of the policy when vLLM has sampled) it gets the whole batch.
+        TRL passes the whole batch when it needs no gradients: for the reference model, and for the policy when vLLM has
+        sampled the completions.
         """
         if torch.is_grad_enabled():
-            ahead, self._ahead = self._ahead, None
-            if ahead is not None and ahead.is_of(input_ids, attention_mask):
-                return ahead.result
+            early_pass, self._early_pass = self._early_pass, None
+            if early_pass is not None and early_pass.matches(input_ids, attention_mask):
+                return early_pass.result
         if args or kwargs.get("compute_aux_loss"):
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
@@ -159,7 +163,7 @@ class PackedGRPOTrainer(GRPOTrainer):
             "completion_mask": attention_mask[:, -logits_to_keep:],
         }
         if self.accelerator.device.type != "cpu" and not shares_tokens(model, sequences_of(batch)):
-            # On GPUs TRL's fused kernel scores completions that share little faster.
+            # On GPUs, TRL's fused kernel is faster for completions that share few tokens.
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
@@ -170,21 +174,23 @@ class PackedGRPOTrainer(GRPOTrainer):
         entropies = torch.zeros_like(logps) if entropy else None
         for part in self._split(sequences_of(batch)):
             rows = select(batch, part)
-            some, their_entropies = completion_logprobs(model, **rows, temperature=self.temperature, entropy=entropy)
-            logps[part, : some.shape[1]] = some
-            if entropies is not None and their_entropies is not None:
-                entropies[part, : some.shape[1]] = their_entropies
+            part_logps, part_entropies = completion_logprobs(
+                model, **rows, temperature=self.temperature, entropy=entropy
+            )
+            logps[part, : part_logps.shape[1]] = part_logps
+            if entropies is not None and part_entropies is not None:
+                entropies[part, : part_logps.shape[1]] = part_entropies
         return logps, entropies, None
 
 
 @dataclass(frozen=True)
-class _Ahead:
-    """A forward pass before its turn: log-probabilities and entropies, as TRL's trainer computes them."""
+class _EarlyPass:
+    """A forward pass that was run before TRL asked for it, with log-probabilities and entropies as its result."""
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     result: Any
 
-    def is_of(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> bool:
-        """Whether it is that of these inputs."""
+    def matches(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> bool:
+        """Return whether it was the pass of these inputs."""
         return torch.equal(self.input_ids, input_ids) and torch.equal(self.attention_mask, attention_mask)

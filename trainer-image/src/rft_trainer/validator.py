@@ -75,11 +75,11 @@ class Validator:
         self._before_training: list[ScoredCompletion] | None = None
 
     def is_due(self, step: int) -> bool:
-        """Whether the policy is validated after this step."""
+        """Return whether the policy is validated after this step."""
         return step % self._config.hyperparameters.eval_interval == 0 or step == self._total_steps
 
     def validate(self, step: int) -> ValidationMetrics:
-        """Completes the validation prompts greedily, scores them and records the result; all ranks call it."""
+        """Complete the validation prompts greedily, scores them and records the result; all ranks call it."""
         message = f"validating after step {step}" if step else "validating before training"
         self._reporter.update(message=message)
         started = time.monotonic()
@@ -116,11 +116,11 @@ class Validator:
         return metrics
 
     def should_stop(self) -> bool:
-        """Whether the validations so far end training early."""
+        """Return whether the validations so far end training early."""
         return stop_early(self._history, self._config.early_stopping)
 
     def report_hacking(self) -> None:
-        """Publishes, on rank 0, whether the reward rises while a shadow falls."""
+        """Publish, on rank 0, whether the reward rises while a shadow falls."""
         verdict = judge_hacking(self._history, self._client.shadows) if rank() == 0 else None
         if verdict is None:
             return
@@ -130,7 +130,7 @@ class Validator:
         self._reporter.record_hacking(verdict)
 
     def _compare_with_shadows(self, rows: Sequence[ScoredCompletion]) -> dict[str, ShadowComparison]:
-        """What has become of reward and shadows since before training, by shadow."""
+        """Return what has become of reward and shadows since before training, by shadow."""
         file = self._folder.validation(0)
         if self._before_training is None and file.exists():
             self._before_training = read_rollouts(file, self._prompts)
@@ -141,7 +141,7 @@ class Validator:
 
 
 def stop_early(validations: Sequence[ValidationMetrics], rule: EarlyStopping | None) -> bool:
-    """Whether the last `patience` validations all failed to exceed the best before them by `minimum_gain`."""
+    """Return whether the last `patience` validations all failed to exceed the best before them by `minimum_gain`."""
     if rule is None:
         return False
     best, since = -math.inf, 0

@@ -1,4 +1,4 @@
-"""Tells which completions vLLM has finished while it still generates others."""
+"""Reports the completions that vLLM has finished while it still generates others."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rft_trainer.generation import Finished
 
 @contextmanager
 def finished_requests(llm: Any, on_finished: Finished) -> Iterator[None]:
-    """Inside, `llm.generate` (a `vllm.LLM`) also reports each completion as soon as it is finished.
+    """Make `llm.generate` (of a `vllm.LLM`) report each completion as soon as it is finished, inside the context.
 
-    One completion a prompt. vLLM numbers requests one after the other, in the order of the prompts.
+    Each prompt has one completion. vLLM adds the requests one after the other, in the order of the prompts.
     """
     engine = llm.llm_engine
     step, add_request = engine.step, engine.add_request
@@ -25,13 +25,13 @@ def finished_requests(llm: Any, on_finished: Finished) -> Iterator[None]:
 
     def reporting_step() -> Any:
         outputs = step()
-        done = {
+        completions = {
             places[output.request_id]: list(output.outputs[0].token_ids)
             for output in outputs
             if output.finished and output.request_id in places
         }
-        if done:
-            on_finished(done)
+        if completions:
+            on_finished(completions)
         return outputs
 
     engine.add_request, engine.step = numbered_add, reporting_step

@@ -41,7 +41,7 @@ def run_warmup(
     reporter: ProgressReporter,
     should_stop: Callable[[], bool],
 ) -> None:
-    """Trains on the conversations and writes the weights to the run's `warmup` folder, whole or not at all.
+    """Train on the conversations and writes the weights to the run's `warmup` folder, whole or not at all.
 
     Only the assistant's last message of each conversation enters the loss.
 

@@ -1,4 +1,4 @@
-"""One training process: sets the process up, runs a stage, and turns its end into an exit code."""
+"""One training process: sets up the process, runs a stage, and returns its exit code."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from rft_trainer.progress_log import logged_progress
 
 
 def run_worker(config: TrainerConfig, stage: str, port: int | None) -> ExitCode:
-    """Runs one stage (`warmup` or `train`) as the rank that the environment names; returns how it ended."""
+    """Run one stage (`warmup` or `train`) with the rank from the environment; return the exit code."""
     rank = int(os.environ.get("RANK", "0"))
     logging.basicConfig(
         level=logging.INFO if rank == 0 else logging.WARNING,
         format=f"%(asctime)s %(levelname)s rank {rank} %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    # Their lines per request and per call would bury ours.
+    # Their lines for every request and call would hide ours.
     for name in ("httpx", "httpcore", "datasets", "DeepSpeed", "deepspeed"):
         logging.getLogger(name).setLevel(logging.WARNING)
     stop = threading.Event()
@@ -45,7 +45,7 @@ def run_worker(config: TrainerConfig, stage: str, port: int | None) -> ExitCode:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    # What a run that seems to hang is doing: `kill -USR1` writes every thread's stack to the log.
+    # To find out why a run hangs: `kill -USR1` writes the stack of every thread to the log.
     faulthandler.register(signal.SIGUSR1)
     reporter = ProgressReporter(config.namespace, config.name)
     try:
@@ -56,12 +56,12 @@ def run_worker(config: TrainerConfig, stage: str, port: int | None) -> ExitCode:
                 stack.enter_context(logged_progress(reporter))
             code = _run_stage(config, stage, rank, reporter, stop)
         if config.compute.effective_deepspeed is not None:
-            _leave_others()
+            _leave_process_group()
         return code
     except Exception as error:
-        explained = explain(error, config, reporter.progress.phase)
-        if explained is not None:
-            return report_end(explained.code, explained.message, rank)
+        run_error = explain(error, config, reporter.progress.phase)
+        if run_error is not None:
+            return report_end(run_error.code, run_error.message, rank)
         traceback.print_exc()
         return report_end(ExitCode.UNEXPECTED, f"{type(error).__name__}: {error}", rank)
 
@@ -69,15 +69,16 @@ def run_worker(config: TrainerConfig, stage: str, port: int | None) -> ExitCode:
 def _run_stage(
     config: TrainerConfig, stage: str, rank: int, reporter: ProgressReporter, stop: threading.Event
 ) -> ExitCode:
-    # What is wrong with addresses and lines is told at once; all that follows takes torch, and half a minute.
+    # Faults in addresses and data are reported at once. Everything below needs torch, which takes half a minute to
+    # load.
     reporter.update(message="looking up the base model")
     commit = pin_base_model(config) if rank == 0 else None
     reporter.update(message="reading data")
     rows = RowCounter(reporter)
     load_dataset(config.data, sys.maxsize, rows.count)
     reporter.update(message="loading libraries")
-    # What libraries make while they are imported stays: to look through it for garbage again and again costs a good
-    # part of a start, and finds none.
+    # Objects that libraries create during import are never garbage. Searching them for garbage again and again would
+    # take a large part of the start.
     gc.disable()
     import torch
     import transformers
@@ -98,12 +99,12 @@ def _run_stage(
             )
         torch.cuda.set_device(local_rank())
     if config.compute.effective_deepspeed is not None:
-        _join_others(on_gpu)
+        _join_process_group(on_gpu)
     if stage == "warmup" and any_rank(RunFolder(config.output).warmup.exists()):
-        # Where each machine has a disk of its own, only the first knew that an earlier start has done it.
+        # If each machine has its own disk, only the first one knows that an earlier start has completed this stage.
         return ExitCode.SUCCEEDED
     if config.compute.rollouts.engine != "vLLM":
-        # TRL imports vLLM wherever it is installed, which takes as long as all other imports together.
+        # TRL imports vLLM if it is installed, which takes as long as all other imports together.
         from trl import import_utils
 
         import_utils.is_vllm_available = lambda *args, **kwargs: False
@@ -124,7 +125,7 @@ def _run_stage(
 def _report_weights(
     reporter: ProgressReporter, factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """What transformers makes in place of a progress bar: of the weights that it loads, the progress is reported."""
+    """Replace transformers' progress bar for loading weights by reports to the reporter; keep its other bars."""
     if kwargs.get("desc") != "Loading weights" or not args:
         return factory(*args, **kwargs)
 
@@ -137,21 +138,22 @@ def _report_weights(
     return items()
 
 
-def _join_others(on_gpu: bool) -> None:
-    """Connects to the other ranks, through DeepSpeed so that it finds the group that it will use."""
+def _join_process_group(on_gpu: bool) -> None:
+    """Connect to the other ranks through DeepSpeed, which needs to know the process group."""
     import deepspeed
     from deepspeed import ops
 
     from rft_trainer.distributed import COLLECTIVE_TIMEOUT
 
     if not on_gpu:
-        # A C++ extension for shared-memory collectives that DeepSpeed would compile now, for a minute; gloo does.
+        # Otherwise DeepSpeed would compile a C++ extension for collectives in shared memory, for a minute. gloo
+        # suffices.
         ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", timeout=COLLECTIVE_TIMEOUT)
 
 
-def _leave_others() -> None:
-    """Ends the threads of collective operations: one still at work when Python ends would abort the process."""
+def _leave_process_group() -> None:
+    """End the threads of collective operations, because a running one would abort the process when Python exits."""
     import torch.distributed as dist
 
     dist.destroy_process_group()
