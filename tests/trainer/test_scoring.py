@@ -147,8 +147,8 @@ def test_a_late_shadow_is_waited_for_once(length, capricious):
 
 @pytest.mark.parametrize("beta", ["0", "0.05"])
 def test_the_order_of_requests_changes_no_number(tmp_path, model, data, rewards, beta, monkeypatch):
-    used, is_of = [], update._Ahead.is_of
-    monkeypatch.setattr(update._Ahead, "is_of", lambda *inputs: used.append(is_of(*inputs)) or used[-1])
+    used, matches = [], update._EarlyPass.matches
+    monkeypatch.setattr(update._EarlyPass, "matches", lambda *inputs: used.append(matches(*inputs)) or used[-1])
 
     def train(name, kind):
         spec = job_spec(

@@ -1,4 +1,4 @@
-"""The policy-gradient algorithms by their usual names, as the settings that make TRL compute them."""
+"""The policy-gradient algorithms by their usual names, with the settings that make TRL compute them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 from rft_api.training import Algorithm
 
-# One generation serves one optimizer step, so the policy that sampled is the policy that is updated: the clipping
-# ranges below never bind, and stand here because they are part of what the names mean.
+# Each generation is used for one optimizer step, so the policy that has sampled is the one that is updated, and the
+# clipping ranges below have no effect. They are set because they are part of the algorithms' definitions.
 SETTINGS: dict[Algorithm, dict[str, Any]] = {
     # Shao et al. 2024, arXiv:2402.03300: mean over each sequence's tokens, then over sequences.
     "GRPO": {"loss_type": "grpo"},

@@ -1,4 +1,4 @@
-"""A run's configuration as arguments of transformers' and TRL's trainers."""
+"""Turns a run's configuration into arguments of transformers' and TRL's trainers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VLLM_MEMORY_SHARE = 0.3
 
 
 def common_arguments(config: TrainerConfig) -> dict[str, Any]:
-    """Keyword arguments of transformers' TrainingArguments; what is recorded and saved is decided by the run itself."""
+    """Return keyword arguments for transformers' TrainingArguments; the run itself records metrics and checkpoints."""
     on_gpu = config.compute.on_gpus
     return {
         "seed": config.hyperparameters.seed,
@@ -36,7 +36,7 @@ def common_arguments(config: TrainerConfig) -> dict[str, Any]:
 
 
 def planned_steps(config: TrainerConfig, prompts: int) -> int:
-    """Optimizer steps of a run over so many prompts (all epochs together).
+    """Return the number of optimizer steps of a run; `prompts` counts those of all epochs together.
 
     Raises:
         RunError: DATA_INVALID when there are too few prompts for one step.
@@ -52,7 +52,7 @@ def planned_steps(config: TrainerConfig, prompts: int) -> int:
 
 
 def build_arguments(config: TrainerConfig, total_steps: int) -> GRPOConfig:
-    """TRL's arguments for a run."""
+    """Return TRL's arguments for a run."""
     training, compute = config.hyperparameters, config.compute
     return GRPOConfig(
         output_dir=str(RunFolder(config.output).checkpoints),
@@ -78,6 +78,6 @@ def build_arguments(config: TrainerConfig, total_steps: int) -> GRPOConfig:
 
 
 def clips_gradients(compute: TrainerCompute) -> bool:
-    """Return whether the trainer clips gradients in place of DeepSpeed, see `RFTTrainer.create_optimizer`."""
+    """Return whether the trainer clips gradients instead of DeepSpeed; see `RFTTrainer.create_optimizer`."""
     deepspeed = compute.effective_deepspeed
     return deepspeed is not None and deepspeed.zero_stage == 0

@@ -1,4 +1,4 @@
-"""The base model: a folder of this machine, or a model on the Hugging Face hub at one commit for the whole run."""
+"""Finds and fetches the base model: a local folder, or a model on the Hugging Face hub at a fixed commit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rft_api.trainer_config import TrainerConfig
 log = logging.getLogger(__name__)
 
 REPOSITORY, REVISION = "repository", "revision"
-"""Keys of a hub model in a run's provenance, where a folder has the digests of its files."""
+"""Keys of the provenance for a model on the hub; for a folder, the keys are its files and the values their digests."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,15 @@ class BaseModel:
     """The model that a run begins with."""
 
     name: str
-    """Folder, or OWNER/NAME on the hub."""
+    """The folder, or OWNER/NAME of a model on the hub."""
     commit: str | None
-    """Commit of a model on the hub."""
+    """The commit of a model on the hub; None for a folder."""
     folder: str
-    """Where its files are on this machine."""
+    """The folder with its files on this machine."""
 
 
 def hub_address(model: str) -> HubAddress | None:
-    """Return the model on the hub that a configuration names; None when it names a folder.
+    """Return the address of a model on the hub; None when `model` names a folder.
 
     Raises:
         RunError: MODEL_INVALID when it is neither.
@@ -49,12 +49,12 @@ def hub_address(model: str) -> HubAddress | None:
 
 
 def pin_base_model(config: TrainerConfig) -> str | None:
-    """Return the commit that the run uses, whatever becomes of its branch; None for a folder, which is checked.
+    """Return the commit of a hub model for the whole run, also if its branch moves; check a folder and return None.
 
-    It is that of the run's provenance where there is one: a run that goes on keeps its base model.
+    A resumed run uses the commit in its provenance, and so keeps its base model.
 
     Raises:
-        RunError: MODEL_INVALID when there is no such model or it may not be read, STORAGE_UNREACHABLE when the hub
+        RunError: MODEL_INVALID when the model does not exist or must not be read, STORAGE_UNREACHABLE when the hub
             does not answer and this machine has no copy.
     """
     address = hub_address(config.model)
@@ -66,7 +66,7 @@ def pin_base_model(config: TrainerConfig) -> str | None:
         pinned = Provenance.model_validate_json(provenance.read_text(encoding="utf-8")).model.get(REVISION)
         if pinned is not None:
             return pinned
-    # Slow to import, and most runs on one machine have their model in a folder.
+    # The import is slow, and most runs on one machine have their model in a folder.
     from rft_api.hub import HubModel
 
     model = HubModel(address)
@@ -81,10 +81,10 @@ def pin_base_model(config: TrainerConfig) -> str | None:
 
 
 def local_base_model(config: TrainerConfig, commit: str | None) -> BaseModel:
-    """Return the base model as it is on this machine, after `fetch_base_model` where it is one of the hub.
+    """Return the base model on this machine; call it after `fetch_base_model` for a model on the hub.
 
     Raises:
-        RunError: STORAGE_UNREACHABLE when this machine's cache has lost it.
+        RunError: STORAGE_UNREACHABLE when the model is no longer in this machine's cache.
     """
     address = hub_address(config.model)
     if address is None or commit is None:
@@ -100,16 +100,16 @@ def local_base_model(config: TrainerConfig, commit: str | None) -> BaseModel:
 
 
 def fetch_base_model(config: TrainerConfig, commit: str, report: Report) -> None:
-    """Fetch what is missing of a hub model into this machine's cache.
+    """Fetch the missing files of a hub model into this machine's cache.
 
     Args:
         config: the run's configuration.
         commit: the commit that the run uses.
-        report: called with the bytes that are there, and all.
+        report: called with the number of bytes in the cache, and the number of all bytes.
 
     Raises:
-        RunError: MODEL_INVALID for what is no model, STORAGE_UNREACHABLE when the hub does not answer, OUTPUT_FAILED
-            when there is no room for it.
+        RunError: MODEL_INVALID when the address holds no usable model, STORAGE_UNREACHABLE when the hub does not
+            answer, OUTPUT_FAILED when the disk is full or not writable.
     """
     from rft_api.hub import HubModel
     from rft_api.model_files import choose_files, indexed_weights
@@ -121,7 +121,7 @@ def fetch_base_model(config: TrainerConfig, commit: str, report: Report) -> None
         files = {file.name: file.size for file in model.files() if "/" not in file.name}
     except StorageError as error:
         copy = None if error.permanent else model.cached_folder()
-        if copy is None or not _is_whole(str(address), copy):
+        if copy is None or not _is_complete(str(address), copy):
             raise _run_error(error) from error
         log.warning("%s; the copy in this machine's cache is taken", error)
         return
@@ -129,21 +129,21 @@ def fetch_base_model(config: TrainerConfig, commit: str, report: Report) -> None
         others, weights = choose_files(str(address), files)
         folder = {model.fetch(name).parent for name in others}.pop()
         weights = indexed_weights(str(address), folder, weights)
-        total, done = sum(files[name] for name in weights), 0
+        total, fetched = sum(files[name] for name in weights), 0
         log.info("fetching %s at commit %s: %.0f MB", address, commit, total / 1e6)
         for name in weights:
-            begun = done
+            start = fetched
 
-            def count(more: int) -> None:
-                nonlocal done
-                done += more
-                report(done, total)
+            def count(size: int) -> None:
+                nonlocal fetched
+                fetched += size
+                report(fetched, total)
 
             model.fetch(name, on_bytes=count)
-            # Of a file that was there, in part or whole, fewer bytes come.
-            done = begun + files[name]
-            report(done, total)
-        _remember(address, folder)
+            # Bytes of the file that were in the cache before have not been counted.
+            fetched = start + files[name]
+            report(fetched, total)
+        _record_commit(address, folder)
     except StorageError as error:
         raise _run_error(error) from error
     except OSError as error:
@@ -159,10 +159,10 @@ def fetch_base_model(config: TrainerConfig, commit: str, report: Report) -> None
 
 
 def check_model_folder(model: str) -> None:
-    """Find what is wrong with a model's folder without reading its weights.
+    """Refuse a model's folder that lacks its configuration or safetensors, without reading its weights.
 
     Raises:
-        RunError: MODEL_INVALID unless it is a folder with configuration and safetensors.
+        RunError: MODEL_INVALID.
     """
     path = Path(model)
     if not path.is_dir():
@@ -178,15 +178,15 @@ def check_model_folder(model: str) -> None:
         )
 
 
-def _remember(address: HubAddress, folder: Path) -> None:
-    """Leave in the cache, as the hub's library does, which commit a branch or tag had, for when the hub is away."""
+def _record_commit(address: HubAddress, folder: Path) -> None:
+    """Record the commit of a branch or tag in the cache, as the hub's library does, for times without the hub."""
     reference = folder.parents[1] / "refs" / (address.revision or "main")
     if address.revision != folder.name and not reference.exists():
         reference.parent.mkdir(parents=True, exist_ok=True)
         reference.write_text(folder.name, encoding="ascii")
 
 
-def _is_whole(uri: str, folder: Path) -> bool:
+def _is_complete(uri: str, folder: Path) -> bool:
     from rft_api.model_files import choose_files, indexed_weights
 
     try:

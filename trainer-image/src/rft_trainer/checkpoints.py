@@ -1,4 +1,4 @@
-"""Checkpoints on disk: complete or not, which ones to keep, and which one to go on from."""
+"""Checkpoints on disk: completes them, decides which ones to keep, and finds the one to resume from."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from rft_api.run_folder import CHECKPOINT_MARKER, CheckpointInfo, RunFolder
 KEPT = 3
 """Checkpoints kept for their validation reward, besides the newest one."""
 
-# Files of a checkpoint that only going on needs; the rest is the model or adapter.
+# Files of a checkpoint that only a resumed run needs; the others are the model or adapter.
 _RESUME_FILES = ("optimizer.*", "scheduler.pt", "rng_state*", "global_step*", "latest", "zero_to_fp32.py", "scaler.pt")
 
 
 @dataclass(frozen=True)
 class Retention:
-    """What happens to complete checkpoints when a new one has been written."""
+    """Which checkpoints are removed or reduced after a new one was written."""
 
     remove: list[int]
-    """Steps whose checkpoints go."""
+    """Steps whose checkpoints are removed."""
     thin: list[int]
     """Steps whose checkpoints keep only their weights."""
 
 
 def plan_retention(checkpoints: Sequence[CheckpointInfo]) -> Retention:
-    """Keep the three best by validation reward (earlier ones win ties) and the newest, which alone stays resumable."""
+    """Return the retention that keeps the best `KEPT` by validation reward, earlier ones first, and the newest.
+
+    Only the newest checkpoint stays resumable.
+    """
     newest = max(checkpoints, key=lambda info: info.step)
     kept = {newest.step, *(info.step for info in best_first(checkpoints)[:KEPT])}
     return Retention(
@@ -44,26 +47,26 @@ def best_first(checkpoints: Sequence[CheckpointInfo]) -> list[CheckpointInfo]:
 
 
 def best_or_newest(folder: RunFolder) -> CheckpointInfo:
-    """Return the best checkpoint of a run; the newest, when none was validated."""
-    known = complete_checkpoints(folder)
-    return next(iter(best_first(known)), None) or max(known, key=lambda info: info.step)
+    """Return the best checkpoint of a run, or the newest if none was validated."""
+    checkpoints = complete_checkpoints(folder)
+    return next(iter(best_first(checkpoints)), None) or max(checkpoints, key=lambda info: info.step)
 
 
 def complete_checkpoints(folder: RunFolder) -> list[CheckpointInfo]:
-    """Return the complete checkpoints of a run, by step."""
-    found = []
+    """Return the complete checkpoints of a run, sorted by step."""
+    checkpoints = []
     for marker in folder.checkpoints.glob(f"step-*/{CHECKPOINT_MARKER}"):
-        found.append(CheckpointInfo.model_validate_json(marker.read_text(encoding="utf-8")))
-    return sorted(found, key=lambda info: info.step)
+        checkpoints.append(CheckpointInfo.model_validate_json(marker.read_text(encoding="utf-8")))
+    return sorted(checkpoints, key=lambda info: info.step)
 
 
 def resume_point(folder: RunFolder) -> CheckpointInfo | None:
-    """Return the newest complete checkpoint that training can go on from."""
+    """Return the newest complete checkpoint that training can resume from; None without one."""
     return max((info for info in complete_checkpoints(folder) if info.resumable), key=lambda i: i.step, default=None)
 
 
 def remove_torn(folder: RunFolder) -> list[str]:
-    """Remove what an interrupted write left; return the removed folders' names."""
+    """Remove incomplete checkpoints of an interrupted write; return the names of their folders."""
     torn = [
         path
         for path in (folder.checkpoints.iterdir() if folder.checkpoints.is_dir() else ())
@@ -74,21 +77,21 @@ def remove_torn(folder: RunFolder) -> list[str]:
     return sorted(path.name for path in torn)
 
 
-def complete(folder: RunFolder, written: Path, info: CheckpointInfo) -> None:
-    """Make a written checkpoint a complete one and applies the retention.
+def complete(folder: RunFolder, partial: Path, info: CheckpointInfo) -> None:
+    """Turn the folder `partial` into a complete checkpoint, and apply the retention.
 
-    The marker is written last, after everything else has reached the disk: a checkpoint that has it is whole.
+    The marker is written last, after all other files have reached the disk, so a checkpoint with a marker is complete.
     """
     target = folder.checkpoint(info.step)
-    _sync_tree(written)
+    _sync_tree(partial)
     if target.exists():
-        # Of an earlier start, without what going on needs: the steps up to here have been done again.
+        # It is of an earlier start and not resumable, so that the run has made its step again.
         shutil.rmtree(target)
-    written.rename(target)
+    partial.rename(target)
     write_marker(target, info)
     retention = plan_retention(complete_checkpoints(folder))
     for step in retention.remove:
-        # Without its marker first, so that an interrupted removal leaves a torn checkpoint, not a wrong one.
+        # The marker is removed first, so that an interrupted removal leaves a checkpoint that counts as incomplete.
         (folder.checkpoint(step) / CHECKPOINT_MARKER).unlink()
         shutil.rmtree(folder.checkpoint(step))
     for step in retention.thin:
@@ -107,7 +110,7 @@ def _thin(checkpoint: Path) -> None:
 
 
 def write_marker(checkpoint: Path, info: CheckpointInfo) -> None:
-    """Write or replaces a checkpoint's completeness marker, at once or not at all."""
+    """Write or replace the marker of a complete checkpoint, atomically."""
     atomic_write(checkpoint / CHECKPOINT_MARKER, info.model_dump_json(by_alias=True), durable=True)
 
 

@@ -1,4 +1,4 @@
-"""The progress of copies between this machine and an object store, which the launcher makes while no stage runs."""
+"""Reports the progress of the launcher's copies between this machine and an object store, while no stage runs."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from rft_trainer.progress_log import logged_progress
 
 @contextmanager
 def copying(config: TrainerConfig, phase: Phase, port: int | None) -> Iterator[Callable[[str, int, int], None]]:
-    """Inside, progress is served and logged; gives what takes an address, its bytes that are copied, and all of them.
+    """Serve and log the progress of copies inside the context.
+
+    Yield a function that takes an address, the number of its bytes that are copied, and the number of all its bytes.
 
     Args:
         config: the run's configuration.
-        phase: what the copies are for.
-        port: where /progress is served; nowhere when absent.
+        phase: the phase of the run that the copies belong to.
+        port: the port of /progress; None serves nothing.
     """
     reporter = ProgressReporter(config.namespace, config.name)
     reporter.update(phase=phase, unit="MB")
 
-    def report(uri: str, done: int, total: int) -> None:
+    def report(uri: str, copied: int, total: int) -> None:
         if reporter.progress.message != uri:
             reporter.update(message=uri, done=0, planned=total // 10**6, eta_seconds=None)
-        reporter.update(done=done // 10**6, planned=total // 10**6)
+        reporter.update(done=copied // 10**6, planned=total // 10**6)
 
     stop = serve_progress(reporter, port) if port is not None else lambda: None
     try:

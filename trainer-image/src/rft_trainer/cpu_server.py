@@ -1,6 +1,6 @@
 """Starts vLLM on CPUs in the precision that the processor has instructions for: `python -m rft_trainer.cpu_server ...`.
 
-All arguments are vLLM's. Left to itself, vLLM computes in bfloat16 wherever the model's files are in it.
+All arguments are passed to vLLM. By default, vLLM computes in bfloat16 if the model's files have this dtype.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SERVER = ("-m", "vllm.entrypoints.openai.api_server")
 
 
 def server_arguments(arguments: Sequence[str], has_bfloat16: bool) -> list[str]:
-    """Python's arguments that start vLLM; `--dtype float32` is added where no dtype is stated and bfloat16 is slow."""
+    """Return Python's arguments that start vLLM; add `--dtype float32` if no dtype is set and bfloat16 is slow."""
     states_dtype = any(argument.partition("=")[0] == "--dtype" for argument in arguments)
     return [*SERVER, *arguments, *([] if states_dtype or has_bfloat16 else ["--dtype", "float32"])]
 

@@ -7,7 +7,7 @@ from rft_api.training import TrainerCompute
 
 
 def build_deepspeed_config(compute: TrainerCompute, on_gpu: bool) -> Json | None:
-    """Return the configuration that transformers hands to DeepSpeed; None when the run does without it."""
+    """Return the configuration that transformers passes to DeepSpeed; None when the run does not use DeepSpeed."""
     deepspeed = compute.effective_deepspeed
     if deepspeed is None:
         return None
@@ -16,7 +16,7 @@ def build_deepspeed_config(compute: TrainerCompute, on_gpu: bool) -> Json | None
     if deepspeed.offload == "Optimizer":
         zero["offload_optimizer"] = {"device": "cpu"}
     if stage == 3:
-        # Checkpoints hold the whole weights, ready to export.
+        # Checkpoints then hold the complete weights, ready for the export.
         zero["stage3_gather_16bit_weights_on_model_save"] = True
     return {
         "train_batch_size": "auto",
@@ -25,7 +25,7 @@ def build_deepspeed_config(compute: TrainerCompute, on_gpu: bool) -> Json | None
         "gradient_clipping": "auto",
         "bf16": {"enabled": on_gpu},
         "zero_optimization": zero,
-        # torch's AdamW stays the optimizer at every stage: DeepSpeed's own would be compiled on first use.
+        # torch's AdamW is the optimizer at every stage, because DeepSpeed would compile its own on first use.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }

@@ -1,4 +1,4 @@
-"""The few collective operations on Python objects that the run needs; without other processes they are no-ops."""
+"""Ranks, and collective operations on Python objects; with a single process the operations do nothing."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import torch.distributed as dist
 T = TypeVar("T")
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(hours=2)
-"""How long a rank may wait for the others: a slow judge or a long generation on one of them is not an error."""
+"""How long a rank may wait for the others; it is long, because slow rewards or generation are no errors."""
 
 
 def rank() -> int:
-    """This process's number among all."""
+    """Return the rank of this process among all processes of the run."""
     return int(os.environ.get("RANK", "0"))
 
 
 def local_rank() -> int:
-    """This process's number on its machine."""
+    """Return the rank of this process among the processes of its machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def world_size() -> int:
-    """Return how many processes train together."""
+    """Return the number of processes of the run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def gather(value: T) -> list[T]:
-    """Return the value of every rank, in the ranks' order, on every rank."""
+    """Return the values of all ranks, in the order of the ranks; every rank gets all values."""
     if world_size() == 1:
         return [value]
     values: list[T | None] = [None] * world_size()
@@ -40,7 +40,7 @@ def gather(value: T) -> list[T]:
 
 
 def any_rank(flag: bool) -> bool:
-    """Return whether the flag is set on some rank; the same answer on all."""
+    """Return whether the flag is set on any rank; every rank gets the same answer."""
     if world_size() == 1:
         return flag
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
@@ -50,6 +50,6 @@ def any_rank(flag: bool) -> bool:
 
 
 def wait_for_all() -> None:
-    """Return when every rank has got here."""
+    """Wait until every rank has called this function."""
     if world_size() > 1:
         dist.barrier()

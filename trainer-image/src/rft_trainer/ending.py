@@ -1,4 +1,4 @@
-"""How a run tells why it ended: each process tells the launcher, which tells the log and, in a pod, Kubernetes."""
+"""Reports why a run ended: each process tells the launcher, which tells the log and, in a pod, Kubernetes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rft_api.termination import (
 )
 
 REPORT_FILE = "RFT_REPORT_FILE"
-"""Variable with the file in which a process leaves its report for the launcher."""
+"""Environment variable with the path of the file to which a process writes its report for the launcher."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Ending:
     code: ExitCode
     """The exit code."""
     message: str = ""
-    """The sentence for the user; the result, as JSON, of a run that succeeded."""
+    """The sentence for the user; for a run that succeeded, its result as JSON."""
 
     @property
     def termination_message(self) -> str:
@@ -49,29 +49,29 @@ class ProcessEnd:
     status: int
     """Its exit code; minus the signal's number when a signal ended it."""
     report: str = ""
-    """What it left in its report file."""
+    """The content of its report file."""
     moment: float = 0.0
-    """When its end was noticed, in seconds; the processes that ended first come first."""
+    """When the launcher noticed its end, in seconds of the clock."""
     stopped: bool = False
-    """Whether the launcher has killed it because others had failed or time was up."""
+    """Whether the launcher has killed it, because another process had failed or because it did not end in time."""
 
 
 def group_ending(ends: Sequence[ProcessEnd], kernel_kills: int = 0) -> Ending:
     """Return why a group of processes ended.
 
-    What a process says of itself outranks how the others fell with it: permanent errors first, then other errors with
-    a reason. Among the rest, the process that ended first counts.
+    A process that reports a reason has precedence over the processes that failed because of it. Permanent errors come
+    first, then other errors with a reason, then the rest; among equals, the process that ended first decides.
 
     Args:
         ends: how each process ended.
-        kernel_kills: how many processes the kernel has killed meanwhile because memory ran out.
+        kernel_kills: how many processes the kernel has killed during the stage because memory ran out.
     """
     failed = sorted((end for end in ends if end.status != 0), key=lambda end: (end.stopped, end.moment, end.status > 0))
     if not failed:
         return Ending(ExitCode.SUCCEEDED, next((end.report for end in ends if end.rank == 0), ""))
-    explained = [end for end in failed if _code(end.status) != ExitCode.UNEXPECTED]
-    permanent = [end for end in explained if _code(end.status).permanent]
-    cause = (permanent or explained or failed)[0]
+    with_reason = [end for end in failed if _code(end.status) != ExitCode.UNEXPECTED]
+    permanent = [end for end in with_reason if _code(end.status).permanent]
+    cause = (permanent or with_reason or failed)[0]
     message = parse_failure(cause.report).message or _describe(cause, kernel_kills)
     return Ending(_code(cause.status), message)
 
@@ -81,7 +81,7 @@ def _code(status: int) -> ExitCode:
 
 
 def _describe(end: ProcessEnd, kernel_kills: int) -> str:
-    """Return the end of a process that has left no report."""
+    """Describe the end of a process that has written no report."""
     process = f"the process of rank {end.rank}"
     if end.stopped:
         return f"{process} did not end in time and was killed; its last complete checkpoint counts"
@@ -99,31 +99,31 @@ def _describe(end: ProcessEnd, kernel_kills: int) -> str:
 
 
 def report_end(code: ExitCode, message: str, rank: int) -> ExitCode:
-    """Leave the launcher a report of why this process ends; return the code."""
+    """Report to the launcher why this process ends; return the code."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # The launcher repeats one of these sentences without the rank.
+        # The launcher prints one of these sentences again, without the rank.
         print(format_end(code, message, rank), file=sys.stderr, flush=True)
     _report(Ending(code, message))
     return code
 
 
 def report_result(summary: Summary) -> None:
-    """Leave the launcher the result of a run that has succeeded."""
+    """Report the result of a run that has succeeded to the launcher."""
     _report(Ending(ExitCode.SUCCEEDED, success_message(summary)))
 
 
 def _report(ending: Ending) -> None:
     target = os.environ.get(REPORT_FILE)
     if target is None:
-        announce(ending)  # started without a launcher
+        announce(ending)  # the process was started without a launcher
     else:
-        # On a full disk the exit code alone has to do.
+        # On a full disk, only the exit code reaches the launcher.
         with contextlib.suppress(OSError):
             Path(target).write_text(ending.termination_message, encoding="utf-8")
 
 
 def announce(ending: Ending) -> ExitCode:
-    """Tell the log and Kubernetes why the run has ended; return its exit code."""
+    """Write why the run has ended to the log and to the pod's termination message; return the exit code."""
     if ending.code != ExitCode.SUCCEEDED:
         print(format_end(ending.code, ending.message), file=sys.stderr, flush=True)
     target = os.environ.get(TERMINATION_FILE)

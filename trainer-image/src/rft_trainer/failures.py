@@ -1,6 +1,6 @@
-"""Sorts the errors of libraries and of the system by who can mend them: an exit code, and a sentence with what to do.
+"""Turns errors of libraries and of the system into an exit code and a sentence that says what to do.
 
-Nothing here imports torch: an error may come before it is loaded, or because it cannot be.
+This module does not import torch, because an error may occur before torch is loaded, or while it is loaded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rft_api.system_errors import NOT_WRITABLE, UNAVAILABLE
 from rft_api.trainer_config import TrainerConfig
 
 Operation = Literal["loading", "generation", "vLLM", "update", "export"]
-"""What needs so much memory that its users can do something about it."""
+"""An operation whose need of memory depends on the configuration."""
 
 _MEMORY_TEXTS = (
     # torch and CUDA; glibc and the dynamic loader; cuBLAS and cuDNN; C++
@@ -32,7 +32,7 @@ _PROBE_BYTES = 1 << 20
 
 
 class OutOfMemory(Exception):
-    """Memory ran out in a known operation."""
+    """Memory ran out in an operation."""
 
     def __init__(self, operation: Operation, text: str):
         super().__init__(text)
@@ -41,10 +41,10 @@ class OutOfMemory(Exception):
 
 @contextmanager
 def memory_for(operation: Operation) -> Iterator[None]:
-    """Name the operation in errors of memory that runs out inside; a nested operation is the one that counts.
+    """Raise OutOfMemory with this operation when memory runs out inside the context; a nested operation has precedence.
 
     Raises:
-        OutOfMemory: in place of the library's own error.
+        OutOfMemory: in place of the library's error.
     """
     try:
         yield
@@ -55,11 +55,11 @@ def memory_for(operation: Operation) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error, or what it came from, says that memory ran out, on a device or in the process."""
+    """Return whether an error or one of its causes says that memory ran out, on a device or in the process."""
     for link in _chain(error):
         if isinstance(link, (MemoryError, OutOfMemory)):
             return True
-        # CUDA's own class is a RuntimeError, too; vLLM raises ValueError.
+        # CUDA's error class is a subclass of RuntimeError; vLLM raises ValueError.
         if isinstance(link, (RuntimeError, OSError, ImportError, ValueError)):
             text = str(link).lower()
             if any(part in text for part in _MEMORY_TEXTS):
@@ -68,20 +68,20 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def explain(error: Exception, config: TrainerConfig, phase: Phase) -> RunError | None:
-    """Return the error that ends the run, in the user's terms; None stands for one that only a developer understands.
+    """Return the error that ends the run, in the user's terms; None for an error that only a developer understands.
 
     Args:
-        error: what was raised.
-        config: the run's configuration, for the values that can be lowered.
-        phase: the stage in which it was raised.
+        error: the error that was raised.
+        config: the run's configuration, for advice on values to lower.
+        phase: the stage in which the error was raised.
     """
     if isinstance(error, RunError):
         return error
     if is_out_of_memory(error):
-        known = next((link for link in _chain(error) if isinstance(link, OutOfMemory)), None)
-        operation = known.operation if known else "update" if phase in ("WarmUp", "Training") else None
+        memory_error = next((link for link in _chain(error) if isinstance(link, OutOfMemory)), None)
+        operation = memory_error.operation if memory_error else "update" if phase in ("WarmUp", "Training") else None
         where = f"out of memory {_WHILE[operation]}" if operation else "out of memory"
-        text = f"{where}: {first_line(known or error)}; {memory_advice(operation, config, phase)}"
+        text = f"{where}: {first_line(memory_error or error)}; {memory_advice(operation, config, phase)}"
         return RunError(ExitCode.OUT_OF_MEMORY, text)
     path = getattr(error, "filename", None) or config.output
     number = _system_error(error, Path(config.output))
@@ -106,7 +106,7 @@ _WHILE: dict[Operation, str] = {
 
 
 def memory_advice(operation: Operation | None, config: TrainerConfig, phase: Phase) -> str:
-    """Return what to lower, and what it is now, when memory has run out."""
+    """Return advice for a run whose memory has run out: the values to lower, and what they are now."""
     training, compute = config.hyperparameters, config.compute
     parameters, deepspeed = "spec.hyperparameters", compute.effective_deepspeed
     more = "use GPUs with more memory" if compute.on_gpus else "give it more memory (spec.compute.pod)"
@@ -151,7 +151,7 @@ def memory_advice(operation: Operation | None, config: TrainerConfig, phase: Pha
 
 
 def write_failure(error: Exception, folder: Path) -> str | None:
-    """Return what to do about an error of writing below a folder; None when the error is about something else."""
+    """Return what to do about an error of writing below a folder; None for other errors."""
     number = _system_error(error, folder)
     if number in NOT_WRITABLE:
         return NOT_WRITABLE[number]
@@ -161,9 +161,9 @@ def write_failure(error: Exception, folder: Path) -> str | None:
 
 
 def _system_error(error: BaseException, folder: Path) -> int | None:
-    """Return the system's error number behind an error, also where a library has only kept the system's words for it.
+    """Return the system's error number behind an error, or None; a library may only repeat the system's text for it.
 
-    torch does not say why its writer has failed; then a probe is written to the folder.
+    torch does not say why its writer has failed. Then this function writes a probe to the folder to find out.
     """
     for link in _chain(error):
         if isinstance(link, OSError) and link.errno is not None:
@@ -176,12 +176,12 @@ def _system_error(error: BaseException, folder: Path) -> int | None:
 
 
 def _is_of_a_writer(error: BaseException) -> bool:
-    """Return whether it is one of the errors with which torch and safetensors say that a file could not be written."""
+    """Return whether torch or safetensors have raised the error because they could not write a file."""
     return any(text in str(link) for link in _chain(error) for text in _WRITER_TEXTS)
 
 
 def first_line(error: BaseException) -> str:
-    """Return the beginning of an error's text, or the error's name where it has none."""
+    """Return the first line of an error's text, or the name of its class if it has no text."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -198,7 +198,7 @@ def _probe(folder: Path) -> int | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Return an error and those that it came from."""
+    """Yield an error and its causes."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:

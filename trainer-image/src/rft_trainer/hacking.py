@@ -1,4 +1,4 @@
-"""Tells when the reward rises while a shadow falls: a sign that the model exploits the reward."""
+"""Detects reward hacking: the reward rises while a shadow falls, a sign that the model exploits the reward."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from rft_trainer.rollouts import ScoredCompletion
 from rft_trainer.statistics import paired_bootstrap
 
 CONFIDENCE = 0.99
-"""Level of the intervals: a shadow that stays as it is falls below 0 by chance in one of 200 comparisons. A run makes
-many, so that the usual 95 % would be wrong too often."""
+"""Level of the confidence intervals. With it, an unchanged shadow seems to fall in one of 200 comparisons. A run makes
+many comparisons, so the usual 95 % would raise too many false alarms."""
 CONFIRMATIONS = 2
-"""Comparisons in a row that a verdict takes to change: single ones come and go with the noise."""
+"""Comparisons in a row that are needed to change a verdict, because single ones may be noise."""
 MINIMUM_PROMPTS = 20
-"""Fewer pairs are not compared: the bootstrap's percentile intervals are too narrow for small samples.
+"""Minimum number of pairs: the bootstrap's percentile intervals are too narrow for small samples.
 Source: T. Hesterberg, What Teachers Should Know About the Bootstrap (2015), section 4.1."""
 
 
 def compare(
-    before: Sequence[ScoredCompletion], now: Sequence[ScoredCompletion], shadow: str
+    initial_rows: Sequence[ScoredCompletion], current_rows: Sequence[ScoredCompletion], shadow: str
 ) -> ShadowComparison | None:
-    """Reward and shadow of the same prompts before training and now; none when too few could be scored."""
+    """Compare reward and shadow on the same prompts before training and now; None when too few have all scores."""
     rewards: tuple[list[float], list[float]] = ([], [])
     shadows: tuple[list[float], list[float]] = ([], [])
-    for old, new in zip(before, now, strict=True):
-        given = [row.shadows[shadow].reward if shadow in row.shadows else None for row in (old, new)]
-        if old.reward is None or new.reward is None or given[0] is None or given[1] is None:
+    for old, new in zip(initial_rows, current_rows, strict=True):
+        scores = [row.shadows[shadow].reward if shadow in row.shadows else None for row in (old, new)]
+        if old.reward is None or new.reward is None or scores[0] is None or scores[1] is None:
             continue
         rewards[0].append(old.reward)
         rewards[1].append(new.reward)
-        shadows[0].append(given[0])
-        shadows[1].append(given[1])
+        shadows[0].append(scores[0])
+        shadows[1].append(scores[1])
     if len(rewards[0]) < MINIMUM_PROMPTS:
         return None
     return ShadowComparison(
@@ -43,47 +43,47 @@ def compare(
 
 
 def diverges(comparison: ShadowComparison) -> bool:
-    """Return whether the reward has risen and the shadow has fallen, both by more than chance."""
+    """Return whether the reward has risen and the shadow has fallen, both significantly."""
     return comparison.reward_gain.low > 0 and comparison.shadow_gain.high < 0
 
 
 def suspects(comparisons: Sequence[ShadowComparison]) -> bool:
-    """Return whether the reward is suspected after these comparisons with one shadow, in the order of the run.
+    """Return whether reward hacking is suspected after these comparisons with one shadow, in the order of the run.
 
-    It is once `CONFIRMATIONS` in a row diverge, and no longer once as many in a row do not.
+    The suspicion begins when `CONFIRMATIONS` comparisons in a row diverge, and ends when as many in a row do not.
     """
-    suspected, against = False, 0
+    suspected, contradictions = False, 0
     for comparison in comparisons:
-        against = against + 1 if diverges(comparison) != suspected else 0
-        if against == CONFIRMATIONS:
-            suspected, against = not suspected, 0
+        contradictions = contradictions + 1 if diverges(comparison) != suspected else 0
+        if contradictions == CONFIRMATIONS:
+            suspected, contradictions = not suspected, 0
     return suspected
 
 
 def judge_hacking(validations: Sequence[ValidationMetrics], shadows: Sequence[str]) -> HackingVerdict | None:
-    """Return the verdict on a run after these validations; none for a run without shadows."""
+    """Return the verdict on a run after these validations; None for a run without shadows."""
     if not shadows:
         return None
     history = {
         name: [(v.step, v.comparisons[name]) for v in validations if name in v.comparisons] for name in sorted(shadows)
     }
-    known = {name: found for name, found in history.items() if found}
-    suspected = [name for name, found in known.items() if suspects([comparison for _, comparison in found])]
+    compared = {name: entries for name, entries in history.items() if entries}
+    suspected = [name for name, entries in compared.items() if suspects([comparison for _, comparison in entries])]
     if suspected:
-        said = "; ".join(_describe(name, *known[name][-1]) for name in suspected)
+        description = "; ".join(_describe(name, *compared[name][-1]) for name in suspected)
         advice = (
             "read the validation completions that the reward likes and the shadow does not (validations/ of the "
             "output), close the loophole in the reward, and train anew; a checkpoint from before may be the better one"
         )
-        return HackingVerdict(suspected=True, message=f"{said}: {advice}")
-    if not known:
+        return HackingVerdict(suspected=True, message=f"{description}: {advice}")
+    if not compared:
         return HackingVerdict(
             suspected=None,
             message=f"nothing to compare yet: reward and shadow need {MINIMUM_PROMPTS} validation prompts that both "
             f"can score, before training and after",
         )
     return HackingVerdict(
-        suspected=False, message="; ".join(_describe(name, *found[-1]) for name, found in known.items())
+        suspected=False, message="; ".join(_describe(name, *entries[-1]) for name, entries in compared.items())
     )
 
 

@@ -1,4 +1,4 @@
-"""Fetches what a configuration names in an object store, once for all processes of a machine."""
+"""Fetches the inputs of a run that are in object stores, once for all processes of a machine."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from rft_api.trainer_config import TrainerConfig
 from rft_api.training import relocate
 
 _PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
-"""Other forms of the weights that model folders carry beside safetensors; never loaded."""
+"""Endings of weights in formats other than safetensors, which are never loaded."""
 
 
 def fetch_inputs(
     config: TrainerConfig,
     scratch: Path,
-    report: Callable[[str, int, int], None] = lambda uri, done, total: None,
+    report: Callable[[str, int, int], None] = lambda uri, copied, total: None,
 ) -> TrainerConfig:
-    """Return the configuration with a local copy's path in place of every s3:// address of model and data.
+    """Fetch model and data from s3:// addresses; return the configuration with the paths of the local copies.
 
     Args:
         config: the configuration with the addresses.
         scratch: the folder for the copies; files that are already there with the right size are not fetched again.
-        report: called with an address, the bytes of it that have been copied, and all that are to be copied.
+        report: called with an address, the number of its bytes that have been copied, and the number of all its bytes.
 
     Raises:
         RunError: DATA_INVALID or MODEL_INVALID when there is nothing at an address, or it may not be read;
             STORAGE_UNREACHABLE, which is retried, when the store does not answer.
     """
-    fetched: dict[tuple[str, FileFilter], str] = {}
+    copies: dict[tuple[str, FileFilter], str] = {}
     store = ObjectStore()
 
     def local(uri: str, folder: str, code: ExitCode, is_read: FileFilter) -> str:
         if not is_stored(uri):
             return uri
         # Two sources may read different files below the same address, such as different days of a log.
-        if (uri, is_read) not in fetched:
-            fetched[uri, is_read] = str(
-                _fetch(store, uri, scratch / folder / str(len(fetched)), code, is_read, partial(report, uri))
+        if (uri, is_read) not in copies:
+            copies[uri, is_read] = str(
+                _fetch(store, uri, scratch / folder / str(len(copies)), code, is_read, partial(report, uri))
             )
-        return fetched[uri, is_read]
+        return copies[uri, is_read]
 
     def local_data(source: Source) -> str:
         return local(source.uri, "data", ExitCode.DATA_INVALID, file_filter(source))

@@ -1,4 +1,4 @@
-"""Keeps freed memory in the process: on CPU, page faults are up to a third of the processor time of training."""
+"""Keeps freed memory in the process, because page faults take up to a third of the CPU time of training."""
 
 import ctypes
 import logging
@@ -11,10 +11,11 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed memory for the next allocation; False (and a log line) where there is no glibc.
+    """Tell glibc to keep freed memory for the next allocation; return False, and log it, if it cannot.
 
-    By default every large tensor is mapped from the system and given back, and the page faults of that are up to a
-    third of the CPU time of a training step. Call it before torch allocates much: what is mapped already stays mapped.
+    By default, glibc maps the memory of every large tensor and unmaps it again, and the page faults take up to a third
+    of the CPU time of a training step. Call this function before torch allocates large tensors, because it does not
+    affect memory that is already mapped.
     """
     if platform.libc_ver()[0] != "glibc":
         log.info("memory allocator left as it is: not glibc")

@@ -1,4 +1,4 @@
-"""The run's `metrics.jsonl`: appending lines, reading them back, and cutting off what a resumed run will redo."""
+"""The run's `metrics.jsonl`: appends lines, reads them, and removes those of steps that a resumed run repeats."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from rft_api.run_folder import RunFolder
 
 
 def append_metrics(folder: RunFolder, metrics: TrainMetrics | ValidationMetrics) -> None:
-    """Add a line."""
+    """Append a line with the metrics."""
     with folder.metrics.open("a", encoding="utf-8") as file:
         file.write(metrics.model_dump_json(by_alias=True) + "\n")
 
 
 def read_steps(folder: RunFolder) -> list[TrainMetrics]:
-    """Return the training steps."""
+    """Return the metrics of the training steps."""
     return [metrics for metrics in _read(folder) if isinstance(metrics, TrainMetrics)]
 
 
 def read_validations(folder: RunFolder) -> list[ValidationMetrics]:
-    """Return the validations."""
+    """Return the metrics of the validations."""
     return [metrics for metrics in _read(folder) if isinstance(metrics, ValidationMetrics)]
 
 
 def rewind(folder: RunFolder, step: int) -> None:
-    """Remove what is about steps after `step`: lines, rollouts, validations. A run that goes on writes them again."""
-    kept = [text for text, line in _lines(folder.metrics) if line["step"] <= step]
-    atomic_write(folder.metrics, "".join(f"{text}\n" for text in kept))
+    """Remove lines, rollouts and validations of the steps after `step`, which a resumed run makes again."""
+    lines = [text for text, line in _lines(folder.metrics) if line["step"] <= step]
+    atomic_write(folder.metrics, "".join(f"{text}\n" for text in lines))
     for path in [*folder.rollouts.glob("step-*.parquet"), *folder.validation(0).parent.glob("step-*.parquet")]:
         if int(path.stem.removeprefix("step-")) > step:
             path.unlink()
@@ -41,9 +41,9 @@ def _read(folder: RunFolder) -> list[TrainMetrics | ValidationMetrics]:
 
 
 def _lines(path: Path) -> list[tuple[str, Json]]:
-    """Each whole line, as it stands and as an object."""
+    """Return each complete line, as text and as an object."""
     if not path.exists():
         return []
-    # The last line is torn when the process was killed while writing it; an earlier one cannot be.
+    # Only the last line can be incomplete, when the process was killed while it wrote the line.
     texts = path.read_text(encoding="utf-8").split("\n")[:-1]
     return [(text, json.loads(text)) for text in texts]

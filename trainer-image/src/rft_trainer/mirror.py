@@ -1,4 +1,4 @@
-"""Keeps a copy of the run's folder in an object store: everything is there when a pod is gone."""
+"""Keeps a copy of the run's folder in an object store, where it outlives the pod."""
 
 from __future__ import annotations
 
@@ -19,38 +19,39 @@ from rft_api.storage_error import StorageError
 log = logging.getLogger(__name__)
 
 PERIOD_SECONDS = 5.0
-"""Between two looks at the folder while the run goes on."""
+"""Seconds between two comparisons of the folder with its copy while the run goes on."""
 FINAL_SECONDS = 600.0
-"""How long the store may be away at the end before the run gives up and is retried."""
+"""Seconds that the store may be unreachable at the end before the run fails and is retried."""
 
 State = tuple[int, int]
-"""A file's size in bytes and its time of change in nanoseconds."""
+"""A file's size in bytes and its modification time in nanoseconds."""
 
 
 @dataclass(frozen=True)
 class Sync:
-    """What makes the copy equal to the folder, in this order."""
+    """The changes that make the copy equal to the folder, in their order."""
 
     upload: list[str]
     delete: list[str]
 
 
 def plan_sync(files: Mapping[str, State], copied: Mapping[str, State]) -> Sync:
-    """Compare the folder's files with those that were copied.
+    """Compare the files of the folder with those of the copy; return the changes that the copy needs.
 
-    What says that something is complete goes last when it appears and first when it goes, so that the copy never says
-    so of what is not. Among these the order is that of their writing: an older checkpoint stops being one to go on from
-    only after a newer one has become it. Only what was copied from here is removed from the store.
+    Files that mark something as complete are uploaded last and deleted first, so that the copy never contains the mark
+    of something incomplete. They are uploaded in the order in which they were written: an older checkpoint becomes not
+    resumable only after a newer one is complete. Only files of this mirror are deleted from the store.
     """
     changed = [name for name in files if copied.get(name) != files[name]]
-    gone = [name for name in copied if name not in files]
+    deleted = [name for name in copied if name not in files]
     return Sync(
-        upload=sorted(changed, key=lambda name: (_says_complete(name), files[name][1], name)),
-        delete=sorted(gone, key=lambda name: (not _says_complete(name), name)),
+        upload=sorted(changed, key=lambda name: (_mark_level(name), files[name][1], name)),
+        delete=sorted(deleted, key=lambda name: (not _mark_level(name), name)),
     )
 
 
-def _says_complete(name: str) -> int:
+def _mark_level(name: str) -> int:
+    """Return 0 for ordinary files, 1 for the marker of a complete checkpoint, 2 for the summary of a complete run."""
     if name.endswith(f"/{CHECKPOINT_MARKER}"):
         return 1
     return 2 if name == "summary.json" else 0
@@ -61,7 +62,7 @@ class Mirror:
 
     Args:
         folder: the run's folder on this machine.
-        uri: where its copy is kept.
+        uri: the address of its copy.
     """
 
     def __init__(self, folder: RunFolder, uri: str):
@@ -73,37 +74,39 @@ class Mirror:
         self._thread = threading.Thread(target=self._follow, name="mirror", daemon=True)
 
     def fetch(self, report: Report = ignore_report) -> None:
-        """Bring what an earlier start of the run has left: all that going on needs.
+        """Fetch the files of an earlier start that a resumed run needs.
 
-        `report` is called with the bytes that have been copied, and all that are to be copied.
+        `report` is called with the number of bytes that have been copied, and the number of all bytes to copy.
 
         Raises:
             RunError: OUTPUT_INVALID when the address cannot be used, STORAGE_UNREACHABLE when the store does not
                 answer.
         """
-        # The store has the truth: what an earlier process left here may be of another time.
+        # The copy in the store is authoritative: files on this machine may be of an older start.
         shutil.rmtree(self._folder.path, ignore_errors=True)
         try:
             stored = {item.name: item.size for item in self._store.objects(self._uri)}
-            complete = {_checkpoint(name) for name in stored if name.endswith(f"/{CHECKPOINT_MARKER}")}
-            # Rollouts are for people: no run reads them again.
-            wanted = {
-                name for name in stored if not name.startswith("rollouts/") and _checkpoint(name) in {None, *complete}
+            complete_checkpoints = {_checkpoint(name) for name in stored if name.endswith(f"/{CHECKPOINT_MARKER}")}
+            # Rollouts are written for users, and no run reads them again.
+            needed = {
+                name
+                for name in stored
+                if not name.startswith("rollouts/") and _checkpoint(name) in {None, *complete_checkpoints}
             }
-            total = sum(stored[name] for name in wanted)
-            self._store.download(self._uri, self._folder.path, sorted(wanted), count_bytes(total, report))
+            total = sum(stored[name] for name in needed)
+            self._store.download(self._uri, self._folder.path, sorted(needed), count_bytes(total, report))
         except StorageError as error:
             code = ExitCode.OUTPUT_INVALID if error.permanent else ExitCode.STORAGE_UNREACHABLE
             raise RunError(code, str(error)) from error
-        self._copied = {name: state for name, state in self._files().items() if name in wanted}
-        # Checkpoints that a killed run left without their marker are counted as copied, so that they go.
-        self._copied |= {name: (0, 0) for name in stored if _checkpoint(name) and name not in wanted}
+        self._copied = {name: state for name, state in self._files().items() if name in needed}
+        # Checkpoints of a killed run without a marker count as copied, so that the next sync deletes them.
+        self._copied |= {name: (0, 0) for name in stored if _checkpoint(name) and name not in needed}
 
     def start(self) -> None:
-        """Begin to follow the folder.
+        """Begin to copy changes of the folder in the background.
 
         Raises:
-            RunError: OUTPUT_INVALID when the store takes nothing: hours of training would be lost at their end.
+            RunError: OUTPUT_INVALID when the store refuses to store files, because the result would be lost at the end.
         """
         try:
             self._sync()
@@ -114,10 +117,10 @@ class Mirror:
         self._thread.start()
 
     def finish(self, report: Report = ignore_report) -> None:
-        """Copy what is left; `report` is as for `fetch`.
+        """Copy the remaining changes; `report` is as for `fetch`.
 
         Raises:
-            RunError: OUTPUT_FAILED when the store stays away.
+            RunError: OUTPUT_FAILED when the store stays unreachable.
         """
         self._ended.set()
         self._thread.join()
@@ -136,7 +139,7 @@ class Mirror:
             try:
                 self._sync()
             except (StorageError, OSError) as error:
-                # A file that went away meanwhile, or a store that is away: the next look will tell.
+                # A file was removed meanwhile, or the store is unreachable; the next sync tries again.
                 log.warning("copying to %s: %s", self._uri, error)
 
     def _sync(self, report: Report = ignore_report) -> None:
@@ -151,18 +154,18 @@ class Mirror:
             del self._copied[name]
 
     def _files(self) -> dict[str, State]:
-        found = {}
+        files = {}
         for path in self._folder.path.rglob("*"):
             name = path.relative_to(self._folder.path).as_posix()
-            # Half-written: transformers' own names for a checkpoint in the making, and ours for any file or folder.
+            # Incomplete files: transformers' names of checkpoints that it is writing, and our names of partial files.
             unfinished = name.startswith("checkpoints/checkpoint-") or PARTIAL_SUFFIX in name or name.startswith(".")
             if path.is_file() and not unfinished:
                 status = path.stat()
-                found[name] = (status.st_size, status.st_mtime_ns)
-        return found
+                files[name] = (status.st_size, status.st_mtime_ns)
+        return files
 
 
 def _checkpoint(name: str) -> str | None:
-    """Return the checkpoint's folder that a file is in, if it is in one."""
+    """Return the name of the checkpoint's folder that a file is in, or None."""
     parts = name.split("/")
     return parts[1] if parts[0] == "checkpoints" and len(parts) > 2 else None

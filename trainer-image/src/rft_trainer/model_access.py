@@ -1,4 +1,4 @@
-"""The transformers model inside whatever is around it, and its output layer."""
+"""Finds the transformers model inside its wrappers, and adapts its output layer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,14 +9,17 @@ from transformers import PreTrainedModel
 
 
 def language_model(model: torch.nn.Module) -> PreTrainedModel:
-    """Return the transformers model itself, whatever is around it: PEFT, DeepSpeed, DDP."""
+    """Return the transformers model inside wrappers of PEFT, DeepSpeed or DDP."""
     inner: Any = getattr(model, "module", model)
     return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
 @contextmanager
 def contiguous_head(model: torch.nn.Module) -> Iterator[None]:
-    """Make the input of the LM head contiguous: for a slice of positions torch copies the whole head once a row."""
+    """Make the input of the output layer contiguous inside the context.
+
+    Otherwise, for a slice of positions, torch copies the whole weight of the output layer once for each row.
+    """
     head: torch.nn.Module = language_model(model).get_output_embeddings()
     handle = head.register_forward_pre_hook(lambda module, inputs: (inputs[0].contiguous(),))
     try:

@@ -1,4 +1,4 @@
-"""Loads the base model, puts an adapter on it, and exports what was trained: safetensors only."""
+"""Loads the base model, adds an adapter to it, and exports the trained model or adapter, as safetensors only."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _TOKENIZER_FILES = (
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """Return the model's tokenizer, padding on the left as generation needs.
+    """Return the model's tokenizer, with padding on the left, as generation needs it.
 
     Raises:
         RunError: MODEL_INVALID when it cannot be read or has no chat template.
@@ -71,13 +71,13 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
 
 
 def load_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
-    """Return the model with its weights in a torch dtype.
+    """Load the model with its weights in a torch dtype.
 
-    Of its generation_config.json only the special tokens stay: every sampling setting is the run's, and transformers
-    would fill those that a call leaves out with the model's.
+    Only the special tokens of its generation_config.json are kept. All sampling settings come from the run, but
+    transformers would take those that a call leaves out from the model.
 
     Raises:
-        RunError: MODEL_INVALID when they cannot be read; weights in pickle files are refused.
+        RunError: MODEL_INVALID when the weights cannot be read; weights in pickle files are refused.
     """
     check_model_folder(model)
     loaded = _load_weights(model, dtype)
@@ -112,17 +112,17 @@ def _load_weights(model: str, dtype: torch.dtype) -> PreTrainedModel:
             output_loading_info=True,
             **loading_arguments(AutoConfig.from_pretrained(model)),
         )
-    # transformers fills them with random numbers.
+    # transformers would silently initialize missing weights with random numbers.
     missing = sorted(info["missing_keys"])
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise RunError(ExitCode.MODEL_INVALID, f"model {model}: lacks weights that its config.json asks for: {names}")
-    # What was quantized comes in bfloat16, whatever was asked for.
+    # Weights that were quantized are loaded in bfloat16, whatever the requested dtype.
     return loaded.float() if dtype is torch.float32 else loaded
 
 
 def model_dtype(config: TrainerConfig, base: BaseModel) -> torch.dtype:
-    """Return the dtype that a run computes its model in.
+    """Return the dtype in which a run computes its model.
 
     Raises:
         RunError: MODEL_INVALID when the base model's config.json cannot be read.
@@ -134,7 +134,7 @@ def model_dtype(config: TrainerConfig, base: BaseModel) -> torch.dtype:
 
 
 def add_adapter(model: PreTrainedModel, tuning: Tuning, seed: int) -> PeftModel:
-    """Return the model with a fresh adapter on the layers of `adapted_layers`; it changes nothing yet."""
+    """Return the model with a new adapter on the layers of `adapted_layers`; it does not change the outputs yet."""
     layers = model.config.get_text_config().num_hidden_layers
     first = 0 if tuning.last_layers is None else max(0, layers - tuning.last_layers)
     part = language_part(model)
@@ -149,7 +149,7 @@ def add_adapter(model: PreTrainedModel, tuning: Tuning, seed: int) -> PeftModel:
             r=tuning.effective_rank,
             lora_alpha=tuning.effective_alpha,
             target_modules=adapted_layers(model),
-            # Layers for images have the names of layers for texts.
+            # Layers for images may have the same names as layers for texts.
             exclude_modules=rf"(?!{re.escape(part)}\.).*" if part else None,
             layers_to_transform=list(range(first, layers)) if first else None,
             task_type="CAUSAL_LM",
@@ -161,21 +161,21 @@ def load_adapter(model: PreTrainedModel, adapter: Path, trainable: bool) -> Peft
     """Return the model with an adapter read from a folder.
 
     Raises:
-        RunError: MODEL_INVALID when the folder is broken.
+        RunError: MODEL_INVALID when the adapter cannot be read.
     """
     with _reading(f"adapter {adapter}"):
         return PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end a completion: those of the generation configuration and the tokenizer's."""
+    """Return the EOS tokens: those of the generation configuration, and the tokenizer's."""
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None
     ids = configured if isinstance(configured, list) else [configured]
     return sorted({token for token in [*ids, tokenizer.eos_token_id] if token is not None})
 
 
 def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
-    """Return the prompt as the model sees it: through its chat template, with the generation prompt.
+    """Return the token ids of a prompt, from the model's chat template, with the generation prompt.
 
     Raises:
         ValueError: when the chat template refuses the messages.
@@ -188,12 +188,12 @@ def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, messages: list[Message]
 
 
 def forget_zero_3() -> None:
-    """Make models load whole again: after a training under ZeRO-3 transformers would go on loading them in parts."""
+    """Make transformers load complete models again; after training with ZeRO-3 it would load partitioned ones."""
     unset_hf_deepspeed_config()
 
 
 def export_adapter(checkpoint: Path, base: BaseModel, target: Path) -> None:
-    """Copy a checkpoint's adapter to `target`, ready to serve beside its base."""
+    """Copy a checkpoint's adapter to `target`, ready to be served with its base model."""
 
     def fill(folder: Path) -> None:
         for name in _ADAPTER_FILES:
@@ -207,15 +207,15 @@ def export_adapter(checkpoint: Path, base: BaseModel, target: Path) -> None:
 
 
 def export_model(checkpoint: Path, base: BaseModel, target: Path) -> None:
-    """Write a checkpoint's model to `target` in the precision of its base, with the tokenizer's files."""
+    """Write a checkpoint's model to `target`, in the dtype of its base model, with the tokenizer's files."""
     dtype: Any = AutoConfig.from_pretrained(base.folder).dtype or torch.float32
-    # Users of the tuned model expect the base's sampling defaults, which training does without.
+    # Users of the tuned model expect the base model's sampling defaults, which `load_model` has removed.
     defaults = None
     with suppress(OSError):
         defaults = GenerationConfig.from_pretrained(base.folder)
 
     def fill(folder: Path) -> None:
-        # Through the model, because checkpoints written under DeepSpeed may hold tied weights twice.
+        # The weights are loaded and saved again, because checkpoints of DeepSpeed may hold tied weights twice.
         _load_weights(str(checkpoint), dtype).save_pretrained(folder)
         for pattern in _TOKENIZER_FILES:
             for path in checkpoint.glob(pattern):
@@ -228,10 +228,10 @@ def export_model(checkpoint: Path, base: BaseModel, target: Path) -> None:
 
 @contextmanager
 def _reading(what: str) -> Iterator[None]:
-    """Errors inside are about the files of a model, unless memory, a disk or another process is their cause.
+    """Turn errors inside the context into MODEL_INVALID, unless memory, a disk or another process is their cause.
 
     Raises:
-        RunError: MODEL_INVALID for files that cannot be read as what they should be.
+        RunError: MODEL_INVALID for files that are broken or of another kind.
     """
     with memory_for("loading"):
         try:

@@ -1,8 +1,8 @@
-"""Files between machines that have a disk each: the first has the run's folder, the others what they read of it.
+"""Copies files between machines with a disk each: the first has the run's folder, the others the files that they read.
 
-Where all machines share one folder, or there is one machine, nothing is moved. The launcher tells its processes which
-case it is by the variable RFT_OWN_DISKS. One process of each machine speaks for it; data travel in chunks over gloo,
-straight from disk to disk.
+If all machines share one folder, or there is one machine, nothing is copied. The launcher tells its processes which
+case it is with the variable RFT_OWN_DISKS. One process of each machine sends and receives its files, in chunks over
+gloo.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ import torch.distributed as dist
 from rft_trainer.distributed import COLLECTIVE_TIMEOUT, local_rank, rank, world_size
 
 CHUNK_BYTES = 1 << 26
-"""How much of a file is in memory at once."""
+"""Bytes of a file that are in memory at a time."""
 
 File = tuple[str, int]
 """A file's path relative to the folder and its size."""
 
 
 def on_first_machine() -> bool:
-    """Return whether this process sees the whole folder of the run."""
-    return not _apart() or rank() < _processes_per_machine()
+    """Return whether this process can read the complete folder of the run."""
+    return not _has_own_disks() or rank() < _processes_per_machine()
 
 
 def collect(folder: Path) -> None:
-    """Move what other machines' processes have written into a folder to the same folder of the first machine.
+    """Move the files that processes of other machines have written to a folder into that folder of the first machine.
 
-    To be called by every rank, and only when all of them have written.
+    Every rank calls it, after all of them have written their files.
 
     Args:
         folder: its path on this machine.
     """
-    if not _apart():
+    if not _has_own_disks():
         return
-    group = _speakers()
+    group = _file_group()
     if local_rank() > 0:
         return
     if rank() > 0:
@@ -50,31 +50,31 @@ def collect(folder: Path) -> None:
             _read(folder / name, size, functools.partial(dist.send, dst=0, group=group))
         shutil.rmtree(folder)
         return
-    for speaker in _ranks()[1:]:
+    for sender in _sender_ranks()[1:]:
         header: list[list[File]] = [[]]
-        dist.recv_object_list(header, src=speaker, group=group)
+        dist.recv_object_list(header, src=sender, group=group)
         for name, size in header[0]:
-            _write(folder / name, size, functools.partial(dist.recv, src=speaker, group=group))
+            _write(folder / name, size, functools.partial(dist.recv, src=sender, group=group))
 
 
-def spread(root: Path, chosen: Iterable[Path]) -> None:
-    """Copy files and folders of the first machine to the others, in place of what these have there.
+def spread(root: Path, paths: Iterable[Path]) -> None:
+    """Copy files and folders of the first machine to the others, where they replace existing ones.
 
-    To be called by every rank; the others' files are there once all have returned.
+    Every rank calls it. The files are on all machines after it has returned on all ranks.
 
     Args:
         root: the run's folder on this machine.
-        chosen: what to copy, below `root`; only the first machine's choice counts. What is not there is left out.
+        paths: files and folders below `root`; only those of rank 0 matter. Missing ones are left out.
     """
-    if not _apart():
+    if not _has_own_disks():
         return
-    group = _speakers()
+    group = _file_group()
     if local_rank() > 0:
         return
     header: list[tuple[list[str], list[File]]] = [([], [])]
     if rank() == 0:
-        paths = list(chosen)
-        header = [([path.relative_to(root).as_posix() for path in paths], _files(root, paths))]
+        listed = list(paths)
+        header = [([path.relative_to(root).as_posix() for path in listed], _files(root, listed))]
     dist.broadcast_object_list(header, src=0, group=group)
     replaced, files = header[0]
     if rank() > 0:
@@ -85,7 +85,7 @@ def spread(root: Path, chosen: Iterable[Path]) -> None:
         (_read if rank() == 0 else _write)(root / name, size, move)
 
 
-def _apart() -> bool:
+def _has_own_disks() -> bool:
     return os.environ.get("RFT_OWN_DISKS") == "1"
 
 
@@ -93,20 +93,20 @@ def _processes_per_machine() -> int:
     return int(os.environ["LOCAL_WORLD_SIZE"])
 
 
-def _ranks() -> list[int]:
-    """Return the ranks that speak for their machines."""
+def _sender_ranks() -> list[int]:
+    """Return the first rank of each machine, which sends and receives its files."""
     return list(range(0, world_size(), _processes_per_machine()))
 
 
 @functools.cache
-def _speakers() -> dist.ProcessGroup:
-    # Not the group of all: on GPUs that one is NCCL's, which knows no host memory.
-    return dist.new_group(_ranks(), timeout=COLLECTIVE_TIMEOUT, backend="gloo")
+def _file_group() -> dist.ProcessGroup:
+    # On GPUs, the default group uses NCCL, which cannot send host memory.
+    return dist.new_group(_sender_ranks(), timeout=COLLECTIVE_TIMEOUT, backend="gloo")
 
 
 def _files(root: Path, paths: Iterable[Path]) -> list[File]:
-    found = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
-    return [(file.relative_to(root).as_posix(), file.stat().st_size) for file in found if file.is_file()]
+    files = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
+    return [(file.relative_to(root).as_posix(), file.stat().st_size) for file in files if file.is_file()]
 
 
 def _chunks(size: int) -> Iterator[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The check before training: can this model learn from this reward?"""
+"""The check before training: decides whether this model can learn from this reward."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from rft_api.summary import PreflightVerdict
 from rft_trainer.rollouts import ScoredCompletion, mean_reward
 
-# Amazon Bedrock's guidance, "Is RFT right?": above 95 % of the greatest reward there is nothing left to learn. Rewards
-# have no known maximum here, so the greatest one seen stands in for it.
+# Source: Amazon Bedrock's guidance, "Is RFT right?": above 95 % of the largest reward there is nothing left to learn.
+# The largest possible reward is unknown here, so the largest reward of the samples is used.
 EASY_SHARE = 0.95
-# Completions of one prompt count as told apart when their rewards differ by more than rounding.
+# Rewards that differ by no more than this are equal up to rounding.
 SAME_REWARD = 1e-6
 
 
 def judge(groups: Sequence[Sequence[ScoredCompletion]], samples_per_prompt: int) -> PreflightVerdict:
-    """Return the verdict on groups of sampled completions, each group of one prompt.
+    """Return the verdict on groups of sampled completions; each group belongs to one prompt.
 
-    GRPO learns from differences within a group, so a model none of whose groups differ cannot learn, whatever its
+    GRPO learns from differences of rewards within a group. If no group has any, the model cannot learn, whatever its
     mean reward is.
     """
     rows = [row for group in groups for row in group]

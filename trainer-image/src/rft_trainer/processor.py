@@ -1,21 +1,21 @@
-"""What this machine's processor has instructions for."""
+"""Tells whether this machine's processor has instructions for bfloat16."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-# As Linux names them: AVX-512 and AMX of x86, and those of Arm.
+# Linux's names of the instruction sets: AVX-512 and AMX of x86, and that of Arm.
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-# Values of ONEDNN_MAX_CPU_ISA that leave such instructions unused (oneDNN, "CPU dispatcher control").
+# Values of ONEDNN_MAX_CPU_ISA with which oneDNN does not use these instructions (oneDNN, "CPU dispatcher control").
 _WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
 
 
 def has_bfloat16_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Return whether this machine's processor multiplies matrices in bfloat16 natively.
 
-    Without such instructions (AVX2 only, and the first AVX-512) bfloat16 is emulated, and several times slower than
-    float32. With ONEDNN_MAX_CPU_ISA=AVX2 a processor counts as one without.
+    Without these instructions (only AVX2, or the first AVX-512) bfloat16 is emulated, and several times slower than
+    float32. With ONEDNN_MAX_CPU_ISA=AVX2 the answer is always no.
     """
     if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _WITHOUT_BFLOAT16:
         return False

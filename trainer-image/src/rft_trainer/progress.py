@@ -1,4 +1,4 @@
-"""Where the run stands, served over HTTP: `/progress` as JSON and `/metrics` for Prometheus."""
+"""Serves the progress of a run over HTTP: `/progress` as JSON, and `/metrics` for Prometheus."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ from rft_api.progress import HackingVerdict, Progress, describe_progress, format
 
 _LABELS = ("namespace", "job")
 REPORTED_ROWS = 100
-"""Rows of data after which the progress changes."""
+"""Number of rows of data after which the progress is updated."""
 
 
 class Pace:
-    """How fast the units of a stage are done.
+    """The speed at which a stage completes its units.
 
     Args:
-        began: when the stage began, in seconds.
-        done_before: units that were done by then.
+        start: when the stage began, in seconds of the clock.
+        initial: units that were complete at its start.
     """
 
-    def __init__(self, began: float, done_before: int = 0):
-        self._began = began
-        self._done_before = done_before
+    def __init__(self, start: float, initial: int = 0):
+        self._start = start
+        self._initial = initial
 
-    def left(self, done: int, planned: int, now: float) -> float | None:
-        """Return seconds until all are done; None while nothing is known, and when all are."""
-        more = done - self._done_before
-        if more <= 0 or done >= planned:
+    def seconds_left(self, completed: int, planned: int, now: float) -> float | None:
+        """Return the seconds until all units are complete; None before the first one, and after the last one."""
+        units = completed - self._initial
+        if units <= 0 or completed >= planned:
             return None
-        return (planned - done) * (now - self._began) / more
+        return (planned - completed) * (now - self._start) / units
 
 
 class ProgressReporter:
     """Keeps the progress and the metrics of one run; rank 0 serves them.
 
-    The names of the metrics are part of the project's contract: dashboards and alerts are built on them. What has not
-    been measured is absent: a curve does not begin with a 0 that nobody saw.
+    The names of the metrics are a stable interface: dashboards and alerts use them. A gauge that has not been measured
+    yet is absent, so that its curve does not begin with a wrong 0.
 
     Args:
         namespace: namespace of the job.
@@ -80,50 +80,55 @@ class ProgressReporter:
         }
         for name, served in all_series().items():
             if served.counter and not served.label_names:
-                self._series[name].labels(**self._labels)  # a counter begins with 0
+                self._series[name].labels(**self._labels)  # a counter starts at 0
 
     def update(self, **fields: Any) -> None:
         """Change fields of the progress (snake_case names of `rft_api.progress.Progress`).
 
-        The time left follows from how much is done since the stage began, unless it is given. Another phase or message
-        ends what `detail` was about.
+        The time left is computed from the speed of the stage so far, unless `eta_seconds` is among the fields. A new
+        phase or message clears `detail`.
         """
-        before, after = self.progress, self.progress.model_copy(update=fields)
+        previous, progress = self.progress, self.progress.model_copy(update=fields)
         now = self._clock()
-        if (after.phase, after.message) != (before.phase, before.message):
+        if (progress.phase, progress.message) != (previous.phase, previous.message):
             self._active_since = now
-            after = after.model_copy(update={"detail": fields.get("detail", "")})
-        if (after.phase, after.planned) != (before.phase, before.planned):
-            self._stage = Pace(now, after.done)
+            progress = progress.model_copy(update={"detail": fields.get("detail", "")})
+        if (progress.phase, progress.planned) != (previous.phase, previous.planned):
+            self._stage = Pace(now, progress.done)
         if "done" in fields and "eta_seconds" not in fields:
-            after = after.model_copy(update={"eta_seconds": self._stage.left(after.done, after.planned, now)})
-        self.progress = after
+            seconds_left = self._stage.seconds_left(progress.done, progress.planned, now)
+            progress = progress.model_copy(update={"eta_seconds": seconds_left})
+        self.progress = progress
 
     def part(self, planned: int, unit: str) -> Callable[[int], None]:
-        """Begin a part of the stage, such as a validation in training; return what takes how much of it is done."""
+        """Begin a part of the stage, such as a validation in training; return a function that reports its progress."""
         pace = Pace(self._clock())
 
-        def report(done: int) -> None:
-            left = pace.left(done, planned, self._clock())
-            text = f"{done}/{planned} {unit}"
-            self.update(detail=text if left is None else f"{text}, about {format_seconds(left)} left")
+        def report(completed: int) -> None:
+            seconds_left = pace.seconds_left(completed, planned, self._clock())
+            text = f"{completed}/{planned} {unit}"
+            self.update(detail=text if seconds_left is None else f"{text}, about {format_seconds(seconds_left)} left")
 
         report(0)
         return report
 
     def describe(self) -> str:
-        """Return one line for the log."""
+        """Return the progress as one line for the log."""
         return describe_progress(self.progress, self._clock() - self._active_since)
 
     def plan(self, total_steps: int, done: int = 0) -> None:
-        """Announce how many steps the run will take, and how many an earlier attempt has done."""
+        """Publish how many steps the run will make, and how many of them an earlier start has made."""
         self.update(total_steps=total_steps)
         self._publish(PLANNED_STEPS, total_steps)
         self._publish(STEPS_DONE, done)
         self.record_checkpoint()
 
     def record_step(self, metrics: TrainMetrics, new_tokens: int) -> None:
-        """Publish a training step; the tokens of a line are those of all attempts, the counter's are ours."""
+        """Publish a training step.
+
+        `metrics.tokens` counts the tokens of all starts of the run. `new_tokens` are those of this step, by which the
+        counter grows.
+        """
         self._record(metrics.model_copy(update={"tokens": new_tokens}))
         if metrics.loss is None or metrics.gradient_norm is None:
             self._publish(NONFINITE_STEPS, 1)
@@ -138,7 +143,7 @@ class ProgressReporter:
         self._record(metrics)
 
     def record_hacking(self, verdict: HackingVerdict) -> None:
-        """Publish what comparing the reward with its shadows says."""
+        """Publish the verdict of the comparison of the reward with its shadows."""
         self.update(reward_hacking=verdict)
         if verdict.suspected is not None:
             self._publish(HACKING_SUSPECTED, verdict.suspected)
@@ -167,7 +172,7 @@ class RowCounter:
         self.total = 0
 
     def count(self, messages: object) -> int:
-        """Count a row; in the place of a function that counts a prompt's tokens, it finds none."""
+        """Count a row and return 0; used in place of a function that counts the tokens of a prompt."""
         self.total += 1
         if self.total % REPORTED_ROWS == 0:
             self._reporter.update(detail=f"{self.total} rows")
@@ -175,9 +180,9 @@ class RowCounter:
 
 
 def serve_progress(reporter: ProgressReporter, port: int) -> Callable[[], None]:
-    """Serve the reporter in a background thread for as long as the process lives, or until the result is called.
+    """Serve the reporter in a background thread; return a function that stops it.
 
-    In a pod everybody may ask, elsewhere only programs of this machine.
+    In a pod every host may connect, elsewhere only programs of this machine.
 
     Raises:
         RunError: UNEXPECTED when the port cannot be opened.
@@ -200,12 +205,12 @@ def serve_progress(reporter: ProgressReporter, port: int) -> Callable[[], None]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
-            # A line per scrape would bury the run's own log.
+            # A line for every scrape would hide the run's own lines.
             pass
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, request: Any, client_address: Any) -> None:
-            # A caller that did not wait for the answer is no error of the run.
+            # A client that did not wait for the answer is no error of the run.
             if not isinstance(sys.exception(), ConnectionError):
                 super().handle_error(request, client_address)
 

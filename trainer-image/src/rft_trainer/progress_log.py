@@ -1,4 +1,4 @@
-"""Writes where the run stands to the log, so that no stage is silent for long: `kubectl logs` shows it."""
+"""Writes the progress of a run to the log at intervals, so that `kubectl logs` shows it in every stage."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rft_trainer.progress import ProgressReporter
 log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 10.0
-"""Time between two lines."""
+"""Seconds between two lines."""
 
 
 class ProgressLog:
-    """A line for every `INTERVAL_SECONDS` that the run goes on.
+    """Writes one line every `INTERVAL_SECONDS` while the run goes on.
 
     Args:
         reporter: the run's progress.
@@ -40,7 +40,7 @@ class ProgressLog:
 
 @contextmanager
 def logged_progress(reporter: ProgressReporter) -> Iterator[None]:
-    """Inside, a background thread writes the progress to the log."""
+    """Write the progress to the log from a background thread, inside the context."""
     ended = threading.Event()
     progress_log = ProgressLog(reporter)
 

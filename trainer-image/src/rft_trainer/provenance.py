@@ -1,4 +1,4 @@
-"""What a result was made from: digests of model, data, rewards and configuration, and versions."""
+"""Builds the provenance of a result: digests of model, data, rewards and configuration, and versions."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _BLOCK_BYTES = 1 << 24
 
 
 def build_provenance(config: TrainerConfig, base: BaseModel, report: Report = ignore_report) -> Provenance:
-    """Digests of what the configuration names, read now.
+    """Read the inputs of the run; return their digests, and the versions of the packages.
 
     Args:
         config: the run's configuration.
         base: its base model.
-        report: called with the bytes of model and data that have been read, and with all bytes.
+        report: called with the number of bytes of model and data that have been read, and the number of all bytes.
     """
     data = {item.label: Path(item.source.uri) for item in config.sources()}
     model = [] if base.commit is not None else sorted(path for path in Path(base.folder).iterdir() if path.is_file())
@@ -43,7 +43,7 @@ def build_provenance(config: TrainerConfig, base: BaseModel, report: Report = ig
 
 
 def _data_digest(path: Path, digests: Mapping[Path, str]) -> str:
-    """Return the digest of a file, or one of the names and digests of a folder's files."""
+    """Return the digest of a file; for a folder, return the digest of the names and digests of its files."""
     if path.is_file():
         return digests[path]
     lines = [f"{digests[file]} {file.relative_to(path).as_posix()}\n" for file in _files(path)]

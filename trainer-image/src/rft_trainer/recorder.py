@@ -1,4 +1,4 @@
-"""Records every optimizer step: its rollouts as parquet, its line in metrics.jsonl, its gauges and progress."""
+"""Records every optimizer step: its rollouts as a parquet file, its metrics, and the progress."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from rft_trainer.rollouts import (
 from rft_trainer.step import Step
 
 DIVERGED_STEPS = 3
-"""Steps in a row whose loss or gradient norm is not finite, after which the run stops."""
+"""The run stops after so many steps in a row whose loss or gradient norm is not finite."""
 RECENT_STEPS = 5
-"""Steps whose mean duration gives the time left."""
+"""Number of recent steps whose mean duration is used for the time left."""
 
 
 class Recorder:
-    """Writes down what each step did, once, and stops a run that has diverged.
+    """Records each step, and stops a run that has diverged.
 
     Args:
         config: the run's configuration.
         prompts: training prompts of the whole run, all epochs together.
         client: the reward servers.
         reporter: where progress is published.
-        total_steps: optimizer steps planned.
+        total_steps: optimizer steps that the run makes.
     """
 
     def __init__(
@@ -58,17 +58,17 @@ class Recorder:
         self._total_steps = total_steps
         self._rows: list[ScoredCompletion] = []
         self._recent_seconds: list[float] = []
-        self._tokens_before = 0
+        self._previous_tokens = 0
         self._diverged_steps = 0
 
     def record_rollouts(self, number: int, step: Step) -> None:
-        """Gather the step's completions from all ranks; rank 0 writes them."""
+        """Gather the step's completions from all ranks, and write them on rank 0."""
         self._rows = [row for rows in gather(step.rows) for row in rows]
         if rank() == 0:
             write_rollouts(self._folder.rollout(number), self._rows)
 
     def record_metrics(self, number: int, step: Step, logs: Mapping[str, float], gradient_norm: float | None) -> None:
-        """Add the step's line to metrics.jsonl and publishes it; `logs` are TRL's metrics of the step.
+        """Append the step's line to metrics.jsonl, and publish its metrics; `logs` are TRL's metrics of the step.
 
         Raises:
             RunError: DIVERGED when loss or gradient norm have not been finite for `DIVERGED_STEPS` steps.
@@ -105,9 +105,9 @@ class Recorder:
         )
         if rank() == 0:
             append_metrics(self._folder, metrics)
-            self._reporter.record_step(metrics, metrics.tokens - self._tokens_before)
+            self._reporter.record_step(metrics, metrics.tokens - self._previous_tokens)
             self._report_progress(metrics, step.seconds)
-        self._tokens_before = metrics.tokens
+        self._previous_tokens = metrics.tokens
 
     def _report_progress(self, metrics: TrainMetrics, seconds: float) -> None:
         self._recent_seconds = [*self._recent_seconds[1 - RECENT_STEPS :], seconds]

@@ -156,7 +156,7 @@ class Scoring:
         return scores
 
     def wait_for_shadows(self) -> dict[str, list[ShadowScore]]:
-        """Wait for the scores of the shadows; return them by shadow, in the order of the batch; never raise for a shadow.
+        """Wait for the scores of the shadows; return them in the order of the batch; never raise for a shadow's fault.
 
         Each shadow may take as long as its `timeout`. A shadow that was late, and has not answered in time since, is
         not waited for: it scores what it can while training goes on.

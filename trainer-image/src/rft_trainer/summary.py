@@ -1,4 +1,4 @@
-"""The result of a run: how the models compare on the held-out prompts, and what the run has done."""
+"""Builds the summary of a run: the comparison of its models on the held-out prompts, and what the run has done."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def build_summary(
     stopped_early: bool,
     stage_seconds: Mapping[str, float],
 ) -> Summary:
-    """Return the summary of a run whose stages are done.
+    """Return the summary of a run whose stages are complete.
 
     Args:
         config: the run's configuration.
         dataset: its data.
         base: its base model.
-        steps: optimizer steps done.
+        steps: optimizer steps that were made.
         stopped_early: whether early stopping ended it.
-        stage_seconds: how long its stages took, but for training and validation.
+        stage_seconds: seconds of its stages, without training and validation.
 
     Raises:
         RunError: REWARD_FAILING when no held-out prompt was scored for every model.
@@ -63,7 +63,7 @@ def build_summary(
         "Validation": sum(v.seconds for v in validations),
     }
     on_gpu = config.compute.on_gpus
-    # Only counted: the warm-up has checked them against the chat template.
+    # They are only counted here; the warm-up has checked them against the chat template.
     warmup = load_conversations(config.warmup.data, len) if config.warmup else None
     preflight = None
     if folder.preflight.exists():
@@ -87,7 +87,7 @@ def build_summary(
         preflight=preflight,
         reward_hacking=judge_hacking(validations, config.shadows),
         data=DataReport(
-            train_prompts=sum(len(found) for found in dataset.train.values()),
+            train_prompts=sum(len(prompts) for prompts in dataset.train.values()),
             validation_prompts=len(dataset.validation),
             test_prompts=len(dataset.test),
             warmup_conversations=len(warmup.conversations) if warmup else 0,
@@ -103,12 +103,14 @@ def build_summary(
 
 
 def _evaluation(rows: Sequence[ScoredCompletion], common: Sequence[int]) -> Evaluation:
-    chosen = [rows[i] for i in common]
+    common_rows = [rows[i] for i in common]
     return Evaluation(
-        reward=mean_reward(chosen) or 0.0,
-        components=component_means(chosen),
-        sources=source_means(chosen),
-        episode_length=mean_length(chosen),
+        reward=mean_reward(common_rows) or 0.0,
+        components=component_means(common_rows),
+        sources=source_means(common_rows),
+        episode_length=mean_length(common_rows),
         rewards_failed=sum(row.error is not None for row in rows),
-        shadows={name: scores.reward for name, scores in shadow_scores(chosen).items() if scores.reward is not None},
+        shadows={
+            name: scores.reward for name, scores in shadow_scores(common_rows).items() if scores.reward is not None
+        },
     )

@@ -1,4 +1,4 @@
-"""How long each stage of a run took, over all its starts: the run's `timings.json`."""
+"""Measures how long each stage of a run takes, over all its starts, in the run's `timings.json`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rft_api.run_folder import RunFolder
 
 
 class StageClock:
-    """Adds the wall time of each stage to the run's file when the stage ends."""
+    """Adds the duration of each stage to the run's file when the stage ends."""
 
     def __init__(self, folder: RunFolder):
         self._path = folder.timings
@@ -18,7 +18,7 @@ class StageClock:
         self._since = 0.0
 
     def enter(self, stage: str | None) -> None:
-        """End the stage that is on, if another one begins; None begins none."""
+        """End the current stage if it is another one, and begin this one; None begins no stage."""
         if stage == self._stage:
             return
         now = time.monotonic()
@@ -29,7 +29,7 @@ class StageClock:
         self._stage, self._since = stage, now
 
     def read(self) -> dict[str, float]:
-        """Return seconds by stage so far, in the order in which they first ended."""
+        """Return the seconds of each stage so far, in the order in which the stages first ended."""
         if not self._path.exists():
             return {}
         seconds: dict[str, float] = json.loads(self._path.read_text(encoding="utf-8"))

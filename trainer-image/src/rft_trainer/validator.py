@@ -1,4 +1,4 @@
-"""Validation during training: greedy completions of the validation prompts, which choose the checkpoint."""
+"""Validation during training: scores greedy completions of the validation prompts, to choose the best checkpoint."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ log = logging.getLogger(__name__)
 
 
 class Validator:
-    """Scores the policy on the validation prompts and says when training should end early.
+    """Scores the policy on the validation prompts, and decides when training stops early.
 
     Args:
         config: the run's configuration.
         prompts: the validation prompts.
-        complete: completes prompts greedily with the policy as it is.
-        rows_at_once: tells how many prompts each rank completes at once.
+        complete: completes prompts greedily with the current policy.
+        rows_at_once: returns how many prompts each rank completes at once.
         tokenizer: the policy's tokenizer.
-        end_ids: tokens that end a completion.
+        end_ids: the EOS tokens.
         client: the reward servers.
         reporter: where progress is published.
         total_steps: optimizer steps planned.
@@ -79,7 +79,7 @@ class Validator:
         return step % self._config.hyperparameters.eval_interval == 0 or step == self._total_steps
 
     def validate(self, step: int) -> ValidationMetrics:
-        """Complete the validation prompts greedily, scores them and records the result; all ranks call it."""
+        """Complete the validation prompts greedily, score them, and record the result; all ranks call it."""
         message = f"validating after step {step}" if step else "validating before training"
         self._reporter.update(message=message)
         started = time.monotonic()
@@ -116,7 +116,7 @@ class Validator:
         return metrics
 
     def should_stop(self) -> bool:
-        """Return whether the validations so far end training early."""
+        """Return whether training stops early after the validations so far."""
         return stop_early(self._history, self._config.early_stopping)
 
     def report_hacking(self) -> None:
@@ -124,13 +124,13 @@ class Validator:
         verdict = judge_hacking(self._history, self._client.shadows) if rank() == 0 else None
         if verdict is None:
             return
-        before = self._reporter.progress.reward_hacking
-        if verdict.suspected and not (before and before.suspected):
+        previous = self._reporter.progress.reward_hacking
+        if verdict.suspected and not (previous and previous.suspected):
             log.warning("reward hacking suspected: %s", verdict.message)
         self._reporter.record_hacking(verdict)
 
     def _compare_with_shadows(self, rows: Sequence[ScoredCompletion]) -> dict[str, ShadowComparison]:
-        """Return what has become of reward and shadows since before training, by shadow."""
+        """Return the comparison of reward and shadow with those before training, by shadow."""
         file = self._folder.validation(0)
         if self._before_training is None and file.exists():
             self._before_training = read_rollouts(file, self._prompts)
@@ -141,13 +141,13 @@ class Validator:
 
 
 def stop_early(validations: Sequence[ValidationMetrics], rule: EarlyStopping | None) -> bool:
-    """Return whether the last `patience` validations all failed to exceed the best before them by `minimum_gain`."""
+    """Return whether none of the last `patience` validations has exceeded the best earlier one by `minimum_gain`."""
     if rule is None:
         return False
     best, since = -math.inf, 0
     for validation in validations:
         if validation.step == 0:
-            continue  # of the model before training, there only for comparison
+            continue  # the validation before training is only for comparisons
         reward = -math.inf if validation.reward is None else validation.reward
         if reward > best + rule.minimum_gain or best == -math.inf:
             best, since = reward, 0

@@ -1,4 +1,4 @@
-"""The supervised stage before reinforcement learning: imitates conversations with TRL's SFT trainer."""
+"""The supervised stage before reinforcement learning: trains on conversations with TRL's SFT trainer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from rft_trainer.modeling import (
 from rft_trainer.progress import ProgressReporter
 
 MICRO_BATCH = 8
-"""Most conversations per forward and backward pass on each process."""
+"""Upper bound of the conversations in a forward and backward pass of each process."""
 
 
 def run_warmup(
@@ -41,12 +41,12 @@ def run_warmup(
     reporter: ProgressReporter,
     should_stop: Callable[[], bool],
 ) -> None:
-    """Train on the conversations and writes the weights to the run's `warmup` folder, whole or not at all.
+    """Train on the conversations, and write the complete weights to the run's `warmup` folder.
 
-    Only the assistant's last message of each conversation enters the loss.
+    Only the last message of each conversation, which is the assistant's, contributes to the loss.
 
     Raises:
-        RunError: INTERRUPTED when the run is to stop meanwhile: the stage is short, and starts from its beginning.
+        RunError: INTERRUPTED when the run must stop; the stage is short, and starts again from its beginning.
     """
     folder = RunFolder(config.output)
     tokenizer = load_tokenizer(base.folder)
@@ -90,7 +90,7 @@ def run_warmup(
 
 
 class _WarmupCallback(TrainerCallback):
-    """Publishes the stage's progress and ends it on request."""
+    """Publishes the progress of the stage, and ends the stage when the run must stop."""
 
     def __init__(self, reporter: ProgressReporter, should_stop: Callable[[], bool]):
         self._reporter = reporter
@@ -99,7 +99,7 @@ class _WarmupCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._reporter.update(done=state.global_step, planned=state.max_steps)
-        # Ranks get the signal at different moments and have to stop after the same step.
+        # Ranks get the signal at different times, but must stop after the same step.
         self.stopped = any_rank(self._should_stop())
         control.should_training_stop = control.should_training_stop or self.stopped
 
