@@ -90,7 +90,7 @@ def test_an_adapter_leaves_experts_and_routers(tmp_path, model, kind, caplog):
         tuned = add_adapter(loaded, LORA, 0)
     attention = {f"base_model.model.model.layers.self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")}
     assert adapted(tuned) == attention
-    assert "the adapter leaves the experts as they are" in caplog.text
+    assert "the adapter does not train the experts" in caplog.text
 
 
 def test_shared_experts_are_linear_layers(tmp_path, model):
@@ -198,7 +198,7 @@ def test_quantized_weights_are_dequantized_for_an_adapter_or_refused(tmp_path, m
 @pytest.mark.parametrize(
     ("configuration", "words"),
     [
-        (transformers.Qwen2_5_VLConfig, "models of type qwen2_5_vl are no language models for text"),
+        (transformers.Qwen2_5_VLConfig, "models of type qwen2_5_vl are not language models for text"),
         (transformers.Qwen3_5Config, "it is a model of type qwen3_5 for more than text"),
         (transformers.Phi4MultimodalConfig, "models of type phi4_multimodal mix parts for text and for images"),
     ],

@@ -248,7 +248,7 @@ def test_errors_of_the_system_are_told_apart(config):
         (
             [ProcessEnd(0, 1, "Unexpected: connection closed", 2.0), ProcessEnd(1, -9, moment=1.0)],
             ExitCode.UNEXPECTED,
-            "the process of rank 1 was killed (SIGKILL); where the kernel did it, memory ran out: dmesg tells",
+            "the process of rank 1 was killed (SIGKILL); if the kernel killed it, memory ran out: see dmesg",
         ),
         (
             [ProcessEnd(0, -9, moment=9.0, stopped=True), ProcessEnd(1, 1, "Unexpected: KeyError: 'x'", 1.0)],

@@ -109,7 +109,7 @@ def test_a_hub_that_is_away_is_tried_again_later_unless_there_is_a_copy(tmp_path
     hub_here.stop()
     assert fetch(config) == base
     assert "the hub cannot be reached" in caplog.text
-    assert f"commit {REVISION} in this machine's cache is taken" in caplog.text
+    assert f"using commit {REVISION} from this machine's cache" in caplog.text
     (tmp_path / "cache").rename(tmp_path / "elsewhere")
     with pytest.raises(RunError, match="the hub cannot be reached") as raised:
         pin_base_model(config)

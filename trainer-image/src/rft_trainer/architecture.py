@@ -32,7 +32,7 @@ def check_architecture(model: str, config: PretrainedConfig, tuning: Tuning) -> 
         return RunError(ExitCode.MODEL_INVALID, f"model {model}: {text}")
 
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise refuse(f"models of type {config.model_type} are no language models for text; use a text-only model")
+        raise refuse(f"models of type {config.model_type} are not language models for text; use a text-only model")
     if config.get_text_config() is config and {"vision_config", "audio_config"} & set(config.sub_configs):
         raise refuse(f"models of type {config.model_type} mix parts for text and for images; use a text-only model")
     if MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].config_class is not type(config):

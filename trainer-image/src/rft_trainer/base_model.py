@@ -76,7 +76,7 @@ def pin_base_model(config: TrainerConfig) -> str | None:
         copy = None if error.permanent else model.cached_folder()
         if copy is None:
             raise _run_error(error) from error
-        log.warning("%s; commit %s in this machine's cache is taken", error, copy.name)
+        log.warning("%s; using commit %s from this machine's cache", error, copy.name)
         return copy.name
 
 
@@ -123,7 +123,7 @@ def fetch_base_model(config: TrainerConfig, commit: str, report: Report) -> None
         copy = None if error.permanent else model.cached_folder()
         if copy is None or not _is_complete(str(address), copy):
             raise _run_error(error) from error
-        log.warning("%s; the copy in this machine's cache is taken", error)
+        log.warning("%s; using the copy in this machine's cache", error)
         return
     try:
         others, weights = choose_files(str(address), files)

@@ -33,10 +33,12 @@ def plan_retention(checkpoints: Sequence[CheckpointInfo]) -> Retention:
     Only the newest checkpoint stays resumable.
     """
     newest = max(checkpoints, key=lambda info: info.step)
-    kept = {newest.step, *(info.step for info in best_first(checkpoints)[:KEPT])}
+    kept_steps = {newest.step, *(info.step for info in best_first(checkpoints)[:KEPT])}
     return Retention(
-        remove=[info.step for info in checkpoints if info.step not in kept],
-        thin=[info.step for info in checkpoints if info.step in kept and info.step != newest.step and info.resumable],
+        remove=[info.step for info in checkpoints if info.step not in kept_steps],
+        thin=[
+            info.step for info in checkpoints if info.step in kept_steps and info.step != newest.step and info.resumable
+        ],
     )
 
 

@@ -84,7 +84,7 @@ def _describe(end: ProcessEnd, kernel_kills: int) -> str:
     """Describe the end of a process that has written no report."""
     process = f"the process of rank {end.rank}"
     if end.stopped:
-        return f"{process} did not end in time and was killed; its last complete checkpoint counts"
+        return f"{process} did not end in time and was killed; the run resumes from its last complete checkpoint"
     if end.status == -signal.SIGKILL and kernel_kills:
         return (
             f"the kernel has killed {process} because the machine's or the pod's memory ran out: give it more "
@@ -92,7 +92,7 @@ def _describe(end: ProcessEnd, kernel_kills: int) -> str:
             f"processesPerNode"
         )
     if end.status == -signal.SIGKILL:
-        return f"{process} was killed (SIGKILL); where the kernel did it, memory ran out: dmesg tells"
+        return f"{process} was killed (SIGKILL); if the kernel killed it, memory ran out: see dmesg"
     if end.status < 0:
         return f"{process} was ended by signal {-end.status} ({signal.Signals(-end.status).name})"
     return f"{process} ended with code {end.status}; its output says why"

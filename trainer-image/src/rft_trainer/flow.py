@@ -115,7 +115,7 @@ class Run:
             RunError: for every fault that a user can correct; INTERRUPTED when the run must stop.
         """
         if any_rank(self._folder.summary.exists()):
-            self._phase("Done", "the run has ended before; nothing is left to do")
+            self._phase("Done", "the run has already ended; there is nothing left to do")
             if rank() > 0:
                 return None
             return Summary.model_validate_json(self._folder.summary.read_text(encoding="utf-8"))
@@ -320,7 +320,7 @@ class Run:
         if unfit and config.preflight.action == "Fail":
             raise RunError(
                 ExitCode.NOT_LEARNABLE,
-                f"{verdict.verdict}: {verdict.message}. (spec.preflight.action: Warn trains all the same)",
+                f"{verdict.verdict}: {verdict.message}. (to train anyway, set spec.preflight.action: Warn)",
             )
         if rank() == 0:
             log.log(logging.WARNING if unfit else logging.INFO, "preflight: %s: %s", verdict.verdict, verdict.message)

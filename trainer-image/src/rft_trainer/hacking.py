@@ -73,7 +73,7 @@ def judge_hacking(validations: Sequence[ValidationMetrics], shadows: Sequence[st
         description = "; ".join(_describe(name, *compared[name][-1]) for name in suspected)
         advice = (
             "read the validation completions that the reward likes and the shadow does not (validations/ of the "
-            "output), close the loophole in the reward, and train anew; a checkpoint from before may be the better one"
+            "output), close the loophole in the reward, and train again; an earlier checkpoint may be better"
         )
         return HackingVerdict(suspected=True, message=f"{description}: {advice}")
     if not compared:

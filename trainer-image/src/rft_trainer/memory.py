@@ -18,7 +18,7 @@ def keep_freed_memory() -> bool:
     affect memory that is already mapped.
     """
     if platform.libc_ver()[0] != "glibc":
-        log.info("memory allocator left as it is: not glibc")
+        log.info("the memory allocator is not glibc's; its settings are unchanged")
         return False
     mallopt = ctypes.CDLL(None).mallopt
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int

@@ -141,7 +141,7 @@ def add_adapter(model: PreTrainedModel, tuning: Tuning, seed: int) -> PeftModel:
     experts = expert_weights(model)
     if experts:
         share = experts / sum(parameter.numel() for parameter in model.parameters())
-        log.info("the adapter leaves the experts as they are, which are %.0f %% of the weights", 100 * share)
+        log.info("the adapter does not train the experts, which are %.0f %% of the weights", 100 * share)
     torch.manual_seed(seed)
     return get_peft_model(
         model,

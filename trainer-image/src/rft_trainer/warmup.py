@@ -80,7 +80,7 @@ def run_warmup(
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     if callback.stopped:
-        raise RunError(ExitCode.INTERRUPTED, "stopped during the warm-up; start again: it begins anew")
+        raise RunError(ExitCode.INTERRUPTED, "stopped during the warm-up; start again to repeat the warm-up")
     trainer.save_model(str(scratch))
     forget_zero_3()
     if rank() == 0:
