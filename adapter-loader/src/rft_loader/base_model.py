@@ -19,7 +19,7 @@ Shape = tuple[int, int]
 
 @dataclass(frozen=True)
 class BaseModel:
-    """What the base model's files say about its modules."""
+    """The modules of the base model, as its files describe them."""
 
     modules: Mapping[str, Shape | None]
     """The shape of each module, by name; None where the files hold its weight in another form, such as quantized."""

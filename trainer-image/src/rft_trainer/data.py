@@ -32,7 +32,7 @@ class Dataset:
     too_long: dict[str, int] = field(default_factory=dict)
     """Number of prompts that were left out because they are too long, by split and source."""
     invocation_logs: dict[str, InvocationLogReport] = field(default_factory=dict)
-    """What was taken from invocation logs, by split and source."""
+    """The report of each source that is an invocation log, by split and source."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class WarmupData:
 
     conversations: list[Conversation]
     invocation_logs: dict[str, InvocationLogReport]
-    """What was taken from invocation logs, by split and source."""
+    """The report of each source that is an invocation log, by split and source."""
 
 
 def load_dataset(data: Data, max_prompt_tokens: int, count_tokens: Callable[[list[Message]], int]) -> Dataset:
