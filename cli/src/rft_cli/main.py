@@ -60,7 +60,7 @@ def run(
         str | None, typer.Option(help="Name of the RFTJob, when the files define several.", show_default=False)
     ] = None,
 ) -> None:
-    """Train a job's model on this machine; the same command goes on with a run that was stopped.
+    """Train a job's model on this machine; the same command resumes a run that was stopped.
 
     The last line of the output is the result as JSON.
     """

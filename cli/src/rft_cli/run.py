@@ -306,7 +306,7 @@ def _follow(
                 display.note("saving a checkpoint; start the same command again to go on (Ctrl-C again: end at once)")
             if interruption.count > 1:
                 trainer.kill()
-                raise RunError(ExitCode.INTERRUPTED, "ended at once; the same command goes on from the last checkpoint")
+                raise RunError(ExitCode.INTERRUPTED, "ended at once; the same command resumes from the last checkpoint")
             time.sleep(POLL_SECONDS)
     display.update(progress)
     return code
