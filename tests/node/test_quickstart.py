@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,15 @@ def folder(tmp_path: Path, smollm2: Path) -> Path:
     made = tmp_path / "repository"
     (made / ".cache" / "models").mkdir(parents=True)
     (made / ".cache" / "models" / smollm2.name).symlink_to(smollm2)
-    for name in (".venv", "examples"):
-        (made / name).symlink_to(ROOT / name)
+    (made / ".venv").symlink_to(ROOT / ".venv")
+    shutil.copytree(ROOT / "examples", made / "examples")
+    # In bfloat16 two programs round differently, and ties between tokens fall the other way.
+    job = made / "examples" / JOB.relative_to(ROOT / "examples")
+    manifest = job.read_text(encoding="utf-8")
+    for field in ("gpusPerNode: 0", "gpus: 0"):
+        manifest = manifest.replace(f"    {field}\n", f"    {field}\n    precision: Float32\n")
+    job.write_text(manifest, encoding="utf-8")
+    assert manifest.count("precision: Float32") == 2
     return made
 
 
@@ -204,8 +212,7 @@ def check_answers(kubectl: Kubectl, team: str, run: RunFolder) -> None:
     for before, after in changed[:8]:
         answers = {name: complete(kubectl, of, name, before["prompt"]) for name in ("smollm2", "quickstart")}
         agreed += answers["smollm2"] == before["completion"] and answers["quickstart"] == after["completion"]
-    # bfloat16 in two programs: a tie between tokens may fall the other way, but rarely.
-    assert agreed >= 0.7 * len(changed[:8]), agreed
+    assert agreed >= 0.85 * len(changed[:8]), agreed
 
 
 def complete(kubectl: Kubectl, of: str, endpoint: str, prompt: str) -> str:

@@ -164,9 +164,9 @@ def _commands(
     # The libraries must not send usage data to the Hugging Face hub.
     shared = {"OMP_NUM_THREADS": threads, "HF_HUB_DISABLE_TELEMETRY": "1", **os.environ}
     if "OMP_WAIT_POLICY" not in shared:
-        # A thread that waits for the next operation spins for a few milliseconds, and then sleeps. Without spinning, a
-        # small model generates a third slower. With longer spinning, other programs would lack the processor.
-        shared.setdefault("GOMP_SPINCOUNT", "100000")
+        # A thread that waits for the next operation spins for half a millisecond, and then sleeps. When it sleeps at
+        # once, a small model generates a fifth slower; the longer it spins, the more it delays other programs.
+        shared.setdefault("GOMP_SPINCOUNT", "10000")
     if not config.compute.on_gpus:
         # Nothing is compiled on CPUs, and DeepSpeed would import torch's compiler for an optimizer that is not used.
         shared.setdefault("TORCHDYNAMO_DISABLE", "1")
