@@ -81,11 +81,11 @@ def test_every_write_is_logged_with_why(writes, lines):
     writes.router.store_event("Service", "MODIFIED", changed)
     writes.execute(desired=[DesiredObject(service(2), "trainers use it")])
     (line,) = lines()
-    assert "restored what somebody else changed of Service r-reward" in line
+    assert "restored (after changes by others) Service r-reward" in line
     writes.restart()
     writes.execute(desired=[DesiredObject(service(2), "trainers use it")])
     (line,) = lines()
-    assert "applied, for the first time since the operator started, Service r-reward" in line
+    assert "applied (for the first time since the operator started) Service r-reward" in line
     assert len(writes.cluster.sent) == 4
 
 

@@ -59,7 +59,7 @@ def accepted(plan: Any) -> dict[str, Any]:
 def test_what_the_trainer_reads_is_kept(change, message):
     condition = accepted(plan_changed(change))
     assert (condition["status"], condition["reason"]) == ("False", "SpecChangeRejected")
-    assert condition["message"] == f"training has started with other values of {message}; it goes on with those"
+    assert condition["message"] == f"training has started with other values of {message}, and continues with them"
 
 
 @pytest.mark.parametrize(
@@ -90,3 +90,13 @@ def test_the_next_attempt_has_the_changed_pod_also_beside_a_rejected_change(furt
     (container,) = attempt["spec"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["memory"] == "99Gi"
     assert {"secretRef": {"name": "others"}} in container["envFrom"]
+
+
+def test_pods_are_replaced_when_what_they_are_made_of_changes_before_training():
+    """An image that cannot be pulled is corrected in this way."""
+    running = read_case(RUNNING)
+    objects = [*(obj for obj in running["objects"] if obj["kind"] != "Pod"), configuration()]
+    job_of(objects)["spec"] |= {"compute": {"pod": {"image": "registry.example.com/other:1"}}}
+    job_of(objects)["status"] = {}
+    plan = plan_objects(running["of"], objects, running["now"])
+    assert {deletion.kind.name for deletion in plan.deletions} == {"ConfigMap", "Job"}

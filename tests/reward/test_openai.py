@@ -57,9 +57,9 @@ def python(source):
         ({**python("def grade(s, i): pass"), "image_tag": "2025-05-08"}, "python.image_tag", "leave it out"),
         (multi("a", a=multi("b", b=CHECK)), "multi.graders.a", "does not match any of the expected tags"),
         (multi("b", a=CHECK), "multi.calculate_output", "there is no grader b; there is a"),
-        (multi("1", **{"a-b": CHECK}), "multi.graders", "a-b cannot be named"),
-        (multi("max", max=CHECK), "multi.graders", "max cannot be named"),
-        ({**SCORE_MODEL, "range": [1, 0]}, "score_model.range", "least and the greatest"),
+        (multi("1", **{"a-b": CHECK}), "multi.graders", "a-b cannot be used as a name in a formula"),
+        (multi("max", max=CHECK), "multi.graders", "max cannot be used as a name in a formula"),
+        ({**SCORE_MODEL, "range": [1, 0]}, "score_model.range", "the smallest and the largest score"),
         ({**SCORE_MODEL, "input": []}, "score_model.input", "at least 1"),
         (
             {**SCORE_MODEL, "input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},

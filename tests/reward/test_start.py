@@ -155,8 +155,8 @@ def test_files_and_arguments_that_cannot_work_end_with_10(tmp_path, function_fil
     two.write_text(f"{function.read_text()}\n---\n{function.read_text().replace('test', 'other')}")
     for arguments, message in (
         (["--function", tmp_path / "absent"], "No such file"),
-        (["--function", empty], "exactly one RewardFunction, holds 0"),
-        (["--function", two], "exactly one RewardFunction, holds 2"),
+        (["--function", empty], "exactly one RewardFunction, but contains 0"),
+        (["--function", two], "exactly one RewardFunction, but contains 2"),
         (["--function", function, "--host", "0.0.0.0"], "loopback addresses only"),
         (["--function", function, "--token-file", empty], "is empty"),
         (["--function", function, "--token-file", tmp_path / "absent"], "No such file"),

@@ -175,10 +175,15 @@ def _base_objects(world: RFTJobWorld, job: RFTJob) -> tuple[list[DesiredObject],
 
 
 def _is_outdated(world: RFTJobWorld) -> bool:
-    """Return whether the configuration was written for another spec."""
+    """Return whether the configuration was written for another spec.
+
+    Before training, changes of what pods are made of count, too: an image that does not exist can be corrected.
+    """
     if world.configuration is None:
         return False
-    return bool(changes_of_job(world.configuration.spec, world.job.spec))
+    spec = world.job.spec
+    live = {"suspend": spec.suspend, "limits": spec.limits, "endpoint": spec.endpoint}
+    return world.configuration.spec.model_copy(update=live).to_json_object() != spec.to_json_object()
 
 
 def _unfinished(newest: Attempt | None) -> Attempt | None:
