@@ -12,10 +12,10 @@ from trl import GRPOConfig
 from rft_api.exit_codes import ExitCode
 from rft_api.metrics import ValidationMetrics
 from rft_api.quantities import decimal_text
-from rft_api.run_folder import CheckpointInfo
+from rft_api.run_folder import CheckpointInfo, RunFolder
 from rft_api.training import Algorithm, EarlyStopping
 from rft_trainer.algorithms import SETTINGS
-from rft_trainer.checkpoints import KEPT, best_first, plan_retention
+from rft_trainer.checkpoints import KEPT, best_first, complete, plan_retention, write_marker
 from rft_trainer.data import Prompt
 from rft_trainer.ending import ProcessEnd, group_ending
 from rft_trainer.preflight import judge
@@ -39,6 +39,22 @@ def test_retention_keeps_the_best_and_the_newest(rewards):
     best = {info.step for info in best_first(everything)[:KEPT]}
     assert {info.step for info in kept} == best | {len(rewards)}
     assert [info.step for info in kept if info.resumable] == [len(rewards)]
+
+
+def test_files_that_a_kill_left_in_a_reduced_checkpoint_go_with_the_next_one(tmp_path):
+    folder = RunFolder(tmp_path)
+    old, new = (
+        CheckpointInfo(step=2, validation_reward=1.0, resumable=False),
+        CheckpointInfo(step=4, validation_reward=0),
+    )
+    for path in (folder.checkpoint(2), folder.checkpoints / "checkpoint-4"):
+        path.mkdir(parents=True)
+        (path / "adapter_model.safetensors").touch()
+        (path / "rng_state_0.pth").touch()
+    write_marker(folder.checkpoint(2), old)
+    complete(folder, folder.checkpoints / "checkpoint-4", new)
+    assert {path.name for path in folder.checkpoint(2).iterdir()} == {"adapter_model.safetensors", "complete.json"}
+    assert (folder.checkpoint(4) / "rng_state_0.pth").exists()
 
 
 def validations(*rewards):

@@ -36,9 +36,7 @@ def plan_retention(checkpoints: Sequence[CheckpointInfo]) -> Retention:
     kept_steps = {newest.step, *(info.step for info in best_first(checkpoints)[:KEPT])}
     return Retention(
         remove=[info.step for info in checkpoints if info.step not in kept_steps],
-        thin=[
-            info.step for info in checkpoints if info.step in kept_steps and info.step != newest.step and info.resumable
-        ],
+        thin=[info.step for info in checkpoints if info.step in kept_steps and info.step != newest.step],
     )
 
 
@@ -102,7 +100,9 @@ def complete(folder: RunFolder, partial: Path, info: CheckpointInfo) -> None:
 
 def _thin(checkpoint: Path) -> None:
     info = CheckpointInfo.model_validate_json((checkpoint / CHECKPOINT_MARKER).read_text(encoding="utf-8"))
-    write_marker(checkpoint, info.model_copy(update={"resumable": False}))
+    if info.resumable:
+        write_marker(checkpoint, info.model_copy(update={"resumable": False}))
+    # Also where the marker says so already: a kill may have left files behind, here or in the object store.
     for pattern in _RESUME_FILES:
         for path in checkpoint.glob(pattern):
             if path.is_dir():
