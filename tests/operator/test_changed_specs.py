@@ -92,11 +92,21 @@ def test_the_next_attempt_has_the_changed_pod_also_beside_a_rejected_change(furt
     assert {"secretRef": {"name": "others"}} in container["envFrom"]
 
 
-def test_pods_are_replaced_when_what_they_are_made_of_changes_before_training():
-    """An image that cannot be pulled is corrected in this way."""
+@pytest.mark.parametrize(
+    ("change", "deleted"),
+    [
+        # An image that cannot be pulled is corrected in this way.
+        ({"compute": {"pod": {"image": "registry.example.com/other:1"}}}, {"ConfigMap", "Job"}),
+        ({"credentials": {"secretName": "others"}}, {"ConfigMap", "Job"}),
+        ({"limits": {"retries": 7}}, set()),
+        # A default that is stated.
+        ({"tuning": {"rank": 16, "alpha": 32}}, set()),
+    ],
+)
+def test_before_training_pods_are_replaced_when_what_they_are_made_of_changes(change, deleted):
     running = read_case(RUNNING)
     objects = [*(obj for obj in running["objects"] if obj["kind"] != "Pod"), configuration()]
-    job_of(objects)["spec"] |= {"compute": {"pod": {"image": "registry.example.com/other:1"}}}
+    job_of(objects)["spec"] |= change
     job_of(objects)["status"] = {}
     plan = plan_objects(running["of"], objects, running["now"])
-    assert {deletion.kind.name for deletion in plan.deletions} == {"ConfigMap", "Job"}
+    assert {deletion.kind.name for deletion in plan.deletions} == deleted

@@ -1,13 +1,13 @@
 """Decides whether a changed manifest is still the same run, for `rft run`, the trainer and the operator.
 
 A run is defined by its trainer's configuration. Two configurations are the same run if they differ only in the fields
-of `MAY_CHANGE`. In a cluster, a run keeps the configuration with which it started. The fields of `NOT_READ` may change
-at any time, because the trainer does not read them.
+of `MAY_CHANGE`. In a cluster, a run keeps the configuration with which it started. The fields of `NOT_IN_PODS` and
+`IN_PODS` may change at any time, because the trainer does not read them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,15 +29,20 @@ MAY_CHANGE: Mapping[Location, str] = {
 }
 """Fields of a trainer's configuration that may change from one start of a run to the next, and the reason why."""
 
-NOT_READ: Mapping[Location, str] = {
+NOT_IN_PODS: Mapping[Location, str] = {
     ("suspend",): "It stops and starts the pods of the run.",
     ("limits",): "They decide when the operator ends the run.",
     ("endpoint",): "It is created after the training.",
+}
+"""Fields of an RFTJob's spec that neither the trainer nor its pods are made from, and what they do."""
+IN_PODS: Mapping[Location, str] = {
     ("credentials",): "They give access to the same addresses. The pods of the next attempt get them.",
     ("queueName",): "It decides when the pods of the next attempt start.",
     ("compute", "gpuResource"): "It is the resource name of the GPUs that the pods of the next attempt request.",
     ("compute", "pod"): "It decides on which nodes and with which resources the pods of the next attempt run.",
 }
+"""Fields of an RFTJob's spec that its pods are made from, but that the trainer does not read, and what they do."""
+NOT_READ: Mapping[Location, str] = {**NOT_IN_PODS, **IN_PODS}
 """Fields of an RFTJob's spec that may change at any time, because the trainer does not read them, and what they do."""
 
 
@@ -59,14 +64,17 @@ class Change:
 
 def changes_of_run(before: TrainerConfig, after: TrainerConfig) -> list[Change]:
     """The changes that make another run of a configuration; none if both are the same run."""
-    found = _differences(_comparable(before), _comparable(after), ())
-    return [change for change in found if not any(_covers(path, change.location) for path in MAY_CHANGE)]
+    return _changes(before, after, MAY_CHANGE)
 
 
 def changes_of_job(before: RFTJobSpec, after: RFTJobSpec) -> list[Change]:
     """The changes of what a running trainer has read, which it therefore cannot take over."""
-    found = _differences(_comparable(before), _comparable(after), ())
-    return [change for change in found if not any(_covers(path, change.location) for path in NOT_READ)]
+    return _changes(before, after, NOT_READ)
+
+
+def changes_of_pods(before: RFTJobSpec, after: RFTJobSpec) -> list[Change]:
+    """The changes of what the pods of a run are made from, or its trainer reads."""
+    return _changes(before, after, NOT_IN_PODS)
 
 
 def with_live_fields(started: RFTJobSpec, current: RFTJobSpec) -> RFTJobSpec:
@@ -83,6 +91,14 @@ def with_live_fields(started: RFTJobSpec, current: RFTJobSpec) -> RFTJobSpec:
             ),
         }
     )
+
+
+def _changes(
+    before: TrainerConfig | RFTJobSpec, after: TrainerConfig | RFTJobSpec, allowed: Collection[Location]
+) -> list[Change]:
+    """Return the changes outside of the allowed locations."""
+    changes = _differences(_comparable(before), _comparable(after), ())
+    return [change for change in changes if not any(_covers(path, change.location) for path in allowed)]
 
 
 def _comparable(document: TrainerConfig | RFTJobSpec) -> Json:

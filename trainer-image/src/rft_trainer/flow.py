@@ -49,9 +49,7 @@ from rft_trainer.preflight import judge
 from rft_trainer.progress import REPORTED_ROWS, ProgressReporter
 from rft_trainer.provenance import build_provenance
 from rft_trainer.rewards import RewardClient
-from rft_trainer.rollouts import (
-    write_rollouts,
-)
+from rft_trainer.rollouts import ScoredCompletion, write_rollouts
 from rft_trainer.summary import build_summary
 from rft_trainer.timings import StageClock
 from rft_trainer.validator import stop_early
@@ -268,17 +266,32 @@ class Run:
         if self._folder.evaluation(stage).exists():
             return
         self._phase(phase, message, planned=len(prompts))
-        max_tokens = self._config.hyperparameters.max_completion_tokens
-        completer = plain_completer(model, tokenizer, max_tokens, temperature=0.0)
-        end_ids = end_token_ids(model, tokenizer)
-        at_once = self._rows_at_once(model)
-        rows = evaluate(prompts, completer, tokenizer, client, end_ids, at_once, max_tokens, self._report_completed)
+        rows = self._complete_and_score(model, tokenizer, prompts, client, temperature=0.0)
         if rank() == 0:
             write_rollouts(self._folder.evaluation(stage), rows)
         wait_for_all()
 
-    def _rows_at_once(self, model: Any) -> int:
-        return rows_at_once(model, self._config.hyperparameters.max_tokens)
+    def _complete_and_score(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Prompt],
+        client: RewardClient,
+        temperature: float,
+        with_shadows: bool = True,
+    ) -> list[ScoredCompletion]:
+        training = self._config.hyperparameters
+        return evaluate(
+            prompts,
+            plain_completer(model, tokenizer, training.max_completion_tokens, temperature),
+            tokenizer,
+            client,
+            end_token_ids(model, tokenizer),
+            rows_at_once(model, training.max_tokens),
+            training.max_completion_tokens,
+            self._report_completed,
+            with_shadows,
+        )
 
     def _report_completed(self, completed: int) -> None:
         """Publish the progress of an evaluation, or stop it."""
@@ -300,21 +313,8 @@ class Run:
         # Every rank samples its own share. Seeds differ between ranks, so that ranks do not draw the same random
         # numbers.
         torch.manual_seed(config.hyperparameters.seed + rank())
-        max_tokens, temperature = config.hyperparameters.max_completion_tokens, config.hyperparameters.temperature
-        completer = plain_completer(model, tokenizer, max_tokens, temperature)
-        end_ids = end_token_ids(model, tokenizer)
-        at_once = self._rows_at_once(model)
-        rows = evaluate(
-            repeated,
-            completer,
-            tokenizer,
-            client,
-            end_ids,
-            at_once,
-            max_tokens,
-            self._report_completed,
-            with_shadows=False,
-        )
+        temperature = config.hyperparameters.temperature
+        rows = self._complete_and_score(model, tokenizer, repeated, client, temperature, with_shadows=False)
         verdict = judge([rows[start : start + samples] for start in range(0, len(rows), samples)], samples)
         unfit = verdict.verdict != "Fine"
         if unfit and config.preflight.action == "Fail":

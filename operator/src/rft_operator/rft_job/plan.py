@@ -12,7 +12,7 @@ from rft_api.quantities import duration_seconds
 from rft_api.render import reward_names
 from rft_api.resource import Condition
 from rft_api.rft_job import RFTJob
-from rft_api.same_run import changes_of_job, with_live_fields
+from rft_api.same_run import changes_of_job, changes_of_pods, with_live_fields
 from rft_api.termination import parse_result
 from rft_operator.kube.kinds import CONFIG_MAP, JOB
 from rft_operator.kube.plan import Deletion, DesiredObject, Plan
@@ -181,9 +181,7 @@ def _is_outdated(world: RFTJobWorld) -> bool:
     """
     if world.configuration is None:
         return False
-    spec = world.job.spec
-    live = {"suspend": spec.suspend, "limits": spec.limits, "endpoint": spec.endpoint}
-    return world.configuration.spec.model_copy(update=live).to_json_object() != spec.to_json_object()
+    return bool(changes_of_pods(world.configuration.spec, world.job.spec))
 
 
 def _unfinished(newest: Attempt | None) -> Attempt | None:
