@@ -5,7 +5,7 @@ Both train the quickstart with the same configuration and seed, in turn, twice e
 with its reward server, as `rft run` starts it; the script calls the same reward function in its own process. The first
 step of each is left out.
 
-With --long-prompts (about ten minutes) every prompt has about 1,000 tokens, most of them other sentences of the
+With --long-prompts (about twenty minutes) every prompt has about 1,000 tokens, most of them other sentences of the
 training data, and completions have up to 50 tokens; a step has 2 prompts with 8 completions each.
 """
 
