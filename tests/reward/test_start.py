@@ -210,6 +210,25 @@ def test_ready_only_when_the_manifests_tests_pass(start_server):
     assert ready.score_one("x")["aggregate_reward_score"] == 1.0
 
 
+def test_tests_that_all_score_the_same_say_so(start_server):
+    source = """
+def lambda_handler(event, context):
+    return [{"id": s["id"], "aggregate_reward_score": float("label" in s["metadata"])} for s in event]
+"""
+    tests = [
+        {"prompt": "p", "completion": "good", "referenceAnswer": "good", "expect": {"minimum": "1"}},
+        {"prompt": "p", "completion": "bad", "referenceAnswer": "good", "expect": {"maximum": "0"}},
+    ]
+    text = start_server({"python": {"source": source}, "tests": tests}).wait_not_ready("test 1")
+    assert text.startswith(
+        "test 1 (spec.tests[0]): expected a reward of at least 1, got 0; spec.tests: all 2 completions"
+    )
+    assert 'the completion "good" with reference_answer "good" scored 0' in text
+    passing = [{**test, "expect": {"maximum": "0"}} for test in tests]
+    server = start_server({"python": {"source": source}, "tests": passing}).wait_ready()
+    assert "WARNING spec.tests: all 2 completions scored 0, although 2 of them differ" in server.log()
+
+
 def test_tests_that_failed_are_tried_again(start_server):
     source = """
 calls = []

@@ -106,6 +106,18 @@ def test_preflight_verdicts(groups, verdict):
     assert judge(groups, 2).verdict == verdict
 
 
+@pytest.mark.parametrize(("reward", "verdict"), [(0.0, "NotLearnable"), (1.0, "TooEasy")])
+def test_preflight_says_when_the_reward_is_the_same_for_all_completions(reward, verdict):
+    prompt = Prompt("p", "s", "r", [{"role": "user", "content": "?"}], "#### 6", {"level": 1})
+    rows = [ScoredCompletion(prompt, text, 1, False, reward, None) for text in ("#### 6", "#### 7", "6", "7")]
+    judged = judge([rows[:2], rows[2:]], 2)
+    assert judged.verdict == verdict
+    assert f"All 4 completions scored {reward:g}, although 4 of them differ" in judged.message
+    assert 'the completion "#### 6" with reference_answer "#### 6"' in judged.message
+    rows[0].reward = 0.5
+    assert "likeliest causes" not in judge([rows[:2], rows[2:]], 2).message
+
+
 def test_the_bootstrap_agrees_with_normal_theory_on_many_pairs():
     generator = np.random.default_rng(1)
     before = generator.normal(0, 1, 2000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rft_api.constant_reward import constant_reward
 from rft_api.readiness import NotReady, NotReadyReason
 from rft_api.reward_function import Expectation, RewardTest
 from rft_api.reward_protocol import build_sample
@@ -26,14 +27,37 @@ def test_samples(tests: Sequence[RewardTest]) -> list[dict[str, Any]]:
     ]
 
 
-def failures(tests: Sequence[RewardTest], rows: Sequence[Mapping[str, Any]]) -> list[NotReady]:
-    """The tests whose rows are not as expected, and why."""
+def same_reward(tests: Sequence[RewardTest], rows: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> str | None:
+    """What to say if the tests, whose completions differ, all have the same reward; None otherwise.
+
+    Args:
+        tests: the tests.
+        rows: their rows.
+        sources: the Python code of the function.
+    """
+    rewards = [row["aggregate_reward_score"] for row in rows]
+    text = constant_reward(test_samples(tests), rewards, sources)
+    return None if text is None else f"spec.tests: {text}"
+
+
+def failures(
+    tests: Sequence[RewardTest], rows: Sequence[Mapping[str, Any]], sources: Sequence[str] = ()
+) -> list[NotReady]:
+    """The tests whose rows are not as expected, and why.
+
+    If the reward is the same for all tests, the first failure says so, with the likeliest causes in `sources`, the
+    Python code of the function.
+    """
     failed = []
     for index, (test, row) in enumerate(zip(tests, rows, strict=True)):
         outcome = _outcome(test.expect, row)
         if outcome is not None:
             message = f"test {index + 1} (spec.tests[{index}]): expected a reward {_bounds(test.expect)}{outcome}"
             failed.append(NotReady(reason=NotReadyReason.TEST_FAILED, message=message, test=index))
+    same = same_reward(tests, rows, sources) if failed else None
+    if same is not None:
+        first = failed[0]
+        failed[0] = first.model_copy(update={"message": f"{first.message}; {same}"})
     return failed
 
 

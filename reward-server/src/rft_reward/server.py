@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from rft_api.constant_reward import python_sources
 from rft_api.readiness import READINESS_PATH, NotReady, NotReadyReason, Readiness
 from rft_api.reward_function import RewardFunction
 from rft_api.reward_protocol import SCORE_PATH
@@ -38,6 +39,7 @@ class RewardServer:
 
     def __init__(self, function: RewardFunction, settings: ScoringSettings, token: str | None):
         self._tests = function.spec.tests
+        self._sources = python_sources(function.spec)
         self._token = None if token is None else token.encode()
         self._metrics = Metrics()
         self._scoring = Scoring(settings, self._metrics)
@@ -67,7 +69,7 @@ class RewardServer:
         await self._scoring.wait_started()
         while True:
             rows = await self._scoring.score(acceptance.test_samples(self._tests)) if self._tests else []
-            failures = acceptance.failures(self._tests, rows)
+            failures = acceptance.failures(self._tests, rows, self._sources)
             if not failures:
                 break
             for failure in failures:
@@ -76,6 +78,9 @@ class RewardServer:
             self._test_failures = failures
             await asyncio.sleep(TEST_PAUSE_SECONDS)  # a timeout on a busy node must not be final
         self._test_failures = []
+        same = acceptance.same_reward(self._tests, rows, self._sources)
+        if same is not None:
+            _logger.warning("%s", same)
         _logger.info("ready: %d tests passed", len(self._tests))
 
     def _find_readiness(self) -> Readiness:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rft_api.constant_reward import constant_reward
+from rft_api.model import Json
+from rft_api.reward_protocol import build_sample
 from rft_api.summary import PreflightVerdict
 from rft_trainer.rollouts import ScoredCompletion, mean_reward
 
@@ -40,6 +43,9 @@ def judge(groups: Sequence[Sequence[ScoredCompletion]], samples_per_prompt: int)
             f"nothing to reinforce; add a warm-up on good answers, give partial credit in the reward, or use easier "
             f"prompts",
         )
+    same = None if varied else constant_reward([_sample(row) for row in rows], [row.reward for row in rows])
+    if same is not None:
+        message += f". {same[0].upper()}{same[1:]}"
     return PreflightVerdict.model_validate(
         {
             "verdict": verdict,
@@ -51,6 +57,11 @@ def judge(groups: Sequence[Sequence[ScoredCompletion]], samples_per_prompt: int)
             "rewards_failed": sum(row.error is not None for row in rows),
         }
     )
+
+
+def _sample(row: ScoredCompletion) -> Json:
+    prompt = row.prompt
+    return build_sample(prompt.id, prompt.messages, row.completion, prompt.reference_answer, prompt.metadata)
 
 
 def _differs(group: Sequence[ScoredCompletion]) -> bool:
