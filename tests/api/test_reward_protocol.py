@@ -61,10 +61,10 @@ def row(value: Any, **further: Any) -> dict[str, Any]:
         ([row(1), row(1)], "the handler returned this id more than once"),
         ([row(1, error="no")], "no"),
         ([row(1, metrics_list={})], None),
-        ([row(1, metrics_list={"name": "x"})], "metrics_list is an object, not a list"),
-        ([row(1, metrics_list=[{"value": 1}])], "metrics_list holds something that is not an object with a name"),
-        ([row(1, metrics_list=[{"name": "x"}])], "metric 'x': value is missing"),
-        ([row(1, metrics_list=[{"name": "x", "value": math.nan}])], "metric 'x': value is not a finite number"),
+        ([row(1, metrics_list={"name": "x"})], None),
+        ([row(1, metrics_list=[{"value": 1}])], None),
+        ([row(1, metrics_list=[{"name": "x"}])], None),
+        ([row(1, metrics_list=[{"name": "x", "value": math.nan}])], None),
         ("text", "the handler returned a string; it must return a list of objects, one per sample"),
         (None, "the handler returned null; it must return a list of objects, one per sample"),
         ({"body": [row(1)]}, None),
@@ -95,6 +95,30 @@ def test_components_keep_their_kind():
     assert [(m.name, m.value, m.type) for m in score.metrics_list] == [
         ("a", 1.0, "Metric"), ("b", 2.0, "Reward"), ("c", 3.0, "Reward"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metrics", "reason", "message"),
+    [
+        ({"name": "x"}, "MetricDropped", "metrics_list is an object, not a list"),
+        ([{"value": 1}], "MetricDropped", "metrics_list holds something that is not an object with a name"),
+        ([{"name": "x"}], "MetricDropped", "metric 'x': value is missing"),
+        ([{"name": "x", "value": math.nan}], "MetricDropped", "metric 'x': value is not a finite number"),
+        ([{"name": "x", "value": False}], "MetricConverted", "metric 'x': value is a boolean, which counts as 0"),
+    ],
+)
+def test_a_bad_component_keeps_the_reward(metrics, reason, message):
+    (score,) = match_scores(["a"], [row(0.5, metrics_list=metrics)])
+    assert score.aggregate_reward_score == 0.5
+    assert [(warning.reason, warning.message) for warning in score.warnings] == [(reason, message)]
+    # The trainer matches the server's rows once more, which must not lose the warnings.
+    assert match_scores(["a"], [score.model_dump(mode="json")]) == [score]
+
+
+def test_code_cannot_flood_a_row_with_warnings():
+    (score,) = match_scores(["a"], [row(1, metrics_list=[{"name": "x" * 9000}] * 1000)])
+    assert len(score.warnings) == 16
+    assert max(len(warning.message) for warning in score.warnings) == 2000
 
 
 def test_a_sample_has_the_reference_answer_in_both_places():

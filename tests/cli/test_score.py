@@ -194,3 +194,75 @@ def test_a_judge_that_only_a_cluster_has(rft, tmp_path):
     assert result.returncode == ExitCode.CONFIGURATION_INVALID
     assert "spec.judge.model.endpoint: an InferenceEndpoint lives in a cluster" in result.stderr
     assert "set url and name" in result.stderr
+
+
+def test_what_scored_zero_by_an_error_and_bad_components_are_counted(rft, tmp_path):
+    reward = tmp_path / "reward.yaml"
+    reward.write_text(
+        """\
+apiVersion: rft.dev/v1alpha1
+kind: RewardFunction
+metadata: {name: careless}
+spec:
+  python:
+    onError: Zero
+    source: |
+      def lambda_handler(event, context):
+          return [score(sample) for sample in event]
+
+      def score(sample):
+          number = int(sample["messages"][-1]["content"])
+          metrics = [{"name": "even", "value": number % 2 == 0}, {"value": 1}]
+          return {"id": sample["id"], "aggregate_reward_score": number, "metrics_list": metrics}
+""",
+        encoding="utf-8",
+    )
+    file = written(tmp_path, line("4"), line("no number"), line("5"), line("none"))
+    result = rft("score", reward, file, "--output", tmp_path / "scores.jsonl")
+    assert result.returncode == 0, result.stderr
+    text = " ".join(result.stdout.split())
+    assert "Not scored: 0 of 4" in text
+    zero = f"2 of 4 scored 0 because the code raised an error (onError: Zero); the first: {file}:2: the code raised Val"
+    assert zero in text
+    assert (
+        f"2 of 4 have a component that is a boolean, which counts as 1 or 0; the first: {file}:1: metric 'even'" in text
+    )
+    assert f"2 of 4 have a component that was left out; the first: {file}:1: metrics_list holds" in text
+    rows = [json.loads(row)["score"] for row in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert [row["aggregate_reward_score"] for row in rows] == [4.0, 0.0, 5.0, 0.0]
+    assert [[warning["reason"] for warning in row["warnings"]] for row in rows] == [
+        ["MetricConverted", "MetricDropped"], ["ErrorScoredZero"], ["MetricConverted", "MetricDropped"],
+        ["ErrorScoredZero"],
+    ]  # fmt: skip
+
+
+def test_a_reward_that_is_the_same_for_all_completions_is_said(rft, tmp_path):
+    reward = tmp_path / "reward.yaml"
+    reward.write_text(
+        """\
+apiVersion: rft.dev/v1alpha1
+kind: RewardFunction
+metadata: {name: wrapped}
+spec:
+  python:
+    source: |
+      def lambda_handler(event, context):
+          return [{"id": s["id"], "aggregate_reward_score": score(s)} for s in event]
+
+      def score(s):
+          a = s["reference_answer"]
+          truth = a.get("text", "") if isinstance(a, dict) else ""
+          return float(bool(truth) and truth in s["messages"][-1]["content"])
+""",
+        encoding="utf-8",
+    )
+    file = written(tmp_path, line("#### 6", "#### 6"), line("#### 7", "#### 6"))
+    result = rft("score", reward, file)
+    assert result.returncode == 0, result.stderr
+    assert "All 2 completions scored 0, although 2 of them differ." in result.stdout
+    assert "set textReferenceAnswer: AsObject" in result.stdout
+    assert 'the completion "#### 6" with reference_answer "#### 6" scored 0.' in result.stdout
+    reward.write_text(reward.read_text().replace("    source:", "    textReferenceAnswer: AsObject\n    source:"))
+    result = rft("score", reward, file)
+    assert "reward 0.500" in " ".join(result.stdout.split())
+    assert "although" not in result.stdout

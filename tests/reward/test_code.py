@@ -1,12 +1,14 @@
 """The builtin Code: what it runs, how it scores, and what a completion that cheats gets."""
 
 import functools
+import json
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rft_reward.graders.code_answer import extract
+from rft_reward.graders.code_cases import read_tests
 from rft_reward.graders.code_tests import BadTests, Tests
 from rft_reward.graders.code_values import References, decode, encode
 
@@ -297,6 +299,73 @@ def test_components_and_where_tests_stand(server, build_sample):
     ]
     assert "has no tests" in rows[4]["error"]
     assert "neither asserts" in rows[5]["error"]
+
+
+TWICE = "def f(x): return 2 * x"
+SOLUTION = "class Solution:\n    def f(self, nums, k):\n        return (nums[0] + k, nums)"
+CALL = {"input": "[2]", "output": "4", "fn_name": "f", "type": "function_call"}
+
+
+@pytest.mark.parametrize(
+    ("code", "tests", "row", "expected"),
+    [
+        # PrimeIntellect, open-r1: arguments as a list.
+        (TWICE, [CALL], {}, 1.0),
+        ("def f(x): return 3 * x", [CALL], {}, 0.0),
+        ("def g(x): return 2 * x", [CALL], {}, 0.0),
+        (TWICE, [{**CALL, "input": [2], "output": 4}, {**CALL, "output": "5"}], {}, 0.5),
+        (TWICE, [{**CALL, "input": '["a"]', "output": "aa"}], {}, 1.0),
+        (TWICE, {"language": "python", "test_cases": [CALL]}, {}, 1.0),
+        ("def sum(x): return 5", [{**CALL, "fn_name": "sum", "input": "[[2]]", "output": "2"}], {}, 0.0),
+        # APPS, TACO: lists of inputs and outputs, also as text; a result may stand in a list of its own.
+        (TWICE, {"inputs": [[2], [3]], "outputs": [4, [6]], "fn_name": "f"}, {}, 1.0),
+        (TWICE, json.dumps({"inputs": [[2], [3]], "outputs": [4, [7]], "fn_name": "f"}), {}, 0.5),
+        ("print(2 * int(input()))", {"inputs": ["2\n", "3"], "outputs": ["4\n", "7"]}, {}, 0.5),
+        ("print(input() + input())", {"inputs": [["a", "b"]], "outputs": [["ab"]]}, {}, 1.0),
+        # LiveCodeBench: arguments one a line; the row names the function.
+        (SOLUTION, json.dumps([{"input": "[1, 2]\n3", "output": "[4, [1, 2]]", "testtype": "functional"}]),
+         {"func_name": "f"}, 1.0),
+        (TWICE, [{"input": "[1]", "output": "[1, 1]", "testtype": "functional"}], {"fn_name": "f"}, 1.0),
+        (TWICE, [{"input": "2", "output": "[4]", "testtype": "functional"}], {"fn_name": "f"}, 0.0),
+        ("print(2 * int(input()))", [{"input": "2", "output": "4", "testtype": "stdin"}], {"fn_name": "f"}, 1.0),
+        ("print(2 * int(input()))", [{"input": "2", "output": "4", "type": "stdin_stdout", "fn_name": None}], {}, 1.0),
+    ],
+)  # fmt: skip
+def test_the_forms_of_public_datasets(server, code, tests, row, expected):
+    scored = server.score_one(f"```python\n{code}\n```", None, {"tests": tests, **row})
+    assert scored.get("error") is None, scored
+    assert scored["aggregate_reward_score"] == expected
+
+
+def test_a_reference_answer_may_be_such_an_object(server):
+    assert server.score_one(TWICE, {"inputs": [[2]], "outputs": [4], "fn_name": "f"})["aggregate_reward_score"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("tests", "problem"),
+    [
+        ([{**CALL, "weight": 2}], "have a field weight, which Code does not know"),
+        ({"inputs": ["1"], "outputs": ["1"], "timeout": 3}, "have a field timeout, which Code does not know"),
+        ({"inputs": ["1"], "outputs": []}, "have 1 inputs but 0 outputs"),
+        ({"inputs": [], "outputs": []}, "at least one element"),
+        ({"inputs": [3], "outputs": ["1"]}, "inputs of a program has to be text, or a list of lines, not int"),
+        ([{"input": "1"}], "needs input and output"),
+        ([{**CALL, "type": "pytest"}], "no tests of type pytest"),
+        ([{**CALL, "fn_name": None}], "needs its name, fn_name"),
+        ([{**CALL, "fn_name": "a.b"}], "fn_name has to be the name of a function, not 'a.b'"),
+        ([CALL, {"input": "1", "output": "1"}], "use one kind in a row"),
+        ({"language": "rust", "test_cases": [CALL]}, "the language of the tests is rust"),
+    ],
+)
+def test_tests_that_code_cannot_read_are_refused_by_name(tests, problem):
+    with pytest.raises(BadTests, match=problem):
+        read_tests(tests, {})
+
+
+@pytest.mark.parametrize("cheat", [name for name in CHEATS if name not in ("send too much", "fill the disk")])
+def test_cheating_at_calls_scores_nothing(score, cheat):
+    cases = [{"input": "[1, 2]", "output": "3", "fn_name": "add"}, {"input": "[2, 2]", "output": "4", "fn_name": "add"}]
+    assert score(CHEATS[cheat], cases) == 0.0
 
 
 def test_all_or_nothing_under_another_key(server_for):

@@ -49,6 +49,7 @@ def test_handlers_see_the_samples_as_posted(handler):
 def lambda_handler(event, context):
     wanted = {"id": "a", "messages": [{"role": "assistant", "content": "é", "x": [1, None]}],
               "reference_answer": {"k": 1.5}, "metadata": {"reference_answer": {"k": 1.5}, "topic": "tax"},
+              "topic": "tax",  # where handlers for Amazon Nova look for it
               "extra": True}
     right = event == [wanted] and context.function_name == "test" and context.aws_request_id
     right = right and 0 < context.get_remaining_time_in_millis() <= 5000
@@ -77,8 +78,6 @@ def lambda_handler(event, context):
         ([row("one", float("nan"))], "not a finite number"),
         ([row("one", float("inf"))], "not a finite number"),
         ([row("one", 10**400)], "not a finite number"),
-        ([{"id": "one", "aggregate_reward_score": 1, "metrics_list": "x"}], "metrics_list is a string"),
-        ([{"id": "one", "aggregate_reward_score": 1, "metrics_list": [{"name": "m", "value": None}]}], "'m'"),
         ([row("one", 1, error="could not")], "could not"),
         (None, "returned null"),
         ("text", "returned a string"),
@@ -86,6 +85,7 @@ def lambda_handler(event, context):
         ({"statusCode": 500, "body": "boom"}, "statusCode 500: boom"),
         ({"statusCode": 200, "body": "boom"}, "not valid JSON"),
         ([1, None, "x"], "no row with this id"),
+        ([{"id": None, "aggregate_reward_score": 1}] * 2, "no row with this id; 2 of its rows have no id"),
     ],
 )
 def test_unusable_answers_are_errors_and_never_zero(handler, answer, part):
@@ -106,6 +106,46 @@ def test_unusable_answers_are_errors_and_never_zero(handler, answer, part):
 )
 def test_usable_answers(handler, answer):
     assert handler(ECHO).score_one(json.dumps(answer)) == row("one", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "kept", "warnings"),
+    [
+        ("x", [], [("MetricDropped", "metrics_list is a string, not a list")]),
+        ([{"value": 1}], [], [("MetricDropped", "metrics_list holds something that is not an object with a name")]),
+        ([{"name": "m", "value": None}], [], [("MetricDropped", "metric 'm': value is missing")]),
+        ([{"name": "m", "value": "1"}], [], [("MetricDropped", "metric 'm': value is a string, not a number")]),
+        (
+            [{"name": "ok", "value": True}, {"name": "n", "value": 2}, 7],
+            [("ok", 1.0), ("n", 2.0)],
+            [
+                ("MetricConverted", "metric 'ok': value is a boolean, which counts as 1"),
+                ("MetricDropped", "metrics_list holds something that is not an object with a name"),
+            ],
+        ),
+    ],
+)
+def test_a_bad_component_does_not_cost_the_reward_and_is_counted(handler, metrics, kept, warnings):
+    server = handler(ECHO)
+    reasons = {reason for reason, _ in warnings}
+    counted = {reason: server.metric(f'rft_reward_sample_warnings_total{{reason="{reason}"}}') for reason in reasons}
+    scored = server.score_one(json.dumps([row("one", 0.5, metrics_list=metrics)]))
+    assert scored["aggregate_reward_score"] == 0.5
+    assert [(metric["name"], metric["value"]) for metric in scored["metrics_list"]] == kept
+    assert [(warning["reason"], warning["message"]) for warning in scored["warnings"]] == warnings
+    for reason in reasons:
+        assert server.metric(f'rft_reward_sample_warnings_total{{reason="{reason}"}}') == counted[reason] + 1
+
+
+def test_integers_of_64_bits_arrive_exactly(handler):
+    source = """
+def lambda_handler(event, context):
+    return [{"id": s["id"], "aggregate_reward_score": int(s["reference_answer"] == int(s["messages"][-1]["content"]))}
+            for s in event]
+"""
+    server = handler(source)
+    for number in ((1 << 64) - 1, -(1 << 63), (1 << 53) + 1, 1234567890123456789):
+        assert server.score_one(str(number), number, {"long": "1" * 40})["aggregate_reward_score"] == 1.0
 
 
 def test_rows_that_are_not_json_cost_only_themselves(handler, build_sample):
@@ -176,6 +216,11 @@ SAMPLE = {"id": "a", "messages": [{"role": "assistant", "content": "x"}]}
         ([{"id": "a", "messages": [1]}], "[0].messages[0]: must be an object"),
         ([{"id": "a", "messages": [{"role": "user", "content": "x"}]}], "[0].messages[0].role: the last message"),
         ([{**SAMPLE, "metadata": []}], "[0].metadata: must be an object"),
+        (
+            [SAMPLE, {**SAMPLE, "id": "b", "reference_answer": 1180591620717411303424}],
+            "[1].reference_answer: the integer 1180591620717411303424 does not fit in 64 bits: write it as text",
+        ),
+        ([{**SAMPLE, "metadata": {"a": [0, -(1 << 63) - 1]}}], "[0].metadata.a[1]: the integer -9223372036854775809"),
     ],
 )
 def test_bad_requests_name_position_and_field(handler, body, message):

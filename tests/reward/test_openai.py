@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from support.services import Answer, Service
 
 from rft_api.openai_formula import parse_formula
 from rft_api.openai_template import parse_template
@@ -47,14 +48,28 @@ def python(source):
 @pytest.mark.parametrize(
     ("grader", "place", "problem"),
     [
-        ({**CHECK, "operation": "neq"}, "string_check.operation", "'eq', 'ne', 'like' or 'ilike'"),
+        ({**CHECK, "operation": "equal"}, "string_check.operation", "'eq', 'ne', 'neq', 'like' or 'ilike'"),
+        ({**CHECK, "input": "{{ sample.output_tools[0].function.name }}"}, "string_check.input", "hold no tool calls"),
+        (
+            {**CHECK, "reference": "{{ sample.choices[0].message.tool_calls }}"},
+            "string_check.reference",
+            "{{ sample.choices[0].message.tool_calls }}: completions hold no tool calls here",
+        ),
+        (
+            multi("a", a={**CHECK, "input": "{{ sample.output_tools[0].function.name }}"}),
+            "multi.graders.a.string_check.input",
+            "{{ sample.output_tools[0].function.name }}: completions hold no tool calls here",
+        ),
+        (
+            {**SCORE_MODEL, "sampling_params": {"max_tokens": 5, "max_completions_tokens": 5}},
+            "score_model.sampling_params",
+            "set one",
+        ),
         ({**CHECK, "pass": 1}, "string_check.pass", "Extra inputs"),
         ({**CHECK, "input": "{{ sample.text }}"}, "string_check.input", "sample has output_text, output_json"),
         ({**CHECK, "input": "{{ answer }}"}, "string_check.input", "write item.NAME or sample.NAME"),
         ({**CHECK, "input": "{{ item.a + 1 }}"}, "string_check.input", "is not understood"),
         ({**SIMILARITY, "evaluation_metric": "meteor"}, "text_similarity.evaluation_metric", "needs the WordNet data"),
-        ({**SIMILARITY, "evaluation_metric": "cosine"}, "text_similarity.evaluation_metric", "embedding model"),
-        ({**python("def grade(s, i): pass"), "image_tag": "2025-05-08"}, "python.image_tag", "leave it out"),
         (multi("a", a=multi("b", b=CHECK)), "multi.graders.a", "does not match any of the expected tags"),
         (multi("b", a=CHECK), "multi.calculate_output", "there is no grader b; there is a"),
         (multi("1", **{"a-b": CHECK}), "multi.graders", "a-b cannot be used as a name in a formula"),
@@ -98,6 +113,14 @@ def test_wrong_code_of_graders_is_refused(source, problem, place):
 def test_a_model_is_needed_where_one_is_asked():
     with pytest.raises(ValidationError, match="set model: score_model and label_model ask one"):
         OpenAIReward.model_validate({"grader": multi("a + b", a=CHECK, b=SCORE_MODEL)})
+
+
+def test_a_model_for_embeddings_is_needed_where_they_are_compared():
+    cosine = {**SIMILARITY, "evaluation_metric": "cosine"}
+    with pytest.raises(ValidationError, match="set embeddings: text_similarity with cosine asks a model for them"):
+        OpenAIReward.model_validate({"grader": cosine})
+    with pytest.raises(ValidationError, match="embeddings come from an OpenAI-compatible API: set url and name"):
+        OpenAIReward.model_validate({"grader": cosine, "embeddings": {"endpoint": "e"}})
 
 
 @pytest.mark.parametrize(
@@ -208,6 +231,7 @@ def grader(server_for):
     ("operation", "completion", "score"),
     [
         ("eq", "Paris", 1.0), ("eq", "paris", 0.0), ("ne", "Rome", 1.0), ("ne", "Paris", 0.0),
+        ("neq", "Rome", 1.0), ("neq", "Paris", 0.0),
         ("like", "It is Paris.", 1.0), ("like", "It is paris.", 0.0),
         ("ilike", "it is PARIS", 1.0), ("ilike", "Rome", 0.0),
     ],
@@ -258,7 +282,7 @@ def test_python(grader, build_sample):
         "        while True: pass\n"
         "    return sample['output_json']['a'] / item['level'] + (item['reference_answer'] is None)\n"
     )
-    server = grader(python(source))
+    server = grader(python(source), onError="Unscored")
     texts = ['{"a": 1}', "bool", "nan", "text", "exit", "no JSON", "loop", '{"a": 2}']
     rows = server.score([build_sample(text, text, "gold", {"level": 2}) for text in texts])
     assert [row["aggregate_reward_score"] for row in rows] == [0.5, 1.0, None, None, None, None, None, 1.0]
@@ -387,7 +411,8 @@ def test_label_model(grader, model, build_sample):
 
 def test_a_multi_of_models_and_others(grader, model, build_sample):
     code = python("def grade(sample, item):\n    return len(item['reference_answer']) / 4")
-    server = grader(multi("judge * code + exact", judge=SCORE_MODEL, code=code, exact=CHECK), model=model)
+    graders = multi("judge * code + exact", judge=SCORE_MODEL, code=code, exact=CHECK)
+    server = grader(graders, model=model, onError="Unscored")
     answer = question('{"result": 0.5}')
     rows = server.score(
         [
@@ -402,3 +427,73 @@ def test_a_multi_of_models_and_others(grader, model, build_sample):
     }  # fmt: skip
     assert "holds no result" in rows[1]["error"]
     assert rows[2]["error"].startswith("grader code: the code raised KeyError: 'reference_answer'")
+
+
+def test_a_multi_with_models_keeps_what_scored_zero_by_an_exception(grader, model):
+    code = python("def grade(sample, item):\n    return item['level'] / 4")
+    graders = {**multi("judge + code", judge=SCORE_MODEL, code=code), "pass_threshold": 0.5}
+    row = grader(graders, model=model).score_one(question('{"result": 0.5}'), "gold")
+    assert row["aggregate_reward_score"] == 0.5
+    assert {metric["name"]: metric["value"] for metric in row["metrics_list"]} == {
+        "code": 0.0, "judge": 0.5, "all/passed": 1.0,
+    }  # fmt: skip
+    assert row["warnings"][0]["message"].startswith("grader code: the code raised ")
+
+
+def test_the_threshold_of_a_multi_is_a_metric(grader):
+    graders = {**multi("exact / 2", exact=CHECK), "pass_threshold": 0.5}
+    for completion, passed in (("Paris", 1.0), ("Rome", 0.0)):
+        row = grader(graders).score_one(completion, "Paris")
+        assert row["aggregate_reward_score"] == passed / 2
+        assert row["metrics_list"][-1] == {"name": "all/passed", "value": passed, "type": "Metric"}
+
+
+def test_what_openai_has_and_the_sandbox_decides_itself_is_taken(grader, model):
+    code = {**python("def grade(sample, item):\n    return 1"), "image_tag": "2025-05-08"}
+    assert grader(code).score_one("x")["aggregate_reward_score"] == 1.0
+    _Model.requests.clear()
+    server = grader({**SCORE_MODEL, "sampling_params": {"max_tokens": 77}}, model=model)
+    assert server.score_one(question('{"result": 1}'), "gold")["aggregate_reward_score"] == 1.0
+    assert _Model.requests[-1]["max_completion_tokens"] == 77
+    assert "max_tokens" not in _Model.requests[-1]
+
+
+VECTORS = {"same": [0.6, 0.8], "near": [0.8, 0.6], "opposite": [-0.6, -0.8]}
+
+
+@pytest.fixture
+def embeddings():
+    """An API of embeddings of two dimensions."""
+
+    def answer(asked):
+        data = [{"index": n, "embedding": VECTORS[text]} for n, text in enumerate(asked.json()["input"])]
+        return Answer({"data": data[::-1], "usage": {"prompt_tokens": 3}})
+
+    service = Service(answer)
+    yield service
+    service.close()
+
+
+def test_cosine_compares_embeddings(start_server, embeddings, build_sample):
+    cosine = {**SIMILARITY, "evaluation_metric": "cosine", "pass_threshold": 0.9, "name": "near"}
+    model = {"url": f"{embeddings.url}/v1", "name": "small", "tokenKey": "KEY"}
+    spec = {"timeout": "20s", "openai": {"grader": cosine, "embeddings": model}}
+    server = start_server(spec, environment={"KEY": "secret-of-the-api"}).wait_ready()
+    rows = server.score([build_sample(text, text, "same") for text in (*VECTORS, "  ")])
+    assert [row["aggregate_reward_score"] for row in rows] == pytest.approx([1.0, 0.96, -1.0, 0.0])
+    assert rows[1]["metrics_list"][1] == {"name": "near/passed", "value": 1.0, "type": "Metric"}
+    assert len(embeddings.asked) == 3
+    assert embeddings.asked[0].path == "/v1/embeddings"
+    assert embeddings.asked[0].json()["model"] == "small"
+    assert embeddings.asked[0].headers["authorization"] == "Bearer secret-of-the-api"
+    assert server.score_one("near", "same")["aggregate_reward_score"] == pytest.approx(0.96)
+    assert len(embeddings.asked) == 3  # the pair was compared before
+    embeddings.respond = lambda asked: Answer({"error": "no such model"}, 404)
+    assert "model small answered 404" in server.score_one("same", "near")["error"]
+
+
+def test_cosine_beside_other_graders(start_server, embeddings):
+    graders = multi("(close + exact) / 2", close={**SIMILARITY, "evaluation_metric": "cosine"}, exact=CHECK)
+    model = {"url": f"{embeddings.url}/v1", "name": "small"}
+    server = start_server({"timeout": "20s", "openai": {"grader": graders, "embeddings": model}}).wait_ready()
+    assert server.score_one("near", "same")["aggregate_reward_score"] == pytest.approx(0.48)

@@ -14,6 +14,7 @@ from rft_api.reward_function import (
     CombineReward,
     CombineTerm,
     Expectation,
+    OpenAIReward,
     PythonReward,
     RewardFunctionSpec,
 )
@@ -26,6 +27,7 @@ TWICE = [{"name": "a", "uri": "a.jsonl", "reward": "r"}] * 2
 LOG = "BedrockInvocationLog"
 SPEC = {"model": {"uri": "m"}, "data": DATA, "output": {"uri": "o"}}
 MATH = {"name": "a", "builtin": {"name": "Math"}}
+COSINE = {"type": "text_similarity", "input": "x", "reference": "y", "evaluation_metric": "cosine"}
 
 RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
     (
@@ -122,6 +124,12 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
         {"template": "Reasoning", "model": {"endpoint": "e"}, "votes": 3},
         {"template": "Reasoning", "model": {"endpoint": "e"}, "votes": 4},
         "votes must be odd",
+    ),
+    (
+        OpenAIReward,
+        {"grader": COSINE, "embeddings": {"url": "http://x", "name": "m"}},
+        {"grader": COSINE, "embeddings": {"endpoint": "e"}},
+        "embeddings come from an OpenAI-compatible API",
     ),
     (CombineTerm, MATH, {"name": "a"}, "set exactly one of python, builtin, judge, lambda, http, openai"),
     (CombineReward, {"terms": [MATH]}, {"terms": [MATH, MATH]}, "every term needs a name of its own"),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from rft_api.model import Location
 from rft_api.openai_formula import FUNCTIONS, parse_formula
-from rft_api.openai_template import parse_template
+from rft_api.openai_template import format_path, parse_template
 
 
 def _refuse(problem: ValueError) -> PydanticCustomError:
@@ -19,10 +19,22 @@ def _refuse(problem: ValueError) -> PydanticCustomError:
 
 def _template(text: str) -> str:
     try:
-        parse_template(text)
+        parts = parse_template(text)
+        for part in parts:
+            if not isinstance(part, str):
+                _check_path(part)
     except ValueError as problem:
         raise _refuse(problem) from None
     return text
+
+
+def _check_path(path: list[str | int]) -> None:
+    # Such a value would never be there, so that the grader would always score 0.
+    if path[:2] == ["sample", "output_tools"] or (path[:2] == ["sample", "choices"] and "tool_calls" in path):
+        raise ValueError(
+            f"{{{{ {format_path(path)} }}}}: completions hold no tool calls here; read sample.output_text or "
+            "sample.output_json"
+        )
 
 
 Template = Annotated[str, Field(max_length=262144), AfterValidator(_template)]
@@ -35,10 +47,14 @@ class _Grader(BaseModel):
     """Base class of the graders. Unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-    asks_model: ClassVar[bool] = False
 
     name: Annotated[str, Field(max_length=256)] = ""
     """Name of the grader."""
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether the grader asks a model."""
+        return False
 
 
 class StringCheck(_Grader):
@@ -49,12 +65,12 @@ class StringCheck(_Grader):
     """The text that is graded."""
     reference: Template
     """The text that it is compared with."""
-    operation: Literal["eq", "ne", "like", "ilike"]
-    """Comparison: equal, not equal, contains, or contains without regard to case."""
+    operation: Literal["eq", "ne", "neq", "like", "ilike"]
+    """Comparison: equal, not equal (ne or neq), contains, or contains without regard to case."""
 
 
 class TextSimilarity(_Grader):
-    """Scores the similarity of two texts, from 0 to 1."""
+    """Scores the similarity of two texts, from 0 to 1; cosine from -1 to 1."""
 
     type: Literal["text_similarity"]
     input: Template
@@ -69,15 +85,18 @@ class TextSimilarity(_Grader):
     pass_threshold: Number | None = None
     """Smallest score with which the grader passes."""
 
+    @property
+    def asks_model(self) -> bool:
+        """Whether the grader asks a model for embeddings."""
+        return self.evaluation_metric == "cosine"
+
     @field_validator("evaluation_metric")
     @classmethod
     def _computable(cls, metric: str) -> str:
-        needs = {"cosine": "OpenAI's embedding model", "meteor": "the WordNet data"}.get(metric)
-        if needs is not None:
+        if metric == "meteor":
             raise PydanticCustomError(
                 "openai_grader",
-                "{metric} needs {needs}, which is not available here",
-                {"metric": metric, "needs": needs},
+                "meteor needs the WordNet data, which is not available here: use rouge_l, gleu, or cosine with a model",
             )
         return metric
 
@@ -88,17 +107,8 @@ class PythonScript(_Grader):
     type: Literal["python"]
     source: Annotated[str, Field(min_length=1, max_length=262144)]
     """Code that defines the function."""
-    image_tag: str | None = None
-    """Image of OpenAI with further packages, which is not supported."""
-
-    @field_validator("image_tag")
-    @classmethod
-    def _no_image(cls, tag: str | None) -> str | None:
-        if tag is not None:
-            raise PydanticCustomError(
-                "openai_grader", "leave it out: the code runs with Python's standard library, not in OpenAI's images"
-            )
-        return tag
+    image_tag: Annotated[str, Field(max_length=256)] | None = None
+    """Image of OpenAI with further packages. Here the code runs in the sandbox, whatever image is named."""
 
 
 def _text_of(content: Any) -> Any:
@@ -131,11 +141,22 @@ class SamplingParameters(BaseModel):
     top_p: Number | None = None
     temperature: Number | None = None
     max_completions_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Another name of max_completions_tokens, which users know from OpenAI's chat API."""
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+
+    @model_validator(mode="after")
+    def _has_one_limit(self) -> SamplingParameters:
+        if self.max_tokens is not None and self.max_completions_tokens is not None:
+            raise PydanticCustomError("openai_grader", "max_tokens and max_completions_tokens are the same: set one")
+        return self
 
 
 class _ModelGrader(_Grader):
-    asks_model: ClassVar[bool] = True
+    @property
+    def asks_model(self) -> bool:
+        """Whether the grader asks a model: always."""
+        return True
 
     input: Annotated[list[InputMessage], Field(min_length=1, max_length=64)]
     """Messages to the model."""
@@ -193,6 +214,8 @@ class Multi(_Grader):
     """The graders, by their names in the formula."""
     calculate_output: Annotated[str, Field(min_length=1, max_length=4096)]
     """The formula, which must satisfy `rft_api.openai_formula`."""
+    pass_threshold: Number | None = None
+    """Smallest score with which the grader passes."""
 
     @field_validator("graders")
     @classmethod
@@ -234,5 +257,15 @@ def single_graders(grader: AnyGrader) -> Iterator[tuple[str, AnyGrader]]:
 
 
 def asks_model(grader: AnyGrader) -> bool:
-    """Whether any part of the grader asks a model."""
+    """Whether any part of the grader asks a model, for an answer or for embeddings."""
     return any(part.asks_model for _, part in single_graders(grader))
+
+
+def asks_chat_model(grader: AnyGrader) -> bool:
+    """Whether any part of the grader asks a model for an answer."""
+    return any(isinstance(part, (ScoreModel, LabelModel)) for _, part in single_graders(grader))
+
+
+def asks_for_embeddings(grader: AnyGrader) -> bool:
+    """Whether any part of the grader asks a model for embeddings."""
+    return any(isinstance(part, TextSimilarity) and part.asks_model for _, part in single_graders(grader))

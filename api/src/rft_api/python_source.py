@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import symtable
+import sys
 import warnings
 
 from rft_api.model import Violation
@@ -25,7 +26,7 @@ def source_problem(source: str, function: str, advice: str = "") -> Violation | 
             compile(source, "reward.py", "exec", dont_inherit=True)
             names = symtable.symtable(source, "reward.py", "exec")
     except SyntaxError as error:
-        return Violation(f"is not valid Python: {error.msg}", text_line=error.lineno)
+        return Violation(f"is not valid Python: {error.msg}{_newer_python(error)}", text_line=error.lineno)
     except (ValueError, RecursionError, MemoryError) as error:
         return Violation(f"is not valid Python: {str(error) or 'it nests too deeply'}")
     if _defines(names, function) or any(_imports_everything(node) for node in ast.walk(tree)):
@@ -33,6 +34,14 @@ def source_problem(source: str, function: str, advice: str = "") -> Violation | 
     functions = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     others = f": it defines {', '.join(functions)}{advice}" if functions else ", nor any other function"
     return Violation(f"defines no function {function}{others}")
+
+
+def _newer_python(error: SyntaxError) -> str:
+    """A hint for f-strings, which may hold more from Python 3.12 on; the code may have been written for that."""
+    if sys.version_info >= (3, 12) or "f-string" not in error.msg:
+        return ""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return f"; this is Python {version}, and the f-string may need Python 3.12"
 
 
 def _defines(names: symtable.SymbolTable, function: str) -> bool:

@@ -12,12 +12,14 @@ AWS_PREFIX = "AWS_"
 """Prefix of the names of the environment variables that boto3 reads."""
 
 
-def models(grader: Grader) -> Iterator[tuple[str, JudgeModel]]:
-    """The model that a grader asks, if any, with the name of the field that states it."""
+def models(grader: Grader) -> Iterator[tuple[tuple[str, str], JudgeModel]]:
+    """The models that a grader asks, with the fields that state them: that of the grader, and that in the grader."""
     if grader.judge is not None:
-        yield "judge", grader.judge.model
+        yield ("judge", "model"), grader.judge.model
     if grader.openai is not None and grader.openai.model is not None:
-        yield "openai", grader.openai.model
+        yield ("openai", "model"), grader.openai.model
+    if grader.openai is not None and grader.openai.embeddings is not None:
+        yield ("openai", "embeddings"), grader.openai.embeddings
 
 
 def judge_endpoints(spec: RewardFunctionSpec) -> list[str]:
@@ -61,9 +63,9 @@ def with_endpoint_urls(function: RewardFunction, url_of: Callable[[str], str]) -
     def models_at_urls(_: Location, grader: Grader) -> dict[str, object]:
         return {
             field: getattr(grader, field).model_copy(
-                update={"model": JudgeModel(url=url_of(model.endpoint), name=model.endpoint)}
+                update={name: JudgeModel(url=url_of(model.endpoint), name=model.endpoint)}
             )
-            for field, model in models(grader)
+            for (field, name), model in models(grader)
             if model.endpoint is not None
         }
 

@@ -38,6 +38,9 @@ BatchSize = Annotated[Integer, Field(ge=1, le=8192)]
 
 Concurrency = Annotated[Integer, Field(ge=1, le=256)]
 
+TextReferenceAnswer = Literal["AsText", "AsObject"]
+"""How a handler gets a reference answer that is a text: as it is, or as the object {"text": ...}."""
+
 
 class BedrockModel(Model):
     """A model on Amazon Bedrock."""
@@ -121,6 +124,9 @@ class LambdaReward(Model):
 
     function_arn: Annotated[str, Field(max_length=2048, pattern=r"^arn:[^:]+:lambda:[^:]+:[0-9]+:function:.+$")]
     """ARN of the function, with or without a version or alias."""
+    text_reference_answer: TextReferenceAnswer | None = None
+    """How the samples hold a reference answer that is a text: as it is (AsText, the default), or as {"text": ...}
+    (AsObject)."""
     batch_size: BatchSize = 64
     """Maximum number of samples in one invocation."""
     concurrency: Concurrency = 8
@@ -132,6 +138,9 @@ class HttpReward(Model):
 
     url: Url
     """URL that samples are posted to."""
+    text_reference_answer: TextReferenceAnswer | None = None
+    """How the samples hold a reference answer that is a text: as it is (AsText, the default), or as {"text": ...}
+    (AsObject)."""
     token_key: CredentialKey | None = None
     """Key, in the credentials Secret, of the bearer token for the server. By default no token is sent."""
     headers: Annotated[dict[str, CredentialKey], Field(max_length=32)] = {}

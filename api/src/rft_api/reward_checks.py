@@ -40,7 +40,7 @@ def _python_problems(
         source = config_maps.get(reference.name, {}).get(reference.key)
         document, place = ("ConfigMap", reference.name), ("data", reference.key)
     # A missing ConfigMap is reported by those who need the code.
-    problem = source_problem(source, python.handler, "; set handler to one of them") if source else None
+    problem = source_problem(source, python.function, "; set handler to one of them") if source else None
     if problem is not None:
         yield document, replace(problem, location=place)
 

@@ -37,8 +37,8 @@ def header_value(environment: Mapping[str, str], key: str) -> str:
 def _credential_problems(grader: Grader, location: Location, environment: Mapping[str, str]) -> Iterator[Violation]:
     sent: dict[Location, str] = {}
     certificates: dict[Location, str] = {}
-    for field, model in models(grader):
-        place = (*location, field, "model")
+    for fields, model in models(grader):
+        place = (*location, *fields)
         sent |= {(*place, "tokenKey"): model.token_key} if model.token_key else {}
         certificates |= {(*place, "caKey"): model.ca_key} if model.ca_key else {}
     if grader.http is not None:

@@ -10,7 +10,7 @@ from pydantic import Field, WithJsonSchema, model_validator
 from rft_api.builtin_reward import BuiltinReward
 from rft_api.builtin_table import CodeReward
 from rft_api.model import Location, Model, Rule, RuleViolations, Violation
-from rft_api.openai_grader import AnyGrader, asks_model
+from rft_api.openai_grader import AnyGrader, asks_chat_model, asks_for_embeddings
 from rft_api.quantities import (
     AtLeast,
     Between,
@@ -23,11 +23,14 @@ from rft_api.quantities import (
     duration_seconds,
     exactly_one_of,
 )
-from rft_api.remote_reward import HttpReward, JudgeLimits, JudgeModel, JudgeReward, LambdaReward
+from rft_api.remote_reward import HttpReward, JudgeLimits, JudgeModel, JudgeReward, LambdaReward, TextReferenceAnswer
 from rft_api.resource import API_VERSION, Conditions, FreeForm, Metadata, PodOverrides, SecretReference
 
 AnyJson = Annotated[Any, Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
 """A JSON value of any type."""
+
+OnError = Literal["Zero", "Unscored"]
+"""What a completion scores for which the code raises an exception: 0, or nothing. Either way it is counted."""
 
 
 class ConfigMapKey(Model):
@@ -55,25 +58,58 @@ class PythonReward(Model):
     """The Python code. It can import the standard library."""
     source_from: SourceFrom | None = None
     """A place that the code is read from instead."""
-    handler: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "lambda_handler"
-    """Name of the function `(event, context)` that scores a list of samples."""
+    handler: Annotated[str, Field(max_length=128, pattern=r"^([A-Za-z0-9_/-]+\.)*[A-Za-z_][A-Za-z0-9_]*$")] = (
+        "lambda_handler"
+    )
+    """Name of the function `(event, context)` that scores a list of samples. A module may stand before it, as in AWS
+    Lambda (lambda_function.lambda_handler); the code is the module, whatever its name."""
+    on_error: OnError | None = None
+    """What a completion scores for which the function raises an exception: 0 (Zero), or nothing (Unscored, the
+    default). Unscored completions are left out of the training. Time limits and memory limits never score 0."""
+    text_reference_answer: TextReferenceAnswer | None = None
+    """How the function gets a reference answer that is a text: as it is (AsText, the default), or as {"text": ...}
+    (AsObject). Handlers that read reference_answer["text"] need AsObject."""
+
+    @property
+    def function(self) -> str:
+        """Name of the function in its module."""
+        return self.handler.rpartition(".")[2]
 
 
 class OpenAIReward(Model):
     """A grader in the JSON format of OpenAI."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.embeddings) || has(self.embeddings.url)",
+            message="embeddings come from an OpenAI-compatible API: set url and name",
+            holds=lambda reward: reward.embeddings is None or reward.embeddings.url is not None,
+        ),
+    )
+
     grader: Annotated[AnyGrader, WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})]
     """The grader, as OpenAI documents it."""
     model: JudgeModel | None = None
     """The model that graders of type score_model and label_model ask, in place of the OpenAI model that they name."""
+    embeddings: JudgeModel | None = None
+    """The embedding model, at an OpenAI-compatible API, that graders of type text_similarity with the metric cosine
+    ask."""
     limits: JudgeLimits = JudgeLimits()
-    """Limits on the requests to the model."""
+    """Limits on the requests to each of the models."""
+    on_error: OnError | None = None
+    """What a grader of type python scores if its code raises an exception, or returns something else than a number: 0
+    (Zero, the default, as at OpenAI), or nothing (Unscored). Time limits and memory limits never score 0."""
 
     @model_validator(mode="after")
     def _has_model(self) -> OpenAIReward:
         # No rule: CEL cannot look into a grader.
-        if asks_model(self.grader) and self.model is None:
-            raise RuleViolations([Violation("set model: score_model and label_model ask one")])
+        violations = []
+        if asks_chat_model(self.grader) and self.model is None:
+            violations.append(Violation("set model: score_model and label_model ask one"))
+        if asks_for_embeddings(self.grader) and self.embeddings is None:
+            violations.append(Violation("set embeddings: text_similarity with cosine asks a model for them"))
+        if violations:
+            raise RuleViolations(violations)
         return self
 
 

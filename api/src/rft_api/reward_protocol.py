@@ -12,6 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from rft_api.model import Json
 
 SCORE_PATH = "/v1/score"
+DUPLICATE_ROWS = "the handler returned this id more than once"
+"""The error of a sample for which a handler returned several rows."""
+_WARNING_REASONS = ("ErrorScoredZero", "MetricConverted", "MetricDropped")
+_MOST_WARNINGS = 16
+"""Maximum number of warnings of one sample, because code of users decides how many there are."""
 
 
 class _Message(BaseModel):
@@ -44,6 +49,17 @@ class Metric(_Message):
     """Whether the component is part of the reward, or only recorded."""
 
 
+class ScoreWarning(_Message):
+    """A problem of a sample that has a reward all the same."""
+
+    reason: Literal["ErrorScoredZero", "MetricConverted", "MetricDropped"]
+    """ErrorScoredZero: the code raised an exception, and onError says that this scores 0. MetricConverted: the value of
+    a component is a boolean, which counts as 1 or 0. MetricDropped: a component without a name or a number is left
+    out."""
+    message: str
+    """The problem in words."""
+
+
 class Score(_Message):
     """The reward of a sample, or the reason why there is none."""
 
@@ -57,6 +73,8 @@ class Score(_Message):
     """Reason why the sample could not be scored."""
     explanation: str | None = None
     """Explanation of the reward in words, such as a judge's reason."""
+    warnings: list[ScoreWarning] | None = None
+    """Problems of the sample that did not keep it from being scored. It is absent if there are none."""
 
 
 def build_sample(
@@ -103,9 +121,11 @@ def match_rows(ids: Sequence[str], answer: Any) -> list[Json]:
         return [_failure(sample_id, reason) for sample_id in ids]
     rows: Json = {}
     duplicates: set[str] = set()
+    nameless = 0
     for row in answer:
-        row_id = str(row["id"]) if isinstance(row, dict) and "id" in row else None
+        row_id = str(row["id"]) if isinstance(row, dict) and row.get("id") is not None else None
         if row_id is None:
+            nameless += isinstance(row, dict)
             continue
         if row_id in rows:
             duplicates.add(row_id)
@@ -113,9 +133,10 @@ def match_rows(ids: Sequence[str], answer: Any) -> list[Json]:
     matched = []
     for sample_id in ids:
         if sample_id in duplicates:
-            matched.append(_failure(sample_id, "the handler returned this id more than once"))
+            matched.append(_failure(sample_id, DUPLICATE_ROWS))
         elif sample_id not in rows:
-            matched.append(_failure(sample_id, "the handler returned no row with this id"))
+            rest = f"; {nameless} of its rows have no id" if nameless else ""
+            matched.append(_failure(sample_id, f"the handler returned no row with this id{rest}"))
         else:
             matched.append(_row(sample_id, rows[sample_id]))
     return matched
@@ -133,23 +154,62 @@ def _row(sample_id: str, row: Json) -> Json:
     problem = _number_problem("aggregate_reward_score", value)
     if problem:
         return _failure(sample_id, problem)
-    metrics = row.get("metrics_list") or []
-    if not isinstance(metrics, list):
-        return _failure(sample_id, f"metrics_list is {_kind(metrics)}, not a list")
-    components = []
-    for metric in metrics:
-        if not isinstance(metric, dict) or not isinstance(metric.get("name"), str):
-            return _failure(sample_id, "metrics_list holds something that is not an object with a name")
-        problem = _number_problem("value", metric.get("value"))
-        if problem:
-            return _failure(sample_id, f"metric {metric['name']!r}: {problem}")
-        kind = "Metric" if metric.get("type") == "Metric" else "Reward"
-        components.append({"name": _text(metric["name"]), "value": float(metric["value"]), "type": kind})
-    scored = {"id": sample_id, "aggregate_reward_score": float(value), "metrics_list": components}  # type: ignore[arg-type]
+    components, warnings = _components(row.get("metrics_list") or [])
+    reward = float(value)  # type: ignore[arg-type]  # the check above has found a number
+    scored: Json = {"id": sample_id, "aggregate_reward_score": reward, "metrics_list": components}
     explanation = row.get("explanation")
     if isinstance(explanation, str):
         scored["explanation"] = _text(explanation)
+    if row.get("warnings"):
+        warnings = [*_stated_warnings(row["warnings"]), *warnings]
+    if warnings:
+        scored["warnings"] = warnings[:_MOST_WARNINGS]
     return scored
+
+
+def _components(metrics: Any) -> tuple[list[Json], list[Json]]:
+    """The components of a row, and warnings about those that had to be converted or dropped.
+
+    A reward is worth more than its components, so a component that is wrong does not cost the reward.
+    """
+    if not isinstance(metrics, list):
+        return [], [_warning("MetricDropped", f"metrics_list is {_kind(metrics)}, not a list")]
+    components, warnings = [], []
+    for metric in metrics:
+        if not isinstance(metric, dict) or not isinstance(metric.get("name"), str):
+            text = "metrics_list holds something that is not an object with a name"
+            warnings.append(_warning("MetricDropped", text))
+            continue
+        value = metric.get("value")
+        if isinstance(value, bool):
+            text = f"metric {metric['name']!r}: value is a boolean, which counts as {int(value)}"
+            warnings.append(_warning("MetricConverted", text))
+            value = float(value)
+        problem = _number_problem("value", value)
+        if problem:
+            warnings.append(_warning("MetricDropped", f"metric {metric['name']!r}: {problem}"))
+            continue
+        kind = "Metric" if metric.get("type") == "Metric" else "Reward"
+        number = float(value)  # type: ignore[arg-type]  # the check above has found a number
+        components.append({"name": _text(metric["name"]), "value": number, "type": kind})
+    return components, warnings
+
+
+def _stated_warnings(warnings: Any) -> list[Json]:
+    """The warnings that a row already has, because it comes from another reward server or from a worker."""
+    if not isinstance(warnings, list):
+        return []
+    return [
+        _warning(warning["reason"], warning["message"])
+        for warning in warnings
+        if isinstance(warning, dict)
+        and warning.get("reason") in _WARNING_REASONS
+        and isinstance(warning.get("message"), str)
+    ]
+
+
+def _warning(reason: str, message: str) -> Json:
+    return {"reason": reason, "message": _text(message)[:2000]}
 
 
 def _text(text: str) -> str:

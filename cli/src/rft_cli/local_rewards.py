@@ -21,9 +21,9 @@ def local_reward_errors(manifests: Manifests, function: RewardFunction) -> Itera
 
 def _endpoint_violations(function: RewardFunction) -> Iterator[Violation]:
     for location, grader in function.spec.graders():
-        for field, model in models(grader):
+        for fields, model in models(grader):
             if model.endpoint is not None:
                 message = (
                     "an InferenceEndpoint lives in a cluster; on this machine, set url and name of a model instead"
                 )
-                yield Violation(message, (*location, field, "model", "endpoint"))
+                yield Violation(message, (*location, *fields, "endpoint"))

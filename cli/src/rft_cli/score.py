@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rft_api.constant_reward import constant_reward, python_sources
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.jsonl import read_json_lines
 from rft_api.manifests import ManifestErrors, resolve_source
@@ -28,6 +29,7 @@ from rft_cli.check import read_manifests
 from rft_cli.local_rewards import local_reward_errors
 from rft_cli.processes import RewardServer
 from rft_cli.report import read_rollouts
+from rft_cli.score_warnings import print_warnings
 from rft_cli.texts import harmless, number
 
 BATCH = 64
@@ -63,6 +65,8 @@ def score(reward: Path, name: str | None, completions: Path, output: Path | None
         _write(output, lines, scores)
     _print_distribution(function.metadata.name, scores, console)
     _print_errors(completions, lines, scores, console)
+    print_warnings(str(completions), lines, scores, console)
+    _print_constant(function, lines, scores, console)
     _compare_with_stored(lines, scores, console)
     if output is not None:
         console.print(f"Scores: {output}", highlight=False, soft_wrap=True)
@@ -233,6 +237,15 @@ def _print_errors(file: Path, lines: Sequence[Line], scores: Sequence[Score], co
         console.print(Text(f"{file}:{line.number}: {harmless(error or '')}", style="red"), soft_wrap=True)
     if len(failures) > ERRORS_SHOWN:
         console.print(f"… and {len(failures) - ERRORS_SHOWN} more; --output writes them all", highlight=False)
+
+
+def _print_constant(function: RewardFunction, lines: Sequence[Line], scores: Sequence[Score], console: Console) -> None:
+    """Say so if the reward cannot tell the completions apart, with the likeliest causes."""
+    rewards = [score.aggregate_reward_score for score in scores]
+    text = constant_reward([line.sample for line in lines], rewards, python_sources(function.spec))
+    if text is not None:
+        sentence = harmless(f"{text[0].upper()}{text[1:]}.")
+        console.print(Text(sentence, style="yellow"), soft_wrap=True)
 
 
 def _compare_with_stored(lines: Sequence[Line], scores: Sequence[Score], console: Console) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 from rft_reward.text import writable
 
 Row = dict[str, Any]
-"""A score in the format of the reward protocol: {"id", "aggregate_reward_score", "metrics_list"}, and "error" if there
-is no score."""
+"""A score in the format of the reward protocol: {"id", "aggregate_reward_score", "metrics_list"}, "error" if there is
+no score, and "warnings" if there are any."""
 
 
 def failed(sample_id: str, error: str) -> Row:
@@ -25,7 +25,7 @@ def combine(names: Sequence[str], weights: Sequence[float], scores: Sequence[Seq
 
 def _combine_sample(names: Sequence[str], weights: Sequence[float], rows: Sequence[Row]) -> Row:
     sample_id = rows[0]["id"]
-    total, components, explanations = 0.0, [], []
+    total, components, explanations, warnings = 0.0, [], [], []
     for name, weight, row in zip(names, weights, rows, strict=True):
         score = row["aggregate_reward_score"]
         if score is None:
@@ -35,7 +35,8 @@ def _combine_sample(names: Sequence[str], weights: Sequence[float], rows: Sequen
         components += [{**inner, "name": f"{name}/{inner['name']}", "type": "Metric"} for inner in row["metrics_list"]]
         if row.get("explanation"):
             explanations.append(f"{name}: {row['explanation']}")
-    return _scored(sample_id, total, components, explanations)
+        warnings += [{**inner, "message": f"term {name}: {inner['message']}"} for inner in row.get("warnings", ())]
+    return _scored(sample_id, total, components, explanations, warnings)
 
 
 def join(parts: Sequence[Sequence[Row]]) -> list[Row]:
@@ -49,11 +50,19 @@ def _join_sample(rows: Sequence[Row]) -> Row:
             return row
     total = sum(row["aggregate_reward_score"] for row in rows)
     components = [component for row in rows for component in row["metrics_list"]]
-    return _scored(rows[0]["id"], total, components, [row["explanation"] for row in rows if "explanation" in row])
+    explanations = [row["explanation"] for row in rows if "explanation" in row]
+    warnings = [warning for row in rows for warning in row.get("warnings", ())]
+    return _scored(rows[0]["id"], total, components, explanations, warnings)
 
 
-def _scored(sample_id: str, total: float, components: list[Row], explanations: Sequence[str]) -> Row:
+def _scored(
+    sample_id: str, total: float, components: list[Row], explanations: Sequence[str], warnings: list[Row]
+) -> Row:
     if not math.isfinite(total):
         return failed(sample_id, "the weighted sum of the terms is not a finite number")
-    row = {"id": sample_id, "aggregate_reward_score": total, "metrics_list": components}
-    return {**row, "explanation": "\n".join(explanations)} if explanations else row
+    row: Row = {"id": sample_id, "aggregate_reward_score": total, "metrics_list": components}
+    if explanations:
+        row["explanation"] = "\n".join(explanations)
+    if warnings:
+        row["warnings"] = warnings
+    return row

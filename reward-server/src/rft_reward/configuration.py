@@ -102,9 +102,15 @@ def _worker_term(term: Grader) -> dict[str, Any]:
     if term.python is not None:
         # Error messages contain the name of the module, which tells the terms apart.
         module = f"reward_{term.name.replace('-', '_')}" if isinstance(term, CombineTerm) else "reward"
-        return {"python": {"source": term.python.source, "handler": term.python.handler}, "module": module}
+        code = {
+            "source": term.python.source,
+            "handler": term.python.function,
+            "zeroOnError": term.python.on_error == "Zero",
+            "textInObject": term.python.text_reference_answer == "AsObject",
+        }
+        return {"python": code, "module": module}
     if term.openai is not None:
-        return {"openai": worker_plan(term.openai.grader)}
+        return {"openai": worker_plan(term.openai.grader, zero_on_error=term.openai.on_error != "Unscored")}
     assert term.builtin is not None
     return {"builtin": {"name": term.builtin.name, "options": term.builtin.options.for_grader()}}
 
@@ -115,8 +121,8 @@ def _problems(function: RewardFunction) -> Iterator[Violation]:
         if grader.python is not None and grader.python.source is None:
             text = "must have been replaced by source before the server starts"
             yield Violation(text, (*location, "python", "sourceFrom"))
-        for field, model in models(grader):
+        for fields, model in models(grader):
             if model.endpoint is not None:
                 text = "must have been replaced by url before the server starts"
-                yield Violation(text, (*location, field, "model", "endpoint"))
+                yield Violation(text, (*location, *fields, "endpoint"))
     yield from environment_problems(function.spec, os.environ)

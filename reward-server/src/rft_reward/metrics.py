@@ -27,6 +27,9 @@ class Metrics:
         self.sample_errors = Counter(
             "rft_reward_sample_errors", "Samples without a score, by reason", ["reason"], registry=registry
         )
+        self.sample_warnings = Counter(
+            "rft_reward_sample_warnings", "Samples with a score and a warning, by reason", ["reason"], registry=registry
+        )
         self.batch_seconds = Histogram(
             "rft_reward_batch_seconds",
             "Time to score a request's samples",
@@ -82,6 +85,9 @@ class Metrics:
         scored = [row for row in rows if row["aggregate_reward_score"] is not None]
         self.samples.labels("scored").inc(len(scored))
         self.samples.labels("failed").inc(len(rows) - len(scored))
+        for row in scored:
+            for reason in {warning["reason"] for warning in row.get("warnings", ())}:
+                self.sample_warnings.labels(reason).inc()
         self._scores.add(scored)
 
 

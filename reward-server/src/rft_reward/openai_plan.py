@@ -19,16 +19,29 @@ from rft_api.openai_grader import (
 from rft_api.openai_template import parse_template
 
 
-def worker_plan(grader: AnyGrader) -> dict[str, Any]:
-    """What the workers compute, as JSON. It has no formula if the formula also needs scores of a model."""
+def worker_plan(grader: AnyGrader, zero_on_error: bool) -> dict[str, Any]:
+    """What the workers compute, as JSON. It has no formula if the formula also needs scores of a model.
+
+    Args:
+        grader: the grader.
+        zero_on_error: whether code that raises an exception scores 0. The sample has no score otherwise.
+    """
     parts = [(key, part) for key, part in single_graders(grader) if not part.asks_model]
-    plans = [(key, _worker_part(part)) for key, part in parts]
-    return {"graders": plans, "formula": None if asks_model(grader) else formula(grader)}
+    return {
+        "graders": [(key, _worker_part(part)) for key, part in parts],
+        "formula": None if asks_model(grader) else formula(grader),
+        "passed": passed(grader),
+        "zeroOnError": zero_on_error,
+    }
 
 
-def model_graders(grader: AnyGrader) -> list[tuple[str, ScoreModel | LabelModel]]:
+def model_graders(grader: AnyGrader) -> list[tuple[str, ScoreModel | LabelModel | TextSimilarity]]:
     """The graders that ask a model, with their keys."""
-    return [(key, part) for key, part in single_graders(grader) if isinstance(part, (ScoreModel, LabelModel))]
+    return [
+        (key, part)
+        for key, part in single_graders(grader)
+        if part.asks_model and isinstance(part, (ScoreModel, LabelModel, TextSimilarity))
+    ]
 
 
 def formula(grader: AnyGrader) -> Formula:
@@ -36,6 +49,13 @@ def formula(grader: AnyGrader) -> Formula:
     if isinstance(grader, Multi):
         return parse_formula(grader.calculate_output, grader.graders)
     return next(key for key, _ in single_graders(grader))
+
+
+def passed(grader: AnyGrader) -> tuple[str, float] | None:
+    """The metric that says whether a multi grader passes: its name, and the smallest score that passes."""
+    if isinstance(grader, Multi) and grader.pass_threshold is not None:
+        return f"{grader.name or grader.type}/passed", grader.pass_threshold
+    return None
 
 
 def _worker_part(grader: AnyGrader) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import orjson
 
 from rft_api.reward_protocol import match_rows
 from rft_reward.combine import Row, combine, failed
+from rft_reward.duplicates import explain_duplicates
 from rft_reward.graders.per_sample import sample_share
 from rft_reward.metrics import Metrics
 from rft_reward.worker_process import WorkerLost, WorkerProcess, WorkerSettings
@@ -154,7 +155,7 @@ class Pool:
         asked_before, worker.asked = worker.asked, True
         try:
             reply = await worker.ask(payload, seconds)
-            outcome = self._read_answers([sample["id"] for sample in samples], reply.answers, seconds)
+            outcome = self._read_answers(samples, reply.answers, seconds)
             retire_reason = reply.leftovers
             if isinstance(outcome, _Failure) and outcome.worker_lost:
                 retire_reason = outcome.reason
@@ -169,13 +170,14 @@ class Pool:
         return outcome, seconds_taken
 
     def _read_answers(
-        self, ids: Sequence[str], answers: Sequence[Mapping[str, Any]], seconds: float
+        self, samples: Sequence[dict[str, Any]], answers: Sequence[Mapping[str, Any]], seconds: float
     ) -> list[Row] | _Failure:
+        ids = [sample["id"] for sample in samples]
         names, weights = self._settings.combined or ([""], [1.0])
         scores = []
         for name, answer in zip(names, answers, strict=True):
             if "rows" in answer:
-                scores.append(match_rows(ids, answer["rows"]))
+                scores.append(explain_duplicates(samples, match_rows(ids, answer["rows"])))
                 continue
             text = str(answer.get("text"))
             match answer.get("failure"):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 import orjson
 
+from rft_api.model import Location, format_location
+
 MAXIMUM_SAMPLES = 8192
 """Maximum number of samples in a request, because reading and splitting it blocks the event loop."""
+ASSISTANT_ROLES = ("assistant", "nova_assistant")
+"""Roles of the message that is scored. Data for Amazon Nova has the second one."""
+_LONG_NUMBER = re.compile(rb"\d{19}")
+"""Digits that may be a number beyond 64 bits, which orjson would turn into a float. Most bodies have none."""
 
 
 class TooLarge(ValueError):
@@ -22,7 +30,7 @@ def read_samples(body: bytes) -> list[dict[str, Any]]:
     """The samples of a request.
 
     Raises:
-        BadRequest: the body is not a JSON array of samples with distinct ids.
+        BadRequest: the body is not a JSON array of samples with distinct ids, or holds an integer beyond 64 bits.
         TooLarge: there are too many samples.
     """
     try:
@@ -33,6 +41,8 @@ def read_samples(body: bytes) -> list[dict[str, Any]]:
         raise BadRequest("the body must be a JSON array of samples")
     if len(samples) > MAXIMUM_SAMPLES:
         raise TooLarge(f"the request has {len(samples)} samples: send at most {MAXIMUM_SAMPLES} at once")
+    if _LONG_NUMBER.search(body):
+        _refuse_long_integers(body)
     positions: dict[str, int] = {}
     for position, sample in enumerate(samples):
         problem = _problem(sample)
@@ -42,6 +52,43 @@ def read_samples(body: bytes) -> list[dict[str, Any]]:
         if first != position:
             raise BadRequest(f"[{position}].id: is the same as that of [{first}]")
     return samples
+
+
+def _refuse_long_integers(body: bytes) -> None:
+    """Refuse integers that would be changed on their way to the graders.
+
+    Raises:
+        BadRequest: with the place of one of them.
+    """
+    try:
+        pending: list[tuple[Location, Any]] = [((), json.loads(body, parse_int=_LongInteger.parse))]
+    except RecursionError:
+        raise BadRequest("the body nests too deeply") from None
+    while pending:
+        location, value = pending.pop()
+        if isinstance(value, _LongInteger):
+            raise BadRequest(
+                f"{format_location(location)}: the integer {value.digits[:100]} does not fit in 64 bits: "
+                "write it as text, in quotes"
+            )
+        if isinstance(value, dict):
+            pending += [((*location, key), inner) for key, inner in value.items()]
+        elif isinstance(value, list):
+            pending += [((*location, index), inner) for index, inner in enumerate(value)]
+
+
+class _LongInteger:
+    """An integer that does not fit in 64 bits, signed or unsigned."""
+
+    def __init__(self, digits: str):
+        self.digits = digits
+
+    @classmethod
+    def parse(cls, digits: str) -> int | _LongInteger:
+        """The integer, if it fits. Only its length is looked at first: Python does not parse thousands of digits."""
+        if len(digits) > 20 or not -(1 << 63) <= int(digits) < 1 << 64:
+            return cls(digits)
+        return int(digits)
 
 
 def _problem(sample: Any) -> str | None:
@@ -59,7 +106,7 @@ def _problem(sample: Any) -> str | None:
     for number, message in enumerate(messages):
         if not isinstance(message, dict):
             return f".messages[{number}]: must be an object"
-    if messages[-1].get("role") != "assistant":
+    if messages[-1].get("role") not in ASSISTANT_ROLES:
         return f".messages[{len(messages) - 1}].role: the last message must be from the assistant: it is scored"
     if not isinstance(sample.get("metadata", {}), (dict, type(None))):
         return ".metadata: must be an object"

@@ -105,7 +105,15 @@ def _builder(term: dict[str, Any], configuration: dict[str, Any]) -> Callable[[]
         from rft_reward.graders import python_code
 
         code, name, memory = term["python"], configuration["functionName"], configuration["memoryBytes"]
-        return lambda: python_code.load(code["source"], code["handler"], term["module"], name, memory)
+        return lambda: python_code.load(
+            code["source"],
+            code["handler"],
+            term["module"],
+            name,
+            memory,
+            zero_on_error=code["zeroOnError"],
+            text_in_object=code["textInObject"],
+        )
     if "openai" in term:
         from rft_reward.graders import openai_grader
 

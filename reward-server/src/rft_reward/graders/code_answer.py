@@ -14,16 +14,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rft_reward.graders.code_calls import Calls
+from rft_reward.graders.code_cases import Programs, read_tests
 from rft_reward.graders.code_starter import PROGRAM, SERVER, Starter
-from rft_reward.graders.code_tests import BadTests, Tests
+from rft_reward.graders.code_tests import BadTests, Tests, run_tests
 from rft_reward.graders.per_sample import Component, GradeSample
-from rft_reward.graders.sample import completion_text
+from rft_reward.graders.sample import completion_text, unwrapped
 from rft_reward.graders.term import Unscorable
 
 _FENCE = re.compile(
     r"^[ \t]*(?:```|~~~)[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*(?:```|~~~)[ \t]*$", re.DOTALL | re.MULTILINE
 )
 _MOST_OUTPUT = 16 * 1024 * 1024
+_TABLES = {"inputs", "test_cases"}
+"""Fields of an object that holds tests itself, and not under `testsKey`."""
 
 
 def build(options: dict[str, Any]) -> GradeSample:
@@ -38,8 +42,8 @@ def build(options: dict[str, Any]) -> GradeSample:
         tests = find_tests(sample, key)
         source = extract(completion_text(sample))
         with _folder(source) as folder:
-            if isinstance(tests, Tests):
-                passed, count = _run_asserts(tests, starter, folder, seconds), tests.count
+            if isinstance(tests, (Tests, Calls)):
+                passed, count = _run_tests(tests, starter, folder, seconds), tests.count
             else:
                 passed, count = _run_cases(tests, starter, folder, seconds), len(tests)
         share = passed / count
@@ -61,8 +65,8 @@ def extract(text: str) -> str:
     return (python or plain or [text])[-1]
 
 
-def find_tests(sample: dict[str, Any], key: str) -> Tests | list[tuple[str, str]]:
-    """The tests of a data row: asserts, or pairs of an input and the expected output.
+def find_tests(sample: dict[str, Any], key: str) -> Tests | Calls | Programs:
+    """The tests of a data row: asserts, calls of a function, or pairs of an input and the expected output.
 
     Raises:
         Unscorable: there are no tests, or they are invalid.
@@ -71,31 +75,22 @@ def find_tests(sample: dict[str, Any], key: str) -> Tests | list[tuple[str, str]
     metadata = sample.get("metadata") or {}
     if reference is None:
         reference = metadata.get("reference_answer")
+    reference = unwrapped(reference)
     if isinstance(reference, dict) and reference.get(key):
         tests = reference[key]
     elif metadata.get(key):
         tests = metadata[key]  # in this case, the reference answer may be a sample solution
     else:
-        tests = None if isinstance(reference, dict) else reference
+        tests = reference if not isinstance(reference, dict) or reference.keys() & _TABLES else None
     if not tests:
         raise Unscorable(f"the sample has no tests: neither the reference_answer nor a field {key} holds any")
-    if isinstance(tests, str):
-        tests = [tests]
-    if isinstance(tests, list) and all(isinstance(test, str) for test in tests):
-        try:
-            return Tests(tests)
-        except BadTests as error:
-            raise Unscorable(str(error)) from None
-    if isinstance(tests, list) and all(_is_case(test) for test in tests):
-        return [(test["input"], test["output"]) for test in tests]
-    raise Unscorable("the tests are neither asserts, as text or a list of texts, nor a list of {input, output} texts")
+    try:
+        return read_tests(tests, metadata)
+    except BadTests as error:
+        raise Unscorable(str(error)) from None
 
 
-def _is_case(test: Any) -> bool:
-    return isinstance(test, dict) and isinstance(test.get("input"), str) and isinstance(test.get("output"), str)
-
-
-def _run_cases(cases: list[tuple[str, str]], starter: Starter, folder: Path, seconds: float) -> int:
+def _run_cases(cases: Programs, starter: Starter, folder: Path, seconds: float) -> int:
     """Count the cases whose output is as expected. The comparison is made here, and the program sees only its input."""
     passed, deadline = 0, time.monotonic() + seconds
     with tempfile.TemporaryFile(dir=folder) as stdin, tempfile.TemporaryFile(dir=folder) as stdout:
@@ -125,7 +120,7 @@ def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.strip().splitlines()]
 
 
-def _run_asserts(tests: Tests, starter: Starter, folder: Path, seconds: float) -> int:
+def _run_tests(tests: Tests | Calls, starter: Starter, folder: Path, seconds: float) -> int:
     """Count the tests that pass. They run in their own process, beside the process of the completion."""
     outcomes = b""
     with contextlib.ExitStack() as stack:
@@ -142,7 +137,8 @@ def _run_asserts(tests: Tests, starter: Starter, folder: Path, seconds: float) -
             tester = os.fork()
             if not tester:
                 os.close(results_out.take())
-                tests.run(os.fdopen(replies_out.take(), "rb"), os.fdopen(requests_in.take(), "wb"), results_in.take())
+                replies, requests = os.fdopen(replies_out.take(), "rb"), os.fdopen(requests_in.take(), "wb")
+                run_tests(tests, replies, requests, results_in.take())
             results_in.close()
             while (left := deadline - time.monotonic()) > 0 and len(outcomes) < tests.count:
                 if not select.select([results_out.take()], [], [], left)[0]:

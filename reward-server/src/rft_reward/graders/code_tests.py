@@ -12,8 +12,9 @@ import builtins
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import Any, BinaryIO, NoReturn
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any, BinaryIO, NoReturn, Protocol
 
 from rft_reward.graders.code_values import References, decode, encode, read, write
 
@@ -51,36 +52,49 @@ class Tests:
                 self.parts.append((is_test, compile(module, "tests.py", "exec")))
         self.count = sum(is_test for is_test, _ in self.parts)
 
-    def run(self, candidate_out: BinaryIO, candidate_in: BinaryIO, results: int) -> NoReturn:
-        """Run the tests, and end this process. One byte is written per test: 1 if it passed, 0 if it failed."""
-        for number in (signal.SIGALRM, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_DFL)
-        null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in range(3):
-            os.dup2(null, descriptor)
-        sys.set_int_max_str_digits(0)
-        try:
-            session = _Session(candidate_out, candidate_in)
-            passed = [0]
+    def outcomes(self, session: Session) -> Iterator[bool]:
+        """Run the tests one after the other, and yield whether each of them passes."""
+        passed = [0]
 
-            def count() -> None:
-                passed[0] += 1
+        def count() -> None:
+            passed[0] += 1
 
-            scope: dict[str, Any] = {**session.names(), "__name__": "tests", _COUNT: count}
-            broken = False
-            for is_test, code in self.parts:
-                before = passed[0]
-                try:
-                    exec(code, scope)
-                    # A test passes only if an assert was executed, which a loop over an empty result does not do.
-                    outcome = b"1" if passed[0] > before else b"0"
-                except BaseException:
-                    outcome = b"0"
-                    broken = broken or not is_test
-                if is_test:
-                    os.write(results, b"0" if broken else outcome)
-        finally:
-            os._exit(0)
+        scope: dict[str, Any] = {**session.names(), "__name__": "tests", _COUNT: count}
+        broken = False
+        for is_test, code in self.parts:
+            before = passed[0]
+            try:
+                exec(code, scope)
+                # A test passes only if an assert was executed, which a loop over an empty result does not do.
+                outcome = passed[0] > before
+            except BaseException:
+                outcome = False
+                broken = broken or not is_test
+            if is_test:
+                yield outcome and not broken
+
+
+class Runnable(Protocol):
+    """Tests of a data row."""
+
+    def outcomes(self, session: Session) -> Iterator[bool]:
+        """Run the tests one after the other, and yield whether each of them passes."""
+        ...
+
+
+def run_tests(tests: Runnable, candidate_out: BinaryIO, candidate_in: BinaryIO, results: int) -> NoReturn:
+    """Run the tests, and end this process. One byte is written per test: 1 if it passed, 0 if it failed."""
+    for number in (signal.SIGALRM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(null, descriptor)
+    sys.set_int_max_str_digits(0)
+    try:
+        for passed in tests.outcomes(Session(candidate_out, candidate_in)):
+            os.write(results, b"1" if passed else b"0")
+    finally:
+        os._exit(0)
 
 
 def _refuse_idle(trees: list[ast.Module]) -> None:
@@ -103,21 +117,26 @@ class _Counting(ast.NodeTransformer):
         return [node, ast.copy_location(call, node)]
 
 
-class _Session:
+class Session:
     """Calls to the process of the completion."""
 
     def __init__(self, replies: BinaryIO, requests: BinaryIO):
         self._replies, self._requests = replies, requests
         self._references = References()
 
-    def names(self) -> dict[str, Any]:
-        """The names that the completion defines, except those that would replace Python's own."""
+    @cached_property
+    def defined(self) -> dict[str, Any]:
+        """Everything that the completion defines, by name."""
         described = read(self._replies).get("names", {})
         return {
             name: self._named(name, value)
             for name, value in described.items()
-            if name.isidentifier() and not name.startswith("__") and not hasattr(builtins, name)
+            if name.isidentifier() and not name.startswith("__")
         }
+
+    def names(self) -> dict[str, Any]:
+        """The names that the completion defines, except those that would replace Python's own."""
+        return {name: value for name, value in self.defined.items() if not hasattr(builtins, name)}
 
     def _named(self, name: str, value: Any) -> Any:
         if isinstance(value, dict) and "exception" in value:
@@ -197,7 +216,7 @@ def _number_of(remote: Remote) -> int:
 
 def _forwarded(operation: str) -> Callable[..., Any]:
     def method(self: Remote, *arguments: Any) -> Any:
-        session: _Session = object.__getattribute__(self, "_session")
+        session: Session = object.__getattribute__(self, "_session")
         return session.do(operation, self, *arguments)
 
     return method
@@ -216,21 +235,21 @@ def _among_own(operation: str, otherwise: Any = NotImplemented) -> Callable[[Any
 class Remote:
     """An object of the completion that is not plain data. Operations on it are executed in the completion's process."""
 
-    def __init__(self, session: _Session, number: int):
+    def __init__(self, session: Session, number: int):
         object.__setattr__(self, "_session", session)
         object.__setattr__(self, "_number", number)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Call the object."""
-        session: _Session = object.__getattribute__(self, "_session")
+        session: Session = object.__getattribute__(self, "_session")
         return session.do("call", self, *arguments, **named)
 
     def __getattr__(self, name: str) -> Any:
-        session: _Session = object.__getattribute__(self, "_session")
+        session: Session = object.__getattribute__(self, "_session")
         return session.do("getattr", self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        session: _Session = object.__getattribute__(self, "_session")
+        session: Session = object.__getattribute__(self, "_session")
         session.do("setattr", self, name, value)
 
     def __hash__(self) -> int:

@@ -13,7 +13,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from rft_reward.graders.per_sample import Component, GradeSample
-from rft_reward.graders.sample import completion_text, reference_answer
+from rft_reward.graders.sample import completion_text, reference_answer, unwrapped
 from rft_reward.graders.term import Unscorable
 
 _FENCE = re.compile(r"\A```[A-Za-z]*[ \t]*\n(.*)\n?```\Z", re.DOTALL)
@@ -88,6 +88,14 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 def _expected(sample: dict[str, Any]) -> Any:
     reference = reference_answer(sample)
+    wrapped = unwrapped(reference)
+    if wrapped is not reference:
+        try:
+            value = parse(wrapped, allow_code_fence=False)
+        except (ValueError, RecursionError):
+            value = None
+        # An object whose only field happens to be called text holds no other JSON object in it.
+        return value if isinstance(value, (dict, list)) else reference
     if not isinstance(reference, str):
         return reference
     try:

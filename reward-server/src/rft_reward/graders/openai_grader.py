@@ -15,6 +15,10 @@ Part = Callable[[Values], float]
 """A function that returns the score of one grader for the values of a sample."""
 
 
+class CodeError(Unscorable):
+    """The code of a python grader raised an exception, or returned something else than a number."""
+
+
 def prepare(plan: dict[str, Any]) -> Callable[[], Grade]:
     """Import what the graders of a plan (`rft_reward.openai_plan`) need, and return the function that loads them."""
     ready = [(key, part, _prepare(part, f"grader_{key}")) for key, part in plan["graders"]]
@@ -22,14 +26,20 @@ def prepare(plan: dict[str, Any]) -> Callable[[], Grade]:
     def load() -> Grade:
         parts = [(key, part.get("threshold"), start()) for key, part, start in ready]
 
-        def grade(sample: dict[str, Any]) -> tuple[float, list[Component]]:
+        def grade(sample: dict[str, Any]) -> tuple[float, list[Component], *tuple[str, ...]]:
             values = Values(sample)
             scores: dict[str, float] = {}
             components: list[Component] = []
+            errors: list[str] = []
             for key, threshold, part in parts:
                 try:
                     scores[key] = part(values)
                 except NotInCompletion:
+                    scores[key] = 0.0
+                except CodeError as error:
+                    if not plan["zeroOnError"]:
+                        raise Unscorable(f"grader {key}: {error}") from None
+                    errors.append(f"grader {key}: {error}")
                     scores[key] = 0.0
                 except Unscorable as error:
                     raise Unscorable(f"grader {key}: {error}") from None
@@ -38,7 +48,10 @@ def prepare(plan: dict[str, Any]) -> Callable[[], Grade]:
                     components.append((f"{key}/passed", float(scores[key] >= threshold), "Metric"))
             # Without a formula here, the server evaluates it, because some of its graders ask a model.
             score = 0.0 if plan["formula"] is None else compute(plan["formula"], scores)
-            return score, components
+            if plan["passed"] is not None and plan["formula"] is not None:
+                name, threshold = plan["passed"]
+                components.append((name, float(score >= threshold), "Metric"))
+            return score, components, *errors
 
         return over_samples(grade)
 
@@ -65,7 +78,7 @@ def _string_check(part: dict[str, Any]) -> Part:
         match part["operation"]:
             case "eq":
                 return float(text == reference)
-            case "ne":
+            case "ne" | "neq":
                 return float(text != reference)
             case "like":
                 return float(reference in text)
@@ -99,9 +112,9 @@ def _python(function: Callable[..., Any], file: str) -> Part:
         except (MemoryError, TimeLimit):
             raise
         except BaseException as error:
-            raise Unscorable(f"the code raised {python_code.describe(error, file)}") from None
+            raise CodeError(f"the code raised {python_code.describe(error, file)}") from None
         if not isinstance(score, (int, float)) or not math.isfinite(score):
-            raise Unscorable(f"grade must return a finite number, not {score!r:.100}")
+            raise CodeError(f"grade must return a finite number, not {score!r:.100}")
         return float(score)
 
     return run

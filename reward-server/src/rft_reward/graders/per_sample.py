@@ -14,8 +14,9 @@ from rft_reward.text import writable
 Component = tuple[str, float, str]
 """A component: its name, its value, and its type (Reward or Metric)."""
 
-GradeSample = Callable[[dict[str, Any]], tuple[float, list[Component]]]
-"""A function that returns the score and the components of a sample. It raises `Unscorable` if there is no score."""
+GradeSample = Callable[[dict[str, Any]], tuple[float, list[Component], *tuple[str, ...]]]
+"""A function that returns the score and the components of a sample, and then the errors that scored 0 by `onError`. It
+raises `Unscorable` if there is no score."""
 
 
 def sample_share(seconds: float, samples: int) -> float:
@@ -62,7 +63,7 @@ def _row(sample: dict[str, Any], grade_sample: GradeSample, clock: _SampleClock,
     try:
         clock.start(share)
         try:
-            score, components = grade_sample(sample)
+            score, components, *errors = grade_sample(sample)
         finally:
             clock.stop()
     except Unscorable as error:
@@ -78,4 +79,7 @@ def _row(sample: dict[str, Any], grade_sample: GradeSample, clock: _SampleClock,
     if clock.rang:  # also if a library has caught the interruption
         return {"id": sample["id"], "error": f"took more than {share:g} s, this sample's share of spec.timeout"}
     metrics = [{"name": name, "value": value, "type": kind} for name, value, kind in components]
-    return {"id": sample["id"], "aggregate_reward_score": score, "metrics_list": metrics}
+    row = {"id": sample["id"], "aggregate_reward_score": score, "metrics_list": metrics}
+    if errors:
+        row["warnings"] = [{"reason": "ErrorScoredZero", "message": writable(error)} for error in errors]
+    return row

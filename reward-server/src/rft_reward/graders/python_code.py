@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import linecache
+import os
 import sys
 import time
 import traceback
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from rft_reward.graders.term import Call, Grade, TimeLimit, Unscorable
+from rft_reward.handler_samples import handler_sample
+
+_REGION = "us-east-1"
+"""Value of AWS_REGION. Code has no network, so the region has no effect, but handlers read it when they are loaded."""
 
 
 class Context:
@@ -27,7 +34,7 @@ class Context:
         self.invoked_function_arn = f"arn:aws:lambda:local:000000000000:function:{function_name}"
         self.memory_limit_in_mb = memory_limit_in_mb
         self.aws_request_id = call.request_id
-        self.log_group_name = f"/rft/{function_name}"
+        self.log_group_name = _log_group(function_name)
         self.log_stream_name = call.request_id
         self._deadline = call.deadline
 
@@ -36,26 +43,88 @@ class Context:
         return max(0, int(1000 * (self._deadline - time.monotonic())))
 
 
-def load(source: str, handler: str, module_name: str, function_name: str, memory_bytes: int) -> Grade:
+def load(
+    source: str,
+    handler: str,
+    module_name: str,
+    function_name: str,
+    memory_bytes: int,
+    *,
+    zero_on_error: bool,
+    text_in_object: bool,
+) -> Grade:
     """Run the module, and return a grader that calls its handler.
+
+    Args:
+        source: code of the module.
+        handler: name of the function.
+        module_name: name of the module in error messages.
+        function_name: name of the RewardFunction, which stands for that of the Lambda.
+        memory_bytes: memory limit, which the handler can read.
+        zero_on_error: whether a sample for which the handler raises an exception scores 0. It has no score otherwise.
+        text_in_object: whether the handler gets a reference answer that is a text as {"text": ...}.
 
     Raises:
         Unscorable: the module raises an exception, or does not define the function; with the line.
     """
+    os.environ.update(lambda_environment(function_name, handler, memory_bytes >> 20))
     function, file = import_function(source, handler, module_name)
 
     def grade(payload: bytes, call: Call) -> bytes:
+        samples = [handler_sample(sample, text_in_object, lift_metadata=True) for sample in json.loads(payload)]
         try:
-            answer = function(json.loads(payload), Context(call, function_name, memory_bytes >> 20))
+            answer = function(samples, Context(call, function_name, memory_bytes >> 20))
+            if hasattr(type(answer), "__await__"):
+                answer = _await(answer)
         except MemoryError:
             raise
         except TimeLimit as error:
             raise Unscorable(place(error, file), "timeout") from None
         except BaseException as error:
-            raise Unscorable(f"the code raised {describe(error, file)}") from None
+            problem = f"the code raised {describe(error, file)}"
+            # The server scores the samples of a batch one by one after an exception, so each gets what it deserves.
+            if zero_on_error and len(samples) == 1:
+                return json.dumps([_zero(samples[0]["id"], problem)]).encode()
+            raise Unscorable(problem) from None
         return to_json(answer).encode()
 
     return grade
+
+
+def lambda_environment(function_name: str, handler: str, memory_mb: int) -> dict[str, str]:
+    """The environment variables that AWS Lambda sets, with values of this function. None of them is a credential."""
+    return {
+        "AWS_REGION": _REGION,
+        "AWS_DEFAULT_REGION": _REGION,
+        "AWS_EXECUTION_ENV": f"AWS_Lambda_python{sys.version_info[0]}.{sys.version_info[1]}",
+        "AWS_LAMBDA_FUNCTION_NAME": function_name,
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory_mb),
+        "AWS_LAMBDA_FUNCTION_VERSION": Context.function_version,
+        "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
+        "AWS_LAMBDA_LOG_GROUP_NAME": _log_group(function_name),
+        "AWS_LAMBDA_LOG_STREAM_NAME": "local",
+        "LAMBDA_TASK_ROOT": str(Path.cwd()),
+        "_HANDLER": handler,
+    }
+
+
+def _log_group(function_name: str) -> str:
+    return f"/rft/{function_name}"
+
+
+def _await(answer: Awaitable[Any]) -> Any:
+    """The result of an `async` handler."""
+    import asyncio  # few handlers need it
+
+    async def result() -> Any:
+        return await answer
+
+    return asyncio.run(result())
+
+
+def _zero(sample_id: str, problem: str) -> dict[str, Any]:
+    warning = {"reason": "ErrorScoredZero", "message": problem}
+    return {"id": sample_id, "aggregate_reward_score": 0.0, "warnings": [warning]}
 
 
 def import_function(source: str, name: str, module_name: str) -> tuple[Callable[..., Any], str]:
@@ -97,8 +166,20 @@ def describe(error: BaseException, file: str) -> str:
         except Exception:  # a class of the user may raise an exception even here
             message = "its message could not be read"
         text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+        if _needs_tmp(error):
+            text += "; /tmp is closed to the code here: use tempfile.gettempdir()"
     where = place(error, file)
     return f"{_short(text)} ({where})" if where else _short(text)
+
+
+def _needs_tmp(error: BaseException) -> bool:
+    # A Lambda has a /tmp of its own. Here, /tmp may be that of the whole pod or machine.
+    return (
+        isinstance(error, OSError)
+        and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        and isinstance(error.filename, str)
+        and (error.filename == "/tmp" or error.filename.startswith("/tmp/"))
+    )
 
 
 def place(error: BaseException, file: str) -> str:

@@ -43,6 +43,8 @@ def selected_answer(sample: dict[str, Any], answer_key: str | None) -> Any:
         return reference
     keys = (answer_key,) if answer_key else DEFAULT_ANSWER_KEYS
     key = next((key for key in keys if reference.get(key) is not None), None)
+    if key is None and not answer_key and isinstance(reference.get("text"), str):
+        key = "text"  # texts that were wrapped for handlers, as in data for Amazon Bedrock
     if key is None:
         raise Unscorable(
             f"the reference_answer is an object without {' or '.join(keys)}: "
@@ -63,3 +65,10 @@ def expected_text(sample: dict[str, Any], answer_key: str | None) -> str:
     if not str(reference).strip():
         raise Unscorable("the reference_answer is empty")
     return str(reference)
+
+
+def unwrapped(reference: Any) -> Any:
+    """The text of a reference answer that is {"text": TEXT} and nothing else; any other reference answer unchanged."""
+    if isinstance(reference, dict) and reference.keys() == {"text"} and isinstance(reference["text"], str):
+        return reference["text"]
+    return reference

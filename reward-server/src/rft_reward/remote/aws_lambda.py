@@ -49,7 +49,8 @@ class AwsLambda:
         return await score_pieces(pieces, lambda piece: self._score(piece, deadline), deadline, self._metrics)
 
     async def _score(self, samples: Sequence[Sample], deadline: float) -> list[Row]:
-        payload = write_samples(samples)
+        wrap = self._reward.text_reference_answer == "AsObject"
+        payload = write_samples(samples, wrap, lift_metadata=True)
         try:
             if len(payload) > MAXIMUM_BYTES:
                 raise _TooLarge(f"the sample has {len(payload)} bytes; a Lambda takes at most 6 MiB")
@@ -59,7 +60,7 @@ class AwsLambda:
                 raise
             middle = len(samples) // 2
             return await self._score_pieces([samples[:middle], samples[middle:]], deadline)
-        return read_rows([sample["id"] for sample in samples], answer)
+        return read_rows(samples, answer)
 
     async def _invoke(self, payload: bytes, seconds: float) -> bytes:
         outcome = "failed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rft_api.remote_reward import JudgeLimits, JudgeModel
 from rft_api.reward_environment import header_value
@@ -12,6 +13,9 @@ from rft_reward.pool import Pool, PoolSettings
 from rft_reward.remote.chat import Backend, ChatModel
 from rft_reward.remote.limits import Limiter
 from rft_reward.remote.pieces import RemoteGrader
+
+if TYPE_CHECKING:
+    from rft_reward.remote.embeddings import EmbeddingModel
 
 
 def build(
@@ -35,10 +39,16 @@ def build(
         from rft_reward.remote.openai_model import OpenAIModelGrader
 
         openai = grader.openai
-        assert openai.model is not None
-        chat_model = _chat_model(openai.model, openai.limits, seconds, environment, metrics)
+        chat_model = (
+            None if openai.model is None else _chat_model(openai.model, openai.limits, seconds, environment, metrics)
+        )
+        embeddings = (
+            None
+            if openai.embeddings is None
+            else _embedding_model(openai.embeddings, openai.limits, environment, metrics)
+        )
         pool = None if workers is None else Pool(workers, metrics)
-        return OpenAIModelGrader(openai.grader, chat_model, pool, metrics)
+        return OpenAIModelGrader(openai.grader, chat_model, embeddings, pool, metrics)
     if grader.lambda_ is not None:
         from rft_reward.remote.aws_lambda import AwsLambda
 
@@ -72,5 +82,25 @@ def _chat_model(
             header_value(environment, model.token_key) if model.token_key else None,
             environment[model.ca_key] if model.ca_key else None,
         )
-    limiter = Limiter(limits.concurrency, limits.requests_per_minute, limits.tokens_per_minute)
-    return ChatModel(backend, limiter, metrics)
+    return ChatModel(backend, _limiter(limits), metrics)
+
+
+def _embedding_model(
+    model: JudgeModel, limits: JudgeLimits, environment: Mapping[str, str], metrics: Metrics
+) -> EmbeddingModel:
+    from rft_reward.remote.embeddings import EmbeddingModel
+
+    assert model.url is not None
+    assert model.name is not None
+    return EmbeddingModel(
+        model.url,
+        model.name,
+        header_value(environment, model.token_key) if model.token_key else None,
+        environment[model.ca_key] if model.ca_key else None,
+        _limiter(limits),
+        metrics,
+    )
+
+
+def _limiter(limits: JudgeLimits) -> Limiter:
+    return Limiter(limits.concurrency, limits.requests_per_minute, limits.tokens_per_minute)

@@ -37,9 +37,10 @@ class HttpServer:
         """See `RemoteGrader`."""
 
         async def score_piece(piece: Sequence[Sample]) -> list[Row]:
-            body = write_samples(piece)
+            wrap = self._reward.text_reference_answer == "AsObject"
+            body = write_samples(piece, wrap, lift_metadata=False)
             answer = await retries.ask(lambda seconds, _: self._post(body, seconds), self._limiter, deadline)
-            return read_rows([sample["id"] for sample in piece], answer)
+            return read_rows(piece, answer)
 
         return await score_pieces(cut(samples, self._reward.batch_size), score_piece, deadline, self._metrics)
 

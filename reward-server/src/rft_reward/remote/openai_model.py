@@ -1,4 +1,4 @@
-"""The graders of OpenAI that ask a model: score_model and label_model, alone or as parts of a multi grader."""
+"""The graders of OpenAI that ask a model: score_model, label_model and text_similarity with cosine, also in a multi."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from rft_api.openai_grader import AnyGrader, LabelModel, SamplingParameters, ScoreModel
+from rft_api.openai_grader import AnyGrader, LabelModel, SamplingParameters, ScoreModel, TextSimilarity
 from rft_api.openai_template import parse_template
 from rft_reward import openai_plan
 from rft_reward.combine import Row
@@ -20,6 +20,7 @@ from rft_reward.metrics import Metrics
 from rft_reward.pool import Pool
 from rft_reward.remote.cache import Cache
 from rft_reward.remote.chat import ChatModel
+from rft_reward.remote.embeddings import EmbeddingModel
 from rft_reward.remote.errors import RemoteError, shortened
 from rft_reward.remote.pieces import Sample, cut, score_pieces
 
@@ -55,15 +56,28 @@ class OpenAIModelGrader:
 
     Args:
         grader: the grader.
-        model: the model that is asked in place of those that the grader names.
+        model: the model that is asked in place of those that the grader names; None if no part asks for an answer.
+        embeddings: the model that is asked for embeddings; None if no part asks for them.
         workers: workers for the other parts, if there are any. This class starts and ends them.
         metrics: metrics of the server.
     """
 
-    def __init__(self, grader: AnyGrader, model: ChatModel, workers: Pool | None, metrics: Metrics):
-        self._parts = [(key, _Question(part)) for key, part in openai_plan.model_graders(grader)]
+    def __init__(
+        self,
+        grader: AnyGrader,
+        model: ChatModel | None,
+        embeddings: EmbeddingModel | None,
+        workers: Pool | None,
+        metrics: Metrics,
+    ):
+        self._parts = [
+            (key, _Similarity(part) if isinstance(part, TextSimilarity) else _Question(part))
+            for key, part in openai_plan.model_graders(grader)
+        ]
         self._formula = openai_plan.formula(grader)
+        self._passed = openai_plan.passed(grader)
         self._model = model
+        self._embeddings = embeddings
         self._workers = workers
         self._metrics = metrics
         self._cache: Cache[tuple[float, str]] = Cache(_REMEMBERED)
@@ -84,33 +98,48 @@ class OpenAIModelGrader:
         if computed is not None and computed["aggregate_reward_score"] is None:
             return computed
         values, reasons = Values(sample), []
-        for key, question in self._parts:
+        for key, part in self._parts:
             try:
-                messages = question.messages(values)
+                score, reason = await self._score_part(key, part, values, deadline)
             except NotInCompletion:
-                score, reason = question.lowest, ""
+                score, reason = part.lowest, ""
             except Unscorable as error:
                 raise RemoteError(f"grader {key}: {error}") from None
-            else:
-                digest = hashlib.sha256(json.dumps([key, messages]).encode()).digest()
-                (score, reason), cached = await self._cache.get(
-                    digest, partial(self._ask, question, messages, deadline)
-                )
-                if cached:
-                    self._metrics.judge_cache_hits.inc()
             metrics.append({"name": key, "value": score, "type": "Reward"})
-            if question.threshold is not None:
-                passed = float(score >= question.threshold)
+            if part.threshold is not None:
+                passed = float(score >= part.threshold)
                 metrics.append({"name": f"{key}/passed", "value": passed, "type": "Metric"})
             reasons += [f"{key}: {reason}"] if reason else []
         try:
             total = compute(self._formula, {metric["name"]: metric["value"] for metric in metrics})
         except Unscorable as error:
             raise RemoteError(str(error)) from None
-        row = {"id": sample["id"], "aggregate_reward_score": total, "metrics_list": metrics}
-        return {**row, "explanation": "\n".join(reasons)} if reasons else row
+        if self._passed is not None:
+            name, threshold = self._passed
+            metrics.append({"name": name, "value": float(total >= threshold), "type": "Metric"})
+        row: Row = {"id": sample["id"], "aggregate_reward_score": total, "metrics_list": metrics}
+        if reasons:
+            row["explanation"] = "\n".join(reasons)
+        if computed is not None and "warnings" in computed:
+            row["warnings"] = computed["warnings"]
+        return row
+
+    async def _score_part(
+        self, key: str, part: _Question | _Similarity, values: Values, deadline: float
+    ) -> tuple[float, str]:
+        """The score of one part, and the reason for it in words."""
+        if isinstance(part, _Similarity):
+            assert self._embeddings is not None
+            return await self._embeddings.similarity(*part.texts(values), deadline), ""
+        messages = part.messages(values)
+        digest = hashlib.sha256(json.dumps([key, messages]).encode()).digest()
+        answer, cached = await self._cache.get(digest, partial(self._ask, part, messages, deadline))
+        if cached:
+            self._metrics.judge_cache_hits.inc()
+        return answer
 
     async def _ask(self, question: _Question, messages: list[dict[str, str]], deadline: float) -> tuple[float, str]:
+        assert self._model is not None
         for _ in range(_TRIES):
             completion = await self._model.complete(messages, question.schema, deadline, question.sampling)
             answer = question.read(completion.text)
@@ -125,7 +154,23 @@ class OpenAIModelGrader:
         self._cache.cancel()
         if self._workers is not None:
             await self._workers.close()
-        await self._model.close()
+        for model in (self._model, self._embeddings):
+            if model is not None:
+                await model.close()
+
+
+class _Similarity:
+    """The two texts of a grader whose embeddings are compared."""
+
+    lowest = 0.0
+
+    def __init__(self, grader: TextSimilarity):
+        self._input, self._reference = parse_template(grader.input), parse_template(grader.reference)
+        self.threshold = grader.pass_threshold
+
+    def texts(self, values: Values) -> tuple[str, str]:
+        """The texts for a sample."""
+        return values.render(self._input), values.render(self._reference)
 
 
 class _Question:
@@ -172,8 +217,9 @@ class _Question:
 
 def _sampling(parameters: SamplingParameters) -> dict[str, Any]:
     fields = parameters.model_dump(exclude_none=True)
-    if "max_completions_tokens" in fields:  # OpenAI spells this field differently in its chat API
-        fields["max_completion_tokens"] = fields.pop("max_completions_tokens")
+    limits = [fields.pop(name) for name in ("max_completions_tokens", "max_tokens") if name in fields]
+    if limits:  # OpenAI spells this field differently in its chat API
+        fields["max_completion_tokens"] = limits[0]
     return fields
 
 

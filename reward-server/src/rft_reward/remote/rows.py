@@ -1,4 +1,4 @@
-"""Reads the rows in the response of a Lambda or an HTTP server."""
+"""Writes samples for a Lambda or an HTTP server, and reads the rows in its response."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ import orjson
 
 from rft_api.reward_protocol import match_rows
 from rft_reward.combine import Row
+from rft_reward.duplicates import explain_duplicates
+from rft_reward.handler_samples import handler_sample
 from rft_reward.remote.errors import RemoteError, shortened
 
 
-def read_rows(ids: Sequence[str], body: bytes) -> list[Row]:
-    """Read one row per id from a response in the reward protocol. Ids without a valid score get an error.
+def read_rows(samples: Sequence[dict[str, Any]], body: bytes) -> list[Row]:
+    """Read one row per sample from a response in the reward protocol. Samples without a valid score get an error.
 
     Raises:
         RemoteError: the response is not JSON.
     """
     try:
-        answer = _parse(body)
-        return match_rows(ids, answer)
+        rows = match_rows([sample["id"] for sample in samples], _parse(body))
     except (ValueError, RecursionError):
         text = shortened(body[:4096].decode("utf-8", "replace"))
         raise RemoteError(f"the answer is not JSON that can be read: {text}") from None
+    return explain_duplicates(samples, rows)
 
 
-def write_samples(samples: Sequence[dict[str, Any]]) -> bytes:
-    """Write samples as a JSON array.
+def write_samples(samples: Sequence[dict[str, Any]], text_in_object: bool, *, lift_metadata: bool) -> bytes:
+    """Write samples as a JSON array, in the form of `rft_reward.handler_samples.handler_sample`.
 
     Raises:
         RemoteError: a sample nests too deeply.
     """
     try:
-        return orjson.dumps(list(samples))
+        return orjson.dumps([handler_sample(s, text_in_object, lift_metadata=lift_metadata) for s in samples])
     except TypeError as error:
         raise RemoteError(f"the sample cannot be written as JSON: {error}") from None
 
