@@ -10,7 +10,7 @@ import pytest
 
 from rft_api.data_formats import FORMATS, file_filter, read_conversations, read_prompts
 from rft_api.invocation_log import InvocationLog
-from rft_api.jsonl import read_json_lines
+from rft_api.rows import read_rows
 from rft_api.sources import DataSource, FormatName, Source, WarmupSource
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
@@ -46,7 +46,7 @@ def test_lines_of_windows_tools(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\r\n  \n{"a": "\xc3\xbc"}')
     problems: list[str] = []
-    lines = read_json_lines(file, problems)
+    lines = read_rows(file, problems)
     assert problems == []
     assert [(line.number, line.row, line.text) for line in lines] == [
         (1, {"a": 1}, b'{"a": 1}'),
@@ -61,7 +61,7 @@ def test_lines_of_windows_tools(tmp_path):
         (b'\n{"a": "\xff"}', ":2: is not UTF-8 (byte 8 of the line)"),
         (b"3", ":1: must be a JSON object with messages, not int"),
         (b"[" * 100_000, ":1: is not JSON: it is nested too deeply"),
-        (b'{"a": ' + b"1" * 5000 + b"}", ":1: is not JSON: Exceeds the limit"),
+        (b'{"a": ' + b"1" * 5000 + b"}", ":1: a is an integer of more than 64 bits"),
         (b"\n \n", ": is empty; expected one JSON object per line"),
     ],
 )
@@ -69,7 +69,7 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path, content, problem):
     file = tmp_path / "a.jsonl"
     file.write_bytes(content)
     problems: list[str] = []
-    assert read_json_lines(file, problems) == []
+    assert read_rows(file, problems) == []
     assert len(problems) == 1
     assert problems[0].startswith(f"{file}{problem}")
 
@@ -78,6 +78,6 @@ def test_a_bad_line_hides_no_other(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_bytes(b'{"a": 1}\n{\n{"a": 2}\n[]\n')
     problems: list[str] = []
-    assert [line.row["a"] for line in read_json_lines(file, problems)] == [1, 2]
+    assert [line.row["a"] for line in read_rows(file, problems)] == [1, 2]
     assert [problem.removeprefix(f"{file}:").partition(":")[0] for problem in problems] == ["2", "4"]
-    assert json.loads(read_json_lines(file, [])[1].text) == {"a": 2}
+    assert json.loads(read_rows(file, [])[1].text) == {"a": 2}

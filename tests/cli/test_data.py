@@ -9,6 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from rft_api.data_formats import read_conversations, read_prompts
@@ -132,6 +134,31 @@ def test_a_job_is_checked_with_all_its_sources_and_splits(rft, tmp_path):
     assert "and warmup share 1 prompts" in result.stdout
     written(tmp_path / "test.jsonl", row("x"))
     assert rft("data", "check", manifest).returncode == 0
+
+
+def test_a_prompt_with_several_answers_is_set_aside_with_all_of_them(rft, tmp_path):
+    written(tmp_path / "train.jsonl", *(row(str(i), answer) for i in range(40) for answer in "abc"))
+    manifest = job(
+        tmp_path, '  data:\n    train: [{name: a, uri: train.jsonl, reward: exact}]\n    validationFraction: "0.1"'
+    )
+    result = rft("data", "check", manifest)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "share" not in result.stdout
+    train, validation = json.loads(rft("data", "stats", "--json", manifest).stdout)
+    assert (train["rows"], train["distinctPrompts"]) == (108, 36)
+    assert (validation["rows"], validation["distinctPrompts"]) == (12, 4)
+
+
+def test_arrays_gzip_and_tables_are_split(rft, tmp_path):
+    rows = [row(str(i)) for i in range(60)]
+    (tmp_path / "a.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "c.parquet")
+    for name in ("a.json", "b.jsonl.gz", "c.parquet"):
+        result = rft("data", "split", tmp_path / name)
+        assert (result.returncode, result.stderr) == (0, "")
+    assert parts(tmp_path, "a") == parts(tmp_path, "b") == parts(tmp_path, "c")
+    assert sum(map(len, parts(tmp_path, "a").values())) == 60
 
 
 def test_a_job_that_cannot_be_split_or_read_here(rft, tmp_path):

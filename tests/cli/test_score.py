@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from support.finished_runs import BASE_REWARDS, write_evaluation
 from support.services import Answer, Service
 
 from rft_api.exit_codes import ExitCode
 from rft_api.manifests import load_manifests
+from rft_api.prompts import Prompt
+from rft_api.reward_protocol import Score
 from rft_api.run_folder import RunFolder
 from rft_cli.processes import reward_environment
+from rft_trainer.rollouts import scored, write_rollouts
 
 REWARD = """\
 apiVersion: rft.dev/v1alpha1
@@ -92,7 +98,8 @@ def test_bad_lines_are_reported_all_at_once(rft, tmp_path, reward):
     file = tmp_path / "completions.jsonl"
     good = json.dumps(line("4"))
     wrong = [
-        "{", "[]", '{"messages": []}', '{"messages": [{"role": "bot"}]}', '{"messages": [{"role": "user"}]}',
+        "{", "[]", '{"messages": []}', '{"messages": [{"role": "bot"}]}',
+        '{"messages": [{"role": "user", "content": "x"}]}',
         '{"messages": [{"role": "assistant", "content": null}]}',
     ]  # fmt: skip
     file.write_text("\n".join([good, "", *wrong]) + "\n", encoding="utf-8")
@@ -101,10 +108,10 @@ def test_bad_lines_are_reported_all_at_once(rft, tmp_path, reward):
     assert "6 lines cannot be used" in result.stderr
     assert f"{file}:3: is not JSON" in result.stderr
     assert f"{file}:4: must be a JSON object with messages, not list" in result.stderr
-    assert f"{file}:5: needs messages" in result.stderr
-    assert f"{file}:6: messages[0] needs a role" in result.stderr
-    assert f"{file}:7: the last message has to be the assistant's" in result.stderr
-    assert f"{file}:8: messages[0].content has to be a text" in result.stderr
+    assert f"{file}:5: messages must be a list with at least one message" in result.stderr
+    assert f"{file}:6: messages[0].role must be one of" in result.stderr
+    assert f"{file}:7: the last message must be the assistant's, which is scored, not the user's" in result.stderr
+    assert f"{file}:8: messages[0].content is missing" in result.stderr
 
 
 def test_a_file_is_read_as_training_reads_it(rft, tmp_path, reward):
@@ -113,6 +120,49 @@ def test_a_file_is_read_as_training_reads_it(rft, tmp_path, reward):
     result = rft("score", reward, file)
     assert (result.returncode, result.stderr) == (0, "")
     assert "2 completions" in result.stdout
+
+
+@pytest.mark.parametrize("form", ["jsonl", "array", "gzip"])
+def test_a_row_is_divided_as_in_training(rft, tmp_path, reward, form):
+    """Answer in the metadata, parts of text, system beside the messages, further fields: all reach the reward."""
+    messages = [{"role": "user", "content": [{"text": "2 + 2?"}]}, {"role": "assistant", "content": [{"text": "4"}]}]
+    rows = [{"system": "s", "messages": messages, "metadata": {"reference_answer": "4", "level": 3}}] * 3
+    text = json.dumps(rows, indent=1) if form == "array" else "\n".join(map(json.dumps, rows))
+    file = tmp_path / "completions"
+    file.write_bytes(gzip.compress(text.encode()) if form == "gzip" else b"\xef\xbb\xbf" + text.encode())
+    result = rft("score", reward, file, "--output", tmp_path / "scores.jsonl")
+    assert (result.returncode, result.stderr) == (0, "")
+    scores = [json.loads(line)["score"] for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert [score["aggregate_reward_score"] for score in scores] == [1.0] * 3
+    assert [score["metrics_list"][0]["value"] for score in scores] == [3.0] * 3
+
+
+def test_what_cannot_be_carried_is_named_before_a_server_starts(rft, tmp_path, reward):
+    file = written(tmp_path, line("4"), line("4", float("nan")), line("x \ud83d"), line("4", 2**70))
+    result = rft("score", reward, file)
+    assert result.returncode == 11
+    assert f"{file}:2: reference_answer is NaN, which JSON does not have" in result.stderr
+    assert f"{file}:3: messages[1].content has half of a surrogate pair" in result.stderr
+    assert f"{file}:4: reference_answer is an integer of more than 64 bits" in result.stderr
+
+
+def test_rollouts_have_the_metadata_that_the_reward_uses(rft, tmp_path, reward):
+    prompt = Prompt("s-1", "s", "r", [{"role": "user", "content": "2 + 2?"}], "4", {"level": 7, "tags": ["ä"]})
+    completions = [scored(prompt, text, 1, False, Score(id="", aggregate_reward_score=1.0)) for text in "45"]
+    write_rollouts(tmp_path / "step-1.parquet", completions)
+    result = rft("score", reward, tmp_path / "step-1.parquet", "--output", tmp_path / "scores.jsonl")
+    assert (result.returncode, result.stderr) == (0, "")
+    scores = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert [score["score"]["metrics_list"][0]["value"] for score in scores] == [7.0, 7.0]
+    assert scores[0]["metadata"] == {"level": 7, "tags": ["ä"]}
+    result = rft("rewards", "diff", reward, reward, tmp_path / "step-1.parquet")
+    assert json.loads(result.stdout.splitlines()[-1])["means"] == [0.5, 0.5]
+
+
+def test_tables_of_conversations_are_scored_too(rft, tmp_path, reward):
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([line("4"), line("5")]), tmp_path / "data.parquet")
+    result = rft("score", reward, tmp_path / "data.parquet")
+    assert "reward 0.500" in " ".join(result.stdout.split())
 
 
 def test_nothing_to_score(rft, tmp_path, reward):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -9,10 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from support.trainer import job_spec, render
 
+import rft_api.jsonl
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLog, LeftOut
 from rft_api.manifests import KINDS, load_manifests
@@ -176,7 +180,20 @@ LINES = [
     json.dumps({"messages": [{"role": "user", "content": 3}]}),
     json.dumps({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
     json.dumps({"messages": [MESSAGE, {"role": "assistant", "content": "7"}]}),
+    json.dumps({"messages": [MESSAGE, {"role": "system", "content": "x"}]}),
     json.dumps({"messages": [MESSAGE], "metadata": "x"}),
+    json.dumps({"messages": [{"role": "user", "content": " "}]}),
+    json.dumps({"messages": [MESSAGE], "system": 3}),
+    json.dumps({"messages": [MESSAGE], "system": [{}]}),
+    json.dumps({"messages": [{"role": "system", "content": "x"}, MESSAGE], "system": "y"}),
+    json.dumps({"messages": [MESSAGE], "tools": [{}]}),
+    json.dumps({"conversations": []}),
+    json.dumps({"messages": [MESSAGE], "level": float("nan")}),
+    json.dumps({"messages": [MESSAGE], "level": 2**70}),
+    '{"level": 1e999}',
+    json.dumps({"messages": [MESSAGE], "level": "\ud83d"}),
+    json.dumps({"messages": [MESSAGE], "\ud83d": 1}),
+    '{"level": ' + "[" * 300 + "]" * 300 + "}",
 ]
 
 
@@ -192,7 +209,6 @@ def data_messages(folder: Path) -> Iterator[str]:
 
     good = json.dumps({"messages": [MESSAGE]})
     bad, empty, fine = folder / "bad", folder / "empty", folder / "fine"
-    bad.write_bytes("\n".join(LINES).encode() + b"\n\xff\n")
     empty.write_bytes(b"\n")
     fine.write_text(f"{good}\n", encoding="utf-8")
 
@@ -210,7 +226,26 @@ def data_messages(folder: Path) -> Iterator[str]:
         assert caught.value.code is ExitCode.DATA_INVALID
         return caught.value.message.splitlines()
 
-    yield from problems(bad, empty, folder / "missing")
+    files = {
+        "utf16": good.encode("utf-16"),
+        "zip": b"PK\x03\x04",
+        "half": gzip.compress(good.encode())[:-12],
+        "bomb": gzip.compress(f"{good}\n".encode() * 20),
+        "long": f"{good}{' ' * 1000}".encode(),
+        "array": f"[{good}{', ' * 1000}".encode(),
+        "table": b"PAR1",
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    pq.write_table(pa.table({"messages": [[MESSAGE]], "image": [b"x"]}), folder / "image")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MAXIMUM_LINE_BYTES", "MAXIMUM_UNPACKED_BYTES", "MAXIMUM_WHOLE_BYTES"):
+            patch.setattr(rft_api.jsonl, name, 500)
+        yield from problems(*(folder / name for name in (*files, "image")))
+    # A run shows the first problems only.
+    for start in range(0, len(LINES), 10):
+        bad.write_bytes("\n".join(LINES[start : start + 10]).encode() + b"\n\xff\n")
+        yield from problems(bad, empty, folder / "missing")
     yield from problems(fine, limit=10)
     for options in (InvocationLog(), InvocationLog.model_validate({"redact": {"patterns": [{"pattern": "("}]}})):
         log = DataSource(name="log", uri=str(fine), reward="r", format="BedrockInvocationLog", invocation_log=options)
@@ -234,7 +269,8 @@ def test_every_reason_to_leave_a_record_out_is_explained():
 
 
 def test_every_message_about_data_is_on_the_page_as_it_is_said(tmp_path):
-    forms = [code(row[0]) for row in table(text_of("data.md"), "## What is checked")]
+    cells = [row[0] for row in table(text_of("data.md"), "## What is checked")]
+    forms = [form for cell in cells for form in re.findall("`([^`]+)`", cell)]
     # Words in capitals stand for something; those of formats are themselves.
     patterns = {
         form: "".join(

@@ -241,6 +241,39 @@ def test_the_split_is_disjoint_whole_and_does_not_depend_on_the_order(tmp_path):
     assert not texts(one.validation) & texts(one.train["s"])
 
 
+def test_all_answers_of_a_prompt_are_on_one_side_of_the_split(tmp_path):
+    """40 prompts with three accepted answers each: a tenth is four prompts with all their rows, in every source."""
+
+    def content(prompts, answers):
+        rows = [
+            {"messages": [{"role": "user", "content": str(p)}], "reference_answer": a} for p in prompts for a in answers
+        ]
+        return "\n".join(map(json.dumps, rows))
+
+    (tmp_path / "a.jsonl").write_text(content(range(40), "xyz"))
+    (tmp_path / "b.jsonl").write_text(content(range(30, 60), "z"))
+    data = Data(train=[source(tmp_path / "a.jsonl", "a"), source(tmp_path / "b.jsonl", "b")])
+    dataset = load_dataset(data.model_copy(update={"validation_fraction": 0.1}), 100, len)
+
+    def texts(prompts):
+        return {prompt.messages[0]["content"] for prompt in prompts}
+
+    trained = texts([prompt for rows in dataset.train.values() for prompt in rows])
+    assert not trained & texts(dataset.validation)
+    assert trained | texts(dataset.validation) == {str(p) for p in range(60)}
+    times = Counter(prompt.messages[0]["content"] for prompt in dataset.validation if prompt.source == "a")
+    assert len(times) >= 4
+    assert set(times.values()) == {3}
+
+
+def test_a_share_smaller_than_the_rows_of_a_prompt_is_one_prompt(tmp_path):
+    rows = [json.dumps({**GOOD, "messages": [{"role": "user", "content": str(n % 2)}]}) for n in range(10)]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    assert len(load(tmp_path / "a.jsonl", fraction=0.1).validation) == 5
+    (tmp_path / "a.jsonl").write_text("\n".join(rows[::2]))
+    assert "cannot be split with validationFraction 0.1" in refused(tmp_path / "a.jsonl", fraction=0.1)
+
+
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4),
     weights=st.lists(st.floats(0.05, 5), min_size=4, max_size=4),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import zlib
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from rft_api.invocation_bodies import NotUsable, answer_text, makes_no_text, request_messages
 from rft_api.invocation_log import (
@@ -22,7 +21,7 @@ from rft_api.invocation_log import (
     MetadataFilters,
     parse_timestamp,
 )
-from rft_api.jsonl import BYTE_ORDER_MARK, parse_line
+from rft_api.jsonl import BYTE_ORDER_MARK, open_data, parse_line
 from rft_api.model import Json
 from rft_api.prompts import Message, prompt_digest
 from rft_api.redaction import redactor
@@ -293,19 +292,11 @@ def _record(line: bytes | Exception) -> Json:
     return dict(record)
 
 
-def _opened(file: Path) -> BinaryIO:
-    raw = file.open("rb")
-    if raw.peek(2)[:2] == b"\x1f\x8b":
-        raw.close()
-        return cast(BinaryIO, gzip.open(file, "rb"))
-    return raw
-
-
 def _lines(file: Path) -> Iterator[tuple[int, bytes | Exception]]:
     """The lines that are not empty, with their numbers; an exception stands for a line that cannot be read."""
     number = 0
     try:
-        with _opened(file) as stream:
+        with open_data(file) as stream:
             while line := stream.readline(MAXIMUM_BYTES + 1):
                 number += 1
                 if len(line) > MAXIMUM_BYTES:
@@ -320,7 +311,7 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes | Exception]]:
 
 def _whole(file: Path) -> Any:
     try:
-        with _opened(file) as stream:
+        with open_data(file) as stream:
             content = stream.read(MAXIMUM_BYTES + 1)
         if len(content) > MAXIMUM_BYTES:
             raise NotUsable("BodyMissing")

@@ -1,103 +1,182 @@
-"""Reads JSONL in OpenAI chat format: a line holds the messages, and what else a reward needs."""
+"""Reads rows in OpenAI chat format: a row holds the messages, and what else a reward needs."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from rft_api.jsonl import read_json_lines
+from rft_api.jsonl import DataRow
 from rft_api.model import Json
 from rft_api.prompts import Check, Conversation, Message, Prompt, refusal
+from rft_api.rows import read_rows
 from rft_api.sources import DataSource, WarmupSource
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+
+Use = Literal["prompt", "conversation", "completion"]
+"""What a row is read for: to be continued, to be imitated, or to be scored. The last two end with the assistant."""
+
+# Fields of rows in other formats, and the name by which `rft data convert` knows each.
+_OTHER_FORMATS = {
+    "conversations": "ShareGPT",
+    "instruction": "Alpaca",
+    "prompt": "PromptCompletion",
+    "question": "QuestionAnswer",
+}
+
+
+@dataclass(frozen=True)
+class ChatRow:
+    """A row, divided into what the model sees and what the reward sees."""
+
+    messages: list[Message]
+    """The messages; they begin with the row's `system`, if it has one."""
+    reference_answer: Any
+    metadata: Json
+    """The row's `metadata`, and its further fields."""
+
+
+def split_row(row: Json, use: Use) -> ChatRow:
+    """Divide a row into its messages, its reference answer and its metadata.
+
+    Raises:
+        ValueError: when it cannot be used so; the message says why, with the field.
+    """
+    if row.get("tools"):
+        raise ValueError("tools: definitions of tools are not supported yet; leave the field out, or the row")
+    messages = _messages(row, use)
+    nested = row.get("metadata")
+    if nested is None:
+        nested = {}
+    if not isinstance(nested, dict):
+        raise ValueError(f"metadata must be an object, not {json.dumps(nested)[:40]}")
+    own = ("messages", "reference_answer", "metadata", "system", "tools")
+    metadata = {**nested, **{key: value for key, value in row.items() if key not in own}}
+    reference_answer = row.get("reference_answer")
+    if reference_answer is None:  # Bedrock's samples carry it in either place.
+        reference_answer = metadata.get("reference_answer")
+    return ChatRow(messages, reference_answer, metadata)
 
 
 def read_prompts(source: DataSource, problems: list[str], check: Check) -> tuple[list[Prompt], None]:
     """The prompts of a file; see `rft_api.data_formats.DataFormat`."""
     prompts = []
-    for line in read_json_lines(Path(source.uri), problems):
-        prompt, problem = _prompt(source, line.number, line.row)
-        problem = problem or refusal(check, prompt.messages)
+    for row, chat in read_chat_rows(Path(source.uri), "prompt", problems):
+        problem = refusal(check, chat.messages)
         if problem:
-            problems.append(f"{source.uri}:{line.number}: {problem}")
-        else:
-            prompts.append(prompt)
+            problems.append(f"{row.place}: {problem}")
+            continue
+        prompts.append(
+            Prompt(
+                id=f"{source.name}-{row.number}",
+                source=source.name,
+                reward=source.reward,
+                messages=chat.messages,
+                reference_answer=chat.reference_answer,
+                metadata=chat.metadata,
+                line=row.number,
+            )
+        )
     return prompts, None
 
 
 def read_conversations(source: WarmupSource, problems: list[str], check: Check) -> tuple[list[Conversation], None]:
     """The conversations of a file; see `rft_api.data_formats.DataFormat`."""
     conversations = []
-    for line in read_json_lines(Path(source.uri), problems):
-        messages, problem = _messages(line.row, last_role="assistant")
-        problem = problem or refusal(check, messages)
+    for row, chat in read_chat_rows(Path(source.uri), "conversation", problems):
+        problem = refusal(check, chat.messages)
         if problem:
-            problems.append(f"{source.uri}:{line.number}: {problem}")
+            problems.append(f"{row.place}: {problem}")
         else:
-            conversations.append(Conversation(source.name, messages, line.number))
+            conversations.append(Conversation(source.name, chat.messages, row.number))
     return conversations, None
 
 
-def _prompt(source: DataSource, number: int, row: Json) -> tuple[Prompt, str | None]:
-    messages, problem = _messages(row, last_role="user")
-    rest = {key: value for key, value in row.items() if key not in ("messages", "reference_answer", "metadata")}
-    nested = row.get("metadata") or {}
-    if not isinstance(nested, dict):
-        problem = problem or f"metadata must be an object, not {json.dumps(nested)[:40]}"
-        nested = {}
-    metadata = {**nested, **rest}
-    prompt = Prompt(
-        id=f"{source.name}-{number}",
-        source=source.name,
-        reward=source.reward,
-        messages=messages,
-        # Bedrock's samples carry the reference answer in either place.
-        reference_answer=row.get("reference_answer", metadata.get("reference_answer")),
-        metadata=metadata,
-        line=number,
-    )
-    return prompt, problem
+def read_chat_rows(path: Path, use: Use, problems: list[str]) -> Iterator[tuple[DataRow, ChatRow]]:
+    """Read the rows of a file that can be used; what is wrong with the others is appended to `problems`."""
+    for row in read_rows(path, problems):
+        try:
+            chat = split_row(row.row, use)
+        except ValueError as error:
+            problems.append(f"{row.place}: {error}")
+        else:
+            yield row, chat
 
 
-def _messages(row: Json, last_role: str) -> tuple[list[Message], str | None]:
-    """The row's messages as role and text, or what is wrong with them."""
-    entries = row.get("messages")
-    if entries is None:
-        return [], "messages is missing"
+def read_messages(entries: Any) -> list[Message]:
+    """The messages of a conversation as role and text.
+
+    Raises:
+        ValueError: when they are no such messages; the message says why, with the field.
+    """
     if not isinstance(entries, list) or not entries:
-        return [], "messages must be a list with at least one message"
+        raise ValueError("messages must be a list with at least one message")
     messages = []
     for index, message in enumerate(entries):
         place = f"messages[{index}]"
         if not isinstance(message, dict):
-            return [], f"{place} must be an object with role and content"
+            raise ValueError(f"{place} must be an object with role and content")
         role = message.get("role")
         if role not in ROLES:
-            return [], f"{place}.role must be one of {', '.join(ROLES)}, not {json.dumps(role)}"
+            raise ValueError(f"{place}.role must be one of {', '.join(ROLES)}, not {json.dumps(role)}")
         if message.get("tool_calls"):
-            return [], f"{place}.tool_calls: tool calls are not supported"
-        text, problem = _text(message.get("content"))
-        if problem:
-            return [], f"{place}.content {problem}"
-        messages.append({"role": role, "content": text})
-    last = messages[-1]["role"]
-    if last_role == "user" and last not in ("user", "tool"):
-        return [], f"the last message must be the user's, not the {last}'s; an expected answer goes to reference_answer"
-    if last_role == "assistant" and last != "assistant":
-        return [], f"the last message must be the assistant's, which is imitated, not the {last}'s"
-    return messages, None
+            raise ValueError(f"{place}.tool_calls: tool calls are not supported")
+        messages.append({"role": role, "content": read_text(message.get("content"), f"{place}.content")})
+    return messages
 
 
-def _text(content: Any) -> tuple[str, str | None]:
+def read_text(content: Any, place: str) -> str:
+    """A text, or the joined texts of a list of parts in the form of OpenAI or of Amazon Bedrock's Converse.
+
+    Raises:
+        ValueError: when it is neither; the message begins with the place.
+    """
     if isinstance(content, str):
-        return content, None
+        return content
     if isinstance(content, list):
         texts = []
         for part in content:
-            if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-                return "", "may hold text parts only"
+            # Parts in the form of OpenAI have a type; those in the form of Converse have nothing but their text.
+            is_text = isinstance(part, dict) and part.get("type") in ("text", None)
+            if not is_text or not isinstance(part.get("text"), str):
+                raise ValueError(f"{place} may hold text parts only")
             texts.append(part["text"])
-        return "".join(texts), None
-    return "", "must be text" if content is not None else "is missing"
+        return "".join(texts)
+    raise ValueError(f"{place} must be text" if content is not None else f"{place} is missing")
+
+
+def _messages(row: Json, use: Use) -> list[Message]:
+    if row.get("messages") is None:
+        raise ValueError(f"messages is missing{_conversion(row)}")
+    messages = read_messages(row["messages"])
+    if row.get("system"):
+        if messages[0]["role"] in ("system", "developer"):
+            raise ValueError("system: messages begins with a system message already; keep one of them")
+        messages.insert(0, {"role": "system", "content": read_text(row["system"], "system")})
+    last = messages[-1]["role"]
+    prompt = messages
+    if use == "prompt":
+        if last not in ("user", "tool"):
+            raise ValueError(
+                f"the last message must be the user's, not the {last}'s; an expected answer goes to reference_answer"
+                + (": rft data convert FILE --from OpenAIChat --output NEW moves it" if last == "assistant" else "")
+            )
+    else:
+        if last != "assistant":
+            purpose = "imitated" if use == "conversation" else "scored"
+            raise ValueError(f"the last message must be the assistant's, which is {purpose}, not the {last}'s")
+        prompt = messages[:-1]
+    if not any(message["content"].strip() for message in prompt):
+        raise ValueError("the prompt is empty: no message has a text")
+    return messages
+
+
+def _conversion(row: Json) -> str:
+    """The command that converts a row of another format; empty for a format that is not known."""
+    for field, name in _OTHER_FORMATS.items():
+        if field in row:
+            return f"; rft data convert FILE --from {name} --output NEW reads {field}"
+    return ""

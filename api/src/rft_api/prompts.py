@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ Message = dict[str, str]
 """A message: its `role` and its text, the `content`."""
 Check = Callable[[list[Message]], object]
 """Raises ValueError, with the reason, for messages that the model's chat template refuses."""
+
+# One encoder for all rows: json.dumps with an option makes a new one for each call.
+_canonical = json.JSONEncoder(sort_keys=True).encode
 
 
 @dataclass(frozen=True)
@@ -59,26 +62,61 @@ def refusal(check: Check, messages: list[Message]) -> str | None:
 
 def prompt_digest(messages: list[Message]) -> bytes:
     """Digest of a prompt; identical messages have the same digest."""
-    return hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).digest()[:16]
+    return hashlib.sha256(_canonical(messages).encode()).digest()[:16]
 
 
-def split_by_content(source: str, prompts: list[Prompt], fraction: float) -> tuple[list[Prompt], list[Prompt]]:
-    """Split a source's prompts into those that stay and a share that is set aside. The choice depends on the content of
-    each prompt, so that adding lines moves no other line.
+def split_by_prompt(
+    sources: Mapping[str, Sequence[Prompt]], fraction: float
+) -> tuple[dict[str, list[Prompt]], dict[str, list[Prompt]]]:
+    """Set a share of each source's prompts aside for validation.
+
+    Rows with the same prompt are on one side, in all sources, so that no prompt is both trained on and validated with.
+    The choice depends on the content of the rows, so that adding lines does not shuffle it.
+
+    Returns:
+        The rows that stay, and those that are set aside, by source.
 
     Raises:
-        RunError: DATA_INVALID when the share would be nothing or everything.
+        RunError: DATA_INVALID when of a source nothing or everything would be set aside.
     """
-    count = round(len(prompts) * fraction)
-    if count == 0 or count == len(prompts):
-        raise RunError(
-            ExitCode.DATA_INVALID,
-            f"data.train {source}: {len(prompts)} prompts cannot be split with validationFraction {fraction}; "
-            f"add prompts or name a validation source",
-        )
-    by_content = sorted(prompts, key=_content_digest)
-    chosen = {prompt.id for prompt in by_content[:count]}
-    return [prompt for prompt in prompts if prompt.id not in chosen], [p for p in prompts if p.id in chosen]
+    digests = {name: [prompt_digest(prompt.messages) for prompt in prompts] for name, prompts in sources.items()}
+    chosen: set[bytes] = set()
+    for name, prompts in sources.items():
+        chosen |= _choose(prompts, digests[name], round(len(prompts) * fraction))
+    stay: dict[str, list[Prompt]] = {}
+    aside: dict[str, list[Prompt]] = {}
+    for name, prompts in sources.items():
+        pairs = list(zip(prompts, digests[name], strict=True))
+        stay[name] = [prompt for prompt, digest in pairs if digest not in chosen]
+        aside[name] = [prompt for prompt, digest in pairs if digest in chosen]
+        if not stay[name] or not aside[name]:
+            raise RunError(
+                ExitCode.DATA_INVALID,
+                f"data.train {name}: {len(prompts)} prompts cannot be split with validationFraction {fraction}; "
+                f"add prompts or name a validation source",
+            )
+    return stay, aside
+
+
+def _choose(prompts: Sequence[Prompt], digests: Sequence[bytes], count: int) -> set[bytes]:
+    """Choose prompts that together have about `count` rows; returns their digests."""
+    groups: dict[bytes, list[str]] = {}
+    for prompt, digest in zip(prompts, digests, strict=True):
+        groups.setdefault(digest, []).append(_content_digest(prompt))
+    chosen: set[bytes] = set()
+    rows = 0
+    order = sorted(groups, key=lambda digest: min(groups[digest]))
+    for digest in order:
+        size = len(groups[digest])
+        # A prompt with many rows is set aside only when that comes closer to the share than leaving it.
+        if rows + size / 2 <= count:
+            chosen.add(digest)
+            rows += size
+        if rows >= count:
+            break
+    if count and not chosen:  # every prompt has more rows than the share
+        chosen.add(order[0])
+    return chosen
 
 
 def problem_report(problems: Sequence[str]) -> str:
@@ -89,6 +127,5 @@ def problem_report(problems: Sequence[str]) -> str:
     return "\n".join(shown)
 
 
-def _content_digest(prompt: Prompt) -> tuple[str, str]:
-    content = json.dumps([prompt.messages, prompt.reference_answer], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest(), prompt.id
+def _content_digest(prompt: Prompt) -> str:
+    return hashlib.sha256(_canonical([prompt.messages, prompt.reference_answer]).encode()).hexdigest()

@@ -142,6 +142,8 @@ class RolloutRow(Model):
     """The completion's text."""
     reference_answer: str
     """The reference answer as JSON."""
+    metadata: str = "{}"
+    """The further fields of the data row as JSON; older files do not have the column."""
     reward: float | None
     """The reward; null when it could not be computed."""
     error: str | None

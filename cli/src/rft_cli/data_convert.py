@@ -13,9 +13,9 @@ from rich.console import Console
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLog
 from rft_api.invocation_reading import InvocationLogReader, LogFiles
-from rft_api.jsonl import read_json_lines
 from rft_api.model import Json
 from rft_api.prompts import Message, problem_report
+from rft_api.rows import read_rows
 from rft_cli.data_sources import fetch
 from rft_cli.new_file import new_files
 from rft_cli.texts import harmless
@@ -107,11 +107,11 @@ def convert_rows(source: str, name: str, output: Path, conversations: bool, cons
     problems: list[str] = []
     rows = []
     with TemporaryDirectory(prefix="rft-data-") as scratch, fetch(source, Path(scratch) / "data") as path:
-        for line in read_json_lines(Path(path), problems):
+        for line in read_rows(Path(path), problems):
             try:
                 rows.append(converters[name](line.row, conversations))
             except ValueError as error:
-                problems.append(f"{path}:{line.number}: {error}")
+                problems.append(f"{line.place}: {error}")
     if problems:
         raise RunError(ExitCode.DATA_INVALID, problem_report([source + p.removeprefix(path) for p in problems]))
     with new_files([output]) as (file,):

@@ -13,7 +13,7 @@ from rft_api.data_formats import FORMATS, FileFilter, every_file, file_filter, r
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLogReport
 from rft_api.manifests import ManifestErrors, Manifests
-from rft_api.prompts import Message, Prompt, prompt_digest, split_by_content
+from rft_api.prompts import Message, Prompt, prompt_digest, split_by_prompt
 from rft_api.rft_job import RFTJob
 from rft_api.sources import DataSource, WarmupSource
 from rft_cli.addresses import Places
@@ -61,6 +61,19 @@ class _Target:
     """The path or s3:// address; None when only a cluster can read it."""
     fraction: float = 0.0
     """The fraction of the prompts that is set aside for validation."""
+    job: str = ""
+    """The name of its job."""
+
+
+@dataclass(frozen=True)
+class _Training:
+    """Prompts of a job, some of which are set aside for validation."""
+
+    target: _Target
+    source: ReadSource
+    prompts: list[Prompt]
+    address: str
+    """The address that the user knows."""
 
 
 def read_targets(
@@ -80,13 +93,19 @@ def read_targets(
         RunError: when a manifest defines no job, or there is no such format.
     """
     sources: list[ReadSource] = []
+    trainings: dict[str, list[_Training]] = {}
     with TemporaryDirectory(prefix="rft-data-") as scratch:
         for number, target in enumerate(_expand(targets, format_name, conversations, Path(scratch))):
             if target.path is None:
                 remarks.append(f"{target.label}: {target.source.uri} can be read in a cluster only")
                 continue
             with fetch(target.path, Path(scratch) / str(number), file_filter(target.source)) as path:
-                sources += _read(target, path, problems)
+                source, prompts, address = _read(target, path, problems)
+            sources.append(source)
+            if target.fraction and prompts:
+                trainings.setdefault(target.job, []).append(_Training(target, source, prompts, address))
+    for trainings_of_job in trainings.values():
+        _set_aside(trainings_of_job, sources, problems)
     return sources
 
 
@@ -157,39 +176,46 @@ def _targets_of_job(manifests: Manifests, job: RFTJob, scratch: Path) -> Iterato
         is_local = Address((), "data", item.source.uri).scheme != "pvc"
         path = places.locate(item.source.uri) if is_local else None
         fraction = job.spec.data.effective_validation_fraction if item.split == "train" else 0.0
-        yield _Target(item.label, item.split, True, item.source, path, fraction)
+        yield _Target(item.label, item.split, True, item.source, path, fraction, job.metadata.name)
 
 
-def _read(target: _Target, path: str, problems: list[str]) -> list[ReadSource]:
-    """Read a target whose data is at `path`; prompts that are set aside for validation become a second source."""
+def _read(target: _Target, path: str, problems: list[str]) -> tuple[ReadSource, list[Prompt], str]:
+    """Read a target whose data is at `path`; return it, its prompts if nothing is wrong with them, and its address."""
     source = ReadSource(target.label, target.part, target.of_job)
     uri = target.source.uri
     address = uri if is_stored(uri) or not target.of_job else path
     source_problems: list[str] = []
     located_source = target.source.model_copy(update={"uri": path})
+    prompts: list[Prompt] = []
     if isinstance(located_source, WarmupSource):
         conversations, source.report = read_conversations(located_source, source_problems)
         source.rows = [
             Row(f"{address}:{c.line}", c.messages[:-1], prompt_digest(c.messages[:-1]), None, c.messages[-1]["content"])
             for c in conversations
         ]
-        problems += _with_address(source_problems, path, address)
-        return [source]
-    prompts, source.report = read_prompts(located_source, source_problems)
-    training: list[Prompt] = prompts
-    validation: list[Prompt] = []
-    if target.fraction and prompts and not source_problems:
-        try:
-            training, validation = split_by_content(target.label.partition("/")[2], prompts, target.fraction)
-        except RunError as error:
-            problems.append(error.message)
-    source.rows = _rows(training, address)
+    else:
+        prompts, source.report = read_prompts(located_source, source_problems)
+        source.rows = _rows(prompts, address)
     problems += _with_address(source_problems, path, address)
-    sources = [source]
-    if validation:
-        label = f"validation ({target.fraction:g} of {target.label})"
-        sources.append(ReadSource(label, "validation", True, _rows(validation, address)))
-    return sources
+    return source, [] if source_problems else prompts, address
+
+
+def _set_aside(trainings: Sequence[_Training], sources: list[ReadSource], problems: list[str]) -> None:
+    """Split the training prompts of a job as a run does; those for validation become sources after their own."""
+    prompts = {training.target.source.name: training.prompts for training in trainings}
+    fraction = trainings[0].target.fraction
+    try:
+        stay, aside = split_by_prompt(prompts, fraction)
+    except RunError as error:
+        problems.append(error.message)
+        return
+    for training in trainings:
+        name = training.target.source.name
+        training.source.rows = _rows(stay[name], training.address)
+        label = f"validation ({fraction:g} of {training.source.label})"
+        validation = ReadSource(label, "validation", True, _rows(aside[name], training.address))
+        position = next(place for place, source in enumerate(sources) if source is training.source)
+        sources.insert(position + 1, validation)
 
 
 def _with_address(problems: Sequence[str], path: str, address: str) -> list[str]:

@@ -12,8 +12,8 @@ from rich.console import Console
 from rft_api.addresses import is_stored
 from rft_api.data_formats import read_conversations, read_prompts
 from rft_api.exit_codes import ExitCode, RunError
-from rft_api.jsonl import numbered_lines
 from rft_api.prompts import Message, problem_report, prompt_digest
+from rft_api.rows import read_rows
 from rft_api.sources import WarmupSource
 from rft_cli.data_sources import fetch, file_source
 from rft_cli.new_file import new_files
@@ -28,7 +28,7 @@ def split(
     conversations: bool,
     console: Console,
 ) -> None:
-    """Copy each line of a file to one of up to three new files, which are beside the file or in the folder `output`.
+    """Copy each row of a file to one of up to three new files (JSONL), beside the file or in the folder `output`.
 
     Raises:
         RunError: when the shares or the file are wrong, a part would be empty, or a new file exists already.
@@ -50,14 +50,13 @@ def split(
                 f"{address}: no prompt of {len(parts)} falls to {' and '.join(empty_parts)}; "
                 f"add rows or change the shares",
             )
-        name = PurePosixPath(address).name.removesuffix(".jsonl")
+        name = _stem(PurePosixPath(address).name)
         folder = output if output is not None else Path(address).parent
         targets = {part: folder / f"{name}.{part}.jsonl" for part in names}
         with new_files(list(targets.values())) as files:
             file_of_part = dict(zip(targets, files, strict=True))
-            with Path(path).open("rb") as lines:
-                for number, text in numbered_lines(lines):
-                    file_of_part[parts[number]].write(text + b"\n")
+            for row in read_rows(Path(path), []):
+                file_of_part[parts[row.number]].write(row.text + b"\n")
     for part, target in targets.items():
         console.print(f"{part}: {counts[part]} rows → {target}", highlight=False, soft_wrap=True)
 
@@ -70,8 +69,15 @@ def part_of(messages: list[Message], validation: float, test: float, seed: int) 
     return "test" if place < test else "validation" if place >= 1 - validation else "train"
 
 
+def _stem(name: str) -> str:
+    """Return the name of a file without the endings of what can be read."""
+    for ending in (".gz", ".jsonl", ".json", ".parquet", ".arrow"):
+        name = name.removesuffix(ending)
+    return name
+
+
 def _parts(path: str, address: str, validation: float, test: float, seed: int, conversations: bool) -> dict[int, str]:
-    """Return the part of each line, by its number in the file."""
+    """Return the part of each row, by its number in the file."""
     problems: list[str] = []
     source = file_source(path, "OpenAIChat", conversations)
     rows: list[tuple[int, list[Message]]]

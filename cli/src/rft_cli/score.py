@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, pstdev, quantiles
-from typing import Any
 
 import httpx
 from rich import box
@@ -18,10 +18,9 @@ from rich.text import Text
 
 from rft_api.constant_reward import constant_reward, python_sources
 from rft_api.exit_codes import ExitCode, RunError
-from rft_api.jsonl import read_json_lines
 from rft_api.manifests import ManifestErrors, resolve_source
 from rft_api.model import Json
-from rft_api.openai_chat import ROLES
+from rft_api.openai_chat import read_chat_rows
 from rft_api.quantities import duration_seconds
 from rft_api.reward_function import RewardFunction
 from rft_api.reward_protocol import SCORE_PATH, Score, build_sample, match_scores
@@ -34,6 +33,8 @@ from rft_cli.texts import harmless, number
 
 BATCH = 64
 """Samples per request."""
+CONCURRENCY = 4
+"""Requests in flight, so that the server has work while this process reads and writes the others."""
 ERRORS_SHOWN = 10
 
 
@@ -98,12 +99,12 @@ def load_function(manifest: Path, name: str | None = None) -> RewardFunction:
 
 
 def read_lines(file: Path) -> list[Line]:
-    """Read the completions of a JSONL file, or of a file of rollouts (Parquet).
+    """Read the completions of a file of data, whose rows end with the assistant's message, or of a file of rollouts.
 
     Raises:
         RunError: when the file is wrong, or holds no completion.
     """
-    return _read_parquet(file) if file.suffix == ".parquet" else _read_jsonl(file)
+    return _read_rollouts(file) if _is_rollouts(file) else _read_rows(file)
 
 
 def score_lines(function: RewardFunction, lines: Sequence[Line], console: Console) -> list[Score]:
@@ -119,47 +120,39 @@ def score_lines(function: RewardFunction, lines: Sequence[Line], console: Consol
             return _score(server, lines, duration_seconds(function.spec.timeout), console)
 
 
-def _read_jsonl(file: Path) -> list[Line]:
+def _read_rows(file: Path) -> list[Line]:
     lines: list[Line] = []
     problems: list[str] = []
-    for line in read_json_lines(file, problems):
-        problem = _row_problem(line.row)
-        if problem:
-            problems.append(f"{file}:{line.number}: {problem}")
-            continue
-        metadata = {key: value for key, value in line.row.items() if key not in ("messages", "reference_answer")}
-        *conversation, completion = line.row["messages"]
-        reference = line.row.get("reference_answer")
-        sample = build_sample(str(line.number), conversation, completion["content"], reference, metadata)
-        lines.append(Line(line.number, line.row, sample))
+    for row, chat in read_chat_rows(file, "completion", problems):
+        *conversation, completion = chat.messages
+        text = completion["content"]
+        sample = build_sample(str(row.number), conversation, text, chat.reference_answer, chat.metadata)
+        lines.append(Line(row.number, row.row, sample))
     if problems:
         heading = f"{len(problems)} lines cannot be used:\n" if len(problems) > 1 else ""
         raise RunError(ExitCode.DATA_INVALID, heading + "\n".join(problems))
     return lines
 
 
-def _row_problem(row: Json) -> str | None:
-    messages = row.get("messages")
-    if not isinstance(messages, list) or not messages:
-        return "needs messages: a list that ends with the assistant's answer"
-    for index, message in enumerate(messages):
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            return f"messages[{index}] needs a role: one of {', '.join(ROLES)}"
-    if messages[-1]["role"] != "assistant":
-        return "the last message has to be the assistant's: it is what gets scored"
-    if not isinstance(messages[-1].get("content"), str):
-        return f"messages[{len(messages) - 1}].content has to be a text"
-    return None
+def _is_rollouts(file: Path) -> bool:
+    """Whether a file is one of rollouts; other tables have a column of messages."""
+    if file.suffix != ".parquet" or not file.is_file():
+        return False
+    import pyarrow.parquet
+
+    try:
+        return "messages" not in pyarrow.parquet.read_schema(file).names
+    except (OSError, pyarrow.ArrowException):
+        return False
 
 
-def _read_parquet(file: Path) -> list[Line]:
-    if not file.is_file():
-        raise RunError(ExitCode.DATA_INVALID, f"{file}: there is no such file")
+def _read_rollouts(file: Path) -> list[Line]:
     lines = []
     for index, rollout in enumerate(read_rollouts(file), start=1):
         reference = json.loads(rollout.reference_answer)
-        sample = build_sample(str(index), json.loads(rollout.prompt), rollout.completion, reference, {})
-        row = {"messages": sample["messages"], "reference_answer": reference}
+        metadata = json.loads(rollout.metadata)
+        sample = build_sample(str(index), json.loads(rollout.prompt), rollout.completion, reference, metadata)
+        row = {"messages": sample["messages"], "reference_answer": reference, "metadata": metadata}
         lines.append(Line(index, row, sample, rollout.reward))
     if not lines:
         raise RunError(ExitCode.DATA_INVALID, f"{file}: holds no completions")
@@ -167,22 +160,28 @@ def _read_parquet(file: Path) -> list[Line]:
 
 
 def _score(server: RewardServer, lines: Sequence[Line], timeout: float, console: Console) -> list[Score]:
-    scores: list[Score] = []
+    batches = [lines[start : start + BATCH] for start in range(0, len(lines), BATCH)]
     headers = {"Authorization": f"Bearer {server.token}"}
     # The server enforces the timeout of the function. The longer timeout here ends the wait for a server that hangs.
-    with httpx.Client(headers=headers, timeout=timeout + 30, trust_env=False) as client, console.status("") as status:
-        for start in range(0, len(lines), BATCH):
-            batch = lines[start : start + BATCH]
-            status.update(f"scored {start} of {len(lines)}")
-            scores += match_scores([line.sample["id"] for line in batch], _post(client, server, batch))
+    client = httpx.Client(headers=headers, timeout=timeout + 30, trust_env=False)
+    scores: list[Score] = []
+    threads = ThreadPoolExecutor(CONCURRENCY)
+    with client, console.status("") as status:
+        requests = [threads.submit(_post, client, server, batch) for batch in batches]
+        try:
+            for request in requests:
+                status.update(f"scored {len(scores)} of {len(lines)}")
+                scores += request.result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C, no request is waited for
     return scores
 
 
-def _post(client: httpx.Client, server: RewardServer, batch: Sequence[Line]) -> Any:
+def _post(client: httpx.Client, server: RewardServer, batch: Sequence[Line]) -> list[Score]:
     try:
         answer = client.post(server.url + SCORE_PATH, json=[line.sample for line in batch])
         answer.raise_for_status()
-        return answer.json()
+        return match_scores([line.sample["id"] for line in batch], answer.json())
     except httpx.HTTPStatusError as error:
         text = harmless(error.response.text[:1000])
         raise RunError(

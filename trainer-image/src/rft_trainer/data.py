@@ -10,7 +10,7 @@ from functools import partial
 from rft_api.data_formats import read_conversations, read_prompts
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLogReport
-from rft_api.prompts import Conversation, Message, Prompt, problem_report, split_by_content
+from rft_api.prompts import Conversation, Message, Prompt, problem_report, split_by_prompt
 from rft_api.sources import Data, DataSource, WarmupSource
 
 __all__ = [
@@ -88,9 +88,8 @@ def load_dataset(data: Data, max_prompt_tokens: int, count_tokens: Callable[[lis
     held_out = [prompt for rows in validation.values() for prompt in rows]
     fraction = data.effective_validation_fraction
     if fraction:
-        parts = {name: split_by_content(name, rows, fraction) for name, rows in train.items()}
-        train = {name: train_rows for name, (train_rows, _) in parts.items()}
-        held_out = [prompt for _, validation_rows in parts.values() for prompt in validation_rows]
+        train, aside = split_by_prompt(train, fraction)
+        held_out = [prompt for rows in aside.values() for prompt in rows]
     return Dataset(
         train=train,
         validation=held_out,

@@ -115,6 +115,7 @@ def write_rollouts(path: Path, rows: Sequence[ScoredCompletion]) -> None:
         "prompt": pa.array([_json(row.prompt.messages) for row in rows], pa.string()),
         "completion": pa.array([row.completion for row in rows], pa.string()),
         "referenceAnswer": pa.array([_json(row.prompt.reference_answer) for row in rows], pa.string()),
+        "metadata": pa.array([_json(row.prompt.metadata) for row in rows], pa.string()),
         "reward": pa.array([row.reward for row in rows], pa.float64()),
         "error": pa.array([row.error for row in rows], pa.string()),
         "advantage": pa.array([row.advantage for row in rows], pa.float64()),

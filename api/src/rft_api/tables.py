@@ -1,0 +1,85 @@
+"""The rows of Parquet and Arrow files, in which Hugging Face stores datasets; needs the extra `logs` (pyarrow)."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from rft_api.jsonl import DataRow, TooLarge, first_fault
+
+MAXIMUM_BYTES = 4 << 30
+"""Size of a table without its compression; its rows are held in memory."""
+
+_PARQUET, _ARROW_FILE, _ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+
+
+def is_table(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is a Parquet or Arrow file."""
+    return head.startswith((_PARQUET, _ARROW_FILE, _ARROW_STREAM))
+
+
+def read_table_rows(path: Path, problems: list[str]) -> list[DataRow]:
+    """Read the rows of a Parquet or Arrow file. Every problem is appended to `problems`, as FILE: row N: REASON."""
+    import pyarrow  # slow to import, and only needed for such files
+
+    rows = []
+    try:
+        for number, row in enumerate(_objects(path), start=1):
+            place = f"{path}: row {number}"
+            fault = first_fault(row)
+            if fault:
+                problems.append(f"{place}: {fault}")
+            else:
+                rows.append(DataRow(number, place, json.dumps(row, ensure_ascii=False).encode(), row))
+    except TooLarge as error:
+        problems.append(f"{path}: {error}")
+    except (OSError, pyarrow.ArrowException) as error:
+        problems.append(f"{path}: cannot be read as a table: {error}")
+    return rows
+
+
+def _objects(path: Path) -> Iterator[Any]:
+    for batch in _batches(path):
+        for row in batch.to_pylist():
+            yield _as_json(row)
+
+
+def _batches(path: Path) -> Iterator[Any]:
+    import pyarrow
+    import pyarrow.parquet
+
+    with path.open("rb") as file:
+        head = file.read(len(_ARROW_FILE))
+    if head.startswith(_PARQUET):
+        with pyarrow.parquet.ParquetFile(path) as table:
+            groups = (table.metadata.row_group(number) for number in range(table.metadata.num_row_groups))
+            _check_size(sum(group.total_byte_size for group in groups))
+            yield from table.iter_batches()
+        return
+    _check_size(path.stat().st_size)
+    if head.startswith(_ARROW_FILE):
+        with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_file(file) as reader:
+            yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
+    else:
+        with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as reader:
+            yield from reader
+
+
+def _check_size(size: int) -> None:
+    if size > MAXIMUM_BYTES:
+        raise TooLarge(f"holds more than {MAXIMUM_BYTES >> 20} MiB; split it")
+
+
+def _as_json(value: Any) -> Any:
+    """A value of a table as JSON has it: timestamps and decimal numbers become texts."""
+    if isinstance(value, dict):
+        return {key: _as_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_json(item) for item in value]
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    return str(value) if isinstance(value, Decimal) else value

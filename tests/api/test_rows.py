@@ -1,0 +1,296 @@
+"""What the reader of users' data takes, refuses and says: the same for every command and for training."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rft_api.jsonl
+from rft_api.data_formats import read_conversations, read_prompts
+from rft_api.jsonl import MAXIMUM_NESTING, parse_row
+from rft_api.openai_chat import split_row
+from rft_api.prompts import Prompt
+from rft_api.rows import read_rows
+from rft_api.sources import DataSource, WarmupSource
+
+ROWS = [{"messages": [{"role": "user", "content": text}], "reference_answer": text} for text in ("ä", "b", "c")]
+
+
+def prompts_of(file: Path) -> list[Prompt]:
+    problems: list[str] = []
+    prompts, _ = read_prompts(DataSource(name="s", uri=str(file), reward="r"), problems)
+    assert problems == []
+    return prompts
+
+
+def problems_of(file: Path, content: bytes | str) -> list[str]:
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    problems: list[str] = []
+    read_prompts(DataSource(name="s", uri=str(file), reward="r"), problems)
+    return [problem.removeprefix(str(file)) for problem in problems]
+
+
+def jsonl(rows: list[Any]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        jsonl(ROWS),
+        gzip.compress(jsonl(ROWS)),
+        gzip.compress(jsonl(ROWS[:1])) + gzip.compress(jsonl(ROWS[1:])),
+        json.dumps(ROWS).encode(),
+        json.dumps(ROWS, indent=2).encode(),
+        b"\xef\xbb\xbf\r\n " + json.dumps(ROWS, indent="\t", ensure_ascii=False).replace("\n", "\r\n").encode(),
+        gzip.compress(json.dumps(ROWS, indent=2).encode()),
+        "\n".join(json.dumps(row, indent=2) for row in ROWS).encode(),
+    ],
+    ids=["jsonl", "gzip", "gzip in parts", "array", "indented", "windows", "indented gzip", "objects over lines"],
+)
+def test_the_same_rows_in_every_form(content, tmp_path):
+    file = tmp_path / "data"
+    file.write_bytes(content)
+    prompts = prompts_of(file)
+    assert [(p.messages, p.reference_answer) for p in prompts] == [(r["messages"], r["reference_answer"]) for r in ROWS]
+    assert [p.id for p in prompts] == ["s-1", "s-2", "s-3"]
+    assert [json.loads(row.text) for row in read_rows(file, [])] == ROWS
+
+
+def test_tables_are_read(tmp_path):
+    rows = [{**row, "metadata": {"level": 1}, "when": None} for row in ROWS]
+    table = pyarrow.Table.from_pylist(rows)
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pyarrow.ipc.new_stream(str(tmp_path / "b.arrow"), table.schema) as stream:
+        stream.write_table(table)
+    with pyarrow.ipc.new_file(str(tmp_path / "c.arrow"), table.schema) as stream:
+        stream.write_table(table)
+    for name in ("a.parquet", "b.arrow", "c.arrow"):
+        prompts = prompts_of(tmp_path / name)
+        assert [p.messages for p in prompts] == [row["messages"] for row in ROWS]
+        assert prompts[2].metadata == {"level": 1, "when": None}
+        assert prompts[2].id == "s-3"
+
+
+def test_values_of_tables_that_json_does_not_have(tmp_path):
+    file = tmp_path / "a.parquet"
+    timestamp = pyarrow.array([0], pyarrow.timestamp("s"))
+    columns = {"messages": [ROWS[0]["messages"]], "when": timestamp, "price": [Decimal("1.50")]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+    assert prompts_of(file)[0].metadata == {"when": "1970-01-01T00:00:00", "price": "1.50"}
+    problems: list[str] = []
+    for value, reason in ((b"x", "is of type bytes"), (float("nan"), "is nan, which JSON does not have")):
+        pyarrow.parquet.write_table(pyarrow.table({**columns, "image": [{"data": value}]}), file)
+        problems.clear()
+        assert read_rows(file, problems) == []
+        assert problems[0].startswith(f"{file}: row 1: image.data {reason}")
+    file.write_bytes(b"PAR1 and nothing else")
+    problems.clear()
+    assert read_rows(file, problems) == []
+    assert problems[0].startswith(f"{file}: cannot be read as a table: ")
+
+
+def row(**fields: Any) -> str:
+    return json.dumps({"messages": [{"role": "user", "content": "x"}], **fields})
+
+
+def deep(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (row(reference_answer=float("nan")), "reference_answer is NaN, which JSON does not have; write null or a text"),
+        (row(a={"b": [1, float("-inf")]}), "a.b[1] is -Infinity, which JSON does not have"),
+        (row(a="~").replace('"~"', "1e400"), "a is too large for a number (1e400); write it as a text"),
+        (
+            row(reference_answer=1180591620717411303424),
+            "reference_answer is an integer of more than 64 bits, which programs read differently; write it as a text",
+        ),
+        (row(metadata={"n": -(2**63) - 1}), "metadata.n is an integer of more than 64 bits"),
+        (
+            row(messages=[{"role": "user", "content": "x \ud83d"}]),
+            "messages[0].content has half of a surrogate pair (\\ud83d), which is no character; correct or remove it",
+        ),
+        (row(reference_answer=["\udc00 y"]), "reference_answer[0] has half of a surrogate pair (\\udc00)"),
+        (row(**{"k\udead": 1}), "k\\udead has a name with half of a surrogate pair (\\udead)"),
+        (row(a=deep(MAXIMUM_NESTING)), "a is nested more than 200 levels deep; write the inner part as a text"),
+        (row(a=1).replace("1}", "[" * 100_000), "is not JSON: it is nested too deeply"),
+    ],
+    ids=lambda text: text[:40],
+)
+def test_what_a_later_part_cannot_carry_is_refused_with_its_field(line, problem, tmp_path):
+    good = row()
+    for content in (f"{good}\n{line}\n", f"[{good},\n{line}]", gzip.compress(f"{good}\n{line}\n".encode())):
+        (only,) = problems_of(tmp_path / "data", content)
+        if "nested too" not in problem:
+            assert only.startswith((f":2: {problem}", f":2: row 2: {problem}"))
+        else:
+            assert problem in only
+
+
+@pytest.mark.parametrize(
+    "value", [2**64 - 1, -(2**63), 0.1, 1e308, "😀 \ud83d\ude00", "NaN", "1" * 30, deep(MAXIMUM_NESTING - 1), "\\ud83d"]
+)
+def test_what_can_be_carried_comes_through_unchanged(value, tmp_path):
+    file = tmp_path / "data"
+    file.write_text(row(reference_answer=value))
+    (prompt,) = prompts_of(file)
+    assert prompt.reference_answer == json.loads(json.dumps(value))
+
+
+numbers = st.floats() | st.integers(-(2**70), 2**70)
+values = st.recursive(
+    st.none() | st.booleans() | numbers | st.text(st.characters(exclude_categories=())),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(exclude_categories=())), inner),
+    max_leaves=8,
+)
+
+
+@given(values)
+def test_a_row_is_refused_or_the_reward_server_reads_the_same(value):
+    import orjson
+
+    text = json.dumps({"a": value}).encode()
+    try:
+        parsed = parse_row(text)
+    except ValueError:
+        with pytest.raises((orjson.JSONDecodeError, AssertionError)):
+            assert repr(orjson.loads(text)) == repr(json.loads(text))
+    else:
+        assert orjson.loads(orjson.dumps(parsed)) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "problems"),
+    [
+        ("[]", [": is empty; expected one JSON object per line"]),
+        ("[1]", [":1: row 1: must be a JSON object with messages, not int"]),
+        ("[1]\n[2]\n", [f":{n}: must be a JSON object with messages, not list" for n in (1, 2)]),
+        (f"[{row()},\n\n{{}},\n 3, {row()}]", [":3: row 2: messages is missing", ":4: row 3: must be a JSON object w"]),
+        (f"[{row()},\n{row()}", [":2: is not JSON: Expecting ',' or ']'"]),
+        (f"[{row()},\n{row()}\n", [":3: is not JSON: Expecting ',' or ']'"]),
+        (f"[{row()},\n", [":2: is not JSON: Expecting ']'"]),
+        (f"[{row()}\n{row()}]", [":2: is not JSON: Expecting ',' or ']'"]),
+        (f"[{row()},\n{row()}]\n]", [":3: is not JSON: Extra data"]),
+        (f"[{row()},\n{{'a': 1}}]", [":2: is not JSON: Expecting property name"]),
+        (f'[{row()},\n{{"a": "'.encode() + b'\xff"}]', [":2: is not UTF-8 (byte 8 of the line)"]),
+        (row().encode("utf-16"), [": is UTF-16, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW"]),
+        (row().encode("utf-16-le"), [": is UTF-16, not UTF-8"]),
+        (row().encode("utf-16-be"), [": is UTF-16, not UTF-8"]),
+        (b"PK\x03\x04....", [": is compressed with zip; unpack it, or compress it with gzip"]),
+        (gzip.compress(jsonl(ROWS))[:-12], [": cannot be unpacked to its end: "]),
+        (gzip.compress(b""), [": is empty"]),
+        (b"\x1f\x8bnothing", [": "]),
+    ],
+    ids=lambda value: value[0][:40] if isinstance(value, list) else "",
+)
+def test_files_that_cannot_be_read_as_a_whole(content, problems, tmp_path):
+    said = problems_of(tmp_path / "data", content)
+    assert len(said) == len(problems)
+    for problem, start in zip(sorted(said), problems, strict=True):
+        assert problem.startswith(start)
+
+
+def test_sizes_are_bounded(tmp_path, monkeypatch):
+    for name in ("MAXIMUM_LINE_BYTES", "MAXIMUM_UNPACKED_BYTES", "MAXIMUM_WHOLE_BYTES"):
+        monkeypatch.setattr(rft_api.jsonl, name, 1 << 20)
+    long = row(a="x" * (1 << 20))
+    file = tmp_path / "data"
+    assert problems_of(file, long) == [": has a line of more than 1 MiB"]
+    assert problems_of(file, gzip.compress(long.encode())) == [": has a line of more than 1 MiB"]
+    many = (row(a="x" * 1000) + "\n").encode() * 2000
+    assert problems_of(file, many) == []
+    assert problems_of(file, gzip.compress(many)) == [": unpacks to more than 1 MiB; split it"]
+    whole = b"[" + many.replace(b"\n", b",") + row().encode() + b"]"
+    for content in (whole, gzip.compress(whole)):
+        (problem,) = problems_of(file, content)
+        assert problem.startswith(
+            ": is a JSON array of more than 1 MiB, which is read whole; write one object per line"
+        )
+
+
+USER, SYSTEM = {"role": "user", "content": "Hi?"}, {"role": "system", "content": "Answer in one word."}
+
+
+@pytest.mark.parametrize(
+    ("fields", "messages"),
+    [
+        ({"system": "Answer in one word."}, [SYSTEM, USER]),
+        ({"system": [{"text": "Answer in "}, {"text": "one word."}]}, [SYSTEM, USER]),
+        ({"system": None, "tools": []}, [USER]),
+        ({"messages": [{"role": "user", "content": [{"text": "Hi"}, {"type": "text", "text": "?"}]}]}, [USER]),
+    ],
+)
+def test_system_and_parts_of_text(fields, messages):
+    chat = split_row({"messages": [USER], "reference_answer": "Hello", **fields}, "prompt")
+    assert (chat.messages, chat.reference_answer, chat.metadata) == (messages, "Hello", {})
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools: definitions of tools are not supported yet; leave the field out"),
+        ({"system": 3}, "system must be text"),
+        ({"system": [{"image": {}}]}, "system may hold text parts only"),
+        (
+            {"system": "x", "messages": [SYSTEM, USER]},
+            "system: messages begins with a system message already; keep",
+        ),
+        ({"messages": [{"role": "user", "content": ""}]}, "the prompt is empty: no message has a text"),
+        ({"messages": [{"role": "user", "content": [{"text": " \n"}]}]}, "the prompt is empty"),
+        ({"messages": [{"role": "user", "content": [{"text": "x"}, {"image": {}}]}]}, "messages[0].content may hold"),
+        (
+            {"messages": [USER, SYSTEM]},
+            "the last message must be the user's, not the system's; an expected answer goes",
+        ),
+        (
+            {"messages": [USER, {"role": "assistant", "content": "Hello"}]},
+            "the last message must be the user's, not the assistant's; an expected answer goes to reference_answer: "
+            "rft data convert FILE --from OpenAIChat --output NEW moves it",
+        ),
+        (
+            {"messages": None, "conversations": []},
+            "messages is missing; rft data convert FILE --from ShareGPT --output NEW reads conversations",
+        ),
+        ({"messages": None, "instruction": "x", "prompt": ""}, "messages is missing; rft data convert FILE --from Alp"),
+    ],
+)
+def test_rows_that_cannot_be_prompts(fields, problem):
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        split_row({"messages": [USER], **fields}, "prompt")
+
+
+def test_warm_up_needs_a_prompt_too(tmp_path):
+    file = tmp_path / "w.jsonl"
+    answer = {"role": "assistant", "content": "Hello"}
+    file.write_bytes(jsonl([{"messages": [{"role": "user", "content": ""}, answer]}, {"messages": [answer]}]))
+    problems: list[str] = []
+    assert read_conversations(WarmupSource(name="w", uri=str(file)), problems) == ([], None)
+    assert problems == [f"{file}:{n}: the prompt is empty: no message has a text" for n in (1, 2)]
+
+
+def test_the_answer_of_either_place_and_all_further_fields():
+    nested = {
+        "messages": [USER],
+        "reference_answer": None,
+        "metadata": {"reference_answer": "a", "level": 1},
+        "level": 2,
+    }
+    chat = split_row(nested, "prompt")
+    assert chat.reference_answer == "a"
+    assert chat.metadata == {"reference_answer": "a", "level": 2}
