@@ -10,7 +10,7 @@ from functools import partial
 from rft_api.data_formats import read_conversations, read_prompts
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLogReport
-from rft_api.prompts import Conversation, Message, Prompt, problem_report, split_by_prompt
+from rft_api.prompts import Check, Conversation, Message, Prompt, problem_report, split_by_prompt
 from rft_api.sources import Data, DataSource, WarmupSource
 
 __all__ = [
@@ -100,8 +100,12 @@ def load_dataset(data: Data, max_prompt_tokens: int, count_tokens: Callable[[lis
     )
 
 
-def load_conversations(sources: Sequence[WarmupSource], count_tokens: Callable[[list[Message]], int]) -> WarmupData:
-    """Read and check the files of a warm-up; `count_tokens` is as for `load_dataset`.
+def load_conversations(sources: Sequence[WarmupSource], check: Check) -> WarmupData:
+    """Read and check the files of a warm-up.
+
+    Args:
+        sources: the files.
+        check: raises ValueError, with the reason, for a conversation to refuse.
 
     Raises:
         RunError: DATA_INVALID; the message lists all problems of all files, with file, line and reason.
@@ -110,7 +114,7 @@ def load_conversations(sources: Sequence[WarmupSource], count_tokens: Callable[[
     conversations: list[Conversation] = []
     logs: dict[str, InvocationLogReport] = {}
     for source in sources:
-        rows, report = read_conversations(source, problems, count_tokens)
+        rows, report = read_conversations(source, problems, check)
         conversations += rows
         if report is not None:
             logs[f"warmup/{source.name}"] = report
