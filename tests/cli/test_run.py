@@ -216,6 +216,21 @@ def test_a_run_that_is_stopped_goes_on_and_ends_with_its_result(folder, started,
     assert "32 completions" in scored.stdout
 
 
+def test_a_run_is_not_resumed_with_other_test_prompts(folder, started, rft):
+    first = started(folder)
+    wait_until(lambda: steps(folder) >= 1 or first.poll() is not None)
+    first.send_signal(signal.SIGTERM)
+    output, errors = first.communicate(timeout=PATIENCE_SECONDS)
+    assert first.returncode == 75, output + errors
+    provenance = RunFolder(folder / "out").provenance.read_bytes()
+    tiny.write_jsonl(folder / "test.jsonl", tiny.digits_rows(6, 1, seed=3))
+    result = rft("run", folder / "job.yaml")
+    assert result.returncode == 11, result.stdout + result.stderr
+    assert f"  {folder / 'test.jsonl'} (test/digits)\n" in result.stderr
+    assert "Restore what was there" in result.stderr
+    assert RunFolder(folder / "out").provenance.read_bytes() == provenance
+
+
 def test_model_and_data_may_be_in_an_object_store(folder, model, rft, s3, monkeypatch):
     bucket = s3.make_bucket("local-runs")
     shutil.copytree(model, bucket / "model")

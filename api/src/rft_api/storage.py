@@ -5,10 +5,11 @@ Credentials, region and endpoint come from the environment as boto3 reads it (AW
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from rft_api.files import atomic_path
+from rft_api.files import atomic_path, atomic_write
 from rft_api.progress import OnBytes, Report, count_bytes, ignore_bytes, ignore_report
 from rft_api.storage_error import StorageError
 
@@ -86,7 +87,11 @@ class ObjectStore:
         is_read: Callable[[str], bool] = lambda name: True,
         report: Report = ignore_report,
     ) -> bool:
-        """Copies the objects below an address to `target`; files that are there with the right size are kept.
+        """Make `target` hold what is stored below an address: copy new and changed objects, remove files of others.
+
+        A file is kept if its object still has the ETag that it had when it was copied. The size is not enough: weights
+        of another training, or an edited label, often have the size of what they replace. The ETags are kept in a file
+        beside `target`.
 
         Args:
             uri: the address of an object, or of a prefix.
@@ -101,15 +106,16 @@ class ObjectStore:
             StorageError: when the store refuses, or cannot be reached.
         """
         objects = [item for item in self.objects(uri) if is_read(item.name)]
-        missing = []
-        for item in objects:
-            path = target / item.name if item.name else target
-            if not path.is_file() or path.stat().st_size != item.size:
-                missing.append(item)
+        copies = _Copies(target)
+        missing = [item for item in objects if not copies.hold(item)]
+        copies.remove_others(objects)
         total = sum(item.size for item in missing)
         if objects:
             log.info("fetching %s: %d files, %.0f MB", uri, len(missing), total / 1e6)
-        self.download(uri, target, [item.name for item in missing], count_bytes(total, report))
+        count = count_bytes(total, report)
+        for item in missing:
+            self.download(uri, target, [item.name], count)
+            copies.record(item)
         return bool(objects)
 
     def upload(self, path: Path, uri: str, on_bytes: OnBytes = ignore_bytes) -> None:
@@ -131,6 +137,39 @@ class ObjectStore:
         bucket, key = _split(uri)
         with _explained("remove", uri):
             self._client.delete_object(Bucket=bucket, Key=key)
+
+
+class _Copies:
+    """The copies of objects in a file or folder, and the ETags that the objects had, which are in a file beside it."""
+
+    def __init__(self, target: Path):
+        self._target = target
+        self._file = target.with_name(f"{target.name}.etags.json")
+        self._etags: dict[str, str] = {}
+        with suppress(OSError, ValueError):  # without the file, or with half of it, everything is copied
+            self._etags = dict(json.loads(self._file.read_text(encoding="utf-8")))
+
+    def hold(self, item: StoredObject) -> bool:
+        """Whether there is a copy of this version of an object; unknown versions count as changed."""
+        path = self._path(item.name)
+        same_version = item.etag != "" and self._etags.get(item.name) == item.etag
+        return same_version and path.is_file() and path.stat().st_size == item.size
+
+    def record(self, item: StoredObject) -> None:
+        """Remember the version of an object that has been copied."""
+        self._etags[item.name] = item.etag
+        atomic_write(self._file, json.dumps(self._etags))
+
+    def remove_others(self, objects: Sequence[StoredObject]) -> None:
+        """Remove the copies of objects that are no longer stored."""
+        names = {item.name for item in objects}
+        for path in [self._target] if self._target.is_file() else sorted(self._target.rglob("*")):
+            name = path.relative_to(self._target).as_posix() if path != self._target else ""
+            if path.is_file() and name not in names:
+                path.unlink()
+
+    def _path(self, name: str) -> Path:
+        return self._target / name if name else self._target
 
 
 def _serial(on_bytes: OnBytes) -> OnBytes:

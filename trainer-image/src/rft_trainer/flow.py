@@ -20,7 +20,7 @@ from rft_api.files import atomic_write
 from rft_api.model import Model
 from rft_api.progress import Phase, Unit
 from rft_api.run_folder import CheckpointInfo, RunFolder, Stage
-from rft_api.summary import Summary
+from rft_api.summary import Provenance, Summary
 from rft_api.trainer_config import TrainerConfig
 from rft_trainer import checkpoints, own_disks
 from rft_trainer.architecture import check_rollouts
@@ -47,7 +47,7 @@ from rft_trainer.modeling import (
 )
 from rft_trainer.preflight import judge
 from rft_trainer.progress import REPORTED_ROWS, ProgressReporter
-from rft_trainer.provenance import build_provenance
+from rft_trainer.provenance import build_provenance, precision
 from rft_trainer.rewards import RewardClient
 from rft_trainer.rollouts import ScoredCompletion, write_rollouts
 from rft_trainer.summary import build_summary
@@ -159,9 +159,20 @@ class Run:
         self._reporter.update(done=completed // 10**6, planned=total // 10**6)
 
     def _record_provenance(self, base: BaseModel) -> None:
-        if rank() == 0:
-            self._phase("Data", "computing digests of model and data", unit="MB")
-            _write(self._folder.provenance, build_provenance(self._config, base, self._report_bytes))
+        """Record what the run is made from, at its first start; later starts have been compared with that."""
+        if rank() > 0:
+            return
+        if self._folder.provenance.exists():
+            recorded = Provenance.model_validate_json(self._folder.provenance.read_text(encoding="utf-8")).precision
+            current = precision(self._config, base)
+            if current != recorded:
+                log.warning(
+                    "this run started in %s and goes on in %s; set spec.compute.precision to compute on all machines "
+                    "in the same", recorded, current,
+                )  # fmt: skip
+            return
+        self._phase("Data", "computing digests of model and data", unit="MB")
+        _write(self._folder.provenance, build_provenance(self._config, base, self._report_bytes))
 
     def _prepare_output(self, base: BaseModel) -> CheckpointInfo | None:
         """Clean up the files of an earlier start, and copy them to all machines; return the resume checkpoint."""

@@ -29,7 +29,7 @@ def fetch_inputs(
 
     Args:
         config: the configuration with the addresses.
-        scratch: the folder for the copies; files that are already there with the right size are not fetched again.
+        scratch: the folder for the copies; copies of objects that have not changed since are not fetched again.
         report: called with an address, the number of its bytes that have been copied, and the number of all its bytes.
 
     Raises:

@@ -21,6 +21,7 @@ from rft_api.run_folder import RunFolder
 from rft_api.trainer_config import TrainerConfig
 from rft_trainer.base_model import pin_base_model
 from rft_trainer.data import load_dataset
+from rft_trainer.digests import check_inputs
 from rft_trainer.ending import report_end, report_result
 from rft_trainer.failures import explain
 from rft_trainer.progress import ProgressReporter, RowCounter, serve_progress
@@ -73,6 +74,9 @@ def _run_stage(
     # load.
     reporter.update(message="looking up the base model")
     commit = pin_base_model(config) if rank == 0 else None
+    if rank == 0:
+        reporter.update(message="comparing the inputs with those that the run started with")
+        check_inputs(config, commit)
     reporter.update(message="reading data")
     rows = RowCounter(reporter)
     load_dataset(config.data, sys.maxsize, rows.count)

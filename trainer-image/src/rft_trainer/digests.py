@@ -1,0 +1,142 @@
+"""Computes digests of what a run is made from, and refuses to resume a run whose inputs are others now.
+
+This module does not import torch, because inputs are compared before anything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rft_api.data_formats import FileFilter, file_filter
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.model_files import choose_files
+from rft_api.progress import OnBytes, Report, count_bytes, ignore_report
+from rft_api.run_folder import RunFolder
+from rft_api.summary import Provenance
+from rft_api.trainer_config import TrainerConfig
+from rft_trainer.base_model import REPOSITORY, REVISION, BaseModel, local_base_model
+
+_BLOCK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True)
+class InputDigests:
+    """Digests of the inputs of a run, as its provenance states them."""
+
+    model: dict[str, str]
+    """SHA-256 of each file of the base model; for one on the hub, its repository and its commit."""
+    data: dict[str, str]
+    """SHA-256 of each source of data, by split and name."""
+    rewards: dict[str, str]
+    """Digest of each reward."""
+
+
+def input_digests(config: TrainerConfig, base: BaseModel, report: Report = ignore_report) -> InputDigests:
+    """Read the model and the data of a run; return their digests, with those of the rewards.
+
+    Args:
+        config: the run's configuration.
+        base: its base model.
+        report: called with the number of bytes that have been read, and the number of all bytes.
+    """
+    files = {item.label: _files(Path(item.source.uri), file_filter(item.source)) for item in config.sources()}
+    model = [] if base.commit is not None else _model_files(Path(base.folder))
+    digests = _file_digests({*model, *(file for paths in files.values() for file in paths)}, report)
+    return InputDigests(
+        model={path.name: digests[path] for path in model} or {REPOSITORY: base.name, REVISION: base.commit or ""},
+        data={item.label: _data_digest(Path(item.source.uri), files[item.label], digests) for item in config.sources()},
+        rewards={name: target.digest for name, target in config.rewards.items()},
+    )
+
+
+def check_inputs(config: TrainerConfig, commit: str | None, report: Report = ignore_report) -> None:
+    """Refuse to resume a run if what is at the addresses of its inputs is no longer what it started with.
+
+    Otherwise the base model and the tuned model would be compared on different prompts, or training would go on with
+    another model. A finished run is not checked, because it computes nothing more.
+
+    Args:
+        config: the run's configuration.
+        commit: the commit of a base model on the hub; None for a folder.
+        report: as for `input_digests`.
+
+    Raises:
+        RunError: DATA_INVALID for changed data, MODEL_INVALID for a changed model, CONFIGURATION_INVALID for changed
+            rewards; the message names every input that has changed.
+    """
+    folder = RunFolder(config.output)
+    if folder.summary.exists() or not folder.provenance.exists():
+        return
+    recorded = Provenance.model_validate_json(folder.provenance.read_text(encoding="utf-8"))
+    # job.json has the addresses that the user knows, where `config` has the paths of copies.
+    stated = TrainerConfig.model_validate_json(folder.config.read_text(encoding="utf-8"))
+    # The commit of a model on the hub is that of the provenance. Its files need not be on this machine yet.
+    if commit is None:
+        base = local_base_model(config, None)
+    else:
+        base = BaseModel(recorded.model.get(REPOSITORY, ""), commit, "")
+    current = input_digests(config, base, report)
+    addresses = {item.label: item.source.uri for item in stated.sources()}
+    changes = [
+        *(
+            (ExitCode.DATA_INVALID, f"{addresses.get(label, label)} ({label})")
+            for label in _changed(recorded.data, current.data)
+        ),
+        *((ExitCode.MODEL_INVALID, f"{stated.model}: {name}") for name in _changed(recorded.model, current.model)),
+        *((ExitCode.CONFIGURATION_INVALID, f"reward {name}") for name in _changed(recorded.rewards, current.rewards)),
+    ]
+    if changes:
+        listing = "\n".join(f"  {name}" for _, name in changes)
+        raise RunError(
+            changes[0][0],
+            f"the inputs of this run have changed since it started, so its results would compare different things:\n"
+            f"{listing}\n"
+            f"Restore what was there (provenance.json of {stated.output} has the digests), or start another run with "
+            f"another output.",
+        )
+
+
+def file_digest(path: Path, on_bytes: OnBytes) -> str:
+    """Return the SHA-256 of a file; `on_bytes` is called with the size of each block that has been read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            on_bytes(len(block))
+    return "sha256:" + digest.hexdigest()
+
+
+def _changed(recorded: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
+    """Return the names whose digests differ, or that only one of both has."""
+    return sorted(name for name in {*recorded, *current} if recorded.get(name) != current.get(name))
+
+
+def _data_digest(path: Path, files: Iterable[Path], digests: Mapping[Path, str]) -> str:
+    """Return the digest of a file; for a folder, return the digest of the names and digests of its files."""
+    if path.is_file():
+        return digests[path]
+    lines = [f"{digests[file]} {file.relative_to(path).as_posix()}\n" for file in files]
+    return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """Return the configuration, the tokenizer and the weights of a model; other files have no effect on a run."""
+    others, weights = choose_files(str(folder), [path.name for path in folder.iterdir() if path.is_file()])
+    return [folder / name for name in (*others, *weights)]
+
+
+def _files(path: Path, is_read: FileFilter) -> list[Path]:
+    """Return the file at a path, or the files that are read of a folder."""
+    if path.is_file():
+        return [path]
+    files = (file for file in path.rglob("*") if file.is_file())
+    return sorted(file for file in files if is_read(file.relative_to(path).as_posix()))
+
+
+def _file_digests(paths: Iterable[Path], report: Report) -> dict[Path, str]:
+    ordered = sorted(paths)
+    count = count_bytes(sum(path.stat().st_size for path in ordered), report)
+    return {path: file_digest(path, count) for path in ordered}
