@@ -1,7 +1,10 @@
 """What of an adapter is refused, and in which words."""
 
+import ast
+import importlib.util
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from support.loader import write_adapter
 from support.tiny import write_model
 
-from rft_loader.base_model import read_base_model
+from rft_loader.base_model import TEXT_NAMES_MAPPED, read_base_model
 from rft_loader.problems import Problem
 from rft_loader.source import SourceFile
 from rft_loader.tensors import Tensor, read_tensors
@@ -161,3 +164,49 @@ def test_bases_that_are_stored_otherwise(tmp_path, base, adapters):
 def test_a_base_that_cannot_be_read_is_not_compared_with(tmp_path, caplog):
     assert read_base_model(tmp_path) is None
     assert f"not compared with the base model: {tmp_path}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("model_type", "accepted"),
+    [("gemma3", False), ("qwen3_vl", False), ("llava", False), ("qwen2_5_vl", True), ("mistral3", True)],
+)
+def test_text_adapters_on_a_model_for_images(tmp_path, base, adapters, model_type, accepted):
+    def inside(name, tensor):
+        return f"model.language_model.{name.removeprefix('model.')}", tensor
+
+    nested = rewrite_base(base, tmp_path / "nested", inside, text_config={}, model_type=model_type)
+    if accepted:
+        check_adapter(adapters / "one", nested, 8)
+    else:
+        with pytest.raises(Problem, match=r"is a module of a text model, .* vLLM would not apply the adapter; train"):
+            check_adapter(adapters / "one", nested, 8)
+    change_weights(adapters / "one", lambda n, t: (n.replace(".model.layers", ".model.language_model.layers"), t))
+    check_adapter(adapters / "one", nested, 8)
+
+
+def mapped_by_vllm(module, name):
+    """The name that vLLM's `hf_to_vllm_mapper` gives to a weight: the first prefix that fits is replaced."""
+    vllm = Path(importlib.util.find_spec("vllm").origin).parent
+    tree = ast.parse((vllm / f"model_executor/models/{module}.py").read_text())
+    calls = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "hf_to_vllm_mapper"
+    ]
+    arguments = [keyword for keyword in calls[-1].keywords if keyword.arg == "orig_to_new_prefix"]
+    for old, new in ast.literal_eval(arguments[0].value).items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def test_names_of_text_models_are_those_that_vllm_maps():
+    """What is accepted is what vLLM applies: `model.layers.0` has to become a module of its text model."""
+    # The modules of these models cannot be imported without torchvision, so their source is read.
+    models = {
+        "gemma3": "gemma3_mm", "gemma3n": "gemma3n_mm", "gemma4": "gemma4_mm", "llava": "llava",
+        "mistral3": "mistral3", "qwen2_5_vl": "qwen2_5_vl", "qwen2_vl": "qwen2_vl", "qwen3_vl": "qwen3_vl",
+    }  # fmt: skip
+    name = "model.layers.0.mlp.down_proj"
+    mapped = {kind for kind, module in models.items() if mapped_by_vllm(module, name) == f"language_model.{name}"}
+    assert mapped == TEXT_NAMES_MAPPED

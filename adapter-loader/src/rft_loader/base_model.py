@@ -13,6 +13,10 @@ from rft_loader.tensors import Tensor, read_tensors
 
 log = logging.getLogger(__name__)
 
+TEXT_NAMES_MAPPED = frozenset({"gemma3n", "gemma4", "mistral3", "qwen2_5_vl", "qwen2_vl"})
+"""Types of models for images or sound in which vLLM finds the modules of a text model by their names in it, such as
+`model.layers.0.mlp.up_proj` (the `hf_to_vllm_mapper` of vLLM's models)."""
+
 Shape = tuple[int, int]
 """Numbers of outputs and inputs of a linear module."""
 
@@ -25,6 +29,16 @@ class BaseModel:
     """The shape of each module, by name; None where the files hold its weight in another form, such as quantized."""
     nested: bool = False
     """Whether it is a text model inside a model for images or sound; programs then name its modules differently."""
+    maps_text_names: bool = False
+    """Whether vLLM finds modules in a nested text model by the names that they have in a text model by itself."""
+
+    def ignores(self, module: str) -> bool:
+        """Return whether vLLM would load an adapter for this module, but not apply it, because of the module's name.
+
+        So it does with adapters for a text model by itself, when it serves the text model inside another model.
+        """
+        is_text_name = module.startswith(("model.layers.", "layers."))
+        return self.nested and not self.maps_text_names and is_text_name and module not in self.modules
 
     def find(self, module: str) -> list[Shape | None]:
         """Return the possible shapes of the module with this name; an empty list when there is no such module."""
@@ -58,7 +72,11 @@ def read_base_model(folder: Path) -> BaseModel | None:
     if not tensors:
         log.warning("adapters are not compared with the base model: %s holds no *.safetensors", folder)
         return None
-    return BaseModel(_modules(tensors, "quantization_config" in config), "text_config" in config)
+    return BaseModel(
+        modules=_modules(tensors, "quantization_config" in config),
+        nested="text_config" in config,
+        maps_text_names=config.get("model_type") in TEXT_NAMES_MAPPED,
+    )
 
 
 def _modules(tensors: Mapping[str, Tensor], quantized: bool) -> dict[str, Shape | None]:

@@ -111,6 +111,11 @@ def _check_halves(module: str, halves: dict[str, Tensor], rank: int) -> None:
 
 def _check_attachment(module: str, halves: dict[str, Tensor], base: BaseModel, transposed: bool) -> None:
     # An adapter on stacked experts is wrapped in another one, and called base_layer there.
+    if base.ignores(module):
+        raise Problem(
+            f"{WEIGHTS}: {module} is a module of a text model, but the base model has its text model inside a model "
+            f"for images or sound, where vLLM would not apply the adapter; train the adapter on this base model"
+        )
     shapes = base.find(module.removesuffix(".base_layer"))
     if not shapes:
         raise Problem(
