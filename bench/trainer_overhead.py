@@ -63,7 +63,7 @@ def bare(job: dict, output: Path) -> None:
 
     # As our trainer chooses it: bfloat16, as in the files, is many times slower on processors that emulate it.
     dtype = "auto" if has_bfloat16_instructions() else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(job["spec"]["model"]["uri"], dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(job["spec"]["model"]["uri"], dtype=dtype, trust_remote_code=False)
     layers = model.config.num_hidden_layers
     torch.manual_seed(seed)
     model = get_peft_model(
@@ -103,7 +103,9 @@ def bare(job: dict, output: Path) -> None:
         train_dataset=Dataset.from_list(
             [{"prompt": row["messages"], "reference_answer": json.dumps(row["reference_answer"])} for row in rows]
         ),
-        processing_class=AutoTokenizer.from_pretrained(job["spec"]["model"]["uri"], padding_side="left"),
+        processing_class=AutoTokenizer.from_pretrained(
+            job["spec"]["model"]["uri"], padding_side="left", trust_remote_code=False
+        ),
         callbacks=[Clock()],
     )
     trainer.train()

@@ -52,7 +52,9 @@ def convert(gguf: Path, output: Path) -> None:
     STAGES.begin("reading the tokenizer")
     # Some transformers versions take the wrong end and no padding token from GGUF: never rely on what they found.
     # The padding side has to be given here, because set afterwards it would not be saved; the tokens the other way.
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, padding_side="left", trust_remote_code=False
+    )
     tokenizer.eos_token, tokenizer.pad_token = EOS, PAD
     eos, pad = tokenizer.convert_tokens_to_ids(EOS), tokenizer.convert_tokens_to_ids(PAD)
 
@@ -63,6 +65,7 @@ def convert(gguf: Path, output: Path) -> None:
         gguf_file=gguf.name,
         dtype=torch.bfloat16,
         quantization_config=GgufConfig(gguf_file=gguf.name, dequantize=True),
+        trust_remote_code=False,
     )
     for name in ("quantization_config", "_pre_quantization_dtype"):
         if hasattr(model.config, name):
@@ -78,7 +81,8 @@ def convert(gguf: Path, output: Path) -> None:
     tokenizer.save_pretrained(output)
 
     STAGES.begin("reading it back")
-    again, words = AutoModelForCausalLM.from_pretrained(output), AutoTokenizer.from_pretrained(output)
+    again = AutoModelForCausalLM.from_pretrained(output, trust_remote_code=False)
+    words = AutoTokenizer.from_pretrained(output, trust_remote_code=False)
     check("eos", words.eos_token, EOS)
     check("pad", words.pad_token, PAD)
     check("padding side", words.padding_side, "left")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from support.trainer import hyperparameters, job_spec, render, train_in_process
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -17,8 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.run_folder import RunFolder
 from rft_api.training import TrainerCompute, Tuning
+from rft_loader.base_model import read_base_model
+from rft_loader.validation import check_adapter
 from rft_trainer.architecture import check_rollouts, expert_weights
 from rft_trainer.base_model import BaseModel
+from rft_trainer.inference import merged_adapter
 from rft_trainer.modeling import add_adapter, check_base_model, export_adapter, export_model, load_adapter, load_model
 
 SHAPE = {
@@ -53,6 +56,15 @@ def make(folder: Path, tokens: Path, kind: str) -> Path:
             **EXPERTS, shared_expert_intermediate_size=32,
         ),
         "Mixtral": lambda: transformers.MixtralConfig(**shape, **LOCAL_EXPERTS),
+        "DeepseekV3": lambda: transformers.DeepseekV3Config(
+            **{**shape, "num_key_value_heads": 4, "head_dim": 8}, q_lora_rank=32, kv_lora_rank=16, qk_rope_head_dim=8,
+            qk_nope_head_dim=8, v_head_dim=16, n_routed_experts=4, n_shared_experts=1, num_experts_per_tok=2, n_group=1,
+            topk_group=1, moe_intermediate_size=32, first_k_dense_replace=1,
+        ),
+        "Qwen3Next": lambda: transformers.Qwen3NextConfig(
+            **shape, **EXPERTS, shared_expert_intermediate_size=32, linear_num_key_heads=2, linear_num_value_heads=2,
+            linear_key_head_dim=16, linear_value_head_dim=16, layer_types=["linear_attention", "full_attention"],
+        ),
         "GptOss": lambda: transformers.GptOssConfig(**shape, **LOCAL_EXPERTS),
         "Gemma3": lambda: transformers.Gemma3Config(
             text_config=shape, **TEXT_AND_IMAGES, image_token_index=3, boi_token_index=3, eoi_token_index=3,
@@ -99,6 +111,59 @@ def test_shared_experts_are_linear_layers(tmp_path, model):
     assert inside == {"gate_proj", "up_proj", "down_proj"}
 
 
+@pytest.mark.parametrize("kind", ["DeepseekV3", "Qwen3Next"])
+def test_shared_experts_that_peft_takes_for_the_others_are_left_and_that_is_said(tmp_path, model, kind, caplog):
+    loaded = load_model(str(make(tmp_path / "model", model, kind)), torch.float32)
+    with caplog.at_level("INFO"):
+        tuned = add_adapter(loaded, LORA, 0)
+    assert adapted(tuned)
+    assert not any(".mlp." in name for name in adapted(tuned))
+    assert "nor the linear layers down_proj, gate_proj, up_proj, for which peft would adapt the experts" in caplog.text
+    configuration = tuned.peft_config["default"]
+    assert not configuration.target_parameters
+    assert not configuration.rank_pattern
+
+
+@pytest.mark.parametrize("kind", ["Qwen2Moe", "DeepseekV3", "Qwen3Next"])
+def test_generation_leaves_every_weight_of_the_base_as_it_was(tmp_path, model, kind):
+    tuned = add_adapter(load_model(str(make(tmp_path / "model", model, kind)), torch.float32), LORA, 0)
+    assert_unchanged_by_merging(tuned)
+
+
+def test_adapters_that_share_a_base_layer_are_restored(tmp_path, model):
+    """Peft wraps stacked experts once for each of their weights; every wrapper has the same base layer."""
+    loaded = load_model(str(make(tmp_path / "model", model, "Qwen3Moe")), torch.float32)
+    experts = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    assert_unchanged_by_merging(get_peft_model(loaded, LoraConfig(r=4, target_modules=[], target_parameters=experts)))
+
+
+def assert_unchanged_by_merging(tuned: PeftModel) -> None:
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    before = {name: value.clone() for name, value in tuned.state_dict().items()}
+    separate = logits(tuned)
+    for _ in range(3):
+        with merged_adapter(tuned):
+            assert torch.allclose(logits(tuned), separate, atol=1e-4)
+            assert any(not torch.equal(value, before[name]) for name, value in tuned.state_dict().items())
+        assert all(torch.equal(value, before[name]) for name, value in tuned.state_dict().items())
+    assert torch.equal(logits(tuned), separate)
+
+
+def test_an_exported_adapter_is_accepted_by_the_loader_and_loads_in_peft(tmp_path, model, data, rewards):
+    folder = make(tmp_path / "model", model, "DeepseekV3")
+    spec = job_spec(
+        folder, data, tmp_path / "out", tuning={"type": "LoRA", "rank": 4}, hyperparameters=hyperparameters(maxSteps=1)
+    )
+    trainer = train_in_process(render(spec, tmp_path, rewards.url, rewards.token_file))
+    export_adapter(RunFolder(tmp_path / "out").checkpoint(1), base_of(folder), tmp_path / "best")
+    check_adapter(tmp_path / "best", read_base_model(folder), 8)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    loaded = PeftModel.from_pretrained(plain, str(tmp_path / "best"))
+    assert torch.allclose(logits(loaded), logits(trainer.model), atol=1e-5)
+
+
 def test_an_adapter_is_on_the_language_model_alone(tmp_path, model):
     folder = make(tmp_path / "model", model, "Gemma3")
     tuned = add_adapter(load_model(str(folder), torch.float32), LORA, 0)
@@ -126,6 +191,9 @@ def test_training_everything_leaves_the_part_for_images(tmp_path, model):
     [
         ("Qwen3Moe", {"type": "LoRA", "rank": 4}),
         ("Qwen3Moe", {"type": "Full"}),
+        ("Qwen2Moe", {"type": "LoRA", "rank": 4}),
+        ("DeepseekV3", {"type": "LoRA", "rank": 4}),
+        ("Qwen3Next", {"type": "LoRA", "rank": 4}),
         ("GptOss", {"type": "LoRA", "rank": 4}),
         ("Gemma3", {"type": "LoRA", "rank": 4}),
         ("Gemma3", {"type": "Full"}),

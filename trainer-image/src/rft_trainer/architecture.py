@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from peft import LoraConfig
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Mxfp4Config, PretrainedConfig, PreTrainedModel
 
 from rft_api.exit_codes import ExitCode, RunError
@@ -77,19 +81,82 @@ def language_part(model: PreTrainedModel) -> str:
     return next(name for name, module in model.named_modules() if module is decoder)
 
 
-def adapted_layers(model: PreTrainedModel) -> list[str]:
-    """Return the last parts of the names of the linear layers that get an adapter.
+def adapted_layers(model: PreTrainedModel, tuning: Tuning) -> list[str]:
+    """Return the full names of the linear layers that get an adapter.
 
-    These are all linear layers of the language model except for the output layer and the routers. Experts are not among
-    them, because they are stacks of linear layers.
+    These are all linear layers of the language model, or of its last layers, except for the output layer and the
+    routers. Experts are not among them, because they are stacks of linear layers; neither are layers for which peft
+    would adapt the experts instead. Names are full because parts of them are ambiguous: a linear layer in a list is
+    called `0`, as is the first of all layers.
+
+    Raises:
+        RunError: MODEL_INVALID when there is no such layer.
     """
     part, output = language_part(model), model.get_output_embeddings()
-    names = {
-        name.rpartition(".")[2]
+    layers = model.config.get_text_config().num_hidden_layers
+    first = 0 if tuning.last_layers is None else max(0, layers - tuning.last_layers)
+    names = [
+        name
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module != output and name.startswith(part)
-    }
-    return sorted(names - _ROUTERS)
+        if isinstance(module, torch.nn.Linear)
+        and module is not output
+        and name.startswith(f"{part}." if part else "")
+        and _last_part(name) not in _ROUTERS
+        and (first == 0 or _layer_number(name) >= first)
+    ]
+    moved = layers_moved_to_experts(model, {_last_part(name) for name in names})
+    adapted = [name for name in names if _last_part(name) not in moved]
+    if not adapted:
+        raise RunError(
+            ExitCode.MODEL_INVALID,
+            f"a model of type {model.config.model_type} has no linear layers that an adapter can train; set "
+            f"spec.tuning.type: Full, or use another model",
+        )
+    return adapted
+
+
+def layers_moved_to_experts(model: PreTrainedModel, names: set[str]) -> set[str]:
+    """Return those last parts of names for which peft adapts stacked experts instead of the layers with the name.
+
+    For models whose experts were single layers in older versions of transformers, peft takes `down_proj` for the
+    experts, even if shared experts and other layers have the name, too. It gives them another rank than the other
+    layers, which vLLM does not support, and does not adapt the layers that were meant.
+    """
+
+    def is_moved(name: str) -> bool:
+        config = LoraConfig(target_modules=[name])
+        try:
+            convert_peft_config_for_transformers(config, model, None)
+        except ValueError:  # peft says that other names would have to be adapted with it
+            return True
+        return name not in (config.target_modules or ())
+
+    return {name for name in names if is_moved(name)}
+
+
+def describe_adapter(model: PreTrainedModel, adapted: Sequence[str]) -> str:
+    """Return a sentence about which layers an adapter trains, and which linear layers and experts it does not."""
+    names = ", ".join(sorted({_last_part(name) for name in adapted}))
+    text = f"the adapter trains {len(adapted)} linear layers: {names}"
+    experts = expert_weights(model)
+    if experts:
+        share = experts / sum(parameter.numel() for parameter in model.parameters())
+        text += f"; the adapter does not train the experts, which are {100 * share:.0f} % of the weights"
+    linear = {_last_part(name) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    moved = layers_moved_to_experts(model, linear - _ROUTERS)
+    if moved:
+        text += f", nor the linear layers {', '.join(sorted(moved))}, for which peft would adapt the experts"
+    return text
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _layer_number(name: str) -> int:
+    """Return the number of the layer that a module is in; -1 for a module outside of the layers."""
+    match = re.match(r".*?\.[^.]*\.(\d+)\.", name)
+    return int(match[1]) if match else -1
 
 
 def expert_weights(model: torch.nn.Module) -> int:
@@ -100,5 +167,7 @@ def expert_weights(model: torch.nn.Module) -> int:
 
 
 def _quantization(config: PretrainedConfig) -> str | None:
-    settings = getattr(config, "quantization_config", None)
-    return None if settings is None else str(settings["quant_method"])
+    settings = getattr(config, "quantization_config", None) or getattr(
+        config.get_text_config(), "quantization_config", None
+    )
+    return None if not settings else str(settings.get("quant_method", "in an unknown way"))

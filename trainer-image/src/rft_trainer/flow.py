@@ -26,12 +26,14 @@ from rft_trainer import checkpoints, own_disks
 from rft_trainer.architecture import check_rollouts
 from rft_trainer.arguments import planned_steps
 from rft_trainer.base_model import BaseModel, fetch_base_model, local_base_model
+from rft_trainer.conversations import conversation_check
 from rft_trainer.data import Dataset, Message, Prompt, load_conversations, load_dataset, mix
 from rft_trainer.distributed import any_rank, gather, local_rank, rank, wait_for_all
 from rft_trainer.evaluation import evaluate, plain_completer, rows_at_once
 from rft_trainer.failures import memory_for
 from rft_trainer.grpo import RFTTrainer
 from rft_trainer.metrics_log import read_validations, rewind
+from rft_trainer.model_checks import check_token_ids, vocabulary_size
 from rft_trainer.modeling import (
     add_adapter,
     check_base_model,
@@ -44,6 +46,7 @@ from rft_trainer.modeling import (
     load_tokenizer,
     model_dtype,
     prompt_token_ids,
+    read_configuration,
 )
 from rft_trainer.preflight import judge
 from rft_trainer.progress import REPORTED_ROWS, ProgressReporter
@@ -98,8 +101,9 @@ class Run:
         base = self._fetch_base_model()
         self._phase("Data", "reading conversations")
         tokenizer = load_tokenizer(base.folder)
-        conversations = load_conversations(warmup.data, _token_counter(tokenizer)).conversations
-        self._dataset(tokenizer)
+        check = conversation_check(base.folder, tokenizer)
+        conversations = load_conversations(warmup.data, check).conversations
+        self._dataset(base, tokenizer)
         # Before anything is computed from the model, because a later start must use the same model.
         self._record_provenance(base)
         self._phase("WarmUp", f"imitating {len(conversations)} conversations", unit="steps")
@@ -119,7 +123,7 @@ class Run:
             return Summary.model_validate_json(self._folder.summary.read_text(encoding="utf-8"))
         base = self._fetch_base_model()
         tokenizer = load_tokenizer(base.folder)
-        dataset = self._dataset(tokenizer)
+        dataset = self._dataset(base, tokenizer)
         training = self._config.hyperparameters
         prompts = mix(dataset.train, dataset.weights, training.epochs, training.seed)
         planned_steps(self._config, len(prompts))
@@ -206,9 +210,9 @@ class Run:
         if rank() == 0 and message:
             log.info("%s: %s", phase, message)
 
-    def _dataset(self, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    def _dataset(self, base: BaseModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         self._phase("Data", "checking data", planned=self._rows, unit="rows")
-        count_tokens = _token_counter(tokenizer)
+        count_tokens = _token_counter(base, tokenizer)
         rows_read = 0
 
         def count(messages: list[Message]) -> int:
@@ -378,8 +382,15 @@ class Run:
         wait_for_all()
 
 
-def _token_counter(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[Message]], int]:
-    return lambda messages: len(prompt_token_ids(tokenizer, messages))
+def _token_counter(base: BaseModel, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[Message]], int]:
+    vocabulary = vocabulary_size(read_configuration(base.folder))
+
+    def count(messages: list[Message]) -> int:
+        ids = prompt_token_ids(tokenizer, messages)
+        check_token_ids(tokenizer, ids, vocabulary)
+        return len(ids)
+
+    return count
 
 
 def _write(path: Path, model: Model) -> None:

@@ -23,8 +23,9 @@ def merged_adapter(model: torch.nn.Module) -> Iterator[None]:
     """Merge the adapters of a PEFT model into its base weights inside the context, and restore the weights after it.
 
     The restored weights are bit-identical, because copies are kept. Subtracting the adapter again would change the
-    weights in bfloat16. A model without adapters, or with disabled adapters, is not changed. Under ZeRO-3, use it
-    inside the context that gathers the weights.
+    weights in bfloat16. All copies are made before the first merge, because several adapters may share a base layer:
+    those of stacked experts do. A model without adapters, or with disabled adapters, is not changed. Under ZeRO-3, use
+    it inside the context that gathers the weights.
     """
     layers = [
         layer
@@ -32,9 +33,11 @@ def merged_adapter(model: torch.nn.Module) -> Iterator[None]:
         if isinstance(layer, BaseTunerLayer) and not layer.merged and not layer.disable_adapters
     ]
     copies: list[tuple[torch.Tensor, torch.Tensor]] = []
+    weights = {id(weight): weight for layer in layers for weight in layer.get_base_layer().parameters()}
     try:
+        for weight in weights.values():
+            copies.append((weight, weight.detach().clone()))
         for layer in layers:
-            copies += [(weight, weight.detach().clone()) for weight in layer.get_base_layer().parameters()]
             layer.merge()
         yield
     finally:

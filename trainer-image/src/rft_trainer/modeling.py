@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -33,13 +33,14 @@ from rft_api.training import Tuning
 from rft_trainer.architecture import (
     adapted_layers,
     check_architecture,
-    expert_weights,
+    describe_adapter,
     language_part,
     loading_arguments,
 )
 from rft_trainer.base_model import BaseModel, check_model_folder
 from rft_trainer.data import Message
 from rft_trainer.failures import first_line, is_out_of_memory, memory_for
+from rft_trainer.model_checks import build_skeleton, check_context, check_pad_token, check_tokenizer
 from rft_trainer.precision import choose_dtype
 
 log = logging.getLogger(__name__)
@@ -54,11 +55,11 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     """Return the model's tokenizer, with padding on the left, as generation needs it.
 
     Raises:
-        RunError: MODEL_INVALID when it cannot be read or has no chat template.
+        RunError: MODEL_INVALID when it cannot be read, has no chat template, or does not fit the model.
     """
     check_model_folder(model)
     with _reading(f"tokenizer of model {model}"):
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     if not tokenizer.chat_template:
         raise RunError(
             ExitCode.MODEL_INVALID,
@@ -67,6 +68,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    check_tokenizer(model, tokenizer, read_configuration(model))
     return tokenizer
 
 
@@ -94,13 +96,30 @@ def check_base_model(config: TrainerConfig, base: BaseModel) -> None:
     """Refuse a base model that cannot be trained as the configuration says, before its weights are read.
 
     Raises:
-        RunError: MODEL_INVALID.
+        RunError: MODEL_INVALID; CONFIGURATION_INVALID when other values in the configuration would suit the model.
     """
-    with _reading(f"model {base.folder}"):
-        architecture = AutoConfig.from_pretrained(base.folder)
+    architecture = read_configuration(base.folder)
     check_architecture(base.folder, architecture, config.tuning)
+    check_pad_token(base.folder, architecture)
+    with _reading(f"model {base.folder}"):
+        skeleton = build_skeleton(architecture)
+    check_context(base.name, skeleton, config)
+    if config.tuning.type == "LoRA":
+        adapted_layers(skeleton, config.tuning)
     if loading_arguments(architecture):
         log.info("the quantized weights of %s are dequantized, and take four times as much memory", base.name)
+
+
+def read_configuration(model: str) -> PretrainedConfig:
+    """Return the configuration of the model in a folder. Code of the model is never executed, nor is asked for it.
+
+    Raises:
+        RunError: MODEL_INVALID when it cannot be read, or belongs to a model that needs its own code.
+    """
+    check_model_folder(model)
+    with _reading(f"model {model}"):
+        configuration: PretrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    return configuration
 
 
 def _load_weights(model: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -110,7 +129,8 @@ def _load_weights(model: str, dtype: torch.dtype) -> PreTrainedModel:
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
-            **loading_arguments(AutoConfig.from_pretrained(model)),
+            trust_remote_code=False,
+            **loading_arguments(AutoConfig.from_pretrained(model, trust_remote_code=False)),
         )
     # transformers would silently initialize missing weights with random numbers.
     missing = sorted(info["missing_keys"])
@@ -127,31 +147,20 @@ def model_dtype(config: TrainerConfig, base: BaseModel) -> torch.dtype:
     Raises:
         RunError: MODEL_INVALID when the base model's config.json cannot be read.
     """
-    check_model_folder(base.folder)
-    with _reading(f"model {base.folder}"):
-        stored: torch.dtype | None = AutoConfig.from_pretrained(base.folder).dtype
-    return choose_dtype(config, stored)
+    return choose_dtype(config, read_configuration(base.folder).dtype)
 
 
 def add_adapter(model: PreTrainedModel, tuning: Tuning, seed: int) -> PeftModel:
     """Return the model with a new adapter on the layers of `adapted_layers`; it does not change the outputs yet."""
-    layers = model.config.get_text_config().num_hidden_layers
-    first = 0 if tuning.last_layers is None else max(0, layers - tuning.last_layers)
-    part = language_part(model)
-    experts = expert_weights(model)
-    if experts:
-        share = experts / sum(parameter.numel() for parameter in model.parameters())
-        log.info("the adapter does not train the experts, which are %.0f %% of the weights", 100 * share)
+    layers = adapted_layers(model, tuning)
+    log.info("%s", describe_adapter(model, layers))
     torch.manual_seed(seed)
     return get_peft_model(
         model,
         LoraConfig(
             r=tuning.effective_rank,
             lora_alpha=tuning.effective_alpha,
-            target_modules=adapted_layers(model),
-            # Layers for images may have the same names as layers for texts.
-            exclude_modules=rf"(?!{re.escape(part)}\.).*" if part else None,
-            layers_to_transform=list(range(first, layers)) if first else None,
+            target_modules=layers,
             task_type="CAUSAL_LM",
         ),
     )
@@ -170,8 +179,21 @@ def load_adapter(model: PreTrainedModel, adapter: Path, trainable: bool) -> Peft
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the EOS tokens: those of the generation configuration, and the tokenizer's."""
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    return _distinct_ids(configured, tokenizer)
+
+
+def _distinct_ids(configured: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     ids = configured if isinstance(configured, list) else [configured]
     return sorted({token for token in [*ids, tokenizer.eos_token_id] if token is not None})
+
+
+def stated_end_token_ids(model: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the EOS tokens of the model in a folder, as `end_token_ids` does for a model that has been loaded."""
+    try:
+        configured = GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:  # the file is optional
+        configured = read_configuration(model).get_text_config().eos_token_id
+    return _distinct_ids(configured, tokenizer)
 
 
 def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
@@ -208,7 +230,7 @@ def export_adapter(checkpoint: Path, base: BaseModel, target: Path) -> None:
 
 def export_model(checkpoint: Path, base: BaseModel, target: Path) -> None:
     """Write a checkpoint's model to `target`, in the dtype of its base model, with the tokenizer's files."""
-    dtype: Any = AutoConfig.from_pretrained(base.folder).dtype or torch.float32
+    dtype: Any = read_configuration(base.folder).dtype or torch.float32
     # Users of the tuned model expect the base model's sampling defaults, which `load_model` has removed.
     defaults = None
     with suppress(OSError):
@@ -241,6 +263,12 @@ def _reading(what: str) -> Iterator[None]:
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             if is_out_of_memory(error) or (isinstance(error, OSError) and may_pass(error)):
                 raise
+            if "trust_remote_code" in str(error):
+                raise RunError(
+                    ExitCode.MODEL_INVALID,
+                    f"{what}: needs Python code of its own, which is never executed; use a model that transformers "
+                    f"supports by itself",
+                ) from error
             text = f"{what}: {type(error).__name__}: {first_line(error)}"
             raise RunError(ExitCode.MODEL_INVALID, text) from error
 

@@ -10,9 +10,11 @@ from rft_api.summary import DataReport, Evaluation, PreflightVerdict, Summary
 from rft_api.trainer_config import TrainerConfig
 from rft_trainer import checkpoints
 from rft_trainer.base_model import BaseModel
+from rft_trainer.conversations import conversation_check
 from rft_trainer.data import Dataset, load_conversations
 from rft_trainer.hacking import judge_hacking
 from rft_trainer.metrics_log import read_steps, read_validations
+from rft_trainer.modeling import load_tokenizer
 from rft_trainer.rollouts import (
     ScoredCompletion,
     component_means,
@@ -63,8 +65,10 @@ def build_summary(
         "Validation": sum(v.seconds for v in validations),
     }
     on_gpu = config.compute.on_gpus
-    # They are only counted here; the warm-up has checked them against the chat template.
-    warmup = load_conversations(config.warmup.data, len) if config.warmup else None
+    warmup = None
+    if config.warmup:
+        check = conversation_check(base.folder, load_tokenizer(base.folder))
+        warmup = load_conversations(config.warmup.data, check)
     preflight = None
     if folder.preflight.exists():
         preflight = PreflightVerdict.model_validate_json(folder.preflight.read_text(encoding="utf-8"))

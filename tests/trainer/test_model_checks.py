@@ -1,0 +1,221 @@
+"""What a model cannot do is said before anything is computed: tokenizer, embedding, context, layers, own code."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+from support.tiny import write_jsonl
+from support.trainer import ENVIRONMENT, hyperparameters, job_spec, render
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.sources import Data, DataSource
+from rft_api.training import Tuning
+from rft_trainer.architecture import adapted_layers
+from rft_trainer.base_model import BaseModel
+from rft_trainer.data import load_dataset
+from rft_trainer.flow import _token_counter
+from rft_trainer.modeling import (
+    add_adapter,
+    check_base_model,
+    load_adapter,
+    load_model,
+    load_tokenizer,
+    read_configuration,
+)
+
+LORA = {"type": "LoRA", "rank": 4}
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    """A copy of the model that a test breaks."""
+    return shutil.copytree(model, tmp_path / "model")
+
+
+def base_of(folder):
+    return BaseModel(str(folder), None, str(folder))
+
+
+def change(path, **fields):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def refusal(code, call, *arguments):
+    with pytest.raises(RunError) as caught:
+        call(*arguments)
+    assert caught.value.code is code
+    return caught.value.message
+
+
+def configuration(tmp_path, folder, data, **changes):
+    return render(job_spec(folder, data, tmp_path / "out", **changes), tmp_path / "run", "http://127.0.0.1:1", None)
+
+
+def gpt2(folder, tokens):
+    """Writes a tiny GPT-2, whose layers are Conv1D and whose positions are learned, with the tests' tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(tokens)
+    shape = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
+    special = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0, "bos_token_id": None}
+    model = AutoModelForCausalLM.from_config(transformers.GPT2Config(**shape, **special, vocab_size=len(tokenizer)))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_that_fits_passes(tmp_path, model, data):
+    check_base_model(configuration(tmp_path, model, data, tuning=LORA), base_of(model))
+
+
+def test_an_added_token_for_padding_that_the_embedding_lacks(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = len(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(folder)
+    message = refusal(ExitCode.MODEL_INVALID, load_tokenizer, str(folder))
+    assert f"pad_token of its tokenizer is [PAD] with the id {rows}" in message
+    assert f"the model has embeddings of {rows} tokens only, up to the id {rows - 1}" in message
+    assert "resize_token_embeddings" in message
+
+
+def test_a_pad_token_of_the_configuration_that_the_embedding_lacks(tmp_path, folder, data):
+    change(folder / "config.json", pad_token_id=1000)
+    config = configuration(tmp_path, folder, data)
+    message = refusal(ExitCode.MODEL_INVALID, check_base_model, config, base_of(folder))
+    assert "pad_token_id in config.json is 1000" in message
+
+
+def test_neither_end_nor_pad_token(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.eos_token = tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    message = refusal(ExitCode.MODEL_INVALID, load_tokenizer, str(folder))
+    assert "its tokenizer has no end token" in message
+    assert "set eos_token in tokenizer_config.json" in message
+
+
+def test_a_token_in_a_prompt_that_the_embedding_lacks(tmp_path, folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(folder)
+    file = write_jsonl(
+        tmp_path / "a.jsonl", [{"messages": [{"role": "user", "content": text}]} for text in ("12", "1<extra>2")]
+    )
+    data = Data(train=[DataSource(name="s", uri=str(file), reward="r")])
+    counter = _token_counter(base_of(folder), load_tokenizer(str(folder)))
+    assert refusal(ExitCode.DATA_INVALID, load_dataset, data, 100, counter) == (
+        f"{file}:2: has the token <extra>, of which the model has no embedding; remove it from the text"
+    )
+
+
+def test_learned_positions_that_end_before_prompt_and_completion(tmp_path, model, data):
+    folder = gpt2(tmp_path / "gpt2", model)
+    fitting = configuration(tmp_path, folder, data)
+    check_base_model(fitting, base_of(folder))
+    config = configuration(tmp_path, folder, data, hyperparameters=hyperparameters(maxPromptTokens=60))
+    message = refusal(ExitCode.CONFIGURATION_INVALID, check_base_model, config, base_of(folder))
+    assert "has a context of 64 tokens, and a prompt and its completion may have 68" in message
+    assert "lower spec.hyperparameters.maxPromptTokens (60) or maxCompletionTokens (8)" in message
+
+
+def test_computed_positions_go_on_with_a_warning(tmp_path, model, data, caplog):
+    config = configuration(tmp_path, model, data, hyperparameters=hyperparameters(maxPromptTokens=300))
+    with caplog.at_level(logging.WARNING):
+        check_base_model(config, base_of(model))
+    assert "has a context of 256 tokens, and a prompt and its completion may have 308" in caplog.text
+
+
+def test_a_model_without_linear_layers_gets_no_adapter(tmp_path, model, data):
+    folder = gpt2(tmp_path / "gpt2", model)
+    config = configuration(tmp_path, folder, data, tuning=LORA)
+    message = refusal(ExitCode.MODEL_INVALID, check_base_model, config, base_of(folder))
+    assert message == (
+        "a model of type gpt2 has no linear layers that an adapter can train; set spec.tuning.type: Full, or use "
+        "another model"
+    )
+
+
+def with_listed_layers(folder):
+    """The tiny model, in which each layer also has two linear layers in a list, called 0 and 1 as the layers are."""
+    loaded = load_model(str(folder), torch.float32)
+    for layer in loaded.model.layers:
+        layer.mlp.extra = torch.nn.ModuleList([torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)])
+    return loaded
+
+
+@pytest.mark.parametrize("last_layers", [None, 1])
+def test_linear_layers_in_a_list_are_told_from_the_layers(tmp_path, model, last_layers):
+    tuning = Tuning(type="LoRA", rank=4, last_layers=last_layers)
+    tuned = add_adapter(with_listed_layers(model), tuning, 0)
+    trained = {name.split(".lora_A")[0] for name, _ in tuned.named_parameters() if ".lora_A" in name}
+    names = [f"self_attn.{part}_proj" for part in "qkvo"] + [f"mlp.{part}_proj" for part in ("gate", "up", "down")]
+    names += ["mlp.extra.0", "mlp.extra.1"]
+    layers = (0, 1) if last_layers is None else (1,)
+    assert trained == {f"base_model.model.model.layers.{layer}.{name}" for layer in layers for name in names}
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    tuned.save_pretrained(tmp_path / "adapter")
+    again = load_adapter(with_listed_layers(model), tmp_path / "adapter", trainable=False)
+    saved = tuned.state_dict()
+    assert all(torch.equal(saved[name], value) for name, value in again.state_dict().items() if "lora" in name)
+
+
+def test_full_names_of_adapted_layers(model):
+    names = adapted_layers(load_model(str(model), torch.float32), Tuning(type="LoRA"))
+    assert names[0] == "model.layers.0.self_attn.q_proj"
+    assert "lm_head" not in names
+    assert len(names) == 14
+
+
+CODE = """
+from pathlib import Path
+from transformers import PretrainedConfig
+Path(__file__).with_name("executed").write_text("")
+class MineConfig(PretrainedConfig):
+    model_type = "mine"
+"""
+
+
+@pytest.fixture
+def coded(folder):
+    """A model that comes with Python code, and needs it."""
+    (folder / "configuration_mine.py").write_text(CODE)
+    auto_map = {"AutoConfig": "configuration_mine.MineConfig", "AutoModelForCausalLM": "configuration_mine.Mine"}
+    change(folder / "config.json", model_type="mine", auto_map=auto_map)
+    return folder
+
+
+def test_code_of_a_model_is_never_asked_for_nor_executed(tmp_path, coded, data):
+    """Somebody answers yes to every question: nothing may be asked."""
+    config = configuration(tmp_path, coded, data)
+    (tmp_path / "config.json").write_text(config.model_dump_json(by_alias=True))
+    command = [sys.executable, "-m", "rft_trainer", str(tmp_path / "config.json"), "--port", "0"]
+    result = subprocess.run(
+        command, input="yes\n" * 20, capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=300
+    )
+    assert result.returncode == ExitCode.MODEL_INVALID, result.stderr
+    assert "needs Python code of its own, which is never executed" in result.stderr
+    assert "y/N" not in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (coded / "executed").exists()
+
+
+def test_every_way_to_load_refuses_code(coded, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("the user was asked"))
+    for load in (read_configuration, load_tokenizer, lambda folder: load_model(folder, torch.float32)):
+        assert "needs Python code of its own" in refusal(ExitCode.MODEL_INVALID, load, str(coded))
+
+
+def test_code_that_is_not_needed_is_ignored(folder, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("the user was asked"))
+    (folder / "configuration_mine.py").write_text(CODE)
+    change(folder / "config.json", auto_map={"AutoConfig": "configuration_mine.MineConfig"})
+    load_model(str(folder), torch.float32)
+    load_tokenizer(str(folder))
+    assert not (folder / "executed").exists()

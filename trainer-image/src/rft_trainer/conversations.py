@@ -1,0 +1,90 @@
+"""Checks that a warm-up imitates the answers as they are written, in the place where the model will write its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from rft_trainer.data import Message
+from rft_trainer.model_checks import build_skeleton, check_token_ids, learned_positions, vocabulary_size
+from rft_trainer.modeling import read_configuration, stated_end_token_ids
+
+_SHOWN = 60
+"""Number of characters of a text that messages show."""
+
+
+def conversation_check(model: str, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[Message]], None]:
+    """Return the check of a conversation of a warm-up: it raises ValueError, with the reason, for one to refuse.
+
+    Args:
+        model: the folder of the model.
+        tokenizer: its tokenizer.
+    """
+    configuration = read_configuration(model)
+    vocabulary, positions = vocabulary_size(configuration), learned_positions(build_skeleton(configuration))
+    end_tokens = tokenizer.convert_ids_to_tokens(stated_end_token_ids(model, tokenizer))
+
+    def check(messages: list[Message]) -> None:
+        check_rendering(tokenizer, end_tokens, messages)
+        ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+        check_token_ids(tokenizer, ids, vocabulary)
+        if positions is not None and len(ids) > positions:
+            raise ValueError(f"has {len(ids)} tokens, and the model has a context of {positions}; shorten it")
+
+    return check
+
+
+def check_rendering(tokenizer: PreTrainedTokenizerBase, end_tokens: Sequence[str], messages: list[Message]) -> None:
+    """Refuse a conversation that the chat template does not render as prompt, answer as it is written, and end token.
+
+    Only the white space around the answer may differ, because many templates set it. Otherwise the warm-up would teach
+    something else than what stands in the data: some templates remove an answer's reasoning, some add an empty one, and
+    some do not end the answer, so that the model would learn not to end.
+
+    Args:
+        tokenizer: the tokenizer with the chat template.
+        end_tokens: the tokens that end a completion.
+        messages: the conversation; the last message is the answer.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    answer = messages[-1]["content"]
+    if len(messages) == 1:
+        raise ValueError("has no message before the answer")
+    try:
+        prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=False)
+        whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    except TemplateError as error:
+        raise ValueError(f"the model's chat template refuses these messages: {error}") from error
+    advice = "write the answer in the form in which the template keeps it, or use a model with another template"
+    if not whole.startswith(prompt):
+        equal = takewhile(lambda pair: pair[0] == pair[1], zip(prompt, whole, strict=False))
+        start = len(list(equal))
+        raise ValueError(
+            f"the model's chat template renders {_quote(whole[start:])} where a prompt for the model ends with "
+            f"{_quote(prompt[start:])}, so the model would learn an answer to another prompt; {advice}"
+        )
+    rendered = whole.removeprefix(prompt).rstrip()
+    end = next((token for token in end_tokens if rendered.endswith(token)), None)
+    text = rendered.removesuffix(end or "").strip()
+    if text != answer.strip():
+        raise ValueError(
+            f"the model's chat template renders the answer as {_quote(text)}, not as it is written, "
+            f"{_quote(answer.strip())}; {advice}"
+        )
+    if end is None:
+        raise ValueError(
+            f"the model's chat template does not end the answer with an end token ({', '.join(end_tokens)}), so the "
+            f"model would learn not to end; correct chat_template or eos_token of the model"
+        )
+
+
+def _quote(text: str) -> str:
+    """Return the parts of a text that show what it is, in quotes."""
+    if len(text) > 2 * _SHOWN:
+        text = f"{text[:_SHOWN]} … {text[-_SHOWN:]}"
+    return repr(text)
