@@ -1,4 +1,4 @@
-"""`rft rewards`: commands that list and show rewards, write a manifest to start from, and compare two versions."""
+"""`rft rewards`: commands that list and show rewards, write a manifest to start from, and compare versions."""
 
 from __future__ import annotations
 
@@ -69,3 +69,23 @@ def diff(
         from rft_cli.reward_diff import diff as compare
 
         compare(first, second, completions, samples, Console())
+
+
+@reward_commands.command()
+def regrade(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, finished or not.")],
+    reward: Annotated[Path, typer.Argument(metavar="REWARD.yaml", help="Manifest of the changed RewardFunction.")],
+    name: Annotated[str | None, typer.Option(help="The RewardFunction, if the manifest has several.")] = None,
+    samples: Annotated[int, typer.Option(min=0, help="Groups to show that gain or lose their signal.")] = 3,
+) -> None:
+    """Score the stored completions of a run with a changed reward, before it is trained on.
+
+    Shows the curves of the steps under both rewards, the groups that gain or lose different rewards, and whether the
+    exported checkpoint would still be the best. The last line of the output is the result as JSON.
+    """
+    with user_errors():
+        from rich.console import Console
+
+        from rft_cli.reward_regrade import regrade as regrade_run
+
+        regrade_run(run, reward, name, samples, Console())

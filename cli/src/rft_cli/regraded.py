@@ -1,0 +1,215 @@
+"""Completions of a run that a changed reward has scored again: their means, signal, and best checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+
+from rich.console import Console
+
+from rft_api.model import Json
+from rft_api.reward_function import RewardFunction
+from rft_api.sources import DataSource
+from rft_api.trainer_config import TrainerConfig
+from rft_cli.report import Run, read_rollouts
+from rft_cli.score import Line, read_lines, score_lines
+
+_SAME = 1e-9
+"""Rewards that differ by less are equal."""
+
+
+@dataclass(frozen=True)
+class Regraded:
+    """A completion with its stored reward and its reward by the changed version."""
+
+    file: Path
+    """File of the run that holds it."""
+    line: Line
+    """The completion."""
+    prompt: str
+    """Id of its prompt."""
+    before: float | None
+    """The stored reward; None when it could not be computed."""
+    after: float | None
+    """The new reward; None when it could not be computed. Equal to `before` if the reward of the source is the same."""
+    changed: bool = False
+    """Whether the reward of its source is one of those that are changed."""
+    error: str | None = None
+    """The error that kept the new reward from being computed."""
+
+
+@dataclass(frozen=True)
+class SplitRewards:
+    """Names of the run's rewards by the name of their source, for each kind of stored completions."""
+
+    rollouts: Mapping[str, str]
+    """Those of the training prompts."""
+    validations: Mapping[str, str]
+    """Those of the validation prompts."""
+    evaluations: Mapping[str, str]
+    """Those of the held-out prompts."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """Mean rewards of the completions of one file, by both versions; None when none could be scored."""
+
+    before: float | None
+    """By the run's reward."""
+    after: float | None
+    """By the changed reward."""
+
+    def to_json(self) -> Json:
+        """Return the means as a JSON object."""
+        return {"before": self.before, "after": self.after}
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Groups of completions of one prompt, and how many of them have a signal.
+
+    A group without different rewards has advantages of 0, so training learns nothing from it.
+    """
+
+    groups: int
+    """All groups."""
+    before: int
+    """Groups with different stored rewards."""
+    after: int
+    """Groups with different new rewards."""
+    gained: int
+    """Groups whose rewards were equal and become different."""
+    lost: int
+    """Groups whose rewards were different and become equal."""
+
+    def to_json(self) -> Json:
+        """Return the numbers as a JSON object."""
+        return {
+            "groups": self.groups,
+            "withSignalBefore": self.before,
+            "withSignalAfter": self.after,
+            "gainSignal": self.gained,
+            "loseSignal": self.lost,
+        }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The checkpoint that validation chooses, by both versions; None without validations."""
+
+    before: int | None
+    """Step of the checkpoint that the run has exported, or would export now."""
+    after: int | None
+    """Step of the checkpoint with the highest mean of the new reward."""
+
+
+def reward_of_sources(config: TrainerConfig) -> SplitRewards:
+    """Return the name of the reward of each source of prompts, for each kind of stored completions."""
+    data = config.data
+
+    def rewards(sources: Sequence[DataSource]) -> dict[str, str]:
+        return {source.name: source.reward for source in sources}
+
+    train = rewards(data.train)
+    # Without sources of their own, validation prompts are set aside from training prompts, and are held out.
+    validation = rewards(data.validation) if data.validation else train
+    return SplitRewards(train, validation, rewards(data.test) if data.test else validation)
+
+
+def regrade_files(
+    files: Mapping[Path, Mapping[str, str]], functions: Mapping[str, RewardFunction], console: Console
+) -> dict[Path, list[Regraded]]:
+    """Return the rows of each file, with their new rewards.
+
+    Args:
+        files: for each file of rollouts, validations or evaluations, the name of the run's reward of each source.
+        functions: the changed rewards, by the name of the reward that each replaces.
+        console: where the progress is shown.
+
+    Raises:
+        RunError: when a file cannot be read, or a server does not become ready or does not answer.
+    """
+    rows: dict[Path, list[Regraded]] = {}
+    to_score: dict[str, list[tuple[Path, int]]] = {name: [] for name in functions}
+    for file, rewards in files.items():
+        rows[file] = []
+        for index, (rollout, line) in enumerate(zip(read_rollouts(file), read_lines(file), strict=True)):
+            reward = rewards.get(rollout.source, "")
+            # Ids are distinct over all files, because all of them are scored by one server.
+            line = replace(line, sample={**line.sample, "id": f"{file.parent.name}/{file.stem}/{index}"})
+            changed = reward in functions
+            rows[file].append(Regraded(file, line, rollout.sample_id, rollout.reward, rollout.reward, changed=changed))
+            if changed:
+                to_score[reward].append((file, index))
+    for name, places in to_score.items():
+        if not places:
+            continue
+        scores = score_lines(functions[name], [rows[file][index].line for file, index in places], console)
+        for (file, index), score in zip(places, scores, strict=True):
+            rows[file][index] = replace(rows[file][index], after=score.aggregate_reward_score, error=score.error)
+    return rows
+
+
+def means(rows: Sequence[Regraded]) -> Means:
+    """Return the mean rewards of rows."""
+    before = [row.before for row in rows if row.before is not None]
+    after = [row.after for row in rows if row.after is not None]
+    return Means(fmean(before) if before else None, fmean(after) if after else None)
+
+
+def group_rows(rows: Sequence[Regraded], size: int) -> list[list[Regraded]]:
+    """Return the groups of completions of one prompt: `size` rows after each other, as the trainer writes them."""
+    groups: list[list[Regraded]] = []
+    for row in rows:
+        if groups and groups[-1][0].prompt == row.prompt and len(groups[-1]) < size:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
+def count_signal(groups: Sequence[Sequence[Regraded]]) -> Signal:
+    """Count the groups with different rewards, by both versions."""
+    pairs = [has_signal(group) for group in groups]
+    return Signal(
+        groups=len(pairs),
+        before=sum(before for before, _ in pairs),
+        after=sum(after for _, after in pairs),
+        gained=sum(after and not before for before, after in pairs),
+        lost=sum(before and not after for before, after in pairs),
+    )
+
+
+def choose(run: Run, validations: Mapping[int, Means]) -> Choice:
+    """Return the step that validation chooses by both versions: the highest mean, and the earliest of equal ones."""
+    if run.summary is not None:
+        before: int | None = run.summary.best_step
+    else:
+        before = best_step({step: values.before for step, values in validations.items()})
+    return Choice(before, best_step({step: values.after for step, values in validations.items()}))
+
+
+def has_signal(group: Sequence[Regraded]) -> tuple[bool, bool]:
+    """Return whether the rewards of a group are different, by both versions; rewards that failed do not count."""
+    before = [row.before for row in group if row.before is not None]
+    after = [row.after for row in group if row.after is not None]
+    return _are_different(before), _are_different(after)
+
+
+def differ(row: Regraded) -> bool:
+    """Return whether the rewards of a completion differ, or only one of both could be computed."""
+    if row.before is None or row.after is None:
+        return row.before is not row.after
+    return abs(row.before - row.after) > _SAME
+
+
+def best_step(rewards: Mapping[int, float | None]) -> int | None:
+    """Return the step with the highest reward, the earliest of equal ones; None without rewards."""
+    scored = [(-reward, step) for step, reward in rewards.items() if reward is not None]
+    return min(scored)[1] if scored else None
+
+
+def _are_different(values: Sequence[float]) -> bool:
+    return len(values) > 1 and max(values) - min(values) > _SAME
