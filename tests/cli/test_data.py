@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import uuid
 from collections import Counter
 from pathlib import Path
@@ -448,6 +449,106 @@ def test_rows_of_other_formats_are_converted(rft, tmp_path):
     assert lines(tmp_path / "d.jsonl") == [conversation("6*7?", "6*7=<<6*7=42>>42\n#### 42")]
 
 
+U, A = {"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello"}
+S = {"role": "system", "content": "Be short."}
+NOVA = {
+    "schemaVersion": "bedrock-conversation-2024",
+    "system": [{"text": "Be short."}],
+    "messages": [{"role": "user", "content": [{"text": "Hi?"}]}, {"role": "assistant", "content": [{"text": "Hello"}]}],
+}
+SHAREGPT = {
+    "conversations": [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello"}],
+    "system": "Be short.",
+}
+ALPACA = {"instruction": "Translate.", "input": "Hallo", "output": "Hello", "history": [["Hi?", "Hello"]]}
+CONVERSIONS = [
+    # Form, row, options, the row for training, the row for the warm-up
+    ("OpenAIChat", {"messages": [U, A], "reference_answer": "#### 6"}, [], [U], "#### 6", [U, A]),
+    ("OpenAIChat", {"messages": [U, A], "metadata": {"reference_answer": 6}}, [], [U], 6, [U, A]),
+    ("Converse", NOVA, [], [S, U], "Hello", [S, U, A]),
+    ("ShareGPT", SHAREGPT, [], [S, U], "Hello", [S, U, A]),
+    ("ShareGPT", {"chat": SHAREGPT["conversations"]}, ["--prompt-field", "chat"], [U], "Hello", [U, A]),
+    ("Alpaca", ALPACA, [], [U, A, {"role": "user", "content": "Translate.\n\nHallo"}], "Hello", None),
+    ("PromptCompletion", {"prompt": "Hi?", "completion": "Hello"}, [], [U], "Hello", [U, A]),
+    (
+        "QuestionAnswer",
+        {"problem": "Hi?", "solution": "Hello"},
+        ["--prompt-field", "problem", "--answer-field", "solution"],
+        [U],
+        "Hello",
+        [U, A],
+    ),
+    ("QuestionAnswer", {"question": "Hi?", "answer": {"n": [1]}}, [], [U], {"n": [1]}, None),
+]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "array", "gzip", "parquet"])
+@pytest.mark.parametrize(("name", "source", "options", "prompt", "answer", "imitated"), CONVERSIONS)
+def test_forms_of_rows(rft, tmp_path, form, name, source, options, prompt, answer, imitated):
+    file, output = tmp_path / "data", tmp_path / "new.jsonl"
+    source = {**source, "level": 1}
+    if form == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([source]), file)
+    else:
+        text = json.dumps([source], indent=1) if form == "array" else json.dumps(source)
+        file.write_bytes(gzip.compress(text.encode()) if form == "gzip" else text.encode())
+    result = rft("data", "convert", file, "--from", name, *options, "--output", output)
+    assert (result.returncode, result.stderr) == (0, "")
+    (converted,) = lines(output)
+    assert (converted["messages"], converted["reference_answer"], converted["level"]) == (prompt, answer, 1)
+    assert not {"schemaVersion", "system", "conversations", "problem", "instruction"} & converted.keys()
+    assert rft("data", "check", output).returncode == 0
+    if imitated:
+        output.unlink()
+        result = rft("data", "convert", file, "--from", name, *options, "--output", output, "--conversations")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert lines(output)[0]["messages"] == imitated
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "problem"),
+    [
+        ("OpenAIChat", {"question": "x"}, "messages must be a list with at least one message"),
+        ("OpenAIChat", {"messages": [U], "tools": [{}]}, "tools: definitions of tools are not supported yet"),
+        (
+            "ShareGPT",
+            {"conversations": [{"from": "observation", "value": "x"}]},
+            "conversations[0].from must be one of",
+        ),
+        ("ShareGPT", {"conversations": [{"from": "human", "value": 3}]}, "conversations[0].value must be text"),
+        ("Alpaca", {"instruction": ""}, "the prompt is empty"),
+        ("Alpaca", {"instruction": "x", "history": [["y"]]}, "history must hold pairs of texts"),
+        ("QuestionAnswer", {"problem": "x"}, "question must be a text; --prompt-field names the field of the prompt"),
+        ("QuestionAnswer", {"question": "x"}, "answer is missing; --answer-field names the field of the answer"),
+        ("QuestionAnswer", {"question": "x", "answer": 2**64}, "answer is an integer of more than 64 bits"),
+    ],
+)
+def test_rows_of_another_form(rft, tmp_path, name, source, problem):
+    file = written(tmp_path / "x.jsonl", source)
+    result = rft("data", "convert", file, "--from", name, "--output", tmp_path / "y.jsonl")
+    assert result.returncode == 11
+    assert f"{file}:1: {problem}" in result.stderr
+    assert not (tmp_path / "y.jsonl").exists()
+
+
+def test_the_command_that_an_error_names_works(rft, tmp_path):
+    """Each refusal of a row in another form names the form that converts it."""
+    for source in (SHAREGPT, ALPACA, {"prompt": "x"}, {"question": "x", "answer": "y"}, {"messages": [U, A]}):
+        file = written(tmp_path / "x.jsonl", source)
+        named = re.search(r"rft (data convert) FILE (--from \w+) --output NEW", rft("data", "check", file).stderr)
+        arguments = [*named[1].split(), file, *named[2].split(), "--output", tmp_path / "y.jsonl"]
+        assert rft(*arguments).returncode == 0
+        assert rft("data", "check", tmp_path / "y.jsonl").returncode == 0
+        (tmp_path / "y.jsonl").unlink()
+
+
+def test_options_of_the_other_kind_of_data_are_refused(rft, tmp_path):
+    file = written(tmp_path / "x.jsonl", {"prompt": "x"})
+    for name, option in (("PromptCompletion", "--model"), ("BedrockInvocationLog", "--prompt-field")):
+        result = rft("data", "convert", file, "--from", name, "--output", tmp_path / "y", option, "z")
+        assert (result.returncode, result.stderr) == (10, f"error: {option} has no meaning with --from {name}\n")
+
+
 def test_rows_that_cannot_be_converted(rft, tmp_path):
     file = written(tmp_path / "x.jsonl", {"prompt": 3}, {"prompt": [3]}, {}, "{")
     result = rft("data", "convert", file, "--from", "PromptCompletion", "--output", tmp_path / "y.jsonl")
@@ -456,5 +557,8 @@ def test_rows_that_cannot_be_converted(rft, tmp_path):
     assert f"{file}:2: prompt must hold messages with role and content" in result.stderr
     assert f"{file}:4: is not JSON" in result.stderr
     result = rft("data", "convert", file, "--from", "CSV", "--output", tmp_path / "y.jsonl")
-    assert "--from CSV: must be one of BedrockInvocationLog, PromptCompletion, QuestionAnswer" in result.stderr
+    assert (
+        "--from CSV: must be one of BedrockInvocationLog, OpenAIChat, Converse, ShareGPT, Alpaca, Prompt"
+        in result.stderr
+    )
     assert not (tmp_path / "y.jsonl").exists()

@@ -80,12 +80,23 @@ def convert(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="File, folder, or s3:// address.")],
     format_: Annotated[
         str,
-        typer.Option("--from", help="BedrockInvocationLog, PromptCompletion or QuestionAnswer.", show_default=False),
+        typer.Option(
+            "--from",
+            metavar="FORMAT",
+            help="OpenAIChat, Converse, ShareGPT, Alpaca, PromptCompletion, QuestionAnswer or BedrockInvocationLog.",
+            show_default=False,
+        ),
     ],
     output: Annotated[Path, typer.Option(help="JSONL to write.", show_default=False)],
     conversations: Annotated[
         bool, typer.Option("--conversations", help="Write warm-up data: the answer becomes the last message.")
     ] = False,
+    prompt_field: Annotated[
+        str | None, typer.Option(help="Rows: field of the prompt, such as problem.", show_default=False)
+    ] = None,
+    answer_field: Annotated[
+        str | None, typer.Option(help="Rows: field of the answer, such as solution.", show_default=False)
+    ] = None,
     reference: Annotated[
         bool, typer.Option("--reference", help="Logs: the logged answer becomes the reference answer.")
     ] = False,
@@ -114,10 +125,16 @@ def convert(
     with user_errors():
         from rich.console import Console
 
-        from rft_cli.data_convert import convert_logs, convert_rows, log_options
+        from rft_cli.data_convert import convert_logs, convert_rows, log_options, refuse_options
 
+        of_logs = {
+            "--reference": reference, "--model": model, "--since": since, "--until": until, "--equals": equals,
+            "--not-equals": not_equals, "--redact": redact, "--limit": limit,
+        }  # fmt: skip
+        of_rows = {"--prompt-field": prompt_field, "--answer-field": answer_field}
+        refuse_options(format_, of_rows if format_ == "BedrockInvocationLog" else of_logs)
         if format_ == "BedrockInvocationLog":
             options = log_options(reference, model, since, until, equals, not_equals, redact, limit)
             convert_logs(source, options, output, conversations, Console())
         else:
-            convert_rows(source, format_, output, conversations, Console())
+            convert_rows(source, format_, prompt_field, answer_field, output, conversations, Console())

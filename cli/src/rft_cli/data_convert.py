@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,9 +18,8 @@ from rft_api.prompts import Message, problem_report
 from rft_api.rows import read_rows
 from rft_cli.data_sources import fetch
 from rft_cli.new_file import new_files
+from rft_cli.row_formats import ROW_FORMATS, convert_row
 from rft_cli.texts import harmless
-
-_SOLUTION_MARK = "####"
 
 
 def log_options(
@@ -63,6 +62,17 @@ def log_options(
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"{place}: {first['msg']}") from None
 
 
+def refuse_options(format_name: str, options: Mapping[str, object]) -> None:
+    """Refuse options that the format does not have, so that none is ignored in silence.
+
+    Raises:
+        RunError: CONFIGURATION_INVALID when one of them has a value.
+    """
+    for option, value in options.items():
+        if value:
+            raise RunError(ExitCode.CONFIGURATION_INVALID, f"{option} has no meaning with --from {format_name}")
+
+
 def convert_logs(source: str, options: InvocationLog, output: Path, conversations: bool, console: Console) -> None:
     """Write the prompts of invocation logs to a new file, one at a time, so that logs of any size can be converted.
 
@@ -90,73 +100,38 @@ def convert_logs(source: str, options: InvocationLog, output: Path, conversation
     console.print(harmless(f"{report} → {output}"), highlight=False, markup=False, soft_wrap=True)
 
 
-def convert_rows(source: str, name: str, output: Path, conversations: bool, console: Console) -> None:
-    """Write the rows of a JSONL file of another format to a new file.
+def convert_rows(
+    source: str,
+    name: str,
+    prompt_field: str | None,
+    answer_field: str | None,
+    output: Path,
+    conversations: bool,
+    console: Console,
+) -> None:
+    """Write the rows of a file of another format to a new file.
 
     Raises:
-        RunError: CONFIGURATION_INVALID when there is no such format, DATA_INVALID with every line that is wrong,
+        RunError: CONFIGURATION_INVALID when there is no such format, DATA_INVALID with every row that is wrong,
             OUTPUT_INVALID when the file exists already.
     """
-    converters: dict[str, Callable[[Json, bool], Json]] = {
-        "PromptCompletion": _prompt_completion,
-        "QuestionAnswer": _question_answer,
-    }
-    if name not in converters:
-        formats = ", ".join(["BedrockInvocationLog", *converters])
+    if name not in ROW_FORMATS:
+        formats = ", ".join(["BedrockInvocationLog", *ROW_FORMATS])
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"--from {name}: must be one of {formats}")
     problems: list[str] = []
     rows = []
     with TemporaryDirectory(prefix="rft-data-") as scratch, fetch(source, Path(scratch) / "data") as path:
-        for line in read_rows(Path(path), problems):
+        for row in read_rows(Path(path), problems):
             try:
-                rows.append(converters[name](line.row, conversations))
+                rows.append(convert_row(row.row, ROW_FORMATS[name], prompt_field, answer_field, conversations))
             except ValueError as error:
-                problems.append(f"{line.place}: {error}")
+                problems.append(f"{row.place}: {error}")
     if problems:
         raise RunError(ExitCode.DATA_INVALID, problem_report([source + p.removeprefix(path) for p in problems]))
     with new_files([output]) as (file,):
-        for row in rows:
-            file.write(_line(row))
+        for converted in rows:
+            file.write(_line(converted))
     console.print(f"{len(rows)} rows → {output}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _prompt_completion(row: Json, conversations: bool) -> Json:
-    """Convert `prompt` and `completion`: texts (OpenAI's older format) or messages (TRL's conversational format)."""
-    messages = _turns(row, "prompt", "user")
-    completion = None
-    if row.get("completion") is not None:
-        completion = "".join(message["content"] for message in _turns(row, "completion", "assistant"))
-    rest = {key: value for key, value in row.items() if key not in ("prompt", "completion")}
-    return _row(messages, completion, conversations, rest)
-
-
-def _question_answer(row: Json, conversations: bool) -> Json:
-    """Convert `question` and `answer`, as in GSM8K; the text after #### becomes the reference answer."""
-    question, answer = row.get("question"), row.get("answer")
-    if not isinstance(question, str) or not isinstance(answer, str):
-        raise ValueError("question and answer must be texts")
-    rest = {key: value for key, value in row.items() if key not in ("question", "answer")}
-    solution, mark, final = answer.rpartition(_SOLUTION_MARK)
-    if mark and not conversations:
-        rest["solution"] = solution.strip()
-    messages = [{"role": "user", "content": question}]
-    return _row(messages, final.strip() if mark and not conversations else answer, conversations, rest)
-
-
-def _turns(row: Json, field: str, role: str) -> list[Message]:
-    value = row.get(field)
-    if isinstance(value, str):
-        return [{"role": role, "content": value}]
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"{field} must be a text or a list of messages")
-    for turn in value:
-        if (
-            not isinstance(turn, dict)
-            or not isinstance(turn.get("role"), str)
-            or not isinstance(turn.get("content"), str)
-        ):
-            raise ValueError(f"{field} must hold messages with role and content")
-    return [{"role": turn["role"], "content": turn["content"]} for turn in value]
 
 
 def _row(messages: list[Message], answer: str | None, conversations: bool, rest: Json) -> Json:
