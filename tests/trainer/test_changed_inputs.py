@@ -13,8 +13,11 @@ from rft_api.files import atomic_write
 from rft_api.ports import free_port
 from rft_api.run_folder import RunFolder
 from rft_api.storage import ObjectStore
+from rft_api.summary import Provenance
 from rft_trainer.base_model import local_base_model
 from rft_trainer.digests import check_inputs
+from rft_trainer.flow import Run
+from rft_trainer.progress import ProgressReporter
 from rft_trainer.provenance import build_provenance
 
 
@@ -83,6 +86,18 @@ def test_a_finished_run_is_not_compared(tmp_path, inputs):
     append_line(inputs[1] / "test.jsonl")
     RunFolder(config.output).summary.write_text("{}")
     check_inputs(config, None)
+
+
+def test_the_record_of_the_first_start_stays_and_another_precision_is_said(tmp_path, inputs, caplog):
+    config = started(tmp_path, inputs)
+    file = RunFolder(config.output).provenance
+    changed = Provenance.model_validate_json(file.read_bytes()).model_copy(update={"precision": "bfloat16"})
+    file.write_text(changed.model_dump_json(by_alias=True))
+    before = file.read_bytes()
+    run = Run(config, None, 0, ProgressReporter("default", "test"), lambda: False)
+    run._record_provenance(local_base_model(config, None))
+    assert file.read_bytes() == before
+    assert "this run started in bfloat16 and goes on in float32; set spec.compute.precision" in caplog.text
 
 
 def test_easier_test_prompts_on_a_resume_are_no_gain(tmp_path, inputs, rewards):

@@ -18,6 +18,7 @@ from rft_api.sources import Data, DataSource
 from rft_api.training import Tuning
 from rft_trainer.architecture import adapted_layers
 from rft_trainer.base_model import BaseModel
+from rft_trainer.conversations import conversation_check
 from rft_trainer.data import load_dataset
 from rft_trainer.flow import _token_counter
 from rft_trainer.modeling import (
@@ -128,6 +129,32 @@ def test_computed_positions_go_on_with_a_warning(tmp_path, model, data, caplog):
     with caplog.at_level(logging.WARNING):
         check_base_model(config, base_of(model))
     assert "has a context of 256 tokens, and a prompt and its completion may have 308" in caplog.text
+
+
+def test_vllm_takes_no_prompt_beyond_the_context(tmp_path, model, data):
+    compute = {"gpusPerNode": 1, "rollouts": {"engine": "vLLM"}}
+    config = configuration(tmp_path, model, data, compute=compute, hyperparameters=hyperparameters(maxPromptTokens=300))
+    message = refusal(ExitCode.CONFIGURATION_INVALID, check_base_model, config, base_of(model))
+    assert "has a context of 256 tokens" in message
+
+
+def test_a_conversation_longer_than_learned_positions(tmp_path, model):
+    folder = gpt2(tmp_path / "gpt2", model)
+    check = conversation_check(str(folder), load_tokenizer(str(folder)))
+    prompt = {"role": "user", "content": "1"}
+    check([prompt, {"role": "assistant", "content": "2" * 59}])
+    with pytest.raises(ValueError, match="has 65 tokens, and the model has a context of 64; shorten it"):
+        check([prompt, {"role": "assistant", "content": "2" * 60}])
+
+
+@pytest.mark.parametrize(
+    ("settings", "method"), [({"quant_method": "bitsandbytes"}, "bitsandbytes"), ({"bits": 4}, "in an unknown way")]
+)
+def test_quantized_weights_are_refused_whatever_they_are_called(tmp_path, folder, data, settings, method):
+    change(folder / "config.json", quantization_config=settings)
+    config = configuration(tmp_path, folder, data, tuning=LORA)
+    message = refusal(ExitCode.MODEL_INVALID, check_base_model, config, base_of(folder))
+    assert f"its weights are quantized ({method}), and cannot be trained; use the unquantized model" in message
 
 
 def test_a_model_without_linear_layers_gets_no_adapter(tmp_path, model, data):
