@@ -157,6 +157,13 @@ def test_completions_that_it_cannot_score(rft, tmp_path, run):
     assert "no completion could be scored by" in result.stderr
 
 
+def test_models_are_compared_on_the_prompts_that_all_have_a_score_of(rft, tmp_path, run):
+    write_rows(run.evaluation("base"), [("s", ["bb"]), ("t", ["a"])])
+    write_rows(run.evaluation("tuned"), [("s", ["aaaaaaaa"]), ("t", ["aaaa"])])
+    values = outcome(rft("rewards", "regrade", run.path, reward(tmp_path, "2.0 * len(text)", fails="bb")))
+    assert values["evaluations"] == {"base": {"before": 1.5, "after": 2.0}, "tuned": {"before": 6.0, "after": 8.0}}
+
+
 def test_one_reward_of_several(rft, tmp_path, run):
     """Only the source with this reward is scored again; the other keeps its stored rewards."""
     stated = config(run.path)

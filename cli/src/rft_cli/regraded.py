@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Literal
 
 from rich.console import Console
 
 from rft_api.model import Json
 from rft_api.reward_function import RewardFunction
+from rft_api.run_folder import Stage
 from rft_api.sources import DataSource
 from rft_api.trainer_config import TrainerConfig
 from rft_cli.report import Run, read_rollouts
@@ -157,6 +159,23 @@ def means(rows: Sequence[Regraded]) -> Means:
     before = [row.before for row in rows if row.before is not None]
     after = [row.after for row in rows if row.after is not None]
     return Means(fmean(before) if before else None, fmean(after) if after else None)
+
+
+def common_means(stages: Mapping[Stage, Sequence[Regraded]]) -> dict[Stage, Means]:
+    """Return the mean rewards of the models over the prompts that all of them have a score of, by each version.
+
+    Evaluations have the same prompts in the same order. Means over different prompts could not be compared.
+    """
+
+    def mean(rows: Sequence[Regraded], version: Literal["before", "after"]) -> float | None:
+        scored = [
+            getattr(row, version)
+            for row, *others in zip(rows, *stages.values(), strict=False)
+            if all(getattr(other, version) is not None for other in others)
+        ]
+        return fmean(scored) if scored else None
+
+    return {stage: Means(mean(rows, "before"), mean(rows, "after")) for stage, rows in stages.items()}
 
 
 def group_rows(rows: Sequence[Regraded], size: int) -> list[list[Regraded]]:

@@ -26,6 +26,7 @@ from rft_cli.regraded import (
     Signal,
     best_step,
     choose,
+    common_means,
     count_signal,
     differ,
     group_rows,
@@ -87,7 +88,7 @@ def regrade(path: Path, manifest: Path, name: str | None, samples: int, console:
     groups = {step: group_rows(rows[file], size) for step, file in steps.items()}
     curve = {step: means(rows[file]) for step, file in steps.items()}
     validation_curve = {step: means(rows[file]) for step, file in validations.items()}
-    evaluations = {stage: means(rows[run.folder.evaluation(stage)]) for stage in stages}
+    evaluations = common_means({stage: rows[run.folder.evaluation(stage)] for stage in stages})
     signal = count_signal([group for step_groups in groups.values() for group in step_groups])
     choice = choose(run, validation_curve)
     _print_curves(curve, validation_curve, evaluations, console)
