@@ -16,7 +16,7 @@ from cluster.kubectl import CRDS, Kubectl, Manifest
 from rft_api.builtin_reward import BuiltinReward
 from rft_api.builtin_table import FormatReward
 from rft_api.crd import build_crds
-from rft_api.inference_endpoint import InferenceEndpointSpec, Serving
+from rft_api.inference_endpoint import InferenceEndpoint, InferenceEndpointSpec, Serving
 from rft_api.invocation_log import InvocationLog, MetadataFilter, MetadataFilters
 from rft_api.manifests import load_manifests
 from rft_api.model import Model
@@ -26,9 +26,10 @@ from rft_api.reward_function import (
     CombineTerm,
     Expectation,
     PythonReward,
+    RewardFunction,
     RewardFunctionSpec,
 )
-from rft_api.rft_job import Compute, RFTJobSpec
+from rft_api.rft_job import Compute, RFTJob, RFTJobSpec
 from rft_api.sources import Data, DataSource, WarmupSource
 from rft_api.training import DeepSpeed, Hyperparameters, Tuning, Warmup
 
@@ -76,6 +77,9 @@ PLACES: dict[type[Model], Callable[[Any], Manifest]] = {
     RewardFunctionSpec: lambda part: manifest("RewardFunction", part),
     InferenceEndpointSpec: lambda part: manifest("InferenceEndpoint", part),
     Serving: lambda part: manifest("InferenceEndpoint", {**ENDPOINT, "serving": part}),
+    RFTJob: lambda part: manifest("RFTJob", part["spec"], part["metadata"]["name"]),
+    RewardFunction: lambda part: manifest("RewardFunction", part["spec"], part["metadata"]["name"]),
+    InferenceEndpoint: lambda part: manifest("InferenceEndpoint", part["spec"], part["metadata"]["name"]),
 }
 
 
@@ -123,6 +127,8 @@ WRONG_FIELDS = [
     ("RewardFunction", ("timeout",), "soon", "spec.timeout"),
     ("RewardFunction", ("timeout",), "0s", "must be at least 1s"),
     ("RewardFunction", ("sandbox",), {"memory": "15Mi"}, "must be at least 16Mi"),
+    ("RFTJob", ("endpoint",), {"name": "4o-tax"}, "the name must begin with a letter"),
+    ("RFTJob", ("endpoint",), {"name": "tax", "baseEndpoint": "4o"}, "the name must begin with a letter"),
     ("InferenceEndpoint", ("replicas",), -1, "should be greater than or equal to 0"),
 ]
 
@@ -130,6 +136,12 @@ WRONG_FIELDS = [
 @pytest.mark.parametrize(("kind", "path", "value", "message"), WRONG_FIELDS)
 def test_a_wrong_field_is_named(kubectl, kind, path, value, message):
     assert message in kubectl.refuse(manifest(kind, {**SPECS[kind], path[0]: value}))
+
+
+@pytest.mark.parametrize("kind", SPECS)
+@pytest.mark.parametrize("name", ["a.b", "a" * 64])
+def test_a_name_from_which_no_label_can_be_made_is_refused(kubectl, kind, name):
+    assert "metadata.name" in kubectl.refuse(manifest(kind, SPECS[kind], name))
 
 
 @pytest.mark.parametrize("kind", SPECS)

@@ -6,7 +6,7 @@ from typing import Any
 
 from rft_api.builtin_reward import BuiltinReward
 from rft_api.builtin_table import FormatReward
-from rft_api.inference_endpoint import InferenceEndpointSpec, Serving
+from rft_api.inference_endpoint import InferenceEndpoint, InferenceEndpointSpec, Serving
 from rft_api.invocation_log import InvocationLog, MetadataFilter, MetadataFilters
 from rft_api.model import Model
 from rft_api.remote_reward import JudgeModel, JudgeReward
@@ -16,9 +16,10 @@ from rft_api.reward_function import (
     Expectation,
     OpenAIReward,
     PythonReward,
+    RewardFunction,
     RewardFunctionSpec,
 )
-from rft_api.rft_job import Compute, RFTJobSpec
+from rft_api.rft_job import Compute, RFTJob, RFTJobSpec
 from rft_api.sources import Data, DataSource, WarmupSource
 from rft_api.training import DeepSpeed, Hyperparameters, Tuning, Warmup
 
@@ -28,6 +29,9 @@ LOG = "BedrockInvocationLog"
 SPEC = {"model": {"uri": "m"}, "data": DATA, "output": {"uri": "o"}}
 MATH = {"name": "a", "builtin": {"name": "Math"}}
 COSINE = {"type": "text_similarity", "input": "x", "reference": "y", "evaluation_metric": "cosine"}
+OPINION = {"builtin": {"name": "Math"}}
+SERVED = {"model": {"uri": "m"}}
+ON_TWO_NODES = {**SPEC, "compute": {"nodes": 2}}
 
 RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
     (
@@ -171,6 +175,24 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
         {"model": {"uri": "m"}, "serving": {}},
         {"baseEndpoint": "b", "adapter": {"uri": "a"}, "serving": {}},
         "serving belongs to the endpoint",
+    ),
+    (
+        RewardFunction,
+        {"metadata": {"name": "second-opinion"}, "spec": OPINION},
+        {"metadata": {"name": "2nd-opinion"}, "spec": OPINION},
+        "the name must begin with a letter",
+    ),
+    (
+        InferenceEndpoint,
+        {"metadata": {"name": "x-tax"}, "spec": SERVED},
+        {"metadata": {"name": "4o-tax"}, "spec": SERVED},
+        "the name must begin with a letter",
+    ),
+    (
+        RFTJob,
+        {"metadata": {"name": "second"}, "spec": ON_TWO_NODES},
+        {"metadata": {"name": "2nd"}, "spec": ON_TWO_NODES},
+        "with several nodes (compute.nodes",
     ),
 ]
 """A model, what satisfies all its rules, what breaks one of them, and a part of the message."""

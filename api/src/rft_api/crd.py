@@ -123,13 +123,14 @@ def structural_schema(model: type[BaseModel]) -> Json:
     """A resource's structural schema (Kubernetes, "Specifying a structural schema")."""
     document = model.model_json_schema(by_alias=True, mode="validation")
     schema = _structural(document, document.get("$defs", {}))
-    # The API server owns these three; a schema for them is not allowed beyond their type.
+    # The API server owns these three; a schema of metadata may only restrict the name.
     properties = schema["properties"]
     properties["apiVersion"] = {"type": "string", "description": "Version of the schema."}
     properties["kind"] = {"type": "string", "description": "Kind of the object."}
-    properties["metadata"] = {"type": "object"}
+    name = properties["metadata"]["properties"]["name"]
+    properties["metadata"] = {"type": "object", "properties": {"name": name}}
     schema["required"] = ["spec"]
-    return schema
+    return _with_rules(model.__name__, schema)
 
 
 def _structural(node: Json, definitions: dict[str, Json]) -> Json:

@@ -84,6 +84,9 @@ def _reference(crds: list[Json]) -> str:
     for crd in crds:
         schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
         parts.append(f"\n## {crd['spec']['names']['kind']}\n\n{schema['description']}\n")
+        if "x-kubernetes-validations" in schema:
+            rules = [rule["message"] for rule in schema["x-kubernetes-validations"]]
+            parts.append("\nRules for the name:\n\n" + "".join(f"- `metadata.name`: {message}\n" for message in rules))
         for section in ("spec", "status"):
             parts.append(f"\n### {crd['spec']['names']['kind']} {section}\n\n| field | type | default | meaning |\n")
             parts.append("|---|---|---|---|\n")

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from rft_api.model import Model, Rule
+from rft_api.object_names import SERVICE_MESSAGE, first_letter, is_service_name, server
 from rft_api.quantities import Integer, Name, exactly_one_of
 from rft_api.resource import API_VERSION, Conditions, Metadata, PodOverrides, SecretReference
 from rft_api.rft_job import ModelSource
@@ -97,6 +98,15 @@ class InferenceEndpointStatus(Model):
 
 class InferenceEndpoint(Model):
     """An InferenceEndpoint serves a model, or an adapter beside its base model, under one name."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=first_letter("self.metadata.name"),
+            message=SERVICE_MESSAGE,
+            holds=lambda endpoint: is_service_name(server(endpoint.metadata.name)),
+            places=lambda _: [("metadata", "name")],
+        ),
+    )
 
     api_version: Literal["rft.dev/v1alpha1"] = API_VERSION
     """Version of the API: rft.dev/v1alpha1."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, WithJsonSchema, model_validator
 
 from rft_api.builtin_reward import BuiltinReward
 from rft_api.builtin_table import CodeReward
 from rft_api.model import Location, Model, Rule, RuleViolations, Violation
+from rft_api.object_names import SERVICE_MESSAGE, first_letter, is_service_name, reward_server
 from rft_api.openai_grader import AnyGrader, asks_chat_model, asks_for_embeddings
 from rft_api.quantities import (
     AtLeast,
@@ -49,12 +50,16 @@ class SourceFrom(Model):
     """The key of a ConfigMap that holds the code."""
 
 
+MAXIMUM_CODE: Final = 262144
+"""Largest number of characters in the code of a reward, wherever it is read from."""
+
+
 class PythonReward(Model):
     """A Python function that follows the contract of Amazon Bedrock's reward Lambdas. It runs in the sandbox."""
 
     rules: ClassVar[tuple[Rule, ...]] = (exactly_one_of("source", "source_from"),)
 
-    source: Annotated[str, Field(min_length=1, max_length=262144)] | None = None
+    source: Annotated[str, Field(min_length=1, max_length=MAXIMUM_CODE)] | None = None
     """The Python code. It can import the standard library."""
     source_from: SourceFrom | None = None
     """A place that the code is read from instead."""
@@ -313,6 +318,15 @@ class RewardFunctionStatus(Model):
 
 class RewardFunction(Model):
     """A RewardFunction scores completions, so that good answers can be told from bad ones."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=first_letter("self.metadata.name"),
+            message=SERVICE_MESSAGE,
+            holds=lambda function: is_service_name(reward_server(function.metadata.name)),
+            places=lambda _: [("metadata", "name")],
+        ),
+    )
 
     api_version: Literal["rft.dev/v1alpha1"] = API_VERSION
     """Always rft.dev/v1alpha1."""

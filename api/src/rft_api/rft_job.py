@@ -9,6 +9,7 @@ from pydantic import Field
 
 from rft_api.job_status import RFTJobStatus
 from rft_api.model import Model, Rule
+from rft_api.object_names import SERVICE_MESSAGE, NamesEndpoint, first_letter, is_service_name, trainer_service
 from rft_api.quantities import Between, Boolean, Decimal, Duration, Integer, Name
 from rft_api.resource import API_VERSION, Metadata, PodOverrides, SecretReference
 from rft_api.sources import Data, Uri
@@ -68,9 +69,9 @@ class Limits(Model):
 class JobEndpoint(Model):
     """The InferenceEndpoint that is created when a job has succeeded."""
 
-    name: Name
+    name: Annotated[Name, NamesEndpoint()]
     """Name of the InferenceEndpoint and, in its API, of the tuned model."""
-    base_endpoint: Name | None = None
+    base_endpoint: Annotated[Name, NamesEndpoint()] | None = None
     """Name of the InferenceEndpoint of the base model, whose server also serves the adapter. It is created if it does
     not exist. When absent, the tuned model gets a server of its own."""
     deletion_policy: Literal["Delete", "Keep"] = "Delete"
@@ -154,6 +155,16 @@ class RFTJobSpec(Model):
 
 class RFTJob(Model):
     """An RFTJob fine-tunes a model by reinforcement learning."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            # A single pod has no Service.
+            cel=f"self.spec.compute.nodes == 1 || {first_letter('self.metadata.name')}",
+            message=f"with several nodes (compute.nodes) {SERVICE_MESSAGE}",
+            holds=lambda job: job.spec.compute.nodes == 1 or is_service_name(trainer_service(job.metadata.name)),
+            places=lambda _: [("metadata", "name")],
+        ),
+    )
 
     api_version: Literal["rft.dev/v1alpha1"] = API_VERSION
     """Version of the API: rft.dev/v1alpha1."""

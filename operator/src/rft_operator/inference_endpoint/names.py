@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from rft_operator.kube.names import bounded
+from rft_api.object_names import adapter_list, server
+
+__all__ = ["LOADER_PORT", "MODELS", "SERVER", "SERVER_PORT", "adapter_list", "endpoint_url", "server"]
 
 SERVER: Final = "server"
 """Name of the container of a server."""
@@ -12,16 +14,6 @@ SERVER_PORT: Final = 8000
 LOADER_PORT: Final = 8081
 MODELS: Final = "/models"
 """Folder of models and adapters, which the loader and the server share."""
-
-
-def server(endpoint: str) -> str:
-    """Return the name of the Deployment and the Service of an endpoint."""
-    return bounded(endpoint, "server")
-
-
-def adapter_list(endpoint: str) -> str:
-    """Return the name of the ConfigMap with the list of the adapters that a server serves."""
-    return bounded(endpoint, "adapters")
 
 
 def endpoint_url(endpoint: str, namespace: str) -> str:

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from rft_operator.kube.names import bounded
+from rft_api.object_names import reward_configuration, reward_server, reward_token
+
+__all__ = ["REWARD_PORT", "REWARD_SERVER", "reward_configuration", "reward_server", "reward_token", "reward_url"]
 
 REWARD_SERVER: Final = "reward-server"
 """Name of the container of a reward server."""
 REWARD_PORT: Final = 8080
-
-
-def reward_server(function: str) -> str:
-    """Return the name of the Deployment, the Service and the NetworkPolicy of a reward function."""
-    return bounded(function, "reward")
-
-
-def reward_configuration(function: str, digest: str) -> str:
-    """Return the name of the ConfigMap with the code of a reward function; it depends on the code."""
-    return bounded(function, f"reward-{digest[:10]}")
-
-
-def reward_token(function: str, uid: str) -> str:
-    """Return the name of the Secret with the token of a reward server; it depends on the uid of the function."""
-    return bounded(function, f"reward-token-{uid[:8]}")
 
 
 def reward_url(function: str, namespace: str) -> str:

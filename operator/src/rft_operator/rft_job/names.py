@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from typing import Final
 
-from rft_operator.kube.names import bounded
+from rft_api.object_names import base_endpoint, run_configuration, trainer_service, training_job
+
+__all__ = [
+    "ATTEMPT",
+    "CREATED_FOR",
+    "PROGRESS_PORT",
+    "QUEUE",
+    "RENDEZVOUS_PORT",
+    "RETRIES_BEFORE",
+    "TRAINER",
+    "base_endpoint",
+    "master_address",
+    "run_configuration",
+    "trainer_service",
+    "training_job",
+]
 
 TRAINER: Final = "trainer"
 """Name of the container of a trainer."""
@@ -20,30 +35,7 @@ QUEUE: Final = "kueue.x-k8s.io/queue-name"
 PROGRESS_PORT: Final = 9090
 RENDEZVOUS_PORT: Final = 29500
 
-_LONGEST_JOB_NAME = 63 - len("-1023")
-"""Largest length of a Job's name: the host name of a pod appends the index of the pod to it."""
-
-
-def run_configuration(job: str) -> str:
-    """Return the name of the ConfigMap with the configuration of a run."""
-    return bounded(job, "run")
-
-
-def trainer_service(job: str) -> str:
-    """Return the name of the headless Service that gives the pods of a trainer their host names."""
-    return bounded(job, "trainer")
-
-
-def training_job(job: str, attempt: int) -> str:
-    """Return the name of the Job of an attempt."""
-    return bounded(job, f"trainer-{attempt}", _LONGEST_JOB_NAME)
-
 
 def master_address(job: str, namespace: str, attempt: int) -> str:
     """Return the host name of the pod with index 0."""
     return f"{training_job(job, attempt)}-0.{trainer_service(job)}.{namespace}.svc"
-
-
-def base_endpoint(endpoint: str) -> str:
-    """Return the name of the base endpoint of an adapter endpoint whose job names none."""
-    return bounded(endpoint, "base")
