@@ -205,3 +205,29 @@ def test_a_file_that_is_no_text(rft, tmp_path):
 
 def test_usage_errors_are_2(rft):
     assert rft("validate").returncode == 2
+
+
+def test_code_that_is_too_large_for_a_cluster(folder, rft):
+    """844 kB of code fit into the user's own ConfigMap, and as JSON not into that which the operator makes from it."""
+    term = "    - {{name: t{}, python: {{sourceFrom: {{configMap: {{name: code, key: reward.py}}}}}}}}\n"
+    spec = "  combine:\n    terms:\n" + "".join(term.format(number) for number in range(4))
+    manifest = FROM_CONFIG_MAP.replace(
+        "  python: {sourceFrom: {configMap: {name: code, key: reward.py}}}\n", spec
+    ) + "".join(f'    W{number} = "a"\n' for number in range(17_500))  # fmt: skip
+    file = written(folder, manifest)
+    result = rft("validate", file)
+    assert result.returncode == 10
+    (message,) = [line for line in result.stderr.splitlines() if "spec.combine" in line]
+    assert f"{file}:6: spec.combine.terms: has 1,076,112 bytes" in message
+    assert "Kubernetes allows 1,048,576: move data out of the code, into a file that pod.volumes mounts" in message
+
+
+def test_code_that_is_longer_than_any_code_may_be(folder, rft):
+    file = written(folder, FROM_CONFIG_MAP + f"    {'#' * 262_144}\n")
+    result = rft("validate", file)
+    assert result.returncode == 10
+    assert (
+        f"{file}:5: spec.python.sourceFrom.configMap: key reward.py of ConfigMap code has 262,195 characters"
+        in result.stderr
+    )
+    assert "and the code of a reward 262,144 at most: move data out of the code" in result.stderr

@@ -132,6 +132,21 @@ class Kubelet:
         terminated = {"exitCode": code, "message": message, "reason": "Completed" if code == 0 else "Error", **times}
         self._write(pod, container, "Failed" if code else "Succeeded", {"terminated": terminated}, ready=False)
 
+    def linger(self, pod: str, container: str, code: int, message: str = "") -> None:
+        """The container ends, and the proxy that a webhook has added to the pod runs on."""
+        times = {"startedAt": _now(), "finishedAt": _now()}
+        terminated = {"exitCode": code, "message": message, "reason": "Completed", **times}
+        proxy = {"name": "istio-proxy", "ready": True, "started": True, "state": {"running": {"startedAt": _now()}}}
+        self._write(pod, container, "Running", {"terminated": terminated}, ready=False, beside=[proxy])
+
+    def end_proxy(self, pod: str, container: str, code: int) -> None:
+        """The proxy ends, too, and with it the pod."""
+        found = self._kubectl.get("pod", pod, f"--namespace={self._namespace}")["status"]["containerStatuses"]
+        state = next(entry["state"] for entry in found if entry["name"] == container)
+        ended = {"exitCode": code, "reason": "Error", "startedAt": _now(), "finishedAt": _now()}
+        proxy = {"name": "istio-proxy", "ready": False, "started": False, "state": {"terminated": ended}}
+        self._write(pod, container, "Failed", state, ready=False, beside=[proxy])
+
     def disrupt(self, pod: str, container: str) -> None:
         """The pod's node goes away."""
         condition = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
@@ -146,6 +161,7 @@ class Kubelet:
         state: dict[str, Any],
         ready: bool,
         further: list[dict[str, Any]] | None = None,
+        beside: list[dict[str, Any]] | None = None,
     ) -> None:
         found = self._kubectl.get("pod", pod, f"--namespace={self._namespace}")
         truth = "True" if ready else "False"
@@ -157,10 +173,10 @@ class Kubelet:
                 *(further or []),
             ],
             "containerStatuses": [
-                {
-                    "name": container, "image": "i", "imageID": "i", "restartCount": 0, "ready": ready,
-                    "started": ready, "state": state,
-                }
+                {"image": "i", "imageID": "i", "restartCount": 0, **entry}
+                for entry in [
+                    {"name": container, "ready": ready, "started": ready, "state": state}, *(beside or []),
+                ]
             ],
         }  # fmt: skip
         patch = json.dumps({"status": status})

@@ -25,7 +25,7 @@ class RecordingCluster:
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
         return self._store.get(Key(kind, namespace, name))
 
-    async def delete(self, kind: str, namespace: str, name: str, uid: str) -> bool:
+    async def delete(self, kind: str, namespace: str, name: str, uid: str, grace_seconds: int | None = None) -> bool:
         return name != "gone"
 
     def _take(self, what: str, obj: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from lives import (
 )
 from pretending import Kubelet, Operator, reason, running_operator, wait_until_gone
 
+from rft_api.config_map_size import CONFIG_MAP_BYTES
+
 
 @pytest.fixture(scope="module")
 def kubectl(api_server: Cluster) -> Kubectl:
@@ -325,6 +327,74 @@ def test_metrics_tell_the_state_of_jobs(kubectl, team, operator):
     wanted = f'rft_job_condition{{job="job",namespace="{team}",reason="Suspended",status="Unknown",type="Succeeded"}}'
     assert any(_same_series(line, wanted) for line in text.splitlines()), text
     assert 'rft_operator_reconcile_seconds_count{kind="RFTJob",outcome="done"}' in text
+
+
+MISSING = {"serviceAccountName": "nobody"}
+
+
+@pytest.mark.usefixtures("ready_reward")
+def test_pods_that_kubernetes_does_not_create_are_explained(kubectl, team):
+    """A job, a reward and an endpoint whose ServiceAccount does not exist; the words are those of the API server."""
+    servers = [
+        {**REWARD, "metadata": {"name": "other"}, "spec": {**REWARD["spec"], "pod": MISSING}},
+        endpoint("served", {"model": {"uri": "s3://models/base"}, "serving": {"gpus": 0, "pod": MISSING}}),
+    ]
+    kubectl.apply(job(compute={"gpusPerNode": 0, "pod": MISSING}), *servers, namespace=team)
+    for name, kind in (
+        ("rewardfunction/other", "Ready"), ("inferenceendpoint/served", "Ready"), ("rftjob/job", "Succeeded")
+    ):  # fmt: skip
+        found = wait_for(kubectl, team, name, kind, "PodsMissing")
+        message = next(c["message"] for c in found["status"]["conditions"] if c["type"] == kind)
+        assert 'serviceaccount "nobody" not found' in message, message
+        assert "FailedCreate: " in message
+    assert message.startswith("0 of 1 pods exist: FailedCreate: ")
+    # It goes on by itself once the ServiceAccount exists.
+    kubectl.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody"}}, namespace=team)
+    wait_for(kubectl, team, "rftjob/job", "Succeeded", "Unschedulable")
+
+
+@pytest.mark.usefixtures("ready_reward")
+@pytest.mark.parametrize(("code", "text", "expected"), [(0, json.dumps(RESULT), "Succeeded"), (11, "x", "DataInvalid")])
+def test_a_proxy_that_runs_on_keeps_neither_the_job_nor_its_gpus(kubectl, team, kubelet, code, text, expected):
+    kubectl.apply(job(), namespace=team)
+    (pod,) = kubelet.pods(TRAINERS)
+    kubelet.run(pod, "trainer")
+    wait_for(kubectl, team, "rftjob/job", "Succeeded", "Running")
+    kubelet.linger(pod, "trainer", code, text)
+    found = wait_for(kubectl, team, "rftjob/job", "Succeeded", expected)
+    assert (found["status"].get("result") or {}).get("gain") == ("+0.5000" if code == 0 else None)
+    # The pod is told to end soon, and the Job is left to Kubernetes; how the proxy then ends changes nothing.
+    kubectl.wait_for("pod", pod, f"--namespace={team}", until=lambda found: "deletionTimestamp" in found["metadata"])
+    kubelet.end_proxy(pod, "trainer", 143)
+    wait_until_gone(kubectl, "pod", pod, f"--namespace={team}")
+    kubectl.wait_for("job", "job-trainer-0", f"--namespace={team}", until=lambda found: "conditions" in found["status"])
+    assert reason(kubectl.get("rftjob", "job", f"--namespace={team}"), "Succeeded") == expected
+
+
+def test_code_that_is_too_large_is_refused_by_its_field_and_not_by_an_internal_object(kubectl, team):
+    code = "def lambda_handler(event, context): ...\n" + 'W = "ab"\n' * 23_447
+    config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "code"}, "data": {"reward.py": code}}
+    source = {"sourceFrom": {"configMap": {"name": "code", "key": "reward.py"}}}
+    terms = [{"name": f"t{number}", "python": source} for number in range(4)]
+    kubectl.apply(config_map, {**REWARD, "spec": {"combine": {"terms": terms}}}, namespace=team)
+    found = wait_for(kubectl, team, "rewardfunction/amount", "Ready", "ConfigurationInvalid")
+    message = found["status"]["conditions"][0]["message"]
+    assert message.startswith("spec.combine.terms: has 1,125,")
+    assert "Kubernetes allows 1,048,576: move data out of the code" in message
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_the_largest_config_map_is_as_large_as_we_say(kubectl, team, more):
+    """Our limit is that of the API server, to the byte."""
+    data = {"function.json": "x" * (CONFIG_MAP_BYTES + more)}
+    config_map = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "large", "namespace": team},
+        "data": data,
+    }
+    done = kubectl.run("apply", "--server-side", "--dry-run=server", "-f", "-", stdin=json.dumps(config_map))
+    assert (done.returncode != 0) is bool(more), done.stderr
 
 
 def _same_series(line: str, wanted: str) -> bool:

@@ -32,14 +32,20 @@ def test_every_permission_is_used_and_none_is_missing(patient_kubectl, operator_
     kubectl = patient_kubectl
     with running_operator(operator_kubeconfig, tmp_path / "log"), Life(kubectl) as life:
         life.live()
+        # The pods of one job are refused, and a proxy runs on in that of another. Both are left for later.
+        refused = another("refused", compute={"gpusPerNode": 0, "pod": {"serviceAccountName": "nobody"}})
+        kubectl.apply(refused, another("proxied"), namespace=life.namespace)
+        (proxied,) = life.kubelet.pods(f"{TRAINERS},rft.dev/owner=proxied")
+        life.kubelet.run(proxied, "trainer")
+        life.kubelet.linger(proxied, "trainer", 0, json.dumps(RESULT))
         # Another job joins the first one's base endpoint, after a pause.
         joining = another("second", endpoint={"name": "second", "baseEndpoint": "tuned-base"})
         kubectl.apply(joining, namespace=life.namespace)
-        life.kubelet.pods(TRAINERS)
+        life.kubelet.pods(f"{TRAINERS},rft.dev/owner=second")
         kubectl.apply(another("second", suspend=True), namespace=life.namespace)
         wait_for(kubectl, life.namespace, "rftjob/second", "Succeeded", "Suspended")
         kubectl.apply(joining, namespace=life.namespace)
-        (pod,) = life.kubelet.pods(TRAINERS)
+        (pod,) = life.kubelet.pods(f"{TRAINERS},rft.dev/owner=second")
         life.kubelet.end(pod, "trainer", 0, json.dumps(RESULT))
         kubectl.wait_for(
             "inferenceendpoint/tuned-base",
@@ -61,6 +67,9 @@ def test_every_permission_is_used_and_none_is_missing(patient_kubectl, operator_
             *configurations,
             until=lambda found: life.kubelet.serve(REWARDS, "reward-server") or len(found["items"]) == 1,
         )
+        wait_for(kubectl, life.namespace, "rftjob/refused", "Succeeded", "PodsMissing")
+        of_proxied = ["pod", proxied, f"--namespace={life.namespace}"]
+        kubectl.wait_for(*of_proxied, until=lambda found: "deletionTimestamp" in found["metadata"])
     requests = audit.requests()
     assert [request for request in requests if request.code == 403] == []
     used = {(request.group, request.resource, request.verb) for request in requests}

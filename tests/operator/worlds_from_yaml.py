@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from rft_operator.inference_endpoint.plan import plan_inference_endpoint
 from rft_operator.inference_endpoint.world import ServerAnswer, gather_inference_endpoint
 from rft_operator.kube.plan import Plan
 from rft_operator.kube.store import Key
+from rft_operator.pods.late import awaited_pods, late_uids, newest_warning
 from rft_operator.reconcile.routing import Router
 from rft_operator.resources import RESOURCES
 from rft_operator.reward_function.plan import plan_reward_function
 from rft_operator.reward_function.world import gather_reward_function
 from rft_operator.rft_job.plan import plan_rft_job
+from rft_operator.rft_job.run_state import awaited_objects
 from rft_operator.rft_job.world import gather_rft_job
 from rft_operator.settings import Images, Settings
 
@@ -81,17 +83,30 @@ def plan_objects(of: str, objects: list[dict[str, Any]], now: str, **probes: Any
     if key.kind == "RFTJob":
         progress = probes.get("progress")
         told = None if progress is None else Progress.model_validate(progress)
-        return plan_rft_job(gather_rft_job(store, key, RFTJob.model_validate(found), told, moment), SETTINGS)
+        world = gather_rft_job(store, key, RFTJob.model_validate(found), told, moment)
+        late = late_uids(awaited_objects(world.newest, world.pods), moment)
+        return plan_rft_job(replace(world, warnings=_warnings(late, probes)), SETTINGS)
     if key.kind == "RewardFunction":
         function = RewardFunction.model_validate(found)
         sources, readiness = probes.get("sources", {}), probes.get("readiness", {})
         token = probes.get("newToken", "")
-        return plan_reward_function(
-            gather_reward_function(store, key, function, sources, readiness, token, moment), SETTINGS
-        )
+        rewarding = gather_reward_function(store, key, function, sources, readiness, token, moment)
+        late = late_uids(awaited_pods(rewarding.pods), moment)
+        return plan_reward_function(replace(rewarding, warnings=_warnings(late, probes)), SETTINGS)
     endpoint = InferenceEndpoint.model_validate(found)
     answers = {name: _answer(answer) for name, answer in probes.get("answers", {}).items()}
-    return plan_inference_endpoint(gather_inference_endpoint(store, key, endpoint, answers, moment), SETTINGS)
+    serving = gather_inference_endpoint(store, key, endpoint, answers, moment)
+    late = late_uids(awaited_pods(serving.own_pods), moment)
+    return plan_inference_endpoint(replace(serving, warnings=_warnings(late, probes)), SETTINGS)
+
+
+def _warnings(uids: list[str], probes: dict[str, Any]) -> dict[str, str]:
+    """What the events of a case say about the objects that are late, of which alone the operator reads them."""
+    texts = {
+        uid: newest_warning([event for event in probes.get("events", []) if event["regarding"]["uid"] == uid])
+        for uid in uids
+    }
+    return {uid: text for uid, text in texts.items() if text is not None}
 
 
 def _answer(given: dict[str, Any]) -> ServerAnswer:
@@ -120,7 +135,10 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
             for desired in plan.desired
         ],
         "deletions": [
-            {"api_version": d.kind.api_version, "kind": d.kind.name, "name": d.name, "uid": d.uid, "why": d.why}
+            {
+                **{"api_version": d.kind.api_version, "kind": d.kind.name, "name": d.name, "uid": d.uid, "why": d.why},
+                **({} if d.grace_seconds is None else {"graceSeconds": d.grace_seconds}),
+            }
             for d in plan.deletions
         ],
         "status": plan.status,

@@ -14,7 +14,7 @@ from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.model import Json, Location, Violation, format_location
 from rft_api.resource import API_VERSION
 from rft_api.reward_checks import reward_problems
-from rft_api.reward_function import Grader, PythonReward, RewardFunction
+from rft_api.reward_function import MAXIMUM_CODE, Grader, PythonReward, RewardFunction
 from rft_api.rft_job import RFTJob
 from rft_api.violations import violations
 
@@ -164,8 +164,8 @@ def _read_config_map(origin: Origin, document: Json, manifests: Manifests, error
         manifests.config_maps.setdefault(metadata["name"], dict(data))
 
 
-class SourceMissing(Exception):
-    """Raised when code is read from a ConfigMap's key that is not there."""
+class SourceError(Exception):
+    """Raised when the code that a ConfigMap should hold cannot be used."""
 
     def __init__(self, location: Location, message: str):
         super().__init__(f"{format_location(location)}: {message}")
@@ -173,20 +173,35 @@ class SourceMissing(Exception):
         self.message = message
 
 
-def missing_sources(function: RewardFunction, config_maps: Mapping[str, Mapping[str, str]]) -> Iterator[SourceMissing]:
-    """An exception for each reference to a ConfigMap that does not lead to code."""
+class SourceMissing(SourceError):
+    """Raised when code is read from a ConfigMap's key that is not there, or empty."""
+
+
+class SourceTooLong(SourceError):
+    """Raised when a ConfigMap holds more code than a reward may have."""
+
+
+def source_errors(function: RewardFunction, config_maps: Mapping[str, Mapping[str, str]]) -> Iterator[SourceError]:
+    """An exception for each reference to a ConfigMap that does not lead to code that can be used."""
     for location, grader in function.spec.graders():
         if grader.python is None or grader.python.source_from is None:
             continue
         reference = grader.python.source_from.config_map
         source = config_maps.get(reference.name, {}).get(reference.key)
-        message = None
+        place, key = (
+            (*location, "python", "sourceFrom", "configMap"),
+            f"key {reference.key} of ConfigMap {reference.name}",
+        )
         if source is None:
-            message = f"there is no ConfigMap {reference.name} with key {reference.key}"
+            yield SourceMissing(place, f"there is no ConfigMap {reference.name} with key {reference.key}")
         elif not source.strip():
-            message = f"key {reference.key} of ConfigMap {reference.name} is empty"
-        if message is not None:
-            yield SourceMissing((*location, "python", "sourceFrom", "configMap"), message)
+            yield SourceMissing(place, f"{key} is empty")
+        elif len(source) > MAXIMUM_CODE:
+            yield SourceTooLong(
+                place,
+                f"{key} has {len(source):,} characters, and the code of a reward {MAXIMUM_CODE:,} at most: move data "
+                "out of the code, into a file that pod.volumes mounts and sandbox.readable names",
+            )
 
 
 def resolve_source(function: RewardFunction, config_maps: Mapping[str, Mapping[str, str]]) -> RewardFunction:
@@ -194,9 +209,10 @@ def resolve_source(function: RewardFunction, config_maps: Mapping[str, Mapping[s
 
     Raises:
         SourceMissing: when a ConfigMap or its key is missing, or holds no code.
+        SourceTooLong: when it holds too much.
     """
-    for missing in missing_sources(function, config_maps):
-        raise missing
+    for error in source_errors(function, config_maps):
+        raise error
 
     def inline_code(_: Location, grader: Grader) -> dict[str, object]:
         python = grader.python

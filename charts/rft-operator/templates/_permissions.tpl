@@ -97,6 +97,7 @@
   verbs:
   - list
   - watch
+  - delete
 - apiGroups:
   - ''
   resources:
@@ -108,6 +109,7 @@
   resources:
   - events
   verbs:
+  - list
   - create
 {{- end }}
 

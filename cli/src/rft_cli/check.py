@@ -13,11 +13,14 @@ from rft_api.manifests import (
     ManifestError,
     ManifestErrors,
     Manifests,
+    SourceError,
     load_manifests,
-    missing_sources,
+    resolve_source,
+    source_errors,
 )
 from rft_api.model import Location
 from rft_api.render import FieldError, RewardAddress, render_trainer_config, reward_names
+from rft_api.reward_document import document_violation, reward_document
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
 from rft_api.sources import DataSource
@@ -64,9 +67,21 @@ def read_manifests(paths: Iterable[Path]) -> tuple[Manifests, list[ManifestError
     for function in manifests.reward_functions.values():
         errors += [
             manifests.error("RewardFunction", function.metadata.name, violation.location, violation.message)
-            for violation in missing_sources(function, manifests.config_maps)
+            for violation in source_errors(function, manifests.config_maps)
         ]
     return manifests, errors
+
+
+def size_errors(manifests: Manifests) -> Iterator[ManifestError]:
+    """Yield an error for each function that is too large for a cluster; a local run takes functions of any size."""
+    for function in manifests.reward_functions.values():
+        try:
+            resolved = resolve_source(function, manifests.config_maps)
+        except SourceError:
+            continue  # reported by `read_manifests`
+        violation = document_violation(function, reward_document(resolved))
+        if violation is not None:
+            yield manifests.error("RewardFunction", function.metadata.name, violation.location, violation.message)
 
 
 def _job_errors(manifests: Manifests, job: RFTJob) -> Iterator[ManifestError]:

@@ -10,7 +10,7 @@ from rft_api.manifests import ManifestErrors
 from rft_api.render import reward_names
 from rft_api.reward_function import Grader, RewardFunction, RewardFunctionSpec
 from rft_api.rft_job import RFTJob
-from rft_cli.check import check_manifests
+from rft_cli.check import check_manifests, size_errors
 
 
 def validate(files: Sequence[Path]) -> None:
@@ -20,6 +20,7 @@ def validate(files: Sequence[Path]) -> None:
         ManifestErrors: with every error.
     """
     manifests, errors = check_manifests(files)
+    errors += size_errors(manifests)
     if errors:
         raise ManifestErrors(errors, manifests)
     resources: list[RFTJob | RewardFunction | InferenceEndpoint] = []

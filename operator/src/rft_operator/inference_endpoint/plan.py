@@ -9,6 +9,8 @@ An endpoint with a server of its own:
 | one is ready but does not answer | NotAnswering |
 | fail again and again | ServerFailing; ModelInvalid when the model cannot be fetched or read |
 | cannot start | Unschedulable, ImagePullFailed, ContainerBlocked |
+| do not exist, because Kubernetes does not create them | PodsMissing |
+| wait for another container, such as the loader, that ends again and again | SidecarFailing |
 | otherwise | Starting |
 
 An endpoint with an adapter on the server of another endpoint:
@@ -29,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rft_api.config_map_size import CONFIG_MAP_BYTES
 from rft_api.exit_codes import ExitCode
 from rft_api.inference_endpoint import InferenceEndpoint, InferenceEndpointStatus
 from rft_api.termination import parse_failure
@@ -44,7 +47,8 @@ from rft_operator.inference_endpoint.world import InferenceEndpointWorld
 from rft_operator.kube import kinds
 from rft_operator.kube.plan import DesiredObject, Plan
 from rft_operator.pods.addresses import AddressProblem, locate
-from rft_operator.pods.pod_view import PodView, first_problem
+from rft_operator.pods.late import awaited_pods, blocked_pod, seconds_to_look
+from rft_operator.pods.pod_view import PodView, describe_unready_sidecars, first_problem, first_sidecar_failure
 from rft_operator.settings import Settings
 from rft_operator.status.conditions import Finding, build_conditions
 from rft_operator.status.events import plan_events
@@ -95,8 +99,15 @@ def _objects(world: InferenceEndpointWorld, settings: Settings) -> tuple[list[De
                 DesiredObject(build_endpoint_service(endpoint), "it leads to the pods of the base endpoint")
             ], _base_problem(world)
         adapters = [adapter for adapter in world.adapters if _has_valid_address(adapter)]
+        listed = build_adapter_list(endpoint, adapters)
+        size = sum(len(text.encode()) for text in listed["data"].values())
+        if size > CONFIG_MAP_BYTES:
+            return [], (
+                f"the list of the {len(adapters)} InferenceEndpoints with this baseEndpoint has {size:,} bytes, and a "
+                f"ConfigMap of Kubernetes {CONFIG_MAP_BYTES:,} at most: move some to another base endpoint"
+            )
         objects = [
-            DesiredObject(build_adapter_list(endpoint, adapters), "the loader reads which adapters to serve from it"),
+            DesiredObject(listed, "the loader reads which adapters to serve from it"),
             DesiredObject(build_server_deployment(endpoint, adapters, settings), "it runs the server"),
             DesiredObject(build_endpoint_service(endpoint), "it leads to the server's pods"),
         ]
@@ -148,9 +159,13 @@ def _own_finding(world: InferenceEndpointWorld) -> Finding:
             invalid = pod.termination.exit_code == ExitCode.MODEL_INVALID
             return Finding(kind, "False", Reason.MODEL_INVALID if invalid else Reason.SERVER_FAILING, text)
     problem = first_problem(waiting)
+    if problem is None and world.deployment.failure is not None:
+        problem = Reason.PODS_MISSING, world.deployment.failure
+    problem = problem or blocked_pod(waiting, world.warnings) or first_sidecar_failure(waiting)
     if problem is not None:
         return Finding(kind, "False", *problem)
-    return Finding(kind, "False", Reason.STARTING, f"{len(waiting)} pods are starting")
+    text = f"{len(waiting)} pods are starting"
+    return Finding(kind, "False", Reason.STARTING, "; ".join(filter(None, [text, describe_unready_sidecars(waiting)])))
 
 
 def _adapter_finding(world: InferenceEndpointWorld) -> Finding:
@@ -192,4 +207,6 @@ def _requeue(world: InferenceEndpointWorld, settings: Settings, finding: Finding
     """Return when to ask the servers again. Changes of their pods are watched."""
     if finding.status == "True":
         return READY_POLL_SECONDS
-    return settings.poll_seconds if _ready(world.pods) else None
+    if _ready(world.pods):
+        return settings.poll_seconds
+    return seconds_to_look(awaited_pods(world.own_pods), world.now)

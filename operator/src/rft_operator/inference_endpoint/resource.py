@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from rft_api.inference_endpoint import InferenceEndpoint
@@ -13,6 +14,7 @@ from rft_operator.inference_endpoint.references import find_base
 from rft_operator.inference_endpoint.world import InferenceEndpointWorld, gather_inference_endpoint, server_pods
 from rft_operator.kube.kinds import INFERENCE_ENDPOINT
 from rft_operator.kube.store import Key
+from rft_operator.pods.late import awaited_pods, late_uids, read_warnings
 from rft_operator.reconcile.resource import ObjectMetrics, Resource, Sources
 from rft_operator.status.conditions import is_true
 from rft_operator.status.reasons import ConditionType
@@ -23,7 +25,9 @@ async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> Infe
     conditions = endpoint.status.conditions if endpoint.status is not None else []
     was_ready = is_true(conditions, ConditionType.READY, endpoint.metadata.generation)
     answers = await ask_servers(sources.pods, server_pods(sources.store, key, endpoint), endpoint, was_ready)
-    return gather_inference_endpoint(sources.store, key, endpoint, answers, now)
+    world = gather_inference_endpoint(sources.store, key, endpoint, answers, now)
+    late = late_uids(awaited_pods(world.own_pods), now)
+    return replace(world, warnings=await read_warnings(sources.cluster, key.namespace, late))
 
 
 RESOURCE = Resource(

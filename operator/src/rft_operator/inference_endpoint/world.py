@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from rft_api.adapter_protocol import AdapterReport
@@ -43,6 +43,13 @@ class InferenceEndpointWorld:
     """Answers of the ready pods, by name."""
     now: datetime
     """The current time."""
+    warnings: Mapping[str, str] = field(default_factory=dict)
+    """What events say about late pods, by uid; see `pods.late`."""
+
+    @property
+    def own_pods(self) -> Sequence[PodView]:
+        """Pods of the server, if it is the endpoint's own."""
+        return () if self.endpoint.spec.model is None else self.pods
 
 
 def gather_inference_endpoint(

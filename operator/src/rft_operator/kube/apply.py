@@ -56,7 +56,7 @@ class Applier:
         """
         for deletion in plan.deletions:
             key = Key(deletion.kind.name, owner.namespace, deletion.name)
-            if await self._cluster.delete(*key, deletion.uid):
+            if await self._cluster.delete(*key, deletion.uid, deletion.grace_seconds):
                 _log_write(owner, "deleted", key, deletion.why)
             self._applied.pop(key, None)
         for makes_pods in (False, True):

@@ -16,7 +16,7 @@ from kubernetes.aio.dynamic import DynamicClient
 
 from rft_api.model import Json
 from rft_operator.kube import names
-from rft_operator.kube.kinds import KINDS
+from rft_operator.kube.kinds import EVENT, KINDS
 
 REQUEST_SECONDS = 30.0
 PAGE = 100
@@ -73,6 +73,12 @@ class Cluster:
                 return None
             raise
 
+    async def events(self, namespace: str, uid: str) -> list[Json]:
+        """Return the events about the object with this uid."""
+        path = _path(EVENT.name, namespace)
+        events: list[Json] = (await self._request("get", path, field_selector=f"regarding.uid={uid}"))["items"]
+        return events
+
     async def list(self, kind: str, namespace: str | None) -> AsyncIterator[tuple[list[Json], int]]:
         """Yield the watched objects of a kind, page by page, with the resource version at which all pages were read.
 
@@ -120,9 +126,19 @@ class Cluster:
         """
         return await self._write("put", _path(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"]), obj)
 
-    async def delete(self, kind: str, namespace: str, name: str, uid: str) -> bool:
-        """Delete the object with this uid, and in the background its children; return whether it existed."""
-        options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+    async def delete(self, kind: str, namespace: str, name: str, uid: str, grace_seconds: int | None = None) -> bool:
+        """Delete the object with this uid, and in the background its children; return whether it existed.
+
+        Args:
+            kind: the kind.
+            namespace: the namespace.
+            name: the name.
+            uid: the uid; another object of the same name is not deleted.
+            grace_seconds: seconds that a pod has to end; None for what its spec says.
+        """
+        options: Json = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
         try:
             await self._request("delete", _path(kind, namespace, name), body=options)
         except ApiException as error:

@@ -93,10 +93,12 @@ CONFIG_MAP: Final = Kind("ConfigMap", "", "v1", "configmaps", (*_APPLIED, "delet
 SERVICE: Final = Kind("Service", "", "v1", "services", _APPLIED)
 NETWORK_POLICY: Final = Kind("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies", _APPLIED)
 DEPLOYMENT: Final = Kind("Deployment", "apps", "v1", "deployments", _APPLIED, makes_pods=True)
-POD: Final = Kind("Pod", "", "v1", "pods", ("list", "watch"))
+# Pods are deleted when only containers that others have added still run.
+POD: Final = Kind("Pod", "", "v1", "pods", ("list", "watch", "delete"))
 # The operator writes tokens once and never reads them.
 SECRET: Final = Kind("Secret", "", "v1", "secrets", ("create",))
-EVENT: Final = Kind("Event", "events.k8s.io", "v1", "events", ("create",))
+# Events of Kubernetes are read about objects that are late, and not watched.
+EVENT: Final = Kind("Event", "events.k8s.io", "v1", "events", ("list", "create"))
 LEASE: Final = Kind(
     "Lease", "coordination.k8s.io", "v1", "leases", ("get", "create", "update"), own_namespace_only=True
 )

@@ -32,6 +32,8 @@ class Deletion:
     """The uid of the object that was observed; another object of the same name is not deleted."""
     why: str
     """Why the object is deleted, as a clause that follows its name in the log."""
+    grace_seconds: int | None = None
+    """Seconds that a pod has to end; None for what its spec says."""
 
 
 @dataclass(frozen=True)

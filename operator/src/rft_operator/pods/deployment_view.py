@@ -25,6 +25,8 @@ class DeploymentView:
     """Number of pods of the newest version."""
     available: int
     """Number of ready pods of all versions."""
+    failure: str | None = None
+    """Why Kubernetes cannot create pods, in its words; None when it can."""
 
     @property
     def rolled_out(self) -> bool:
@@ -35,10 +37,13 @@ class DeploymentView:
 def read_deployment(deployment: Json) -> DeploymentView:
     """Read the state of a Deployment."""
     metadata, status = deployment["metadata"], deployment.get("status", {})
+    conditions = status.get("conditions", [])
+    refused = [c for c in conditions if c["type"] == "ReplicaFailure" and c["status"] == "True"]
     return DeploymentView(
         content_digest=metadata.get("annotations", {}).get(CONTENT_DIGEST),
         settled=status.get("observedGeneration", 0) >= metadata.get("generation", 1),
         replicas=status.get("replicas", 0),
         updated=status.get("updatedReplicas", 0),
         available=status.get("availableReplicas", 0),
+        failure=f"{refused[0].get('reason', '')}: {refused[0].get('message', '')}" if refused else None,
     )

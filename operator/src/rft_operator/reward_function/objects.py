@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.model import Json
 from rft_api.readiness import READINESS_PATH
 from rft_api.remote_graders import judge_endpoints, with_endpoint_urls
+from rft_api.reward_document import FUNCTION_KEY, reward_document
 from rft_api.reward_function import RewardFunction
 from rft_operator.inference_endpoint.names import SERVER_PORT, endpoint_url
 from rft_operator.kube import kinds
@@ -29,12 +29,8 @@ from rft_operator.pods.template import (
 from rft_operator.reward_function import names
 from rft_operator.settings import Settings
 
-FUNCTION_KEY = "function.json"
-"""Key of the function in its ConfigMap."""
 TOKEN_KEY = "token"
 """Key of the token in its Secret."""
-# Fields of the spec that the reward server does not read: a change of them needs no new pods.
-_NOT_READ = {"replicas", "egress", "credentials", "pod"}
 
 
 def function_document(function: RewardFunction) -> str:
@@ -44,14 +40,7 @@ def function_document(function: RewardFunction) -> str:
         function: the function, whose references to ConfigMaps have been replaced by the code.
     """
     namespace = function.metadata.namespace
-    function = with_endpoint_urls(function, lambda endpoint: endpoint_url(endpoint, namespace))
-    document = {
-        "apiVersion": function.api_version,
-        "kind": function.kind,
-        "metadata": {"name": function.metadata.name, "namespace": function.metadata.namespace},
-        "spec": function.spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=_NOT_READ),
-    }
-    return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+    return reward_document(with_endpoint_urls(function, lambda endpoint: endpoint_url(endpoint, namespace)))
 
 
 def document_digest(function: RewardFunction) -> str:

@@ -3,8 +3,11 @@
 | code | newest pods | reason of the condition Ready |
 |---|---|---|
 | missing | | SourceMissing; the previous version continues to serve |
+| too long, or too large for a ConfigMap | | ConfigurationInvalid; the previous version continues to serve |
 | rejected (exit code 10) | | ConfigurationInvalid |
 | | cannot start | Unschedulable, ImagePullFailed, ContainerBlocked |
+| | do not exist, because Kubernetes does not create them | PodsMissing |
+| | wait for a container beside the server that ends again and again | SidecarFailing |
 | | fail again and again | ServerFailing |
 | | run, but tests fail | TestsFailing |
 | | are not ready, but older pods are | RollingOut |
@@ -18,15 +21,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from rft_api.exit_codes import ExitCode
-from rft_api.manifests import SourceMissing, resolve_source
+from rft_api.manifests import SourceError, SourceMissing, resolve_source
 from rft_api.readiness import NotReadyReason
 from rft_api.remote_graders import judge_endpoints, leaves_cluster
 from rft_api.render import reward_digest
+from rft_api.reward_document import document_violation
 from rft_api.reward_function import RewardFunction, RewardFunctionStatus
 from rft_api.termination import parse_failure
 from rft_operator.kube.kinds import CONFIG_MAP
 from rft_operator.kube.plan import Deletion, DesiredObject, Plan
-from rft_operator.pods.pod_view import PodView, first_problem
+from rft_operator.pods.late import awaited_pods, blocked_pod, seconds_to_look
+from rft_operator.pods.pod_view import PodView, describe_unready_sidecars, first_problem, first_sidecar_failure
 from rft_operator.reward_function import names
 from rft_operator.reward_function.objects import (
     build_network_policy,
@@ -35,6 +40,7 @@ from rft_operator.reward_function.objects import (
     build_reward_service,
     build_token_secret,
     document_digest,
+    function_document,
 )
 from rft_operator.reward_function.world import RewardFunctionWorld, source_names
 from rft_operator.settings import Settings
@@ -53,8 +59,13 @@ def plan_reward_function(world: RewardFunctionWorld, settings: Settings) -> Plan
     poll = SOURCE_SECONDS if source_names(function) else None
     try:
         resolved = resolve_source(function, world.sources)
-    except SourceMissing as missing:
-        finding = Finding(ConditionType.READY, "False", Reason.SOURCE_MISSING, str(missing))
+    except SourceError as error:
+        reason = Reason.SOURCE_MISSING if isinstance(error, SourceMissing) else Reason.CONFIGURATION_INVALID
+        finding = Finding(ConditionType.READY, "False", reason, str(error))
+        return _plan(world, before, finding, before.digest, [], [], poll)
+    too_large = document_violation(function, function_document(resolved))
+    if too_large is not None:
+        finding = Finding(ConditionType.READY, "False", Reason.CONFIGURATION_INVALID, str(too_large))
         return _plan(world, before, finding, before.digest, [], [], poll)
     finding = _finding(world, resolved)
     finding = replace(finding, message="; ".join(filter(None, [finding.message, *_unreachable(world)])))
@@ -78,6 +89,8 @@ def plan_reward_function(world: RewardFunctionWorld, settings: Settings) -> Plan
     ]
     if finding.status != "True" and any(_can_be_asked(pod) for pod in world.pods):
         poll = settings.poll_seconds
+    look = seconds_to_look(awaited_pods(world.pods), world.now)
+    poll = min((seconds for seconds in (poll, look) if seconds is not None), default=None)
     return _plan(world, before, finding, reward_digest(resolved.spec), objects, deletions, poll)
 
 
@@ -142,5 +155,11 @@ def _finding(world: RewardFunctionWorld, resolved: RewardFunction) -> Finding:
             return Finding(
                 kind, "False", Reason.TESTS_FAILING if tests_failed else Reason.SERVER_FAILING, readiness.message
             )
+    if deployment.failure is not None:
+        return Finding(kind, "False", Reason.PODS_MISSING, deployment.failure)
+    problem = blocked_pod(waiting, world.warnings) or first_sidecar_failure(waiting)
+    if problem is not None:
+        return Finding(kind, "False", *problem)
     text = f"{deployment.updated} of {world.function.spec.replicas} pods are of the newest version"
+    text = "; ".join(filter(None, [text, describe_unready_sidecars(waiting)]))
     return Finding(kind, "False", Reason.ROLLING_OUT if deployment.available > 0 else Reason.STARTING, text)

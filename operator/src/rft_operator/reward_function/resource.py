@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from datetime import datetime
 
 from rft_api.model import Json
 from rft_api.reward_function import RewardFunction
 from rft_operator.kube.kinds import CONFIG_MAP, REWARD_FUNCTION
 from rft_operator.kube.store import Key
+from rft_operator.pods.late import awaited_pods, late_uids, read_warnings
 from rft_operator.reconcile.resource import Resource, Sources
 from rft_operator.reward_function.plan import plan_reward_function
 from rft_operator.reward_function.probe import ask_readiness
@@ -29,7 +31,9 @@ async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> Rewa
         if config_map is not None:
             code[name] = config_map.get("data", {})
     readiness = await ask_readiness(sources.pods, reward_pods(sources.store, key))
-    return gather_reward_function(sources.store, key, function, code, readiness, secrets.token_urlsafe(32), now)
+    world = gather_reward_function(sources.store, key, function, code, readiness, secrets.token_urlsafe(32), now)
+    late = late_uids(awaited_pods(world.pods), now)
+    return replace(world, warnings=await read_warnings(sources.cluster, key.namespace, late))
 
 
 RESOURCE = Resource(

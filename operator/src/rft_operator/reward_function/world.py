@@ -47,6 +47,8 @@ class RewardFunctionWorld:
     """The current time."""
     endpoints: Mapping[str, InferenceEndpoint] = field(default_factory=dict)
     """The existing InferenceEndpoints that judge, by name."""
+    warnings: Mapping[str, str] = field(default_factory=dict)
+    """What events say about late pods, by uid; see `pods.late`."""
 
 
 def source_names(function: RewardFunction) -> list[str]:

@@ -1,4 +1,8 @@
-"""Read the attempts of a run from their Jobs, and find out why an attempt failed."""
+"""Read the attempts of a run from their Jobs and pods, and find out why an attempt failed.
+
+The end of the main containers is the end of an attempt. Where other containers run on in its pods, such as the proxy of
+a service mesh, or end with an error of their own, the Job says nothing, or the wrong thing.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +53,12 @@ class Attempt:
     """When the Job ended; None while it has not."""
     failure_text: str
     """The message with which Kubernetes reports the failure of the Job."""
+    pods: int = 1
+    """Number of pods that the Job creates."""
+    started_at: datetime | None = None
+    """When the Job began to create pods."""
+    ending: bool = False
+    """Whether Kubernetes has decided how the Job ends, and waits for its pods."""
 
 
 @dataclass(frozen=True)
@@ -63,24 +73,67 @@ class Cause:
     """The message, with the name of the pod."""
 
 
-def read_attempt(job: Json) -> Attempt:
-    """Read an attempt from its Job."""
+def read_attempt(job: Json, pods: Sequence[PodView]) -> Attempt:
+    """Read an attempt.
+
+    Args:
+        job: its Job.
+        pods: the pods of the run.
+    """
     metadata = job["metadata"]
     conditions = [c for c in job.get("status", {}).get("conditions", []) if c["status"] == "True"]
     complete = next((c for c in conditions if c["type"] == "Complete"), None)
     failed = next((c for c in conditions if c["type"] == "Failed"), None)
     end = complete or failed
+    count, suspended = job["spec"].get("parallelism", 1), bool(job["spec"].get("suspend"))
+    deleting = "deletionTimestamp" in metadata
+    own = [pod for pod in pods if pod.job_uid == metadata["uid"]]
+    outcome = Outcome.SUCCEEDED if complete else _failed_outcome(failed) if failed else Outcome.UNFINISHED
+    ended_at = None if end is None else parse_timestamp(end.get("lastTransitionTime"))
+    decided = None if complete or deleting else _outcome_of_pods(own, count, suspended or failed is not None)
+    if decided is not None:
+        outcome = decided
+        ended_at = ended_at or max(
+            (pod.termination.finished_at for pod in own if pod.termination and pod.termination.finished_at),
+            default=None,
+        )
     return Attempt(
         name=metadata["name"],
         uid=metadata["uid"],
         number=int(metadata["labels"][names.ATTEMPT]),
         retries_before=int(metadata.get("annotations", {}).get(names.RETRIES_BEFORE, "0")),
-        waiting_in_queue=bool(job["spec"].get("suspend")),
-        deleting="deletionTimestamp" in metadata,
-        outcome=Outcome.SUCCEEDED if complete else _failed_outcome(failed) if failed else Outcome.UNFINISHED,
-        ended_at=None if end is None else parse_timestamp(end.get("lastTransitionTime")),
+        waiting_in_queue=suspended,
+        deleting=deleting,
+        outcome=outcome,
+        ended_at=ended_at,
         failure_text="" if failed is None else str(failed.get("message", "")),
+        pods=count,
+        started_at=parse_timestamp(job.get("status", {}).get("startTime") or metadata.get("creationTimestamp")),
+        ending=any(c["type"] in ("FailureTarget", "SuccessCriteriaMet") for c in conditions),
     )
+
+
+def _outcome_of_pods(pods: Sequence[PodView], count: int, knows_failures: bool) -> Outcome | None:
+    """Return the outcome by the ends of the main containers; None where the Job alone says it.
+
+    Failures are ordered as by the rules of the Job.
+
+    Args:
+        pods: the pods of the attempt.
+        count: the number of pods that it should have.
+        knows_failures: whether the Job says how pods have failed, or starts them again because it was suspended.
+    """
+    codes = [pod.termination.exit_code for pod in pods if pod.terminated and pod.termination is not None]
+    if len(codes) == count and not any(codes):
+        return Outcome.SUCCEEDED
+    failures = [pod for pod in pods if pod.lingers and pod.termination is not None and pod.termination.exit_code]
+    if knows_failures or not failures:
+        return None
+    ends = {_code(pod.termination.exit_code) for pod in failures if pod.termination is not None}
+    if any(code.permanent for code in ends):
+        return Outcome.PERMANENT
+    interrupted = ExitCode.INTERRUPTED in ends or any(pod.disrupted for pod in failures)
+    return Outcome.INTERRUPTED if interrupted else Outcome.RETRIABLE
 
 
 def _failed_outcome(condition: Json) -> Outcome:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from rft_api.exit_codes import ExitCode
+from rft_api.config_map_size import CONFIG_MAP_BYTES, size_violation
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.model import Json
 from rft_api.render import RewardAddress, render_trainer_config, reward_digest, reward_names
 from rft_api.reward_function import RewardFunction
@@ -36,7 +37,7 @@ def build_run_configuration(job: RFTJob, reward_functions: Mapping[str, RewardFu
     """Build the ConfigMap with the configuration of a run. It is immutable, because a resumed run must not change.
 
     Raises:
-        RunError: when the spec cannot be rendered.
+        RunError: when the spec cannot be rendered, or is too large for a ConfigMap.
     """
     namespace = job.metadata.namespace
     rewards = {
@@ -48,17 +49,21 @@ def build_run_configuration(job: RFTJob, reward_functions: Mapping[str, RewardFu
         for name, target in config.rewards.items()
     }
     config = config.model_copy(update={"rewards": targets})
+    spec = job.spec.to_json_object()
+    data = {
+        CONFIGURATION_KEY: json.dumps(config.to_json_object(), indent=1, ensure_ascii=False) + "\n",
+        SPEC_KEY: json.dumps(spec, ensure_ascii=False) + "\n",
+    }
+    total = sum(len(text.encode()) for text in data.values())
+    if total > CONFIG_MAP_BYTES:
+        raise RunError(
+            ExitCode.CONFIGURATION_INVALID, str(size_violation(spec, ("spec",), total, "shorten this field"))
+        )
     return build_object(
         kinds.CONFIG_MAP,
         Owner.of(job),
         names.run_configuration(job.metadata.name),
-        {
-            "immutable": True,
-            "data": {
-                CONFIGURATION_KEY: json.dumps(config.to_json_object(), indent=1, ensure_ascii=False) + "\n",
-                SPEC_KEY: json.dumps(job.spec.to_json_object(), ensure_ascii=False) + "\n",
-            },
-        },
+        {"immutable": True, "data": data},
     )
 
 

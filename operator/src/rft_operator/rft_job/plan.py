@@ -18,9 +18,11 @@ from rft_operator.kube.kinds import CONFIG_MAP, JOB
 from rft_operator.kube.plan import Deletion, DesiredObject, Plan
 from rft_operator.kube.timestamps import format_timestamp, parse_timestamp
 from rft_operator.pods.addresses import AddressProblem, check_addresses
+from rft_operator.pods.late import seconds_to_look
 from rft_operator.rft_job.attempts import Attempt, Outcome
 from rft_operator.rft_job.end import is_end
 from rft_operator.rft_job.endpoint import plan_job_endpoint
+from rft_operator.rft_job.leftovers import plan_leftovers
 from rft_operator.rft_job.objects import (
     build_run_configuration,
     build_trainer_service,
@@ -28,7 +30,7 @@ from rft_operator.rft_job.objects import (
     current_digest,
 )
 from rft_operator.rft_job.results import describe_progress, describe_result, finish_progress
-from rft_operator.rft_job.run_state import RunFacts, RunState, awaits_pod_status, decide_run_state
+from rft_operator.rft_job.run_state import RunFacts, RunState, awaited_objects, awaits_pod_status, decide_run_state
 from rft_operator.rft_job.usage import count_usage
 from rft_operator.rft_job.world import RFTJobWorld
 from rft_operator.settings import Settings
@@ -54,6 +56,8 @@ def plan_rft_job(world: RFTJobWorld, settings: Settings) -> Plan:
     base_model = (result and result.base_model) or job.spec.model.uri
     endpoint = plan_job_endpoint(replace(world, job=job), state.status == "True", base_model)
 
+    leftovers, leftovers_due = plan_leftovers(world, before, state)
+
     findings = [_run_finding(state), _spec_finding(changed, problem), rewards]
     if job.spec.shadow_rewards:
         findings.append(_hacking_finding(verdict, before))
@@ -72,10 +76,10 @@ def plan_rft_job(world: RFTJobWorld, settings: Settings) -> Plan:
     )
     return Plan(
         desired=[*objects, *endpoint.desired],
-        deletions=_deletions(world, state, start_time),
+        deletions=[*_deletions(world, state, start_time), *leftovers],
         status=status.to_json_object(),
         events=plan_events(before.conditions, conditions),
-        requeue_seconds=_requeue(world, settings, state, start_time),
+        requeue_seconds=_earlier(_requeue(world, settings, state, start_time), leftovers_due),
     )
 
 
@@ -107,7 +111,7 @@ def _state(
     gpu_seconds: int,
 ) -> tuple[RunState, list[DesiredObject], str | None]:
     """Return the state of the run, the objects that it needs now, and the error of the spec, if it has one."""
-    newest = world.attempts[-1] if world.attempts else None
+    newest = world.newest
     end = _find_end(before)
     if end is not None:
         # The end is final, even when the objects from which it was derived change or disappear.
@@ -146,6 +150,7 @@ def _state(
             gpu_seconds=gpu_seconds,
             blocked=blocked,
             now=world.now,
+            warnings=world.warnings,
         )
     )
     if state.start is None:
@@ -185,7 +190,9 @@ def _is_outdated(world: RFTJobWorld) -> bool:
 
 
 def _unfinished(newest: Attempt | None) -> Attempt | None:
-    return newest if newest is not None and newest.outcome is Outcome.UNFINISHED and not newest.deleting else None
+    if newest is None or newest.outcome is not Outcome.UNFINISHED or newest.deleting or newest.ending:
+        return None
+    return newest
 
 
 def _run_finding(state: RunState) -> Finding:
@@ -262,7 +269,7 @@ def _outcome(
 ) -> tuple[JobProgress | None, JobResult | None, list[JobCheckpoint], HackingVerdict | None]:
     """Return the newest progress, result, checkpoints and verdict about reward hacking."""
     progress = before.progress if world.progress is None else describe_progress(world.progress)
-    newest = world.attempts[-1] if world.attempts else None
+    newest = world.newest
     if newest is not None and newest.outcome is Outcome.SUCCEEDED:
         messages = [
             pod.termination.message for pod in world.pods if pod.job_uid == newest.uid and pod.termination is not None
@@ -287,7 +294,7 @@ def _deletions(world: RFTJobWorld, state: RunState, start_time: datetime | None)
 
 
 def _requeue(world: RFTJobWorld, settings: Settings, state: RunState, start_time: datetime | None) -> float | None:
-    """Return when to reconcile again: for the progress of a running trainer, or at the deadline.
+    """Return when to reconcile again: for the progress of a running trainer, late pods, or at the deadline.
 
     All other changes are watched.
     """
@@ -297,8 +304,13 @@ def _requeue(world: RFTJobWorld, settings: Settings, state: RunState, start_time
         return state.requeue_seconds
     if state.reason is Reason.RUNNING:
         return settings.poll_seconds
+    look = seconds_to_look(awaited_objects(world.newest, world.pods), world.now)
     deadline = world.job.spec.limits.deadline
     if deadline is None or start_time is None:
-        return None
+        return look
     left = (start_time - world.now).total_seconds() + duration_seconds(deadline)
-    return max(left, 0)
+    return _earlier(max(left, 0), look)
+
+
+def _earlier(first: float | None, second: float | None) -> float | None:
+    return min((seconds for seconds in (first, second) if seconds is not None), default=None)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from rft_api.model import Json
 from rft_api.rft_job import RFTJob
 from rft_operator.kube.kinds import RFT_JOB
 from rft_operator.kube.store import Key
+from rft_operator.pods.late import late_uids, read_warnings
 from rft_operator.reconcile.resource import ObjectMetrics, Resource, Sources
 from rft_operator.rft_job.end import has_ended
 from rft_operator.rft_job.metrics import collect_jobs, sample_job
 from rft_operator.rft_job.plan import plan_rft_job
 from rft_operator.rft_job.probe import ask_progress
 from rft_operator.rft_job.references import find_references
+from rft_operator.rft_job.run_state import awaited_objects
 from rft_operator.rft_job.world import RFTJobWorld, gather_rft_job, trainer_pods
 from rft_operator.status.conditions import Truth
 from rft_operator.status.reasons import ConditionType
@@ -22,7 +25,9 @@ from rft_operator.status.reasons import ConditionType
 async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> RFTJobWorld:
     job = RFTJob.model_validate(obj)
     pods = [] if has_ended(obj.get("status", {})) else trainer_pods(sources.store, key)
-    return gather_rft_job(sources.store, key, job, await ask_progress(sources.pods, pods), now)
+    world = gather_rft_job(sources.store, key, job, await ask_progress(sources.pods, pods), now)
+    late = late_uids(awaited_objects(world.newest, world.pods), now)
+    return replace(world, warnings=await read_warnings(sources.cluster, key.namespace, late))
 
 
 def _problem_condition(status: Json) -> tuple[ConditionType, Truth]:

@@ -8,6 +8,7 @@
 | failed, may succeed when retried; no retries are left | | RetriesExhausted |
 | interrupted | run | start the next attempt; not counted |
 | unfinished | run | Queued, Starting or Running |
+| unfinished, its pods do not exist or do not start | run | why: PodsMissing, Unschedulable, ImagePullFailed, ... |
 | unfinished | suspended, or beyond a limit | delete its Job; its pods save a checkpoint |
 | none, but pods of an earlier one are still ending | | Stopping: two attempts never write to one output |
 | none | run | start the first attempt when the rewards are ready |
@@ -15,14 +16,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from rft_api.progress import Progress
 from rft_api.quantities import decimal_text, duration_seconds
 from rft_api.rft_job import Limits
-from rft_operator.pods.pod_view import PodView, first_problem
+from rft_operator.pods.late import Awaited, awaited_pods, blocked_pod, late_uids
+from rft_operator.pods.pod_view import PodView, first_problem, first_sidecar_failure
 from rft_operator.rft_job.attempts import Attempt, Outcome, find_cause
 from rft_operator.rft_job.end import is_end
 from rft_operator.status.conditions import Truth
@@ -59,6 +61,8 @@ class RunFacts:
     """Why no attempt may start now; None when one may."""
     now: datetime
     """The current time."""
+    warnings: Mapping[str, str] = field(default_factory=dict)
+    """What events say about late objects, by uid."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ def _stop(facts: RunFacts, newest: Attempt | None, status: Truth, reason: Reason
     """
     retries = newest.retries_before if newest is not None else 0
     stop = newest if newest is not None and newest.outcome is Outcome.UNFINISHED and not newest.deleting else None
-    active = [pod for pod in facts.pods if pod.active]
+    active = [pod for pod in facts.pods if pod.active and not pod.lingers]
     if stop is not None or active or (newest is not None and newest.deleting):
         text = f"{len(active)} pods are saving a checkpoint and ending"
         # An exceeded limit is final at once: raising the limit later must not resume the job.
@@ -168,7 +172,7 @@ def _retry(facts: RunFacts, failed: Attempt) -> RunState:
 
 
 def _start(facts: RunFacts, number: int, retries: int, why: str) -> RunState:
-    active = [pod for pod in facts.pods if pod.active]
+    active = [pod for pod in facts.pods if pod.active and not pod.lingers]
     if active:
         return RunState("Unknown", Reason.STOPPING, f"{len(active)} pods of the last attempt are still ending", retries)
     if facts.suspend:
@@ -183,7 +187,7 @@ def _running_state(facts: RunFacts, newest: Attempt) -> RunState:
     if newest.waiting_in_queue:
         return RunState("Unknown", Reason.QUEUED, "waiting for Kueue to admit the job", retries)
     pods = [pod for pod in facts.pods if pod.job_uid == newest.uid]
-    problem = first_problem(pods)
+    problem = first_problem(pods) or _late_problem(facts, newest, pods) or _sidecar_problem(pods)
     if problem is not None:
         return RunState("Unknown", *problem, retries)
     if pods and all(pod.running_since is not None for pod in pods):
@@ -192,6 +196,32 @@ def _running_state(facts: RunFacts, newest: Attempt) -> RunState:
             text = f"{facts.progress.phase}: {facts.progress.message}".rstrip(": ")
         return RunState("Unknown", Reason.RUNNING, text, retries)
     return RunState("Unknown", Reason.STARTING, _STARTING, retries)
+
+
+def awaited_objects(newest: Attempt | None, pods: Sequence[PodView]) -> list[Awaited]:
+    """Return what an attempt waits for without a reason in a status: pods that do not exist, or do not start."""
+    if newest is None or newest.outcome is not Outcome.UNFINISHED:
+        return []
+    if newest.waiting_in_queue or newest.deleting or newest.ending:
+        return []
+    own = [pod for pod in pods if pod.job_uid == newest.uid]
+    awaited = awaited_pods(own)
+    if len(own) < newest.pods and newest.started_at is not None:
+        awaited.append(Awaited(newest.uid, newest.started_at))
+    return awaited
+
+
+def _late_problem(facts: RunFacts, newest: Attempt, pods: Sequence[PodView]) -> tuple[Reason, str] | None:
+    late = late_uids(awaited_objects(newest, pods), facts.now)
+    if newest.uid in late:
+        why = facts.warnings.get(newest.uid, "no event says why")
+        return Reason.PODS_MISSING, f"{len(pods)} of {newest.pods} pods exist: {why}"
+    return blocked_pod(pods, facts.warnings)
+
+
+def _sidecar_problem(pods: Sequence[PodView]) -> tuple[Reason, str] | None:
+    """Return the failure of another container because of which a trainer does not start."""
+    return first_sidecar_failure([pod for pod in pods if pod.running_since is None])
 
 
 def awaits_pod_status(newest: Attempt | None, pods: Sequence[PodView], now: datetime) -> bool:

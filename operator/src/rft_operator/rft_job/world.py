@@ -63,6 +63,13 @@ class RFTJobWorld:
     """The current time."""
     invalid_rewards: Mapping[str, str] = field(default_factory=dict)
     """The errors of those RewardFunctions that exist but are not valid, by name."""
+    warnings: Mapping[str, str] = field(default_factory=dict)
+    """What events say about late objects, by uid; see `pods.late`."""
+
+    @property
+    def newest(self) -> Attempt | None:
+        """The newest attempt; None before the first."""
+        return self.attempts[-1] if self.attempts else None
 
 
 def read_run_configuration(config_map: Json) -> RunConfiguration | None:
@@ -112,13 +119,14 @@ def gather_rft_job(store: Store, key: Key, job: RFTJob, progress: Progress | Non
         endpoint = store.read(InferenceEndpoint, Key(INFERENCE_ENDPOINT.name, key.namespace, name or ""))
         if endpoint is not None:
             endpoints[endpoint.metadata.name] = endpoint
-    attempts = [read_attempt(child) for child in store.children(key, JOB, uid)]
+    pods = trainer_pods(store, key)
+    attempts = [read_attempt(child, pods) for child in store.children(key, JOB, uid)]
     return RFTJobWorld(
         job=job,
         reward_functions=functions,
         configuration=configuration,
         attempts=sorted(attempts, key=lambda attempt: attempt.number),
-        pods=trainer_pods(store, key),
+        pods=pods,
         progress=progress,
         endpoints=endpoints,
         sharing_jobs=_sharing_jobs(store, key, job),

@@ -54,9 +54,11 @@ class Reason(enum.StrEnum):
     WAITING_FOR_REWARDS = "WaitingForRewards"
     QUEUED = "Queued"
     STARTING = "Starting"
+    PODS_MISSING = "PodsMissing"
     UNSCHEDULABLE = "Unschedulable"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONTAINER_BLOCKED = "ContainerBlocked"
+    SIDECAR_FAILING = "SidecarFailing"
     RUNNING = "Running"
     RETRYING = "Retrying"
     STOPPING = "Stopping"
@@ -169,6 +171,13 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         f"{_NOT_ENDED}, {_NOT_READY}",
         "Pods are being created, scheduled and started, or a server is loading its model.",
     ),
+    Reason.PODS_MISSING: Explanation(
+        f"{_NOT_ENDED}, {_NOT_READY}",
+        "Kubernetes does not create pods: a quota is used up, or it rejects what the pods ask for, such as a "
+        "ServiceAccount or a PriorityClass that does not exist. The message is that of Kubernetes. It tries again.",
+        "Remove what the message names, or create it. A job that has not trained yet accepts changes of `compute.pod`.",
+        warning=True,
+    ),
     Reason.UNSCHEDULABLE: Explanation(
         f"{_NOT_ENDED}, {_NOT_READY}",
         "No node has room for a pod. The message is that of the scheduler.",
@@ -183,8 +192,16 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.CONTAINER_BLOCKED: Explanation(
         f"{_NOT_ENDED}, {_NOT_READY}",
-        "A container cannot be created, often because a Secret or a ConfigMap is missing.",
+        "The containers of a pod cannot be created, often because a Secret or a ConfigMap is missing, or a volume "
+        "cannot be mounted.",
         "Create the object that the message names.",
+        warning=True,
+    ),
+    Reason.SIDECAR_FAILING: Explanation(
+        f"{_NOT_ENDED}, {_NOT_READY}",
+        "A container beside the main one ends again and again, so that the pod is not ready: the loader of a server, "
+        "or a container that others have added, such as the proxy of a service mesh.",
+        "See the log of the container that the message names.",
         warning=True,
     ),
     Reason.RUNNING: Explanation(_NOT_ENDED, "The trainer is running. `status.progress` has its progress."),
