@@ -25,6 +25,7 @@ from rft_api.reward_function import (
     CombineReward,
     CombineTerm,
     Expectation,
+    OpenAIReward,
     PythonReward,
     RewardFunction,
     RewardFunctionSpec,
@@ -69,6 +70,7 @@ PLACES: dict[type[Model], Callable[[Any], Manifest]] = {
     BuiltinReward: lambda part: manifest("RewardFunction", {"builtin": part}),
     JudgeModel: lambda part: manifest("RewardFunction", {"judge": {"template": "Reasoning", "model": part}}),
     JudgeReward: lambda part: manifest("RewardFunction", {"judge": part}),
+    OpenAIReward: lambda part: manifest("RewardFunction", {"openai": part}),
     CombineTerm: lambda part: manifest("RewardFunction", {"combine": {"terms": [part]}}),
     CombineReward: lambda part: manifest("RewardFunction", {"combine": part}),
     Expectation: lambda part: manifest(
