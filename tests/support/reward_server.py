@@ -20,6 +20,9 @@ from support.patience import PATIENCE_SECONDS, wait_until
 
 TOKEN = "token-that-no-reward-code-may-read"
 
+PACKAGES = Path("~/.cache/rft-operator/tests/reward-packages").expanduser()
+"""Folder of the packages that functions of tests require; it is kept, so that each list is installed once."""
+
 Row = dict[str, Any]
 
 
@@ -38,6 +41,18 @@ def sample(
     return build_sample(sample_id, prompt, completion, reference_answer, metadata or {})
 
 
+def install_packages(function: Path, packages: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Install what a function requires, as the init container of its pods does; return the finished process."""
+    return subprocess.run(
+        [sys.executable, "-m", "rft_reward.packages", "--function", str(function), "--packages", str(packages)],
+        check=not environment,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=PATIENCE_SECONDS,
+    )
+
+
 class RewardServer:
     """A `python -m rft_reward` in a process of its own; in a `with` block it is ready.
 
@@ -48,6 +63,8 @@ class RewardServer:
         token: the token that requests must carry; None starts the server without one.
         launcher: command that the server's command is given to.
         environment: variables beside those of this process.
+        packages: folder below which the packages of its requirements are installed; by default they are kept for
+            other tests.
     """
 
     def __init__(
@@ -59,6 +76,7 @@ class RewardServer:
         token: str | None = TOKEN,
         launcher: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        packages: Path = PACKAGES,
     ):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -68,6 +86,9 @@ class RewardServer:
         self._log_file = folder / "log"
         function = write_function(folder / "function.json", spec)
         self._command = [*launcher, sys.executable, "-m", "rft_reward", "--function", str(function)]
+        if "requirements" in json.dumps(spec):
+            install_packages(function, packages)
+            self._command += ["--packages", str(packages)]
         self._command += [] if token is None else ["--token-file", str(self.token_file)]
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._environment = {**os.environ, **(environment or {})}

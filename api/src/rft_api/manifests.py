@@ -115,6 +115,8 @@ def load_manifests(files: Iterable[Path]) -> Manifests:
             elif kind in KINDS:
                 resource = _validated(origin, document, kind, errors)
                 _remember(origin, document, kind, manifests, errors)
+                if isinstance(resource, RewardFunction):
+                    resource = _with_code_of_files(resource, origin, errors)
                 if resource is not None and manifests.origins[kind, resource.metadata.name] is origin:
                     _add(resource, manifests, file.parent)
             elif document.get("apiVersion") == API_VERSION or "kind" not in document:
@@ -164,6 +166,32 @@ def _read_config_map(origin: Origin, document: Json, manifests: Manifests, error
         manifests.config_maps.setdefault(metadata["name"], dict(data))
 
 
+def _with_code_of_files(function: RewardFunction, origin: Origin, errors: list[ManifestError]) -> RewardFunction | None:
+    """Return the function with the code of its files in their place; None, and an error, when one cannot be read."""
+    failures = []
+
+    def inline_code(location: Location, grader: Grader) -> dict[str, object]:
+        python = grader.python
+        if python is None or python.source_from is None or python.source_from.file is None:
+            return {}
+        file = origin.file.parent / python.source_from.file
+        try:
+            source = file.read_text(encoding="utf-8-sig")
+            inlined = {**python.to_json_object(), "source": source}
+            del inlined["sourceFrom"]
+            return {"python": PythonReward.model_validate(inlined)}
+        except (OSError, UnicodeDecodeError) as error:
+            message = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        except ValidationError:
+            message = f"has to contain some code, and at most {MAXIMUM_CODE:,} characters"
+        failures.append(Violation(f"{file}: {message}", (*location, "python", "sourceFrom", "file")))
+        return {}
+
+    updated = function.model_copy(update={"spec": function.spec.update_graders(inline_code)})
+    errors += [origin.error(failure) for failure in failures]
+    return None if failures else updated
+
+
 class SourceError(Exception):
     """Raised when the code that a ConfigMap should hold cannot be used."""
 
@@ -187,6 +215,10 @@ def source_errors(function: RewardFunction, config_maps: Mapping[str, Mapping[st
         if grader.python is None or grader.python.source_from is None:
             continue
         reference = grader.python.source_from.config_map
+        if reference is None:
+            text = "is read by the command line rft only; put the code into source, or into a ConfigMap"
+            yield SourceMissing((*location, "python", "sourceFrom", "file"), text)
+            continue
         source = config_maps.get(reference.name, {}).get(reference.key)
         place, key = (
             (*location, "python", "sourceFrom", "configMap"),
@@ -219,7 +251,9 @@ def resolve_source(function: RewardFunction, config_maps: Mapping[str, Mapping[s
         if python is None or python.source_from is None:
             return {}
         reference = python.source_from.config_map
-        return {"python": PythonReward(source=config_maps[reference.name][reference.key], handler=python.handler)}
+        assert reference is not None  # source_errors has refused it
+        source = config_maps[reference.name][reference.key]
+        return {"python": python.model_copy(update={"source": source, "source_from": None})}
 
     return function.model_copy(update={"spec": function.spec.update_graders(inline_code)})
 

@@ -6,8 +6,71 @@ import ast
 import symtable
 import sys
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from rft_api.model import Violation
+
+
+@dataclass(frozen=True)
+class Import:
+    """An import in the code."""
+
+    module: str
+    """Name of the module with its packages, such as scipy.stats."""
+    line: int
+    """Line of the import."""
+    level: int
+    """Number of dots in front of the name: 0 unless the import is relative."""
+    is_optional: bool
+    """Whether the code goes on when there is no such module, because it catches the error."""
+
+
+def imported_modules(source: str) -> list[Import]:
+    """The imports of a module's code, wherever they are; none if the code is not Python."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    return list(_imports(tree, is_optional=False))
+
+
+def _imports(node: ast.AST, is_optional: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            for alias in child.names:
+                yield Import(alias.name, child.lineno, 0, is_optional)
+        elif isinstance(child, ast.ImportFrom):
+            yield Import(child.module or child.names[0].name, child.lineno, child.level, is_optional)
+        elif isinstance(child, ast.Try) and any(_catches_import_error(handler) for handler in child.handlers):
+            for part in child.body:
+                yield from _imports(ast.Module([part], []), is_optional=True)
+            for rest in (*child.handlers, *child.orelse, *child.finalbody):
+                yield from _imports(ast.Module([rest], []), is_optional)  # type: ignore[list-item]
+        else:
+            yield from _imports(child, is_optional)
+
+
+def _catches_import_error(handler: ast.ExceptHandler) -> bool:
+    if handler.type is None:
+        return True
+    types = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    names = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
+    return any(isinstance(kind, ast.Name) and kind.id in names for kind in types)
+
+
+def syntax_problem(source: str) -> Violation | None:
+    """Why a module's code is not valid Python; None if it is."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # a warning, such as of an invalid escape sequence, is no error
+            # The compiler refuses code that the parser accepts, such as a return outside of a function.
+            compile(source, "reward.py", "exec", dont_inherit=True)
+    except SyntaxError as error:
+        return Violation(f"is not valid Python: {error.msg}{_newer_python(error)}", text_line=error.lineno)
+    except (ValueError, RecursionError, MemoryError) as error:
+        return Violation(f"is not valid Python: {str(error) or 'it nests too deeply'}")
+    return None
 
 
 def source_problem(source: str, function: str, advice: str = "") -> Violation | None:
@@ -19,16 +82,11 @@ def source_problem(source: str, function: str, advice: str = "") -> Violation | 
             level, unless it imports all names of another module (`import *`).
         advice: what else the user may do if the module defines other functions; it ends the message.
     """
-    try:
-        with warnings.catch_warnings(action="ignore"):  # a warning, such as of an invalid escape sequence, is no error
-            tree = ast.parse(source)
-            # The compiler refuses code that the parser accepts, such as a return outside of a function.
-            compile(source, "reward.py", "exec", dont_inherit=True)
-            names = symtable.symtable(source, "reward.py", "exec")
-    except SyntaxError as error:
-        return Violation(f"is not valid Python: {error.msg}{_newer_python(error)}", text_line=error.lineno)
-    except (ValueError, RecursionError, MemoryError) as error:
-        return Violation(f"is not valid Python: {str(error) or 'it nests too deeply'}")
+    problem = syntax_problem(source)
+    if problem is not None:
+        return problem
+    with warnings.catch_warnings(action="ignore"):
+        tree, names = ast.parse(source), symtable.symtable(source, "reward.py", "exec")
     if _defines(names, function) or any(_imports_everything(node) for node in ast.walk(tree)):
         return None
     functions = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]

@@ -1,4 +1,6 @@
-"""Checks of a RewardFunction that its types cannot make: whether its code is Python, and its JSON Schemas are valid.
+"""Checks of a RewardFunction that its types cannot make: whether its code is Python that can import what it names.
+
+It also checks whether the options of builtins, such as JSON Schemas, are valid.
 
 The command line and the reward server make them whenever they read manifests. The operator does not, because it never
 compiles code of users. Its conditions report what the reward server has refused.
@@ -6,14 +8,18 @@ compiles code of users. Its conditions report what the reward server has refused
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 
 from rft_api.builtin_table import options_key
 from rft_api.model import Location, Violation
 from rft_api.openai_grader import PythonScript, grader_parts
-from rft_api.python_source import source_problem
+from rft_api.python_source import imported_modules, source_problem, syntax_problem
+from rft_api.requirements import distribution_of, missing_modules
 from rft_api.reward_function import Grader, PythonReward, RewardFunction
+
+_NETWORK_MODULES = {"aiohttp", "boto3", "botocore", "httpx", "openai", "requests", "urllib3"}
+"""Modules whose purpose is to connect to other machines."""
 
 Document = tuple[str, str]
 """Kind and name of the document that has a problem: the function, or a ConfigMap that holds its code."""
@@ -24,6 +30,8 @@ def reward_problems(
 ) -> Iterator[tuple[Document, Violation]]:
     """The problems of a function, and of the code that it reads from those ConfigMaps that are given."""
     document = ("RewardFunction", function.metadata.name)
+    for violation in _clashing_files(function):
+        yield document, violation
     for location, grader in function.spec.graders():
         if grader.python is not None:
             yield from _python_problems(document, location, grader.python, config_maps)
@@ -31,18 +39,66 @@ def reward_problems(
             yield document, replace(violation, location=(*location, *violation.location))
 
 
+def _clashing_files(function: RewardFunction) -> Iterator[Violation]:
+    """Files of several terms with the same name and different texts; the code of all terms finds them in one folder."""
+    texts: dict[str, str] = {}
+    for location, grader in function.spec.graders():
+        for name, text in ((grader.python and grader.python.files) or {}).items():
+            if texts.setdefault(name, text) != text:
+                message = "another term has a different file of this name: rename one of them"
+                yield Violation(message, (*location, "python", "files", name))
+
+
 def _python_problems(
     document: Document, location: Location, python: PythonReward, config_maps: Mapping[str, Mapping[str, str]]
 ) -> Iterator[tuple[Document, Violation]]:
-    source, place = python.source, (*location, "python", "source")
+    source, place, function_document = python.source, (*location, "python", "source"), document
     if python.source_from is not None:
         reference = python.source_from.config_map
+        if reference is None:
+            return  # the command line has put the code of a file in its place
         source = config_maps.get(reference.name, {}).get(reference.key)
         document, place = ("ConfigMap", reference.name), ("data", reference.key)
     # A missing ConfigMap is reported by those who need the code.
     problem = source_problem(source, python.function, "; set handler to one of them") if source else None
     if problem is not None:
         yield document, replace(problem, location=place)
+    files = python.files or {}
+    modules = {name: text for name, text in files.items() if name.endswith(".py")}
+    sources = [(document, place, source or "")]
+    sources += [(function_document, (*location, "python", "files", name), text) for name, text in modules.items()]
+    own = {name.partition("/")[0].removesuffix(".py") for name in modules}
+    for origin, field, text in sources:
+        for violation in _import_problems(text, own, python.requirements or []):
+            yield origin, replace(violation, location=field)
+    for name, text in modules.items():
+        syntax = syntax_problem(text)
+        if syntax is not None:
+            yield function_document, replace(syntax, location=(*location, "python", "files", name))
+
+
+def _import_problems(source: str, own: Set[str], requirements: Sequence[str]) -> Iterator[Violation]:
+    """The imports of code that cannot succeed.
+
+    Args:
+        source: the code.
+        own: the modules among the further files of the code.
+        requirements: the packages that the code declares.
+    """
+    imports = [item for item in imported_modules(source) if not item.is_optional]
+    for item in imports:
+        if item.level:
+            message = (
+                f"imports .{item.module}, but the code is no package: write `from {item.module} import ...` and put "
+                f"{item.module.replace('.', '/')}.py into files"
+            )
+            yield Violation(message, text_line=item.line)
+    names = {item.module.partition(".")[0]: item.line for item in reversed(imports) if not item.level}
+    for module in missing_modules([name for name in names if name not in own], requirements):
+        advice = f"add {distribution_of(module)} to requirements, or {module}.py to files"
+        if module in _NETWORK_MODULES:
+            advice += ". Reward code has no network: to ask another service, use judge, lambda or http"
+        yield Violation(f"imports {module}, which is not in Python's library: {advice}", text_line=names[module])
 
 
 def _grader_problems(grader: Grader) -> Iterator[Violation]:
@@ -52,6 +108,10 @@ def _grader_problems(grader: Grader) -> Iterator[Violation]:
             yield replace(violation, location=("builtin", key, *violation.location))
     if grader.openai is not None:
         for location, part in grader_parts(grader.openai.grader):
-            problem = source_problem(part.source, "grade") if isinstance(part, PythonScript) else None
-            if problem is not None:
-                yield replace(problem, location=("openai", "grader", *location, "source"))
+            if not isinstance(part, PythonScript):
+                continue
+            problem = source_problem(part.source, "grade")
+            problems = [problem] if problem is not None else []
+            problems += _import_problems(part.source, frozenset(), grader.openai.requirements or [])
+            for violation in problems:
+                yield replace(violation, location=("openai", "grader", *location, "source"))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import Field, WithJsonSchema, model_validator
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from rft_api.builtin_reward import BuiltinReward
 from rft_api.builtin_table import CodeReward
@@ -25,6 +26,7 @@ from rft_api.quantities import (
     exactly_one_of,
 )
 from rft_api.remote_reward import HttpReward, JudgeLimits, JudgeModel, JudgeReward, LambdaReward, TextReferenceAnswer
+from rft_api.requirements import Requirements
 from rft_api.resource import API_VERSION, Conditions, FreeForm, Metadata, PodOverrides, SecretReference
 
 AnyJson = Annotated[Any, Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
@@ -32,6 +34,10 @@ AnyJson = Annotated[Any, Field(json_schema_extra={"x-kubernetes-preserve-unknown
 
 OnError = Literal["Zero", "Unscored"]
 """What a completion scores for which the code raises an exception: 0, or nothing. Either way it is counted."""
+
+
+MAXIMUM_CODE: Final = 262144
+"""Largest number of characters in the code of a reward, wherever it is read from."""
 
 
 class ConfigMapKey(Model):
@@ -46,12 +52,19 @@ class ConfigMapKey(Model):
 class SourceFrom(Model):
     """A place that code is read from."""
 
-    config_map: ConfigMapKey
+    rules: ClassVar[tuple[Rule, ...]] = (exactly_one_of("config_map", "file"),)
+
+    config_map: ConfigMapKey | None = None
     """The key of a ConfigMap that holds the code."""
+    file: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """A file of code, relative to the manifest. Only the command line rft can read it; a cluster needs source or
+    configMap."""
 
 
-MAXIMUM_CODE: Final = 262144
-"""Largest number of characters in the code of a reward, wherever it is read from."""
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+
+FileText = Annotated[str, Field(max_length=MAXIMUM_CODE)]
+"""The text of a file."""
 
 
 class PythonReward(Model):
@@ -60,9 +73,15 @@ class PythonReward(Model):
     rules: ClassVar[tuple[Rule, ...]] = (exactly_one_of("source", "source_from"),)
 
     source: Annotated[str, Field(min_length=1, max_length=MAXIMUM_CODE)] | None = None
-    """The Python code. It can import the standard library."""
+    """The Python code. It can import the standard library, its files and the packages of its requirements."""
     source_from: SourceFrom | None = None
     """A place that the code is read from instead."""
+    files: Annotated[dict[str, FileText], Field(min_length=1, max_length=32)] | None = None
+    """Further files beside the code, by name: modules, which it can import (helpers.py as helpers), and data, which it
+    can read in the folder of `__file__`."""
+    requirements: Requirements | None = None
+    """Packages that the code imports, such as numpy==2.*. They are installed from the package index, as wheels, before
+    the server starts. Without versions, the newest is installed."""
     handler: Annotated[str, Field(max_length=128, pattern=r"^([A-Za-z0-9_/-]+\.)*[A-Za-z_][A-Za-z0-9_]*$")] = (
         "lambda_handler"
     )
@@ -80,6 +99,15 @@ class PythonReward(Model):
         """Name of the function in its module."""
         return self.handler.rpartition(".")[2]
 
+    @field_validator("files")
+    @classmethod
+    def _have_names_of_files(cls, files: dict[str, str] | None) -> dict[str, str] | None:
+        wrong = [name for name in files or {} if len(name) > 128 or not _FILE_NAME.fullmatch(name)]
+        if wrong:
+            message = "must be a relative path such as helpers.py or data/words.txt"
+            raise RuleViolations([Violation(message, (name,)) for name in wrong])
+        return files
+
 
 class OpenAIReward(Model):
     """A grader in the JSON format of OpenAI."""
@@ -94,6 +122,8 @@ class OpenAIReward(Model):
 
     grader: Annotated[AnyGrader, WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})]
     """The grader, as OpenAI documents it."""
+    requirements: Requirements | None = None
+    """Packages that graders of type python import, as in python.requirements."""
     model: JudgeModel | None = None
     """The model that graders of type score_model and label_model ask, in place of the OpenAI model that they name."""
     embeddings: JudgeModel | None = None
@@ -291,6 +321,16 @@ class RewardFunctionSpec(Grader):
             return
         for index, term in enumerate(self.combine.terms):
             yield ("spec", "combine", "terms", index), term
+
+    def requirements(self) -> list[str]:
+        """The packages that the code of all graders needs, sorted and each once."""
+        lists = [
+            part.requirements or []
+            for _, grader in self.graders()
+            for part in (grader.python, grader.openai)
+            if part is not None
+        ]
+        return sorted({requirement for requirements in lists for requirement in requirements})
 
     def update_graders(self, update: Callable[[Location, Grader], Mapping[str, object]]) -> RewardFunctionSpec:
         """A copy of the spec with other values in some fields of its graders.

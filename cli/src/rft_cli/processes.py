@@ -33,6 +33,8 @@ _INHERITED = {
     "OMP_NUM_THREADS", "PATH", "PYTHONPATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "TZ", "USER",
 }  # fmt: skip
 """Environment variables that every reward server gets."""
+PACKAGES = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rft-operator" / "reward-packages"
+"""Folder of the packages that reward code declares; those of each list are installed once."""
 STOP_SECONDS = 10.0
 """Seconds that a program has to end after SIGTERM, before it is killed."""
 
@@ -112,10 +114,15 @@ def reward_environment(function: RewardFunction, environment: Mapping[str, str])
 class RewardServer:
     """The reward server of one RewardFunction, as a child process. It is a context manager, which stops the server.
 
+    The packages that the code declares are installed first, unless they are installed already.
+
     Args:
         function: the function, with its code inlined.
         private: a folder that only this user can read, for the token.
         log: the file to which the output of the server is appended.
+
+    Raises:
+        RunError: CONFIGURATION_INVALID when the packages cannot be installed.
     """
 
     def __init__(self, function: RewardFunction, private: Path, log: Path):
@@ -129,7 +136,20 @@ class RewardServer:
         _write_private(self.token_file, secrets.token_urlsafe(32))
         document = function.to_json_object()
         _write_private(self._function_file, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+        if function.spec.requirements():
+            self._install_packages()
         self._program = self._start(port=0)
+
+    def _install_packages(self) -> None:
+        command = [sys.executable, "-m", "rft_reward.packages", "--function", str(self._function_file)]
+        with self._log.open("ab") as log:
+            # The installer gets the whole environment, which may name a package index and proxies.
+            installation = subprocess.run(
+                [*command, "--packages", str(PACKAGES)], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.PIPE
+            )
+        if installation.returncode != 0:
+            reason = harmless(installation.stderr.decode(errors="replace").strip())
+            raise RunError(ExitCode.CONFIGURATION_INVALID, f"RewardFunction {self.name}: {reason}")
 
     @property
     def token(self) -> str:
@@ -138,7 +158,7 @@ class RewardServer:
 
     def _start(self, port: int) -> Program:
         command = [sys.executable, "-m", "rft_reward", "--function", str(self._function_file)]
-        command += ["--port", str(port), "--token-file", str(self.token_file)]
+        command += ["--port", str(port), "--token-file", str(self.token_file), "--packages", str(PACKAGES)]
         return Program(command, self._log, self._environment)
 
     def wait_until_ready(self, cancelled: Callable[[], bool] = lambda: False) -> None:

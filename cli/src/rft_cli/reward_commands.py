@@ -38,16 +38,32 @@ def show(name: Name) -> None:
 
 @reward_commands.command()
 def init(
-    name: Name,
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", show_default=False, help="A reward that `rft rewards list` shows.")
+    ] = "",
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Manifest to write.")] = Path("reward.yaml"),
+    from_file: Annotated[
+        list[Path],
+        typer.Option(
+            "--from-file",
+            metavar="CODE.py",
+            help="A file of Python code in place of NAME; its imports become requirements. Again: a further file.",
+        ),
+    ] = [],  # noqa: B006
+    handler: Annotated[str, typer.Option(help="The function that scores; by default it is found in the code.")] = "",
 ) -> None:
-    """Write a manifest to start from, with tests; never over a file that exists."""
+    """Write a manifest to start from, with tests or with your code; never over a file that exists."""
     with user_errors():
         from rich.console import Console
 
-        from rft_cli.rewards import init_reward
+        if from_file:
+            from rft_cli.reward_from_file import init_from_files
 
-        init_reward(name, file, Console())
+            init_from_files(from_file, handler, Path(name) if name else file, Console())
+        else:
+            from rft_cli.rewards import init_reward
+
+            init_reward(name, file, Console())
 
 
 @reward_commands.command()

@@ -55,7 +55,7 @@ def show_reward(name: str, console: Console) -> None:
         console.print(table)
     else:
         console.print("It has no options.")
-    console.print(Text(template.manifest(_manifest_name(name)).rstrip()), soft_wrap=True)
+    console.print(Text(template.manifest(manifest_name(name)).rstrip()), soft_wrap=True)
 
 
 def init_reward(name: str, file: Path, console: Console) -> None:
@@ -66,7 +66,7 @@ def init_reward(name: str, file: Path, console: Console) -> None:
     """
     name, template = _template(name)
     with new_files([file]) as (target,):
-        target.write(template.manifest(_manifest_name(file.stem)).encode())
+        target.write(template.manifest(manifest_name(file.stem)).encode())
     console.print(f"Wrote {file}. Next: rft score {file} COMPLETIONS.jsonl", highlight=False, soft_wrap=True)
 
 
@@ -83,7 +83,8 @@ def _template(name: str) -> tuple[str, Template]:
     )
 
 
-def _manifest_name(text: str) -> str:
+def manifest_name(text: str) -> str:
+    """Return the name of a resource that is made from a text, such as the name of a file."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:63].strip("-") or "reward"
 
 

@@ -252,11 +252,12 @@ def _train(
         private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rft-")))
         display = stack.enter_context(Display(console, job.metadata.name, History(folder.metrics)))
         starting = Progress(message="starting the reward servers and running their tests")
-        display.update(starting)
-        servers = [
-            stack.enter_context(RewardServer(function, private, folder.path / f"reward-{name}.log"))
-            for name, function in functions.items()
-        ]
+        servers = []
+        for name, function in functions.items():
+            requirements = ", ".join(function.spec.requirements())
+            installing = Progress(message=f"installing the packages of reward {name}: {requirements}")
+            display.update(installing if requirements else starting)
+            servers.append(stack.enter_context(RewardServer(function, private, folder.path / f"reward-{name}.log")))
 
         def is_cancelled() -> bool:
             display.update(starting)

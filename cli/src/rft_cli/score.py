@@ -115,7 +115,10 @@ def score_lines(function: RewardFunction, lines: Sequence[Line], console: Consol
     """
     with tempfile.TemporaryDirectory(prefix="rft-") as private:
         folder = Path(private)
-        with RewardServer(function, folder, folder / "server.log") as server:
+        requirements = ", ".join(function.spec.requirements())
+        with console.status(f"installing {requirements}" if requirements else "starting the reward server"):
+            server = RewardServer(function, folder, folder / "server.log")
+        with server:
             server.wait_until_ready()
             return _score(server, lines, duration_seconds(function.spec.timeout), console)
 

@@ -16,6 +16,7 @@ import httpx
 import kopf
 from prometheus_client import start_http_server
 
+from rft_api.reward_function import Egress
 from rft_operator.kube.cluster import connect
 from rft_operator.kube.leader import Election, LeadershipLost
 from rft_operator.pods.probe import PodClient
@@ -26,7 +27,7 @@ from rft_operator.reconcile.resync import run_loop, wait_for_definitions
 from rft_operator.reconcile.routing import Router
 from rft_operator.reconcile.watches import build_registry, build_settings
 from rft_operator.resources import RESOURCES
-from rft_operator.settings import Images, Settings
+from rft_operator.settings import Images, PackageIndex, Settings
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +54,25 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="namespace to watch; may be given several times; all namespaces when it is not given",
     )
     parser.add_argument("--metrics-namespace", help="namespace of Prometheus, for network policies")
+    parser.add_argument("--package-index", metavar="URL", help="package index for reward code (PyPI)")
+    parser.add_argument(
+        "--package-egress",
+        action="append",
+        type=_parse_egress,
+        metavar="CIDR:PORT",
+        help="destination of the package index; may be given several times (0.0.0.0/0:443)",
+    )
     parser.add_argument("--metrics-port", type=int, default=8080, help="port of /metrics (8080)")
     parser.add_argument("--liveness-port", type=int, default=8081, help="port of /healthz (8081)")
     return parser.parse_args(arguments)
+
+
+def _parse_egress(text: str) -> Egress:
+    cidr, _, port = text.rpartition(":")
+    try:
+        return Egress(cidr=cidr, port=int(port))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must look like 203.0.113.0/24:443") from None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,6 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
         namespace=options.namespace,
         metrics_namespace=options.metrics_namespace,
         namespaces=tuple(sorted(set(options.watch_namespace))),
+        package_index=PackageIndex(options.package_index or None, tuple(options.package_egress or PackageIndex.egress)),
     )
     # Parsed objects are large and have no reference cycles; searching them for cycles took a quarter of the CPU time.
     gc.freeze()

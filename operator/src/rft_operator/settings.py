@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rft_api.reward_function import Egress
+
 
 @dataclass(frozen=True)
 class Images:
@@ -22,6 +24,16 @@ class Images:
 
 
 @dataclass(frozen=True)
+class PackageIndex:
+    """Where the packages that reward code declares are installed from."""
+
+    url: str | None = None
+    """URL of a package index (PEP 503); that of PyPI when it is None."""
+    egress: tuple[Egress, ...] = (Egress(cidr="0.0.0.0/0", port=443),)
+    """The network destinations of the index, which the reward servers of functions with requirements may connect to."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """The settings of the operator, which are the same for every resource."""
 
@@ -33,5 +45,7 @@ class Settings:
     """Namespace of Prometheus, from which network policies allow connections; None when there is none."""
     namespaces: tuple[str, ...] = ()
     """Namespaces that the operator watches; all when empty."""
+    package_index: PackageIndex = PackageIndex()
+    """Where the packages that reward code declares are installed from."""
     poll_seconds: float = 15.0
     """Seconds between two requests for what cannot be watched: the progress of a run, the answers of a server."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rft_api.manifests import ManifestErrors, load_manifests
 from rft_api.model import Violation
-from rft_api.openai_grader import asks_model, single_graders
+from rft_api.openai_grader import PythonScript, asks_model, single_graders
+from rft_api.python_source import imported_modules
 from rft_api.quantities import duration_seconds, quantity_value
 from rft_api.remote_graders import models
 from rft_api.reward_environment import environment_problems
@@ -46,8 +48,17 @@ def load_function(file: Path) -> RewardFunction:
     return function
 
 
-def scoring_settings(function: RewardFunction, hidden_file: Path | None) -> ScoringSettings:
-    """Settings for scoring with a function that has been checked."""
+def scoring_settings(
+    function: RewardFunction, hidden_file: Path | None, code: Path | None = None, packages: Path | None = None
+) -> ScoringSettings:
+    """Settings for scoring with a function that has been checked.
+
+    Args:
+        function: the function.
+        hidden_file: a file of the server that workers must not read.
+        code: the folder with the further files of the code; None if it has none.
+        packages: the folder with the packages that the code may import; None if it declares none.
+    """
     from rft_reward.pool import PoolSettings
     from rft_reward.scoring import ScoringSettings
     from rft_reward.worker_process import WorkerSettings
@@ -56,14 +67,13 @@ def scoring_settings(function: RewardFunction, hidden_file: Path | None) -> Scor
     seconds = float(duration_seconds(spec.timeout))
     terms = [grader for _, grader in spec.graders()]
     in_workers = [term for term in terms if not _is_remote(term)]
-    combined = None
-    if spec.combine is not None:
-        named = [term for term in spec.combine.terms if not _is_remote(term)]
-        combined = ([term.name for term in named], [float(term.weight) for term in named])
+    folders = [str(folder) for folder in (code, packages) if folder is not None]
 
-    def workers(for_terms: list[Grader], weighted: tuple[list[str], list[float]] | None) -> PoolSettings | None:
+    def workers(for_terms: Sequence[Grader], is_part: bool = False) -> PoolSettings | None:
         if not for_terms:
             return None
+        named = [] if is_part else [term for term in for_terms if isinstance(term, CombineTerm)]
+        runs_code = any(map(_runs_code, for_terms))
         return PoolSettings(
             worker=WorkerSettings(
                 terms=[_worker_term(term) for term in for_terms],
@@ -73,18 +83,46 @@ def scoring_settings(function: RewardFunction, hidden_file: Path | None) -> Scor
                 needs_libraries=any(term.builtin is not None or term.openai is not None for term in for_terms),
                 hidden_file=None if hidden_file is None else str(hidden_file.resolve()),
                 readable=spec.sandbox.readable,
+                code_path=folders if runs_code else [],
+                code_imports=_package_imports(for_terms) if packages is not None else [],
                 companions=sum(BUILDERS[t.builtin.name].processes for t in for_terms if t.builtin is not None),
             ),
             workers=spec.sandbox.processes,
             timeout=spec.timeout,
             timeout_seconds=seconds,
-            combined=weighted,
+            combined=([term.name for term in named], [float(term.weight) for term in named]) if named else None,
         )
 
+    # Builtins need libraries of the server. The user's code must not find them, and may have other versions of them.
+    pools = [
+        workers([term for term in in_workers if _runs_code(term)]),
+        workers([term for term in in_workers if not _runs_code(term)]),
+    ]
     remote = [term for term in terms if _is_remote(term)]
     # The formula of a multi grader needs the scores of models and those of workers at the same time.
-    parts = [workers([term] if _has_worker_part(term) else [], None) for term in remote]
-    return ScoringSettings(workers(in_workers, combined), remote, parts, seconds)
+    parts = [workers([term] if _has_worker_part(term) else [], is_part=True) for term in remote]
+    return ScoringSettings([pool for pool in pools if pool is not None], remote, parts, seconds)
+
+
+def _runs_code(term: Grader) -> bool:
+    """Whether workers run code of the user for the term."""
+    return bool(_code_of(term))
+
+
+def _code_of(term: Grader) -> list[str]:
+    """The code of the user that a term runs in workers: its source, and the modules among its files."""
+    if term.python is not None:
+        modules = [text for name, text in (term.python.files or {}).items() if name.endswith(".py")]
+        return [term.python.source or "", *modules]
+    if term.openai is not None:
+        return [part.source for _, part in single_graders(term.openai.grader) if isinstance(part, PythonScript)]
+    return []
+
+
+def _package_imports(terms: Sequence[Grader]) -> list[str]:
+    """The modules of packages that the code of the terms imports, each once."""
+    names = [item.module for term in terms for source in _code_of(term) for item in imported_modules(source)]
+    return [name for name in dict.fromkeys(names) if name.partition(".")[0] not in sys.stdlib_module_names]
 
 
 def _is_remote(term: Grader) -> bool:
@@ -105,6 +143,7 @@ def _worker_term(term: Grader) -> dict[str, Any]:
         code = {
             "source": term.python.source,
             "handler": term.python.function,
+            "hasFiles": bool(term.python.files),
             "zeroOnError": term.python.on_error == "Zero",
             "textInObject": term.python.text_reference_answer == "AsObject",
         }

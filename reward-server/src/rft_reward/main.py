@@ -12,7 +12,9 @@ from pathlib import Path
 
 from rft_api.exit_codes import ExitCode
 from rft_api.readiness import format_address
+from rft_reward.code_files import code_folder
 from rft_reward.configuration import ConfigurationError, load_function, scoring_settings
+from rft_reward.packages import package_folder
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,6 +24,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on; 0 is a free one (default: 8080)")
     parser.add_argument("--token-file", type=Path, help="file with the bearer token that requests must have")
+    parser.add_argument(
+        "--packages",
+        type=Path,
+        metavar="FOLDER",
+        help="folder below which `rft_reward.packages` has installed packages",
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
@@ -31,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigurationError(
                 f"--host {options.host}: without --token-file the server listens on loopback addresses only"
             )
+        packages = package_folder(function.spec.requirements(), options.packages)
         listener = _bind(options.host, options.port)
     except ConfigurationError as error:
         print(error, file=sys.stderr)
@@ -46,7 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
     host, port = listener.getsockname()[:2]
     print(format_address(f"http://{f'[{host}]' if ':' in host else host}:{port}"), flush=True)
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    serve(RewardServer(function, scoring_settings(function, options.token_file), token), listener)
+    with code_folder(function) as code:
+        settings = scoring_settings(function, options.token_file, code, packages)
+        serve(RewardServer(function, settings, token), listener)
     return ExitCode.SUCCEEDED
 
 

@@ -67,6 +67,7 @@ class Pool:
         self._keepers: list[asyncio.Task[None]] = []
         self._reported: set[str] = set()
         self._live = 0
+        self._shown: dict[str, int] = {}
         self._seconds_per_sample = PIECE_SECONDS / 8
         self.start_error: str | None = None
         """Reason why the last attempt to start a worker failed; None if it succeeded."""
@@ -280,4 +281,6 @@ class Pool:
         idle = sum(not worker.lost.is_set() for worker in self._idle)
         states = {"idle": idle, "busy": self._live - idle, "starting": self._settings.workers - self._live}
         for state, number in states.items():
-            self._metrics.workers.labels(state).set(max(0, number))
+            # A server may have several pools, whose workers are counted together.
+            self._metrics.workers.labels(state).inc(max(0, number) - self._shown.get(state, 0))
+            self._shown[state] = max(0, number)

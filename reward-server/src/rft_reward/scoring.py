@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class ScoringSettings:
     """Settings for scoring: who computes which terms."""
 
-    pool: PoolSettings | None
-    """Settings of the workers; None if no term needs them."""
+    pools: Sequence[PoolSettings]
+    """Settings of the workers: those that run code of the user, and those that compute builtins."""
     remote: Sequence[Grader]
     """Terms that other services compute, or the function itself."""
     remote_parts: Sequence[PoolSettings | None]
@@ -37,7 +37,7 @@ class Scoring:
     def __init__(self, settings: ScoringSettings, metrics: Metrics):
         self._settings = settings
         self._metrics = metrics
-        self._pool = None if settings.pool is None else Pool(settings.pool, metrics)
+        self._pools = [Pool(pool, metrics) for pool in settings.pools]
         self._remote: list[tuple[Grader, RemoteGrader]] = []
 
     async def start(self) -> None:
@@ -50,31 +50,29 @@ class Scoring:
                 (term, build(term, workers, seconds, os.environ, self._metrics))
                 for term, workers in zip(self._settings.remote, self._settings.remote_parts, strict=True)
             ]
-        if self._pool is not None:
-            self._pool.start()
+        for pool in self._pools:
+            pool.start()
 
     async def wait_started(self) -> None:
         """Wait until samples can be scored."""
-        if self._pool is not None:
-            await self._pool.wait_started()
+        for pool in self._pools:
+            await pool.wait_started()
 
     @property
     def start_error(self) -> str | None:
         """Reason why the last attempt to start a worker failed; None if it succeeded."""
-        return None if self._pool is None else self._pool.start_error
+        return next((pool.start_error for pool in self._pools if pool.start_error is not None), None)
 
     async def close(self) -> None:
         """End the workers, and close the connections."""
-        if self._pool is not None:
-            await self._pool.close()
+        await asyncio.gather(*(pool.close() for pool in self._pools))
         await asyncio.gather(*(grader.close() for _, grader in self._remote), return_exceptions=True)
 
     async def score(self, samples: Sequence[dict[str, Any]]) -> list[Row]:
         """Score samples that `samples.read_samples` has checked. Return one row per sample, in the same order."""
         started = time.perf_counter()
-        parts = [self._ask(term, grader, samples) for term, grader in self._remote]
-        if self._pool is not None:
-            parts.insert(0, self._pool.score(samples))
+        parts = [pool.score(samples) for pool in self._pools]
+        parts += [self._ask(term, grader, samples) for term, grader in self._remote]
         answers = await asyncio.gather(*parts)
         rows = answers[0] if len(answers) == 1 else join(answers)
         self._metrics.batch_seconds.observe(time.perf_counter() - started)

@@ -6,7 +6,9 @@ It imports only the standard library, and the libraries of builtins if they are 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import signal
@@ -27,7 +29,8 @@ def main(request_descriptor: int, reply_descriptor: int) -> None:
     requests = os.fdopen(request_descriptor, "rb", buffering=1 << 16)
     call, payload = _read(requests)
     configuration = json.loads(payload)
-    sys.path.extend(configuration["path"])
+    python_folders, server_folders = len(sys.path) - 1, 1 + len(configuration["path"])  # the last is the server's own
+    sys.path.extend([*configuration["path"], *configuration["codePath"]])
     try:
         confinement = sandbox.enter(sandbox.Enclosure(**configuration["enclosure"]))
     except OSError as error:
@@ -42,8 +45,10 @@ def main(request_descriptor: int, reply_descriptor: int) -> None:
     call, _ = _read(requests)
     problem = None
     try:
-        if not configuration["path"]:
-            sys.path[:] = [path for path in sys.path if path != configuration["package"]]
+        if any(map(_runs_code, configuration["terms"])):
+            # The user's code finds Python's library and its own folders. What it may import is the same everywhere.
+            del sys.path[python_folders : python_folders + server_folders]
+        _import_packages(configuration["codeImports"])
         sandbox.limit_memory(configuration["memoryBytes"])
         grades = [build() for build in builders]
     except (Unscorable, MemoryError) as error:
@@ -62,6 +67,20 @@ def main(request_descriptor: int, reply_descriptor: int) -> None:
         companions.collect()
         crowded = b"true" if sandbox.is_crowded(own_scratch=confinement.layers["namespaces"]) else b"false"
         _reply(reply_descriptor, call.nonce, b'{"answers": [%b], "crowded": %b}' % (b", ".join(answers), crowded))
+
+
+def _runs_code(term: dict[str, Any]) -> bool:
+    return "python" in term or any(part["type"] == "python" for _, part in term.get("openai", {}).get("graders", []))
+
+
+def _import_packages(modules: list[str]) -> None:
+    """Import what the code imports from packages, so that they do not count against the memory limit of the code.
+
+    The sandbox confines them already. A failure is reported when the code imports the module itself.
+    """
+    for module in modules:
+        with contextlib.suppress(BaseException):
+            importlib.import_module(module)
 
 
 class _Interruptible:
@@ -105,6 +124,7 @@ def _builder(term: dict[str, Any], configuration: dict[str, Any]) -> Callable[[]
         from rft_reward.graders import python_code
 
         code, name, memory = term["python"], configuration["functionName"], configuration["memoryBytes"]
+        folder = next(iter(configuration["codePath"]), None) if code["hasFiles"] else None
         return lambda: python_code.load(
             code["source"],
             code["handler"],
@@ -113,6 +133,7 @@ def _builder(term: dict[str, Any], configuration: dict[str, Any]) -> Callable[[]
             memory,
             zero_on_error=code["zeroOnError"],
             text_in_object=code["textInObject"],
+            folder=folder,
         )
     if "openai" in term:
         from rft_reward.graders import openai_grader

@@ -37,6 +37,8 @@ _PIPE_BYTES = 1 << 20
 _BOOTSTRAP = (
     "import sys; sys.path.append(sys.argv[1]); from rft_reward.worker import main; main(*map(int, sys.argv[2:]))"
 )
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""The workers use the processors, so their libraries need no threads of their own, each of which reserves memory."""
 _logger = logging.getLogger(__name__)
 
 running: set[int] = set()
@@ -66,6 +68,10 @@ class WorkerSettings:
     hidden_file: str | None
     readable: list[str]
     """Files and folders that the code may read, as in the manifest."""
+    code_path: list[str]
+    """Folders from which the code of the user imports: its own files, and its packages."""
+    code_imports: list[str]
+    """Modules of packages that the code imports."""
     companions: int
     """Number of companions of a worker: processes that belong to it."""
 
@@ -131,7 +137,7 @@ class WorkerProcess:
                 stderr=log_end,
                 cwd=self._scratch,
                 # With more arenas, glibc would reserve 64 MiB of the address space for each thread.
-                env={"MALLOC_ARENA_MAX": "1", "LANG": "C.UTF-8", "PATH": "/usr/local/bin:/usr/bin:/bin"},
+                env={"MALLOC_ARENA_MAX": "1", "LANG": "C.UTF-8", "PATH": "/usr/local/bin:/usr/bin:/bin", **_ONE_THREAD},
                 pass_fds=(request_end, reply_end),
                 start_new_session=True,
             )
@@ -148,8 +154,9 @@ class WorkerProcess:
             "terms": self._settings.terms,
             "functionName": self._settings.function_name,
             "memoryBytes": self._settings.memory_bytes,
-            "package": package,
             "path": site.getsitepackages() if self._settings.needs_libraries else [],
+            "codePath": self._settings.code_path,
+            "codeImports": self._settings.code_imports,
             "enclosure": {
                 "server_pid": os.getpid(),
                 "scratch": self._scratch,

@@ -10,6 +10,8 @@ __all__ = ["REWARD_PORT", "REWARD_SERVER", "reward_configuration", "reward_serve
 
 REWARD_SERVER: Final = "reward-server"
 """Name of the container of a reward server."""
+PACKAGE_INSTALLER: Final = "packages"
+"""Name of the init container that installs the packages that reward code declares."""
 REWARD_PORT: Final = 8080
 
 

@@ -89,7 +89,8 @@ def build_network_policy(
     """Build the NetworkPolicy of the reward servers.
 
     It allows connections from trainers, from the operator and from Prometheus, and connections to the addresses in
-    `spec.egress` and to the endpoints that judge.
+    `spec.egress`, to the endpoints that judge, and to the package index when the code declares requirements. All
+    containers of a pod share its network; the sandbox, which has none, keeps reward code from using it.
 
     Args:
         function: the function.
@@ -115,16 +116,17 @@ def build_network_policy(
                 "podSelector": {"matchLabels": kinds.REWARD_FUNCTION.child_labels(name)},
                 "policyTypes": ["Ingress", "Egress"],
                 "ingress": [{"from": allowed, "ports": [{"protocol": "TCP", "port": names.REWARD_PORT}]}],
-                "egress": _egress(function, endpoints),
+                "egress": _egress(function, endpoints, settings),
             }
         },
     )
 
 
-def _egress(function: RewardFunction, endpoints: Mapping[str, InferenceEndpoint]) -> list[Json]:
+def _egress(function: RewardFunction, endpoints: Mapping[str, InferenceEndpoint], settings: Settings) -> list[Json]:
+    index = settings.package_index.egress if function.spec.requirements() else ()
     rules: list[Json] = [
         {"to": [{"ipBlock": {"cidr": egress.cidr}}], "ports": [{"protocol": "TCP", "port": egress.port}]}
-        for egress in function.spec.egress
+        for egress in dict.fromkeys([*function.spec.egress, *index])
     ]
     judges = [(name, endpoints.get(name)) for name in judge_endpoints(function.spec)]
     # The pods of the base endpoint serve an adapter.
@@ -147,6 +149,8 @@ def build_reward_deployment(function: RewardFunction, settings: Settings) -> Jso
     owner = Owner.of(function)
     digest = document_digest(function)
     labels = kinds.REWARD_FUNCTION.child_labels(owner.name)
+    has_packages = bool(function.spec.requirements())
+    packages = {"name": "packages", "mountPath": paths.PACKAGES}
     container = Container(
         name=names.REWARD_SERVER,
         image=settings.images.reward,
@@ -162,11 +166,13 @@ def build_reward_deployment(function: RewardFunction, settings: Settings) -> Jso
             str(names.REWARD_PORT),
             "--token-file",
             f"{paths.TOKENS}/{TOKEN_KEY}",
+            *(["--packages", paths.PACKAGES] if has_packages else []),
         ],
         ports={"http": names.REWARD_PORT},
         mounts=[
             {"name": "configuration", "mountPath": paths.CONFIGURATION, "readOnly": True},
             {"name": "token", "mountPath": paths.TOKENS, "readOnly": True},
+            *([{**packages, "readOnly": True}] if has_packages else []),
         ],
         credentials=function.spec.credentials,
         more={
@@ -182,10 +188,13 @@ def build_reward_deployment(function: RewardFunction, settings: Settings) -> Jso
         [
             {"name": "configuration", "configMap": {"name": names.reward_configuration(owner.name, digest)}},
             {"name": "token", "secret": {"secretName": names.reward_token(owner.name, owner.uid)}},
+            *([{"name": packages["name"], "emptyDir": {}}] if has_packages else []),
         ],
         # Time to finish a batch in flight.
         terminationGracePeriodSeconds=60,
     )
+    if has_packages:
+        template["spec"]["initContainers"] = [_build_installer(function, packages, settings)]
     return build_deployment(
         owner,
         names.reward_server(owner.name),
@@ -193,4 +202,27 @@ def build_reward_deployment(function: RewardFunction, settings: Settings) -> Jso
         function.spec.replicas,
         override_pod(template, function.spec.pod),
         {CONTENT_DIGEST: digest},
+    )
+
+
+def _build_installer(function: RewardFunction, packages: Json, settings: Settings) -> Json:
+    """Build the init container that installs the packages of the code, for the Python of the server's image."""
+    overrides, index = function.spec.pod, settings.package_index.url
+    image = overrides.image if overrides is not None else None
+    return build_container(
+        Container(
+            name=names.PACKAGE_INSTALLER,
+            image=image or settings.images.reward,
+            command=[
+                "python",
+                "-m",
+                "rft_reward.packages",
+                "--function",
+                f"{paths.CONFIGURATION}/{FUNCTION_KEY}",
+                "--packages",
+                paths.PACKAGES,
+            ],
+            env={"UV_NO_CACHE": "1", **({} if index is None else {"UV_DEFAULT_INDEX": index})},
+            mounts=[{"name": "configuration", "mountPath": paths.CONFIGURATION, "readOnly": True}, packages],
+        )
     )

@@ -161,5 +161,8 @@ def _finding(world: RewardFunctionWorld, resolved: RewardFunction) -> Finding:
     if problem is not None:
         return Finding(kind, "False", *problem)
     text = f"{deployment.updated} of {world.function.spec.replicas} pods are of the newest version"
+    requirements = ", ".join(resolved.spec.requirements())
+    if requirements and any(pod.phase == "Pending" and pod.start_time is not None for pod in waiting):
+        text += f"; installing the packages {requirements}"
     text = "; ".join(filter(None, [text, describe_unready_sidecars(waiting)]))
     return Finding(kind, "False", Reason.ROLLING_OUT if deployment.available > 0 else Reason.STARTING, text)

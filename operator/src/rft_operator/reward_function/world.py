@@ -54,7 +54,8 @@ class RewardFunctionWorld:
 def source_names(function: RewardFunction) -> list[str]:
     """Return the names of the ConfigMaps with code of the function."""
     sources = [grader.python.source_from for _, grader in function.spec.graders() if grader.python is not None]
-    return sorted({source.config_map.name for source in sources if source is not None})
+    references = [source.config_map for source in sources if source is not None]
+    return sorted({reference.name for reference in references if reference is not None})
 
 
 def gather_reward_function(

@@ -52,6 +52,7 @@ def load(
     *,
     zero_on_error: bool,
     text_in_object: bool,
+    folder: str | None = None,
 ) -> Grade:
     """Run the module, and return a grader that calls its handler.
 
@@ -63,12 +64,13 @@ def load(
         memory_bytes: memory limit, which the handler can read.
         zero_on_error: whether a sample for which the handler raises an exception scores 0. It has no score otherwise.
         text_in_object: whether the handler gets a reference answer that is a text as {"text": ...}.
+        folder: folder of the further files of the code; None if it has none.
 
     Raises:
         Unscorable: the module raises an exception, or does not define the function; with the line.
     """
-    os.environ.update(lambda_environment(function_name, handler, memory_bytes >> 20))
-    function, file = import_function(source, handler, module_name)
+    os.environ.update(lambda_environment(function_name, handler, memory_bytes >> 20, folder))
+    function, file = import_function(source, handler, module_name, folder)
 
     def grade(payload: bytes, call: Call) -> bytes:
         samples = [handler_sample(sample, text_in_object, lift_metadata=True) for sample in json.loads(payload)]
@@ -91,7 +93,7 @@ def load(
     return grade
 
 
-def lambda_environment(function_name: str, handler: str, memory_mb: int) -> dict[str, str]:
+def lambda_environment(function_name: str, handler: str, memory_mb: int, folder: str | None) -> dict[str, str]:
     """The environment variables that AWS Lambda sets, with values of this function. None of them is a credential."""
     return {
         "AWS_REGION": _REGION,
@@ -103,7 +105,7 @@ def lambda_environment(function_name: str, handler: str, memory_mb: int) -> dict
         "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
         "AWS_LAMBDA_LOG_GROUP_NAME": _log_group(function_name),
         "AWS_LAMBDA_LOG_STREAM_NAME": "local",
-        "LAMBDA_TASK_ROOT": str(Path.cwd()),
+        "LAMBDA_TASK_ROOT": folder or str(Path.cwd()),
         "_HANDLER": handler,
     }
 
@@ -127,8 +129,12 @@ def _zero(sample_id: str, problem: str) -> dict[str, Any]:
     return {"id": sample_id, "aggregate_reward_score": 0.0, "warnings": [warning]}
 
 
-def import_function(source: str, name: str, module_name: str) -> tuple[Callable[..., Any], str]:
+def import_function(
+    source: str, name: str, module_name: str, folder: str | None = None
+) -> tuple[Callable[..., Any], str]:
     """Run the module. Return its function of that name, and the name of its file in tracebacks.
+
+    Code finds its further files, which are in `folder`, beside its `__file__`.
 
     Raises:
         Unscorable: the module raises an exception, or does not define the function; with the line.
@@ -137,7 +143,7 @@ def import_function(source: str, name: str, module_name: str) -> tuple[Callable[
     # Tracebacks quote lines from this cache, and dataclasses and pickle look modules up by their names.
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     module = types.ModuleType(module_name)
-    module.__file__ = file
+    module.__file__ = file if folder is None else f"{folder}/{file}"
     sys.modules[module_name] = module
     try:
         with warnings.catch_warnings():

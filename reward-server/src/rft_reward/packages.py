@@ -1,0 +1,159 @@
+"""Installs the packages that reward code declares, in a folder that workers may only read.
+
+The command `python -m rft_reward.packages` installs them before the server starts, and never runs code of a package:
+only wheels are installed, which need no build. An image can bring packages instead: see `BUNDLED_PACKAGES`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from rft_api.exit_codes import ExitCode
+from rft_api.requirements import requirements_digest
+from rft_reward.configuration import ConfigurationError, load_function
+
+BUNDLED_PACKAGES = "RFT_REWARD_PACKAGES"
+"""Environment variable with the folder of the packages that the image brings."""
+INTERPRETER = f"{sys.implementation.cache_tag} {sysconfig.get_platform()}"
+"""The version of Python and the platform that packages are installed for."""
+_COMPLETE = "INSTALLED.json"
+"""File in a folder of packages that is complete, with the names and versions of the packages."""
+
+
+class InstallationError(Exception):
+    """The packages could not be installed; the message says why."""
+
+
+def package_folder(requirements: Sequence[str], root: Path | None) -> Path | None:
+    """Return the folder of the packages of a function; None when it needs none.
+
+    Args:
+        requirements: the packages that the code of the function declares.
+        root: the folder that `install` was called with.
+
+    Raises:
+        ConfigurationError: the packages are neither installed there nor in the image.
+    """
+    if not requirements:
+        return None
+    bundled = os.environ.get(BUNDLED_PACKAGES)
+    if bundled and satisfies(Path(bundled), requirements):
+        return Path(bundled)
+    if root is not None:
+        folder = _target(requirements, root)
+        if (folder / _COMPLETE).is_file():
+            return folder
+    raise ConfigurationError(
+        f"the packages {', '.join(requirements)} are not installed: run "
+        "`python -m rft_reward.packages --function FILE --packages FOLDER`, and start the server with the same FOLDER"
+    )
+
+
+def install(requirements: Sequence[str], root: Path) -> Path:
+    """Install packages below `root`, and return their folder, which is named after the digest of the list.
+
+    Packages that are already there are not installed again, and an interrupted installation leaves nothing behind that
+    would be used. Packages that the image brings are not installed either.
+
+    Raises:
+        InstallationError: a package does not exist, has no wheel for this Python, or cannot be downloaded.
+    """
+    bundled = os.environ.get(BUNDLED_PACKAGES)
+    if bundled and satisfies(Path(bundled), requirements):
+        return Path(bundled)
+    folder = _target(requirements, root)
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several servers may need the same packages at the same time
+        if (folder / _COMPLETE).is_file():
+            return folder
+        for remains in [folder, *root.glob(f"{folder.name}.*.partial")]:
+            shutil.rmtree(remains, ignore_errors=True)
+        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=root))
+        try:
+            _run_installer(requirements, partial)
+            versions = {item.name: item.version for item in importlib.metadata.distributions(path=[str(partial)])}
+            (partial / _COMPLETE).write_text(json.dumps(versions, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            partial.chmod(0o755)  # workers may run as another user
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def installed_versions(folder: Path) -> dict[str, str]:
+    """Return the names and versions of the packages in a folder."""
+    return {item.name: item.version for item in importlib.metadata.distributions(path=[str(folder)])}
+
+
+def satisfies(folder: Path, requirements: Sequence[str]) -> bool:
+    """Return whether a folder has a version of each package that the requirements allow."""
+    versions = {canonicalize_name(name): version for name, version in installed_versions(folder).items()}
+    for text in requirements:
+        requirement = Requirement(text)
+        version = versions.get(canonicalize_name(requirement.name))
+        if version is None or not requirement.specifier.contains(version, prereleases=True):
+            return False
+    return True
+
+
+def _target(requirements: Sequence[str], root: Path) -> Path:
+    return root / requirements_digest(requirements, INTERPRETER)
+
+
+def _run_installer(requirements: Sequence[str], folder: Path) -> None:
+    from uv import find_uv_bin
+
+    command = [find_uv_bin(), "pip", "install", "--quiet", "--target", str(folder), "--python", sys.executable]
+    # A source distribution would run code of the package at once, outside of the sandbox.
+    command += ["--only-binary", ":all:", "--compile-bytecode", "--", *requirements]
+    # Files of a project in the current folder must not change what is installed.
+    process = subprocess.run(
+        command, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, umask=0o022
+    )
+    if process.returncode != 0:
+        reason = process.stderr.decode(errors="replace").strip()[-2000:]
+        raise InstallationError(
+            f"the packages {', '.join(requirements)} could not be installed: {reason}\n"
+            "Only wheels are installed. Correct `requirements`, or use an image that brings the packages."
+        )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Install the packages of a function, print their folder, and return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rft_reward.packages", description="Installs the packages that the code of a reward declares."
+    )
+    parser.add_argument("--function", type=Path, required=True, help="RewardFunction manifest, as YAML or JSON")
+    parser.add_argument("--packages", type=Path, required=True, metavar="FOLDER", help="folder to install below")
+    options = parser.parse_args(arguments)
+    try:
+        requirements = load_function(options.function).spec.requirements()
+        if requirements:
+            folder = install(requirements, options.packages)
+            print(f"{folder}: {', '.join(f'{n} {v}' for n, v in sorted(installed_versions(folder).items()))}")
+    except (ConfigurationError, InstallationError) as error:
+        print(error, file=sys.stderr)
+        return ExitCode.CONFIGURATION_INVALID
+    except OSError as error:
+        print(f"--packages {options.packages}: {error.strerror}: {error.filename}", file=sys.stderr)
+        return ExitCode.CONFIGURATION_INVALID
+    return ExitCode.SUCCEEDED
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
