@@ -193,6 +193,19 @@ ATTACKS = [
         succeeds_without=True,
     ),
     Attack("remove_other_peoples_files", "removes files", f"{FILES}.", (*DENIED, "Read-only"), succeeds_without=True),
+    Attack("write_to_a_package", "changes the packages that it imports", f"{FILES}.", (*DENIED, "Read-only")),
+    Attack("read_through_a_package", "reads files with numpy", f"{FILES}.", DENIED, succeeds_without=True),
+    Attack(
+        "map_through_a_package", "maps files with numpy", f"{FILES}.", (*DENIED, "Read-only"), succeeds_without=True
+    ),
+    Attack(
+        "unpickle_through_a_package",
+        "opens files while numpy unpickles an array",
+        f"{FILES}.",
+        (*DENIED, "Read-only"),
+        succeeds_without=True,
+    ),
+    Attack("call_c_through_a_package", "calls C with numpy", f"{FILES}.", DENIED, succeeds_without=True),
     Attack(
         "publish_other_peoples_files",
         "opens files to everybody",

@@ -18,6 +18,8 @@ import threading
 import time
 from pathlib import Path
 
+import numpy
+
 libc = ctypes.CDLL(None, use_errno=True)
 # x86_64 and, where it differs, aarch64.
 NUMBERS = {
@@ -356,6 +358,42 @@ def hard_link(world):
 
 def move_files_in(world):
     Path(world["victim"]).rename("mine")
+
+
+def write_to_a_package(world):
+    first_that_works(
+        lambda: os.truncate(numpy.__file__, 0),
+        lambda: (Path(numpy.__file__).parent / "written").write_text("x"),
+    )
+
+
+def read_through_a_package(world):
+    numpy.fromfile(world["victim"], dtype=numpy.uint8)
+
+
+def map_through_a_package(world):
+    numpy.memmap(world["victim"], mode="r+", dtype=numpy.uint8)[0] = 0
+
+
+class OpensAFile:
+    """An object that opens a file when it is unpickled."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return (open, (self.file, "w"))
+
+
+def unpickle_through_a_package(world):
+    numpy.save("array.npy", numpy.array([OpensAFile(world["victim"])], dtype=object), allow_pickle=True)
+    numpy.load("array.npy", allow_pickle=True)
+
+
+def call_c_through_a_package(world):
+    library = numpy.ctypeslib.ctypes.CDLL(None, use_errno=True)
+    if library.open(world["victim"].encode(), os.O_RDWR) < 0:
+        raise PermissionError(ctypes.get_errno(), "open")
 
 
 def dots(world):

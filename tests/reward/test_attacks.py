@@ -12,10 +12,15 @@ from pathlib import Path
 
 import pytest
 from reward_attacks import ATTACKS
+from support.reward_server import PACKAGES
 
 HERE = Path(__file__).parent
 SOURCE = (HERE / "attack_code.py").read_text()
-SPEC = {"timeout": "8s", "sandbox": {"memory": "256Mi"}, "python": {"source": SOURCE}}
+SPEC = {
+    "timeout": "8s",
+    "sandbox": {"memory": "256Mi"},
+    "python": {"source": SOURCE, "requirements": ["numpy==2.*"]},
+}
 VICTIM = "a file of somebody else's"
 
 
@@ -53,6 +58,7 @@ class World:
         self.workers = 6 if server.layer("namespaces") else 2
         server.wait_settled(self.workers)
         self.limits = self._limits()
+        self.packages = self._packages()
 
     def reset(self):
         """Puts the file that is attacked back."""
@@ -100,12 +106,19 @@ class World:
             os.sched_getscheduler(process),
         )
 
+    def _packages(self):
+        """The files that the code imports from packages, with their sizes and times."""
+        files = [file for file in PACKAGES.rglob("*") if file.is_file() and file.suffix != ".lock"]
+        return {file: (file.stat().st_size, file.stat().st_mtime) for file in files if "numpy" in file.parts}
+
     def check(self):
         """Asserts that nothing is changed, nothing is left, and the next request is answered."""
         assert self.server.process.poll() is None
         assert self.server.client.get("/healthz").status_code == 200
         self.server.wait_settled(self.workers)
         assert self._limits() == self.limits
+        assert self.packages
+        assert self._packages() == self.packages
         status = self.victim.stat()
         assert (self.victim.read_text(), status.st_mode & 0o777, status.st_nlink) == (VICTIM, 0o666, 1)
         assert status.st_mtime > 1
@@ -181,6 +194,8 @@ def unprotected(reward_server):
     "attack", [attack for attack in ATTACKS if attack.succeeds_without], ids=lambda attack: attack.name
 )
 def test_attacks_succeed_without_the_sandbox(unprotected, attack):
+    # The attack before may have killed workers, which the server replaces.
+    unprotected.server.wait_settled(unprotected.workers)
     row = unprotected.server.score_one(f"{attack.name} {json.dumps(unprotected.described())}")
     assert row["aggregate_reward_score"] == 99.0, row
     unprotected.reset()
