@@ -59,6 +59,73 @@ def test_an_unknown_name_gets_a_hint(rft):
     assert "rft rewards list shows them all" in rft("rewards", "init", "zzz").stderr
 
 
+HANDLER = """import json
+import yaml
+
+from helpers import bonus
+
+
+def grade(event, context=None):
+    return [{"id": s["id"], "aggregate_reward_score": len(yaml.safe_load("[1]")) + bonus()} for s in event]
+
+
+def unrelated(text):
+    return text
+"""
+
+
+def test_init_from_files(rft, tmp_path):
+    (tmp_path / "handler.py").write_text(HANDLER, encoding="utf-8")
+    (tmp_path / "helpers.py").write_text("def bonus():\n    return 0.5\n", encoding="utf-8")
+    manifest = tmp_path / "my reward.yaml"
+    code = tmp_path / "handler.py"
+    result = rft("rewards", "init", manifest, "--from-file", code, "--from-file", tmp_path / "helpers.py")
+    assert result.returncode == 0, result.stderr
+    assert "pyyaml" in result.stdout
+    spec = yaml.safe_load(manifest.read_text(encoding="utf-8"))["spec"]
+    assert spec["python"] == {
+        "handler": "grade",
+        "requirements": ["pyyaml"],
+        "files": {"helpers.py": "def bonus():\n    return 0.5\n"},
+        "source": HANDLER,
+    }
+    assert "source: |" in manifest.read_text(encoding="utf-8")
+    completions = tmp_path / "completions.jsonl"
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    completions.write_text(json.dumps({"messages": messages}) + "\n", encoding="utf-8")
+    scored = rft("score", manifest, completions)
+    assert scored.returncode == 0, scored.stderr
+    assert "1.5" in scored.stdout
+
+
+@pytest.mark.parametrize(
+    ("source", "more", "says"),
+    [
+        ("def f(:\n", (), "handler.py:1: is not valid Python"),
+        ("def f(a, b): ...\ndef g(a, b): ...\n", (), "--handler. The file defines: f, g"),
+        ("x = 1\n", (), "--handler. The file defines: none"),
+        ("import numpy\ndef f(a): ...\n", ("--handler", "f"), ""),
+    ],
+)
+def test_init_from_a_file_that_is_unclear(rft, tmp_path, source, more, says):
+    (tmp_path / "handler.py").write_text(source, encoding="utf-8")
+    result = rft("rewards", "init", tmp_path / "r.yaml", "--from-file", tmp_path / "handler.py", *more)
+    assert result.returncode == (ExitCode.CONFIGURATION_INVALID if says else 0)
+    assert says in result.stderr
+    assert (tmp_path / "r.yaml").exists() == (not says)
+
+
+def test_packages_that_cannot_be_installed(rft, tmp_path):
+    (tmp_path / "handler.py").write_text("import numpy\ndef lambda_handler(a, b): return []\n", encoding="utf-8")
+    manifest, completions = tmp_path / "r.yaml", tmp_path / "completions.jsonl"
+    assert rft("rewards", "init", manifest, "--from-file", tmp_path / "handler.py").returncode == 0
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace("- numpy", "- numpy==0.0.1"), encoding="utf-8")
+    completions.write_text('{"messages": [{"role": "assistant", "content": "b"}]}\n', encoding="utf-8")
+    result = rft("score", manifest, completions)
+    assert result.returncode == ExitCode.CONFIGURATION_INVALID
+    assert "the packages numpy==0.0.1 could not be installed" in result.stderr
+
+
 def test_init_never_overwrites(rft, tmp_path):
     file = tmp_path / "My Reward.yaml"
     result = rft("rewards", "init", "math", file)

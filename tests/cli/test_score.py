@@ -179,7 +179,7 @@ def test_a_function_that_fails_its_tests_does_not_score(rft, tmp_path, reward):
 
 
 def test_code_that_does_not_start(rft, tmp_path, reward):
-    reward.write_text(REWARD.replace("source: |\n", "source: |\n      import gone\n"), encoding="utf-8")
+    reward.write_text(REWARD.replace("source: |\n", 'source: |\n      __import__("gone")\n'), encoding="utf-8")
     result = rft("score", reward, written(tmp_path, line("4")))
     assert result.returncode == 14
     assert "gone" in result.stderr

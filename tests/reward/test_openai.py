@@ -294,7 +294,7 @@ def test_python(grader, build_sample):
 
 
 def test_python_that_cannot_be_imported(start_server):
-    server = start_server({"openai": {"grader": python("import gone\ndef grade(sample, item): return 1")}})
+    server = start_server({"openai": {"grader": python("__import__('gone')\ndef grade(sample, item): return 1")}})
     server.wait_not_ready("ModuleNotFoundError: No module named 'gone'")
 
 

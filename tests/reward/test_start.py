@@ -169,7 +169,10 @@ def test_files_and_arguments_that_cannot_work_end_with_10(tmp_path, function_fil
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("import no_such_module\n" + CODE, "ModuleNotFoundError: No module named 'no_such_module' (reward.py, line 1)"),
+        (
+            "__import__('no_such_module')\n" + CODE,
+            "ModuleNotFoundError: No module named 'no_such_module' (reward.py, line 1)",
+        ),
         ("\nx = 1 / 0\n" + CODE, "ZeroDivisionError: division by zero (reward.py, line 2)"),
         ("lambda_handler = 3", "defines no function lambda_handler"),
         ("x = bytearray(1 << 40)\n" + CODE, "raise spec.sandbox.memory"),

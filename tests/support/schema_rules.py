@@ -18,6 +18,7 @@ from rft_api.reward_function import (
     PythonReward,
     RewardFunction,
     RewardFunctionSpec,
+    SourceFrom,
 )
 from rft_api.rft_job import Compute, RFTJob, RFTJobSpec
 from rft_api.sources import Data, DataSource, WarmupSource
@@ -104,6 +105,7 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
         "VESPO cannot learn from rollouts of vLLM",
     ),
     (PythonReward, {"source": "x"}, {}, "set exactly one of source, sourceFrom"),
+    (SourceFrom, {"file": "reward.py"}, {"file": "a", "configMap": {"name": "c", "key": "k"}}, "configMap, file"),
     (PythonReward, {"source": "x"}, {"source": "x", "sourceFrom": {"configMap": {"name": "c", "key": "k"}}}, "exactly"),
     (FormatReward, {"maximumCharacters": 0}, {}, "state a constraint"),
     (FormatReward, {"contains": ["x"]}, {"contains": []}, "state a constraint"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rft_reward.text import writable
@@ -39,17 +39,24 @@ def _combine_sample(names: Sequence[str], weights: Sequence[float], rows: Sequen
     return _scored(sample_id, total, components, explanations, warnings)
 
 
-def join(parts: Sequence[Sequence[Row]]) -> list[Row]:
-    """Join the combined rows of several groups of terms into one row per sample. The scores are added."""
-    return [_join_sample(rows) for rows in zip(*parts, strict=True)]
+def join(parts: Sequence[Sequence[Row]], names: Sequence[str]) -> list[Row]:
+    """Join the combined rows of several groups of terms into one row per sample. The scores are added.
+
+    Args:
+        parts: the rows of each group of terms.
+        names: the names of all terms, in whose order the components are.
+    """
+    order = {name: place for place, name in enumerate(names)}
+    return [_join_sample(rows, order) for rows in zip(*parts, strict=True)]
 
 
-def _join_sample(rows: Sequence[Row]) -> Row:
+def _join_sample(rows: Sequence[Row], order: Mapping[str, int]) -> Row:
     for row in rows:
         if row["aggregate_reward_score"] is None:
             return row
     total = sum(row["aggregate_reward_score"] for row in rows)
     components = [component for row in rows for component in row["metrics_list"]]
+    components.sort(key=lambda component: order[component["name"].partition("/")[0]])
     explanations = [row["explanation"] for row in rows if "explanation" in row]
     warnings = [warning for row in rows for warning in row.get("warnings", ())]
     return _scored(rows[0]["id"], total, components, explanations, warnings)

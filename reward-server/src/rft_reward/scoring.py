@@ -29,6 +29,8 @@ class ScoringSettings:
     remote_parts: Sequence[PoolSettings | None]
     """For each of these terms, the settings of the workers that compute a part of it; None if there is no such part."""
     timeout_seconds: float
+    term_names: Sequence[str]
+    """Names of the terms of a combined reward, in their order; empty for other rewards."""
 
 
 class Scoring:
@@ -74,7 +76,7 @@ class Scoring:
         parts = [pool.score(samples) for pool in self._pools]
         parts += [self._ask(term, grader, samples) for term, grader in self._remote]
         answers = await asyncio.gather(*parts)
-        rows = answers[0] if len(answers) == 1 else join(answers)
+        rows = answers[0] if len(answers) == 1 else join(answers, self._settings.term_names)
         self._metrics.batch_seconds.observe(time.perf_counter() - started)
         self._metrics.count_scores(rows)
         return rows

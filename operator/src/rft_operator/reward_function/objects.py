@@ -209,7 +209,7 @@ def _build_installer(function: RewardFunction, packages: Json, settings: Setting
     """Build the init container that installs the packages of the code, for the Python of the server's image."""
     overrides, index = function.spec.pod, settings.package_index.url
     image = overrides.image if overrides is not None else None
-    return build_container(
+    installer = build_container(
         Container(
             name=names.PACKAGE_INSTALLER,
             image=image or settings.images.reward,
@@ -226,3 +226,6 @@ def _build_installer(function: RewardFunction, packages: Json, settings: Setting
             mounts=[{"name": "configuration", "mountPath": paths.CONFIGURATION, "readOnly": True}, packages],
         )
     )
+    # A proxy, or the credentials of an index.
+    installer["env"] += [] if overrides is None else overrides.env
+    return installer
