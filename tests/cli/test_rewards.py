@@ -120,7 +120,8 @@ def test_packages_that_cannot_be_installed(rft, tmp_path):
     manifest, completions = tmp_path / "r.yaml", tmp_path / "completions.jsonl"
     assert rft("rewards", "init", manifest, "--from-file", tmp_path / "handler.py").returncode == 0
     manifest.write_text(manifest.read_text(encoding="utf-8").replace("- numpy", "- numpy==0.0.1"), encoding="utf-8")
-    completions.write_text('{"messages": [{"role": "assistant", "content": "b"}]}\n', encoding="utf-8")
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    completions.write_text(json.dumps({"messages": messages}) + "\n", encoding="utf-8")
     result = rft("score", manifest, completions)
     assert result.returncode == ExitCode.CONFIGURATION_INVALID
     assert "the packages numpy==0.0.1 could not be installed" in result.stderr
