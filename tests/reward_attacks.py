@@ -378,7 +378,7 @@ ATTACKS = [
     Attack(
         "nested_answer", "returns 100,000 nested lists", f"{NUMBERS}.", ("not JSON", "list, not a number", "garbled")
     ),
-    Attack("nested_metrics", "returns nested metrics", f"{NUMBERS}.", ("metrics_list",)),
+    Attack("nested_metrics", "returns nested metrics", f"{NUMBERS}.", ("an object, not a number",)),
     Attack(
         "answer_without_end",
         "returns 70 MiB",

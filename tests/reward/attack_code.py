@@ -724,7 +724,7 @@ def nested_answer(world):
 
 def nested_metrics(world):
     text = '{"x":' * 900 + "1" + "}" * 900
-    return {**returned(99.0), "metrics_list": [json.loads(text)]}
+    return {**returned(json.loads(text)), "metrics_list": [json.loads(text)]}
 
 
 def answer_without_end(world):

@@ -108,12 +108,16 @@ def test_usable_answers(handler, answer):
     assert handler(ECHO).score_one(json.dumps(answer)) == row("one", 0.5)
 
 
+NESTED = [json.loads('{"x":' * 900 + "1" + "}" * 900)]
+
+
 @pytest.mark.parametrize(
     ("metrics", "kept", "warnings"),
     [
         ("x", [], [("MetricDropped", "metrics_list is a string, not a list")]),
         ([{"value": 1}], [], [("MetricDropped", "metrics_list holds something that is not an object with a name")]),
         ([{"name": "m", "value": None}], [], [("MetricDropped", "metric 'm': value is missing")]),
+        (NESTED, [], [("MetricDropped", "metrics_list holds something that is not an object with a name")]),
         ([{"name": "m", "value": "1"}], [], [("MetricDropped", "metric 'm': value is a string, not a number")]),
         (
             [{"name": "ok", "value": True}, {"name": "n", "value": 2}, 7],
