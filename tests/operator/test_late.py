@@ -8,8 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from test_ready_tables import FUNCTION, deployment
-from views import NOW, OWN, ago, pod
+from views import FUNCTION, NOW, OWN, ago, deployment, pod
 from worlds_from_yaml import SETTINGS
 
 from rft_api.rft_job import Limits

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from views import ADAPTER, METADATA, NOW, OWN, endpoint, pod
+from views import ADAPTER, FUNCTION, METADATA, NOW, OWN, deployment, endpoint, pod
 from worlds_from_yaml import SETTINGS, plan_objects, read_case
 
 from rft_api.adapter_protocol import AdapterReport
@@ -14,20 +14,10 @@ from rft_api.readiness import NotReady, NotReadyReason, Readiness
 from rft_api.reward_function import RewardFunction
 from rft_operator.inference_endpoint.plan import plan_inference_endpoint
 from rft_operator.inference_endpoint.world import InferenceEndpointWorld, ServerAnswer
-from rft_operator.pods.deployment_view import DeploymentView
 from rft_operator.pods.pod_view import PodView, Termination
-from rft_operator.reward_function.objects import document_digest
 from rft_operator.reward_function.plan import plan_reward_function
 from rft_operator.reward_function.world import RewardFunctionWorld
 from rft_operator.status.reasons import Reason
-
-FUNCTION = RewardFunction.model_validate({"metadata": METADATA, "spec": {"builtin": {"name": "Math"}}})
-NEW = document_digest(FUNCTION)
-
-
-def deployment(updated: int = 1, available: int = 0, **changes: Any) -> DeploymentView:
-    fields = {"content_digest": NEW, "settled": True, "replicas": max(updated, available)}
-    return DeploymentView(updated=updated, available=available, **{**fields, **changes})
 
 
 def waiting(**changes: Any) -> PodView:

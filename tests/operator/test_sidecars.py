@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from test_ready_tables import FUNCTION, deployment
-from views import NOW, OWN, ago, pod
+from views import FUNCTION, NOW, OWN, ago, deployment, pod
 from worlds_from_yaml import SETTINGS, plan_objects
 
 from rft_api.rft_job import Limits

@@ -1,4 +1,4 @@
-"""What the operator's plans see, for tests of them: pods, and endpoints."""
+"""What the operator's plans see, for tests of them: pods, Deployments, and endpoints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from rft_api.inference_endpoint import InferenceEndpoint
+from rft_api.reward_function import RewardFunction
+from rft_operator.pods.deployment_view import DeploymentView
 from rft_operator.pods.pod_view import PodView, Termination
+from rft_operator.reward_function.objects import document_digest
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 METADATA = {"name": "x", "namespace": "team", "uid": "0123456789", "generation": 1}
@@ -44,3 +47,12 @@ OWN = endpoint(model={"uri": "s3://m/x"})
 """An endpoint with servers of its own."""
 ADAPTER = endpoint(baseEndpoint="base", adapter={"uri": "s3://a/x"})
 """An adapter beside another endpoint's model."""
+
+
+FUNCTION = RewardFunction.model_validate({"metadata": METADATA, "spec": {"builtin": {"name": "Math"}}})
+
+
+def deployment(updated: int = 1, available: int = 0, **changes: Any) -> DeploymentView:
+    """The Deployment of `FUNCTION`, of its newest version."""
+    fields = {"content_digest": document_digest(FUNCTION), "settled": True, "replicas": max(updated, available)}
+    return DeploymentView(updated=updated, available=available, **{**fields, **changes})

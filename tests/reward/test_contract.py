@@ -300,7 +300,8 @@ def lambda_handler(event, context):
     return [{"id": s["id"], "aggregate_reward_score": 1} for s in event]
 """
     server = start_server({"timeout": "10s", "python": {"source": source}}).wait_ready()
-    idle = server.metric('rft_reward_workers{state="idle"}')
+    idle = 2
+    wait_until(lambda: server.metric('rft_reward_workers{state="idle"}') == idle)
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         answer = thread.submit(server.score, [build_sample("a", "")])
         wait_until(lambda: server.metric('rft_reward_workers{state="idle"}') < idle)

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 import transformers
+from support.patience import PATIENCE_SECONDS
 from support.tiny import write_jsonl
 from support.trainer import ENVIRONMENT, hyperparameters, job_spec, render
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -224,7 +225,13 @@ def test_code_of_a_model_is_never_asked_for_nor_executed(tmp_path, coded, data):
     (tmp_path / "config.json").write_text(config.model_dump_json(by_alias=True))
     command = [sys.executable, "-m", "rft_trainer", str(tmp_path / "config.json"), "--port", "0"]
     result = subprocess.run(
-        command, input="yes\n" * 20, capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=300
+        command,
+        input="yes\n" * 20,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+        timeout=PATIENCE_SECONDS,
     )
     assert result.returncode == ExitCode.MODEL_INVALID, result.stderr
     assert "needs Python code of its own, which is never executed" in result.stderr
