@@ -29,6 +29,7 @@ from rft_api.reward_function import (
     PythonReward,
     RewardFunction,
     RewardFunctionSpec,
+    SourceFrom,
 )
 from rft_api.rft_job import Compute, RFTJob, RFTJobSpec
 from rft_api.sources import Data, DataSource, WarmupSource
@@ -66,6 +67,7 @@ PLACES: dict[type[Model], Callable[[Any], Manifest]] = {
     Compute: lambda part: manifest("RFTJob", {**JOB, "compute": part}),
     RFTJobSpec: lambda part: manifest("RFTJob", part),
     PythonReward: lambda part: manifest("RewardFunction", {"python": part}),
+    SourceFrom: lambda part: manifest("RewardFunction", {"python": {"sourceFrom": part}}),
     FormatReward: lambda part: manifest("RewardFunction", {"builtin": {"name": "Format", "format": part}}),
     BuiltinReward: lambda part: manifest("RewardFunction", {"builtin": part}),
     JudgeModel: lambda part: manifest("RewardFunction", {"judge": {"template": "Reasoning", "model": part}}),

@@ -179,8 +179,6 @@ def test_nonsense_never_scores_and_never_ends_the_server(service, scored_by, bui
         b'[{"id": "ID", "aggregate_reward_score": -Infinity}]', b'[{"id": "ID"}]', b'{"body": "["}',
         b'[{"id": "ID", "error": ' + b"[" * 700 + b"]" * 700 + b"}]",
         b'[{"id": ' + b"[" * 700 + b"]" * 700 + b', "aggregate_reward_score": 1}]',
-        b'[{"id": "ID", "aggregate_reward_score": 1, "metrics_list": [{"name": 1, "value": 1}]}]',
-        b'[{"id": "ID", "aggregate_reward_score": 1, "metrics_list": {"a": 1}}]',
         b'{"statusCode": 500, "body": []}', b'{"statusCode": 200, "body": "{}"}',
     ]  # fmt: skip
     randomness = random.Random(0)

@@ -30,10 +30,9 @@ def imported_modules(source: str) -> list[Import]:
     """The imports of a module's code, wherever they are; none if the code is not Python."""
     try:
         with warnings.catch_warnings(action="ignore"):
-            tree = ast.parse(source)
+            return list(_imports(ast.parse(source), is_optional=False))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
-    return list(_imports(tree, is_optional=False))
 
 
 def _imports(node: ast.AST, is_optional: bool) -> Iterator[Import]:
