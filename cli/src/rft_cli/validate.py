@@ -20,7 +20,8 @@ def validate(files: Sequence[Path]) -> None:
         ManifestErrors: with every error.
     """
     manifests, errors = check_manifests(files)
-    errors += size_errors(manifests)
+    if not errors:  # a document that is wrong may be one that cannot be written
+        errors += size_errors(manifests)
     if errors:
         raise ManifestErrors(errors, manifests)
     resources: list[RFTJob | RewardFunction | InferenceEndpoint] = []
