@@ -10,6 +10,7 @@ from typing import Literal
 
 from rich.console import Console
 
+from rft_api.constant_reward import SAME
 from rft_api.model import Json
 from rft_api.reward_function import RewardFunction
 from rft_api.run_folder import Stage
@@ -17,9 +18,6 @@ from rft_api.sources import DataSource
 from rft_api.trainer_config import TrainerConfig
 from rft_cli.report import Run, read_rollouts
 from rft_cli.score import Line, read_lines, score_lines
-
-_SAME = 1e-9
-"""Rewards that differ by less are equal."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +219,7 @@ def differ(row: Regraded) -> bool:
     """Return whether the rewards of a completion differ, or only one of both could be computed."""
     if row.before is None or row.after is None:
         return row.before is not row.after
-    return abs(row.before - row.after) > _SAME
+    return abs(row.before - row.after) > SAME
 
 
 def best_step(rewards: Mapping[int, float | None]) -> int | None:
@@ -231,4 +229,4 @@ def best_step(rewards: Mapping[int, float | None]) -> int | None:
 
 
 def _are_different(values: Sequence[float]) -> bool:
-    return len(values) > 1 and max(values) - min(values) > _SAME
+    return len(values) > 1 and max(values) - min(values) > SAME

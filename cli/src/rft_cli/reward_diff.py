@@ -17,6 +17,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from rft_api.constant_reward import SAME
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.model import Json
 from rft_api.reward_protocol import Score
@@ -24,7 +25,6 @@ from rft_cli.score import Line, load_function, read_lines, score_lines
 from rft_cli.texts import bars, harmless, last_user_message, number, shorten, signed
 
 BINS = 20
-_SAME = 1e-9
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def diff(first: Path, second: Path, completions: Path, samples: int, console: Co
                 "scoredByBoth": len(pairs),
                 "unscored": [sum(score.error is not None for score in scores_of_one) for scores_of_one in scores],
                 "means": [fmean(pair.first for pair in pairs), fmean(pair.second for pair in pairs)],
-                "differing": sum(abs(pair.first - pair.second) > _SAME for pair in pairs),
+                "differing": sum(abs(pair.first - pair.second) > SAME for pair in pairs),
                 "rankCorrelation": correlation,
                 "pairs": order.pairs,
                 "flipped": order.flipped,
@@ -112,7 +112,7 @@ def ranks(values: Sequence[float]) -> list[float]:
     start = 0
     while start < len(order):
         end = start
-        while end + 1 < len(order) and values[order[end + 1]] - values[order[start]] <= _SAME:
+        while end + 1 < len(order) and values[order[end + 1]] - values[order[start]] <= SAME:
             end += 1
         for place in order[start : end + 1]:
             result[place] = (start + end) / 2 + 1
@@ -147,7 +147,7 @@ def compare_order(pairs: Sequence[Pair]) -> Order:
 
 
 def _sign(value: float) -> int:
-    return 0 if abs(value) <= _SAME else 1 if value > 0 else -1
+    return 0 if abs(value) <= SAME else 1 if value > 0 else -1
 
 
 def _print_distributions(
@@ -176,7 +176,7 @@ def _histogram(values: Sequence[float], low: float, high: float) -> list[int]:
 
 
 def _print_agreement(correlation: float | None, order: Order, pairs: Sequence[Pair], console: Console) -> None:
-    differences = sum(abs(pair.first - pair.second) > _SAME for pair in pairs)
+    differences = sum(abs(pair.first - pair.second) > SAME for pair in pairs)
     console.print(f"Scores differ for {differences} of {len(pairs)} completions.", highlight=False)
     if correlation is None:
         console.print("There is no rank correlation: one version scores all completions the same.")
@@ -192,7 +192,7 @@ def _print_agreement(correlation: float | None, order: Order, pairs: Sequence[Pa
 
 def _print_samples(pairs: Sequence[Pair], count: int, console: Console) -> None:
     ranking = sorted(pairs, key=lambda pair: (-abs(pair.moved), -abs(pair.second - pair.first), pair.line.number))
-    samples = [pair for pair in ranking if abs(pair.moved) > _SAME or abs(pair.second - pair.first) > _SAME][:count]
+    samples = [pair for pair in ranking if abs(pair.moved) > SAME or abs(pair.second - pair.first) > SAME][:count]
     for pair in samples:
         messages: list[Json] = pair.line.sample["messages"]
         body = Table.grid(padding=(0, 2))

@@ -83,6 +83,7 @@ def scoring_settings(
                 needs_libraries=any(term.builtin is not None or term.openai is not None for term in for_terms),
                 hidden_file=None if hidden_file is None else str(hidden_file.resolve()),
                 readable=spec.sandbox.readable,
+                runs_code=runs_code,
                 code_path=folders if runs_code else [],
                 code_imports=_package_imports(for_terms) if packages is not None else [],
                 companions=sum(BUILDERS[t.builtin.name].processes for t in for_terms if t.builtin is not None),

@@ -50,9 +50,9 @@ def package_folder(requirements: Sequence[str], root: Path | None) -> Path | Non
     """
     if not requirements:
         return None
-    bundled = os.environ.get(BUNDLED_PACKAGES)
-    if bundled and satisfies(Path(bundled), requirements):
-        return Path(bundled)
+    bundled = _bundled_folder(requirements)
+    if bundled is not None:
+        return bundled
     if root is not None:
         folder = _target(requirements, root)
         if (folder / _COMPLETE).is_file():
@@ -72,9 +72,9 @@ def install(requirements: Sequence[str], root: Path) -> Path:
     Raises:
         InstallationError: a package does not exist, has no wheel for this Python, or cannot be downloaded.
     """
-    bundled = os.environ.get(BUNDLED_PACKAGES)
-    if bundled and satisfies(Path(bundled), requirements):
-        return Path(bundled)
+    bundled = _bundled_folder(requirements)
+    if bundled is not None:
+        return bundled
     folder = _target(requirements, root)
     root.mkdir(parents=True, exist_ok=True)
     with (root / f"{folder.name}.lock").open("w") as lock:
@@ -86,8 +86,8 @@ def install(requirements: Sequence[str], root: Path) -> Path:
         partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=root))
         try:
             _run_installer(requirements, partial)
-            versions = {item.name: item.version for item in importlib.metadata.distributions(path=[str(partial)])}
-            (partial / _COMPLETE).write_text(json.dumps(versions, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            versions = json.dumps(installed_versions(partial), indent=1, sort_keys=True)
+            (partial / _COMPLETE).write_text(versions + "\n", encoding="utf-8")
             partial.chmod(0o755)  # workers may run as another user
             partial.rename(folder)
         finally:
@@ -109,6 +109,12 @@ def satisfies(folder: Path, requirements: Sequence[str]) -> bool:
         if version is None or not requirement.specifier.contains(version, prereleases=True):
             return False
     return True
+
+
+def _bundled_folder(requirements: Sequence[str]) -> Path | None:
+    """The folder of the packages that the image brings, if they satisfy the requirements."""
+    folder = os.environ.get(BUNDLED_PACKAGES)
+    return Path(folder) if folder and satisfies(Path(folder), requirements) else None
 
 
 def _target(requirements: Sequence[str], root: Path) -> Path:

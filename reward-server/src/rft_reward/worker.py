@@ -45,7 +45,7 @@ def main(request_descriptor: int, reply_descriptor: int) -> None:
     call, _ = _read(requests)
     problem = None
     try:
-        if any(map(_runs_code, configuration["terms"])):
+        if configuration["runsCode"]:
             # The user's code finds Python's library and its own folders. What it may import is the same everywhere.
             del sys.path[python_folders : python_folders + server_folders]
         _import_packages(configuration["codeImports"])
@@ -67,10 +67,6 @@ def main(request_descriptor: int, reply_descriptor: int) -> None:
         companions.collect()
         crowded = b"true" if sandbox.is_crowded(own_scratch=confinement.layers["namespaces"]) else b"false"
         _reply(reply_descriptor, call.nonce, b'{"answers": [%b], "crowded": %b}' % (b", ".join(answers), crowded))
-
-
-def _runs_code(term: dict[str, Any]) -> bool:
-    return "python" in term or any(part["type"] == "python" for _, part in term.get("openai", {}).get("graders", []))
 
 
 def _import_packages(modules: list[str]) -> None:

@@ -68,6 +68,8 @@ class WorkerSettings:
     hidden_file: str | None
     readable: list[str]
     """Files and folders that the code may read, as in the manifest."""
+    runs_code: bool
+    """Whether a grader runs code of the user."""
     code_path: list[str]
     """Folders from which the code of the user imports: its own files, and its packages."""
     code_imports: list[str]
@@ -155,6 +157,7 @@ class WorkerProcess:
             "functionName": self._settings.function_name,
             "memoryBytes": self._settings.memory_bytes,
             "path": site.getsitepackages() if self._settings.needs_libraries else [],
+            "runsCode": self._settings.runs_code,
             "codePath": self._settings.code_path,
             "codeImports": self._settings.code_imports,
             "enclosure": {

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 from rft_reward.metrics import Metrics
 from rft_reward.remote import retries
-from rft_reward.remote.errors import OutOfTimeError, RemoteError, TransientError
+from rft_reward.remote.errors import RemoteError, TransientError
 from rft_reward.remote.limits import Limiter, Use
+from rft_reward.remote.measure import measured_request
 
 Message = Mapping[str, Any]
 """A message in OpenAI's format, whose content is text."""
@@ -142,19 +143,8 @@ class ChatModel:
         self, messages: Sequence[Message], fields: Mapping[str, Any], seconds: float, use: Use
     ) -> Completion:
         sampling = {name: value for name, value in fields.items() if name != _STRUCTURED}
-        started, outcome = time.perf_counter(), "timeout"  # the outcome if the request is cancelled
-        try:
+        with measured_request(self._metrics):
             completion = await self._backend.ask(messages, fields.get(_STRUCTURED), sampling, seconds)
-            outcome = "answered"
-        except TransientError:
-            outcome = "retried"
-            raise
-        except RemoteError as error:
-            outcome = "timeout" if isinstance(error, OutOfTimeError) else "refused"
-            raise
-        finally:
-            self._metrics.judge_requests.labels(outcome).inc()
-            self._metrics.judge_seconds.observe(time.perf_counter() - started)
         self._metrics.judge_tokens.labels("prompt").inc(completion.prompt_tokens)
         self._metrics.judge_tokens.labels("completion").inc(completion.completion_tokens)
         use.tokens = completion.prompt_tokens + completion.completion_tokens or use.tokens

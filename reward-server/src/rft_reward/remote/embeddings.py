@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -16,8 +15,9 @@ from rft_reward.metrics import Metrics
 from rft_reward.remote import retries
 from rft_reward.remote.cache import Cache
 from rft_reward.remote.chat import count, parse_object
-from rft_reward.remote.errors import OutOfTimeError, RemoteError, TransientError
+from rft_reward.remote.errors import RemoteError, TransientError
 from rft_reward.remote.limits import Limiter, Use
+from rft_reward.remote.measure import measured_request
 from rft_reward.remote.web import Web
 
 _MAXIMUM_BYTES = 64 * 1024 * 1024
@@ -70,22 +70,11 @@ class EmbeddingModel:
         return await retries.ask(partial(self._try, body), self._limiter, deadline, tokens)
 
     async def _try(self, body: bytes, seconds: float, use: Use) -> float:
-        started, outcome = time.perf_counter(), "timeout"  # the outcome if the request is cancelled
-        try:
+        with measured_request(self._metrics):
             status, answer = await self._web.post(body, seconds)
             if status != 200:
                 raise RemoteError(f"model {self._name} answered {status}: {self._web.words(answer)}")
             value, tokens = self._read(answer)
-            outcome = "answered"
-        except TransientError:
-            outcome = "retried"
-            raise
-        except RemoteError as error:
-            outcome = "timeout" if isinstance(error, OutOfTimeError) else "refused"
-            raise
-        finally:
-            self._metrics.judge_requests.labels(outcome).inc()
-            self._metrics.judge_seconds.observe(time.perf_counter() - started)
         self._metrics.judge_tokens.labels("prompt").inc(tokens)
         use.tokens = tokens or use.tokens
         return value
