@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-WORDS = "the box holds twelve pens so we count them again and give some away before lunch on every second day".split()
+WORDS = "the box holds twelve pens so we count them again and give some away before lunch on every second day"
 REWARD = """\
 apiVersion: rft.dev/v1alpha1
 kind: RewardFunction
@@ -29,7 +29,7 @@ def write_rows(file, count, with_answer):
     random_words = random.Random(0)
     with file.open("w", encoding="utf-8") as lines:
         for number in range(count):
-            text = f"{number}: {' '.join(random_words.choices(WORDS, k=120))}?"
+            text = f"{number}: {' '.join(random_words.choices(WORDS.split(), k=120))}?"
             messages = [{"role": "system", "content": "Answer with a number."}, {"role": "user", "content": text}]
             if with_answer:
                 messages.append({"role": "assistant", "content": str(number % 7)})

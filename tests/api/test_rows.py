@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import rft_api.jsonl
 from rft_api.data_formats import read_conversations, read_prompts
+from rft_api.dataset_files import dataset_files
 from rft_api.jsonl import MAXIMUM_NESTING, parse_row
 from rft_api.openai_chat import split_row
 from rft_api.prompts import Prompt
@@ -294,3 +295,32 @@ def test_the_answer_of_either_place_and_all_further_fields():
     chat = split_row(nested, "prompt")
     assert chat.reference_answer == "a"
     assert chat.metadata == {"reference_answer": "a", "level": 2}
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "files"),
+    [
+        (["b.jsonl", "a.jsonl.gz", "README.md", ".cache/x.json", "state.json"], None, ["a.jsonl.gz", "b.jsonl"]),
+        (["data/train-0.parquet", "data/test-0.parquet", "x.json"], "train", ["data/train-0.parquet"]),
+        (["dataset_dict.json", "train/a.arrow", "train/state.json", "test/a.arrow"], "test", ["test/a.arrow"]),
+        (["data.jsonl", "dev.jsonl"], "train", ["data.jsonl"]),
+        (["val.json", "eval.json"], "validation", ["val.json"]),
+        (["constraint.json", "latest.json"], None, ["constraint.json", "latest.json"]),
+    ],
+)  # fmt: skip
+def test_the_files_of_a_folder(names, split, files):
+    assert dataset_files(names, split) == files
+
+
+def test_rows_of_a_folder_are_counted_through(tmp_path):
+    for name in ("b.jsonl", "a.jsonl"):
+        (tmp_path / name).write_bytes(jsonl(ROWS))
+    assert [prompt.id for prompt in prompts_of(tmp_path)] == [f"s-{n}" for n in range(1, 7)]
+    (tmp_path / "b.jsonl").write_text("{")
+    problems: list[str] = []
+    read_rows(tmp_path, problems)
+    assert problems[0].startswith(f"{tmp_path / 'b.jsonl'}:1: is not JSON")
+    (tmp_path / "empty").mkdir()
+    problems.clear()
+    assert read_rows(tmp_path / "empty", problems) == []
+    assert problems == [f"{tmp_path / 'empty'}: holds no data: no file in JSONL, JSON, Parquet or Arrow"]

@@ -13,6 +13,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from huggingface_hub import constants
+from support.hub import Hub
 
 from rft_api.data_formats import read_conversations, read_prompts
 from rft_api.sources import DataSource, WarmupSource
@@ -235,7 +237,10 @@ def test_files_of_logs_are_described_with_their_format(rft, tmp_path):
 def test_an_unknown_format_is_refused_with_those_that_exist(rft, tmp_path):
     result = rft("data", "check", "--format", "Csv", written(tmp_path / "a.jsonl", row("x")))
     assert result.returncode == 10
-    assert "--format Csv: must be one of OpenAIChat (a JSONL file in OpenAI chat format), Bedrock" in result.stderr
+    assert (
+        "--format Csv: must be one of OpenAIChat (rows in OpenAI chat format, as JSON or in tables), Bedrock"
+        in result.stderr
+    )
 
 
 def test_logs_on_an_object_store(rft, tmp_path, bucket):
@@ -540,6 +545,78 @@ def test_the_command_that_an_error_names_works(rft, tmp_path):
         assert rft(*arguments).returncode == 0
         assert rft("data", "check", tmp_path / "y.jsonl").returncode == 0
         (tmp_path / "y.jsonl").unlink()
+
+
+def dataset(folder: Path) -> Path:
+    """A dataset as it is on the hub: two configurations, each with two splits, and what describes them."""
+    for name in ("main", "socratic"):
+        (folder / name).mkdir(parents=True)
+        for split, texts in (("train", ["a", "b", "c"]), ("test", ["x"])):
+            for shard, text in enumerate(texts):
+                table = pyarrow.Table.from_pylist([{"question": f"{name} {text}", "answer": "1"}])
+                pyarrow.parquet.write_table(table, folder / name / f"{split}-0000{shard}-of-0000{len(texts)}.parquet")
+    (folder / "README.md").write_text("# A dataset")
+    (folder / "dataset_infos.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    dataset(tmp_path / "hub/owner/gsm")
+    hub = Hub(tmp_path / "hub")
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace("https://huggingface.co", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    yield hub
+    hub.stop()
+
+
+@pytest.mark.parametrize("store", ["folder", "s3", "hub"])
+def test_datasets_of_hugging_face(rft, tmp_path, store, bucket, hub):
+    if store == "folder":
+        address = str(dataset(tmp_path / "gsm"))
+    elif store == "s3":
+        dataset(bucket / "gsm")
+        address = f"s3://{bucket.name}/gsm"
+    else:
+        address = "hf://datasets/owner/gsm"
+
+    def convert(address, *options):
+        output = tmp_path / "new.jsonl"
+        output.unlink(missing_ok=True)
+        result = rft("data", "convert", address, "--from", "QuestionAnswer", "--output", output, *options)
+        return result.stderr or [line["messages"][0]["content"] for line in lines(output)]
+
+    assert convert(f"{address}/main", "--split", "train") == ["main a", "main b", "main c"]
+    assert convert(f"{address}/main/test-00000-of-00001.parquet") == ["main x"]
+    assert f"{address}/main: holds several splits (test, train); name" in convert(f"{address}/main")
+    assert f"{address}/main: has no split dev; it has test, train" in convert(f"{address}/main", "--split", "dev")
+    assert f"{address}: has data in several folders (main, socratic); name" in convert(address, "--split", "test")
+    assert f"{address}/gone: " in convert(f"{address}/gone")
+
+
+def test_addresses_of_datasets_that_are_none(rft, tmp_path, hub):
+    result = rft("data", "check", "hf://owner/gsm")
+    assert result.returncode == 10
+    assert "hf://owner/gsm: must look like hf://datasets/OWNER/NAME" in result.stderr
+    result = rft("data", "check", "hf://datasets/owner/gone")
+    assert result.returncode == 11
+    assert "hf://datasets/owner/gone: the hub has no such dataset, or HF_TOKEN may not read it" in result.stderr
+
+
+def test_a_job_reads_the_folder_of_a_split(rft, tmp_path):
+    for shard in range(2):
+        table = pyarrow.Table.from_pylist([row(f"{shard} {i}") for i in range(20)])
+        (tmp_path / "words").mkdir(exist_ok=True)
+        pyarrow.parquet.write_table(table, tmp_path / f"words/train-{shard}.parquet")
+    manifest = job(tmp_path, "  data: {train: [{name: words, uri: words, reward: exact}]}")
+    assert rft("validate", manifest).returncode == 0
+    assert rft("data", "check", manifest).returncode == 0
+    train, validation = json.loads(rft("data", "stats", "--json", manifest).stdout)
+    assert (train["rows"], validation["rows"]) == (36, 4)
+    written(tmp_path / "words/test.jsonl", row("x"))
+    (tmp_path / "words/test.jsonl").rename(tmp_path / "words/test.parquet")
+    assert f"{tmp_path / 'words'}: holds several splits (test, train)" in rft("data", "check", manifest).stderr
 
 
 def test_options_of_the_other_kind_of_data_are_refused(rft, tmp_path):

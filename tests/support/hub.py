@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,7 +14,7 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """Serves the models `OWNER/NAME` of a folder, all at one commit until `move` makes another.
+    """Serves the models, or datasets, `OWNER/NAME` of a folder, all at one commit until `move` makes another.
 
     Attributes:
         requests: the paths that were asked for, each after its method.
@@ -43,7 +44,9 @@ class Hub:
                 if outer.failures:
                     outer.failures -= 1
                     return self._answer(503, b"busy")
-                parts = path.removeprefix("/api/models").strip("/").split("/")
+                is_description = path.startswith("/api/")
+                path = re.sub("^(/api/models|/api/datasets|/datasets)", "", path)
+                parts = path.strip("/").split("/")
                 name = "/".join(parts[:2])
                 if name in outer.refusals:
                     status, message = outer.refusals[name]
@@ -57,7 +60,7 @@ class Hub:
                 if commit not in outer._commits:
                     return self._answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
                 model = outer._commits[commit] / name
-                if path.startswith("/api/models"):
+                if is_description:
                     return self._answer(200, outer._describe(model, name, commit))
                 return self._file(model / "/".join(parts[4:]), commit)
 

@@ -49,9 +49,10 @@ FORMATS: Mapping[str, DataFormat] = {
     for entry in (
         DataFormat(
             name="OpenAIChat",
-            description="a JSONL file in OpenAI chat format",
+            description="rows in OpenAI chat format, as JSON or in tables",
             read_prompts=openai_chat.read_prompts,
             read_conversations=openai_chat.read_conversations,
+            files=openai_chat.files,
         ),
         DataFormat(
             name="BedrockInvocationLog",

@@ -1,4 +1,4 @@
-"""Reads models of the Hugging Face hub; HF_TOKEN opens private ones. Needs the extra `hub`."""
+"""Reads models and datasets of the Hugging Face hub; HF_TOKEN opens private ones. Needs the extra `hub`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 from huggingface_hub.utils.tqdm import disable_progress_bars, tqdm
 
-from rft_api.hub_address import SHAPE, HubAddress
+from rft_api.hub_address import SCHEME, SHAPE, HubAddress
 from rft_api.progress import OnBytes, ignore_bytes
 from rft_api.storage_error import StorageError
 
@@ -53,6 +54,9 @@ class HubFile:
 class HubModel:
     """A model on the hub, at one commit: that which its revision had when it was first asked for."""
 
+    kind = "model"
+    """What the hub calls such a repository."""
+
     def __init__(self, address: HubAddress):
         self._address = address
         self._revision = address.revision
@@ -64,11 +68,7 @@ class HubModel:
         Raises:
             StorageError: when there is no such model, it may not be read, or the hub does not answer.
         """
-        info = self._tried(
-            lambda: HfApi().model_info(
-                self._address.repository, revision=self._revision, files_metadata=True, timeout=30
-            )
-        )
+        info = self._tried(self._info)
         self._revision = info.sha
         files = [HubFile(item.rfilename, item.size or 0, item.blob_id or "") for item in info.siblings or []]
         return sorted(files, key=lambda file: file.name)
@@ -105,7 +105,9 @@ class HubModel:
         def download() -> str:
             place: dict[str, Any] = {} if folder is None else {"local_dir": folder}
             repository = self._address.repository
-            path: str = hf_hub_download(repository, name, revision=self._revision, tqdm_class=Counter, **place)
+            path: str = hf_hub_download(
+                repository, name, revision=self._revision, repo_type=self.kind, tqdm_class=Counter, **place
+            )
             return path
 
         return Path(self._tried(download))
@@ -116,6 +118,12 @@ class HubModel:
             return Path(snapshot_download(self._address.repository, revision=self._revision, local_files_only=True))
         except (LocalEntryNotFoundError, HFValidationError):
             return None
+
+    def _uri(self) -> str:
+        return str(self._address)
+
+    def _info(self) -> ModelInfo | DatasetInfo:
+        return HfApi().model_info(self._address.repository, revision=self._revision, files_metadata=True, timeout=30)
 
     def _tried(self, call: Callable[[], Result]) -> Result:
         for pause in (*PAUSES, None):
@@ -133,16 +141,16 @@ class HubModel:
 
     def _explained(self, error: Exception) -> StorageError | None:
         """The error in words, with what to do; None when it is not about the hub."""
-        uri = str(self._address)
+        uri = self._uri()
         if isinstance(error, GatedRepoError):
             return StorageError(
-                f"{uri}: the model is gated; accept its terms on the hub and set HF_TOKEN (in a cluster, the key "
+                f"{uri}: the {self.kind} is gated; accept its terms on the hub and set HF_TOKEN (in a cluster, the key "
                 f"HF_TOKEN of the Secret in spec.credentials)"
             )
         if isinstance(error, RepositoryNotFoundError):
-            return StorageError(f"{uri}: the hub has no such model, or HF_TOKEN may not read it")
+            return StorageError(f"{uri}: the hub has no such {self.kind}, or HF_TOKEN may not read it")
         if isinstance(error, RevisionNotFoundError):
-            return StorageError(f"{uri}: the model has no such revision")
+            return StorageError(f"{uri}: the {self.kind} has no such revision")
         if isinstance(error, HFValidationError):
             return StorageError(f"{uri}: must look like {SHAPE}")
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
@@ -157,7 +165,7 @@ class HubModel:
         return None
 
     def _refused(self, error: HfHubHTTPError) -> StorageError:
-        uri, status = str(self._address), error.response.status_code
+        uri, status = self._uri(), error.response.status_code
         if status == 401:
             return StorageError(
                 f"{uri}: the hub does not know HF_TOKEN (HTTP 401); it may have expired: make a new one on the hub"
@@ -166,6 +174,18 @@ class HubModel:
             return StorageError(f"{uri}: HF_TOKEN may not read it (HTTP 403); give the token that permission")
         text = f"{uri}: the hub answers HTTP {status}: {error.server_message or ''}"
         return StorageError(text.rstrip(": "), permanent=status in (400, 404))
+
+
+class HubDataset(HubModel):
+    """A dataset on the hub, at one commit."""
+
+    kind = "dataset"
+
+    def _uri(self) -> str:
+        return super()._uri().replace(SCHEME, f"{SCHEME}datasets/", 1)
+
+    def _info(self) -> ModelInfo | DatasetInfo:
+        return HfApi().dataset_info(self._address.repository, revision=self._revision, files_metadata=True, timeout=30)
 
 
 def _without_queries(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Addresses of models on the Hugging Face hub: `hf://OWNER/NAME` and `hf://OWNER/NAME@REVISION`."""
+"""Addresses on the Hugging Face hub: of models, `hf://OWNER/NAME`, and of datasets, `hf://datasets/OWNER/NAME`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,27 @@ class HubAddress:
 
     def __str__(self) -> str:
         return f"{SCHEME}{self.repository}" + (f"@{self.revision}" if self.revision else "")
+
+
+DATASET_SHAPE = "hf://datasets/OWNER/NAME, with @REVISION and /PATH if they are needed"
+_DATASET = re.compile(r"hf://datasets/([^/@\s]+/[^/@\s]+)(?:@([^/\s]+))?(?:/(\S*))?")
+
+
+@dataclass(frozen=True)
+class DatasetAddress:
+    """A file or folder of a dataset on the hub, in the form of Hugging Face's own tools."""
+
+    repository: HubAddress
+    path: str
+    """The path of the file or folder in the repository; empty for all of it."""
+
+
+def parse_dataset_address(text: str) -> DatasetAddress | None:
+    """The dataset that an address names; None when it has another shape."""
+    match = _DATASET.fullmatch(text)
+    if match is None:
+        return None
+    return DatasetAddress(HubAddress(match.group(1), match.group(2)), (match.group(3) or "").strip("/"))
 
 
 def parse_hub_address(text: str) -> HubAddress | None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rft_api.dataset_files import is_data_file
 from rft_api.jsonl import DataRow
 from rft_api.model import Json
 from rft_api.prompts import Check, Conversation, Message, Prompt, refusal
 from rft_api.rows import read_rows
-from rft_api.sources import DataSource, WarmupSource
+from rft_api.sources import DataSource, Source, WarmupSource
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -93,6 +94,11 @@ def read_conversations(source: WarmupSource, problems: list[str], check: Check) 
         else:
             conversations.append(Conversation(source.name, chat.messages, row.number))
     return conversations, None
+
+
+def files(source: Source) -> Callable[[str], bool]:
+    """The filter of the files of a folder that can hold rows."""
+    return is_data_file
 
 
 def read_chat_rows(path: Path, use: Use, problems: list[str]) -> Iterator[tuple[DataRow, ChatRow]]:

@@ -35,11 +35,11 @@ class Source(Model):
     name: Name
     """Name of the source. It labels the source's rows in metrics and rollouts."""
     uri: Uri
-    """Address of the data: s3://BUCKET/KEY, configmap://NAME/KEY, pvc://CLAIM/PATH, or, in local runs, a path.
-    Invocation logs may also be a prefix or a folder of files."""
+    """Address of the data: s3://BUCKET/KEY, configmap://NAME/KEY, pvc://CLAIM/PATH, or, in local runs, a path. It is
+    that of a file, or of a prefix or folder: of logs, or of the files of one split of a Hugging Face dataset."""
     format: FormatName = "OpenAIChat"
-    """Format of the data. OpenAIChat: a JSONL file in OpenAI chat format; BedrockInvocationLog: Amazon Bedrock's model
-    invocation logs."""
+    """Format of the data. OpenAIChat: rows in OpenAI chat format, as JSON or in tables; BedrockInvocationLog: Amazon
+    Bedrock's model invocation logs."""
     invocation_log: InvocationLog | None = None
     """Which records of the invocation logs are used, and how. By default all records are used."""
 

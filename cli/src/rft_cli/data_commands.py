@@ -77,7 +77,7 @@ def split(
 
 @data_commands.command()
 def convert(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="File, folder, or s3:// address.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="File, folder, s3:// or hf://datasets/ address.")],
     format_: Annotated[
         str,
         typer.Option(
@@ -96,6 +96,10 @@ def convert(
     ] = None,
     answer_field: Annotated[
         str | None, typer.Option(help="Rows: field of the answer, such as solution.", show_default=False)
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Rows: split of a folder or dataset that has several, such as train.", show_default=False),
     ] = None,
     reference: Annotated[
         bool, typer.Option("--reference", help="Logs: the logged answer becomes the reference answer.")
@@ -131,10 +135,10 @@ def convert(
             "--reference": reference, "--model": model, "--since": since, "--until": until, "--equals": equals,
             "--not-equals": not_equals, "--redact": redact, "--limit": limit,
         }  # fmt: skip
-        of_rows = {"--prompt-field": prompt_field, "--answer-field": answer_field}
+        of_rows = {"--prompt-field": prompt_field, "--answer-field": answer_field, "--split": split}
         refuse_options(format_, of_rows if format_ == "BedrockInvocationLog" else of_logs)
         if format_ == "BedrockInvocationLog":
             options = log_options(reference, model, since, until, equals, not_equals, redact, limit)
             convert_logs(source, options, output, conversations, Console())
         else:
-            convert_rows(source, format_, prompt_field, answer_field, output, conversations, Console())
+            convert_rows(source, format_, prompt_field, answer_field, split, output, conversations, Console())

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from pydantic import ValidationError
 from rich.console import Console
 
+from rft_api.dataset_files import is_data_file
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLog
 from rft_api.invocation_reading import InvocationLogReader, LogFiles
@@ -105,11 +106,12 @@ def convert_rows(
     name: str,
     prompt_field: str | None,
     answer_field: str | None,
+    split: str | None,
     output: Path,
     conversations: bool,
     console: Console,
 ) -> None:
-    """Write the rows of a file of another format to a new file.
+    """Write the rows of a file, or of a split of a dataset, of another format to a new file.
 
     Raises:
         RunError: CONFIGURATION_INVALID when there is no such format, DATA_INVALID with every row that is wrong,
@@ -120,8 +122,11 @@ def convert_rows(
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"--from {name}: must be one of {formats}")
     problems: list[str] = []
     rows = []
-    with TemporaryDirectory(prefix="rft-data-") as scratch, fetch(source, Path(scratch) / "data") as path:
-        for row in read_rows(Path(path), problems):
+    with (
+        TemporaryDirectory(prefix="rft-data-") as scratch,
+        fetch(source, Path(scratch) / "data", is_data_file, split) as path,
+    ):
+        for row in read_rows(Path(path), problems, split):
             try:
                 rows.append(convert_row(row.row, ROW_FORMATS[name], prompt_field, answer_field, conversations))
             except ValueError as error:

@@ -10,7 +10,9 @@ from tempfile import TemporaryDirectory
 
 from rft_api.addresses import Address, is_stored
 from rft_api.data_formats import FORMATS, FileFilter, every_file, file_filter, read_conversations, read_prompts
+from rft_api.dataset_files import dataset_files
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.hub_address import DATASET_SHAPE, parse_dataset_address
 from rft_api.invocation_log import InvocationLogReport
 from rft_api.manifests import ManifestErrors, Manifests
 from rft_api.prompts import Message, Prompt, prompt_digest, split_by_prompt
@@ -110,12 +112,17 @@ def read_targets(
 
 
 @contextmanager
-def fetch(address: str, scratch: Path, is_read: FileFilter = every_file) -> Iterator[str]:
-    """Yield the path of data: the address itself, or a folder with a copy when it is an s3:// address.
+def fetch(address: str, scratch: Path, is_read: FileFilter = every_file, split: str | None = None) -> Iterator[str]:
+    """Yield the path of data: the address itself, or a folder with a copy when it is an s3:// or hf:// address.
+
+    Of a dataset on the Hugging Face hub, only the files of the split are copied.
 
     Raises:
-        RunError: DATA_INVALID when the object store refuses, or nothing is stored there.
+        RunError: DATA_INVALID when the object store or the hub refuses, or nothing is stored there.
     """
+    if address.startswith("hf://"):
+        yield str(_fetch_dataset(address, scratch, split))
+        return
     if not is_stored(address):
         yield address
         return
@@ -129,6 +136,29 @@ def fetch(address: str, scratch: Path, is_read: FileFilter = every_file) -> Iter
     if not exists:
         raise RunError(ExitCode.DATA_INVALID, f"{address}: nothing is stored there")
     yield str(scratch)
+
+
+def _fetch_dataset(address: str, scratch: Path, split: str | None) -> Path:
+    from rft_api.hub import HubDataset
+    from rft_api.storage_error import StorageError
+
+    dataset = parse_dataset_address(address)
+    if dataset is None:
+        raise RunError(ExitCode.CONFIGURATION_INVALID, f"{address}: must look like {DATASET_SHAPE}")
+    hub = HubDataset(dataset.repository)
+    try:
+        names = [file.name for file in hub.files()]
+        folder = f"{dataset.path}/" if dataset.path else ""
+        below = [name.removeprefix(folder) for name in names if name.startswith(folder)]
+        if dataset.path not in names and not below:
+            raise RunError(ExitCode.DATA_INVALID, f"{address}: nothing is stored there")
+        chosen = [dataset.path] if dataset.path in names else [folder + name for name in dataset_files(below, split)]
+        for name in chosen:
+            hub.fetch(name, scratch)
+    except (StorageError, ValueError) as error:
+        text = str(error) if isinstance(error, StorageError) else f"{address}: {error}"
+        raise RunError(ExitCode.DATA_INVALID, text) from None
+    return scratch / dataset.path
 
 
 def _expand(targets: Sequence[str], format_name: str, conversations: bool, scratch: Path) -> Iterator[_Target]:

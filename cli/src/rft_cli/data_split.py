@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from rft_api.addresses import is_stored
 from rft_api.data_formats import read_conversations, read_prompts
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.prompts import Message, problem_report, prompt_digest
@@ -37,7 +36,7 @@ def split(
         raise RunError(
             ExitCode.CONFIGURATION_INVALID, "--validation and --test must be from 0 to 1, with a sum between 0 and 1"
         )
-    if output is None and is_stored(address):
+    if output is None and "://" in address:
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"--output is needed: nothing is written to {address}")
     with TemporaryDirectory(prefix="rft-data-") as scratch, fetch(address, Path(scratch) / "data") as path:
         parts = _parts(path, address, validation, test, seed, conversations)

@@ -1,0 +1,65 @@
+"""Which files of a folder are its data: those of one split, as Hugging Face's datasets name them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+_TABLES = (".parquet", ".arrow")
+_JSON = (".jsonl", ".ndjson", ".json")
+_DESCRIPTIONS = ("dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json")
+"""Files that datasets writes beside the data."""
+_SPLITS = {
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
+}  # fmt: skip
+"""The words in names of files and folders that name a split, as Hugging Face's datasets knows them."""
+_SPLIT = re.compile(rf"(?:^|[^a-z0-9])({'|'.join(_SPLITS)})(?:[^a-z0-9]|$)")
+
+
+def is_data_file(name: str) -> bool:
+    """Whether a file below a folder, by its name relative to it, can hold rows; the name "" is the address itself."""
+    path = PurePosixPath(name)
+    if path.name in _DESCRIPTIONS or any(part.startswith(".") for part in path.parts):
+        return False
+    return not name or name.removesuffix(".gz").endswith(_JSON) or name.endswith(_TABLES)
+
+
+def dataset_files(names: Iterable[str], split: str | None = None) -> list[str]:
+    """Choose the files of one split, in the order of their names.
+
+    Args:
+        names: the names of all files of a folder, relative to it.
+        split: train, validation or test, or another word for one of them; None when the folder has one split only.
+
+    Raises:
+        ValueError: when the files are not those of one split in one folder; the message follows the folder's name.
+    """
+    files = sorted(name for name in names if is_data_file(name))
+    # Tables are complete; JSON beside them describes them.
+    files = [name for name in files if name.endswith(_TABLES)] or files
+    if not files:
+        raise ValueError("holds no data: no file in JSONL, JSON, Parquet or Arrow")
+    splits: dict[str, list[str]] = {}
+    for name in files:
+        splits.setdefault(_split_of(name), []).append(name)
+    if split is None and len(splits) > 1:
+        raise ValueError(f"holds several splits ({', '.join(sorted(splits))}); name the file or folder of one")
+    if split is not None and _SPLITS.get(split, split) not in splits:
+        raise ValueError(f"has no split {split}; it has {', '.join(sorted(splits))}")
+    chosen = files if split is None else splits[_SPLITS.get(split, split)]
+    folders = sorted({str(PurePosixPath(name).parent) for name in chosen})
+    if len(folders) > 1:
+        raise ValueError(f"has data in several folders ({', '.join(folders)}); name one of them")
+    return chosen
+
+
+def _split_of(name: str) -> str:
+    """The split that the name of a file, or else of the folders nearest to it, tells; train when none does."""
+    for part in reversed(PurePosixPath(name.lower()).parts):
+        match = _SPLIT.search(part)
+        if match:
+            return _SPLITS[match.group(1)]
+    return "train"
