@@ -112,6 +112,23 @@ def test_batches_have_to_divide_over_processes():
         micro_batch(4, 4, microBatchSize=5)
 
 
+def test_a_process_needs_whole_prompts_for_a_reward_that_compares_them():
+    exact = FUNCTIONS["exact"]
+    function = exact.model_copy(
+        update={"spec": RewardFunctionSpec.model_validate({"scope": "Group", "python": {"source": "x"}})}
+    )
+
+    def scope(functions: Any, processes: int) -> str | None:
+        wanted = job({"batchSize": 6, "samplesPerPrompt": 2}, processes)
+        config = render_trainer_config(wanted, functions, {"r": RewardAddress("", None)}, str)
+        return config.rewards["r"].scope
+
+    assert scope({"r": exact}, 4) is None
+    assert scope({"r": function}, 3) == "Group"
+    with pytest.raises(RunError, match=r"spec\.hyperparameters\.batchSize: reward r compares all completions of a pro"):
+        scope({"r": function}, 4)
+
+
 def test_an_undefined_reward_function_is_named():
     with pytest.raises(RunError, match=r"undefined RewardFunction r \(defined: exact\)") as raised:
         render_trainer_config(job({}), FUNCTIONS, {}, str)

@@ -316,3 +316,44 @@ spec:
     result = rft("score", reward, file)
     assert "reward 0.500" in " ".join(result.stdout.split())
     assert "although" not in result.stdout
+
+
+COMPARES = """\
+apiVersion: rft.dev/v1alpha1
+kind: RewardFunction
+metadata: {name: compares}
+spec:
+  scope: Group
+  python:
+    source: |
+      def lambda_handler(event, context):
+          groups = {}
+          for s in event:
+              groups.setdefault(s["group"], []).append(len(s["messages"][-1]["content"]))
+          return [
+              {"id": s["id"],
+               "aggregate_reward_score": sum(n < len(s["messages"][-1]["content"]) for n in groups[s["group"]]),
+               "metrics_list": [{"name": "size", "value": len(groups[s["group"]]), "type": "Metric"}]}
+              for s in event
+          ]
+"""
+
+
+def test_completions_of_the_same_prompt_are_scored_together(rft, tmp_path):
+    reward = tmp_path / "reward.yaml"
+    reward.write_text(COMPARES, encoding="utf-8")
+    # 70 completions of one prompt, which a request holds only as a whole, between those of 40 other prompts.
+    rows = [line("x" * n, "same") for n in range(70)]
+    for n in range(40):
+        rows[3 * n : 3 * n] = [line("ab" * (n % 2), f"{n}"), line("abc", f"{n}")]
+    result = rft("score", reward, written(tmp_path, *rows), "--output", tmp_path / "scores.jsonl")
+    assert result.returncode == 0, result.stderr
+    scored = [json.loads(row) for row in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert [row["messages"] for row in scored] == [row["messages"] for row in rows]
+    for row in scored:
+        size = row["score"]["metrics_list"][0]["value"]
+        text = row["messages"][-1]["content"]
+        if row["reference_answer"] == "same":
+            assert (size, row["score"]["aggregate_reward_score"]) == (70.0, float(len(text)))
+        else:
+            assert (size, row["score"]["aggregate_reward_score"]) == (2.0, float(text == "abc"))

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from support.builtins import grader, grader_options
 
 from rft_api.builtin_table import BUILTINS
@@ -513,3 +514,63 @@ def test_combine(server_for, build_sample):
     ]
     assert "term length: the code raised ValueError: no stopping (reward_length.py, line 5" in rows[1]["error"]
     assert rows[2]["error"].startswith("term correct: the sample has no reference_answer")
+
+
+@pytest.mark.parametrize(
+    ("size", "score"), [(0, 0.0), (768, 0.0), (769, -1 / 256), (896, -0.5), (1024, -1.0), (5000, -1.0)]
+)
+def test_the_soft_limit_is_that_of_dapo(size, score):
+    grade = grader("LengthPenalty", shape="SoftLimit", maximum=1024, buffer=256)
+    sample = {"id": "a", "messages": [{"role": "assistant", "content": "x"}], "metadata": {"rft": {"tokens": size}}}
+    assert grade(sample) == (
+        pytest.approx(score),
+        [("length_penalty", pytest.approx(score), "Reward"), ("length", float(size), "Metric")],
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "right", "wrong"), [(0, 1.0, -1.0), (500, 0.75, -0.75), (1000, 0.5, -0.5), (9000, 0.5, -0.5)]
+)
+def test_the_cosine_is_that_of_open_r1_and_stays_at_its_end(size, right, wrong):
+    grade = grader("LengthPenalty", shape="Cosine", maximum=1000)
+    for text, score in (("#### 42", right), ("#### 41", wrong)):
+        sample = {
+            "id": "a",
+            "messages": [{"role": "assistant", "content": text}],
+            "reference_answer": "42",
+            "metadata": {"rft": {"tokens": size}},
+        }
+        assert grade(sample)[0] == pytest.approx(score)
+        assert ("correct", float(text == "#### 42"), "Metric") in grade(sample)[1]
+
+
+def test_lengths_in_other_units_and_without_tokens(builtin):
+    for unit, size in (("Words", 3), ("Characters", 11)):
+        options = {"shape": "SoftLimit", "maximum": size, "buffer": size, "unit": unit}
+        assert builtin("LengthPenalty", **options).score_one("a few words")["aggregate_reward_score"] == -1.0
+    server = builtin("LengthPenalty", shape="SoftLimit", maximum=8, buffer=4)
+    assert "has no metadata.rft.tokens" in server.score_one("x")["error"]
+    assert server.score_one("x", None, {"rft": {"tokens": 6}})["aggregate_reward_score"] == -0.5
+
+
+@pytest.mark.parametrize("buffer", [None, 9])
+def test_the_soft_limit_needs_a_buffer_within_it(buffer):
+    with pytest.raises(ValidationError, match="shape SoftLimit needs buffer"):
+        grader_options("LengthPenalty", {"shape": "SoftLimit", "maximum": 8, "buffer": buffer})
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "score"),
+    [
+        ("a b c d e", {}, 0.0),
+        ("a b c a b c a b c", {}, -4 / 7),  # 7 sequences of three words, 3 of them different
+        ("A b c a B C", {}, -1 / 4),
+        ("a a a a", {"size": 1}, -3 / 4),
+        ("a b", {}, 0.0),
+        ("", {}, 0.0),
+        ("哈哈哈哈", {"unit": "Characters", "size": 2}, -2 / 3),
+    ],
+)
+def test_repetition(text, options, score):
+    grade = grader("Repetition", **options)
+    assert grade({"id": "a", "messages": [{"role": "assistant", "content": text}]})[0] == pytest.approx(score)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rft_api.builtin_penalties import LengthPenaltyReward
 from rft_api.builtin_reward import BuiltinReward
 from rft_api.builtin_table import FormatReward
 from rft_api.inference_endpoint import InferenceEndpoint, InferenceEndpointSpec, Serving
@@ -29,6 +30,7 @@ TWICE = [{"name": "a", "uri": "a.jsonl", "reward": "r"}] * 2
 LOG = "BedrockInvocationLog"
 SPEC = {"model": {"uri": "m"}, "data": DATA, "output": {"uri": "o"}}
 MATH = {"name": "a", "builtin": {"name": "Math"}}
+JUDGE = {"template": "Reasoning", "model": {"endpoint": "e"}, "orders": 2}
 COSINE = {"type": "text_similarity", "input": "x", "reference": "y", "evaluation_metric": "cosine"}
 OPINION = {"builtin": {"name": "Math"}}
 SERVED = {"model": {"uri": "m"}}
@@ -112,6 +114,13 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
     (BuiltinReward, {"name": "Math", "math": {}}, {"name": "Math", "json": {}}, "options must be those of the builtin"),
     (FormatReward, {"minimumWords": 0}, {"excludes": []}, "words, sentences or lines"),
     (FormatReward, {"language": "en"}, {}, "state a constraint"),
+    (
+        LengthPenaltyReward,
+        {"shape": "SoftLimit", "maximum": 8, "buffer": 8},
+        {"shape": "SoftLimit", "maximum": 8, "buffer": 9},
+        "shape SoftLimit needs buffer",
+    ),
+    (LengthPenaltyReward, {"shape": "Cosine", "maximum": 8}, {"shape": "SoftLimit", "maximum": 8}, "needs buffer"),
     (BuiltinReward, {"name": "ChrF", "chrF": {"wordOrder": 2}}, {"name": "Bleu", "chrF": {}}, "options must be those"),
     (BuiltinReward, {"name": "Code", "code": {}}, {"name": "F1", "code": {}}, "options must be those"),
     (BuiltinReward, {"name": "Json", "json": {}}, {"name": "ExactMatch", "math": {}}, "options must be those"),
@@ -164,6 +173,25 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
         {"combine": {"terms": [MATH]}},
         {"combine": {"terms": [MATH]}, "builtin": {"name": "Math"}},
         "set exactly one of python",
+    ),
+    (
+        RewardFunctionSpec,
+        {"scope": "Group", "python": {"source": "x"}},
+        {"scope": "Group", "builtin": {"name": "Math"}},
+        "scope Group is for python and judge",
+    ),
+    (
+        RewardFunctionSpec,
+        {"scope": "Group", "combine": {"terms": [MATH, {"name": "j", "judge": JUDGE}]}},
+        {"scope": "Group", "combine": {"terms": [MATH]}},
+        "scope Group is for python and judge",
+    ),
+    (RewardFunctionSpec, {"scope": "Group", "judge": JUDGE}, {"judge": JUDGE}, "judge.orders is for scope Group"),
+    (
+        RewardFunctionSpec,
+        {"scope": "Group", "combine": {"terms": [{"name": "j", "judge": JUDGE}]}},
+        {"scope": "Sample", "combine": {"terms": [{"name": "j", "judge": JUDGE}]}},
+        "judge.orders is for scope Group",
     ),
     (InferenceEndpointSpec, {"model": {"uri": "m"}}, {}, "set exactly one of model, baseEndpoint"),
     (

@@ -19,8 +19,8 @@ class SequentialStep(Step):
     def send_finished(self, completions: Mapping[int, list[int]]) -> None:
         SequentialStep.early += len(completions)
 
-    def send(self, texts: Sequence[str]) -> None:
-        super().send(texts)
+    def send(self, texts: Sequence[str], completion_ids: Sequence[Sequence[int]]) -> None:
+        super().send(texts, completion_ids)
         started = time.monotonic()
         scores = self._scoring.wait()
         seconds = time.monotonic() - started
@@ -34,7 +34,8 @@ class SequentialTrainer(RFTTrainer):
     """Computes nothing while rewards are being computed."""
 
     def _begin_step(self, prompts: Sequence[Prompt]) -> Step:
-        return SequentialStep(prompts, self._client, self.processing_class, self._end_ids)
+        samples = self._config.hyperparameters.samples_per_prompt
+        return SequentialStep(prompts, self._client, self.processing_class, self._end_ids, samples)
 
     def compute_ahead(self) -> None:
         pass

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, create_model
 
-from rft_api.builtin_table import BUILTINS, BuiltinOptions, options_key
+from rft_api.builtin_options import BuiltinOptions
+from rft_api.builtin_table import BUILTINS, options_key
 from rft_api.model import Model, Rule
 
 

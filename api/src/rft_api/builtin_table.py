@@ -14,9 +14,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from rft_api.builtin_options import AnswerKey, BuiltinOptions
+from rft_api.builtin_penalties import LengthPenaltyReward, RepetitionReward
 from rft_api.json_schema import schema_problems
 from rft_api.languages import LANGUAGES
-from rft_api.model import Json, Model, Rule, Violation, camel
+from rft_api.model import Json, Rule, Violation, camel
 from rft_api.quantities import AtLeast, Between, Boolean, DecimalString, Duration, Integer, duration_seconds
 from rft_api.resource import FreeForm
 
@@ -37,30 +39,10 @@ def _check_language(code: str) -> str:
     return code
 
 
-AnswerKey = Annotated[str, Field(min_length=1, max_length=128)]
 Pattern = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_check_pattern)]
 Language = Annotated[str, Field(max_length=3, pattern=r"^[a-z]{2,3}$"), AfterValidator(_check_language)]
 Count = Annotated[Integer, Field(ge=0)]
 Texts = Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64)]
-
-
-class BuiltinOptions(Model):
-    """A builtin's entry in the table. Its fields are the options of the builtin."""
-
-    summary: ClassVar[str]
-    """What the builtin scores, in one line."""
-    example: ClassVar[str]
-    """The spec of a manifest to start from: YAML with comments, and with tests that pass."""
-    options_required: ClassVar[bool] = False
-    """Whether the builtin has no meaning without options."""
-
-    def problems(self) -> Iterator[Violation]:
-        """Violations that the types of the options cannot find, because finding them takes time or further imports."""
-        yield from ()
-
-    def for_grader(self) -> Json:
-        """The options for the grader: JSON in which every default is filled in."""
-        return self.to_json_object()
 
 
 class MathReward(BuiltinOptions):
@@ -386,6 +368,8 @@ BUILTINS: Mapping[str, type[BuiltinOptions]] = {
     "Rouge": RougeReward,
     "Bleu": BleuReward,
     "ChrF": ChrFReward,
+    "LengthPenalty": LengthPenaltyReward,
+    "Repetition": RepetitionReward,
 }
 """Every builtin by its name, in the order of lists."""
 

@@ -95,7 +95,8 @@ class JudgeLimits(Model):
 
 
 class JudgeReward(Model):
-    """A language model that rates each completion from 1 to 5 by a rubric. The score is (rating - 1) / 4."""
+    """A language model that rates each completion from 1 to 5 by a rubric. The score is (rating - 1) / 4. With
+    spec.scope Group it ranks the completions of a prompt, and the score is the share of the others that one beats."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -113,6 +114,9 @@ class JudgeReward(Model):
     """The model that rates the completions."""
     votes: Annotated[Integer, Field(ge=1, le=9)] = 1
     """Number of times that each completion is rated, an odd number. The median rating counts."""
+    orders: Annotated[Integer, Field(ge=1, le=8)] | None = None
+    """Number of orders in which the completions of a group are shown to the model, with spec.scope Group: 2 by default,
+    one the reverse of the other, because models favour some positions. The mean of the orders counts."""
     max_tokens: Annotated[Integer, Field(ge=16, le=131072)] = 1024
     """Maximum number of tokens that the model may generate for one rating, its reasoning included."""
     limits: JudgeLimits = JudgeLimits()

@@ -105,6 +105,7 @@ def render_trainer_config(
                 url=addresses[name].url,
                 token_file=addresses[name].token_file,
                 timeout_seconds=duration_seconds(reward_functions[name].spec.timeout),
+                scope=reward_functions[name].spec.scope,
                 digest=reward_digest(reward_functions[name].spec),
             )
             for name in reward_names(job)
@@ -132,9 +133,22 @@ def _check_batches(config: TrainerConfig) -> None:
             f"batchSize x samplesPerPrompt = {completions} completions do not divide evenly over {processes} "
             "processes; change batchSize",
         )
+    _check_groups(config)
     if config.completions_per_process % config.effective_micro_batch_size:
         raise FieldError(
             ("spec", "hyperparameters", "microBatchSize"),
             f"{config.effective_micro_batch_size} does not divide the {config.completions_per_process} completions "
             "that each process handles per step",
+        )
+
+
+def _check_groups(config: TrainerConfig) -> None:
+    names = [name for name, target in config.rewards.items() if target.scope == "Group"]
+    samples = config.hyperparameters.samples_per_prompt
+    if names and config.completions_per_process % samples:
+        raise FieldError(
+            ("spec", "hyperparameters", "batchSize"),
+            f"reward {names[0]} compares all completions of a prompt (scope: Group), so each of the "
+            f"{config.compute.world_size} processes needs whole prompts, but gets {config.completions_per_process} "
+            f"completions a step; make batchSize a multiple of the number of processes",
         )

@@ -282,6 +282,10 @@ def _codes_out_of_time(spec: RewardFunctionSpec) -> list[Location]:
     ]
 
 
+def _sees_groups(grader: Grader) -> bool:
+    return grader.python is not None or grader.judge is not None
+
+
 class RewardFunctionSpec(Grader):
     """How completions are scored."""
 
@@ -294,8 +298,27 @@ class RewardFunctionSpec(Grader):
             holds=lambda spec: not _codes_out_of_time(spec),
             places=_codes_out_of_time,
         ),
+        Rule(
+            cel="!has(self.scope) || self.scope != 'Group' || has(self.python) || has(self.judge) || "
+            "(has(self.combine) && self.combine.terms.exists(term, has(term.python) || has(term.judge)))",
+            message="scope Group is for python and judge: other rewards score each completion by itself",
+            holds=lambda spec: not spec.sees_groups or any(_sees_groups(grader) for _, grader in spec.graders()),
+        ),
+        Rule(
+            cel="(has(self.scope) && self.scope == 'Group') || ((!has(self.judge) || !has(self.judge.orders)) && "
+            "(!has(self.combine) || self.combine.terms.all(term, !has(term.judge) || !has(term.judge.orders))))",
+            message="judge.orders is for scope Group, where a judge compares completions",
+            holds=lambda spec: (
+                spec.sees_groups
+                or all(grader.judge is None or grader.judge.orders is None for _, grader in spec.graders())
+            ),
+        ),
     )
 
+    scope: Literal["Sample", "Group"] | None = None
+    """What is scored together: each completion by itself (Sample, the default), or all completions of a prompt (Group).
+    With Group, python gets whole groups, whose samples have the same `group`, and a judge compares the completions of
+    a group with one another. Other terms of a combined reward score each completion by itself."""
     combine: CombineReward | None = None
     """A weighted sum of other rewards."""
     tests: Annotated[list[RewardTest], Field(max_length=64)] = []
@@ -313,6 +336,11 @@ class RewardFunctionSpec(Grader):
     name."""
     pod: PodOverrides | None = None
     """Settings of the reward server's pods that replace or extend the operator's."""
+
+    @property
+    def sees_groups(self) -> bool:
+        """Whether all completions of a prompt are scored together."""
+        return self.scope == "Group"
 
     def graders(self) -> Iterator[tuple[Location, Grader]]:
         """The graders with their locations in the manifest: the terms of a combined reward, or the spec itself."""

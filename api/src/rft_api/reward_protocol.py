@@ -12,9 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from rft_api.model import Json
 
 SCORE_PATH = "/v1/score"
+FinishReason = Literal["stop", "length"]
+"""Whether a completion ended by itself, or at the token limit."""
 DUPLICATE_ROWS = "the handler returned this id more than once"
 """The error of a sample for which a handler returned several rows."""
-_WARNING_REASONS = ("ErrorScoredZero", "MetricConverted", "MetricDropped")
+_WARNING_REASONS = ("ErrorScoredZero", "MetricConverted", "MetricDropped", "RatedAlone")
 _MOST_WARNINGS = 16
 """Maximum number of warnings of one sample, because code of users decides how many there are."""
 
@@ -35,7 +37,11 @@ class Sample(_Message):
     reference_answer: Any = None
     """The reference answer: a string, an object, or nothing."""
     metadata: Json = {}
-    """The further fields of the data row, and reference_answer once more, because some handlers read it here."""
+    """The further fields of the data row, and reference_answer once more, because some handlers read it here. In
+    training, the field `rft` has what the trainer knows about the completion: `tokens`, and `finish_reason`, which is
+    `stop` or `length`."""
+    group: str | None = None
+    """Id that all completions of a prompt share; absent unless the reward has the scope Group."""
 
 
 class Metric(_Message):
@@ -52,10 +58,10 @@ class Metric(_Message):
 class ScoreWarning(_Message):
     """A problem of a sample that has a reward all the same."""
 
-    reason: Literal["ErrorScoredZero", "MetricConverted", "MetricDropped"]
+    reason: Literal["ErrorScoredZero", "MetricConverted", "MetricDropped", "RatedAlone"]
     """ErrorScoredZero: the code raised an exception, and onError says that this scores 0. MetricConverted: the value of
     a component is a boolean, which counts as 1 or 0. MetricDropped: a component without a name or a number is left
-    out."""
+    out. RatedAlone: a judge that compares completions was given only one, and rated it by itself."""
     message: str
     """The problem in words."""
 
@@ -83,14 +89,32 @@ def build_sample(
     completion: str,
     reference_answer: Any,
     metadata: Mapping[str, Any],
+    group: str | None = None,
 ) -> Json:
-    """Build a sample as JSON, with the reference answer in both places in which handlers look for it."""
-    return {
+    """Build a sample as JSON, with the reference answer in both places in which handlers look for it.
+
+    `group` is the id that all completions of a prompt share, for rewards that see them together.
+    """
+    sample = {
         "id": sample_id,
         "messages": [*messages, {"role": "assistant", "content": completion}],
         "reference_answer": reference_answer,
         "metadata": {**metadata, "reference_answer": reference_answer},
     }
+    return sample if group is None else {**sample, "group": group}
+
+
+def with_facts(metadata: Mapping[str, Any], tokens: int, finish_reason: FinishReason | None) -> Json:
+    """The metadata of a sample, with what the trainer knows about the completion in its field `rft`.
+
+    Args:
+        metadata: the further fields of the data row.
+        tokens: number of tokens of the completion, the EOS token included.
+        finish_reason: whether it ended by itself, or at the token limit; None if nobody knows.
+    """
+    own = metadata.get("rft")
+    facts = {"tokens": tokens} if finish_reason is None else {"tokens": tokens, "finish_reason": finish_reason}
+    return {**metadata, "rft": {**own, **facts} if isinstance(own, dict) else facts}
 
 
 def match_scores(ids: Sequence[str], answer: Any) -> list[Score]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rft_api.model import Model
+from rft_api.reward_protocol import FinishReason
 
 CHECKPOINT_MARKER = "complete.json"
 
@@ -154,3 +155,6 @@ class RolloutRow(Model):
     """The advantage; null in evaluations."""
     tokens: Annotated[int, Field(ge=0)]
     """Number of tokens in the completion."""
+    finish_reason: FinishReason | None = None
+    """Whether the completion ended by itself (stop) or at the token limit (length); older files do not have the
+    column."""

@@ -6,6 +6,7 @@ It holds the parts of an RFTJob in the classes that validate the manifest, with 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from rft_api.model import Model
 from rft_api.sources import Data
@@ -31,6 +32,8 @@ class RewardTarget(Model):
     """File with the bearer token."""
     timeout_seconds: float = 30.0
     """Number of seconds that one batch may take."""
+    scope: Literal["Sample", "Group"] | None = None
+    """Whether all completions of a prompt are sent together (Group). By default they need not be."""
     digest: str
     """Digest of the code and options that compute the reward."""
 

@@ -138,7 +138,8 @@ def regrade_files(
         for index, (rollout, line) in enumerate(zip(read_rollouts(file), read_lines(file), strict=True)):
             reward = rewards.get(rollout.source, "")
             # Ids are distinct over all files, because all of them are scored by one server.
-            line = replace(line, sample={**line.sample, "id": f"{file.parent.name}/{file.stem}/{index}"})
+            part = f"{file.parent.name}/{file.stem}"
+            line = replace(line, sample={**line.sample, "id": f"{part}/{index}"}, part=part)
             changed = reward in functions
             rows[file].append(Regraded(file, line, rollout.sample_id, rollout.reward, rollout.reward, changed=changed))
             if changed:

@@ -48,7 +48,9 @@ def show_reward(name: str, console: Console) -> None:
     rows = list(_rows(schema, ""))
     if rows:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in (f"option of {field}", "type", "default", "meaning"):
+        first = f"option of {field}"
+        table.add_column(first, min_width=len(first))  # a narrow terminal would cut the name of the field
+        for column in ("type", "default", "meaning"):
             table.add_column(column)
         for row in rows:
             table.add_row(*map(Text, row))

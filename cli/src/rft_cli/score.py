@@ -18,12 +18,13 @@ from rich.text import Text
 
 from rft_api.constant_reward import constant_reward, python_sources
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.groups import group_id, split_groups, whole_batches
 from rft_api.manifests import ManifestErrors, resolve_source
 from rft_api.model import Json
 from rft_api.openai_chat import read_chat_rows
 from rft_api.quantities import duration_seconds
 from rft_api.reward_function import RewardFunction
-from rft_api.reward_protocol import SCORE_PATH, Score, build_sample, match_scores
+from rft_api.reward_protocol import SCORE_PATH, Score, build_sample, match_scores, with_facts
 from rft_cli.check import read_manifests
 from rft_cli.local_rewards import local_reward_errors
 from rft_cli.processes import RewardServer
@@ -50,6 +51,8 @@ class Line:
     """The sample that the reward server scores."""
     stored_reward: float | None = None
     """The reward in the file; None in JSONL files, which have none."""
+    part: str = ""
+    """Part of what is scored, such as a step: completions of one prompt in different parts are no group."""
 
 
 def score(reward: Path, name: str | None, completions: Path, output: Path | None, console: Console) -> None:
@@ -120,7 +123,8 @@ def score_lines(function: RewardFunction, lines: Sequence[Line], console: Consol
             server = RewardServer(function, folder, folder / "server.log")
         with server:
             server.wait_until_ready()
-            return _score(server, lines, duration_seconds(function.spec.timeout), console)
+            by_group = function.spec.sees_groups
+            return _score(server, lines, duration_seconds(function.spec.timeout), by_group, console)
 
 
 def _read_rows(file: Path) -> list[Line]:
@@ -154,7 +158,8 @@ def _read_rollouts(file: Path) -> list[Line]:
     for index, rollout in enumerate(read_rollouts(file), start=1):
         reference = json.loads(rollout.reference_answer)
         metadata = json.loads(rollout.metadata)
-        sample = build_sample(str(index), json.loads(rollout.prompt), rollout.completion, reference, metadata)
+        facts = with_facts(metadata, rollout.tokens, rollout.finish_reason)
+        sample = build_sample(str(index), json.loads(rollout.prompt), rollout.completion, reference, facts)
         row = {"messages": sample["messages"], "reference_answer": reference, "metadata": metadata}
         lines.append(Line(index, row, sample, rollout.reward))
     if not lines:
@@ -162,29 +167,41 @@ def _read_rollouts(file: Path) -> list[Line]:
     return lines
 
 
-def _score(server: RewardServer, lines: Sequence[Line], timeout: float, console: Console) -> list[Score]:
-    batches = [lines[start : start + BATCH] for start in range(0, len(lines), BATCH)]
+def _score(
+    server: RewardServer, lines: Sequence[Line], timeout: float, by_group: bool, console: Console
+) -> list[Score]:
+    samples = [_with_group(line) if by_group else line.sample for line in lines]
+    batches = [
+        [position for group in groups for position in group]
+        for groups in whole_batches(split_groups(samples, by_group), BATCH)
+    ]
     headers = {"Authorization": f"Bearer {server.token}"}
     # The server enforces the timeout of the function. The longer timeout here ends the wait for a server that hangs.
     client = httpx.Client(headers=headers, timeout=timeout + 30, trust_env=False)
-    scores: list[Score] = []
+    scores: dict[int, Score] = {}
     threads = ThreadPoolExecutor(CONCURRENCY)
     with client, console.status("") as status:
-        requests = [threads.submit(_post, client, server, batch) for batch in batches]
+        requests = [threads.submit(_post, client, server, [samples[place] for place in batch]) for batch in batches]
         try:
-            for request in requests:
+            for batch, request in zip(batches, requests, strict=True):
                 status.update(f"scored {len(scores)} of {len(lines)}")
-                scores += request.result()
+                scores |= zip(batch, request.result(), strict=True)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C, no request is waited for
-    return scores
+    return [scores[position] for position in range(len(lines))]
 
 
-def _post(client: httpx.Client, server: RewardServer, batch: Sequence[Line]) -> list[Score]:
+def _with_group(line: Line) -> Json:
+    """A sample with the id of its group: the completions of the same prompt with the same reference answer."""
+    sample = line.sample
+    return {**sample, "group": f"{line.part}/{group_id(sample['messages'][:-1], sample['reference_answer'])}"}
+
+
+def _post(client: httpx.Client, server: RewardServer, batch: Sequence[Json]) -> list[Score]:
     try:
-        answer = client.post(server.url + SCORE_PATH, json=[line.sample for line in batch])
+        answer = client.post(server.url + SCORE_PATH, json=list(batch))
         answer.raise_for_status()
-        return match_scores([line.sample["id"] for line in batch], answer.json())
+        return match_scores([sample["id"] for sample in batch], answer.json())
     except httpx.HTTPStatusError as error:
         text = harmless(error.response.text[:1000])
         raise RunError(

@@ -15,6 +15,7 @@ _SENTENCES = {
     "ErrorScoredZero": "scored 0 because the code raised an error (onError: Zero)",
     "MetricConverted": "have a component that is a boolean, which counts as 1 or 0",
     "MetricDropped": "have a component that was left out",
+    "RatedAlone": "are the only completion of their prompt, so the judge rated them by themselves, from 1 to 5",
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rft_api.constant_reward import constant_reward
+from rft_api.groups import group_id
 from rft_api.readiness import NotReady, NotReadyReason
 from rft_api.reward_function import Expectation, RewardTest
 from rft_api.reward_protocol import build_sample
@@ -13,18 +14,16 @@ from rft_api.reward_protocol import build_sample
 _ROUNDING = 1e-9
 
 
-def test_samples(tests: Sequence[RewardTest]) -> list[dict[str, Any]]:
-    """The samples that the tests describe."""
-    return [
-        build_sample(
-            f"test-{number}",
-            [{"role": "user", "content": test.prompt}],
-            test.completion,
-            test.reference_answer,
-            test.metadata,
+def test_samples(tests: Sequence[RewardTest], by_group: bool) -> list[dict[str, Any]]:
+    """The samples that the tests describe. With `by_group`, tests with the same prompt and answer are a group."""
+    samples = []
+    for number, test in enumerate(tests, 1):
+        prompt = [{"role": "user", "content": test.prompt}]
+        group = group_id(prompt, test.reference_answer) if by_group else None
+        samples.append(
+            build_sample(f"test-{number}", prompt, test.completion, test.reference_answer, test.metadata, group)
         )
-        for number, test in enumerate(tests, 1)
-    ]
+    return samples
 
 
 def same_reward(tests: Sequence[RewardTest], rows: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> str | None:
@@ -36,7 +35,7 @@ def same_reward(tests: Sequence[RewardTest], rows: Sequence[Mapping[str, Any]], 
         sources: the Python code of the function.
     """
     rewards = [row["aggregate_reward_score"] for row in rows]
-    text = constant_reward(test_samples(tests), rewards, sources)
+    text = constant_reward(test_samples(tests, by_group=False), rewards, sources)
     return None if text is None else f"spec.tests: {text}"
 
 

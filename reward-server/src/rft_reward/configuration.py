@@ -76,7 +76,7 @@ def scoring_settings(
         runs_code = any(map(_runs_code, for_terms))
         return PoolSettings(
             worker=WorkerSettings(
-                terms=[_worker_term(term) for term in for_terms],
+                terms=[_worker_term(term, spec.sees_groups) for term in for_terms],
                 function_name=function.metadata.name,
                 memory=spec.sandbox.memory,
                 memory_bytes=int(quantity_value(spec.sandbox.memory)),
@@ -92,6 +92,7 @@ def scoring_settings(
             timeout=spec.timeout,
             timeout_seconds=seconds,
             combined=([term.name for term in named], [float(term.weight) for term in named]) if named else None,
+            by_group=spec.sees_groups,
         )
 
     # Builtins need libraries of the server. The user's code must not find them, and may have other versions of them.
@@ -103,7 +104,7 @@ def scoring_settings(
     # The formula of a multi grader needs the scores of models and those of workers at the same time.
     parts = [workers([term] if _has_worker_part(term) else [], is_part=True) for term in remote]
     names = [] if spec.combine is None else [term.name for term in spec.combine.terms]
-    return ScoringSettings([pool for pool in pools if pool is not None], remote, parts, seconds, names)
+    return ScoringSettings([pool for pool in pools if pool is not None], remote, parts, seconds, names, spec.sees_groups)
 
 
 def _runs_code(term: Grader) -> bool:
@@ -138,7 +139,7 @@ def _has_worker_part(term: Grader) -> bool:
     return term.openai is not None and any(not part.asks_model for _, part in single_graders(term.openai.grader))
 
 
-def _worker_term(term: Grader) -> dict[str, Any]:
+def _worker_term(term: Grader, by_group: bool) -> dict[str, Any]:
     if term.python is not None:
         # Error messages contain the name of the module, which tells the terms apart.
         module = f"reward_{term.name.replace('-', '_')}" if isinstance(term, CombineTerm) else "reward"
@@ -148,6 +149,7 @@ def _worker_term(term: Grader) -> dict[str, Any]:
             "hasFiles": bool(term.python.files),
             "zeroOnError": term.python.on_error == "Zero",
             "textInObject": term.python.text_reference_answer == "AsObject",
+            "byGroup": by_group,
         }
         return {"python": code, "module": module}
     if term.openai is not None:

@@ -3,7 +3,7 @@
 When a batch fails as a whole (the code raised an exception, took too long, or ended its worker), its samples are scored
 one by one. Each of them gets an equal share of spec.timeout, but at least an eighth of it. This ends when these calls
 have taken spec.timeout, or when eight samples have ended a worker. The remaining samples fail then. So a batch takes at
-most twice spec.timeout, in addition to waiting for workers.
+most twice spec.timeout, in addition to waiting for workers. With spec.scope Group, groups take the place of samples.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import orjson
 
+from rft_api.groups import split_groups, whole_batches
 from rft_api.reward_protocol import match_rows
 from rft_reward.combine import Row, combine, failed
 from rft_reward.duplicates import explain_duplicates
@@ -43,6 +44,8 @@ class PoolSettings:
     timeout_seconds: float
     combined: tuple[list[str], list[float]] | None
     """Names and weights of the terms of a combined reward."""
+    by_group: bool = False
+    """Whether the samples of a group are always scored together."""
 
 
 @dataclass(frozen=True)
@@ -89,31 +92,40 @@ class Pool:
 
     async def score(self, samples: Sequence[dict[str, Any]]) -> list[Row]:
         """Score samples that `samples.read_samples` has checked. Return one row per sample, in the same order."""
+        groups = split_groups(samples, self._settings.by_group)
         worthwhile = int(len(samples) * self._seconds_per_sample / PIECE_SECONDS)
-        count = max(1, min(len(self._idle), len(samples), worthwhile))
+        count = max(1, min(len(self._idle), len(groups), worthwhile))
         size = max(1, -(-len(samples) // count))
-        pieces = [samples[start : start + size] for start in range(0, len(samples), size)]
-        return [row for piece in await asyncio.gather(*map(self._score_piece, pieces)) for row in piece]
+        pieces = [
+            [[samples[position] for position in group] for group in batch] for batch in whole_batches(groups, size)
+        ]
+        rows = [row for piece in await asyncio.gather(*map(self._score_piece, pieces)) for row in piece]
+        if not self._settings.by_group:
+            return rows
+        by_position = dict(zip((position for group in groups for position in group), rows, strict=True))
+        return [by_position[position] for position in range(len(samples))]
 
-    async def _score_piece(self, samples: Sequence[dict[str, Any]]) -> list[Row]:
+    async def _score_piece(self, groups: Sequence[Sequence[dict[str, Any]]]) -> list[Row]:
+        """Score the samples of a piece: together first, and group by group if that fails."""
         settings = self._settings
-        outcome, _ = await self._call_fairly(samples, settings.timeout_seconds)
+        samples = [sample for group in groups for sample in group]
+        outcome, _ = await self._call_fairly(samples, settings.timeout_seconds, is_last=len(groups) == 1)
         if not isinstance(outcome, _Failure):
             return self._counted(outcome)
-        if len(samples) == 1:
-            return [self._failed(samples[0], outcome.reason, outcome.text)]
-        share = sample_share(settings.timeout_seconds, len(samples))
+        if len(groups) == 1:
+            return [self._failed(sample, outcome.reason, outcome.text) for sample in samples]
+        share = sample_share(settings.timeout_seconds, len(groups))
         rows, spent, lost = [], 0.0, 0
-        for sample in samples:
+        for group in groups:
             if spent >= settings.timeout_seconds or lost >= MOST_LOST_WORKERS:
                 text = f"not scored: other samples of its batch used up the time or the workers. {outcome.text}"
-                rows.append(self._failed(sample, "given_up", text))
+                rows += [self._failed(sample, "given_up", text) for sample in group]
                 continue
-            single, seconds = await self._call_fairly([sample], share)
+            single, seconds = await self._call_fairly(group, share, is_last=True)
             spent += seconds
             if isinstance(single, _Failure):
                 lost += single.worker_lost
-                rows.append(self._failed(sample, single.reason, single.text))
+                rows += [self._failed(sample, single.reason, single.text) for sample in group]
             else:
                 rows += self._counted(single)
         return rows
@@ -125,15 +137,15 @@ class Pool:
         return rows
 
     async def _call_fairly(
-        self, samples: Sequence[dict[str, Any]], seconds: float
+        self, samples: Sequence[dict[str, Any]], seconds: float, *, is_last: bool
     ) -> tuple[list[Row] | _Failure, float]:
-        """Like `_call`, but code of an earlier sample that wrote to the worker's pipe does not fail a single sample.
+        """Like `_call`, but code of an earlier sample that wrote to the worker's pipe does not fail the last attempt.
 
-        The sample gets another worker instead. After as many attempts as there are workers, it is a new one.
+        The samples get another worker instead. After as many attempts as there are workers, it is a new one.
         """
         outcome, spent = await self._call(samples, seconds)
         for _ in range(self._settings.workers):
-            if len(samples) > 1 or not isinstance(outcome, _Failure) or not outcome.of_earlier:
+            if not is_last or not isinstance(outcome, _Failure) or not outcome.of_earlier:
                 break
             outcome, more = await self._call(samples, seconds)
             spent += more

@@ -26,8 +26,8 @@ class BadRequest(ValueError):
     """A request is invalid. The message has the position of the sample and the field."""
 
 
-def read_samples(body: bytes) -> list[dict[str, Any]]:
-    """The samples of a request.
+def read_samples(body: bytes, by_group: bool = False) -> list[dict[str, Any]]:
+    """The samples of a request. With `by_group`, each needs the id of its group.
 
     Raises:
         BadRequest: the body is not a JSON array of samples with distinct ids, or holds an integer beyond 64 bits.
@@ -45,7 +45,7 @@ def read_samples(body: bytes) -> list[dict[str, Any]]:
         _refuse_long_integers(body)
     positions: dict[str, int] = {}
     for position, sample in enumerate(samples):
-        problem = _problem(sample)
+        problem = _problem(sample) or (_group_problem(sample) if by_group else None)
         if problem is not None:
             raise BadRequest(f"[{position}]{problem}")
         first = positions.setdefault(sample["id"], position)
@@ -89,6 +89,12 @@ class _LongInteger:
         if len(digits) > 20 or not -(1 << 63) <= int(digits) < 1 << 64:
             return cls(digits)
         return int(digits)
+
+
+def _group_problem(sample: dict[str, Any]) -> str | None:
+    if not isinstance(sample.get("group"), str) or not sample["group"]:
+        return ".group: must be a text that all completions of a prompt share, because spec.scope is Group"
+    return None
 
 
 def _problem(sample: Any) -> str | None:

@@ -31,6 +31,8 @@ class ScoringSettings:
     timeout_seconds: float
     term_names: Sequence[str]
     """Names of the terms of a combined reward, in their order; empty for other rewards."""
+    by_group: bool = False
+    """Whether the samples of a group are scored together."""
 
 
 class Scoring:
@@ -49,7 +51,7 @@ class Scoring:
 
             seconds = self._settings.timeout_seconds
             self._remote = [
-                (term, build(term, workers, seconds, os.environ, self._metrics))
+                (term, build(term, workers, seconds, os.environ, self._metrics, self._settings.by_group))
                 for term, workers in zip(self._settings.remote, self._settings.remote_parts, strict=True)
             ]
         for pool in self._pools:

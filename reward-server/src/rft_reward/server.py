@@ -40,6 +40,7 @@ class RewardServer:
     def __init__(self, function: RewardFunction, settings: ScoringSettings, token: str | None):
         self._tests = function.spec.tests
         self._sources = python_sources(function.spec)
+        self._by_group = function.spec.sees_groups
         self._token = None if token is None else token.encode()
         self._metrics = Metrics()
         self._scoring = Scoring(settings, self._metrics)
@@ -68,7 +69,9 @@ class RewardServer:
     async def _run_tests(self) -> None:
         await self._scoring.wait_started()
         while True:
-            rows = await self._scoring.score(acceptance.test_samples(self._tests)) if self._tests else []
+            rows = (
+                await self._scoring.score(acceptance.test_samples(self._tests, self._by_group)) if self._tests else []
+            )
             failures = acceptance.failures(self._tests, rows, self._sources)
             if not failures:
                 break
@@ -108,7 +111,7 @@ class RewardServer:
         if not readiness.ready:
             return _problem(503, readiness.message.replace("\n", "; "))
         try:
-            samples = read_samples(await _read_body(request))
+            samples = read_samples(await _read_body(request), self._by_group)
         except BadRequest as error:
             return _problem(400, str(error))
         except TooLarge as error:

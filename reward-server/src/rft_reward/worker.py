@@ -130,6 +130,7 @@ def _builder(term: dict[str, Any], configuration: dict[str, Any]) -> Callable[[]
             zero_on_error=code["zeroOnError"],
             text_in_object=code["textInObject"],
             folder=folder,
+            by_group=code["byGroup"],
         )
     if "openai" in term:
         from rft_reward.graders import openai_grader

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from rft_trainer.data import Prompt
-from rft_trainer.reward_transport import Rollout
+from rft_trainer.reward_transport import Group, Rollout
 from rft_trainer.rewards import RewardClient
 from rft_trainer.rollouts import ScoredCompletion, add_shadows, scored
 
@@ -27,6 +27,7 @@ class Batch:
         tokenizer: turns token ids into texts.
         end_ids: the EOS tokens.
         with_shadows: whether the shadow rewards score them, too.
+        samples_per_prompt: completions of each prompt, which follow one another and are compared with one another.
     """
 
     def __init__(
@@ -36,24 +37,30 @@ class Batch:
         tokenizer: PreTrainedTokenizerBase,
         end_ids: Sequence[int],
         with_shadows: bool = True,
+        samples_per_prompt: int = 1,
     ):
         self.rows: list[ScoredCompletion] = []
         """The scored completions, once `wait` has returned."""
         self._prompts = prompts
         self._tokenizer = tokenizer
         self._end_ids = set(end_ids)
+        self._samples_per_prompt = samples_per_prompt
         self._scoring = client.begin(with_shadows)
 
     def send_finished(self, completions: Mapping[int, list[int]]) -> None:
         """Request rewards for completions that have ended, by index, while others are still being sampled."""
         texts = decode(self._tokenizer, list(completions.values()))
         self._scoring.send_early(
-            {place: Rollout(self._prompts[place], text) for place, text in zip(completions, texts, strict=True)}
+            {
+                place: self._rollout(place, text, ids)
+                for (place, ids), text in zip(completions.items(), texts, strict=True)
+            }
         )
 
-    def send(self, texts: Sequence[str]) -> None:
+    def send(self, texts: Sequence[str], completion_ids: Sequence[Sequence[int]]) -> None:
         """Request rewards for the whole batch, except for completions that `send_finished` has sent already."""
-        self._scoring.send([Rollout(prompt, text) for prompt, text in zip(self._prompts, texts, strict=True)])
+        pairs = zip(texts, completion_ids, strict=True)
+        self._scoring.send([self._rollout(place, text, ids) for place, (text, ids) in enumerate(pairs)])
 
     def wait(self, texts: Sequence[str], completion_ids: Sequence[Sequence[int]]) -> list[ScoredCompletion]:
         """Wait for the rewards; return the scored completions in the order of the batch.
@@ -63,7 +70,7 @@ class Batch:
         """
         scores = self._scoring.wait()
         self.rows = [
-            scored(prompt, text, len(ids), not ids or ids[-1] not in self._end_ids, score)
+            scored(prompt, text, len(ids), self._is_clipped(ids), score)
             for prompt, text, ids, score in zip(self._prompts, texts, completion_ids, scores, strict=True)
         ]
         return self.rows
@@ -71,3 +78,12 @@ class Batch:
     def add_shadows(self) -> None:
         """Wait for the scores of the shadows, and add them to the scored completions."""
         add_shadows(self.rows, self._scoring.wait_for_shadows())
+
+    def _rollout(self, place: int, text: str, ids: Sequence[int]) -> Rollout:
+        prompt, number = self._prompts[place], place // self._samples_per_prompt
+        group = Group(f"{prompt.id}/{number}", self._samples_per_prompt)
+        return Rollout(prompt, text, len(ids), "length" if self._is_clipped(ids) else "stop", group)
+
+    def _is_clipped(self, ids: Sequence[int]) -> bool:
+        """Return whether a completion was cut off at the token limit."""
+        return not ids or ids[-1] not in self._end_ids

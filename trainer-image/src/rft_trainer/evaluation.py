@@ -147,21 +147,28 @@ def evaluate(
     max_new_tokens: int,
     report: Callable[[int], None] = lambda completed: None,
     with_shadows: bool = True,
+    samples_per_prompt: int = 1,
 ) -> list[ScoredCompletion]:
     """Complete and score prompts; return the results, in the order of the prompts, on every rank.
 
     Each rank completes its share of the prompts, `rows` at once, which is the same number on all ranks. `report` is
     called with the number of prompts that all ranks together have completed, estimated from this rank's. A completion
     that has not ended counts as the fraction of `max_new_tokens` that it has reached.
+
+    If a reward compares the completions of a prompt, `prompts` has each of them `samples_per_prompt` times in a row; a
+    rank completes them together.
     """
-    own_indices = list(range(rank(), len(prompts), world_size()))
+    groups = range(rank(), len(prompts) // samples_per_prompt, world_size())
+    own_indices = [group * samples_per_prompt + place for group in groups for place in range(samples_per_prompt)]
+    rows = max(samples_per_prompt, rows - rows % samples_per_prompt)
     token_ids = {index: prompt_token_ids(tokenizer, prompts[index].messages) for index in own_indices}
     # Prompts of similar length share a batch, so that little time is lost on padding.
     own_indices.sort(key=lambda index: len(token_ids[index]))
 
     def complete_batch(start: int) -> _ScoredBatch:
         indices = own_indices[start : start + rows]
-        batch = Batch([prompts[index] for index in indices], client, tokenizer, end_ids, with_shadows)
+        own_prompts = [prompts[index] for index in indices]
+        batch = Batch(own_prompts, client, tokenizer, end_ids, with_shadows, samples_per_prompt)
         ended = 0
 
         def on_finished(completions: dict[int, list[int]]) -> None:
@@ -173,14 +180,15 @@ def evaluate(
 
         completions = complete([token_ids[index] for index in indices], on_finished)
         texts = decode(tokenizer, completions)
-        batch.send(texts)
+        batch.send(texts, completions)
         report(min(len(prompts), (start + len(indices)) * world_size()))
         return _ScoredBatch(indices, batch, texts, completions)
 
     results: list[tuple[int, ScoredCompletion]] = []
     previous = None
     # Every rank makes as many batches as the rank with the largest share, because batches are collective operations.
-    for start in range(0, math.ceil(len(prompts) / world_size()), rows):
+    largest_share = samples_per_prompt * math.ceil(len(prompts) / samples_per_prompt / world_size())
+    for start in range(0, largest_share, rows):
         current = complete_batch(start)
         # Rewards of the previous batch have been computed while this one was generated.
         results += previous.rows() if previous else []

@@ -294,6 +294,7 @@ class Run:
         client: RewardClient,
         temperature: float,
         with_shadows: bool = True,
+        samples_per_prompt: int = 1,
     ) -> list[ScoredCompletion]:
         training = self._config.hyperparameters
         return evaluate(
@@ -306,6 +307,7 @@ class Run:
             training.max_completion_tokens,
             self._report_completed,
             with_shadows,
+            samples_per_prompt,
         )
 
     def _report_completed(self, completed: int) -> None:
@@ -329,7 +331,10 @@ class Run:
         # numbers.
         torch.manual_seed(config.hyperparameters.seed + rank())
         temperature = config.hyperparameters.temperature
-        rows = self._complete_and_score(model, tokenizer, repeated, client, temperature, with_shadows=False)
+        together = samples if any(target.scope == "Group" for target in config.rewards.values()) else 1
+        rows = self._complete_and_score(
+            model, tokenizer, repeated, client, temperature, with_shadows=False, samples_per_prompt=together
+        )
         verdict = judge([rows[start : start + samples] for start in range(0, len(rows), samples)], samples)
         unfit = verdict.verdict != "Fine"
         if unfit and config.preflight.action == "Fail":

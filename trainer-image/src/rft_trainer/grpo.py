@@ -136,7 +136,8 @@ class RFTTrainer(PackedGRPOTrainer):
         return is_due or self.interrupted, self.stopped_early or self.interrupted
 
     def _begin_step(self, prompts: Sequence[Prompt]) -> Step:
-        return Step(prompts, self._client, self.processing_class, self._end_ids)
+        samples = self._config.hyperparameters.samples_per_prompt
+        return Step(prompts, self._client, self.processing_class, self._end_ids, samples)
 
     # The methods below override those of TRL and transformers.
 
@@ -151,7 +152,7 @@ class RFTTrainer(PackedGRPOTrainer):
         """Request the rewards of the completions; `_calculate_rewards` waits for them later."""
         started = time.monotonic()
         result = super()._generate(prompts)
-        self._rollouts.send([completion[0]["content"] for completion in result[3]])
+        self._rollouts.send([completion[0]["content"] for completion in result[3]], result[1])
         self.plan_passes(result[0], result[1])
         self._rollouts.generate_seconds += time.monotonic() - started
         return result

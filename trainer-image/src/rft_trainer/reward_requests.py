@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 
 from rft_api.reward_protocol import Score
-from rft_trainer.reward_transport import CONCURRENCY, RewardTransport, Rollout
+from rft_trainer.reward_transport import CONCURRENCY, Group, RewardTransport, Rollout
 
 BATCH = 64
 """Samples per request: enough to amortize the cost of HTTP, and so few that a slow sample delays only few others."""
@@ -18,6 +18,8 @@ wait for the next request, so that a slow server gets few large requests instead
 
 class RewardRequests:
     """Requests of one batch for the trained rewards, or for one shadow; used by the event loop's thread only.
+
+    A reward that compares the completions of a prompt gets them in one request: they wait until all of them have ended.
 
     Args:
         transport: the connections.
@@ -42,8 +44,13 @@ class RewardRequests:
         """Add completions, by reward and index, and request their scores; a complete batch gets no more completions."""
         self._is_complete = is_complete
         for name, more in rollouts.items():
-            self._waiting.setdefault(name, {}).update(more)
+            waiting = self._waiting.setdefault(name, {})
+            waiting.update(more)
             self._latest.update(more)
+            if self._transport.scores_groups(name):
+                # A completion that has changed changes the scores of its whole group.
+                changed = {rollout.group for rollout in more.values()}
+                waiting.update({place: r for place, r in self._latest.items() if r.group in changed})
         self._send()
 
     async def wait(self, seconds: float | None = None) -> dict[int, Score]:
@@ -65,7 +72,12 @@ class RewardRequests:
         limit = CONCURRENCY if self._is_complete else EARLY_CONCURRENCY
         for name, waiting in self._waiting.items():
             while waiting and sum(other == name for other, _ in self._tasks.values()) < limit:
-                batch = {place: waiting.pop(place) for place in list(waiting)[:BATCH]}
+                places = list(waiting)[:BATCH]
+                if self._transport.scores_groups(name):
+                    places = whole_groups(waiting, self._is_complete)
+                if not places:
+                    break
+                batch = {place: waiting.pop(place) for place in places}
                 task = asyncio.create_task(self._transport.request(name, list(batch.values()), self._patience))
                 if not self._tasks:
                     self._busy_since = time.monotonic()
@@ -81,7 +93,7 @@ class RewardRequests:
         self._settled.set()
 
     def _receive(self, task: asyncio.Task[list[Score]]) -> None:
-        _, batch = self._tasks.pop(task)
+        name, batch = self._tasks.pop(task)
         if not self._tasks:
             self.busy_seconds += time.monotonic() - self._busy_since
         if task.cancelled():
@@ -90,7 +102,28 @@ class RewardRequests:
             self._error = self._error or task.exception()
             self._give_up()
         else:
-            for (place, rollout), score in zip(batch.items(), task.result(), strict=True):
-                if self._latest[place] is rollout:
+            outdated = {place for place, rollout in batch.items() if self._latest[place] is not rollout}
+            if self._transport.scores_groups(name):
+                groups = {batch[place].group for place in outdated}
+                outdated = {place for place, rollout in batch.items() if rollout.group in groups}
+            for place, score in zip(batch, task.result(), strict=True):
+                if place not in outdated:
                     self._scores[place] = score
         self._send()
+
+
+def whole_groups(waiting: Mapping[int, Rollout], is_complete: bool) -> list[int]:
+    """Return the places of groups all of whose completions are there; of as many groups as fit in a request.
+
+    A group that is larger than a request is a request of its own. If no completions will follow (`is_complete`), every
+    group has all that it will have.
+    """
+    groups: dict[Group, list[int]] = {}
+    for place, rollout in waiting.items():
+        assert rollout.group is not None
+        groups.setdefault(rollout.group, []).append(place)
+    places: list[int] = []
+    for group, members in groups.items():
+        if (is_complete or len(members) == group.size) and (not places or len(places) + len(members) <= BATCH):
+            places += members
+    return places

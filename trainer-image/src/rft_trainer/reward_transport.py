@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import httpx
 
 from rft_api.exit_codes import ExitCode, RunError
-from rft_api.reward_protocol import SCORE_PATH, Score, build_sample, match_scores
+from rft_api.reward_protocol import SCORE_PATH, FinishReason, Score, build_sample, match_scores, with_facts
 from rft_api.trainer_config import RewardTarget
 from rft_trainer.data import Prompt
 
@@ -28,11 +28,32 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Group:
+    """The completions of one prompt that are compared with one another."""
+
+    id: str
+    size: int
+    """Number of its completions."""
+
+
+@dataclass(frozen=True)
 class Rollout:
     """A completion to score."""
 
     prompt: Prompt
     completion: str
+    tokens: int | None = None
+    """Number of its tokens, the EOS token included."""
+    finish_reason: FinishReason | None = None
+    """Whether it ended by itself, or at the token limit."""
+    group: Group | None = None
+    """The group that it belongs to; None if no reward compares completions."""
+
+    def metadata(self) -> dict[str, Any]:
+        """The further fields of the data row, and in `rft` what the trainer knows about the completion."""
+        if self.tokens is None:
+            return self.prompt.metadata
+        return with_facts(self.prompt.metadata, self.tokens, self.finish_reason)
 
 
 class RewardTransport:
@@ -72,6 +93,10 @@ class RewardTransport:
         """Return the seconds that a reward may take for one batch."""
         return self._targets[name].timeout_seconds
 
+    def scores_groups(self, name: str) -> bool:
+        """Return whether a reward compares all completions of a prompt, so that they are sent in one request."""
+        return self._targets[name].scope == "Group"
+
     async def request(self, name: str, rollouts: Sequence[Rollout], patience: float) -> list[Score]:
         """Return the scores of completions, in their order; to be awaited in the event loop.
 
@@ -82,6 +107,7 @@ class RewardTransport:
                 INTERRUPTED when the run is to stop meanwhile.
         """
         target = self._targets[name]
+        by_group = self.scores_groups(name)
         self._request_number += 1
         ids = [f"{self._request_number}-{position}" for position in range(len(rollouts))]
         samples = [
@@ -90,7 +116,8 @@ class RewardTransport:
                 rollout.prompt.messages,
                 rollout.completion,
                 rollout.prompt.reference_answer,
-                rollout.prompt.metadata,
+                rollout.metadata(),
+                rollout.group.id if by_group and rollout.group is not None else None,
             )
             for sample_id, rollout in zip(ids, rollouts, strict=True)
         ]

@@ -102,7 +102,8 @@ class FailureWatch:
 class Scoring:
     """Scores one batch of completions; the first ones already while others are still being generated.
 
-    How completions are divided into requests does not matter, because a reward may not compare samples of a request.
+    How completions are divided into requests does not matter: a reward compares completions only within a group, and
+    then gets whole groups.
 
     Args:
         transport: the connections.

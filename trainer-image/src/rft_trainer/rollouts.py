@@ -120,6 +120,7 @@ def write_rollouts(path: Path, rows: Sequence[ScoredCompletion]) -> None:
         "error": pa.array([row.error for row in rows], pa.string()),
         "advantage": pa.array([row.advantage for row in rows], pa.float64()),
         "tokens": pa.array([row.tokens for row in rows], pa.int64()),
+        "finishReason": pa.array(["length" if row.clipped else "stop" for row in rows], pa.string()),
     }
     if any(row.explanation is not None for row in rows):
         columns["explanation"] = pa.array([row.explanation for row in rows], pa.string())
@@ -143,7 +144,7 @@ def read_rollouts(path: Path, prompts: Sequence[Prompt]) -> list[ScoredCompletio
             prompt=prompt,
             completion=row["completion"],
             tokens=row["tokens"],
-            clipped=False,
+            clipped=row.get("finishReason") == "length",
             reward=row["reward"],
             error=row["error"],
             components={

@@ -22,8 +22,9 @@ class Step(Batch):
         client: RewardClient,
         tokenizer: PreTrainedTokenizerBase,
         end_ids: Sequence[int],
+        samples_per_prompt: int,
     ):
-        super().__init__(prompts, client, tokenizer, end_ids)
+        super().__init__(prompts, client, tokenizer, end_ids, samples_per_prompt=samples_per_prompt)
         self.generate_seconds = 0.0
         self.reward_seconds = 0.0
         """Seconds of waiting for the scores of rewards and shadows."""

@@ -42,6 +42,8 @@ BUILDERS: Mapping[str, Builder] = {
     "Rouge": Builder("text_overlap", "build_rouge"),
     "Bleu": Builder("text_overlap", "build_bleu"),
     "ChrF": Builder("text_overlap", "build_chrf"),
+    "LengthPenalty": Builder("length_penalty"),
+    "Repetition": Builder("repetition"),
 }
 """The builders, by the names of the builtins."""
 

@@ -52,12 +52,32 @@ def build(options: dict[str, Any]) -> GradeSample:
     tolerance = Fraction(options["relativeTolerance"])
 
     def grade(sample: dict[str, Any]) -> tuple[float, list[Component]]:
-        expected = _explicit_answer(expected_text(sample, options.get("answerKey")))
+        expected = expected_answer(sample, options.get("answerKey"))
         answer = final_answer(completion_text(sample))
         score = float(answer is not None and equal(answer, expected, tolerance))
         return score, [("correct", score, "Reward"), ("answer_found", float(answer is not None), "Metric")]
 
     return grade
+
+
+def is_right(sample: dict[str, Any], answer_key: str | None, tolerance: Fraction) -> bool:
+    """Whether the final answer of the completion equals the ground truth.
+
+    Raises:
+        Unscorable: there is no ground truth.
+    """
+    expected = expected_answer(sample, answer_key)
+    answer = final_answer(completion_text(sample))
+    return answer is not None and equal(answer, expected, tolerance)
+
+
+def expected_answer(sample: dict[str, Any], answer_key: str | None) -> str:
+    """The ground truth of a sample.
+
+    Raises:
+        Unscorable: there is none.
+    """
+    return _explicit_answer(expected_text(sample, answer_key))
 
 
 def final_answer(completion: str) -> str | None:

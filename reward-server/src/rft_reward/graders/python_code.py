@@ -52,6 +52,7 @@ def load(
     *,
     zero_on_error: bool,
     text_in_object: bool,
+    by_group: bool,
     folder: str | None = None,
 ) -> Grade:
     """Run the module, and return a grader that calls its handler.
@@ -64,6 +65,7 @@ def load(
         memory_bytes: memory limit, which the handler can read.
         zero_on_error: whether a sample for which the handler raises an exception scores 0. It has no score otherwise.
         text_in_object: whether the handler gets a reference answer that is a text as {"text": ...}.
+        by_group: whether the samples of a group are always scored together.
         folder: folder of the further files of the code; None if it has none.
 
     Raises:
@@ -84,9 +86,9 @@ def load(
             raise Unscorable(place(error, file), "timeout") from None
         except BaseException as error:
             problem = f"the code raised {describe(error, file)}"
-            # The server scores the samples of a batch one by one after an exception, so each gets what it deserves.
-            if zero_on_error and len(samples) == 1:
-                return json.dumps([_zero(samples[0]["id"], problem)]).encode()
+            # After an exception the server scores samples one by one, or group by group: each gets what it deserves.
+            if zero_on_error and (len(samples) == 1 or (by_group and len({s["group"] for s in samples}) == 1)):
+                return json.dumps([_zero(sample["id"], problem) for sample in samples]).encode()
             raise Unscorable(problem) from None
         return to_json(answer).encode()
 

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def build(
-    grader: Grader, workers: PoolSettings | None, seconds: float, environment: Mapping[str, str], metrics: Metrics
+    grader: Grader,
+    workers: PoolSettings | None,
+    seconds: float,
+    environment: Mapping[str, str],
+    metrics: Metrics,
+    by_group: bool,
 ) -> RemoteGrader:
     """Build the remote grader of a manifest whose credentials have been checked. Only what it needs is imported.
 
@@ -29,17 +34,23 @@ def build(
         seconds: timeout of the function.
         environment: environment variables, which contain the credentials that the manifest names.
         metrics: metrics of the server.
+        by_group: whether a judge compares the completions of a group, and does not rate each by itself.
     """
     if grader.judge is not None:
         from rft_reward.remote.judge import Judge
 
         judge = grader.judge
-        return Judge(judge, _chat_model(judge.model, judge.limits, seconds, environment, metrics), metrics)
+        chat_model = _chat_model(judge.model, judge.limits, seconds, environment, metrics)
+        if by_group:
+            from rft_reward.remote.group_judge import GroupJudge
+
+            return GroupJudge(judge, chat_model, metrics)
+        return Judge(judge, chat_model, metrics)
     if grader.openai is not None:
         from rft_reward.remote.openai_model import OpenAIModelGrader
 
         openai = grader.openai
-        chat_model = (
+        answering = (
             None if openai.model is None else _chat_model(openai.model, openai.limits, seconds, environment, metrics)
         )
         embeddings = (
@@ -48,7 +59,7 @@ def build(
             else _embedding_model(openai.embeddings, openai.limits, environment, metrics)
         )
         pool = None if workers is None else Pool(workers, metrics)
-        return OpenAIModelGrader(openai.grader, chat_model, embeddings, pool, metrics)
+        return OpenAIModelGrader(openai.grader, answering, embeddings, pool, metrics)
     if grader.lambda_ is not None:
         from rft_reward.remote.aws_lambda import AwsLambda
 

@@ -47,11 +47,16 @@ class Judge:
         """See `RemoteGrader`."""
 
         async def score_one(piece: Sequence[Sample]) -> list[Row]:
-            return [await self._score(piece[0], deadline)]
+            return [await self.rate(piece[0], deadline)]
 
         return await score_pieces(cut(samples, 1), score_one, deadline, self._metrics)
 
-    async def _score(self, sample: Sample, deadline: float) -> Row:
+    async def rate(self, sample: Sample, deadline: float) -> Row:
+        """Rate a sample by itself.
+
+        Raises:
+            RemoteError: there is no rating.
+        """
         judge = self._judge
         try:
             messages = build_messages(judge.template, TEMPLATES[judge.template], judge.rubric, sample)
