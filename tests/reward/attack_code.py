@@ -318,7 +318,7 @@ def kill_other_workers(world):
 
 def write_outside(world):
     name = f"written-{os.getpid()}"
-    folders = [world["open"], "/tmp", "/var/tmp", "/dev/shm", "/", "/proc/self"]
+    folders = [world["open"], *world["closed"], "/var/tmp", "/dev/shm", "/", "/proc/self"]
     first_that_works(*(lambda folder=folder: Path(folder, name).write_text("x") for folder in folders))
 
 

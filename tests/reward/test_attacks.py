@@ -77,6 +77,8 @@ class World:
             "scratches": str(self.folder / "scratch"),
             "victim": str(self.victim),
             "open": str(self.open_folder),
+            # In a namespace a worker has a /tmp of its own.
+            "closed": [] if self.server.layer("namespaces") else ["/tmp"],
             "program": str(self.program),
             "tcp": self.listeners["tcp"].getsockname()[1],
             "udp": self.listeners["udp"].getsockname()[1],
@@ -133,7 +135,7 @@ class World:
 
 @contextlib.contextmanager
 def world_of(server_class, launcher):
-    folder = Path(tempfile.mkdtemp(prefix="rft-world-"))
+    folder = Path(tempfile.mkdtemp(prefix="rft-world-", dir="/var/tmp"))  # a worker may have a /tmp of its own
     folder.chmod(0o755)
     for name, mode in (("scratch", 0o777), ("readable", 0o755)):
         (folder / name).mkdir()

@@ -1,6 +1,9 @@
 """Handlers as they are published for Amazon Bedrock, Amazon Nova and AWS Lambda: they run as they are."""
 
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from support.services import Answer, Service
@@ -213,9 +216,11 @@ def lambda_handler(event, context):
     return [{"id": s["id"], "aggregate_reward_score": size} for s in event]
 """
 SLASH_TMP = """
+import os
 def lambda_handler(event, context):
-    open("/tmp/rft-cache.json", "w").close()
-    return [{"id": s["id"], "aggregate_reward_score": 1} for s in event]
+    with open("/tmp/rft-cache.json", "a") as file:
+        file.write("x")
+    return [{"id": s["id"], "aggregate_reward_score": os.stat("/tmp/rft-cache.json").st_size} for s in event]
 """
 
 
@@ -225,8 +230,49 @@ def test_temporary_files(server_for, namespaces):
     assert server.score_one("x")["aggregate_reward_score"] == 1.0
     server = server_for({"timeout": "20s", "python": {"source": SLASH_TMP}}, namespaces=namespaces)
     row = server.score_one("x")
-    assert row["aggregate_reward_score"] is None
-    assert "/tmp is closed to the code here: use tempfile.gettempdir() (reward.py, line 3" in row["error"]
+    if server.layer("namespaces"):  # a /tmp of its own, as in AWS Lambda
+        assert row["aggregate_reward_score"] >= 1.0
+        assert not Path("/tmp/rft-cache.json").exists()
+    else:
+        assert "/tmp is closed to the code here: use tempfile.gettempdir() (reward.py, line 4" in row["error"]
+
+
+@pytest.fixture
+def open_folder():
+    """A folder below /tmp that every user may read, unlike those of pytest."""
+    folder = Path(tempfile.mkdtemp(prefix="rft-readable-", dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_what_the_code_may_read_below_tmp_stays_there(server_for, open_folder):
+    (open_folder / "words").mkdir()
+    (open_folder / "words" / "a").write_text("12")
+    (open_folder / "more").write_text("30")
+    (open_folder / "secret").write_text("x")
+    source = f"""
+from pathlib import Path
+def lambda_handler(event, context):
+    score = int(Path("{open_folder}/words/a").read_text()) + int(Path("{open_folder}/more").read_text())
+    for name in ("words/a", "more", "words/b"):
+        try:
+            Path("{open_folder}", name).write_text("0")
+        except OSError:
+            score += 100
+    try:
+        Path("{open_folder}/secret").read_text()
+    except OSError:
+        score += 1000
+    return [{{"id": s["id"], "aggregate_reward_score": score}} for s in event]
+"""
+    readable = [str(open_folder / "words"), str(open_folder / "more")]
+    spec = {"timeout": "20s", "sandbox": {"readable": readable}, "python": {"source": source}}
+    for namespaces in (True, False):
+        server = server_for(spec, namespaces=namespaces)
+        if server.metric("rft_reward_isolated"):
+            assert server.score_one("x")["aggregate_reward_score"] == 1342.0
+    assert (open_folder / "more").read_text() == "30"
 
 
 def test_an_f_string_of_python_3_12_is_named():

@@ -161,11 +161,13 @@ def test_other_processes_cannot_be_seen_or_a_warning(hostile):
 
 def test_only_the_scratch_folder_can_be_written_or_a_warning(hostile, tmp_path):
     tmp_path.chmod(0o777)
+    own_tmp = hostile.layer("namespaces")  # a /tmp of the worker's own, which nobody else sees
     for folder in ("/tmp", "/dev/shm", "/var/tmp", str(tmp_path)):
         file = Path(folder) / "written-by-reward-code"
         try:
             wrote = hostile.score_one(f"write {file}")["aggregate_reward_score"]
-            assert wrote == 0.0 or not isolated(hostile)
+            assert wrote == float(own_tmp and folder == "/tmp") or not isolated(hostile)
+            assert not file.exists() or not isolated(hostile)
         finally:
             file.unlink(missing_ok=True)
     assert hostile.score_one("scratch")["aggregate_reward_score"] == 1.0

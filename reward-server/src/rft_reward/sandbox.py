@@ -1,7 +1,7 @@
 """Confines a worker, from inside its process: user, namespaces, mounts, Landlock, system calls, and limits.
 
 It uses only the standard library, and ctypes for system calls that Python 3.11 does not wrap. The facts about the
-system calls are from their manual pages: user_namespaces(7), pid_namespaces(7), mount_setattr(2), capset(2), prctl(2),
+system calls are from their manual pages: user_namespaces(7), pid_namespaces(7), capset(2), prctl(2), and
 getrlimit(2).
 """
 
@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rft_reward import landlock, system_calls
+from rft_reward import landlock, mounts, system_calls
 
 UNPRIVILEGED_ID = 65534
 MAXIMUM_PROCESSES = 64
@@ -30,8 +30,6 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRI
 _CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = (
     0x00020000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
 )  # fmt: skip
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_PRIVATE = 0x1, 0x2, 0x4, 0x8, 0x1000, 1 << 18
-_SYS_MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 0x1
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 _READABLE = """
     /usr /bin /sbin /lib /lib64 /sys/devices/system /proc/cpuinfo /proc/meminfo /proc/stat /proc/loadavg /proc/sys
@@ -51,7 +49,7 @@ class Enclosure:
     server_pid: int
     """Process id of the server. The worker ends when the server ends."""
     scratch: str
-    """The only folder that the worker can write to."""
+    """The only folder that the worker can write to, if it has no namespace, in which it gets a /tmp of its own."""
     hidden_file: str | None
     """File of the server that the worker must not read."""
     readable: list[str]
@@ -129,16 +127,18 @@ def enter(enclosure: Enclosure) -> Confinement:
     refusal = _enter_namespaces()
     # By now, the folders of the interpreter may be reachable only through descriptors.
     readable += [path for path in sys.path if path.startswith("/proc/self/fd/")]
-    confined = False
+    confined, folder = False, enclosure.scratch
     if refusal:
         progress.refusals.append(f"namespaces are not available ({refusal})")
     else:
         try:
-            _confine_file_system(enclosure)
+            folder = mounts.confine_file_system(
+                enclosure.scratch, enclosure.hidden_file, readable, SCRATCH_BYTES, SCRATCH_FILES
+            )
             confined = True
         except OSError as error:
             progress.refusals.append(f"the file system cannot be made read-only ({error})")
-    os.chdir(enclosure.scratch)
+    os.chdir(folder)
     end_with_parent()
     if os.getppid() != enclosure.server_pid:  # the server had ended before the kernel was told to watch it
         os._exit(1)
@@ -299,20 +299,6 @@ def _enter_namespaces() -> str | None:
     return None
 
 
-def _confine_file_system(enclosure: Enclosure) -> None:
-    # struct mount_attr {attr_set, attr_clr, propagation, userns_fd}
-    attributes = (ctypes.c_uint64 * 4)(_MOUNT_ATTR_RDONLY, 0, _MS_PRIVATE, 0)
-    _check(
-        "mount_setattr",
-        _libc.syscall(_SYS_MOUNT_SETATTR, _AT_FDCWD, b"/", _AT_RECURSIVE, attributes, ctypes.sizeof(attributes)),
-    )
-    options = f"size={SCRATCH_BYTES},nr_inodes={SCRATCH_FILES},mode=700".encode()
-    flags = _MS_NOSUID | _MS_NODEV
-    _check("mount", _libc.mount(b"scratch", enclosure.scratch.encode(), b"tmpfs", flags, options))
-    if enclosure.hidden_file is not None and os.access(enclosure.hidden_file, os.R_OK):
-        _check("mount", _libc.mount(b"/dev/null", enclosure.hidden_file.encode(), None, _MS_BIND, None))
-
-
 def _drop_capabilities() -> None:
     header = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0)
     _check("capset", _libc.capset(header, (ctypes.c_uint32 * 6)()))
@@ -336,8 +322,7 @@ def _become_grandchild(progress: _Progress) -> bool:
     end_with_parent()
     own_processes = True
     try:
-        flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
-        _check("mount", _libc.mount(b"proc", b"/proc", b"proc", flags, None))
+        mounts.mount_own_processes()
     except OSError as error:
         progress.refusals.append(f"/proc cannot be mounted anew ({error})")
         own_processes = False
