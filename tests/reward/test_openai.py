@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from support.services import Answer, Service
 
 from rft_api.openai_formula import parse_formula
+from rft_api.openai_reward import OpenAIReward
 from rft_api.openai_template import parse_template
 from rft_api.reward_checks import reward_problems
-from rft_api.reward_function import OpenAIReward, RewardFunction
+from rft_api.reward_function import RewardFunction
 from rft_reward.graders.openai_formula import compute
 from rft_reward.graders.openai_values import NotInCompletion, Values
 from rft_reward.graders.term import Unscorable

@@ -10,12 +10,12 @@ from rft_api.builtin_table import FormatReward
 from rft_api.inference_endpoint import InferenceEndpoint, InferenceEndpointSpec, Serving
 from rft_api.invocation_log import InvocationLog, MetadataFilter, MetadataFilters
 from rft_api.model import Model
+from rft_api.openai_reward import OpenAIReward
 from rft_api.remote_reward import JudgeModel, JudgeReward
 from rft_api.reward_function import (
     CombineReward,
     CombineTerm,
     Expectation,
-    OpenAIReward,
     PythonReward,
     RewardFunction,
     RewardFunctionSpec,

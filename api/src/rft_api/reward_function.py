@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import Field, WithJsonSchema, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from rft_api.builtin_reward import BuiltinReward
 from rft_api.builtin_table import CodeReward
 from rft_api.model import Location, Model, Rule, RuleViolations, Violation
 from rft_api.object_names import SERVICE_MESSAGE, first_letter, is_service_name, reward_server
-from rft_api.openai_grader import AnyGrader, asks_chat_model, asks_for_embeddings
+from rft_api.openai_reward import OnError, OpenAIReward
 from rft_api.quantities import (
     AtLeast,
     Between,
@@ -25,16 +25,12 @@ from rft_api.quantities import (
     duration_seconds,
     exactly_one_of,
 )
-from rft_api.remote_reward import HttpReward, JudgeLimits, JudgeModel, JudgeReward, LambdaReward, TextReferenceAnswer
+from rft_api.remote_reward import HttpReward, JudgeReward, LambdaReward, TextReferenceAnswer
 from rft_api.requirements import Requirements
 from rft_api.resource import API_VERSION, Conditions, FreeForm, Metadata, PodOverrides, SecretReference
 
 AnyJson = Annotated[Any, Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
 """A JSON value of any type."""
-
-OnError = Literal["Zero", "Unscored"]
-"""What a completion scores for which the code raises an exception: 0, or nothing. Either way it is counted."""
-
 
 MAXIMUM_CODE: Final = 262144
 """Largest number of characters in the code of a reward, wherever it is read from."""
@@ -107,45 +103,6 @@ class PythonReward(Model):
             message = "must be a relative path such as helpers.py or data/words.txt"
             raise RuleViolations([Violation(message, (name,)) for name in wrong])
         return files
-
-
-class OpenAIReward(Model):
-    """A grader in the JSON format of OpenAI."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="!has(self.embeddings) || has(self.embeddings.url)",
-            message="embeddings come from an OpenAI-compatible API: set url and name",
-            holds=lambda reward: reward.embeddings is None or reward.embeddings.url is not None,
-        ),
-    )
-
-    grader: Annotated[AnyGrader, WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})]
-    """The grader, as OpenAI documents it."""
-    requirements: Requirements | None = None
-    """Packages that graders of type python import, as in python.requirements."""
-    model: JudgeModel | None = None
-    """The model that graders of type score_model and label_model ask, in place of the OpenAI model that they name."""
-    embeddings: JudgeModel | None = None
-    """The embedding model, at an OpenAI-compatible API, that graders of type text_similarity with the metric cosine
-    ask."""
-    limits: JudgeLimits = JudgeLimits()
-    """Limits on the requests to each of the models."""
-    on_error: OnError | None = None
-    """What a grader of type python scores if its code raises an exception, or returns something else than a number: 0
-    (Zero, the default, as at OpenAI), or nothing (Unscored). Time limits and memory limits never score 0."""
-
-    @model_validator(mode="after")
-    def _has_model(self) -> OpenAIReward:
-        # No rule: CEL cannot look into a grader.
-        violations = []
-        if asks_chat_model(self.grader) and self.model is None:
-            violations.append(Violation("set model: score_model and label_model ask one"))
-        if asks_for_embeddings(self.grader) and self.embeddings is None:
-            violations.append(Violation("set embeddings: text_similarity with cosine asks a model for them"))
-        if violations:
-            raise RuleViolations(violations)
-        return self
 
 
 _GRADERS = ("python", "builtin", "judge", "lambda_", "http", "openai")

@@ -104,7 +104,9 @@ def scoring_settings(
     # The formula of a multi grader needs the scores of models and those of workers at the same time.
     parts = [workers([term] if _has_worker_part(term) else [], is_part=True) for term in remote]
     names = [] if spec.combine is None else [term.name for term in spec.combine.terms]
-    return ScoringSettings([pool for pool in pools if pool is not None], remote, parts, seconds, names, spec.sees_groups)
+    return ScoringSettings(
+        [pool for pool in pools if pool is not None], remote, parts, seconds, names, spec.sees_groups
+    )
 
 
 def _runs_code(term: Grader) -> bool:

@@ -324,13 +324,11 @@ class Run:
         if config.preflight.action == "Skip" or self._folder.preflight.exists():
             return
         distinct = list({prompt.id: prompt for prompt in prompts}.values())[: config.preflight.prompts]
-        samples = config.hyperparameters.samples_per_prompt
+        samples, temperature = config.hyperparameters.samples_per_prompt, config.hyperparameters.temperature
         repeated = [prompt for prompt in distinct for _ in range(samples)]
         self._phase("Preflight", f"sampling {samples} completions of {len(distinct)} prompts", planned=len(repeated))
-        # Every rank samples its own share. Seeds differ between ranks, so that ranks do not draw the same random
-        # numbers.
+        # Every rank samples its own share, with a seed of its own, so that ranks do not draw the same random numbers.
         torch.manual_seed(config.hyperparameters.seed + rank())
-        temperature = config.hyperparameters.temperature
         together = samples if any(target.scope == "Group" for target in config.rewards.values()) else 1
         rows = self._complete_and_score(
             model, tokenizer, repeated, client, temperature, with_shadows=False, samples_per_prompt=together
