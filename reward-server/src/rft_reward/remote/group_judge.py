@@ -107,7 +107,7 @@ class GroupJudge:
         """The rankings of the answers in each order.
 
         Raises:
-            RemoteError: most of the orders have no ranking.
+            RemoteError: an order has no ranking; without its reverse, an order would favour some positions.
         """
         if len(orders[0]) == 1:  # all completions are the same, so there is nothing to ask
             return [(Ranking([[1]], "All completions are the same."), orders[0])]
@@ -116,7 +116,6 @@ class GroupJudge:
         )
         pairs = [(result, order) for result, order in zip(results, orders, strict=True) if isinstance(result, Ranking)]
         if len(pairs) < len(orders):
-            # Without its reverse, an order would favour some positions.
             raise next(result for result in results if isinstance(result, BaseException))
         return pairs
 
