@@ -13,6 +13,7 @@ from support.schema_rules import RULES
 
 from cluster.control_plane import Cluster
 from cluster.kubectl import CRDS, Kubectl, Manifest
+from rft_api.builtin_penalties import LengthPenaltyReward
 from rft_api.builtin_reward import BuiltinReward
 from rft_api.builtin_table import FormatReward
 from rft_api.crd import build_crds
@@ -69,6 +70,9 @@ PLACES: dict[type[Model], Callable[[Any], Manifest]] = {
     PythonReward: lambda part: manifest("RewardFunction", {"python": part}),
     SourceFrom: lambda part: manifest("RewardFunction", {"python": {"sourceFrom": part}}),
     FormatReward: lambda part: manifest("RewardFunction", {"builtin": {"name": "Format", "format": part}}),
+    LengthPenaltyReward: lambda part: manifest(
+        "RewardFunction", {"builtin": {"name": "LengthPenalty", "lengthPenalty": part}}
+    ),
     BuiltinReward: lambda part: manifest("RewardFunction", {"builtin": part}),
     JudgeModel: lambda part: manifest("RewardFunction", {"judge": {"template": "Reasoning", "model": part}}),
     JudgeReward: lambda part: manifest("RewardFunction", {"judge": part}),
