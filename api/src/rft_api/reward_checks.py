@@ -18,8 +18,10 @@ from rft_api.python_source import imported_modules, source_problem, syntax_probl
 from rft_api.requirements import distribution_of, missing_modules
 from rft_api.reward_function import Grader, PythonReward, RewardFunction
 
-_NETWORK_MODULES = {"aiohttp", "boto3", "botocore", "httpx", "openai", "requests", "urllib3"}
-"""Modules whose purpose is to connect to other machines."""
+_NETWORK_PACKAGES = {"aiohttp", "boto3", "botocore", "httpx", "openai", "requests", "urllib3"}
+"""Modules of packages whose purpose is to connect to other machines."""
+_NETWORK_LIBRARY = {"ftplib", "http.client", "smtplib", "socket", "urllib.request"}
+"""Modules of Python's library with this purpose."""
 
 Document = tuple[str, str]
 """Kind and name of the document that has a problem: the function, or a ConfigMap that holds its code."""
@@ -96,9 +98,52 @@ def _import_problems(source: str, own: Set[str], requirements: Sequence[str]) ->
     names = {item.module.partition(".")[0]: item.line for item in reversed(imports) if not item.level}
     for module in missing_modules([name for name in names if name not in own], requirements):
         advice = f"add {distribution_of(module)} to requirements, or {module}.py to files"
-        if module in _NETWORK_MODULES:
+        if module in _NETWORK_PACKAGES:
             advice += ". Reward code has no network: to ask another service, use judge, lambda or http"
         yield Violation(f"imports {module}, which is not in Python's library: {advice}", text_line=names[module])
+
+
+def network_imports(source: str, requirements: Sequence[str]) -> Iterator[Violation]:
+    """The imports of modules that connect to other machines, which code in the sandbox cannot.
+
+    They are no errors, because code may import such a module and work without connections.
+
+    Args:
+        source: the code.
+        requirements: the packages that the code declares. Modules that it does not have are not reported here.
+    """
+    for item in imported_modules(source):
+        package = item.module.partition(".")[0]
+        is_declared = package in _NETWORK_PACKAGES and not missing_modules([package], requirements)
+        if not item.level and (is_declared or item.module in _NETWORK_LIBRARY):
+            yield Violation(
+                f"imports {item.module} to connect to other machines, but reward code has no network. If the score "
+                "depends on it, deploy the code as an AWS Lambda and name it in `lambda`, serve it yourself and name "
+                "it in `http`, or let a model rate the completions with `judge`",
+                text_line=item.line,
+            )
+
+
+def network_remarks(function: RewardFunction) -> Iterator[Violation]:
+    """The imports in all code of a function that connect to other machines.
+
+    Args:
+        function: the function, with its code inlined.
+    """
+    for location, grader in function.spec.graders():
+        if grader.python is not None:
+            place = (*location, "python")
+            modules = {name: text for name, text in (grader.python.files or {}).items() if name.endswith(".py")}
+            sources = [((*place, "source"), grader.python.source or "")]
+            sources += [((*place, "files", name), text) for name, text in modules.items()]
+            for where, text in sources:
+                for violation in network_imports(text, grader.python.requirements or []):
+                    yield replace(violation, location=where)
+        if grader.openai is not None:
+            for part_location, part in grader_parts(grader.openai.grader):
+                if isinstance(part, PythonScript):
+                    for violation in network_imports(part.source, grader.openai.requirements or []):
+                        yield replace(violation, location=(*location, "openai", "grader", *part_location, "source"))
 
 
 def _grader_problems(grader: Grader) -> Iterator[Violation]:

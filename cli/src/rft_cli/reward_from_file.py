@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
+from rich.text import Text
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.python_source import imported_modules, syntax_problem
 from rft_api.requirements import distribution_of, missing_modules
 from rft_api.resource import API_VERSION
+from rft_api.reward_checks import network_imports
 from rft_cli.new_file import new_files
+from rft_cli.reward_shapes import USUAL_HANDLER, RewardCode, find_reward, with_trl_adapter
 from rft_cli.rewards import manifest_name
-
-USUAL_HANDLER = "lambda_handler"
 
 
 def init_from_files(files: Sequence[Path], handler: str, manifest: Path, console: Console) -> None:
@@ -25,7 +25,8 @@ def init_from_files(files: Sequence[Path], handler: str, manifest: Path, console
 
     Args:
         files: the file with the function that scores, and further files that it imports or reads.
-        handler: the name of the function; empty when it is to be found in the code.
+        handler: the name of the function; empty when it is to be found in the code. It may have the form of a reward
+            Lambda, of TRL, or of OpenAI's python grader.
         manifest: the file to write.
         console: where to print what comes next.
 
@@ -38,26 +39,43 @@ def init_from_files(files: Sequence[Path], handler: str, manifest: Path, console
     problem = syntax_problem(source)
     if problem is not None:
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"{main}:{problem.text_line}: {problem.message}")
-    python: dict[str, Any] = {"handler": handler or _find_handler(main, source)}
-    if python["handler"] == USUAL_HANDLER:
-        del python["handler"]
+    reward = find_reward(main, source, handler)
     modules = [name for file in files if file.suffix == ".py" for name in _foreign_modules(file, files)]
-    if modules:
-        python["requirements"] = [distribution_of(module) for module in dict.fromkeys(modules)]
-    if others:
-        python["files"] = {file.name: _Block(_read(file)) for file in others}
-    python["source"] = _Block(source)
+    requirements = [distribution_of(module) for module in dict.fromkeys(modules)]
     document = {
         "apiVersion": API_VERSION,
         "kind": "RewardFunction",
         "metadata": {"name": manifest_name(main.stem)},
-        "spec": {"python": python},
+        "spec": _spec(main, source, reward, requirements, others),
     }
     with new_files([manifest]) as (target,):
         target.write(yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120).encode())
-    if modules:
-        console.print(f"It needs packages: {', '.join(python['requirements'])}", highlight=False, soft_wrap=True)
+    if reward.form == "TRL":
+        say = f"{reward.name} is a reward function of TRL: the manifest calls it from a handler after your code"
+        console.print(say, highlight=False, soft_wrap=True)
+    if requirements:
+        console.print(f"It needs packages: {', '.join(requirements)}", highlight=False, soft_wrap=True)
+    for file in files:
+        for problem in network_imports(_read(file), requirements):
+            text = Text(f"{file}:{problem.text_line}: {problem.message}", style="yellow")
+            console.print(text, soft_wrap=True)
     console.print(f"Wrote {manifest}. Next: rft score {manifest} COMPLETIONS.jsonl", highlight=False, soft_wrap=True)
+
+
+def _spec(
+    main: Path, source: str, reward: RewardCode, requirements: Sequence[str], others: Sequence[Path]
+) -> dict[str, Any]:
+    """The spec of a function, with the fields in the order in which they are written."""
+    packages = {"requirements": list(requirements)} if requirements else {}
+    if reward.form == "OpenAI":
+        if others:
+            message = f"{main}: a python grader of OpenAI is one file, without {', '.join(map(str, others))}"
+            raise RunError(ExitCode.CONFIGURATION_INVALID, message)
+        return {"openai": {**packages, "grader": {"type": "python", "source": _Block(source)}}}
+    handler = {} if reward.form == "TRL" or reward.name == USUAL_HANDLER else {"handler": reward.name}
+    files = {"files": {file.name: _Block(_read(file)) for file in others}} if others else {}
+    code = with_trl_adapter(source, reward) if reward.form == "TRL" else source
+    return {"python": {**handler, **packages, **files, "source": _Block(code)}}
 
 
 def _read(file: Path) -> str:
@@ -74,30 +92,6 @@ def _foreign_modules(file: Path, files: Sequence[Path]) -> list[str]:
     own = {other.stem for other in files}
     names = [i.module.partition(".")[0] for i in imported_modules(_read(file)) if not i.level and not i.is_optional]
     return missing_modules([name for name in names if name not in own], [])
-
-
-def _find_handler(file: Path, source: str) -> str:
-    """Find the function that scores: the usual name, or the only function with two parameters."""
-    functions = [node for node in ast.parse(source).body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
-    names = [function.name for function in functions]
-    if USUAL_HANDLER in names:
-        return USUAL_HANDLER
-    candidates = [function.name for function in functions if _takes_event_and_context(function)]
-    if len(candidates) == 1:
-        return candidates[0]
-    choices = ", ".join(candidates or names) or "none"
-    raise RunError(
-        ExitCode.CONFIGURATION_INVALID,
-        f"{file}: which function scores? It must take (event, context), as a reward Lambda does. Name it with "
-        f"--handler. The file defines: {choices}",
-    )
-
-
-def _takes_event_and_context(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    parameters = function.args
-    positional = [*parameters.posonlyargs, *parameters.args]
-    required = len(positional) - len(parameters.defaults)
-    return required <= 2 <= len(positional) and not parameters.kwonlyargs and not function.name.startswith("_")
 
 
 class _Block(str):

@@ -23,6 +23,7 @@ from rft_api.manifests import ManifestErrors, resolve_source
 from rft_api.model import Json
 from rft_api.openai_chat import read_chat_rows
 from rft_api.quantities import duration_seconds
+from rft_api.reward_checks import network_remarks
 from rft_api.reward_function import RewardFunction
 from rft_api.reward_protocol import SCORE_PATH, Score, build_sample, match_scores, with_facts
 from rft_cli.check import read_manifests
@@ -71,6 +72,8 @@ def score(reward: Path, name: str | None, completions: Path, output: Path | None
     _print_errors(completions, lines, scores, console)
     print_warnings(str(completions), lines, scores, console)
     _print_constant(function, lines, scores, console)
+    for remark in network_remarks(function):
+        console.print(Text(f"The code {remark.message}.", style="yellow"), soft_wrap=True)
     _compare_with_stored(lines, scores, console)
     if output is not None:
         console.print(f"Scores: {output}", highlight=False, soft_wrap=True)

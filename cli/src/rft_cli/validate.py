@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rft_api.inference_endpoint import InferenceEndpoint
-from rft_api.manifests import ManifestErrors
+from rft_api.manifests import ManifestError, ManifestErrors, Manifests, resolve_source
 from rft_api.render import reward_names
+from rft_api.reward_checks import network_remarks
 from rft_api.reward_function import Grader, RewardFunction, RewardFunctionSpec
 from rft_api.rft_job import RFTJob
 from rft_cli.check import check_manifests, size_errors
@@ -33,7 +34,16 @@ def validate(files: Sequence[Path]) -> None:
         kind, name = resource.kind, resource.metadata.name
         file = manifests.origins[kind, name].file
         print(f"{kind} {name}: {_describe(resource)} ({file})")
+    for remark in _network_remarks(manifests):
+        print(f"remark: {remark}")
     print(f"{len(resources)} {'resource is' if len(resources) == 1 else 'resources are'} valid.")
+
+
+def _network_remarks(manifests: Manifests) -> Iterator[ManifestError]:
+    for function in manifests.reward_functions.values():
+        origin = manifests.origins[function.kind, function.metadata.name]
+        for violation in network_remarks(resolve_source(function, manifests.config_maps)):
+            yield origin.error(violation)
 
 
 def _describe(resource: RFTJob | RewardFunction | InferenceEndpoint) -> str:

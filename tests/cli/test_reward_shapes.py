@@ -1,0 +1,130 @@
+"""`rft rewards init --from-file` with functions in the forms of reward Lambdas, of TRL and of OpenAI."""
+
+import json
+
+import pytest
+import yaml
+
+from rft_api.exit_codes import ExitCode
+
+STRINGS = """
+def reward_func(completions, ground_truth, log_extra=None, **kwargs):
+    if log_extra:
+        log_extra("truth", ground_truth)
+    return [1.0 if truth in text else 0.25 for text, truth in zip(completions, ground_truth, strict=True)]
+"""
+MESSAGES = """
+async def reward_func(prompts, completions, level):
+    return [len(c[0]["content"]) + p[-1]["content"].count("?") + n for p, c, n in zip(prompts, completions, level)]
+"""
+NOT_JUDGED = """
+def reward_func(completions, **kwargs):
+    return [None if text == "b" else 2 for text in completions]
+"""
+OPENAI = """
+def grade(sample, item):
+    return float(sample["output_text"] == item["truth"])
+"""
+HELPED = """
+def reward_batch(event, context):
+    return [{"id": s["id"], "aggregate_reward_score": same("b", s["messages"][-1]["content"])} for s in event]
+
+def same(first, second):
+    return float(first == second)
+"""
+ROWS = [("b", {"ground_truth": "b", "level": 3, "truth": "b"}), ("cc", {"ground_truth": "x", "level": 0, "truth": "x"})]
+
+
+def init(rft, folder, source, *more):
+    (folder / "code.py").write_text(source, encoding="utf-8")
+    return rft("rewards", "init", folder / "r.yaml", "--from-file", folder / "code.py", *more)
+
+
+def scored(rft, folder, rows):
+    completions, output = folder / "completions.jsonl", folder / "scores.jsonl"
+    messages = [{"role": "user", "content": "a?"}]
+    lines = [{"messages": [*messages, {"role": "assistant", "content": text}], **more} for text, more in rows]
+    completions.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    result = rft("score", folder / "r.yaml", completions, "--output", output)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return [json.loads(line)["score"] for line in output.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [(STRINGS, [1.0, 0.25]), (MESSAGES, [5.0, 3.0]), (NOT_JUDGED, [None, 2.0]), (OPENAI, [1.0, 0.0]),
+     (HELPED, [1.0, 0.0])],
+)  # fmt: skip
+def test_a_function_in_each_form_scores(rft, tmp_path, source, expected):
+    assert init(rft, tmp_path, source).returncode == 0
+    assert rft("validate", tmp_path / "r.yaml").returncode == 0
+    scores = scored(rft, tmp_path, ROWS)
+    assert [score.get("aggregate_reward_score") for score in scores] == expected
+    for score, value in zip(scores, expected, strict=True):
+        assert score.get("error") == ("reward_func returned None for this completion" if value is None else None)
+
+
+def test_a_row_without_a_column_that_the_function_needs_has_an_error_and_costs_no_other(rft, tmp_path):
+    assert init(rft, tmp_path, STRINGS).returncode == 0
+    first, second = scored(rft, tmp_path, [("b", {"ground_truth": "b"}), ("b", {"solution": "b"})])
+    assert first["aggregate_reward_score"] == 1.0
+    assert second["error"] == "the data row has no ground_truth"
+
+
+def test_the_manifest_says_what_was_added(rft, tmp_path):
+    result = init(rft, tmp_path, STRINGS)
+    assert "reward_func is a reward function of TRL" in result.stdout
+    python = yaml.safe_load((tmp_path / "r.yaml").read_text(encoding="utf-8"))["spec"]["python"]
+    assert python.keys() == {"source"}
+    assert python["source"].startswith(STRINGS)
+    assert "# What follows was added by `rft rewards init`." in python["source"]
+
+
+@pytest.mark.parametrize(
+    ("source", "more", "says"),
+    [
+        (
+            "def f(completion_ids, completions): ...\n",
+            (),
+            "code.py:1: f needs completion_ids, which only TRL's trainer",
+        ),
+        ("def f(completions, *, trainer_state): ...\n", (), "f needs trainer_state"),
+        (STRINGS + STRINGS.replace("reward_func", "second"), (), "The file defines: reward_func, second"),
+        # Of other forms: these would be called with the wrong arguments.
+        ("def compute_score(solution, truth): ...\n", (), "The file defines: compute_score"),
+        (OPENAI.replace("item", "row"), (), "The file defines: grade"),
+        (STRINGS + STRINGS.replace("reward_func", "second"), ("--handler", "second"), ""),
+        ("def compute_score(solution, truth): ...\n", ("--handler", "compute_score"), ""),
+    ],
+)
+def test_functions_that_cannot_be_called_are_refused(rft, tmp_path, source, more, says):
+    result = init(rft, tmp_path, source, *more)
+    assert result.returncode == (ExitCode.CONFIGURATION_INVALID if says else 0)
+    assert says in result.stderr
+    assert (tmp_path / "r.yaml").exists() == (not says)
+
+
+def test_a_grader_of_openai_has_no_further_files(rft, tmp_path):
+    (tmp_path / "more.py").write_text("x = 1\n", encoding="utf-8")
+    result = init(rft, tmp_path, OPENAI, "--from-file", tmp_path / "more.py")
+    assert result.returncode == ExitCode.CONFIGURATION_INVALID
+    assert "a python grader of OpenAI is one file" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("imports", "module"),
+    [
+        ("from urllib.request import urlopen\n", "urllib.request"),
+        ("import requests\n", "requests"),
+        ("try:\n    import httpx\nexcept ImportError:\n    httpx = None\n", None),  # it is not declared, so not there
+        ("from urllib.parse import quote\n", None),
+    ],
+)
+def test_imports_for_connections_are_remarked(rft, tmp_path, imports, module):
+    source = imports + "def lambda_handler(event, context):\n    return []\n"
+    said = init(rft, tmp_path, source).stdout
+    checked = rft("validate", tmp_path / "r.yaml")
+    assert checked.returncode == 0, checked.stderr
+    for text in (said, checked.stdout):
+        assert ("has no network" in text) == (module is not None)
+        assert module is None or f"imports {module} to connect to other machines" in text
