@@ -12,7 +12,11 @@ import typer
 from pydantic import BaseModel
 from support.pages import DOCS, ROOT, page
 
-from rft_api.rft_job import RFTJobSpec
+from rft_api.builtin_table import BUILTINS
+from rft_api.crd import structural_schema
+from rft_api.reward_function import RewardFunction
+from rft_api.reward_protocol import Score, with_facts
+from rft_api.rft_job import RFTJob, RFTJobSpec
 from rft_api.training import Hyperparameters
 from rft_cli.main import app
 from rft_operator.status.reasons import Reason
@@ -102,13 +106,46 @@ def test_every_metric_on_the_page_is_described_on_that_of_its_program(name):
 
 
 def test_the_table_of_terms_has_hyperparameters_that_exist():
-    section = page("coming-from-bedrock-or-openai.md").split("## Hyperparameters\n", 1)[1].split("\n## ", 1)[0]
+    section = page("coming-from-other-products.md").split("## Hyperparameters\n", 1)[1].split("\n## ", 1)[0]
     rows = [line.split("|")[3] for line in section.splitlines() if line.startswith("|")][2:]
     named = [name for row in rows for name in re.findall(r"`([\w.]+)`", row)]
     own = [name for name in named if not name.startswith("spec.")]
     assert own
     assert set(own) <= fields(Hyperparameters)
     assert {name.removeprefix("spec.") for name in named if name.startswith("spec.")} <= fields(RFTJobSpec)
+
+
+def here(section: str) -> list[str]:
+    """What the last column of a table of terms names as ours."""
+    text = page("coming-from-other-products.md").split(f"## {section}\n", 1)[1].split("\n## ", 1)[0]
+    cells = [re.split(r"(?<!\\)\|", line)[-2] for line in text.splitlines() if line.startswith("|")][2:]
+    return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell.partition("**Not here**")[0])]
+
+
+def field_schemas(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """The paths of all fields of a schema, with their schemas; fields of the elements of a list follow `[]`."""
+    for name, field in schema.get("properties", {}).items():
+        yield f"{path}{name}", field
+        is_list = field.get("type") == "array"
+        yield from field_schemas(field["items"] if is_list else field, f"{path}{name}{'[]' * is_list}.")
+
+
+@pytest.mark.parametrize("section", ["Rewards", "Data"])
+def test_the_tables_of_terms_name_what_exists(section):
+    specs = [structural_schema(kind)["properties"]["spec"] for kind in (RewardFunction, RFTJob)]
+    schemas = {path: schema for spec in specs for path, schema in field_schemas(spec)}
+    row = page("data.md").split("\n## A row\n")[1].split("\n## ")[0]
+    names = {*schemas, *BUILTINS, *Score.model_fields, *re.findall(r"^\| `(\w+)` \|", row, flags=re.MULTILINE)}
+    names |= {f"metadata.rft.{fact}" for fact in with_facts({}, 1, "stop")["rft"]}
+    terms = [term for term in here(section) if not term.startswith("rft ")]  # commands have a test of their own
+    assert len(terms) > 10
+    for term in terms:
+        field, _, value = term.partition(": ")
+        if term.startswith("--"):
+            check_command(["data", "convert", term.partition(" ")[0]])
+        else:
+            assert field in names, term
+            assert not value or value in schemas[field]["enum"], term
 
 
 def fields(model: type[BaseModel]) -> set[str]:
