@@ -619,6 +619,24 @@ def test_a_job_reads_the_folder_of_a_split(rft, tmp_path):
     assert f"{tmp_path / 'words'}: holds several splits (test, train)" in rft("data", "check", manifest).stderr
 
 
+def test_a_job_reads_a_split_of_a_dataset_of_the_hub(rft, tmp_path, hub):
+    folder = tmp_path / "hub/owner/words/data"
+    folder.mkdir(parents=True)
+    for split, rows in (("train_sft", 20), ("train_gen", 10), ("test", 5)):
+        table = pyarrow.Table.from_pylist([row(f"{split} {i}") for i in range(rows)])
+        pyarrow.parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet")
+    source = 'name: words, uri: "hf://datasets/owner/words", reward: exact'
+    data = f"  data: {{train: [{{{source}, split: train_sft}}], test: [{{{source}, split: test}}]}}"
+    manifest = job(tmp_path, data)
+    assert rft("validate", manifest).returncode == 0
+    stats = json.loads(rft("data", "stats", "--json", manifest).stdout)
+    assert [part["rows"] for part in stats] == [18, 2, 5]
+    result = rft("data", "check", job(tmp_path, f"  data: {{train: [{{{source}}}]}}"))
+    assert "hf://datasets/owner/words: holds several splits (test, train_gen, train_sft); name one" in result.stderr
+    wrong = job(tmp_path, data.replace("datasets/", ""))
+    assert "spec.data.train[0].uri: must look like hf://datasets/OWNER/NAME" in rft("validate", wrong).stderr
+
+
 def test_options_of_the_other_kind_of_data_are_refused(rft, tmp_path):
     file = written(tmp_path / "x.jsonl", {"prompt": "x"})
     for name, option in (("PromptCompletion", "--model"), ("BedrockInvocationLog", "--prompt-field")):

@@ -36,6 +36,8 @@ def test_names_fit_and_differ(name, attempt):
     [
         ("hf://Qwen/Qwen3-0.6B", "model", "Qwen/Qwen3-0.6B"),
         ("s3://models/a/b", "model", "s3://models/a/b"),
+        ("hf://datasets/openai/gsm8k", "data", "hf://datasets/openai/gsm8k"),
+        ("hf://datasets/openai/gsm8k@v1/main", "data", "hf://datasets/openai/gsm8k@v1/main"),
         ("pvc://claim/a/b/", "output", "/mnt/rft/pvc/claim/a/b"),
         ("pvc://claim", "model", "/mnt/rft/pvc/claim"),
         ("configmap://name/key.jsonl", "data", "/mnt/rft/configmap/name/key.jsonl"),
@@ -49,9 +51,11 @@ def test_an_address_that_pods_open(uri, role, opened):
 @pytest.mark.parametrize(
     ("uri", "role", "message"),
     [
-        ("/home/me/data", "data", "is a path, which only local runs can open; use s3://, configmap://, pvc://"),
+        ("/home/me/data", "data", "is a path, which only local runs can open; use s3://, configmap://, pvc://, hf://"),
         ("s3:/models/a", "model", "is a path"),
-        ("hf://Qwen/Qwen3", "data", "hf:// is not supported here"),
+        ("hf://Qwen/Qwen3", "data", "must look like hf://datasets/OWNER/NAME"),
+        ("hf://datasets/openai/gsm8k", "model", "must look like hf://OWNER/NAME"),
+        ("hf://datasets/openai/gsm8k", "output", "hf:// is not supported here"),
         ("configmap://name/key", "output", "configmap:// is not supported here"),
         ("hf://Qwen", "model", "must look like hf://OWNER/NAME"),
         ("configmap://name", "data", "must look like configmap://NAME/KEY"),

@@ -55,6 +55,12 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
     ),
     (DataSource, {**DATA["train"][0], "format": LOG}, {**DATA["train"][0], "invocationLog": {}}, "invocationLog belo"),
     (
+        DataSource,
+        {**DATA["train"][0], "split": "train"},
+        {**DATA["train"][0], "split": "train", "format": LOG},
+        "split belongs to format OpenAIChat",
+    ),
+    (
         WarmupSource,
         {"name": "a", "uri": "a", "format": LOG, "invocationLog": {}},
         {"name": "a", "uri": "a", "invocationLog": {}},

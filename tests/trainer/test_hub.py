@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import pyarrow.parquet
 import pytest
 from huggingface_hub import constants
 from support.hub import REVISION, Hub
@@ -81,6 +82,24 @@ def test_a_run_keeps_its_commit_though_the_branch_moves(tmp_path, hub, model, da
     weights = [request for request in hub.requests if request.startswith("GET") and "safetensors" in request]
     assert weights == [f"GET /owner/tiny/resolve/{REVISION}/model.safetensors"] * 2, "once for each machine"
     assert not any("pytorch_model" in request for request in hub.requests)
+
+
+def test_data_comes_from_the_hub(tmp_path, hub, model, data, rewards):
+    for split in ("train", "validation", "test"):
+        rows = [json.loads(line) for line in (data / f"{split}.jsonl").read_text().splitlines()]
+        (tmp_path / "hub/owner/digits/data").mkdir(parents=True, exist_ok=True)
+        file = tmp_path / f"hub/owner/digits/data/{split}-00000-of-00001.parquet"
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    spec = job_spec(model, data, tmp_path / "out", hyperparameters=hyperparameters(maxSteps=2))
+    for split, sources in spec["data"].items():
+        sources[0] |= {"uri": "hf://datasets/owner/digits", "split": split}
+    config = render(spec, tmp_path / "run", rewards.url, rewards.token_file)
+    program = TrainerProgram(config, tmp_path / "run", free_port(), environment={"HF_ENDPOINT": hub.url})
+    summary = program.succeed()
+    assert summary.base.sources.keys() == {"digits"}
+    files = [request for request in hub.requests if request.startswith("GET") and "parquet" in request]
+    assert len(files) == 3, "each split is copied once, and alone"
+    assert "hf://datasets/owner/digits" in program.folder.config.read_text()
 
 
 def fetch(config) -> BaseModel:

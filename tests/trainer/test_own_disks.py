@@ -7,8 +7,13 @@ import traceback
 import pytest
 import torch.distributed as dist
 from support.patience import PATIENCE_SECONDS
+from support.tiny import digits_rows, write_jsonl
 
+from rft_api.data_formats import read_prompts
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.sources import DataSource
 from rft_trainer import own_disks
+from rft_trainer.same_data import check_same_data
 
 PER_MACHINE = 2
 SIZES = {"empty": 0, "small": 1, "chunk": 100, "some/chunks": 350}
@@ -137,3 +142,24 @@ def test_a_machine_that_is_lost_on_the_way_is_an_error(tmp_path, folders):
     assert codes[PER_MACHINE] == 9
     assert (folders[0] / "checkpoint/chunk").read_bytes() == content("chunk", SIZES["chunk"], 1)
     assert not (folders[0] / "complete").exists()
+
+
+@pytest.mark.parametrize("last_answer", ["9", "8"])
+def test_machines_that_have_copied_different_data_stop(tmp_path, folders, last_answer):
+    for folder, answer in zip(folders, ("9", last_answer), strict=False):
+        write_jsonl(
+            folder / "data.jsonl",
+            [*digits_rows(3, 2, seed=1), {**digits_rows(1, 2, seed=2)[0], "reference_answer": answer}],
+        )
+
+    def work(rank, folder):
+        source = DataSource(name="digits", uri=str(folder / "data.jsonl"), reward="digits")
+        prompts, _ = read_prompts(source, [])
+        if last_answer == "9":
+            check_same_data(prompts)
+            return
+        with pytest.raises(RunError, match="those of 2, 3 differ from that of process 0") as raised:
+            check_same_data(prompts)
+        assert raised.value.code is ExitCode.DATA_INVALID
+
+    assert on_machines(tmp_path, work) == [0] * 4

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rft_api.data_formats import FORMATS
+from rft_api.hub_address import DATASETS, SCHEME
 from rft_api.model import Location
 from rft_api.rft_job import RFTJob
 
@@ -54,3 +55,13 @@ def job_addresses(job: RFTJob) -> list[Address]:
 def is_stored(uri: str) -> bool:
     """Whether an address is in an object store, not on a file system."""
     return uri.startswith("s3://")
+
+
+def is_remote(uri: str) -> bool:
+    """Whether data must be copied before it can be read: from an object store, or from the Hugging Face hub."""
+    return is_stored(uri) or uri.startswith(SCHEME)
+
+
+def locate_on_hub(uri: str) -> str:
+    """What the trainer opens for an hf:// address: OWNER/NAME of a model, or the address of a dataset."""
+    return uri if uri.startswith(DATASETS) else uri.removeprefix(SCHEME)

@@ -17,12 +17,21 @@ _SPLITS = {
 }  # fmt: skip
 """The words in names of files and folders that name a split, as Hugging Face's datasets knows them."""
 _SPLIT = re.compile(rf"(?:^|[^a-z0-9])({'|'.join(_SPLITS)})(?:[^a-z0-9]|$)")
+_SHARD = re.compile(rf"((?:{'|'.join(_SPLITS)})[\w.]*)-\d+-of-\d+\.")
+"""The names of shards begin with that of their split, which may be longer than a word: train_sft-00000-of-00003."""
 
 
-def is_data_file(name: str) -> bool:
-    """Whether a file below a folder, by its name relative to it, can hold rows; the name "" is the address itself."""
+def is_data_file(name: str, split: str | None = None) -> bool:
+    """Whether a file below a folder can hold rows, of a split if one is named.
+
+    Args:
+        name: its name relative to the folder; "" is the address itself.
+        split: as for `dataset_files`.
+    """
     path = PurePosixPath(name)
     if path.name in _DESCRIPTIONS or any(part.startswith(".") for part in path.parts):
+        return False
+    if name and split is not None and _split_of(name) != _SPLITS.get(split, split):
         return False
     return not name or name.removesuffix(".gz").endswith(_JSON) or name.endswith(_TABLES)
 
@@ -32,7 +41,8 @@ def dataset_files(names: Iterable[str], split: str | None = None) -> list[str]:
 
     Args:
         names: the names of all files of a folder, relative to it.
-        split: train, validation or test, or another word for one of them; None when the folder has one split only.
+        split: train, validation or test, another word for one of them, or the split of shards such as train_sft; None
+            when the folder has one split only.
 
     Raises:
         ValueError: when the files are not those of one split in one folder; the message follows the folder's name.
@@ -46,7 +56,9 @@ def dataset_files(names: Iterable[str], split: str | None = None) -> list[str]:
     for name in files:
         splits.setdefault(_split_of(name), []).append(name)
     if split is None and len(splits) > 1:
-        raise ValueError(f"holds several splits ({', '.join(sorted(splits))}); name the file or folder of one")
+        raise ValueError(
+            f"holds several splits ({', '.join(sorted(splits))}); name one as split, or by its file or folder"
+        )
     if split is not None and _SPLITS.get(split, split) not in splits:
         raise ValueError(f"has no split {split}; it has {', '.join(sorted(splits))}")
     chosen = files if split is None else splits[_SPLITS.get(split, split)]
@@ -58,7 +70,11 @@ def dataset_files(names: Iterable[str], split: str | None = None) -> list[str]:
 
 def _split_of(name: str) -> str:
     """The split that the name of a file, or else of the folders nearest to it, tells; train when none does."""
-    for part in reversed(PurePosixPath(name.lower()).parts):
+    path = PurePosixPath(name.lower())
+    shard = _SHARD.match(path.name)
+    if shard:
+        return _SPLITS.get(shard.group(1), shard.group(1))
+    for part in reversed(path.parts):
         match = _SPLIT.search(part)
         if match:
             return _SPLITS[match.group(1)]

@@ -26,8 +26,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 from huggingface_hub.utils.tqdm import disable_progress_bars, tqdm
 
-from rft_api.hub_address import SCHEME, SHAPE, HubAddress
-from rft_api.progress import OnBytes, ignore_bytes
+from rft_api.dataset_files import dataset_files
+from rft_api.hub_address import DATASET_SHAPE, DATASETS, SCHEME, SHAPE, HubAddress, parse_dataset_address
+from rft_api.progress import OnBytes, Report, count_bytes, ignore_bytes, ignore_report
 from rft_api.storage_error import StorageError
 
 log = logging.getLogger(__name__)
@@ -182,10 +183,45 @@ class HubDataset(HubModel):
     kind = "dataset"
 
     def _uri(self) -> str:
-        return super()._uri().replace(SCHEME, f"{SCHEME}datasets/", 1)
+        return super()._uri().replace(SCHEME, DATASETS, 1)
 
     def _info(self) -> ModelInfo | DatasetInfo:
         return HfApi().dataset_info(self._address.repository, revision=self._revision, files_metadata=True, timeout=30)
+
+
+def fetch_dataset(address: str, folder: Path, split: str | None, report: Report = ignore_report) -> Path:
+    """Copy the files of one split of a dataset on the hub into a folder; return the path of the copy.
+
+    Args:
+        address: hf://datasets/OWNER/NAME, with a revision and a path if they are needed.
+        folder: the folder for the copies; a file that is there, and has not changed on the hub, is not copied again.
+        split: the split, if the address has several.
+        report: called with the number of bytes that have been copied, and the number of all bytes.
+
+    Raises:
+        StorageError: when there is no such dataset or split, it may not be read, or the hub does not answer.
+        OSError: when there is no room for it.
+    """
+    dataset = parse_dataset_address(address)
+    if dataset is None:
+        raise StorageError(f"{address}: must look like {DATASET_SHAPE}")
+    hub = HubDataset(dataset.repository)
+    sizes = {file.name: file.size for file in hub.files()}
+    if dataset.path in sizes:
+        chosen = [dataset.path]
+    else:
+        prefix = f"{dataset.path}/" if dataset.path else ""
+        below = [name.removeprefix(prefix) for name in sizes if name.startswith(prefix)]
+        if not below:
+            raise StorageError(f"{address}: nothing is stored there")
+        try:
+            chosen = [prefix + name for name in dataset_files(below, split)]
+        except ValueError as error:
+            raise StorageError(f"{address}: {error}") from None
+    on_bytes = count_bytes(sum(sizes[name] for name in chosen), report)
+    for name in chosen:
+        hub.fetch(name, folder, on_bytes)
+    return folder / dataset.path
 
 
 def _without_queries(error: BaseException) -> str:

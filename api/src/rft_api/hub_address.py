@@ -24,8 +24,10 @@ class HubAddress:
         return f"{SCHEME}{self.repository}" + (f"@{self.revision}" if self.revision else "")
 
 
-DATASET_SHAPE = "hf://datasets/OWNER/NAME, with @REVISION and /PATH if they are needed"
-_DATASET = re.compile(r"hf://datasets/([^/@\s]+/[^/@\s]+)(?:@([^/\s]+))?(?:/(\S*))?")
+DATASETS = f"{SCHEME}datasets/"
+DATASET_SHAPE = f"{DATASETS}OWNER/NAME, with @REVISION and /PATH if they are needed"
+DATASET_PATTERN = r"datasets/([^/@\s]+/[^/@\s]+)(?:@([^/\s]+))?(?:/(\S*))?"
+"""What follows the scheme of a dataset."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class DatasetAddress:
 
 def parse_dataset_address(text: str) -> DatasetAddress | None:
     """The dataset that an address names; None when it has another shape."""
-    match = _DATASET.fullmatch(text)
+    match = re.fullmatch(SCHEME + DATASET_PATTERN, text)
     if match is None:
         return None
     return DatasetAddress(HubAddress(match.group(1), match.group(2)), (match.group(3) or "").strip("/"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -65,7 +65,7 @@ def split_row(row: Json, use: Use) -> ChatRow:
 def read_prompts(source: DataSource, problems: list[str], check: Check) -> tuple[list[Prompt], None]:
     """The prompts of a file; see `rft_api.data_formats.DataFormat`."""
     prompts = []
-    for row, chat in read_chat_rows(Path(source.uri), "prompt", problems):
+    for row, chat in read_chat_rows(Path(source.uri), "prompt", problems, source.split):
         problem = refusal(check, chat.messages)
         if problem:
             problems.append(f"{row.place}: {problem}")
@@ -87,7 +87,7 @@ def read_prompts(source: DataSource, problems: list[str], check: Check) -> tuple
 def read_conversations(source: WarmupSource, problems: list[str], check: Check) -> tuple[list[Conversation], None]:
     """The conversations of a file; see `rft_api.data_formats.DataFormat`."""
     conversations = []
-    for row, chat in read_chat_rows(Path(source.uri), "conversation", problems):
+    for row, chat in read_chat_rows(Path(source.uri), "conversation", problems, source.split):
         problem = refusal(check, chat.messages)
         if problem:
             problems.append(f"{row.place}: {problem}")
@@ -96,14 +96,27 @@ def read_conversations(source: WarmupSource, problems: list[str], check: Check) 
     return conversations, None
 
 
-def files(source: Source) -> Callable[[str], bool]:
-    """The filter of the files of a folder that can hold rows."""
-    return is_data_file
+@dataclass(frozen=True)
+class SplitFiles:
+    """The filter of the files of a folder that can hold rows of a split; equal for equal splits."""
+
+    split: str | None
+
+    def __call__(self, name: str) -> bool:
+        """Whether a file, by its name relative to the folder, is read."""
+        return is_data_file(name, self.split)
 
 
-def read_chat_rows(path: Path, use: Use, problems: list[str]) -> Iterator[tuple[DataRow, ChatRow]]:
+def files(source: Source) -> SplitFiles:
+    """The filter of the files of a folder that can hold rows of the source's split."""
+    return SplitFiles(source.split)
+
+
+def read_chat_rows(
+    path: Path, use: Use, problems: list[str], split: str | None = None
+) -> Iterator[tuple[DataRow, ChatRow]]:
     """Read the rows of a file that can be used; what is wrong with the others is appended to `problems`."""
-    for row in read_rows(path, problems):
+    for row in read_rows(path, problems, split):
         try:
             chat = split_row(row.row, use)
         except ValueError as error:

@@ -30,16 +30,22 @@ def _options_of(format_name: FormatName, field: str) -> Rule:
 class Source(Model):
     """A source of data: its address and its format."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (_options_of("BedrockInvocationLog", "invocation_log"),)
+    rules: ClassVar[tuple[Rule, ...]] = (
+        _options_of("BedrockInvocationLog", "invocation_log"),
+        _options_of("OpenAIChat", "split"),
+    )
 
     name: Name
     """Name of the source. It labels the source's rows in metrics and rollouts."""
     uri: Uri
-    """Address of the data: s3://BUCKET/KEY, configmap://NAME/KEY, pvc://CLAIM/PATH, or, in local runs, a path. It is
-    that of a file, or of a prefix or folder: of logs, or of the files of one split of a Hugging Face dataset."""
+    """Address of the data: s3://BUCKET/KEY, configmap://NAME/KEY, pvc://CLAIM/PATH,
+    hf://datasets/OWNER/NAME[@REVISION][/PATH], or, in local runs, a path. It is that of a file, or of a prefix or
+    folder: of logs, or of a Hugging Face dataset."""
     format: FormatName = "OpenAIChat"
     """Format of the data. OpenAIChat: rows in OpenAI chat format, as JSON or in tables; BedrockInvocationLog: Amazon
     Bedrock's model invocation logs."""
+    split: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
+    """Split of a Hugging Face dataset that is read, such as train. It is needed if the address has several."""
     invocation_log: InvocationLog | None = None
     """Which records of the invocation logs are used, and how. By default all records are used."""
 

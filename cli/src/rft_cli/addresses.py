@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rft_api.addresses import Address, job_addresses
+from rft_api.addresses import Address, job_addresses, locate_on_hub
 from rft_api.files import atomic_write
 from rft_api.rft_job import RFTJob
 
@@ -27,12 +27,12 @@ class Places:
     """The texts of the ConfigMaps among the manifests, by name and key."""
 
     def locate(self, uri: str) -> str:
-        """Return a path, OWNER/NAME of a model on the Hugging Face hub, or an s3:// address for the trainer."""
+        """Return what the trainer opens: a path, OWNER/NAME of a model on the hub, or the address of what it copies."""
         address = Address((), "data", uri)
         if address.scheme == "s3":
             return uri
         if address.scheme == "hf":
-            return uri.removeprefix("hf://")
+            return locate_on_hub(uri)
         if address.scheme == "configmap":
             return str(self._input(address))
         return str((self.folder / Path(uri).expanduser()).resolve())

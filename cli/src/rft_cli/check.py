@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rft_api.addresses import Address, job_addresses
 from rft_api.data_formats import FORMATS
-from rft_api.hub_address import SHAPE, parse_hub_address
+from rft_api.hub_address import DATASET_SHAPE, SHAPE, parse_dataset_address, parse_hub_address
 from rft_api.manifests import (
     ManifestError,
     ManifestErrors,
@@ -27,7 +27,7 @@ from rft_api.sources import DataSource
 
 _SCHEMES = {
     "model": {"", "hf", "s3", "pvc"},
-    "data": {"", "configmap", "s3", "pvc"},
+    "data": {"", "configmap", "hf", "s3", "pvc"},
     "output": {"", "s3", "pvc"},
 }
 
@@ -125,6 +125,8 @@ def _address_problem(manifests: Manifests, job: RFTJob, address: Address) -> str
             return f"ConfigMap {name} is not among the given files"
         return None if key in manifests.config_maps[name] else f"ConfigMap {name} has no key {key or 'here: add /KEY'}"
     if address.scheme == "hf":
+        if address.role == "data":
+            return None if parse_dataset_address(address.uri) else f"must look like {DATASET_SHAPE}"
         return None if parse_hub_address(address.uri) else f"must look like {SHAPE}"
     if address.scheme or address.role == "output":
         return None

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rft_api.addresses import Address, is_stored
+from rft_api.addresses import Address, is_remote, is_stored
 from rft_api.data_formats import FORMATS, FileFilter, every_file, file_filter, read_conversations, read_prompts
-from rft_api.dataset_files import dataset_files
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.hub_address import DATASET_SHAPE, parse_dataset_address
 from rft_api.invocation_log import InvocationLogReport
@@ -101,7 +100,8 @@ def read_targets(
             if target.path is None:
                 remarks.append(f"{target.label}: {target.source.uri} can be read in a cluster only")
                 continue
-            with fetch(target.path, Path(scratch) / str(number), file_filter(target.source)) as path:
+            copy = fetch(target.path, Path(scratch) / str(number), file_filter(target.source), target.source.split)
+            with copy as path:
                 source, prompts, address = _read(target, path, problems)
             sources.append(source)
             if target.fraction and prompts:
@@ -118,47 +118,31 @@ def fetch(address: str, scratch: Path, is_read: FileFilter = every_file, split: 
     Of a dataset on the Hugging Face hub, only the files of the split are copied.
 
     Raises:
-        RunError: DATA_INVALID when the object store or the hub refuses, or nothing is stored there.
+        RunError: DATA_INVALID when the object store or the hub refuses, or nothing is stored there;
+            CONFIGURATION_INVALID for an address of another shape.
     """
-    if address.startswith("hf://"):
-        yield str(_fetch_dataset(address, scratch, split))
-        return
-    if not is_stored(address):
+    if not is_remote(address):
         yield address
         return
-    from rft_api.storage import ObjectStore
+    if not is_stored(address) and parse_dataset_address(address) is None:
+        raise RunError(ExitCode.CONFIGURATION_INVALID, f"{address}: must look like {DATASET_SHAPE}")
+    # These libraries take a while to import, and most data is in files.
     from rft_api.storage_error import StorageError
 
     try:
-        exists = ObjectStore().fetch(address, scratch, is_read)
+        if is_stored(address):
+            from rft_api.storage import ObjectStore
+
+            if not ObjectStore().fetch(address, scratch, is_read):
+                raise RunError(ExitCode.DATA_INVALID, f"{address}: nothing is stored there")
+            copy = scratch
+        else:
+            from rft_api.hub import fetch_dataset
+
+            copy = fetch_dataset(address, scratch, split)
     except StorageError as error:
         raise RunError(ExitCode.DATA_INVALID, str(error)) from None
-    if not exists:
-        raise RunError(ExitCode.DATA_INVALID, f"{address}: nothing is stored there")
-    yield str(scratch)
-
-
-def _fetch_dataset(address: str, scratch: Path, split: str | None) -> Path:
-    from rft_api.hub import HubDataset
-    from rft_api.storage_error import StorageError
-
-    dataset = parse_dataset_address(address)
-    if dataset is None:
-        raise RunError(ExitCode.CONFIGURATION_INVALID, f"{address}: must look like {DATASET_SHAPE}")
-    hub = HubDataset(dataset.repository)
-    try:
-        names = [file.name for file in hub.files()]
-        folder = f"{dataset.path}/" if dataset.path else ""
-        below = [name.removeprefix(folder) for name in names if name.startswith(folder)]
-        if dataset.path not in names and not below:
-            raise RunError(ExitCode.DATA_INVALID, f"{address}: nothing is stored there")
-        chosen = [dataset.path] if dataset.path in names else [folder + name for name in dataset_files(below, split)]
-        for name in chosen:
-            hub.fetch(name, scratch)
-    except (StorageError, ValueError) as error:
-        text = str(error) if isinstance(error, StorageError) else f"{address}: {error}"
-        raise RunError(ExitCode.DATA_INVALID, text) from None
-    return scratch / dataset.path
+    yield str(copy)
 
 
 def _expand(targets: Sequence[str], format_name: str, conversations: bool, scratch: Path) -> Iterator[_Target]:
@@ -213,7 +197,7 @@ def _read(target: _Target, path: str, problems: list[str]) -> tuple[ReadSource, 
     """Read a target whose data is at `path`; return it, its prompts if nothing is wrong with them, and its address."""
     source = ReadSource(target.label, target.part, target.of_job)
     uri = target.source.uri
-    address = uri if is_stored(uri) or not target.of_job else path
+    address = uri if is_remote(uri) or not target.of_job else path
     source_problems: list[str] = []
     located_source = target.source.model_copy(update={"uri": path})
     prompts: list[Prompt] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ from rft_trainer.progress import REPORTED_ROWS, ProgressReporter
 from rft_trainer.provenance import build_provenance, precision
 from rft_trainer.rewards import RewardClient
 from rft_trainer.rollouts import ScoredCompletion, write_rollouts
+from rft_trainer.same_data import check_same_data
 from rft_trainer.summary import build_summary
 from rft_trainer.timings import StageClock
 from rft_trainer.validator import stop_early
@@ -103,6 +105,7 @@ class Run:
         tokenizer = load_tokenizer(base.folder)
         check = conversation_check(base.folder, tokenizer)
         conversations = load_conversations(warmup.data, check).conversations
+        check_same_data(conversations)
         self._dataset(base, tokenizer)
         # Before anything is computed from the model, because a later start must use the same model.
         self._record_provenance(base)
@@ -223,6 +226,7 @@ class Run:
             return count_tokens(messages)
 
         dataset = load_dataset(self._config.data, self._config.hyperparameters.max_prompt_tokens, count)
+        check_same_data([*chain(*dataset.train.values()), *dataset.validation, *dataset.test])
         for source, report in dataset.invocation_logs.items() if rank() == 0 else ():
             log.info("%s: %s", source, report)
         return dataset

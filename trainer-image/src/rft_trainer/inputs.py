@@ -1,4 +1,4 @@
-"""Fetches the inputs of a run that are in object stores, once for all processes of a machine."""
+"""Fetches the inputs of a run from object stores and the hub, once for all processes of a machine."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from rft_api.addresses import is_stored
+from rft_api.addresses import is_remote, is_stored
 from rft_api.data_formats import FileFilter, file_filter
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.hub import fetch_dataset
 from rft_api.progress import Report
 from rft_api.sources import Source
 from rft_api.storage import ObjectStore
@@ -25,7 +26,7 @@ def fetch_inputs(
     scratch: Path,
     report: Callable[[str, int, int], None] = lambda uri, copied, total: None,
 ) -> TrainerConfig:
-    """Fetch model and data from s3:// addresses; return the configuration with the paths of the local copies.
+    """Fetch model and data from s3://, and data from the hub; return the configuration with the paths of the copies.
 
     Args:
         config: the configuration with the addresses.
@@ -36,23 +37,24 @@ def fetch_inputs(
         RunError: DATA_INVALID or MODEL_INVALID when there is nothing at an address, or it may not be read;
             STORAGE_UNREACHABLE, which is retried, when the store does not answer.
     """
+    # Two sources may read different files below the same address, such as different days of a log.
     copies: dict[tuple[str, FileFilter], str] = {}
     store = ObjectStore()
 
-    def local(uri: str, folder: str, code: ExitCode, is_read: FileFilter) -> str:
-        if not is_stored(uri):
-            return uri
-        # Two sources may read different files below the same address, such as different days of a log.
+    def copy(uri: str, folder: str, code: ExitCode, is_read: FileFilter, split: str | None = None) -> str:
         if (uri, is_read) not in copies:
-            copies[uri, is_read] = str(
-                _fetch(store, uri, scratch / folder / str(len(copies)), code, is_read, partial(report, uri))
-            )
+            target = scratch / folder / str(len(copies))
+            copies[uri, is_read] = str(_fetch(store, uri, target, code, is_read, split, partial(report, uri)))
         return copies[uri, is_read]
 
     def local_data(source: Source) -> str:
-        return local(source.uri, "data", ExitCode.DATA_INVALID, file_filter(source))
+        if not is_remote(source.uri):
+            return source.uri
+        return copy(source.uri, "data", ExitCode.DATA_INVALID, file_filter(source), source.split)
 
-    model = local(config.model, "model", ExitCode.MODEL_INVALID, _not_pickled)
+    model = config.model
+    if is_stored(model):
+        model = copy(model, "model", ExitCode.MODEL_INVALID, _not_pickled)
     data, warmup = relocate(config.data, config.warmup, local_data)
     return config.model_copy(update={"model": model, "data": data, "warmup": warmup})
 
@@ -67,9 +69,12 @@ def _fetch(
     target: Path,
     code: ExitCode,
     is_read: FileFilter,
+    split: str | None,
     report: Report,
 ) -> Path:
     try:
+        if not is_stored(uri):
+            return fetch_dataset(uri, target, split, report)
         if not store.fetch(uri, target, is_read, report):
             raise RunError(code, f"{uri}: nothing is stored there")
     except StorageError as error:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from rft_api.addresses import is_stored
+from rft_api.addresses import is_remote, is_stored
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.files import atomic_write
 from rft_api.ports import free_port
@@ -80,7 +80,7 @@ def _ending_of(work: Callable[[], Ending], config: TrainerConfig) -> Ending:
 def _run(options: argparse.Namespace, config: TrainerConfig) -> Ending:
     """Run the stages, with local copies of what is in object stores; return why the run has ended."""
     group = ProcessGroup()
-    if any(map(is_stored, _uris(config))):
+    if any(map(is_remote, _uris(config))):
         return _run_with_copies(group, options, config)
     _claim_output(config, config.output)
     return _run_stages(group, options, options.config, config)

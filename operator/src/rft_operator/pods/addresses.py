@@ -9,6 +9,7 @@ from typing import Literal
 
 from rft_api import hub_address
 from rft_api.addresses import job_addresses as located_addresses
+from rft_api.addresses import locate_on_hub
 from rft_api.model import Json, format_location
 from rft_api.rft_job import RFTJob
 from rft_operator.pods import paths
@@ -17,7 +18,7 @@ Role = Literal["model", "data", "output", "adapter"]
 
 _SCHEMES: dict[Role, tuple[str, ...]] = {
     "model": ("hf", "s3", "pvc"),
-    "data": ("s3", "configmap", "pvc"),
+    "data": ("s3", "configmap", "pvc", "hf"),
     "output": ("s3", "pvc"),
     "adapter": ("s3", "pvc"),
 }
@@ -27,6 +28,8 @@ _SHAPES = {
     "pvc": (r"[a-z0-9][-a-z0-9.]*(/.*)?", "pvc://CLAIM/PATH"),
     "configmap": (r"[a-z0-9][-a-z0-9.]*/[-._a-zA-Z0-9]+", "configmap://NAME/KEY"),
 }
+
+_DATASET = (hub_address.DATASET_PATTERN, hub_address.DATASET_SHAPE)
 
 
 class AddressProblem(ValueError):
@@ -56,7 +59,7 @@ class Address:
             raise AddressProblem(f"{self.path}: {self.uri} is a path, which only local runs can open; use {usable}")
         if scheme not in _SCHEMES[self.role]:
             raise AddressProblem(f"{self.path}: {scheme}:// is not supported here; use {usable}")
-        pattern, shape = _SHAPES[scheme]
+        pattern, shape = _DATASET if scheme == "hf" and self.role == "data" else _SHAPES[scheme]
         if not re.fullmatch(pattern, rest) or ".." in rest.split("/"):
             raise AddressProblem(f"{self.path}: {self.uri} must look like {shape}")
         return scheme, rest
@@ -132,4 +135,4 @@ def locate(uri: str) -> str:
     scheme, _, rest = uri.partition("://")
     if scheme in ("pvc", "configmap"):
         return f"{paths.MOUNTS}/{scheme}/{rest}".rstrip("/")
-    return uri.removeprefix("hf://")
+    return locate_on_hub(uri)
