@@ -1,4 +1,4 @@
-"""What holds for the code of all tests."""
+"""What holds for the code of all tests, and how large files of the product may be."""
 
 from __future__ import annotations
 
@@ -62,3 +62,9 @@ def test_no_test_imports_another_test():
 def test_no_test_has_a_time_limit_of_its_own():
     """How long to wait is decided in support/patience.py alone."""
     assert by_file(deadlines, (file for file in FILES if file not in GRADED)) == {}
+
+
+def test_no_file_of_the_product_has_more_than_400_lines():
+    files = TESTS.parent.glob("*/src/**/*.py")
+    sizes = {str(file): len(file.read_text(encoding="utf-8").splitlines()) for file in files}
+    assert {file: size for file, size in sizes.items() if size > 400} == {}

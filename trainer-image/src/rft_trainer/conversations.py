@@ -1,4 +1,4 @@
-"""Checks that a warm-up imitates the answers as they are written, in the place where the model will write its own."""
+"""Checks messages against a model: that it can read them, and that a warm-up imitates answers as they are written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rft_trainer.data import Message
 from rft_trainer.model_checks import build_skeleton, check_token_ids, learned_positions, vocabulary_size
-from rft_trainer.modeling import read_configuration, stated_end_token_ids
+from rft_trainer.modeling import prompt_token_ids, read_configuration, stated_end_token_ids
 
 _SHOWN = 60
 """Number of characters of a text that messages show."""
@@ -35,6 +35,23 @@ def conversation_check(model: str, tokenizer: PreTrainedTokenizerBase) -> Callab
             raise ValueError(f"has {len(ids)} tokens, and the model has a context of {positions}; shorten it")
 
     return check
+
+
+def token_counter(model: str, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[Message]], int]:
+    """Return what counts the tokens of a prompt; it raises ValueError, with the reason, for a prompt to refuse.
+
+    Args:
+        model: the folder of the model.
+        tokenizer: its tokenizer.
+    """
+    vocabulary = vocabulary_size(read_configuration(model))
+
+    def count(messages: list[Message]) -> int:
+        ids = prompt_token_ids(tokenizer, messages)
+        check_token_ids(tokenizer, ids, vocabulary)
+        return len(ids)
+
+    return count
 
 
 def check_rendering(tokenizer: PreTrainedTokenizerBase, end_tokens: Sequence[str], messages: list[Message]) -> None:

@@ -27,14 +27,13 @@ from rft_trainer import checkpoints, own_disks
 from rft_trainer.architecture import check_rollouts
 from rft_trainer.arguments import planned_steps
 from rft_trainer.base_model import BaseModel, fetch_base_model, local_base_model
-from rft_trainer.conversations import conversation_check
+from rft_trainer.conversations import conversation_check, token_counter
 from rft_trainer.data import Dataset, Message, Prompt, load_conversations, load_dataset, mix
 from rft_trainer.distributed import any_rank, gather, local_rank, rank, wait_for_all
 from rft_trainer.evaluation import evaluate, plain_completer, rows_at_once
 from rft_trainer.failures import memory_for
 from rft_trainer.grpo import RFTTrainer
 from rft_trainer.metrics_log import read_validations, rewind
-from rft_trainer.model_checks import check_token_ids, vocabulary_size
 from rft_trainer.modeling import (
     add_adapter,
     check_base_model,
@@ -46,8 +45,6 @@ from rft_trainer.modeling import (
     load_model,
     load_tokenizer,
     model_dtype,
-    prompt_token_ids,
-    read_configuration,
 )
 from rft_trainer.preflight import judge
 from rft_trainer.progress import REPORTED_ROWS, ProgressReporter
@@ -215,7 +212,7 @@ class Run:
 
     def _dataset(self, base: BaseModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         self._phase("Data", "checking data", planned=self._rows, unit="rows")
-        count_tokens = _token_counter(base, tokenizer)
+        count_tokens = token_counter(base.folder, tokenizer)
         rows_read = 0
 
         def count(messages: list[Message]) -> int:
@@ -387,17 +384,6 @@ class Run:
         wait_for_all()
         own_disks.spread(self._folder.path, [self._folder.best])
         wait_for_all()
-
-
-def _token_counter(base: BaseModel, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[Message]], int]:
-    vocabulary = vocabulary_size(read_configuration(base.folder))
-
-    def count(messages: list[Message]) -> int:
-        ids = prompt_token_ids(tokenizer, messages)
-        check_token_ids(tokenizer, ids, vocabulary)
-        return len(ids)
-
-    return count
 
 
 def _write(path: Path, model: Model) -> None:
