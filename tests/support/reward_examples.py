@@ -1,11 +1,31 @@
-"""What the rewards of examples/rewards score, and what stands for the models that they ask."""
+"""The rewards of examples/rewards: their commands, their scores, and what stands for the services that they ask."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
+import os
 import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
-from support.services import Answer, Asked, chat
+import pytest
+
+from support.pages import ROOT, blocks
+from support.services import Answer, Asked, Service, chat
+
+FOLDER = ROOT / "examples" / "rewards"
+JUDGE = "http://127.0.0.1:8000/v1"
+"""The address of the model in relative_judge.yaml."""
+AWS = {
+    "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+    "AWS_SECRET_ACCESS_KEY": "s",
+    "AWS_DEFAULT_REGION": "eu-central-1",
+    "AWS_CONFIG_FILE": "/nowhere",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 
 EXPECTED: dict[str, list[float | None]] = {
     "similarity": [1.0, 0.634335, 0.0, 0.0],
@@ -21,6 +41,45 @@ EXPECTED: dict[str, list[float | None]] = {
     "top_level_fields": [1.0, 0.5, 0.0, 0.0],
 }
 """The score of each line of NAME.jsonl; None for a completion that has none."""
+
+
+def commands() -> dict[str, str]:
+    """The one or two commands of the page for each reward, by its name."""
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    return {
+        name: block for block in blocks(page, "sh") for name in re.findall(r"--output (\w+)\.scores\.jsonl\n$", block)
+    }
+
+
+def run(command: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run commands in a folder that has the examples, with `rft` at hand."""
+    path = f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=folder, capture_output=True, text=True, env={**os.environ, **environment, "PATH": path},
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def aws_services(host: str = "127.0.0.1") -> Iterator[tuple[dict[str, str], list[Service]]]:
+    """What stands for AWS: models on Amazon Bedrock, and the Lambda that runs bedrock_judge.py, unmodified.
+
+    Returns the environment of those who use them, and the services.
+    """
+    bedrock = Service(answer_of_bedrock, host=host)
+    environment = {**AWS, "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": bedrock.url}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        specification = importlib.util.spec_from_file_location("bedrock_judge", FOLDER / "bedrock_judge.py")
+        assert specification is not None
+        assert specification.loader is not None
+        module = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(module)
+        function = Service(lambda asked: Answer(module.lambda_handler(asked.json(), None)), host=host)
+        yield {**environment, "AWS_ENDPOINT_URL_LAMBDA": function.url}, [bedrock, function]
+    function.close()
+    bedrock.close()
 
 
 def answer_of_bedrock(asked: Asked) -> Answer:

@@ -1,4 +1,4 @@
-"""Services on loopback that answer as a test says: a judge's API, a Lambda, an HTTP reward."""
+"""Services on this machine that answer as a test says: a judge's API, a Lambda, an HTTP reward."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Answer:
 class Service:
     """An HTTP server; `respond` may be replaced at any time, and may return None to hang up without an answer."""
 
-    def __init__(self, respond: Callable[[Asked], Answer | None], ssl_context: Any = None):
+    def __init__(self, respond: Callable[[Asked], Answer | None], ssl_context: Any = None, host: str = "127.0.0.1"):
         self.respond = respond
         self.asked: list[Asked] = []
         service = self
@@ -70,11 +70,12 @@ class Service:
             def handle_error(self, *_: Any) -> None:
                 pass  # a client that gave up
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server((host, 0), Handler)
         if ssl_context is not None:
             self._server.socket = ssl_context.wrap_socket(self._server.socket, server_side=True)
         scheme = "http" if ssl_context is None else "https"
-        self.url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
+        self.port = self._server.server_address[1]
+        self.url = f"{scheme}://{host}:{self.port}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self) -> None:
