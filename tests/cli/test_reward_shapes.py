@@ -17,6 +17,13 @@ MESSAGES = """
 async def reward_func(prompts, completions, level):
     return [len(c[0]["content"]) + p[-1]["content"].count("?") + n for p, c, n in zip(prompts, completions, level)]
 """
+HELPER = """
+def first(completion):
+    return completion[0]["content"]
+
+def reward_func(completions):
+    return [len(first(completion)) for completion in completions]
+"""
 NOT_JUDGED = """
 def reward_func(completions, **kwargs):
     return [None if text == "b" else 2 for text in completions]
@@ -52,8 +59,8 @@ def scored(rft, folder, rows):
 
 @pytest.mark.parametrize(
     ("source", "expected"),
-    [(STRINGS, [1.0, 0.25]), (MESSAGES, [5.0, 3.0]), (NOT_JUDGED, [None, 2.0]), (OPENAI, [1.0, 0.0]),
-     (HELPED, [1.0, 0.0])],
+    [(STRINGS, [1.0, 0.25]), (MESSAGES, [5.0, 3.0]), (HELPER, [1.0, 2.0]),
+     (NOT_JUDGED, [None, 2.0]), (OPENAI, [1.0, 0.0]), (HELPED, [1.0, 0.0])],
 )  # fmt: skip
 def test_a_function_in_each_form_scores(rft, tmp_path, source, expected):
     assert init(rft, tmp_path, source).returncode == 0
@@ -128,3 +135,12 @@ def test_imports_for_connections_are_remarked(rft, tmp_path, imports, module):
     for text in (said, checked.stdout):
         assert ("has no network" in text) == (module is not None)
         assert module is None or f"imports {module} to connect to other machines" in text
+
+
+def test_packages_that_code_can_do_without_are_named(rft, tmp_path):
+    source = "import yaml\ntry:\n    import sympy\nexcept ImportError:\n    sympy = None\n"
+    result = init(rft, tmp_path, source + "def lambda_handler(event, context):\n    return []\n")
+    assert "It needs packages: pyyaml\n" in result.stdout
+    assert "only if you add them to requirements: sympy\n" in result.stdout
+    python = yaml.safe_load((tmp_path / "r.yaml").read_text(encoding="utf-8"))["spec"]["python"]
+    assert python["requirements"] == ["pyyaml"]

@@ -40,8 +40,7 @@ def init_from_files(files: Sequence[Path], handler: str, manifest: Path, console
     if problem is not None:
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"{main}:{problem.text_line}: {problem.message}")
     reward = find_reward(main, source, handler)
-    modules = [name for file in files if file.suffix == ".py" for name in _foreign_modules(file, files)]
-    requirements = [distribution_of(module) for module in dict.fromkeys(modules)]
+    requirements = _packages(files, are_optional=False)
     document = {
         "apiVersion": API_VERSION,
         "kind": "RewardFunction",
@@ -55,10 +54,14 @@ def init_from_files(files: Sequence[Path], handler: str, manifest: Path, console
         console.print(say, highlight=False, soft_wrap=True)
     if requirements:
         console.print(f"It needs packages: {', '.join(requirements)}", highlight=False, soft_wrap=True)
+    optional = [name for name in _packages(files, are_optional=True) if name not in requirements]
+    if optional:
+        text = f"It also uses these, but only if you add them to requirements: {', '.join(optional)}"
+        console.print(Text(text, style="yellow"), soft_wrap=True)
     for file in files:
         for problem in network_imports(_read(file), requirements):
-            text = Text(f"{file}:{problem.text_line}: {problem.message}", style="yellow")
-            console.print(text, soft_wrap=True)
+            remark = Text(f"{file}:{problem.text_line}: {problem.message}", style="yellow")
+            console.print(remark, soft_wrap=True)
     console.print(f"Wrote {manifest}. Next: rft score {manifest} COMPLETIONS.jsonl", highlight=False, soft_wrap=True)
 
 
@@ -87,11 +90,13 @@ def _read(file: Path) -> str:
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"{file}: is not UTF-8 text") from None
 
 
-def _foreign_modules(file: Path, files: Sequence[Path]) -> list[str]:
-    """The modules of packages that a file needs."""
-    own = {other.stem for other in files}
-    names = [i.module.partition(".")[0] for i in imported_modules(_read(file)) if not i.level and not i.is_optional]
-    return missing_modules([name for name in names if name not in own], [])
+def _packages(files: Sequence[Path], *, are_optional: bool) -> list[str]:
+    """The packages that files import, each once: those that they need, or those that they can do without."""
+    own = {file.stem for file in files}
+    imports = [item for file in files if file.suffix == ".py" for item in imported_modules(_read(file))]
+    names = [i.module.partition(".")[0] for i in imports if not i.level and i.is_optional == are_optional]
+    modules = missing_modules([name for name in names if name not in own], [])
+    return list(dict.fromkeys(distribution_of(module) for module in modules))
 
 
 class _Block(str):

@@ -14,6 +14,7 @@ USUAL_HANDLER = "lambda_handler"
 _OF_TRAINER = {"completion_ids", "prompt_ids", "trainer_state", "environments", "log_extra", "log_metric"}
 """Arguments of TRL's trainer that are not in the contract."""
 _OF_CONTRACT = {"prompts", "completions"}
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 Form = Literal["Lambda", "TRL", "OpenAI"]
 
@@ -43,7 +44,7 @@ def find_reward(file: Path, source: str, name: str) -> RewardCode:
         RunError: CONFIGURATION_INVALID when no function, or more than one, could be meant; or when the function needs
             arguments of TRL's trainer that the contract does not have.
     """
-    functions = [node for node in ast.parse(source).body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    functions = [node for node in ast.parse(source).body if isinstance(node, _FUNCTIONS)]
     rewards = [RewardCode(function.name, form, function) for function in functions if (form := _form(function))]
     if name:
         reward = next((reward for reward in rewards if reward.name == name), None)
@@ -79,7 +80,7 @@ def with_trl_adapter(source: str, reward: RewardCode) -> str:
     assert function is not None
     named = [name for name in _names(function) if name not in _OF_CONTRACT | _OF_TRAINER]
     # Conversational data in TRL has messages, other data texts. A function for messages reads their content.
-    reads_messages = any(isinstance(node, ast.Constant) and node.value == "content" for node in ast.walk(function))
+    reads_messages = _reads_content(source, reward.name)
     contract = {
         "prompts": "messages[:-1]" if reads_messages else '"\\n".join(m["content"] for m in messages[:-1])',
         "completions": "messages[-1:]" if reads_messages else 'messages[-1]["content"]',
@@ -99,6 +100,24 @@ def with_trl_adapter(source: str, reward: RewardCode) -> str:
         arguments="\n".join(arguments),
     )
     return f"{source.rstrip()}\n\n\n{adapter}"
+
+
+def _reads_content(source: str, name: str) -> bool:
+    """Whether a function, or one of the functions of its module that it uses, reads the content of messages."""
+    functions = {node.name: node for node in ast.parse(source).body if isinstance(node, _FUNCTIONS)}
+    seen: set[str] = set()
+    names = [name]
+    while names:
+        current = names.pop()
+        if current in seen or current not in functions:
+            continue
+        seen.add(current)
+        for node in ast.walk(functions[current]):
+            if isinstance(node, ast.Constant) and node.value == "content":
+                return True
+            if isinstance(node, ast.Name):
+                names.append(node.id)
+    return False
 
 
 def _form(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Form | None:
