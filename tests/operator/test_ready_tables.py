@@ -72,6 +72,14 @@ def test_a_reward_function(name):
     assert (condition["reason"], condition["status"]) == (reason, "True" if reason is Reason.READY else "False")
 
 
+def test_all_that_a_server_says_against_its_manifest_is_in_the_condition():
+    text = "the packages a, b could not be installed: error: No solution found\n  cause: there is no b\nCorrect them."
+    seen = {"deployment": deployment(), "pods": [ended(10, text)], "readiness": {}}
+    world = RewardFunctionWorld(function=FUNCTION, sources={}, configurations=[], new_token="t", now=NOW, **seen)
+    (condition,) = plan_reward_function(world, SETTINGS).status["conditions"]
+    assert condition["message"] == f"pod pod: {text}"
+
+
 @pytest.mark.parametrize("message", ["", "test 1: expected", "the workers are starting", "the code raised NameError"])
 @pytest.mark.parametrize(
     ("reason", "expected"),

@@ -1,6 +1,7 @@
 """Packages and further files of reward code: declared, installed once, importable in the sandbox, and never trusted."""
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -180,6 +181,16 @@ def test_packages_of_the_image_are_used_when_they_satisfy(tmp_path):
     assert satisfies(image, ["Answers >=1, <2"])
     assert not satisfies(image, ["answers==2.*"])
     assert not satisfies(image, ["answers", "numpy"])
+    # An extra needs further packages, which may need extras in turn.
+    needs = ["first; python_version > '3'", "second>=2; extra == 'more'", "answers[more]; extra == 'all'"]
+    zipfile.ZipFile(build_wheel(wheels, "answers", "1.5", {}, needs)).extractall(image)
+    zipfile.ZipFile(build_wheel(wheels, "second", "1", {})).extractall(image)
+    assert satisfies(image, ["answers"])
+    assert not satisfies(image, ["answers[more]"])
+    assert not satisfies(image, ["answers[all]"])
+    shutil.rmtree(image / "second-1.dist-info")
+    zipfile.ZipFile(build_wheel(wheels, "second", "2", {})).extractall(image)
+    assert satisfies(image, ["answers[more,all]"])
     function = write_function(
         tmp_path / "function.json", {"python": {"source": code("1.0"), "requirements": ["answers==1.5"]}}
     )

@@ -5,12 +5,13 @@ import tarfile
 import zipfile
 
 
-def build_wheel(folder, name, version, modules):
-    """Write a wheel with modules, given as texts by their paths; return its file."""
+def build_wheel(folder, name, version, modules, requires=()):
+    """Write a wheel with modules, given as texts by their paths, and requirements; return its file."""
     info = f"{name}-{version}.dist-info"
     files = {
         **modules,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        + "".join(f"Requires-Dist: {requirement}\n" for requirement in requires),
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])

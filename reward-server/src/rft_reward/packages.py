@@ -16,6 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -101,14 +102,24 @@ def installed_versions(folder: Path) -> dict[str, str]:
 
 
 def satisfies(folder: Path, requirements: Sequence[str]) -> bool:
-    """Return whether a folder has a version of each package that the requirements allow."""
-    versions = {canonicalize_name(name): version for name, version in installed_versions(folder).items()}
-    for text in requirements:
-        requirement = Requirement(text)
-        version = versions.get(canonicalize_name(requirement.name))
-        if version is None or not requirement.specifier.contains(version, prereleases=True):
+    """Return whether a folder has a version of each package that the requirements allow, with the extras they name."""
+    packages = {canonicalize_name(item.name): item for item in importlib.metadata.distributions(path=[str(folder)])}
+
+    def has(requirement: Requirement) -> bool:
+        package = packages.get(canonicalize_name(requirement.name))
+        if package is None or not requirement.specifier.contains(package.version, prereleases=True):
             return False
-    return True
+        # What a package needs without extras is installed with it.
+        needs = [Requirement(text) for text in package.requires or []]
+        return all(has(need) for extra in requirement.extras for need in needs if _belongs_to_extra(need, extra))
+
+    return all(has(Requirement(text)) for text in requirements)
+
+
+def _belongs_to_extra(requirement: Requirement, extra: str) -> bool:
+    """Return whether a package has a requirement because of an extra, and not anyway."""
+    marker = requirement.marker
+    return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
 
 
 def _bundled_folder(requirements: Sequence[str]) -> Path | None:
@@ -132,10 +143,13 @@ def _run_installer(requirements: Sequence[str], folder: Path) -> None:
         command, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, umask=0o022
     )
     if process.returncode != 0:
-        reason = process.stderr.decode(errors="replace").strip()[-2000:]
+        # Kubernetes keeps 2048 bytes of it all.
+        names = textwrap.shorten(", ".join(requirements), 400, placeholder=" ...")
+        reason = process.stderr.decode(errors="replace").strip()[-1200:]
         raise InstallationError(
-            f"the packages {', '.join(requirements)} could not be installed: {reason}\n"
-            "Only wheels are installed. Correct `requirements`, or use an image that brings the packages."
+            f"the packages {names} could not be installed: {reason}\n"
+            "Only wheels are installed. Correct `requirements`, name an index that has them (in a cluster, with the "
+            "chart's value rewardPackages), or use an image that brings the packages."
         )
 
 

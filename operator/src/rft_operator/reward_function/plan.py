@@ -146,9 +146,11 @@ def _finding(world: RewardFunctionWorld, resolved: RewardFunction) -> Finding:
         return Finding(kind, "False", *problem)
     for pod in sorted(waiting, key=lambda pod: pod.name):
         if pod.terminated and pod.termination is not None:
-            text = f"pod {pod.name}: {parse_failure(pod.termination.message).message}"
             invalid = pod.termination.exit_code == ExitCode.CONFIGURATION_INVALID
-            return Finding(kind, "False", Reason.CONFIGURATION_INVALID if invalid else Reason.SERVER_FAILING, text)
+            # A program that refuses the function writes nothing but why, in as many lines as there are problems.
+            text = pod.termination.message if invalid else parse_failure(pod.termination.message).message
+            reason = Reason.CONFIGURATION_INVALID if invalid else Reason.SERVER_FAILING
+            return Finding(kind, "False", reason, f"pod {pod.name}: {text}")
         readiness = world.readiness.get(pod.name)
         if readiness is not None and readiness.failures:
             tests_failed = any(failure.reason is NotReadyReason.TEST_FAILED for failure in readiness.failures)
