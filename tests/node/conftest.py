@@ -13,13 +13,17 @@ import pytest
 from cluster.cache import Report
 from cluster.control_plane import ControlPlane
 from cluster.kubectl import Kubectl
+from cluster.network import HOST
 from cluster.node import Node
 from cluster.object_store import ObjectStore
 from cluster.prometheus import Prometheus
 from support.helm import OPERATOR, RESTRICTED, SYSTEM, Helm, helm_homes, install_operator
+from support.package_index import PackageIndex
 from support.smollm2 import prepare_model
 
 BUCKET = "rft"
+FORWARDED = ("numpy", "sqlglot")
+"""Packages of PyPI that reward servers in pods may install."""
 Image = tuple[str, Path]
 """Name and archive."""
 
@@ -37,8 +41,21 @@ def cluster_helm(kubectl: Kubectl, helm: Path, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="session")
+def package_index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PackageIndex]:
+    """The index that the init containers of reward servers install packages from. Tests add wheels to its folder."""
+    index = PackageIndex(tmp_path_factory.mktemp("wheels"), forwarded=FORWARDED)
+    yield index
+    index.close()
+
+
+@pytest.fixture(scope="session")
 def chart_values(
-    node: Node, host_image: str, operator_image: Image, reward_image: Image, loader_image: Image
+    node: Node,
+    host_image: str,
+    operator_image: Image,
+    reward_image: Image,
+    loader_image: Image,
+    package_index: PackageIndex,
 ) -> dict[str, Any]:
     """The chart's values: the images that there are here, one replica, and less memory than production takes.
 
@@ -58,6 +75,10 @@ def chart_values(
         "replicas": 1,
         "resources": {"requests": {"cpu": "200m"}, "limits": {"memory": "256Mi"}},
         "podAnnotations": {"prometheus.io/scrape": "true", "prometheus.io/port": "8080"},
+        "rewardPackages": {
+            "indexUrl": package_index.url(HOST),
+            "egress": [{"cidr": f"{HOST}/32", "port": package_index.port}],
+        },
         "metrics": {"podMonitors": {"enabled": True, "interval": "1s"}, "rules": {"enabled": True}},
     }
 

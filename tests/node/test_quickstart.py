@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from support import hacking, tiny_jobs
 from support.dashboards import alert_queries, alert_rules, panel_queries, read_dashboards
 from support.pages import ROOT, Commands, page, script
 from support.patience import PATIENCE_SECONDS
+from support.reward_pods import score_in_pods
 from support.tiny import write_model
 from support.tiny_jobs import wait_for_reason
 
@@ -264,19 +264,9 @@ def troubles(job: Manifest, bucket: Path) -> list[Manifest]:
 
 def make_trouble(kubectl: Kubectl, team: str) -> None:
     """Has the troubled reward score: its judge answers what a small model answers, and the rest fails."""
-    of = f"--namespace={team}"
-    labels = "--selector=app.kubernetes.io/component=reward-server,rft.dev/owner=troubled"
-    (secret,) = kubectl.get("secrets", of, labels)["items"]
-    (service,) = kubectl.get("services", of, labels)["items"]
-    token = base64.b64decode(secret["data"]["token"]).decode()
-    url = f"http://{service['spec']['clusterIP']}:8080/v1/score"
     for text in ("go on", "end", "go on"):  # what was judged before is not judged again
         messages = [{"role": "user", "content": "Sum this up: a b c"}, {"role": "assistant", "content": text}]
-        body = [{"id": "1", "messages": messages, "reference_answer": "a"}]
-        answer = httpx.post(
-            url, json=body, headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE_SECONDS, trust_env=False
-        )
-        assert answer.status_code == 200, answer.text
+        score_in_pods(kubectl, team, "troubled", [{"id": "1", "messages": messages, "reference_answer": "a"}])
 
 
 def check_dashboards(prometheus: Prometheus, seconds: float) -> None:

@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 from support.patience import wait_until
 from support.tiny import write_model
 from support.tiny_jobs import job, reward, store_inputs, wait_for_reason
+from support.volumes import shared_volume
 
 from rft_api.run_folder import RunFolder
 
-POD_USER = 65532
 STEPS = 6
-
-
-def shared_volume(folder: Path) -> list[dict[str, object]]:
-    """A volume that every node has, as a network file system is, and a claim to it."""
-    folder.mkdir()
-    folder.chmod(0o770)
-    name, size = folder.name, {"storage": "1Gi"}
-    shared = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
-    os.chown(folder, POD_USER, POD_USER)
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": name},
-            "spec": {**shared, "capacity": size, "hostPath": {"path": str(folder)}},
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": "runs"},
-            "spec": {**shared, "volumeName": name, "resources": {"requests": size}},
-        },
-    ]
 
 
 @pytest.fixture(params=["volume", "S3"])
@@ -47,7 +23,7 @@ def output(request, kubectl, team, bucket, run_folder) -> tuple[str, Path]:
     if request.param == "S3":  # each pod works on a disk of its own
         return f"s3://{bucket.name}/runs/{name}", bucket / "runs" / name
     folder = run_folder / f"shared-{team}"
-    kubectl.apply(*shared_volume(folder), namespace=team)
+    kubectl.apply(*shared_volume(folder, "runs"), namespace=team)
     return f"pvc://runs/{name}", folder / name
 
 
