@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import rft_api.jsonl
 from rft_api.data_formats import read_conversations, read_prompts
 from rft_api.dataset_files import dataset_files
-from rft_api.jsonl import MAXIMUM_NESTING, parse_row
+from rft_api.exact_json import MAXIMUM_NESTING, parse_row
 from rft_api.openai_chat import split_row
 from rft_api.prompts import Prompt
 from rft_api.rows import read_rows
@@ -131,6 +131,20 @@ def deep(levels: int) -> Any:
         (row(**{"k\udead": 1}), "k\\udead has a name with half of a surrogate pair (\\udead)"),
         (row(a=deep(MAXIMUM_NESTING)), "a is nested more than 200 levels deep; write the inner part as a text"),
         (row(a=1).replace("1}", "[" * 100_000), "is not JSON: it is nested too deeply"),
+        (
+            row(reference_answer="1")[:-1] + ', "reference_answer": "2"}',
+            "reference_answer is in the object twice, so that programs read different values; remove one of them",
+        ),
+        (row(a="~").replace('"~"', '{"b": [{"k": 1, "k": 1}]}'), "a.b[0].k is in the object twice"),
+        (
+            row(reference_answer="~").replace('"~"', "3.14159265358979323846"),
+            "reference_answer is rounded when it is read as a number (3.14159265358979323846 becomes "
+            "3.141592653589793); write it as a text",
+        ),
+        (row(a="~").replace('"~"', "123456789.0000000001"), "a is rounded when it is read as a number"),
+        (row(a="~").replace('"~"', "9007199254740993.0"), "a is rounded when it is read as a number"),
+        (row(a="~").replace('"~"', "1e-400"), "a is rounded when it is read as a number (1e-400 becomes 0.0)"),
+        (row(a="~").replace('"~"', "1e-999999999999999999999"), "a is rounded when it is read as a number"),
     ],
     ids=lambda text: text[:40],
 )
@@ -152,6 +166,17 @@ def test_what_can_be_carried_comes_through_unchanged(value, tmp_path):
     file.write_text(row(reference_answer=value))
     (prompt,) = prompts_of(file)
     assert prompt.reference_answer == json.loads(json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    "text", ["0.1", "0.10000000000000001", "1.5000000000000000000000", "0.30000000000000004", "1E5", "0e-400", "-0.0",
+             "5e-324", "2.2250738585072014e-308", "1.0E23", "100000000000000000000.0"]
+)  # fmt: skip
+def test_numbers_that_a_program_can_read_again_are_kept(text, tmp_path):
+    file = tmp_path / "data"
+    file.write_text(row(reference_answer="~").replace('"~"', text))
+    (prompt,) = prompts_of(file)
+    assert prompt.reference_answer == float(text)
 
 
 numbers = st.floats() | st.integers(-(2**70), 2**70)
@@ -193,6 +218,20 @@ def test_a_row_is_refused_or_the_reward_server_reads_the_same(value):
         (row().encode("utf-16"), [": is UTF-16, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW"]),
         (row().encode("utf-16-le"), [": is UTF-16, not UTF-8"]),
         (row().encode("utf-16-be"), [": is UTF-16, not UTF-8"]),
+        (row().encode("utf-32"), [": is UTF-32, not UTF-8; convert it: iconv -f UTF-32 -t UTF-8 FILE > NEW"]),
+        (row().encode("utf-32-le"), [": is UTF-32, not UTF-8"]),
+        (row().encode("utf-32-be"), [": is UTF-32, not UTF-8"]),
+        (
+            '{"a": "é"}'.encode("latin-1"),
+            [":1: is not UTF-8 (byte 8 of the line); if it was written on Windows, convert it: iconv -f WINDOWS-1252"],
+        ),
+        ("question,answer\n1,2\n3,4\n", [": is a table of texts (CSV), not JSON; convert it: python3 -c "]),
+        ('"question"\t"answer"\n1\t2\n', [": is a table of texts (CSV), not JSON"]),
+        (f'"x"}}], "reference_answer": "1"}}\n{row()}\n', [":1: is not JSON: Extra data"]),
+        (
+            f"{row()},\n{row()}\n",
+            [":1: is not JSON: Extra data: line 1 column 49 (char 48); write one object per line, without commas"],
+        ),
         (b"PK\x03\x04....", [": is compressed with zip; unpack it, or compress it with gzip"]),
         (gzip.compress(jsonl(ROWS))[:-12], [": cannot be unpacked to its end: "]),
         (gzip.compress(b""), [": is empty"]),
@@ -235,6 +274,10 @@ USER, SYSTEM = {"role": "user", "content": "Hi?"}, {"role": "system", "content":
         ({"system": [{"text": "Answer in "}, {"text": "one word."}]}, [SYSTEM, USER]),
         ({"system": None, "tools": []}, [USER]),
         ({"messages": [{"role": "user", "content": [{"text": "Hi"}, {"type": "text", "text": "?"}]}]}, [USER]),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "input_text", "text": "Hi?"}]}], "toolConfig": {}},
+            [USER],
+        ),
     ],
 )
 def test_system_and_parts_of_text(fields, messages):
@@ -246,6 +289,7 @@ def test_system_and_parts_of_text(fields, messages):
     ("fields", "problem"),
     [
         ({"tools": [{"type": "function"}]}, "tools: definitions of tools are not supported yet; leave the field out"),
+        ({"toolConfig": {"tools": [{}]}}, "toolConfig: definitions of tools are not supported yet; leave the field"),
         ({"system": 3}, "system must be text"),
         ({"system": [{"image": {}}]}, "system may hold text parts only"),
         (
@@ -254,6 +298,12 @@ def test_system_and_parts_of_text(fields, messages):
         ),
         ({"messages": [{"role": "user", "content": ""}]}, "the prompt is empty: no message has a text"),
         ({"messages": [{"role": "user", "content": [{"text": " \n"}]}]}, "the prompt is empty"),
+        ({"messages": [{"role": "user", "content": "\u200b\ufeff\t"}]}, "the prompt is empty: no message has a text"),
+        (
+            {"messages": [SYSTEM, {"role": "user", "content": " "}]},
+            "the prompt is empty: the user's last message has no text",
+        ),
+        ({"messages": [{"role": "user", "content": ""}], "system": "x"}, "the prompt is empty: the user's last"),
         ({"messages": [{"role": "user", "content": [{"text": "x"}, {"image": {}}]}]}, "messages[0].content may hold"),
         (
             {"messages": [USER, SYSTEM]},
@@ -269,11 +319,38 @@ def test_system_and_parts_of_text(fields, messages):
             "messages is missing; rft data convert FILE --from ShareGPT --output NEW reads conversations",
         ),
         ({"messages": None, "instruction": "x", "prompt": ""}, "messages is missing; rft data convert FILE --from Alp"),
+        (
+            {"messages": None, "text": "x"},
+            "messages is missing; name the fields of the prompt and of the answer: rft data convert FILE --from "
+            "QuestionAnswer --prompt-field NAME --answer-field NAME --output NEW",
+        ),
+        (
+            {"messages": None, "item": {"messages": [USER]}},
+            "messages is missing; it is in item: jq -c '.item' FILE > NEW",
+        ),
+        (
+            {"messages": None, "data": [{"messages": [USER]}]},
+            "messages is missing; the rows are in data: jq -c '.data[]' FILE > NEW",
+        ),
+        (
+            {"messages": [USER, {"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}]},
+            "the last message must be the user's, not the assistant's; an expected answer goes to reference_answer",
+        ),
     ],
 )
 def test_rows_that_cannot_be_prompts(fields, problem):
     with pytest.raises(ValueError, match=re.escape(problem)):
         split_row({"messages": [USER], **fields}, "prompt")
+
+
+def test_the_assistant_of_data_for_nova(tmp_path):
+    turns = [USER, {"role": "nova_assistant", "content": "Hello"}]
+    assert split_row({"messages": turns}, "completion").messages[-1] == {"role": "assistant", "content": "Hello"}
+
+
+def test_a_tool_may_answer_nothing():
+    tool = {"role": "tool", "content": ""}
+    assert split_row({"messages": [USER, tool]}, "prompt").messages == [USER, tool]
 
 
 def test_warm_up_needs_a_prompt_too(tmp_path):

@@ -484,6 +484,14 @@ CONVERSIONS = [
         [U, A],
     ),
     ("QuestionAnswer", {"question": "Hi?", "answer": {"n": [1]}}, [], [U], {"n": [1]}, None),
+    (
+        "PromptCompletion",
+        {"prompt": [U], "reward_model": {"style": "rule", "ground_truth": "Hello"}},
+        ["--answer-field", "reward_model.ground_truth"],
+        [U],
+        "Hello",
+        [U, A],
+    ),
 ]
 
 
@@ -525,6 +533,7 @@ def test_forms_of_rows(rft, tmp_path, form, name, source, options, prompt, answe
         ("Alpaca", {"instruction": "x", "history": [["y"]]}, "history must hold pairs of texts"),
         ("QuestionAnswer", {"problem": "x"}, "question must be a text; --prompt-field names the field of the prompt"),
         ("QuestionAnswer", {"question": "x"}, "answer is missing; --answer-field names the field of the answer"),
+        ("OpenAIChat", {"system": "x", "messages": [S, U]}, "system: messages begins with a system message already"),
         ("QuestionAnswer", {"question": "x", "answer": 2**64}, "answer is an integer of more than 64 bits"),
     ],
 )
@@ -538,13 +547,42 @@ def test_rows_of_another_form(rft, tmp_path, name, source, problem):
 
 def test_the_command_that_an_error_names_works(rft, tmp_path):
     """Each refusal of a row in another form names the form that converts it."""
-    for source in (SHAREGPT, ALPACA, {"prompt": "x"}, {"question": "x", "answer": "y"}, {"messages": [U, A]}):
+    sources = [
+        (SHAREGPT, "Hello"),
+        ({"conversation": SHAREGPT["conversations"]}, "Hello"),
+        (ALPACA, "Hello"),
+        ({"prompt": "x"}, None),
+        ({"prompt": "x", "label": "y"}, "y"),
+        ({"prompt": [U], "reward_model": {"style": "rule", "ground_truth": "y"}}, "y"),
+        ({"question": "x", "answer": "y"}, "y"),
+        ({"problem": "x", "expected_answer": "y"}, "y"),
+        ({"input": "x", "output": "y"}, "y"),
+        ({"input": [U]}, None),
+        ({"messages": [U, A]}, "Hello"),
+    ]
+    for source, answer in sources:
         file = written(tmp_path / "x.jsonl", source)
-        named = re.search(r"rft (data convert) FILE (--from \w+) --output NEW", rft("data", "check", file).stderr)
+        named = re.search(r"rft (data convert) FILE (--from [\w. -]+) --output NEW", rft("data", "check", file).stderr)
         arguments = [*named[1].split(), file, *named[2].split(), "--output", tmp_path / "y.jsonl"]
         assert rft(*arguments).returncode == 0
         assert rft("data", "check", tmp_path / "y.jsonl").returncode == 0
+        assert lines(tmp_path / "y.jsonl")[0].get("reference_answer") == answer
         (tmp_path / "y.jsonl").unlink()
+
+
+def test_answers_that_are_not_where_they_are_looked_for(rft, tmp_path):
+    file = written(tmp_path / "x.jsonl", {"prompt": "a", "label": "b"}, {"prompt": "a", "labels": {"x": "b"}})
+    output = tmp_path / "y.jsonl"
+    for name in ("label", "labels.y"):
+        result = rft("data", "convert", file, "--from", "PromptCompletion", "--answer-field", name, "--output", output)
+        assert result.returncode == 11
+        assert f"{file}:2: {name} is missing; --answer-field names the field of the answer" in result.stderr
+    result = rft("data", "convert", file, "--from", "PromptCompletion", "--output", output)
+    assert f"2 rows → {output}; 2 have no reference answer: --answer-field names its field" in result.stdout
+
+
+def test_the_help_shows_what_stands_for_redacted_texts(rft):
+    assert "[redacted]" in rft("data", "convert", "--help").stdout
 
 
 def dataset(folder: Path) -> Path:

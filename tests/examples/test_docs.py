@@ -187,7 +187,14 @@ LINES = [
     json.dumps({"messages": [MESSAGE], "system": [{}]}),
     json.dumps({"messages": [{"role": "system", "content": "x"}, MESSAGE], "system": "y"}),
     json.dumps({"messages": [MESSAGE], "tools": [{}]}),
+    json.dumps({"messages": [MESSAGE], "toolConfig": {"tools": [{}]}}),
+    json.dumps({"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": ""}]}),
     json.dumps({"conversations": []}),
+    json.dumps({"text": "x"}),
+    json.dumps({"item": {"messages": [MESSAGE]}}),
+    json.dumps({"data": [{"messages": [MESSAGE]}]}),
+    '{"level": 1, "level": 2}',
+    '{"level": 3.14159265358979323846}',
     json.dumps({"messages": [MESSAGE], "level": float("nan")}),
     json.dumps({"messages": [MESSAGE], "level": 2**70}),
     '{"level": 1e999}',
@@ -228,6 +235,8 @@ def data_messages(folder: Path) -> Iterator[str]:
 
     files = {
         "utf16": good.encode("utf-16"),
+        "utf32": good.encode("utf-32"),
+        "csv": b"question,answer\n1,2\n",
         "zip": b"PK\x03\x04",
         "half": gzip.compress(good.encode())[:-12],
         "bomb": gzip.compress(f"{good}\n".encode() * 20),

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from rft_api.exact_json import parse_line
 from rft_api.invocation_bodies import NotUsable, answer_text, makes_no_text, request_messages
 from rft_api.invocation_log import (
     InvocationLog,
@@ -21,7 +22,7 @@ from rft_api.invocation_log import (
     MetadataFilters,
     parse_timestamp,
 )
-from rft_api.jsonl import BYTE_ORDER_MARK, open_data, parse_line
+from rft_api.jsonl import BYTE_ORDER_MARK, open_data
 from rft_api.model import Json
 from rft_api.prompts import Message, prompt_digest
 from rft_api.redaction import redactor

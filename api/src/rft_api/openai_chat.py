@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,34 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 Use = Literal["prompt", "conversation", "completion"]
 """What a row is read for: to be continued, to be imitated, or to be scored. The last two end with the assistant."""
 
-# Fields of rows in other formats, and the name by which `rft data convert` knows each.
+# Roles of the assistant in data for other models.
+_ASSISTANTS = {"nova_assistant": "assistant"}
+_TEXT_PARTS = ("text", "input_text", "output_text", None)
+"""Types of parts that are text: in OpenAI's chat API, in its responses API, and in Amazon Bedrock's Converse, whose
+parts have nothing but their text."""
+_INVISIBLE = ("Cc", "Cf", "Zl", "Zp", "Zs")
+"""Categories of characters that show nothing."""
+
+# Fields of prompts in rows of other formats: the name by which `rft data convert` knows the format, and its own names
+# of the fields of the prompt and of the answer.
 _OTHER_FORMATS = {
-    "conversations": "ShareGPT",
-    "instruction": "Alpaca",
-    "prompt": "PromptCompletion",
-    "question": "QuestionAnswer",
+    "conversations": ("ShareGPT", "conversations", None),
+    "conversation": ("ShareGPT", "conversations", None),
+    "instruction": ("Alpaca", "instruction", "output"),
+    "prompt": ("PromptCompletion", "prompt", "completion"),
+    **dict.fromkeys(("question", "problem", "query", "input"), ("QuestionAnswer", "question", "answer")),
 }
+_ANSWERS = (
+    "answer",
+    "completion",
+    "solution",
+    "expected_answer",
+    "ground_truth",
+    "label",
+    "output",
+    "target",
+    "response",
+)
 
 
 @dataclass(frozen=True)
@@ -46,15 +68,16 @@ def split_row(row: Json, use: Use) -> ChatRow:
     Raises:
         ValueError: when it cannot be used so; the message says why, with the field.
     """
-    if row.get("tools"):
-        raise ValueError("tools: definitions of tools are not supported yet; leave the field out, or the row")
+    for field in ("tools", "toolConfig"):
+        if row.get(field):
+            raise ValueError(f"{field}: definitions of tools are not supported yet; leave the field out, or the row")
     messages = _messages(row, use)
     nested = row.get("metadata")
     if nested is None:
         nested = {}
     if not isinstance(nested, dict):
         raise ValueError(f"metadata must be an object, not {json.dumps(nested)[:40]}")
-    own = ("messages", "reference_answer", "metadata", "system", "tools")
+    own = ("messages", "reference_answer", "metadata", "system", "tools", "toolConfig")
     metadata = {**nested, **{key: value for key, value in row.items() if key not in own}}
     reference_answer = row.get("reference_answer")
     if reference_answer is None:  # Bedrock's samples carry it in either place.
@@ -139,12 +162,26 @@ def read_messages(entries: Any) -> list[Message]:
         if not isinstance(message, dict):
             raise ValueError(f"{place} must be an object with role and content")
         role = message.get("role")
+        role = _ASSISTANTS.get(role, role) if isinstance(role, str) else role
         if role not in ROLES:
             raise ValueError(f"{place}.role must be one of {', '.join(ROLES)}, not {json.dumps(role)}")
         if message.get("tool_calls"):
             raise ValueError(f"{place}.tool_calls: tool calls are not supported")
         messages.append({"role": role, "content": read_text(message.get("content"), f"{place}.content")})
     return messages
+
+
+def with_system(messages: list[Message], system: Any) -> list[Message]:
+    """Messages that begin with the `system` of their row, a text or a list of parts; unchanged if it has none.
+
+    Raises:
+        ValueError: when it is no text, or when the messages begin with a system message already.
+    """
+    if not system:
+        return messages
+    if messages and messages[0]["role"] in ("system", "developer"):
+        raise ValueError("system: messages begins with a system message already; keep one of them")
+    return [{"role": "system", "content": read_text(system, "system")}, *messages]
 
 
 def read_text(content: Any, place: str) -> str:
@@ -158,8 +195,7 @@ def read_text(content: Any, place: str) -> str:
     if isinstance(content, list):
         texts = []
         for part in content:
-            # Parts in the form of OpenAI have a type; those in the form of Converse have nothing but their text.
-            is_text = isinstance(part, dict) and part.get("type") in ("text", None)
+            is_text = isinstance(part, dict) and part.get("type") in _TEXT_PARTS
             if not is_text or not isinstance(part.get("text"), str):
                 raise ValueError(f"{place} may hold text parts only")
             texts.append(part["text"])
@@ -170,32 +206,65 @@ def read_text(content: Any, place: str) -> str:
 def _messages(row: Json, use: Use) -> list[Message]:
     if row.get("messages") is None:
         raise ValueError(f"messages is missing{_conversion(row)}")
-    messages = read_messages(row["messages"])
-    if row.get("system"):
-        if messages[0]["role"] in ("system", "developer"):
-            raise ValueError("system: messages begins with a system message already; keep one of them")
-        messages.insert(0, {"role": "system", "content": read_text(row["system"], "system")})
+    messages = with_system(read_messages(row["messages"]), row.get("system"))
     last = messages[-1]["role"]
     prompt = messages
     if use == "prompt":
         if last not in ("user", "tool"):
             raise ValueError(
                 f"the last message must be the user's, not the {last}'s; an expected answer goes to reference_answer"
-                + (": rft data convert FILE --from OpenAIChat --output NEW moves it" if last == "assistant" else "")
+                + (
+                    ": rft data convert FILE --from OpenAIChat --output NEW moves it"
+                    if _ends_with_answer(messages)
+                    else ""
+                )
             )
     else:
         if last != "assistant":
             purpose = "imitated" if use == "conversation" else "scored"
             raise ValueError(f"the last message must be the assistant's, which is {purpose}, not the {last}'s")
         prompt = messages[:-1]
-    if not any(message["content"].strip() for message in prompt):
+    if not any(_shows_something(message["content"]) for message in prompt):
         raise ValueError("the prompt is empty: no message has a text")
+    if prompt[-1]["role"] == "user" and not _shows_something(prompt[-1]["content"]):
+        raise ValueError("the prompt is empty: the user's last message has no text")
     return messages
 
 
+def _ends_with_answer(messages: list[Message]) -> bool:
+    return len(messages) > 1 and messages[-1]["role"] == "assistant" and messages[-2]["role"] in ("user", "tool")
+
+
+def _shows_something(text: str) -> bool:
+    return any(unicodedata.category(character) not in _INVISIBLE for character in text)
+
+
 def _conversion(row: Json) -> str:
-    """The command that converts a row of another format; empty for a format that is not known."""
-    for field, name in _OTHER_FORMATS.items():
+    """The command that makes rows of this format of a row of another one; empty for a row without fields."""
+    for field, value in row.items():
+        if isinstance(value, dict) and "messages" in value:
+            return f"; it is in {field}: jq -c '.{field}' FILE > NEW"
+        if isinstance(value, list) and value and isinstance(value[0], dict) and "messages" in value[0]:
+            return f"; the rows are in {field}: jq -c '.{field}[]' FILE > NEW"
+    for field, (name, prompt_field, answer_field) in _OTHER_FORMATS.items():
         if field in row:
-            return f"; rft data convert FILE --from {name} --output NEW reads {field}"
-    return ""
+            if name == "QuestionAnswer" and isinstance(row[field], list):
+                name, prompt_field, answer_field = "OpenAIChat", "messages", None
+            options = "" if field == prompt_field else f" --prompt-field {field}"
+            answer = _answer_field(row, field)
+            options += "" if answer is None or answer_field in (None, *row) else f" --answer-field {answer}"
+            return f"; rft data convert FILE --from {name}{options} --output NEW reads {field}"
+    if not row:
+        return ""
+    return (
+        "; name the fields of the prompt and of the answer: rft data convert FILE --from QuestionAnswer "
+        "--prompt-field NAME --answer-field NAME --output NEW"
+    )
+
+
+def _answer_field(row: Json, prompt_field: str) -> str | None:
+    """The field that most likely holds the answer of a row of another format."""
+    nested = row.get("reward_model")  # verl's rows
+    if isinstance(nested, dict) and "ground_truth" in nested:
+        return "reward_model.ground_truth"
+    return next((name for name in _ANSWERS if name in row and name != prompt_field), None)

@@ -9,7 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from rft_api.jsonl import DataRow, TooLarge, first_fault
+from rft_api.exact_json import first_fault
+from rft_api.jsonl import DataRow, TooLarge
 
 MAXIMUM_BYTES = 4 << 30
 """Size of a table without its compression; its rows are held in memory."""

@@ -92,10 +92,14 @@ def convert(
         bool, typer.Option("--conversations", help="Write warm-up data: the answer becomes the last message.")
     ] = False,
     prompt_field: Annotated[
-        str | None, typer.Option(help="Rows: field of the prompt, such as problem.", show_default=False)
+        str | None,
+        typer.Option(help="Rows: field of the prompt, such as problem or extra_info.question.", show_default=False),
     ] = None,
     answer_field: Annotated[
-        str | None, typer.Option(help="Rows: field of the answer, such as solution.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Rows: field of the answer, such as solution or reward_model.ground_truth.", show_default=False
+        ),
     ] = None,
     split: Annotated[
         str | None,
@@ -121,7 +125,9 @@ def convert(
     ] = None,
     redact: Annotated[
         list[str] | None,
-        typer.Option(help="Logs: regular expression whose matches become [redacted] (repeatable).", show_default=False),
+        typer.Option(
+            help="Logs: regular expression whose matches become \\[redacted] (repeatable).", show_default=False
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Logs: stop after this many.", show_default=False)] = None,
 ) -> None:

@@ -136,7 +136,10 @@ def convert_rows(
     with new_files([output]) as (file,):
         for converted in rows:
             file.write(_line(converted))
-    console.print(f"{len(rows)} rows → {output}", highlight=False, markup=False, soft_wrap=True)
+    unanswered = sum(converted.get("reference_answer") is None for converted in rows)
+    remark = f"; {unanswered} have no reference answer: --answer-field names its field" if unanswered else ""
+    remark = "" if conversations else remark
+    console.print(f"{len(rows)} rows → {output}{remark}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _row(messages: list[Message], answer: str | None, conversations: bool, rest: Json) -> Json:

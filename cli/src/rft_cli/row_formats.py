@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rft_api.model import Json
-from rft_api.openai_chat import read_messages, read_text, split_row
+from rft_api.openai_chat import read_messages, read_text, split_row, with_system
 from rft_api.prompts import Message
 
 _SOLUTION_MARK = "####"
@@ -48,19 +48,20 @@ def convert_row(row: Json, form: RowFormat, prompt_field: str | None, answer_fie
     Args:
         row: the row.
         form: its form.
-        prompt_field: the name of the field of the prompt; that of the form when None.
+        prompt_field: the name of the field of the prompt; that of the form when None. A field of an object in the row
+            is named with a dot: reward_model.ground_truth.
         answer_field: the same for the answer.
         imitate: whether the answer becomes the last message; otherwise it becomes the reference answer.
 
     Raises:
         ValueError: when the row cannot be converted; the message says why, with the field.
     """
+    row = _with_field(row, prompt_field, "--prompt-field names the field of the prompt")
+    row = _with_field(row, answer_field, "--answer-field names the field of the answer")
     turns = form.read(row, prompt_field or form.prompt_field, answer_field or form.answer_field, imitate)
-    messages = turns.messages
+    messages = with_system(turns.messages, row.get("system"))
     own = {*turns.fields, "messages", "system", "reference_answer", "schemaVersion"}
     further = {key: value for key, value in row.items() if key not in own} | dict(turns.further)
-    if row.get("system"):
-        messages = [{"role": "system", "content": read_text(row["system"], "system")}, *messages]
     if imitate:
         if turns.answer is None:
             raise ValueError("there is no answer to imitate")
@@ -78,6 +79,18 @@ def convert_row(row: Json, form: RowFormat, prompt_field: str | None, answer_fie
     converted |= further
     split_row(converted, "conversation" if imitate else "prompt")  # what is written can be read
     return converted
+
+
+def _with_field(row: Json, name: str | None, advice: str) -> Json:
+    """The row with the field that an option names at its top level."""
+    if name is None or name in row:
+        return row
+    value: Any = row
+    for step in name.split("."):
+        if not isinstance(value, dict) or step not in value:
+            raise ValueError(f"{name} is missing; {advice}")
+        value = value[step]
+    return {**row, name: value}
 
 
 def _chat(row: Json, prompt_field: str, answer_field: str, imitate: bool) -> _Turns:
