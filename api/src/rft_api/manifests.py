@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from rft_api.foreign.yaml_text import MAXIMUM_BYTES, parse_documents
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.model import Json, Location, Violation, format_location
 from rft_api.resource import API_VERSION
@@ -258,23 +259,10 @@ def resolve_source(function: RewardFunction, config_maps: Mapping[str, Mapping[s
     return function.model_copy(update={"spec": function.spec.update_graders(inline_code)})
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a mapping that has a key twice, as kubectl does, where PyYAML takes the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
-                continue
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def _documents(file: Path, errors: list[ManifestError]) -> list[tuple[yaml.Node, Any]]:
     try:
-        text = file.read_text(encoding="utf-8")
+        with file.open("rb") as stream:  # may be a pipe
+            text = stream.read(MAXIMUM_BYTES + 1).decode("utf-8")
     except OSError as error:
         errors.append(ManifestError(str(file), None, "", error.strerror or str(error)))
         return []
@@ -284,22 +272,14 @@ def _documents(file: Path, errors: list[ManifestError]) -> list[tuple[yaml.Node,
         return []
     documents = []
     try:
-        loader = _Loader(text)
-        while loader.check_node():
-            node = loader.get_node()
-            if node is None:
-                continue
-            document = loader.construct_document(node)
-            if document is not None:
-                documents.append((node, document))
+        documents = [(node, document) for node, document in parse_documents(text) if document is not None]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark.line + 1 if error.problem_mark else None
         errors.append(ManifestError(str(file), mark, "", f"is not valid YAML: {error.problem or error}"))
     except yaml.YAMLError as error:
         errors.append(ManifestError(str(file), None, "", f"is not valid YAML: {error}"))
-    except (ValueError, RecursionError) as error:
-        # PyYAML passes on what constructors of dates and numbers raise, and recurses over nested values.
-        errors.append(ManifestError(str(file), None, "", f"is not valid YAML: {error}"))
+    except ValueError as error:
+        errors.append(ManifestError(str(file), None, "", str(error)))
     return documents
 
 

@@ -20,6 +20,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from rft_api.files import atomic_path, atomic_write
+from rft_api.foreign.files import check_relative_name
+from rft_api.foreign.text import one_line
 from rft_api.progress import OnBytes, Report, count_bytes, ignore_bytes, ignore_report
 from rft_api.storage_error import StorageError
 
@@ -53,7 +55,7 @@ class ObjectStore:
         """The objects below an address, by name; an object at the address itself has the name "".
 
         Raises:
-            StorageError: when they cannot be listed.
+            StorageError: when they cannot be listed, or one has a name that leads out of the folder it is copied to.
         """
         bucket, prefix = _split(uri)
         objects = []
@@ -63,8 +65,13 @@ class ObjectStore:
                     rest = entry["Key"][len(prefix) :]
                     # models/a must not find models/abc.
                     if not rest or not prefix or prefix.endswith("/") or rest.startswith("/"):
-                        objects.append(StoredObject(rest.lstrip("/"), entry["Size"], entry.get("ETag", "")))
-        return sorted((item for item in objects if not item.name.endswith("/")), key=lambda item: item.name)
+                        name = rest if prefix.endswith("/") or not prefix else rest.removeprefix("/")
+                        objects.append(StoredObject(name, entry["Size"], entry.get("ETag", "")))
+        # A key that ends with a slash is a folder's, as consoles make them.
+        files = sorted((item for item in objects if not item.name.endswith("/")), key=lambda item: item.name)
+        for item in files:
+            _check_name(uri, item.name)
+        return files
 
     def download(self, uri: str, target: Path, names: Sequence[str], on_bytes: OnBytes = ignore_bytes) -> None:
         """Copies objects below an address to files of the same names below `target`; the name "" is the address itself.
@@ -72,10 +79,11 @@ class ObjectStore:
         A file gets its name only when it is complete.
 
         Raises:
-            StorageError: when one cannot be read.
+            StorageError: when one cannot be read, or its name leads out of `target`.
         """
         bucket, prefix = _split(uri)
         for name in names:
+            _check_name(uri, name)
             path = target / name if name else target
             with atomic_path(path) as partial, _explained("read", _join(uri, name)):
                 self._client.download_file(bucket, _join(prefix, name), str(partial), Callback=_serial(on_bytes))
@@ -197,6 +205,15 @@ def _explained(verb: str, uri: str) -> Iterator[None]:
         # Without credentials or region no try can succeed; everything else is the network.
         permanent = type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "NoRegionError")
         raise StorageError(f"cannot {verb} {uri}: {error}", permanent) from error
+
+
+def _check_name(uri: str, name: str) -> None:
+    """Refuse a name that leads out of a folder: whoever may write to a bucket could write files of this machine."""
+    try:
+        if name:
+            check_relative_name(name)
+    except ValueError as error:
+        raise StorageError(f"{uri}: the key {one_line(name, 200)!r} below it {error}; rename the object") from None
 
 
 def _split(uri: str) -> tuple[str, str]:

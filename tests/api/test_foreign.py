@@ -1,0 +1,277 @@
+"""What tenants' pods, files, buckets and code can say is read to a limit, or refused with a sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rft_api.foreign.files import check_relative_name, read_file
+from rft_api.foreign.http import Answer, ForeignAnswerError, ask
+from rft_api.foreign.json_text import nesting, parse_json
+from rft_api.foreign.text import one_line, several_lines
+from rft_api.foreign.yaml_text import parse_documents
+
+MEBIBYTE = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"[" * 100_000, "is nested more than 200 levels deep"),
+        (b"[" * 201 + b"]" * 201, "is nested more than 200 levels deep"),
+        (b'{"a":' * 201 + b"1" + b"}" * 201, "is nested more than 200 levels deep"),
+        (b"9" * 5000, "has an integer of 5,000 digits"),
+        (b"1" + b"0" * 900_000, "has an integer of 900,001 digits"),
+        (b"NaN", "has NaN, which is no JSON"),
+        (b"[-Infinity]", "has -Infinity, which is no JSON"),
+        (b"1e999", "has a number that is too large (1e999)"),
+        (b"\xff\xfe", "is not UTF-8 (byte 1)"),
+        (b"{", "is not JSON: "),
+        (b"", "is not JSON: "),
+        (b" " * (MEBIBYTE + 1), "is larger than 1 MiB"),
+    ],
+)
+def test_json_that_is_refused(content, problem):
+    with pytest.raises(ValueError, match=".") as raised:
+        parse_json(content, MEBIBYTE)
+    assert str(raised.value).startswith(problem)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
+def test_json_that_is_taken(value):
+    assert parse_json(json.dumps(value), MEBIBYTE) == value
+
+
+@settings(max_examples=10_000, deadline=None)
+@given(st.binary(max_size=200) | st.text('[]{},:"0123456789eE+-.\\u dNafItnul', max_size=200))
+def test_any_bytes_are_json_or_refused(content):
+    try:
+        value = parse_json(content, 150)
+    except ValueError:
+        return
+    assert nesting(value) <= 200
+    assert len(content) <= 150
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain", "plain"),
+        ("x\n2026-01-01 ERROR forged\x1b[2J", "x 2026-01-01 ERROR forged\\x1b[2J"),
+        ("a\r\nb\tc\x0bd\x85e\u2028f\u2029g", "a b c d e f g"),
+        ("price \u202e00.1$", "price \\u202e00.1$"),
+        ("\ud83d alone, \x00, \x7f", "\\ud83d alone, \\x00, \\x7f"),
+        ("übung 中文 🙂", "übung 中文 🙂"),
+    ],
+)
+def test_a_foreign_text_is_one_line(text, shown):
+    assert one_line(text) == shown
+    assert several_lines(text).replace("\n", " ").replace("  ", " ") == shown
+
+
+def test_what_is_left_out_of_a_text_is_said():
+    assert one_line("x" * 1000) == "x" * 1000
+    assert one_line("x" * 5_000_000, 10) == "xxxxxxxxxx ... (4,999,990 more characters)"
+    assert one_line("\x1b" * 100, 8) == "\\x1b\\x1b ... (98 more characters)"
+    assert several_lines("a\nb\nc", 3) == "a\nb ... (2 more characters)"
+
+
+@settings(max_examples=2000, deadline=None)
+@given(st.text(), st.integers(1, 50))
+def test_a_shown_text_is_printable_and_bounded(text, maximum):
+    line = one_line(text, maximum)
+    assert line.isprintable()
+    assert len(line) <= maximum + 40
+
+
+def bomb(levels: int) -> str:
+    lines = ["a0: &a0 {x: 1}"]
+    for level in range(1, levels):
+        others = ", ".join([f"*a{level - 1}"] * 9)
+        lines.append(f"a{level}: &a{level} {{<<: [{others}], k{level}: 1}}")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (bomb(9), "has aliases that make more than 500,000 values of it"),
+        (bomb(9).replace("<<:", "list:"), "has aliases that make more than 500,000 values of it"),
+        (f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 10_000)}]", "has aliases that make more than 500,000"),
+        ("a: &a [*a]", "has an alias of a value that it is part of (line 1)"),
+        ("a: &a {b: {c: *a}}", "has an alias of a value that it is part of (line 1)"),
+        ("[" * 5000, "is nested more than 100 levels deep"),
+        ("\n".join("  " * level + "a:" for level in range(200)), "is nested more than 100 levels deep"),
+        ("x: " + "9" * 5000, "is not valid YAML: Exceeds the limit"),
+        ("d: 2000-99-99", "is not valid YAML: month must be in 1..12"),
+        ("x" * (8 * MEBIBYTE + 1), "is larger than 8 MiB"),
+    ],
+)
+def test_yaml_that_is_refused(text, problem):
+    with pytest.raises(ValueError, match=".") as raised:
+        list(parse_documents(text))
+    assert str(raised.value).startswith(problem)
+
+
+def test_yaml_that_is_taken():
+    documents = [document for _, document in parse_documents("a: &a {b: 1}\nc: [*a, *a]\n---\n---\n- 2\n")]
+    assert documents == [{"a": {"b": 1}, "c": [{"b": 1}, {"b": 1}]}, None, [2]]
+    with pytest.raises(yaml.YAMLError, match="python/object"):
+        list(parse_documents("x: !!python/object/apply:os.system [id]"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "a/../../x", "/etc/x", "a//x", "./x", "a/.", "a/..", "", "a/", "a\0b", "x" * 1025, "..", "a/../c"],
+)
+def test_names_that_lead_out_of_a_folder(name):
+    with pytest.raises(ValueError, match="is not the name of a file below a folder"):
+        check_relative_name(name)
+
+
+@pytest.mark.parametrize("name", ["x", "a/b/c.jsonl", "..a", "a..", "...", "a b", "ü/中.json", "a\\b", ".hidden"])
+def test_names_of_files_below_a_folder(name):
+    check_relative_name(name)
+
+
+def test_files_that_are_refused(tmp_path):
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(1 << 40)  # takes no space
+    with pytest.raises(ValueError, match="is larger than 1 MiB"):
+        read_file(large, MEBIBYTE)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(ValueError, match="is not a file"):
+            read_file(tmp_path / path, MEBIBYTE)
+    (tmp_path / "small").write_bytes(b"x" * MEBIBYTE)
+    assert len(read_file(tmp_path / "small", MEBIBYTE)) == MEBIBYTE
+
+
+@contextmanager
+def server(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A server that answers each connection with a function, and its URL."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+    def answer(connection: socket.socket) -> None:
+        with connection:
+            try:
+                connection.recv(65536)
+                serve(connection)
+            except OSError:
+                pass  # the client has closed it
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+
+
+def get(url: str, seconds: float, maximum_bytes: int = 65536) -> Answer:
+    async def request() -> Answer:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            return await ask(client, "GET", url, seconds, maximum_bytes)
+
+    return asyncio.run(request())
+
+
+def drip(connection: socket.socket) -> None:
+    """Sends a byte now and then, so that no single read takes long."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        connection.sendall(b"x")
+        time.sleep(0.02)
+
+
+def drip_headers(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nx: ")
+    while True:
+        connection.sendall(b"x")
+        time.sleep(0.02)
+
+
+def endless(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        connection.sendall(b"x" * 65536)
+
+
+def endless_headers(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        connection.sendall(b"a: b\r\n" * 1000)
+
+
+def chunks_of_a_byte(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    while True:
+        connection.sendall(b"1\r\nx\r\n" * 1000)
+
+
+def compressed(connection: socket.socket) -> None:
+    body = zlib.compress(bytes(MEBIBYTE))
+    head = f"HTTP/1.1 200 OK\r\ncontent-encoding: deflate\r\ncontent-length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+
+
+def large_by_its_length(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n" + b"x" * 100_000)
+    time.sleep(60)
+
+
+def redirect(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("serve", "problem"),
+    [
+        (drip, "does not answer within 0.3 s"),
+        (drip_headers, "does not answer within 0.3 s"),
+        (lambda connection: time.sleep(60), "does not answer within 0.3 s"),
+        (endless, "answers with more than 64 KiB"),
+        (chunks_of_a_byte, "answers with more than 64 KiB|does not answer within"),
+        (large_by_its_length, "answers with more than 64 KiB"),
+        (endless_headers, "cannot be asked: "),
+        (compressed, "sends a compressed answer, though none was asked for"),
+        (lambda connection: connection.sendall(b"SSH-2.0-x\r\n"), "cannot be asked: "),
+        (lambda connection: connection.close(), "cannot be asked: "),
+    ],
+)
+def test_servers_whose_answers_are_refused(serve, problem):
+    with server(serve) as url, pytest.raises(ForeignAnswerError, match=problem):
+        get(url, 0.3)
+
+
+def test_answers_that_are_read():
+    with server(lambda c: c.sendall(b'HTTP/1.1 503 No\r\ncontent-length: 8\r\n\r\n{"a": 1}')) as url:
+        answer = get(url, 10)
+        assert (answer.status, answer.json(), answer.text()) == (503, {"a": 1}, '{"a": 1}')
+    with server(redirect) as url:
+        assert get(url, 10).status == 302
