@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -45,9 +46,8 @@ MEBIBYTE = 1 << 20
     ],
 )
 def test_json_that_is_refused(content, problem):
-    with pytest.raises(ValueError, match=".") as raised:
+    with pytest.raises(ValueError, match=f"^{re.escape(problem)}"):
         parse_json(content, MEBIBYTE)
-    assert str(raised.value).startswith(problem)
 
 
 @settings(max_examples=500, deadline=None)
@@ -126,9 +126,8 @@ def bomb(levels: int) -> str:
     ],
 )
 def test_yaml_that_is_refused(text, problem):
-    with pytest.raises(ValueError, match=".") as raised:
+    with pytest.raises(ValueError, match=f"^{re.escape(problem)}"):
         list(parse_documents(text))
-    assert str(raised.value).startswith(problem)
 
 
 def test_yaml_that_is_taken():
