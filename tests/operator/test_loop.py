@@ -8,6 +8,7 @@ import pytest
 from support.patience import PATIENCE_SECONDS
 
 from rft_operator.kube.store import Key
+from rft_operator.pods.slots import Slots
 from rft_operator.reconcile import loop as loop_module
 from rft_operator.reconcile.loop import Loop
 
@@ -41,7 +42,7 @@ async def running(loop: Loop, reconcile):
 
 def test_waking_during_a_pass_makes_for_exactly_one_more():
     async def scenario():
-        loop, passes, entered, release = Loop(), [], asyncio.Event(), asyncio.Event()
+        loop, passes, entered, release = Loop(Slots()), [], asyncio.Event(), asyncio.Event()
 
         async def reconcile(key):
             passes.append(key)
@@ -68,7 +69,7 @@ def test_a_burst_makes_for_one_pass(monkeypatch):
     monkeypatch.setattr(loop_module, "MINIMUM_INTERVAL_SECONDS", 1)
 
     async def scenario():
-        loop, passes, second = Loop(), [], asyncio.Event()
+        loop, passes, second = Loop(Slots()), [], asyncio.Event()
 
         async def reconcile(key):
             passes.append(key)
@@ -90,7 +91,7 @@ def test_a_burst_makes_for_one_pass(monkeypatch):
 
 def test_a_pass_says_when_it_wants_to_look_again():
     async def scenario():
-        loop, passes = Loop(), 0
+        loop, passes = Loop(Slots()), 0
         done = asyncio.Event()
 
         async def reconcile(key):
@@ -115,7 +116,7 @@ def test_a_failing_pass_comes_again_and_holds_up_nobody(monkeypatch):
     monkeypatch.setattr(loop_module, "FIRST_BACKOFF_SECONDS", 0.01)
 
     async def scenario():
-        loop, seen = Loop(), []
+        loop, seen = Loop(Slots()), []
         done = asyncio.Event()
 
         async def reconcile(key):
@@ -137,7 +138,7 @@ def test_a_failing_pass_comes_again_and_holds_up_nobody(monkeypatch):
 
 def test_nothing_is_queued_before_it_runs():
     async def scenario():
-        loop, passes = Loop(), []
+        loop, passes = Loop(Slots()), []
         loop.enqueue(ONE)
 
         async def reconcile(key):

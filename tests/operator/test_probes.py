@@ -14,6 +14,7 @@ from rft_api.readiness import NotReady, NotReadyReason, Readiness
 from rft_operator.inference_endpoint.probe import ask_servers
 from rft_operator.inference_endpoint.world import ServerAnswer
 from rft_operator.pods.probe import PodClient
+from rft_operator.pods.slots import Slots
 from rft_operator.reward_function.probe import ask_readiness
 from rft_operator.rft_job.probe import ask_progress
 
@@ -33,7 +34,7 @@ def ask(question, answers):
 
     async def run():
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
-            return await question(PodClient(client))
+            return await question(PodClient(client, Slots()))
 
     return asyncio.run(run())
 
@@ -85,7 +86,7 @@ MODELS = {"data": [{"id": "x"}]}
     [
         (OWN, False, {"8000/v1/completions": {}}, ServerAnswer(None)),
         (OWN, False, {"8000/v1/completions": httpx.Response(404, text="no")}, ServerAnswer("HTTP 404: no")),
-        (OWN, False, {}, ServerAnswer("ConnectError: refused")),
+        (OWN, False, {}, ServerAnswer("the server cannot be asked: refused")),
         (OWN, True, {"8000/v1/models": MODELS}, ServerAnswer(None)),
         (OWN, True, {"8000/v1/models": {"data": []}}, ServerAnswer("the server does not list x")),
         (OWN, True, {"8000/v1/models": ["?"]}, ServerAnswer("the server does not list x")),
@@ -108,7 +109,7 @@ def test_a_model_is_asked_for_by_its_name():
 
     async def run():
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
-            await ask_servers(PodClient(client), [RUNS, NOT_READY], OWN, was_ready=False)
+            await ask_servers(PodClient(client, Slots()), [RUNS, NOT_READY], OWN, was_ready=False)
 
     asyncio.run(run())
     assert asked == ["x"]

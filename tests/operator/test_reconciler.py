@@ -13,6 +13,7 @@ from worlds_from_yaml import SETTINGS, read_case, router_of
 
 from rft_operator.kube.store import Key
 from rft_operator.pods.probe import PodClient
+from rft_operator.pods.slots import Slots
 from rft_operator.reconcile.metrics import Metrics
 from rft_operator.reconcile.reconciler import Reconciler
 from rft_operator.reconcile.routing import Router
@@ -35,7 +36,7 @@ def run(router: Router, cluster: Any, times: int) -> list[float | None]:
 
     async def passes() -> list[float | None]:
         async with httpx.AsyncClient() as client:
-            pods, metrics = PodClient(client), Metrics(RESOURCES)
+            pods, metrics = PodClient(client, Slots()), Metrics(RESOURCES)
             reconciler = Reconciler(RESOURCES, cluster, pods, router, lambda _: None, metrics, SETTINGS)
             return [await reconciler.reconcile(JOB) for _ in range(times)]
 

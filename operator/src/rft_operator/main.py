@@ -20,6 +20,7 @@ from rft_api.reward_function import Egress
 from rft_operator.kube.cluster import connect
 from rft_operator.kube.leader import Election, LeadershipLost
 from rft_operator.pods.probe import PodClient
+from rft_operator.pods.slots import Slots
 from rft_operator.reconcile.loop import Loop
 from rft_operator.reconcile.metrics import Metrics
 from rft_operator.reconcile.reconciler import Reconciler
@@ -121,11 +122,14 @@ async def operate(settings: Settings, metrics: Metrics, liveness: str) -> None:
     Raises:
         LeadershipLost: when this replica could not renew the Lease.
     """
-    async with connect() as cluster, httpx.AsyncClient(trust_env=False) as client:
+    # A tenant's pods that are slow to answer must not take the connections to the pods of others.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+    async with connect() as cluster, httpx.AsyncClient(trust_env=False, limits=limits) as client:
         await wait_for_definitions(cluster)
         router = Router(RESOURCES)
-        loop = Loop()
-        reconciler = Reconciler(RESOURCES, cluster, PodClient(client), router, loop.enqueue, metrics, settings)
+        slots = Slots()
+        loop, pods = Loop(slots), PodClient(client, slots)
+        reconciler = Reconciler(RESOURCES, cluster, pods, router, loop.enqueue, metrics, settings)
         # A container that is restarted in its pod is the same replica: it need not wait for its own Lease to expire.
         identity = os.environ.get("POD_NAME") or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 
-import httpx
 from pydantic import ValidationError
 
 from rft_api.adapter_protocol import ADAPTERS_PATH, AdapterReport, AdapterReports
+from rft_api.foreign.http import ForeignAnswerError
+from rft_api.foreign.text import one_line
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_operator.inference_endpoint.names import LOADER_PORT, SERVER_PORT
 from rft_operator.inference_endpoint.world import ServerAnswer
@@ -34,7 +34,7 @@ async def ask_servers(
         The answers by the names of the pods.
     """
     asked = [pod for pod in pods if pod.ip and pod.ready and not pod.deleting]
-    answers = await asyncio.gather(*(_ask_server(client, pod, endpoint, was_ready) for pod in asked))
+    answers = await client.gather(_ask_server(client, pod, endpoint, was_ready) for pod in asked)
     return dict(zip((pod.name for pod in asked), answers, strict=True))
 
 
@@ -51,7 +51,7 @@ async def _ask_server(client: PodClient, pod: PodView, endpoint: InferenceEndpoi
 async def _ask_loader(client: PodClient, pod: PodView, name: str) -> AdapterReport | None:
     answer = await client.get(pod, LOADER_PORT, ADAPTERS_PATH)
     try:
-        reports = [] if answer is None else AdapterReports.model_validate_json(answer.text).adapters
+        reports = [] if answer is None else AdapterReports.model_validate_json(answer.body).adapters
     except ValidationError:
         return None
     return next((report for report in reports if report.name == name), None)
@@ -70,6 +70,6 @@ async def _check_completion(client: PodClient, pod: PodView, name: str) -> str |
     body = {"model": name, "prompt": "Hello", "max_tokens": 1}
     try:
         answer = await client.post(pod, SERVER_PORT, "/v1/completions", body, ANSWER_SECONDS)
-    except httpx.HTTPError as error:
-        return f"{type(error).__name__}: {error}".rstrip(": ")
-    return None if answer.status_code == 200 else f"HTTP {answer.status_code}: {answer.text[:KEPT_CHARACTERS]}"
+    except ForeignAnswerError as error:
+        return f"the server {error}"
+    return None if answer.status == 200 else f"HTTP {answer.status}: {one_line(answer.text(), KEPT_CHARACTERS)}"

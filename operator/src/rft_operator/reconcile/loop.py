@@ -1,4 +1,4 @@
-"""The reconcile loop: a queue of resources and the workers that reconcile them."""
+"""The reconcile loop: a queue of resources, and the tasks that reconcile them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 
 from rft_operator.kube.cluster import Conflict, Unavailable
 from rft_operator.kube.store import Key
+from rft_operator.pods.slots import Slots
+from rft_operator.reconcile.fair_queue import FairQueue
 
 log = logging.getLogger(__name__)
 
-WORKERS = 16
 MINIMUM_INTERVAL_SECONDS = 0.1
 """Shortest time between two reconciliations of a resource.
 
@@ -31,10 +32,14 @@ class Loop:
     A reconciliation looks at the whole state, so it does not matter how often a resource was enqueued, or why. A
     resource that is enqueued while it is reconciled, or shortly afterwards, is reconciled once more. A reconciliation
     that fails is repeated with exponential backoff.
+
+    Args:
+        slots: how many reconciliations work at the same time.
     """
 
-    def __init__(self) -> None:
-        self._queue: asyncio.Queue[Key] = asyncio.Queue()
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._queue = FairQueue()
         self._queued: set[Key] = set()
         self._running: set[Key] = set()
         self._again: set[Key] = set()
@@ -53,7 +58,7 @@ class Loop:
             self._again.add(key)
         elif key not in self._queued:
             self._queued.add(key)
-            self._queue.put_nowait(key)
+            self._queue.put(key)
 
     def retry_failed(self) -> None:
         """Reconcile the resources whose last reconciliation failed now, and not at the end of their backoff."""
@@ -64,19 +69,23 @@ class Loop:
         """Reconcile enqueued resources until the task is cancelled."""
         self._active = True
         try:
-            async with asyncio.TaskGroup() as workers:
-                for _ in range(WORKERS):
-                    workers.create_task(self._work(reconcile))
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    # The slot comes first: whose turn it is, is decided when there is a slot.
+                    await self._slots.take()
+                    key = await self._queue.get()
+                    self._queued.discard(key)
+                    self._running.add(key)
+                    tasks.create_task(self._work(reconcile, key))
         finally:
             self._active = False
 
-    async def _work(self, reconcile: Reconcile) -> None:
-        while True:
-            key = await self._queue.get()
-            self._queued.discard(key)
-            self._running.add(key)
+    async def _work(self, reconcile: Reconcile, key: Key) -> None:
+        try:
             delay = await self._reconcile(reconcile, key)
-            asyncio.get_running_loop().call_later(MINIMUM_INTERVAL_SECONDS, self._finish, key, delay)
+        finally:
+            self._slots.give_back()
+        asyncio.get_running_loop().call_later(MINIMUM_INTERVAL_SECONDS, self._finish, key, delay)
 
     def _finish(self, key: Key, delay: float | None) -> None:
         self._running.discard(key)

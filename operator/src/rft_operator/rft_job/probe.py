@@ -17,8 +17,8 @@ async def ask_progress(client: PodClient, pods: Iterable[PodView]) -> Progress |
     pod = next((pod for pod in pods if pod.index == 0 and pod.active and pod.running_since and pod.ip), None)
     if pod is None:
         return None
-    response = await client.get(pod, PROGRESS_PORT, "/progress")
+    (response,) = await client.gather([client.get(pod, PROGRESS_PORT, "/progress")])
     try:
-        return None if response is None else Progress.model_validate_json(response.text)
+        return None if response is None else Progress.model_validate_json(response.body)
     except ValidationError:
         return None
