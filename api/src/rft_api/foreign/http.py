@@ -76,7 +76,7 @@ async def ask(
         ):  # fmt: skip
             if response.headers.get("content-encoding", "identity").lower() != "identity":
                 raise ForeignAnswerError("sends a compressed answer, though none was asked for")
-            async for chunk in response.aiter_raw():
+            async for chunk in response.aiter_bytes():
                 body += chunk
                 if len(body) > maximum_bytes:
                     raise ForeignAnswerError(f"answers with more than {format_size(maximum_bytes)}")
