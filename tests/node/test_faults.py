@@ -94,6 +94,12 @@ def lines(folder: RunFolder) -> list[dict[str, object]]:
     return [json.loads(line) for line in folder.metrics.read_text(encoding="utf-8").splitlines()]
 
 
+def latest_attempt(jobs, name):
+    """The number of the newest attempt of an RFTJob; only the newest ones are kept."""
+    names = [job["metadata"]["name"] for job in jobs["items"]]
+    return max((int(job.rpartition("-")[2]) for job in names if job.startswith(f"{name}-trainer-")), default=-1)
+
+
 def test_every_exit_code_ends_in_its_condition(kubectl, team, stored, ending_image):
     codes = {code.reason.lower(): code for code in ExitCode if code != ExitCode.SUCCEEDED}
     kubectl.apply(reward(), namespace=team)
@@ -118,7 +124,7 @@ def test_every_exit_code_ends_in_its_condition(kubectl, team, stored, ending_ima
     )  # fmt: skip
     for name, code in codes.items():
         if code == ExitCode.INTERRUPTED:  # somebody else's doing: it is started again, and does not count
-            kubectl.wait_for("job", f"{name}-trainer-1", f"--namespace={team}", until=lambda _: True)
+            kubectl.wait_for("jobs", f"--namespace={team}", until=lambda jobs: latest_attempt(jobs, "interrupted") > 0)
             continue
         reason = code.reason if code.permanent else "RetriesExhausted"
         found = condition(wait_for_reason(kubectl, team, name, reason))

@@ -117,6 +117,14 @@ def test_a_case(name):
     assert (None if state.stop is None else state.stop.number) == stop
 
 
+def test_a_run_that_is_interrupted_at_once_starts_again_after_a_while():
+    state = decide_run_state(facts(attempts=[attempt(STOPPED, number=7, started_at=ago(3), ended_at=ago(1))]))
+    assert (state.start, state.reason, state.requeue_seconds) == (None, Reason.RETRYING, 7)
+    assert state.message == "attempt 8 was interrupted"
+    state = decide_run_state(facts(attempts=[attempt(STOPPED, number=7, started_at=ago(10), ended_at=ago(1))]))
+    assert state.start == 8
+
+
 def test_a_retry_is_counted_and_says_why():
     state = decide_run_state(
         facts(

@@ -133,7 +133,7 @@ def test_a_certificate_of_the_users_own(start_server, tmp_path, build_sample):
     spec = {"timeout": "10s", "http": {"url": service.url, "caKey": "GRADER_CA"}}
     trusting = start_server(spec, environment={"GRADER_CA": certificate}).wait_ready()
     assert trusting.score_one("four")["aggregate_reward_score"] == 4.0
-    spec = {"timeout": "1s", "http": {"url": service.url}}
+    spec = {"timeout": "10s", "http": {"url": service.url}}
     assert "CERTIFICATE_VERIFY_FAILED" in start_server(spec).wait_ready().score_one("four")["error"]
     other, _ = self_signed("127.0.0.1")
     spec = {"timeout": "1s", "http": {"url": service.url, "caKey": "GRADER_CA"}}

@@ -6,7 +6,7 @@
 | failed, permanent | | the run has ended with the reason of the exit code |
 | failed, may succeed when retried; retries are left | run | wait, then start the next attempt; counted |
 | failed, may succeed when retried; no retries are left | | RetriesExhausted |
-| interrupted | run | start the next attempt; not counted |
+| interrupted | run | start the next attempt, at most one in ten seconds; not counted |
 | unfinished | run | Queued, Starting or Running |
 | unfinished, its pods do not exist or do not start | run | why: PodsMissing, Unschedulable, ImagePullFailed, ... |
 | unfinished | suspended, or beyond a limit | delete its Job; its pods save a checkpoint |
@@ -110,8 +110,7 @@ def decide_run_state(facts: RunFacts) -> RunState:
         case Outcome.RETRIABLE:
             return _retry(facts, newest)
         case Outcome.INTERRUPTED:
-            why = f"attempt {newest.number + 1} was interrupted"
-            return _start(facts, newest.number + 1, newest.retries_before, why)
+            return _restart(facts, newest)
     if facts.suspend or newest.deleting:
         return _stop(
             facts, newest, "Unknown", Reason.SUSPENDED if facts.suspend else Reason.STARTING, "", why=_SUSPENDED
@@ -169,6 +168,16 @@ def _retry(facts: RunFacts, failed: Attempt) -> RunState:
     if wait > 0:
         return RunState("Unknown", Reason.RETRYING, text, retries, requeue_seconds=wait)
     return _start(facts, failed.number + 1, retries, text)
+
+
+def _restart(facts: RunFacts, interrupted: Attempt) -> RunState:
+    why, retries = f"attempt {interrupted.number + 1} was interrupted", interrupted.retries_before
+    if interrupted.started_at is not None and not facts.suspend:
+        # Interruptions do not count, so a pod that ends at once would otherwise be replaced as fast as pods can start.
+        wait = (interrupted.started_at + timedelta(seconds=FIRST_BACKOFF_SECONDS) - facts.now).total_seconds()
+        if wait > 0:
+            return RunState("Unknown", Reason.RETRYING, why, retries, requeue_seconds=wait)
+    return _start(facts, interrupted.number + 1, retries, why)
 
 
 def _start(facts: RunFacts, number: int, retries: int, why: str) -> RunState:
