@@ -64,7 +64,7 @@ async def drip(reader, writer):
     writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
     while not writer.is_closing():
         writer.write(b" ")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
 
 
 async def wait(reader, writer):

@@ -207,7 +207,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.RUNNING: Explanation(_NOT_ENDED, "The trainer is running. `status.progress` has its progress."),
     Reason.RETRYING: Explanation(
         _NOT_ENDED,
-        "The last attempt failed for a reason that may pass, or was interrupted at once. The next attempt resumes from the last checkpoint.",
+        "The last attempt failed for a reason that may pass, or was interrupted at once. The next attempt resumes from "
+        "the last checkpoint.",
         warning=True,
     ),
     Reason.STOPPING: Explanation(_NOT_ENDED, "The pods are saving a checkpoint before they end."),
