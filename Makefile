@@ -60,7 +60,7 @@ docs: install ## build the documentation as a site in dist/docs; a broken link i
 	@$(RUN) d2 --layout tala --theme 0 --dark-theme 200 --pad 10 docs/architecture.d2 docs/architecture.svg
 	@$(RUN) python docs/site/build.py dist/docs
 
-IMAGES := operator reward loader trainer-cpu trainer-cuda
+IMAGES := operator reward reward-slim loader trainer-cpu trainer-cuda
 images: ## build every container image: make images REGISTRY=registry.example.com/rft
 	@test -n "$(BUILDER)" || { echo "Images are built with docker, podman or buildah. Install one of them." >&2; exit 1; }
 	@for image in $(IMAGES); do \
@@ -107,8 +107,8 @@ dist: $(UV) ## make the files of a release in dist/, without its images and its 
 	@$(RUN) python release/licenses.py --uv $(UV) --check $(SHIPPED)
 	@cp docs/reference/licenses.md CHANGELOG.md $(DIST)
 	@for package in $(SHIPPED); do $(UV) build --quiet --wheel --out-dir $(DIST)/wheels --package $$package; done
-	@$(UV) export --quiet --frozen --no-default-groups $(SHIPPED:%=--package %) --all-extras --format cyclonedx1.5 \
-	  --output-file $(DIST)/sbom.json > /dev/null
+	@$(UV) export --quiet --frozen --no-default-groups $(SHIPPED:%=--package %) --all-extras \
+	  --package rft-operator --group reward-packages --format cyclonedx1.5 --output-file $(DIST)/sbom.json > /dev/null
 	@$(HELM) package --destination $(DIST) charts/rft-operator
 	@echo "rft-operator $(VERSION) is in $(DIST)/"
 

@@ -83,11 +83,12 @@ def normal(name: str) -> str:
 
 
 def needed(uv: Path, own: list[str]) -> set[str]:
-    """Names of the packages that this project's own need to run."""
+    """Names of the packages that this project's own need to run, and of those that images bring for rewards."""
     options = (
         "--quiet --frozen --no-default-groups --all-extras --no-emit-workspace --no-hashes --no-annotate --no-header"
     )
     command = [str(uv), "export", *options.split(), *(f"--package={name}" for name in own)]
+    command += ["--package=rft-operator", "--group=reward-packages"]  # the workspace, which has nothing else here
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     return set(re.findall(r"^([a-z0-9-]+)(?:\[.*\])?==", done.stdout, re.MULTILINE))
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 USER = 65532
 NOT_THE_IMAGE = {"/proc", "/sys", "/dev"}
+REWARD_PACKAGES = "/opt/reward-packages"
+"""Folder of packages that only the reward server's image has."""
 
 
 def survey() -> dict[str, list[str]]:
@@ -24,9 +26,13 @@ def survey() -> dict[str, list[str]]:
                 found["writable"].append(str(path))
             if stat.S_ISREG(status.st_mode) and gives_rights(path, status):
                 found["privileged"].append(str(path))
-            if path.suffix == ".py" and "/lib/python3" in folder and not is_compiled(path):
+            if (
+                path.suffix == ".py"
+                and ("/lib/python3" in folder or folder.startswith(REWARD_PACKAGES))
+                and not is_compiled(path)
+            ):
                 found["uncompiled"].append(str(path))
-            if not folder.startswith("/opt/rft"):
+            if not folder.startswith(("/opt/rft", REWARD_PACKAGES)):
                 found["outside"].append(str(path))
     return {name: sorted(paths) for name, paths in found.items()}
 

@@ -15,11 +15,16 @@ import pytest
 from cluster.images import BASE, build_project_image, inspect_image, run_in_image
 from support import pins
 from support.patience import PATIENCE_SECONDS
+from support.reward_packages import USES, using
+from support.reward_server import write_function
 from support.tiny import write_model
+
+from rft_reward.packages import BUNDLED_PACKAGES
 
 SURVEY = (Path(__file__).parent / "survey.py").read_text(encoding="utf-8")
 # What the user's and the group's entry, bytecode of Python's own library and mounts of the build leave.
 OUTSIDE = re.compile(r"/etc/(passwd|group|g?shadow|sub[ug]id)-?|.*/__pycache__(/.*)?|/mnt/.*|/opt|/opt/rft|/var/lib/.*")
+REWARD_PACKAGES = "/opt/reward-packages"
 COMPILERS = ("gcc", "cc")
 TOOLS = ("uv", "uvx", "pip", "pip3", "g++", "c++", "clang", "make", "cmake", "git")
 
@@ -54,9 +59,11 @@ class Image:
 CPU = Image("trainer-cpu", "rft_trainer", "rft-trainer")
 CUDA = Image("trainer-cuda", "rft_trainer", "rft-trainer", compiles=True)
 REWARD = Image("reward", "rft_reward", "rft-reward")
+SLIM = Image("reward-slim", "rft_reward", "rft-reward")
 IMAGES = [
     Image("operator", "rft_operator", "rft-operator-controller"),
     REWARD,
+    SLIM,
     Image("loader", "rft_loader", "rft-loader", "fetch --help"),
     CPU,
     *([CUDA] if os.environ.get("RFT_TEST_CUDA_IMAGE") else []),
@@ -99,9 +106,11 @@ def test_its_configuration_is_ours_alone(image, report):
     assert configuration["User"] == "65532:65532"
     assert configuration["Cmd"] == ["python", "-m", image.module]
     assert "Entrypoint" not in configuration
-    assert {variable.partition("=")[0] for variable in configuration["Env"]} - {"TORCHDYNAMO_DISABLE"} == {
+    variables = dict(variable.split("=", 1) for variable in configuration["Env"])
+    assert variables.keys() - {"TORCHDYNAMO_DISABLE", BUNDLED_PACKAGES} == {
         "PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED",
     }  # fmt: skip
+    assert variables.get(BUNDLED_PACKAGES) == (REWARD_PACKAGES if image is REWARD else None)
     labels = {
         key.rpartition(".")[2]: value for key, value in configuration["Labels"].items() if "opencontainers" in key
     }
@@ -124,12 +133,12 @@ def test_it_is_the_base_and_an_environment(image, found, base):
     added = [path for path in {*found["outside"]} - {*base["outside"]} if not OUTSIDE.fullmatch(path)]
     if image in (CPU, CUDA):  # they have Debian packages
         added = [path for path in added if not path.startswith(("/usr/", "/etc/", "/var/", "/lib"))]
-    assert added == []
+    assert added == ([REWARD_PACKAGES] if image is REWARD else [])
 
 
 def test_it_has_no_tools(image, report):
     names = TOOLS if image.compiles else (*TOOLS, *COMPILERS)
-    if image is REWARD:  # its init container installs the packages of reward code; the sandbox has no network
+    if image in (REWARD, SLIM):  # its init container installs the packages of reward code; the sandbox has no network
         names = [name for name in names if name not in ("uv", "uvx")]
     program = (
         "import importlib.util, shutil\n"
@@ -172,12 +181,29 @@ server.wait()
 """
 
 
-@pytest.mark.parametrize("image", [REWARD], ids=["reward"], indirect=True)
-def test_the_reward_image_runs_reward_code(image, report):
-    """It is ready when the function's tests have passed in the sandbox."""
-    function = pins.ROOT / "examples" / "quickstart" / "reward.yaml"
+def readiness(report: Any, image: Image, function: Path) -> str:
+    """What a reward server in an image answers: 200 when the function's tests have passed in the sandbox."""
     mounted = f"type=bind,source={function},target=/mnt/function.yaml,ro"
-    assert run_in_image(report, image.tag, "python", "-c", SCORE, mount=mounted).splitlines()[-1] == "200"
+    return run_in_image(report, image.tag, "python", "-c", SCORE, mount=mounted).splitlines()[-1]
+
+
+@pytest.mark.parametrize("image", [REWARD, SLIM], ids=["reward", "reward-slim"], indirect=True)
+def test_the_reward_images_run_reward_code(image, report):
+    assert readiness(report, image, pins.ROOT / "examples" / "quickstart" / "reward.yaml") == "200"
+
+
+@pytest.mark.parametrize("image", [REWARD], ids=["reward"], indirect=True)
+def test_the_reward_image_brings_packages(image, report, tmp_path):
+    """All packages of the set work in the sandbox, and nothing is installed."""
+    assert sorted(USES) == pins.reward_packages()
+    expected = {"minimum": str(len(USES)), "maximum": str(len(USES))}
+    spec = {
+        "python": {"source": using(USES), "requirements": sorted(USES)},
+        "tests": [{"prompt": "?", "completion": "!", "expect": expected}],
+    }
+    function = write_function(tmp_path / "function.yaml", spec)
+    function.chmod(0o644)
+    assert readiness(report, image, function) == "200"
 
 
 SERVE = """

@@ -6,6 +6,7 @@ import re
 import tomllib
 
 from support import pins
+from support.pages import page
 
 DOCKERFILE = (pins.ROOT / "Dockerfile").read_text(encoding="utf-8")
 
@@ -24,6 +25,12 @@ def test_make_images_builds_every_image_of_the_dockerfile():
     text = (pins.ROOT / "Makefile").read_text(encoding="utf-8")
     (images,) = re.findall(r"^IMAGES := (.+)$", text, re.MULTILINE)
     assert re.findall(r"^FROM python AS (\S+)$", DOCKERFILE, re.MULTILINE) == images.split()
+
+
+def test_the_page_of_images_lists_the_packages_for_rewards():
+    section = page("images.md").split("\n## Packages for rewards\n", 1)[1].split("\n## ", 1)[0]
+    listed = re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE)
+    assert listed == pins.reward_packages()
 
 
 def test_gpus_train_with_the_versions_that_are_tested():

@@ -30,6 +30,12 @@ def locked() -> list[dict[str, Any]]:
     return packages
 
 
+def reward_packages() -> list[str]:
+    """Names of the packages that the reward server's image brings for the code of users."""
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
+    return sorted(groups["reward-packages"])
+
+
 def of_requirements() -> dict[str, set[str]]:
     """Versions by package of the trainer's image for GPUs, with this project's own."""
     found = defaultdict(set, {name: {version()} for name in ("rft-api", "rft-trainer")})
