@@ -163,6 +163,21 @@ def test_code_that_a_package_runs_when_it_is_imported_is_confined(tmp_path, star
     assert victim.read_text() == "untouched"
 
 
+def test_the_time_of_an_import_counts_against_no_batch(tmp_path, start_server, monkeypatch):
+    """Also when a worker is replaced, and when the code imports the package in a function only."""
+    wheels = tmp_path / "wheels"
+    build_wheel(wheels, "slow", "1", {"slow.py": "import time\ntime.sleep(2)\n"})
+    for name, value in only_from(wheels).items():
+        monkeypatch.setenv(name, value)
+    source = "import os\ndef score(text):\n    import slow\n    return os._exit(1) if text == 'end' else 0.5\n"
+    source += code("score(sample['messages'][-1]['content'])")
+    spec = {"python": {"source": source, "requirements": ["slow"]}, "sandbox": {"processes": 1}, "timeout": "1s"}
+    server = start_server(spec, packages=tmp_path / "packages").wait_ready()
+    assert server.score_one("x")["aggregate_reward_score"] == 0.5
+    assert "ended its process" in server.score_one("end")["error"]
+    assert server.score_one("x")["aggregate_reward_score"] == 0.5
+
+
 def test_a_server_without_its_packages_says_how_to_install_them(tmp_path):
     function = write_function(
         tmp_path / "function.json", {"python": {"source": code("1.0"), "requirements": ["numpy==2.*"]}}
