@@ -68,7 +68,7 @@ REFUSED = [
     ),
     ({"builtin": {"name": "Json", "json": {"jsonSchema": {"not": {"$ref": "http://x/y"}}}}}, "refers to http://x/y, w"),
     ({"builtin": {"name": "Json", "json": {"jsonSchema": {"pattern": "a{99999999999}"}}}}, "jsonSchema: holds a patt"),
-    ({"builtin": {"name": "Json", "json": {"jsonSchema": DEEP}}}, "jsonSchema: nests too deeply"),
+    ({"builtin": {"name": "Json", "json": {"jsonSchema": DEEP}}}, "is nested more than 100 levels deep (line 1)"),
     ({"http": {"url": "http://"}}, "spec.http.url"),
     ({"http": {"url": "http://x y"}}, "spec.http.url: is not a URL"),
     ({"http": {"url": "http://x:99999999"}}, "spec.http.url: is not a URL"),

@@ -31,7 +31,10 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         self._depth += 1
         if self._depth > MAXIMUM_NESTING:
-            raise ValueError(f"is nested more than {MAXIMUM_NESTING} levels deep")
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            assert event is not None  # a node is about to be composed
+            line = event.start_mark.line + 1
+            raise ValueError(f"is nested more than {MAXIMUM_NESTING} levels deep (line {line})")
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
