@@ -19,9 +19,8 @@ from rft_api.sources import Data, DataSource
 from rft_api.training import Tuning
 from rft_trainer.architecture import adapted_layers
 from rft_trainer.base_model import BaseModel
-from rft_trainer.conversations import conversation_check
+from rft_trainer.conversations import conversation_check, token_counter
 from rft_trainer.data import load_dataset
-from rft_trainer.flow import _token_counter
 from rft_trainer.modeling import (
     add_adapter,
     check_base_model,
@@ -109,7 +108,7 @@ def test_a_token_in_a_prompt_that_the_embedding_lacks(tmp_path, folder):
         tmp_path / "a.jsonl", [{"messages": [{"role": "user", "content": text}]} for text in ("12", "1<extra>2")]
     )
     data = Data(train=[DataSource(name="s", uri=str(file), reward="r")])
-    counter = _token_counter(base_of(folder), load_tokenizer(str(folder)))
+    counter = token_counter(str(folder), load_tokenizer(str(folder)))
     assert refusal(ExitCode.DATA_INVALID, load_dataset, data, 100, counter) == (
         f"{file}:2: has the token <extra>, of which the model has no embedding; remove it from the text"
     )
