@@ -27,11 +27,9 @@ from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 from huggingface_hub.utils.tqdm import disable_progress_bars, tqdm
 
 from rft_api.dataset_files import dataset_files
-from rft_api.foreign.files import check_relative_name
-from rft_api.foreign.text import one_line
 from rft_api.hub_address import DATASET_SHAPE, DATASETS, SCHEME, SHAPE, HubAddress, parse_dataset_address
 from rft_api.progress import OnBytes, Report, count_bytes, ignore_bytes, ignore_report
-from rft_api.storage_error import StorageError
+from rft_api.storage_error import StorageError, check_stored_name
 
 log = logging.getLogger(__name__)
 
@@ -73,10 +71,7 @@ class HubModel:
         """
         info = self._tried(self._info)
         for item in info.siblings or []:
-            try:
-                check_relative_name(item.rfilename)
-            except ValueError as error:
-                raise StorageError(f"{self._uri()}: the file {one_line(item.rfilename, 200)!r} {error}") from None
+            check_stored_name(self._uri(), item.rfilename)
         self._revision = info.sha
         files = [HubFile(item.rfilename, item.size or 0, item.blob_id or "") for item in info.siblings or []]
         return sorted(files, key=lambda file: file.name)

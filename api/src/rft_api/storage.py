@@ -20,10 +20,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from rft_api.files import atomic_path, atomic_write
-from rft_api.foreign.files import check_relative_name
-from rft_api.foreign.text import one_line
 from rft_api.progress import OnBytes, Report, count_bytes, ignore_bytes, ignore_report
-from rft_api.storage_error import StorageError
+from rft_api.storage_error import StorageError, check_stored_name
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +68,8 @@ class ObjectStore:
         # A key that ends with a slash is a folder's, as consoles make them.
         files = sorted((item for item in objects if not item.name.endswith("/")), key=lambda item: item.name)
         for item in files:
-            _check_name(uri, item.name)
+            if item.name:
+                check_stored_name(uri, item.name)
         return files
 
     def download(self, uri: str, target: Path, names: Sequence[str], on_bytes: OnBytes = ignore_bytes) -> None:
@@ -83,7 +82,8 @@ class ObjectStore:
         """
         bucket, prefix = _split(uri)
         for name in names:
-            _check_name(uri, name)
+            if name:
+                check_stored_name(uri, name)
             path = target / name if name else target
             with atomic_path(path) as partial, _explained("read", _join(uri, name)):
                 self._client.download_file(bucket, _join(prefix, name), str(partial), Callback=_serial(on_bytes))
@@ -205,15 +205,6 @@ def _explained(verb: str, uri: str) -> Iterator[None]:
         # Without credentials or region no try can succeed; everything else is the network.
         permanent = type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "NoRegionError")
         raise StorageError(f"cannot {verb} {uri}: {error}", permanent) from error
-
-
-def _check_name(uri: str, name: str) -> None:
-    """Refuse a name that leads out of a folder: whoever may write to a bucket could write files of this machine."""
-    try:
-        if name:
-            check_relative_name(name)
-    except ValueError as error:
-        raise StorageError(f"{uri}: the key {one_line(name, 200)!r} below it {error}; rename the object") from None
 
 
 def _split(uri: str) -> tuple[str, str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from rft_api.foreign.names import check_relative_name
+from rft_api.foreign.text import one_line
+
 
 class StorageError(Exception):
     """An object store or the Hugging Face hub has refused something, or could not be reached.
@@ -14,3 +17,19 @@ class StorageError(Exception):
     def __init__(self, message: str, permanent: bool = True):
         super().__init__(message)
         self.permanent = permanent
+
+
+def check_stored_name(uri: str, name: str) -> None:
+    """Refuse the name of a stored file: whoever may write to the store could otherwise write files of this machine.
+
+    Args:
+        uri: the address that it is below.
+        name: its name, relative to the address.
+
+    Raises:
+        StorageError: when the name leads out of the folder that the file is copied to.
+    """
+    try:
+        check_relative_name(name)
+    except ValueError as error:
+        raise StorageError(f"{uri}: {one_line(name, 200)!r} below it {error}; rename it") from None

@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx
 
-from rft_api.foreign.json_text import format_size, parse_json
+from rft_api.exact_json import parse_row
+from rft_api.foreign.sizes import format_size
 
 DEFAULT_HEADERS = {"accept-encoding": "identity"}
 """An answer that is compressed could be a thousand times as large as what was received of it."""
@@ -35,9 +36,9 @@ class Answer:
         """The body as JSON.
 
         Raises:
-            ValueError: when it is none; see `parse_json`.
+            ValueError: when it is none, or has what programs read differently; see `parse_row`.
         """
-        return parse_json(self.body, len(self.body))
+        return parse_row(self.body)
 
 
 async def ask(
@@ -80,9 +81,7 @@ async def ask(
                 body += chunk
                 if len(body) > maximum_bytes:
                     raise ForeignAnswerError(f"answers with more than {format_size(maximum_bytes)}")
-    except TimeoutError:
-        raise ForeignAnswerError(f"does not answer within {seconds:g} s") from None
-    except httpx.TimeoutException:
+    except (TimeoutError, httpx.TimeoutException):
         raise ForeignAnswerError(f"does not answer within {seconds:g} s") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ForeignAnswerError(f"cannot be asked: {str(error) or type(error).__name__}") from None

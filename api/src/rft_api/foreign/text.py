@@ -16,25 +16,11 @@ def one_line(text: str, maximum: int = MAXIMUM_SHOWN) -> str:
         text: the text.
         maximum: the largest number of characters that are shown; how many are left out is said.
     """
-    return _shown(text, maximum, lines=False)
-
-
-def several_lines(text: str, maximum: int = MAXIMUM_SHOWN) -> str:
-    """Return a text whose lines stay apart, for places where lines of their own can pretend nothing.
-
-    Args:
-        text: the text.
-        maximum: as for `one_line`.
-    """
-    return _shown(text, maximum, lines=True)
-
-
-def _shown(text: str, maximum: int, lines: bool) -> str:
     pieces: list[str] = []
     size = 0
     for position, character in enumerate(text):
-        piece = _escaped(character, lines)
-        if piece == " " and not lines and (not pieces or pieces[-1] == " "):
+        piece = _escaped(character)
+        if piece == " " and (not pieces or pieces[-1] == " "):
             piece = ""
         size += len(piece)
         # The text may be as large as a tenant likes, and hold nothing but white space.
@@ -42,11 +28,11 @@ def _shown(text: str, maximum: int, lines: bool) -> str:
             return f"{''.join(pieces)} ... ({len(text) - position:,} more characters)"
         if piece:
             pieces.append(piece)
-    return "".join(pieces) if lines else "".join(pieces).rstrip()
+    return "".join(pieces).rstrip()
 
 
-def _escaped(character: str, lines: bool) -> str:
+def _escaped(character: str) -> str:
     # isprintable() knows the categories of Unicode: Cc, Cf, Cs, Co, Cn, Zl, Zp, and all spaces but " ".
-    if character.isprintable() or (lines and character == "\n"):
+    if character.isprintable():
         return character
     return " " if character.isspace() else ascii(character)[1:-1]

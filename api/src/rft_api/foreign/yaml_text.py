@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from rft_api.foreign.json_text import format_size
+from rft_api.foreign.sizes import format_size
 
 MAXIMUM_BYTES = 8 << 20
 """Largest size of a file with manifests. Kubernetes takes no object of more than about 1 MiB."""

@@ -38,8 +38,11 @@ class PodClient:
 
     async def gather(self, questions: Iterable[Awaitable[Result]]) -> list[Result]:
         """Wait for the answers to questions that are asked at the same time, without a slot; return them in order."""
+        asked = list(questions)
+        if not asked:
+            return []  # giving the slot away would only make the caller wait
         async with self._slots.lent():
-            return await asyncio.gather(*questions)
+            return await asyncio.gather(*asked)
 
     async def get(self, pod: PodView, port: int, path: str, any_status: bool = False) -> Answer | None:
         """Return the response to a GET request, or None when the pod gives none that can be used.

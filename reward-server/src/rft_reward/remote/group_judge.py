@@ -21,10 +21,11 @@ from rft_reward.combine import Row
 from rft_reward.metrics import Metrics
 from rft_reward.remote.cache import Cache
 from rft_reward.remote.chat import ChatModel
-from rft_reward.remote.errors import RemoteError, shortened
+from rft_reward.remote.errors import RemoteError
 from rft_reward.remote.judge import Judge
 from rft_reward.remote.judge_prompt import build_comparison, message_text
 from rft_reward.remote.judge_ranking import ASK_AGAIN, SCHEMA, Ranking, read_ranking
+from rft_reward.remote.judge_reply import ask_judge
 from rft_reward.remote.judge_templates import TEMPLATES
 from rft_reward.remote.pieces import Sample, score_pieces
 
@@ -134,19 +135,11 @@ class GroupJudge:
         return ranking
 
     async def _ask(self, messages: list[dict[str, str]], count: int, deadline: float) -> Ranking:
-        completion = await self._model.complete(messages, SCHEMA, deadline, self._sampling)
-        ranking = read_ranking(completion.text, count)
-        if ranking is None:
-            wrong = {"role": "assistant", "content": completion.text or "(nothing)"}
-            again = [*messages, wrong, {"role": "user", "content": ASK_AGAIN.format(count=count)}]
-            completion = await self._model.complete(again, SCHEMA, deadline, self._sampling)
-            ranking = read_ranking(completion.text, count)
-        if ranking is None:
-            cut_off = f", cut off after {self._judge.max_tokens} tokens (judge.maxTokens)" if completion.cut else ""
-            raise RemoteError(
-                f"the judge's answer holds no ranking of {count} answers{cut_off}: {shortened(completion.text)}"
-            )
-        return ranking
+        def read(text: str) -> Ranking | None:
+            return read_ranking(text, count)
+
+        again, missing = ASK_AGAIN.format(count=count), f"no ranking of {count} answers"
+        return await ask_judge(self._model, messages, SCHEMA, self._sampling, deadline, read, again, missing)
 
     async def close(self) -> None:
         """Cancel what is in progress, and close the connections."""

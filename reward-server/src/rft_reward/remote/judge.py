@@ -13,9 +13,10 @@ from rft_reward.combine import Row
 from rft_reward.metrics import Metrics
 from rft_reward.remote.cache import Cache
 from rft_reward.remote.chat import ChatModel
-from rft_reward.remote.errors import RemoteError, shortened
+from rft_reward.remote.errors import RemoteError
 from rft_reward.remote.judge_answer import ASK_AGAIN, SCHEMA, Rating, read_rating
 from rft_reward.remote.judge_prompt import build_messages
+from rft_reward.remote.judge_reply import ask_judge
 from rft_reward.remote.judge_templates import TEMPLATES
 from rft_reward.remote.pieces import Sample, cut, score_pieces
 
@@ -87,17 +88,9 @@ class Judge:
         return Rating(median, nearest.reason)
 
     async def _vote(self, messages: list[dict[str, str]], deadline: float) -> Rating:
-        completion = await self._model.complete(messages, SCHEMA, deadline, self._sampling)
-        rating = read_rating(completion.text)
-        if rating is None:
-            wrong = {"role": "assistant", "content": completion.text or "(nothing)"}
-            again = [*messages, wrong, {"role": "user", "content": ASK_AGAIN}]
-            completion = await self._model.complete(again, SCHEMA, deadline, self._sampling)
-            rating = read_rating(completion.text)
-        if rating is None:
-            cut_off = f", cut off after {self._judge.max_tokens} tokens (judge.maxTokens)" if completion.cut else ""
-            raise RemoteError(f"the judge's answer holds no rating{cut_off}: {shortened(completion.text)}")
-        return rating
+        return await ask_judge(
+            self._model, messages, SCHEMA, self._sampling, deadline, read_rating, ASK_AGAIN, missing="no rating"
+        )
 
     async def close(self) -> None:
         """Cancel what is in progress, and close the connections."""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-from rft_reward.text import writable
+from rft_reward.remote.judge_reply import objects_after_reasoning, reason_of
 
 LOWEST, HIGHEST = 1, 5
-_LONGEST_REASON = 4000
-_LONGEST_ANSWER = 100_000
-_MOST_OPENINGS = 200
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -49,30 +45,12 @@ def read_rating(text: str) -> Rating | None:
     The result is None if there is no rating, or if there are different ratings. Choosing one of them would be a guess,
     and one of them may be quoted from the completion.
     """
-    # The reasoning may mention several ratings. Only what comes after it counts.
-    answer = text.rpartition("</think>")[2]
-    if "<think>" in answer:  # the answer was cut off in the reasoning
-        return None
-    ratings = {rating.rating: rating for rating in _ratings(answer[-_LONGEST_ANSWER:])}
-    return next(iter(ratings.values())) if len(ratings) == 1 else None
-
-
-def _ratings(text: str) -> list[Rating]:
-    decoder, position, ratings = json.JSONDecoder(strict=False), 0, []
-    for _ in range(_MOST_OPENINGS):
-        position = text.find("{", position)
-        if position < 0:
-            break
-        try:
-            value, position = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError):
-            position += 1
-            continue
-        rating = _whole_number(value.get("score"))
+    ratings = {}
+    for verdict in objects_after_reasoning(text):
+        rating = _whole_number(verdict.get("score"))
         if rating is not None:
-            reason = value.get("reason")
-            ratings.append(Rating(rating, writable(reason)[:_LONGEST_REASON] if isinstance(reason, str) else ""))
-    return ratings
+            ratings[rating] = Rating(rating, reason_of(verdict))
+    return next(iter(ratings.values())) if len(ratings) == 1 else None
 
 
 def _whole_number(value: Any) -> int | None:

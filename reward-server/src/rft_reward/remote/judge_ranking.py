@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-from rft_reward.text import writable
-
-_LONGEST_REASON = 4000
-_LONGEST_ANSWER = 100_000
-_MOST_OPENINGS = 200
+from rft_reward.remote.judge_reply import objects_after_reasoning, reason_of
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -42,25 +37,11 @@ def read_ranking(text: str, count: int) -> Ranking | None:
 
     The result is None if there is no ranking that holds every answer exactly once, or if there are different rankings.
     """
-    answer = text.rpartition("</think>")[2]
-    if "<think>" in answer:  # the answer was cut off in the reasoning
-        return None
-    decoder, position = json.JSONDecoder(strict=False), 0
-    answer = answer[-_LONGEST_ANSWER:]
-    rankings: list[Ranking] = []
-    for _ in range(_MOST_OPENINGS):
-        position = answer.find("{", position)
-        if position < 0:
-            break
-        try:
-            value, position = decoder.raw_decode(answer, position)
-        except (ValueError, RecursionError):
-            position += 1
-            continue
-        places = _places(value.get("ranking"), count)
+    rankings = []
+    for verdict in objects_after_reasoning(text):
+        places = _places(verdict.get("ranking"), count)
         if places is not None:
-            reason = value.get("reason")
-            rankings.append(Ranking(places, writable(reason)[:_LONGEST_REASON] if isinstance(reason, str) else ""))
+            rankings.append(Ranking(places, reason_of(verdict)))
     same = rankings and all(_as_sets(other) == _as_sets(rankings[0]) for other in rankings)
     return rankings[0] if same else None
 

@@ -22,6 +22,7 @@ from rft_reward.remote.cache import Cache
 from rft_reward.remote.chat import ChatModel
 from rft_reward.remote.embeddings import EmbeddingModel
 from rft_reward.remote.errors import RemoteError, shortened
+from rft_reward.remote.judge_reply import json_objects
 from rft_reward.remote.pieces import Sample, cut, score_pieces
 
 _REMEMBERED = 20_000
@@ -234,16 +235,10 @@ def _label_schema(labels: Sequence[str]) -> dict[str, Any]:
 
 def _last_object(text: str) -> dict[str, Any] | None:
     """The JSON object that is the text, or at its end, because models put it in a code fence or after words."""
-    decoder, last, position = json.JSONDecoder(strict=False), None, 0
-    for _ in range(200):
-        position = text.find("{", position)
-        if position < 0:
-            break
-        try:
-            last, position = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError):
-            position += 1
-    return last if isinstance(last, dict) else None
+    last = None
+    for value in json_objects(text):
+        last = value
+    return last
 
 
 def _is_finite(value: float) -> bool:
