@@ -2,10 +2,12 @@
 ARG BASE=docker.io/library/python:3.12-slim
 # operator, reward, reward-slim, loader, trainer-cpu or trainer-cuda
 ARG IMAGE
+ARG VERSION=0.1.0
 
 FROM ${BASE} AS uv
-ARG UV_VERSION=0.13.9
-RUN python3 -m venv /uv && /uv/bin/python -m pip install --no-cache-dir uv==${UV_VERSION}
+COPY tools/uv.txt /
+RUN python3 -m venv /uv && /uv/bin/python -m pip install --no-cache-dir --require-hashes --requirement /uv.txt
+COPY release/image_bill.py /uv/
 
 FROM uv AS build
 ARG IMAGE
@@ -113,11 +115,18 @@ RUN --mount=type=bind,from=uv,source=/uv,target=/mnt/uv --mount=type=cache,targe
       --requirements /opt/rft/requirements.txt && \
     rm -f /opt/rft/.lock /tmp/*.lock
 COPY --from=build /build/wheels /opt/rft/wheels
+ARG VERSION
 RUN --mount=type=bind,from=uv,source=/uv,target=/mnt/uv \
     /mnt/uv/bin/uv pip install --python /opt/rft --no-cache --offline --no-deps --compile-bytecode /opt/rft/wheels/*.whl && \
+    python /mnt/uv/image_bill.py "${IMAGE}" "${VERSION}" /opt/rft/lib/python3*/site-packages ${RFT_REWARD_PACKAGES:-} \
+      > /opt/rft/sbom.json && \
     rm -f /opt/rft/.lock /tmp/*.lock
-ARG VERSION=0.1.0
+# Where the image comes from: the commit, and the base, by digest if it was given with one.
+ARG REVISION=unknown
+ARG BASE
 LABEL org.opencontainers.image.title="rft-${IMAGE}" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="${VERSION}"
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${BASE}"
 USER 65532:65532

@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 # A pinned uv in a folder of its own: an older one on the machine might not understand uv.lock.
-UV_VERSION := 0.13.9
+UV_VERSION := $(shell sed -n 's/^uv==\([^ ]*\).*/\1/p' tools/uv.txt)
 UV := $(CURDIR)/.cache/uv-$(UV_VERSION)/bin/uv
 RUN := $(UV) run --no-sync
 # Runs a command, and prints every 10 s how far it is when it would be silent.
@@ -14,8 +14,10 @@ MODEL := .cache/models/smollm2-135m-instruct
 BUILDER = $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool))))
 REGISTRY := localhost
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+# The commit that images are built from; "-dirty" when files differ from it.
+REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
 
-.PHONY: help install demo test check cluster docs images generate licenses version release dist format
+.PHONY: help install demo test check cluster docs images generate licenses version release pinned-base audit dist format
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -24,8 +26,8 @@ $(UV):
 	@echo "Installing uv $(UV_VERSION) into .cache; it installs everything else"
 	@folder=.cache/uv-$(UV_VERSION); \
 	  { python3 -m venv $$folder && tools/report.sh "Installing uv" $$folder/bin/python -m pip install --quiet \
-	    uv==$(UV_VERSION); } || \
-	  { uv venv --clear $$folder && uv pip install --python $$folder uv==$(UV_VERSION); } || \
+	    --require-hashes --requirement tools/uv.txt; } || \
+	  { uv venv --clear $$folder && uv pip install --python $$folder --require-hashes --requirement tools/uv.txt; } || \
 	  { echo "uv could not be installed. It needs python3 with venv (Debian: apt install python3-venv) or any uv" \
 	    "(https://docs.astral.sh/uv/getting-started/installation)" >&2; exit 1; }
 
@@ -67,7 +69,7 @@ images: ## build every container image: make images REGISTRY=registry.example.co
 	  echo "Building $(REGISTRY)/rft-$$image:$(VERSION)"; \
 	  tools/report.sh "Building rft-$$image" \
 	    $(BUILDER) build $(if $(filter %docker,$(BUILDER)),,--layers=false) --build-arg IMAGE=$$image \
-	    --build-arg VERSION=$(VERSION) $(if $(BASE),--build-arg BASE=$(BASE)) \
+	    --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) $(if $(BASE),--build-arg BASE=$(BASE)) \
 	    --tag $(REGISTRY)/rft-$$image:$(VERSION) .; \
 	done
 
@@ -96,8 +98,19 @@ version: $(UV) ## write a version to every place: make version VERSION=0.2.0
 	@sed -i 's/\$$image:.*/$$image:$(VERSION)/' docs/install.md
 	@$(UV) lock --quiet
 
-release: install docs images ## make wheels, chart, bill of materials and licences in dist/, and the images
+release: pinned-base install docs images ## make wheels, chart, bill of materials and licences in dist/, and the images
 	@$(MAKE) --no-print-directory dist
+
+# A tag can be moved to other contents. Only a registry knows the digest of today's tag.
+pinned-base:
+	@[[ "$(BASE)" =~ @sha256:[0-9a-f]{64}$$ ]] || { echo "A release is built on a base that is named by its digest:" \
+	  "make release BASE=docker.io/library/python:3.12-slim@sha256:... The digest of a tag:" \
+	  "skopeo inspect --format '{{.Digest}}' docker://docker.io/library/python:3.12-slim" >&2; exit 1; }
+	@[[ "$(REVISION)" =~ ^[0-9a-f]{40}$$ ]] || { echo "A release is built from a commit, but the files differ from it:" \
+	  "commit or remove what git status lists." >&2; exit 1; }
+
+audit: $(UV) ## say which packages of uv.lock have been withdrawn, have known vulnerabilities, or are outdated
+	@tools/audit.sh $(UV)
 
 DIST := dist
 HELM := helm

@@ -235,23 +235,33 @@ def say(text):
     print(f"{text} ...", file=sys.stderr, flush=True)
 
 
+def markdown_table(results, rows):
+    """Return a table with a column for each result; a row is a title and a function of a result, the first the head."""
+    lines = [f"| {title} | " + " | ".join(str(cell(result)) for result in results) + " |" for title, cell in rows]
+    return "\n".join([lines[0], "|---|" + "---:|" * len(results), *lines[1:]])
+
+
 def table(results):
-    yield "| finished jobs lying about | " + " | ".join(f"{r['finished']:,}" for r in results) + " |"
-    yield "|---|" + "---:|" * len(results)
-    rows = {
-        "apply to Job, ms: p50 / p95 / p99 / most": lambda r: " / ".join(
-            map(str, (*r["latency_ms"].values(), r["slowest_ms"]))
-        ),
-        "memory, MB: at first / with the jobs / started anew": lambda r: " / ".join(map(str, r["rss_mb"].values())),
-        "most memory, MB: first start / second start": lambda r: " / ".join(map(str, r["peak_rss_mb"].values())),
-        "the machine's CPU in use meanwhile, %": lambda r: r["machine_busy_percent"],
-        "CPU, s: all jobs": lambda r: r["cpu_seconds_in_all"],
-        "CPU, s a minute: idle": lambda r: r["idle_cpu_seconds_a_minute"],
-        "killed and started again: caught up after, s": lambda r: r["caught_up_seconds"],
-        "writes a job": lambda r: r["writes_a_job"],
-    }
-    for title, cell in rows.items():
-        yield f"| {title} | " + " | ".join(str(cell(result)) for result in results) + " |"
+    return markdown_table(
+        results,
+        [
+            ("finished jobs lying about", lambda r: f"{r['finished']:,}"),
+            (
+                "apply to Job, ms: p50 / p95 / p99 / most",
+                lambda r: " / ".join(map(str, (*r["latency_ms"].values(), r["slowest_ms"]))),
+            ),
+            (
+                "memory, MB: at first / with the jobs / started anew",
+                lambda r: " / ".join(map(str, r["rss_mb"].values())),
+            ),
+            ("most memory, MB: first start / second start", lambda r: " / ".join(map(str, r["peak_rss_mb"].values()))),
+            ("the machine's CPU in use meanwhile, %", lambda r: r["machine_busy_percent"]),
+            ("CPU, s: all jobs", lambda r: r["cpu_seconds_in_all"]),
+            ("CPU, s a minute: idle", lambda r: r["idle_cpu_seconds_a_minute"]),
+            ("killed and started again: caught up after, s", lambda r: r["caught_up_seconds"]),
+            ("writes a job", lambda r: r["writes_a_job"]),
+        ],
+    )
 
 
 def main():
@@ -275,7 +285,7 @@ def main():
                 results.append(asyncio.run(bench.run()))
     finally:
         run.remove()
-    print("\n".join(table(results)))
+    print(table(results))
     print(json.dumps(results))
 
 

@@ -26,7 +26,7 @@ def run(seed: int, folder: Path) -> tuple[dict, float]:
     for place in (spec["model"], *(source for sources in spec["data"].values() for source in sources)):
         place["uri"] = str((QUICKSTART / place["uri"]).resolve())
     manifest = folder / f"seed-{seed}.yaml"
-    manifest.write_text(yaml.safe_dump(job), encoding="utf-8")
+    manifest.write_text(json.dumps(job), encoding="utf-8")
     command = [Path(sys.executable).parent / "rft", "run", manifest, QUICKSTART / "reward.yaml"]
     start = time.monotonic()
     process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)

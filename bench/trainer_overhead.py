@@ -28,13 +28,14 @@ ROUNDS, STEPS = 2, 4
 
 def bare(job: dict, output: Path) -> None:
     """Train as a user of TRL does, and write the reward and the seconds of each step to a file."""
-    sys.path.insert(0, str(QUICKSTART))
+    sys.path[:0] = [str(QUICKSTART), str(ROOT / "tests")]
     import torch
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
     from reward import lambda_handler
+    from support.bare_trl import LINEAR, grpo_config
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     from rft_trainer.data import mix
     from rft_trainer.processor import has_bfloat16_instructions
@@ -71,7 +72,7 @@ def bare(job: dict, output: Path) -> None:
         LoraConfig(
             r=tuning["rank"],
             lora_alpha=tuning["alpha"],
-            target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+            target_modules=LINEAR,
             layers_to_transform=list(range(layers - tuning["lastLayers"], layers)),
             task_type="CAUSAL_LM",
         ),
@@ -79,8 +80,8 @@ def bare(job: dict, output: Path) -> None:
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=reward,
-        args=GRPOConfig(
-            output_dir=str(output.parent / "trl"),
+        args=grpo_config(
+            output.parent / "trl",
             max_steps=STEPS,
             per_device_train_batch_size=hyperparameters["batchSize"] * hyperparameters["samplesPerPrompt"],
             gradient_accumulation_steps=1,
@@ -91,14 +92,6 @@ def bare(job: dict, output: Path) -> None:
             loss_type="grpo",
             beta=0.0,
             seed=seed,
-            shuffle_dataset=False,
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
         ),
         train_dataset=Dataset.from_list(
             [{"prompt": row["messages"], "reference_answer": json.dumps(row["reference_answer"])} for row in rows]
@@ -123,7 +116,7 @@ def ours(job: dict, folder: Path) -> list[dict]:
         short.write_text("".join(lines[:4]), encoding="utf-8")
         source["uri"] = str(short)
     manifest = folder / "job.yaml"
-    manifest.write_text(yaml.safe_dump(job), encoding="utf-8")
+    manifest.write_text(json.dumps(job), encoding="utf-8")
     command = [Path(sys.executable).parent / "rft", "run", manifest, QUICKSTART / "reward.yaml"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     lines = [json.loads(line) for line in (folder / "out/metrics.jsonl").read_text().splitlines()]

@@ -27,6 +27,7 @@ FILES = "Landlock: no file outside of Python's and the system's folders can be o
 SIGNALS = "A namespace without other processes, or Landlock's scope of signals"
 SOCKETS = "The filter of system calls: no sockets of any family, and Landlock closes TCP and abstract names once more"
 FILTER = "The filter of system calls"
+NEW_CALLS = "The filter of system calls: newer ones than those of Linux 6.12 are refused, as an older kernel would"
 SECRECY = "The server is not dumpable, and Landlock keeps a worker from looking into processes that are not its own"
 STRAYS = "The server counts a worker's processes after each batch and ends those that are too many, with the worker"
 NUMBERS = "The server accepts finite numbers of JSON only; nothing that a worker says is more than data"
@@ -37,12 +38,66 @@ ATTACKS = [
     Attack("fork_bomb", "starts processes without end", f"{LIMITS}: 64 processes and threads.", ("more than",)),
     Attack("memory", "takes memory without end", f"{LIMITS}: the address space of each process.", ("more than 256Mi",)),
     Attack("memory_of_many_processes", "takes memory in many processes", f"{TOGETHER}.", ("together",)),
+    Attack("shared_memory_of_many_processes", "takes shared memory in many processes", f"{TOGETHER}.", ("together",)),
     Attack(
         "memory_outside_the_limit",
         "takes memory that counts as files",
         f"{FILTER}: memfd_create.",
         DENIED,
         succeeds_without=True,
+    ),
+    Attack(
+        "pairs_with_large_buffers",
+        "takes memory of the kernel that pairs of sockets hold",
+        f"{FILTER}: options of sockets.",
+        DENIED,
+        succeeds_without=True,
+    ),
+    Attack(
+        "pairs_that_receive_much",
+        "takes it on the receiving side",
+        f"{FILTER}: options of sockets.",
+        DENIED,
+        succeeds_without=True,
+    ),
+    Attack(
+        "pairs_with_a_program",
+        "has the kernel run a program for each message",
+        f"{FILTER}: options of sockets.",
+        DENIED,
+        succeeds_without=True,
+    ),
+    Attack(
+        "pipes_with_large_buffers",
+        "takes memory of the kernel that pipes hold",
+        f"{FILTER}: the size of a pipe.",
+        DENIED,
+    ),
+    Attack(
+        "pages_that_pipes_hold",
+        "takes huge pages, and leaves them to pipes",
+        f"{FILTER}: vmsplice.",
+        DENIED,
+        succeeds_without=True,
+    ),
+    Attack(
+        "rings_for_files",
+        "takes all rings for asynchronous files that the machine has",
+        f"{FILTER}: io_setup.",
+        DENIED,
+        succeeds_without=True,
+    ),
+    Attack(
+        "rules_of_landlock",
+        "takes memory of the kernel that rules of Landlock hold",
+        f"{FILTER}: Landlock, which only workers need that start completions.",
+        DENIED,
+    ),
+    Attack(
+        "pairs_of_many_processes",
+        "takes memory of the kernel in many processes",
+        f"{TOGETHER}. The sockets of its network count with what they can hold; without namespaces, the pod's limit.",
+        ("together", "more than"),
     ),
     Attack(
         "shared_memory_that_stays",
@@ -221,6 +276,32 @@ ATTACKS = [
         succeeds_without=True,
     ),
     Attack(
+        "tag_other_peoples_files",
+        "gives files an attribute, by a new call",
+        f"{NEW_CALLS}.",
+        ("not implemented",),
+        succeeds_without=True,
+    ),
+    Attack(
+        "untag_other_peoples_files",
+        "takes an attribute from files, by a new call",
+        f"{NEW_CALLS}.",
+        ("not implemented",),
+        succeeds_without=True,
+    ),
+    Attack(
+        "mark_other_peoples_files",
+        "marks files as not to be saved, by a new call",
+        f"{NEW_CALLS}.",
+        ("not implemented",),
+    ),
+    Attack(
+        "look_at_the_marks_of_files",
+        "looks at the marks of files, by a new call",
+        f"{NEW_CALLS}.",
+        ("not implemented",),
+    ),
+    Attack(
         "symbolic_link",
         "reaches files through a symbolic link",
         f"{FILES}; what counts is the file, not its path.",
@@ -281,6 +362,9 @@ ATTACKS = [
         succeeds_without=True,
     ),
     Attack("mount", "mounts a file system", f"{FILTER}: mount.", DENIED),
+    Attack("tree_with_attributes", "takes a copy of the mounts, by a new call", f"{NEW_CALLS}.", ("not implemented",)),
+    Attack("look_at_mounts", "lists the mounts", f"{FILTER}: listmount.", DENIED, succeeds_without=True),
+    Attack("calls_of_tomorrow", "tries system calls that nobody knows yet", f"{NEW_CALLS}.", ("there are none",)),
     Attack("keys_of_the_kernel", "reads the kernel's keys", f"{FILTER}: keyctl.", DENIED),
     Attack("performance_events", "measures other processes", f"{FILTER}: perf_event_open.", DENIED),
     Attack("programs_in_the_kernel", "loads programs into the kernel", f"{FILTER}: bpf.", DENIED),

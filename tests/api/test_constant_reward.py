@@ -80,6 +80,13 @@ def test_fields_that_the_sample_has_are_not_named():
     assert "(the code reads x, which the sample does not have)" in text
 
 
+def test_variables_of_the_environment_are_not_fields():
+    code = 'import os\nregion, name = os.environ.get("AWS_REGION"), os.environ["AWS_LAMBDA_FUNCTION_NAME"]\n'
+    text = constant_reward(samples("a", "b"), [0.0, 0.0], [code])
+    assert text is not None
+    assert "1. a field that is not there;" in text
+
+
 def test_long_texts_are_cut():
     text = constant_reward(samples("a" * 5000, "b" * 5000, reference="c" * 5000), [1.0, 1.0])
     assert text is not None

@@ -6,17 +6,15 @@ import asyncio
 import json
 import re
 import socket
-import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import httpx
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.raw_server import drip, drip_headers, endless, raw_server
 
 from rft_api.exact_json import first_fault
 from rft_api.foreign.http import Answer, ForeignAnswerError, ask
@@ -113,7 +111,20 @@ def bomb(levels: int) -> str:
         ("a: &a {b: {c: *a}}", "has an alias of a value that it is part of (line 1)"),
         ("[" * 5000, "is nested more than 100 levels deep"),
         ("\n".join("  " * level + "a:" for level in range(200)), "is nested more than 100 levels deep"),
+        (
+            "\n".join(["a0: &a0 [1]", *(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 900))]),
+            "has aliases that nest values more than 100 levels deep",
+        ),
+        (
+            "\n".join(["a0: &a0 {b: 1}", *(f"a{n}: &a{n} {{b: *a{n - 1}}}" for n in range(1, 120))]),
+            "has aliases that nest values more than 100 levels deep",
+        ),
         ("x: " + "9" * 5000, "is not valid YAML: Exceeds the limit"),
+        ("x: 0x" + "f" * 5000, "is not valid YAML: line 1 has an integer of more than 64 bits"),
+        ("x: 1\ny: -0b" + "1" * 100_000, "is not valid YAML: line 2 has an integer of more than 64 bits"),
+        ("x: 0" + "7" * 100_000, "is not valid YAML: line 1 has an integer of more than 64 bits"),
+        ("[1, 0xf" + "_" * 100 + "f" * 16 + "]", "is not valid YAML: line 1 has an integer of more than 64 bits"),
+        ("x: " + "9" * 20, "is not valid YAML: line 1 has an integer of more than 64 bits"),
         ("d: 2000-99-99", "is not valid YAML: month must be in 1..12"),
         ("x" * (8 * MEBIBYTE + 1), "is larger than 8 MiB"),
     ],
@@ -121,6 +132,22 @@ def bomb(levels: int) -> str:
 def test_yaml_that_is_refused(text, problem):
     with pytest.raises(ValueError, match=f"^{re.escape(problem)}"):
         list(parse_documents(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["!!bool x", "!!int _", '!!int ""', '!!float ""', "!!timestamp x", "!!int 0b", "!!binary é", "!!bool [x]",
+             "!!set x", "!!omap {a: b}", "!!map x", "!!str {}", "!!float 1.2.3", "? [a]\n: b", "<<: x", "!!x y"]
+)  # fmt: skip
+def test_values_that_do_not_fit_their_tags_are_refused(text):
+    with pytest.raises((ValueError, yaml.YAMLError)) as raised:
+        list(parse_documents(f"a: 1\n---\nb:\n  {text}" if "\n" not in text else text))
+    assert len(str(raised.value)) < 1000
+
+
+def test_numbers_of_base_60_are_texts_as_for_kubectl():
+    """PyYAML took time that grows with the square of their length."""
+    ((_, document),) = parse_documents(f"a: 1:30\nb: 190:20:30.15\nc: {'1' + ':59' * 1_000_000}\nd: !!int 1:2\ne: =\n")
+    assert document == {"e": "=", "a": "1:30", "b": "190:20:30.15", "c": "1" + ":59" * 1_000_000, "d": "1:2"}
 
 
 def test_yaml_that_is_taken():
@@ -144,60 +171,12 @@ def test_names_of_files_below_a_folder(name):
     check_relative_name(name)
 
 
-@contextmanager
-def server(serve: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A server that answers each connection with a function, and its URL."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def accept() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=answer, args=(connection,), daemon=True).start()
-
-    def answer(connection: socket.socket) -> None:
-        with connection:
-            try:
-                connection.recv(65536)
-                serve(connection)
-            except OSError:
-                pass  # the client has closed it
-
-    threading.Thread(target=accept, daemon=True).start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
-
-
 def get(url: str, seconds: float, maximum_bytes: int = 65536) -> Answer:
     async def request() -> Answer:
         async with httpx.AsyncClient(trust_env=False) as client:
             return await ask(client, "GET", url, seconds, maximum_bytes)
 
     return asyncio.run(request())
-
-
-def drip(connection: socket.socket) -> None:
-    """Sends a byte now and then, so that no single read takes long."""
-    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-    while True:
-        connection.sendall(b"x")
-        time.sleep(0.02)
-
-
-def drip_headers(connection: socket.socket) -> None:
-    connection.sendall(b"HTTP/1.1 200 OK\r\nx: ")
-    while True:
-        connection.sendall(b"x")
-        time.sleep(0.02)
-
-
-def endless(connection: socket.socket) -> None:
-    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-    while True:
-        connection.sendall(b"x" * 65536)
 
 
 def endless_headers(connection: socket.socket) -> None:
@@ -243,15 +222,15 @@ def redirect(connection: socket.socket) -> None:
     ],
 )
 def test_servers_whose_answers_are_refused(serve, problem):
-    with server(serve) as url, pytest.raises(ForeignAnswerError, match=problem):
+    with raw_server(serve) as url, pytest.raises(ForeignAnswerError, match=problem):
         get(url, 0.3)
 
 
 def test_answers_that_are_read():
-    with server(lambda c: c.sendall(b'HTTP/1.1 503 No\r\ncontent-length: 8\r\n\r\n{"a": 1}')) as url:
+    with raw_server(lambda c: c.sendall(b'HTTP/1.1 503 No\r\ncontent-length: 8\r\n\r\n{"a": 1}')) as url:
         answer = get(url, 10)
         assert (answer.status, answer.json(), answer.text()) == (503, {"a": 1}, '{"a": 1}')
-    with server(redirect) as url:
+    with raw_server(redirect) as url:
         assert get(url, 10).status == 302
 
 
@@ -260,7 +239,7 @@ def test_a_foreign_bucket_writes_nothing_outside_of_the_folder(tmp_path, monkeyp
     entry = f"<Contents><Key>{key}</Key><Size>1</Size><ETag>x</ETag></Contents>"
     body = f"<ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated>{entry}</ListBucketResult>".encode()
     head = f"HTTP/1.1 200 OK\r\ncontent-type: application/xml\r\ncontent-length: {len(body)}\r\n\r\n".encode()
-    with server(lambda connection: connection.sendall(head + body)) as url:
+    with raw_server(lambda connection: connection.sendall(head + body)) as url:
         for name, value in {
             "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1",
         }.items():  # fmt: skip

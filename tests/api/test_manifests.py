@@ -59,8 +59,8 @@ def test_all_documents_are_checked(tmp_path):
         tmp_path, JOB.replace("uri: m", "uri: 1"), REWARD.replace("Math", "Maths"), "- a\n", "kind: RFTJob\n"
     )
     assert len(found) == 6
-    assert found[0].startswith("m.yaml:5: spec.model.uri: input should be a valid string")
-    assert found[1].startswith("m.yaml:18: spec.builtin.name: input should be 'Math', ")
+    assert found[0].startswith('m.yaml:5: spec.model.uri: must be a string: write "1", in quotes')
+    assert found[1].startswith("m.yaml:18: spec.builtin.name: must be one of Math, ")
     assert found[2] == "m.yaml:20: a manifest is a mapping of fields"
     assert [error.split(": ", 1)[1] for error in found[3:]] == [
         "apiVersion: is required", "metadata: is required", "spec: is required",
@@ -103,6 +103,17 @@ def test_duplicates(tmp_path, document):
 )
 def test_nothing_ends_in_a_traceback(tmp_path, text):
     assert errors(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [("1e-5", "1e-05"), ("5E-6", "5e-06"), ("1e-05", "1e-05"), (".001", "0.001")]
+)
+def test_numbers_without_quotes_are_refused_as_by_a_cluster(tmp_path, number, text):
+    """kubectl reads 1e-5 as a number, which the API server refuses in the place of a text."""
+    job = JOB + "  hyperparameters: {learningRate: " + number + "}\n"
+    (message,) = errors(tmp_path, job)
+    assert message.endswith(f'spec.hyperparameters.learningRate: must be a string: write "{text}", in quotes')
+    assert load(tmp_path, job.replace(number, f'"{text}"')).jobs
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -9,7 +9,7 @@ def test_equal_seeds_do_not_give_equal_ports(monkeypatch):
     """As tests in two processes have them after a trainer was made in each."""
     found = []
     for _ in range(2):
-        monkeypatch.setattr(ports, "_given", set())
+        monkeypatch.setattr(ports, "_returned_ports", set())
         random.seed(42)
         found.append([ports.free_port() for _ in range(4)])
     assert found[0] != found[1]

@@ -102,6 +102,8 @@ def test_components_keep_their_kind():
     [
         ({"name": "x"}, "MetricDropped", "metrics_list is an object, not a list"),
         ([{"value": 1}], "MetricDropped", "metrics_list holds something that is not an object with a name"),
+        ([{"name": "", "value": 1}], "MetricDropped", "metrics_list holds a component whose name is empty"),
+        ([{"name": " \t", "value": 1}], "MetricDropped", "metrics_list holds a component whose name is empty"),
         ([{"name": "x"}], "MetricDropped", "metric 'x': value is missing"),
         ([{"name": "x", "value": math.nan}], "MetricDropped", "metric 'x': value is not a finite number"),
         ([{"name": "x", "value": False}], "MetricConverted", "metric 'x': value is a boolean, which counts as 0"),
@@ -118,7 +120,7 @@ def test_a_bad_component_keeps_the_reward(metrics, reason, message):
 def test_code_cannot_flood_a_row_with_warnings():
     (score,) = match_scores(["a"], [row(1, metrics_list=[{"name": "x" * 9000}] * 1000)])
     assert len(score.warnings) == 16
-    assert max(len(warning.message) for warning in score.warnings) == 2000
+    assert max(len(warning.message) for warning in score.warnings) < 300
 
 
 def test_a_sample_has_the_reference_answer_in_both_places():

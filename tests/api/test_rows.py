@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import re
+import subprocess
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -383,10 +385,27 @@ def test_the_answer_of_either_place_and_all_further_fields():
         (["data.jsonl", "dev.jsonl"], "train", ["data.jsonl"]),
         (["val.json", "eval.json"], "validation", ["val.json"]),
         (["constraint.json", "latest.json"], None, ["constraint.json", "latest.json"]),
+        (["a.JSONL", "b.Json.GZ", "c.jsonl.zst"], None, ["a.JSONL", "b.Json.GZ", "c.jsonl.zst"]),
+        (["A.PARQUET", "notes.json"], None, ["A.PARQUET"]),
+        (["train.parquet", "test.jsonl"], "train", ["train.parquet"]),
     ],
 )  # fmt: skip
 def test_the_files_of_a_folder(names, split, files):
     assert dataset_files(names, split) == files
+
+
+@pytest.mark.parametrize("split", [None, "train"])
+def test_lines_beside_tables_are_not_left_out_unsaid(split):
+    with pytest.raises(ValueError, match=r"^has rows in tables \(a.parquet\) and in JSONL \(b.jsonl.gz\)"):
+        dataset_files(["a.parquet", "b.jsonl.gz", "state.json"], split)
+
+
+def test_a_compressed_file_in_a_folder_is_not_left_out_unsaid(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(jsonl(ROWS))
+    (tmp_path / "b.jsonl.bz2").write_bytes(bz2.compress(jsonl(ROWS)))
+    problems: list[str] = []
+    read_rows(tmp_path, problems)
+    assert problems == [f"{tmp_path / 'b.jsonl.bz2'}: is compressed with bzip2; unpack it, or compress it with gzip"]
 
 
 def test_rows_of_a_folder_are_counted_through(tmp_path):
@@ -401,3 +420,15 @@ def test_rows_of_a_folder_are_counted_through(tmp_path):
     problems.clear()
     assert read_rows(tmp_path / "empty", problems) == []
     assert problems == [f"{tmp_path / 'empty'}: holds no data: no file in JSONL, JSON, Parquet or Arrow"]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_the_command_that_converts_a_table_of_texts_keeps_its_columns(tmp_path, separator, mark):
+    table = f"{mark}question{separator}answer\nWhat?{separator}that\n"
+    (tmp_path / "t.csv").write_text(table, encoding="utf-8")
+    problems: list[str] = []
+    read_rows(tmp_path / "t.csv", problems)
+    command = problems[0].partition("convert it: ")[2].replace("FILE", "t.csv").replace("NEW", "t.jsonl")
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    assert json.loads((tmp_path / "t.jsonl").read_text()) == {"question": "What?", "answer": "that"}

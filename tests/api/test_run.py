@@ -20,6 +20,7 @@ def test_exit_codes_are_a_contract():
     assert {code.value: code.name for code in ExitCode} == {
         0: "SUCCEEDED", 1: "UNEXPECTED", 10: "CONFIGURATION_INVALID", 11: "DATA_INVALID", 12: "MODEL_INVALID",
         13: "NOT_LEARNABLE", 14: "REWARD_FAILING", 15: "OUTPUT_INVALID", 16: "DIVERGED", 17: "OUT_OF_MEMORY",
+        18: "DOES_NOT_FIT",
         74: "OUTPUT_FAILED", 75: "INTERRUPTED", 76: "REWARD_UNREACHABLE", 77: "STORAGE_UNREACHABLE",
     }  # fmt: skip
     assert ExitCode.NOT_LEARNABLE.reason == "NotLearnable"

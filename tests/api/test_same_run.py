@@ -35,7 +35,8 @@ CHANGES: list[tuple[str, Any, list[str]]] = [
     ("tuning.type", "Full", ["tuning.alpha", "tuning.rank", "tuning.type"]),
     ("tuning.alpha", 64, ["tuning.alpha"]),
     ("compute.nodes", 2, ["compute.deepspeed", "compute.nodes"]),
-    ("compute.gpusPerNode", 1, ["compute.gpusPerNode"]),
+    ("compute.gpusPerNode", 1, ["compute.gpusPerNode", "compute.rollouts.engine"]),
+    ("compute.rollouts", {"engine": "vLLM", "servers": 2}, ["compute.rollouts.engine"]),
     ("compute.precision", "Float32", ["compute.precision"]),
     ("earlyStopping", {"patience": 3}, ["earlyStopping"]),
     # Defaults that are stated, and other spellings.
@@ -44,6 +45,7 @@ CHANGES: list[tuple[str, Any, list[str]]] = [
     ("tuning.rank", 16, []),
     ("tuning.alpha", 32, []),
     ("compute.processesPerNode", 1, []),
+    ("compute.rollouts", {"engine": "InProcess"}, []),
     # What may change.
     ("output.uri", "p", []),
     ("hyperparameters.microBatchSize", 4, []),
@@ -91,9 +93,17 @@ def test_every_part_of_a_spec_is_looked_at():
     top = {path.split(".")[0] for path, *_ in CHANGES}
     assert top == {field.alias or name for name, field in RFTJobSpec.model_fields.items()}
     compute = {path.split(".")[1] for path, *_ in CHANGES if path.startswith("compute.")}
-    tested_elsewhere = {"deepspeed", "rollouts"}
+    tested_elsewhere = {"deepspeed", "gpuMemory", "ignoreMemoryPlan"}
     model = RFTJobSpec.model_fields["compute"].annotation
     assert compute | tested_elsewhere == {field.alias or name for name, field in model.model_fields.items()}
+
+
+@pytest.mark.parametrize("stated", [{"gpuMemory": "80Gi"}, {"ignoreMemoryPlan": True}])
+def test_what_is_stated_about_the_memory_of_gpus_may_change(stated):
+    before = config({**SPEC, "compute": {"gpusPerNode": 1}})
+    after = config({**SPEC, "compute": {"gpusPerNode": 1, **stated}})
+    assert before != after
+    assert changes_of_run(before, after) == []
 
 
 def test_where_and_how_long_rewards_are_asked_may_change():

@@ -123,7 +123,7 @@ def test_every_rule_is_tested():
 
 def test_all_broken_rules_are_reported_together():
     with pytest.raises(ValidationError) as raised:
-        Compute.model_validate({"gpusPerNode": 0, "rollouts": {"engine": "vLLM"}})
+        Compute.model_validate({"gpusPerNode": 0, "rollouts": {"engine": "vLLM", "placement": "Dedicated"}})
     assert len(raised.value.errors()[0]["ctx"]["error"].violations) == 1
     with pytest.raises(ValidationError) as raised:
         Data.model_validate({"train": TWICE, "test": TWICE})

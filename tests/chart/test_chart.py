@@ -15,6 +15,7 @@ from support.helm import CHART, RELEASE, Helm, find
 
 from rft_api.crd import build_crds
 from rft_api.manifests import load_manifests
+from rft_api.networks import CIDR_PATTERN
 from rft_charts.generate import generated_files
 from rft_charts.values_page import read_values
 from rft_operator.kube.permissions import EVERYWHERE, OWN_NAMESPACE, Permission
@@ -68,6 +69,7 @@ SHAPES: dict[str, list[dict[str, Any]]] = {
             "networkPolicy": {"enabled": False},
             "dashboards": {"enabled": False},
         },
+        {"admissionPolicies": {"enabled": True}},
     ],
 }
 MATRIX = {
@@ -239,6 +241,14 @@ def test_the_jobs_of_helm_test_are_valid(chart: Helm, tmp_path: Path):
         ({"metrics": {"podMonitors": {"interval": "often"}}}, "'often' does not match pattern"),
         ({"tolerations": [{"effekt": "NoSchedule"}]}, "additional properties 'effekt' not allowed"),
         ({"extraEnv": [{"value": "x"}]}, "at '/extraEnv/0': missing property 'name'"),
+        ({"bounds": {"volumes": None}}, "at '/bounds': missing property 'volumes'"),
+        (
+            {"bounds": {"imagePrefixes": ["*.example.com"]}},
+            "at '/bounds/imagePrefixes/0': '*.example.com' does not match",
+        ),
+        ({"bounds": {"egress": {"allowed": ["10.0.0/8"]}}}, "at '/bounds/egress/allowed/0': '10.0.0/8' does not match"),
+        ({"bounds": {"egress": {"denied": ["010.0.0.0/8"]}}}, "'010.0.0.0/8' does not match pattern"),
+        ({"admissionPolicies": {"enabled": "yes"}}, "at '/admissionPolicies/enabled': got string, want boolean"),
         ({"test": {"seconds": 0}}, "at '/test/seconds': minimum"),
     ],
 )
@@ -255,6 +265,11 @@ def test_every_value_has_a_comment_and_a_schema():
         for part in value.name.split("."):
             assert node["additionalProperties"] is False, value.name
             node = node["properties"][part]
+
+
+def test_ranges_are_written_as_in_manifests():
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    assert schema["definitions"]["cidrs"]["items"]["pattern"] == CIDR_PATTERN
 
 
 def test_the_notes_say_the_next_command(chart: Helm):

@@ -1,7 +1,8 @@
-"""A finished run's folder, and a way to call the command line."""
+"""A finished run's folder, a bucket, and a way to call the command line."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,3 +43,11 @@ def finished_run(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "run")
     write_run(folder)
     return folder
+
+
+@pytest.fixture
+def bucket(s3, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bucket of a real object store, which the environment names: a folder whose files are its objects."""
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    return s3.make_bucket(f"bucket-{uuid.uuid4().hex[:12]}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,13 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from huggingface_hub import constants
-from support.hub import Hub
+from support.hub import Hub, ask_hub
+from support.manifests import reward_manifest
 
 from rft_api.data_formats import read_conversations, read_prompts
 from rft_api.sources import DataSource, WarmupSource
 
-REWARD = """\
----
-apiVersion: rft.dev/v1alpha1
-kind: RewardFunction
-metadata: {name: exact}
-spec:
-  builtin: {name: ExactMatch}
-"""
+REWARD = "---\n" + reward_manifest("exact", "builtin: {name: ExactMatch}\n")
 
 
 def row(text: str, reference: Any = "1", **fields: Any) -> dict[str, Any]:
@@ -77,13 +69,6 @@ spec:
 @pytest.fixture(autouse=True)
 def wide_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
-
-
-@pytest.fixture
-def bucket(s3, monkeypatch) -> Path:
-    for name, value in s3.environment().items():
-        monkeypatch.setenv(name, value)
-    return s3.make_bucket(f"bucket-{uuid.uuid4().hex[:12]}")
 
 
 def test_every_problem_of_every_file_is_told_with_its_line(rft, tmp_path):
@@ -535,6 +520,11 @@ def test_forms_of_rows(rft, tmp_path, form, name, source, options, prompt, answe
         ("QuestionAnswer", {"question": "x"}, "answer is missing; --answer-field names the field of the answer"),
         ("OpenAIChat", {"system": "x", "messages": [S, U]}, "system: messages begins with a system message already"),
         ("QuestionAnswer", {"question": "x", "answer": 2**64}, "answer is an integer of more than 64 bits"),
+        (
+            "QuestionAnswer",
+            {"question": "x", "answer": "2+2\n#### 4", "solution": "mine"},
+            "solution would be replaced by what stands before #### in answer; rename it: jq",
+        ),
     ],
 )
 def test_rows_of_another_form(rft, tmp_path, name, source, problem):
@@ -543,6 +533,13 @@ def test_rows_of_another_form(rft, tmp_path, name, source, problem):
     assert result.returncode == 11
     assert f"{file}:1: {problem}" in result.stderr
     assert not (tmp_path / "y.jsonl").exists()
+
+
+def test_a_solution_of_the_row_is_kept_if_nothing_replaces_it(rft, tmp_path):
+    file = written(tmp_path / "x.jsonl", {"question": "x", "answer": "#### 4", "solution": "mine"})
+    assert rft("data", "convert", file, "--from", "QuestionAnswer", "--output", tmp_path / "y.jsonl").returncode == 0
+    (row,) = lines(tmp_path / "y.jsonl")
+    assert (row["reference_answer"], row["solution"]) == ("4", "mine")
 
 
 def test_the_command_that_an_error_names_works(rft, tmp_path):
@@ -602,9 +599,7 @@ def dataset(folder: Path) -> Path:
 def hub(tmp_path, monkeypatch):
     dataset(tmp_path / "hub/owner/gsm")
     hub = Hub(tmp_path / "hub")
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace("https://huggingface.co", hub.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    ask_hub(hub, monkeypatch)
     yield hub
     hub.stop()
 
@@ -655,6 +650,22 @@ def test_a_job_reads_the_folder_of_a_split(rft, tmp_path):
     written(tmp_path / "words/test.jsonl", row("x"))
     (tmp_path / "words/test.jsonl").rename(tmp_path / "words/test.parquet")
     assert f"{tmp_path / 'words'}: holds several splits (test, train)" in rft("data", "check", manifest).stderr
+
+
+def test_files_are_checked_and_described_of_one_split(rft, tmp_path):
+    (tmp_path / "words").mkdir()
+    for split, rows in (("train", 20), ("test", 5)):
+        table = pyarrow.Table.from_pylist([row(f"{split} {i}") for i in range(rows)])
+        pyarrow.parquet.write_table(table, tmp_path / f"words/{split}.parquet")
+    (found,) = json.loads(rft("data", "stats", "--json", "--split", "train", tmp_path / "words").stdout)
+    assert found["rows"] == 20
+    result = rft("data", "check", "--split", "test", tmp_path / "words")
+    assert result.returncode == 0
+    assert "6 to 6" in result.stdout  # characters of the shortest and the longest prompt
+    manifest = job(tmp_path, "  data: {train: [{name: words, uri: words, reward: exact}]}")
+    result = rft("data", "check", "--split", "test", manifest)
+    assert result.returncode == 10
+    assert "each source of" in result.stderr
 
 
 def test_a_job_reads_a_split_of_a_dataset_of_the_hub(rft, tmp_path, hub):

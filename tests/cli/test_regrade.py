@@ -9,28 +9,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from support.finished_runs import config, summary
+from support.manifests import sample_reward
 
 from rft_api.exit_codes import ExitCode
 from rft_api.run_folder import RunFolder
 from rft_api.sources import Data, DataSource
 from rft_api.trainer_config import RewardTarget
 
-REWARD = """
-apiVersion: rft.dev/v1alpha1
-kind: RewardFunction
-metadata: {{name: {name}}}
-spec:
-  python:
-    source: |
-      def lambda_handler(event, context):
-          return [score(sample) for sample in event]
-
-      def score(sample):
-          text = sample["messages"][-1]["content"]
-          if text == {fails!r}:
-              raise ValueError("no opinion")
-          return {{"id": sample["id"], "aggregate_reward_score": {expression}}}
-"""
 # Completions of two prompts in each of two steps, with their stored rewards: the length of the text.
 STEPS = {
     1: [("p", ["a", "bb"]), ("q", ["cc", "dd"])],
@@ -41,7 +26,12 @@ VALIDATIONS = {0: ["a", "a"], 1: ["aaaa", "b"], 2: ["bb", "bb"]}
 
 def reward(folder: Path, expression: str, name: str = "exact", fails: str = "nothing") -> Path:
     file = folder / f"{name}.yaml"
-    file.write_text(REWARD.format(name=name, expression=expression, fails=fails), encoding="utf-8")
+    lines = f"""\
+if text == {fails!r}:
+    raise ValueError("no opinion")
+return {{"id": sample["id"], "aggregate_reward_score": {expression}}}
+"""
+    file.write_text(sample_reward(name, lines), encoding="utf-8")
     return file
 
 
@@ -101,23 +91,26 @@ def test_curves_signal_and_checkpoint_under_another_reward(rft, tmp_path, run):
         "differing": 8,
         "steps": [
             {
-                "step": 1, "before": 1.75, "after": 1.0, "groups": 2, "withSignalBefore": 1, "withSignalAfter": 2,
+                "step": 1, "stored": 1.75, "regraded": 1.0, "groups": 2, "withSignalStored": 1, "withSignalRegraded": 2,
                 "gainSignal": 1, "loseSignal": 0,
             },
             {
-                "step": 2, "before": 1.5, "after": 0.75, "groups": 2, "withSignalBefore": 1, "withSignalAfter": 1,
+                "step": 2, "stored": 1.5, "regraded": 0.75, "groups": 2, "withSignalStored": 1, "withSignalRegraded": 1,
                 "gainSignal": 0, "loseSignal": 0,
             },
         ],
         "validations": [
-            {"step": 1, "before": 2.5, "after": 0.5}, {"step": 2, "before": 2.0, "after": 2.0},
+            {"step": 1, "stored": 2.5, "regraded": 0.5}, {"step": 2, "stored": 2.0, "regraded": 2.0},
         ],
-        "evaluations": {"base": {"before": 1.0, "after": 0.0}, "tuned": {"before": 4.0, "after": 0.0}},
-        "groups": 4, "withSignalBefore": 2, "withSignalAfter": 3, "gainSignal": 1, "loseSignal": 0,
+        "evaluations": {"base": {"stored": 1.0, "regraded": 0.0}, "tuned": {"stored": 4.0, "regraded": 0.0}},
+        "groups": 4, "withSignalStored": 2, "withSignalRegraded": 3, "gainSignal": 1, "loseSignal": 0,
         "exportedStep": 1, "bestStep": 2, "exportedIsBest": False,
     }  # fmt: skip
     text = " ".join(result.stdout.split())
-    assert "2 of 4 before, 3 after; 1 gain their signal, 0 lose it." in text
+    for row in ("training, stored", "training, regraded", "validation, stored", "reward, regraded"):
+        assert f" {row} " in text
+    assert "before" not in text, "before and after are the columns of the report about tuning"
+    assert "2 of 4 as stored, 3 as regraded; 1 gain their signal, 0 lose it." in text
     assert "step 1: texts-q gains its signal" in text
     assert "The exported checkpoint, step 1, would not be the best: step 2 has a validation reward of 2.000" in text
     assert "instead of 0.500. Its checkpoint is kept." in text
@@ -133,7 +126,7 @@ def test_a_reward_that_is_the_same(rft, tmp_path, run):
 
 def test_a_constant_reward_loses_every_signal(rft, tmp_path, run):
     values = outcome(rft("rewards", "regrade", run.path, reward(tmp_path, "1.0"), "--samples", 1))
-    assert (values["withSignalBefore"], values["withSignalAfter"], values["loseSignal"]) == (2, 0, 2)
+    assert (values["withSignalStored"], values["withSignalRegraded"], values["loseSignal"]) == (2, 0, 2)
 
 
 def test_an_unfinished_run(rft, tmp_path, run):
@@ -150,7 +143,7 @@ def test_completions_that_it_cannot_score(rft, tmp_path, run):
     result = rft("rewards", "regrade", run.path, reward(tmp_path, "len(text)", fails="bb"))
     values = outcome(result)
     assert values["unscored"] == 3
-    assert values["steps"][0]["after"] == pytest.approx(5 / 3)
+    assert values["steps"][0]["regraded"] == pytest.approx(5 / 3)
     assert f"{run.rollout(1)}:2: the code raised ValueError: no opinion" in result.stdout
     result = rft("rewards", "regrade", run.path, reward(tmp_path, "None"))
     assert result.returncode == ExitCode.REWARD_FAILING
@@ -161,7 +154,10 @@ def test_models_are_compared_on_the_prompts_that_all_have_a_score_of(rft, tmp_pa
     write_rows(run.evaluation("base"), [("s", ["bb"]), ("t", ["a"])])
     write_rows(run.evaluation("tuned"), [("s", ["aaaaaaaa"]), ("t", ["aaaa"])])
     values = outcome(rft("rewards", "regrade", run.path, reward(tmp_path, "2.0 * len(text)", fails="bb")))
-    assert values["evaluations"] == {"base": {"before": 1.5, "after": 2.0}, "tuned": {"before": 6.0, "after": 8.0}}
+    assert values["evaluations"] == {
+        "base": {"stored": 1.5, "regraded": 2.0},
+        "tuned": {"stored": 6.0, "regraded": 8.0},
+    }
 
 
 def test_one_reward_of_several(rft, tmp_path, run):
@@ -179,8 +175,8 @@ def test_one_reward_of_several(rft, tmp_path, run):
     run.config.write_text(stated.model_copy(update=several).model_dump_json(by_alias=True))
     values = outcome(rft("rewards", "regrade", run.path, reward(tmp_path, "0.0")))
     assert values["completions"] == 12
-    assert values["evaluations"]["tuned"] == {"before": 4.0, "after": 4.0}
-    assert values["steps"][2]["before"] == values["steps"][2]["after"] == 3.0
+    assert values["evaluations"]["tuned"] == {"stored": 4.0, "regraded": 4.0}
+    assert values["steps"][2]["stored"] == values["steps"][2]["regraded"] == 3.0
     result = rft("rewards", "regrade", run.path, reward(tmp_path, "0.0", name="c"))
     assert result.returncode == ExitCode.CONFIGURATION_INVALID
     assert "defines c, and the run uses b, exact; give the changed RewardFunction the name" in result.stderr

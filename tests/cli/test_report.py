@@ -51,6 +51,15 @@ def test_a_gain_measured_on_validation_prompts_is_called_flattering(rft, finishe
     ).stdout.replace("\n", " ")
 
 
+def test_the_gain_beside_its_interval_is_that_of_the_prompts_that_both_models_scored(rft, finished_run):
+    document = json.loads(finished_run.summary.read_text())
+    document["gain"] = {"mean": 0.25, "low": 0.2, "high": 0.29, "confidence": 0.95}
+    document["tuned"]["rewardsFailed"] = 2
+    finished_run.summary.write_text(json.dumps(document))
+    text = " ".join(rft("report", finished_run.path).stdout.split())
+    assert "reward 0.450 0.500 0.750 +0.250 [+0.200 … +0.290]" in text
+
+
 def test_a_gain_that_may_be_chance_is_said_to_be(rft, finished_run):
     document = json.loads(finished_run.summary.read_text())
     document["gain"] = {"mean": 0.02, "low": -0.01, "high": 0.05, "confidence": 0.95}
@@ -93,6 +102,24 @@ def test_an_unfinished_run_says_what_is_missing(rft, finished_run):
     assert "This run is not finished" in result.stdout
     assert "Steps: 60" in result.stdout
     assert finished_run.curves.with_suffix(".svg").exists()
+
+
+def test_a_run_that_ended_before_it_trained_shows_what_the_base_model_wrote(rft, finished_run):
+    finished_run.summary.unlink()
+    finished_run.metrics.unlink()
+    finished_run.evaluation("tuned").unlink()
+    result = rft("report", finished_run.path)
+    assert result.returncode == 0
+    assert "Samples: 5 of 10 completions of the base model" in result.stdout
+    assert result.stdout.count("completion ") == 5
+
+
+def test_paths_in_the_current_folder_are_short(rft, finished_run, monkeypatch):
+    monkeypatch.chdir(finished_run.path.parent)
+    name = finished_run.path.name
+    text = rft("report", finished_run.path).stdout
+    assert f"Curves: {name}/curves.svg, {name}/curves.png" in text
+    assert f"→ {name}/best" in text
 
 
 def test_a_run_that_has_only_begun(rft, finished_run):

@@ -39,6 +39,40 @@ def reward_batch(event, context):
 def same(first, second):
     return float(first == second)
 """
+# A name that the handler, which is added, also uses for its own purposes.
+NAMED_REWARD = """
+def reward(completions, ground_truth, scale=1.0):
+    return [scale * (truth == text) for text, truth in zip(completions, ground_truth, strict=True)]
+"""
+FACTORY = """
+def get_length_reward(scale=1.0):
+    def length_reward(completions, **kwargs):
+        return [scale * len(completion[0]["content"]) for completion in completions]
+    return length_reward
+
+rewards = get_length_reward(scale=2.0)
+"""
+CLASS = """
+class Bonus:
+    def __init__(self, bonus):
+        self.bonus = bonus
+
+    async def __call__(self, completions, level):
+        return [self.text(c) + self.bonus + n for c, n in zip(completions, level, strict=True)]
+
+    def text(self, completion):
+        return len(completion[0]["content"])
+
+bonus_reward: Bonus = Bonus(10)
+"""
+PARTIAL = """
+import functools
+
+def _scaled(scale, completions, ground_truth, bonus=1.0):
+    return [scale * (text == truth) + bonus for text, truth in zip(completions, ground_truth, strict=True)]
+
+scaled = functools.partial(_scaled, 4)
+"""
 ROWS = [("b", {"ground_truth": "b", "level": 3, "truth": "b"}), ("cc", {"ground_truth": "x", "level": 0, "truth": "x"})]
 
 
@@ -60,7 +94,8 @@ def scored(rft, folder, rows):
 @pytest.mark.parametrize(
     ("source", "expected"),
     [(STRINGS, [1.0, 0.25]), (MESSAGES, [5.0, 3.0]), (HELPER, [1.0, 2.0]),
-     (NOT_JUDGED, [None, 2.0]), (OPENAI, [1.0, 0.0]), (HELPED, [1.0, 0.0])],
+     (NOT_JUDGED, [None, 2.0]), (OPENAI, [1.0, 0.0]), (HELPED, [1.0, 0.0]), (NAMED_REWARD, [1.0, 0.0]),
+     (FACTORY, [2.0, 4.0]), (CLASS, [14.0, 12.0]), (PARTIAL, [5.0, 1.0])],
 )  # fmt: skip
 def test_a_function_in_each_form_scores(rft, tmp_path, source, expected):
     assert init(rft, tmp_path, source).returncode == 0
@@ -102,6 +137,17 @@ def test_the_manifest_says_what_was_added(rft, tmp_path):
         (OPENAI.replace("item", "row"), (), "The file defines: grade"),
         (STRINGS + STRINGS.replace("reward_func", "second"), ("--handler", "second"), ""),
         ("def compute_score(solution, truth): ...\n", ("--handler", "compute_score"), ""),
+        # These would fail for every completion.
+        (
+            "def compute_score(source, solution, truth): ...\n",
+            ("--handler", "compute_score"),
+            "code.py:1: compute_score takes (source, solution, truth), but a function that scores must take (event, ",
+        ),
+        (FACTORY, ("--handler", "get_length_reward"), "code.py:2: get_length_reward makes a reward function"),
+        (CLASS, ("--handler", "Bonus"), "code.py:2: Bonus makes a reward function and is none itself: add the line"),
+        ("def f(completion_ids, **kwargs): ...\n", ("--handler", "f"), "code.py:1: f needs completion_ids"),
+        (STRINGS, ("--handler", "gone"), "code.py: defines no function gone: it defines reward_func"),
+        (HELPED, ("--handler", "code.reward_batch"), ""),
     ],
 )
 def test_functions_that_cannot_be_called_are_refused(rft, tmp_path, source, more, says):
@@ -135,6 +181,36 @@ def test_imports_for_connections_are_remarked(rft, tmp_path, imports, module):
     for text in (said, checked.stdout):
         assert ("has no network" in text) == (module is not None)
         assert module is None or f"imports {module} to connect to other machines" in text
+
+
+NOVA = """\
+def lambda_handler(event, context):
+    known = [s for s in event if s["messages"][-1]["role"] == "nova_assistant"]
+    return [{"id": s["id"], "aggregate_reward_score": float(s["messages"][-1]["content"] == "b")} for s in known]
+"""
+
+
+def test_the_role_that_code_looks_for_is_set_or_remarked(rft, tmp_path):
+    assert init(rft, tmp_path, NOVA).returncode == 0
+    manifest = tmp_path / "r.yaml"
+    spec = yaml.safe_load(manifest.read_text(encoding="utf-8"))["spec"]
+    assert spec["python"]["assistantRole"] == "nova_assistant"
+    assert "remark" not in rft("validate", manifest).stdout
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "nova_assistant", "content": "b"}]}
+    (tmp_path / "c.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    assert "reward          1.000" in rft("score", manifest, tmp_path / "c.jsonl").stdout
+
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace("    assistantRole: nova_assistant\n", ""))
+    remark = "looks for the role nova_assistant, which is assistant here: set assistantRole: nova_assistant"
+    assert remark in rft("validate", manifest).stdout
+    result = rft("score", manifest, tmp_path / "c.jsonl")
+    assert f"The code {remark}." in result.stdout
+    assert "no sample could be scored" in result.stderr
+    both = NOVA.replace('== "nova_assistant"', 'in ("assistant", "nova_assistant")')
+    manifest.unlink()
+    assert init(rft, tmp_path, both).returncode == 0
+    assert "assistantRole" not in manifest.read_text(encoding="utf-8")
+    assert remark not in rft("validate", manifest).stdout
 
 
 def test_packages_that_code_can_do_without_are_named(rft, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from support.manifests import sample_reward
 
 from rft_api.builtin_reward import BuiltinReward
 from rft_api.exit_codes import ExitCode
@@ -104,7 +105,9 @@ def test_init_from_files(rft, tmp_path):
         ("def f(:\n", (), "handler.py:1: is not valid Python"),
         ("def f(a, b): ...\ndef g(a, b): ...\n", (), "--handler. The file defines: f, g"),
         ("x = 1\n", (), "--handler. The file defines: none"),
-        ("import numpy\ndef f(a): ...\n", ("--handler", "f"), ""),
+        ("import numpy\ndef f(a, b): ...\n", ("--handler", "f"), ""),
+        ("import numpy\ndef f(a): ...\n", ("--handler", "f"), "Add one that calls f, and name that"),
+        ("\ndef lambda_handler(event): ...\n", (), "handler.py:2: lambda_handler takes (event), but it is called with"),
     ],
 )
 def test_init_from_a_file_that_is_unclear(rft, tmp_path, source, more, says):
@@ -113,6 +116,29 @@ def test_init_from_a_file_that_is_unclear(rft, tmp_path, source, more, says):
     assert result.returncode == (ExitCode.CONFIGURATION_INVALID if says else 0)
     assert says in result.stderr
     assert (tmp_path / "r.yaml").exists() == (not says)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("tools.py", "imports tools, which is a file of yours: add --from-file"), ("tools/of.py", "a folder of yours")],
+)
+def test_init_does_not_take_a_file_beside_it_for_a_package(rft, tmp_path, name, says):
+    (tmp_path / "tools").mkdir()
+    (tmp_path / name).write_text("x = 1\n", encoding="utf-8")
+    (tmp_path / "handler.py").write_text(
+        "import numpy\nimport tools\ndef lambda_handler(a, b): return []\n", encoding="utf-8"
+    )
+    result = rft("rewards", "init", tmp_path / "r.yaml", "--from-file", tmp_path / "handler.py")
+    assert result.returncode == ExitCode.CONFIGURATION_INVALID
+    assert "handler.py:2: " in result.stderr
+    assert says in result.stderr
+    assert not (tmp_path / "r.yaml").exists()
+
+
+def test_init_of_nothing(rft):
+    result = rft("rewards", "init")
+    assert result.returncode == ExitCode.CONFIGURATION_INVALID
+    assert "--from-file CODE.py" in result.stderr
 
 
 def test_packages_that_cannot_be_installed(rft, tmp_path):
@@ -159,29 +185,22 @@ def test_every_manifest_that_needs_no_service_passes_its_own_tests(tmp_path: Pat
         list(threads.map(start, functions))
 
 
-REWARD = """\
-apiVersion: rft.dev/v1alpha1
-kind: RewardFunction
-metadata: {{name: {name}}}
-spec:
-  python:
-    source: |
-      def lambda_handler(event, context):
-          return [score(sample) for sample in event]
-
-      def score(sample):
-          text = sample["messages"][-1]["content"]
-          if text == {fails!r}:
-              return {{"id": sample["id"], "error": "no opinion"}}
-          return {{"id": sample["id"], "aggregate_reward_score": {expression}}}
-"""
+def reward(name: str, fails: str, expression: str) -> str:
+    return sample_reward(
+        name,
+        f"""\
+if text == {fails!r}:
+    return {{"id": sample["id"], "error": "no opinion"}}
+return {{"id": sample["id"], "aggregate_reward_score": {expression}}}
+""",
+    )
 
 
 @pytest.fixture
 def versions(tmp_path: Path) -> tuple[Path, Path]:
     first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
-    first.write_text(REWARD.format(name="a", fails="ccc", expression="len(text)"), encoding="utf-8")
-    second.write_text(REWARD.format(name="b", fails="", expression="-abs(len(text) - 4)"), encoding="utf-8")
+    first.write_text(reward(name="a", fails="ccc", expression="len(text)"), encoding="utf-8")
+    second.write_text(reward(name="b", fails="", expression="-abs(len(text) - 4)"), encoding="utf-8")
     return first, second
 
 
@@ -230,7 +249,7 @@ def test_diff_of_a_reward_with_itself(rft, tmp_path, versions):
 
 
 def test_diff_where_nothing_is_scored_by_both(rft, tmp_path, versions):
-    versions[0].write_text(REWARD.format(name="a", fails="x", expression="None"), encoding="utf-8")
+    versions[0].write_text(reward(name="a", fails="x", expression="None"), encoding="utf-8")
     result = rft("rewards", "diff", *versions, completions(tmp_path))
     assert result.returncode == 14
     assert "no completion was scored by both" in result.stderr

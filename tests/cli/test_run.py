@@ -17,6 +17,7 @@ import pytest
 from support import tiny
 from support.patience import PATIENCE_SECONDS, wait_until
 
+from rft_api.ports import free_port
 from rft_api.run_folder import RunFolder
 from rft_api.trainer_config import TrainerConfig
 
@@ -194,6 +195,25 @@ def test_a_run_that_is_stopped_goes_on_and_ends_with_its_result(folder, started,
     assert config.model == str((folder / "model").resolve())
     assert Path(config.data.validation[0].uri).parent.parent == out.path / ".inputs"
 
+    # The report says when it is not about what is there now.
+    test_file, summary = folder / "test.jsonl", out.summary.read_bytes()
+    measured = test_file.read_bytes()
+    tiny.write_jsonl(test_file, tiny.digits_rows(6, 1, seed=3))
+    stale = rft("run", folder / "job.yaml")
+    assert stale.returncode == 0, stale.stderr
+    assert "This run is finished" in stale.stdout
+    assert "This report is of what was measured, which is not what is there now." in stale.stdout
+    assert f"\n  {test_file} (test/digits)\n" in stale.stdout
+    assert "choose another folder (--output)" in stale.stdout
+    changed = [f"{test_file} (test/digits)"]
+    assert json.loads(stale.stdout.splitlines()[-1]) == {**result, "changedInputs": changed}
+    assert out.summary.read_bytes() == summary
+    (folder / "model").rename(folder / "moved")
+    unknown = rft("run", folder / "job.yaml")
+    (folder / "moved").rename(folder / "model")
+    test_file.write_bytes(measured)
+    assert unknown.returncode == 10, "as without a run: the manifest names a model that is not there"
+
     # What does not make it another run is no reason to refuse: it is shown as before.
     change(folder, "microBatchSize: 8", "microBatchSize: 4")
     change(folder, "metadata: {name: brief}\nspec:\n", "metadata: {name: brief}\nspec:\n  timeout: 5m\n")
@@ -245,6 +265,15 @@ def test_model_and_data_may_be_in_an_object_store(folder, model, rft, s3, monkey
     assert json.loads(result.stdout.splitlines()[-1])["steps"] == 1
     config = TrainerConfig.model_validate_json(RunFolder(folder / "out").config.read_bytes())
     assert config.model == "s3://local-runs/model"
+
+    # The report of a finished run needs no store, and says what it does not know.
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    again = rft("run", folder / "job.yaml")
+    assert again.returncode == 0, again.stderr
+    assert "Whether model and data are still the same could not be found out: cannot list s3://" in again.stdout
+    assert "have changed" not in again.stdout
+    assert json.loads(again.stdout.splitlines()[-1])["changedInputs"] is None
 
 
 def test_nothing_outlives_a_killed_command(folder, started):
@@ -322,6 +351,28 @@ def test_two_runs_do_not_share_a_folder(folder, rft):
         result = rft("run", folder / "job.yaml")
     assert result.returncode == 15
     assert "another rft run (process 123) is working in" in result.stderr
+
+
+@pytest.mark.parametrize("stand_in", [Path.symlink_to, Path.hardlink_to])
+def test_a_link_in_the_place_of_the_lock_is_not_written_through(folder, rft, stand_in):
+    secret = folder / "secret"
+    secret.write_text("precious", encoding="utf-8")
+    (folder / "out").mkdir()
+    stand_in(folder / "out" / ".lock", secret)
+    result = rft("run", folder / "job.yaml")
+    assert (result.returncode, secret.read_text(encoding="utf-8")) == (15, "precious")
+    assert re.search(r"cannot be written: (is a symbolic link|has a second name)", result.stderr)
+
+
+@pytest.mark.parametrize("name", ["trainer.log", "reward-share.log"])
+def test_a_link_in_the_place_of_a_log_is_not_written_through(folder, rft, name):
+    secret = folder / "secret"
+    secret.write_text("precious", encoding="utf-8")
+    (folder / "out").mkdir()
+    (folder / "out" / name).symlink_to(secret)
+    result = rft("run", folder / "job.yaml")
+    assert (result.returncode, secret.read_text(encoding="utf-8")) == (15, "precious")
+    assert f"{name} cannot be written: is a symbolic link, which is not written through" in result.stderr
 
 
 def test_a_folder_with_something_else_called_job_json(folder, rft):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 from support.finished_runs import BASE_REWARDS, write_evaluation
+from support.manifests import python_reward, reward_manifest, sample_reward
 from support.services import Answer, Service
 
 from rft_api.exit_codes import ExitCode
@@ -21,27 +23,20 @@ from rft_api.run_folder import RunFolder
 from rft_cli.processes import reward_environment
 from rft_trainer.rollouts import scored, write_rollouts
 
-REWARD = """\
-apiVersion: rft.dev/v1alpha1
-kind: RewardFunction
-metadata: {name: same}
-spec:
-  python:
-    source: |
-      def lambda_handler(event, context):
-          return [score(sample) for sample in event]
-
-      def score(sample):
-          text = sample["messages"][-1]["content"]
-          if text == "unclear":
-              return {"id": sample["id"], "error": "no \\x1b[31m opinion"}
-          right = float(text == sample["reference_answer"])
-          level = sample["metadata"].get("level", 0)
-          metrics = [{"name": "level", "value": level, "type": "Metric"}]
-          return {"id": sample["id"], "aggregate_reward_score": right, "metrics_list": metrics}
-  tests:
-  - {prompt: a, completion: b, referenceAnswer: b, expect: {minimum: "1"}}
-"""
+REWARD = (
+    sample_reward(
+        "same",
+        """\
+if text == "unclear":
+    return {"id": sample["id"], "error": "no \\x1b[31m opinion"}
+right = float(text == sample["reference_answer"])
+level = sample["metadata"].get("level", 0)
+metrics = [{"name": "level", "value": level, "type": "Metric"}]
+return {"id": sample["id"], "aggregate_reward_score": right, "metrics_list": metrics}
+""",
+    )
+    + '  tests:\n  - {prompt: a, completion: b, referenceAnswer: b, expect: {minimum: "1"}}\n'
+)
 
 
 @pytest.fixture
@@ -82,7 +77,15 @@ def test_scores_are_summed_up_and_written(rft, tmp_path, reward):
             "metrics_list": [{"name": "level", "value": 1.0, "type": "Metric"}],
         },
     }
-    assert scored[2]["score"]["error"] == "no \x1b[31m opinion"
+    assert scored[2]["score"]["error"] == r"no \x1b[31m opinion"
+
+
+def test_the_server_reads_texts_that_look_like_numbers_as_texts(rft, tmp_path, reward):
+    """1e-5 in quotes: PyYAML would write it without them, and kubectl and rft would then take it for a number."""
+    reward.write_text(REWARD.replace('minimum: "1"', 'minimum: "1e-5"'), encoding="utf-8")
+    result = rft("score", reward, written(tmp_path, line("4")))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "reward 1.000" in " ".join(result.stdout.split())
 
 
 def test_stored_rollouts_are_scored_again(rft, tmp_path, reward):
@@ -112,6 +115,26 @@ def test_bad_lines_are_reported_all_at_once(rft, tmp_path, reward):
     assert f"{file}:6: messages[0].role must be one of" in result.stderr
     assert f"{file}:7: the last message must be the assistant's, which is scored, not the user's" in result.stderr
     assert f"{file}:8: messages[0].content is missing" in result.stderr
+
+
+def test_the_first_bad_lines_are_shown_and_the_others_counted(rft, tmp_path, reward):
+    file = tmp_path / "completions.jsonl"
+    file.write_text("{}\n" * 300, encoding="utf-8")
+    result = rft("score", reward, file)
+    assert result.returncode == 11
+    assert "300 lines cannot be used" in result.stderr
+    assert result.stderr.splitlines()[-1] == "and 280 more"
+
+
+def test_the_output_never_replaces_what_is_read(rft, tmp_path, reward):
+    file = tmp_path / "completions.jsonl"
+    file.write_text(json.dumps(line("4")) + "\n", encoding="utf-8")
+    for source in (file, reward):
+        before = source.read_bytes()
+        result = rft("score", reward, file, "--output", source)
+        assert result.returncode == ExitCode.OUTPUT_INVALID
+        assert f"--output {source} would overwrite {source}, which is read; name another file" in result.stderr
+        assert source.read_bytes() == before
 
 
 def test_a_file_is_read_as_training_reads_it(rft, tmp_path, reward):
@@ -201,13 +224,7 @@ def test_the_manifest_has_to_define_one_function(rft, tmp_path, reward):
     assert rft("score", reward, written(tmp_path, line("4"))).returncode == 10
 
 
-REMOTE = """\
-apiVersion: rft.dev/v1alpha1
-kind: RewardFunction
-metadata: {name: remote}
-spec:
-  http: {url: "%s", tokenKey: GRADER_TOKEN, headers: {x-team: TEAM}}
-"""
+REMOTE = reward_manifest("remote", 'http: {url: "%s", tokenKey: GRADER_TOKEN, headers: {x-team: TEAM}}\n')
 
 
 def test_a_remote_reward_gets_the_credentials_that_it_names_and_no_others(rft, tmp_path, monkeypatch):
@@ -238,33 +255,37 @@ def test_a_remote_reward_gets_the_credentials_that_it_names_and_no_others(rft, t
 
 def test_a_judge_that_only_a_cluster_has(rft, tmp_path):
     reward = tmp_path / "reward.yaml"
-    judge = "judge: {template: Reasoning, model: {endpoint: tuned}}"
-    reward.write_text(REMOTE.partition("  http")[0] + f"  {judge}\n", encoding="utf-8")
+    judge = "judge: {template: Reasoning, model: {endpoint: tuned}}\n"
+    reward.write_text(reward_manifest("remote", judge), encoding="utf-8")
     result = rft("score", reward, written(tmp_path, line("4")))
     assert result.returncode == ExitCode.CONFIGURATION_INVALID
     assert "spec.judge.model.endpoint: an InferenceEndpoint lives in a cluster" in result.stderr
     assert "set url and name" in result.stderr
 
 
+def test_names_of_components_are_complete(rft, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "a_component_with_a_rather_long_name"
+    reward = tmp_path / "reward.yaml"
+    metrics = f'[{{"name": "{name}", "value": 1.0}}]'
+    row = f'{{"id": sample["id"], "aggregate_reward_score": 1, "metrics_list": {metrics}}}'
+    reward.write_text(sample_reward("long", f"return {row}\n"), encoding="utf-8")
+    result = rft("score", reward, written(tmp_path, line("4"), line("5")))
+    first_column = "".join(re.sub(r"[\d.\s]+$", "", row).strip() for row in result.stdout.splitlines())
+    assert name in first_column
+
+
 def test_what_scored_zero_by_an_error_and_bad_components_are_counted(rft, tmp_path):
     reward = tmp_path / "reward.yaml"
     reward.write_text(
-        """\
-apiVersion: rft.dev/v1alpha1
-kind: RewardFunction
-metadata: {name: careless}
-spec:
-  python:
-    onError: Zero
-    source: |
-      def lambda_handler(event, context):
-          return [score(sample) for sample in event]
-
-      def score(sample):
-          number = int(sample["messages"][-1]["content"])
-          metrics = [{"name": "even", "value": number % 2 == 0}, {"value": 1}]
-          return {"id": sample["id"], "aggregate_reward_score": number, "metrics_list": metrics}
+        sample_reward(
+            "careless",
+            """\
+metrics = [{"name": "even", "value": int(text) % 2 == 0}, {"value": 1}]
+return {"id": sample["id"], "aggregate_reward_score": int(text), "metrics_list": metrics}
 """,
+            "onError: Zero\n",
+        ),
         encoding="utf-8",
     )
     file = written(tmp_path, line("4"), line("no number"), line("5"), line("none"))
@@ -272,6 +293,7 @@ spec:
     assert result.returncode == 0, result.stderr
     text = " ".join(result.stdout.split())
     assert "Not scored: 0 of 4" in text
+    assert "even (in 2 of 4) 0.500" in text
     zero = f"2 of 4 scored 0 because the code raised an error (onError: Zero); the first: {file}:2: the code raised Val"
     assert zero in text
     assert (
@@ -289,21 +311,14 @@ spec:
 def test_a_reward_that_is_the_same_for_all_completions_is_said(rft, tmp_path):
     reward = tmp_path / "reward.yaml"
     reward.write_text(
-        """\
-apiVersion: rft.dev/v1alpha1
-kind: RewardFunction
-metadata: {name: wrapped}
-spec:
-  python:
-    source: |
-      def lambda_handler(event, context):
-          return [{"id": s["id"], "aggregate_reward_score": score(s)} for s in event]
-
-      def score(s):
-          a = s["reference_answer"]
-          truth = a.get("text", "") if isinstance(a, dict) else ""
-          return float(bool(truth) and truth in s["messages"][-1]["content"])
+        sample_reward(
+            "wrapped",
+            """\
+a = sample["reference_answer"]
+truth = a.get("text", "") if isinstance(a, dict) else ""
+return {"id": sample["id"], "aggregate_reward_score": float(bool(truth) and truth in text)}
 """,
+        ),
         encoding="utf-8",
     )
     file = written(tmp_path, line("#### 6", "#### 6"), line("#### 7", "#### 6"))
@@ -319,29 +334,22 @@ spec:
 
 
 COMPARES = """\
-apiVersion: rft.dev/v1alpha1
-kind: RewardFunction
-metadata: {name: compares}
-spec:
-  scope: Group
-  python:
-    source: |
-      def lambda_handler(event, context):
-          groups = {}
-          for s in event:
-              groups.setdefault(s["group"], []).append(len(s["messages"][-1]["content"]))
-          return [
-              {"id": s["id"],
-               "aggregate_reward_score": sum(n < len(s["messages"][-1]["content"]) for n in groups[s["group"]]),
-               "metrics_list": [{"name": "size", "value": len(groups[s["group"]]), "type": "Metric"}]}
-              for s in event
-          ]
+def lambda_handler(event, context):
+    groups = {}
+    for s in event:
+        groups.setdefault(s["group"], []).append(len(s["messages"][-1]["content"]))
+    return [
+        {"id": s["id"],
+         "aggregate_reward_score": sum(n < len(s["messages"][-1]["content"]) for n in groups[s["group"]]),
+         "metrics_list": [{"name": "size", "value": len(groups[s["group"]]), "type": "Metric"}]}
+        for s in event
+    ]
 """
 
 
 def test_completions_of_the_same_prompt_are_scored_together(rft, tmp_path):
     reward = tmp_path / "reward.yaml"
-    reward.write_text(COMPARES, encoding="utf-8")
+    reward.write_text(python_reward("compares", COMPARES) + "  scope: Group\n", encoding="utf-8")
     # 70 completions of one prompt, which a request holds only as a whole, between those of 40 other prompts.
     rows = [line("x" * n, "same") for n in range(70)]
     for n in range(40):
@@ -357,3 +365,14 @@ def test_completions_of_the_same_prompt_are_scored_together(rft, tmp_path):
             assert (size, row["score"]["aggregate_reward_score"]) == (70.0, float(len(text)))
         else:
             assert (size, row["score"]["aggregate_reward_score"]) == (2.0, float(text == "abc"))
+
+
+def test_errors_of_the_reward_are_in_the_order_of_its_lines(tmp_path, rft):
+    file = tmp_path / "reward.yaml"
+    imports = "import numpy\nfrom .own import x\nimport scipy, boto3\n"
+    code = f"{imports}def lambda_handler(event, context): return []\n"
+    file.write_text(python_reward("same", code), encoding="utf-8")
+    result = rft("score", file, written(tmp_path, line("4")))
+    assert result.returncode == ExitCode.CONFIGURATION_INVALID
+    errors = [text.partition(" imports ")[2].partition(",")[0] for text in result.stderr.splitlines()]
+    assert errors == ["numpy", ".own", "scipy", "boto3"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.manifests import config_map, python_reward, reward_manifest
 
 JOB = """\
 apiVersion: rft.dev/v1alpha1
@@ -19,40 +20,14 @@ spec:
     learningRate: "1e-5"
   output: {uri: out}
 """
-REWARD = """\
-apiVersion: rft.dev/v1alpha1
-kind: RewardFunction
-metadata: {name: exact}
-spec:
-  builtin: {name: ExactMatch}
-"""
-PYTHON = """\
-apiVersion: rft.dev/v1alpha1
-kind: RewardFunction
-metadata: {name: exact}
-spec:
-  python:
-    source: |
-      import json
-
-      def lambda_handler(event, context):
-          return []
-"""
-FROM_CONFIG_MAP = """\
-apiVersion: rft.dev/v1alpha1
-kind: RewardFunction
-metadata: {name: exact}
-spec:
-  python: {sourceFrom: {configMap: {name: code, key: reward.py}}}
----
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: code}
-data:
-  reward.py: |
-    def lambda_handler(event, context):
-        return []
-"""
+REWARD = reward_manifest("exact", "builtin: {name: ExactMatch}\n")
+PYTHON = python_reward("exact", "import json\n\ndef lambda_handler(event, context):\n    return []\n")
+FROM_CONFIG_MAP = "---\n".join(
+    (
+        reward_manifest("exact", "python: {sourceFrom: {configMap: {name: code, key: reward.py}}}\n"),
+        config_map("code", "reward.py", "def lambda_handler(event, context):\n    return []\n"),
+    )
+)
 
 
 @pytest.fixture
@@ -100,12 +75,12 @@ WRONG_JOBS = {
         'learningRate: "1e-5"',
         'epochs: "2"',
         10,
-        "spec.hyperparameters.epochs: input should be a valid int",
+        "spec.hyperparameters.epochs: must be a whole number: write 2, without quotes",
     ),
     "no mapping": ("{uri: out}", "out", 11, "spec.output: must be a mapping of fields"),
     "missing": ("  output: {uri: out}\n", "", 4, "spec.output: is required"),
     "no apiVersion": ("apiVersion: rft.dev/v1alpha1\n", "", 1, "apiVersion: is required"),
-    "other version": ("v1alpha1", "v2", 1, "apiVersion: input should be 'rft.dev/v1alpha1'"),
+    "other version": ("v1alpha1", "v2", 1, 'apiVersion: must be rft.dev/v1alpha1, not "rft.dev/v2"'),
     "kind": ("RFTJob", "RFTJobs", 2, "kind: must be one of RFTJob, RewardFunction, InferenceEndpoint"),
     "name": ("demo", "Demo_1", 3, "metadata.name: must look like my-name"),
     "no reward": (", reward: exact", "", 8, "spec.data.train[0].reward: is required"),
@@ -124,7 +99,7 @@ WRONG_JOBS = {
     "rule": ("  output:", "  tuning: {type: Full, rank: 8}\n  output:", 11, "spec.tuning: rank, alpha and lastLayers"),
     "twice": ("  output:", "  model: {uri: x}\n  output:", 11, "is not valid YAML: model is given twice"),
     "YAML": ("{uri: out}", "{uri: out", 12, "is not valid YAML"),
-    "boolean": ("  output:", '  suspend: "yes"\n  output:', 11, "spec.suspend: input should be a valid boolean"),
+    "boolean": ("  output:", '  suspend: "yes"\n  output:', 11, "spec.suspend: must be true or false, without quotes"),
 }
 
 
@@ -144,6 +119,10 @@ def test_a_wrong_job(rft, folder, case):
 
 WRONG_REWARDS = {
     "syntax": (PYTHON, "lambda_handler(event", "lambda_handler(event:", 9, "spec.python.source: is not valid Python"),
+    "one argument": (
+        PYTHON, "lambda_handler(event, context)", "lambda_handler(event)", 9,
+        "spec.python.source: lambda_handler takes (event), but it is called with two arguments: (event, context)",
+    ),
     "handler": (
         PYTHON, "lambda_handler", "grade", 6,
         "spec.python.source: defines no function lambda_handler: it defines gr",
@@ -192,6 +171,39 @@ def test_a_wrong_reward_function_is_not_also_undefined(rft, folder):
     assert len(result.stderr.splitlines()) == 1
 
 
+ENDPOINTS = """\
+apiVersion: rft.dev/v1alpha1
+kind: InferenceEndpoint
+metadata: {name: base}
+spec:
+  model: {uri: "s3://models/base"}
+  serving: {adapterSources: ["s3://runs/demo"]}
+---
+apiVersion: rft.dev/v1alpha1
+kind: InferenceEndpoint
+metadata: {name: tuned}
+spec:
+  baseEndpoint: base
+  adapter: {uri: "s3://runs/demo/best"}
+"""
+
+
+def test_a_base_endpoint_that_does_not_serve_the_adapter(rft, folder):
+    job = JOB.replace("{uri: out}", '{uri: "s3://runs/demo"}\n  endpoint: {name: served, baseEndpoint: base}')
+    assert rft("validate", written(folder, job, REWARD, ENDPOINTS)).returncode == 0
+    narrow = ENDPOINTS.replace('["s3://runs/demo"]', '["s3://runs/other"]')
+    result = rft("validate", written(folder, job, REWARD, narrow))
+    advice = (
+        "InferenceEndpoint base does not serve adapters from s3://runs/demo/best; add this address, or a folder above "
+        "it, to its spec.serving.adapterSources"
+    )
+    assert result.returncode == 10
+    assert result.stderr.splitlines()[:2] == [
+        f"{folder / 'job.yaml'}:12: spec.endpoint.baseEndpoint: {advice}",
+        f"{folder / 'job.yaml'}:32: spec.adapter.uri: {advice}",
+    ]
+
+
 def test_duplicate_names_point_to_each_other(rft, folder):
     file = written(folder, REWARD, REWARD)
     result = rft("validate", file)
@@ -231,3 +243,10 @@ def test_code_that_is_longer_than_any_code_may_be(folder, rft):
         in result.stderr
     )
     assert "and the code of a reward 262,144 at most: move data out of the code" in result.stderr
+
+
+def test_files_without_a_resource_are_an_error(rft, tmp_path):
+    (tmp_path / "service.yaml").write_text("apiVersion: v1\nkind: Service\nmetadata: {name: x}\n", encoding="utf-8")
+    result = rft("validate", tmp_path)
+    assert result.returncode == 10
+    assert f"{tmp_path}: no resource of rft.dev, so nothing was checked" in result.stderr

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from support.patience import PATIENCE_SECONDS, SLOWNESS
+from support.patience import PATIENCE_SECONDS, SLOWNESS, wait_until
 
 from cluster import host_python, network
 from cluster.cache import Report, locked
@@ -127,6 +127,8 @@ class Node:
 
     def _join(self) -> None:
         """Connects the node's network with this machine's. Both ends vanish with the node's network."""
+        # The kernel removes that of an earlier node a while after its processes have ended.
+        wait_until(lambda: not Path("/sys/class/net", HOST_INTERFACE).exists())
         outside = ["ip", "link", "add", HOST_INTERFACE, "type", "veth", "peer", "name", "eth0", "netns"]
         _execute(*outside, str(self._first))
         _execute("ip", "address", "add", f"{network.HOST}/{network.LINK_PREFIX}", "dev", HOST_INTERFACE)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 from pathlib import Path
-
-import httpx
 
 from cluster import network
 from cluster.servers import Server
@@ -41,13 +38,7 @@ class ObjectStore:
     def start(self) -> None:
         """Starts it, also again after a stop; returns when it answers."""
         self.server.start()
-
-        def ready() -> bool:
-            with contextlib.suppress(httpx.TransportError):
-                return httpx.get(f"{self.url}/health", trust_env=False).status_code == httpx.codes.OK
-            return False
-
-        self.server.wait(ready)
+        self.server.wait_for_answer(f"{self.url}/health")
 
     def stop(self) -> None:
         """Ends it; the objects stay until the run's folder is removed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -39,13 +38,7 @@ class Prometheus:
     def start(self) -> None:
         """Starts it; returns when it is ready."""
         self.server.start()
-
-        def ready() -> bool:
-            with contextlib.suppress(httpx.TransportError):
-                return httpx.get(f"{self.url}/-/ready", trust_env=False).status_code == httpx.codes.OK
-            return False
-
-        self.server.wait(ready)
+        self.server.wait_for_answer(f"{self.url}/-/ready")
 
     def stop(self) -> None:
         """Ends it."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import httpx
 from support.patience import wait_until
 
 from rft_cli.processes import Program
@@ -64,6 +66,20 @@ class Server:
             return False
 
         wait_until(is_ready, explain=lambda: f"{self.name} is not ready:\n{self._last_lines()}")
+
+    def wait_for_answer(self, url: str) -> None:
+        """Wait until its address answers with 200.
+
+        Raises:
+            ServerFailed, AssertionError: as `wait`.
+        """
+
+        def ready() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                return httpx.get(url, trust_env=False).status_code == httpx.codes.OK
+            return False
+
+        self.wait(ready)
 
     def _last_lines(self) -> str:
         assert self._program, f"{self.name} was not started"

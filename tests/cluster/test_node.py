@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +15,8 @@ from support.patience import PATIENCE_SECONDS, uncounted
 from cluster import network
 from cluster.control_plane import ControlPlane
 from cluster.images import build_image
-from cluster.node import HOST_INTERFACE, NAME, Node, clean_up
-from cluster.runs import remove_abandoned, wait_until_removed
-from cluster.versions import MODULES
+from cluster.node import HOST_INTERFACE, NAME, Node
+from cluster.other_runs import OtherRun
 
 IMAGE = "localhost/tests/greeter:1"
 DOCKERFILE = """
@@ -204,25 +200,13 @@ time.sleep(10**6)
 
 def test_a_killed_run_leaves_nothing_of_its_node(node_binaries):
     settings = Path("/proc/sys/vm/overcommit_memory").read_text()
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED],
-        env={**os.environ, "PYTHONPATH": str(MODULES.parents[1])}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
     with uncounted():  # it waits for the one node of this machine, too
-        folder = next(Path(line.strip()) for line in process.stdout if line.startswith("/"))
-    programs = psutil.Process(process.pid).children(recursive=True)
-    assert {program.name() for program in programs} >= {"containerd"}
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    _, alive = psutil.wait_procs(programs, timeout=PATIENCE_SECONDS)
-    assert not alive
-    remove_abandoned(clean_up)
-    wait_until_removed(folder)
+        run = OtherRun(KILLED)
+    assert {program.name() for program in run.programs} >= {"containerd"}
+    run.kill()
     assert HOST_INTERFACE not in psutil.net_if_addrs()
-    assert str(folder) not in Path("/proc/mounts").read_text()
-    assert not list(Path("/sys/fs/cgroup").glob(f"**/*{folder.name}*"))
+    assert str(run.folder) not in Path("/proc/mounts").read_text()
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/*{run.folder.name}*"))
     assert Path("/proc/sys/vm/overcommit_memory").read_text() == settings
 
 

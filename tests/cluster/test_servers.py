@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
-import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from threading import Thread
 
 import httpx
-import psutil
-from support.patience import PATIENCE_SECONDS, wait_until
+from support.patience import wait_until
 
 from cluster.node import clean_up
-from cluster.runs import RunFolder, remove_abandoned, wait_until_removed
-from cluster.versions import MODULES
+from cluster.other_runs import OtherRun
+from cluster.runs import RunFolder, remove_abandoned
 
 
 def curl(s3, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -108,23 +103,11 @@ time.sleep(10**6)
 
 def test_a_killed_run_leaves_nothing(api_server):
     """Its programs end with it, the next run removes its folder; runs that live are left alone."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED],
-        env={**os.environ, "PYTHONPATH": str(MODULES.parents[1])}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    folder = next(Path(line.strip()) for line in process.stdout if line.startswith("/"))
-    programs = psutil.Process(process.pid).children(recursive=True)
-    assert len(programs) == 8  # four programs, each with its keeper
+    run = OtherRun(KILLED)
+    assert len(run.programs) == 8  # four programs, each with its keeper
     remove_abandoned(clean_up)
-    assert folder.exists()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    _, alive = psutil.wait_procs(programs, timeout=PATIENCE_SECONDS)
-    assert not alive
-    remove_abandoned(clean_up)
-    wait_until_removed(folder)
+    assert run.folder.exists()
+    run.kill()
     api_server.kubectl("get", "--raw=/readyz")
 
 

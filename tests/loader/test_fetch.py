@@ -59,6 +59,22 @@ def fetch(tmp_path, bucket):
     return run
 
 
+@pytest.fixture
+def begin_fetch(tmp_path, bucket):
+    """Starts the fetching of the stored model, and does not wait for its end."""
+
+    def start():
+        command = [sys.executable, "-m", "rft_loader", "fetch", "--uri", f"{bucket.uri}/models/tiny"]
+        return subprocess.Popen(
+            [*command, "--to", str(tmp_path / "to/base")],
+            env={**os.environ, **bucket.environment},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
 def fetched(tmp_path):
     folder = tmp_path / "to"
     return {str(path.relative_to(folder)) for path in folder.rglob("*")} if folder.exists() else set()
@@ -96,16 +112,9 @@ def test_only_the_files_of_the_index(tmp_path, stored, fetch):
     assert found == set(names)
 
 
-def test_killed_on_the_way_it_goes_on_where_it_was(tmp_path, bucket, stored, fetch):
+def test_killed_on_the_way_it_goes_on_where_it_was(tmp_path, stored, fetch, begin_fetch):
     names = shard(stored, 4, 150_000_000)
-    command = [sys.executable, "-m", "rft_loader", "fetch", "--uri", f"{bucket.uri}/models/tiny"]
-    process = subprocess.Popen(
-        [*command, "--to", str(tmp_path / "to/base")],
-        env={**os.environ, **bucket.environment},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
+    process = begin_fetch()
     while "fetched model-00002" not in (line := process.stderr.readline()):
         assert line, "it ended too early"
     process.kill()
@@ -121,16 +130,9 @@ def test_killed_on_the_way_it_goes_on_where_it_was(tmp_path, bucket, stored, fet
     assert all((tmp_path / "to/base" / name).stat().st_size == 150_000_000 for name in names)
 
 
-def test_told_to_end_it_ends_at_once(tmp_path, bucket, stored):
+def test_told_to_end_it_ends_at_once(tmp_path, stored, begin_fetch):
     shard(stored, 2, 1_000_000_000)
-    command = [sys.executable, "-m", "rft_loader", "fetch", "--uri", f"{bucket.uri}/models/tiny"]
-    process = subprocess.Popen(
-        [*command, "--to", str(tmp_path / "to/base")],
-        env={**os.environ, **bucket.environment},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
+    process = begin_fetch()
     assert "fetching" in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE_SECONDS) == ExitCode.INTERRUPTED

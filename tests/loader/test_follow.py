@@ -1,14 +1,17 @@
 """`rft_loader follow`, with a server that speaks vLLM's protocol and a real S3 server."""
 
+import json
 import os
 import shutil
 import threading
 
 import pytest
+from support.adapters import configuration, header, safetensors, write_adapter_bytes
 from support.loader import LoaderProgram, write_list
-from support.patience import wait_until
+from support.patience import PATIENCE_SECONDS, wait_until
 
 from rft_api.exit_codes import ExitCode
+from rft_loader import follow
 from rft_loader.follow import Follower, Settings
 
 
@@ -51,6 +54,27 @@ def following(tmp_path, base, server):
 
 
 LOADED = ("Loaded", "")
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_only_adapters_with_large_headers_take_turns(following, tmp_path, monkeypatch, is_large):
+    running, counts, everybody = [], [], threading.Event()
+
+    def check(version, base, maximum_rank):
+        running.append(version)
+        counts.append(len(running))
+        if len(running) == 8:
+            everybody.set()
+        everybody.wait(0.1 if is_large else PATIENCE_SECONDS)
+        running.remove(version)
+
+    monkeypatch.setattr(follow, "check_adapter", check)
+    size = (300 if is_large else 200) << 10
+    weights = safetensors(json.dumps({**header(), "__metadata__": {"x": "x" * size}}).encode())
+    write_adapter_bytes(tmp_path / "a", weights, json.dumps(configuration()).encode())
+    write_list(following.list, {f"a{number}": tmp_path / "a" for number in range(8)})
+    assert following.settle() == {f"a{number}": LOADED for number in range(8)}
+    assert max(counts) == (follow.LARGE_AT_ONCE if is_large else 8)
 
 
 def test_a_life_with_a_store(following, server, bucket, adapters):

@@ -74,6 +74,15 @@ def test_pods_install_packages_once_and_score_with_them(kubectl, team, package_i
     assert package_index.downloads == downloads
 
 
+def test_packages_of_the_image_need_no_index(kubectl, team, package_index):
+    before = len(package_index.downloads)
+    source = PLAIN.replace("import answers\n", "import numpy\n").replace("answers.VALUE", "float(numpy.hypot(3, 4))")
+    kubectl.apply(function("bundled", source, ["numpy==2.*", "math-verify[antlr4_13_2]"]), namespace=team)
+    wait_for_ready(kubectl, team, "bundled")
+    assert score_in_pods(kubectl, team, "bundled", [SAMPLE])[0]["aggregate_reward_score"] == 9.0
+    assert package_index.downloads[before:] == []
+
+
 def is_ready(pod: Manifest) -> bool:
     return any(entry["type"] == "Ready" and entry["status"] == "True" for entry in pod["status"]["conditions"])
 

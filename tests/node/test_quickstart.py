@@ -122,6 +122,8 @@ def test_the_first_job_on_a_cluster_trains_and_is_served(
     started = time.monotonic()
     monitored.scrape(*prometheus_operator.written(monitors=MONITORS))
     tiny_jobs.store_inputs(bucket, write_model(folder.parent / "tiny"))
+    # Attention heads of 32 numbers are the smallest that vLLM's CPU backend computes.
+    write_model(bucket / "models" / "wide", hidden=128, tied=False)
     hacking.write_data(bucket / HACKING)
     commands, heading, cleaning = page("first-job-on-a-cluster.md").partition(CLEAN_UP)
     assert heading
@@ -141,6 +143,7 @@ def test_the_first_job_on_a_cluster_trains_and_is_served(
     wait_for_reason(kubectl, team_name, "queued", "Queued")
     hacked = wait_for_reason(kubectl, team_name, "hacked", "Succeeded")
     assert tiny_jobs.condition(hacked, "RewardHackingSuspected")["reason"] == "ShadowFalls"
+    wait_for_reason(kubectl, team_name, "sampled", "Succeeded")
     for prometheus in (scraped, monitored):
         check_dashboards(prometheus, time.monotonic() - started)
     check_rules(monitored)
@@ -253,13 +256,17 @@ def troubles(job: Manifest, bucket: Path) -> list[Manifest]:
     }
     hacked = tiny_jobs.job("hacked", bucket, **hacking.hackable(f"s3://{bucket.name}/{HACKING}", "brevity"))
     hacked["spec"]["hyperparameters"] |= {"klCoefficient": "0.001"}
-    # Its steps take long enough to be scraped.
+    # Only a job whose completions come from vLLM has importance ratios.
+    sampled = tiny_jobs.job("sampled", bucket, tuning={"type": "LoRA"})
+    sampled["spec"]["model"]["uri"] = f"s3://{bucket.name}/models/wide"
+    sampled["spec"]["compute"] = {"gpusPerNode": 0, "rollouts": {"engine": "vLLM"}}
+    # Their steps take long enough to be scraped.
     slow = hacking.REWARDS["digits"].replace("    rows = []", "    time.sleep(1)\n    rows = []", 1)
     rewards = [
         {**tiny_jobs.reward(source), "metadata": {"name": name}}
         for name, source in (("digits", "import time\n" + slow), ("brevity", hacking.REWARDS["brevity"]))
     ]
-    return [broken, queued, troubled, hacked, *rewards]
+    return [broken, queued, troubled, hacked, sampled, *rewards]
 
 
 def make_trouble(kubectl: Kubectl, team: str) -> None:

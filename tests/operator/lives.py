@@ -56,6 +56,8 @@ OF_THE_MOMENT = {
     "completionTime", "measuredAt", "clusterIP", "clusterIPs", "controller-uid", "batch.kubernetes.io/controller-uid",
     "observedGeneration", "usage", "deployment.kubernetes.io/revision", THEIRS,
 }  # fmt: skip
+SERVER_USERS = range(20000, 60000)
+"""The numbers of the users of reward servers."""
 AWAY = re.compile(r"refused|reset by peer|EOF|TLS handshake|unable to (connect|handle)|etcdserver|timed out", re.I)
 """What kubectl says when the API server is away."""
 
@@ -85,9 +87,9 @@ def write_operator_kubeconfig(plane: ControlPlane) -> Path:
     return plane.write_kubeconfig(OPERATOR, plane.authority.issue(OPERATOR))
 
 
-def wait_for(kubectl: Kubectl, namespace: str, name: str, kind: str, wanted: str) -> dict[str, Any]:
-    """Waits for a condition's reason."""
-    return kubectl.wait_for(name, f"--namespace={namespace}", until=lambda found: reason(found, kind) == wanted)
+def wait_for(kubectl: Kubectl, namespace: str, name: str, kind: str, *wanted: str) -> dict[str, Any]:
+    """Waits for a condition's reason, or for one of several that may follow one another at once."""
+    return kubectl.wait_for(name, f"--namespace={namespace}", until=lambda found: reason(found, kind) in wanted)
 
 
 class PatientKubectl(Kubectl):
@@ -190,6 +192,8 @@ def timeless(value: Any) -> Any:
             value = {**value, "data": sorted(value.get("data", {}))}
         if value.get("kind") == "Deployment" and "status" in value:
             value = {**value, "status": None}  # tells its history
+        if value.get("runAsUser") in SERVER_USERS:
+            value = {**value, "runAsUser": "a server's own"}  # its number comes from the namespace and the name
         kept = {name: timeless(item) for name, item in value.items() if name not in OF_THE_MOMENT}
         return {name: item for name, item in kept.items() if item != {}}
     return [timeless(item) for item in value] if isinstance(value, list) else value

@@ -20,6 +20,8 @@ from support.patience import PATIENCE_SECONDS, wait_until
 from rft_api.ports import free_port
 
 IMAGES = [f"--{name}-image=example/{name}:1" for name in ("trainer", "reward", "server-cuda", "server-cpu", "loader")]
+# Tests name ServiceAccounts that do not exist, and tolerations that Kubernetes refuses.
+BOUNDS = '--bounds={"serviceAccounts": ["*"], "tolerations": ["*", ""]}'
 
 
 class Operator:
@@ -30,13 +32,14 @@ class Operator:
         self._log = log
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
-        self._metrics_port = free_port()
+        self.metrics_port = free_port()
+        self.liveness_port = free_port()
         self.starts = 0
 
     def start(self) -> None:
         """Starts it."""
-        ports = [f"--metrics-port={self._metrics_port}", f"--liveness-port={free_port()}"]
-        command = [sys.executable, "-m", "rft_operator", *IMAGES, *ports, *self._arguments]
+        ports = [f"--metrics-port={self.metrics_port}", f"--liveness-port={self.liveness_port}"]
+        command = [sys.executable, "-m", "rft_operator", *IMAGES, BOUNDS, *ports, *self._arguments]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
         self.starts += 1
@@ -52,7 +55,7 @@ class Operator:
 
         def read() -> str:
             with contextlib.suppress(httpx.TransportError):
-                return httpx.get(f"http://127.0.0.1:{self._metrics_port}/metrics", trust_env=False).text
+                return httpx.get(f"http://127.0.0.1:{self.metrics_port}/metrics", trust_env=False).text
             return ""
 
         return wait_until(read, explain=self.log)
@@ -114,9 +117,9 @@ class Kubelet:
         arguments = ["pods", f"--namespace={self._namespace}", f"--selector={selector}"]
         return alive(self._kubectl.wait_for(*arguments, until=lambda found: len(alive(found)) == count))
 
-    def run(self, pod: str, container: str) -> None:
-        """The container runs and is ready."""
-        self._write(pod, container, "Running", {"running": {"startedAt": _now()}}, ready=True)
+    def run(self, pod: str, container: str, ip: str | None = None, ready: bool = True) -> None:
+        """The container runs, at an address where it has one."""
+        self._write(pod, container, "Running", {"running": {"startedAt": _now()}}, ready=ready, ip=ip)
 
     def serve(self, selector: str, container: str) -> None:
         """The containers of all pods with these labels run and are ready, but for pods that are gone meanwhile."""
@@ -162,6 +165,7 @@ class Kubelet:
         ready: bool,
         further: list[dict[str, Any]] | None = None,
         beside: list[dict[str, Any]] | None = None,
+        ip: str | None = None,
     ) -> None:
         found = self._kubectl.get("pod", pod, f"--namespace={self._namespace}")
         truth = "True" if ready else "False"
@@ -179,6 +183,8 @@ class Kubelet:
                 ]
             ],
         }  # fmt: skip
+        if ip is not None:
+            status |= {"podIP": ip, "podIPs": [{"ip": ip}]}
         patch = json.dumps({"status": status})
         arguments = [f"--namespace={self._namespace}", "--subresource=status", "--type=merge", f"--patch={patch}"]
         self._kubectl("patch", "pod", pod, *arguments)

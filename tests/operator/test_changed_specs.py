@@ -110,3 +110,16 @@ def test_before_training_pods_are_replaced_when_what_they_are_made_of_changes(ch
     job_of(objects)["status"] = {}
     plan = plan_objects(running["of"], objects, running["now"])
     assert {deletion.kind.name for deletion in plan.deletions} == deleted
+
+
+def test_a_run_whose_stored_spec_has_a_value_that_is_no_longer_allowed_goes_on():
+    """The engine InProcess was called Transformers before."""
+    running = read_case(RUNNING)
+    old = configuration()
+    for name, text in old["data"].items():
+        old["data"][name] = text.replace('"placement": "Shared"', '"engine": "Transformers"')
+    assert '"engine": "Transformers"' in old["data"]["spec.json"]
+    plan = plan_objects(running["of"], [*running["objects"], old], running["now"], progress=running["progress"])
+    (condition,) = [c for c in plan.status["conditions"] if c["type"] == "Succeeded"]
+    assert condition["reason"] == "Running"
+    assert plan.deletions == []

@@ -70,6 +70,64 @@ def test_a_base_goes_with_the_last_job_that_uses_it():
     assert objects["base"]["metadata"]["labels"][names.CREATED_FOR] == "a"
 
 
+def sources(planned: EndpointPlan) -> list[str]:
+    return made(planned)["base"]["spec"]["serving"]["adapterSources"]
+
+
+def test_a_base_serves_adapters_from_the_outputs_of_its_jobs():
+    first, second = job("a", output={"uri": "s3://o/a"}), job("b", output={"uri": "pvc://claim/b/"})
+    assert sources(plan(first, sharing=[first, second])) == ["s3://o/a/best", "pvc://claim/b/best"]
+    existing = endpoint(
+        "base", created_for="a", model={"uri": "hf://a/b"}, serving={"adapterSources": ["s3://hand", "s3://o"]}
+    )
+    assert sources(plan(second, existing, sharing=[first, second])) == ["s3://hand", "s3://o", "pvc://claim/b/best"]
+
+
+def test_a_base_takes_neither_outputs_nor_credentials_of_a_job_with_other_credentials():
+    first = job("a", output={"uri": "s3://o/a"}, credentials={"secretName": "s"})
+    second = job("b", output={"uri": "s3://payroll"}, credentials={"secretName": "t"})
+    for secret in ({"secretName": "s"}, None):
+        fields = {"credentials": secret} if secret else {}
+        existing = endpoint("base", created_for="a", model={"uri": "hf://a/b"}, **fields)
+        planned = plan(second, existing, sharing=[first, second])
+        assert sources(planned) == (["s3://o/a/best"] if secret else [])
+        assert made(planned)["base"]["spec"].get("credentials") == secret
+
+
+def test_the_places_of_adapters_of_a_base_have_an_end():
+    places = [f"s3://{n}" for n in range(256)]
+    existing = endpoint("base", created_for="a", model={"uri": "hf://a/b"}, serving={"adapterSources": places})
+    assert sources(plan(job(), existing)) == places
+
+
+def test_a_base_that_will_not_serve_the_adapter_is_named_before_the_result():
+    def waiting(*existing: InferenceEndpoint, **spec: Any) -> tuple[str, str]:
+        of = job(**spec)
+        endpoints = {base.metadata.name: base for base in existing}
+        world = RFTJobWorld(of, {}, None, [], [], None, endpoints, [], NOW)
+        finding = plan_job_endpoint(world, False, "hf://a/b").finding
+        return str(finding.reason), finding.message
+
+    theirs = endpoint("base")
+    assert waiting() == ("WaitingForResult", "")
+    reason, message = waiting(theirs)
+    assert reason == "ConfigurationInvalid"
+    assert message == (
+        "spec.endpoint.baseEndpoint: InferenceEndpoint base does not serve adapters from s3://o/job/best; add this "
+        "address, or a folder above it, to its spec.serving.adapterSources"
+    )
+    named = endpoint("base", model={"uri": "hf://a/b"}, serving={"adapterSources": ["s3://o/job"]})
+    assert waiting(named) == ("WaitingForResult", "")
+    ours = endpoint("base", created_for="other")
+    assert waiting(ours) == ("WaitingForResult", "")
+    assert waiting(ours, credentials={"secretName": "s"})[0] == "ConfigurationInvalid"
+
+
+def test_an_adapter_with_the_label_of_a_base_is_not_taken_for_one():
+    forged = endpoint("base", created_for="job", baseEndpoint="b", adapter={"uri": "s3://a/x"})
+    assert set(made(plan(job(), forged))) == {"job-served"}
+
+
 def test_one_job_that_keeps_its_endpoint_keeps_the_base():
     first, second = job("a", policy="Keep"), job("b")
     assert owners(made(plan(second, endpoint("base", created_for="a"), sharing=[first, second]))["base"]) == []

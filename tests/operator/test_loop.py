@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from support.patience import PATIENCE_SECONDS
 
 from rft_operator.kube.store import Key
-from rft_operator.pods.slots import Slots
+from rft_operator.pods.slots import Limits
 from rft_operator.reconcile import loop as loop_module
 from rft_operator.reconcile.loop import Loop
+from rft_operator.reconcile.metered import Metered
 
 ONE, TWO = Key("RFTJob", "n", "one"), Key("RFTJob", "n", "two")
 
@@ -42,7 +44,7 @@ async def running(loop: Loop, reconcile):
 
 def test_waking_during_a_pass_makes_for_exactly_one_more():
     async def scenario():
-        loop, passes, entered, release = Loop(Slots()), [], asyncio.Event(), asyncio.Event()
+        loop, passes, entered, release = Loop(Limits()), [], asyncio.Event(), asyncio.Event()
 
         async def reconcile(key):
             passes.append(key)
@@ -69,7 +71,7 @@ def test_a_burst_makes_for_one_pass(monkeypatch):
     monkeypatch.setattr(loop_module, "MINIMUM_INTERVAL_SECONDS", 1)
 
     async def scenario():
-        loop, passes, second = Loop(Slots()), [], asyncio.Event()
+        loop, passes, second = Loop(Limits()), [], asyncio.Event()
 
         async def reconcile(key):
             passes.append(key)
@@ -91,7 +93,7 @@ def test_a_burst_makes_for_one_pass(monkeypatch):
 
 def test_a_pass_says_when_it_wants_to_look_again():
     async def scenario():
-        loop, passes = Loop(Slots()), 0
+        loop, passes = Loop(Limits()), 0
         done = asyncio.Event()
 
         async def reconcile(key):
@@ -116,7 +118,7 @@ def test_a_failing_pass_comes_again_and_holds_up_nobody(monkeypatch):
     monkeypatch.setattr(loop_module, "FIRST_BACKOFF_SECONDS", 0.01)
 
     async def scenario():
-        loop, seen = Loop(Slots()), []
+        loop, seen = Loop(Limits()), []
         done = asyncio.Event()
 
         async def reconcile(key):
@@ -138,7 +140,7 @@ def test_a_failing_pass_comes_again_and_holds_up_nobody(monkeypatch):
 
 def test_nothing_is_queued_before_it_runs():
     async def scenario():
-        loop, passes = Loop(Slots()), []
+        loop, passes = Loop(Limits()), []
         loop.enqueue(ONE)
 
         async def reconcile(key):
@@ -148,5 +150,63 @@ def test_nothing_is_queued_before_it_runs():
         await asyncio.sleep(0.01)
         assert passes == []
         task.cancel()
+
+    run(scenario)
+
+
+def test_a_resource_rests_in_proportion_to_its_cpu_time():
+    assert loop_module.rest_seconds(0.019) == 0
+    assert loop_module.rest_seconds(0.5) == 5
+
+
+def test_a_long_reconciliation_gives_others_their_turns(monkeypatch):
+    """Both are changed without end. The long one is not repeated while the short one is, many times."""
+    monkeypatch.setattr(loop_module, "REST", 10_000)
+
+    async def scenario():
+        loop, passes, ended = Loop(Limits()), [], asyncio.Event()
+
+        async def reconcile(key):
+            loop.enqueue(key)
+            passes.append(key)
+            end = time.thread_time() + (0.03 if key == ONE else 0)
+            while time.thread_time() < end:
+                pass
+            if len(passes) == 100:
+                ended.set()
+
+        task = await running(loop, reconcile)
+        loop.enqueue(ONE)
+        loop.enqueue(TWO)
+        await ended.wait()
+        assert passes.count(ONE) == 1
+        task.cancel()
+
+    run(scenario)
+
+
+def test_time_of_waiting_is_not_metered():
+    async def scenario():
+        async def wait_and_compute():
+            await asyncio.sleep(0.2)
+            short = 0.1
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(short):
+                    await asyncio.Event().wait()
+            end = time.thread_time() + 0.05
+            while time.thread_time() < end:
+                pass
+            return "result"
+
+        metered = Metered(wait_and_compute())
+        assert await metered == "result"
+        assert 0.05 <= metered.seconds < 0.25  # the waits have 0.3
+
+        async def fail():
+            await asyncio.sleep(0)
+            raise ValueError("x")
+
+        with pytest.raises(ValueError, match="x"):
+            await Metered(fail())
 
     run(scenario)

@@ -65,6 +65,14 @@ def ready_reward(kubectl: Kubectl, team: str, kubelet: Kubelet) -> None:
     wait_for(kubectl, team, "rewardfunction/amount", "Ready", "Ready")
 
 
+@pytest.fixture
+def running_job(kubectl: Kubectl, team: str, kubelet: Kubelet, ready_reward: None) -> None:
+    kubectl.apply(job(), namespace=team)
+    (pod,) = kubelet.pods(TRAINERS)
+    kubelet.run(pod, "trainer")
+    wait_for(kubectl, team, "rftjob/job", "Succeeded", "Running")
+
+
 def test_a_job_waits_for_its_reward(kubectl, team, kubelet):
     kubectl.apply(job(), namespace=team)
     found = wait_for(kubectl, team, "rftjob/job", "Succeeded", "WaitingForRewards")
@@ -105,11 +113,18 @@ def test_a_job_succeeds_and_leaves_endpoints(kubectl, team, kubelet):
 
 
 @pytest.mark.usefixtures("ready_reward")
-def test_deleting_a_job_leaves_nothing(kubectl, team, kubelet):
+def test_a_result_of_inputs_that_have_changed_since_says_so(kubectl, team, kubelet):
+    """The run in this output had ended before the job was created, and somebody has edited its test data since."""
     kubectl.apply(job(), namespace=team)
     (pod,) = kubelet.pods(TRAINERS)
-    kubelet.run(pod, "trainer")
-    wait_for(kubectl, team, "rftjob/job", "Succeeded", "Running")
+    kubelet.end(pod, "trainer", 0, json.dumps({**RESULT, "changedInputs": ["s3://data/test.jsonl (test/a)"]}))
+    found = wait_for(kubectl, team, "rftjob/job", "Succeeded", "Succeeded")
+    message = next(c["message"] for c in found["status"]["conditions"] if c["type"] == "Succeeded")
+    assert "these inputs have changed since: s3://data/test.jsonl (test/a). To measure what is there now" in message
+
+
+@pytest.mark.usefixtures("running_job")
+def test_deleting_a_job_leaves_nothing(kubectl, team):
     kubectl.delete("rftjob", "job", f"--namespace={team}")
     wait_until_gone(kubectl, "pods,jobs,services,configmaps", f"--namespace={team}", f"--selector={TRAINERS}")
 
@@ -154,12 +169,8 @@ def test_a_lost_node_is_no_retry(kubectl, team, kubelet):
     assert kubectl.get("rftjob", "job", f"--namespace={team}")["status"]["retries"] == 0
 
 
-@pytest.mark.usefixtures("ready_reward")
+@pytest.mark.usefixtures("running_job")
 def test_suspend_and_resume(kubectl, team, kubelet):
-    kubectl.apply(job(), namespace=team)
-    (pod,) = kubelet.pods(TRAINERS)
-    kubelet.run(pod, "trainer")
-    wait_for(kubectl, team, "rftjob/job", "Succeeded", "Running")
     kubectl.apply(job(suspend=True), namespace=team)
     wait_for(kubectl, team, "rftjob/job", "Succeeded", "Suspended")
     wait_until_gone(kubectl, "pods,jobs", f"--namespace={team}", f"--selector={TRAINERS}")

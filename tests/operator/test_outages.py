@@ -13,7 +13,7 @@ from support.patience import PATIENCE_SECONDS
 
 from rft_operator.kube.cluster import Cluster, Refused, Unavailable
 from rft_operator.kube.store import Key
-from rft_operator.pods.slots import Slots
+from rft_operator.pods.slots import Limits
 from rft_operator.reconcile import loop as loop_module
 from rft_operator.reconcile import resync
 from rft_operator.reconcile.loop import Loop
@@ -83,7 +83,7 @@ def test_everything_is_read_anew_after_an_interruption(monkeypatch):
     monkeypatch.setattr(loop_module, "LONGEST_BACKOFF_SECONDS", 1e6)
     stored = {"metadata": {**JOB["metadata"], "uid": "u", "resourceVersion": "5"}}
     there = {"apiVersion": "v1", "items": [], "metadata": {"resourceVersion": "9"}}
-    cluster, router, loop, key = connected(there), Router(RESOURCES), Loop(Slots()), Key("RFTJob", "n", "job")
+    cluster, router, loop, key = connected(there), Router(RESOURCES), Loop(Limits()), Key("RFTJob", "n", "job")
     passes: asyncio.Queue[Key] = asyncio.Queue()
 
     async def reconcile(key: Key) -> None:

@@ -14,8 +14,8 @@ from rft_api.resource import PodOverrides
 from rft_operator.kube.timestamps import format_duration, format_timestamp
 from rft_operator.pods.addresses import Address, AddressProblem, Mounts, locate
 from rft_operator.pods.pod_view import read_pod
-from rft_operator.pods.template import Container, build_container, build_pod_template, override_pod
-from rft_operator.reward_function.names import reward_configuration
+from rft_operator.pods.template import USER, Container, build_container, build_pod_template, override_pod
+from rft_operator.reward_function.names import reward_configuration, reward_user
 from rft_operator.rft_job import names
 from rft_operator.rft_job.usage import count_usage
 from rft_operator.status.conditions import Finding, build_conditions
@@ -29,6 +29,16 @@ def test_names_fit_and_differ(name, attempt):
     assert job.endswith(f"-trainer-{attempt}")
     assert job != names.training_job(f"{name[:-1]}x", attempt) or name.endswith("x")
     assert len(reward_configuration(name, "0123456789abcdef")) <= 63
+
+
+def test_reward_servers_have_users_of_their_own():
+    """The kernel counts the processes of a user in all pods of a node: a trainer's must not use up a reward's limit."""
+    users = {reward_user(namespace, name) for namespace in ("a", "b") for name in ("x", "y", "z")}
+    assert len(users) == 6
+    assert USER not in users
+    # Pods with a user namespace have these numbers, and those below 10000 may be users of images.
+    assert all(10000 <= user < 65536 for user in users)
+    assert reward_user("a", "x") == reward_user("a", "x")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from rft_api.readiness import NotReady, NotReadyReason, Readiness
 from rft_operator.inference_endpoint.probe import ask_servers
 from rft_operator.inference_endpoint.world import ServerAnswer
 from rft_operator.pods.probe import PodClient
-from rft_operator.pods.slots import Slots
+from rft_operator.pods.slots import Limits
 from rft_operator.reward_function.probe import ask_readiness
 from rft_operator.rft_job.probe import ask_progress
 
@@ -34,7 +34,7 @@ def ask(question, answers):
 
     async def run():
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
-            return await question(PodClient(client, Slots()))
+            return await question(PodClient(client, Limits()))
 
     return asyncio.run(run())
 
@@ -46,6 +46,11 @@ def ask(question, answers):
         ([RUNS], {}, None),
         ([RUNS], {"9090/progress": {"step": "many"}}, None),
         ([RUNS], {"9090/progress": httpx.Response(500)}, None),
+        ([RUNS], {"9090/progress": httpx.Response(200, text='{"step": 3, "etaSeconds": NaN}')}, 3),
+        ([RUNS], {"9090/progress": httpx.Response(200, text='{"step": 3, "etaSeconds": 1e999}')}, 3),
+        ([RUNS], {"9090/progress": {"step": 3, "epoch": -1}}, 3),
+        ([RUNS], {"9090/progress": {"step": 3, "reward": 1e300}}, 3),
+        ([RUNS], {"9090/progress": {"step": 10**30}}, None),
         ([pod(ip="10.0.0.1", index=1)], {"9090/progress": {"step": 3}}, None),
         ([pod()], {"9090/progress": {"step": 3}}, None),
         ([pod(ip="10.0.0.1", phase="Failed")], {"9090/progress": {"step": 3}}, None),
@@ -109,7 +114,7 @@ def test_a_model_is_asked_for_by_its_name():
 
     async def run():
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
-            await ask_servers(PodClient(client, Slots()), [RUNS, NOT_READY], OWN, was_ready=False)
+            await ask_servers(PodClient(client, Limits()), [RUNS, NOT_READY], OWN, was_ready=False)
 
     asyncio.run(run())
     assert asked == ["x"]

@@ -105,7 +105,7 @@ def test_missing_code_leaves_what_serves_alone():
     assert plan.status["conditions"][0]["reason"] == "SourceMissing"
 
 
-BASE = endpoint("base", model={"uri": "s3://m/x"})
+BASE = endpoint("base", model={"uri": "s3://m/x"}, serving={"adapterSources": ["s3://a"]})
 SERVES = ServerAnswer(None)
 
 
@@ -135,11 +135,13 @@ ENDPOINT_CASES: dict[str, tuple[dict[str, Any], Reason]] = {
     "the base takes no adapters": (
         {"endpoint": ADAPTER, "base": endpoint("base", model={"uri": "s3://m/x"}, serving={"maxAdapters": 0})},
         Reason.CONFIGURATION_INVALID),
+    "the base does not name where it is": (
+        {"endpoint": ADAPTER, "base": endpoint("base", model={"uri": "s3://m/x"})}, Reason.CONFIGURATION_INVALID),
     "other credentials than the base": (
         {"endpoint": endpoint(baseEndpoint="base", adapter={"uri": "s3://a/x"}, credentials={"secretName": "s"}),
          "base": BASE}, Reason.CONFIGURATION_INVALID),
     "the base is scaled to zero": (
-        {"endpoint": ADAPTER, "base": endpoint("base", model={"uri": "s3://m/x"}, replicas=0)},
+        {"endpoint": ADAPTER, "base": BASE.model_copy(update={"spec": BASE.spec.model_copy(update={"replicas": 0})})},
         Reason.SCALED_TO_ZERO),
     "the base starts": ({"endpoint": ADAPTER, "base": BASE, "pods": [waiting()]}, Reason.BASE_NOT_READY),
     "no loader answers": ({"endpoint": ADAPTER, "base": BASE, "pods": [READY_POD]}, Reason.ADAPTER_LOADING),

@@ -37,7 +37,7 @@ def test_the_spec_of_a_job_is_named():
 
 
 def test_the_number_of_adapters_of_an_endpoint_is_named():
-    base = endpoint("base", model={"uri": "s3://m/x"})
+    base = endpoint("base", model={"uri": "s3://m/x"}, serving={"adapterSources": ["s3://a"]})
     uri = f"s3://a/{'x' * 1015}"
     adapters = [endpoint(f"a{number}", baseEndpoint="base", adapter={"uri": uri}) for number in range(1000)]
     world = InferenceEndpointWorld(

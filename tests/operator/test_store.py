@@ -71,12 +71,12 @@ def test_a_list_of_one_namespace_tells_nothing_of_others():
 
 
 def test_a_fingerprint_is_that_of_everything_but_the_status():
-    store, key = Store({}), Key("Pod", "n", "p")
-    store.put("Pod", child("p", 1, spec={"a": 1}, status={"x": 1}))
+    store, key = Store({}), Key("Deployment", "n", "p")
+    store.put("Deployment", obj("Deployment", "p", 1, spec={"a": 1}, status={"x": 1}))
     first = store.fingerprint(key)
-    store.put("Pod", child("p", 2, spec={"a": 1}, status={"x": 2}))
+    store.put("Deployment", obj("Deployment", "p", 2, spec={"a": 1}, status={"x": 2}))
     assert store.fingerprint(key) == first
-    store.put("Pod", child("p", 3, spec={"a": 2}))
+    store.put("Deployment", obj("Deployment", "p", 3, spec={"a": 2}))
     assert store.fingerprint(key) != first
 
 
@@ -118,3 +118,39 @@ def test_what_was_written_wakes_others_than_the_writer():
     reward = Key("RewardFunction", "n", "r")
     assert router.store_response(reward, obj("RewardFunction", "r", 2, "r")) == [JOB]
     assert woken(router, "RewardFunction", obj("RewardFunction", "r", 2, "r")) == set()
+
+
+def test_annotations_of_tenants_are_neither_kept_nor_a_change():
+    """A job can be annotated with 256 KiB, again and again."""
+    store = Store({})
+    job = obj("RFTJob", "job", 1, spec=SPEC)
+    assert store.put("RFTJob", job)
+    for version in range(2, 10):
+        annotated = obj("RFTJob", "job", version, spec=SPEC)
+        annotated["metadata"]["annotations"] = {"a": str(version) * (200 << 10)}
+        assert not store.put("RFTJob", annotated)
+        assert store.version(JOB) == version
+    assert store.get(JOB) == {**job, "metadata": {**job["metadata"], "resourceVersion": "9"}}
+    # Another object of the name is a change, though it looks the same.
+    assert store.put("RFTJob", obj("RFTJob", "job", 11, uid="another", spec=SPEC))
+
+
+def test_of_a_pod_is_kept_what_is_read():
+    store, pod = Store({}), child("p", 1, status={"phase": "Pending"})
+    pod["metadata"]["annotations"] = {"a": "x" * 1000}
+    pod["spec"] = {
+        "initContainers": [{"name": "proxy", "restartPolicy": "Always", "env": []}, {"name": "loader", "image": "i"}],
+        "containers": [{"name": "c", "env": [{"name": "A", "value": "x" * 1000}]}],
+    }
+    store.put("Pod", pod)
+    kept = store.get(Key("Pod", "n", "p"))
+    assert kept["spec"] == {"initContainers": [{"name": "proxy", "restartPolicy": "Always"}, {"name": "loader"}]}
+    assert kept["status"] == {"phase": "Pending"}
+    assert "annotations" not in kept["metadata"]
+
+
+def test_annotations_of_children_are_kept():
+    store, job = Store({}), obj("Job", "j", 1, labels=kinds.RFT_JOB.child_labels("job"), spec={})
+    job["metadata"]["annotations"] = {"rft.dev/retries-before": "1"}
+    store.put("Job", job)
+    assert store.get(Key("Job", "n", "j")) == job

@@ -55,6 +55,17 @@ def test_a_result_fits_and_is_read_again():
     assert [checkpoint.uri for checkpoint in checkpoints] == [f"s3://o/job/checkpoints/step-{n}" for n in range(3)]
 
 
+def test_a_result_names_inputs_that_have_changed_since():
+    inputs = [f"s3://data/{number}{'x' * 9000} (test/{number})" for number in range(40)]
+    message = success_message(summary(components=1), inputs)
+    assert len(message.encode()) < MAXIMUM_BYTES
+    names = parse_result(message).changed_inputs
+    assert len(names) == 6
+    assert names[0].startswith("s3://data/0x")
+    assert names[-1] == "and 35 more"
+    assert "changedInputs" not in success_message(summary(components=1))
+
+
 @pytest.mark.parametrize(
     ("message", "expected"),
     [

@@ -23,8 +23,8 @@ def ago(seconds: float) -> datetime:
 def pod(number: int = 0, **changes: Any) -> PodView:
     """A pod that runs and is ready, of an attempt of a job."""
     fields: dict[str, Any] = {
-        "name": "pod", "uid": "uid-of-pod", "ip": None, "phase": "Running", "ready": True, "deleting": False,
-        "job_uid": f"uid-{number}",
+        "name": "pod", "namespace": "team", "uid": "uid-of-pod", "ip": None, "phase": "Running", "ready": True,
+        "deleting": False, "job_uid": f"uid-{number}",
         "index": 0, "created_at": None, "start_time": ago(100), "running_since": ago(90), "termination": None,
         "terminated": False, "problem": None, "told_to_end_at": None, "started": True, "disrupted": False,
         "sidecar_failure": None, "unready_sidecars": (),

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from rft_api.adapter_protocol import AdapterReport
+from rft_api.bounds import Bounds
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.progress import Progress
 from rft_api.reward_function import RewardFunction
@@ -34,6 +35,8 @@ CASES = sorted(
     if not file.name.endswith((".plan.yaml", ".part.yaml"))
 )
 """The files of the golden cases."""
+FIRST_START = Path(__file__).parent / "golden" / "job-first-start.yaml"
+"""A job, `quickstart`, that is about to start for the first time."""
 SETTINGS = Settings(
     images=Images(
         trainer="example/trainer:1",
@@ -44,6 +47,9 @@ SETTINGS = Settings(
     ),
     namespace="rft-system",
     metrics_namespace="monitoring",
+    bounds=Bounds(
+        volumes=[*Bounds().volumes, "hostPath"], service_accounts=["cloud", "trainers"], priority_classes=["high"]
+    ),
 )
 CASES = sorted(
     file
@@ -79,25 +85,27 @@ def router_of(objects: list[dict[str, Any]]) -> Router:
 def plan_objects(of: str, objects: list[dict[str, Any]], now: str, **probes: Any) -> Plan:
     """The plan for the object `KIND/NAMESPACE/NAME` among these objects."""
     key, store, moment = Key(*of.split("/")), router_of(objects).store, datetime.fromisoformat(now)
-    found = store.get(key)
+    found, silent = store.get(key), probes.get("silentSeconds", 0.0)
     if key.kind == "RFTJob":
         progress = probes.get("progress")
         told = None if progress is None else Progress.model_validate(progress)
         world = gather_rft_job(store, key, RFTJob.model_validate(found), told, moment)
         late = late_uids(awaited_objects(world.newest, world.pods), moment)
-        return plan_rft_job(replace(world, warnings=_warnings(late, probes)), SETTINGS)
+        return plan_rft_job(replace(world, warnings=_warnings(late, probes), silent_seconds=silent), SETTINGS)
     if key.kind == "RewardFunction":
         function = RewardFunction.model_validate(found)
         sources, readiness = probes.get("sources", {}), probes.get("readiness", {})
         token = probes.get("newToken", "")
         rewarding = gather_reward_function(store, key, function, sources, readiness, token, moment)
         late = late_uids(awaited_pods(rewarding.pods), moment)
-        return plan_reward_function(replace(rewarding, warnings=_warnings(late, probes)), SETTINGS)
+        return plan_reward_function(
+            replace(rewarding, warnings=_warnings(late, probes), silent_seconds=silent), SETTINGS
+        )
     endpoint = InferenceEndpoint.model_validate(found)
     answers = {name: _answer(answer) for name, answer in probes.get("answers", {}).items()}
     serving = gather_inference_endpoint(store, key, endpoint, answers, moment)
     late = late_uids(awaited_pods(serving.own_pods), moment)
-    return plan_inference_endpoint(replace(serving, warnings=_warnings(late, probes)), SETTINGS)
+    return plan_inference_endpoint(replace(serving, warnings=_warnings(late, probes), silent_seconds=silent), SETTINGS)
 
 
 def _warnings(uids: list[str], probes: dict[str, Any]) -> dict[str, str]:

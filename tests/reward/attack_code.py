@@ -26,15 +26,17 @@ NUMBERS = {
     "x86_64": {
         "shmget": 29, "clone": 56, "ptrace": 101, "mount": 165, "keyctl": 250, "ioprio_set": 251, "unshare": 272,
         "inotify_init1": 294, "perf_event_open": 298, "process_vm_readv": 310, "memfd_create": 319, "bpf": 321,
-        "userfaultfd": 323, "mknodat": 259,
+        "userfaultfd": 323, "mknodat": 259, "vmsplice": 278, "io_setup": 206,
     },
     "aarch64": {
         "shmget": 194, "clone": 220, "ptrace": 117, "mount": 40, "keyctl": 219, "ioprio_set": 30, "unshare": 97,
         "inotify_init1": 26, "perf_event_open": 241, "process_vm_readv": 270, "memfd_create": 279, "bpf": 280,
-        "userfaultfd": 282, "mknodat": 33,
+        "userfaultfd": 282, "mknodat": 33, "vmsplice": 75, "io_setup": 0,
     },
 }[os.uname().machine]  # fmt: skip
 NUMBERS |= {"pidfd_send_signal": 424, "io_uring_setup": 425, "pidfd_open": 434, "clone3": 435}
+NUMBERS |= {"setxattrat": 463, "removexattrat": 466, "open_tree_attr": 467, "file_getattr": 468, "file_setattr": 469}
+NUMBERS |= {"statmount": 457, "listmount": 458, "landlock_create_ruleset": 444, "landlock_add_rule": 445}
 
 
 def call(name, *arguments):
@@ -100,11 +102,99 @@ def memory_of_many_processes(world):
     time.sleep(60)
 
 
+def shared_memory_of_many_processes(world):
+    for _ in range(8):
+        if os.fork() == 0:
+            held = mmap.mmap(-1, 100 << 20)  # Python shares it with the children that the process may start
+            for place in range(0, len(held), 4096):
+                held[place] = 1
+            time.sleep(60)
+    time.sleep(60)
+
+
 def memory_outside_the_limit(world):
     held = []
     while len(held) < 64:
         held.append(call("memfd_create", b"x", 0))
         os.truncate(held[-1], 8 << 20)
+
+
+def pairs_with_large_buffers(world):
+    enlarge_pairs(socket.SO_SNDBUF)
+
+
+def pairs_that_receive_much(world):
+    enlarge_pairs(socket.SO_RCVBUF)
+
+
+def enlarge_pairs(option):
+    held = [socket.socketpair() for _ in range(30)]
+    for one, other in held:
+        for end in (one, other):
+            end.setsockopt(socket.SOL_SOCKET, option, 8 << 20)
+
+
+def pairs_with_a_program(world):
+    one, _ = socket.socketpair()
+    instruction = struct.pack("HBBI", 0x06, 0, 0, 0xFFFF)
+    held = ctypes.create_string_buffer(instruction)
+    one.setsockopt(socket.SOL_SOCKET, 26, struct.pack("@HP", 1, ctypes.addressof(held)))  # SO_ATTACH_FILTER
+
+
+def pipes_with_large_buffers(world):
+    held = [os.pipe() for _ in range(30)]
+    for _, writer in held:
+        fcntl.fcntl(writer, 1031, 1 << 20)  # F_SETPIPE_SZ
+
+
+def pages_that_pipes_hold(world):
+    for _ in range(20):
+        held_pairs.append(os.pipe())
+        pages = mmap.mmap(-1, 4 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        pages.madvise(mmap.MADV_HUGEPAGE)
+        pages[2 << 20] = 1
+        at = ctypes.c_char.from_buffer(pages, 2 << 20)
+        call("vmsplice", held_pairs[-1][1], struct.pack("@PN", ctypes.addressof(at), 4096), 1, 0)
+        del at
+        pages.close()  # the process has it no longer, and the kernel has 2 MiB of it
+
+
+def rings_for_files(world):
+    while True:
+        try:
+            call("io_setup", 128, ctypes.byref(ctypes.c_ulong(0)))
+        except BlockingIOError:  # the machine has no more of them, for anybody
+            return
+
+
+def rules_of_landlock(world):
+    for _ in range(100):
+        rules = call("landlock_create_ruleset", struct.pack("=QQ", 0, 3), 16, 0)
+        for port in range(1 << 16):
+            call("landlock_add_rule", rules, 2, struct.pack("=QQ", 3, port), 0)
+
+
+def pairs_of_many_processes(world):
+    for _ in range(40):
+        if os.fork() == 0:
+            fill_pairs()
+            time.sleep(60)
+    time.sleep(60)
+
+
+def fill_pairs():
+    for _ in range(58):
+        for end in socket.socketpair():
+            end.setblocking(False)
+            held_pairs.append(end)
+            try:
+                while True:
+                    end.send(bytes(65536))
+            except BlockingIOError:
+                continue
+
+
+held_pairs = []
 
 
 def shared_memory_that_stays(world):
@@ -344,6 +434,46 @@ def publish_other_peoples_files(world):
 
 def touch_other_peoples_files(world):
     os.utime(world["victim"], (0, 0))
+
+
+def tag_other_peoples_files(world):
+    value = ctypes.create_string_buffer(b"forged")
+    arguments = struct.pack("QII", ctypes.addressof(value), 6, 0)
+    call("setxattrat", -100, world["victim"].encode(), 0, b"user.forged", arguments, len(arguments))
+
+
+def untag_other_peoples_files(world):
+    try:
+        call("removexattrat", -100, world["victim"].encode(), 0, b"user.forged")
+    except OSError as error:
+        if error.errno != 61:  # ENODATA: it was allowed, and there was none
+            raise
+
+
+def mark_other_peoples_files(world):
+    call("file_setattr", -100, world["victim"].encode(), struct.pack("QIIII", 0x80, 0, 0, 0, 0), 24, 0)
+
+
+def look_at_the_marks_of_files(world):
+    call("file_getattr", -100, world["victim"].encode(), ctypes.create_string_buffer(24), 24, 0)
+
+
+def tree_with_attributes(world):
+    os.close(call("open_tree_attr", -100, b"/", 0, None, 0))
+
+
+def look_at_mounts(world):
+    # mnt_id_req: its size, a file descriptor, the id of a mount (LSMT_ROOT), and a parameter
+    request = struct.pack("IIQQ", 24, 0, (1 << 64) - 1, 0)
+    call("listmount", request, ctypes.create_string_buffer(8 * 64), 64, 0)
+
+
+def calls_of_tomorrow(world):
+    for number in (*range(337, 424), *range(470, 520), 1000, 100_000):
+        libc.syscall(number, -1, -1, -1, -1, -1, -1)
+        if ctypes.get_errno() != 38:  # ENOSYS
+            raise RuntimeError(f"the kernel knows {number}")
+    raise OSError("there are none")
 
 
 def symbolic_link(world):

@@ -1,12 +1,14 @@
 """Real reward servers, shared by the tests that can share one."""
 
 import concurrent.futures
+import contextlib
 import json
 import sys
 from pathlib import Path
 
 import pytest
 from support.reward_server import RewardServer, sample, write_function
+from support.services import Service
 
 HERE = Path(__file__).parent
 
@@ -59,6 +61,17 @@ def start_server(tmp_path):
     for server in servers:
         if server.process.poll() is None:
             server.stop()
+
+
+@pytest.fixture
+def start_service():
+    """Starts a service that a reward asks, such as the API of a judge; its argument answers the requests."""
+    with contextlib.ExitStack() as stack:
+
+        def start(respond):
+            return stack.enter_context(contextlib.closing(Service(respond)))
+
+        yield start
 
 
 @pytest.fixture(scope="session")

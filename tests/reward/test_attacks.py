@@ -124,6 +124,7 @@ class World:
         status = self.victim.stat()
         assert (self.victim.read_text(), status.st_mode & 0o777, status.st_nlink) == (VICTIM, 0o666, 1)
         assert status.st_mtime > 1
+        assert not os.listxattr(self.victim)
         assert not list(self.open_folder.iterdir())
         assert not [path for folder in ("/tmp", "/var/tmp", "/dev/shm") for path in Path(folder).glob("written-*")]
         assert len(list((self.folder / "scratch").iterdir())) == 2  # those of the two workers

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.services import Answer, Service
+from support.services import Answer
 
 MODEL = "anthropic.claude-x-v1:0"
 
@@ -19,10 +19,8 @@ def refused(status, kind):
 
 
 @pytest.fixture
-def service():
-    service = Service(lambda asked: converse('{"reason": "r", "score": 4}'))
-    yield service
-    service.close()
+def service(start_service):
+    return start_service(lambda asked: converse('{"reason": "r", "score": 4}'))
 
 
 @pytest.fixture

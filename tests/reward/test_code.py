@@ -315,6 +315,7 @@ CALL = {"input": "[2]", "output": "4", "fn_name": "f", "type": "function_call"}
         ("def g(x): return 2 * x", [CALL], {}, 0.0),
         (TWICE, [{**CALL, "input": [2], "output": 4}, {**CALL, "output": "5"}], {}, 0.5),
         (TWICE, [{**CALL, "input": '["a"]', "output": "aa"}], {}, 1.0),
+        ("def f(x): return x['a']", [{**CALL, "input": '[{"a": 4}]'}], {}, 1.0),
         (TWICE, {"language": "python", "test_cases": [CALL]}, {}, 1.0),
         ("def sum(x): return 5", [{**CALL, "fn_name": "sum", "input": "[[2]]", "output": "2"}], {}, 0.0),
         # APPS, TACO: lists of inputs and outputs, also as text; a result may stand in a list of its own.
@@ -354,6 +355,13 @@ def test_a_reference_answer_may_be_such_an_object(server):
         ([{**CALL, "fn_name": None}], "needs its name, fn_name"),
         ([{**CALL, "fn_name": "a.b"}], "fn_name has to be the name of a function, not 'a.b'"),
         ([CALL, {"input": "1", "output": "1"}], "use one kind in a row"),
+        ([{**CALL, "input": {"x": 2}}], "input of a call has to be the list of its arguments, not an object"),
+        ([{**CALL, "input": '{"x": 2}'}], "input of a call has to be the list of its arguments, not an object"),
+        (
+            {"inputs": [{"x": 2}], "outputs": [4], "fn_name": "f"},
+            "inputs of a call has to be the list of its arguments, not an object",
+        ),
+        ([{**CALL, "input": "x = 2, y = 3"}], "has to be the values of its arguments as JSON, without names: 'x = 2"),
         ({"language": "rust", "test_cases": [CALL]}, "the language of the tests is rust"),
     ],
 )
@@ -407,3 +415,56 @@ def test_plain_data_crosses_unchanged(value):
     crossed = decode(encode(value, references.number), lambda kind, number: pytest.fail("a reference"))
     assert crossed == value
     assert type(crossed) is type(value)
+
+
+EVERY_CASE = """
+cases = [((1, 2), 3), ((2, 2), 4)]
+assert all(map(lambda case: add(*case[0]) == case[1], cases))
+"""
+FORMS_OF_TESTS = {
+    "asserts": MORE_OF_ADD,
+    "all and map": EVERY_CASE,
+    "a list of asserts": ADD.splitlines(),
+    "no mismatch": "assert not [1 for _ in filter(lambda case: add(*case) != sum(case), [(1, 2), (2, 2)])]",
+    "no difference": "from itertools import starmap\nassert set(starmap(add, [(1, 2), (2, 1)])) <= {3}",
+    "until the end": "seen = []\nassert len(list(iter(lambda: add(1, 2), 3))) == 0",
+    "a function": "def check(f):\n    for _ in map(lambda x: f(x, x), [1, 2]):\n        assert _ in (2, 4)\n"
+    "    assert all(map(lambda x: f(x, x) == 2 * x, [1, 2]))\ncheck(add)",
+    "calls": [{"input": f"[{a}, 2]", "output": str(a + 2), "fn_name": "add"} for a in (1, 2)],
+    "a table of calls": {"inputs": [[1, 2], [2, 2]], "outputs": [3, 4], "fn_name": "add"},
+}  # fmt: skip
+EXCEPTIONS = {
+    "StopIteration": "raise StopIteration",
+    "StopIteration with a value": "raise StopIteration(3)",
+    "a class of its own": "raise type('End', (StopIteration,), {})",
+    "StopAsyncIteration": "raise StopAsyncIteration",
+    "GeneratorExit": "raise GeneratorExit",
+    "SystemExit": "raise SystemExit(0)",
+    "KeyboardInterrupt": "raise KeyboardInterrupt",
+    "BaseException": "raise BaseException",
+    "a BaseException of its own": "raise type('Pass', (BaseException,), {})",
+    "a group": "raise BaseExceptionGroup('x', [SystemExit(0), StopIteration()])",
+    "RecursionError": "return add(a, b)",
+    "AssertionError": "raise AssertionError",
+    "EOFError": "raise EOFError",
+    "MemoryError": "raise MemoryError",
+    "the end of another iterator": "return next(iter([]))",
+}
+
+
+@pytest.mark.parametrize("form", FORMS_OF_TESTS)
+def test_code_that_raises_passes_no_form_of_tests(server, build_sample, form):
+    tests = FORMS_OF_TESTS[form]
+    codes = {name: f"def add(a, b):\n    {statement}" for name, statement in EXCEPTIONS.items()}
+    samples = [build_sample(name, code, None, {"tests": tests}) for name, code in codes.items()]
+    rows = server.score([*samples, build_sample("good", "def add(a, b): return a + b", None, {"tests": tests})])
+    assert {row["id"]: row["aggregate_reward_score"] for row in rows} == {**dict.fromkeys(codes, 0.0), "good": 1.0}
+
+
+def test_iterators_of_a_completion_end_as_in_python(score):
+    code = "def f():\n    yield 1"
+    tests = (
+        "it = f()\nassert next(it) == 1\nassert next(it, 'end') == 'end'\nended = False\n"
+        "try:\n    next(f2 := iter(f())), next(f2)\nexcept StopIteration:\n    ended = True\nassert ended"
+    )
+    assert score(code, tests) == 1.0

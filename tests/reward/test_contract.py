@@ -84,7 +84,7 @@ def lambda_handler(event, context):
         ({"id": "one"}, "returned an object"),
         ({"statusCode": 500, "body": "boom"}, "statusCode 500: boom"),
         ({"statusCode": 200, "body": "boom"}, "not valid JSON"),
-        ([1, None, "x"], "no row with this id"),
+        ([1, None, "x"], "no row with this id; 3 of its rows are no objects (the first is a number)"),
         ([{"id": None, "aggregate_reward_score": 1}] * 2, "no row with this id; 2 of its rows have no id"),
     ],
 )

@@ -8,7 +8,7 @@ import re
 import pytest
 from pydantic import ValidationError
 from support.reward_server import sample
-from support.services import Service, chat, rating
+from support.services import chat, rating
 
 from rft_api.groups import group_id, split_groups, whole_batches
 from rft_api.reward_function import RewardFunctionSpec
@@ -144,10 +144,8 @@ def by_length(asked):
 
 
 @pytest.fixture
-def judge():
-    service = Service(by_length)
-    yield service
-    service.close()
+def judge(start_service):
+    return start_service(by_length)
 
 
 @pytest.fixture

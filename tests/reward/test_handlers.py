@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.services import Answer, Service
 
-from rft_api.python_source import source_problem
+from rft_api.python_source import call_problem, source_problem
 
 WRAPPED = """
 def lambda_handler(event, context):
@@ -54,9 +54,8 @@ def test_an_object_with_a_field_called_text_is_compared_as_an_object(server_for)
     assert server.score_one("12", {"text": "12"})["aggregate_reward_score"] == 0.0
 
 
-@pytest.mark.parametrize(("form", "answer"), [("AsText", "#### 6"), ("AsObject", {"text": "#### 6"})])
-@pytest.mark.parametrize("kind", ["lambda", "http"])
-def test_services_get_the_same_form_and_lambdas_the_fields_at_the_top(start_server, kind, form, answer):
+def start_before_service(start_server, kind, **fields):
+    """A reward server with a reward of a kind, http or lambda, and the service that this reward asks."""
     service = Service(lambda asked: Answer([{"id": s["id"], "aggregate_reward_score": 1} for s in asked.json()]))
     spec = {"url": service.url} if kind == "http" else {"functionArn": "arn:aws:lambda:eu-west-1:1:function:g"}
     environment = {
@@ -65,7 +64,14 @@ def test_services_get_the_same_form_and_lambdas_the_fields_at_the_top(start_serv
         "AWS_SECRET_ACCESS_KEY": "b",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    server = start_server({"timeout": "30s", kind: {**spec, "textReferenceAnswer": form}}, environment=environment)
+    server = start_server({"timeout": "30s", kind: {**spec, **fields}}, environment=environment)
+    return server, service
+
+
+@pytest.mark.parametrize(("form", "answer"), [("AsText", "#### 6"), ("AsObject", {"text": "#### 6"})])
+@pytest.mark.parametrize("kind", ["lambda", "http"])
+def test_services_get_the_same_form_and_lambdas_the_fields_at_the_top(start_server, kind, form, answer):
+    server, service = start_before_service(start_server, kind, textReferenceAnswer=form)
     server.wait_ready().score_one("6", "#### 6", {"level": 3, "id": "of the row"})
     (sample,) = service.asked[0].json()
     assert sample["reference_answer"] == sample["metadata"]["reference_answer"] == answer
@@ -187,6 +193,59 @@ def lambda_handler(event, context):
     assert handler(source).score([sample])[0]["aggregate_reward_score"] == 1.0
 
 
+# As published for Amazon Nova: a sample whose last message has another role gets no row.
+NOVA = """
+def lambda_handler(event, context):
+    rows = []
+    for s in event:
+        last = s["messages"][-1]
+        if last["role"] != "nova_assistant" or s["messages"][0]["role"] == "nova_assistant":
+            print("last message is not from assistant")
+            continue
+        rows.append({"id": s["id"], "aggregate_reward_score": float(last["content"] == s["reference_answer"])})
+    return rows
+"""
+
+
+@pytest.mark.parametrize(("role", "scores"), [(None, [None, None]), ("assistant", [None, None]),
+                                              ("nova_assistant", [1.0, 0.0])])  # fmt: skip
+def test_the_completion_has_the_role_that_the_handler_looks_for(server_for, build_sample, role, scores):
+    python = {"source": NOVA, **({} if role is None else {"assistantRole": role})}
+    server = server_for({"timeout": "20s", "python": python})
+    turn = {"role": "assistant", "content": "an earlier turn"}
+    samples = [build_sample(text, text, "6") for text in ("6", "7")]
+    samples = [{**sample, "messages": [turn, *sample["messages"]]} for sample in samples]
+    assert [row["aggregate_reward_score"] for row in server.score(samples)] == scores
+
+
+@pytest.mark.parametrize("kind", ["lambda", "http"])
+def test_services_get_the_role_that_they_look_for(start_server, kind):
+    server, service = start_before_service(start_server, kind, assistantRole="nova_assistant")
+    server.wait_ready().score_one("6", "6")
+    (sample,) = service.asked[0].json()
+    assert sample["messages"][-1] == {"role": "nova_assistant", "content": "6"}
+    service.close()
+
+
+def test_rows_that_are_no_objects_are_said(handler):
+    source = """
+from dataclasses import dataclass
+
+@dataclass
+class Row:
+    id: str
+    aggregate_reward_score: float
+
+def lambda_handler(event, context):
+    return [Row(s["id"], 1.0) for s in event]
+"""
+    error = handler(source).score_one("7", None)["error"]
+    assert error == (
+        "the handler returned no row with this id; 1 of its rows have no id "
+        "(the first: the row is not JSON: Object of type Row is not JSON serializable)"
+    )
+
+
 # As published: for a sample without an answer it appends a row, and goes on.
 FORGOTTEN_CONTINUE = """
 def lambda_handler(event, context):
@@ -282,3 +341,35 @@ def test_an_f_string_of_python_3_12_is_named():
         assert problem is None
     else:
         assert "this is Python 3.11, and the f-string may need Python 3.12 (line 2 of the text)" in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        (
+            "def f(event): ...",
+            "f takes (event), but it is called with two arguments: (event, context) (line 1 of the text)",
+        ),
+        ("def f(): ...", "f takes ()"),
+        ("def f(a, b, c): ...", "f takes (a, b, c)"),
+        ("def f(completions, **columns): ...", "f takes (completions, **columns)"),
+        ("def f(a, *, b): ...", "f takes (a, *, b)"),
+        ("def f(a, b, *, c): ...", "f takes (a, b, *, c)"),
+        ("async def f(event): ...", "f takes (event)"),
+        ("def f(a, b): ...", None),
+        ("def f(a, b=None): ...", None),
+        ("def f(a, b, c=1, *, d=2): ...", None),
+        ("def f(a, /, b): ...", None),
+        ("def f(*everything): ...", None),
+        ("def f(a, *rest): ...", None),
+        # What the code does not show is left to the first call.
+        ("@with_context\ndef f(a): ...", None),
+        ("def f(a): ...\nf = wrapped(f)", None),
+        ("if True:\n    def f(a): ...", None),
+        ("from more import f", None),
+        ("def g(f): ...\ndef f(a, b): ...", None),
+    ],
+)
+def test_a_function_that_cannot_be_called_with_two_arguments(source, problem):
+    found = call_problem(source, "f", "event, context")
+    assert found is None if problem is None else str(found).startswith(problem)

@@ -4,10 +4,12 @@ import json
 import random
 import ssl
 import time
+import zlib
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from support.patience import PATIENCE_SECONDS
+from support.raw_server import drip, raw_server
 from support.services import Answer, Service
 
 TOKEN = "token-of-the-users-server"
@@ -20,10 +22,8 @@ def lengths(asked):
 
 
 @pytest.fixture
-def service():
-    service = Service(lengths)
-    yield service
-    service.close()
+def service(start_service):
+    return start_service(lengths)
 
 
 @pytest.fixture
@@ -168,6 +168,45 @@ def self_signed(host):
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     return certificate.public_bytes(serialization.Encoding.PEM).decode(), private.decode()
+
+
+def compressed(asked):
+    content = zlib.compress(json.dumps(lengths(asked).body).encode())
+    return Answer(content, 200, {"content-encoding": "deflate"})
+
+
+def much(asked):
+    return Answer(b"[" + b" " * (1 << 20) + json.dumps(lengths(asked).body).encode()[1:])
+
+
+@pytest.mark.parametrize(
+    ("respond", "problem"),
+    [
+        (compressed, "sends a compressed answer, though none was asked for"),
+        (much, "answers with more than 128 KiB"),
+    ],
+)
+def test_an_answer_that_is_not_read_costs_the_samples(service, scored_by, respond, problem):
+    server = scored_by()
+    service.respond = respond
+    error = server.score_one("four")["error"]
+    assert error.startswith(f"{service.url}/grade {problem}"), error
+    assert len(service.asked) == 1
+    assert service.asked[0].headers["accept-encoding"] == "identity"
+
+
+def test_an_answer_that_drips_costs_the_samples(start_server, build_sample):
+    with raw_server(drip) as url:
+        server = start_server({"timeout": "3s", "http": {"url": url}}).wait_ready()
+        begin = time.monotonic()
+        assert server.score_one("x")["error"].startswith("there was no answer (asked once;")
+        assert time.monotonic() - begin < 20
+
+
+def test_trouble_whose_words_are_not_read_is_waited_for(service, scored_by):
+    server, answers = scored_by(), [Answer(zlib.compress(b"busy"), 503, {"content-encoding": "deflate"})]
+    service.respond = lambda asked: answers.pop() if answers else lengths(asked)
+    assert server.score_one("four")["aggregate_reward_score"] == 4.0
 
 
 def test_nonsense_never_scores_and_never_ends_the_server(service, scored_by, build_sample):

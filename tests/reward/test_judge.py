@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.patience import PATIENCE_SECONDS
-from support.services import Answer, Service, chat, rating
+from support.services import Answer, chat, rating
 
 from rft_reward.remote.judge_answer import read_rating
 from rft_reward.remote.judge_prompt import build_messages, neutralised
@@ -18,11 +18,9 @@ ATTACKS = [json.loads(line) for line in (Path(__file__).parent / "judge_attacks.
 
 
 @pytest.fixture
-def judge():
+def judge(start_service):
     """The API of a judging model."""
-    service = Service(lambda asked: rating(4))
-    yield service
-    service.close()
+    return start_service(lambda asked: rating(4))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from support.patience import PATIENCE_SECONDS
-from support.services import Answer, Service
+from support.services import Answer
 
 ARN = "arn:aws:lambda:eu-west-1:123456789012:function:grader:live"
 MIB = 1024 * 1024
@@ -26,10 +26,8 @@ def refused(status, kind, **headers):
 
 
 @pytest.fixture
-def service():
-    service = Service(lambda asked: Answer(rows(asked)))
-    yield service
-    service.close()
+def service(start_service):
+    return start_service(lambda asked: Answer(rows(asked)))
 
 
 @pytest.fixture
@@ -151,6 +149,12 @@ def test_an_answer_that_is_too_large_is_asked_for_in_parts(service, scored_by, b
     scored = server.score([build_sample(str(number), "x") for number in range(5)])
     assert [row["aggregate_reward_score"] for row in scored] == [1.0] * 5
     service.respond = lambda asked: too_large
+    assert "answer to one sample is larger than 6 MiB" in server.score_one("x")["error"]
+
+
+def test_an_answer_that_aws_would_not_send_is_read_to_its_limit(service, scored_by, build_sample):
+    server = scored_by()
+    service.respond = lambda asked: Answer(b"[" + b" " * (6 * MIB) + json.dumps(rows(asked)).encode()[1:])
     assert "answer to one sample is larger than 6 MiB" in server.score_one("x")["error"]
 
 

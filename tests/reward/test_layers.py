@@ -27,7 +27,8 @@ for name in names:
         errors[name] = ctypes.get_errno() if result < 0 else 0
 print(json.dumps(errors))
 """
-REFUSED = [*system_calls.OTHER_PROCESSES, *system_calls.KERNEL, *system_calls.OUTLIVING, *system_calls.ATTRIBUTES]
+REFUSED = [*system_calls.OTHER_PROCESSES, *system_calls.KERNEL, *system_calls.OUTLIVING, *system_calls.ATTRIBUTES,
+           *system_calls.RULES]  # fmt: skip
 
 
 def test_every_call_of_the_lists_is_refused():
@@ -114,3 +115,20 @@ os.waitpid(child, 0)
 
 def test_the_filter_keeps_signals_from_the_server_where_nothing_else_does():
     subprocess.run([sys.executable, "-c", SPARED, str(os.getpid())], check=True)
+
+
+def test_processes_that_cannot_be_seen_count_as_the_kernel_counts_them():
+    """In a pod, those of other pods are not in /proc. A limit that leaves them out may not allow a single process."""
+    user, unseen = 61234, 70
+    script = f"import os\nfrom rft_reward import sandbox\nos.setresuid({user}, {user}, {user})\n"
+    script += "print(len([name for name in os.listdir('/proc') if name.isdigit()]), sandbox._tasks_of_this_user())"
+    others = [subprocess.Popen(["sleep", "60"], user=user) for _ in range(unseen)]
+    try:
+        command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", script]
+        seen, counted = map(int, subprocess.run(command, capture_output=True, check=True, text=True).stdout.split())
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert seen < unseen
+    assert counted == unseen + 1

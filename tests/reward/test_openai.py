@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from support.services import Answer, Service
+from support.services import Answer
 
 from rft_api.openai_formula import parse_formula
 from rft_api.openai_reward import OpenAIReward
@@ -66,6 +66,21 @@ def python(source):
             "score_model.sampling_params",
             "set one",
         ),
+        (
+            {**SCORE_MODEL, "sampling_params": {"max_completion_tokens": 5, "max_completions_tokens": 5}},
+            "score_model.sampling_params",
+            "max_completion_tokens and max_completions_tokens are the same: set one",
+        ),
+        (
+            {**multi("a"), "graders": [{**CHECK, "name": "a"}, {**CHECK, "name": "a"}]},
+            "multi.graders",
+            "each grader of the list needs a name of its own",
+        ),
+        (
+            {**multi("a"), "graders": [{**CHECK, "name": "my check"}]},
+            "multi.graders",
+            "my check cannot be used as a name in a formula",
+        ),
         ({**CHECK, "pass": 1}, "string_check.pass", "Extra inputs"),
         ({**CHECK, "input": "{{ sample.text }}"}, "string_check.input", "sample has output_text, output_json"),
         ({**CHECK, "input": "{{ answer }}"}, "string_check.input", "write item.NAME or sample.NAME"),
@@ -75,6 +90,7 @@ def python(source):
         (multi("b", a=CHECK), "multi.calculate_output", "there is no grader b; there is a"),
         (multi("1", **{"a-b": CHECK}), "multi.graders", "a-b cannot be used as a name in a formula"),
         (multi("max", max=CHECK), "multi.graders", "max cannot be used as a name in a formula"),
+        (multi("x" * 129, **{"x" * 129: CHECK}), "multi.graders", "cannot be used as a name in a formula"),
         ({**SCORE_MODEL, "range": [1, 0]}, "score_model.range", "the smallest and the largest score"),
         ({**SCORE_MODEL, "input": []}, "score_model.input", "at least 1"),
         (
@@ -99,6 +115,7 @@ def test_wrong_graders_are_refused(grader, place, problem):
     ("source", "problem"),
     [
         ("def score(sample, item): pass", "defines no function grade"),
+        ("def grade(sample): pass", "grade takes (sample), but it is called with two arguments: (sample, item)"),
         ("def grade(:", "is not valid Python: invalid syntax (line 1"),
         ("return 1\ndef grade(sample, item): pass", "is not valid Python: 'return' outside function (line 1"),
     ],
@@ -190,7 +207,7 @@ TOOLS = [{"id": "1", "type": "function", "function": {"name": "find", "arguments
         ("{{ sample.output_tools[0].function.name }}", "find"),
         ("{{ sample.choices[0].message.role }}", "assistant"),
         ("{{ item.messages[0].content }}", "question"),
-        ("{{ item.nothing }}", "null"),
+        ("{{ item.nothing }} {{ sample.output_json.n }}", "null null"),
     ],
 )
 def test_templates(template, text):
@@ -200,7 +217,7 @@ def test_templates(template, text):
         "reference_answer": "gold",
         "metadata": {"level": 3, "tags": ["x", "y"], "nothing": None},
     }
-    assert Values(sample).render(parse_template(template)) == text
+    assert Values(sample).render(parse_template(template)) == [text]
 
 
 @pytest.mark.parametrize(
@@ -210,6 +227,8 @@ def test_templates(template, text):
         ("{{ item.reference_answer.a }}", Unscorable, "item.reference_answer.a"),
         ("{{ item.tags[7] }}", Unscorable, r"item.tags\[7\]"),
         ("{{ sample.output_json.a }}", NotInCompletion, "no sample.output_json"),
+        ("{{ sample.output_json.a }} {{ item.missing }}", Unscorable, "the data row has no item.missing"),
+        ("{{ sample.output_json }}", NotInCompletion, "no sample.output_json"),
         ("{{ sample.output_tools[0] }}", NotInCompletion, r"no sample.output_tools\[0\]"),
     ],
 )
@@ -286,12 +305,55 @@ def test_python(grader, build_sample):
     server = grader(python(source), onError="Unscored")
     texts = ['{"a": 1}', "bool", "nan", "text", "exit", "no JSON", "loop", '{"a": 2}']
     rows = server.score([build_sample(text, text, "gold", {"level": 2}) for text in texts])
-    assert [row["aggregate_reward_score"] for row in rows] == [0.5, 1.0, None, None, None, None, None, 1.0]
+    assert [row["aggregate_reward_score"] for row in rows] == [0.5, None, None, None, None, None, None, 1.0]
+    assert "grade must return a finite number, not True" in rows[1]["error"]
     assert "grade must return a finite number, not 'x'" in rows[3]["error"]
     assert "SystemExit" in rows[4]["error"]
     assert "TypeError" in rows[5]["error"]
     assert "(grader_code.py, line 9, in grade)" in rows[5]["error"]
     assert "share of spec.timeout" in rows[6]["error"]
+
+
+SCORES = """
+class Generous(int):
+    def __float__(self): return 1.0
+    __repr__ = lambda self: "Generous"
+class Other(float):
+    def __float__(self): return 1.0
+class Silent:
+    def __repr__(self): raise KeyError("no")
+class Numeric:
+    def __float__(self): return 1.0
+    def __index__(self): return 1
+VALUES = {
+    "int": lambda: 2, "float": lambda: 0.25, "zero": lambda: 0, "other": lambda: Other(0.125),
+    "false": lambda: False, "generous": lambda: Generous(0), "silent": Silent, "numeric": Numeric,
+    "large": lambda: 10**400, "digits": lambda: 10**5000, "complex": lambda: 1j, "none": lambda: None,
+    "infinity": lambda: Other("inf"),
+}
+def grade(sample, item):
+    return VALUES[sample["output_text"]]()
+"""
+
+
+def test_scores_of_python_are_floats_and_ints_only(grader, build_sample):
+    server = grader(python(SCORES), onError="Unscored")
+    wrong = {
+        "false": "False", "generous": "Generous", "silent": "a value of type Silent", "numeric": "<grader_code.Numeric",
+        "large": "1000", "digits": "a value of type int", "complex": "1j", "none": "None", "infinity": "inf",
+    }  # fmt: skip
+    names = ["int", "float", "zero", "other", *wrong]
+    rows = server.score([build_sample(name, name) for name in names])
+    assert [row["aggregate_reward_score"] for row in rows] == [2.0, 0.25, 0.0, 0.125, *[None] * len(wrong)]
+    for row, shown in zip(rows[4:], wrong.values(), strict=True):
+        assert f"grade must return a finite number, not {shown}" in row["error"]
+
+
+def test_a_boolean_is_an_error_where_an_exception_scores_zero(grader, build_sample):
+    server = grader(python(SCORES))
+    rows = server.score([build_sample(name, name) for name in ("false", "generous", "silent", "missing", "int")])
+    assert [row["aggregate_reward_score"] for row in rows] == [None, None, 0.0, 0.0, 2.0]
+    assert rows[0]["error"].endswith("grade must return a finite number, not False; convert it by float()")
 
 
 def test_python_that_cannot_be_imported(start_server):
@@ -317,15 +379,51 @@ def test_multi_as_in_the_guide(grader, build_sample):
             build_sample("part", json.dumps({"email": person["email"]}), None, person),
             build_sample("text", "John Doe, john@example.com", None, person),
             build_sample("data", json.dumps(person), None, {"name": "John Doe"}),
+            build_sample("data and text", "no JSON", None, {"name": "John Doe"}),
         ]
     )
-    assert [row["aggregate_reward_score"] for row in rows] == [1.0, 0.5, 0.5, 0.0, None]
+    assert [row["aggregate_reward_score"] for row in rows] == [1.0, 0.5, 0.5, 0.0, None, None]
     assert rows[0]["metrics_list"] == [
         {"name": "name", "value": 1.0, "type": "Reward"},
         {"name": "name/passed", "value": 1.0, "type": "Metric"},
         {"name": "email", "value": 1.0, "type": "Reward"},
     ]
-    assert rows[4]["error"] == "grader email: the data row has no item.email, which the grader's template names"
+    for row in rows[4:]:
+        assert row["error"] == "grader email: the data row has no item.email, which the grader's template names"
+
+
+@pytest.mark.parametrize(
+    ("operation", "completion", "score"),
+    [
+        ("eq", '{"end": null}', 1.0),
+        ("eq", '{"end": "2026"}', 0.0),
+        ("eq", "{}", 0.0),
+        ("eq", "no JSON", 0.0),
+        ("eq", "null", 0.0),
+        ("ne", '{"end": null}', 0.0),
+        ("ne", '{"end": "2026"}', 1.0),
+        ("ne", "{}", 0.0),
+    ],
+)
+def test_a_null_equals_a_null_and_differs_from_a_field_that_is_missing(
+    grader, build_sample, operation, completion, score
+):
+    server = grader(
+        {**CHECK, "operation": operation, "input": "{{ sample.output_json.end }}", "reference": "{{ item.end }}"}
+    )
+    null, missing = server.score(
+        [build_sample("null", completion, None, {"end": None}), build_sample("missing", completion, None, {})]
+    )
+    assert null["aggregate_reward_score"] == score
+    assert missing["aggregate_reward_score"] is None
+    assert "the data row has no item.end" in missing["error"]
+
+
+def test_a_completion_that_is_null_equals_null(grader):
+    server = grader({**CHECK, "input": "{{ sample.output_json }}", "reference": "null"})
+    assert [server.score_one(text, None)["aggregate_reward_score"] for text in ("null", " null\n", "nul", "0")] == [
+        1.0, 1.0, 0.0, 0.0,
+    ]  # fmt: skip
 
 
 def test_a_formula_without_a_value_names_itself(grader):
@@ -396,11 +494,35 @@ def test_score_model(grader, model, build_sample):
         {"name": "judge/passed", "value": 1.0, "type": "Metric"},
     ]
     assert rows[0]["explanation"] == "judge: because"
-    assert "holds no result: seven" in rows[4]["error"]
+    assert (
+        """holds no result: {"result": "7"} (result must be a number without quotes, and not "7")""" in rows[3]["error"]
+    )
+    assert "holds no result: seven (it has no JSON object)" in rows[4]["error"]
+    again = _Model.requests[-1]["messages"][-1]["content"]
+    assert again.startswith("That is not the answer that was asked for: ")
+    assert "Answer with one JSON object only" in again
     request = _Model.requests[0]
     assert (request["model"], request["temperature"], request["max_completion_tokens"]) == ("small", 0.5, 99)
     assert request["response_format"]["json_schema"]["schema"]["required"] == ["steps", "result"]
     assert request["messages"][-1]["content"].endswith("against gold.")
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ('{"result": "0.7"}', 'result must be a number without quotes, and not "0.7"'),
+        ('{"result": null}', "result must be a number, and not null"),
+        ('{"result": true}', "result must be a number, and not true"),
+        ('{"result": [7]}', "result must be a number, and not [7]"),
+        ('{"result": 1e999}', "result must be a number, and not Infinity"),
+        ('{"score": 7}', "its JSON object has no result"),
+        ("", "it has no JSON object"),
+    ],
+)
+def test_an_answer_without_a_number_says_what_came_and_what_is_expected(grader, model, answer, problem):
+    row = grader(SCORE_MODEL, model=model).score_one(question(answer), "gold")
+    assert row["aggregate_reward_score"] is None
+    assert row["error"].endswith(f"({problem})")
 
 
 def test_label_model(grader, model, build_sample):
@@ -408,6 +530,7 @@ def test_label_model(grader, model, build_sample):
     answers = ['{"label": "good"}', 'Well. ```json\n{"label": "bad"}\n```', '{"label": "fair"}']
     rows = server.score([build_sample(str(n), question(answer), "gold") for n, answer in enumerate(answers)])
     assert [row["aggregate_reward_score"] for row in rows] == [1.0, 0.0, None]
+    assert rows[2]["error"].endswith('and not "fair")')
 
 
 def test_a_multi_of_models_and_others(grader, model, build_sample):
@@ -457,22 +580,52 @@ def test_what_openai_has_and_the_sandbox_decides_itself_is_taken(grader, model):
     assert server.score_one(question('{"result": 1}'), "gold")["aggregate_reward_score"] == 1.0
     assert _Model.requests[-1]["max_completion_tokens"] == 77
     assert "max_tokens" not in _Model.requests[-1]
+    server = grader({**SCORE_MODEL, "sampling_params": {"max_completion_tokens": 78, "seed": None}}, model=model)
+    assert server.score_one(question('{"result": 1}'), "gold")["aggregate_reward_score"] == 1.0
+    assert _Model.requests[-1]["max_completion_tokens"] == 78
+
+
+def test_the_graders_of_a_multi_may_be_a_list(grader):
+    graders = [{**CHECK, "name": "exact"}, {**python("def grade(sample, item): return 0.5"), "pass_threshold": 0.5}]
+    row = grader({**multi("(exact + code) / 2"), "graders": graders}).score_one("Paris", "Paris")
+    assert row["aggregate_reward_score"] == 0.75
+    assert [(metric["name"], metric["value"]) for metric in row["metrics_list"]] == [
+        ("exact", 1.0),
+        ("code", 0.5),
+        ("code/passed", 1.0),
+    ]
+    row = grader({**multi("exact"), "graders": {**CHECK, "name": "exact"}}).score_one("Paris", "Paris")
+    assert row["aggregate_reward_score"] == 1.0
+
+
+def test_fields_that_openais_client_writes_as_null_are_absent():
+    code = {**python("def grade(sample, item): return 1"), "image_tag": None, "pass_threshold": None}
+    stated = python("def grade(sample, item): return 1")
+    messages = [{"role": "user", "content": [{"type": "text", "text": "Rate {{ sample.output_text }}"}]}]
+    model = {"url": "http://x", "name": "m"}
+    for nulls, absent in (
+        (code, stated),
+        (
+            {**SCORE_MODEL, "input": messages, "range": None, "sampling_params": None},
+            {**SCORE_MODEL, "input": [{"role": "user", "content": "Rate {{ sample.output_text }}"}]},
+        ),
+    ):
+        documents = [{"grader": grader, "model": model} for grader in (nulls, absent)]
+        assert OpenAIReward.model_validate(documents[0]) == OpenAIReward.model_validate(documents[1])
 
 
 VECTORS = {"same": [0.6, 0.8], "near": [0.8, 0.6], "opposite": [-0.6, -0.8]}
 
 
 @pytest.fixture
-def embeddings():
+def embeddings(start_service):
     """An API of embeddings of two dimensions."""
 
     def answer(asked):
         data = [{"index": n, "embedding": VECTORS[text]} for n, text in enumerate(asked.json()["input"])]
         return Answer({"data": data[::-1], "usage": {"prompt_tokens": 3}})
 
-    service = Service(answer)
-    yield service
-    service.close()
+    return start_service(answer)
 
 
 def test_cosine_compares_embeddings(start_server, embeddings, build_sample):

@@ -108,6 +108,9 @@ def test_packages_are_installed_once(tmp_path):
     first = install_packages(function, tmp_path / "packages", **where)
     assert first.returncode == 0, first.stderr
     assert "answers 1.5" in first.stdout
+    # Reward servers in a cluster have users of their own, and one group.
+    (lock,) = (tmp_path / "packages").glob("*.lock")
+    assert lock.stat().st_mode & 0o777 == 0o660
     for wheel in wheels.iterdir():
         wheel.unlink()  # nothing can be installed any more
     second = install_packages(function, tmp_path / "packages", **where)

@@ -63,10 +63,10 @@ class Helm:
         assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}{done.stdout}"
         return done.stdout
 
-    def template(self, values: Values, namespace: str = SYSTEM) -> list[Manifest]:
+    def template(self, values: Values, namespace: str = SYSTEM, release: str = RELEASE) -> list[Manifest]:
         """Every object of the chart, those of `helm test` included."""
         rendered = self(
-            "template", RELEASE, str(CHART), f"--namespace={namespace}", f"--kube-version={KUBERNETES}", values=values
+            "template", release, str(CHART), f"--namespace={namespace}", f"--kube-version={KUBERNETES}", values=values
         )
         return [document for document in yaml.safe_load_all(rendered) if document]
 

@@ -78,8 +78,33 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
     (Tuning, {"type": "Full"}, {"type": "Full", "lastLayers": 2}, "belong to type LoRA"),
     (DeepSpeed, {"zeroStage": 2, "offload": "Optimizer"}, {"zeroStage": 1, "offload": "Optimizer"}, "offload needs"),
     (Compute, {"gpusPerNode": 0, "processesPerNode": 2}, {"gpusPerNode": 1, "processesPerNode": 2}, "is for CPU train"),
-    (Compute, {"rollouts": {"engine": "vLLM"}}, {"gpusPerNode": 0, "rollouts": {"engine": "vLLM"}}, "needs GPUs"),
+    (
+        Compute,
+        {"gpusPerNode": 0, "rollouts": {"engine": "vLLM", "servers": 2}},
+        {"gpusPerNode": 0, "rollouts": {"servers": 2}},
+        "belong to engine vLLM",
+    ),
+    (
+        Compute,
+        {"rollouts": {"placement": "Dedicated", "servers": 2, "gpusPerServer": 2, "memoryShare": "0.8"}},
+        {"gpusPerNode": 0, "rollouts": {"engine": "vLLM", "placement": "Dedicated"}},
+        "need GPUs: set gpusPerNode",
+    ),
+    (
+        Compute,
+        {"gpusPerNode": 4, "rollouts": {"gpusPerServer": 2}},
+        {"gpusPerNode": 4, "rollouts": {"servers": 2}},
+        "servers is for placement Dedicated and for CPUs",
+    ),
+    (
+        Compute,
+        {"gpusPerNode": 1, "rollouts": {"placement": "Dedicated", "gpusPerServer": 2}},
+        {"gpusPerNode": 3, "rollouts": {"gpusPerServer": 2}},
+        "has to divide gpusPerNode",
+    ),
     (Compute, {"gpusPerNode": 0, "precision": "Float32"}, {"precision": "Float32"}, "precision is for CPU training"),
+    (Compute, {"gpuMemory": "80Gi"}, {"gpusPerNode": 0, "gpuMemory": "80Gi"}, "gpuMemory is the memory of a GPU"),
+    (Compute, {"ignoreMemoryPlan": True}, {"gpusPerNode": 0, "ignoreMemoryPlan": True}, "ignoreMemoryPlan is for GPUs"),
     (Serving, {"gpus": 0, "precision": "BFloat16"}, {"precision": "BFloat16"}, "precision is for serving on CPUs"),
     (
         RFTJobSpec,
@@ -108,9 +133,15 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
     (RFTJobSpec, {**SPEC, "shadowRewards": ["s"]}, {**SPEC, "shadowRewards": ["r"]}, "trained on is recorded anyway"),
     (
         RFTJobSpec,
-        {**SPEC, "algorithm": "VESPO", "compute": {}},
-        {**SPEC, "algorithm": "VESPO", "compute": {"rollouts": {"engine": "vLLM"}}},
-        "VESPO cannot learn from rollouts of vLLM",
+        {**SPEC, "algorithm": "VESPO", "hyperparameters": {"importanceSampling": {"mode": "TokenMask"}}},
+        {**SPEC, "algorithm": "VESPO", "hyperparameters": {"importanceSampling": {"mode": "SequenceMask"}}},
+        "VESPO needs hyperparameters.importanceSampling.mode",
+    ),
+    (
+        RFTJobSpec,
+        {**SPEC, "hyperparameters": {"importanceSampling": {"cap": "3"}}},
+        {**SPEC, "hyperparameters": {"importanceSampling": {"cap": "3"}}, "compute": {"gpusPerNode": 0}},
+        "importanceSampling belongs to compute.rollouts.engine vLLM",
     ),
     (PythonReward, {"source": "x"}, {}, "set exactly one of source, sourceFrom"),
     (SourceFrom, {"file": "reward.py"}, {"file": "a", "configMap": {"name": "c", "key": "k"}}, "configMap, file"),
@@ -120,6 +151,15 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
     (BuiltinReward, {"name": "Math", "math": {}}, {"name": "Math", "json": {}}, "options must be those of the builtin"),
     (FormatReward, {"minimumWords": 0}, {"excludes": []}, "words, sentences or lines"),
     (FormatReward, {"language": "en"}, {}, "state a constraint"),
+    *(
+        (
+            FormatReward,
+            {f"minimum{unit}": 3, f"maximum{unit}": 3},
+            {f"minimum{unit}": 4, f"maximum{unit}": 3},
+            f"minimum{unit} must not be above maximum{unit}",
+        )
+        for unit in ("Characters", "Words", "Sentences", "Lines")
+    ),
     (
         LengthPenaltyReward,
         {"shape": "SoftLimit", "maximum": 8, "buffer": 8},

@@ -23,6 +23,7 @@ from rft_api.trainer_config import TrainerConfig
 from support.patience import wait_until
 
 if TYPE_CHECKING:
+    from rft_trainer.engines import VLLM
     from rft_trainer.grpo import RFTTrainer
 
 # Tests share two cores with servers and with each other's processes: more threads would only wait for one another.
@@ -105,15 +106,18 @@ def render(spec: dict[str, Any], folder: Path, address: str | dict[str, str], to
     )
 
 
-def train_in_process(config: TrainerConfig, kind: type[RFTTrainer] | None = None) -> RFTTrainer:
+def train_in_process(
+    config: TrainerConfig, kind: type[RFTTrainer] | None = None, engine: VLLM | None = None
+) -> RFTTrainer:
     """Trains as `config` says in this process, without preflight and evaluations; returns the trainer.
 
-    `kind` is a subclass of the trainer to train with.
+    `kind` is a subclass of the trainer to train with. Completions come from `engine`, or are sampled in this process.
     """
     # Slow to import, and not needed to start programs.
     import torch
 
     from rft_trainer.data import load_dataset, mix
+    from rft_trainer.engines import InProcess
     from rft_trainer.grpo import RFTTrainer
     from rft_trainer.modeling import add_adapter, load_model, load_tokenizer
     from rft_trainer.progress import ProgressReporter
@@ -126,10 +130,11 @@ def train_in_process(config: TrainerConfig, kind: type[RFTTrainer] | None = None
     dataset = load_dataset(config.data, config.hyperparameters.max_prompt_tokens, lambda messages: 1)
     prompts = mix(dataset.train, dataset.weights, config.hyperparameters.epochs, config.hyperparameters.seed)
     client = RewardClient(config.rewards, shadows=config.shadows)
-    reporter = ProgressReporter("default", config.name)
+    reporter, tokenizer = ProgressReporter("default", config.name), load_tokenizer(config.model)
     trainer = (kind or RFTTrainer)(
-        config, model, load_tokenizer(config.model), prompts, dataset.validation, client, reporter, lambda: False, None
-    )
+        config, model, tokenizer, prompts, dataset.validation, client, engine or InProcess(config, tokenizer), reporter,
+        lambda: False, None,
+    )  # fmt: skip
     trainer.train()
     client.close()
     return trainer

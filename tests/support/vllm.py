@@ -34,7 +34,8 @@ class Vllm:
         self._command = [
             sys.executable, "-X", "faulthandler", "-m", "rft_trainer.cpu_server", "--model", str(model),
             "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager",
-            "--gpu-memory-utilization", "0.1", "--kv-cache-memory-bytes", "67108864", *arguments,
+            "--gpu-memory-utilization", "0.1", "--kv-cache-memory-bytes", "67108864",
+            "--no-trust-remote-code", *arguments,
         ]  # fmt: skip
         self._environment = {
             **os.environ, "OMP_NUM_THREADS": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",

@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.run_folder import RunFolder
-from rft_api.training import TrainerCompute, Tuning
+from rft_api.training import Tuning
 from rft_loader.base_model import read_base_model
 from rft_loader.validation import check_adapter
-from rft_trainer.architecture import check_rollouts, expert_weights
+from rft_trainer.architecture import expert_weights
 from rft_trainer.base_model import BaseModel
 from rft_trainer.inference import merged_adapter
 from rft_trainer.modeling import add_adapter, check_base_model, export_adapter, export_model, load_adapter, load_model
@@ -290,11 +290,17 @@ def test_a_checkpoint_that_lacks_weights_is_not_exported(tmp_path, model):
     assert not (tmp_path / "best").exists()
 
 
-def test_vllm_takes_no_experts_over(tmp_path, model):
-    vllm = TrainerCompute.model_validate({"gpusPerNode": 1, "rollouts": {"engine": "vLLM"}})
-    check_rollouts(load_model(str(model), torch.float32), vllm)
-    experts = load_model(str(make(tmp_path / "model", model, "Qwen3Moe")), torch.float32)
-    check_rollouts(experts, TrainerCompute())
-    with pytest.raises(RunError, match=r"rollouts.engine: vLLM does not take over .* set Transformers") as raised:
-        check_rollouts(experts, vllm)
+def test_vllm_takes_no_experts_over(tmp_path, model, data):
+    """It is refused before weights are read."""
+    experts = make(tmp_path / "experts", model, "Qwen3Moe")
+
+    def config(**rollouts):
+        spec = job_spec(model, data, tmp_path / "out", compute={"gpusPerNode": 1, "rollouts": rollouts})
+        return render(spec, tmp_path, "http://127.0.0.1:1", None)
+
+    check_base_model(config(engine="vLLM"), base_of(model))
+    check_base_model(config(engine="InProcess"), base_of(experts))
+    (experts / "model.safetensors").write_bytes(b"never read")
+    with pytest.raises(RunError, match=r"rollouts.engine: vLLM does not take over .* set InProcess") as raised:
+        check_base_model(config(), base_of(experts))
     assert raised.value.code is ExitCode.CONFIGURATION_INVALID

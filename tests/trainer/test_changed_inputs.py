@@ -81,11 +81,15 @@ def test_files_that_a_run_does_not_read_may_change(tmp_path, inputs):
     check_inputs(config, None)
 
 
-def test_a_finished_run_is_not_compared(tmp_path, inputs):
+def test_a_finished_run_is_not_refused_and_says_what_has_changed(tmp_path, inputs, caplog):
     config = started(tmp_path, inputs)
-    append_line(inputs[1] / "test.jsonl")
     RunFolder(config.output).summary.write_text("{}")
     check_inputs(config, None)
+    assert caplog.text == ""
+    append_line(inputs[1] / "test.jsonl")
+    check_inputs(config, None)
+    assert "its result is of what was measured, not of what is there now" in caplog.text
+    assert f"  {inputs[1] / 'test.jsonl'} (test/digits)\n" in caplog.text
 
 
 def test_the_record_of_the_first_start_stays_and_another_precision_is_said(tmp_path, inputs, caplog):

@@ -90,6 +90,11 @@ def test_the_reference_answer_may_stand_in_the_metadata(tmp_path):
             "messages[0].tool_calls: tool calls are not supported",
         ),
         ('{"messages": [{"role": "user", "content": "x"}], "metadata": "x"}', 'metadata must be an object, not "x"'),
+        (
+            '{"messages": [{"role": "user", "content": "x"}], "reference_answer": 1, '
+            '"metadata": {"reference_answer": 2}}',
+            "reference_answer and metadata.reference_answer differ; keep one, or rename the other",
+        ),
     ],
 )
 def test_a_bad_line_is_named_with_its_reason(tmp_path, line, reason):

@@ -103,13 +103,17 @@ def test_one_process_dies_then_all_and_the_curve_is_the_undisturbed_one(tmp_path
         assert ours[name].equal(weight), f"{name} differs"
 
 
-def test_fewer_validation_prompts_than_processes_under_zero_3(tmp_path, model, data, rewards):
-    """Every process gathers the weights equally often, also one that has no prompt: otherwise all wait for ever."""
+@pytest.mark.parametrize("tokens", [40, None], ids=["several passes a step", "one pass a step"])
+def test_fewer_validation_prompts_than_processes_under_zero_3(tmp_path, model, data, rewards, tokens):
+    """Every process gathers the weights equally often, also one that has no prompt: otherwise all wait for ever.
+
+    After a single pass DeepSpeed still compares the modules of the passes between the processes.
+    """
     one = tmp_path / "validation.jsonl"
     one.write_text((data / "validation.jsonl").read_text().splitlines()[0] + "\n")
     spec = spec_at(3, model, data, tmp_path / "out")
     spec["data"]["validation"][0]["uri"] = str(one)
-    spec["hyperparameters"]["maxSteps"] = 1
+    spec["hyperparameters"] |= {"maxSteps": 1, "tokensPerMicroBatch": tokens}
     run = start(spec, tmp_path / "run", rewards)
     run.succeed()
     assert [line["step"] for line in run.metrics() if line["split"] == "validation"] == [1]

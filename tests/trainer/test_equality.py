@@ -7,15 +7,15 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from support.bare_trl import LINEAR, grpo_config
 from support.trainer import DIGIT_SHARE, hyperparameters, job_spec, render, train_in_process
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 
 from rft_trainer.algorithms import SETTINGS
 from rft_trainer.data import mix
 
 STEPS = 6
-LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 COMPARED = ("reward", "reward_std", "frac_reward_zero_std", "completions/mean_length", "num_tokens", "learning_rate")
 
 
@@ -41,8 +41,8 @@ def bare_trl(folder, model_folder, data, lora, beta, loss_type, passes=2, steps=
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=digits_reward,
-        args=GRPOConfig(
-            output_dir=str(folder),
+        args=grpo_config(
+            folder,
             max_steps=steps,
             per_device_train_batch_size=16 // passes,
             gradient_accumulation_steps=passes,
@@ -55,14 +55,6 @@ def bare_trl(folder, model_folder, data, lora, beta, loss_type, passes=2, steps=
             loss_type=loss_type,
             **settings,
             seed=3,
-            shuffle_dataset=False,
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
         ),
         train_dataset=Dataset.from_list([{"prompt": prompts[text]} for text in order_of_prompts(data)]),
         processing_class=tokenizer,

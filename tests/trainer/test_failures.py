@@ -135,7 +135,7 @@ def test_the_message_says_what_to_lower(tmp_path, model, data, config):
     assert "spec.compute.deepspeed.offload: Optimizer" in update
     assert "LoRA" not in update
     assert "lower spec.warmup.batchSize (16)" in advice(on_gpus, "update", "WarmUp")
-    assert "spec.compute.rollouts.engine: Transformers" in advice(on_gpus, "vLLM", "Training")
+    assert "spec.compute.rollouts.engine: InProcess" in advice(on_gpus, "vLLM", "Training")
 
 
 def limited_at(stage, tmp_path):

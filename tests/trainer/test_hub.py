@@ -11,7 +11,7 @@ import sys
 import pyarrow.parquet
 import pytest
 from huggingface_hub import constants
-from support.hub import REVISION, Hub
+from support.hub import REVISION, Hub, ask_hub
 from support.tiny import write_model
 from support.trainer import TrainerProgram, hyperparameters, job_spec, render
 
@@ -36,9 +36,7 @@ def hub(tmp_path, model):
 @pytest.fixture
 def hub_here(hub, tmp_path, monkeypatch):
     """The hub, with an empty cache, also for this process."""
-    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace("https://huggingface.co", hub.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    ask_hub(hub, monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(rft_api.hub, "PAUSES", (0.1, 0.1))
     return hub

@@ -1,10 +1,14 @@
 """What a model cannot do is said before anything is computed: tokenizer, embedding, context, layers, own code."""
 
+import ast
 import json
 import logging
+import resource
 import shutil
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.sources import Data, DataSource
 from rft_api.training import Tuning
+from rft_trainer import chat_template
 from rft_trainer.architecture import adapted_layers
+from rft_trainer.arguments import build_arguments, common_arguments
 from rft_trainer.base_model import BaseModel
 from rft_trainer.conversations import conversation_check, token_counter
 from rft_trainer.data import load_dataset
@@ -27,6 +33,7 @@ from rft_trainer.modeling import (
     load_adapter,
     load_model,
     load_tokenizer,
+    prompt_token_ids,
     read_configuration,
 )
 
@@ -96,7 +103,7 @@ def test_neither_end_nor_pad_token(folder):
     tokenizer.eos_token = tokenizer.pad_token = None
     tokenizer.save_pretrained(folder)
     message = refusal(ExitCode.MODEL_INVALID, load_tokenizer, str(folder))
-    assert "its tokenizer has no end token" in message
+    assert "its tokenizer has no EOS token" in message
     assert "set eos_token in tokenizer_config.json" in message
 
 
@@ -252,3 +259,201 @@ def test_code_that_is_not_needed_is_ignored(folder, monkeypatch):
     load_model(str(folder), torch.float32)
     load_tokenizer(str(folder))
     assert not (folder / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}",
+        "{{ messages | no_such_filter }}",
+        "{{ 1 / 0 }}",
+        "{{ 'a' + 1 }}",
+        "{% include 'other' %}",
+        "{{ messages[0]['content'] * (1 << 62) }}",
+        "{% macro f(n) %}{{ f(n) }}{% endmacro %}{{ f(1) }}",
+    ],
+)
+def test_a_chat_template_that_is_none(folder, template):
+    (folder / "chat_template.jinja").write_text(template)
+    message = refusal(ExitCode.MODEL_INVALID, load_tokenizer, str(folder))
+    assert f"model {folder}: its chat template cannot be used (" in message
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", b"{}"),
+        ("tokenizer.json", b"[" * 100_000),
+        ("tokenizer.json", b"\xff\xfe"),
+        ("tokenizer.json", b'{"version": "1.0", "model": {"type": "Nonsense"}}'),
+        ("tokenizer_config.json", b"[]"),
+        ("tokenizer_config.json", b'{"added_tokens_decoder": {"x": 5}}'),
+        ("tokenizer_config.json", b"[" * 100_000),
+        ("chat_template.jinja", b"\xff\xfe"),
+    ],
+)
+def test_a_tokenizer_whose_files_are_broken(folder, name, content):
+    (folder / name).write_bytes(content)
+    assert "tokenizer of model" in refusal(ExitCode.MODEL_INVALID, load_tokenizer, str(folder))
+
+
+def test_a_template_that_refuses_one_conversation_may_take_others(folder):
+    (folder / "chat_template.jinja").write_text(
+        "{% if messages[0].role != 'system' %}{{ raise_exception('no system\\n message') }}{% endif %}x"
+    )
+    count = token_counter(str(folder), load_tokenizer(str(folder)))
+    assert count([{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]) > 0
+    with pytest.raises(ValueError, match="chat template refuses these messages: no system message"):
+        count([{"role": "user", "content": "q"}])
+
+
+def test_a_template_that_fails_in_another_way_refuses_the_row(folder):
+    (folder / "chat_template.jinja").write_text("{{ 1 / (messages | length - 2) }}")
+    count = token_counter(str(folder), load_tokenizer(str(folder)))
+    with pytest.raises(ValueError, match="chat template refuses these messages: division by zero"):
+        count([{"role": "user", "content": "q"}] * 2)
+
+
+def test_code_of_a_model_is_not_executed_by_the_libraries_either(tmp_path, folder, data):
+    config = configuration(tmp_path, folder, data)
+    assert build_arguments(config, 1).trust_remote_code is False
+    assert common_arguments(config)["trust_remote_code"] is False  # of the warm-up
+
+
+def test_every_call_that_could_execute_code_of_a_model_forbids_it():
+    """A class that reads a model's own code is told not to; those of adapters and settings have none to read."""
+    without_code = {"PeftModel", "GenerationConfig"}
+    root = Path(__file__).parents[2]
+    calls = [
+        (path.name, node)
+        for part in ("api", "trainer-image", "adapter-loader", "cli", "reward-server", "operator")
+        for path in (root / part / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+    loading = [
+        (name, call)
+        for name, call in calls
+        if isinstance(call.func, ast.Attribute)
+        and call.func.attr in ("from_pretrained", "from_config")
+        and ast.unparse(call.func.value) not in without_code
+    ]
+    assert len(loading) >= 5
+    allowing = [name for name, call in loading if "trust_remote_code=False" not in map(ast.unparse, call.keywords)]
+    assert allowing == []
+    assert not [name for name, call in calls if any(ast.unparse(w) == "trust_remote_code=True" for w in call.keywords)]
+
+
+LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}" + "{% endfor %}" * 3
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        LOOP,
+        LOOP.replace("{% for c", "{% set x = a * b %}{% for c"),
+        "{% macro f(n) %}{% for a in range(2) %}{{ f(n - 1) if n }}{% endfor %}{% endmacro %}{{ f(60) }}",
+        "{% for a in range(99999) recursive %}{% if loop.depth < 9 %}{{ loop(range(99999)) }}{% endif %}{% endfor %}",
+        "{% for m in messages * 99999 %}{% for n in messages * 99999 %}{% endfor %}{% endfor %}",
+    ],
+)
+def test_a_chat_template_does_not_run_for_ever(folder, monkeypatch, template):
+    monkeypatch.setattr(chat_template, "TEMPLATE_SECONDS", 0.5)
+    before = signal.getsignal(signal.SIGVTALRM)
+    (folder / "chat_template.jinja").write_text(template)
+    message = refusal(ExitCode.MODEL_INVALID, load_tokenizer, str(folder))
+    assert "its chat template cannot be used (TimeoutError: it takes more than 0.5 s)" in message
+    assert signal.getsignal(signal.SIGVTALRM) is before
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
+
+
+def test_an_interruption_that_jinja_reports_as_another_exception_is_still_one(folder, monkeypatch):
+    def fail(environment, source=None):
+        raise TypeError("'<=' not supported between instances of 'int' and 'NoneType'")
+
+    monkeypatch.setattr(chat_template, "TEMPLATE_SECONDS", 0.5)
+    monkeypatch.setattr("jinja2.Environment.handle_exception", fail)
+    (folder / "chat_template.jinja").write_text(LOOP)
+    message = refusal(ExitCode.MODEL_INVALID, load_tokenizer, str(folder))
+    assert "its chat template cannot be used (TimeoutError: it takes more than 0.5 s)" in message
+
+
+def test_a_template_that_fails_in_time_fails_with_its_own_message(folder):
+    (folder / "chat_template.jinja").write_text("{{ 1 / 0 }}")
+    message = refusal(ExitCode.MODEL_INVALID, load_tokenizer, str(folder))
+    assert "its chat template cannot be used (ZeroDivisionError: division by zero)" in message
+
+
+LARGE = {
+    "a product": "{{ 'a' * 10**10 }}",
+    "a list": "{% for x in [0] * 10**10 %}{% endfor %}",
+    "a list of messages": "{{ (messages * 10**9) | length }}",
+    "filters": "{{ 'a' | center(10**10) }}",
+    "a format": "{{ '%10000000000d' % 1 }}",
+    "a method": "{{ 'a'.ljust(10**10) }}",
+    "replaced pieces": "{% set x = 'a' * 10**5 %}{{ x.replace('a', x) }}",
+    "joined pieces": "{% set x = 'a' * 10**5 %}{{ x.join(x) }}",
+    "a sum": "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x }}",
+    "a concatenation": "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "ranges": "{% set n = namespace(x=[]) %}{% for i in range(9999) %}{% set n.x = n.x + [range(99999) | list] %}"
+    "{% endfor %}",
+    "output": "{% set x = 'a' * 10**7 %}{% for i in range(99999) %}{{ x ~ i }}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("template", LARGE.values(), ids=LARGE)
+def test_a_chat_template_does_not_fill_the_memory(folder, template):
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    (folder / "chat_template.jinja").write_text(template)
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    message = refusal(ExitCode.MODEL_INVALID, load_tokenizer, str(folder))
+    assert "its chat template cannot be used (MemoryError: it takes more than 1 GiB of memory)" in message
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < largest + (1300 << 10)  # KiB
+    assert resource.getrlimit(resource.RLIMIT_AS) == limits
+    torch.zeros(3 << 28, dtype=torch.int8)  # 768 MiB
+
+
+def test_a_conversation_of_which_a_template_makes_too_much_is_refused(folder):
+    (folder / "chat_template.jinja").write_text("{{ 'a' * 10 ** (messages | length + 5) }}")
+    tokenizer = load_tokenizer(str(folder))
+    count = token_counter(str(folder), tokenizer)
+    with pytest.raises(
+        ValueError, match="refuses these messages: it makes 100,000,000 characters of them, more than 8,3"
+    ):
+        count([{"role": "user", "content": "q"}] * 3)
+    with pytest.raises(ValueError, match="chat template refuses these messages: it takes more than 1 GiB of memory"):
+        count([{"role": "user", "content": "q"}] * 5)
+
+
+@pytest.mark.parametrize(("room", "inside"), [(1 << 28, 1 << 28), (1 << 34, chat_template.TEMPLATE_BYTES)])
+def test_a_limit_of_memory_that_a_process_has_stays_as_it_is(room, inside):
+    class Tokenizer:
+        def apply_chat_template(self, messages, **_):
+            self.limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+            return "text"
+
+    tokenizer, (soft, hard) = Tokenizer(), resource.getrlimit(resource.RLIMIT_AS)
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + room, hard))
+    try:
+        assert chat_template.render(tokenizer, [], add_generation_prompt=True) == "text"
+        assert resource.getrlimit(resource.RLIMIT_AS) == (size + room, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert tokenizer.limit == pytest.approx(size + inside, abs=1 << 26)
+
+
+def test_tokens_of_a_prompt_are_those_of_transformers(folder):
+    tokenizer = load_tokenizer(str(folder))
+    messages = [{"role": "user", "content": "1 + 1 = <|im_end|> ünï 中"}]
+    stated = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    assert prompt_token_ids(tokenizer, messages) == stated["input_ids"]
+
+
+def test_a_conversation_that_a_template_never_ends_is_refused(folder, monkeypatch):
+    (folder / "chat_template.jinja").write_text("{% if messages | length > 1 %}" + LOOP + "{% endif %}x")
+    count = token_counter(str(folder), load_tokenizer(str(folder)))
+    monkeypatch.setattr(chat_template, "TEMPLATE_SECONDS", 0.5)
+    with pytest.raises(ValueError, match=r"chat template refuses these messages: it takes more than 0\.5 s"):
+        count([{"role": "user", "content": "q"}] * 2)

@@ -1,13 +1,19 @@
 """The reward client against real reward servers: failures are named, masked and bounded, outages are waited for."""
 
+import json
 import threading
+import time
+import zlib
 
 import pytest
+from support.raw_server import drip, drip_headers, endless, raw_server
 from support.reward_server import RewardServer
+from support.services import Answer, Service
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.ports import free_port
 from rft_api.trainer_config import RewardTarget
+from rft_trainer import reward_transport
 from rft_trainer.data import Prompt
 from rft_trainer.reward_transport import Rollout
 from rft_trainer.rewards import RewardClient
@@ -141,3 +147,94 @@ def test_stopping_does_not_wait_for_an_outage():
         score(client, rollouts("x"))
     assert caught.value.code is ExitCode.INTERRUPTED
     client.close()
+
+
+def compressed(connection):
+    body = zlib.compress(json.dumps([{"id": "1-0", "aggregate_reward_score": 1.0}]).encode())
+    head = f"HTTP/1.1 200 OK\r\ncontent-encoding: deflate\r\ncontent-length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+
+
+def many_values(connection):
+    body = b"[" + b"0," * 2_000_001 + b"0]"
+    head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+
+
+@pytest.mark.parametrize(
+    ("serve", "size", "error"),
+    [
+        (drip, 1, "no answer within 1 s"),
+        (drip_headers, 1, "no answer within 1 s"),
+        (endless, 1, "the reward server answers with more than 1 MiB"),
+        (endless, 6, "the reward server answers with more than 3.5 MiB"),
+        (compressed, 1, "the reward server sends a compressed answer, though none was asked for"),
+    ],
+)
+def test_what_a_server_may_cost(monkeypatch, serve, size, error):
+    monkeypatch.setattr(reward_transport, "SPARE_SECONDS", 0.0 if serve in (drip, drip_headers) else 30.0)
+    with raw_server(serve) as url:
+        client = RewardClient({"r": RewardTarget(url=url, timeout_seconds=0.5, digest="d")})
+        begin = time.monotonic()
+        scores = score(client, rollouts(*["x"] * size))
+        client.close()
+    assert {s.error for s in scores} == {error}
+    assert time.monotonic() - begin < 20
+
+
+def test_samples_that_cannot_be_sent_have_an_error(client):
+    (failed,) = score(client, rollouts("half \ud800"))
+    assert failed.error.startswith("the samples cannot be written as JSON: 'utf-8' codec can't encode")
+
+
+@pytest.mark.parametrize(
+    ("serve", "error"),
+    [
+        (endless, "the reward server answers with more than 32.5 MiB"),
+        (many_values, "the reward server's answer has more than 2,000,000 values"),
+    ],
+)
+def test_a_whole_batch_that_a_server_answers_with_too_much_ends_the_run_with_the_reason(serve, error):
+    with raw_server(serve) as url:
+        client = RewardClient({"r": RewardTarget(url=url, digest="d")})
+        with pytest.raises(RunError, match=f"64 of the last 64 samples could not be scored by reward r.*{error}"):
+            score(client, rollouts(*["x"] * 64))
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("head", "code", "text"),
+    [
+        (
+            b"HTTP/1.1 503 No\r\ncontent-encoding: gzip\r\n",
+            ExitCode.REWARD_UNREACHABLE,
+            "answered 503, but sends a",
+        ),
+        (b"HTTP/1.1 403 No\r\ncontent-encoding: gzip\r\n", ExitCode.REWARD_FAILING, "answered 403, but sends a"),
+        (b"HTTP/1.1 400 No\r\n", ExitCode.REWARD_FAILING, r"answered 400: no \x1b[2J 2026-01-01 ERROR forged"),
+    ],
+)
+def test_refusals_whose_text_is_foreign(head, code, text):
+    answer = head + b"connection: close\r\n\r\nno \x1b[2J\n2026-01-01 ERROR forged"
+    with raw_server(lambda connection: connection.sendall(answer)) as url:
+        client = RewardClient({"r": RewardTarget(url=url, digest="d")}, unreachable_seconds=0.5)
+        with pytest.raises(RunError) as caught:
+            score(client, rollouts("x"))
+        client.close()
+    assert caught.value.code is code
+    assert text in caught.value.message
+
+
+def test_a_server_without_room_is_asked_again():
+    busy = [Answer({"error": "no room"}, 503, {"retry-after": "1"})] * 2
+
+    def respond(asked):
+        rows = [{"id": each["id"], "aggregate_reward_score": 1.0} for each in asked.json()]
+        return busy.pop() if busy else Answer(rows)
+
+    service = Service(respond)
+    client = RewardClient({"r": RewardTarget(url=service.url, digest="d")})
+    assert score(client, rollouts("x"))[0].aggregate_reward_score == 1.0
+    client.close()
+    service.close()
+    assert len(service.asked) == 3

@@ -138,10 +138,13 @@ def test_a_late_shadow_is_waited_for_once(length, capricious):
         time.sleep(0.3)
         return scoring.wait_for_shadows()["s"][0].reward == -5.0
 
-    wait_until(is_quick)
-    scoring = client.begin()
-    scoring.send(rollouts("quick"))
-    assert scoring.wait_for_shadows()["s"][0].reward == -5.0
+    def is_waited_for():
+        scoring = client.begin()
+        scoring.send(rollouts("quick"))
+        return scoring.wait_for_shadows()["s"][0].reward == -5.0
+
+    # On a busy machine, an answer may take more than the 0.2 s again.
+    wait_until(lambda: is_quick() and is_waited_for())
     client.close()
 
 

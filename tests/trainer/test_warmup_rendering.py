@@ -1,4 +1,4 @@
-"""A warm-up imitates what stands in the data: prompt, answer as written, end token; other renderings are refused."""
+"""A warm-up imitates what stands in the data: prompt, answer as written, EOS token; other renderings are refused."""
 
 import shutil
 
@@ -45,7 +45,7 @@ def test_answers_that_are_rendered_as_written(model, template, answer):
     [
         (DROPS_REASONING, "abc742", "renders the answer as '42', not as it is written, 'abc742'"),
         (ADDS_REASONING, "42", "renders the answer as '7742', not as it is written, '42'"),
-        (DOES_NOT_END, "42", "does not end the answer with an end token (<|end|>)"),
+        (DOES_NOT_END, "42", "does not end the answer with an EOS token (<|end|>)"),
         (OPENS_REASONING, "42", "renders '42<|end|>' where a prompt for the model ends with 'think'"),
         ("{{ raise_exception('no') }}", "42", "the model's chat template refuses these messages: no"),
     ],
@@ -88,6 +88,6 @@ def test_a_run_ends_before_its_warm_up(tmp_path, model, data, rewards):
     )
     program = TrainerProgram(config, tmp_path / "run", free_port())
     assert program.wait() == ExitCode.DATA_INVALID, program.log
-    message = "the model's chat template does not end the answer with an end token"
+    message = "the model's chat template does not end the answer with an EOS token"
     assert f"{data / 'warmup.jsonl'}:1: {message}" in program.log
     assert not program.folder.warmup.exists()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from rft_api.adapter_protocol import AdapterList, ListedAdapter
+from rft_api.foreign.files import read_file
+from rft_api.foreign.text import one_line
 
 log = logging.getLogger(__name__)
+
+_LARGEST_LIST = 2 << 20
+"""Largest size of the list in bytes; it is a key of a ConfigMap, which holds 1 MiB."""
 
 
 class AdapterFile:
@@ -25,12 +28,12 @@ class AdapterFile:
     def refresh(self) -> bool:
         """Read the file again; return whether the list has changed."""
         try:
-            content = self._path.read_bytes()
+            content = read_file(self._path, _LARGEST_LIST)
             if content == self._content:
                 return False
             adapters = AdapterList.model_validate_json(content).adapters
-        except (OSError, ValidationError) as error:
-            self._warn_once(f"{self._path}: {' '.join(str(error).split())}; going on with the list as it was")
+        except (OSError, ValueError) as error:  # pydantic's ValidationError is one
+            self._warn_once(f"{self._path}: {one_line(str(error))}; going on with the list as it was")
             return False
         self._content, self._problem = content, ""
         changed, self.adapters = adapters != self.adapters, adapters

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rft_api.exact_json import parse_line
+from rft_api.foreign.files import read_json
+from rft_api.foreign.text import one_line
+from rft_api.model_files import MAXIMUM_CONFIGURATION
 from rft_loader.problems import Problem
 from rft_loader.tensors import Tensor, read_tensors
 
@@ -62,12 +65,14 @@ class BaseModel:
 def read_base_model(folder: Path) -> BaseModel | None:
     """Return the modules of the model in a folder; None, with a warning in the log, when its files cannot be read."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json", MAXIMUM_CONFIGURATION, parse_line)
+        if not isinstance(config, dict):
+            raise ValueError("config.json holds no object")
         tensors: dict[str, Tensor] = {}
         for path in sorted(folder.glob("*.safetensors")):
             tensors |= read_tensors(path)
     except (OSError, ValueError, Problem) as error:
-        log.warning("adapters are not compared with the base model: %s: %s", folder, error)
+        log.warning("adapters are not compared with the base model: %s: %s", folder, one_line(str(error)))
         return None
     if not tensors:
         log.warning("adapters are not compared with the base model: %s holds no *.safetensors", folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rft_api.adapter_protocol import AdapterReports, ListedAdapter
+from rft_api.foreign.text import one_line
 from rft_loader import plan
 from rft_loader.adapter_list import AdapterFile
 from rft_loader.base_model import read_base_model
@@ -18,7 +20,8 @@ from rft_loader.plan import Action, AdapterState, Key, Load, Prepare, Unload
 from rft_loader.problems import Problem
 from rft_loader.server import Server, ServerAway, ServerRefused
 from rft_loader.sources import Sources
-from rft_loader.validation import check_adapter
+from rft_loader.tensors import has_large_header
+from rft_loader.validation import WEIGHTS, check_adapter
 from rft_loader.versions import prepare_version, remove_versions
 
 log = logging.getLogger(__name__)
@@ -26,6 +29,10 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 1.0
 LIST_SECONDS = 5.0
 """Time between two requests for the server's list of adapters while nothing has changed."""
+
+LARGE_AT_ONCE = 2
+"""Adapters with a large header that are checked at the same time: each takes up to some 150 MB meanwhile. The others
+wait for nobody."""
 
 Outcome = Callable[[AdapterState], AdapterState]
 """Turns an adapter's state before an action into its state after it."""
@@ -48,7 +55,10 @@ class Settings:
 
 
 class Follower:
-    """Reconciles again and again. Each action runs in its own thread, so that no adapter waits for another one."""
+    """Reconciles again and again. Each action runs in its own thread, so that no adapter waits for another one.
+
+    Only adapters that take much memory to check take turns.
+    """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic):
         self._settings = settings
@@ -58,6 +68,7 @@ class Follower:
         self._sources = Sources()
         self._base = read_base_model(settings.base)
         self._wake = threading.Event()
+        self._large = threading.Semaphore(LARGE_AT_ONCE)
         # The lock guards the two attributes below it, which the threads of actions write.
         self._lock = threading.Lock()
         self._states: dict[str, AdapterState] = {}
@@ -163,11 +174,13 @@ class Follower:
         return None
 
     def _failure(self, action: Action, text: str) -> Outcome:
+        text = one_line(text)  # it may be what a server or a file says
         log.error("%s: %s", action.name, text)
         return functools.partial(plan.after_failure, problem=text, loading=isinstance(action, Load), now=self._clock())
 
     def _check(self, version: Path) -> None:
-        check_adapter(version, self._base, self._settings.maximum_rank)
+        with self._large if has_large_header(version / WEIGHTS) else contextlib.nullcontext():
+            check_adapter(version, self._base, self._settings.maximum_rank)
 
     def _remove_versions(self, listed: dict[str, str], now: float) -> None:
         with self._lock:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 
-import httpx
+from rft_api.foreign.http import Answer, ForeignAnswerError, LateAnswerError, ask_once
+from rft_api.foreign.text import one_line
 
 log = logging.getLogger(__name__)
 
 LIST_SECONDS = 5.0
 LOAD_SECONDS = 300.0
+_LARGEST_ANSWER = 8 << 20
+"""Bytes; the list has about 500 for each adapter."""
+_NOT_FOUND = 404
 
 
 class ServerAway(Exception):
@@ -24,7 +28,7 @@ class Server:
     """A client of one server; any number of threads may use it."""
 
     def __init__(self, url: str):
-        self._client = httpx.Client(base_url=url, timeout=LIST_SECONDS, trust_env=False)
+        self._url = url.rstrip("/")
 
     def adapters(self) -> dict[str, str]:
         """Return the adapters that the server serves, with the folder that each was loaded from.
@@ -33,12 +37,16 @@ class Server:
             ServerAway: when it does not answer, or its answer cannot be read.
         """
         try:
-            answer = self._client.get("/v1/models")
-            answer.raise_for_status()
+            answer = ask_once("GET", f"{self._url}/v1/models", LIST_SECONDS, _LARGEST_ANSWER)
+            if answer.status != 200:
+                raise ServerAway(f"it answers HTTP {answer.status}")
             # The base model has no parent.
-            return {model["id"]: model["root"] for model in answer.json()["data"] if model.get("parent") is not None}
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            raise ServerAway(f"{type(error).__name__}: {error}".rstrip(": ")) from error
+            models = [model for model in answer.json()["data"] if model.get("parent") is not None]
+            return {str(model["id"]): str(model["root"]) for model in models}
+        except ForeignAnswerError as error:
+            raise ServerAway(f"it {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ServerAway(f"its list of models cannot be read: {type(error).__name__}: {error}") from error
 
     def load(self, name: str, folder: str, replaced: str | None) -> None:
         """Make the server serve an adapter under a name.
@@ -79,18 +87,18 @@ class Server:
 
     def _post(self, path: str, body: dict[str, str], missing_is_fine: bool = False) -> None:
         try:
-            answer = self._client.post(path, json=body, timeout=LOAD_SECONDS)
-        except httpx.ReadTimeout as error:
+            answer = ask_once("POST", f"{self._url}{path}", LOAD_SECONDS, _LARGEST_ANSWER, body)
+        except LateAnswerError as error:
             raise ServerRefused(f"the server has not answered {path} for {LOAD_SECONDS:.0f} s") from error
-        except httpx.HTTPError as error:
-            raise ServerAway(f"{type(error).__name__}: {error}".rstrip(": ")) from error
-        if answer.is_success or (missing_is_fine and answer.status_code == httpx.codes.NOT_FOUND):
+        except ForeignAnswerError as error:
+            raise ServerAway(f"it {error}") from error
+        if 200 <= answer.status < 300 or (missing_is_fine and answer.status == _NOT_FOUND):
             return
-        raise ServerRefused(f"the server refuses it (HTTP {answer.status_code}): {_message(answer)}")
+        raise ServerRefused(f"the server refuses it (HTTP {answer.status}): {_message(answer)}")
 
 
-def _message(answer: httpx.Response) -> str:
+def _message(answer: Answer) -> str:
     try:
-        return str(answer.json()["error"]["message"])
+        return one_line(str(answer.json()["error"]["message"]))
     except (ValueError, KeyError, TypeError):
-        return answer.text.strip()
+        return one_line(answer.text())

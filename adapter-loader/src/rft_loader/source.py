@@ -34,7 +34,7 @@ class Source(Protocol):
             Problem: when they cannot be listed, or there are none.
         """
 
-    def fetch(self, name: str, folder: Path) -> None:
+    def fetch(self, file: SourceFile, folder: Path) -> None:
         """Copy one of the files that were listed into a folder.
 
         Raises:
@@ -59,6 +59,6 @@ def fetch_files(source: Source, files: Iterable[SourceFile], folder: Path) -> No
         path = folder / file.name
         if path.is_file() and path.stat().st_size == file.size:
             continue
-        source.fetch(file.name, folder)
+        source.fetch(file, folder)
         if path.stat().st_size != file.size:
             raise Problem(f"{file.name} changed while it was fetched", permanent=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rft_api.hub import HubModel
 from rft_api.hub_address import SHAPE, parse_hub_address
-from rft_api.storage import ObjectStore
+from rft_api.storage import ObjectStore, StoredObject
 from rft_loader.problems import Problem, storage_problems
 from rft_loader.source import Source, SourceFile
 
@@ -28,10 +28,10 @@ class StoredFolder:
             raise Problem(f"{self._uri}: nothing is stored there")
         return [SourceFile(item.name, item.size, item.etag) for item in objects]
 
-    def fetch(self, name: str, folder: Path) -> None:
+    def fetch(self, file: SourceFile, folder: Path) -> None:
         """See `Source`."""
         with storage_problems():
-            self._store.download(self._uri, folder, [name])
+            self._store.download(self._uri, folder, [StoredObject(file.name, file.size, file.version)])
 
 
 class HubFolder:
@@ -45,10 +45,10 @@ class HubFolder:
         with storage_problems():
             return [SourceFile(file.name, file.size, file.version) for file in self._model.files()]
 
-    def fetch(self, name: str, folder: Path) -> None:
+    def fetch(self, file: SourceFile, folder: Path) -> None:
         """See `Source`."""
         with storage_problems():
-            self._model.fetch(name, folder)
+            self._model.fetch(file.name, folder)
 
 
 class MountedFolder:
@@ -68,9 +68,9 @@ class MountedFolder:
             raise Problem(f"{self.path}: {error.strerror}", permanent=False) from error
         return [SourceFile(name, stat.st_size, str(stat.st_mtime_ns)) for name, stat in stats]
 
-    def fetch(self, name: str, folder: Path) -> None:
+    def fetch(self, file: SourceFile, folder: Path) -> None:
         """See `Source`."""
-        shutil.copyfile(self.path / name, folder / name)
+        shutil.copyfile(self.path / file.name, folder / file.name)
 
 
 class Sources:

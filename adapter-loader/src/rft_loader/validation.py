@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from rft_api.foreign.files import read_json
 from rft_api.model import Json
 from rft_loader.base_model import BaseModel, Shape
 from rft_loader.problems import Problem
@@ -16,6 +16,14 @@ from rft_loader.tensors import Tensor, read_tensors
 CONFIGURATION = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
+_LARGEST_CONFIGURATION = 1 << 20
+"""Largest size of adapter_config.json in bytes; PEFT writes some 1,000 and the names of the modules."""
+_LARGEST_ALPHA = 65_504
+"""The largest number of float16, in which a server may compute the scale."""
+_SWITCHES = ("use_rslora", "use_dora", "fan_in_fan_out", "inference_mode")
+"""Fields of which vLLM takes any value but "", 0 and null as true, such as "false"."""
+_DTYPES = ("F32", "F16", "BF16", "F64")
+"""The dtypes in which adapters are trained. Whole numbers would be taken for weights as well."""
 _TENSOR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?:embedding_)?(?P<half>[AB])(?:\.weight)?")
 
 
@@ -48,19 +56,7 @@ def check_adapter(folder: Path, base: BaseModel | None, maximum_rank: int) -> No
         Problem: for the first fault; the message names the file.
     """
     configuration = _read_configuration(folder / CONFIGURATION)
-    rank = configuration.get("r")
-    if configuration.get("peft_type") != "LORA":
-        raise Problem(f"{CONFIGURATION}: peft_type is {configuration.get('peft_type')}; only LORA is served")
-    if not isinstance(rank, int) or rank < 1:
-        raise Problem(f"{CONFIGURATION}: r is {rank}; it must be the adapter's rank")
-    if rank > maximum_rank:
-        raise Problem(
-            f"{CONFIGURATION}: rank {rank} is above the {maximum_rank} that the server takes; "
-            "raise the base endpoint's serving.maxAdapterRank"
-        )
-    for field in ("rank_pattern", "alpha_pattern"):
-        if configuration.get(field):
-            raise Problem(f"{CONFIGURATION}: has a {field}, which vLLM ignores; train with the same for all modules")
+    rank = _check_configuration(configuration, maximum_rank)
     pairs = _pairs(read_tensors(folder / WEIGHTS))
     for module, halves in sorted(pairs.items()):
         _check_halves(module, halves, rank)
@@ -70,14 +66,44 @@ def check_adapter(folder: Path, base: BaseModel | None, maximum_rank: int) -> No
 
 def _read_configuration(path: Path) -> Json:
     try:
-        configuration = json.loads(path.read_text(encoding="utf-8"))
+        configuration = read_json(path, _LARGEST_CONFIGURATION)
     except OSError as error:
         raise Problem(f"{path.name}: {error.strerror}", permanent=False) from error
     except ValueError as error:
-        raise Problem(f"{path.name}: is not JSON: {error}") from error
+        raise Problem(f"{path.name}: {error}") from error
     if not isinstance(configuration, dict):
         raise Problem(f"{path.name}: must hold an object")
     return configuration
+
+
+def _check_configuration(configuration: Json, maximum_rank: int) -> int:
+    """Check the fields from which vLLM computes an adapter's scale, whose types it does not check; return the rank.
+
+    Raises:
+        Problem: for the first field that cannot be right.
+    """
+    rank, alpha = configuration.get("r"), configuration.get("lora_alpha", 0)
+    if configuration.get("peft_type") != "LORA":
+        raise Problem(f"{CONFIGURATION}: peft_type is {configuration.get('peft_type')}; only LORA is served")
+    if type(rank) is not int or rank < 1:
+        raise Problem(f"{CONFIGURATION}: r is {rank}; it must be the adapter's rank")
+    if rank > maximum_rank:
+        raise Problem(
+            f"{CONFIGURATION}: rank {rank} is above the {maximum_rank} that the server takes; "
+            "raise the base endpoint's serving.maxAdapterRank"
+        )
+    is_number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
+    if not is_number or not 0 < alpha <= _LARGEST_ALPHA:
+        text = f"lora_alpha is {configuration.get('lora_alpha', 'missing')}"
+        rule = f"it must be a number above 0 and at most {_LARGEST_ALPHA:,}, with which the adapter was trained"
+        raise Problem(f"{CONFIGURATION}: {text}; {rule}")
+    for field in _SWITCHES:
+        if not isinstance(configuration.get(field) or False, bool):
+            raise Problem(f"{CONFIGURATION}: {field} is {configuration[field]!r}; it must be true or false")
+    for field in ("rank_pattern", "alpha_pattern"):
+        if configuration.get(field):
+            raise Problem(f"{CONFIGURATION}: has a {field}, which vLLM ignores; train with the same for all modules")
+    return rank
 
 
 def _pairs(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -89,7 +115,11 @@ def _pairs(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         match = _TENSOR.fullmatch(name)
         if match is None:
             raise Problem(f"{WEIGHTS}: tensor {name} is not served; train without bias, DoRA and modules_to_save")
-        pairs.setdefault(match["module"], {})[match["half"]] = tensor
+        halves = pairs.setdefault(match["module"], {})
+        if match["half"] in halves:
+            text = f"{match['module']} has lora_{match['half']} twice, once as {name}"
+            raise Problem(f"{WEIGHTS}: {text}; save the adapter again")
+        halves[match["half"]] = tensor
     if not pairs:
         raise Problem(f"{WEIGHTS}: holds no tensors")
     return pairs
@@ -100,9 +130,13 @@ def _check_halves(module: str, halves: dict[str, Tensor], rank: int) -> None:
         if half not in halves:
             raise Problem(f"{WEIGHTS}: {module} has no lora_{half}; save the adapter again")
     for half, tensor in halves.items():
+        if tensor.dtype not in _DTYPES:
+            text = f"lora_{half} of {module} is stored as {tensor.dtype}, not as one of {', '.join(_DTYPES)}"
+            raise Problem(f"{WEIGHTS}: {text}; save the adapter again")
         # The matrices of stacked experts have more dimensions, or rank times experts in place of the rank.
         dimension = tensor.shape[0 if half == "A" else -1] if tensor.shape else 0
-        if ".experts" not in module and (len(tensor.shape) != 2 or dimension != rank):
+        is_flat = len(tensor.shape) < 2
+        if is_flat or (".experts" not in module and (len(tensor.shape) != 2 or dimension != rank)):
             raise Problem(
                 f"{WEIGHTS}: lora_{half} of {module} has the shape {list(tensor.shape)}, "
                 f"which does not fit r: {rank} in {CONFIGURATION}"

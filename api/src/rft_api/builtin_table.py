@@ -175,10 +175,23 @@ class JsonReward(BuiltinOptions):
                 yield Violation(message, ("jsonSchema",))
 
 
-_BOUNDS = tuple(
-    f"{end}_{unit}" for unit in ("characters", "words", "sentences", "lines") for end in ("minimum", "maximum")
-)
-_SCALARS = ("pattern", *_BOUNDS, "language")
+_BOUNDS = tuple((f"minimum_{unit}", f"maximum_{unit}") for unit in ("characters", "words", "sentences", "lines"))
+_SCALARS = ("pattern", *(name for bounds in _BOUNDS for name in bounds), "language")
+
+
+def _ordered(minimum: str, maximum: str) -> Rule:
+    """The rule that a minimum is not above its maximum, because then no completion could satisfy both."""
+    low, high = camel(minimum), camel(maximum)
+
+    def holds(options: FormatReward) -> bool:
+        least, most = getattr(options, minimum), getattr(options, maximum)
+        return least is None or most is None or least <= most
+
+    return Rule(
+        cel=f"!has(self.{low}) || !has(self.{high}) || self.{low} <= self.{high}",
+        message=f"{low} must not be above {high}",
+        holds=holds,
+    )
 
 
 class FormatReward(BuiltinOptions):
@@ -213,6 +226,7 @@ class FormatReward(BuiltinOptions):
                 options.contains or options.excludes or any(getattr(options, name) is not None for name in _SCALARS)
             ),
         ),
+        *(_ordered(minimum, maximum) for minimum, maximum in _BOUNDS),
     )
 
     pattern: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_check_pattern)] | None = None

@@ -81,13 +81,17 @@ def _parsed(sources: Sequence[str]) -> Iterator[ast.AST]:
 
 
 def _keys(tree: ast.AST) -> Iterator[str]:
-    """The fields that code reads: x["key"] and x.get("key")."""
+    """The fields that code reads: x["key"] and x.get("key"). Variables of the environment are no fields."""
     for node in ast.walk(tree):
         match node:
-            case ast.Subscript(slice=ast.Constant(value=str() as key), ctx=ast.Load()):
-                yield key
-            case ast.Call(func=ast.Attribute(attr="get"), args=[ast.Constant(value=str() as key), *_]):
-                yield key
+            case ast.Subscript(value=value, slice=ast.Constant(value=str() as key), ctx=ast.Load()):
+                pass
+            case ast.Call(func=ast.Attribute(value=value, attr="get"), args=[ast.Constant(value=str() as key), *_]):
+                pass
+            case _:
+                continue
+        if ast.unparse(value) not in ("os.environ", "environ"):
+            yield key
 
 
 def _caught(tree: ast.AST) -> Iterator[int]:

@@ -7,7 +7,10 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 _TABLES = (".parquet", ".arrow")
-_JSON = (".jsonl", ".ndjson", ".json")
+_LINES = (".jsonl", ".ndjson")
+_JSON = (*_LINES, ".json")
+_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".zip")
+"""Endings of compressed files. The reader unpacks gzip, and names the others, so that no rows are left out unsaid."""
 _DESCRIPTIONS = ("dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json")
 """Files that datasets writes beside the data."""
 _SPLITS = {
@@ -33,7 +36,7 @@ def is_data_file(name: str, split: str | None = None) -> bool:
         return False
     if name and split is not None and _split_of(name) != _SPLITS.get(split, split):
         return False
-    return not name or name.removesuffix(".gz").endswith(_JSON) or name.endswith(_TABLES)
+    return not name or _ends_with(name, (*_JSON, *_TABLES))
 
 
 def dataset_files(names: Iterable[str], split: str | None = None) -> list[str]:
@@ -48,10 +51,12 @@ def dataset_files(names: Iterable[str], split: str | None = None) -> list[str]:
         ValueError: when the files are not those of one split in one folder; the message follows the folder's name.
     """
     files = sorted(name for name in names if is_data_file(name))
-    # Tables are complete; JSON beside them describes them.
-    files = [name for name in files if name.endswith(_TABLES)] or files
     if not files:
         raise ValueError("holds no data: no file in JSONL, JSON, Parquet or Arrow")
+    # JSON beside tables describes them, but lines of JSON are rows.
+    tables = [name for name in files if _ends_with(name, _TABLES)]
+    lines = [name for name in files if _ends_with(name, _LINES)]
+    files = tables or files
     splits: dict[str, list[str]] = {}
     for name in files:
         splits.setdefault(_split_of(name), []).append(name)
@@ -62,10 +67,24 @@ def dataset_files(names: Iterable[str], split: str | None = None) -> list[str]:
     if split is not None and _SPLITS.get(split, split) not in splits:
         raise ValueError(f"has no split {split}; it has {', '.join(sorted(splits))}")
     chosen = files if split is None else splits[_SPLITS.get(split, split)]
+    beside = [name for name in lines if tables and (split is None or _split_of(name) == _split_of(chosen[0]))]
+    if beside:
+        raise ValueError(
+            f"has rows in tables ({chosen[0]}) and in JSONL ({beside[0]}), of which only one is read; name a file or "
+            "folder of one kind, or move the other kind away"
+        )
     folders = sorted({str(PurePosixPath(name).parent) for name in chosen})
     if len(folders) > 1:
         raise ValueError(f"has data in several folders ({', '.join(folders)}); name one of them")
     return chosen
+
+
+def _ends_with(name: str, endings: tuple[str, ...]) -> bool:
+    """Whether a file has one of the endings, in letters of either case, also if it is compressed."""
+    name = name.lower()
+    for compression in _COMPRESSIONS:
+        name = name.removesuffix(compression)
+    return name.endswith(endings)
 
 
 def _split_of(name: str) -> str:

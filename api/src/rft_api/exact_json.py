@@ -14,6 +14,8 @@ from rft_api.model import Json, Location, format_location
 MAXIMUM_NESTING = 200
 """Levels of objects and lists in a row. The reward server's JSON writer (orjson) takes 254, and a sample adds a few
 around those of the row."""
+_LONGEST_INTEGER = 400
+"""Digits of an integer in `parse_line`: more than any number of Python's float has."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 _ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _HALF = re.compile("[\ud800-\udfff]")
@@ -29,9 +31,19 @@ def parse_line(text: bytes) -> Any:
     """Parse a line; returns its JSON value, which may hold what Python reads beyond JSON, such as NaN.
 
     Raises:
-        ValueError: when it is none; the message says why, as the end of a sentence about the line.
+        ValueError: when it is none, or nested more than `MAXIMUM_NESTING` levels deep; the message says why, as the end
+            of a sentence about the line.
     """
-    return _explained(text, json.loads)
+    return _explained(text, _decode_leniently)
+
+
+def parse_text(text: str) -> Any:
+    """Parse a JSON text inside of another document; else as `parse_line`.
+
+    Raises:
+        ValueError: as `parse_line`.
+    """
+    return _explained(text, _decode_leniently)
 
 
 def parse_row(text: bytes) -> Any:
@@ -74,10 +86,10 @@ def not_utf8(byte: int) -> str:
     return f"is not UTF-8 (byte {byte} of the line)"
 
 
-def _explained(text: bytes, parse: Callable[[str], Any]) -> Any:
+def _explained(text: bytes | str, parse: Callable[[str], Any]) -> Any:
     """Parse a line; a failure gets a message that is the end of a sentence about the line."""
     try:
-        return parse(text.decode("utf-8"))
+        return parse(text if isinstance(text, str) else text.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(not_utf8(error.start + 1)) from None
     except RecursionError:
@@ -86,6 +98,30 @@ def _explained(text: bytes, parse: Callable[[str], Any]) -> Any:
         raise
     except ValueError as error:
         raise ValueError(f"is not JSON: {error}") from None
+
+
+def _decode_leniently(text: str) -> Any:
+    value = _LENIENT.decode(text)
+    # What is nested deeply is read here, and raises RecursionError where somebody writes or compares it.
+    if _may_be_deep(text, 0, len(text)) and _is_deep(value):
+        raise NotCarried(f"is nested more than {MAXIMUM_NESTING} levels deep")
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAXIMUM_NESTING + 1):
+        level = [
+            child
+            for item in level
+            if isinstance(item, (dict, list))
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    return bool(level)
+
+
+def _may_be_deep(text: str, start: int, end: int) -> bool:
+    return text.count("[", start, end) + text.count("{", start, end) > MAXIMUM_NESTING
 
 
 def _decode_line(text: str) -> Any:
@@ -111,8 +147,7 @@ def decode(text: str, start: int) -> tuple[Any, int, str | None]:
         value, end = _MARKING.raw_decode(text, start)
         return value, end, first_fault(value)
     # Looking at every value would take as long as parsing: a look at the text tells which rows need it.
-    is_nested = text.count("[", start, end) + text.count("{", start, end) > MAXIMUM_NESTING
-    if is_nested or _ESCAPED_HALF.search(text, start, end):
+    if _may_be_deep(text, start, end) or _ESCAPED_HALF.search(text, start, end):
         return value, end, first_fault(value)
     return value, end, None
 
@@ -121,6 +156,13 @@ def _integer(text: str) -> int:
     if len(text) <= 20 and -(1 << 63) <= (value := int(text)) < 1 << 64:
         return value
     raise NotCarried("is an integer of more than 64 bits, which programs read differently; write it as a text")
+
+
+def _lenient_integer(text: str) -> int:
+    # Python takes time that grows with the square of the number of digits, and refuses more than 4,300.
+    if len(text) > _LONGEST_INTEGER:
+        raise NotCarried(f"has an integer of {len(text):,} digits")
+    return int(text)
 
 
 def _float(text: str) -> float:
@@ -184,6 +226,7 @@ def _marked_object(pairs: list[tuple[str, Any]]) -> Json:
 
 
 _TWICE = "is in the object twice, so that programs read different values; remove one of them"
+_LENIENT = json.JSONDecoder(parse_int=_lenient_integer)
 _STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant)
 _MARKING = json.JSONDecoder(
     object_pairs_hook=_marked_object,

@@ -21,6 +21,7 @@ class ExitCode(enum.IntEnum):
     OUTPUT_INVALID = 15
     DIVERGED = 16
     OUT_OF_MEMORY = 17
+    DOES_NOT_FIT = 18
     OUTPUT_FAILED = 74
     INTERRUPTED = 75
     REWARD_UNREACHABLE = 76

@@ -1,11 +1,14 @@
-"""Files that are written atomically: under another name first, which is then changed to the final one."""
+"""Files that are written, also into folders where others may write: atomically, and never through a link."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 PARTIAL_SUFFIX = ".partial"
 
@@ -15,9 +18,46 @@ def partial_path(target: Path) -> Path:
     return target.with_name(target.name + PARTIAL_SUFFIX)
 
 
+def open_new(path: Path) -> BinaryIO:
+    """Create a file and open it to write bytes; what has its name is removed first.
+
+    A symbolic link in its place is removed, too, and never followed: it could lead to any file of this user.
+
+    Raises:
+        OSError: when it cannot be created, or somebody else creates one of its name at the same time.
+    """
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "wb")
+
+
+def open_in_place(path: Path) -> BinaryIO:
+    """Open a file to append bytes to it, and to read it; it is created if it does not exist.
+
+    Raises:
+        OSError: when it cannot be opened; when it is a symbolic link, has a second name, or is no regular file, so that
+            something else than this file would be written.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            reason = "is a symbolic link, which is not written through; remove it"
+            raise OSError(errno.ELOOP, reason, str(path)) from None
+        raise
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+        return os.fdopen(descriptor, "ab+")
+    os.close(descriptor)
+    if stat.S_ISREG(status.st_mode):
+        reason = "has a second name (a hard link), under which it would change, too; put a copy in its place"
+        raise OSError(errno.EMLINK, reason, str(path))
+    raise OSError(errno.EINVAL, "is no regular file; remove it", str(path))
+
+
 @contextmanager
-def atomic_path(target: Path, durable: bool = False) -> Iterator[Path]:
-    """A path to write a file to. The file replaces `target` when the block ends; after an error `target` is unchanged.
+def atomic_file(target: Path, durable: bool = False) -> Iterator[BinaryIO]:
+    """A file to write to. It replaces `target` when the block ends; after an error `target` is unchanged.
 
     Args:
         target: the file; missing folders above it are made.
@@ -26,9 +66,11 @@ def atomic_path(target: Path, durable: bool = False) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(target)
     try:
-        yield partial
-        if durable:
-            sync(partial)
+        with open_new(partial) as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(target)
         if durable:
             sync(target.parent)
@@ -37,9 +79,9 @@ def atomic_path(target: Path, durable: bool = False) -> Iterator[Path]:
 
 
 def atomic_write(target: Path, content: str | bytes, durable: bool = False) -> None:
-    """Writes a file atomically, text in UTF-8: readers see either the old contents or the new. See `atomic_path`."""
-    with atomic_path(target, durable) as path:
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    """Writes a file atomically, text in UTF-8: readers see either the old contents or the new. See `atomic_file`."""
+    with atomic_file(target, durable) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def sync(path: Path) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from textwrap import dedent, indent
@@ -15,6 +14,7 @@ import yaml
 
 from rft_api.builtin_table import BUILTINS, options_key
 from rft_api.crd import build_crds
+from rft_api.foreign.yaml_text import take_numbers_as_kubectl
 from rft_api.metrics import (
     RUN_SERIES,
     Healthy,
@@ -25,7 +25,6 @@ from rft_api.metrics import (
     served_fields,
 )
 from rft_api.model import Json
-from rft_api.quantities import DECIMAL_PATTERN
 
 _HEADER = "# Generated from rft_api by `make generate`; edit the models there.\n"
 
@@ -70,12 +69,7 @@ def dump_yaml(document: Json) -> str:
         def ignore_aliases(self, data: Any) -> bool:
             return True
 
-    def represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-        # PyYAML reads 2e-5 as text, YAML 1.2 (and so Go) as a number: quote it.
-        style = "'" if re.fullmatch(DECIMAL_PATTERN, text) else None
-        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-    Dumper.add_representer(str, represent_text)
+    take_numbers_as_kubectl(Dumper)
     return yaml.dump(document, Dumper=Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 

@@ -27,7 +27,7 @@ from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 from huggingface_hub.utils.tqdm import disable_progress_bars, tqdm
 
 from rft_api.dataset_files import dataset_files
-from rft_api.hub_address import DATASET_SHAPE, DATASETS, SCHEME, SHAPE, HubAddress, parse_dataset_address
+from rft_api.hub_address import DATASETS, SCHEME, SHAPE, DatasetAddress, HubAddress
 from rft_api.progress import OnBytes, Report, count_bytes, ignore_bytes, ignore_report
 from rft_api.storage_error import StorageError, check_stored_name
 
@@ -191,11 +191,11 @@ class HubDataset(HubModel):
         return HfApi().dataset_info(self._address.repository, revision=self._revision, files_metadata=True, timeout=30)
 
 
-def fetch_dataset(address: str, folder: Path, split: str | None, report: Report = ignore_report) -> Path:
+def fetch_dataset(address: DatasetAddress, folder: Path, split: str | None, report: Report = ignore_report) -> Path:
     """Copy the files of one split of a dataset on the hub into a folder; return the path of the copy.
 
     Args:
-        address: hf://datasets/OWNER/NAME, with a revision and a path if they are needed.
+        address: the dataset, or a file or folder of it.
         folder: the folder for the copies; a file that is there, and has not changed on the hub, is not copied again.
         split: the split, if the address has several.
         report: called with the number of bytes that have been copied, and the number of all bytes.
@@ -204,15 +204,12 @@ def fetch_dataset(address: str, folder: Path, split: str | None, report: Report 
         StorageError: when there is no such dataset or split, it may not be read, or the hub does not answer.
         OSError: when there is no room for it.
     """
-    dataset = parse_dataset_address(address)
-    if dataset is None:
-        raise StorageError(f"{address}: must look like {DATASET_SHAPE}")
-    hub = HubDataset(dataset.repository)
+    hub = HubDataset(address.repository)
     sizes = {file.name: file.size for file in hub.files()}
-    if dataset.path in sizes:
-        chosen = [dataset.path]
+    if address.path in sizes:
+        chosen = [address.path]
     else:
-        prefix = f"{dataset.path}/" if dataset.path else ""
+        prefix = f"{address.path}/" if address.path else ""
         below = [name.removeprefix(prefix) for name in sizes if name.startswith(prefix)]
         if not below:
             raise StorageError(f"{address}: nothing is stored there")
@@ -223,7 +220,7 @@ def fetch_dataset(address: str, folder: Path, split: str | None, report: Report 
     on_bytes = count_bytes(sum(sizes[name] for name in chosen), report)
     for name in chosen:
         hub.fetch(name, folder, on_bytes)
-    return folder / dataset.path
+    return folder / address.path
 
 
 def _without_queries(error: BaseException) -> str:

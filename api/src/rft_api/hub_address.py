@@ -38,6 +38,10 @@ class DatasetAddress:
     path: str
     """The path of the file or folder in the repository; empty for all of it."""
 
+    def __str__(self) -> str:
+        repository = str(self.repository).removeprefix(SCHEME)
+        return f"{DATASETS}{repository}" + (f"/{self.path}" if self.path else "")
+
 
 def parse_dataset_address(text: str) -> DatasetAddress | None:
     """The dataset that an address names; None when it has another shape."""

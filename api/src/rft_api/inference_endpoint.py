@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from rft_api.model import Model, Rule
-from rft_api.object_names import SERVICE_MESSAGE, first_letter, is_service_name, server
+from rft_api.object_names import names_service, server
 from rft_api.quantities import Integer, Name, exactly_one_of
 from rft_api.resource import API_VERSION, Conditions, Metadata, PodOverrides, SecretReference
 from rft_api.rft_job import ModelSource
@@ -20,6 +20,14 @@ class Adapter(Model):
 
     uri: Uri
     """Address of a folder with adapter_config.json and safetensors: s3://BUCKET/PREFIX or pvc://CLAIM/PATH."""
+
+
+MAXIMUM_ADAPTER_SOURCES = 256
+"""Largest number of places that adapters of one endpoint may come from."""
+AdapterSource = Annotated[
+    str, Field(max_length=1024, pattern=r"^(s3://[^/\s]+(/\S*)?|pvc://[a-z0-9][-a-z0-9.]*(/.*)?)$")
+]
+"""A place of adapters: s3://BUCKET, s3://BUCKET/PREFIX, pvc://CLAIM or pvc://CLAIM/PATH, with everything below it."""
 
 
 class Serving(Model):
@@ -43,11 +51,27 @@ class Serving(Model):
     """Number of adapters that can be used at the same time. With 0 only the model itself is served."""
     max_adapter_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 64
     """Largest rank that an adapter may have."""
+    adapter_sources: Annotated[list[AdapterSource], Field(max_length=MAXIMUM_ADAPTER_SOURCES)] = []
+    """Places that adapters may come from: s3://BUCKET/PREFIX or pvc://CLAIM/PATH, each with everything below it. An
+    adapter from another place is refused, because the pods of this endpoint fetch adapters with its credentials, and
+    mount its claims."""
     precision: Precision = "Auto"
     """Precision in which CPUs compute the model. Auto uses the precision of the model's files where the processor has
     instructions for bfloat16, and Float32 elsewhere, because emulating bfloat16 is several times slower."""
     pod: PodOverrides | None = None
     """Settings of the server's pods that replace or extend the operator's."""
+
+    def admits_adapter(self, uri: str) -> bool:
+        """Return whether adapters may come from this address: whether it is one of adapterSources, or below one."""
+        return any(f"{uri.rstrip('/')}/".startswith(f"{source.rstrip('/')}/") for source in self.adapter_sources)
+
+
+def describe_foreign_source(uri: str, base: str) -> str:
+    """Return the sentence for an adapter whose address its base endpoint does not admit."""
+    return (
+        f"InferenceEndpoint {base} does not serve adapters from {uri}; add this address, or a folder above it, to its "
+        "spec.serving.adapterSources"
+    )
 
 
 class InferenceEndpointSpec(Model):
@@ -99,14 +123,7 @@ class InferenceEndpointStatus(Model):
 class InferenceEndpoint(Model):
     """An InferenceEndpoint serves a model, or an adapter beside its base model, under one name."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel=first_letter("self.metadata.name"),
-            message=SERVICE_MESSAGE,
-            holds=lambda endpoint: is_service_name(server(endpoint.metadata.name)),
-            places=lambda _: [("metadata", "name")],
-        ),
-    )
+    rules: ClassVar[tuple[Rule, ...]] = (names_service(server),)
 
     api_version: Literal["rft.dev/v1alpha1"] = API_VERSION
     """Version of the API: rft.dev/v1alpha1."""

@@ -174,8 +174,8 @@ def _is_cut(piece: Json) -> bool:
         (delta, ("stop_reason",)),
         (incomplete, ("reason",)),
     ]
-    found = [place.get(name) for place, names in places if isinstance(place, dict) for name in names]
-    return any(isinstance(reason, str) and reason in _CUT for reason in found)
+    reasons = [place.get(name) for place, names in places if isinstance(place, dict) for name in names]
+    return any(isinstance(reason, str) and reason in _CUT for reason in reasons)
 
 
 def _answer_piece(piece: Json) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rft_api.invocation_log import InvocationLog, InvocationLogReport
 from rft_api.invocation_reading import InvocationLogReader, LogFiles, LoggedPrompt
 from rft_api.model import Location
-from rft_api.prompts import Check, Conversation, Message, Prompt, refusal
+from rft_api.prompts import Check, Conversation, Message, Prompt, prompt_of, refusal
 from rft_api.redaction import pattern_problem
 from rft_api.sources import DataSource, Source, WarmupSource
 
@@ -21,18 +21,7 @@ def read_prompts(
     Logs are not the user's own writing: records that cannot be used are only counted, unless none is left.
     """
     records, report = _read(source, problems, check, to_imitate=False)
-    prompts = [
-        Prompt(
-            id=f"{source.name}-{record.record}",
-            source=source.name,
-            reward=source.reward,
-            messages=record.messages,
-            reference_answer=record.answer,
-            metadata=record.metadata,
-            line=record.record,
-        )
-        for record in records
-    ]
+    prompts = [prompt_of(source, r.record, r.messages, r.answer, r.metadata) for r in records]
     return prompts, report
 
 

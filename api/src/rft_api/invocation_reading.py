@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zlib
 from collections import Counter
@@ -12,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rft_api.exact_json import parse_line
+from rft_api.exact_json import parse_line, parse_text
+from rft_api.foreign.names import check_relative_name
 from rft_api.invocation_bodies import NotUsable, answer_text, makes_no_text, request_messages
 from rft_api.invocation_log import (
     InvocationLog,
@@ -192,15 +192,20 @@ class InvocationLogReader:
             body = self._stored_body(address, file)
         if isinstance(body, str):
             try:
-                body = json.loads(body)
-            except (ValueError, RecursionError):
+                body = parse_text(body)
+            except ValueError:
                 raise NotUsable("UnknownBody") from None
         return body
 
     def _stored_body(self, address: str, file: Path) -> Any:
         """A body in an object of its own, which lies among the files at the same place as in the bucket."""
-        parts = [part for part in PurePosixPath(address.removeprefix("s3://")).parts if part != "/"]
-        if parts and ".." not in parts:
+        name = address.removeprefix("s3://").lstrip("/")
+        try:
+            check_relative_name(name)
+        except ValueError:
+            raise NotUsable("BodyMissing") from None
+        parts = PurePosixPath(name).parts
+        if parts:
             candidates = [self._root.joinpath(*parts[start:]) for start in range(1, len(parts))]
             for candidate in [*candidates, file.parent / _BODIES / parts[-1]]:
                 if candidate.is_file():
@@ -316,8 +321,8 @@ def _whole(file: Path) -> Any:
             content = stream.read(MAXIMUM_BYTES + 1)
         if len(content) > MAXIMUM_BYTES:
             raise NotUsable("BodyMissing")
-        return json.loads(content)
+        return parse_line(content.removeprefix(BYTE_ORDER_MARK))
     except (OSError, EOFError, zlib.error):
         raise NotUsable("BodyMissing") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise NotUsable("UnknownBody") from None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rft_api.exact_json import after_space, decode, not_utf8, parse_line, parse_row
+from rft_api.foreign.files import open_file
 from rft_api.model import Json
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -67,11 +68,8 @@ def open_data(file: Path) -> BufferedReader:
     Raises:
         OSError: when the file cannot be opened.
     """
-    raw = file.open("rb")
-    if raw.peek(2).startswith(GZIP):
-        raw.close()
-        return cast(BufferedReader, gzip.open(file, "rb"))
-    return raw
+    raw = open_file(file)
+    return cast(BufferedReader, gzip.open(raw, "rb")) if raw.peek(2).startswith(GZIP) else raw
 
 
 def read_json_rows(path: Path, problems: list[str]) -> list[DataRow]:
@@ -127,8 +125,9 @@ def _read_lines(path: Path, lines: Iterable[bytes], problems: list[str]) -> Iter
         try:
             value = parse_row(text)
         except ValueError as error:
-            if number == 1 and _TABLE_HEAD.fullmatch(text.decode("utf-8", "replace")):
-                problems.append(f"{path}: is a table of texts (CSV), not JSON; convert it: {_CSV_TO_JSONL}")
+            head = text.decode("utf-8", "replace") if number == 1 else ""
+            if _TABLE_HEAD.fullmatch(head):
+                problems.append(f"{path}: is a table of texts (CSV), not JSON; convert it: {_table_to_jsonl(head)}")
                 return
             problems.append(f"{place}: {error}{_advice(text)}")
             continue
@@ -138,9 +137,14 @@ def _read_lines(path: Path, lines: Iterable[bytes], problems: list[str]) -> Iter
             problems.append(f"{place}: {_not_an_object(value)}")
 
 
-_CSV_TO_JSONL = (
-    "python3 -c 'import csv, json, sys; [print(json.dumps(row)) for row in csv.DictReader(sys.stdin)]' < FILE > NEW"
-)
+def _table_to_jsonl(head: str) -> str:
+    """The command that converts a table of texts with this first line. Excel writes a byte order mark before it."""
+    separator = max(",;\t", key=head.count)
+    options = "" if separator == "," else f", delimiter={json.dumps(separator)}"
+    return (
+        'python3 -c \'import csv, json, sys; sys.stdin.reconfigure(encoding="utf-8-sig"); '
+        f"[print(json.dumps(row)) for row in csv.DictReader(sys.stdin{options})]' < FILE > NEW"
+    )
 
 
 def _advice(line: bytes) -> str:

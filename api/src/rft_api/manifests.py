@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from rft_api.foreign.files import read_file
 from rft_api.foreign.yaml_text import MAXIMUM_BYTES, parse_documents
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.model import Json, Location, Violation, format_location
@@ -177,13 +178,13 @@ def _with_code_of_files(function: RewardFunction, origin: Origin, errors: list[M
             return {}
         file = origin.file.parent / python.source_from.file
         try:
-            source = file.read_text(encoding="utf-8-sig")
+            source = read_file(file, 4 * MAXIMUM_CODE).decode("utf-8-sig")
             inlined = {**python.to_json_object(), "source": source}
             del inlined["sourceFrom"]
             return {"python": PythonReward.model_validate(inlined)}
         except (OSError, UnicodeDecodeError) as error:
             message = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        except ValidationError:
+        except ValueError:  # it is too large, or PythonReward refuses it
             message = f"has to contain some code, and at most {MAXIMUM_CODE:,} characters"
         failures.append(Violation(f"{file}: {message}", (*location, "python", "sourceFrom", "file")))
         return {}

@@ -145,7 +145,9 @@ class TrainMetrics(Model):
         _COMPONENTS,
         Healthy("The components that the reward is made of rise together, or one after the other."),
     ]
-    """Mean of each component, over the completions that have it."""
+    """Mean of each component, over the completions that have it. A run records at most 64 names."""
+    components_left_out: Annotated[int, Healthy("0. Otherwise, give components fixed names.")] = 0
+    """Values of components that are not recorded, because the run or the completion has more than 64 names."""
     sources: Annotated[dict[str, float], Healthy("No source falls while the others rise.")]
     """Mean reward by data source."""
     episode_length: Annotated[float, _LENGTH, Healthy("Settles at what the task needs.")]
@@ -175,6 +177,37 @@ class TrainMetrics(Model):
     ] = None
     """Mean KL divergence from the model that training started with, in nats. `null`, and absent in Prometheus, when
     `klCoefficient` is 0."""
+    importance_ratio_mean: Annotated[
+        float | None,
+        Served("rft_train_importance_ratio_mean"),
+        Healthy("Near 1. Far from 1, vLLM does not compute what the trainer computes: look at precision and versions."),
+    ] = None
+    """Mean importance ratio of the step's tokens, after the correction: the trainer's probability divided by that of
+    vLLM. `null`, and absent in Prometheus, in the engine InProcess."""
+    importance_ratio_min: Annotated[
+        float | None, Served("rft_train_importance_ratio_min"), Healthy("Above 0.1 in bfloat16, near 1 in float32.")
+    ] = None
+    """Smallest importance ratio."""
+    importance_ratio_max: Annotated[
+        float | None, Served("rft_train_importance_ratio_max"), Healthy("At most the cap; near 1 in float32.")
+    ] = None
+    """Largest importance ratio, after the correction."""
+    importance_ratio_clipped: Annotated[
+        float | None, Served("rft_train_importance_ratio_clipped"), Healthy("Below 0.01.")
+    ] = None
+    """Share of importance ratios that the correction has lowered to the cap, or set to 0."""
+    logprob_difference_mean: Annotated[
+        float | None,
+        Served("rft_train_logprob_difference_mean"),
+        Healthy("Below 0.05 in bfloat16, below 0.0001 in float32, and does not grow."),
+    ] = None
+    """Mean absolute difference of the log-probabilities that trainer and vLLM compute for the sampled tokens."""
+    logprob_difference_max: Annotated[
+        float | None,
+        Served("rft_train_logprob_difference_max"),
+        Healthy("Below 1 in bfloat16, below 0.001 in float32."),
+    ] = None
+    """Largest absolute difference of the log-probabilities of a token."""
     zero_variance_group_ratio: Annotated[
         float,
         Served("rft_train_zero_variance_group_ratio"),
@@ -216,6 +249,8 @@ class ValidationMetrics(Model):
     """Mean reward of greedy completions of the validation prompts. It chooses the checkpoint."""
     components: Annotated[dict[str, float], _COMPONENTS]
     """Mean of each component."""
+    components_left_out: int = 0
+    """Values of components that are not recorded."""
     sources: dict[str, float]
     """Mean reward by data source."""
     episode_length: Annotated[float, _LENGTH]

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
+from rft_api.exact_json import parse_line
+from rft_api.foreign.files import read_json
+from rft_api.foreign.text import one_line
 from rft_api.storage_error import StorageError
 
 WEIGHTS = ".safetensors"
 INDEX = "model.safetensors.index.json"
+MAXIMUM_CONFIGURATION = 8 << 20
+"""Largest size of a model's config.json in bytes; those with thousands of labels have 1 MiB."""
+_LARGEST_INDEX = 64 << 20
+"""Largest size of an index in bytes; that of a model with 90,000 tensors has 9 MiB."""
 _OTHERS = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 """Configuration and tokenizer. Never code, and never weights in formats that can hold code."""
 _REFUSED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack", ".gguf")
+
+
+def read_model_configuration(path: Path) -> Any:
+    """Return what a model's config.json holds.
+
+    Raises:
+        OSError, ValueError: when it cannot be read, is larger than `MAXIMUM_CONFIGURATION`, or is no JSON.
+    """
+    return read_json(path, MAXIMUM_CONFIGURATION, parse_line)
 
 
 def choose_files(uri: str, names: Collection[str]) -> tuple[list[str], list[str]]:
@@ -46,13 +62,14 @@ def indexed_weights(uri: str, folder: Path, weights: Collection[str]) -> list[st
     if not index.is_file():
         return sorted(weights)
     try:
-        names = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StorageError(f"{uri}: {INDEX} cannot be read: {error}") from error
+        names = {str(name) for name in read_json(index, _LARGEST_INDEX, parse_line)["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"{uri}: {INDEX} cannot be read: {one_line(str(error))}") from error
     missing = sorted(names - set(weights))
     if missing:
+        first = one_line(missing[0], 200)
         raise StorageError(
-            f"{uri}: {len(missing)} of the {len(names)} files that {INDEX} names are missing, first {missing[0]}; "
+            f"{uri}: {len(missing)} of the {len(names)} files that {INDEX} names are missing, first {first}; "
             "copy the model again"
         )
     return sorted(names)

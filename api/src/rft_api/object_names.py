@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
 
-from rft_api.model import Json
+from rft_api.model import Json, Rule
 
 _DNS_LABEL = 63
 """Largest number of characters in a DNS label (RFC 1123)."""
@@ -53,6 +54,20 @@ def first_letter(name: str) -> str:
         name: the name's place in CEL, such as `self.metadata.name`.
     """
     return f"{name}.matches('^[a-z]')"
+
+
+def names_service(service: Callable[[str], str]) -> Rule:
+    """Return the rule that a resource is named so that it can have a Service.
+
+    Args:
+        service: makes the name of the Service from that of the resource.
+    """
+    return Rule(
+        cel=first_letter("self.metadata.name"),
+        message=SERVICE_MESSAGE,
+        holds=lambda resource: is_service_name(service(resource.metadata.name)),
+        places=lambda _: [("metadata", "name")],
+    )
 
 
 def run_configuration(job: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from rft_api.dataset_files import is_data_file
 from rft_api.jsonl import DataRow
 from rft_api.model import Json
-from rft_api.prompts import Check, Conversation, Message, Prompt, refusal
+from rft_api.prompts import Check, Conversation, Message, Prompt, prompt_of, refusal
 from rft_api.rows import read_rows
 from rft_api.sources import DataSource, Source, WarmupSource
 
@@ -82,41 +82,32 @@ def split_row(row: Json, use: Use) -> ChatRow:
     reference_answer = row.get("reference_answer")
     if reference_answer is None:  # Bedrock's samples carry it in either place.
         reference_answer = metadata.get("reference_answer")
+    elif metadata.get("reference_answer") not in (None, reference_answer):
+        # Rewards find the answer in both places, so one of the two would be lost.
+        raise ValueError("reference_answer and metadata.reference_answer differ; keep one, or rename the other")
     return ChatRow(messages, reference_answer, metadata)
 
 
 def read_prompts(source: DataSource, problems: list[str], check: Check) -> tuple[list[Prompt], None]:
     """The prompts of a file; see `rft_api.data_formats.DataFormat`."""
-    prompts = []
-    for row, chat in read_chat_rows(Path(source.uri), "prompt", problems, source.split):
-        problem = refusal(check, chat.messages)
-        if problem:
-            problems.append(f"{row.place}: {problem}")
-            continue
-        prompts.append(
-            Prompt(
-                id=f"{source.name}-{row.number}",
-                source=source.name,
-                reward=source.reward,
-                messages=chat.messages,
-                reference_answer=chat.reference_answer,
-                metadata=chat.metadata,
-                line=row.number,
-            )
-        )
-    return prompts, None
+    rows = _checked_rows(source, "prompt", problems, check)
+    return [prompt_of(source, line, row.messages, row.reference_answer, row.metadata) for line, row in rows], None
 
 
 def read_conversations(source: WarmupSource, problems: list[str], check: Check) -> tuple[list[Conversation], None]:
     """The conversations of a file; see `rft_api.data_formats.DataFormat`."""
-    conversations = []
-    for row, chat in read_chat_rows(Path(source.uri), "conversation", problems, source.split):
+    rows = _checked_rows(source, "conversation", problems, check)
+    return [Conversation(source.name, row.messages, line) for line, row in rows], None
+
+
+def _checked_rows(source: Source, use: Use, problems: list[str], check: Check) -> Iterator[tuple[int, ChatRow]]:
+    """Yield the rows of a source that can be used and that the check accepts, with the numbers of their lines."""
+    for row, chat in read_chat_rows(Path(source.uri), use, problems, source.split):
         problem = refusal(check, chat.messages)
         if problem:
             problems.append(f"{row.place}: {problem}")
         else:
-            conversations.append(Conversation(source.name, chat.messages, row.number))
-    return conversations, None
+            yield row.number, chat
 
 
 @dataclass(frozen=True)

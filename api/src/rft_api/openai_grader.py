@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from rft_api.component_names import component_name
 from rft_api.model import Location
 from rft_api.openai_formula import FUNCTIONS, parse_formula
 from rft_api.openai_template import format_path, parse_template
@@ -43,10 +44,17 @@ Template = Annotated[str, Field(max_length=262144), AfterValidator(_template)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
+def _without_nulls(fields: Any) -> Any:
+    """The fields that are stated: OpenAI's client writes those that are not as null."""
+    return {key: value for key, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
+
+
 class _Grader(BaseModel):
     """Base class of the graders. Unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    _drop_nulls = model_validator(mode="before")(_without_nulls)
 
     name: Annotated[str, Field(max_length=256)] = ""
     """Name of the grader."""
@@ -109,6 +117,8 @@ class PythonScript(_Grader):
     """Code that defines the function."""
     image_tag: Annotated[str, Field(max_length=256)] | None = None
     """Image of OpenAI with further packages. Here the code runs in the sandbox, whatever image is named."""
+    pass_threshold: Number | None = None
+    """Smallest score with which the grader passes."""
 
 
 def _text_of(content: Any) -> Any:
@@ -116,7 +126,7 @@ def _text_of(content: Any) -> Any:
     if isinstance(content, list):
         return "".join(str(_text_of(part)) for part in content)
     if isinstance(content, dict):
-        if content.get("type") not in ("input_text", "output_text") or not isinstance(content.get("text"), str):
+        if content.get("type") not in ("input_text", "output_text", "text") or not isinstance(content.get("text"), str):
             raise PydanticCustomError("openai_grader", "must be text: images and audio cannot be shown to the model")
         return content["text"]
     return content
@@ -141,14 +151,20 @@ class SamplingParameters(BaseModel):
     top_p: Number | None = None
     temperature: Number | None = None
     max_completions_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     """Another name of max_completions_tokens, which users know from OpenAI's chat API."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Its older name there."""
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
 
     @model_validator(mode="after")
     def _has_one_limit(self) -> SamplingParameters:
-        if self.max_tokens is not None and self.max_completions_tokens is not None:
-            raise PydanticCustomError("openai_grader", "max_tokens and max_completions_tokens are the same: set one")
+        names = ("max_completions_tokens", "max_completion_tokens", "max_tokens")
+        stated = [name for name in names if getattr(self, name) is not None]
+        if len(stated) > 1:
+            raise PydanticCustomError(
+                "openai_grader", "{names} are the same: set one", {"names": " and ".join(reversed(stated))}
+            )
         return self
 
 
@@ -217,11 +233,24 @@ class Multi(_Grader):
     pass_threshold: Number | None = None
     """Smallest score with which the grader passes."""
 
+    @field_validator("graders", mode="before")
+    @classmethod
+    def _by_name(cls, graders: Any) -> Any:
+        """The graders by their names; OpenAI's reference also shows them as a list."""
+        if isinstance(graders, dict) and isinstance(graders.get("type"), str):
+            graders = [graders]
+        if not isinstance(graders, list) or not all(isinstance(part, dict) for part in graders):
+            return graders
+        names = [part.get("name") for part in graders]
+        if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
+            raise PydanticCustomError("openai_grader", "each grader of the list needs a name of its own")
+        return dict(zip(names, graders, strict=True))
+
     @field_validator("graders")
     @classmethod
     def _can_be_named(cls, graders: dict[str, Any]) -> dict[str, Any]:
         for key in graders:
-            if not key.isidentifier() or key in FUNCTIONS:
+            if not key.isidentifier() or key in FUNCTIONS or component_name(key) != key:
                 raise PydanticCustomError("openai_grader", "{key} cannot be used as a name in a formula", {"key": key})
         return graders
 
@@ -253,7 +282,7 @@ def grader_parts(grader: AnyGrader) -> Iterator[tuple[Location, AnyGrader]]:
 def single_graders(grader: AnyGrader) -> Iterator[tuple[str, AnyGrader]]:
     """The graders of a multi grader, with their keys. The key of any other grader is its name, or its type."""
     for location, part in grader_parts(grader):
-        yield str(location[-1]) if location else part.name or part.type, part
+        yield str(location[-1]) if location else part.name if part.name.strip() else part.type, part
 
 
 def asks_model(grader: AnyGrader) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from rft_api.model import Model
 
@@ -28,6 +30,9 @@ _SCORED = ("Baseline", "Preflight", "Evaluating")
 Unit = Literal["samples", "steps", "rows", "MB"]
 """What the progress of a stage is counted in; a MB is a million bytes."""
 
+Steps = Annotated[int, Field(ge=0, le=2**53)]
+"""A number of steps. Larger ones are no exact numbers in many programs, and none at all for Kubernetes."""
+
 OnBytes = Callable[[int], None]
 """Takes the number of bytes that have been read or copied since the last call."""
 Report = Callable[[int, int], None]
@@ -41,6 +46,15 @@ class HackingVerdict(Model):
     """Whether reward hacking is suspected; null while there is nothing to compare."""
     message: str
     """Explanation of the verdict: the shadow, the numbers, and what to do."""
+
+
+class MemoryVerdict(Model):
+    """Whether the memory that a job needs fits its GPUs."""
+
+    fits: bool | None
+    """Whether it fits; null when it cannot be planned."""
+    message: str
+    """Explanation of the verdict: what is needed, and what to lower."""
 
 
 class Progress(Model):
@@ -58,9 +72,9 @@ class Progress(Model):
     """Unit of `done` and `planned`."""
     detail: str = ""
     """How far the run is, for a person, with what `message` describes."""
-    step: int = 0
+    step: Steps = 0
     """Number of optimizer steps that are complete."""
-    total_steps: int = 0
+    total_steps: Steps = 0
     """Number of optimizer steps that are planned."""
     epoch: float = 0.0
     """Number of passes over the training prompts so far."""
@@ -78,6 +92,8 @@ class Progress(Model):
     """Estimated number of seconds until the stage ends."""
     reward_hacking: HackingVerdict | None = None
     """Verdict of comparing the reward with its shadows; absent without shadows, and before training has begun."""
+    memory: MemoryVerdict | None = None
+    """Verdict of planning the memory of the GPUs; absent on CPUs, and before the model's config.json has been read."""
 
 
 def describe_progress(progress: Progress, seconds: float) -> str:

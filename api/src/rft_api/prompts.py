@@ -10,6 +10,7 @@ from typing import Any
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.model import Json
+from rft_api.sources import DataSource
 
 # Enough to see the pattern of what is wrong without flooding a terminal or a termination message.
 REPORTED_LINES = 20
@@ -45,6 +46,11 @@ class Conversation:
     messages: list[Message]
     line: int = 0
     """Where the conversation stands in its file, as for a prompt."""
+
+
+def prompt_of(source: DataSource, line: int, messages: list[Message], reference_answer: Any, metadata: Json) -> Prompt:
+    """Return the prompt that a source has at a line; its id is made of both."""
+    return Prompt(f"{source.name}-{line}", source.name, source.reward, messages, reference_answer, metadata, line)
 
 
 def no_check(messages: list[Message]) -> None:

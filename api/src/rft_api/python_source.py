@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from rft_api.model import Violation
 
+Definition = ast.FunctionDef | ast.AsyncFunctionDef
+
 
 @dataclass(frozen=True)
 class Import:
@@ -59,6 +61,20 @@ def _catches_import_error(handler: ast.ExceptHandler) -> bool:
     return any(isinstance(kind, ast.Name) and kind.id in names for kind in types)
 
 
+def text_constants(source: str) -> dict[str, int]:
+    """The texts in the code, each with the first line in which it stands; none if the code is not Python."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+    lines: dict[str, int] = {}
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            lines[node.value] = min(node.lineno, lines.get(node.value, node.lineno))
+    return lines
+
+
 def syntax_problem(source: str) -> Violation | None:
     """Why a module's code is not valid Python; None if it is."""
     try:
@@ -93,6 +109,32 @@ def source_problem(source: str, function: str, advice: str = "") -> Violation | 
     return Violation(f"defines no function {function}{others}")
 
 
+def call_problem(source: str, function: str, arguments: str) -> Violation | None:
+    """Why a function of a module cannot be called with two arguments; None if it can, or if the code does not show it.
+
+    Args:
+        source: the code, which is valid Python.
+        function: name of the function.
+        arguments: the two arguments, for the message, such as `event, context`.
+    """
+    with warnings.catch_warnings(action="ignore"):
+        definition = _only_definition(ast.parse(source), function)
+    if definition is None or takes_two_arguments(definition):
+        return None
+    own = ast.unparse(definition.args)
+    message = f"{function} takes ({own}), but it is called with two arguments: ({arguments})"
+    return Violation(message, text_line=definition.lineno)
+
+
+def takes_two_arguments(definition: Definition) -> bool:
+    """Whether a function can be called with two arguments, as those that score are: by position."""
+    parameters = definition.args
+    positional = [*parameters.posonlyargs, *parameters.args]
+    required = len(positional) - len(parameters.defaults)
+    named = any(default is None for default in parameters.kw_defaults)
+    return required <= 2 and not named and (len(positional) >= 2 or parameters.vararg is not None)
+
+
 def _newer_python(error: SyntaxError) -> str:
     """A hint for f-strings, which may hold more from Python 3.12 on; the code may have been written for that."""
     if sys.version_info >= (3, 12) or "f-string" not in error.msg:
@@ -107,6 +149,26 @@ def _defines(names: symtable.SymbolTable, function: str) -> bool:
     except KeyError:
         return False
     return symbol.is_assigned() or symbol.is_imported()
+
+
+def _only_definition(tree: ast.Module, name: str) -> Definition | None:
+    """The definition of a function; None if it is decorated, or if anything else in the code may bind its name."""
+    bindings = [node for node in ast.walk(tree) if name in _bound_names(node)]
+    match bindings:
+        case [ast.FunctionDef() | ast.AsyncFunctionDef() as definition] if definition in tree.body:
+            return None if definition.decorator_list else definition
+    return None
+
+
+def _bound_names(node: ast.AST) -> list[str]:
+    match node:
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            return [node.name]
+        case ast.Name(ctx=ast.Store() | ast.Del()):
+            return [node.id]
+        case ast.alias():
+            return [node.asname or node.name]
+    return []
 
 
 def _imports_everything(node: ast.AST) -> bool:

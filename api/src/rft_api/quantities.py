@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import PydanticCustomError, core_schema
 
 from rft_api.model import Json, Rule, camel
@@ -23,22 +24,63 @@ _SUFFIXES = {
 }  # fmt: skip
 
 
-def _refuse_numbers(value: Any) -> Any:
-    # Kubernetes' API conventions: floating-point numbers do not survive a round trip, so rates are strings.
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        raise PydanticCustomError("decimal_string", 'must be a string: write "{value}", in quotes', {"value": value})
-    return value
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _matches(pattern: str, example: str) -> AfterValidator:
+def _bounded(schema: core_schema.CoreSchema, holds: Callable[[Any], bool], message: str) -> core_schema.CoreSchema:
+    """A schema whose values must also be within bounds.
+
+    A value that has the wrong form as well, such as a number without quotes, is refused with both in one message, so
+    that users do not correct one and are then told the other.
+    """
+
+    def check(value: Any, inner: core_schema.ValidatorFunctionWrapHandler) -> Any:
+        try:
+            valid = inner(value)
+        except ValidationError as error:
+            if _is_number(value) and not holds(value):
+                form = error.errors()[0]["msg"]
+                raise PydanticCustomError("range", "{form}; it {message}", {"form": form, "message": message}) from None
+            raise
+        if not holds(valid):
+            raise PydanticCustomError("range", "{message}", {"message": message})
+        return valid
+
+    return core_schema.no_info_wrap_validator_function(check, schema)
+
+
+def _string(pattern: str, example: str, numbers: Callable[[int | float], str] | None = None) -> BeforeValidator:
+    """A check that a value is a string of a form.
+
+    Args:
+        pattern: the form, as a regular expression.
+        example: strings of the form, for the message.
+        numbers: what to say about a number; by default, how to write it as a string, if that would have the form.
+    """
     compiled = re.compile(pattern)
 
-    def check(value: str) -> str:
-        if not value or not compiled.fullmatch(value):
+    def check(value: Any) -> Any:
+        if _is_number(value):
+            # Kubernetes' API conventions: floating-point numbers do not survive a round trip, so rates are strings.
+            if numbers is not None:
+                raise PydanticCustomError("number", "{message}", {"message": numbers(value)})
+            if compiled.fullmatch(str(value)):
+                raise PydanticCustomError("number", 'must be a string: write "{value}", in quotes', {"value": value})
+        if not isinstance(value, str) or not value or not compiled.fullmatch(value):
             raise PydanticCustomError("format", "must look like {example}", {"example": example})
         return value
 
-    return AfterValidator(check)
+    return BeforeValidator(check)
+
+
+_DURATIONS = '"30s", "10m" or "1h30m"'
+
+
+def _without_unit(number: int | float) -> str:
+    if isinstance(number, int) and number > 0:
+        return f"needs a unit: write {number}s, {number}m or {number}h"
+    return f"must be a length of time with a unit: {_DURATIONS}"
 
 
 Integer = Annotated[int, Field(strict=True)]
@@ -50,16 +92,14 @@ Boolean = Annotated[bool, Field(strict=True)]
 DecimalString = Annotated[
     str,
     Field(max_length=32, json_schema_extra={"pattern": DECIMAL_PATTERN}),
-    BeforeValidator(_refuse_numbers),
-    _matches(DECIMAL_PATTERN, '"0.5" or "1e-5"'),
+    _string(DECIMAL_PATTERN, '"0.5" or "1e-5"'),
 ]
 """A non-negative decimal number in quotes, such as "0.7" or "1e-5"."""
 
 SignedDecimalString = Annotated[
     str,
     Field(max_length=32, json_schema_extra={"pattern": SIGNED_DECIMAL_PATTERN}),
-    BeforeValidator(_refuse_numbers),
-    _matches(SIGNED_DECIMAL_PATTERN, '"-0.5" or "0.5"'),
+    _string(SIGNED_DECIMAL_PATTERN, '"-0.5" or "0.5"'),
 ]
 """A decimal number in quotes that may be negative, as rewards can be, such as "-0.25"."""
 
@@ -87,23 +127,21 @@ Decimal = Annotated[float, _ParsedDecimal()]
 
 Duration = Annotated[
     str,
-    BeforeValidator(_refuse_numbers),
-    _matches(DURATION_PATTERN, '"30s", "10m" or "1h30m"'),
-    Field(json_schema_extra={"pattern": DURATION_PATTERN, "minLength": 2, "maxLength": 32}),
+    _string(DURATION_PATTERN, _DURATIONS, _without_unit),
+    Field(max_length=32, json_schema_extra={"pattern": DURATION_PATTERN, "minLength": 2}),
 ]
 """A length of time such as 30s, 10m or 1h30m."""
 
 Quantity = Annotated[
     str,
-    BeforeValidator(_refuse_numbers),
-    _matches(QUANTITY_PATTERN, '"512Mi" or "2"'),
+    _string(QUANTITY_PATTERN, '"512Mi" or "2"'),
     Field(json_schema_extra={"pattern": QUANTITY_PATTERN, "maxLength": 32}),
 ]
 """An amount of a resource as Kubernetes writes it, such as 512Mi or 2."""
 
 Name = Annotated[
     str,
-    _matches(NAME_PATTERN, "my-name (lower-case letters, digits and hyphens)"),
+    _string(NAME_PATTERN, "my-name (lower-case letters, digits and hyphens)"),
     Field(max_length=63, json_schema_extra={"pattern": NAME_PATTERN, "minLength": 1}),
 ]
 """A DNS label: lower-case letters, digits and hyphens, at most 63."""
@@ -142,15 +180,13 @@ class Between:
         return f"must be above {self.low} and at most {self.high}"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        def check(value: str | float) -> str | float:
+        def holds(value: str | float) -> bool:
             # Exponents beyond those of a double would be 0 or infinity to the trainer: floats say so here, too.
             number = float(value)
             above = number >= float(self.low) if self.low_included else number > float(self.low)
-            if not above or number > float(self.high):
-                raise PydanticCustomError("range", "{message}", {"message": self.message})
-            return value
+            return above and number <= float(self.high)
 
-        return core_schema.no_info_after_validator_function(check, handler(source))
+        return _bounded(handler(source), holds, self.message)
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> Json:
         comparison = ">=" if self.low_included else ">"
@@ -172,12 +208,13 @@ class AtLeast:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         size = duration_seconds if self._is_duration else quantity_value
 
-        def check(value: str) -> str:
-            if size(value) < size(self.least):
-                raise PydanticCustomError("range", "{message}", {"message": self.message})
-            return value
+        def holds(value: str | float) -> bool:
+            if isinstance(value, str):
+                return size(value) >= size(self.least)
+            # What a number without a unit stands for is not known; only that it is too short unless it is positive.
+            return value > 0 if self._is_duration else value >= size(self.least)
 
-        return core_schema.no_info_after_validator_function(check, handler(source))
+        return _bounded(handler(source), holds, self.message)
 
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
@@ -195,23 +232,22 @@ class AtLeast:
 
 def exactly_one_of(*fields: str) -> Rule:
     """The rule that exactly one of the optional fields is set."""
-    names = [camel(field).rstrip("_") for field in fields]
-    terms = " + ".join(f"(has(self.{cel_name(name)}) ? 1 : 0)" for name in names)
-    return Rule(
-        cel=f"{terms} == 1",
-        message=f"set exactly one of {', '.join(names)}",
-        holds=lambda model: sum(getattr(model, field) is not None for field in fields) == 1,
-    )
+    return _number_set(fields, "exactly one", "== 1", lambda number: number == 1)
 
 
 def at_most_one_of(*fields: str) -> Rule:
     """The rule that no two of the optional fields are set."""
+    return _number_set(fields, "at most one", "<= 1", lambda number: number <= 1)
+
+
+def _number_set(fields: tuple[str, ...], words: str, comparison: str, holds: Callable[[int], bool]) -> Rule:
+    """The rule about how many of the optional fields are set: in words, in CEL and in Python."""
     names = [camel(field).rstrip("_") for field in fields]
     terms = " + ".join(f"(has(self.{cel_name(name)}) ? 1 : 0)" for name in names)
     return Rule(
-        cel=f"{terms} <= 1",
-        message=f"set at most one of {', '.join(names)}",
-        holds=lambda model: sum(getattr(model, field) is not None for field in fields) <= 1,
+        cel=f"{terms} {comparison}",
+        message=f"set {words} of {', '.join(names)}",
+        holds=lambda model: holds(sum(getattr(model, field) is not None for field in fields)),
     )
 
 

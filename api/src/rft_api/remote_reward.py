@@ -41,6 +41,9 @@ Concurrency = Annotated[Integer, Field(ge=1, le=256)]
 TextReferenceAnswer = Literal["AsText", "AsObject"]
 """How a handler gets a reference answer that is a text: as it is, or as the object {"text": ...}."""
 
+AssistantRole = Literal["assistant", "nova_assistant"]
+"""The role of the completion in the samples of a handler."""
+
 
 class BedrockModel(Model):
     """A model on Amazon Bedrock."""
@@ -131,6 +134,8 @@ class LambdaReward(Model):
     text_reference_answer: TextReferenceAnswer | None = None
     """How the samples hold a reference answer that is a text: as it is (AsText, the default), or as {"text": ...}
     (AsObject)."""
+    assistant_role: AssistantRole | None = None
+    """The role of the completion in the samples: assistant, the default, or nova_assistant, as Amazon Nova has it."""
     batch_size: BatchSize = 64
     """Maximum number of samples in one invocation."""
     concurrency: Concurrency = 8
@@ -145,6 +150,8 @@ class HttpReward(Model):
     text_reference_answer: TextReferenceAnswer | None = None
     """How the samples hold a reference answer that is a text: as it is (AsText, the default), or as {"text": ...}
     (AsObject)."""
+    assistant_role: AssistantRole | None = None
+    """The role of the completion in the samples: assistant, the default, or nova_assistant, as Amazon Nova has it."""
     token_key: CredentialKey | None = None
     """Key, in the credentials Secret, of the bearer token for the server. By default no token is sent."""
     headers: Annotated[dict[str, CredentialKey], Field(max_length=32)] = {}

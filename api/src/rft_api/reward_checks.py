@@ -14,7 +14,7 @@ from dataclasses import replace
 from rft_api.builtin_table import options_key
 from rft_api.model import Location, Violation
 from rft_api.openai_grader import PythonScript, grader_parts
-from rft_api.python_source import imported_modules, source_problem, syntax_problem
+from rft_api.python_source import call_problem, imported_modules, source_problem, syntax_problem, text_constants
 from rft_api.requirements import distribution_of, missing_modules
 from rft_api.reward_function import Grader, PythonReward, RewardFunction
 
@@ -62,7 +62,9 @@ def _python_problems(
         source = config_maps.get(reference.name, {}).get(reference.key)
         document, place = ("ConfigMap", reference.name), ("data", reference.key)
     # A missing ConfigMap is reported by those who need the code.
-    problem = source_problem(source, python.function, "; set handler to one of them") if source else None
+    problem = (
+        _function_problem(source, python.function, "event, context", "; set handler to one of them") if source else None
+    )
     if problem is not None:
         yield document, replace(problem, location=place)
     files = python.files or {}
@@ -77,6 +79,11 @@ def _python_problems(
         syntax = syntax_problem(text)
         if syntax is not None:
             yield function_document, replace(syntax, location=(*location, "python", "files", name))
+
+
+def _function_problem(source: str, function: str, arguments: str, advice: str = "") -> Violation | None:
+    """The first problem of code that defines a function which scores."""
+    return source_problem(source, function, advice) or call_problem(source, function, arguments)
 
 
 def _import_problems(source: str, own: Set[str], requirements: Sequence[str]) -> Iterator[Violation]:
@@ -95,12 +102,15 @@ def _import_problems(source: str, own: Set[str], requirements: Sequence[str]) ->
                 f"{item.module.replace('.', '/')}.py into files"
             )
             yield Violation(message, text_line=item.line)
-    names = {item.module.partition(".")[0]: item.line for item in reversed(imports) if not item.level}
-    for module in missing_modules([name for name in names if name not in own], requirements):
+    lines: dict[str, int] = {}
+    for item in imports:
+        if not item.level:
+            lines.setdefault(item.module.partition(".")[0], item.line)
+    for module in missing_modules([name for name in lines if name not in own], requirements):
         advice = f"add {distribution_of(module)} to requirements, or {module}.py to files"
         if module in _NETWORK_PACKAGES:
             advice += ". Reward code has no network: to ask another service, use judge, lambda or http"
-        yield Violation(f"imports {module}, which is not in Python's library: {advice}", text_line=names[module])
+        yield Violation(f"imports {module}, which is not in Python's library: {advice}", text_line=lines[module])
 
 
 def network_imports(source: str, requirements: Sequence[str]) -> Iterator[Violation]:
@@ -124,12 +134,29 @@ def network_imports(source: str, requirements: Sequence[str]) -> Iterator[Violat
             )
 
 
-def network_remarks(function: RewardFunction) -> Iterator[Violation]:
-    """The imports in all code of a function that connect to other machines.
+def nova_role(source: str) -> int | None:
+    """The line in which code asks for the role nova_assistant; None if it does not, or also knows the usual role."""
+    texts = text_constants(source)
+    return None if "assistant" in texts else texts.get("nova_assistant")
+
+
+def code_remarks(function: RewardFunction) -> Iterator[Violation]:
+    """What the code of a function most likely cannot do, although it is valid: connect, or find its completions.
 
     Args:
         function: the function, with its code inlined.
     """
+    yield from _network_remarks(function)
+    for location, grader in function.spec.graders():
+        if grader.python is not None and grader.python.assistant_role is None:
+            line = nova_role(grader.python.source or "")
+            if line is not None:
+                message = "looks for the role nova_assistant, which is assistant here: set assistantRole"
+                yield Violation(f"{message}: nova_assistant", (*location, "python", "source"), text_line=line)
+
+
+def _network_remarks(function: RewardFunction) -> Iterator[Violation]:
+    """The imports in all code of a function that connect to other machines."""
     for location, grader in function.spec.graders():
         if grader.python is not None:
             place = (*location, "python")
@@ -155,7 +182,7 @@ def _grader_problems(grader: Grader) -> Iterator[Violation]:
         for location, part in grader_parts(grader.openai.grader):
             if not isinstance(part, PythonScript):
                 continue
-            problem = source_problem(part.source, "grade")
+            problem = _function_problem(part.source, "grade", "sample, item")
             problems = [problem] if problem is not None else []
             problems += _import_problems(part.source, frozenset(), grader.openai.requirements or [])
             for violation in problems:

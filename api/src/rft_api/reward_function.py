@@ -11,7 +11,8 @@ from pydantic import Field, field_validator
 from rft_api.builtin_reward import BuiltinReward
 from rft_api.builtin_table import CodeReward
 from rft_api.model import Location, Model, Rule, RuleViolations, Violation
-from rft_api.object_names import SERVICE_MESSAGE, first_letter, is_service_name, reward_server
+from rft_api.networks import Cidr
+from rft_api.object_names import names_service, reward_server
 from rft_api.openai_reward import OnError, OpenAIReward
 from rft_api.quantities import (
     AtLeast,
@@ -25,7 +26,7 @@ from rft_api.quantities import (
     duration_seconds,
     exactly_one_of,
 )
-from rft_api.remote_reward import HttpReward, JudgeReward, LambdaReward, TextReferenceAnswer
+from rft_api.remote_reward import AssistantRole, HttpReward, JudgeReward, LambdaReward, TextReferenceAnswer
 from rft_api.requirements import Requirements
 from rft_api.resource import API_VERSION, Conditions, FreeForm, Metadata, PodOverrides, SecretReference
 
@@ -89,6 +90,9 @@ class PythonReward(Model):
     text_reference_answer: TextReferenceAnswer | None = None
     """How the function gets a reference answer that is a text: as it is (AsText, the default), or as {"text": ...}
     (AsObject). Handlers that read reference_answer["text"] need AsObject."""
+    assistant_role: AssistantRole | None = None
+    """The role of the completion in the samples that the function gets: assistant, the default, or nova_assistant.
+    Handlers that are written for Amazon Nova may look for nova_assistant only."""
 
     @property
     def function(self) -> str:
@@ -194,8 +198,8 @@ class RewardTest(Model):
 class Egress(Model):
     """A network destination that the reward server may connect to."""
 
-    cidr: Annotated[str, Field(max_length=64)]
-    """Range of IP addresses, such as 203.0.113.0/24."""
+    cidr: Cidr
+    """Range of IP addresses, such as 203.0.113.0/24 or 2001:db8::/32, with no bits set behind its prefix."""
     port: Annotated[Integer, Field(ge=1, le=65535)] = 443
     """TCP port."""
 
@@ -344,14 +348,7 @@ class RewardFunctionStatus(Model):
 class RewardFunction(Model):
     """A RewardFunction scores completions, so that good answers can be told from bad ones."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel=first_letter("self.metadata.name"),
-            message=SERVICE_MESSAGE,
-            holds=lambda function: is_service_name(reward_server(function.metadata.name)),
-            places=lambda _: [("metadata", "name")],
-        ),
-    )
+    rules: ClassVar[tuple[Rule, ...]] = (names_service(reward_server),)
 
     api_version: Literal["rft.dev/v1alpha1"] = API_VERSION
     """Always rft.dev/v1alpha1."""

@@ -9,6 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rft_api.component_names import component_name
+from rft_api.exact_json import parse_text
+from rft_api.foreign.text import one_line, printable
 from rft_api.model import Json
 
 SCORE_PATH = "/v1/score"
@@ -19,6 +22,15 @@ DUPLICATE_ROWS = "the handler returned this id more than once"
 _WARNING_REASONS = ("ErrorScoredZero", "MetricConverted", "MetricDropped", "RatedAlone")
 _MOST_WARNINGS = 16
 """Maximum number of warnings of one sample, because code of users decides how many there are."""
+LONGEST_ERROR = 3000
+"""Maximum number of characters of an error or a warning. Those of code have up to 2,000, and their place."""
+LONGEST_EXPLANATION = 8000
+"""Maximum number of characters of an explanation: some two pages."""
+MOST_SAMPLE_COMPONENTS = 256
+"""Maximum number of components of a sample; those beyond it are dropped with a warning."""
+_LARGEST_ANSWER = 64 << 20
+_LARGEST_SCORE = 512 << 10
+"""Bytes of a score: components, an explanation and warnings, each as many and as long as may be, take 400 KiB."""
 
 
 class _Message(BaseModel):
@@ -117,6 +129,11 @@ def with_facts(metadata: Mapping[str, Any], tokens: int, finish_reason: FinishRe
     return {**metadata, "rft": {**own, **facts} if isinstance(own, dict) else facts}
 
 
+def largest_answer(samples: int) -> int:
+    """Return the largest size in bytes of a reward server's answer to so many samples."""
+    return min(_LARGEST_ANSWER, _LARGEST_SCORE * (samples + 1))
+
+
 def match_scores(ids: Sequence[str], answer: Any) -> list[Score]:
     """Match the scores of a handler's response to the samples, and return them in the order of `ids`.
 
@@ -134,22 +151,23 @@ def match_rows(ids: Sequence[str], answer: Any) -> list[Json]:
     if isinstance(answer, dict) and isinstance(answer.get("body"), (list, str)):
         status, answer = answer.get("statusCode", 200), answer["body"]  # Lambdas for API Gateway wrap their response
         if isinstance(status, int) and status >= 400:
-            return [_failure(sample_id, f"the handler answered statusCode {status}: {answer}") for sample_id in ids]
+            reason = f"the handler answered statusCode {status}: {_stated(answer)}"
+            return [failed_row(sample_id, reason) for sample_id in ids]
         if isinstance(answer, str):
             try:
-                answer = json.loads(answer)
-            except (ValueError, RecursionError):
-                return [_failure(sample_id, "the handler's body is not valid JSON") for sample_id in ids]
+                answer = parse_text(answer)
+            except ValueError:
+                return [failed_row(sample_id, "the handler's body is not valid JSON") for sample_id in ids]
     if not isinstance(answer, list):
         reason = f"the handler returned {_kind(answer)}; it must return a list of objects, one per sample"
-        return [_failure(sample_id, reason) for sample_id in ids]
+        return [failed_row(sample_id, reason) for sample_id in ids]
     rows: Json = {}
     duplicates: set[str] = set()
-    nameless = 0
+    lost = []
     for row in answer:
-        row_id = str(row["id"]) if isinstance(row, dict) and row.get("id") is not None else None
+        row_id = _row_id(row)
         if row_id is None:
-            nameless += isinstance(row, dict)
+            lost.append(row)
             continue
         if row_id in rows:
             duplicates.add(row_id)
@@ -157,33 +175,80 @@ def match_rows(ids: Sequence[str], answer: Any) -> list[Json]:
     matched = []
     for sample_id in ids:
         if sample_id in duplicates:
-            matched.append(_failure(sample_id, DUPLICATE_ROWS))
+            matched.append(failed_row(sample_id, DUPLICATE_ROWS))
         elif sample_id not in rows:
-            rest = f"; {nameless} of its rows have no id" if nameless else ""
-            matched.append(_failure(sample_id, f"the handler returned no row with this id{rest}"))
+            matched.append(failed_row(sample_id, f"the handler returned no row with this id{_lost_rows(lost)}"))
         else:
-            matched.append(_row(sample_id, rows[sample_id]))
+            try:
+                matched.append(_row(sample_id, rows[sample_id]))
+            except Exception as error:  # of a value that nobody thought of: it costs this row only
+                reason = f"the handler's row cannot be read ({type(error).__name__})"
+                matched.append(failed_row(sample_id, reason))
     return matched
 
 
-def _failure(sample_id: str, error: str) -> Json:
-    return {"id": sample_id, "aggregate_reward_score": None, "metrics_list": [], "error": _text(error)}
+def _row_id(row: Any) -> str | None:
+    """The id of a row; None if it has none. A number counts as its text."""
+    row_id = row.get("id") if isinstance(row, dict) else None
+    # The text of a list is made by a recursion, and that of a long integer is refused by Python: both raise.
+    if isinstance(row_id, str):
+        return row_id
+    return str(row_id) if isinstance(row_id, float) or (type(row_id) is int and abs(row_id) < 1 << 64) else None
+
+
+def _lost_rows(rows: Sequence[Any]) -> str:
+    """What to say about rows that belong to no sample."""
+    nameless = [row for row in rows if isinstance(row, dict)]
+    others = [row for row in rows if not isinstance(row, dict)]
+    text = f"; {len(nameless)} of its rows have no id" if nameless else ""
+    odd = next((row["id"] for row in nameless if row.get("id") is not None), None)
+    if odd is not None:
+        text += f" that is a text or a number (one is {_kind(odd)})"
+    if nameless and nameless[0].get("error"):
+        text += f" (the first: {_stated(nameless[0]['error'], 300)})"
+    if others:
+        text += f"; {len(others)} of its rows are no objects (the first is {_kind(others[0])})"
+    return text
+
+
+def failed_row(sample_id: str, error: str) -> Json:
+    """The row of a sample that could not be scored."""
+    return {
+        "id": sample_id,
+        "aggregate_reward_score": None,
+        "metrics_list": [],
+        "error": error_line(error),
+    }
+
+
+def _stated(value: Any, maximum: int = LONGEST_ERROR) -> str:
+    """What a handler has put in the place of a text: most often a text."""
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        text = f"{_kind(value)} that cannot be shown"
+    return error_line(text, maximum)
+
+
+def error_line(text: str, maximum: int = LONGEST_ERROR) -> str:
+    """The text of an error or a warning, which code of users or another server may have written: as one line."""
+    return one_line(_text(text), maximum)
 
 
 def _row(sample_id: str, row: Json) -> Json:
     error = row.get("error")
     if error is not None:
-        return _failure(sample_id, str(error) or "the handler reported an error without a text")
+        return failed_row(sample_id, _stated(error) or "the handler reported an error without a text")
     value = row.get("aggregate_reward_score")
     problem = _number_problem("aggregate_reward_score", value)
     if problem:
-        return _failure(sample_id, problem)
+        return failed_row(sample_id, problem)
     components, warnings = _components(row.get("metrics_list") or [])
     reward = float(value)  # type: ignore[arg-type]  # the check above has found a number
     scored: Json = {"id": sample_id, "aggregate_reward_score": reward, "metrics_list": components}
     explanation = row.get("explanation")
     if isinstance(explanation, str):
-        scored["explanation"] = _text(explanation)
+        scored["explanation"] = printable(_text(explanation), LONGEST_EXPLANATION)
     if row.get("warnings"):
         warnings = [*_stated_warnings(row["warnings"]), *warnings]
     if warnings:
@@ -199,23 +264,32 @@ def _components(metrics: Any) -> tuple[list[Json], list[Json]]:
     if not isinstance(metrics, list):
         return [], [_warning("MetricDropped", f"metrics_list is {_kind(metrics)}, not a list")]
     components, warnings = [], []
+    if len(metrics) > MOST_SAMPLE_COMPONENTS:
+        text = f"metrics_list has {len(metrics):,} components; the first {MOST_SAMPLE_COMPONENTS} are kept"
+        warnings.append(_warning("MetricDropped", text))
+        metrics = metrics[:MOST_SAMPLE_COMPONENTS]
     for metric in metrics:
         if not isinstance(metric, dict) or not isinstance(metric.get("name"), str):
             text = "metrics_list holds something that is not an object with a name"
             warnings.append(_warning("MetricDropped", text))
             continue
+        if not metric["name"].strip():
+            # In tables and series it would be a value of nothing.
+            warnings.append(_warning("MetricDropped", "metrics_list holds a component whose name is empty"))
+            continue
+        name = component_name(_text(metric["name"]))
         value = metric.get("value")
         if isinstance(value, bool):
-            text = f"metric {metric['name']!r}: value is a boolean, which counts as {int(value)}"
+            text = f"metric {name!r}: value is a boolean, which counts as {int(value)}"
             warnings.append(_warning("MetricConverted", text))
             value = float(value)
         problem = _number_problem("value", value)
         if problem:
-            warnings.append(_warning("MetricDropped", f"metric {metric['name']!r}: {problem}"))
+            warnings.append(_warning("MetricDropped", f"metric {name!r}: {problem}"))
             continue
         kind = "Metric" if metric.get("type") == "Metric" else "Reward"
         number = float(value)  # type: ignore[arg-type]  # the check above has found a number
-        components.append({"name": _text(metric["name"]), "value": number, "type": kind})
+        components.append({"name": name, "value": number, "type": kind})
     return components, warnings
 
 
@@ -233,7 +307,7 @@ def _stated_warnings(warnings: Any) -> list[Json]:
 
 
 def _warning(reason: str, message: str) -> Json:
-    return {"reason": reason, "message": _text(message)[:2000]}
+    return {"reason": reason, "message": error_line(message)}
 
 
 def _text(text: str) -> str:
@@ -258,5 +332,5 @@ def _number_problem(name: str, value: Any) -> str | None:
 def _kind(value: Any) -> str:
     if value is None:
         return "null"
-    names = {bool: "a boolean", str: "a string", list: "a list", dict: "an object"}
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list", dict: "an object"}
     return names.get(type(value), f"a {type(value).__name__}")

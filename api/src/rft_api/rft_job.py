@@ -10,7 +10,7 @@ from pydantic import Field
 from rft_api.job_status import RFTJobStatus
 from rft_api.model import Model, Rule
 from rft_api.object_names import SERVICE_MESSAGE, NamesEndpoint, first_letter, is_service_name, trainer_service
-from rft_api.quantities import Between, Boolean, Decimal, Duration, Integer, Name
+from rft_api.quantities import AtLeast, Between, Boolean, Decimal, Duration, Integer, Name
 from rft_api.resource import API_VERSION, Metadata, PodOverrides, SecretReference
 from rft_api.sources import Data, Uri
 from rft_api.training import (
@@ -59,7 +59,7 @@ class Limits(Model):
 
     gpu_hours: Annotated[Decimal, Between("0", "1000000000", low_included=False)] | None = None
     """Number of GPU hours after which the job is stopped. Its checkpoints are kept."""
-    deadline: Duration | None = None
+    deadline: Annotated[Duration, AtLeast("1s")] | None = None
     """Time after its start at which the job is stopped. Its checkpoints are kept."""
     retries: Annotated[Integer, Field(ge=0, le=100)] = 3
     """Number of times that the job is restarted after a failure that may be temporary. Disruptions of nodes do not
@@ -105,12 +105,22 @@ class RFTJobSpec(Model):
             holds=lambda spec: not {source.reward for source in spec.data.train} & set(spec.shadow_rewards),
         ),
         Rule(
-            # Its loss needs importance weights that are truncated or masked by token, which no setting gives yet.
-            cel="self.algorithm != 'VESPO' || !has(self.compute) || !has(self.compute.rollouts)"
-            " || self.compute.rollouts.engine == 'Transformers'",
-            message="algorithm VESPO cannot learn from rollouts of vLLM; set compute.rollouts.engine: Transformers, or "
-            "another algorithm",
-            holds=lambda spec: spec.algorithm != "VESPO" or spec.compute.rollouts.engine == "Transformers",
+            cel="!has(self.hyperparameters.importanceSampling) || (has(self.compute.rollouts) && has("
+            "self.compute.rollouts.engine) ? self.compute.rollouts.engine == 'vLLM' : self.compute.gpusPerNode > 0)",
+            message="hyperparameters.importanceSampling belongs to compute.rollouts.engine vLLM; remove it or set the "
+            "engine",
+            holds=lambda spec: (
+                spec.hyperparameters.importance_sampling is None or spec.compute.rollout_engine == "vLLM"
+            ),
+        ),
+        Rule(
+            # Its loss has a weight for each sequence of its own.
+            cel="self.algorithm != 'VESPO' || !has(self.hyperparameters.importanceSampling) || "
+            "self.hyperparameters.importanceSampling.mode.startsWith('Token')",
+            message="algorithm VESPO needs hyperparameters.importanceSampling.mode TokenTruncate or TokenMask",
+            holds=lambda spec: (
+                spec.algorithm != "VESPO" or spec.hyperparameters.effective_importance_sampling.mode.startswith("Token")
+            ),
         ),
     )
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rft_api.dataset_files import dataset_files
+from rft_api.foreign.files import open_file
 from rft_api.jsonl import DataRow, read_json_rows
 from rft_api.tables import is_table, read_table_rows
 
@@ -36,7 +37,7 @@ def read_rows(path: Path, problems: list[str], split: str | None = None) -> list
 def _read_file(path: Path, problems: list[str]) -> list[DataRow]:
     before = len(problems)
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             head = file.read(8)
     except OSError as error:
         problems.append(f"{path}: {error.strerror or error}")

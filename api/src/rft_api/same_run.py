@@ -25,6 +25,10 @@ MAY_CHANGE: Mapping[Location, str] = {
     ("rewards", ANY, "timeoutSeconds"): "It limits the wait for a score, and does not change the score.",
     ("hyperparameters", "microBatchSize"): "It divides a step into passes, which accumulate one update.",
     ("hyperparameters", "tokensPerMicroBatch"): "It divides a step into passes, as microBatchSize does.",
+    ("compute", "gpuMemory"): "It decides whether training begins, as preflight does.",
+    ("compute", "ignoreMemoryPlan"): "It decides whether training begins, as preflight does.",
+    ("compute", "rollouts", "servers"): "A completion does not depend on the server that samples it.",
+    ("compute", "rollouts", "memoryShare"): "It decides how many completions are sampled at once.",
     ("preflight",): "It decides whether training begins, and does not change the training.",
 }
 """Fields of a trainer's configuration that may change from one start of a run to the next, and the reason why."""
@@ -103,16 +107,20 @@ def _changes(
 
 def _comparable(document: TrainerConfig | RFTJobSpec) -> Json:
     """The document as JSON, with the defaults that depend on other fields: stating a default is no change."""
-    tuning, data, compute = document.tuning, document.data, document.compute
+    tuning, data, compute, training = document.tuning, document.data, document.compute, document.hyperparameters
     lora = {"rank": tuning.effective_rank, "alpha": tuning.effective_alpha} if tuning.type == "LoRA" else {}
     filled = document.model_copy(
         update={
             "tuning": tuning.model_copy(update=lora),
             "data": data.model_copy(update={"validation_fraction": data.effective_validation_fraction}),
+            "hyperparameters": training.model_copy(
+                update={"importance_sampling": training.effective_importance_sampling}
+            ),
             "compute": compute.model_copy(
                 update={
                     "processes_per_node": compute.effective_processes_per_node,
                     "deepspeed": compute.effective_deepspeed,
+                    "rollouts": compute.rollouts.model_copy(update={"engine": compute.rollout_engine}),
                 }
             ),
         }

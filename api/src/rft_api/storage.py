@@ -7,25 +7,30 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 import boto3
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from rft_api.files import atomic_path, atomic_write
+from rft_api.files import atomic_file, atomic_write
+from rft_api.foreign.files import read_json
+from rft_api.foreign.text import one_line
 from rft_api.progress import OnBytes, Report, count_bytes, ignore_bytes, ignore_report
 from rft_api.storage_error import StorageError, check_stored_name
 
 log = logging.getLogger(__name__)
 
 SCHEME = "s3://"
+_LARGEST_LIST_OF_ETAGS = 256 << 20
+"""Largest size in bytes of the file with ETags; without it, everything is copied again."""
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 
 
@@ -47,7 +52,8 @@ class ObjectStore:
     def __init__(self) -> None:
         # Several tries with growing pauses: a store that is away for some seconds is no event.
         config = Config(retries={"max_attempts": 6, "mode": "standard"}, connect_timeout=10, read_timeout=60)
-        self._client: Any = boto3.client("s3", config=config)
+        # A session of its own: the default one keeps the credentials that the environment had when it was first used.
+        self._client: Any = boto3.Session().client("s3", config=config)
 
     def objects(self, uri: str) -> list[StoredObject]:
         """The objects below an address, by name; an object at the address itself has the name "".
@@ -67,26 +73,42 @@ class ObjectStore:
                         objects.append(StoredObject(name, entry["Size"], entry.get("ETag", "")))
         # A key that ends with a slash is a folder's, as consoles make them.
         files = sorted((item for item in objects if not item.name.endswith("/")), key=lambda item: item.name)
+        folders: set[str] = set()
         for item in files:
             if item.name:
                 check_stored_name(uri, item.name)
+                folders.update(map(str, PurePosixPath(item.name).parents))
+        both = next((item.name for item in files if item.name in folders), None)
+        if both is not None:
+            raise StorageError(f"{uri}: {one_line(both, 200)!r} below it is an object and a folder, too; rename it")
         return files
 
-    def download(self, uri: str, target: Path, names: Sequence[str], on_bytes: OnBytes = ignore_bytes) -> None:
+    def download(
+        self, uri: str, target: Path, objects: Sequence[StoredObject], on_bytes: OnBytes = ignore_bytes
+    ) -> None:
         """Copies objects below an address to files of the same names below `target`; the name "" is the address itself.
 
-        A file gets its name only when it is complete.
+        A file gets its name only when it is complete. No more of an object is read than the size that it was listed
+        with: the disk was thought to be large enough for that.
 
         Raises:
-            StorageError: when one cannot be read, or its name leads out of `target`.
+            StorageError: when one cannot be read, its name leads out of `target`, or its size has changed.
         """
         bucket, prefix = _split(uri)
-        for name in names:
-            if name:
-                check_stored_name(uri, name)
-            path = target / name if name else target
-            with atomic_path(path) as partial, _explained("read", _join(uri, name)):
-                self._client.download_file(bucket, _join(prefix, name), str(partial), Callback=_serial(on_bytes))
+        for item in objects:
+            if item.name:
+                check_stored_name(uri, item.name)
+            path, address = target / item.name if item.name else target, _join(uri, item.name)
+            with atomic_file(path) as file, _explained("read", address):
+                copy = _Bounded(file, item.size)
+                try:
+                    self._client.download_fileobj(bucket, _join(prefix, item.name), copy, Callback=_serial(on_bytes))
+                    is_whole = file.seek(0, os.SEEK_END) == item.size
+                except _Grown:
+                    is_whole = False
+                if not is_whole:
+                    text = f"{address} changed while it was copied: it was listed with {item.size:,} bytes"
+                    raise StorageError(f"{text}, and has more or fewer; try again", permanent=False)
 
     def fetch(
         self,
@@ -122,7 +144,7 @@ class ObjectStore:
             log.info("fetching %s: %d files, %.0f MB", uri, len(missing), total / 1e6)
         count = count_bytes(total, report)
         for item in missing:
-            self.download(uri, target, [item.name], count)
+            self.download(uri, target, [item], count)
             copies.record(item)
         return bool(objects)
 
@@ -147,6 +169,40 @@ class ObjectStore:
             self._client.delete_object(Bucket=bucket, Key=key)
 
 
+class _Grown(Exception):
+    """An object has more bytes than it was listed with."""
+
+
+class _Bounded:
+    """A file that takes as many bytes as an object was listed with; boto3 writes the parts of an object to it."""
+
+    def __init__(self, file: BinaryIO, size: int):
+        self._file = file
+        self._size = size
+
+    def write(self, data: bytes) -> int:
+        """Write at the current position.
+
+        Raises:
+            _Grown: when the file would be larger than the object.
+        """
+        if self._file.tell() + len(data) > self._size:
+            raise _Grown
+        return self._file.write(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to another position."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the current position."""
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        """Return that positions can be chosen, without which boto3 would copy one part after another."""
+        return True
+
+
 class _Copies:
     """The copies of objects in a file or folder, and the ETags that the objects had, which are in a file beside it."""
 
@@ -154,8 +210,8 @@ class _Copies:
         self._target = target
         self._file = target.with_name(f"{target.name}.etags.json")
         self._etags: dict[str, str] = {}
-        with suppress(OSError, ValueError):  # without the file, or with half of it, everything is copied
-            self._etags = dict(json.loads(self._file.read_text(encoding="utf-8")))
+        with suppress(OSError, ValueError, TypeError):  # without the file, or with half of it, everything is copied
+            self._etags = dict(read_json(self._file, _LARGEST_LIST_OF_ETAGS))
 
     def hold(self, item: StoredObject) -> bool:
         """Whether there is a copy of this version of an object; unknown versions count as changed."""

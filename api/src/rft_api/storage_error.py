@@ -5,17 +5,21 @@ from __future__ import annotations
 from rft_api.foreign.names import check_relative_name
 from rft_api.foreign.text import one_line
 
+_LONGEST_MESSAGE = 2000
+"""Characters of a message; it becomes a condition of a resource."""
+
 
 class StorageError(Exception):
     """An object store or the Hugging Face hub has refused something, or could not be reached.
 
     Args:
-        message: what was tried on which address, and why it failed.
+        message: what was tried on which address, and why it failed; becomes one line, because what stores say is a part
+            of it.
         permanent: whether trying again cannot help: nothing is there, or it may not be read.
     """
 
     def __init__(self, message: str, permanent: bool = True):
-        super().__init__(message)
+        super().__init__(one_line(message, _LONGEST_MESSAGE))
         self.permanent = permanent
 
 

@@ -103,6 +103,9 @@ class Summary(Model):
     """The data that was read."""
     rewards_failed: int
     """Number of samples of the whole run that could not be scored."""
+    components_left_out: int = 0
+    """Number of values of components that steps and validations have not recorded, because the reward names more than
+    64 components."""
     seconds: dict[str, float]
     """Duration of each stage in seconds, summed over all starts of the run."""
     accelerator_hours: float

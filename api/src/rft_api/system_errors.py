@@ -9,6 +9,8 @@ NOT_WRITABLE = {
     errno.EDQUOT: "the quota is used up; make room or raise it",
     errno.EFBIG: "a file would be larger than the file system or a limit (ulimit -f) allows",
     errno.EROFS: "the file system is mounted read-only",
+    errno.ELOOP: "a symbolic link is in the place of a file; remove it",
+    errno.EMLINK: "a hard link is in the place of a file; put a copy in its place",
 }
 """Errors of writing, with what to do."""
 UNAVAILABLE = {

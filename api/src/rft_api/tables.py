@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from rft_api.exact_json import first_fault
+from rft_api.foreign.files import open_file
 from rft_api.jsonl import DataRow, TooLarge
 
 MAXIMUM_BYTES = 4 << 30
 """Size of a table without its compression; its rows are held in memory."""
+
+_ROWS_AT_ONCE = 1024
+"""Rows of a batch, which are unpacked together."""
 
 _PARQUET, _ARROW_FILE, _ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 
@@ -53,13 +57,13 @@ def _batches(path: Path) -> Iterator[Any]:
     import pyarrow
     import pyarrow.parquet
 
-    with path.open("rb") as file:
+    with open_file(path) as file:
         head = file.read(len(_ARROW_FILE))
     if head.startswith(_PARQUET):
         with pyarrow.parquet.ParquetFile(path) as table:
             groups = (table.metadata.row_group(number) for number in range(table.metadata.num_row_groups))
             _check_size(sum(group.total_byte_size for group in groups))
-            yield from table.iter_batches()
+            yield from _bounded(table.iter_batches(batch_size=_ROWS_AT_ONCE))
         return
     _check_size(path.stat().st_size)
     if head.startswith(_ARROW_FILE):
@@ -68,6 +72,15 @@ def _batches(path: Path) -> Iterator[Any]:
     else:
         with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as reader:
             yield from reader
+
+
+def _bounded(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches; what a file says about the size of its rows may be anything, so that they are counted, too."""
+    size = 0
+    for batch in batches:
+        size += batch.nbytes
+        _check_size(size)
+        yield batch
 
 
 def _check_size(size: int) -> None:

@@ -6,12 +6,14 @@ Both are written and read here only, so that their wording is nobody else's busi
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from pydantic import ValidationError
 
 from rft_api.exit_codes import ExitCode
+from rft_api.foreign.text import one_line
 from rft_api.metrics import Gain
 from rft_api.model import Model
 from rft_api.progress import HackingVerdict
@@ -23,6 +25,9 @@ TERMINATION_FILE: Final = "RFT_TERMINATION_LOG"
 MAXIMUM_BYTES = 4096
 """Number of bytes that Kubernetes keeps of a termination message."""
 KEPT_CHECKPOINTS = 3
+KEPT_INPUTS = 5
+LONGEST_INPUT = 200
+"""Characters of the name of an input in a termination message."""
 
 _ERROR, _STOPPED = "error", "stopped"
 _END = re.compile(rf"^(?:{_ERROR}|{_STOPPED}): ", re.MULTILINE)
@@ -52,6 +57,8 @@ class RunResult(Model):
     """Difference between the tuned model and the base model."""
     reward_hacking: HackingVerdict | None = None
     """Verdict of comparing the reward with its shadows."""
+    changed_inputs: list[str] | None = None
+    """Inputs that are no longer what was measured, of a run that had already ended when it was started again."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,16 @@ class Failure:
     """Text of the message."""
 
 
-def success_message(summary: Summary) -> str:
-    """The termination message that rank 0 writes when the run has succeeded."""
+def success_message(summary: Summary, changed_inputs: Sequence[str] = ()) -> str:
+    """The termination message that rank 0 writes when the run has succeeded.
+
+    Args:
+        summary: the summary of the run.
+        changed_inputs: names of the inputs that are no longer what was measured.
+    """
+    names = [one_line(name, LONGEST_INPUT) for name in changed_inputs[:KEPT_INPUTS]]
+    if len(changed_inputs) > KEPT_INPUTS:
+        names.append(f"and {len(changed_inputs) - KEPT_INPUTS} more")
     return RunResult(
         steps=summary.steps,
         stopped_early=summary.stopped_early,
@@ -77,6 +92,7 @@ def success_message(summary: Summary) -> str:
         base_revision=summary.base_revision,
         gain=summary.gain,
         reward_hacking=summary.reward_hacking,
+        changed_inputs=names or None,
     ).model_dump_json(by_alias=True, exclude_none=True)
 
 

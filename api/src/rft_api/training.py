@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from rft_api.model import Location, Model, Rule
-from rft_api.quantities import Between, Decimal, Integer, at_most_one_of
+from rft_api.quantities import AtLeast, Between, Boolean, Decimal, Integer, Quantity, at_most_one_of
+from rft_api.rollouts import ImportanceSampling, RolloutEngine, Rollouts
 from rft_api.sources import Data, DataSource, Source, WarmupSource, distinct_names
 
 DEFAULT_LORA_RANK = 16
@@ -74,6 +75,9 @@ class Hyperparameters(Model):
     kl_coefficient: Annotated[Decimal, Between("0", "10")] = 0.0
     """Weight, in the loss, of the KL divergence from the model that reinforcement learning starts from (after a
     warm-up). With 0 the divergence is not computed."""
+    importance_sampling: ImportanceSampling | None = None
+    """How the update corrects that vLLM computes slightly other probabilities than the trainer. The default is mode
+    TokenTruncate at 2. In the engine InProcess the trainer itself samples, and nothing is corrected."""
     eval_interval: Annotated[Integer, Field(ge=1, le=1000000)] = 10
     """Number of optimizer steps between two validations. A checkpoint is written at each validation."""
     seed: Annotated[Integer, Field(ge=0, le=2147483647)] = 0
@@ -83,6 +87,11 @@ class Hyperparameters(Model):
     def max_tokens(self) -> int:
         """Largest number of tokens of a prompt and its completion."""
         return self.max_prompt_tokens + self.max_completion_tokens
+
+    @property
+    def effective_importance_sampling(self) -> ImportanceSampling:
+        """How rollouts of vLLM are corrected, or the default."""
+        return self.importance_sampling or ImportanceSampling()
 
     @property
     def effective_tokens_per_micro_batch(self) -> int | None:
@@ -145,12 +154,10 @@ class DeepSpeed(Model):
     """Optimizer keeps the state of the optimizer in the memory of the host instead of the GPU's."""
 
 
-class Rollouts(Model):
-    """How training completions are generated."""
-
-    engine: Literal["Transformers", "vLLM"] = "Transformers"
-    """Library that generates the completions. Transformers runs on CPUs and GPUs; vLLM is faster, needs GPUs and shares
-    them with the trainer."""
+_STATES_SERVERS = (
+    "(self.rollouts.placement != 'Shared' || has(self.rollouts.servers) || has(self.rollouts.gpusPerServer)"
+    " || has(self.rollouts.memoryShare))"
+)
 
 
 class TrainerCompute(Model):
@@ -167,14 +174,60 @@ class TrainerCompute(Model):
             ),
         ),
         Rule(
-            cel="self.gpusPerNode > 0 || !has(self.rollouts) || self.rollouts.engine == 'Transformers'",
-            message="rollouts.engine vLLM needs GPUs: set gpusPerNode, or engine: Transformers",
-            holds=lambda compute: compute.gpus_per_node > 0 or compute.rollouts.engine == "Transformers",
+            cel="!has(self.rollouts) || (has(self.rollouts.engine) ? self.rollouts.engine == 'vLLM' : "
+            f"self.gpusPerNode > 0) || !{_STATES_SERVERS}",
+            message="rollouts.placement, servers, gpusPerServer and memoryShare belong to engine vLLM; remove them or "
+            "set rollouts.engine: vLLM",
+            holds=lambda compute: compute.rollout_engine == "vLLM" or not compute.rollouts.states_servers,
+        ),
+        Rule(
+            cel="!has(self.rollouts) || self.gpusPerNode > 0 || (self.rollouts.placement == 'Shared' && "
+            "!has(self.rollouts.gpusPerServer) && !has(self.rollouts.memoryShare))",
+            message="rollouts.placement Dedicated, gpusPerServer and memoryShare need GPUs: set gpusPerNode, or remove "
+            "them",
+            holds=lambda compute: (
+                compute.gpus_per_node > 0
+                or (
+                    compute.rollouts.placement == "Shared"
+                    and compute.rollouts.gpus_per_server is None
+                    and compute.rollouts.memory_share is None
+                )
+            ),
+        ),
+        Rule(
+            cel="!has(self.rollouts) || self.gpusPerNode == 0 || self.rollouts.placement == 'Dedicated' || "
+            "!has(self.rollouts.servers)",
+            message="rollouts.servers is for placement Dedicated and for CPUs; with placement Shared, servers cover "
+            "the GPUs of the trainer",
+            holds=lambda compute: (
+                compute.gpus_per_node == 0
+                or compute.rollouts.placement == "Dedicated"
+                or compute.rollouts.servers is None
+            ),
+        ),
+        Rule(
+            cel="!has(self.rollouts) || !has(self.rollouts.gpusPerServer) || self.rollouts.placement == 'Dedicated' || "
+            "self.gpusPerNode % self.rollouts.gpusPerServer == 0",
+            message="rollouts.gpusPerServer has to divide gpusPerNode with placement Shared",
+            holds=lambda compute: (
+                compute.rollouts.placement == "Dedicated"
+                or compute.gpus_per_node % compute.rollouts.effective_gpus_per_server == 0
+            ),
         ),
         Rule(
             cel="!has(self.precision) || self.precision == 'Auto' || self.gpusPerNode == 0",
             message="precision is for CPU training (gpusPerNode: 0); on GPUs the trainer computes in bfloat16",
             holds=lambda compute: compute.gpus_per_node == 0 or compute.precision == "Auto",
+        ),
+        Rule(
+            cel="self.gpusPerNode > 0 || !has(self.gpuMemory)",
+            message="gpuMemory is the memory of a GPU; with gpusPerNode: 0 leave it out",
+            holds=lambda compute: compute.gpus_per_node > 0 or compute.gpu_memory is None,
+        ),
+        Rule(
+            cel="self.gpusPerNode > 0 || !has(self.ignoreMemoryPlan) || !self.ignoreMemoryPlan",
+            message="ignoreMemoryPlan is for GPUs, whose memory is planned; with gpusPerNode: 0 leave it out",
+            holds=lambda compute: compute.gpus_per_node > 0 or not compute.ignore_memory_plan,
         ),
     )
 
@@ -187,12 +240,18 @@ class TrainerCompute(Model):
     deepspeed: DeepSpeed | None = None
     """Settings of DeepSpeed. By default, several processes train with ZeRO stage 2, and a single process trains without
     DeepSpeed."""
+    gpu_memory: Annotated[Quantity, AtLeast("1Gi")] | None = None
+    """Memory of each GPU, such as 80Gi, with which the memory of the job is planned. By default the trainer asks its
+    GPU."""
+    ignore_memory_plan: Boolean = False
+    """Whether the job trains even if its planned memory exceeds that of the GPUs. By default it ends before the model's
+    weights are read, and says which fields to lower."""
     precision: Precision = "Auto"
     """Precision in which CPUs compute a model with a LoRA adapter. Auto uses the precision of the model's files where
     the processor has instructions for bfloat16, and Float32 elsewhere, because emulating bfloat16 is several times
     slower. With tuning type Full, weights are always trained in Float32."""
     rollouts: Rollouts = Rollouts()
-    """How training completions are generated."""
+    """How completions are generated, for training and for every evaluation."""
 
     @property
     def effective_processes_per_node(self) -> int:
@@ -208,6 +267,27 @@ class TrainerCompute(Model):
     def on_gpus(self) -> bool:
         """Whether the trainer computes on GPUs."""
         return self.gpus_per_node > 0
+
+    @property
+    def rollout_engine(self) -> RolloutEngine:
+        """What generates the completions, or its default."""
+        return self.rollouts.engine or ("vLLM" if self.on_gpus else "InProcess")
+
+    @property
+    def servers_per_node(self) -> int:
+        """Number of vLLM servers of each pod."""
+        if self.rollout_engine == "InProcess":
+            return 0
+        if self.on_gpus and self.rollouts.placement == "Shared":
+            return self.gpus_per_node // self.rollouts.effective_gpus_per_server
+        return self.rollouts.effective_servers
+
+    @property
+    def pod_gpus(self) -> int:
+        """Number of GPUs of each pod: those of the trainer, and those that vLLM servers have for themselves."""
+        if self.rollouts.placement == "Shared":
+            return self.gpus_per_node
+        return self.gpus_per_node + self.servers_per_node * self.rollouts.effective_gpus_per_server
 
     @property
     def effective_deepspeed(self) -> DeepSpeed | None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date
 from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from rft_api.foreign.text import one_line
 from rft_api.model import Location, RuleViolations, Violation
+
+_KEY = "[key]"
+"""The last part of the location of an error of pydantic that is about the key of a mapping."""
+_LONGEST_VALUE = 60
+"""Characters of a wrong value that a message shows."""
 
 
 def violations(invalid: ValidationError, document: Any, model: type[BaseModel]) -> Iterator[Violation]:
@@ -33,7 +42,7 @@ def violations(invalid: ValidationError, document: Any, model: type[BaseModel]) 
 def _in_document(document: Any, location: Location, kind: str) -> Location:
     """The location without the tags of unions, which pydantic puts between the names of fields."""
     kept: list[int | str] = []
-    for index, part in enumerate(location):
+    for index, part in enumerate(location[:-1] if location[-1:] == (_KEY,) else location):
         missing = kind == "missing" and index == len(location) - 1
         if isinstance(document, dict) and part not in document and not missing:
             continue
@@ -46,18 +55,101 @@ def _in_document(document: Any, location: Location, kind: str) -> Location:
 
 
 def _message(detail: Any, model: type[BaseModel]) -> str:
-    if detail["type"] == "missing":
-        return "is required"
-    if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
-        expected = detail["ctx"].get("expected_tags")
-        return "needs a type" + (f": one of {expected}" if expected else "")
-    if detail["type"] == "model_type":
-        return "must be a mapping of fields"
-    if detail["type"] == "extra_forbidden":
-        close = get_close_matches(str(detail["loc"][-1]), _field_names(model, detail["loc"][:-1]), n=1)
-        return "unknown field" + (f"; did you mean {close[0]}?" if close else "")
+    if detail["loc"] and detail["loc"][-1] == _KEY:
+        return f"every key must be a string: write {_in_quotes(detail['input'])}"
+    context = detail.get("ctx") or {}
+    match detail["type"]:
+        case "missing":
+            return "is required"
+        case "union_tag_not_found" | "union_tag_invalid":
+            expected = context.get("expected_tags")
+            return "needs a type" + (f": one of {expected}" if expected else "")
+        case "model_type" | "dict_type" | "model_attributes_type":
+            return "must be a mapping of fields"
+        case "extra_forbidden":
+            close = get_close_matches(str(detail["loc"][-1]), _field_names(model, detail["loc"][:-1]), n=1)
+            return "unknown field" + (f"; did you mean {close[0]}?" if close else "")
+        case "string_type" | "string_unicode":
+            return f"must be a string{_as_string(detail['input'])}"
+        case "bool_type":
+            return f"must be true or false, without quotes{_not_this(detail['input'])}"
+        case "invalid_key":
+            return "unknown field; the name of a field is a string"
+        case "int_type" | "int_from_float" | "int_parsing" | "int_parsing_size":
+            return f"must be a whole number{_as_number(detail['input'], int)}"
+        case "float_type" | "float_parsing":
+            return f"must be a number{_as_number(detail['input'], float)}"
+        case "finite_number":
+            return "must be a finite number"
+        case "list_type":
+            return f"must be a list{_not_this(detail['input'])}"
+        case "literal_error":
+            return _one_of(context["expected"], detail["input"])
+        case "greater_than_equal":
+            return f"must be at least {context['ge']}{_not_this(detail['input'])}"
+        case "less_than_equal":
+            return f"must be at most {context['le']}{_not_this(detail['input'])}"
+        case "string_too_short":
+            return f"must have at least {_count(context['min_length'], 'character')}"
+        case "string_too_long":
+            return f"must have at most {_count(context['max_length'], 'character')}, and has {len(detail['input']):,}"
+        case "too_short":
+            return f"must have at least {_count(context['min_length'], 'item')}"
+        case "too_long":
+            return f"must have at most {_count(context['max_length'], 'item')}, and has {len(detail['input']):,}"
+        case "string_pattern_mismatch":
+            return f"must match the regular expression {context['pattern']}{_not_this(detail['input'])}"
     message = str(detail["msg"])
     return message[0].lower() + message[1:]
+
+
+def _one_of(expected: str, value: Any) -> str:
+    """The message for a value that is none of some; pydantic lists them as `'a', 'b' or 'c'`."""
+    choices = re.findall(r"'([^']*)'|(-?[0-9]+)", expected)
+    names = {(text or number).lower(): text or number for text, number in choices}
+    close = get_close_matches(str(value).lower(), names, n=1) if isinstance(value, str) and len(names) > 1 else []
+    hint = f"; did you mean {names[close[0]]}?" if close else _not_this(value)
+    return f"must be {'one of ' if len(names) > 1 else ''}{', '.join(names.values())}{hint}"
+
+
+def _as_string(value: Any) -> str:
+    """How to write a value that is no string as a string; for others, what it is."""
+    if isinstance(value, (bool, int, float, date)):
+        return f": write {_in_quotes(value)}, in quotes"
+    return " without half surrogate pairs" if isinstance(value, str) else _not_this(value)
+
+
+def _as_number(value: Any, number: type[int] | type[float]) -> str:
+    """How to write a text that is a number as a number; for other values, what they are."""
+    try:
+        if isinstance(value, str) and math.isfinite(number(value)):
+            return f": write {number(value)}, without quotes"
+    except (ValueError, OverflowError):
+        pass
+    return _not_this(value)
+
+
+def _in_quotes(value: Any) -> str:
+    return f'"{_shown(value)}"'
+
+
+def _not_this(value: Any) -> str:
+    """The end of a message that says what stands in the place of the right value."""
+    if isinstance(value, dict):
+        return ", not a mapping of fields"
+    if isinstance(value, list):
+        return ", not a list"
+    return f", not {_in_quotes(value) if isinstance(value, str) else _shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    words = {None: "empty (null)", True: "true", False: "false"}
+    is_word = value is None or isinstance(value, bool)
+    return words[value] if is_word else one_line(str(value), _LONGEST_VALUE)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _field_names(model: type[BaseModel], location: Location) -> list[str]:

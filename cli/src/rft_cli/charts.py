@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from rft_api.files import atomic_file
 from rft_api.metrics import TrainMetrics
 from rft_api.summary import Summary
 from rft_cli.history import History
@@ -64,8 +65,10 @@ def draw_curves(history: History, target: Path, title: str, summary: Summary | N
             axis.tick_params(labelbottom=True)
             panel(axis, history, summary)
         files = [target.with_name(target.name + suffix) for suffix in (".svg", ".png")]
-        figure.savefig(files[0], metadata={"Date": None})
-        figure.savefig(files[1], dpi=110)
+        with atomic_file(files[0]) as file:
+            figure.savefig(file, format="svg", metadata={"Date": None})
+        with atomic_file(files[1]) as file:
+            figure.savefig(file, format="png", dpi=110)
         return files
 
 

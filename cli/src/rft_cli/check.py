@@ -9,6 +9,7 @@ from pathlib import Path
 from rft_api.addresses import Address, job_addresses
 from rft_api.data_formats import FORMATS
 from rft_api.hub_address import DATASET_SHAPE, SHAPE, parse_dataset_address, parse_hub_address
+from rft_api.inference_endpoint import Serving, describe_foreign_source
 from rft_api.manifests import (
     ManifestError,
     ManifestErrors,
@@ -23,6 +24,7 @@ from rft_api.render import FieldError, RewardAddress, render_trainer_config, rew
 from rft_api.reward_document import document_violation, reward_document
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
+from rft_api.run_folder import best_address
 from rft_api.sources import DataSource
 
 _SCHEMES = {
@@ -55,7 +57,8 @@ def check_manifests(paths: Iterable[Path]) -> tuple[Manifests, list[ManifestErro
     manifests, errors = read_manifests(paths)
     for job in manifests.jobs:
         errors += _job_errors(manifests, job)
-    return manifests, sorted(errors, key=lambda error: (error.file, error.line or 0))
+    errors += _adapter_errors(manifests)
+    return manifests, _in_order(errors)
 
 
 def read_manifests(paths: Iterable[Path]) -> tuple[Manifests, list[ManifestError]]:
@@ -69,7 +72,11 @@ def read_manifests(paths: Iterable[Path]) -> tuple[Manifests, list[ManifestError
             manifests.error("RewardFunction", function.metadata.name, violation.location, violation.message)
             for violation in source_errors(function, manifests.config_maps)
         ]
-    return manifests, errors
+    return manifests, _in_order(errors)
+
+
+def _in_order(errors: Iterable[ManifestError]) -> list[ManifestError]:
+    return sorted(errors, key=lambda error: (error.file, error.line or 0))
 
 
 def size_errors(manifests: Manifests) -> Iterator[ManifestError]:
@@ -105,6 +112,28 @@ def _job_errors(manifests: Manifests, job: RFTJob) -> Iterator[ManifestError]:
         render_trainer_config(job, functions, empty_addresses, locate=str)
     except FieldError as error:
         yield manifests.error("RFTJob", name, error.location, error.problem)
+
+
+def _adapter_errors(manifests: Manifests) -> Iterator[ManifestError]:
+    """Yield an error for each adapter, of an endpoint or of a job, that its base endpoint does not admit."""
+    bases = {
+        endpoint.metadata.name: endpoint.spec.serving or Serving()
+        for endpoint in manifests.endpoints
+        if endpoint.spec.model is not None
+    }
+    adapters = [
+        ("InferenceEndpoint", endpoint.metadata.name, ("spec", "adapter", "uri"), endpoint.spec.base_endpoint, uri)
+        for endpoint in manifests.endpoints
+        if endpoint.spec.adapter is not None and (uri := endpoint.spec.adapter.uri)
+    ]
+    for job in manifests.jobs:
+        # A local run, which may have a path, creates no endpoint.
+        if job.spec.endpoint is not None and "://" in job.spec.output.uri:
+            best, base = best_address(job.spec.output.uri), job.spec.endpoint.base_endpoint
+            adapters.append(("RFTJob", job.metadata.name, ("spec", "endpoint", "baseEndpoint"), base, best))
+    for kind, name, location, base, uri in adapters:
+        if base in bases and not bases[base].admits_adapter(uri):
+            yield manifests.error(kind, name, location, describe_foreign_source(uri, base))
 
 
 def _reward_references(job: RFTJob) -> Iterator[tuple[Location, str]]:

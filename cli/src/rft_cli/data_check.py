@@ -10,14 +10,16 @@ from rich.console import Console
 from rich.text import Text
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.foreign.text import one_line, printable
 from rft_cli.data_sources import ReadSource, Row, read_targets
 from rft_cli.data_stats import print_table
-from rft_cli.texts import harmless
 
 PLACES_SHOWN = 3
+_LONGEST_PROBLEM = 2000
+"""Characters of a problem; it may quote a value of the data, which may have any size."""
 
 
-def check(targets: Sequence[str], format_name: str, conversations: bool, console: Console) -> None:
+def check(targets: Sequence[str], format_name: str, conversations: bool, split: str | None, console: Console) -> None:
     """Read data as a run would, and print what is wrong with it.
 
     Raises:
@@ -26,7 +28,7 @@ def check(targets: Sequence[str], format_name: str, conversations: bool, console
     """
     problems: list[str] = []
     remarks: list[str] = []
-    sources = read_targets(targets, format_name, conversations, problems, remarks)
+    sources = read_targets(targets, format_name, conversations, split, problems, remarks)
     print_table([source for source in sources if source.rows], console)
     for source in sources:
         duplicates = sum(count - 1 for count in Counter(row.digest for row in source.rows).values())
@@ -37,11 +39,12 @@ def check(targets: Sequence[str], format_name: str, conversations: bool, console
     for first, second in combinations(_parts(sources), 2):
         _compare(first, second, problems, remarks)
     for remark in remarks:
-        console.print(Text(harmless(remark), style="yellow"), soft_wrap=True)
+        console.print(Text(printable(remark), style="yellow"), soft_wrap=True)
     if problems:
         count = len(problems)
         heading = "1 problem:" if count == 1 else f"{count} problems:"
-        raise RunError(ExitCode.DATA_INVALID, "\n".join([heading, *(harmless(problem) for problem in problems)]))
+        lines = [one_line(problem, _LONGEST_PROBLEM) for problem in problems]
+        raise RunError(ExitCode.DATA_INVALID, "\n".join([heading, *lines]))
     console.print("No problem found.")
 
 

@@ -22,18 +22,23 @@ Targets = Annotated[
 Conversations = Annotated[
     bool, typer.Option("--conversations", help="Files of warm-up data, whose lines end with the assistant's answer.")
 ]
+Split = Annotated[
+    str | None,
+    typer.Option("--split", help="Split of a folder or dataset that has several, such as train.", show_default=False),
+]
 Format = Annotated[str, typer.Option("--format", metavar="FORMAT", help="Format of the files, as in manifests.")]
 
 
 @data_commands.command()
-def check(targets: Targets, format_: Format = "OpenAIChat", conversations: Conversations = False) -> None:
+def check(
+    targets: Targets, format_: Format = "OpenAIChat", conversations: Conversations = False, split: Split = None
+) -> None:
     """Say everything that is wrong with data, by file and line, and which prompts occur twice."""
     with user_errors():
-        from rich.console import Console
-
+        from rft_cli.console import make_console
         from rft_cli.data_check import check as check_data
 
-        check_data(targets, format_, conversations, Console())
+        check_data(targets, format_, conversations, split, make_console())
 
 
 @data_commands.command()
@@ -41,15 +46,15 @@ def stats(
     targets: Targets,
     format_: Format = "OpenAIChat",
     conversations: Conversations = False,
+    split: Split = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Describe data: rows, lengths, roles, reference answers, duplicates."""
     with user_errors():
-        from rich.console import Console
-
+        from rft_cli.console import make_console
         from rft_cli.data_stats import stats as describe
 
-        describe(targets, format_, conversations, json, Console())
+        describe(targets, format_, conversations, split, json, make_console())
 
 
 @data_commands.command()
@@ -68,11 +73,10 @@ def split(
     Rows added later move no other row, and rows with the same prompt stay together.
     """
     with user_errors():
-        from rich.console import Console
-
+        from rft_cli.console import make_console
         from rft_cli.data_split import split as split_file
 
-        split_file(file, validation, test, seed, output, conversations, Console())
+        split_file(file, validation, test, seed, output, conversations, make_console())
 
 
 @data_commands.command()
@@ -133,8 +137,7 @@ def convert(
 ) -> None:
     """Write data of another format as JSONL in OpenAI chat format."""
     with user_errors():
-        from rich.console import Console
-
+        from rft_cli.console import make_console
         from rft_cli.data_convert import convert_logs, convert_rows, log_options, refuse_options
 
         of_logs = {
@@ -145,6 +148,6 @@ def convert(
         refuse_options(format_, of_rows if format_ == "BedrockInvocationLog" else of_logs)
         if format_ == "BedrockInvocationLog":
             options = log_options(reference, model, since, until, equals, not_equals, redact, limit)
-            convert_logs(source, options, output, conversations, Console())
+            convert_logs(source, options, output, conversations, make_console())
         else:
-            convert_rows(source, format_, prompt_field, answer_field, split, output, conversations, Console())
+            convert_rows(source, format_, prompt_field, answer_field, split, output, conversations, make_console())

@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from pydantic import ValidationError
 from rich.console import Console
 
 from rft_api.dataset_files import is_data_file
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.foreign.text import printable
 from rft_api.invocation_log import InvocationLog
 from rft_api.invocation_reading import InvocationLogReader, LogFiles
 from rft_api.model import Json
 from rft_api.prompts import Message, problem_report
 from rft_api.rows import read_rows
+from rft_api.scratch import scratch_folder
+from rft_api.violations import violations
 from rft_cli.data_sources import fetch
 from rft_cli.new_file import new_files
 from rft_cli.row_formats import ROW_FORMATS, convert_row
-from rft_cli.texts import harmless
 
 
 def log_options(
@@ -58,9 +59,8 @@ def log_options(
     try:
         return InvocationLog.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise RunError(ExitCode.CONFIGURATION_INVALID, f"{place}: {first['msg']}") from None
+        first = next(violations(error, fields, InvocationLog))
+        raise RunError(ExitCode.CONFIGURATION_INVALID, str(first)) from None
 
 
 def refuse_options(format_name: str, options: Mapping[str, object]) -> None:
@@ -81,7 +81,7 @@ def convert_logs(source: str, options: InvocationLog, output: Path, conversation
         RunError: DATA_INVALID when no record can be used, OUTPUT_INVALID when the file exists already.
     """
     files = LogFiles(options.from_, options.to)
-    with TemporaryDirectory(prefix="rft-data-") as scratch, fetch(source, Path(scratch) / "data", files) as path:
+    with scratch_folder() as scratch, fetch(source, scratch / "data", files) as path:
         try:
             reader = InvocationLogReader(
                 Path(path), options, with_answers=conversations or options.reference == "LoggedAnswer"
@@ -98,7 +98,7 @@ def convert_logs(source: str, options: InvocationLog, output: Path, conversation
                 raise RunError(
                     ExitCode.DATA_INVALID, f"{source}: no record of the invocation logs can be used: {report}"
                 )
-    console.print(harmless(f"{report} → {output}"), highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(f"{report} → {output}"), highlight=False, markup=False, soft_wrap=True)
 
 
 def convert_rows(
@@ -123,8 +123,8 @@ def convert_rows(
     problems: list[str] = []
     rows = []
     with (
-        TemporaryDirectory(prefix="rft-data-") as scratch,
-        fetch(source, Path(scratch) / "data", is_data_file, split) as path,
+        scratch_folder() as scratch,
+        fetch(source, scratch / "data", is_data_file, split) as path,
     ):
         for row in read_rows(Path(path), problems, split):
             try:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from rft_api.addresses import Address, is_remote, is_stored
 from rft_api.data_formats import FORMATS, FileFilter, every_file, file_filter, read_conversations, read_prompts
@@ -16,6 +15,7 @@ from rft_api.invocation_log import InvocationLogReport
 from rft_api.manifests import ManifestErrors, Manifests
 from rft_api.prompts import Message, Prompt, prompt_digest, split_by_prompt
 from rft_api.rft_job import RFTJob
+from rft_api.scratch import scratch_folder
 from rft_api.sources import DataSource, WarmupSource
 from rft_cli.addresses import Places
 from rft_cli.check import read_manifests
@@ -78,7 +78,12 @@ class _Training:
 
 
 def read_targets(
-    targets: Sequence[str], format_name: str, conversations: bool, problems: list[str], remarks: list[str]
+    targets: Sequence[str],
+    format_name: str,
+    conversations: bool,
+    split: str | None,
+    problems: list[str],
+    remarks: list[str],
 ) -> list[ReadSource]:
     """Read files and the sources of jobs.
 
@@ -86,21 +91,22 @@ def read_targets(
         targets: files of data, or manifests of jobs.
         format_name: the format of the files.
         conversations: whether the files hold warm-up data.
+        split: the split that is read of folders and datasets that have several. Sources of jobs have their own.
         problems: the list to which problems of the data are appended.
         remarks: the list to which a remark about each source that cannot be read here is appended.
 
     Raises:
         ManifestErrors: when a manifest is wrong.
-        RunError: when a manifest defines no job, or there is no such format.
+        RunError: when a manifest defines no job, there is no such format, or a split is named for a manifest.
     """
     sources: list[ReadSource] = []
     trainings: dict[str, list[_Training]] = {}
-    with TemporaryDirectory(prefix="rft-data-") as scratch:
-        for number, target in enumerate(_expand(targets, format_name, conversations, Path(scratch))):
+    with scratch_folder() as scratch:
+        for number, target in enumerate(_expand(targets, format_name, conversations, split, scratch)):
             if target.path is None:
                 remarks.append(f"{target.label}: {target.source.uri} can be read in a cluster only")
                 continue
-            copy = fetch(target.path, Path(scratch) / str(number), file_filter(target.source), target.source.split)
+            copy = fetch(target.path, scratch / str(number), file_filter(target.source), target.source.split)
             with copy as path:
                 source, prompts, address = _read(target, path, problems)
             sources.append(source)
@@ -124,33 +130,40 @@ def fetch(address: str, scratch: Path, is_read: FileFilter = every_file, split: 
     if not is_remote(address):
         yield address
         return
-    if not is_stored(address) and parse_dataset_address(address) is None:
+    dataset = parse_dataset_address(address)
+    if dataset is None and not is_stored(address):
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"{address}: must look like {DATASET_SHAPE}")
     # These libraries take a while to import, and most data is in files.
     from rft_api.storage_error import StorageError
 
     try:
-        if is_stored(address):
+        if dataset is not None:
+            from rft_api.hub import fetch_dataset
+
+            copy = fetch_dataset(dataset, scratch, split)
+        else:
             from rft_api.storage import ObjectStore
 
             if not ObjectStore().fetch(address, scratch, is_read):
                 raise RunError(ExitCode.DATA_INVALID, f"{address}: nothing is stored there")
             copy = scratch
-        else:
-            from rft_api.hub import fetch_dataset
-
-            copy = fetch_dataset(address, scratch, split)
     except StorageError as error:
         raise RunError(ExitCode.DATA_INVALID, str(error)) from None
     yield str(copy)
 
 
-def _expand(targets: Sequence[str], format_name: str, conversations: bool, scratch: Path) -> Iterator[_Target]:
+def _expand(
+    targets: Sequence[str], format_name: str, conversations: bool, split: str | None, scratch: Path
+) -> Iterator[_Target]:
     for target in targets:
         if target.endswith((".yaml", ".yml")):
+            if split is not None:
+                message = f"--split is for files and folders; each source of {target} has a field split"
+                raise RunError(ExitCode.CONFIGURATION_INVALID, message)
             yield from _targets_of_manifest(target, scratch)
         else:
-            yield _Target(target, target, False, file_source(target, format_name, conversations), target)
+            source = file_source(target, format_name, conversations)
+            yield _Target(target, target, False, source.model_copy(update={"split": split}), target)
 
 
 def file_source(address: str, format_name: str, conversations: bool) -> DataSource | WarmupSource:

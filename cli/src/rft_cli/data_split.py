@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
@@ -13,6 +12,7 @@ from rft_api.data_formats import read_conversations, read_prompts
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.prompts import Message, problem_report, prompt_digest
 from rft_api.rows import read_rows
+from rft_api.scratch import scratch_folder
 from rft_api.sources import WarmupSource
 from rft_cli.data_sources import fetch, file_source
 from rft_cli.new_file import new_files
@@ -38,7 +38,7 @@ def split(
         )
     if output is None and "://" in address:
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"--output is needed: nothing is written to {address}")
-    with TemporaryDirectory(prefix="rft-data-") as scratch, fetch(address, Path(scratch) / "data") as path:
+    with scratch_folder() as scratch, fetch(address, scratch / "data") as path:
         parts = _parts(path, address, validation, test, seed, conversations)
         counts = Counter(parts.values())
         names = ["train", *(name for name, share in (("validation", validation), ("test", test)) if share)]

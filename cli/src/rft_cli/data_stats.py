@@ -12,16 +12,23 @@ from rich.table import Table
 from rich.text import Text
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.foreign.text import one_line, printable
 from rft_api.model import Json
 from rft_api.prompts import problem_report
 from rft_cli.data_sources import ReadSource, Row, read_targets
-from rft_cli.texts import harmless
 
 _SHARES = {"minimum": 0.0, "median": 0.5, "p90": 0.9, "maximum": 1.0}
 _KINDS = {str: "text", dict: "object", list: "list", bool: "boolean", int: "number", float: "number"}
 
 
-def stats(targets: Sequence[str], format_name: str, conversations: bool, as_json: bool, console: Console) -> None:
+def stats(
+    targets: Sequence[str],
+    format_name: str,
+    conversations: bool,
+    split: str | None,
+    as_json: bool,
+    console: Console,
+) -> None:
     """Print the figures of data as tables, or as JSON.
 
     Raises:
@@ -30,7 +37,7 @@ def stats(targets: Sequence[str], format_name: str, conversations: bool, as_json
     """
     problems: list[str] = []
     remarks: list[str] = []
-    sources = read_targets(targets, format_name, conversations, problems, remarks)
+    sources = read_targets(targets, format_name, conversations, split, problems, remarks)
     if problems:
         raise RunError(ExitCode.DATA_INVALID, problem_report(problems))
     if as_json:
@@ -41,7 +48,7 @@ def stats(targets: Sequence[str], format_name: str, conversations: bool, as_json
                         ("characters of the answer", "answerCharacters")):  # fmt: skip
         _print_quantiles(sources, title, name, console)
     for remark in remarks:
-        console.print(Text(harmless(remark), style="yellow"), soft_wrap=True)
+        console.print(Text(printable(remark), style="yellow"), soft_wrap=True)
 
 
 def describe(source: ReadSource) -> Json:
@@ -70,7 +77,8 @@ def print_table(sources: Sequence[ReadSource], console: Console) -> None:
     if not sources:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("source", overflow="fold")
+    # A name that is cut into pieces is hard to read; the other columns can be narrower.
+    table.add_column("source", overflow="fold", min_width=min(30, max(len(source.label) for source in sources)))
     for column in ("rows", "distinct", "characters"):
         table.add_column(column, justify="right")
     table.add_column("roles")
@@ -79,10 +87,10 @@ def print_table(sources: Sequence[ReadSource], console: Console) -> None:
         figures = describe(source)
         characters = figures["characters"]
         table.add_row(
-            harmless(source.label),
+            one_line(source.label),
             str(figures["rows"]),
             str(figures["distinctPrompts"]),
-            f"{characters['median']} (to {characters['maximum']})" if characters else "",
+            f"{characters['minimum']} to {characters['maximum']}" if characters else "",
             _counts(figures["roles"]),
             _counts(figures.get("referenceAnswers", {})),
         )
@@ -98,7 +106,7 @@ def _print_quantiles(sources: Sequence[ReadSource], title: str, name: str, conso
     for column in _SHARES:
         table.add_column(column, justify="right")
     for label, values in quantiles:
-        table.add_row(harmless(label), *(str(values[column]) for column in _SHARES))
+        table.add_row(one_line(label), *(str(values[column]) for column in _SHARES))
     console.print(table)
 
 

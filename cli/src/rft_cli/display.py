@@ -14,10 +14,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from rft_api.foreign.text import printable
 from rft_api.metrics import TrainMetrics, ValidationMetrics
 from rft_api.progress import PHASE_TITLES, Phase, Progress, describe_progress, format_seconds
 from rft_cli.history import History
-from rft_cli.texts import harmless, number, signed, sparkline
+from rft_cli.texts import number, signed, sparkline
 
 BAR_WIDTH = 40
 SILENCE_SECONDS = 10.0
@@ -95,7 +96,7 @@ class Display:
         if lines:
             lines[-1] = " · ".join([lines[-1], *_remarks(progress)])
         elif self._clock() - self._last_line >= SILENCE_SECONDS:
-            lines = [harmless(describe_progress(progress, self._clock() - self._activity_start))]
+            lines = [printable(describe_progress(progress, self._clock() - self._activity_start))]
         for line in lines:
             self._line(line)
 
@@ -121,12 +122,12 @@ class Display:
         body: list[RenderableType] = [head]
         activity = " · ".join(part for part in (progress.message, progress.detail) if part)
         if activity:
-            body.append(Text(harmless(activity), style="dim", overflow="ellipsis", no_wrap=True))
+            body.append(Text(printable(activity), style="dim", overflow="ellipsis", no_wrap=True))
         if self._history.training or self._history.validation:
             body += [Text(), self._numbers(progress)]
         if progress.reward_hacking is not None and progress.reward_hacking.suspected:
             text = f"Reward hacking suspected: {progress.reward_hacking.message}"
-            body += [Text(), Text(harmless(text), style="bold red")]
+            body += [Text(), Text(printable(text), style="bold red")]
         if self._note:
             body += [Text(), Text(self._note, style="yellow")]
         steps = f" · step {progress.step} of {progress.total_steps}" if progress.total_steps else ""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from rft_api.exact_json import parse_line
+from rft_api.foreign.files import open_file
 from rft_api.metrics import TrainMetrics, ValidationMetrics, parse_metrics
+
+_LONGEST_LINE = 4 << 20
+"""Bytes of a line that are read at once; a longer line is none of a trainer, and its parts are left out."""
 
 
 class History:
@@ -28,17 +32,17 @@ class History:
             self._offset = 0
             self.training.clear()
             self.validation.clear()
-        with self._file.open("rb") as file:
+        with open_file(self._file) as file:
             file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
+            while line := file.readline(_LONGEST_LINE):
+                if len(line) < _LONGEST_LINE and not line.endswith(b"\n"):
                     break  # The trainer is still writing this line.
                 self._offset += len(line)
                 self._add(line)
 
     def _add(self, line: bytes) -> None:
         try:
-            metrics = parse_metrics(json.loads(line))
+            metrics = parse_metrics(parse_line(line))
         except ValueError:
             return  # A crash cut this line off; the lines of the next attempt follow.
         if isinstance(metrics, TrainMetrics):

@@ -72,11 +72,28 @@ def run(
 
 @app.command()
 def validate(files: Manifests) -> None:
-    """Check manifests: fields, references, reward code, data files. All errors at once."""
+    """Check manifests: fields, references, reward code, and that local files exist. All errors at once.
+
+    The rows of data files are checked by `rft data check JOB.yaml`.
+    """
     with _user_errors():
         from rft_cli.validate import validate as validate_files
 
         validate_files(files)
+
+
+@app.command()
+def plan(files: Manifests) -> None:
+    """Say what memory each job needs on its GPUs, whether it fits, and what to change if it does not.
+
+    Only the model's config.json is read.
+    """
+    with _user_errors():
+        from rich.console import Console
+
+        from rft_cli.plan import plan as plan_jobs
+
+        plan_jobs(files, Console())
 
 
 @app.command()
@@ -99,11 +116,10 @@ def score(
 ) -> None:
     """Score a file of completions with a reward function."""
     with _user_errors():
-        from rich.console import Console
-
+        from rft_cli.console import make_console
         from rft_cli.score import score as score_file
 
-        score_file(reward, name, completions, output, Console())
+        score_file(reward, name, completions, output, make_console())
 
 
 @app.command()
@@ -112,11 +128,10 @@ def report(
 ) -> None:
     """Compare a run's model before and after, and draw its curves."""
     with _user_errors():
-        from rich.console import Console
-
+        from rft_cli.console import make_console
         from rft_cli.report import report as report_run
 
-        report_run(run_folder, Console())
+        report_run(run_folder, make_console())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rft_api.exit_codes import ExitCode, RunError
-from rft_api.files import PARTIAL_SUFFIX
+from rft_api.files import PARTIAL_SUFFIX, open_new
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def new_files(targets: Sequence[Path]) -> Iterator[list[BinaryIO]]:
         with ExitStack() as stack:
             for target in targets:
                 target.parent.mkdir(parents=True, exist_ok=True)
-            yield [stack.enter_context(path.open("wb")) for path in partial_files]
+            yield [stack.enter_context(open_new(path)) for path in partial_files]
         for path, target in zip(partial_files, targets, strict=True):
             path.rename(target)
     except OSError as error:

@@ -12,21 +12,26 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import httpx
-import yaml
 
+from rft_api import keeper
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.files import open_in_place
+from rft_api.foreign.files import MAXIMUM_DOCUMENT, open_file, read_file
+from rft_api.foreign.text import one_line, printable
 from rft_api.readiness import READINESS_PATH, Readiness, find_address
 from rft_api.remote_graders import reads_credential
+from rft_api.reward_document import reward_document
 from rft_api.reward_function import RewardFunction
-from rft_cli import keeper
-from rft_cli.texts import harmless
 
 RESTARTS = 3
 """How many times a reward server is started again after it has ended."""
 LOG_LINES = 20
 """Number of lines of a program's log that are shown when it has failed without a message of its own."""
+OUTPUT_BYTES = 1 << 20
+"""Number of bytes at the end of a program's log that are looked at."""
 POLL_SECONDS = 0.1
 _INHERITED = {
     "ALL_PROXY", "HOME", "HTTPS_PROXY", "HTTP_PROXY", "LANG", "LD_LIBRARY_PATH", "LOGNAME", "NO_PROXY",
@@ -46,12 +51,15 @@ class Program:
         command: the program and its arguments.
         log: the file to which its standard output and standard error are appended.
         environment: its environment variables.
+
+    Raises:
+        RunError: OUTPUT_INVALID when the log cannot be written.
     """
 
     def __init__(self, command: list[str], log: Path, environment: Mapping[str, str]):
         self.log = log
-        self._log_start = log.stat().st_size if log.exists() else 0
-        with log.open("ab") as output:
+        with _open_log(log) as output:
+            self._log_start = output.seek(0, os.SEEK_END)
             # With -S and -E Python starts faster; the keeper needs neither site packages nor PYTHON* variables.
             self._keeper = subprocess.Popen(
                 [sys.executable, "-S", "-E", keeper.__file__, *command],
@@ -67,10 +75,11 @@ class Program:
         return self._keeper.poll()
 
     def output(self) -> str:
-        """Return the output of the program so far, without the output of earlier starts in the same log."""
-        with self.log.open("rb") as file:
-            file.seek(self._log_start)
-            return file.read().decode(errors="replace")
+        """Return the end of the output so far, without the output of earlier starts in the same log."""
+        with open_file(self.log) as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(self._log_start, end - OUTPUT_BYTES))
+            return file.read(OUTPUT_BYTES).decode(errors="replace")
 
     def last_lines(self, count: int) -> str:
         """Return the last lines of the output."""
@@ -122,39 +131,39 @@ class RewardServer:
         log: the file to which the output of the server is appended.
 
     Raises:
-        RunError: CONFIGURATION_INVALID when the packages cannot be installed.
+        RunError: CONFIGURATION_INVALID when the packages cannot be installed; OUTPUT_INVALID when the log cannot be
+            written.
     """
 
     def __init__(self, function: RewardFunction, private: Path, log: Path):
         self.name = function.metadata.name
         self.url = ""
         self.token_file = private / f"{self.name}.token"
-        self._function_file = private / f"{self.name}.yaml"
+        self._function_file = private / f"{self.name}.json"
         self._log = log
         self._environment = reward_environment(function, os.environ)
         self._restarts_left = RESTARTS
         _write_private(self.token_file, secrets.token_urlsafe(32))
-        document = function.to_json_object()
-        _write_private(self._function_file, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+        _write_private(self._function_file, reward_document(function))
         if function.spec.requirements():
             self._install_packages()
         self._program = self._start(port=0)
 
     def _install_packages(self) -> None:
         command = [sys.executable, "-m", "rft_reward.packages", "--function", str(self._function_file)]
-        with self._log.open("ab") as log:
+        with _open_log(self._log) as log:
             # The installer gets the whole environment, which may name a package index and proxies.
             installation = subprocess.run(
                 [*command, "--packages", str(PACKAGES)], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.PIPE
             )
         if installation.returncode != 0:
-            reason = harmless(installation.stderr.decode(errors="replace").strip())
+            reason = printable(installation.stderr.decode(errors="replace").strip())
             raise RunError(ExitCode.CONFIGURATION_INVALID, f"RewardFunction {self.name}: {reason}")
 
     @property
     def token(self) -> str:
         """The bearer token of the server's API."""
-        return self.token_file.read_text(encoding="ascii")
+        return read_file(self.token_file, MAXIMUM_DOCUMENT).decode("ascii")
 
     def _start(self, port: int) -> Program:
         command = [sys.executable, "-m", "rft_reward", "--function", str(self._function_file)]
@@ -180,7 +189,7 @@ class RewardServer:
         code = self._program.exit_code()
         if code is None:
             return
-        output = harmless(self._program.last_lines(LOG_LINES))
+        output = printable(self._program.last_lines(LOG_LINES))
         if code == ExitCode.CONFIGURATION_INVALID:
             raise RunError(ExitCode.CONFIGURATION_INVALID, f"RewardFunction {self.name}: {output}")
         raise RunError(ExitCode.REWARD_FAILING, f"the reward server of {self.name} ended with code {code}:\n{output}")
@@ -225,8 +234,22 @@ def ask_readiness(function: str, url: str) -> bool:
     readiness = Readiness.model_validate_json(response.text)
     if not readiness.failures:
         return readiness.ready
-    reasons = "\n".join(f"  {harmless(line)}" for line in readiness.message.splitlines())
+    reasons = "\n".join(f"  {one_line(line)}" for line in readiness.message.splitlines())
     raise RunError(ExitCode.REWARD_FAILING, f"RewardFunction {function} is not ready:\n{reasons}")
+
+
+def _open_log(path: Path) -> BinaryIO:
+    """Open a log to append to it. In a copy of a folder that shares its files with the original, it begins anew.
+
+    Raises:
+        RunError: OUTPUT_INVALID when it cannot be written.
+    """
+    try:
+        if path.is_file() and not path.is_symlink() and path.stat().st_nlink > 1:
+            path.unlink()
+        return open_in_place(path)
+    except OSError as error:
+        raise RunError(ExitCode.OUTPUT_INVALID, f"{path} cannot be written: {error.strerror}") from None
 
 
 def _write_private(path: Path, text: str) -> None:

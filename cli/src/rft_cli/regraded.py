@@ -30,10 +30,10 @@ class Regraded:
     """The completion."""
     prompt: str
     """Id of its prompt."""
-    before: float | None
+    stored: float | None
     """The stored reward; None when it could not be computed."""
-    after: float | None
-    """The new reward; None when it could not be computed. Equal to `before` if the reward of the source is the same."""
+    regraded: float | None
+    """The new reward; None when it could not be computed. Equal to `stored` if the reward of the source is the same."""
     changed: bool = False
     """Whether the reward of its source is one of those that are changed."""
     error: str | None = None
@@ -56,14 +56,14 @@ class SplitRewards:
 class Means:
     """Mean rewards of the completions of one file, by both versions; None when none could be scored."""
 
-    before: float | None
-    """By the run's reward."""
-    after: float | None
+    stored: float | None
+    """By the stored rewards, which are those of the run."""
+    regraded: float | None
     """By the changed reward."""
 
     def to_json(self) -> Json:
         """Return the means as a JSON object."""
-        return {"before": self.before, "after": self.after}
+        return {"stored": self.stored, "regraded": self.regraded}
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ class Signal:
 
     groups: int
     """All groups."""
-    before: int
+    stored: int
     """Groups with different stored rewards."""
-    after: int
+    regraded: int
     """Groups with different new rewards."""
     gained: int
     """Groups whose rewards were equal and become different."""
@@ -88,8 +88,8 @@ class Signal:
         """Return the numbers as a JSON object."""
         return {
             "groups": self.groups,
-            "withSignalBefore": self.before,
-            "withSignalAfter": self.after,
+            "withSignalStored": self.stored,
+            "withSignalRegraded": self.regraded,
             "gainSignal": self.gained,
             "loseSignal": self.lost,
         }
@@ -99,9 +99,9 @@ class Signal:
 class Choice:
     """The checkpoint that validation chooses, by both versions; None without validations."""
 
-    before: int | None
+    exported: int | None
     """Step of the checkpoint that the run has exported, or would export now."""
-    after: int | None
+    best: int | None
     """Step of the checkpoint with the highest mean of the new reward."""
 
 
@@ -149,15 +149,15 @@ def regrade_files(
             continue
         scores = score_lines(functions[name], [rows[file][index].line for file, index in places], console)
         for (file, index), score in zip(places, scores, strict=True):
-            rows[file][index] = replace(rows[file][index], after=score.aggregate_reward_score, error=score.error)
+            rows[file][index] = replace(rows[file][index], regraded=score.aggregate_reward_score, error=score.error)
     return rows
 
 
 def means(rows: Sequence[Regraded]) -> Means:
     """Return the mean rewards of rows."""
-    before = [row.before for row in rows if row.before is not None]
-    after = [row.after for row in rows if row.after is not None]
-    return Means(fmean(before) if before else None, fmean(after) if after else None)
+    stored = [row.stored for row in rows if row.stored is not None]
+    regraded = [row.regraded for row in rows if row.regraded is not None]
+    return Means(fmean(stored) if stored else None, fmean(regraded) if regraded else None)
 
 
 def common_means(stages: Mapping[Stage, Sequence[Regraded]]) -> dict[Stage, Means]:
@@ -166,7 +166,7 @@ def common_means(stages: Mapping[Stage, Sequence[Regraded]]) -> dict[Stage, Mean
     Evaluations have the same prompts in the same order. Means over different prompts could not be compared.
     """
 
-    def mean(rows: Sequence[Regraded], version: Literal["before", "after"]) -> float | None:
+    def mean(rows: Sequence[Regraded], version: Literal["stored", "regraded"]) -> float | None:
         scored = [
             getattr(row, version)
             for row, *others in zip(rows, *stages.values(), strict=False)
@@ -174,7 +174,7 @@ def common_means(stages: Mapping[Stage, Sequence[Regraded]]) -> dict[Stage, Mean
         ]
         return fmean(scored) if scored else None
 
-    return {stage: Means(mean(rows, "before"), mean(rows, "after")) for stage, rows in stages.items()}
+    return {stage: Means(mean(rows, "stored"), mean(rows, "regraded")) for stage, rows in stages.items()}
 
 
 def group_rows(rows: Sequence[Regraded], size: int) -> list[list[Regraded]]:
@@ -193,34 +193,34 @@ def count_signal(groups: Sequence[Sequence[Regraded]]) -> Signal:
     pairs = [has_signal(group) for group in groups]
     return Signal(
         groups=len(pairs),
-        before=sum(before for before, _ in pairs),
-        after=sum(after for _, after in pairs),
-        gained=sum(after and not before for before, after in pairs),
-        lost=sum(before and not after for before, after in pairs),
+        stored=sum(stored for stored, _ in pairs),
+        regraded=sum(regraded for _, regraded in pairs),
+        gained=sum(regraded and not stored for stored, regraded in pairs),
+        lost=sum(stored and not regraded for stored, regraded in pairs),
     )
 
 
 def choose(run: Run, validations: Mapping[int, Means]) -> Choice:
     """Return the step that validation chooses by both versions: the highest mean, and the earliest of equal ones."""
     if run.summary is not None:
-        before: int | None = run.summary.best_step
+        exported: int | None = run.summary.best_step
     else:
-        before = best_step({step: values.before for step, values in validations.items()})
-    return Choice(before, best_step({step: values.after for step, values in validations.items()}))
+        exported = best_step({step: values.stored for step, values in validations.items()})
+    return Choice(exported, best_step({step: values.regraded for step, values in validations.items()}))
 
 
 def has_signal(group: Sequence[Regraded]) -> tuple[bool, bool]:
     """Return whether the rewards of a group are different, by both versions; rewards that failed do not count."""
-    before = [row.before for row in group if row.before is not None]
-    after = [row.after for row in group if row.after is not None]
-    return _are_different(before), _are_different(after)
+    stored = [row.stored for row in group if row.stored is not None]
+    regraded = [row.regraded for row in group if row.regraded is not None]
+    return _are_different(stored), _are_different(regraded)
 
 
 def differ(row: Regraded) -> bool:
     """Return whether the rewards of a completion differ, or only one of both could be computed."""
-    if row.before is None or row.after is None:
-        return row.before is not row.after
-    return abs(row.before - row.after) > SAME
+    if row.stored is None or row.regraded is None:
+        return row.stored is not row.regraded
+    return abs(row.stored - row.regraded) > SAME
 
 
 def best_step(rewards: Mapping[int, float | None]) -> int | None:

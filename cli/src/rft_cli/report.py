@@ -19,13 +19,16 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from rft_api.component_names import MOST_RECORDED_NAMES
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.foreign.files import read_document
+from rft_api.foreign.text import one_line, printable
 from rft_api.progress import format_seconds
 from rft_api.run_folder import RolloutRow, RunFolder, Stage
 from rft_api.summary import Evaluation, PreflightVerdict, Summary
 from rft_api.trainer_config import TrainerConfig
 from rft_cli.history import History
-from rft_cli.texts import harmless, last_user_message, number, shorten, signed
+from rft_cli.texts import last_user_message, number, read_cell, short_path, shorten, signed
 
 SAMPLES = 5
 SAME_REWARD = 1e-9
@@ -71,31 +74,40 @@ def read_model(file: Path, model: type[AnyModel]) -> AnyModel | None:
         RunError: OUTPUT_INVALID when the file cannot be read, or holds something else.
     """
     try:
-        return model.model_validate_json(file.read_bytes())
+        return read_document(file, model)
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError) as error:
-        problem = error.strerror if isinstance(error, OSError) else f"{error.errors()[0]['msg']} in {model.__name__}"
+    except ValidationError as error:
+        problem = f"{error.errors()[0]['msg']} in {model.__name__}"
+        raise RunError(ExitCode.OUTPUT_INVALID, f"{file} cannot be read: {problem}") from None
+    except (OSError, ValueError) as error:
+        problem = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise RunError(ExitCode.OUTPUT_INVALID, f"{file} cannot be read: {problem}") from None
 
 
 def print_report(run: Run, console: Console, *, samples: bool = True) -> None:
     """Print the tables, the remarks and, with `samples`, sample completions."""
     console.print()
-    console.print(Text(run.config.name, style="bold"), Text(f"· {harmless(run.config.model)}", style="dim"))
+    console.print(Text(run.config.name, style="bold"), Text(f"· {one_line(short_path(run.config.model))}", style="dim"))
     if run.summary is None:
         _print_unfinished(run, console)
     else:
         _print_result(run, run.summary, console)
     for remark in _remarks(run):
-        console.print(remark)
+        # What the files of a run say may come from anybody who can write to its folder.
+        console.print(Text(printable(remark.plain), style=remark.style))
     if samples:
         _print_samples(run, console)
 
 
 def _print_unfinished(run: Run, console: Console) -> None:
     steps, validations = run.history.steps, run.history.validations
-    console.print("[yellow]This run is not finished[/]: there is no summary.json, so no before/after comparison yet.")
+    console.print(
+        Text.assemble(
+            ("This run is not finished", "yellow"),
+            ": there is no summary.json, so no before/after comparison yet.",
+        )
+    )
     if not steps and not validations:
         console.print("No training step has been recorded.")
         return
@@ -119,51 +131,55 @@ def _print_result(run: Run, summary: Summary, console: Console) -> None:
     stages: dict[Stage, Evaluation | None] = {"base": summary.base, "warmup": summary.warmup, "tuned": summary.tuned}
     evaluations = {stage: evaluation for stage, evaluation in stages.items() if evaluation is not None}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(f"{summary.prompts} {'held-out ' if summary.held_out == 'test' else 'validation '}prompts")
+    title = f"{summary.prompts} {'held-out ' if summary.held_out == 'test' else 'validation '}prompts"
+    table.add_column(title, overflow="fold")
     for stage in evaluations:
         table.add_column(STAGE_TITLES[stage], justify="right")
     table.add_column("difference", justify="right")
 
-    def add(title: str, values: Sequence[float | None], digits: int = 3, style: str = "", extra: str = "") -> None:
+    def add(title: str, values: Sequence[float | None], digits: int = 3, style: str = "") -> None:
         first, last = values[0], values[-1]
         difference = "" if first is None or last is None else signed(last - first, digits)
-        table.add_row(title, *(number(value, digits) for value in values), difference + extra, style=style)
+        table.add_row(title, *(number(value, digits) for value in values), difference, style=style)
 
-    low, high = signed(summary.gain.low), signed(summary.gain.high)
-    interval = f"  [{low} … {high}]"
-    add("reward", [e.reward for e in evaluations.values()], style="bold", extra=interval)
+    # The gain, whose interval stands beside it, is that of the prompts with a reward from both models. When one of them
+    # lacks some, it differs from the difference of the means.
+    gain, low, high = (signed(value) for value in (summary.gain.mean, summary.gain.low, summary.gain.high))
+    rewards = [number(evaluation.reward) for evaluation in evaluations.values()]
+    table.add_row("reward", *rewards, f"{gain}  [{low} … {high}]", style="bold")
     for component in sorted({name for e in evaluations.values() for name in e.components}):
-        add(f"  {component}", [e.components.get(component) for e in evaluations.values()])
+        add(f"  {one_line(component)}", [e.components.get(component) for e in evaluations.values()])
     sources = sorted({name for e in evaluations.values() for name in e.sources})
     if len(sources) > 1:
         for source in sources:
-            add(f"reward on {source}", [e.sources.get(source) for e in evaluations.values()])
+            add(f"reward on {one_line(source)}", [e.sources.get(source) for e in evaluations.values()])
     for shadow in sorted({name for e in evaluations.values() for name in e.shadows}):
-        add(f"shadow {shadow}", [e.shadows.get(shadow) for e in evaluations.values()], style="dim")
+        add(f"shadow {one_line(shadow)}", [e.shadows.get(shadow) for e in evaluations.values()], style="dim")
     add("episode length, tokens", [e.episode_length for e in evaluations.values()], digits=1)
     if any(e.rewards_failed for e in evaluations.values()):
         table.add_row("prompts not scored", *(str(e.rewards_failed) for e in evaluations.values()), "")
     console.print(table)
     console.print(
-        f"[dim]In brackets: {summary.gain.confidence:.0%} interval of the gain (paired bootstrap over prompts). "
-        f"Greedy completions.[/]",
-        highlight=False,
+        Text(
+            f"In brackets: {summary.gain.confidence:.0%} interval of the gain (paired bootstrap over prompts). "
+            f"Greedy completions.",
+            style="dim",
+        )
     )
     if summary.gain.low <= 0 <= summary.gain.high:
-        console.print("[yellow]The interval includes 0: this gain may be chance.[/]")
+        console.print(Text("The interval includes 0: this gain may be chance.", style="yellow"))
     if summary.held_out == "validation":
         console.print(
-            "[yellow]The checkpoint was chosen on these same prompts, so the gain flatters it.[/] "
-            "Set spec.data.test to prompts that nothing else uses for an unbiased figure.",
-            highlight=False,
+            Text("The checkpoint was chosen on these same prompts, so the gain flatters it.", style="yellow"),
+            Text("Set spec.data.test to prompts that nothing else uses for an unbiased figure."),
         )
     early_stop = " (stopped early: validation no longer improved)" if summary.stopped_early else ""
     console.print(
-        f"Exported: step {summary.best_step} of {summary.steps}{early_stop} → {run.folder.best}",
+        f"Exported: step {summary.best_step} of {summary.steps}{early_stop} → {short_path(run.folder.best)}",
         highlight=False,
         soft_wrap=True,
     )
-    times = [f"{harmless(stage)} {format_seconds(seconds)}" for stage, seconds in summary.seconds.items()]
+    times = [f"{one_line(stage)} {format_seconds(seconds)}" for stage, seconds in summary.seconds.items()]
     total = format_seconds(sum(summary.seconds.values()))
     console.print(f"Time: {total} ({', '.join(times)})", highlight=False)
     if summary.accelerator_hours:
@@ -192,9 +208,15 @@ def _remarks(run: Run) -> Iterator[Text]:
             limit = run.config.hyperparameters.max_prompt_tokens
             yield Text(f"Left out of {source}: {count} prompts longer than {limit} tokens", style="yellow")
         for source, log in data.invocation_logs.items():
-            yield Text(harmless(f"Invocation logs of {source}: {log}"))
+            yield Text(printable(f"Invocation logs of {source}: {log}"))
         if run.summary.rewards_failed:
             yield Text(f"Completions that could not be scored: {run.summary.rewards_failed}", style="yellow")
+        if run.summary.components_left_out:
+            yield Text(
+                f"Values of components that are not recorded: {run.summary.components_left_out}, because the reward "
+                f"names more than {MOST_RECORDED_NAMES} of them. Give components fixed names.",
+                style="yellow",
+            )
 
 
 def _shadow_failures(run: Run) -> dict[str, int]:
@@ -277,43 +299,64 @@ def _pair_rows(before: Sequence[RolloutRow], after: Sequence[RolloutRow]) -> Ite
 
 
 def _print_samples(run: Run, console: Console) -> None:
-    files = [run.folder.evaluation("base"), run.folder.evaluation("tuned")]
-    if not all(file.exists() for file in files):
+    base, tuned = run.folder.evaluation("base"), run.folder.evaluation("tuned")
+    if not base.exists():
         return
-    before, after = (read_rollouts(file) for file in files)
+    before = read_rollouts(base)
+    if not tuned.exists():
+        # A run that ended before it trained, such as one that is NotLearnable, has these completions only.
+        console.print()
+        _print_samples_heading(f"{min(SAMPLES, len(before))} of {len(before)} completions of the base model", console)
+        for row in before[:SAMPLES]:
+            console.print(_sample_panel("base", [("completion", row, "")]))
+        return
+    after = read_rollouts(tuned)
     comparisons = choose_samples(before, after)
     if not comparisons:
         return
     changes = [pair.change for pair in (Comparison("", *rows) for rows in _pair_rows(before, after))]
     better, worse = sum(c > SAME_REWARD for c in changes), sum(c < -SAME_REWARD for c in changes)
     console.print()
-    console.print(
-        f"[bold]Samples[/]: of {len(changes)} prompts {better} improved, {worse} worsened, "
-        f"{len(changes) - better - worse} stayed the same",
-        highlight=False,
+    unchanged = len(changes) - better - worse
+    _print_samples_heading(
+        f"of {len(changes)} prompts {better} improved, {worse} worsened, {unchanged} stayed the same", console
     )
     for comparison in comparisons:
-        console.print(_sample_panel(comparison))
+        colour = "green" if comparison.change > 0 else "red" if comparison.change < 0 else ""
+        rows = [("before", comparison.before, ""), ("after", comparison.after, colour)]
+        console.print(_sample_panel(comparison.label, rows))
 
 
-def _sample_panel(comparison: Comparison) -> Panel:
+def _print_samples_heading(text: str, console: Console) -> None:
+    console.print(Text.assemble(("Samples", "bold"), f": {text}"))
+
+
+def _sample_panel(label: str, rows: Sequence[tuple[str, RolloutRow, str]]) -> Panel:
+    """Return a panel with a prompt, its reference answer, and completions of it with their titles and colours."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(justify="right", no_wrap=True)
     grid.add_column(overflow="fold")
-    reference = json.loads(comparison.before.reference_answer)
+    _, first, _ = rows[0]
+    reference = read_cell(first.reference_answer)
     reference_text = reference if isinstance(reference, str) else json.dumps(reference, ensure_ascii=False)
-    grid.add_row("prompt", "", Text(shorten(last_user_message(comparison.before.prompt), 400)))
+    grid.add_row("prompt", "", Text(shorten(last_user_message(first.prompt), 400)))
     if reference is not None:
         grid.add_row("reference", "", Text(shorten(reference_text, 200)))
-    colours = ("", "green" if comparison.change > 0 else "red" if comparison.change < 0 else "")
-    for title, row, colour in zip(("before", "after"), (comparison.before, comparison.after), colours, strict=True):
+    for title, row, colour in rows:
         grid.add_row(title, Text(number(row.reward, 2), style=colour), Text(shorten(row.completion, 400) or "(empty)"))
-    return Panel(Group(grid), title=comparison.label, title_align="left", border_style="dim", box=box.ROUNDED)
+    return Panel(Group(grid), title=label, title_align="left", border_style="dim", box=box.ROUNDED)
 
 
-def final_line(run: Run, summary: Summary) -> str:
-    """Return the result as one line of JSON, which programs can read."""
+def final_line(run: Run, summary: Summary, changed_inputs: Sequence[str] | None = ()) -> str:
+    """Return the result as one line of JSON, which programs can read.
+
+    Args:
+        run: the run.
+        summary: its summary.
+        changed_inputs: the inputs that are no longer what was measured; None if that is not known. The line has them
+            unless there are none.
+    """
     return json.dumps(
         {
             "job": summary.name,
@@ -328,6 +371,7 @@ def final_line(run: Run, summary: Summary) -> str:
             "steps": summary.steps,
             "seconds": round(sum(summary.seconds.values()), 1),
             "output": str(run.folder.path),
+            **({"changedInputs": changed_inputs} if changed_inputs is None or changed_inputs else {}),
         },
         ensure_ascii=False,
     )
@@ -344,7 +388,7 @@ def report(path: Path, console: Console) -> Run:
     try:
         files = draw_curves(run.history, run.folder.curves, run.config.name, run.summary)
     except OSError as error:  # The folder may belong to somebody else; the report is useful without the curves.
-        console.print(f"[yellow]The curves could not be written: {error.strerror or error}[/]")
+        console.print(Text(f"The curves could not be written: {error.strerror or error}", style="yellow"))
     else:
-        console.print(f"Curves: {', '.join(str(file) for file in files)}", highlight=False, soft_wrap=True)
+        console.print(f"Curves: {', '.join(short_path(file) for file in files)}", highlight=False, soft_wrap=True)
     return run

@@ -9,7 +9,7 @@ import typer
 
 from rft_cli.user_errors import user_errors
 
-reward_commands = typer.Typer(help="List, show, start and compare rewards.", no_args_is_help=True)
+reward_commands = typer.Typer(help="List, show, create and compare rewards.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A reward that `rft rewards list` shows.")]
 
@@ -18,22 +18,20 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A reward that `rft re
 def list_() -> None:
     """List the rewards that there are: builtins, judges and ways to bring one's own."""
     with user_errors():
-        from rich.console import Console
-
+        from rft_cli.console import make_console
         from rft_cli.rewards import list_rewards
 
-        list_rewards(Console())
+        list_rewards(make_console())
 
 
 @reward_commands.command()
 def show(name: Name) -> None:
     """Show a reward's options and an example manifest."""
     with user_errors():
-        from rich.console import Console
-
+        from rft_cli.console import make_console
         from rft_cli.rewards import show_reward
 
-        show_reward(name, Console())
+        show_reward(name, make_console())
 
 
 @reward_commands.command()
@@ -47,23 +45,24 @@ def init(
         typer.Option(
             "--from-file",
             metavar="CODE.py",
-            help="A file of Python code in place of NAME; its imports become requirements. Again: a further file.",
+            help="A file of Python code in place of NAME; its imports become requirements. "
+            "Repeat the option for further files.",
         ),
     ] = [],  # noqa: B006
     handler: Annotated[str, typer.Option(help="The function that scores; by default it is found in the code.")] = "",
 ) -> None:
     """Write a manifest to start from, with tests or with your code; never over a file that exists."""
     with user_errors():
-        from rich.console import Console
+        from rft_cli.console import make_console
 
         if from_file:
             from rft_cli.reward_from_file import init_from_files
 
-            init_from_files(from_file, handler, Path(name) if name else file, Console())
+            init_from_files(from_file, handler, Path(name) if name else file, make_console())
         else:
             from rft_cli.rewards import init_reward
 
-            init_reward(name, file, Console())
+            init_reward(name, file, make_console())
 
 
 @reward_commands.command()
@@ -80,11 +79,10 @@ def diff(
     The last line of the output is the result as JSON.
     """
     with user_errors():
-        from rich.console import Console
-
+        from rft_cli.console import make_console
         from rft_cli.reward_diff import diff as compare
 
-        compare(first, second, completions, samples, Console())
+        compare(first, second, completions, samples, make_console())
 
 
 @reward_commands.command()
@@ -100,8 +98,7 @@ def regrade(
     exported checkpoint would still be the best. The last line of the output is the result as JSON.
     """
     with user_errors():
-        from rich.console import Console
-
+        from rft_cli.console import make_console
         from rft_cli.reward_regrade import regrade as regrade_run
 
-        regrade_run(run, reward, name, samples, Console())
+        regrade_run(run, reward, name, samples, make_console())

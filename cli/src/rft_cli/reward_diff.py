@@ -19,10 +19,11 @@ from rich.text import Text
 
 from rft_api.constant_reward import SAME
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.foreign.text import one_line
 from rft_api.model import Json
 from rft_api.reward_protocol import Score
 from rft_cli.score import Line, load_function, read_lines, score_lines
-from rft_cli.texts import bars, harmless, last_user_message, number, shorten, signed
+from rft_cli.texts import bars, last_user_message, number, shorten, signed
 
 BINS = 20
 
@@ -205,4 +206,4 @@ def _print_samples(pairs: Sequence[Pair], count: int, console: Console) -> None:
             f"line {pair.line.number}: {number(pair.first)} → {number(pair.second)}, "
             f"moved by {signed(100 * pair.moved, 0)} % of the ranks"
         )
-        console.print(Panel(body, title=Text(harmless(title)), title_align="left"))
+        console.print(Panel(body, title=Text(one_line(title)), title_align="left"))

@@ -11,10 +11,13 @@ from rich.console import Console
 from rich.text import Text
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.foreign.files import read_file
+from rft_api.foreign.yaml_text import take_numbers_as_kubectl
 from rft_api.python_source import imported_modules, syntax_problem
 from rft_api.requirements import distribution_of, missing_modules
 from rft_api.resource import API_VERSION
-from rft_api.reward_checks import network_imports
+from rft_api.reward_checks import network_imports, nova_role
+from rft_api.reward_function import MAXIMUM_CODE
 from rft_cli.new_file import new_files
 from rft_cli.reward_shapes import USUAL_HANDLER, RewardCode, find_reward, with_trl_adapter
 from rft_cli.rewards import manifest_name
@@ -31,8 +34,9 @@ def init_from_files(files: Sequence[Path], handler: str, manifest: Path, console
         console: where to print what comes next.
 
     Raises:
-        RunError: CONFIGURATION_INVALID when a file cannot be read, is no Python, or defines no function that scores;
-            OUTPUT_INVALID when the manifest exists already.
+        RunError: CONFIGURATION_INVALID when a file cannot be read, is no Python, defines no function that scores, or
+            imports a module of the user's own that is not among the files; OUTPUT_INVALID when the manifest exists
+            already.
     """
     main, *others = files
     source = _read(main)
@@ -40,6 +44,7 @@ def init_from_files(files: Sequence[Path], handler: str, manifest: Path, console
     if problem is not None:
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"{main}:{problem.text_line}: {problem.message}")
     reward = find_reward(main, source, handler)
+    _require_files_beside(files)
     requirements = _packages(files, are_optional=False)
     document = {
         "apiVersion": API_VERSION,
@@ -76,18 +81,42 @@ def _spec(
             raise RunError(ExitCode.CONFIGURATION_INVALID, message)
         return {"openai": {**packages, "grader": {"type": "python", "source": _Block(source)}}}
     handler = {} if reward.form == "TRL" or reward.name == USUAL_HANDLER else {"handler": reward.name}
+    role = {"assistantRole": "nova_assistant"} if reward.form == "Lambda" and nova_role(source) is not None else {}
     files = {"files": {file.name: _Block(_read(file)) for file in others}} if others else {}
     code = with_trl_adapter(source, reward) if reward.form == "TRL" else source
-    return {"python": {**handler, **packages, **files, "source": _Block(code)}}
+    return {"python": {**handler, **packages, **role, **files, "source": _Block(code)}}
 
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return read_file(file, 4 * MAXIMUM_CODE).decode("utf-8-sig")
     except OSError as error:
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"{file}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"{file}: is not UTF-8 text") from None
+    except ValueError as error:
+        raise RunError(ExitCode.CONFIGURATION_INVALID, f"{file}: {error}") from None
+
+
+def _require_files_beside(files: Sequence[Path]) -> None:
+    """Refuse imports of modules that are beside the files, but not among them.
+
+    They would become requirements, and a package of the index that happens to have this name would be installed.
+    """
+    own = {file.stem for file in files}
+    for file in files:
+        for item in imported_modules(_read(file)) if file.suffix == ".py" else []:
+            module = item.module.partition(".")[0]
+            if item.level or module in own or not missing_modules([module], []):
+                continue
+            place = f"{file}:{item.line}: imports {module}, which is"
+            beside = file.with_name(f"{module}.py")
+            if beside.is_file():
+                message = f"{place} a file of yours: add --from-file {beside}"
+                raise RunError(ExitCode.CONFIGURATION_INVALID, message)
+            if any(beside.with_suffix("").glob("*.py")):
+                message = f"{place} a folder of yours: rewards have files without folders, so put its code into files"
+                raise RunError(ExitCode.CONFIGURATION_INVALID, message)
 
 
 def _packages(files: Sequence[Path], *, are_optional: bool) -> list[str]:
@@ -112,3 +141,4 @@ def _write_block(dumper: yaml.SafeDumper, text: _Block) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(_Block, _write_block)
+take_numbers_as_kubectl(_Dumper)

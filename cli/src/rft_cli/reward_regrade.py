@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.foreign.text import one_line
 from rft_api.manifests import ManifestErrors
 from rft_api.model import Json
 from rft_api.reward_function import RewardFunction
@@ -37,7 +38,7 @@ from rft_cli.regraded import (
 )
 from rft_cli.report import STAGE_TITLES, Run, read_run
 from rft_cli.score import load_function
-from rft_cli.texts import harmless, last_user_message, number, shorten, signed, sparkline
+from rft_cli.texts import last_user_message, number, shorten, signed, sparkline
 
 ERRORS_SHOWN = 5
 
@@ -107,9 +108,9 @@ def regrade(path: Path, manifest: Path, name: str | None, samples: int, console:
                 "validations": [{"step": step, **values.to_json()} for step, values in validation_curve.items()],
                 "evaluations": {stage: values.to_json() for stage, values in evaluations.items()},
                 **signal.to_json(),
-                "exportedStep": choice.before,
-                "bestStep": choice.after,
-                "exportedIsBest": None if choice.after is None else choice.before == choice.after,
+                "exportedStep": choice.exported,
+                "bestStep": choice.best,
+                "exportedIsBest": None if choice.best is None else choice.exported == choice.best,
             }
         ),
         highlight=False,
@@ -162,7 +163,7 @@ def _print_curves(
         table.add_column(column, justify="right")
     table.add_column("curve")
     for title, curve in (("training", steps), ("validation", validations)):
-        for version in ("before", "after"):
+        for version in ("stored", "regraded"):
             values = {step: value for step, means_ in curve.items() if (value := getattr(means_, version)) is not None}
             if values:
                 rewards = list(values.values())
@@ -177,11 +178,12 @@ def _print_curves(
         for stage in evaluations:
             table.add_column(STAGE_TITLES[stage], justify="right")
         table.add_column("difference", justify="right")
-        for version in ("before", "after"):
+        for version in ("stored", "regraded"):
             values_of_stages = [getattr(values, version) for values in evaluations.values()]
             first, last = values_of_stages[0], values_of_stages[-1]
-            known = len(values_of_stages) > 1 and first is not None and last is not None
-            table.add_row(f"reward, {version}", *map(number, values_of_stages), signed(last - first) if known else "")
+            comparable = len(values_of_stages) > 1 and first is not None and last is not None
+            difference = signed(last - first) if comparable else ""
+            table.add_row(f"reward, {version}", *map(number, values_of_stages), difference)
         console.print(table)
 
 
@@ -191,16 +193,16 @@ def _print_signal(
     if not signal.groups:
         return
     console.print(
-        f"Groups with different rewards, from which training learns: {signal.before} of {signal.groups} before, "
-        f"{signal.after} after; {signal.gained} gain their signal, {signal.lost} lose it.",
+        f"Groups with different rewards, from which training learns: {signal.stored} of {signal.groups} as stored, "
+        f"{signal.regraded} as regraded; {signal.gained} gain their signal, {signal.lost} lose it.",
         highlight=False,
     )
     changed = [
-        (step, group, after)
+        (step, group, regraded)
         for step, step_groups in groups.items()
         for group in step_groups
-        for before, after in [has_signal(group)]
-        if before != after
+        for stored, regraded in [has_signal(group)]
+        if stored != regraded
     ]
     for step, group, gains in changed[:samples]:
         messages: list[Json] = group[0].line.sample["messages"]
@@ -208,28 +210,29 @@ def _print_signal(
         body.add_row("prompt", "", Text(shorten(last_user_message(json.dumps(messages[:-1])), 200)))
         for row in group:
             text = shorten(str(row.line.sample["messages"][-1].get("content")), 200)
-            body.add_row("completion", f"{number(row.before)} → {number(row.after)}", Text(text))
+            body.add_row("completion", f"{number(row.stored)} → {number(row.regraded)}", Text(text))
         title = f"step {step}: {group[0].prompt} {'gains' if gains else 'loses'} its signal"
-        console.print(Panel(body, title=Text(harmless(title)), title_align="left"))
+        console.print(Panel(body, title=Text(one_line(title)), title_align="left"))
 
 
 def _print_choice(run: Run, choice: Choice, validations: Mapping[int, Means], console: Console) -> None:
-    if choice.after is None:
+    if choice.best is None:
         console.print("No validation was recorded, so no checkpoint can be compared with the exported one.")
-    elif choice.before == choice.after:
-        console.print(f"The exported checkpoint, step {choice.before}, would still be the best.", highlight=False)
+    elif choice.exported == choice.best:
+        console.print(f"The exported checkpoint, step {choice.exported}, would still be the best.", highlight=False)
     else:
-        of_exported = validations.get(choice.before) if choice.before is not None else None
-        kept = "kept" if run.folder.checkpoint(choice.after).is_dir() else "not kept"
+        of_exported = validations.get(choice.exported) if choice.exported is not None else None
+        kept = "kept" if run.folder.checkpoint(choice.best).is_dir() else "not kept"
         console.print(
-            f"[yellow]The exported checkpoint, step {choice.before}, would not be the best:[/] step {choice.after} has "
-            f"a validation reward of {number(validations[choice.after].after)} instead of "
-            f"{number(of_exported.after if of_exported else None)}. Its checkpoint is {kept}.",
-            highlight=False,
+            Text.assemble(
+                (f"The exported checkpoint, step {choice.exported}, would not be the best:", "yellow"),
+                f" step {choice.best} has a validation reward of {number(validations[choice.best].regraded)} instead "
+                f"of {number(of_exported.regraded if of_exported else None)}. Its checkpoint is {kept}.",
+            )
         )
 
 
 def _print_errors(errors: Sequence[Regraded], completions: int, console: Console) -> None:
     console.print(f"Not scored: {len(errors)} of {completions}", highlight=False)
     for row in errors[:ERRORS_SHOWN]:
-        console.print(Text(f"{row.file}:{row.line.number}: {harmless(row.error or '')}", style="red"), soft_wrap=True)
+        console.print(Text(f"{row.file}:{row.line.number}: {one_line(row.error or '')}", style="red"), soft_wrap=True)

@@ -66,6 +66,9 @@ def init_reward(name: str, file: Path, console: Console) -> None:
     Raises:
         RunError: CONFIGURATION_INVALID when there is no such reward, OUTPUT_INVALID when the file exists already.
     """
+    if not name:
+        message = "name a reward (rft rewards list shows them all), or a file with your code: --from-file CODE.py"
+        raise RunError(ExitCode.CONFIGURATION_INVALID, message)
     name, template = _template(name)
     with new_files([file]) as (target,):
         target.write(template.manifest(manifest_name(file.stem)).encode())

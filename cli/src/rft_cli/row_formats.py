@@ -152,8 +152,15 @@ def _question_answer(row: Json, prompt_field: str, answer_field: str, imitate: b
     if answer is None:
         raise ValueError(f"{answer_field} is missing; --answer-field names the field of the answer")
     if isinstance(answer, str) and not imitate and _SOLUTION_MARK in answer:
-        solution, _, final = answer.rpartition(_SOLUTION_MARK)
-        return _Turns(messages, final.strip(), (prompt_field, answer_field), {"solution": solution.strip()})
+        solution, _, final = (part.strip() for part in answer.rpartition(_SOLUTION_MARK))
+        own = row.get("solution")
+        if own is not None and solution and own != solution and "solution" not in (prompt_field, answer_field):
+            raise ValueError(
+                f"solution would be replaced by what stands before {_SOLUTION_MARK} in {answer_field}; rename it: "
+                "jq -c '.own_solution = .solution | del(.solution)' FILE > NEW"
+            )
+        further = {"solution": solution} if solution or own is None else {}
+        return _Turns(messages, final, (prompt_field, answer_field), further)
     return _Turns(messages, answer, (prompt_field, answer_field), {})
 
 

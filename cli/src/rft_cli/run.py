@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,8 +19,10 @@ from rich.console import Console
 from rich.text import Text
 
 from rft_api.addresses import job_addresses
+from rft_api.exact_json import parse_text
 from rft_api.exit_codes import ExitCode, RunError
-from rft_api.files import atomic_write
+from rft_api.files import atomic_write, open_in_place
+from rft_api.foreign.text import one_line, printable
 from rft_api.manifests import ManifestError, ManifestErrors, Manifests, resolve_source
 from rft_api.model import Location
 from rft_api.ports import free_port
@@ -31,18 +32,25 @@ from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
 from rft_api.run_folder import RunFolder
 from rft_api.same_run import changes_of_run
+from rft_api.scratch import scratch_folder
 from rft_api.termination import find_end
 from rft_api.trainer_config import TrainerConfig
 from rft_cli.addresses import INPUTS, Places
 from rft_cli.check import check_manifests
+from rft_cli.console import make_console
 from rft_cli.display import Display
 from rft_cli.history import History
 from rft_cli.local_rewards import local_reward_errors
 from rft_cli.processes import LOG_LINES, Program, RewardServer
 from rft_cli.report import final_line, read_model, report
-from rft_cli.texts import harmless
 
 POLL_SECONDS = 0.5
+_STALE = """\
+This report is of what was measured, which is not what is there now. These inputs have changed since:
+{changes}
+To measure what is there now, start another run: choose another folder (--output). This one stays as it is."""
+_NOT_COMPARED = """\
+This report is of what was measured. Whether model and data are still the same could not be found out: {message}"""
 _SIGNAL_BASE = 128
 """The exit code of a program that signal N has ended is this plus N."""
 
@@ -54,7 +62,7 @@ def run(files: Sequence[Path], job_name: str | None, output: Path | None) -> Non
         ManifestErrors: when a manifest is wrong, or needs a cluster.
         RunError: when the run ends without a result.
     """
-    console, notes = Console(), Console(stderr=True)
+    console, notes = make_console(), make_console(stderr=True)
     manifests, errors = check_manifests(files)
     if errors:
         raise ManifestErrors(errors, manifests)
@@ -75,16 +83,25 @@ def run(files: Sequence[Path], job_name: str | None, output: Path | None) -> Non
     places = Places(manifests.folders[job.metadata.name], folder.path, manifests.config_maps)
     with _lock(folder):
         _require_same_configuration(job, functions, places, folder)
+        changes: list[str] | None = []
+        remark = ""
+        places.write_inputs(job)
         if not folder.summary.exists():
-            places.write_inputs(job)
             _train(job, functions, places, folder, console)
         else:
             console.print(f"This run is finished; here is its report. Folder: {folder.path}", soft_wrap=True)
+            try:
+                changes = _compare_inputs(_render(job, functions, places, []), folder, console)
+                remark = _STALE.format(changes="\n".join(f"  {name}" for name in changes)) if changes else ""
+            except RunError as error:
+                changes, remark = None, _NOT_COMPARED.format(message=error.message)
     result = report(folder.path, console)
     if result.summary is None:
         raise RunError(ExitCode.UNEXPECTED, f"the trainer ended without {folder.summary}")
+    if remark:
+        console.print(Text(remark, style="bold yellow"), soft_wrap=True)
     # print instead of the console, which would wrap and colour the line.
-    print(final_line(result, result.summary), flush=True)
+    print(final_line(result, result.summary, changes), flush=True)
 
 
 def _choose_job(manifests: Manifests, name: str | None) -> RFTJob:
@@ -166,7 +183,7 @@ def _lock(folder: RunFolder) -> Iterator[None]:
     """
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        lock = (folder.path / ".lock").open("a+")
+        lock = open_in_place(folder.path / ".lock")
     except OSError as error:
         raise RunError(
             ExitCode.OUTPUT_INVALID, f"the output folder {folder.path} cannot be written: {error.strerror}"
@@ -176,12 +193,12 @@ def _lock(folder: RunFolder) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            holder = lock.read().strip()
+            holder = one_line(lock.read(20).decode("utf-8", "replace"))
             raise RunError(
                 ExitCode.OUTPUT_INVALID, f"another rft run (process {holder}) is working in {folder.path}"
             ) from None
         lock.truncate(0)
-        lock.write(str(os.getpid()))
+        lock.write(str(os.getpid()).encode())
         lock.flush()
         yield
 
@@ -217,7 +234,7 @@ def _require_same_configuration(
 
 
 def _value_text(value: object) -> str:
-    return harmless(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 class _Interruption:
@@ -249,7 +266,7 @@ def _train(
 ) -> None:
     with ExitStack() as stack:
         interruption = stack.enter_context(_Interruption().listening())
-        private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rft-")))
+        private = stack.enter_context(scratch_folder())
         display = stack.enter_context(Display(console, job.metadata.name, History(folder.metrics)))
         starting = Progress(message="starting the reward servers and running their tests")
         servers = []
@@ -275,6 +292,30 @@ def _train(
         code = _follow(trainer, port, servers, display, interruption)
         if code != ExitCode.SUCCEEDED:
             raise _failure(code, trainer, bool(interruption))
+
+
+def _compare_inputs(config: TrainerConfig, folder: RunFolder, console: Console) -> list[str]:
+    """Return the names of the inputs of a finished run that are no longer what it has measured.
+
+    Raises:
+        RunError: when they cannot be compared.
+    """
+    with scratch_folder() as private, Display(console, config.name, History(folder.metrics)) as display:
+        file = private / "job.json"
+        atomic_write(file, config.model_dump_json(by_alias=True))
+        command = [sys.executable, "-m", "rft_trainer", str(file), "--compare-inputs"]
+        command += ["--scratch", str(folder.path / INPUTS / "stored")]
+        trainer = Program(command, private / "trainer.log", os.environ)
+        try:
+            while (code := trainer.exit_code()) is None:
+                display.update(Progress(phase="Data", message="comparing model and data with those that were measured"))
+                time.sleep(POLL_SECONDS)
+        finally:
+            trainer.kill()
+        if code != ExitCode.SUCCEEDED:
+            raise _failure(code, trainer, False)
+        names: list[str] = parse_text(trainer.last_lines(1))
+        return names
 
 
 def _start_trainer(config: TrainerConfig, folder: RunFolder, port: int) -> Program:
@@ -335,5 +376,6 @@ def _failure(code: int, trainer: Program, interrupted: bool) -> RunError:
         reason = f"the trainer was ended by signal {code - _SIGNAL_BASE}"
     tail = trainer.last_lines(LOG_LINES)
     return RunError(
-        ExitCode(code) if has_meaning else ExitCode.UNEXPECTED, f"{reason}; the end of {trainer.log}:\n{harmless(tail)}"
+        ExitCode(code) if has_meaning else ExitCode.UNEXPECTED,
+        f"{reason}; the end of {trainer.log}:\n{printable(tail)}",
     )

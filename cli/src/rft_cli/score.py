@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,21 +16,25 @@ from rich.table import Table
 from rich.text import Text
 
 from rft_api.constant_reward import constant_reward, python_sources
+from rft_api.exact_json import parse_text
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.foreign.text import one_line, printable
 from rft_api.groups import group_id, split_groups, whole_batches
 from rft_api.manifests import ManifestErrors, resolve_source
 from rft_api.model import Json
 from rft_api.openai_chat import read_chat_rows
+from rft_api.prompts import problem_report
 from rft_api.quantities import duration_seconds
-from rft_api.reward_checks import network_remarks
+from rft_api.reward_checks import code_remarks
 from rft_api.reward_function import RewardFunction
 from rft_api.reward_protocol import SCORE_PATH, Score, build_sample, match_scores, with_facts
+from rft_api.scratch import scratch_folder
 from rft_cli.check import read_manifests
 from rft_cli.local_rewards import local_reward_errors
 from rft_cli.processes import RewardServer
 from rft_cli.report import read_rollouts
 from rft_cli.score_warnings import print_warnings
-from rft_cli.texts import harmless, number
+from rft_cli.texts import number
 
 BATCH = 64
 """Samples per request."""
@@ -61,8 +64,14 @@ def score(reward: Path, name: str | None, completions: Path, output: Path | None
 
     Raises:
         ManifestErrors: when the manifest of the reward is wrong.
-        RunError: when the file of completions is wrong, or the reward can score none of them.
+        RunError: when the file of completions is wrong, the output is one of the files that are read, or the reward can
+            score none of them.
     """
+    for source in (reward, completions):
+        if output is not None and output.exists() and source.exists() and output.samefile(source):
+            raise RunError(
+                ExitCode.OUTPUT_INVALID, f"--output {output} would overwrite {source}, which is read; name another file"
+            )
     function = load_function(reward, name)
     lines = read_lines(completions)
     scores = score_lines(function, lines, console)
@@ -72,7 +81,7 @@ def score(reward: Path, name: str | None, completions: Path, output: Path | None
     _print_errors(completions, lines, scores, console)
     print_warnings(str(completions), lines, scores, console)
     _print_constant(function, lines, scores, console)
-    for remark in network_remarks(function):
+    for remark in code_remarks(function):
         console.print(Text(f"The code {remark.message}.", style="yellow"), soft_wrap=True)
     _compare_with_stored(lines, scores, console)
     if output is not None:
@@ -119,10 +128,9 @@ def score_lines(function: RewardFunction, lines: Sequence[Line], console: Consol
     Raises:
         RunError: when the server does not become ready, or does not answer.
     """
-    with tempfile.TemporaryDirectory(prefix="rft-") as private:
-        folder = Path(private)
+    with scratch_folder() as folder:
         requirements = ", ".join(function.spec.requirements())
-        with console.status(f"installing {requirements}" if requirements else "starting the reward server"):
+        with console.status(Text(f"installing {requirements}" if requirements else "starting the reward server")):
             server = RewardServer(function, folder, folder / "server.log")
         with server:
             server.wait_until_ready()
@@ -140,7 +148,7 @@ def _read_rows(file: Path) -> list[Line]:
         lines.append(Line(row.number, row.row, sample))
     if problems:
         heading = f"{len(problems)} lines cannot be used:\n" if len(problems) > 1 else ""
-        raise RunError(ExitCode.DATA_INVALID, heading + "\n".join(problems))
+        raise RunError(ExitCode.DATA_INVALID, heading + problem_report(problems))
     return lines
 
 
@@ -159,10 +167,15 @@ def _is_rollouts(file: Path) -> bool:
 def _read_rollouts(file: Path) -> list[Line]:
     lines = []
     for index, rollout in enumerate(read_rollouts(file), start=1):
-        reference = json.loads(rollout.reference_answer)
-        metadata = json.loads(rollout.metadata)
+        try:
+            reference = parse_text(rollout.reference_answer)
+            metadata, conversation = parse_text(rollout.metadata), parse_text(rollout.prompt)
+        except ValueError as error:
+            raise RunError(ExitCode.DATA_INVALID, f"{file}: row {index}: a column with JSON {error}") from None
+        if not isinstance(metadata, dict) or not isinstance(conversation, list):
+            raise RunError(ExitCode.DATA_INVALID, f"{file}: row {index}: prompt is no list, or metadata no object")
         facts = with_facts(metadata, rollout.tokens, rollout.finish_reason)
-        sample = build_sample(str(index), json.loads(rollout.prompt), rollout.completion, reference, facts)
+        sample = build_sample(str(index), conversation, rollout.completion, reference, facts)
         row = {"messages": sample["messages"], "reference_answer": reference, "metadata": metadata}
         lines.append(Line(index, row, sample, rollout.reward))
     if not lines:
@@ -206,7 +219,7 @@ def _post(client: httpx.Client, server: RewardServer, batch: Sequence[Json]) -> 
         answer.raise_for_status()
         return match_scores([sample["id"] for sample in batch], answer.json())
     except httpx.HTTPStatusError as error:
-        text = harmless(error.response.text[:1000])
+        text = one_line(error.response.text)
         raise RunError(
             ExitCode.REWARD_FAILING, f"RewardFunction {server.name}: HTTP {error.response.status_code}: {text}"
         ) from None
@@ -231,14 +244,17 @@ def _print_distribution(name: str, scores: Sequence[Score], console: Console) ->
         for metric in result.metrics_list:
             values.setdefault(metric.name, []).append(metric.value)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(f"{len(scores)} completions")
+    table.add_column(f"{len(scores)} completions", overflow="fold")
     for column in ("mean", "std", "min", "25 %", "median", "75 %", "max"):
         table.add_column(column, justify="right")
     rewards = [s.aggregate_reward_score for s in successes if s.aggregate_reward_score is not None]
     if rewards:
         table.add_row("reward", *_statistics(rewards), style="bold")
     for component, component_values in sorted(values.items()):
-        table.add_row(f"  {harmless(component)}", *_statistics(component_values))
+        # Not every row has every component; those that lack it, such as answers that could not be read, do not count.
+        count = len(component_values)
+        share = "" if count == len(successes) else f" (in {count} of {len(successes)})"
+        table.add_row(f"  {one_line(component)}{share}", *_statistics(component_values))
     console.print(Text(name, style="bold"))
     if rewards:
         console.print(table)
@@ -256,7 +272,7 @@ def _statistics(values: Sequence[float]) -> Iterator[str]:
 def _print_errors(file: Path, lines: Sequence[Line], scores: Sequence[Score], console: Console) -> None:
     failures = [(line, result.error) for line, result in zip(lines, scores, strict=True) if result.error is not None]
     for line, error in failures[:ERRORS_SHOWN]:
-        console.print(Text(f"{file}:{line.number}: {harmless(error or '')}", style="red"), soft_wrap=True)
+        console.print(Text(f"{file}:{line.number}: {one_line(error or '')}", style="red"), soft_wrap=True)
     if len(failures) > ERRORS_SHOWN:
         console.print(f"… and {len(failures) - ERRORS_SHOWN} more; --output writes them all", highlight=False)
 
@@ -266,7 +282,7 @@ def _print_constant(function: RewardFunction, lines: Sequence[Line], scores: Seq
     rewards = [score.aggregate_reward_score for score in scores]
     text = constant_reward([line.sample for line in lines], rewards, python_sources(function.spec))
     if text is not None:
-        sentence = harmless(f"{text[0].upper()}{text[1:]}.")
+        sentence = printable(f"{text[0].upper()}{text[1:]}.")
         console.print(Text(sentence, style="yellow"), soft_wrap=True)
 
 

@@ -8,8 +8,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.text import Text
 
+from rft_api.foreign.text import one_line
 from rft_api.reward_protocol import Score
-from rft_cli.texts import harmless
 
 _SENTENCES = {
     "ErrorScoredZero": "scored 0 because the code raised an error (onError: Zero)",
@@ -37,5 +37,5 @@ def print_warnings(file: str, lines: Sequence[NumberedLine], scores: Sequence[Sc
             messages += [(line.number, own[0])] if own else []
         if messages:
             number, message = messages[0]
-            text = f"{len(messages)} of {len(scores)} {sentence}; the first: {file}:{number}: {harmless(message)}"
+            text = f"{len(messages)} of {len(scores)} {sentence}; the first: {file}:{number}: {one_line(message)}"
             console.print(Text(text, style="yellow"), soft_wrap=True)

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
-from rft_api.model import Json
+from rft_api.exact_json import parse_text
+from rft_api.foreign.text import printable
 
 _BARS = "▁▂▃▄▅▆▇█"
 
 
-def harmless(text: str) -> str:
-    """Return the text with its control characters escaped, so that it cannot control the terminal."""
-    return "".join(
-        character if character.isprintable() or character in "\n" else ascii(character)[1:-1] for character in text
-    )
-
-
 def shorten(text: str, limit: int) -> str:
     """Return the text with escaped control characters; cut out the middle when it is longer than `limit` characters."""
-    text = harmless(text.strip())
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]} … {text[-half:]}"
+    text, half = text.strip(), limit // 2
+    whole = printable(text) if len(text) <= limit else ""
+    if whole and len(whole) <= limit:
+        return whole
+    # A character becomes one or more, so that half of the text has what is shown of it. The text may be of any size.
+    return f"{printable(text[:half])[:half]} … {printable(text[-half:])[-half:]}" if text else ""
+
+
+def short_path(path: str | Path) -> str:
+    """Return a path relative to the current folder if it is in there; other paths and addresses stay as they are."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except (ValueError, OSError):  # The current folder may have been deleted.
+        return str(path)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -59,5 +63,17 @@ def bars(counts: Sequence[int]) -> str:
 
 def last_user_message(conversation: str) -> str:
     """Return the last user message of a conversation in JSON; the whole text when it has none."""
-    messages: list[Json] = json.loads(conversation)
-    return next((str(m.get("content")) for m in reversed(messages) if m.get("role") == "user"), conversation)
+    messages = read_cell(conversation)
+    turns = [message for message in messages if isinstance(message, dict)] if isinstance(messages, list) else []
+    return next((str(turn.get("content")) for turn in reversed(turns) if turn.get("role") == "user"), conversation)
+
+
+def read_cell(text: str) -> Any:
+    """Return the JSON value in a cell of a table of rollouts; the text itself when it is none.
+
+    The tables are files of a run, which anybody may have changed who can write to its folder.
+    """
+    try:
+        return parse_text(text)
+    except ValueError:
+        return text

@@ -7,22 +7,27 @@ from contextlib import contextmanager
 
 import typer
 
+_LONGEST_ERROR = 2000
+"""Characters of an error in a manifest; it may quote a value, which may have any size."""
+
 
 @contextmanager
 def user_errors() -> Iterator[None]:
     """End the command with a message and an exit code, and not with a traceback, when the user has made an error."""
     from rft_api.exit_codes import ExitCode, RunError
+    from rft_api.foreign.text import one_line, printable
     from rft_api.manifests import ManifestErrors
 
     try:
         yield
     except ManifestErrors as errors:
         for error in errors.errors:
-            typer.echo(str(error), err=True)
+            typer.echo(one_line(str(error), _LONGEST_ERROR), err=True)
         raise typer.Exit(ExitCode.CONFIGURATION_INVALID) from None
     except RunError as error:
         interrupted = error.code is ExitCode.INTERRUPTED  # The user has stopped the run, so this is no error.
-        typer.echo(error.message if interrupted else f"error: {error.message}", err=True)
+        message = printable(error.message)
+        typer.echo(message if interrupted else f"error: {message}", err=True)
         raise typer.Exit(error.code) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.foreign.text import one_line
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.manifests import ManifestError, ManifestErrors, Manifests, resolve_source
 from rft_api.render import reward_names
-from rft_api.reward_checks import network_remarks
+from rft_api.reward_checks import code_remarks
 from rft_api.reward_function import Grader, RewardFunction, RewardFunctionSpec
 from rft_api.rft_job import RFTJob
 from rft_cli.check import check_manifests, size_errors
@@ -19,6 +21,7 @@ def validate(files: Sequence[Path]) -> None:
 
     Raises:
         ManifestErrors: with every error.
+        RunError: CONFIGURATION_INVALID when there is nothing to check.
     """
     manifests, errors = check_manifests(files)
     if not errors:  # a document that is wrong may be one that cannot be written
@@ -28,21 +31,21 @@ def validate(files: Sequence[Path]) -> None:
     resources: list[RFTJob | RewardFunction | InferenceEndpoint] = []
     resources += [*manifests.jobs, *manifests.reward_functions.values(), *manifests.endpoints]
     if not resources:
-        print("No resource of rft.dev in the given files.")
-        return
+        places = ", ".join(str(file) for file in files)
+        raise RunError(ExitCode.CONFIGURATION_INVALID, f"{places}: no resource of rft.dev, so nothing was checked")
     for resource in resources:
         kind, name = resource.kind, resource.metadata.name
         file = manifests.origins[kind, name].file
-        print(f"{kind} {name}: {_describe(resource)} ({file})")
-    for remark in _network_remarks(manifests):
-        print(f"remark: {remark}")
+        print(one_line(f"{kind} {name}: {_describe(resource)} ({file})"))
+    for remark in _code_remarks(manifests):
+        print(one_line(f"remark: {remark}"))
     print(f"{len(resources)} {'resource is' if len(resources) == 1 else 'resources are'} valid.")
 
 
-def _network_remarks(manifests: Manifests) -> Iterator[ManifestError]:
+def _code_remarks(manifests: Manifests) -> Iterator[ManifestError]:
     for function in manifests.reward_functions.values():
         origin = manifests.origins[function.kind, function.metadata.name]
-        for violation in network_remarks(resolve_source(function, manifests.config_maps)):
+        for violation in code_remarks(resolve_source(function, manifests.config_maps)):
             yield origin.error(violation)
 
 

@@ -14,13 +14,19 @@ from typing import Any
 
 import httpx
 import kopf
-from prometheus_client import start_http_server
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from pydantic import ValidationError
 
+from rft_api.bounds import Bounds
+from rft_api.foreign.small_server import Page, SmallServer
+from rft_api.model import format_location
 from rft_api.reward_function import Egress
 from rft_operator.kube.cluster import connect
 from rft_operator.kube.leader import Election, LeadershipLost
 from rft_operator.pods.probe import PodClient
-from rft_operator.pods.slots import Slots
+from rft_operator.pods.slots import Limits
+from rft_operator.pods.transport import PodTransport
 from rft_operator.reconcile.loop import Loop
 from rft_operator.reconcile.metrics import Metrics
 from rft_operator.reconcile.reconciler import Reconciler
@@ -29,11 +35,15 @@ from rft_operator.reconcile.routing import Router
 from rft_operator.reconcile.watches import build_registry, build_settings
 from rft_operator.resources import RESOURCES
 from rft_operator.settings import Images, PackageIndex, Settings
+from rft_operator.status.allowance import LogLimit
 
 log = logging.getLogger(__name__)
 
 GC_THRESHOLD = 5000
 """Number of allocations after which the garbage collector runs."""
+SWITCH_SECONDS = 0.001
+"""Time for which the thread that makes the metrics computes until the event loop is heard again; Python's 5 ms would be
+lost each time the loop waits for something meanwhile."""
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -63,6 +73,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         metavar="CIDR:PORT",
         help="destination of the package index; may be given several times (0.0.0.0/0:443)",
     )
+    parser.add_argument(
+        "--bounds",
+        type=_parse_bounds,
+        default=Bounds(),
+        metavar="JSON",
+        help="what the fields pod and egress of manifests may ask for, as the chart's value bounds",
+    )
     parser.add_argument("--metrics-port", type=int, default=8080, help="port of /metrics (8080)")
     parser.add_argument("--liveness-port", type=int, default=8081, help="port of /healthz (8081)")
     return parser.parse_args(arguments)
@@ -70,10 +87,21 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def _parse_egress(text: str) -> Egress:
     cidr, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} must look like 203.0.113.0/24:443")
     try:
         return Egress(cidr=cidr, port=int(port))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} must look like 203.0.113.0/24:443") from None
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error.errors()[0]['msg']}") from None
+
+
+def _parse_bounds(text: str) -> Bounds:
+    try:
+        return Bounds.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = format_location(first["loc"])
+        raise argparse.ArgumentTypeError(f"{place}: {first['msg']}" if place else first["msg"]) from None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,6 +110,9 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for name in ("aiohttp.access", "httpx", "kopf"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    limit = LogLimit()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(limit)
     settings = Settings(
         images=Images(
             trainer=options.trainer_image,
@@ -93,13 +124,16 @@ def main(arguments: list[str] | None = None) -> int:
         namespace=options.namespace,
         metrics_namespace=options.metrics_namespace,
         namespaces=tuple(sorted(set(options.watch_namespace))),
+        bounds=options.bounds,
         package_index=PackageIndex(options.package_index or None, tuple(options.package_egress or PackageIndex.egress)),
     )
     # Parsed objects are large and have no reference cycles; searching them for cycles took a quarter of the CPU time.
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
+    sys.setswitchinterval(SWITCH_SECONDS)
     metrics = Metrics(RESOURCES)
-    start_http_server(options.metrics_port, registry=metrics.registry)
+    page = Page(CONTENT_TYPE_LATEST, lambda: generate_latest(metrics.registry))
+    SmallServer("0.0.0.0", options.metrics_port, {"/metrics": page})
     code = 0
     try:
         asyncio.run(operate(settings, metrics, f"http://0.0.0.0:{options.liveness_port}/healthz"))
@@ -122,13 +156,12 @@ async def operate(settings: Settings, metrics: Metrics, liveness: str) -> None:
     Raises:
         LeadershipLost: when this replica could not renew the Lease.
     """
-    # A tenant's pods that are slow to answer must not take the connections to the pods of others.
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-    async with connect() as cluster, httpx.AsyncClient(trust_env=False, limits=limits) as client:
+    async with connect() as cluster, httpx.AsyncClient(trust_env=False, transport=PodTransport()) as client:
         await wait_for_definitions(cluster)
         router = Router(RESOURCES)
-        slots = Slots()
-        loop, pods = Loop(slots), PodClient(client, slots)
+        metrics.observe(router.store)
+        limits = Limits()
+        loop, pods = Loop(limits), PodClient(client, limits)
         reconciler = Reconciler(RESOURCES, cluster, pods, router, loop.enqueue, metrics, settings)
         # A container that is restarted in its pod is the same replica: it need not wait for its own Lease to expire.
         identity = os.environ.get("POD_NAME") or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from rft_api.bounds import Bounds
 from rft_api.reward_function import Egress
 
 
@@ -47,5 +48,7 @@ class Settings:
     """Namespaces that the operator watches; all when empty."""
     package_index: PackageIndex = PackageIndex()
     """Where the packages that reward code declares are installed from."""
+    bounds: Bounds = field(default_factory=Bounds)
+    """What the `pod` and `egress` fields of manifests may ask for."""
     poll_seconds: float = 15.0
     """Seconds between two requests for what cannot be watched: the progress of a run, the answers of a server."""

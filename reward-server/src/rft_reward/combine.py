@@ -6,16 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rft_reward.text import writable
+from rft_api.reward_protocol import failed_row
 
 Row = dict[str, Any]
 """A score in the format of the reward protocol: {"id", "aggregate_reward_score", "metrics_list"}, "error" if there is
 no score, and "warnings" if there are any."""
-
-
-def failed(sample_id: str, error: str) -> Row:
-    """The row of a sample that could not be scored."""
-    return {"id": sample_id, "aggregate_reward_score": None, "metrics_list": [], "error": writable(error)}
 
 
 def combine(names: Sequence[str], weights: Sequence[float], scores: Sequence[Sequence[Row]]) -> list[Row]:
@@ -29,7 +24,7 @@ def _combine_sample(names: Sequence[str], weights: Sequence[float], rows: Sequen
     for name, weight, row in zip(names, weights, rows, strict=True):
         score = row["aggregate_reward_score"]
         if score is None:
-            return failed(sample_id, f"term {name}: {row['error']}")
+            return failed_row(sample_id, f"term {name}: {row['error']}")
         total += weight * score
         components.append({"name": name, "value": score, "type": "Reward" if weight else "Metric"})
         components += [{**inner, "name": f"{name}/{inner['name']}", "type": "Metric"} for inner in row["metrics_list"]]
@@ -66,7 +61,7 @@ def _scored(
     sample_id: str, total: float, components: list[Row], explanations: Sequence[str], warnings: list[Row]
 ) -> Row:
     if not math.isfinite(total):
-        return failed(sample_id, "the weighted sum of the terms is not a finite number")
+        return failed_row(sample_id, "the weighted sum of the terms is not a finite number")
     row: Row = {"id": sample_id, "aggregate_reward_score": total, "metrics_list": components}
     if explanations:
         row["explanation"] = "\n".join(explanations)

@@ -151,6 +151,7 @@ def _worker_term(term: Grader, by_group: bool) -> dict[str, Any]:
             "hasFiles": bool(term.python.files),
             "zeroOnError": term.python.on_error == "Zero",
             "textInObject": term.python.text_reference_answer == "AsObject",
+            "assistantRole": term.python.assistant_role,
             "byGroup": by_group,
         }
         return {"python": code, "module": module}

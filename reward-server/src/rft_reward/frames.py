@@ -11,8 +11,6 @@ REPLY_HEADER = struct.Struct("!I16s")
 """Header of a reply: number of bytes of JSON, and nonce of the batch."""
 
 NONCE_BYTES = 16
-MAXIMUM_REPLY_BYTES = 64 * 1024 * 1024
-"""Maximum size of a reply."""
 
 PIPE_LOST = 121
 """Exit code of a worker whose pipes were closed by its own code."""

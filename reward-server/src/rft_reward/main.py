@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 from rft_api.exit_codes import ExitCode
+from rft_api.foreign import server_limits
+from rft_api.foreign.logs import LineFormatter
 from rft_api.readiness import format_address
 from rft_reward.code_files import code_folder
 from rft_reward.configuration import ConfigurationError, load_function, scoring_settings
@@ -31,7 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
         help="folder below which `rft_reward.packages` has installed packages",
     )
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    output = logging.StreamHandler(sys.stderr)
+    output.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[output])
     try:
         function = load_function(options.function)
         token = _read_token(options.token_file)
@@ -83,6 +87,6 @@ def _is_loopback(host: str) -> bool:
 def _bind(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=socket.AddressFamily(family), backlog=1024)
+        return socket.create_server(address[:2], family=socket.AddressFamily(family), backlog=server_limits.BACKLOG)
     except (OSError, OverflowError) as error:
         raise ConfigurationError(f"--host {host} --port {port}: cannot listen there: {error}") from None

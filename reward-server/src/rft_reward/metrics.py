@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.core import HistogramMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
+from rft_api.component_names import MOST_RECORDED_NAMES, component_name
+
 _SCORE_BOUNDS = (-1.0, -0.5, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 2.0, 5.0)
-_MOST_COMPONENTS = 64
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
@@ -107,10 +108,11 @@ class _Scores(Collector):
             self._buckets[bisect_left(_SCORE_BOUNDS, score)] += 1
             self._sum += score
             for component in row["metrics_list"]:
-                name = component["name"]
+                # Each name is recordable, but a term and its component, or a grader of OpenAI's, may name a longer one.
+                name = component_name(component["name"])
                 if name not in self._component_sums:
                     # The names come from code of users, so the number of series is limited.
-                    if len(self._component_sums) >= _MOST_COMPONENTS:
+                    if len(self._component_sums) >= MOST_RECORDED_NAMES:
                         continue
                     self._component_sums[name] = 0.0
                 self._component_counts[name] += 1
@@ -127,5 +129,5 @@ class _Scores(Collector):
             "rft_reward_component", "Values of the components; sum by count is the mean", labels=["component"]
         )
         for name, value in self._component_sums.items():
-            components.add_metric([name[:128]], self._component_counts[name], value)
+            components.add_metric([name], self._component_counts[name], value)
         yield components

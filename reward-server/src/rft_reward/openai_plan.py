@@ -65,7 +65,7 @@ def _worker_part(grader: AnyGrader) -> dict[str, Any]:
         case TextSimilarity():
             own = {"metric": grader.evaluation_metric, "threshold": grader.pass_threshold}
         case PythonScript():
-            return {"type": grader.type, "source": grader.source}
+            return {"type": grader.type, "source": grader.source, "threshold": grader.pass_threshold}
         case _:
             raise ValueError(f"workers do not compute {grader.type}")
     texts = {"input": parse_template(grader.input), "reference": parse_template(grader.reference)}

@@ -7,6 +7,7 @@ only wheels are installed, which need no build. An image can bring packages inst
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import importlib.metadata
 import json
@@ -17,7 +18,7 @@ import sys
 import sysconfig
 import tempfile
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -78,8 +79,7 @@ def install(requirements: Sequence[str], root: Path) -> Path:
         return bundled
     folder = _target(requirements, root)
     root.mkdir(parents=True, exist_ok=True)
-    with (root / f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several servers may need the same packages at the same time
+    with _locked(root / f"{folder.name}.lock"):
         if (folder / _COMPLETE).is_file():
             return folder
         for remains in [folder, *root.glob(f"{folder.name}.*.partial")]:
@@ -94,6 +94,22 @@ def install(requirements: Sequence[str], root: Path) -> Path:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Hold a lock that installers of other users in this group can take, too: servers of each function have their own.
+
+    Several of them may need the same packages at the same time.
+    """
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o660)
+    try:
+        with contextlib.suppress(PermissionError):  # another user has made it, and did this
+            os.fchmod(descriptor, 0o660)  # whatever the umask is
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def installed_versions(folder: Path) -> dict[str, str]:

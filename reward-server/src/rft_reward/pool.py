@@ -19,8 +19,9 @@ from typing import Any
 import orjson
 
 from rft_api.groups import split_groups, whole_batches
-from rft_api.reward_protocol import match_rows
-from rft_reward.combine import Row, combine, failed
+from rft_api.reward_protocol import error_line, failed_row, match_rows
+from rft_reward import replies
+from rft_reward.combine import Row, combine
 from rft_reward.duplicates import explain_duplicates
 from rft_reward.graders.per_sample import sample_share
 from rft_reward.metrics import Metrics
@@ -167,8 +168,11 @@ class Pool:
         retire_reason: str | None = "cancelled"
         asked_before, worker.asked = worker.asked, True
         try:
-            reply = await worker.ask(payload, seconds)
-            outcome = self._read_answers(samples, reply.answers, seconds)
+            reply = await worker.ask(payload, len(samples), seconds)
+            if reply.size > replies.OFF_LOOP_BYTES:
+                outcome = await asyncio.to_thread(self._read_answers, samples, reply.answers, seconds)
+            else:
+                outcome = self._read_answers(samples, reply.answers, seconds)
             retire_reason = reply.leftovers
             if isinstance(outcome, _Failure) and outcome.worker_lost:
                 retire_reason = outcome.reason
@@ -192,7 +196,8 @@ class Pool:
             if "rows" in answer:
                 scores.append(explain_duplicates(samples, match_rows(ids, answer["rows"])))
                 continue
-            text = str(answer.get("text"))
+            stated = answer.get("text")
+            text = error_line(stated) if isinstance(stated, str) else ""
             match answer.get("failure"):
                 case "timeout":
                     reason, text = "timeout", self._timeout_text(seconds, text)
@@ -201,7 +206,7 @@ class Pool:
                     text = f"the code used more than {memory}: make it use less, or raise spec.sandbox.memory"
                     reason = "memory"
                 case _:
-                    reason = "raised"
+                    reason, text = "raised", text or "the code failed without a text"
             # Interrupted code, or code that ran out of memory, may have an inconsistent state.
             return _Failure(reason, f"term {name}: {text}" if name else text, reason != "raised")
         return combine(names, weights, scores) if self._settings.combined else scores[0]
@@ -214,7 +219,7 @@ class Pool:
 
     def _failed(self, sample: dict[str, Any], reason: str, text: str) -> Row:
         self._metrics.sample_errors.labels(reason).inc()
-        return failed(sample["id"], text)
+        return failed_row(sample["id"], text)
 
     async def _take(self) -> WorkerProcess:
         while True:
@@ -270,6 +275,7 @@ class Pool:
             await asyncio.sleep(backoff)
 
     def _start_failed(self, text: str) -> None:
+        text = error_line(text)
         self._metrics.restarts.labels("start").inc()
         if text != self.start_error:
             _logger.error("%s", text)

@@ -8,6 +8,8 @@ from typing import Any
 
 import orjson
 
+from rft_api.foreign.files import most_values
+from rft_api.foreign.server_limits import BODY_VALUES
 from rft_api.model import Location, format_location
 
 MAXIMUM_SAMPLES = 8192
@@ -18,6 +20,10 @@ _LONG_NUMBER = re.compile(rb"\d{19}")
 """Digits that may be a number beyond 64 bits, which orjson would turn into a float. Most bodies have none."""
 
 
+_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)', re.DOTALL)
+"""A text in JSON; one without an end, too, so that looking for texts takes no longer than the body is long."""
+
+
 class TooLarge(ValueError):
     """A request is too large."""
 
@@ -26,13 +32,16 @@ class BadRequest(ValueError):
     """A request is invalid. The message has the position of the sample and the field."""
 
 
-def read_samples(body: bytes, by_group: bool = False) -> list[dict[str, Any]]:
+def read_samples(body: bytes | bytearray, by_group: bool = False) -> list[dict[str, Any]]:
     """The samples of a request. With `by_group`, each needs the id of its group.
 
     Raises:
         BadRequest: the body is not a JSON array of samples with distinct ids, or holds an integer beyond 64 bits.
-        TooLarge: there are too many samples.
+        TooLarge: there are too many samples, or values in them.
     """
+    # Texts have commas and brackets, too. They are left out of the count only if it matters.
+    if most_values(body) > BODY_VALUES and most_values(_TEXT.sub(b"", body)) > BODY_VALUES:
+        raise TooLarge(f"the body has more than {BODY_VALUES:,} values: send fewer samples at once")
     try:
         samples = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -54,7 +63,7 @@ def read_samples(body: bytes, by_group: bool = False) -> list[dict[str, Any]]:
     return samples
 
 
-def _refuse_long_integers(body: bytes) -> None:
+def _refuse_long_integers(body: bytes | bytearray) -> None:
     """Refuse integers that would be changed on their way to the graders.
 
     Raises:

@@ -21,6 +21,8 @@ from rft_reward import landlock, mounts, system_calls
 
 UNPRIVILEGED_ID = 65534
 MAXIMUM_PROCESSES = 64
+_MOST_TASKS = 1 << 22
+"""Largest number of processes and threads that Linux has on a machine (PID_MAX_LIMIT)."""
 MAXIMUM_OPEN_FILES = 128
 MAXIMUM_FILE_BYTES = 16 * 1024 * 1024
 SCRATCH_BYTES = 64 * 1024 * 1024
@@ -54,6 +56,8 @@ class Enclosure:
     """File of the server that the worker must not read."""
     readable: list[str]
     """Files and folders that the code may read beside those of Python and the system."""
+    confines: bool
+    """Whether the worker confines processes that it starts further than itself."""
 
 
 @dataclass(frozen=True)
@@ -148,13 +152,13 @@ def enter(enclosure: Enclosure) -> Confinement:
         os.setsid()
     progress.layers["namespaces"] = confined and own_processes
     _drop_capabilities()
-    # A user namespace counts its own processes. Without one, all processes of the user count.
+    # A user namespace counts its own processes. Without one, all processes of the user on the machine count.
     processes = MAXIMUM_PROCESSES + (_tasks_of_this_user() if refusal else 0)
     truncation = _restrict_files([*readable, "/proc" if own_processes else "/proc/self"], progress)
     adopt_orphans()
     set_dumpable(False)
     _limit_resources(processes)
-    _filter_system_calls(enclosure.server_pid, confined, truncation, progress)
+    _filter_system_calls(enclosure, confined, truncation, progress)
     return Confinement(0 if refusal else 2, progress.layers, progress.refusals, open_doors(progress.layers))
 
 
@@ -182,12 +186,16 @@ def _restrict_files(readable: list[str], progress: _Progress) -> bool:
     return granted.truncation
 
 
-def _filter_system_calls(server: int, confined: bool, truncation: bool, progress: _Progress) -> None:
+def _filter_system_calls(enclosure: Enclosure, confined: bool, truncation: bool, progress: _Progress) -> None:
     machine = os.uname().machine
     # Without a better protection of the server against signals, the filter refuses its process id.
-    spared = [] if progress.layers["namespaces"] or progress.layers["landlock_signals"] else [server]
+    is_spared = not (progress.layers["namespaces"] or progress.layers["landlock_signals"])
     program = system_calls.sandbox_program(
-        machine, spared=spared, attributes=confined, truncation=confined or truncation
+        machine,
+        spared=[enclosure.server_pid] if is_spared else [],
+        attributes=confined,
+        truncation=confined or truncation,
+        rules=enclosure.confines,
     )
     if not program:
         progress.refusals.append(f"there is no filter of system calls for {machine}")
@@ -349,17 +357,32 @@ def _exit_like(status: int) -> None:
 
 
 def _tasks_of_this_user() -> int:
-    """Number of visible processes and threads of this user, which the kernel counts against the same limit."""
-    user, tasks = str(os.getuid()), 0
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            lines = (process / "status").read_text(errors="replace").splitlines()
-            status = dict(line.split(":", 1) for line in lines if ":" in line)
-        except OSError:  # the process has ended
-            continue
-        if status["Uid"].split()[0] == user:
-            tasks += int(status["Threads"])
-    return tasks
+    """Number of processes and threads of this user, which the kernel counts against the same limit.
+
+    Those of other pods are among them, but cannot be seen in /proc. So this looks for the smallest limit with which
+    this process can still start another one.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    low, high = 0, _MOST_TASKS if hard == resource.RLIM_INFINITY else min(_MOST_TASKS, hard)
+    while low < high:
+        limit = (low + high) // 2
+        resource.setrlimit(resource.RLIMIT_NPROC, (limit, hard))
+        if _can_fork():
+            high = limit
+        else:
+            low = limit + 1
+    return max(low - 1, 0)
+
+
+def _can_fork() -> bool:
+    try:
+        child = os.fork()
+    except BlockingIOError:
+        return False
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return True
 
 
 def _check(call: str, result: int) -> None:

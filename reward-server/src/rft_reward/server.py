@@ -8,7 +8,7 @@ import hmac
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 import orjson
 import uvicorn
@@ -19,17 +19,25 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from rft_api.constant_reward import python_sources
+from rft_api.foreign import server_limits
 from rft_api.readiness import READINESS_PATH, NotReady, NotReadyReason, Readiness
 from rft_api.reward_function import RewardFunction
-from rft_api.reward_protocol import SCORE_PATH
+from rft_api.reward_protocol import SCORE_PATH, error_line
 from rft_reward import acceptance
+from rft_reward.bodies import Bodies, Busy
+from rft_reward.connections import Connection, Server
 from rft_reward.metrics import Metrics
 from rft_reward.samples import BadRequest, TooLarge, read_samples
 from rft_reward.scoring import Scoring, ScoringSettings
 
-MAXIMUM_BODY_BYTES = 64 * 1024 * 1024
 TEST_PAUSE_SECONDS = 5.0
 """Time after which failed tests are run again."""
+RETRY_SECONDS = 1
+"""Time after which a client is told to send a request again for which there is no room."""
+_BUSY = (
+    f"the samples of other requests take up to {server_limits.BODIES_BYTES >> 20} MiB, and leave no room for these: "
+    "send them again in a second, or raise spec.replicas"
+)
 _STARTING = NotReady(reason=NotReadyReason.WORKERS_STARTING, message="the workers are starting")
 _logger = logging.getLogger(__name__)
 
@@ -42,6 +50,7 @@ class RewardServer:
         self._sources = python_sources(function.spec)
         self._by_group = function.spec.sees_groups
         self._token = None if token is None else token.encode()
+        self._bodies = Bodies(server_limits.BODIES_BYTES)
         self._metrics = Metrics()
         self._scoring = Scoring(settings, self._metrics)
         self._test_failures: list[NotReady] | None = None
@@ -105,21 +114,26 @@ class RewardServer:
             authorization = request.headers.get("authorization", "").encode("utf-8", "replace")
             if not hmac.compare_digest(authorization, b"Bearer " + self._token):
                 return _problem(
-                    401, "the request needs the header `Authorization: Bearer TOKEN` with this server's token"
+                    401,
+                    "the request needs the header `Authorization: Bearer TOKEN` with this server's token",
+                    {"www-authenticate": "Bearer"},
                 )
         readiness = self._find_readiness()
         if not readiness.ready:
             return _problem(503, readiness.message.replace("\n", "; "))
-        try:
-            samples = read_samples(await _read_body(request), self._by_group)
-        except BadRequest as error:
-            return _problem(400, str(error))
-        except TooLarge as error:
-            return _problem(413, str(error))
-        except ClientDisconnect:
-            return _problem(400, "the client went away before the body ended")
-        rows = await self._scoring.score(samples)
-        return Response(orjson.dumps(rows), media_type="application/json")
+        with self._bodies.held() as take:
+            try:
+                samples = read_samples(await _read_body(request, take), self._by_group)
+            except Busy:
+                return _problem(503, _BUSY, {"retry-after": str(RETRY_SECONDS)})
+            except BadRequest as error:
+                return _problem(400, str(error))
+            except TooLarge as error:
+                return _problem(413, str(error))
+            except ClientDisconnect:
+                return _problem(400, "the client went away before the body ended")
+            rows = await self._scoring.score(samples)
+            return Response(orjson.dumps(rows), media_type="application/json")
 
     async def _health(self, request: Request) -> Response:
         return Response("ok\n", media_type="text/plain")
@@ -136,12 +150,19 @@ class RewardServer:
 def serve(server: RewardServer, listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT. Then finish the requests in flight, and end the workers."""
     config = uvicorn.Config(
-        server.application(), access_log=False, log_config=None, log_level="warning", timeout_keep_alive=120
+        server.application(),
+        http=Connection,
+        ws="none",
+        access_log=False,
+        log_config=None,
+        log_level="error",  # of lower levels are a line for each request that is no HTTP
+        timeout_keep_alive=server_limits.KEEP_ALIVE_SECONDS,
+        backlog=server_limits.BACKLOG,
     )
     asyncio.run(_Server(config).serve([listener]), debug=False)
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         # The method of uvicorn raises the signal again at the end, so that a requested end would look like a failure.
@@ -150,19 +171,19 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _read_body(request: Request) -> bytes:
-    too_large = TooLarge(f"the body is larger than {MAXIMUM_BODY_BYTES >> 20} MiB: send fewer samples at once")
+async def _read_body(request: Request, take: Callable[[int], None]) -> bytearray:
+    too_large = TooLarge(f"the body is larger than {server_limits.BODY_BYTES >> 20} MiB: send fewer samples at once")
     # uvicorn has checked that the value is a number.
-    if int(request.headers.get("content-length", "0")) > MAXIMUM_BODY_BYTES:
+    if int(request.headers.get("content-length", "0")) > server_limits.BODY_BYTES:
         raise too_large
     body = bytearray()
     async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAXIMUM_BODY_BYTES:
+        if len(body) + len(chunk) > server_limits.BODY_BYTES:
             raise too_large
-    return bytes(body)
+        take(len(chunk))
+        body += chunk
+    return body
 
 
-def _problem(status: int, message: str) -> Response:
-    headers = {"www-authenticate": "Bearer"} if status == 401 else None
-    return Response(orjson.dumps({"error": message}), status, headers, "application/json")
+def _problem(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps({"error": error_line(message)}), status, headers, "application/json")

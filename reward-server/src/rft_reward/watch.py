@@ -15,9 +15,18 @@ from rft_reward.sandbox import SCRATCH_BYTES, SCRATCH_FILES
 class Watch:
     """Checks the limits of one worker."""
 
-    def __init__(self, worker: int, memory: str, memory_bytes: int, scratch: Path | None):
-        """`scratch` is the folder to measure; None if it is a file system with its own size."""
+    def __init__(self, worker: int, memory: str, memory_bytes: int, scratch: Path | None, *, own_network: bool):
+        """Measure the worker as it is now, to compare with later.
+
+        Args:
+            worker: id of its process.
+            memory: its memory limit, for messages.
+            memory_bytes: the same in bytes.
+            scratch: the folder to measure; None if it is a file system with its own size.
+            own_network: whether the worker's network has no sockets of others.
+        """
         self._worker = worker
+        self._sockets = Path(f"/proc/{worker}/net/unix") if own_network else None
         self._memory, self._memory_bytes = memory, memory_bytes
         self._scratch = scratch
         self._before = _own_bytes(worker)
@@ -26,6 +35,8 @@ class Watch:
         """The limit that the worker and its descendants exceed together, as reason and message; None if none is."""
         # Forks of the worker share its initial memory until they write to it.
         used = sum(max(0, _own_bytes(process) - self._before) for process in (self._worker, *offspring))
+        if self._sockets is not None:
+            used += _socket_bytes(self._sockets)
         if used > self._memory_bytes:
             text = f"the code's processes together used more than {self._memory}"
             return "memory", f"{text}: make them use less, or raise spec.sandbox.memory"
@@ -40,12 +51,25 @@ class Watch:
 
 
 def _own_bytes(process: int) -> int:
-    """Resident memory of a process that is not mapped from files."""
+    """Resident memory of a process that is not mapped from files; what several processes share counts for each."""
+    folder = Path(f"/proc/{process}")
     try:
-        fields = Path(f"/proc/{process}/statm").read_text().split()
+        resident, shared = map(int, (folder / "statm").read_text().split()[1:3])
+        lines = (folder / "status").read_text(errors="replace").splitlines()
     except OSError:  # the process has ended
         return 0
-    return (int(fields[1]) - int(fields[2])) * resource.getpagesize()
+    # What statm calls shared is mapped from files, or memory that processes share, which not every kernel tells.
+    memory = sum(int(line.split()[1]) << 10 for line in lines if line.startswith("RssShmem:"))
+    return (resident - shared) * resource.getpagesize() + memory
+
+
+def _socket_bytes(table: Path) -> int:
+    """The memory that all Unix sockets of a network can hold in the kernel; their buffers have the usual size."""
+    try:
+        sockets = table.read_bytes().count(b"\n") - 1  # the first line is a title
+        return sockets * int(Path("/proc/sys/net/core/wmem_default").read_text())
+    except OSError:  # the worker has ended, or /proc hides it
+        return 0
 
 
 def _holds_more(folder: Path, most_bytes: int, most_files: int) -> bool:

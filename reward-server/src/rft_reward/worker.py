@@ -54,6 +54,9 @@ def main(request_descriptor: int, reply_descriptor: int) -> None:
     except (Unscorable, MemoryError) as error:
         problem = str(error) or "the code ran out of memory while it was loaded: raise spec.sandbox.memory"
         grades = []
+    except BlockingIOError:  # of os.fork, for the processes that belong to the worker
+        problem = "no process can be started: the user of the server has too many processes on this machine"
+        grades = []
     _reply(reply_descriptor, call.nonce, json.dumps({"error": problem}).encode())
     while True:
         call, payload = _read(requests)
@@ -118,6 +121,7 @@ def _builder(term: dict[str, Any], configuration: dict[str, Any]) -> Callable[[]
     """Import the libraries that a term needs. The function that is returned loads the user's code or options."""
     if "python" in term:
         from rft_reward.graders import python_code
+        from rft_reward.handler_samples import HandlerForm
 
         code, name, memory = term["python"], configuration["functionName"], configuration["memoryBytes"]
         folder = next(iter(configuration["codePath"]), None) if code["hasFiles"] else None
@@ -128,7 +132,7 @@ def _builder(term: dict[str, Any], configuration: dict[str, Any]) -> Callable[[]
             name,
             memory,
             zero_on_error=code["zeroOnError"],
-            text_in_object=code["textInObject"],
+            form=HandlerForm(code["textInObject"], code["assistantRole"]),
             folder=folder,
             by_group=code["byGroup"],
         )

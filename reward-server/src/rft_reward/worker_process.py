@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from rft_reward import frames, processes, sandbox, watch
-from rft_reward.text import writable
+from rft_api.foreign.text import quoted
+from rft_api.reward_protocol import error_line
+from rft_reward import frames, processes, replies, sandbox, watch
 
 START_SECONDS = 60.0
 GRACE_SECONDS = 0.5
@@ -86,6 +85,8 @@ class Reply:
     """One answer per term: {"rows"} or {"failure", "text"}."""
     leftovers: str | None
     """What the batch left behind, so that the worker must be replaced: "leftover_processes" or "leftover_files"."""
+    size: int
+    """Number of bytes."""
 
 
 class WorkerProcess:
@@ -165,20 +166,21 @@ class WorkerProcess:
                 "scratch": self._scratch,
                 "hidden_file": self._settings.hidden_file,
                 "readable": self._settings.readable,
+                "confines": not self._settings.runs_code,
             },
         }
         async with self._exchanging:
-            hello = await self._exchange(json.dumps(configuration).encode(), START_SECONDS, "starting")
+            hello, _ = await self._exchange(json.dumps(configuration).encode(), START_SECONDS, "starting", 1)
         self._look_into(hello)
         # From here on, code of users runs in the worker, and could write replies itself.
         async with self._exchanging:
-            loaded = await self._exchange(b"", START_SECONDS, "loading the code")
+            loaded, _ = await self._exchange(b"", START_SECONDS, "loading the code", 1)
         match loaded:
             case {"error": None}:
                 return
             case {"error": str(error)}:
                 self.lost.set()
-                raise WorkerLost("start", writable(error))
+                raise WorkerLost("start", error_line(error))
             case _:
                 raise self._garbled()
 
@@ -194,10 +196,16 @@ class WorkerProcess:
         self._own_processes = hello["generations"] + self._settings.companions
         # In a namespace the folder is a file system with its own size.
         scratch = None if self.layers["namespaces"] else Path(self._scratch)
-        self._watch = watch.Watch(self._worker, self._settings.memory, self._settings.memory_bytes, scratch)
+        self._watch = watch.Watch(
+            self._worker,
+            self._settings.memory,
+            self._settings.memory_bytes,
+            scratch,
+            own_network=self.layers["namespaces"],
+        )
 
-    async def ask(self, batch: bytes, seconds: float) -> Reply:
-        """Score a batch, which is a JSON array of samples.
+    async def ask(self, batch: bytes, samples: int, seconds: float) -> Reply:
+        """Score a batch, which is a JSON array of so many samples.
 
         Raises:
             WorkerLost: the worker took too long, ended, or sent an invalid reply. It is `lost` then.
@@ -205,7 +213,7 @@ class WorkerProcess:
         timer = asyncio.get_running_loop().call_later(seconds, self._interrupt)
         try:
             async with self._exchanging:
-                reply = await self._exchange(batch, seconds, "scoring")
+                reply, size = await self._exchange(batch, seconds, "scoring", samples * len(self._settings.terms))
         finally:
             timer.cancel()
         answers = reply.get("answers")
@@ -215,7 +223,7 @@ class WorkerProcess:
             or not all(isinstance(answer, dict) for answer in answers)
         ):
             raise self._garbled()
-        return Reply(answers, self._leftovers(bool(reply.get("crowded"))))
+        return Reply(answers, self._leftovers(bool(reply.get("crowded"))), size)
 
     def _leftovers(self, crowded: bool) -> str | None:
         assert self._process is not None
@@ -271,7 +279,8 @@ class WorkerProcess:
         self._reader.feed_eof()
         self.lost.set()
 
-    async def _exchange(self, payload: bytes, seconds: float, doing: str) -> dict[str, Any]:
+    async def _exchange(self, payload: bytes, seconds: float, doing: str, rows: int) -> tuple[dict[str, Any], int]:
+        """Send a request. Return the reply, which may have so many rows, and its size."""
         # Each batch has a new nonce, so that code of an earlier batch that still runs cannot reply to a later one.
         nonce = secrets.token_bytes(frames.NONCE_BYTES)
         self._writer.write(frames.REQUEST_HEADER.pack(len(payload), nonce, seconds) + payload)
@@ -281,11 +290,15 @@ class WorkerProcess:
                 size, answered = frames.REPLY_HEADER.unpack(await self._reader.readexactly(frames.REPLY_HEADER.size))
                 if answered != nonce:
                     raise self._garbled()
-                if size > frames.MAXIMUM_REPLY_BYTES:
+                limit = replies.maximum_bytes(rows, len(payload))
+                if size > limit:
                     self.lost.set()
-                    limit = frames.MAXIMUM_REPLY_BYTES >> 20
-                    raise WorkerLost("too_large", f"the code returned more than {limit} MiB: make it return less")
-                reply = _parse(await self._reader.readexactly(size))
+                    raise WorkerLost("too_large", replies.too_large(rows, limit))
+                answer = await self._reader.readexactly(size)
+                if size > replies.OFF_LOOP_BYTES:
+                    reply = await asyncio.to_thread(replies.parse, answer, rows, payload)
+                else:
+                    reply = replies.parse(answer, rows, payload)
         except TimeoutError:
             self.lost.set()
             raise WorkerLost("timeout", f"{doing} took more than {seconds:g} s") from None
@@ -293,6 +306,9 @@ class WorkerProcess:
             loss = await self._explain_end(doing)
             self.lost.set()
             raise loss from None
+        except replies.TooMuch as error:
+            self.lost.set()
+            raise WorkerLost("too_large", str(error)) from None
         except (ValueError, RecursionError):
             raise self._garbled() from None
         finally:
@@ -301,7 +317,7 @@ class WorkerProcess:
             self._write_log()
         if not isinstance(reply, dict):
             raise self._garbled()
-        return reply
+        return reply, size
 
     def _look_later(self) -> None:
         self._next_look = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._look)
@@ -366,12 +382,5 @@ class WorkerProcess:
             text = self._logged[:LOGGED_BYTES].decode("utf-8", "replace")
             more = " ... (cut)" if len(self._logged) > LOGGED_BYTES else ""
             # The output is escaped, so that code cannot forge lines of this log.
-            _logger.info("the reward code printed: %s%s", json.dumps(text, ensure_ascii=False), more)
+            _logger.info("the reward code printed: %s%s", quoted(text), more)
             self._logged.clear()
-
-
-def _parse(payload: bytes) -> Any:
-    try:
-        return orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        return json.loads(payload)  # the checks that follow report NaN and large integers

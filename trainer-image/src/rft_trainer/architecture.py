@@ -12,6 +12,7 @@ from peft.utils.transformers_weight_conversion import convert_peft_config_for_tr
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Mxfp4Config, PretrainedConfig, PreTrainedModel
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.rollouts import NO_EXPERTS
 from rft_api.training import TrainerCompute, Tuning
 
 _ROUTERS = {"gate", "router", "shared_expert_gate"}
@@ -57,12 +58,8 @@ def check_rollouts(model: PreTrainedModel, compute: TrainerCompute) -> None:
     Raises:
         RunError: CONFIGURATION_INVALID.
     """
-    if compute.rollouts.engine == "vLLM" and expert_weights(model):
-        raise RunError(
-            ExitCode.CONFIGURATION_INVALID,
-            "spec.compute.rollouts.engine: vLLM does not take over the weights of a model with experts from the "
-            "trainer; set Transformers",
-        )
+    if compute.rollout_engine == "vLLM" and expert_weights(model):
+        raise RunError(ExitCode.CONFIGURATION_INVALID, NO_EXPERTS)
 
 
 def loading_arguments(config: PretrainedConfig) -> dict[str, Any]:

@@ -14,8 +14,12 @@ from rft_trainer.algorithms import SETTINGS
 from rft_trainer.deepspeed_config import build_deepspeed_config
 
 SCHEDULES = {"Constant": "constant", "Linear": "linear", "Cosine": "cosine"}
-VLLM_MEMORY_SHARE = 0.3
-"""Share of a GPU's memory for vLLM's weights and cache while it shares the GPU with the trainer (TRL's default)."""
+IMPORTANCE_SAMPLING_MODES = {
+    "TokenTruncate": "token_truncate",
+    "TokenMask": "token_mask",
+    "SequenceTruncate": "sequence_truncate",
+    "SequenceMask": "sequence_mask",
+}
 
 
 def common_arguments(config: TrainerConfig) -> dict[str, Any]:
@@ -32,6 +36,8 @@ def common_arguments(config: TrainerConfig) -> dict[str, Any]:
         "bf16": on_gpu,
         "gradient_checkpointing": on_gpu,
         "deepspeed": build_deepspeed_config(config.compute, on_gpu),
+        # TRL passes it on to transformers and to vLLM.
+        "trust_remote_code": False,
     }
 
 
@@ -54,6 +60,7 @@ def planned_steps(config: TrainerConfig, prompts: int) -> int:
 def build_arguments(config: TrainerConfig, total_steps: int) -> GRPOConfig:
     """Return TRL's arguments for a run."""
     training, compute = config.hyperparameters, config.compute
+    correction = training.effective_importance_sampling
     return GRPOConfig(
         output_dir=str(RunFolder(config.output).checkpoints),
         max_steps=total_steps,
@@ -68,10 +75,12 @@ def build_arguments(config: TrainerConfig, total_steps: int) -> GRPOConfig:
         warmup_steps=0,
         max_grad_norm=0.0 if clips_gradients(compute) else training.maximum_gradient_norm,
         shuffle_dataset=False,
-        use_vllm=compute.rollouts.engine == "vLLM",
-        vllm_mode="colocate",
-        vllm_gpu_memory_utilization=VLLM_MEMORY_SHARE,
-        vllm_max_model_length=training.max_tokens,
+        # TRL would connect to a vLLM of its own. `RFTTrainer` asks ours, and then turns the correction on.
+        use_vllm=False,
+        vllm_importance_sampling_correction=True,
+        vllm_importance_sampling_mode=IMPORTANCE_SAMPLING_MODES[correction.mode],
+        vllm_importance_sampling_clip_min=None,
+        vllm_importance_sampling_clip_max=correction.cap,
         **SETTINGS[config.algorithm],
         **common_arguments(config),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.foreign.files import read_document
 from rft_api.hub_address import SHAPE, HubAddress, parse_hub_address
 from rft_api.progress import Report
 from rft_api.run_folder import RunFolder
@@ -63,7 +64,7 @@ def pin_base_model(config: TrainerConfig) -> str | None:
         return None
     provenance = RunFolder(config.output).provenance
     if provenance.exists():
-        pinned = Provenance.model_validate_json(provenance.read_text(encoding="utf-8")).model.get(REVISION)
+        pinned = read_document(provenance, Provenance).model.get(REVISION)
         if pinned is not None:
             return pinned
     # The import is slow, and most runs on one machine have their model in a folder.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rft_api.files import atomic_write, sync
+from rft_api.foreign.files import read_document
 from rft_api.run_folder import CHECKPOINT_MARKER, CheckpointInfo, RunFolder
 
 KEPT = 3
@@ -56,7 +57,7 @@ def complete_checkpoints(folder: RunFolder) -> list[CheckpointInfo]:
     """Return the complete checkpoints of a run, sorted by step."""
     checkpoints = []
     for marker in folder.checkpoints.glob(f"step-*/{CHECKPOINT_MARKER}"):
-        checkpoints.append(CheckpointInfo.model_validate_json(marker.read_text(encoding="utf-8")))
+        checkpoints.append(read_document(marker, CheckpointInfo))
     return sorted(checkpoints, key=lambda info: info.step)
 
 
@@ -99,7 +100,7 @@ def complete(folder: RunFolder, partial: Path, info: CheckpointInfo) -> None:
 
 
 def _thin(checkpoint: Path) -> None:
-    info = CheckpointInfo.model_validate_json((checkpoint / CHECKPOINT_MARKER).read_text(encoding="utf-8"))
+    info = read_document((checkpoint / CHECKPOINT_MARKER), CheckpointInfo)
     if info.resumable:
         write_marker(checkpoint, info.model_copy(update={"resumable": False}))
     # Also where the marker says so already: a kill may have left files behind, here or in the object store.

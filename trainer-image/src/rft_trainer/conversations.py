@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from rft_api.foreign.text import one_line
+from rft_trainer.chat_template import render, token_ids
 from rft_trainer.data import Message
 from rft_trainer.model_checks import build_skeleton, check_token_ids, learned_positions, vocabulary_size
 from rft_trainer.modeling import prompt_token_ids, read_configuration, stated_end_token_ids
@@ -28,8 +29,7 @@ def conversation_check(model: str, tokenizer: PreTrainedTokenizerBase) -> Callab
     end_tokens = tokenizer.convert_ids_to_tokens(stated_end_token_ids(model, tokenizer))
 
     def check(messages: list[Message]) -> None:
-        check_rendering(tokenizer, end_tokens, messages)
-        ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+        ids = token_ids(tokenizer, check_rendering(tokenizer, end_tokens, messages))
         check_token_ids(tokenizer, ids, vocabulary)
         if positions is not None and len(ids) > positions:
             raise ValueError(f"has {len(ids)} tokens, and the model has a context of {positions}; shorten it")
@@ -54,8 +54,8 @@ def token_counter(model: str, tokenizer: PreTrainedTokenizerBase) -> Callable[[l
     return count
 
 
-def check_rendering(tokenizer: PreTrainedTokenizerBase, end_tokens: Sequence[str], messages: list[Message]) -> None:
-    """Refuse a conversation that the chat template does not render as prompt, answer as it is written, and end token.
+def check_rendering(tokenizer: PreTrainedTokenizerBase, end_tokens: Sequence[str], messages: list[Message]) -> str:
+    """Return the text of a conversation; refuse one that is not rendered as prompt, answer as written, and EOS token.
 
     Only the white space around the answer may differ, because many templates set it. Otherwise the warm-up would teach
     something else than what stands in the data: some templates remove an answer's reasoning, some add an empty one, and
@@ -73,10 +73,10 @@ def check_rendering(tokenizer: PreTrainedTokenizerBase, end_tokens: Sequence[str
     if len(messages) == 1:
         raise ValueError("has no message before the answer")
     try:
-        prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=False)
-        whole = tokenizer.apply_chat_template(messages, tokenize=False)
-    except TemplateError as error:
-        raise ValueError(f"the model's chat template refuses these messages: {error}") from error
+        prompt = render(tokenizer, messages[:-1], add_generation_prompt=True)
+        whole = render(tokenizer, messages, add_generation_prompt=False)
+    except Exception as error:  # the template is a foreign program
+        raise ValueError(f"the model's chat template refuses these messages: {one_line(str(error))}") from error
     advice = "write the answer in the form in which the template keeps it, or use a model with another template"
     if not whole.startswith(prompt):
         equal = takewhile(lambda pair: pair[0] == pair[1], zip(prompt, whole, strict=False))
@@ -95,9 +95,10 @@ def check_rendering(tokenizer: PreTrainedTokenizerBase, end_tokens: Sequence[str
         )
     if end is None:
         raise ValueError(
-            f"the model's chat template does not end the answer with an end token ({', '.join(end_tokens)}), so the "
+            f"the model's chat template does not end the answer with an EOS token ({', '.join(end_tokens)}), so the "
             f"model would learn not to end; correct chat_template or eos_token of the model"
         )
+    return whole
 
 
 def _quote(text: str) -> str:

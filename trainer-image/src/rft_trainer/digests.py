@@ -6,18 +6,22 @@ This module does not import torch, because inputs are compared before anything e
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rft_api.data_formats import FileFilter, file_filter
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.foreign.files import read_document
 from rft_api.model_files import choose_files
 from rft_api.progress import OnBytes, Report, count_bytes, ignore_report
 from rft_api.run_folder import RunFolder
 from rft_api.summary import Provenance
 from rft_api.trainer_config import TrainerConfig
 from rft_trainer.base_model import REPOSITORY, REVISION, BaseModel, local_base_model
+
+log = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 1 << 24
 
@@ -52,27 +56,62 @@ def input_digests(config: TrainerConfig, base: BaseModel, report: Report = ignor
     )
 
 
-def check_inputs(config: TrainerConfig, commit: str | None, report: Report = ignore_report) -> None:
+def check_inputs(config: TrainerConfig, commit: str | None, report: Report = ignore_report) -> list[str]:
     """Refuse to resume a run if what is at the addresses of its inputs is no longer what it started with.
 
     Otherwise the base model and the tuned model would be compared on different prompts, or training would go on with
-    another model. A finished run is not checked, because it computes nothing more.
+    another model. A finished run computes nothing more. So its result stays, and what has changed since is reported.
 
     Args:
         config: the run's configuration.
         commit: the commit of a base model on the hub; None for a folder.
         report: as for `input_digests`.
 
+    Returns:
+        The names of the inputs of a finished run that have changed.
+
     Raises:
         RunError: DATA_INVALID for changed data, MODEL_INVALID for a changed model, CONFIGURATION_INVALID for changed
             rewards; the message names every input that has changed.
     """
+    changes = changed_inputs(config, commit, report)
+    names = [name for _, name in changes]
+    if not changes:
+        return names
+    listing = "\n".join(f"  {name}" for name in names)
     folder = RunFolder(config.output)
-    if folder.summary.exists() or not folder.provenance.exists():
-        return
-    recorded = Provenance.model_validate_json(folder.provenance.read_text(encoding="utf-8"))
+    if folder.summary.exists():
+        log.warning(
+            "this run is finished, and its result is of what was measured, not of what is there now. Its inputs have "
+            "changed since:\n%s\nTo measure what is there now, start another run with another output.", listing
+        )  # fmt: skip
+        return names
+    output = read_document(folder.config, TrainerConfig).output  # that of `config` may be a copy of it
+    raise RunError(
+        changes[0][0],
+        f"the inputs of this run have changed since it started, so its results would compare different things:\n"
+        f"{listing}\n"
+        f"Restore what was there (provenance.json of {output} has the digests), or start another run with "
+        f"another output.",
+    )
+
+
+def changed_inputs(
+    config: TrainerConfig, commit: str | None, report: Report = ignore_report
+) -> list[tuple[ExitCode, str]]:
+    """Return the inputs that are no longer what the run started with: their kind as an exit code, and their name.
+
+    Args:
+        config: the run's configuration.
+        commit: the commit of a base model on the hub; None for a folder.
+        report: as for `input_digests`.
+    """
+    folder = RunFolder(config.output)
+    if not folder.provenance.exists():
+        return []
+    recorded = read_document(folder.provenance, Provenance)
     # job.json has the addresses that the user knows, where `config` has the paths of copies.
-    stated = TrainerConfig.model_validate_json(folder.config.read_text(encoding="utf-8"))
+    stated = read_document(folder.config, TrainerConfig)
     # The commit of a model on the hub is that of the provenance. Its files need not be on this machine yet.
     if commit is None:
         base = local_base_model(config, None)
@@ -80,7 +119,7 @@ def check_inputs(config: TrainerConfig, commit: str | None, report: Report = ign
         base = BaseModel(recorded.model.get(REPOSITORY, ""), commit, "")
     current = input_digests(config, base, report)
     addresses = {item.label: item.source.uri for item in stated.sources()}
-    changes = [
+    return [
         *(
             (ExitCode.DATA_INVALID, f"{addresses.get(label, label)} ({label})")
             for label in _changed(recorded.data, current.data)
@@ -88,15 +127,6 @@ def check_inputs(config: TrainerConfig, commit: str | None, report: Report = ign
         *((ExitCode.MODEL_INVALID, f"{stated.model}: {name}") for name in _changed(recorded.model, current.model)),
         *((ExitCode.CONFIGURATION_INVALID, f"reward {name}") for name in _changed(recorded.rewards, current.rewards)),
     ]
-    if changes:
-        listing = "\n".join(f"  {name}" for _, name in changes)
-        raise RunError(
-            changes[0][0],
-            f"the inputs of this run have changed since it started, so its results would compare different things:\n"
-            f"{listing}\n"
-            f"Restore what was there (provenance.json of {stated.output} has the digests), or start another run with "
-            f"another output.",
-        )
 
 
 def file_digest(path: Path, on_bytes: OnBytes) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -53,3 +55,27 @@ def wait_for_all() -> None:
     """Wait until every rank has called this function."""
     if world_size() > 1:
         dist.barrier()
+
+
+@contextmanager
+def independent_passes(wrapped_model: torch.nn.Module) -> Iterator[None]:
+    """Let each rank make as many forward passes as it needs, while the weights of ZeRO-3 are gathered.
+
+    Until DeepSpeed has recorded the modules of a training step, its hook at the start of a forward pass compares them
+    between the ranks, which is a collective operation. In generation the ranks make different numbers of passes, and
+    without prompts none, so the ranks would wait for each other forever. `unwrap_model_for_generation` of TRL removes
+    all hooks but this one.
+
+    Args:
+        wrapped_model: the model as DeepSpeed or DDP wraps it; without ZeRO-3 it has no such hook.
+    """
+    offload = getattr(getattr(wrapped_model, "optimizer", None), "parameter_offload", None)
+    if offload is None:
+        yield
+        return
+    start_of_forward = offload.module._forward_pre_hooks[offload.fwd_pre_hook.id]
+    offload.fwd_pre_hook.remove()
+    try:
+        yield
+    finally:
+        offload.fwd_pre_hook = offload.module.register_forward_pre_hook(start_of_forward)

@@ -107,9 +107,9 @@ def report_end(code: ExitCode, message: str, rank: int) -> ExitCode:
     return code
 
 
-def report_result(summary: Summary) -> None:
-    """Report the result of a run that has succeeded to the launcher."""
-    _report(Ending(ExitCode.SUCCEEDED, success_message(summary)))
+def report_result(summary: Summary, changed_inputs: Sequence[str]) -> None:
+    """Report the result of a run that has succeeded to the launcher, with the inputs that are no longer its own."""
+    _report(Ending(ExitCode.SUCCEEDED, success_message(summary, changed_inputs)))
 
 
 def _report(ending: Ending) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rft_trainer.batch import Batch, decode
 from rft_trainer.data import Prompt
@@ -39,12 +39,17 @@ def rows_at_once(model: PreTrainedModel, tokens: int) -> int:
     Their keys and values get 2 GiB on CPUs, and half of the free memory on a GPU. All ranks call it and get the same
     number.
     """
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    row_bytes = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize * tokens
+    row_bytes = cache_bytes(model.config, model.dtype, tokens)
     budget = CPU_CACHE_BYTES if model.device.type == "cpu" else torch.cuda.mem_get_info(model.device)[0] // 2
     return min(gather(max(1, min(MOST_ROWS, budget // row_bytes))))
+
+
+def cache_bytes(configuration: PretrainedConfig, dtype: torch.dtype, tokens: int) -> int:
+    """Return the bytes of the keys and values of a sequence of tokens in all layers of a model."""
+    config = configuration.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width * dtype.itemsize * tokens)
 
 
 def plain_completer(

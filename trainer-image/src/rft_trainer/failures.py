@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.files import open_new
+from rft_api.foreign.text import one_line
 from rft_api.progress import Phase
 from rft_api.system_errors import NOT_WRITABLE, UNAVAILABLE
 from rft_api.trainer_config import TrainerConfig
@@ -121,10 +123,10 @@ def memory_advice(operation: Operation | None, config: TrainerConfig, phase: Pha
             advice.append(
                 f"lower batchSize ({training.batch_size}) or samplesPerPrompt ({training.samples_per_prompt})"
             )
-        if compute.on_gpus and compute.rollouts.engine != "vLLM":
+        if compute.on_gpus and compute.rollout_engine != "vLLM":
             advice.append("set spec.compute.rollouts.engine: vLLM")
     elif operation == "vLLM":
-        advice += [lengths, "set spec.compute.rollouts.engine: Transformers"]
+        advice += [lengths, "set spec.compute.rollouts.engine: InProcess"]
     elif operation == "update":
         if phase == "WarmUp" and config.warmup is not None:
             advice.append(
@@ -183,13 +185,14 @@ def _is_of_a_writer(error: BaseException) -> bool:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or the name of its class if it has no text."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return one_line(lines[0]) if lines else type(error).__name__
 
 
 def _probe(folder: Path) -> int | None:
     path = folder / ".probe"
     try:
-        path.write_bytes(bytes(_PROBE_BYTES))
+        with open_new(path) as file:
+            file.write(bytes(_PROBE_BYTES))
     except OSError as error:
         return error.errno
     finally:

@@ -6,9 +6,11 @@ resumes there when it is started again.
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,26 +20,28 @@ from transformers import PreTrainedTokenizerBase
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.files import atomic_write
+from rft_api.foreign.files import read_document
 from rft_api.model import Model
 from rft_api.progress import Phase, Unit
 from rft_api.run_folder import CheckpointInfo, RunFolder, Stage
 from rft_api.summary import Provenance, Summary
 from rft_api.trainer_config import TrainerConfig
 from rft_trainer import checkpoints, own_disks
-from rft_trainer.architecture import check_rollouts
 from rft_trainer.arguments import planned_steps
 from rft_trainer.base_model import BaseModel, fetch_base_model, local_base_model
+from rft_trainer.component_limit import ComponentLimit, recorded_names
 from rft_trainer.conversations import conversation_check, token_counter
 from rft_trainer.data import Dataset, Message, Prompt, load_conversations, load_dataset, mix
 from rft_trainer.distributed import any_rank, gather, local_rank, rank, wait_for_all
-from rft_trainer.evaluation import evaluate, plain_completer, rows_at_once
+from rft_trainer.engines import VLLM, InProcess, Policy, start_engine
+from rft_trainer.evaluator import Evaluator
 from rft_trainer.failures import memory_for
 from rft_trainer.grpo import RFTTrainer
+from rft_trainer.memory_check import check_memory
 from rft_trainer.metrics_log import read_validations, rewind
 from rft_trainer.modeling import (
     add_adapter,
     check_base_model,
-    end_token_ids,
     export_adapter,
     export_model,
     forget_zero_3,
@@ -45,12 +49,14 @@ from rft_trainer.modeling import (
     load_model,
     load_tokenizer,
     model_dtype,
+    stated_end_token_ids,
 )
 from rft_trainer.preflight import judge
 from rft_trainer.progress import REPORTED_ROWS, ProgressReporter
 from rft_trainer.provenance import build_provenance, precision
 from rft_trainer.rewards import RewardClient
-from rft_trainer.rollouts import ScoredCompletion, write_rollouts
+from rft_trainer.rollout_servers.command import BASE
+from rft_trainer.rollouts import write_rollouts
 from rft_trainer.same_data import check_same_data
 from rft_trainer.summary import build_summary
 from rft_trainer.timings import StageClock
@@ -120,7 +126,7 @@ class Run:
             self._phase("Done", "the run has already ended; there is nothing left to do")
             if rank() > 0:
                 return None
-            return Summary.model_validate_json(self._folder.summary.read_text(encoding="utf-8"))
+            return read_document(self._folder.summary, Summary)
         base = self._fetch_base_model()
         tokenizer = load_tokenizer(base.folder)
         dataset = self._dataset(base, tokenizer)
@@ -130,14 +136,21 @@ class Run:
         resume = self._prepare_output(base)
         client = RewardClient(self._config.rewards, self._should_stop, shadows=self._config.shadows)
         held_out = dataset.test or dataset.validation
-        model = self._evaluate_start(base, tokenizer, held_out, client)
-        self._check_learnable(model, tokenizer, prompts, client)
-        trainer_steps, stopped_early = self._reinforce(model, tokenizer, prompts, dataset.validation, client, resume)
-        del model
-        gc.collect()
-        forget_zero_3()
-        self._export(base)
-        self._evaluate_tuned(base, tokenizer, held_out, client)
+        with closing(start_engine(self._config, base, tokenizer, self._should_stop)) as engine:
+            evaluator = Evaluator(
+                engine, tokenizer, stated_end_token_ids(base.folder, tokenizer), client,
+                training.max_completion_tokens, self._report_completed,
+            )  # fmt: skip
+            start = self._evaluate_start(base, held_out, evaluator)
+            self._check_learnable(start, prompts, evaluator)
+            trainer_steps, stopped_early = self._reinforce(
+                start.load(), tokenizer, prompts, dataset.validation, client, engine, resume
+            )
+            del start
+            gc.collect()
+            forget_zero_3()
+            self._export(base)
+            self._evaluate_tuned(base, held_out, evaluator)
         client.close()
         wait_for_all()
         self._phase("Done", "")
@@ -150,6 +163,8 @@ class Run:
     def _fetch_base_model(self) -> BaseModel:
         """Return the base model; fetch one of the hub once on each machine, at the same commit on all machines."""
         commit = gather(self._commit)[0]
+        if self._config.compute.on_gpus:
+            self._reporter.update(memory=check_memory(self._config, commit))
         if commit is not None:
             self._phase("Fetching", f"{self._config.model} at commit {commit}", unit="MB")
             if local_rank() == 0:
@@ -167,7 +182,7 @@ class Run:
         if rank() > 0:
             return
         if self._folder.provenance.exists():
-            recorded = Provenance.model_validate_json(self._folder.provenance.read_text(encoding="utf-8")).precision
+            recorded = read_document(self._folder.provenance, Provenance).precision
             current = precision(self._config, base)
             if current != recorded:
                 log.warning(
@@ -228,40 +243,48 @@ class Run:
             log.info("%s: %s", source, report)
         return dataset
 
-    def _evaluate_start(
-        self, base: BaseModel, tokenizer: PreTrainedTokenizerBase, held_out: Sequence[Prompt], client: RewardClient
-    ) -> Any:
-        """Evaluate the base model and the warm-up; return the model that reinforcement learning starts from."""
+    def _evaluate_start(self, base: BaseModel, held_out: Sequence[Prompt], evaluator: Evaluator) -> Policy:
+        """Evaluate the base model and the warm-up; return the policy that reinforcement learning starts from."""
+        if isinstance(evaluator.engine, VLLM):
+            # While it starts, vLLM measures how much memory of a GPU is free. The trainer must not take any meanwhile.
+            self._phase("Baseline", "waiting for vLLM")
+            evaluator.engine.wait_until_ready()
+            wait_for_all()
         self._phase("Baseline", "loading the model")
         config = self._config
         model = self._load(base, base.folder)
-        check_rollouts(model, config.compute)
-        self._evaluate("base", model, tokenizer, held_out, client, "Baseline", "scoring the base model")
+        self._evaluate(
+            "base", Policy(BASE, None, lambda: model), held_out, evaluator, "Baseline", "scoring the base model"
+        )
+        if config.warmup is None:
+            if config.tuning.type == "LoRA":
+                # A new adapter changes nothing: completions of the base model are those of the policy.
+                model = add_adapter(model, config.tuning, config.hyperparameters.seed)
+            return Policy(BASE, None, lambda: model)
         if config.tuning.type == "Full":
-            if config.warmup is None:
-                return model
             del model
             gc.collect()
             model = self._load(base, str(self._folder.warmup))
-        elif config.warmup is None:
-            return add_adapter(model, config.tuning, config.hyperparameters.seed)
         else:
             model = load_adapter(model, self._folder.warmup, trainable=True)
-        self._evaluate("warmup", model, tokenizer, held_out, client, "Baseline", "scoring the model after the warm-up")
-        return model
+        warmup = Policy("warmup", self._folder.warmup, lambda: model)
+        self._evaluate("warmup", warmup, held_out, evaluator, "Baseline", "scoring the model after the warm-up")
+        return warmup
 
-    def _evaluate_tuned(
-        self, base: BaseModel, tokenizer: PreTrainedTokenizerBase, held_out: Sequence[Prompt], client: RewardClient
-    ) -> None:
+    def _evaluate_tuned(self, base: BaseModel, held_out: Sequence[Prompt], evaluator: Evaluator) -> None:
         """Evaluate the exported model or adapter, read from the files that will be served."""
         if self._folder.evaluation("tuned").exists():
             return
         self._phase("Evaluating", "loading the tuned model")
-        if self._config.tuning.type == "Full":
-            model = self._load(base, str(self._folder.best))
-        else:
-            model = load_adapter(self._load(base, base.folder), self._folder.best, trainable=False).to(self._device)
-        self._evaluate("tuned", model, tokenizer, held_out, client, "Evaluating", "scoring the tuned model")
+
+        @functools.cache
+        def load() -> Any:
+            if self._config.tuning.type == "Full":
+                return self._load(base, str(self._folder.best))
+            return load_adapter(self._load(base, base.folder), self._folder.best, trainable=False).to(self._device)
+
+        tuned = Policy("tuned", self._folder.best, load)
+        self._evaluate("tuned", tuned, held_out, evaluator, "Evaluating", "scoring the tuned model")
 
     def _load(self, base: BaseModel, model: str) -> Any:
         """Load a model onto this process's device."""
@@ -269,47 +292,17 @@ class Run:
             return load_model(model, model_dtype(self._config, base)).to(self._device)
 
     def _evaluate(
-        self,
-        stage: Stage,
-        model: Any,
-        tokenizer: PreTrainedTokenizerBase,
-        prompts: Sequence[Prompt],
-        client: RewardClient,
-        phase: Phase,
-        message: str,
+        self, stage: Stage, policy: Policy, prompts: Sequence[Prompt], evaluator: Evaluator, phase: Phase, message: str
     ) -> None:
         """Complete the held-out prompts greedily, and write the scored completions, unless the file exists already."""
         if self._folder.evaluation(stage).exists():
             return
         self._phase(phase, message, planned=len(prompts))
-        rows = self._complete_and_score(model, tokenizer, prompts, client, temperature=0.0)
+        rows = evaluator.evaluate(policy, prompts, temperature=0.0)
         if rank() == 0:
+            ComponentLimit(recorded_names(self._folder)).apply(rows)
             write_rollouts(self._folder.evaluation(stage), rows)
         wait_for_all()
-
-    def _complete_and_score(
-        self,
-        model: Any,
-        tokenizer: PreTrainedTokenizerBase,
-        prompts: Sequence[Prompt],
-        client: RewardClient,
-        temperature: float,
-        with_shadows: bool = True,
-        samples_per_prompt: int = 1,
-    ) -> list[ScoredCompletion]:
-        training = self._config.hyperparameters
-        return evaluate(
-            prompts,
-            plain_completer(model, tokenizer, training.max_completion_tokens, temperature),
-            tokenizer,
-            client,
-            end_token_ids(model, tokenizer),
-            rows_at_once(model, training.max_tokens),
-            training.max_completion_tokens,
-            self._report_completed,
-            with_shadows,
-            samples_per_prompt,
-        )
 
     def _report_completed(self, completed: int) -> None:
         """Publish the progress of an evaluation, or stop it."""
@@ -317,9 +310,7 @@ class Run:
         if self._should_stop():
             raise RunError(ExitCode.INTERRUPTED, "stopped; start again to go on")
 
-    def _check_learnable(
-        self, model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], client: RewardClient
-    ) -> None:
+    def _check_learnable(self, policy: Policy, prompts: Sequence[Prompt], evaluator: Evaluator) -> None:
         """Sample and score groups of completions, and act on the preflight's verdict, unless there is one already."""
         config = self._config
         if config.preflight.action == "Skip" or self._folder.preflight.exists():
@@ -331,9 +322,7 @@ class Run:
         # Every rank samples its own share, with a seed of its own, so that ranks do not draw the same random numbers.
         torch.manual_seed(config.hyperparameters.seed + rank())
         together = samples if any(target.scope == "Group" for target in config.rewards.values()) else 1
-        rows = self._complete_and_score(
-            model, tokenizer, repeated, client, temperature, with_shadows=False, samples_per_prompt=together
-        )
+        rows = evaluator.evaluate(policy, repeated, temperature, with_shadows=False, samples_per_prompt=together)
         verdict = judge([rows[start : start + samples] for start in range(0, len(rows), samples)], samples)
         unfit = verdict.verdict != "Fine"
         if unfit and config.preflight.action == "Fail":
@@ -353,6 +342,7 @@ class Run:
         prompts: Sequence[Prompt],
         validation: Sequence[Prompt],
         client: RewardClient,
+        engine: InProcess | VLLM,
         resume: CheckpointInfo | None,
     ) -> tuple[int, bool]:
         """Train to the end, from a checkpoint if there is one; return the steps, and whether training stopped early."""
@@ -361,11 +351,11 @@ class Run:
         stopped_early = stop_early(read_validations(self._folder), self._config.early_stopping)
         if resume is not None and (resume.step >= total or stopped_early):
             return resume.step, resume.step < total
-        # vLLM starts with the trainer, and allocates its memory at its start.
-        with memory_for("vLLM" if self._config.compute.rollouts.engine == "vLLM" else "update"):
+        with memory_for("update"):
             trainer = RFTTrainer(
-                self._config, model, tokenizer, prompts, validation, client, self._reporter, self._should_stop, resume
-            )
+                self._config, model, tokenizer, prompts, validation, client, engine, self._reporter, self._should_stop,
+                resume,
+            )  # fmt: skip
         trainer.train(resume_from_checkpoint=str(self._folder.checkpoint(resume.step)) if resume else None)
         if trainer.interrupted:
             raise RunError(

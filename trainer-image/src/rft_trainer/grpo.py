@@ -20,19 +20,20 @@ from rft_api.run_folder import CheckpointInfo, RunFolder
 from rft_api.trainer_config import TrainerConfig
 from rft_trainer import checkpoints, own_disks
 from rft_trainer.arguments import build_arguments, clips_gradients, planned_steps
+from rft_trainer.component_limit import ComponentLimit, recorded_names
 from rft_trainer.data import Prompt
-from rft_trainer.distributed import any_rank, rank, wait_for_all
-from rft_trainer.evaluation import complete, rows_at_once
-from rft_trainer.failures import first_line, memory_for, write_failure
+from rft_trainer.distributed import any_rank, gather, independent_passes, rank, wait_for_all
+from rft_trainer.engines import VLLM, InProcess, Policy
+from rft_trainer.evaluation import complete
+from rft_trainer.failures import first_line, write_failure
 from rft_trainer.generation import Finished
 from rft_trainer.modeling import end_token_ids
 from rft_trainer.progress import ProgressReporter
-from rft_trainer.recorder import Recorder
+from rft_trainer.recorder import CLIPPED_RATIOS, Recorder
 from rft_trainer.rewards import RewardClient
 from rft_trainer.step import Step
 from rft_trainer.update import PackedGRPOTrainer
 from rft_trainer.validator import Validator
-from rft_trainer.vllm_requests import finished_requests
 
 
 class RFTTrainer(PackedGRPOTrainer):
@@ -47,6 +48,7 @@ class RFTTrainer(PackedGRPOTrainer):
         prompts: training prompts in their order for the whole run.
         validation: prompts that choose the checkpoint.
         client: the reward servers.
+        engine: what completes prompts.
         reporter: where progress is published.
         should_stop: polled after every step; when true on any rank, a checkpoint is saved and training ends.
         checkpoint: the checkpoint that training resumes from, if any.
@@ -60,6 +62,7 @@ class RFTTrainer(PackedGRPOTrainer):
         prompts: Sequence[Prompt],
         validation: Sequence[Prompt],
         client: RewardClient,
+        engine: InProcess | VLLM,
         reporter: ProgressReporter,
         should_stop: Callable[[], bool],
         checkpoint: CheckpointInfo | None,
@@ -71,6 +74,7 @@ class RFTTrainer(PackedGRPOTrainer):
         self._total_steps = planned_steps(config, len(prompts))
         self._prompts = prompts
         self._client = client
+        self._engine = engine
         self._reporter = reporter
         self._should_stop = should_stop
         self._checkpoint = checkpoint
@@ -86,17 +90,21 @@ class RFTTrainer(PackedGRPOTrainer):
             callbacks=[_StepCallback(self)],
         )
         self.remove_callback(PrinterCallback)
+        # With it TRL computes importance ratios from the log-probabilities that `_generate_single_turn` returns.
+        self.use_vllm = isinstance(engine, VLLM)
         self._end_ids = end_token_ids(model, tokenizer)
         self._rollouts = self._begin_step([])
-        self._recorder = Recorder(config, len(prompts), client, reporter, self._total_steps)
+        components = ComponentLimit(recorded_names(self._folder))
+        self._recorder = Recorder(config, len(prompts), client, components, reporter, self._total_steps)
         self._validator = Validator(
             config,
             validation,
             self._complete_greedily,
-            partial(rows_at_once, model, config.hyperparameters.max_tokens),
+            partial(engine.rows_at_once, Policy("training", None, lambda: model)),
             tokenizer,
             self._end_ids,
             client,
+            components,
             reporter,
             self._total_steps,
         )
@@ -139,12 +147,28 @@ class RFTTrainer(PackedGRPOTrainer):
         samples = self._config.hyperparameters.samples_per_prompt
         return Step(prompts, self._client, self.processing_class, self._end_ids, samples)
 
+    def _record_clipped_ratios(self, ratios: torch.Tensor, mask: torch.Tensor) -> None:
+        """Add to TRL's metrics the share of importance ratios that the correction has changed.
+
+        Args:
+            ratios: those of each token [B, T] or of each completion [B, 1], truncated or masked.
+            mask: 1 for the tokens of completions [B, T].
+        """
+        truncates = self.vllm_importance_sampling_mode.endswith("truncate")
+        clipped = ratios >= self.vllm_importance_sampling_clip_max if truncates else ratios == 0
+        counted = mask.bool() if ratios.shape == mask.shape else torch.ones_like(ratios, dtype=torch.bool)
+        counts = gather((int((clipped & counted).sum()), int(counted.sum())))
+        share = sum(count for count, _ in counts) / max(1, sum(count for _, count in counts))
+        self._metrics["train"][CLIPPED_RATIOS].append(share)
+
     # The methods below override those of TRL and transformers.
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         """Keep the completions and advantages of the step, of which TRL logs only means."""
         self._rollouts = self._begin_step([self._prompts[row["index"]] for row in inputs])
         output = super()._generate_and_score_completions(inputs)
+        if self.use_vllm:
+            self._record_clipped_ratios(output["importance_sampling_ratio"], output["completion_mask"])
         self._rollouts.set_advantages(output["advantages"].tolist())
         return output
 
@@ -158,35 +182,33 @@ class RFTTrainer(PackedGRPOTrainer):
         return result
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
-        """Sample with our own, faster sampler on CPUs; request rewards while other completions are being sampled."""
-        if self.use_vllm:
-            with memory_for("vLLM"), finished_requests(self.vllm_generation.llm, self._rollouts.send_finished):
-                return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        """Sample from vLLM, or on CPUs with our own sampler; request rewards while others are being sampled."""
+        if isinstance(self._engine, VLLM):
+            self._sync(self._engine)
+            step, on_finished = self.state.global_step, self._rollouts.send_finished
+            completions = self._engine.sample(prompt_ids, step, self.temperature, on_finished)
+            return [each.token_ids for each in completions], [each.logprobs for each in completions]
         if self.accelerator.device.type != "cpu":
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         return self._complete(prompt_ids, self.temperature, self._rollouts.send_finished), None
 
     def _complete_greedily(self, prompt_ids: list[list[int]], on_finished: Finished) -> list[list[int]]:
-        if not self.use_vllm:
-            return self._complete(prompt_ids, 0.0, on_finished)
-        engine = self.vllm_generation
-        # vLLM has the weights before the update of this step. TRL would copy the new ones only in the next step.
-        engine.sync_weights()
-        if not prompt_ids:
-            return []
-        engine.temperature = 0.0
-        try:
-            _, completions, _, _ = engine.generate(prompts=prompt_ids, images=None, num_generations=1)
-        finally:
-            engine.temperature = self.temperature
-        return completions
+        if isinstance(self._engine, VLLM):
+            self._sync(self._engine)
+            return self._engine.current_completer(0.0)(prompt_ids, on_finished)
+        return self._complete(prompt_ids, 0.0, on_finished)
+
+    def _sync(self, engine: VLLM) -> None:
+        """Load the policy into the servers, unless they have this step's already; all ranks call it."""
+        engine.sync(self.accelerator.unwrap_model(self.model_wrapped), self.state.global_step)
 
     def _complete(
         self, prompt_ids: list[list[int]], temperature: float, on_finished: Finished | None = None
     ) -> list[list[int]]:
-        with unwrap_model_for_generation(
-            self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
-        ) as model:
+        with (
+            unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model,
+            independent_passes(self.model_wrapped),
+        ):
             return complete(
                 model,
                 prompt_ids,

@@ -10,6 +10,7 @@ from rft_api.addresses import is_remote, is_stored
 from rft_api.data_formats import FileFilter, file_filter
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.hub import fetch_dataset
+from rft_api.hub_address import DATASET_SHAPE, parse_dataset_address
 from rft_api.progress import Report
 from rft_api.sources import Source
 from rft_api.storage import ObjectStore
@@ -74,7 +75,10 @@ def _fetch(
 ) -> Path:
     try:
         if not is_stored(uri):
-            return fetch_dataset(uri, target, split, report)
+            dataset = parse_dataset_address(uri)
+            if dataset is None:
+                raise RunError(code, f"{uri}: must look like {DATASET_SHAPE}")
+            return fetch_dataset(dataset, target, split, report)
         if not store.fetch(uri, target, is_read, report):
             raise RunError(code, f"{uri}: nothing is stored there")
     except StorageError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import faulthandler
+import json
 import logging
 import math
 import os
@@ -21,7 +22,8 @@ from pydantic import ValidationError
 
 from rft_api.addresses import is_remote, is_stored
 from rft_api.exit_codes import ExitCode, RunError
-from rft_api.files import atomic_write
+from rft_api.files import atomic_write, open_new
+from rft_api.foreign.files import read_document
 from rft_api.ports import free_port
 from rft_api.run_folder import RunFolder
 from rft_api.same_run import Change, changes_of_run
@@ -47,6 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--scratch", type=Path, default=Path(tempfile.gettempdir()) / "rft", help="folder for copies of s3:// addresses"
     )
+    parser.add_argument(
+        "--compare-inputs",
+        action="store_true",
+        help="print the inputs that have changed since the run started, as a list in JSON, and end",
+    )
     parser.add_argument("--stage", choices=["warmup", "train"], help="run one stage in this process (used internally)")
     options = parser.parse_args(arguments)
     config = _read_config(options.config)
@@ -62,7 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
     # group.
     faulthandler.register(signal.SIGUSR1)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    return announce(_ending_of(lambda: _run(options, config), config))
+    work = _compare_inputs if options.compare_inputs else _run
+    return announce(_ending_of(lambda: work(options, config), config))
 
 
 def _ending_of(work: Callable[[], Ending], config: TrainerConfig) -> Ending:
@@ -77,6 +85,17 @@ def _ending_of(work: Callable[[], Ending], config: TrainerConfig) -> Ending:
         return Ending(run_error.code, run_error.message)
 
 
+def _compare_inputs(options: argparse.Namespace, config: TrainerConfig) -> Ending:
+    """Print which inputs are no longer what the run started with, and change nothing."""
+    from rft_trainer.base_model import pin_base_model
+    from rft_trainer.digests import changed_inputs
+
+    if any(map(is_remote, _uris(config))):
+        config = _with_local_inputs(options, config)
+    print(json.dumps([name for _, name in changed_inputs(config, pin_base_model(config))]), flush=True)
+    return Ending(ExitCode.SUCCEEDED)
+
+
 def _run(options: argparse.Namespace, config: TrainerConfig) -> Ending:
     """Run the stages, with local copies of what is in object stores; return why the run has ended."""
     group = ProcessGroup()
@@ -88,11 +107,9 @@ def _run(options: argparse.Namespace, config: TrainerConfig) -> Ending:
 
 def _run_with_copies(group: ProcessGroup, options: argparse.Namespace, config: TrainerConfig) -> Ending:
     """Fetch inputs from object stores, run the stages, and copy the result to the configured output."""
-    for name in ("boto3", "botocore", "s3transfer"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    _quiet_clients()
     # boto3 takes a while to import, and most runs on one machine need none of this.
     from rft_trainer.copies import copying
-    from rft_trainer.inputs import fetch_inputs
     from rft_trainer.mirror import Mirror
 
     port = options.port if options.node_rank == 0 else None
@@ -113,8 +130,7 @@ def _run_with_copies(group: ProcessGroup, options: argparse.Namespace, config: T
         mirror.start()
 
     def run_stages() -> Ending:
-        with copying(config, "Fetching", port) as report:
-            local = fetch_inputs(config, options.scratch / "inputs", report).model_copy(update={"output": output})
+        local = _with_local_inputs(options, config, port).model_copy(update={"output": output})
         file = options.scratch / "job.json"
         atomic_write(file, local.model_dump_json(by_alias=True))
         own_disks = is_stored(config.output) and config.compute.nodes > 1
@@ -131,6 +147,22 @@ def _run_with_copies(group: ProcessGroup, options: argparse.Namespace, config: T
             # The user must first correct the fault that has ended the run.
             log.warning("%s", error.message)
     return ending
+
+
+def _with_local_inputs(options: argparse.Namespace, config: TrainerConfig, port: int | None = None) -> TrainerConfig:
+    """Fetch the inputs that are elsewhere; return the configuration with the paths of the copies."""
+    _quiet_clients()
+    from rft_trainer.copies import copying
+    from rft_trainer.inputs import fetch_inputs
+
+    with copying(config, "Fetching", port) as report:
+        return fetch_inputs(config, options.scratch / "inputs", report)
+
+
+def _quiet_clients() -> None:
+    """Keep the lines of the clients of object stores for every request out of the log."""
+    for name in ("boto3", "botocore", "s3transfer"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _run_stages(
@@ -192,12 +224,14 @@ def _commands(
 
 def _read_config(path: Path) -> TrainerConfig | str:
     try:
-        return TrainerConfig.model_validate_json(path.read_text(encoding="utf-8"))
+        return read_document(path, TrainerConfig)
     except OSError as error:
         return f"{path}: {error.strerror}"
     except ValidationError as error:
         details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         return f"{path}: {details}"
+    except ValueError as error:
+        return f"{path}: {error}"
 
 
 def _claim_output(config: TrainerConfig, output: str) -> None:
@@ -217,7 +251,7 @@ def _output_problem(config: TrainerConfig, folder: RunFolder) -> Ending | None:
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         if folder.config.exists():
-            previous_config = TrainerConfig.model_validate_json(folder.config.read_text(encoding="utf-8"))
+            previous_config = read_document(folder.config, TrainerConfig)
             changes = changes_of_run(previous_config, config)
             if changes:
                 return Ending(
@@ -231,7 +265,8 @@ def _output_problem(config: TrainerConfig, folder: RunFolder) -> Ending | None:
                 f"{folder.path} holds files of a run without its job.json; choose another output",
             )
         probe = folder.path / ".writable"
-        probe.write_bytes(b"\n")
+        with open_new(probe) as file:
+            file.write(b"\n")
         probe.unlink()
         if previous_config != config:
             atomic_write(folder.config, config.model_dump_json(by_alias=True, indent=2) + "\n")
@@ -242,7 +277,7 @@ def _output_problem(config: TrainerConfig, folder: RunFolder) -> Ending | None:
         if error.errno in NOT_WRITABLE and error.errno != errno.EROFS:
             return Ending(ExitCode.OUTPUT_FAILED, f"{text}: {NOT_WRITABLE[error.errno]} and start again")
         return Ending(ExitCode.OUTPUT_INVALID, text)
-    except ValidationError:
+    except ValueError:  # pydantic's ValidationError, or it is too large
         return Ending(ExitCode.OUTPUT_INVALID, f"{folder.config} is not a run's configuration; choose another output")
     return None
 

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from rft_api.memory_layers import CHUNK
 from rft_trainer.model_access import contiguous_head, language_model
 from rft_trainer.token_tree import TokenTrees, plain_rows, sees_trees, token_trees
 
-# Elements of float32 intermediates that are computed at a time: 8 MB, which fit into the processor's cache.
-CHUNK = 1 << 21
 SHARED = 0.7
 """A token tree with at most this fraction of the tokens of plain rows clearly saves work."""
 

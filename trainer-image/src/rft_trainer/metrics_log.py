@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from rft_api.files import atomic_write
+from rft_api.exact_json import parse_text
+from rft_api.files import atomic_write, open_in_place
+from rft_api.foreign.files import read_file
 from rft_api.metrics import TrainMetrics, ValidationMetrics, parse_metrics
 from rft_api.model import Json
 from rft_api.run_folder import RunFolder
 
+_LARGEST_LOG = 1 << 30
+"""Largest size in bytes; a step has about 2 KiB."""
+
 
 def append_metrics(folder: RunFolder, metrics: TrainMetrics | ValidationMetrics) -> None:
     """Append a line with the metrics."""
-    with folder.metrics.open("a", encoding="utf-8") as file:
-        file.write(metrics.model_dump_json(by_alias=True) + "\n")
+    with open_in_place(folder.metrics) as file:
+        file.write(f"{metrics.model_dump_json(by_alias=True)}\n".encode())
 
 
 def read_steps(folder: RunFolder) -> list[TrainMetrics]:
@@ -45,5 +49,5 @@ def _lines(path: Path) -> list[tuple[str, Json]]:
     if not path.exists():
         return []
     # Only the last line can be incomplete, when the process was killed while it wrote the line.
-    texts = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [(text, json.loads(text)) for text in texts]
+    texts = read_file(path, _LARGEST_LOG).decode("utf-8").split("\n")[:-1]
+    return [(text, parse_text(text)) for text in texts]

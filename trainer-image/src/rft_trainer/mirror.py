@@ -85,7 +85,7 @@ class Mirror:
         # The copy in the store is authoritative: files on this machine may be of an older start.
         shutil.rmtree(self._folder.path, ignore_errors=True)
         try:
-            stored = {item.name: item.size for item in self._store.objects(self._uri)}
+            stored = {item.name: item for item in self._store.objects(self._uri)}
             complete_checkpoints = {_checkpoint(name) for name in stored if name.endswith(f"/{CHECKPOINT_MARKER}")}
             # Rollouts are written for users, and no run reads them again.
             needed = {
@@ -93,8 +93,9 @@ class Mirror:
                 for name in stored
                 if not name.startswith("rollouts/") and _checkpoint(name) in {None, *complete_checkpoints}
             }
-            total = sum(stored[name] for name in needed)
-            self._store.download(self._uri, self._folder.path, sorted(needed), count_bytes(total, report))
+            objects = [stored[name] for name in sorted(needed)]
+            total = sum(item.size for item in objects)
+            self._store.download(self._uri, self._folder.path, objects, count_bytes(total, report))
         except StorageError as error:
             code = ExitCode.OUTPUT_INVALID if error.permanent else ExitCode.STORAGE_UNREACHABLE
             raise RunError(code, str(error)) from error

@@ -10,11 +10,14 @@ import logging
 from collections.abc import Sequence
 
 import torch
+from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import meta_device_safe_creation_ops, no_init_weights
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.foreign.text import one_line
 from rft_api.trainer_config import TrainerConfig
+from rft_trainer.chat_template import render
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +62,7 @@ def check_tokenizer(model: str, tokenizer: PreTrainedTokenizerBase, configuratio
     if tokenizer.eos_token_id is None:
         raise RunError(
             ExitCode.MODEL_INVALID,
-            f"model {model}: its tokenizer has no end token, so no completion would ever end; set eos_token in "
+            f"model {model}: its tokenizer has no EOS token, so no completion would ever end; set eos_token in "
             f"tokenizer_config.json to the token that ends an answer in its chat template",
         )
     size = vocabulary_size(configuration)
@@ -72,6 +75,29 @@ def check_tokenizer(model: str, tokenizer: PreTrainedTokenizerBase, configuratio
                 f"model has embeddings of {size} tokens only, up to the id {size - 1}; set {name} in "
                 f"tokenizer_config.json to a token of the model, or enlarge its embeddings (resize_token_embeddings)",
             )
+
+
+def check_template(model: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a model whose chat template is no template, or fails on the simplest conversation.
+
+    A template may refuse a conversation, such as one without a system message: then it may take those of the data.
+
+    Args:
+        model: the model, for messages.
+        tokenizer: its tokenizer, with a chat template.
+
+    Raises:
+        RunError: MODEL_INVALID.
+    """
+    try:
+        render(tokenizer, [{"role": "user", "content": "1 + 1"}], add_generation_prompt=True)
+    except Exception as error:  # the template is a foreign program
+        if isinstance(error, TemplateError) and not isinstance(error, TemplateSyntaxError):
+            return
+        text = f"{type(error).__name__}: {one_line(str(error))}"
+        raise RunError(
+            ExitCode.MODEL_INVALID, f"model {model}: its chat template cannot be used ({text}); correct chat_template"
+        ) from error
 
 
 def check_token_ids(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], vocabulary: int | None) -> None:
@@ -134,6 +160,6 @@ def check_context(model: str, skeleton: PreTrainedModel, config: TrainerConfig) 
         f"{training.max_tokens}; lower spec.hyperparameters.maxPromptTokens ({training.max_prompt_tokens}) or "
         f"maxCompletionTokens ({training.max_completion_tokens})"
     )
-    if learned_positions(skeleton) is not None or config.compute.rollouts.engine == "vLLM":
+    if learned_positions(skeleton) is not None or config.compute.rollout_engine == "vLLM":
         raise RunError(ExitCode.CONFIGURATION_INVALID, text)
     log.warning("%s", text)

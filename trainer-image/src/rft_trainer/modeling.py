@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,22 +23,27 @@ from transformers import (
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from rft_api.exact_json import parse_line
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.files import partial_path
+from rft_api.foreign.files import MAXIMUM_DOCUMENT, read_json
+from rft_api.foreign.text import one_line
 from rft_api.system_errors import may_pass
 from rft_api.trainer_config import TrainerConfig
 from rft_api.training import Tuning
 from rft_trainer.architecture import (
     adapted_layers,
     check_architecture,
+    check_rollouts,
     describe_adapter,
     language_part,
     loading_arguments,
 )
 from rft_trainer.base_model import BaseModel, check_model_folder
+from rft_trainer.chat_template import render, token_ids
 from rft_trainer.data import Message
 from rft_trainer.failures import first_line, is_out_of_memory, memory_for
-from rft_trainer.model_checks import build_skeleton, check_context, check_pad_token, check_tokenizer
+from rft_trainer.model_checks import build_skeleton, check_context, check_pad_token, check_template, check_tokenizer
 from rft_trainer.precision import choose_dtype
 
 log = logging.getLogger(__name__)
@@ -65,6 +68,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
             ExitCode.MODEL_INVALID,
             f"model {model} has no chat template: use an instruction-tuned model, or add chat_template.jinja to it",
         )
+    check_template(model, tokenizer)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -104,6 +108,7 @@ def check_base_model(config: TrainerConfig, base: BaseModel) -> None:
     with _reading(f"model {base.folder}"):
         skeleton = build_skeleton(architecture)
     check_context(base.name, skeleton, config)
+    check_rollouts(skeleton, config.compute)
     if config.tuning.type == "LoRA":
         adapted_layers(skeleton, config.tuning)
     if loading_arguments(architecture):
@@ -203,10 +208,9 @@ def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, messages: list[Message]
         ValueError: when the chat template refuses the messages.
     """
     try:
-        encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
-    except TemplateError as error:
-        raise ValueError(f"the model's chat template refuses these messages: {error}") from error
-    return list(encoded["input_ids"])
+        return token_ids(tokenizer, render(tokenizer, messages, add_generation_prompt=True))
+    except Exception as error:  # the template is a foreign program
+        raise ValueError(f"the model's chat template refuses these messages: {one_line(str(error))}") from error
 
 
 def forget_zero_3() -> None:
@@ -220,7 +224,7 @@ def export_adapter(checkpoint: Path, base: BaseModel, target: Path) -> None:
     def fill(folder: Path) -> None:
         for name in _ADAPTER_FILES:
             shutil.copyfile(checkpoint / name, folder / name)
-        config = json.loads((folder / _ADAPTER_FILES[0]).read_text(encoding="utf-8"))
+        config = read_json(folder / _ADAPTER_FILES[0], MAXIMUM_DOCUMENT, parse_line)
         config["base_model_name_or_path"], config["revision"] = base.name, base.commit
         config["inference_mode"] = True
         (folder / _ADAPTER_FILES[0]).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
@@ -260,7 +264,9 @@ def _reading(what: str) -> Iterator[None]:
             yield
         except (torch.AcceleratorError, torch.distributed.DistError):
             raise
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        except RunError:
+            raise
+        except Exception as error:  # of any type: the files are foreign, and tokenizers raises Exception itself
             if is_out_of_memory(error) or (isinstance(error, OSError) and may_pass(error)):
                 raise
             if "trust_remote_code" in str(error):

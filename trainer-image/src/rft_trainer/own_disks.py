@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from rft_api.files import open_new
 from rft_trainer.distributed import COLLECTIVE_TIMEOUT, local_rank, rank, world_size
 
 CHUNK_BYTES = 1 << 26
@@ -124,7 +125,7 @@ def _read(path: Path, size: int, move: Callable[[torch.Tensor], object]) -> None
 
 def _write(path: Path, size: int, move: Callable[[torch.Tensor], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    with open_new(path) as file:
         for chunk in _chunks(size):
             move(chunk)
             file.write(chunk.numpy().data)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from rft_api.exit_codes import ExitCode
+from rft_api.foreign.files import MAXIMUM_DOCUMENT, read_file
 from rft_trainer.ending import REPORT_FILE, Ending, ProcessEnd, group_ending
 
 POLL_SECONDS = 0.2
@@ -63,7 +64,7 @@ class ProcessGroup:
                 ProcessEnd(
                     rank=command.rank,
                     status=process.returncode,
-                    report=file.read_text(encoding="utf-8") if file.exists() else "",
+                    report=read_file(file, MAXIMUM_DOCUMENT).decode("utf-8", "replace") if file.exists() else "",
                     moment=moment,
                     stopped=stopped,
                 )

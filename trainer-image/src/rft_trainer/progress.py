@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
-import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.foreign.small_server import Page, SmallServer
 from rft_api.metrics import (
     CHECKPOINT_TIME,
     HACKING_SUSPECTED,
@@ -188,43 +186,13 @@ def serve_progress(reporter: ProgressReporter, port: int) -> Callable[[], None]:
         RunError: UNEXPECTED when the port cannot be opened.
     """
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == "/progress":
-                self._answer(reporter.progress.model_dump_json(by_alias=True).encode(), "application/json")
-            elif self.path == "/metrics":
-                self._answer(generate_latest(reporter.registry), CONTENT_TYPE_LATEST)
-            else:
-                self.send_error(404)
-
-        def _answer(self, body: bytes, content_type: str) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            # A line for every scrape would hide the run's own lines.
-            pass
-
-    class Server(ThreadingHTTPServer):
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            # A client that did not wait for the answer is no error of the run.
-            if not isinstance(sys.exception(), ConnectionError):
-                super().handle_error(request, client_address)
-
+    pages = {
+        "/progress": Page("application/json", lambda: reporter.progress.model_dump_json(by_alias=True).encode()),
+        "/metrics": Page(CONTENT_TYPE_LATEST, lambda: generate_latest(reporter.registry)),
+    }
     try:
-        server = Server(("0.0.0.0" if "KUBERNETES_SERVICE_HOST" in os.environ else "127.0.0.1", port), Handler)
+        return SmallServer("0.0.0.0" if "KUBERNETES_SERVICE_HOST" in os.environ else "127.0.0.1", port, pages).stop
     except OSError as error:
         raise RunError(
             ExitCode.UNEXPECTED, f"port {port} of /progress cannot be opened: {error.strerror}; choose another --port"
         ) from error
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.05,), name="progress", daemon=True).start()
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-
-    return stop

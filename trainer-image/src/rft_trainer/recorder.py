@@ -11,6 +11,7 @@ from rft_api.exit_codes import ExitCode, RunError
 from rft_api.metrics import TrainMetrics
 from rft_api.run_folder import RunFolder
 from rft_api.trainer_config import TrainerConfig
+from rft_trainer.component_limit import ComponentLimit
 from rft_trainer.distributed import gather, rank
 from rft_trainer.metrics_log import append_metrics
 from rft_trainer.progress import ProgressReporter
@@ -28,6 +29,8 @@ from rft_trainer.step import Step
 
 DIVERGED_STEPS = 3
 """The run stops after so many steps in a row whose loss or gradient norm is not finite."""
+CLIPPED_RATIOS = "sampling/importance_sampling_ratio/clipped"
+"""Name of the share of clipped importance ratios among TRL's metrics, which do not have it."""
 RECENT_STEPS = 5
 """Number of recent steps whose mean duration is used for the time left."""
 
@@ -39,6 +42,7 @@ class Recorder:
         config: the run's configuration.
         prompts: training prompts of the whole run, all epochs together.
         client: the reward servers.
+        components: the names of components that are recorded.
         reporter: where progress is published.
         total_steps: optimizer steps that the run makes.
     """
@@ -48,6 +52,7 @@ class Recorder:
         config: TrainerConfig,
         prompts: int,
         client: RewardClient,
+        components: ComponentLimit,
         reporter: ProgressReporter,
         total_steps: int,
     ):
@@ -56,6 +61,8 @@ class Recorder:
         self._client = client
         self._reporter = reporter
         self._total_steps = total_steps
+        self._components = components
+        self._components_left_out = 0
         self._rows: list[ScoredCompletion] = []
         self._recent_seconds: list[float] = []
         self._previous_tokens = 0
@@ -64,6 +71,7 @@ class Recorder:
     def record_rollouts(self, number: int, step: Step) -> None:
         """Gather the step's completions from all ranks, and write them on rank 0."""
         self._rows = [row for rows in gather(step.rows) for row in rows]
+        self._components_left_out = self._components.apply(self._rows)
         if rank() == 0:
             write_rollouts(self._folder.rollout(number), self._rows)
 
@@ -84,6 +92,7 @@ class Recorder:
             reward=mean_reward(rows),
             reward_std=float(np.std(rewards)) if rewards else None,
             components=component_means(rows),
+            components_left_out=self._components_left_out,
             sources=source_means(rows),
             episode_length=mean_length(rows),
             gradient_norm=_finite(gradient_norm),
@@ -92,6 +101,12 @@ class Recorder:
             advantage_abs_mean=float(np.abs(advantages).mean()),
             policy_entropy=_finite(logs.get("entropy")),
             kl_divergence=_finite(logs.get("kl")),
+            importance_ratio_mean=_finite(logs.get("sampling/importance_sampling_ratio/mean")),
+            importance_ratio_min=_finite(logs.get("sampling/importance_sampling_ratio/min")),
+            importance_ratio_max=_finite(logs.get("sampling/importance_sampling_ratio/max")),
+            importance_ratio_clipped=logs.get(CLIPPED_RATIOS),
+            logprob_difference_mean=_finite(logs.get("sampling/sampling_logp_difference/mean")),
+            logprob_difference_max=_finite(logs.get("sampling/sampling_logp_difference/max")),
             zero_variance_group_ratio=logs["frac_reward_zero_std"],
             clipped_completion_ratio=sum(row.clipped for row in rows) / len(rows),
             learning_rate=logs["learning_rate"],

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 
+from rft_api.groups import whole_batches
 from rft_api.reward_protocol import Score
 from rft_trainer.reward_transport import CONCURRENCY, Group, RewardTransport, Rollout
 
@@ -122,8 +123,5 @@ def whole_groups(waiting: Mapping[int, Rollout], is_complete: bool) -> list[int]
     for place, rollout in waiting.items():
         assert rollout.group is not None
         groups.setdefault(rollout.group, []).append(place)
-    places: list[int] = []
-    for group, members in groups.items():
-        if (is_complete or len(members) == group.size) and (not places or len(places) + len(members) <= BATCH):
-            places += members
-    return places
+    whole = [members for group, members in groups.items() if is_complete or len(members) == group.size]
+    return [place for members in next(whole_batches(whole, BATCH), []) for place in members]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
 import time
@@ -13,13 +14,35 @@ from typing import Any, TypeVar
 
 import httpx
 
+from rft_api.exact_json import parse_line
 from rft_api.exit_codes import ExitCode, RunError
-from rft_api.reward_protocol import SCORE_PATH, FinishReason, Score, build_sample, match_scores, with_facts
+from rft_api.foreign.files import parse_bounded, read_file
+from rft_api.foreign.http import Answer, ForeignAnswerError, LateAnswerError, UnreachableError, UnreadAnswerError, ask
+from rft_api.foreign.text import one_line
+from rft_api.reward_protocol import (
+    SCORE_PATH,
+    FinishReason,
+    Score,
+    build_sample,
+    largest_answer,
+    match_scores,
+    with_facts,
+)
 from rft_api.trainer_config import RewardTarget
 from rft_trainer.data import Prompt
 
 CONCURRENCY = 8
 """Requests in flight per process and reward."""
+_LONGEST_TOKEN = 4096
+"""Bytes of the file with a token."""
+SPARE_SECONDS = 30.0
+"""Time of a request beside what its samples may take: to send it, to wait for a worker, and to receive the answer."""
+CONNECT_SECONDS = 10.0
+"""Time for a connection; a server to which there is none is waited for."""
+_REFUSALS = (400, 401, 403, 404, 413)
+"""Statuses of requests that a server would refuse again."""
+_QUOTED = 500
+"""Characters of a refusal that are quoted."""
 FIRST_PAUSE_SECONDS = 0.25
 """Pause before the first retry of a request; it doubles with every retry."""
 
@@ -122,28 +145,37 @@ class RewardTransport:
             for sample_id, rollout in zip(ids, rollouts, strict=True)
         ]
         token = self._tokens[name]
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        headers = {"content-type": "application/json", **({"authorization": f"Bearer {token}"} if token else {})}
+        try:
+            content = json.dumps(samples, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        except ValueError as error:  # such as half a surrogate pair
+            return _failures(ids, f"the samples cannot be written as JSON: {error}")
         # The server limits a batch to the function's timeout, and may then score its samples one by one, so it may need
         # longer than that timeout.
-        timeout = httpx.Timeout(2 * target.timeout_seconds + 30, connect=10)
+        seconds = 2 * target.timeout_seconds + SPARE_SECONDS
         deadline = time.monotonic() + patience
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
-                response = await self._client.post(
-                    target.url.rstrip("/") + SCORE_PATH, json=samples, headers=headers, timeout=timeout
-                )
-                if response.status_code == 200:
-                    return match_scores(ids, response.json())
-                problem = f"answered {response.status_code}: {response.text[:500]}"
-                if response.status_code in (400, 401, 403, 404, 413):
-                    raise RunError(ExitCode.REWARD_FAILING, f"reward {name} at {target.url} {problem}")
-            except httpx.ReadTimeout:
-                return [Score(id=i, error=f"no answer within {timeout.read:.0f} s") for i in ids]
-            except httpx.HTTPError as error:
-                problem = f"cannot be reached: {error or type(error).__name__}"
-            except ValueError as error:
-                return [Score(id=i, error=f"the reward server's answer is not JSON: {error}") for i in ids]
+                answer = await ask(
+                    self._client, "POST", target.url.rstrip("/") + SCORE_PATH, seconds, largest_answer(len(ids)),
+                    content=content, headers=headers, connect_seconds=CONNECT_SECONDS,
+                )  # fmt: skip
+                if answer.status == 200:
+                    return _scores(ids, answer)
+                problem, status = f"answered {answer.status}: {one_line(answer.text(), _QUOTED)}", answer.status
+            except LateAnswerError:
+                return _failures(ids, f"no answer within {seconds:.0f} s")
+            except UnreachableError as error:
+                problem, status = f"cannot be reached: {error.problem}", None
+            except UnreadAnswerError as error:
+                problem, status = f"answered {error.status}, but {error}", error.status
+                if status == 200:
+                    return _failures(ids, f"the reward server {error}")
+            except ForeignAnswerError as error:
+                raise RunError(ExitCode.REWARD_FAILING, f"reward {name} at {target.url} {error}") from error
+            if status in _REFUSALS:
+                raise RunError(ExitCode.REWARD_FAILING, f"reward {name} at {target.url} {problem}")
             if self._should_stop():
                 raise RunError(ExitCode.INTERRUPTED, f"stopped while reward {name} at {target.url} {problem}")
             if time.monotonic() > deadline:
@@ -163,10 +195,21 @@ class RewardTransport:
         return httpx.AsyncClient(limits=limits, trust_env=False)
 
 
+def _scores(ids: Sequence[str], answer: Answer) -> list[Score]:
+    try:
+        return match_scores(ids, parse_bounded(answer.body, parse_line))
+    except ValueError as error:
+        return _failures(ids, f"the reward server's answer {error}")
+
+
+def _failures(ids: Sequence[str], error: str) -> list[Score]:
+    return [Score(id=sample_id, error=error) for sample_id in ids]
+
+
 def _read_token(name: str, target: RewardTarget) -> str | None:
     if target.token_file is None:
         return None
     try:
-        return Path(target.token_file).read_text(encoding="utf-8").strip()
-    except OSError as error:
+        return read_file(Path(target.token_file), _LONGEST_TOKEN).decode("utf-8").strip()
+    except (OSError, ValueError) as error:
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"token of reward {name}: {error}") from error

@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rft_api.files import atomic_path
+from rft_api.component_names import MOST_RECORDED_NAMES
+from rft_api.files import atomic_file
 from rft_api.metrics import ShadowScores
 from rft_api.reward_protocol import Score
 from rft_api.run_folder import COMPONENT_COLUMN_PREFIX, SHADOW_COLUMN_PREFIX, SHADOW_ERROR_COLUMN_PREFIX
@@ -36,11 +37,17 @@ class ScoredCompletion:
     advantage: float | None = None
     shadows: dict[str, ShadowScore] = field(default_factory=dict)
     """The score of each shadow, by name."""
+    components_left_out: int = 0
+    """Number of components that are not recorded, because a reward may name only so many."""
 
 
 def scored(prompt: Prompt, completion: str, tokens: int, clipped: bool, score: Score) -> ScoredCompletion:
     """Return a completion with its score."""
-    components = {metric.name: metric.value for metric in score.metrics_list}
+    components: dict[str, float] = {}
+    for metric in score.metrics_list:
+        if metric.name in components or len(components) < MOST_RECORDED_NAMES:
+            components[metric.name] = metric.value
+    left_out = len({metric.name for metric in score.metrics_list}) - len(components)
     return ScoredCompletion(
         prompt,
         completion,
@@ -50,6 +57,7 @@ def scored(prompt: Prompt, completion: str, tokens: int, clipped: bool, score: S
         score.error,
         components=components,
         explanation=score.explanation,
+        components_left_out=left_out,
     )
 
 
@@ -132,8 +140,8 @@ def write_rollouts(path: Path, rows: Sequence[ScoredCompletion]) -> None:
         columns[SHADOW_COLUMN_PREFIX + name] = pa.array([score.reward for score in scores], pa.float64())
         if any(score.error is not None for score in scores):
             columns[SHADOW_ERROR_COLUMN_PREFIX + name] = pa.array([score.error for score in scores], pa.string())
-    with atomic_path(path) as partial:
-        pq.write_table(pa.table(columns), partial)
+    with atomic_file(path) as file:
+        pq.write_table(pa.table(columns), file)
 
 
 def read_rollouts(path: Path, prompts: Sequence[Prompt]) -> list[ScoredCompletion]:

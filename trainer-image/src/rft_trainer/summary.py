@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.foreign.files import read_document
 from rft_api.run_folder import RunFolder, Stage
 from rft_api.summary import DataReport, Evaluation, PreflightVerdict, Summary
 from rft_api.trainer_config import TrainerConfig
@@ -64,14 +65,13 @@ def build_summary(
         "Training": training_seconds,
         "Validation": sum(v.seconds for v in validations),
     }
-    on_gpu = config.compute.on_gpus
     warmup = None
     if config.warmup:
         check = conversation_check(base.folder, load_tokenizer(base.folder))
         warmup = load_conversations(config.warmup.data, check)
     preflight = None
     if folder.preflight.exists():
-        preflight = PreflightVerdict.model_validate_json(folder.preflight.read_text(encoding="utf-8"))
+        preflight = read_document(folder.preflight, PreflightVerdict)
     return Summary(
         name=config.name,
         steps=steps,
@@ -101,8 +101,10 @@ def build_summary(
         rewards_failed=sum(m.rewards_failed for m in metrics)
         + sum(v.rewards_failed for v in validations)
         + sum(e.rewards_failed for e in evaluations.values()),
+        components_left_out=sum(m.components_left_out for m in metrics)
+        + sum(v.components_left_out for v in validations),
         seconds=seconds,
-        accelerator_hours=sum(seconds.values()) / 3600 * config.compute.world_size if on_gpu else 0.0,
+        accelerator_hours=sum(seconds.values()) / 3600 * config.compute.nodes * config.compute.pod_gpus,
     )
 
 

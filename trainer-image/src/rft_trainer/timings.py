@@ -6,6 +6,7 @@ import json
 import time
 
 from rft_api.files import atomic_write
+from rft_api.foreign.files import MAXIMUM_DOCUMENT, read_json
 from rft_api.run_folder import RunFolder
 
 
@@ -32,5 +33,5 @@ class StageClock:
         """Return the seconds of each stage so far, in the order in which the stages first ended."""
         if not self._path.exists():
             return {}
-        seconds: dict[str, float] = json.loads(self._path.read_text(encoding="utf-8"))
+        seconds: dict[str, float] = read_json(self._path, MAXIMUM_DOCUMENT)
         return seconds

@@ -13,6 +13,7 @@ from rft_api.metrics import ShadowComparison, ValidationMetrics
 from rft_api.run_folder import RunFolder
 from rft_api.trainer_config import TrainerConfig
 from rft_api.training import EarlyStopping
+from rft_trainer.component_limit import ComponentLimit
 from rft_trainer.data import Prompt
 from rft_trainer.distributed import rank
 from rft_trainer.evaluation import Complete, evaluate
@@ -45,6 +46,7 @@ class Validator:
         tokenizer: the policy's tokenizer.
         end_ids: the EOS tokens.
         client: the reward servers.
+        components: the names of components that are recorded.
         reporter: where progress is published.
         total_steps: optimizer steps planned.
     """
@@ -58,6 +60,7 @@ class Validator:
         tokenizer: PreTrainedTokenizerBase,
         end_ids: Sequence[int],
         client: RewardClient,
+        components: ComponentLimit,
         reporter: ProgressReporter,
         total_steps: int,
     ):
@@ -69,6 +72,7 @@ class Validator:
         self._tokenizer = tokenizer
         self._end_ids = end_ids
         self._client = client
+        self._components = components
         self._reporter = reporter
         self._total_steps = total_steps
         self._history = read_validations(self._folder)
@@ -94,12 +98,14 @@ class Validator:
             self._config.hyperparameters.max_completion_tokens,
             report,
         )
+        left_out = self._components.apply(rows)
         if step == 0:
             self._before_training = rows
         metrics = ValidationMetrics(
             step=step,
             reward=mean_reward(rows),
             components=component_means(rows),
+            components_left_out=left_out,
             sources=source_means(rows),
             episode_length=mean_length(rows),
             rewards_failed=sum(row.error is not None for row in rows),

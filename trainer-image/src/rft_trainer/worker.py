@@ -74,9 +74,10 @@ def _run_stage(
     # load.
     reporter.update(message="looking up the base model")
     commit = pin_base_model(config) if rank == 0 else None
+    changed_inputs: list[str] = []
     if rank == 0:
         reporter.update(message="comparing the inputs with those that the run started with")
-        check_inputs(config, commit)
+        changed_inputs = check_inputs(config, commit)
     reporter.update(message="reading data")
     rows = RowCounter(reporter)
     load_dataset(config.data, sys.maxsize, rows.count)
@@ -107,11 +108,10 @@ def _run_stage(
     if stage == "warmup" and any_rank(RunFolder(config.output).warmup.exists()):
         # If each machine has its own disk, only the first one knows that an earlier start has completed this stage.
         return ExitCode.SUCCEEDED
-    if config.compute.rollouts.engine != "vLLM":
-        # TRL imports vLLM if it is installed, which takes as long as all other imports together.
-        from trl import import_utils
+    # TRL imports vLLM if it is installed, which takes as long as all other imports together. Here only servers need it.
+    from trl import import_utils
 
-        import_utils.is_vllm_available = lambda *args, **kwargs: False
+    import_utils.is_vllm_available = lambda *args, **kwargs: False
     from rft_trainer.flow import Run
 
     gc.freeze()
@@ -122,7 +122,7 @@ def _run_stage(
     else:
         summary = run.train()
         if summary is not None:
-            report_result(summary)
+            report_result(summary, changed_inputs)
     return ExitCode.SUCCEEDED
 
 

@@ -167,6 +167,32 @@ _POLICY = Row(
             "model has moved too far.",
             "rft_train_kl_divergence",
         ),
+        Panel(
+            "Importance ratios",
+            "A token's probability in the trainer, divided by that with which vLLM has sampled it, after the "
+            "correction. Healthy: the mean is near 1. When it leaves 1, vLLM computes something else than the trainer, "
+            "and the run learns from completions that are not the policy's.",
+            (
+                Query(_of("rft_train_importance_ratio_mean"), "{{job}} mean"),
+                Query(_of("rft_train_importance_ratio_min"), "{{job}} smallest"),
+                Query(_of("rft_train_importance_ratio_max"), "{{job}} largest"),
+            ),
+        ),
+        _curve(
+            "Clipped importance ratios",
+            "Share of importance ratios that the correction has changed. Healthy: below 1 percent.",
+            "rft_train_importance_ratio_clipped",
+            "percentunit",
+        ),
+        Panel(
+            "Difference of log-probabilities",
+            "Absolute difference between trainer and vLLM for the sampled tokens. Healthy: a mean below 0.05 in "
+            "bfloat16 and below 0.0001 in float32, which does not grow.",
+            (
+                Query(_of("rft_train_logprob_difference_mean"), "{{job}} mean"),
+                Query(_of("rft_train_logprob_difference_max"), "{{job}} largest"),
+            ),
+        ),
     ),
 )
 

@@ -84,10 +84,10 @@ def build_endpoint_service(endpoint: InferenceEndpoint) -> Json:
     )
 
 
-def build_server_deployment(
-    endpoint: InferenceEndpoint, adapters: Sequence[InferenceEndpoint], settings: Settings
-) -> Json:
+def build_server_deployment(endpoint: InferenceEndpoint, settings: Settings) -> Json:
     """Build the Deployment of an endpoint with a server of its own.
+
+    It depends on this endpoint alone: what adapters say does not change the pods of their base.
 
     Raises:
         AddressProblem: when a pod cannot open an address.
@@ -96,8 +96,9 @@ def build_server_deployment(
     serving = serving_of(endpoint)
     model = model_address(endpoint)
     assert model is not None  # only endpoints with a model have a server of their own
-    addresses = [model, *(address for adapter in adapters if (address := adapter_address(adapter)) is not None)]
-    mounts = Mounts.of(addresses)
+    sources = serving.adapter_sources if serving.max_adapters else []
+    claims = [source for source in sources if source.startswith("pvc://")]
+    mounts = Mounts.of([model, *(Address("spec.serving.adapterSources", "adapter", claim) for claim in claims)])
     scheme, _ = model.split()
     fetched = scheme != "pvc"
     folder = f"{names.MODELS}/base" if fetched else locate(model.uri)
@@ -146,6 +147,7 @@ def _server(endpoint: InferenceEndpoint, folder: str, mounts: list[Json], settin
         "--host", "0.0.0.0",
         "--port", str(names.SERVER_PORT),
         "--shutdown-timeout", str(FINISH_SECONDS),
+        "--no-trust-remote-code",  # code that comes with a model is never executed, whatever vLLM's default is
     ]  # fmt: skip
     if serving.max_model_length is not None:
         command += ["--max-model-len", str(serving.max_model_length)]

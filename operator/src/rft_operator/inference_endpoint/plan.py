@@ -18,7 +18,7 @@ An endpoint with an adapter on the server of another endpoint:
 | base endpoint | loaders in its ready pods | reason of the condition Ready |
 |---|---|---|
 | missing | | BaseMissing |
-| cannot serve adapters | | ConfigurationInvalid |
+| cannot serve adapters, or not from this address | | ConfigurationInvalid |
 | no replicas | | ScaledToZero |
 | no pod is ready | | BaseNotReady |
 | ready | one has rejected the adapter | AdapterRejected |
@@ -31,9 +31,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rft_api.bounds import POD_PLACES, pod_violations
 from rft_api.config_map_size import CONFIG_MAP_BYTES
 from rft_api.exit_codes import ExitCode
-from rft_api.inference_endpoint import InferenceEndpoint, InferenceEndpointStatus
+from rft_api.inference_endpoint import InferenceEndpoint, InferenceEndpointStatus, describe_foreign_source
 from rft_api.termination import parse_failure
 from rft_operator.inference_endpoint import names
 from rft_operator.inference_endpoint.objects import (
@@ -95,10 +96,14 @@ def _objects(world: InferenceEndpointWorld, settings: Settings) -> tuple[list[De
             address = adapter_address(endpoint)
             assert address is not None  # the schema has exactly one of model and adapter
             address.split()
-            return [
-                DesiredObject(build_endpoint_service(endpoint), "it leads to the pods of the base endpoint")
-            ], _base_problem(world)
-        adapters = [adapter for adapter in world.adapters if _has_valid_address(adapter)]
+            service = DesiredObject(build_endpoint_service(endpoint), "it leads to the pods of the base endpoint")
+            return [service], None if world.base is None else find_adapter_problem(endpoint, world.base)
+        location = POD_PLACES["InferenceEndpoint"]
+        exceeding = next(pod_violations(serving_of(endpoint).pod, settings.bounds, location), None)
+        if exceeding is not None:
+            return [], str(exceeding)
+        # The status of an adapter that cannot be served here says why.
+        adapters = [adapter for adapter in world.adapters if find_adapter_problem(adapter, endpoint) is None]
         listed = build_adapter_list(endpoint, adapters)
         size = sum(len(text.encode()) for text in listed["data"].values())
         if size > CONFIG_MAP_BYTES:
@@ -108,7 +113,7 @@ def _objects(world: InferenceEndpointWorld, settings: Settings) -> tuple[list[De
             )
         objects = [
             DesiredObject(listed, "the loader reads which adapters to serve from it"),
-            DesiredObject(build_server_deployment(endpoint, adapters, settings), "it runs the server"),
+            DesiredObject(build_server_deployment(endpoint, settings), "it runs the server"),
             DesiredObject(build_endpoint_service(endpoint), "it leads to the server's pods"),
         ]
         return objects if serving_of(endpoint).max_adapters else objects[1:], None
@@ -116,27 +121,22 @@ def _objects(world: InferenceEndpointWorld, settings: Settings) -> tuple[list[De
         return [], str(error)
 
 
-def _has_valid_address(adapter: InferenceEndpoint) -> bool:
-    """Return whether the server can open an adapter. If not, the status of the adapter says why."""
-    address = adapter_address(adapter)
+def find_adapter_problem(adapter: InferenceEndpoint, base: InferenceEndpoint) -> str | None:
+    """Return why a base endpoint cannot serve an adapter; None when it can."""
+    address, spec, name = adapter_address(adapter), adapter.spec, base.metadata.name
+    assert address is not None  # an endpoint with a base has an adapter
     try:
-        return address is not None and bool(address.split())
-    except AddressProblem:
-        return False
-
-
-def _base_problem(world: InferenceEndpointWorld) -> str | None:
-    """Return why the base endpoint cannot serve this adapter; None when it can, or does not exist."""
-    base, spec = world.base, world.endpoint.spec
-    if base is None:
-        return None
-    name = base.metadata.name
+        address.split()
+    except AddressProblem as error:
+        return str(error)
     if base.spec.model is None:
         return f"spec.baseEndpoint: {name} is itself an adapter; name the endpoint of the base model"
     if not serving_of(base).max_adapters:
         return f"spec.baseEndpoint: {name} has serving.maxAdapters: 0; raise it"
     if spec.credentials is not None and spec.credentials != base.spec.credentials:
         return f"spec.credentials: the adapter is fetched with the credentials of {name}; leave it out, or set the same"
+    if not serving_of(base).admits_adapter(address.uri):
+        return f"{address.path}: {describe_foreign_source(address.uri, name)}"
     return None
 
 
@@ -208,5 +208,5 @@ def _requeue(world: InferenceEndpointWorld, settings: Settings, finding: Finding
     if finding.status == "True":
         return READY_POLL_SECONDS
     if _ready(world.pods):
-        return settings.poll_seconds
+        return max(settings.poll_seconds, world.silent_seconds)
     return seconds_to_look(awaited_pods(world.own_pods), world.now)

@@ -33,9 +33,14 @@ async def ask_servers(
     Returns:
         The answers by the names of the pods.
     """
-    asked = [pod for pod in pods if pod.ip and pod.ready and not pod.deleting]
-    answers = await client.gather(_ask_server(client, pod, endpoint, was_ready) for pod in asked)
+    asked = asked_pods(pods)
+    answers = await client.ask_all(asked, lambda pod: _ask_server(client, pod, endpoint, was_ready))
     return dict(zip((pod.name for pod in asked), answers, strict=True))
+
+
+def asked_pods(pods: Iterable[PodView]) -> list[PodView]:
+    """Return the pods that are ready."""
+    return [pod for pod in pods if pod.ip and pod.ready and not pod.deleting]
 
 
 async def _ask_server(client: PodClient, pod: PodView, endpoint: InferenceEndpoint, was_ready: bool) -> ServerAnswer:
@@ -54,7 +59,8 @@ async def _ask_loader(client: PodClient, pod: PodView, name: str) -> AdapterRepo
         reports = [] if answer is None else AdapterReports.model_validate_json(answer.body).adapters
     except ValidationError:
         return None
-    return next((report for report in reports if report.name == name), None)
+    report = next((report for report in reports if report.name == name), None)
+    return None if report is None else report.model_copy(update={"message": one_line(report.message, KEPT_CHARACTERS)})
 
 
 async def _check_listed(client: PodClient, pod: PodView, name: str) -> str | None:

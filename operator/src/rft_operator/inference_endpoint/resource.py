@@ -9,7 +9,7 @@ from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.model import Json
 from rft_operator.inference_endpoint.metrics import collect_endpoints, sample_endpoint
 from rft_operator.inference_endpoint.plan import plan_inference_endpoint
-from rft_operator.inference_endpoint.probe import ask_servers
+from rft_operator.inference_endpoint.probe import ask_servers, asked_pods
 from rft_operator.inference_endpoint.references import find_base
 from rft_operator.inference_endpoint.world import InferenceEndpointWorld, gather_inference_endpoint, server_pods
 from rft_operator.kube.kinds import INFERENCE_ENDPOINT
@@ -27,7 +27,8 @@ async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> Infe
     answers = await ask_servers(sources.pods, server_pods(sources.store, key, endpoint), endpoint, was_ready)
     world = gather_inference_endpoint(sources.store, key, endpoint, answers, now)
     late = late_uids(awaited_pods(world.own_pods), now)
-    return replace(world, warnings=await read_warnings(sources.cluster, key.namespace, late))
+    warnings = await read_warnings(sources.cluster, key.namespace, late)
+    return replace(world, warnings=warnings, silent_seconds=sources.pods.seconds_of_silence(asked_pods(world.pods)))
 
 
 RESOURCE = Resource(

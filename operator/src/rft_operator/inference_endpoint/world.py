@@ -45,6 +45,8 @@ class InferenceEndpointWorld:
     """The current time."""
     warnings: Mapping[str, str] = field(default_factory=dict)
     """What events say about late pods, by uid; see `pods.late`."""
+    silent_seconds: float = 0.0
+    """Seconds until the servers are asked again, when none of them answers; see `pods.silence`."""
 
     @property
     def own_pods(self) -> Sequence[PodView]:

@@ -78,7 +78,8 @@ class Applier:
         body = {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": metadata, "status": status}
         key = key_of(obj["kind"], obj)
         self._store_response(key, await self._cluster.apply(body, "status"))
-        log.info("%s %s/%s: wrote the status: %s", *key, _describe_change(obj.get("status", {}), status))
+        change = _describe_change(obj.get("status", {}), status)
+        log.info("%s %s/%s: wrote the status: %s", *key, change, extra={"key": key})
         return True
 
     def forget(self, owner: Key) -> None:
@@ -142,7 +143,7 @@ def _verb(exists: bool, applied: tuple[bytes, bytes | None] | None, digest: byte
 
 
 def _log_write(owner: Key, verb: str, key: Key, why: str) -> None:
-    log.info("%s %s/%s: %s %s %s: %s", *owner, verb, key.kind, key.name, why)
+    log.info("%s %s/%s: %s %s %s: %s", *owner, verb, key.kind, key.name, why, extra={"key": owner})
 
 
 def _describe_change(before: Json, after: Json) -> str:

@@ -1,4 +1,9 @@
-"""The watched objects, compressed in memory and indexed by owner and by reference."""
+"""The watched objects, compressed in memory and indexed by owner and by reference.
+
+What nobody here reads is left out: annotations of our resources and of pods, which can have 256 KiB, and most of the
+specs of pods. A tenant can fill the rest, up to the allowance of its namespace: what exceeds it is left out, and then
+nothing can be planned soundly in the namespace.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +11,25 @@ import hashlib
 import json
 import time
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from rft_api.model import Json
 from rft_operator.kube import names
-from rft_operator.kube.kinds import KINDS, OURS, Kind
+from rft_operator.kube.kinds import KINDS, OURS, POD, Kind
 
 M = TypeVar("M", bound=BaseModel)
 
+ALLOWANCE_BYTES = 128 << 20
+"""Memory for the objects of one namespace: 25,000 usual jobs, with the objects that belong to each of them."""
+ENTRY_BYTES = 600
+"""Memory that a stored object takes beside its compressed content, as measured."""
+REFERENCE_BYTES = 300
+"""Memory that a reference to another resource takes."""
 TOMBSTONE_SECONDS = 120.0
 """Seconds for which the uid of a deleted object is kept: a list that was read before the deletion may contain it."""
 
@@ -55,6 +66,11 @@ class _Entry:
     owner: Key | None
     references: tuple[Key, ...]
 
+    @property
+    def size(self) -> int:
+        """About the number of bytes of memory that it takes."""
+        return len(self.packed) + ENTRY_BYTES + REFERENCE_BYTES * len(self.references)
+
 
 class Store:
     """The watched objects by key. Versions older than the stored one are ignored, so their order does not matter.
@@ -62,26 +78,49 @@ class Store:
     Args:
         references: by kind, the function that finds the resources which an object refers to. Objects of other kinds
             have no references.
+        allowance: the largest number of bytes of memory for the objects of one namespace.
     """
 
-    def __init__(self, references: Mapping[str, Callable[[Json], Iterable[Key]]]) -> None:
+    def __init__(
+        self, references: Mapping[str, Callable[[Json], Iterable[Key]]], allowance: int = ALLOWANCE_BYTES
+    ) -> None:
         self._find_references = references
+        self._allowance = allowance
+        self._sizes: Counter[str] = Counter()
+        """Bytes of the objects of each namespace."""
+        self._left_out: defaultdict[str, dict[Key, tuple[str, int]]] = defaultdict(dict)
+        """By namespace, the objects for which there is no room, with uid and version."""
         self._entries: dict[Key, _Entry] = {}
         self._children: defaultdict[Key, set[Key]] = defaultdict(set)
         self._referrers: defaultdict[Key, set[Key]] = defaultdict(set)
         self._tombstones: dict[str, float] = {}
 
     def put(self, kind: str, obj: Json) -> bool:
-        """Store an object; return whether it is newer than the stored one."""
+        """Store an object; return whether it is newer than the stored one, and differs in what is kept of it.
+
+        An object for which its namespace has no room is left out, and True is returned. It is stored when it comes
+        again, as it does in each resynchronisation, and there is room.
+        """
         key, metadata = key_of(kind, obj), obj["metadata"]
         version = int(metadata["resourceVersion"])
         entry = self._entries.get(key)
         if metadata["uid"] in self._tombstones or (entry is not None and entry.version >= version):
             return False
-        self._unlink(key)
+        if version < self._left_out.get(key.namespace, {}).get(key, ("", 0))[1]:
+            return False
+        packed = _pack(kind, obj)
+        if entry is not None and entry.uid == metadata["uid"] and entry.packed == packed:
+            self._entries[key] = replace(entry, version=version)
+            return False
+        self._drop(key)
         owner = owner_of(obj) if KINDS[kind].child else None
         references = tuple(set(self._find_references[kind](obj))) if kind in self._find_references else ()
-        self._entries[key] = _Entry(metadata["uid"], version, _pack(obj), owner, references)
+        entry = _Entry(metadata["uid"], version, packed, owner, references)
+        if self._sizes[key.namespace] + entry.size > self._allowance:
+            self._left_out[key.namespace][key] = metadata["uid"], version
+            return True
+        self._entries[key] = entry
+        self._sizes[key.namespace] += entry.size
         if owner is not None:
             self._children[owner].add(key)
         for target in references:
@@ -96,9 +135,8 @@ class Store:
             del self._tombstones[next(iter(self._tombstones))]
         self._tombstones[uid] = now
         entry = self._entries.get(key)
-        if entry is not None and entry.uid == uid:
-            self._unlink(key)
-            del self._entries[key]
+        if uid in (entry.uid if entry is not None else None, self.left_out(key)):
+            self._drop(key)
 
     def prune(self, kind: str, namespace: str | None, listed: Container[Key], version: int) -> list[Json]:
         """Remove the objects that a complete list lacks, because no watch has reported their deletion; return them.
@@ -117,14 +155,28 @@ class Store:
             and key not in listed
             and entry.version <= version
         ]
-        for key in missing:
-            self._unlink(key)
-        return [_unpack(self._entries.pop(key).packed) for key in missing]
+        for key, (_, left_out_version) in [each for keys in self._left_out.values() for each in keys.items()]:
+            in_list = key.kind == kind and namespace in (None, key.namespace)
+            if in_list and key not in listed and left_out_version <= version:
+                self._drop(key)
+        return [_unpack(entry) for key in missing if (entry := self._drop(key)) is not None]
+
+    def is_full(self, namespace: str) -> bool:
+        """Return whether objects of a namespace are left out, because the others take all of its memory."""
+        return namespace in self._left_out
+
+    def left_out(self, key: Key) -> str | None:
+        """Return the uid of an object that is left out; None when it is not."""
+        return self._left_out.get(key.namespace, {}).get(key, (None, 0))[0]
+
+    def sizes(self) -> dict[str, int]:
+        """Return about the bytes of memory that the objects of each namespace take."""
+        return dict(self._sizes)
 
     def get(self, key: Key) -> Json | None:
         """Return an object, or None when it is not stored."""
         entry = self._entries.get(key)
-        return None if entry is None else _unpack(entry.packed)
+        return None if entry is None else _unpack(entry)
 
     def version(self, key: Key) -> int | None:
         """Return the stored version of an object, or None when it is not stored."""
@@ -154,7 +206,7 @@ class Store:
                 out.
         """
         keys = sorted(key for key in self._children.get(owner, ()) if key.kind == kind.name)
-        children = [_unpack(self._entries[key].packed) for key in keys]
+        children = [_unpack(self._entries[key]) for key in keys]
         return children if uid is None else [child for child in children if _is_owned(child, uid)]
 
     def referrers(self, target: Key) -> list[Key]:
@@ -165,15 +217,23 @@ class Store:
         """Return the keys of all objects of a kind."""
         return (key for key in list(self._entries) if key.kind == kind)
 
-    def _unlink(self, key: Key) -> None:
-        entry = self._entries.get(key)
+    def _drop(self, key: Key) -> _Entry | None:
+        """Forget an object, whether it is stored or left out; return what was stored of it."""
+        left_out = self._left_out.get(key.namespace)
+        if left_out is not None and left_out.pop(key, None) is not None and not left_out:
+            del self._left_out[key.namespace]
+        entry = self._entries.pop(key, None)
         if entry is None:
-            return
+            return None
+        self._sizes[key.namespace] -= entry.size
+        if not self._sizes[key.namespace]:
+            del self._sizes[key.namespace]
         for index, target in [(self._children, entry.owner), *((self._referrers, to) for to in entry.references)]:
             if target is not None and target in index:
                 index[target].discard(key)
                 if not index[target]:
                     del index[target]
+        return entry
 
 
 def _is_owned(obj: Json, uid: str) -> bool:
@@ -187,11 +247,20 @@ def _fingerprint(obj: Json) -> bytes:
     return hashlib.sha256(json.dumps([kept, content], sort_keys=True).encode()).digest()[:16]
 
 
-def _pack(obj: Json) -> bytes:
-    metadata = {name: value for name, value in obj["metadata"].items() if name != "managedFields"}
-    return zlib.compress(json.dumps({**obj, "metadata": metadata}, separators=(",", ":")).encode(), 1)
+def _pack(kind: str, obj: Json) -> bytes:
+    """Compress what is kept of an object, which is everything but its version for most kinds."""
+    left_out = {"managedFields", "resourceVersion"}
+    if KINDS[kind].ours or kind == POD.name:
+        left_out.add("annotations")
+    kept = {**obj, "metadata": {name: value for name, value in obj["metadata"].items() if name not in left_out}}
+    if kind == POD.name:
+        initial = obj.get("spec", {}).get("initContainers", [])
+        fields = ("name", "restartPolicy")
+        kept["spec"] = {"initContainers": [{name: c[name] for name in fields if name in c} for c in initial]}
+    return zlib.compress(json.dumps(kept, separators=(",", ":")).encode(), 1)
 
 
-def _unpack(packed: bytes) -> Json:
-    unpacked: Json = json.loads(zlib.decompress(packed))
+def _unpack(entry: _Entry) -> Json:
+    unpacked: Json = json.loads(zlib.decompress(entry.packed))
+    unpacked["metadata"]["resourceVersion"] = str(entry.version)
     return unpacked

@@ -37,6 +37,8 @@ class PodView:
 
     name: str
     """Name of the pod."""
+    namespace: str
+    """Namespace of the pod."""
     uid: str
     """Uid of the pod."""
     ip: str | None
@@ -88,8 +90,8 @@ class PodView:
         """
         if not self.terminated or self.termination is None:
             return False
-        finished, told = self.termination.finished_at, self.told_to_end_at
-        return self.active if told is None else finished is not None and finished < told
+        finished, deletion = self.termination.finished_at, self.told_to_end_at
+        return self.active if deletion is None else finished is not None and finished < deletion
 
     @property
     def end_time(self) -> datetime | None:
@@ -133,6 +135,7 @@ def read_pod(pod: Json, container: str) -> PodView:
     unready = own.get("ready", False) and not ready
     return PodView(
         name=metadata["name"],
+        namespace=metadata.get("namespace", ""),
         uid=metadata.get("uid", ""),
         ip=status.get("podIP"),
         phase=status.get("phase", "Pending"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import httpx
@@ -12,7 +12,8 @@ import httpx
 from rft_api.foreign.http import Answer, ForeignAnswerError, ask
 from rft_api.model import Json
 from rft_operator.pods.pod_view import PodView
-from rft_operator.pods.slots import Slots
+from rft_operator.pods.silence import Question, Silences
+from rft_operator.pods.slots import Limits
 
 ASK_SECONDS = 3.0
 """Deadline of a GET request, for the whole answer."""
@@ -25,24 +26,41 @@ Result = TypeVar("Result")
 
 
 class PodClient:
-    """Sends requests to pods. A pod that does not answer is not an error: the next reconciliation asks again.
+    """Sends requests to pods. A pod that does not answer is not an error: a later reconciliation asks again.
 
     Args:
         client: the client.
-        slots: the slots of reconciliations, which do not keep theirs while they wait for pods.
+        limits: how many connections there are at the same time, and how many reconciliations work.
     """
 
-    def __init__(self, client: httpx.AsyncClient, slots: Slots):
+    def __init__(self, client: httpx.AsyncClient, limits: Limits):
         self._client = client
-        self._slots = slots
+        self._limits = limits
+        self._silences = Silences()
 
-    async def gather(self, questions: Iterable[Awaitable[Result]]) -> list[Result]:
-        """Wait for the answers to questions that are asked at the same time, without a slot; return them in order."""
-        asked = list(questions)
-        if not asked:
-            return []  # giving the slot away would only make the caller wait
-        async with self._slots.lent():
-            return await asyncio.gather(*asked)
+    def seconds_of_silence(self, pods: Sequence[PodView]) -> float:
+        """Return the seconds for which it is of no use to ask any of these pods, because none answers; else 0."""
+        return self._silences.seconds_left(pods)
+
+    async def ask_all(self, pods: Sequence[PodView], question: Callable[[PodView], Awaitable[Result]]) -> list[Result]:
+        """Ask the pods of one namespace at the same time, and return their answers in order.
+
+        Meanwhile the calling reconciliation does not count as working.
+
+        Args:
+            pods: the pods.
+            question: asks one pod.
+        """
+        if not pods:
+            return []  # lending the slot would only make the caller wait
+        namespace = pods[0].namespace
+
+        async def ask_one(pod: PodView) -> Result:
+            async with self._limits.connections.held(namespace):
+                return await question(pod)
+
+        async with self._limits.working.lent(namespace):
+            return await asyncio.gather(*(ask_one(pod) for pod in pods))
 
     async def get(self, pod: PodView, port: int, path: str, any_status: bool = False) -> Answer | None:
         """Return the response to a GET request, or None when the pod gives none that can be used.
@@ -54,7 +72,7 @@ class PodClient:
             any_status: whether responses with another status than 200 are returned, too.
         """
         try:
-            answer = await ask(self._client, "GET", f"{_origin(pod, port)}{path}", ASK_SECONDS, MAXIMUM_BYTES)
+            answer = await self._ask(pod, Question(port, path, None), ASK_SECONDS)
         except ForeignAnswerError:
             return None
         return answer if any_status or answer.status == 200 else None
@@ -72,9 +90,23 @@ class PodClient:
         Raises:
             ForeignAnswerError: when the pod gives no answer that can be used.
         """
-        content, headers = json.dumps(body).encode(), {"content-type": "application/json"}
-        url = f"{_origin(pod, port)}{path}"
-        return await ask(self._client, "POST", url, seconds, MAXIMUM_BYTES, content=content, headers=headers)
+        return await self._ask(pod, Question(port, path, json.dumps(body).encode()), seconds)
+
+    async def _ask(self, pod: PodView, question: Question, seconds: float) -> Answer:
+        problem = self._silences.problem(pod, question)
+        if problem is not None:
+            raise ForeignAnswerError(problem)
+        url = f"{_origin(pod, question.port)}{question.path}"
+        method, headers = ("GET", {}) if question.body is None else ("POST", {"content-type": "application/json"})
+        try:
+            answer = await ask(
+                self._client, method, url, seconds, MAXIMUM_BYTES, content=question.body, headers=headers
+            )
+        except ForeignAnswerError as error:
+            self._silences.begin(pod, question, str(error))
+            raise
+        self._silences.end(pod, question)
+        return answer
 
 
 def _origin(pod: PodView, port: int) -> str:

@@ -12,7 +12,7 @@ from rft_operator.kube.metadata import Owner, build_object
 from rft_operator.pods import paths
 
 USER = 65532
-"""User and group of every process; volumes are writable for the group."""
+"""User of processes, and the group of all of them; volumes are writable for the group."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,13 @@ def build_container(container: Container) -> Json:
 
 
 def build_pod_template(
-    labels: dict[str, str], annotations: dict[str, str], containers: list[Json], volumes: list[Json], **spec: Any
+    labels: dict[str, str],
+    annotations: dict[str, str],
+    containers: list[Json],
+    volumes: list[Json],
+    *,
+    user: int = USER,
+    **spec: Any,
 ) -> Json:
     """Build a pod template.
 
@@ -85,6 +91,7 @@ def build_pod_template(
         annotations: annotations of the pods.
         containers: the containers, the main one first.
         volumes: the volumes beside the scratch volume.
+        user: the user of the processes.
         spec: further fields of the spec of the pods.
     """
     return {
@@ -94,7 +101,7 @@ def build_pod_template(
             "enableServiceLinks": False,
             "securityContext": {
                 "runAsNonRoot": True,
-                "runAsUser": USER,
+                "runAsUser": user,
                 "runAsGroup": USER,
                 "fsGroup": USER,
                 "fsGroupChangePolicy": "OnRootMismatch",

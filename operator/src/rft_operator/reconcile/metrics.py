@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from rft_api.model import Json
-from rft_operator.kube.store import Key
+from rft_operator.kube.store import ALLOWANCE_BYTES, Key, Store
 from rft_operator.reconcile.resource import Resource
 
 _Conditions = tuple[tuple[str, str, str], ...]
@@ -54,6 +54,23 @@ class _ObjectCollector(Collector):
         return family
 
 
+class _StoreCollector(Collector):
+    """The memory that the objects of each namespace take."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "rft_operator_namespace_bytes",
+            f"Memory that the objects of a namespace take, at most {ALLOWANCE_BYTES}.",
+            labels=["namespace"],
+        )
+        for namespace, size in self._store.sizes().items():
+            family.add_metric([namespace], size)
+        yield family
+
+
 class Metrics:
     """The metrics that Prometheus scrapes.
 
@@ -76,6 +93,10 @@ class Metrics:
         self.leader = Gauge(
             "rft_operator_leader", "1 on the replica that is the leader, 0 on the others.", registry=self.registry
         )
+
+    def observe(self, store: Store) -> None:
+        """Publish the sizes of a store."""
+        self.registry.register(_StoreCollector(store))
 
     def update(self, key: Key, spec: Json, status: Json) -> None:
         """Publish the state of an object."""

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
 
+from rft_api.foreign.sizes import format_size
 from rft_api.model import Json
 from rft_api.resource import Condition
 from rft_operator.kube.plan import Plan
+from rft_operator.kube.store import ALLOWANCE_BYTES
 from rft_operator.reconcile.resource import Resource
 from rft_operator.status.conditions import Finding, build_conditions
 from rft_operator.status.events import plan_events
-from rft_operator.status.reasons import Reason
+from rft_operator.status.reasons import ConditionType, Reason
 
 RETRY_SECONDS = 15.0
+FULL_SECONDS = 300.0
+"""Seconds until the operator looks whether a namespace still is full, in which there may be very many objects."""
+FULL = (
+    f"the objects of this namespace take more than {format_size(ALLOWANCE_BYTES)} of the operator's memory, so it does "
+    "nothing for them: delete jobs that have ended, or write smaller specs"
+)
 
 
 def plan_problem(resource: Resource[Any], obj: Json, reason: Reason, message: str, now: datetime) -> Plan:
@@ -39,6 +48,22 @@ def plan_problem(resource: Resource[Any], obj: Json, reason: Reason, message: st
         events=plan_events(before, conditions),
         requeue_seconds=RETRY_SECONDS,
     )
+
+
+def plan_full_namespace(resource: Resource[Any], obj: Json, now: datetime) -> Plan:
+    """Plan a resource of a namespace of which objects are left out of the store.
+
+    The status says it, unless the resource is a job that has ended and needs nothing.
+
+    Args:
+        resource: the kind of resource.
+        obj: the resource.
+        now: the current time.
+    """
+    status = obj.get("status", {})
+    if resource.problem_condition(status)[0] is ConditionType.ENDPOINT_READY:
+        return Plan(status=status, requeue_seconds=FULL_SECONDS)
+    return replace(plan_problem(resource, obj, Reason.NAMESPACE_FULL, FULL, now), requeue_seconds=FULL_SECONDS)
 
 
 def read_conditions(status: Json) -> list[Condition]:

@@ -21,13 +21,18 @@ from rft_operator.kube.plan import Event, Plan
 from rft_operator.kube.store import Key, key_of
 from rft_operator.pods.probe import PodClient
 from rft_operator.reconcile.metrics import Metrics
-from rft_operator.reconcile.problem import plan_problem
+from rft_operator.reconcile.problem import FULL, plan_full_namespace, plan_problem
 from rft_operator.reconcile.resource import Resource, Sources
 from rft_operator.reconcile.routing import Router
 from rft_operator.settings import Settings
+from rft_operator.status.allowance import Allowance
 from rft_operator.status.reasons import Reason
 
 log = logging.getLogger(__name__)
+
+
+class _NamespaceFull(Exception):
+    """Objects of the namespace are left out of the store, so nothing in it can be planned."""
 
 
 class Reconciler:
@@ -64,11 +69,16 @@ class Reconciler:
             for key in router.store_response(writer, response):
                 enqueue(key)
 
+        # The limits of Kubernetes' own controllers (client-go, tools/record, EventSourceObjectSpamFilter).
+        self._events = Allowance(25, seconds=300)
         self._applier = Applier(cluster, router.store, store_response)
 
     async def reconcile(self, key: Key) -> float | None:
         """Reconcile one resource; return the seconds until the next reconciliation, or None to wait for a change."""
         obj = self._store.get(key)
+        if obj is None and (uid := self._store.left_out(key)) is not None:
+            await self._tell_of_full_namespace(key, uid)
+            return None  # it comes again when the objects are listed
         if obj is None:
             self._metrics.remove(key)
             self._applier.forget(key)
@@ -88,6 +98,8 @@ class Reconciler:
         now = datetime.now(UTC)
         resource = self._resources[key.kind]
         try:
+            if self._store.is_full(key.namespace):
+                raise _NamespaceFull
             plan = resource.plan(await resource.observe(self._sources, key, obj, now), self._settings)
             starts_pods = self._starts_pods(obj, plan)
             await self._applier.execute(key, obj["metadata"]["uid"], plan)
@@ -96,13 +108,16 @@ class Reconciler:
                 return replace(plan, requeue_seconds=0)
         except ValidationError as error:
             plan = plan_problem(resource, obj, Reason.CONFIGURATION_INVALID, describe_invalid(obj, error), now)
+        except _NamespaceFull:
+            plan = plan_full_namespace(resource, obj, now)
         except NameTaken as error:
             plan = plan_problem(resource, obj, Reason.NAME_TAKEN, str(error), now)
         except Refused as error:
             plan = plan_problem(resource, obj, Reason.CONFIGURATION_INVALID, str(error), now)
         if await self._applier.write_status(obj, plan.status):
             for event in plan.events:
-                await self._send_event(obj, event, now)
+                if self._events.take(obj["metadata"]["uid"], time.monotonic()) is not None:
+                    await self._send_event(obj, event, now)
         self._metrics.update(key, obj["spec"], plan.status)
         return plan
 
@@ -113,6 +128,14 @@ class Reconciler:
             and self._store.version(key_of(desired.object["kind"], desired.object)) is None
             for desired in plan.desired
         )
+
+    async def _tell_of_full_namespace(self, key: Key, uid: str) -> None:
+        """Send an event about an object that is not stored, so that its status cannot be written."""
+        if self._events.take(uid, time.monotonic()) is None:
+            return
+        metadata = {"name": key.name, "namespace": key.namespace, "uid": uid}
+        obj = {"apiVersion": KINDS[key.kind].api_version, "kind": key.kind, "metadata": metadata}
+        await self._send_event(obj, Event("Warning", Reason.NAMESPACE_FULL, FULL), datetime.now(UTC))
 
     async def _send_event(self, obj: Json, event: Event, now: datetime) -> None:
         """Send an event; an event that the API server rejects is only logged."""
@@ -135,4 +158,5 @@ class Reconciler:
         try:
             await self._cluster.create(body)
         except (Refused, Conflict) as error:
-            log.info("event %s of %s/%s: %s", event.reason, metadata["namespace"], metadata["name"], error)
+            key = key_of(obj["kind"], obj)
+            log.info("%s %s/%s: event %s: %s", *key, event.reason, error, extra={"key": key})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+from rft_api.bounds import denied_parts
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.model import Json
 from rft_api.readiness import READINESS_PATH
@@ -89,7 +90,8 @@ def build_network_policy(
     """Build the NetworkPolicy of the reward servers.
 
     It allows connections from trainers, from the operator and from Prometheus, and connections to the addresses in
-    `spec.egress`, to the endpoints that judge, and to the package index when the code declares requirements. All
+    `spec.egress` except those that the bounds deny, to the endpoints that judge, and to the package index when the code
+    declares requirements. All
     containers of a pod share its network; the sandbox, which has none, keeps reward code from using it.
 
     Args:
@@ -125,7 +127,7 @@ def build_network_policy(
 def _egress(function: RewardFunction, endpoints: Mapping[str, InferenceEndpoint], settings: Settings) -> list[Json]:
     index = settings.package_index.egress if function.spec.requirements() else ()
     rules: list[Json] = [
-        {"to": [{"ipBlock": {"cidr": egress.cidr}}], "ports": [{"protocol": "TCP", "port": egress.port}]}
+        {"to": [{"ipBlock": _ip_block(egress.cidr, settings)}], "ports": [{"protocol": "TCP", "port": egress.port}]}
         for egress in dict.fromkeys([*function.spec.egress, *index])
     ]
     judges = [(name, endpoints.get(name)) for name in judge_endpoints(function.spec)]
@@ -142,6 +144,12 @@ def _egress(function: RewardFunction, endpoints: Mapping[str, InferenceEndpoint]
         # The names of the destinations are resolved by DNS.
         rules.append({"ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]})
     return rules
+
+
+def _ip_block(cidr: str, settings: Settings) -> Json:
+    """Build a range of addresses without those that the bounds deny, such as those of metadata services."""
+    denied = denied_parts(cidr, settings.bounds.egress)
+    return {"cidr": cidr, "except": denied} if denied else {"cidr": cidr}
 
 
 def build_reward_deployment(function: RewardFunction, settings: Settings) -> Json:
@@ -190,6 +198,7 @@ def build_reward_deployment(function: RewardFunction, settings: Settings) -> Jso
             {"name": "token", "secret": {"secretName": names.reward_token(owner.name, owner.uid)}},
             *([{"name": packages["name"], "emptyDir": {}}] if has_packages else []),
         ],
+        user=names.reward_user(owner.namespace, owner.name),
         # Time to finish a batch in flight.
         terminationGracePeriodSeconds=60,
     )

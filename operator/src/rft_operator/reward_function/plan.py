@@ -4,6 +4,7 @@
 |---|---|---|
 | missing | | SourceMissing; the previous version continues to serve |
 | too long, or too large for a ConfigMap | | ConfigurationInvalid; the previous version continues to serve |
+| asks for what the bounds do not allow | | ConfigurationInvalid; the previous version continues to serve |
 | rejected (exit code 10) | | ConfigurationInvalid |
 | | cannot start | Unschedulable, ImagePullFailed, ContainerBlocked |
 | | do not exist, because Kubernetes does not create them | PodsMissing |
@@ -20,8 +21,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from rft_api.bounds import EGRESS_PLACES, POD_PLACES, egress_violations, pod_violations
 from rft_api.exit_codes import ExitCode
 from rft_api.manifests import SourceError, SourceMissing, resolve_source
+from rft_api.model import Violation
 from rft_api.readiness import NotReadyReason
 from rft_api.remote_graders import judge_endpoints, leaves_cluster
 from rft_api.render import reward_digest
@@ -67,6 +70,10 @@ def plan_reward_function(world: RewardFunctionWorld, settings: Settings) -> Plan
     if too_large is not None:
         finding = Finding(ConditionType.READY, "False", Reason.CONFIGURATION_INVALID, str(too_large))
         return _plan(world, before, finding, before.digest, [], [], poll)
+    exceeding = next(_exceeding(function, settings), None)
+    if exceeding is not None:
+        finding = Finding(ConditionType.READY, "False", Reason.CONFIGURATION_INVALID, str(exceeding))
+        return _plan(world, before, finding, before.digest, [], [], poll)
     finding = _finding(world, resolved)
     finding = replace(finding, message="; ".join(filter(None, [finding.message, *_unreachable(world)])))
     objects = [
@@ -88,10 +95,19 @@ def plan_reward_function(world: RewardFunctionWorld, settings: Settings) -> Plan
         Deletion(CONFIG_MAP, c.name, c.uid, "no pod reads this version of the function any more") for c in outdated
     ]
     if finding.status != "True" and any(_can_be_asked(pod) for pod in world.pods):
-        poll = settings.poll_seconds
+        poll = _earlier(poll, max(settings.poll_seconds, world.silent_seconds))
     look = seconds_to_look(awaited_pods(world.pods), world.now)
-    poll = min((seconds for seconds in (poll, look) if seconds is not None), default=None)
-    return _plan(world, before, finding, reward_digest(resolved.spec), objects, deletions, poll)
+    return _plan(world, before, finding, reward_digest(resolved.spec), objects, deletions, _earlier(poll, look))
+
+
+def _earlier(first: float | None, second: float | None) -> float | None:
+    return min((seconds for seconds in (first, second) if seconds is not None), default=None)
+
+
+def _exceeding(function: RewardFunction, settings: Settings) -> Iterator[Violation]:
+    """Yield what the function asks for beyond the bounds."""
+    yield from pod_violations(function.spec.pod, settings.bounds, POD_PLACES["RewardFunction"])
+    yield from egress_violations(function.spec.egress, settings.bounds.egress, EGRESS_PLACES["RewardFunction"])
 
 
 def _unreachable(world: RewardFunctionWorld) -> Iterator[str]:

@@ -13,7 +13,7 @@ from rft_operator.kube.store import Key
 from rft_operator.pods.late import awaited_pods, late_uids, read_warnings
 from rft_operator.reconcile.resource import Resource, Sources
 from rft_operator.reward_function.plan import plan_reward_function
-from rft_operator.reward_function.probe import ask_readiness
+from rft_operator.reward_function.probe import ask_readiness, asked_pods
 from rft_operator.reward_function.references import find_references
 from rft_operator.reward_function.world import (
     RewardFunctionWorld,
@@ -33,7 +33,8 @@ async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> Rewa
     readiness = await ask_readiness(sources.pods, reward_pods(sources.store, key))
     world = gather_reward_function(sources.store, key, function, code, readiness, secrets.token_urlsafe(32), now)
     late = late_uids(awaited_pods(world.pods), now)
-    return replace(world, warnings=await read_warnings(sources.cluster, key.namespace, late))
+    warnings = await read_warnings(sources.cluster, key.namespace, late)
+    return replace(world, warnings=warnings, silent_seconds=sources.pods.seconds_of_silence(asked_pods(world.pods)))
 
 
 RESOURCE = Resource(

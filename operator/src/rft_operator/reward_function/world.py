@@ -49,6 +49,8 @@ class RewardFunctionWorld:
     """The existing InferenceEndpoints that judge, by name."""
     warnings: Mapping[str, str] = field(default_factory=dict)
     """What events say about late pods, by uid; see `pods.late`."""
+    silent_seconds: float = 0.0
+    """Seconds until the pods are asked again, when none of them answers; see `pods.silence`."""
 
 
 def source_names(function: RewardFunction) -> list[str]:

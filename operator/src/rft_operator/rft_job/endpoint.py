@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from rft_api.inference_endpoint import InferenceEndpoint, Serving
+from rft_api.inference_endpoint import (
+    MAXIMUM_ADAPTER_SOURCES,
+    InferenceEndpoint,
+    Serving,
+    describe_foreign_source,
+)
 from rft_api.model import Json
 from rft_api.rft_job import RFTJob
 from rft_api.run_folder import best_address
@@ -41,21 +46,37 @@ def plan_job_endpoint(world: RFTJobWorld, succeeded: bool, base_model: str) -> E
     job, endpoint = world.job, world.job.spec.endpoint
     if endpoint is None:
         return EndpointPlan((), None)
+    base = base_endpoint_name(job)
+    base_existing = world.endpoints.get(base) if base is not None else None
     if not succeeded:
-        waiting = Finding(ConditionType.ENDPOINT_READY, "Unknown", Reason.WAITING_FOR_RESULT)
-        return EndpointPlan((), waiting)
+        return EndpointPlan((), _waiting_finding(job, base_existing))
     existing = world.endpoints.get(endpoint.name)
     if existing is not None and existing.metadata.labels.get(names.CREATED_FOR) != job.metadata.name:
         text = f"InferenceEndpoint {endpoint.name} exists and was not created for this job"
         return EndpointPlan((), Finding(ConditionType.ENDPOINT_READY, "False", Reason.ENDPOINT_TAKEN, text))
     desired = [DesiredObject(_build_endpoint(job), "the job has succeeded, and its spec.endpoint asks for it")]
-    base = base_endpoint_name(job)
-    if base is not None:
-        base_existing = world.endpoints.get(base)
-        if base_existing is None or names.CREATED_FOR in base_existing.metadata.labels:
-            built = _build_base_endpoint(job, base_model, base, world.sharing_jobs, base_existing)
-            desired.insert(0, DesiredObject(built, f"its server serves the adapter {endpoint.name}"))
+    if base is not None and (base_existing is None or _is_ours(base_existing)):
+        built = _build_base_endpoint(job, base_model, base, world.sharing_jobs, base_existing)
+        desired.insert(0, DesiredObject(built, f"its server serves the adapter {endpoint.name}"))
     return EndpointPlan(desired, _endpoint_finding(existing))
+
+
+def _is_ours(base: InferenceEndpoint) -> bool:
+    """Return whether the operator created a base endpoint for a job, and not a user with the same label."""
+    return names.CREATED_FOR in base.metadata.labels and base.spec.model is not None
+
+
+def _waiting_finding(job: RFTJob, base: InferenceEndpoint | None) -> Finding:
+    """Return the condition before the result, which says early when the base endpoint will not serve the adapter."""
+    kind, best = ConditionType.ENDPOINT_READY, best_address(job.spec.output.uri)
+    if (
+        base is None
+        or (_is_ours(base) and base.spec.credentials == job.spec.credentials)
+        or (base.spec.serving or Serving()).admits_adapter(best)
+    ):
+        return Finding(kind, "Unknown", Reason.WAITING_FOR_RESULT)
+    problem = f"spec.endpoint.baseEndpoint: {describe_foreign_source(best, base.metadata.name)}"
+    return Finding(kind, "False", Reason.CONFIGURATION_INVALID, problem)
 
 
 def _endpoint_finding(endpoint: InferenceEndpoint | None) -> Finding:
@@ -75,6 +96,8 @@ def _build_endpoint(job: RFTJob) -> Json:
     spec: Json = {"baseEndpoint": base, "adapter": {"uri": best}} if base else {"model": {"uri": best}}
     if base is None:
         spec["serving"] = _serving(job)
+    if job.spec.credentials is not None:
+        spec = {"credentials": job.spec.credentials.to_json_object(), **spec}
     owners = [Owner.of(job).reference()] if endpoint.deletion_policy == "Delete" else []
     return _endpoint_object(job, endpoint.name, job.metadata.name, spec, owners)
 
@@ -84,26 +107,31 @@ def _build_base_endpoint(
 ) -> Json:
     """Build the base endpoint, which is owned by all jobs that use it and is deleted with the last of them.
 
-    It has no owners when the deletion policy of one of the jobs is Keep.
+    It has no owners when the deletion policy of one of the jobs is Keep. It serves adapters from the outputs of those
+    jobs that have its credentials, because with other ones a job could reach what its user may not.
     """
     policies = {other.spec.endpoint.deletion_policy for other in sharing if other.spec.endpoint is not None}
     ordered = sorted(sharing, key=lambda other: other.metadata.name)
     owners = [] if "Keep" in policies else [Owner.of(other).reference(controller=False) for other in ordered]
+    credentials = job.spec.credentials if existing is None else existing.spec.credentials
+    # A base without credentials takes none of another job, which would then be used for every adapter.
+    secret = {} if credentials is None else {"credentials": credentials.to_json_object()}
+    outputs = [best_address(each.spec.output.uri) for each in (*ordered, job) if each.spec.credentials == credentials]
     if existing is None:
-        return _endpoint_object(
-            job, name, job.metadata.name, {"model": {"uri": model}, "serving": _serving(job)}, owners
-        )
-    # Another job may have created it with other settings, so only its owners change.
-    spec: Json = existing.spec.model_dump(
-        mode="json", by_alias=True, exclude_none=True, include={"model", "serving", "credentials"}
-    )
-    created_for = existing.metadata.labels[names.CREATED_FOR]
-    return _endpoint_object(job, name, created_for, spec, owners)
+        serving = {**_serving(job), "adapterSources": list(dict.fromkeys(outputs))}
+        spec = {**secret, "model": {"uri": model}, "serving": serving}
+        return _endpoint_object(job, name, job.metadata.name, spec, owners)
+    # Another job may have created it with other settings, so only its owners and the places of adapters change.
+    settings = existing.spec.serving or Serving()
+    added = [output for output in dict.fromkeys(outputs) if not settings.admits_adapter(output)]
+    sources = [*settings.adapter_sources, *added][:MAXIMUM_ADAPTER_SOURCES]
+    assert existing.spec.model is not None  # `_is_ours`: it was built as above
+    kept = {"model": existing.spec.model.to_json_object()}
+    spec = {**secret, **kept, "serving": {**settings.to_json_object(), "adapterSources": sources}}
+    return _endpoint_object(job, name, existing.metadata.labels[names.CREATED_FOR], spec, owners)
 
 
 def _endpoint_object(job: RFTJob, name: str, created_for: str, spec: Json, owners: list[Json]) -> Json:
-    if job.spec.credentials is not None:
-        spec = {"credentials": job.spec.credentials.to_json_object(), **spec}
     return {
         "apiVersion": INFERENCE_ENDPOINT.api_version,
         "kind": INFERENCE_ENDPOINT.name,

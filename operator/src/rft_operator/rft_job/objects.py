@@ -157,7 +157,7 @@ def _pod_template(
         "python", "-m", "rft_trainer", f"{paths.CONFIGURATION}/{CONFIGURATION_KEY}",
         "--port", str(names.PROGRESS_PORT),
     ]  # fmt: skip
-    host_names = {}
+    host_names: Json = {}
     if compute.nodes > 1:
         command += ["--master-address", names.master_address(name, job.metadata.namespace, attempt)]
         command += ["--master-port", str(names.RENDEZVOUS_PORT)]
@@ -177,7 +177,7 @@ def _pod_template(
             ),
             *mounts.volume_mounts(),
         ],
-        resources={"limits": {compute.gpu_resource: str(compute.gpus_per_node)}} if compute.gpus_per_node else {},
+        resources={"limits": {compute.gpu_resource: str(compute.pod_gpus)}} if compute.pod_gpus else {},
         credentials=job.spec.credentials,
     )
     volumes: list[Json] = [

@@ -5,21 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from rft_api.exit_codes import RunError
-from rft_api.job_status import JobCheckpoint, JobProgress, JobResult, RFTJobStatus
+from rft_api.bounds import POD_PLACES, pod_violations
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.foreign.text import one_line
+from rft_api.job_status import JobCheckpoint, JobProgress, JobResult, JobUsage, RFTJobStatus
 from rft_api.progress import HackingVerdict
 from rft_api.quantities import duration_seconds
 from rft_api.render import reward_names
 from rft_api.resource import Condition
 from rft_api.rft_job import RFTJob
 from rft_api.same_run import changes_of_job, changes_of_pods, with_live_fields
-from rft_api.termination import parse_result
+from rft_api.termination import RunResult, parse_result
 from rft_operator.kube.kinds import CONFIG_MAP, JOB
 from rft_operator.kube.plan import Deletion, DesiredObject, Plan
 from rft_operator.kube.timestamps import format_timestamp, parse_timestamp
 from rft_operator.pods.addresses import AddressProblem, check_addresses
 from rft_operator.pods.late import seconds_to_look
-from rft_operator.rft_job.attempts import Attempt, Outcome
+from rft_operator.rft_job.attempts import Attempt, Outcome, find_cause
 from rft_operator.rft_job.end import is_end
 from rft_operator.rft_job.endpoint import plan_job_endpoint
 from rft_operator.rft_job.leftovers import plan_leftovers
@@ -41,6 +43,7 @@ from rft_operator.status.reasons import ConditionType, Reason
 KEPT_ATTEMPTS = 2
 """Number of Jobs that are kept: that of the newest attempt, and the previous one for the logs of its pods."""
 _OUTDATED = "the spec was changed before training started"
+_NOT_PLANNED = "the trainer plans the memory when its pod has started, before it reads the weights of the model"
 _SUPERSEDED = f"only the newest {KEPT_ATTEMPTS} attempts are kept"
 
 
@@ -49,7 +52,7 @@ def plan_rft_job(world: RFTJobWorld, settings: Settings) -> Plan:
     before = world.job.status or RFTJobStatus()
     start_time = _start_time(world, before)
     job, changed = _accepted_job(world, started=start_time is not None)
-    usage = count_usage(before.usage, world.pods, job.spec.compute.gpus_per_node, world.now)
+    usage = count_usage(before.usage, world.pods, job.spec.compute.pod_gpus, world.now)
     rewards = _final_rewards_finding(before) or _rewards_finding(world, job)
     state, objects, problem = _state(world, settings, job, before, start_time, usage.gpu_seconds if usage else 0)
     progress, result, checkpoints, verdict = _outcome(world, job, before)
@@ -58,7 +61,9 @@ def plan_rft_job(world: RFTJobWorld, settings: Settings) -> Plan:
 
     leftovers, leftovers_due = plan_leftovers(world, before, state)
 
-    findings = [_run_finding(state), _spec_finding(changed, problem), rewards]
+    findings = [_run_finding(state, world), _spec_finding(changed, problem), rewards]
+    if job.spec.compute.on_gpus:
+        findings.append(_memory_finding(world, before))
     if job.spec.shadow_rewards:
         findings.append(_hacking_finding(verdict, before))
     if endpoint.finding is not None:
@@ -79,7 +84,7 @@ def plan_rft_job(world: RFTJobWorld, settings: Settings) -> Plan:
         deletions=[*_deletions(world, state, start_time), *leftovers],
         status=status.to_json_object(),
         events=plan_events(before.conditions, conditions),
-        requeue_seconds=_earlier(_requeue(world, settings, state, start_time), leftovers_due),
+        requeue_seconds=_earlier(_requeue(world, settings, state, start_time, usage), leftovers_due),
     )
 
 
@@ -132,7 +137,7 @@ def _state(
         text = "the spec has changed; the objects of the previous spec are being deleted"
         state = RunState("Unknown", Reason.STARTING, text, stop=_unfinished(newest), why=_OUTDATED, requeue_seconds=1)
         return state, [], None
-    objects, problem = _base_objects(world, job)
+    objects, problem = _base_objects(world, job, settings)
     rewards = _rewards_finding(world, job)
     blocked = None
     if problem is not None:
@@ -162,11 +167,14 @@ def _state(
     return state, [*objects, desired], problem
 
 
-def _base_objects(world: RFTJobWorld, job: RFTJob) -> tuple[list[DesiredObject], str | None]:
+def _base_objects(world: RFTJobWorld, job: RFTJob, settings: Settings) -> tuple[list[DesiredObject], str | None]:
     """Return the objects that every attempt needs, or the error because of which they cannot be built."""
     # A single pod needs no Service.
     why = "the trainer's pods find each other through it"
     service = [DesiredObject(build_trainer_service(job), why, create_only=True)] if job.spec.compute.nodes > 1 else []
+    exceeding = next(pod_violations(job.spec.compute.pod, settings.bounds, POD_PLACES["RFTJob"]), None)
+    if exceeding is not None:
+        return service, str(exceeding)
     if world.configuration is not None:
         return service, None
     try:
@@ -195,8 +203,16 @@ def _unfinished(newest: Attempt | None) -> Attempt | None:
     return newest
 
 
-def _run_finding(state: RunState) -> Finding:
-    return Finding(ConditionType.SUCCEEDED, state.status, state.reason, state.message)
+def _run_finding(state: RunState, world: RFTJobWorld) -> Finding:
+    message = state.message
+    run_result = _run_result(world)
+    if state.reason is Reason.SUCCEEDED and not message and run_result is not None and run_result.changed_inputs:
+        inputs = one_line(", ".join(run_result.changed_inputs))
+        message = (
+            f"the run had already ended, and the result is of what it measured then; these inputs have changed since: "
+            f"{inputs}. To measure what is there now, choose another spec.output"
+        )
+    return Finding(ConditionType.SUCCEEDED, state.status, state.reason, message)
 
 
 def _spec_finding(changed: list[str], problem: str | None) -> Finding:
@@ -247,6 +263,27 @@ def _rewards_finding(world: RFTJobWorld, job: RFTJob) -> Finding:
     return Finding(kind, "True", Reason.REWARDS_READY)
 
 
+def _memory_finding(world: RFTJobWorld, before: RFTJobStatus) -> Finding:
+    """Return whether the planned memory fits, as the trainer says while it runs or by its end, or as it said before."""
+    kind = ConditionType.FITS
+    newest = world.newest
+    if newest is not None and newest.outcome is Outcome.PERMANENT:
+        cause = find_cause(newest, world.pods)
+        if cause.code is ExitCode.DOES_NOT_FIT:
+            return Finding(kind, "False", Reason.DOES_NOT_FIT, cause.message)
+    verdict = world.progress.memory if world.progress is not None else None
+    if verdict is None:
+        previous = find_condition(before.conditions, kind)
+        return (
+            Finding(kind, "Unknown", Reason.NOT_PLANNED, _NOT_PLANNED) if previous is None else _repeat(previous, kind)
+        )
+    if verdict.fits is None:
+        return Finding(kind, "Unknown", Reason.NOT_PLANNED, verdict.message)
+    if verdict.fits:
+        return Finding(kind, "True", Reason.MEMORY_SUFFICES, verdict.message)
+    return Finding(kind, "False", Reason.DOES_NOT_FIT, verdict.message)
+
+
 def _hacking_finding(verdict: HackingVerdict | None, before: RFTJobStatus) -> Finding:
     """Return the verdict of the trainer, or the previous one while the trainer restarts or after it has ended."""
     kind = ConditionType.REWARD_HACKING_SUSPECTED
@@ -269,17 +306,23 @@ def _outcome(
 ) -> tuple[JobProgress | None, JobResult | None, list[JobCheckpoint], HackingVerdict | None]:
     """Return the newest progress, result, checkpoints and verdict about reward hacking."""
     progress = before.progress if world.progress is None else describe_progress(world.progress)
-    newest = world.newest
-    if newest is not None and newest.outcome is Outcome.SUCCEEDED:
-        messages = [
-            pod.termination.message for pod in world.pods if pod.job_uid == newest.uid and pod.termination is not None
-        ]
-        results = [result for message in messages if (result := parse_result(message)) is not None]
-        if results:
-            described = describe_result(results[0], job.spec.output.uri, job.spec.model.uri)
-            return finish_progress(progress, results[0]), *described, results[0].reward_hacking
+    run_result = _run_result(world)
+    if run_result is not None:
+        described = describe_result(run_result, job.spec.output.uri, job.spec.model.uri)
+        return finish_progress(progress, run_result), *described, run_result.reward_hacking
     verdict = world.progress.reward_hacking if world.progress is not None else None
     return progress, before.result, list(before.checkpoints), verdict
+
+
+def _run_result(world: RFTJobWorld) -> RunResult | None:
+    """Return what the trainer's pods say about the result of a run that has succeeded; None before that."""
+    newest = world.newest
+    if newest is None or newest.outcome is not Outcome.SUCCEEDED:
+        return None
+    messages = [
+        pod.termination.message for pod in world.pods if pod.job_uid == newest.uid and pod.termination is not None
+    ]
+    return next((result for message in messages if (result := parse_result(message)) is not None), None)
 
 
 def _deletions(world: RFTJobWorld, state: RunState, start_time: datetime | None) -> list[Deletion]:
@@ -293,8 +336,10 @@ def _deletions(world: RFTJobWorld, state: RunState, start_time: datetime | None)
     return deletions
 
 
-def _requeue(world: RFTJobWorld, settings: Settings, state: RunState, start_time: datetime | None) -> float | None:
-    """Return when to reconcile again: for the progress of a running trainer, late pods, or at the deadline.
+def _requeue(
+    world: RFTJobWorld, settings: Settings, state: RunState, start_time: datetime | None, usage: JobUsage | None
+) -> float | None:
+    """Return when to reconcile again: for the progress of a running trainer, late pods, or when a limit is reached.
 
     All other changes are watched.
     """
@@ -302,14 +347,22 @@ def _requeue(world: RFTJobWorld, settings: Settings, state: RunState, start_time
         return None
     if state.requeue_seconds is not None:
         return state.requeue_seconds
-    if state.reason is Reason.RUNNING:
-        return settings.poll_seconds
-    look = seconds_to_look(awaited_objects(world.newest, world.pods), world.now)
     deadline = world.job.spec.limits.deadline
-    if deadline is None or start_time is None:
-        return look
-    left = (start_time - world.now).total_seconds() + duration_seconds(deadline)
-    return _earlier(max(left, 0), look)
+    left = None
+    if deadline is not None and start_time is not None:
+        left = max(0.0, (start_time - world.now).total_seconds() + duration_seconds(deadline))
+    if state.reason is Reason.RUNNING:
+        silent = _earlier(world.silent_seconds, _earlier(left, _seconds_of_gpus(world.job, usage)))
+        return max(settings.poll_seconds, silent or 0.0)
+    return _earlier(left, seconds_to_look(awaited_objects(world.newest, world.pods), world.now))
+
+
+def _seconds_of_gpus(job: RFTJob, usage: JobUsage | None) -> float | None:
+    """Return after how many seconds of running the job has used its GPU hours; None when they are not limited."""
+    hours, gpus = job.spec.limits.gpu_hours, job.spec.compute.nodes * job.spec.compute.pod_gpus
+    if hours is None or not gpus:
+        return None
+    return max(0.0, hours * 3600 - (usage.gpu_seconds if usage is not None else 0)) / gpus
 
 
 def _earlier(first: float | None, second: float | None) -> float | None:

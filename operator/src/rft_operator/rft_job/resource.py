@@ -14,7 +14,7 @@ from rft_operator.reconcile.resource import ObjectMetrics, Resource, Sources
 from rft_operator.rft_job.end import has_ended
 from rft_operator.rft_job.metrics import collect_jobs, sample_job
 from rft_operator.rft_job.plan import plan_rft_job
-from rft_operator.rft_job.probe import ask_progress
+from rft_operator.rft_job.probe import ask_progress, asked_pods
 from rft_operator.rft_job.references import find_references
 from rft_operator.rft_job.run_state import awaited_objects
 from rft_operator.rft_job.world import RFTJobWorld, gather_rft_job, trainer_pods
@@ -27,7 +27,8 @@ async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> RFTJ
     pods = [] if has_ended(obj.get("status", {})) else trainer_pods(sources.store, key)
     world = gather_rft_job(sources.store, key, job, await ask_progress(sources.pods, pods), now)
     late = late_uids(awaited_objects(world.newest, world.pods), now)
-    return replace(world, warnings=await read_warnings(sources.cluster, key.namespace, late))
+    warnings = await read_warnings(sources.cluster, key.namespace, late)
+    return replace(world, warnings=warnings, silent_seconds=sources.pods.seconds_of_silence(asked_pods(pods)))
 
 
 def _problem_condition(status: Json) -> tuple[ConditionType, Truth]:

@@ -11,19 +11,24 @@ from rft_api.run_folder import best_address, checkpoint_address
 from rft_api.termination import RunResult
 from rft_operator.kube.timestamps import format_duration
 
+_EXACT_BELOW = 1e15
+"""Numbers from here on have no exact decimals, and soon more digits than the status takes."""
+_LONGEST_ETA = 10 * 365 * 86400
+"""Seconds; nobody waits longer for a stage, and the status takes no duration of any length."""
+
 
 def describe_progress(progress: Progress) -> JobProgress:
-    """Return the progress as the status shows it."""
+    """Return the progress as the status shows it. A number that the status cannot have costs that number only."""
     return JobProgress(
         phase=progress.phase,
         step=progress.step,
         total_steps=progress.total_steps,
-        epoch=_decimal(progress.epoch),
+        epoch=_positive(progress.epoch),
         reward=_decimal(progress.reward),
         validation_reward=_decimal(progress.validation_reward),
-        episode_length=_decimal(progress.episode_length),
-        gradient_norm=_decimal(progress.gradient_norm),
-        eta=None if progress.eta_seconds is None else format_duration(progress.eta_seconds),
+        episode_length=_positive(progress.episode_length),
+        gradient_norm=_positive(progress.gradient_norm),
+        eta=_eta(progress.eta_seconds),
     )
 
 
@@ -59,4 +64,14 @@ def describe_result(result: RunResult, output: str, model: str) -> tuple[JobResu
 
 
 def _decimal(value: float | None) -> str | None:
-    return f"{value:.4f}" if value is not None and math.isfinite(value) else None
+    if value is None or not math.isfinite(value):
+        return None
+    return f"{value:.4f}" if abs(value) < _EXACT_BELOW else f"{value:.4e}"
+
+
+def _positive(value: float | None) -> str | None:
+    return _decimal(abs(value)) if value is not None and value >= 0 else None  # not -0
+
+
+def _eta(seconds: float | None) -> str | None:
+    return format_duration(seconds) if seconds is not None and 0 <= seconds <= _LONGEST_ETA else None

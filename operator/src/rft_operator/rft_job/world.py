@@ -21,8 +21,15 @@ from rft_operator.kube.kinds import CONFIG_MAP, INFERENCE_ENDPOINT, JOB, POD, RE
 from rft_operator.kube.store import Key, Store
 from rft_operator.pods.pod_view import PodView, read_pod
 from rft_operator.rft_job import names
-from rft_operator.rft_job.attempts import Attempt, read_attempt
+from rft_operator.rft_job.attempts import Attempt, Outcome, read_attempt
 from rft_operator.rft_job.objects import CONFIGURATION_KEY, SPEC_KEY
+from rft_operator.status.reasons import ConditionType
+
+MAXIMUM_SHARING = 100
+"""Largest number of jobs that own a base endpoint together.
+
+Each of them reads all others whenever the endpoint changes: a thousand took a second of the operator's time for each.
+"""
 
 
 @dataclass(frozen=True)
@@ -58,13 +65,18 @@ class RFTJobWorld:
     endpoints: Mapping[str, InferenceEndpoint]
     """The existing InferenceEndpoints that the job names, by name."""
     sharing_jobs: Sequence[RFTJob]
-    """The jobs of the namespace, including this one, whose adapters are served by the same base endpoint."""
+    """The jobs of the namespace, including this one, whose adapters are served by the same base endpoint.
+
+    Empty before the job has succeeded, and when more than MAXIMUM_SHARING share it: it then has no owners.
+    """
     now: datetime
     """The current time."""
     invalid_rewards: Mapping[str, str] = field(default_factory=dict)
     """The errors of those RewardFunctions that exist but are not valid, by name."""
     warnings: Mapping[str, str] = field(default_factory=dict)
     """What events say about late objects, by uid; see `pods.late`."""
+    silent_seconds: float = 0.0
+    """Seconds until a trainer that does not answer is asked again; see `pods.silence`."""
 
     @property
     def newest(self) -> Attempt | None:
@@ -121,6 +133,10 @@ def gather_rft_job(store: Store, key: Key, job: RFTJob, progress: Progress | Non
             endpoints[endpoint.metadata.name] = endpoint
     pods = trainer_pods(store, key)
     attempts = [read_attempt(child, pods) for child in store.children(key, JOB, uid)]
+    conditions = job.status.conditions if job.status is not None else []
+    has_succeeded = any(attempt.outcome is Outcome.SUCCEEDED for attempt in attempts) or any(
+        condition.type == ConditionType.SUCCEEDED and condition.status == "True" for condition in conditions
+    )
     return RFTJobWorld(
         job=job,
         reward_functions=functions,
@@ -129,7 +145,7 @@ def gather_rft_job(store: Store, key: Key, job: RFTJob, progress: Progress | Non
         pods=pods,
         progress=progress,
         endpoints=endpoints,
-        sharing_jobs=_sharing_jobs(store, key, job),
+        sharing_jobs=_sharing_jobs(store, key, job) if has_succeeded else [],
         now=now,
         invalid_rewards=invalid,
     )
@@ -155,9 +171,9 @@ def _sharing_jobs(store: Store, key: Key, job: RFTJob) -> list[RFTJob]:
     base = base_endpoint_name(job)
     if base is None:
         return []
-    others = [
-        other
-        for target in store.referrers(Key(INFERENCE_ENDPOINT.name, key.namespace, base))
-        if target.kind == RFT_JOB.name and target != key and (other := store.read(RFTJob, target)) is not None
-    ]
+    referrers = store.referrers(Key(INFERENCE_ENDPOINT.name, key.namespace, base))
+    targets = [target for target in referrers if target.kind == RFT_JOB.name and target != key]
+    if len(targets) >= MAXIMUM_SHARING:
+        return []
+    others = [other for target in targets if (other := store.read(RFTJob, target)) is not None]
     return [job, *(other for other in others if base_endpoint_name(other) == base)]

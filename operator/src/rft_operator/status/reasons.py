@@ -14,6 +14,7 @@ class ConditionType(enum.StrEnum):
     SUCCEEDED = "Succeeded"
     SPEC_ACCEPTED = "SpecAccepted"
     REWARDS_READY = "RewardsReady"
+    FITS = "Fits"
     REWARD_HACKING_SUSPECTED = "RewardHackingSuspected"
     ENDPOINT_READY = "EndpointReady"
     READY = "Ready"
@@ -24,6 +25,8 @@ CONDITIONS: dict[ConditionType, str] = {
     "with a result or `False` without one. `True` and `False` are final.",
     ConditionType.SPEC_ACCEPTED: "RFTJob: whether the spec is valid and is the one that the run uses.",
     ConditionType.REWARDS_READY: "RFTJob: whether every RewardFunction that the job refers to is Ready.",
+    ConditionType.FITS: "RFTJob with GPUs: whether its planned memory fits them. The trainer plans it before it reads "
+    "the model's weights; until then, and for models of unknown shape, the condition is `Unknown`.",
     ConditionType.REWARD_HACKING_SUSPECTED: "RFTJob with `spec.shadowRewards`: whether the reward rises while a shadow "
     "reward falls. The condition does not change after the job has ended.",
     ConditionType.ENDPOINT_READY: "RFTJob with `spec.endpoint`: the `Ready` condition of that endpoint, with its "
@@ -41,11 +44,16 @@ class Reason(enum.StrEnum):
     CONFIGURATION_INVALID = "ConfigurationInvalid"
     SPEC_CHANGE_REJECTED = "SpecChangeRejected"
     NAME_TAKEN = "NameTaken"
+    NAMESPACE_FULL = "NamespaceFull"
 
     REWARDS_READY = "RewardsReady"
     REWARD_CHANGED = "RewardChanged"
     REWARD_MISSING = "RewardMissing"
     REWARD_NOT_READY = "RewardNotReady"
+
+    NOT_PLANNED = "NotPlanned"
+    MEMORY_SUFFICES = "MemorySuffices"
+    DOES_NOT_FIT = ExitCode.DOES_NOT_FIT.reason
 
     NOT_COMPARED = "NotCompared"
     SHADOWS_AGREE = "ShadowsAgree"
@@ -133,6 +141,13 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "the old objects are still being deleted.",
         warning=True,
     ),
+    Reason.NAMESPACE_FULL: Explanation(
+        f"{_NOT_ENDED}, {_NOT_READY}",
+        "The objects of the namespace take more memory of the operator than a namespace may. What runs there goes on, "
+        "and the operator does nothing for it.",
+        "Delete jobs that have ended, or write smaller specs. The operator goes on within ten minutes.",
+        warning=True,
+    ),
     Reason.REWARDS_READY: Explanation("RewardsReady=True", "Every RewardFunction of the job is Ready."),
     Reason.REWARD_CHANGED: Explanation(
         "RewardsReady=True",
@@ -148,6 +163,22 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "RewardsReady=False",
         "A RewardFunction of the job is not Ready.",
         "See the `Ready` condition of the RewardFunction.",
+    ),
+    Reason.NOT_PLANNED: Explanation(
+        "Fits=Unknown",
+        "The memory of the job has not been planned yet, or cannot be, because the shape of the model is not known. "
+        "The operator reads no models, so the trainer plans when its pod has started.",
+        "Run `rft plan` on the manifest to know it before.",
+    ),
+    Reason.MEMORY_SUFFICES: Explanation(
+        "Fits=True", "The planned memory fits the GPUs. The message says what is needed, and what the cache holds."
+    ),
+    Reason.DOES_NOT_FIT: Explanation(
+        f"Fits=False, {_ENDED}",
+        "The planned memory is larger than that of the GPUs. The job has ended before it read the model's weights: "
+        "exit code 18. With `compute.ignoreMemoryPlan`, it trains nevertheless.",
+        "Change the fields that the message names: see [planning memory](../planning.md).",
+        warning=True,
     ),
     Reason.NOT_COMPARED: Explanation(
         "RewardHackingSuspected=Unknown",

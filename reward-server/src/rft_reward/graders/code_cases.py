@@ -8,6 +8,7 @@ open-r1 and PrimeIntellect ({"type", "fn_name", "input", "output"}; arguments as
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ _TABLE_KEYS = ("inputs", "outputs", "fn_name", "func_name")
 _LIST_KEYS = ("test_cases", "language")
 _CALL_TYPES = ("function_call", "functional")
 _PROGRAM_TYPES = ("stdin_stdout", "stdin")
+_NAMED_ARGUMENT = re.compile(r"\s*[A-Za-z_]\w*\s*=")
 
 
 def read_tests(tests: Any, row: Mapping[str, Any]) -> Tests | Calls | Programs:
@@ -81,8 +83,10 @@ def _table(table: dict[str, Any], function: str | None) -> Calls | Programs:
     pairs = list(zip(inputs, outputs, strict=True))
     function = _function(table) or function
     if function is not None:
-        return Calls([Call(function, _arguments_by_line(given), _wrapped_results(output)) for given, output in pairs])
-    return [(_stream(given, "inputs"), _stream(output, "outputs")) for given, output in pairs]
+        return Calls(
+            [Call(function, _arguments_by_line(value, "inputs"), _wrapped_results(output)) for value, output in pairs]
+        )
+    return [(_stream(value, "inputs"), _stream(output, "outputs")) for value, output in pairs]
 
 
 def _case(test: dict[str, Any], function: str | None) -> Call | tuple[str, str]:
@@ -101,7 +105,7 @@ def _case(test: dict[str, Any], function: str | None) -> Call | tuple[str, str]:
         raise BadTests("a test that calls a function needs its name, fn_name")
     # LiveCodeBench writes the arguments one a line. Others write them as one list.
     if kind == "functional":
-        return Call(name, _arguments_by_line(test["input"]), _results(test["output"]))
+        return Call(name, _arguments_by_line(test["input"], "input"), _results(test["output"]))
     return Call(name, _argument_list(test["input"]), _wrapped_results(test["output"]))
 
 
@@ -129,16 +133,32 @@ def _stream(value: Any, field: str) -> str:
 
 
 def _argument_list(value: Any) -> list[Any]:
+    """The arguments of a call: a list, or a text that holds it as JSON; another value is the only argument."""
+    _check_arguments(value, "input")
     if isinstance(value, list):
         return value
     parsed = _value(value)
-    return parsed if isinstance(parsed, list) else _arguments_by_line(value)
+    return parsed if isinstance(parsed, list) else _arguments_by_line(value, "input")
 
 
-def _arguments_by_line(value: Any) -> list[Any]:
+def _arguments_by_line(value: Any, field: str) -> list[Any]:
     if isinstance(value, str):
-        return [_value(line) for line in value.splitlines() if line.strip()]
+        return [_argument(line, field) for line in value.splitlines() if line.strip()]
+    _check_arguments(value, field)
     return value if isinstance(value, list) else [value]
+
+
+def _argument(line: str, field: str) -> Any:
+    value = _value(line)
+    if value is line and _NAMED_ARGUMENT.match(line):
+        raise BadTests(f"{field} of a call has to be the values of its arguments as JSON, without names: {line!r:.100}")
+    return value
+
+
+def _check_arguments(value: Any, field: str) -> None:
+    # An object could be one argument, or hold the arguments by their names.
+    if isinstance(_value(value), dict):
+        raise BadTests(f"{field} of a call has to be the list of its arguments, not an object")
 
 
 def _value(value: Any) -> Any:

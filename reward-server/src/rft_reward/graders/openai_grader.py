@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -64,7 +65,7 @@ def _prepare(part: dict[str, Any], module: str) -> Callable[[], Part]:
             return lambda: _string_check(part)
         case "text_similarity":
             measure = _measure(part["metric"])
-            return lambda: lambda values: measure(values.render(part["input"]), values.render(part["reference"]))
+            return lambda: lambda values: measure(*values.render(part["input"], part["reference"]))
         case "python":
             from rft_reward.graders import python_code
 
@@ -74,7 +75,7 @@ def _prepare(part: dict[str, Any], module: str) -> Callable[[], Part]:
 
 def _string_check(part: dict[str, Any]) -> Part:
     def check(values: Values) -> float:
-        text, reference = values.render(part["input"]), values.render(part["reference"])
+        text, reference = values.render(part["input"], part["reference"])
         match part["operation"]:
             case "eq":
                 return float(text == reference)
@@ -113,8 +114,33 @@ def _python(function: Callable[..., Any], file: str) -> Part:
             raise
         except BaseException as error:
             raise CodeError(f"the code raised {python_code.describe(error, file)}") from None
-        if not isinstance(score, (int, float)) or not math.isfinite(score):
-            raise CodeError(f"grade must return a finite number, not {score!r:.100}")
-        return float(score)
+        number = _number(score)
+        if number is None:
+            problem = f"grade must return a finite number, not {_shown(score)}"
+            if isinstance(score, int) and type(score) is not int:
+                # What looks like a number is a fault of the code for every sample: a 0 with a warning would hide it.
+                raise Unscorable(f"{problem}; convert it by float()")
+            raise CodeError(problem)
+        return number
 
     return run
+
+
+def _number(score: object) -> float | None:
+    """The value of a score that is a float or an int, as OpenAI demands; None for anything else, booleans too.
+
+    NumPy's float64 is a float. What a class of the user says that it is worth, `__float__`, is not asked for.
+    """
+    if type(score) is int:
+        return float(score) if abs(score) <= sys.float_info.max else None
+    number = float.__float__(score) if isinstance(score, float) else math.nan
+    return number if math.isfinite(number) else None
+
+
+def _shown(score: object) -> str:
+    try:
+        return f"{score!r:.100}"
+    except (MemoryError, TimeLimit):
+        raise
+    except BaseException:  # classes of the user may raise anything, and long integers have no text
+        return f"a value of type {type(score).__name__:.100}"

@@ -22,13 +22,15 @@ class Values:
     def __init__(self, sample: dict[str, Any]):
         *conversation, answer = sample["messages"]
         text = completion_text(sample)
+        parsed = _json(text)
+        self._is_json = parsed is not _MISSING
         self.sample: dict[str, Any] = {
             "output_text": text,
-            "output_json": _json(text),
+            "output_json": parsed if self._is_json else None,
             "output_tools": answer.get("tool_calls") or [],
             "choices": [{"index": 0, "message": answer, "finish_reason": "stop"}],
         }
-        """The completion. `output_json` is None if the completion is not JSON."""
+        """The completion. `output_json` is None if the completion is not JSON, and if it is `null`."""
         metadata = sample.get("metadata") or {}
         self.item: dict[str, Any] = {"messages": conversation, **metadata}
         """The data row."""
@@ -37,22 +39,34 @@ class Values:
         elif self.item.get("reference_answer") is None:  # this is how the protocol says that there is none
             self.item.pop("reference_answer", None)
 
-    def render(self, parts: Sequence[str | list[str | int]]) -> str:
-        """Render a template that `rft_api.openai_template.parse_template` has parsed.
+    def render(self, *templates: Sequence[str | list[str | int]]) -> list[str]:
+        """Render the templates of a grader, which `rft_api.openai_template.parse_template` has parsed.
+
+        The data row is looked at before the completion. Otherwise a row that lacks a value would have an error or the
+        score 0, depending on the completion.
+
+        A `null`, in the completion as in the data row, is a value, so that equal nulls are equal. It is written as
+        JSON, like every value that is no text.
 
         Raises:
-            NotInCompletion: the completion does not contain a value of the template.
-            Unscorable: the data row does not contain a value of the template.
+            Unscorable: the data row does not contain a value of a template.
+            NotInCompletion: the completion does not contain a value of a template.
         """
-        return "".join(part if isinstance(part, str) else _text(self._find(part)) for part in parts)
+        for path in (part for parts in templates for part in parts if not isinstance(part, str)):
+            if path[0] == "item":
+                self._find(path)
+        return [
+            "".join(part if isinstance(part, str) else _text(self._find(part)) for part in parts) for parts in templates
+        ]
 
     def _find(self, path: Sequence[str | int]) -> Any:
         of_completion = path[0] == "sample"
         value: Any = self.sample if of_completion else self.item
         for depth, step in enumerate(path[1:], 2):
             value = _inside(value, step)
-            # A completion that is not JSON has the value None.
-            if value is _MISSING or (value is None and of_completion):
+            if of_completion and step == "output_json" and depth == 2 and not self._is_json:
+                value = _MISSING
+            if value is _MISSING:
                 name = _name(path[:depth])
                 if of_completion:
                     raise NotInCompletion(f"the completion has no {name}")
@@ -76,7 +90,7 @@ def _json(text: str) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
-        return None
+        return _MISSING
 
 
 def _refuse(name: str) -> Any:

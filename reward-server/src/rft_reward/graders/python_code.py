@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rft_reward.graders.term import Call, Grade, TimeLimit, Unscorable
-from rft_reward.handler_samples import handler_sample
+from rft_reward.handler_samples import HandlerForm, handler_sample
 
 _REGION = "us-east-1"
 """Value of AWS_REGION. Code has no network, so the region has no effect, but handlers read it when they are loaded."""
@@ -51,7 +51,7 @@ def load(
     memory_bytes: int,
     *,
     zero_on_error: bool,
-    text_in_object: bool,
+    form: HandlerForm,
     by_group: bool,
     folder: str | None = None,
 ) -> Grade:
@@ -64,7 +64,7 @@ def load(
         function_name: name of the RewardFunction, which stands for that of the Lambda.
         memory_bytes: memory limit, which the handler can read.
         zero_on_error: whether a sample for which the handler raises an exception scores 0. It has no score otherwise.
-        text_in_object: whether the handler gets a reference answer that is a text as {"text": ...}.
+        form: what the handler expects of samples.
         by_group: whether the samples of a group are always scored together.
         folder: folder of the further files of the code; None if it has none.
 
@@ -75,7 +75,7 @@ def load(
     function, file = import_function(source, handler, module_name, folder)
 
     def grade(payload: bytes, call: Call) -> bytes:
-        samples = [handler_sample(sample, text_in_object, lift_metadata=True) for sample in json.loads(payload)]
+        samples = [handler_sample(sample, form, lift_metadata=True) for sample in json.loads(payload)]
         try:
             answer = function(samples, Context(call, function_name, memory_bytes >> 20))
             if hasattr(type(answer), "__await__"):
@@ -169,15 +169,19 @@ def describe(error: BaseException, file: str) -> str:
     if isinstance(error, SystemExit):
         text = f"SystemExit({error.code!r}): a reward function must return, not exit"
     else:
-        try:
-            message = str(error)
-        except Exception:  # a class of the user may raise an exception even here
-            message = "its message could not be read"
+        message = _message(error)
         text = f"{type(error).__name__}: {message}" if message else type(error).__name__
         if _needs_tmp(error):
             text += "; /tmp is closed to the code here: use tempfile.gettempdir()"
     where = place(error, file)
     return f"{_short(text)} ({where})" if where else _short(text)
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # a class of the user may raise an exception even here
+        return "its message could not be read"
 
 
 def _needs_tmp(error: BaseException) -> bool:
@@ -211,7 +215,7 @@ def to_json(answer: Any) -> str:
         raise
     except Exception as error:  # methods of the user's classes may raise any exception
         if not isinstance(answer, list):
-            raise Unscorable(f"the code returned something that is not JSON: {_short(str(error))}") from None
+            raise Unscorable(f"the code returned something that is not JSON: {_short(_message(error))}") from None
     return f"[{', '.join(_row_to_json(row) for row in answer)}]"
 
 
@@ -222,8 +226,9 @@ def _row_to_json(row: Any) -> str:
         raise
     except Exception as error:
         row_id = row.get("id") if isinstance(row, dict) else None
-        return json.dumps({"id": str(row_id), "error": f"the row is not JSON: {_short(str(error))}"})
+        row_id = str(row_id) if type(row_id) in (str, int, float) else None  # the text of others may raise once more
+        return json.dumps({"id": row_id, "error": f"the row is not JSON: {_short(_message(error))}"})
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 2000 else text[:2000] + " ..."
+    return text if len(text) <= 2000 else f"{text[:2000]} ... ({len(text) - 2000:,} more characters)"

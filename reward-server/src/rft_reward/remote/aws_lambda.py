@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from rft_api.remote_reward import LambdaReward
 from rft_reward.combine import Row
+from rft_reward.handler_samples import HandlerForm
 from rft_reward.metrics import Metrics
 from rft_reward.remote import aws, retries
 from rft_reward.remote.errors import RemoteError, shortened
@@ -17,7 +19,9 @@ from rft_reward.remote.rows import read_rows, write_samples
 
 MAXIMUM_BYTES = 6 * 1024 * 1024
 """Limit of AWS on the size of an invocation's payload, and of its response."""
+_PIECE = 256 << 10
 _TOO_LARGE_ANSWER = "Function.ResponseSizeTooLarge"
+_LARGE_ANSWER = "the Lambda's answer to one sample is larger than 6 MiB"
 
 
 class _TooLarge(RemoteError):
@@ -49,8 +53,8 @@ class AwsLambda:
         return await score_pieces(pieces, lambda piece: self._score(piece, deadline), deadline, self._metrics)
 
     async def _score(self, samples: Sequence[Sample], deadline: float) -> list[Row]:
-        wrap = self._reward.text_reference_answer == "AsObject"
-        payload = write_samples(samples, wrap, lift_metadata=True)
+        form = HandlerForm(self._reward.text_reference_answer == "AsObject", self._reward.assistant_role)
+        payload = write_samples(samples, form, lift_metadata=True)
         try:
             if len(payload) > MAXIMUM_BYTES:
                 raise _TooLarge(f"the sample has {len(payload)} bytes; a Lambda takes at most 6 MiB")
@@ -60,7 +64,7 @@ class AwsLambda:
                 raise
             middle = len(samples) // 2
             return await self._score_pieces([samples[:middle], samples[middle:]], deadline)
-        return read_rows(samples, answer)
+        return await read_rows(samples, answer, payload)
 
     async def _invoke(self, payload: bytes, seconds: float) -> bytes:
         outcome = "failed"
@@ -69,6 +73,8 @@ class AwsLambda:
             outcome = "failed" if problem else "answered"
         finally:
             self._metrics.remote_requests.labels("lambda", outcome).inc()
+        if len(answer) > MAXIMUM_BYTES:
+            raise _TooLarge(_LARGE_ANSWER)
         if problem:
             raise _function_error(problem, answer)
         return answer
@@ -77,7 +83,12 @@ class AwsLambda:
         answer = client.invoke(
             FunctionName=self._reward.function_arn, InvocationType="RequestResponse", Payload=payload
         )
-        return answer.get("FunctionError"), answer["Payload"].read()
+        body = bytearray()
+        with contextlib.closing(answer["Payload"]) as stream:
+            # A read without a limit would take what the service sends; one of a limit may return less than there is.
+            while len(body) <= MAXIMUM_BYTES and (piece := stream.read(_PIECE)):
+                body += piece
+        return answer.get("FunctionError"), bytes(body)
 
     async def close(self) -> None:
         """Close the threads. Invocations in progress end by themselves."""
@@ -87,13 +98,13 @@ class AwsLambda:
 def _function_error(problem: str, answer: bytes) -> RemoteError:
     """The error of a failed function. AWS returns the type and the message of its exception."""
     try:
-        told = json.loads(answer)
+        error = json.loads(answer)
     except (ValueError, RecursionError):
-        told = None
-    if not isinstance(told, dict):
+        error = None
+    if not isinstance(error, dict):
         return RemoteError(f"the Lambda failed ({problem}): {shortened(answer[:4096].decode('utf-8', 'replace'))}")
-    kind, message = told.get("errorType"), told.get("errorMessage")
+    kind, message = error.get("errorType"), error.get("errorMessage")
     text = shortened(": ".join(str(part) for part in (kind, message) if part))
     if kind == _TOO_LARGE_ANSWER:
-        return _TooLarge(f"the Lambda's answer to one sample is larger than 6 MiB: {text}")
+        return _TooLarge(f"{_LARGE_ANSWER}: {text}")
     return RemoteError(f"the Lambda raised {text}" if text else f"the Lambda failed ({problem})")

@@ -20,7 +20,8 @@ from rft_reward.remote.limits import Limiter, Use
 from rft_reward.remote.measure import measured_request
 from rft_reward.remote.web import Web
 
-_MAXIMUM_BYTES = 64 * 1024 * 1024
+_MAXIMUM_BYTES = 4 << 20
+"""Largest answer: two embeddings of 50,000 numbers; those of models have some thousands."""
 _REMEMBERED = 20_000
 _CHARACTERS_PER_TOKEN = 4
 
@@ -44,7 +45,7 @@ class EmbeddingModel:
         self._name = name
         self._limiter = limiter
         self._metrics = metrics
-        self._web = Web(f"{url.rstrip('/')}/embeddings", headers, certificates, _MAXIMUM_BYTES)
+        self._web = Web(f"{url.rstrip('/')}/embeddings", headers, certificates)
         self._cache: Cache[float] = Cache(_REMEMBERED)
 
     async def similarity(self, text: str, reference: str, deadline: float) -> float:
@@ -71,7 +72,7 @@ class EmbeddingModel:
 
     async def _try(self, body: bytes, seconds: float, use: Use) -> float:
         with measured_request(self._metrics):
-            status, answer = await self._web.post(body, seconds)
+            status, answer = await self._web.post(body, seconds, _MAXIMUM_BYTES)
             if status != 200:
                 raise RemoteError(f"model {self._name} answered {status}: {self._web.words(answer)}")
             value, tokens = self._read(answer)

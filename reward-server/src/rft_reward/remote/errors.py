@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rft_api.foreign.text import one_line
+
 
 class RemoteError(Exception):
     """The service has not given a valid answer, and repeating the request will not help."""
@@ -30,5 +32,4 @@ def shortened(text: str, secrets: tuple[str, ...] = ()) -> str:
     """The text of a service, for a row: in one line, limited in length, and without credentials that it repeats."""
     for secret in secrets:
         text = text.replace(secret, "***")
-    text = " ".join(text.split())
-    return text if len(text) <= 500 else text[:500] + " ..."
+    return one_line(text, 500)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rft_api.remote_reward import HttpReward
+from rft_reward import replies
 from rft_reward.combine import Row
+from rft_reward.handler_samples import HandlerForm
 from rft_reward.metrics import Metrics
 from rft_reward.remote import retries
 from rft_reward.remote.errors import RemoteError
@@ -13,8 +15,6 @@ from rft_reward.remote.limits import Limiter
 from rft_reward.remote.pieces import Sample, cut, score_pieces
 from rft_reward.remote.rows import read_rows, write_samples
 from rft_reward.remote.web import Web
-
-_MAXIMUM_BYTES = 64 * 1024 * 1024
 
 
 class HttpServer:
@@ -31,23 +31,24 @@ class HttpServer:
         self._reward = reward
         self._metrics = metrics
         self._limiter = Limiter(reward.concurrency)
-        self._web = Web(reward.url, headers, certificates, _MAXIMUM_BYTES)
+        self._web = Web(reward.url, headers, certificates)
 
     async def score(self, samples: Sequence[Sample], deadline: float) -> list[Row]:
         """See `RemoteGrader`."""
 
         async def score_piece(piece: Sequence[Sample]) -> list[Row]:
-            wrap = self._reward.text_reference_answer == "AsObject"
-            body = write_samples(piece, wrap, lift_metadata=False)
-            answer = await retries.ask(lambda seconds, _: self._post(body, seconds), self._limiter, deadline)
-            return read_rows(piece, answer)
+            form = HandlerForm(self._reward.text_reference_answer == "AsObject", self._reward.assistant_role)
+            body = write_samples(piece, form, lift_metadata=False)
+            limit = replies.maximum_bytes(len(piece), len(body))
+            answer = await retries.ask(lambda seconds, _: self._post(body, seconds, limit), self._limiter, deadline)
+            return await read_rows(piece, answer, body)
 
         return await score_pieces(cut(samples, self._reward.batch_size), score_piece, deadline, self._metrics)
 
-    async def _post(self, body: bytes, seconds: float) -> bytes:
+    async def _post(self, body: bytes, seconds: float, maximum_bytes: int) -> bytes:
         outcome = "failed"
         try:
-            status, answer = await self._web.post(body, seconds)
+            status, answer = await self._web.post(body, seconds, maximum_bytes)
             outcome = "answered"
         finally:
             self._metrics.remote_requests.labels("http", outcome).inc()

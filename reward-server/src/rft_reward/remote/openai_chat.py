@@ -11,7 +11,8 @@ from rft_reward.remote.chat import Completion, Message, Refused, count, parse_ob
 from rft_reward.remote.errors import RemoteError, TransientError
 from rft_reward.remote.web import Web
 
-_MAXIMUM_BYTES = 16 * 1024 * 1024
+_MAXIMUM_BYTES = 4 << 20
+"""Largest answer: 100,000 tokens of text with a reasoning, each character as an escape."""
 
 
 class OpenAIChat:
@@ -27,7 +28,7 @@ class OpenAIChat:
     def __init__(self, url: str, name: str, token: str | None, certificates: str | None = None):
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         self._name = name
-        self._web = Web(f"{url.rstrip('/')}/chat/completions", headers, certificates, _MAXIMUM_BYTES)
+        self._web = Web(f"{url.rstrip('/')}/chat/completions", headers, certificates)
 
     async def ask(
         self, messages: Sequence[Message], schema: dict[str, Any] | None, sampling: Mapping[str, Any], seconds: float
@@ -43,7 +44,7 @@ class OpenAIChat:
             body = orjson.dumps(request)
         except TypeError as error:  # such as half a surrogate pair
             raise RemoteError(f"the sample cannot be written as JSON: {error}") from None
-        status, answer = await self._web.post(body, seconds)
+        status, answer = await self._web.post(body, seconds, _MAXIMUM_BYTES)
         if status in (400, 422):
             raise Refused(f"model {self._name} refused the request ({status}): {self._web.words(answer)}")
         if status != 200:

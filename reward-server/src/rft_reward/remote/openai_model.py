@@ -143,12 +143,14 @@ class OpenAIModelGrader:
         assert self._model is not None
         for _ in range(_TRIES):
             completion = await self._model.complete(messages, question.schema, deadline, question.sampling)
-            answer = question.read(completion.text)
-            if answer is not None:
-                return answer
+            try:
+                return question.read(completion.text)
+            except ValueError as error:
+                problem = str(error)
             wrong = {"role": "assistant", "content": completion.text or "(nothing)"}
-            messages = [*messages, wrong, {"role": "user", "content": question.form}]
-        raise RemoteError(f"the model's answer holds no {question.field}: {shortened(completion.text)}")
+            again = f"That is not the answer that was asked for: {problem}. {question.form}"
+            messages = [*messages, wrong, {"role": "user", "content": again}]
+        raise RemoteError(f"the model's answer holds no {question.field}: {shortened(completion.text)} ({problem})")
 
     async def close(self) -> None:
         """Cancel what is in progress, end the workers, and close the connections."""
@@ -171,7 +173,8 @@ class _Similarity:
 
     def texts(self, values: Values) -> tuple[str, str]:
         """The texts for a sample."""
-        return values.render(self._input), values.render(self._reference)
+        text, reference = values.render(self._input, self._reference)
+        return text, reference
 
 
 class _Question:
@@ -197,30 +200,43 @@ class _Question:
 
     def messages(self, values: Values) -> list[dict[str, str]]:
         """The messages about a sample. They state the form of the answer, for models that do not support schemas."""
-        rendered = [{"role": role, "content": values.render(parts)} for role, parts in self._templates]
-        return [{"role": "system", "content": self.form}, *rendered]
+        texts = values.render(*(parts for _, parts in self._templates))
+        messages = [{"role": role, "content": text} for (role, _), text in zip(self._templates, texts, strict=True)]
+        return [{"role": "system", "content": self.form}, *messages]
 
-    def read(self, text: str) -> tuple[float, str] | None:
-        """The score of an answer, and its reason; None if the answer is invalid."""
+    def read(self, text: str) -> tuple[float, str]:
+        """Return the score of an answer, and its reason.
+
+        Raises:
+            ValueError: the answer is invalid; with what it has, and what it should have.
+        """
         answer = _last_object(text.rpartition("</think>")[2])
         if answer is None:
-            return None
+            raise ValueError("it has no JSON object")
+        if self.field not in answer:
+            raise ValueError(f"its JSON object has no {self.field}")
+        value = answer[self.field]
         if self._labels:
-            label = answer.get("label")
-            return (self._labels[label], label) if isinstance(label, str) and label in self._labels else None
-        result = answer.get("result")
-        if isinstance(result, bool) or not isinstance(result, (int, float)) or not _is_finite(result):
-            return None
+            if not isinstance(value, str) or value not in self._labels:
+                raise ValueError(f"label must be one of {json.dumps(list(self._labels))}, and not {_as_written(value)}")
+            return self._labels[value], value
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
+            quotes = " without quotes" if isinstance(value, str) else ""
+            raise ValueError(f"result must be a number{quotes}, and not {_as_written(value)}")
         steps = answer.get("steps") if isinstance(answer.get("steps"), list) else []
         conclusions = [str(step.get("conclusion", "")) for step in steps or [] if isinstance(step, dict)]
-        return min(max(float(result), self._low), self._high), " ".join(conclusions)[:4000]
+        return min(max(float(value), self._low), self._high), " ".join(conclusions)[:4000]
+
+
+def _as_written(value: Any) -> str:
+    return shortened(json.dumps(value, ensure_ascii=False))[:100]
 
 
 def _sampling(parameters: SamplingParameters) -> dict[str, Any]:
     fields = parameters.model_dump(exclude_none=True)
-    limits = [fields.pop(name) for name in ("max_completions_tokens", "max_tokens") if name in fields]
-    if limits:  # OpenAI spells this field differently in its chat API
-        fields["max_completion_tokens"] = limits[0]
+    for name in ("max_completions_tokens", "max_tokens"):
+        if name in fields:  # OpenAI spells this field differently in its chat API
+            fields["max_completion_tokens"] = fields.pop(name)
     return fields
 
 

@@ -8,7 +8,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from rft_reward.combine import Row, failed
+from rft_api.reward_protocol import failed_row
+from rft_reward.combine import Row
 from rft_reward.metrics import Metrics
 from rft_reward.remote.errors import OutOfTimeError, RemoteError
 
@@ -60,7 +61,7 @@ async def score_pieces(
                 metrics.sample_errors.labels("unscored").inc(unscored)
             return rows
         metrics.sample_errors.labels(reason).inc(len(piece))
-        return [failed(sample["id"], text) for sample in piece]
+        return [failed_row(sample["id"], text) for sample in piece]
 
     return [row for rows in await asyncio.gather(*map(guarded, pieces)) for row in rows]
 

@@ -35,6 +35,7 @@ async def ask(call: Callable[[float, Use], Awaitable[T]], limiter: Limiter, dead
             while True:
                 async with limiter.slot(tokens) as use:
                     tries += 1
+                    problem = problem if tries > 1 else "there was no answer"
                     try:
                         return await call(deadline - time.monotonic(), use)
                     except TransientError as error:

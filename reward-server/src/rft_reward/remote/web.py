@@ -10,6 +10,14 @@ from datetime import UTC, datetime
 
 import httpx
 
+from rft_api.foreign.http import (
+    Answer,
+    ForeignAnswerError,
+    LateAnswerError,
+    UnreachableError,
+    UnreadAnswerError,
+    ask,
+)
 from rft_reward.remote.errors import OutOfTimeError, RemoteError, TransientError, shortened
 
 CONNECT_SECONDS = 10.0
@@ -24,12 +32,10 @@ class Web:
         url: the URL.
         headers: headers of each request, which include credentials.
         certificates: CA certificates (PEM) for the server's certificate; None takes those of the system.
-        maximum_bytes: maximum size of a response.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str], certificates: str | None, maximum_bytes: int):
+    def __init__(self, url: str, headers: Mapping[str, str], certificates: str | None):
         self._url = url
-        self._maximum_bytes = maximum_bytes
         self._secrets = tuple(value.removeprefix("Bearer ") for value in headers.values() if value)
         self._client = httpx.AsyncClient(
             headers={"content-type": "application/json", **headers},
@@ -38,39 +44,43 @@ class Web:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
         )
 
-    async def post(self, body: bytes, seconds: float) -> tuple[int, bytes]:
+    async def post(self, body: bytes, seconds: float, maximum_bytes: int) -> tuple[int, bytes]:
         """Post a body. Return the status and the body of the response.
+
+        Args:
+            body: the body.
+            seconds: time limit of everything, to the last byte of the response.
+            maximum_bytes: maximum size of the response.
 
         Raises:
             TransientError: the service cannot be reached, is overloaded, or has failed.
             OutOfTimeError: the service has not answered in time.
             RemoteError: the request or its response is invalid.
         """
-        timeout = httpx.Timeout(max(seconds, 0.001), connect=min(CONNECT_SECONDS, max(seconds, 0.001)))
+        seconds = max(seconds, 0.001)
+        limit = min(CONNECT_SECONDS, seconds)
         try:
-            async with self._client.stream("POST", self._url, content=body, timeout=timeout) as response:
-                answer = await self._read(response)
-        except (httpx.ReadTimeout, httpx.WriteTimeout):
+            answer = await ask(
+                self._client, "POST", self._url, seconds, maximum_bytes, content=body, connect_seconds=limit
+            )
+        except LateAnswerError:
             raise OutOfTimeError(f"{self._url} did not answer within {seconds:.3g} s") from None
-        except (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.DecodingError, httpx.InvalidURL) as error:
-            raise RemoteError(f"{self._url} cannot be asked: {self.words(str(error))}") from None
-        except httpx.HTTPError as error:
-            problem = self.words(str(error)) or type(error).__name__
-            raise TransientError(f"{self._url} cannot be reached: {problem}") from None
-        status = response.status_code
-        if status in _TRANSIENT or status >= 500:
-            text = f"{self._url} answered {status}: {self.words(answer)}"
-            after = _retry_after(response.headers.get("retry-after"))
-            raise TransientError(text, after, failed=status >= 500 and after is None)
-        return status, answer
+        except UnreachableError as error:
+            raise TransientError(f"{self._url} cannot be reached: {self.words(error.problem)}") from None
+        except UnreadAnswerError as error:
+            if _is_transient(error.status):
+                raise self._transient(Answer(error.status, str(error).encode())) from None
+            raise RemoteError(f"{self._url} {error}") from None
+        except ForeignAnswerError as error:
+            raise RemoteError(f"{self._url} {self.words(str(error))}") from None
+        if _is_transient(answer.status):
+            raise self._transient(answer)
+        return answer.status, answer.body
 
-    async def _read(self, response: httpx.Response) -> bytes:
-        body = bytearray()
-        async for chunk in response.aiter_bytes():
-            body += chunk
-            if len(body) > self._maximum_bytes:
-                raise RemoteError(f"{self._url} answered more than {self._maximum_bytes >> 20} MiB")
-        return bytes(body)
+    def _transient(self, answer: Answer) -> TransientError:
+        after = _retry_after(answer.headers.get("retry-after"))
+        text = f"{self._url} answered {answer.status}: {self.words(answer.body)}"
+        return TransientError(text, after, failed=answer.status >= 500 and after is None)
 
     def words(self, text: str | bytes) -> str:
         """The text of the service, for a message."""
@@ -81,6 +91,10 @@ class Web:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+
+def _is_transient(status: int) -> bool:
+    return status in _TRANSIENT or status >= 500
 
 
 def _retry_after(value: str | None) -> float | None:

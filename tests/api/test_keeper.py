@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.patience import PATIENCE_SECONDS, wait_until
 
-from rft_cli import keeper
+from rft_api import keeper
 
 # Starts a process that ignores SIGTERM, says both process ids, and waits.
 PROGRAM = """
@@ -48,30 +48,28 @@ def kept() -> Iterator[tuple[subprocess.Popen[str], int, int]]:
     process.stdout.close()
 
 
-def wait_until_gone(process: int) -> None:
-    def is_gone() -> bool:
+def wait_until_gone(*processes: int) -> None:
+    def is_gone(process: int) -> bool:
         try:
             return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
         except OSError:
             return True
 
-    wait_until(is_gone, explain=lambda: f"process {process} is still there")
+    wait_until(lambda: all(map(is_gone, processes)), explain=lambda: f"of the processes {processes} one is still there")
 
 
 def test_the_group_ends_when_the_parent_closes_the_pipe(kept):
     process, program, child = kept
     process.stdin.close()
     assert process.wait(PATIENCE_SECONDS) == 128 + signal.SIGKILL
-    wait_until_gone(program)
-    wait_until_gone(child)
+    wait_until_gone(program, child)
 
 
 def test_sigterm_is_passed_on_and_what_is_left_behind_ends(kept):
     process, program, child = kept
     process.terminate()
     assert process.wait(PATIENCE_SECONDS) == 128 + signal.SIGTERM
-    wait_until_gone(program)
-    wait_until_gone(child)
+    wait_until_gone(program, child)
 
 
 def test_the_program_ends_with_a_killed_keeper(kept):

@@ -1,0 +1,370 @@
+"""Plans the memory of a job: what each GPU needs in each phase, by item, from the model's shape and the job's fields.
+
+It is pure arithmetic: the command line, the trainer and tests call the same functions. `memory_layers` has the formulas
+of layers, logits and cache, `memory_servers` those of vLLM; here are those of what is kept between passes: weights,
+gradients and optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from rft_api.memory_layers import (
+    Pass,
+    Precision,
+    backward_bytes,
+    cache_bytes_per_sequence,
+    logits_bytes,
+    logits_gradient_bytes,
+    mask_bytes,
+    saved_bytes,
+    tree_pass,
+)
+from rft_api.memory_servers import DEDICATED_SHARE, UNUSABLE_SHARE, server_need, shared_share
+from rft_api.model_shape import ModelShape
+from rft_api.quantities import quantity_value
+from rft_api.training import DeepSpeed, Hyperparameters, TrainerCompute, Tuning
+
+Placement = Literal["InProcess", "Shared", "Dedicated"]
+"""Where completions are generated: by the trainer itself, by vLLM on the trainer's GPUs, or by vLLM on GPUs of its
+own."""
+Phase = Literal["loading", "rollouts", "update", "optimizer step"]
+
+GIB = 2**30
+ADAM_BYTES = 8
+"""Bytes of AdamW's two float32 moments of each trained weight (arXiv:1711.05101)."""
+BUCKET_ELEMENTS = 500_000_000
+"""Elements of DeepSpeed's buffer for gradients (`DeepSpeedZeroConfig.reduce_bucket_size`); it is allocated whole."""
+GATHERED_ELEMENTS = 1_050_000_000
+"""Weights that ZeRO-3 holds gathered at most: `max_live_parameters` and `prefetch_bucket_size` of DeepSpeed."""
+SUB_GROUP_ELEMENTS = 1_000_000_000
+"""Weights that ZeRO-3 updates at a time (`sub_group_size` of DeepSpeed)."""
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The processes of the trainer, their devices, and those of the servers of rollouts."""
+
+    trainers: int
+    """Number of processes of the trainer; on GPUs, each has one."""
+    on_gpus: bool
+    """Whether they compute on GPUs."""
+    placement: Placement = "InProcess"
+    """Where completions are generated."""
+    server_gpus: int = 1
+    """GPUs over which each server divides the model (tensor parallel)."""
+    memory_share: float | None = None
+    """Stated share of each GPU's memory that a server may use; None for the default."""
+    node_gpus: int = 1
+    """GPUs of the trainer on each node."""
+    deepspeed: DeepSpeed | None = None
+    """How DeepSpeed partitions the state of training; None without DeepSpeed."""
+    cpu_bytes: int = 4
+    """Bytes of a weight with a LoRA adapter on CPUs: 2 in bfloat16."""
+    gpu_bytes: float | None = None
+    """Memory of each GPU in bytes; None when it is not known."""
+
+
+@dataclass(frozen=True)
+class PhaseNeed:
+    """What one GPU needs in a phase of training."""
+
+    phase: Phase
+    """The phase."""
+    items: Mapping[str, float]
+    """Bytes by item."""
+
+    @property
+    def total(self) -> float:
+        """Bytes of all items."""
+        return sum(self.items.values())
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """The cache for keys and values of sequences that are generated at once."""
+
+    bytes: float
+    """Bytes for the cache on each GPU; negative when not even the server's weights fit."""
+    sequence_bytes: float
+    """Bytes of one sequence of the longest length."""
+    tokens: int
+    """Longest length of a sequence in tokens."""
+    others: Mapping[str, float]
+    """What else the server holds, in bytes by item; empty when the trainer generates by itself."""
+
+    @property
+    def sequences(self) -> int:
+        """Number of sequences of the longest length that it holds."""
+        return max(0, int(self.bytes // self.sequence_bytes))
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What each GPU of the trainer needs, and what the cache holds."""
+
+    phases: tuple[PhaseNeed, ...]
+    """The phases, in their order."""
+    limit: float | None
+    """Bytes of a GPU that the trainer may use; None when the GPU's memory is not known."""
+    cache: CachePlan | None
+    """The cache of the servers, or of the trainer; None when the GPU's memory is not known."""
+    memory_share: float | None
+    """Share of each GPU's memory for a server; None without servers, or when the GPU's memory is not known."""
+
+    @property
+    def largest(self) -> PhaseNeed:
+        """The phase that needs most."""
+        return max(self.phases, key=lambda phase: phase.total)
+
+    @property
+    def excess(self) -> float:
+        """Bytes that are missing for trainer or servers, the larger of both; 0 when all fits, or it is not known."""
+        if self.limit is None:
+            return 0.0
+        return max(0.0, self.largest.total - self.limit, self.server_excess)
+
+    @property
+    def server_excess(self) -> float:
+        """Bytes by which a server's share is too small for one sequence of the longest length; 0 without servers."""
+        if self.cache is None or not self.cache.others:
+            return 0.0
+        return max(0.0, self.cache.sequence_bytes - self.cache.bytes)
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether all fits; None when the GPU's memory is not known."""
+        return None if self.limit is None else self.excess == 0
+
+
+def devices_of(compute: TrainerCompute, gpu_bytes: float | None = None) -> Devices:
+    """The devices of a job.
+
+    Args:
+        compute: the trainer's part of `spec.compute`.
+        gpu_bytes: memory of a GPU as its driver states it; where `gpuMemory` is set too, the smaller one counts.
+    """
+    stated = [gpu_bytes, None if compute.gpu_memory is None else quantity_value(compute.gpu_memory)]
+    gpu_bytes = min((size for size in stated if size is not None), default=None)
+    return Devices(
+        trainers=compute.world_size,
+        on_gpus=compute.on_gpus,
+        placement="InProcess" if compute.rollout_engine == "InProcess" else compute.rollouts.placement,
+        server_gpus=compute.rollouts.effective_gpus_per_server,
+        memory_share=compute.rollouts.memory_share,
+        node_gpus=compute.gpus_per_node,
+        deepspeed=compute.effective_deepspeed,
+        # With Auto, processors without instructions for bfloat16 compute in float32: the larger number is planned.
+        cpu_bytes=2 if compute.precision == "BFloat16" else 4,
+        gpu_bytes=gpu_bytes if compute.on_gpus else None,
+    )
+
+
+def choose_precision(shape: ModelShape, tuning: Tuning, devices: Devices) -> Precision:
+    """The dtypes of a run, as `rft_trainer.precision`, peft, accelerate and DeepSpeed choose them.
+
+    On GPUs DeepSpeed casts the whole model to bfloat16, and keeps float32 copies of what it trains
+    (`DeepSpeedEngine._configure_distributed_model`). Without DeepSpeed, weights keep their dtype and torch casts the
+    inputs of linear layers (autocast). On CPUs there is no mixed precision.
+    """
+    stage = devices.deepspeed.zero_stage if devices.deepspeed is not None else None
+    if devices.on_gpus and stage is not None:
+        return Precision(weights=2, adapter=2, gradients=2, master=4, activations=2, autocast=False)
+    # The optimizers of ZeRO keep a float32 copy even of weights in float32.
+    master = 4 if stage else 0
+    if tuning.type == "Full":
+        return Precision(4, 4, 4, master, 2 if devices.on_gpus else 4, devices.on_gpus)
+    weights = shape.stored_bytes if devices.on_gpus else devices.cpu_bytes
+    return Precision(weights, 4, 4, master, 2 if devices.on_gpus else weights, devices.on_gpus)
+
+
+def choose_pass(shape: ModelShape, hyperparameters: Hyperparameters, devices: Devices) -> Pass:
+    """The largest pass of the update: prompts and completions of the longest lengths, as many as the fields allow.
+
+    On GPUs, TRL computes a pass of one sequence, which shares nothing, without a matrix of logits.
+    """
+    prompt, completion = hyperparameters.max_prompt_tokens, hyperparameters.max_completion_tokens
+    if hyperparameters.micro_batch_size is not None:
+        count = hyperparameters.micro_batch_size
+        return Pass(count * (prompt + completion), prompt + completion, count * completion, shared=True)
+    budget = hyperparameters.effective_tokens_per_micro_batch or 0
+    samples = hyperparameters.samples_per_prompt
+    load = tree_pass(shape.hidden, prompt, completion, samples, budget)
+    if budget >= prompt + completion:
+        return load
+    scored = budget if devices.on_gpus else max(budget, completion)
+    return replace(load, tokens=prompt + completion, width=prompt + completion, scored=scored)
+
+
+def plan_memory(
+    shape: ModelShape,
+    hyperparameters: Hyperparameters,
+    tuning: Tuning,
+    devices: Devices,
+    load: Pass | None = None,
+) -> MemoryPlan:
+    """The memory that a job needs on each GPU, or in each process on CPUs.
+
+    Args:
+        shape: the model.
+        hyperparameters: lengths, batch and passes.
+        tuning: what is trained.
+        devices: processes, GPUs and servers.
+        load: the pass of the update; by default the largest one of `choose_pass`.
+    """
+    precision = choose_precision(shape, tuning, devices)
+    load = load or choose_pass(shape, hyperparameters, devices)
+    kept = _kept(shape, hyperparameters, tuning, devices, precision)
+    while_updating = {**kept, **_gradients(shape, tuning, devices, precision)}
+    phases = (
+        PhaseNeed("loading", {"weights": float(shape.weights * _loaded_bytes(shape, tuning, devices))}),
+        PhaseNeed("rollouts", {**kept, **_generation(shape, hyperparameters, devices, precision)}),
+        PhaseNeed("update", {**while_updating, **_activations(shape, tuning, devices, precision, load)}),
+        PhaseNeed("optimizer step", {**while_updating, **_step(shape, tuning, devices, precision)}),
+    )
+    if devices.gpu_bytes is None:
+        return MemoryPlan(phases, None, None, None)
+    tokens = hyperparameters.max_tokens
+    if devices.placement == "InProcess":
+        limit = devices.gpu_bytes * (1 - UNUSABLE_SHARE)
+        rollouts = phases[1]
+        free = limit - rollouts.total + rollouts.items["cache"]
+        own = cache_bytes_per_sequence(shape, _cache_unit(devices, precision), tokens)
+        return MemoryPlan(phases, limit, CachePlan(free, own, tokens, {}), None)
+    server = server_need(
+        shape, trained_weights(shape, tuning) if tuning.type == "LoRA" else 0, tokens, devices.server_gpus
+    )
+    share = devices.memory_share
+    if share is None and devices.placement == "Shared":
+        share = shared_share(devices.gpu_bytes, max(phase.total for phase in phases), server)
+    elif share is None:
+        share = DEDICATED_SHARE
+    limit = devices.gpu_bytes * (1 - UNUSABLE_SHARE - (share if devices.placement == "Shared" else 0))
+    cache_bytes = devices.gpu_bytes * share - sum(server.items.values())
+    return MemoryPlan(phases, limit, CachePlan(cache_bytes, server.sequence_bytes, tokens, server.items), share)
+
+
+def trained_weights(shape: ModelShape, tuning: Tuning) -> int:
+    """Number of weights that are trained."""
+    if tuning.type == "Full":
+        return shape.weights
+    return shape.adapter_weights(tuning.effective_rank, tuning.last_layers)
+
+
+def _loaded_bytes(shape: ModelShape, tuning: Tuning, devices: Devices) -> int:
+    """Bytes of a weight when the model is loaded, which each process does whole, whatever the stage of ZeRO."""
+    if tuning.type == "Full":
+        return 4
+    return shape.stored_bytes if devices.on_gpus else devices.cpu_bytes
+
+
+def _kept(
+    shape: ModelShape, hyperparameters: Hyperparameters, tuning: Tuning, devices: Devices, precision: Precision
+) -> dict[str, float]:
+    """Bytes of what exists throughout training: weights, optimizer and reference model (arXiv:1910.02054, ZeRO)."""
+    stage = _stage(devices)
+    trained = trained_weights(shape, tuning)
+    partitions = _partitions(devices, 3)
+    items = {"weights": shape.weights * precision.weights / partitions}
+    if tuning.type == "LoRA":
+        items["adapter"] = trained * precision.adapter / partitions
+    if stage == 3:
+        items["gathered weights"] = float(min(shape.weights, GATHERED_ELEMENTS) * precision.weights)
+    offloaded = devices.deepspeed is not None and devices.deepspeed.offload == "Optimizer"
+    items["optimizer"] = 0.0 if offloaded else trained * (ADAM_BYTES + precision.master) / _partitions(devices, 1)
+    if hyperparameters.kl_coefficient > 0:
+        # TRL loads a second model, or copies the adapter, as the reference of the KL divergence.
+        weights = shape.weights * precision.weights if tuning.type == "Full" else trained * precision.adapter
+        items["reference"] = weights / partitions
+    return items
+
+
+def _gradients(shape: ModelShape, tuning: Tuning, devices: Devices, precision: Precision) -> dict[str, float]:
+    """Bytes of gradients, and of the buffer in which DeepSpeed reduces them."""
+    stage, trained = _stage(devices), trained_weights(shape, tuning)
+    offloaded = devices.deepspeed is not None and devices.deepspeed.offload == "Optimizer"
+    # With offload, ZeRO-2 accumulates gradients in the memory of the host.
+    gradients = 0.0 if offloaded and stage == 2 else trained * precision.gradients / _partitions(devices, 2)
+    return {
+        "gradients": gradients,
+        **({"gradient buffer": float(BUCKET_ELEMENTS * precision.gradients)} if stage else {}),
+    }
+
+
+def _step(shape: ModelShape, tuning: Tuning, devices: Devices, precision: Precision) -> dict[str, float]:
+    """Bytes that exist only while the optimizer updates: DeepSpeed's float32 copies of gradients in 16 bits."""
+    stage, trained = _stage(devices), trained_weights(shape, tuning)
+    if stage is None or precision.gradients == 4 or (devices.deepspeed and devices.deepspeed.offload == "Optimizer"):
+        return {}
+    part = trained / _partitions(devices, 1)
+    return {"float32 gradients": 4.0 * (min(part, SUB_GROUP_ELEMENTS) if stage == 3 else part)}
+
+
+def _activations(
+    shape: ModelShape, tuning: Tuning, devices: Devices, precision: Precision, load: Pass
+) -> dict[str, float]:
+    """Bytes of activations and logits when they take most: at the logits, or in the backward pass of the last layer.
+
+    On GPUs, gradient checkpointing keeps the input of each layer only, and computes the rest again, layer by layer
+    (arXiv:1604.06174).
+    """
+    rank = tuning.effective_rank if tuning.type == "LoRA" else None
+    saved = load.tokens * saved_bytes(shape, precision, rank, load.shared)
+    backward = load.tokens * backward_bytes(shape, precision)
+    logits = float(logits_bytes(shape, precision, load.scored))
+    if rank is None:
+        # The gradient of the output layer is computed whole before it is added to that of earlier passes.
+        gradient = shape.vocabulary * shape.hidden * precision.gradients
+        logits = max(logits, logits_gradient_bytes(shape, precision, load.scored) + gradient)
+    last_norm = load.tokens * shape.hidden * (4 + (precision.stream if rank is None else 0))
+    mask = float(mask_bytes(precision, load))
+    if not devices.on_gpus:
+        kept = shape.adapted_layers(tuning.last_layers) * saved + last_norm + mask
+        return {"activations": kept, "logits": logits} if logits > backward else {"activations": kept + backward}
+    inputs = shape.layers * load.tokens * shape.hidden * precision.stream + mask
+    # Autocast keeps its copies of weights that are trained until the forward pass ends.
+    casts = 2.0 * trained_weights(shape, tuning) if precision.autocast else 0.0
+    candidates = [
+        {"layer inputs": inputs + last_norm, "logits": logits},
+        {"layer inputs": inputs, "one layer": saved + backward},
+    ]
+    if casts:
+        converted = (2.0 + 4.0) * load.scored * shape.vocabulary  # in 16 and in 32 bits
+        candidates.append({"layer inputs": inputs + last_norm, "16-bit weights": casts, "logits": converted})
+    return max(candidates, key=lambda items: sum(items.values()))
+
+
+def _generation(
+    shape: ModelShape, hyperparameters: Hyperparameters, devices: Devices, precision: Precision
+) -> dict[str, float]:
+    """Bytes for generating a process's completions of a step at once, when the trainer itself generates them.
+
+    transformers' `generate` keeps float32 logits, probabilities and a copy of each row, beside those of the model, and
+    ZeRO-3's weights are gathered whole (`ds3_gather_for_generation` of TRL).
+    """
+    if devices.placement != "InProcess":
+        return {}
+    rows = hyperparameters.batch_size * hyperparameters.samples_per_prompt // devices.trainers
+    sequence = cache_bytes_per_sequence(shape, _cache_unit(devices, precision), hyperparameters.max_tokens)
+    items = {"cache": float(rows * sequence), "logits": rows * shape.vocabulary * (precision.activations + 12.0)}
+    if _stage(devices) == 3:
+        gathered = min(shape.weights, GATHERED_ELEMENTS)
+        items["whole weights"] = float((shape.weights - gathered) * precision.weights)
+    return items
+
+
+def _cache_unit(devices: Devices, precision: Precision) -> int:
+    """Bytes of an element of the trainer's own cache, which has the dtype of the stream."""
+    return precision.stream if devices.on_gpus else precision.activations
+
+
+def _stage(devices: Devices) -> int | None:
+    return None if devices.deepspeed is None else devices.deepspeed.zero_stage
+
+
+def _partitions(devices: Devices, since_stage: int) -> int:
+    """Number of partitions of what ZeRO divides from a stage on."""
+    stage = _stage(devices)
+    return devices.trainers if stage is not None and stage >= since_stage else 1

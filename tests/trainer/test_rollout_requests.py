@@ -1,0 +1,368 @@
+"""What rollout servers are started with and asked, and which of their answers are taken; without a vLLM."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
+from itertools import pairwise
+from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
+
+import psutil
+import pytest
+import torch
+from support.model_configurations import QWEN3_8B
+from support.patience import wait_until
+from support.trainer import job_spec, render
+from transformers import LlamaConfig
+
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.memory_plan import GIB, devices_of, plan_memory
+from rft_api.model_shape import read_shape
+from rft_api.training import TrainerCompute
+from rft_trainer.rollout_servers import process, servers
+from rft_trainer.rollout_servers.client import Completion, Lost, RolloutClient, Sampling, read_completion, sample_seed
+from rft_trainer.rollout_servers.command import ServerSettings, server_command, server_environment
+from rft_trainer.rollout_servers.placement import gpu_memory_share, on_devices, server_cache_bytes, server_settings
+from rft_trainer.rollout_servers.process import NotLoaded, RolloutServer, failure_file
+from rft_trainer.rollout_servers.servers import Version, socket_of
+
+SAMPLING = Sampling(temperature=1.0, max_tokens=3, end_ids=(1,))
+REQUEST = {**SAMPLING.body(), "model": "policy-v1", "prompt": [5, 6], "seed": 7}
+
+
+def answer_to(request, ids=(8, 1), **changes):
+    choice = {
+        "prompt_token_ids": request["prompt"],
+        "token_ids": list(ids),
+        "logprobs": {"token_logprobs": [-0.5] * len(ids)},
+        "finish_reason": "stop",
+    }
+    return {"model": request["model"], "choices": [{**choice, **changes}]}
+
+
+def test_an_answer_has_ids_log_probabilities_and_the_reason_of_its_end():
+    assert read_completion(answer_to(REQUEST), REQUEST) == Completion([8, 1], [-0.5, -0.5], "stop")
+    cut = answer_to(REQUEST, (8, 9, 8), finish_reason="length")
+    assert read_completion(cut, REQUEST) == Completion([8, 9, 8], [-0.5] * 3, "length")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ([], "does not have one completion"),
+        ({"model": "policy-v1", "choices": []}, "does not have one completion"),
+        ({**answer_to(REQUEST), "model": "base"}, "is of model base, and policy-v1 was asked"),
+        (answer_to(REQUEST, prompt_token_ids=[5]), "is not to the prompt"),
+        (answer_to(REQUEST, logprobs={"token_logprobs": [-0.5]}), "log-probability for each token"),
+        (answer_to(REQUEST, logprobs=None), "log-probability for each token"),
+        (answer_to(REQUEST, logprobs={"token_logprobs": [-0.5, None]}), "log-probability for each token"),
+        (answer_to(REQUEST, logprobs={"token_logprobs": [-0.5, float("nan")]}), "no finite number below 0"),
+        (answer_to(REQUEST, logprobs={"token_logprobs": [-0.5, 0.5]}), "no finite number below 0"),
+        (answer_to(REQUEST, (), finish_reason="length"), "log-probability for each token"),
+        (answer_to(REQUEST, (8, True)), "log-probability for each token"),
+        (answer_to(REQUEST, (8, 9)), "ends with the reason stop after 2 tokens"),
+        (answer_to(REQUEST, (8, 9), finish_reason="length"), "cut off after 2 of 3 tokens"),
+        (answer_to(REQUEST, (8, 9, 8, 9), finish_reason="length"), "ends with the reason length after 4 tokens"),
+        (answer_to(REQUEST, finish_reason="length"), "ends with the reason length after 2 tokens"),
+    ],
+)
+def test_an_answer_that_cannot_be_right_is_refused(answer, words):
+    with pytest.raises(ValueError, match=words):
+        read_completion(answer, REQUEST)
+
+
+def test_seeds_of_samples_are_unrelated():
+    seeds = {sample_seed(0, "rollout", step, place) for step in range(100) for place in range(100)}
+    assert len(seeds) == 10_000
+    assert all(0 <= seed < 1 << 63 for seed in seeds)
+    assert sample_seed(0, "rollout", 1, 12) != sample_seed(0, "rollout", 11, 2)
+
+
+@contextmanager
+def server(socket, respond):
+    """A server behind a Unix socket; `respond` returns status and content, or None to hang up."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            request = json.loads(self.rfile.read(int(self.headers["content-length"])) or b"null")
+            response = respond(self.path, request)
+            if response is None:
+                return
+            status, content = response
+            body = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def address_string(self):
+            return "client"
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingUnixStreamServer(str(socket), Handler) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield
+        listening.shutdown()
+
+
+@pytest.fixture
+def folder():
+    with servers.server_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def stop():
+    return threading.Event()
+
+
+@pytest.fixture
+def client(folder, stop):
+    client = RolloutClient([socket_of(folder, 0)], stop.is_set)
+    yield client
+    client.close()
+
+
+PROMPTS = [[5, 6], [5, 6], [7]]
+SEEDS = [1, 2, 3]
+
+
+def test_a_lost_request_is_sent_again_with_the_same_seed(folder, client):
+    seen: list[tuple[int, ...]] = []
+
+    def respond(path, request):
+        seen.append((*request["prompt"], request["seed"]))
+        if len(seen) == 1:
+            return None
+        if len(seen) == 2:
+            return 500, {"message": "EngineCore encountered an issue"}
+        if len(seen) == 3:
+            return 200, answer_to(request, finish_reason="abort")
+        return 200, answer_to(request, (request["seed"] + 10, 1))
+
+    with server(socket_of(folder, 0), respond):
+        completions = client.generate("policy-v1", PROMPTS, SEEDS, SAMPLING)
+    assert [each.token_ids for each in completions] == [[11, 1], [12, 1], [13, 1]]
+    assert len(seen) == 6
+    assert set(seen) == {(5, 6, 1), (5, 6, 2), (7, 3)}
+
+
+def test_completions_are_reported_in_the_thread_that_asks(folder, client):
+    reports = []
+    with server(socket_of(folder, 0), lambda path, request: (200, answer_to(request))):
+        client.generate(
+            "policy-v1", PROMPTS * 20, SEEDS * 20, SAMPLING, lambda ended: reports.append(threading.current_thread())
+        )
+        with pytest.raises(RuntimeError, match="stopped by the one who asked"):
+            client.generate("policy-v1", PROMPTS * 20, SEEDS * 20, SAMPLING, refuse)
+    assert set(reports) <= {threading.current_thread()}
+
+
+def refuse(ended):
+    raise RuntimeError("stopped by the one who asked")
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "words"),
+    [
+        (400, {"message": "too long"}, "answered 400: .*too long"),
+        (200, {"choices": []}, "does not have one completion"),
+    ],
+)
+def test_a_refusal_ends_the_run(folder, client, status, content, words):
+    answering = server(socket_of(folder, 0), lambda path, request: (status, content))
+    with answering, pytest.raises(RuntimeError, match=words):
+        client.generate("policy-v1", PROMPTS, SEEDS, SAMPLING)
+
+
+def test_a_server_that_cannot_be_started_says_why(folder, client):
+    failure_file(socket_of(folder, 0)).write_text("rollout server 0 ended: out of memory", encoding="utf-8")
+    with pytest.raises(RuntimeError, match="rollout server 0 ended: out of memory"):
+        client.generate("policy-v1", PROMPTS, SEEDS, SAMPLING)
+    with pytest.raises(RuntimeError, match="rollout server 0 ended: out of memory"):
+        client.wait_until_ready()
+
+
+def test_waiting_for_a_server_ends_with_the_run(client, stop):
+    threading.Timer(0.5, stop.set).start()
+    with pytest.raises(RunError) as raised:
+        client.generate("policy-v1", PROMPTS, SEEDS, SAMPLING)
+    assert raised.value.code is ExitCode.INTERRUPTED
+
+
+@pytest.mark.parametrize(
+    ("refused", "status", "content", "words"),
+    [
+        ("/v1/load_lora_adapter", 404, {}, "answered 404 to /v1/load_lora_adapter"),
+        ("/collective_rpc", 500, {}, "answered 500 to /collective_rpc"),
+        # vLLM answers 200 when it has not emptied its cache.
+        ("/reset_prefix_cache", 200, {"success": False}, "has not emptied its cache"),
+    ],
+)
+def test_a_version_that_is_not_acknowledged_is_not_loaded(folder, tmp_path, refused, status, content, words):
+    def respond(path, request):
+        return (status, content) if path.startswith(refused) else (200, {"success": True})
+
+    version = Version("policy-v1", tmp_path, is_adapter="lora" in refused, is_temporary=True)
+    with server(socket_of(folder, 0), respond), pytest.raises(NotLoaded, match=words):
+        servers.load(socket_of(folder, 0), version)
+
+
+def config_of(folder, compute=None, **changes):
+    spec = job_spec(folder / "m", folder, folder / "out", compute=compute or {"gpusPerNode": 0}, **changes)
+    return render(spec, folder, "http://127.0.0.1:1", None)
+
+
+def test_what_a_server_on_cpus_is_started_with(tmp_path):
+    compute = {"gpusPerNode": 0, "processesPerNode": 2, "rollouts": {"engine": "vLLM", "servers": 2}}
+    config = config_of(tmp_path, compute, tuning={"type": "LoRA", "rank": 20})
+    settings = server_settings(config, "/m", LlamaConfig(), torch.float32, threads=8)
+    assert len(settings) == 2
+    assert (settings[0].threads, settings[0].tokens, settings[0].devices) == (4, 40, ())
+    command = server_command(settings[0], tmp_path / "0.sock")
+    options = dict(pairwise(command))
+    assert options["--max-lora-rank"] == "32"
+    assert options["--dtype"] == "float32"
+    assert options["--kv-cache-memory-bytes"] == str(2 << 30)
+    assert "--tensor-parallel-size" not in options
+    environment = server_environment(settings[0], {"RANK": "1", "MASTER_PORT": "1", "PATH": "/bin"})
+    assert "RANK" not in environment
+    assert "MASTER_PORT" not in environment
+    assert environment["OMP_NUM_THREADS"] == "4"
+    assert environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
+    whole = server_settings(config_of(tmp_path, compute), "/m", LlamaConfig(), torch.float32, threads=1)
+    assert "--enable-lora" not in server_command(whole[0], tmp_path / "0.sock")
+    assert server_environment(whole[0], {})["VLLM_SERVER_DEV_MODE"] == "1"
+
+
+def test_the_cache_on_cpus_has_room_for_two_long_sequences():
+    architecture = LlamaConfig(num_hidden_layers=2, num_key_value_heads=2, num_attention_heads=4, hidden_size=128)
+    token = 2 * 2 * 2 * 32 * 4
+    assert server_cache_bytes(architecture, 40, torch.float32) == 256 * 3 * 32 * token
+    assert server_cache_bytes(architecture, 1 << 22, torch.float32) == 2 * ((1 << 22) + 32) * token
+
+
+@pytest.mark.parametrize(
+    ("compute", "visible", "devices"),
+    [
+        ({"gpusPerNode": 2}, None, [("0",), ("1",)]),
+        ({"gpusPerNode": 4, "rollouts": {"gpusPerServer": 2}}, None, [("0", "1"), ("2", "3")]),
+        ({"gpusPerNode": 2, "rollouts": {"placement": "Dedicated"}}, None, [("2",)]),
+        (
+            {"gpusPerNode": 1, "rollouts": {"placement": "Dedicated", "servers": 2, "gpusPerServer": 2}},
+            "GPU-a,GPU-b,GPU-c,GPU-d,GPU-e",
+            [("GPU-b", "GPU-c"), ("GPU-d", "GPU-e")],
+        ),
+    ],
+)
+def test_the_gpus_of_each_server(compute, visible, devices):
+    parsed = TrainerCompute.model_validate(compute)
+    settings = [ServerSettings("/m", "bfloat16", 40, 8, 1)] * parsed.servers_per_node
+    placed = on_devices(settings, parsed, 0.5, visible)
+    assert [each.devices for each in placed] == devices
+    command = server_command(placed[0], socket_of(Path("/folder"), 0))
+    assert command[command.index("--tensor-parallel-size") + 1] == str(len(devices[0]))
+    assert command[command.index("--gpu-memory-utilization") + 1] == "0.500"
+    assert server_environment(placed[0], {})["CUDA_VISIBLE_DEVICES"] == ",".join(devices[0])
+
+
+def test_a_server_gets_what_the_trainer_leaves_of_a_gpu(tmp_path):
+    """The share that is planned for it: there is no other calculation."""
+    (tmp_path / "m").mkdir()
+    total = 80 * GIB
+
+    def share(compute, configuration=QWEN3_8B, tuning="LoRA"):
+        (tmp_path / "m/config.json").write_text(json.dumps(configuration), encoding="utf-8")
+        parameters = {"batchSize": 32, "maxPromptTokens": 1024, "maxCompletionTokens": 512}
+        config = config_of(tmp_path, compute, hyperparameters=parameters, tuning={"type": tuning})
+        shared = gpu_memory_share(config, str(tmp_path / "m"), total)
+        devices = devices_of(config.compute, total)
+        if "model_type" in configuration:
+            plan = plan_memory(read_shape(configuration), config.hyperparameters, config.tuning, devices)
+            assert plan.memory_share == shared
+        return shared
+
+    assert 0.3 < share({"gpusPerNode": 1}) < 0.92
+    assert share({"gpusPerNode": 8}, tuning="Full") < share({"gpusPerNode": 8})
+    assert share({"gpusPerNode": 1, "rollouts": {"memoryShare": "0.4"}}) == 0.4
+    assert share({"gpusPerNode": 1, "rollouts": {"placement": "Dedicated"}}) == 0.92
+    assert share({"gpusPerNode": 1, "rollouts": {"memoryShare": "0.4"}}, {}) == 0.4
+    with pytest.raises(RunError, match=r"models of type None .*; state spec\.compute\.rollouts\.memoryShare") as raised:
+        share({"gpusPerNode": 1}, {})
+    assert raised.value.code is ExitCode.CONFIGURATION_INVALID
+
+
+def test_an_aborted_request_is_lost():
+    with pytest.raises(Lost):
+        read_completion(answer_to(REQUEST, finish_reason="abort"), REQUEST)
+
+
+def lives(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+HOLDER = """\
+import subprocess, sys
+from rft_trainer.rollout_servers.servers import server_folder
+with server_folder() as folder:
+    (folder / "0.processes").mkdir()
+    server = subprocess.Popen(["sleep", "600"], cwd=folder / "0.processes", start_new_session=True)
+    print(server.pid, folder, flush=True)
+    server.wait()
+"""
+
+
+def test_what_a_killed_trainer_leaves_is_ended_and_removed_by_the_next(tmp_path, monkeypatch):
+    """Folders and processes of trainers that still run stay."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def hold():
+        environment = {**os.environ, "TMPDIR": str(tmp_path)}
+        holder = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True, env=environment)
+        pid, folder = holder.stdout.readline().split()
+        return holder, psutil.Process(int(pid)), Path(folder)
+
+    killed, orphan, left = hold()
+    running, server_process, kept = hold()
+    try:
+        killed.kill()
+        killed.wait()
+        assert lives(orphan)
+        with servers.server_folder():
+            assert not left.exists()
+            wait_until(lambda: not lives(orphan))
+            assert kept.exists()
+            assert lives(server_process)
+    finally:
+        for each in (server_process, running):
+            each.kill()
+
+
+def test_processes_that_a_killed_keeper_leaves_are_ended_before_the_next_start(folder, monkeypatch):
+    program = "import os, subprocess; subprocess.Popen(['sleep', '600'], start_new_session=True).wait()"
+    monkeypatch.setattr(process, "server_command", lambda settings, socket: [sys.executable, "-c", program])
+    started = RolloutServer(socket_of(folder, 0), ServerSettings("/m", "float32", 40, 8, 1), lambda *arguments: None)
+
+    def sleepers():
+        here = psutil.Process().children(recursive=True)
+        return [each for each in here if each.name() == "sleep"]
+
+    try:
+        wait_until(lambda: len(sleepers()) == 1)
+        (sleeper,) = sleepers()
+        os.kill(started._keeper.pid, signal.SIGKILL)
+        wait_until(lambda: not lives(sleeper))
+        wait_until(lambda: len(sleepers()) == 1)
+    finally:
+        started.stop()
+    assert sleepers() == []

@@ -1,0 +1,287 @@
+"""Completions of vLLM servers: those of the trainer's own process, whatever happens to the servers meanwhile.
+
+A vLLM takes minutes to start. All tests share one; the test that kills it waits for a second start.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import torch
+from support.patience import PATIENCE_SECONDS, wait_until
+from support.tiny import write_model
+from support.trainer import TrainerProgram, hyperparameters, job_spec, render, train_in_process
+
+from rft_api.ports import free_port
+from rft_api.run_folder import RunFolder
+from rft_api.training import Tuning
+from rft_trainer.base_model import BaseModel
+from rft_trainer.engines import VLLM, InProcess, Policy
+from rft_trainer.evaluation import plain_completer
+from rft_trainer.grpo import RFTTrainer
+from rft_trainer.metrics_log import read_steps
+from rft_trainer.modeling import add_adapter, end_token_ids, load_model, load_tokenizer, prompt_token_ids
+from rft_trainer.rollout_servers import process
+from rft_trainer.rollout_servers.command import BASE
+from rft_trainer.rollout_servers.process import call
+from rft_trainer.rollout_servers.servers import socket_of
+
+TOKENS = 24
+PROMPTS = [f"{number:04d}" for number in range(8)]
+SAMPLES = 4
+
+
+def train(folder, model, data, rewards, learning_rate, tuning):
+    """Trains; returns the folder that is exported, and the rows of its evaluation."""
+    learning = hyperparameters(maxSteps=4, learningRate=learning_rate)
+    spec = job_spec(model, data, folder / "out", tuning=tuning, hyperparameters=learning)
+    run = TrainerProgram(render(spec, folder, rewards.url, rewards.token_file), folder, free_port())
+    run.succeed()
+    before, tuned = (pq.read_table(run.folder.evaluation(stage)).to_pylist()[:8] for stage in ("base", "tuned"))
+    assert [row["completion"] for row in before] != [row["completion"] for row in tuned]
+    return run.folder.best, tuned
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data, rewards):
+    """A model that was trained whole, with the rows of its evaluation."""
+    folder = tmp_path_factory.mktemp("whole")
+    # Attention heads of 32 numbers are the smallest that vLLM's CPU backend computes.
+    model = write_model(folder / "tiny", hidden=128, tied=False)
+    return train(folder, model, data, rewards, "1e-3", {"type": "Full"})
+
+
+@pytest.fixture(scope="module")
+def base(whole):
+    """The model that the server is started with."""
+    return whole[0]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, base, data, rewards):
+    folder = tmp_path_factory.mktemp("config")
+    spec = job_spec(
+        base,
+        data,
+        folder / "out",
+        tuning={"type": "LoRA", "rank": 8},
+        hyperparameters=hyperparameters(maxPromptTokens=160, maxCompletionTokens=TOKENS, maxSteps=3, evalInterval=8),
+        compute={"gpusPerNode": 0, "rollouts": {"engine": "vLLM"}},
+    )
+    return render(spec, folder, rewards.url, rewards.token_file)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base):
+    return load_tokenizer(str(base))
+
+
+@pytest.fixture(scope="module")
+def engine(config, base, tokenizer):
+    """The engine of a run that trains an adapter; its server can also be given whole weights."""
+    ends = end_token_ids(load_model(str(base), torch.float32), tokenizer)
+    own = process.server_environment
+    with pytest.MonkeyPatch.context() as patch:
+        development = {"VLLM_SERVER_DEV_MODE": "1"}
+        patch.setattr(process, "server_environment", lambda *arguments: {**own(*arguments), **development})
+        engine = VLLM(config, BaseModel(str(base), None, str(base)), ends, lambda: False)
+        yield engine
+        engine.close()
+
+
+@pytest.fixture
+def policy(base, config):
+    """The model with an adapter that changes what it answers."""
+    model = add_adapter(load_model(str(base), torch.float32), config.tuning, seed=1)
+    return changed(model, 1)
+
+
+def changed(model, seed):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.2, generator=generator)
+    return model
+
+
+def ids_of(tokenizer, texts=PROMPTS):
+    return [prompt_token_ids(tokenizer, [{"role": "user", "content": text}]) for text in texts]
+
+
+def repeated(prompts):
+    return [prompt for prompt in prompts for _ in range(SAMPLES)]
+
+
+def logprobs_of(model, prompt, completion, temperature=1.0):
+    with torch.no_grad():
+        logits = model(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]
+    return (logits / temperature).log_softmax(-1).gather(1, torch.tensor(completion)[:, None])[:, 0]
+
+
+def server_processes(engine):
+    """The API server and its engine, which vLLM has renamed."""
+    (keeper,) = [server._keeper.pid for server in engine._servers._servers]
+    (api,) = psutil.Process(keeper).children()
+    (core,) = [child for child in api.children(recursive=True) if "EngineCore" in child.name() + str(child.cmdline())]
+    return api, core
+
+
+def test_greedy_completions_are_those_of_the_trainers_process(engine, policy, tokenizer):
+    prompts = ids_of(tokenizer)
+    engine.sync(policy, 20)
+    reports = []
+    completions = engine.current_completer(0.0)(prompts, reports.append)
+    assert completions == plain_completer(policy, tokenizer, TOKENS, 0.0)(prompts, lambda ended: None)
+    base = Policy("base", None, policy.unload)
+    assert completions != InProcess(engine._config, tokenizer).completer(base, 0.0)(prompts, lambda ended: None)
+
+
+def test_vllm_serves_what_is_exported(engine, whole, tmp_path, data, rewards):
+    """A model that was trained whole, and an adapter that was trained on it, beside it: as users ask them."""
+    model, by_whole = whole
+    adapter, by_adapter = train(tmp_path, model, data, rewards, "1e-2", {"type": "LoRA", "rank": 8})
+    engine.completer(Policy("adapter", adapter, lambda: None), 0.0)
+    for name, rows in ((BASE, by_whole), ("adapter", by_adapter)):
+        assert [answer(engine, name, row["prompt"]) for row in rows] == [row["completion"] for row in rows]
+
+
+def answer(engine, model, prompt):
+    body = {"model": model, "messages": json.loads(prompt), "temperature": 0, "max_tokens": 8}
+    response = call(socket_of(engine._folder, 0), "POST", "/v1/chat/completions", PATIENCE_SECONDS, body)
+    assert response.status == 200, response.text()
+    return json.loads(response.body)["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_each_id_comes_with_its_log_probability(engine, policy, tokenizer, temperature):
+    prompts = repeated(ids_of(tokenizer))
+    step = 20 + int(10 * temperature)
+    engine.sync(policy, step)
+    reports: list[dict[int, list[int]]] = []
+    completions = engine.sample(prompts, step, temperature, reports.append)
+    for prompt, completion in zip(prompts, completions, strict=True):
+        expected = logprobs_of(policy, prompt, completion.token_ids, temperature)
+        assert torch.tensor(completion.logprobs) == pytest.approx(expected, abs=1e-5)
+    # Each sample has random numbers of its own.
+    groups = [completions[start : start + SAMPLES] for start in range(0, len(completions), SAMPLES)]
+    assert all(len({tuple(each.token_ids) for each in group}) > 1 for group in groups)
+    # They are reported as they end, and are those that are returned.
+    assert len(reports) > 1, "all were reported at once, at the end"
+    reported = {place: ids for report in reports for place, ids in report.items()}
+    assert all(completions[place].token_ids == ids for place, ids in reported.items())
+    # Samples of another step, and of the same step again.
+    assert engine.sample(prompts, step, temperature, reports.append) == completions
+    assert engine.sample(prompts, step + 1, temperature, reports.append) != completions
+
+
+def test_a_changed_adapter_is_never_answered_from_the_cache_of_an_older_version(engine, policy, tokenizer):
+    """The prompts are several blocks long, so that the server would take them from its cache."""
+    prompts = ids_of(tokenizer, [text * 30 for text in PROMPTS])
+    for step in (10, 11, 12):
+        engine.sync(changed(policy, step), step)
+        for completion, prompt in zip(engine.sample(prompts, 0, 1.0, lambda ended: None), prompts, strict=True):
+            expected = logprobs_of(policy, prompt, completion.token_ids)
+            assert torch.tensor(completion.logprobs) == pytest.approx(expected, abs=1e-5)
+
+
+def test_two_hundred_versions_leave_nothing_behind(engine, policy, tokenizer):
+    prompts = ids_of(tokenizer)[:1]
+    sampled = set()
+    for step in range(100, 300):
+        engine.sync(changed(policy, step), step)
+        (completion,) = engine.sample(prompts, 0, 1.0, lambda ended: None)
+        sampled.add(tuple(completion.logprobs))
+        if step == 120:
+            api, core = server_processes(engine)
+            before = memory(api)
+    assert len(sampled) == 200
+    assert memory(api) - before < 32 << 20
+    # The current version and the one before are loaded; the files of one more are not removed yet.
+    assert sorted(path.name for path in engine._folder.glob("policy-v*")) == [f"policy-v{n}" for n in (297, 298, 299)]
+    assert server_processes(engine) == (api, core), "the server was started again"
+
+
+def memory(process):
+    return sum(each.memory_full_info().uss for each in (process, *process.children(recursive=True)))
+
+
+def test_whole_weights_take_the_place_of_the_base_model(engine, base, tokenizer):
+    """Without a restart, and without answers from the cache: the prompts are several blocks long."""
+    prompts = ids_of(tokenizer, [text * 30 for text in PROMPTS])
+    whole = copy.copy(engine)
+    whole._config = engine._config.model_copy(update={"tuning": Tuning(type="Full")})
+    model = load_model(str(base), torch.float32)
+    seen = []
+    for step in (2000, 2001):
+        generator = torch.Generator().manual_seed(step)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+        whole.sync(model, step)
+        completions = whole.current_completer(0.0)(prompts, lambda ended: None)
+        assert completions == plain_completer(model, tokenizer, TOKENS, 0.0)(prompts, lambda ended: None)
+        seen.append(completions)
+    assert seen[0] != seen[1]
+    # What follows is about adapters on the base model again.
+    whole.sync(load_model(str(base), torch.float32), 2002)
+
+
+def test_a_killed_engine_costs_time_and_changes_nothing(engine, policy, tokenizer):
+    """vLLM then answers 500, and ends with exit code 0."""
+    prompts = repeated(ids_of(tokenizer)) * 4
+    engine.sync(policy, 1000)
+    undisturbed = engine.sample(prompts, 0, 1.0, lambda ended: None)
+    started = threading.Event()
+    disturbed = []
+
+    def sample():
+        disturbed.extend(engine.sample(prompts, 0, 1.0, lambda ended: started.set()))
+
+    thread = threading.Thread(target=sample)
+    processes = server_processes(engine)
+    thread.start()
+    started.wait()
+    processes[1].kill()
+    wait_until(lambda: not thread.is_alive(), lambda: Path(engine._folder / "0.log").stat().st_size, str)
+    thread.join()
+    assert disturbed == undisturbed
+    assert not any(process.is_running() for process in processes), "processes of the killed server live on"
+
+
+def test_a_step_has_the_loss_of_a_step_in_the_trainers_process(engine, config, tmp_path):
+    """The same completions, once from vLLM and once given to a trainer that samples itself."""
+    generated = []
+
+    class Recording(RFTTrainer):
+        def _generate_single_turn(self, *args, **kwargs):
+            ids, logprobs = super()._generate_single_turn(*args, **kwargs)
+            generated.append(ids)
+            return ids, logprobs
+
+    class Replaying(RFTTrainer):
+        def _generate_single_turn(self, *args, **kwargs):
+            return generated[self.state.global_step], None
+
+    def steps(folder, kind, engine):
+        own = config.model_copy(update={"output": str(folder)})
+        train_in_process(own, kind, engine)
+        return read_steps(RunFolder(own.output))
+
+    served = steps(tmp_path / "vllm", Recording, engine)
+    replayed = steps(tmp_path / "replayed", Replaying, None)
+    assert len(served) == len(replayed) == 3
+    for one, other in zip(served, replayed, strict=True):
+        assert one.loss == pytest.approx(other.loss, abs=1e-6)
+        assert one.gradient_norm == pytest.approx(other.gradient_norm, rel=1e-4)
+        assert one.gradient_norm > 0
+        assert one.importance_ratio_mean == pytest.approx(1, abs=1e-3)
+        assert one.importance_ratio_clipped == 0
+        assert one.logprob_difference_max < 1e-4
+        assert other.importance_ratio_mean is None

@@ -1,0 +1,116 @@
+"""The command line and the environment of a rollout server: every setting that changes results is stated."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from rft_api.memory_layers import BLOCK
+from rft_api.memory_servers import LOADED_ADAPTERS
+
+BASE = "base"
+"""Name of the base model at the servers; after whole weights have been loaded, of what took its place."""
+SEQUENCES = 256
+"""Largest number of completions that a server computes at once; others wait."""
+
+LoRARank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
+"""The ranks that vLLM has room for; an adapter of another rank gets the next one."""
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+_OF_TRAINING = (
+    "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT",
+)  # fmt: skip
+"""Variables by which the trainer's processes find one another. vLLM would take them for its own."""
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What a rollout server is started with."""
+
+    model: str
+    """Folder of the base model."""
+    dtype: Dtype
+    """Precision of its weights and its computation."""
+    tokens: int
+    """Largest number of tokens of a prompt and its completion."""
+    lora_rank: int | None
+    """Rank of the adapters that are loaded; None when whole weights are loaded."""
+    threads: int
+    """Threads of a server on CPUs."""
+    cache_bytes: int | None = None
+    """Memory for keys and values on CPUs; None on GPUs."""
+    devices: tuple[str, ...] = ()
+    """The GPUs that it computes on, each with an equal part of every weight; none on CPUs."""
+    memory_share: float | None = None
+    """Share of each GPU's memory for weights and cache; None on CPUs."""
+
+
+def server_command(settings: ServerSettings, socket: Path) -> list[str]:
+    """Return the command that starts stock vLLM behind a Unix socket.
+
+    A socket needs no free port, and only this user can connect to it: vLLM executes what it is asked to.
+    """
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server",
+        "--uds", str(socket),
+        # The server has another working folder.
+        "--model", str(Path(settings.model).absolute()), "--served-model-name", BASE,
+        "--dtype", settings.dtype,
+        "--max-model-len", str(settings.tokens),
+        "--max-num-seqs", str(SEQUENCES),
+        "--block-size", str(BLOCK),
+        "--enable-prefix-caching",
+        "--load-format", "safetensors",
+        "--no-trust-remote-code",  # code that comes with a model is never executed
+        # Sampling settings come with each request, and none from the model's generation_config.json.
+        "--generation-config", "vllm",
+        # Log-probabilities of the distribution that is sampled from, temperature included.
+        "--logprobs-mode", "processed_logprobs",
+        "--seed", "0",
+        "--api-server-count", "1",
+        "--uvicorn-log-level", "warning", "--disable-uvicorn-access-log", "--disable-log-stats",
+        "--no-enable-log-requests",
+    ]  # fmt: skip
+    if settings.devices:
+        command += ["--tensor-parallel-size", str(len(settings.devices))]
+        command += ["--gpu-memory-utilization", f"{settings.memory_share:.3f}", "--no-enforce-eager"]
+    else:
+        # On CPUs the share of the memory is only looked at, and the cache has the size that is stated.
+        command += ["--enforce-eager", "--gpu-memory-utilization", "0.1"]
+        command += ["--kv-cache-memory-bytes", str(settings.cache_bytes)]
+    if settings.lora_rank is not None:
+        command += ["--enable-lora", "--max-lora-rank", str(room_for_rank(settings.lora_rank))]
+        # vLLM reads an adapter that it has pushed out of memory again from its files, which may be gone then.
+        command += ["--max-loras", str(LOADED_ADAPTERS), "--max-cpu-loras", str(2 * LOADED_ADAPTERS)]
+    return command
+
+
+def server_environment(settings: ServerSettings, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a rollout server, from that of the trainer."""
+    inherited = {name: value for name, value in environment.items() if name not in _OF_TRAINING}
+    changes = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        # Adapters, or else whole weights, are loaded while the server runs.
+        **({"VLLM_SERVER_DEV_MODE": "1"} if settings.lora_rank is None else {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}),
+    }
+    if settings.devices:
+        changes["CUDA_VISIBLE_DEVICES"] = ",".join(settings.devices)
+    else:
+        changes |= {
+            "OMP_NUM_THREADS": str(settings.threads),
+            # The trainer computes on the same processors, in turns with the server; neither is bound to some of them.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "TORCHDYNAMO_DISABLE": "1",
+        }
+    return {**inherited, **changes}
+
+
+def room_for_rank(rank: int) -> int:
+    """Return the smallest rank that vLLM has room for an adapter of this rank at."""
+    return min(size for size in get_args(LoRARank) if size >= rank)
