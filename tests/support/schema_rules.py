@@ -102,6 +102,18 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
         {"gpusPerNode": 3, "rollouts": {"gpusPerServer": 2}},
         "has to divide gpusPerNode",
     ),
+    (
+        Compute,
+        {"rollouts": {"placement": "Dedicated", "overlap": 1}},
+        {"rollouts": {"overlap": 1}},
+        "overlap needs servers that compute beside the trainer",
+    ),
+    (
+        Compute,
+        {"gpusPerNode": 0, "rollouts": {"engine": "vLLM", "overlap": 1}},
+        {"gpusPerNode": 0, "rollouts": {"overlap": 1}},
+        "overlap needs servers that compute beside the trainer",
+    ),
     (Compute, {"gpusPerNode": 0, "precision": "Float32"}, {"precision": "Float32"}, "precision is for CPU training"),
     (Compute, {"gpuMemory": "80Gi"}, {"gpusPerNode": 0, "gpuMemory": "80Gi"}, "gpuMemory is the memory of a GPU"),
     (Compute, {"ignoreMemoryPlan": True}, {"gpusPerNode": 0, "ignoreMemoryPlan": True}, "ignoreMemoryPlan is for GPUs"),

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -107,15 +107,20 @@ def render(spec: dict[str, Any], folder: Path, address: str | dict[str, str], to
 
 
 def train_in_process(
-    config: TrainerConfig, kind: type[RFTTrainer] | None = None, engine: VLLM | None = None
+    config: TrainerConfig,
+    kind: type[RFTTrainer] | None = None,
+    engine: VLLM | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> RFTTrainer:
     """Trains as `config` says in this process, without preflight and evaluations; returns the trainer.
 
     `kind` is a subclass of the trainer to train with. Completions come from `engine`, or are sampled in this process.
+    A run that has stopped because of `should_stop` goes on from its checkpoint.
     """
     # Slow to import, and not needed to start programs.
     import torch
 
+    from rft_trainer.checkpoints import resume_point
     from rft_trainer.data import load_dataset, mix
     from rft_trainer.engines import InProcess
     from rft_trainer.grpo import RFTTrainer
@@ -123,7 +128,9 @@ def train_in_process(
     from rft_trainer.progress import ProgressReporter
     from rft_trainer.rewards import RewardClient
 
-    RunFolder(config.output).path.mkdir(parents=True)
+    folder = RunFolder(config.output)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    checkpoint = resume_point(folder)
     model = load_model(config.model, torch.float32)
     if config.tuning.type == "LoRA":
         model = add_adapter(model, config.tuning, config.hyperparameters.seed)
@@ -133,9 +140,9 @@ def train_in_process(
     reporter, tokenizer = ProgressReporter("default", config.name), load_tokenizer(config.model)
     trainer = (kind or RFTTrainer)(
         config, model, tokenizer, prompts, dataset.validation, client, engine or InProcess(config, tokenizer), reporter,
-        lambda: False, None,
+        should_stop, checkpoint,
     )  # fmt: skip
-    trainer.train()
+    trainer.train(resume_from_checkpoint=str(folder.checkpoint(checkpoint.step)) if checkpoint else None)
     client.close()
     return trainer
 

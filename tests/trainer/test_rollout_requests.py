@@ -168,6 +168,34 @@ def test_completions_are_reported_in_the_thread_that_asks(folder, client):
     assert set(reports) <= {threading.current_thread()}
 
 
+def test_completions_are_taken_as_they_end_without_waiting_for_others(folder, client):
+    others = threading.Event()
+    reports = []
+
+    def respond(path, request):
+        if request["seed"] == 3:
+            others.wait()
+        return 200, answer_to(request, (request["seed"] + 10, 1))
+
+    with server(socket_of(folder, 0), respond):
+        generation = client.begin("policy-v1", PROMPTS, SEEDS, SAMPLING)
+        wait_until(lambda: generation.poll(reports.append) or sum(map(len, reports)) == 2)
+        generation.poll(reports.append)
+        assert {place: ids for report in reports for place, ids in report.items()} == {0: [11, 1], 1: [12, 1]}
+        others.set()
+        completions = generation.wait(refuse)  # all but the last one were taken
+    assert [each.token_ids for each in completions] == [[11, 1], [12, 1], [13, 1]]
+
+
+def test_completions_that_all_ended_are_taken_and_returned(folder, client):
+    reports = []
+    with server(socket_of(folder, 0), lambda path, request: (200, answer_to(request))):
+        generation = client.begin("policy-v1", PROMPTS, SEEDS, SAMPLING)
+        wait_until(lambda: generation.poll(reports.append) or sum(map(len, reports)) == 3)
+        assert len(generation.wait(refuse)) == 3
+        client.begin("policy-v1", PROMPTS, SEEDS, SAMPLING).cancel()
+
+
 def refuse(ended):
     raise RuntimeError("stopped by the one who asked")
 

@@ -16,12 +16,14 @@ import pytest
 import torch
 from support.patience import PATIENCE_SECONDS, wait_until
 from support.tiny import write_model
-from support.trainer import TrainerProgram, hyperparameters, job_spec, render, train_in_process
+from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, render, train_in_process
 
 from rft_api.ports import free_port
 from rft_api.run_folder import RunFolder
 from rft_api.training import Tuning
+from rft_trainer import engines
 from rft_trainer.base_model import BaseModel
+from rft_trainer.checkpoints import SAMPLER
 from rft_trainer.engines import VLLM, InProcess, Policy
 from rft_trainer.evaluation import plain_completer
 from rft_trainer.grpo import RFTTrainer
@@ -285,3 +287,44 @@ def test_a_step_has_the_loss_of_a_step_in_the_trainers_process(engine, config, t
         assert one.importance_ratio_clipped == 0
         assert one.logprob_difference_max < 1e-4
         assert other.importance_ratio_mean is None
+
+
+def test_steps_are_sampled_ahead_and_a_run_that_was_interrupted_meanwhile_goes_on_exactly(
+    engine, config, tmp_path, monkeypatch
+):
+    """Steps 1 and 2 of 4 are sampled while the step before is learnt; a validation follows step 2, counted from 0."""
+    parameters = config.hyperparameters.model_copy(update={"max_steps": 5, "eval_interval": 3, "learning_rate": 2e-2})
+    rollouts = config.compute.rollouts.model_copy(update={"overlap": 1})
+    compute = config.compute.model_copy(update={"rollouts": rollouts})
+    sampled = []
+    begin = engine.begin_sampling
+
+    def note(prompt_ids, step, temperature):
+        sampled.append((step, engine._current))
+        return begin(prompt_ids, step, temperature)
+
+    monkeypatch.setattr(engine, "begin_sampling", note)
+
+    def run(folder, start, should_stop=lambda: False):
+        """Trains with names of versions that no other start uses; returns the metrics so far."""
+        monkeypatch.setattr(engines, "policy_version", lambda step: f"{start}-v{step}")
+        sampled.clear()
+        own = config.model_copy(update={"output": str(folder), "hyperparameters": parameters, "compute": compute})
+        trainer = train_in_process(own, None, engine, should_stop)
+        lines = RunFolder(folder).metrics.read_text(encoding="utf-8").splitlines()
+        return trainer, curve([json.loads(line) for line in lines])
+
+    _, undisturbed = run(tmp_path / "undisturbed", "undisturbed")
+    assert sampled == [(step, f"undisturbed-v{version}") for step, version in ((0, 0), (1, 0), (2, 1), (3, 3), (4, 3))]
+    ratios = [line["importanceRatioMean"] for line in undisturbed if line["split"] == "train"]
+    assert [abs(ratio - 1) < 1e-3 for ratio in ratios] == [True, False, False, True, False]
+
+    folder = RunFolder(tmp_path / "interrupted")
+    after_steps = iter([False, True])
+    trainer, _ = run(folder.path, "interrupted", lambda: next(after_steps))
+    assert trainer.interrupted
+    assert (folder.checkpoint(2) / SAMPLER).is_dir()
+    _, resumed = run(folder.path, "resumed")
+    assert sampled == [(step, f"resumed-v{version}") for step, version in ((2, 1), (3, 3), (4, 3))]
+    assert resumed == undisturbed
+    assert not (folder.checkpoint(2) / SAMPLER).exists()

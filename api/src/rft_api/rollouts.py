@@ -36,6 +36,10 @@ class Rollouts(Model):
     memory_share: Annotated[Decimal, Between("0.01", "0.98")] | None = None
     """Share of a GPU's memory that a vLLM server takes for weights and cache. By default, with placement Shared, what
     the trainer leaves by the plan of the job's memory; with placement Dedicated 0.92."""
+    overlap: Annotated[Integer, Field(ge=0, le=1)] = 0
+    """Number of steps whose completions are sampled ahead. With 1, vLLM servers sample those of the next step while the
+    trainer learns from those of this one, so that neither waits for the other. They come from the policy before this
+    step; importanceSampling corrects the loss. Nothing is sampled ahead across a validation."""
 
     @property
     def effective_servers(self) -> int:

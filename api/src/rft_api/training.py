@@ -215,6 +215,20 @@ class TrainerCompute(Model):
             ),
         ),
         Rule(
+            cel="!has(self.rollouts) || !has(self.rollouts.overlap) || self.rollouts.overlap == 0 || "
+            "((has(self.rollouts.engine) ? self.rollouts.engine == 'vLLM' : self.gpusPerNode > 0) && "
+            "(self.gpusPerNode == 0 || self.rollouts.placement == 'Dedicated'))",
+            message="rollouts.overlap needs servers that compute beside the trainer: set rollouts.engine: vLLM and, "
+            "with GPUs, rollouts.placement: Dedicated",
+            holds=lambda compute: (
+                compute.rollouts.overlap == 0
+                or (
+                    compute.rollout_engine == "vLLM"
+                    and (compute.gpus_per_node == 0 or compute.rollouts.placement == "Dedicated")
+                )
+            ),
+        ),
+        Rule(
             cel="!has(self.precision) || self.precision == 'Auto' || self.gpusPerNode == 0",
             message="precision is for CPU training (gpusPerNode: 0); on GPUs the trainer computes in bfloat16",
             holds=lambda compute: compute.gpus_per_node == 0 or compute.precision == "Auto",

@@ -14,8 +14,13 @@ from rft_api.run_folder import CHECKPOINT_MARKER, CheckpointInfo, RunFolder
 KEPT = 3
 """Checkpoints kept for their validation reward, besides the newest one."""
 
+SAMPLER = "sampler"
+"""Folder in a checkpoint with the version of the policy from which the next step was being sampled, if another."""
+
 # Files of a checkpoint that only a resumed run needs; the others are the model or adapter.
-_RESUME_FILES = ("optimizer.*", "scheduler.pt", "rng_state*", "global_step*", "latest", "zero_to_fp32.py", "scaler.pt")
+_RESUME_FILES = (
+    "optimizer.*", "scheduler.pt", "rng_state*", "global_step*", "latest", "zero_to_fp32.py", "scaler.pt", SAMPLER,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

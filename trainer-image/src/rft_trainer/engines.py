@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from rft_trainer.evaluation import Complete, plain_completer, rows_at_once
 from rft_trainer.failures import memory_for
 from rft_trainer.generation import Finished
 from rft_trainer.modeling import model_dtype, read_configuration, stated_end_token_ids
-from rft_trainer.rollout_servers.client import Completion, RolloutClient, Sampling, sample_seed
+from rft_trainer.rollout_servers.client import Completion, Generation, RolloutClient, Sampling, sample_seed
 from rft_trainer.rollout_servers.command import BASE, ServerSettings
 from rft_trainer.rollout_servers.placement import gpu_memory_share, on_devices, server_settings
 from rft_trainer.rollout_servers.servers import RolloutServers, Version, server_folder, socket_of
@@ -136,13 +137,31 @@ class VLLM:
         self, prompt_ids: list[list[int]], step: int, temperature: float, on_finished: Finished
     ) -> list[Completion]:
         """Return this rank's rollouts of a step, sampled from the version that was loaded last."""
+        with memory_for("vLLM"):
+            return self.begin_sampling(prompt_ids, step, temperature).wait(on_finished)
+
+    def begin_sampling(self, prompt_ids: list[list[int]], step: int, temperature: float) -> Generation:
+        """Request this rank's rollouts of a step from the version that was loaded last; wait for nothing.
+
+        No version may be loaded before all ranks have waited for theirs.
+        """
         first = rank() * len(prompt_ids)
         seeds = [
             sample_seed(self._config.hyperparameters.seed, "rollout", step, first + place)
             for place in range(len(prompt_ids))
         ]
-        with memory_for("vLLM"):
-            return self._client.generate(self._model, prompt_ids, seeds, self._sampling(temperature), on_finished)
+        return self._client.begin(self._model, prompt_ids, seeds, self._sampling(temperature))
+
+    def store_version(self, folder: Path) -> None:
+        """Copy the version that was loaded last to a new folder, from which `load_version` reads it."""
+        shutil.copytree(self._folder / self._current, folder)
+
+    def load_version(self, folder: Path, step: int) -> None:
+        """Load the version of the policy after a step, which `store_version` has written; all ranks call it."""
+        own = self._folder / policy_version(step)
+        if local_rank() == 0:
+            shutil.copytree(folder, own)
+        self._load(Version(own.name, own, self._trains_adapter, is_temporary=True))
 
     def current_completer(self, temperature: float) -> Complete:
         """Return a function that completes prompts with the version that was loaded last."""

@@ -28,9 +28,11 @@ from rft_trainer.evaluation import complete
 from rft_trainer.failures import first_line, write_failure
 from rft_trainer.generation import Finished
 from rft_trainer.modeling import end_token_ids
+from rft_trainer.overlap import NextStep
 from rft_trainer.progress import ProgressReporter
 from rft_trainer.recorder import CLIPPED_RATIOS, Recorder
 from rft_trainer.rewards import RewardClient
+from rft_trainer.rollout_servers.client import Completion
 from rft_trainer.step import Step
 from rft_trainer.update import PackedGRPOTrainer
 from rft_trainer.validator import Validator
@@ -94,6 +96,8 @@ class RFTTrainer(PackedGRPOTrainer):
         self.use_vllm = isinstance(engine, VLLM)
         self._end_ids = end_token_ids(model, tokenizer)
         self._rollouts = self._begin_step([])
+        self._next_rows: list[dict[str, Any]] = []
+        self._next_step: NextStep | None = None
         components = ComponentLimit(recorded_names(self._folder))
         self._recorder = Recorder(config, len(prompts), client, components, reporter, self._total_steps)
         self._validator = Validator(
@@ -135,6 +139,10 @@ class RFTTrainer(PackedGRPOTrainer):
         """Record the step, and validate if it is due; return whether to save a checkpoint and whether to stop."""
         self.interrupted = any_rank(self._should_stop())
         self._rollouts.end()
+        if self._next_step is not None:
+            self._next_step.request_rewards()
+            if self.interrupted:
+                self._next_step.generation.cancel()
         self._recorder.record_rollouts(number, self._rollouts)
         is_due = self._validator.is_due(number)
         self._validation_reward = None
@@ -165,7 +173,17 @@ class RFTTrainer(PackedGRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         """Keep the completions and advantages of the step, of which TRL logs only means."""
-        self._rollouts = self._begin_step([self._prompts[row["index"]] for row in inputs])
+        prompts = [self._prompts[row["index"]] for row in inputs]
+        if self._next_step is None:
+            self._rollouts = self._begin_step(prompts)
+        else:
+            assert self._next_step.prompts == prompts, "the step has other prompts than those that were sampled ahead"
+            self._rollouts = self._next_step.step
+            self._rollouts.start()
+        self._next_rows = []
+        if self._samples_ahead(self.state.global_step):
+            of_step = self._config.hyperparameters.batch_size
+            self._next_rows = [self.train_dataset[row["index"] + of_step] for row in inputs]
         output = super()._generate_and_score_completions(inputs)
         if self.use_vllm:
             self._record_clipped_ratios(output["importance_sampling_ratio"], output["completion_mask"])
@@ -184,13 +202,37 @@ class RFTTrainer(PackedGRPOTrainer):
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
         """Sample from vLLM, or on CPUs with our own sampler; request rewards while others are being sampled."""
         if isinstance(self._engine, VLLM):
-            self._sync(self._engine)
-            step, on_finished = self.state.global_step, self._rollouts.send_finished
-            completions = self._engine.sample(prompt_ids, step, self.temperature, on_finished)
+            completions = self._sample(self._engine, prompt_ids)
+            self._next_step = self._sample_ahead(self._engine) if self._next_rows else None
             return [each.token_ids for each in completions], [each.logprobs for each in completions]
         if self.accelerator.device.type != "cpu":
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         return self._complete(prompt_ids, self.temperature, self._rollouts.send_finished), None
+
+    def _sample(self, engine: VLLM, prompt_ids: list[list[int]]) -> list[Completion]:
+        """Return the completions of the step, which may have been sampled ahead."""
+        if self._next_step is not None:
+            return self._next_step.wait(prompt_ids)
+        step = self.state.global_step
+        sampler = self._folder.checkpoint(step) / checkpoints.SAMPLER
+        if self._checkpoint is not None and self._checkpoint.step == step and sampler.is_dir():
+            # The run was interrupted while these completions were sampled ahead.
+            engine.load_version(sampler, step - 1)
+        else:
+            self._sync(engine)
+        return engine.sample(prompt_ids, step, self.temperature, self._rollouts.send_finished)
+
+    def _samples_ahead(self, step: int) -> bool:
+        """Return whether the completions of the next step are sampled while this one is learnt."""
+        return self._config.compute.rollouts.overlap > 0 and not self._validator.is_due(step + 1)
+
+    def _sample_ahead(self, engine: VLLM) -> NextStep:
+        """Begin to sample the completions of the next step from the policy before this one; all ranks call it."""
+        self._sync(engine)
+        prompts = [self._prompts[row["index"]] for row in self._next_rows]
+        prompt_ids = self._tokenize_prompts([row["prompt"] for row in self._next_rows])[0]
+        generation = engine.begin_sampling(prompt_ids, self.state.global_step + 1, self.temperature)
+        return NextStep(prompts, prompt_ids, self._begin_step(prompts), generation)
 
     def _complete_greedily(self, prompt_ids: list[list[int]], on_finished: Finished) -> list[list[int]]:
         if isinstance(self._engine, VLLM):
@@ -228,6 +270,12 @@ class RFTTrainer(PackedGRPOTrainer):
         rewards = self._rollouts.rewards([completion[0]["content"] for completion in completions], completion_ids_list)
         return gather_tensors(torch.tensor(rewards, dtype=torch.float32, device=self.accelerator.device)[:, None])
 
+    def _compute_loss(self, model: Any, inputs: Any) -> Any:
+        """Compute the loss of a pass; request the rewards of completions that have been sampled ahead meanwhile."""
+        if self._next_step is not None:
+            self._next_step.request_rewards()
+        return super()._compute_loss(model, inputs)
+
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """Return the optimizer; at ZeRO stage 0 it also clips gradients: DeepSpeed would not report their norm."""
         # transformers also calls this method when the optimizer exists already.
@@ -257,6 +305,8 @@ class RFTTrainer(PackedGRPOTrainer):
         partial_checkpoint = self._folder.checkpoints / f"{PREFIX_CHECKPOINT_DIR}-{step}"
         try:
             super()._save_checkpoint(model, trial)
+            if self._next_step is not None and isinstance(self._engine, VLLM) and rank() == 0:
+                self._engine.store_version(partial_checkpoint / checkpoints.SAMPLER)
             wait_for_all()
             own_disks.collect(partial_checkpoint)
             if rank() == 0:

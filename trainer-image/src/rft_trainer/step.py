@@ -32,6 +32,10 @@ class Step(Batch):
         """Seconds of the whole step; set by `end`."""
         self._started = time.monotonic()
 
+    def start(self) -> None:
+        """Start the clock again, if completions were sampled while the step before was learnt."""
+        self._started = time.monotonic()
+
     def rewards(self, texts: Sequence[str], completion_ids: Sequence[Sequence[int]]) -> list[float]:
         """Wait for the rewards; return them in the order of the batch, NaN for a completion that could not be scored.
 

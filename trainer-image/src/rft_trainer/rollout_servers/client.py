@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,62 @@ class Completion:
     logprobs: list[float]
     """The log-probability of each token, in the distribution that it was sampled from."""
     finish_reason: FinishReason
+
+
+class Generation:
+    """Completions that the servers compute while the caller does something else; `RolloutClient.begin` returns it.
+
+    Args:
+        future: ends when all completions have been put into `answers`, or with an error.
+        answers: completions with their place, as they end.
+        count: number of completions.
+    """
+
+    def __init__(self, future: Future[None], answers: queue.SimpleQueue[tuple[int, Completion] | None], count: int):
+        self._future = future
+        self._answers = answers
+        self._count = count
+        self._completions: dict[int, Completion] = {}
+        future.add_done_callback(lambda _: answers.put(None))
+
+    def poll(self, on_finished: Finished) -> None:
+        """Call `on_finished` with the completions that have ended since the last call, if any; wait for nothing."""
+        if ended := self._take():
+            on_finished({place: completion.token_ids for place, completion in ended.items()})
+
+    def wait(self, on_finished: Finished) -> list[Completion]:
+        """Wait for all completions, and return them in the order of their prompts.
+
+        Args:
+            on_finished: called in this thread with completions that have ended while others go on.
+
+        Raises:
+            RunError, RuntimeError: as `RolloutClient.generate`.
+        """
+        try:
+            while (answer := self._answers.get()) is not None:
+                self._completions[answer[0]] = answer[1]
+                ended = dict([answer]) | self._take()
+                if len(self._completions) < self._count:
+                    on_finished({place: completion.token_ids for place, completion in ended.items()})
+            self._future.result()
+        finally:
+            self.cancel()
+        return [self._completions[place] for place in range(self._count)]
+
+    def cancel(self) -> None:
+        """Give up the completions that have not ended."""
+        self._future.cancel()
+
+    def _take(self) -> dict[int, Completion]:
+        """Return the completions that have ended since the last call."""
+        ended: dict[int, Completion] = {}
+        with suppress(queue.Empty):
+            while (answer := self._answers.get_nowait()) is not None:
+                ended[answer[0]] = answer[1]
+            self._answers.put(None)  # for `wait`, which ends with it
+        self._completions |= ended
+        return ended
 
 
 class Lost(Exception):
@@ -167,25 +224,15 @@ class RolloutClient:
             RunError: INTERRUPTED when the run is to stop while a server is away.
             RuntimeError: when a server cannot be started any more, refuses a request, or answers what cannot be right.
         """
-        completions: dict[int, Completion] = {}
+        return self.begin(model, prompts, seeds, sampling).wait(on_finished)
+
+    def begin(
+        self, model: str, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling
+    ) -> Generation:
+        """Request one completion for each prompt, as `generate` does; return without waiting for them."""
         answers: queue.SimpleQueue[tuple[int, Completion] | None] = queue.SimpleQueue()
         work = self._generate(model, prompts, seeds, sampling, answers.put)
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        future.add_done_callback(lambda _: answers.put(None))
-        try:
-            while (answer := answers.get()) is not None:
-                ended = dict([answer])
-                with suppress(queue.Empty):
-                    while (more := answers.get_nowait()) is not None:
-                        ended[more[0]] = more[1]
-                    answers.put(None)
-                completions |= ended
-                if len(completions) < len(prompts):
-                    on_finished({place: completion.token_ids for place, completion in ended.items()})
-            future.result()
-        finally:
-            future.cancel()
-        return [completions[place] for place in range(len(prompts))]
+        return Generation(asyncio.run_coroutine_threadsafe(work, self._loop), answers, len(prompts))
 
     async def _generate(
         self,
