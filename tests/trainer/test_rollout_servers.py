@@ -23,7 +23,7 @@ from rft_api.run_folder import RunFolder
 from rft_api.training import Tuning
 from rft_trainer import engines
 from rft_trainer.base_model import BaseModel
-from rft_trainer.checkpoints import SAMPLER
+from rft_trainer.checkpoints import sampler
 from rft_trainer.engines import VLLM, InProcess, Policy
 from rft_trainer.evaluation import plain_completer
 from rft_trainer.grpo import RFTTrainer
@@ -323,8 +323,8 @@ def test_steps_are_sampled_ahead_and_a_run_that_was_interrupted_meanwhile_goes_o
     after_steps = iter([False, True])
     trainer, _ = run(folder.path, "interrupted", lambda: next(after_steps))
     assert trainer.interrupted
-    assert (folder.checkpoint(2) / SAMPLER).is_dir()
+    assert sampler(folder.checkpoint(2)).is_dir()
     _, resumed = run(folder.path, "resumed")
     assert sampled == [(step, f"resumed-v{version}") for step, version in ((2, 1), (3, 3), (4, 3))]
     assert resumed == undisturbed
-    assert not (folder.checkpoint(2) / SAMPLER).exists()
+    assert not sampler(folder.checkpoint(2)).exists()

@@ -14,12 +14,11 @@ from rft_api.run_folder import CHECKPOINT_MARKER, CheckpointInfo, RunFolder
 KEPT = 3
 """Checkpoints kept for their validation reward, besides the newest one."""
 
-SAMPLER = "sampler"
-"""Folder in a checkpoint with the version of the policy from which the next step was being sampled, if another."""
+_SAMPLER = "sampler"
 
 # Files of a checkpoint that only a resumed run needs; the others are the model or adapter.
 _RESUME_FILES = (
-    "optimizer.*", "scheduler.pt", "rng_state*", "global_step*", "latest", "zero_to_fp32.py", "scaler.pt", SAMPLER,
+    "optimizer.*", "scheduler.pt", "rng_state*", "global_step*", "latest", "zero_to_fp32.py", "scaler.pt", _SAMPLER,
 )  # fmt: skip
 
 
@@ -115,6 +114,14 @@ def _thin(checkpoint: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+def sampler(checkpoint: Path) -> Path:
+    """Return where a checkpoint holds the version from which the next step was being sampled, if it is another one.
+
+    The folder is two levels deep, because transformers loads an adapter from every folder of a checkpoint that has one.
+    """
+    return checkpoint / _SAMPLER / "version"
 
 
 def write_marker(checkpoint: Path, info: CheckpointInfo) -> None:

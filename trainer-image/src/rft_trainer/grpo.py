@@ -214,7 +214,7 @@ class RFTTrainer(PackedGRPOTrainer):
         if self._next_step is not None:
             return self._next_step.wait(prompt_ids)
         step = self.state.global_step
-        sampler = self._folder.checkpoint(step) / checkpoints.SAMPLER
+        sampler = checkpoints.sampler(self._folder.checkpoint(step))
         if self._checkpoint is not None and self._checkpoint.step == step and sampler.is_dir():
             # The run was interrupted while these completions were sampled ahead.
             engine.load_version(sampler, step - 1)
@@ -306,7 +306,7 @@ class RFTTrainer(PackedGRPOTrainer):
         try:
             super()._save_checkpoint(model, trial)
             if self._next_step is not None and isinstance(self._engine, VLLM) and rank() == 0:
-                self._engine.store_version(partial_checkpoint / checkpoints.SAMPLER)
+                self._engine.store_version(checkpoints.sampler(partial_checkpoint))
             wait_for_all()
             own_disks.collect(partial_checkpoint)
             if rank() == 0:
