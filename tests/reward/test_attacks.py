@@ -197,9 +197,12 @@ def unprotected(reward_server):
     "attack", [attack for attack in ATTACKS if attack.succeeds_without], ids=lambda attack: attack.name
 )
 def test_attacks_succeed_without_the_sandbox(unprotected, attack):
-    # The attack before may have killed workers, which the server replaces.
-    unprotected.server.wait_settled(unprotected.workers)
-    row = unprotected.server.score_one(f"{attack.name} {json.dumps(unprotected.described())}")
+    for _ in range(5):
+        # The attack before may have killed workers, which the server replaces, or be about to.
+        unprotected.server.wait_settled(unprotected.workers)
+        row = unprotected.server.score_one(f"{attack.name} {json.dumps(unprotected.described())}")
+        if "the worker was killed" not in (row.get("error") or ""):
+            break
     assert row["aggregate_reward_score"] == 99.0, row
     unprotected.reset()
     unprotected.reached()
