@@ -10,10 +10,12 @@ from pydantic import ValidationError
 from support.model_configurations import LLAMA_3_1_8B, QWEN3_8B, QWEN3_30B_A3B, QWEN3_32B
 
 from rft_api.memory_advice import Fields, advise, judge_memory
+from rft_api.memory_devices import Devices, devices_of
 from rft_api.memory_layers import cache_bytes_per_token
-from rft_api.memory_plan import GIB, Devices, devices_of, plan_memory
+from rft_api.memory_plan import GIB, plan_memory
 from rft_api.model_shape import UnknownShape, read_shape
-from rft_api.training import DeepSpeed, Hyperparameters, TrainerCompute, Tuning
+from rft_api.training import DeepSpeed, Hyperparameters, TrainerCompute
+from rft_api.tuning import Tuning
 
 LORA, FULL = Tuning(), Tuning(type="Full")
 
@@ -91,6 +93,25 @@ def test_a_smaller_pass_is_the_first_advice_where_it_suffices():
     assert job.plan(shape).fits is False
     smaller = job.hyperparameters.model_copy(update={"tokens_per_micro_batch": 4096})
     assert replace(job, hyperparameters=smaller).plan(shape).fits is True
+
+
+def test_layers_that_keep_all_activations_are_advised_to_keep_their_inputs():
+    """Where smaller passes do not suffice, and the memory with the default does."""
+    shape, default = fields(QWEN3_8B, gpuMemory="80Gi", rollouts={"engine": "InProcess"})
+    _, job = fields(QWEN3_8B, gpuMemory="80Gi", rollouts={"engine": "InProcess"}, gradientCheckpointing=False)
+    assert default.plan(shape).fits is True
+    assert job.plan(shape).largest.total > 1.5 * default.plan(shape).largest.total
+    advice = next(item for item in advise(shape, job) if item.changes == ("compute.gradientCheckpointing: true",))
+    assert advice.fits
+    assert all("gradientCheckpointing" not in str(item) for item in advise(shape, default))
+
+
+def test_an_adapter_on_chosen_layers_has_only_their_weights():
+    shape, job = fields(QWEN3_8B, Tuning(target_modules=["v_proj", "q_proj"]), gpuMemory="80Gi")
+    items = {name: size for phase in job.plan(shape).phases for name, size in phase.items.items()}
+    assert items["adapter"] == 4 * 36 * 16 * ((4096 + 4096) + (4096 + 1024))
+    _, whole = fields(QWEN3_8B, gpuMemory="80Gi")
+    assert job.plan(shape).largest.total < whole.plan(shape).largest.total
 
 
 @pytest.mark.parametrize(

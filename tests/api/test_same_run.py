@@ -32,7 +32,18 @@ CHANGES: list[tuple[str, Any, list[str]]] = [
     ("hyperparameters.learningRate", "2e-3", ["hyperparameters.learningRate"]),
     ("hyperparameters.maxSteps", 5, ["hyperparameters.maxSteps"]),
     ("hyperparameters.seed", 1, ["hyperparameters.seed"]),
-    ("tuning.type", "Full", ["tuning.alpha", "tuning.rank", "tuning.type"]),
+    ("hyperparameters.scaleRewards", "Batch", ["hyperparameters.scaleRewards"]),
+    ("hyperparameters.maskTruncatedCompletions", True, ["hyperparameters.maskTruncatedCompletions"]),
+    ("hyperparameters.warmupRatio", "0.1", ["hyperparameters.warmupRatio"]),
+    ("hyperparameters.adamBeta2", "0.99", ["hyperparameters.adamBeta2"]),
+    (
+        "tuning.type",
+        "Full",
+        ["tuning.alpha", "tuning.dropout", "tuning.rank", "tuning.rankStabilized", "tuning.type"],
+    ),
+    ("tuning.targetModules", ["q_proj"], ["tuning.targetModules"]),
+    ("tuning.dropout", "0.1", ["tuning.dropout"]),
+    ("tuning.rankStabilized", True, ["tuning.rankStabilized"]),
     ("tuning.alpha", 64, ["tuning.alpha"]),
     ("compute.nodes", 2, ["compute.deepspeed", "compute.nodes"]),
     ("compute.gpusPerNode", 1, ["compute.gpusPerNode", "compute.rollouts.engine"]),
@@ -44,12 +55,19 @@ CHANGES: list[tuple[str, Any, list[str]]] = [
     ("data.validationFraction", "0.1", []),
     ("tuning.rank", 16, []),
     ("tuning.alpha", 32, []),
+    ("tuning.dropout", "0", []),
+    ("tuning.rankStabilized", False, []),
+    ("hyperparameters.scaleRewards", "Group", []),
+    ("hyperparameters.adamBeta2", "0.999", []),
     ("compute.processesPerNode", 1, []),
     ("compute.rollouts", {"engine": "InProcess"}, []),
     # What may change.
     ("output.uri", "p", []),
     ("hyperparameters.microBatchSize", 4, []),
     ("hyperparameters.tokensPerMicroBatch", 4096, []),
+    ("compute.gradientCheckpointing", True, []),
+    ("checkpoints.interval", 5, []),
+    ("checkpoints.keep", 2, []),
     ("preflight.action", "Warn", []),
     ("suspend", True, []),
     ("limits.retries", 9, []),
@@ -140,7 +158,10 @@ def test_a_trainer_that_runs_goes_on_exactly_where_it_reads_nothing_of_a_change(
 
 
 # Fields in which a manifest states what MAY_CHANGE and NOT_READ name as a whole.
-SPELLED_BY_FIELD = {("output", "uri"), ("preflight", "action"), ("limits", "retries")}
+SPELLED_BY_FIELD = {
+    ("output", "uri"), ("preflight", "action"), ("limits", "retries"), ("checkpoints", "interval"),
+    ("checkpoints", "keep"),
+}  # fmt: skip
 
 
 def test_what_is_live_is_taken_over_whatever_else_changed():

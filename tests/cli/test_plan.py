@@ -88,6 +88,14 @@ def test_a_model_with_experts_is_refused_for_vllm(rft, tmp_path):
     assert "RFTJob job: spec.compute.rollouts.engine: vLLM does not take over" in ended.stderr
 
 
+def test_layers_that_a_model_does_not_have_are_refused_with_those_that_it_has(rft, tmp_path):
+    ended = rft("plan", write(tmp_path, "{gpuMemory: 80Gi}\n  tuning: {targetModules: [q_proj, query]}", QWEN3_8B))
+    assert ended.returncode == ExitCode.MODEL_INVALID
+    text = " ".join(ended.stderr.split())
+    assert "it has no linear layers called query (tuning.targetModules); those that an adapter can train are" in text
+    assert "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj" in text
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

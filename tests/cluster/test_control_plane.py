@@ -34,7 +34,8 @@ from rft_api.reward_function import (
 )
 from rft_api.rft_job import Compute, RFTJob, RFTJobSpec
 from rft_api.sources import Data, DataSource, WarmupSource
-from rft_api.training import DeepSpeed, Hyperparameters, Tuning, Warmup
+from rft_api.training import DeepSpeed, Hyperparameters, Warmup
+from rft_api.tuning import Tuning
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*/*.yaml"))

@@ -115,6 +115,19 @@ def test_the_table_of_terms_has_hyperparameters_that_exist():
     assert {name.removeprefix("spec.") for name in named if name.startswith("spec.")} <= fields(RFTJobSpec)
 
 
+def test_the_tables_of_settings_name_fields_with_their_defaults():
+    schemas = dict(field_schemas(structural_schema(RFTJob)["properties"]["spec"]))
+    named = 0
+    for table in page("settings.md").split("| Field of `")[1:]:
+        parent = table.partition("`")[0]
+        for row in re.findall(r"^\| `(\w+)` \| ([^|]+) \|", table.split("\n\n")[0], flags=re.MULTILINE):
+            schema = schemas[f"{parent}.{row[0]}"]
+            if "default" in schema:
+                assert row[1].strip("`") == str(schema["default"]).lower(), row
+            named += 1
+    assert named == 20
+
+
 def here(section: str) -> list[str]:
     """What the last column of a table of terms names as ours."""
     text = page("coming-from-other-products.md").split(f"## {section}\n", 1)[1].split("\n## ", 1)[0]

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from trl import GRPOConfig
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOConfig, GRPOTrainer
+
+from rft_trainer.data import mix
+from support.trainer import DIGIT_SHARE
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 """Names of all linear layers of a block."""
@@ -30,3 +38,61 @@ def grpo_config(folder: Path, **settings: Any) -> GRPOConfig:
         gradient_checkpointing=False,
         **settings,
     )
+
+
+def digits_reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+    """The reward function, called in process."""
+    scope: dict[str, Any] = {}
+    exec(DIGIT_SHARE, scope)
+    event = [{"id": str(n), "messages": completion} for n, completion in enumerate(completions)]
+    return [row["aggregate_reward_score"] for row in scope["lambda_handler"](event, None)]
+
+
+def bare_trl(
+    folder: Path, model_folder: Path, data: Path, adapter: LoraConfig | None, passes: int, steps: int, **settings: Any
+) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    """What a user of TRL writes; returns its log and its weights.
+
+    Args:
+        folder: the folder for the files of TRL.
+        model_folder: the model.
+        data: the folder of the data.
+        adapter: the adapter to train; None trains all weights.
+        passes: passes of each step.
+        steps: number of steps.
+        settings: further settings of GRPOConfig.
+    """
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder, padding_side="left")
+    if adapter is not None:
+        torch.manual_seed(3)
+        model = get_peft_model(model, adapter)
+    rows = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
+    prompts = {row["messages"][0]["content"]: row["messages"] for row in rows}
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=digits_reward,
+        args=grpo_config(
+            folder,
+            max_steps=steps,
+            per_device_train_batch_size=16 // passes,
+            gradient_accumulation_steps=passes,
+            num_generations=4,
+            max_completion_length=8,
+            temperature=0.9,
+            learning_rate=2e-3,
+            **settings,
+            seed=3,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": prompts[text]} for text in order_of_prompts(data)]),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    return trainer.state.log_history[:steps], trainer.model.state_dict()
+
+
+def order_of_prompts(data: Path) -> list[str]:
+    """Our trainer's order, which both are to use: by contents, so that the scripts share nothing else."""
+    rows = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
+    texts = [row["messages"][0]["content"] for row in rows]
+    return mix({"digits": texts}, {"digits": 1.0}, 2, 3)

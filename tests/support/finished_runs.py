@@ -16,7 +16,8 @@ from rft_api.run_folder import RunFolder, Stage
 from rft_api.sources import Data, DataSource
 from rft_api.summary import DataReport, Evaluation, PreflightVerdict, Summary
 from rft_api.trainer_config import RewardTarget, TrainerConfig
-from rft_api.training import Hyperparameters, Preflight, TrainerCompute, Tuning
+from rft_api.training import Hyperparameters, Preflight, TrainerCompute
+from rft_api.tuning import Tuning
 
 
 def config(folder: Path) -> TrainerConfig:

@@ -23,7 +23,8 @@ from rft_api.reward_function import (
 )
 from rft_api.rft_job import Compute, RFTJob, RFTJobSpec
 from rft_api.sources import Data, DataSource, WarmupSource
-from rft_api.training import DeepSpeed, Hyperparameters, Tuning, Warmup
+from rft_api.training import DeepSpeed, Hyperparameters, Warmup
+from rft_api.tuning import Tuning
 
 DATA = {"train": [{"name": "a", "uri": "a.jsonl", "reward": "r"}]}
 TWICE = [{"name": "a", "uri": "a.jsonl", "reward": "r"}] * 2
@@ -76,6 +77,15 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
     (MetadataFilter, {"equals": {"a": "b"}, "notEquals": {"c": "d"}}, {}, "set equals, notEquals or both"),
     (Tuning, {"type": "LoRA", "rank": 8}, {"type": "Full", "rank": 8}, "belong to type LoRA"),
     (Tuning, {"type": "Full"}, {"type": "Full", "lastLayers": 2}, "belong to type LoRA"),
+    (Tuning, {"dropout": "0.05"}, {"type": "Full", "dropout": "0"}, "dropout and rankStabilized belong to type LoRA"),
+    (Tuning, {"targetModules": ["q_proj"]}, {"type": "Full", "targetModules": ["q_proj"]}, "belong to type LoRA"),
+    (Tuning, {"rankStabilized": True}, {"type": "Full", "rankStabilized": False}, "belong to type LoRA"),
+    (
+        Tuning,
+        {"targetModules": ["q_proj", "v_proj"]},
+        {"targetModules": ["q_proj", "q_proj"]},
+        "targetModules: every name may appear only once",
+    ),
     (DeepSpeed, {"zeroStage": 2, "offload": "Optimizer"}, {"zeroStage": 1, "offload": "Optimizer"}, "offload needs"),
     (Compute, {"gpusPerNode": 0, "processesPerNode": 2}, {"gpusPerNode": 1, "processesPerNode": 2}, "is for CPU train"),
     (
@@ -148,6 +158,12 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
         {**SPEC, "algorithm": "VESPO", "hyperparameters": {"importanceSampling": {"mode": "TokenMask"}}},
         {**SPEC, "algorithm": "VESPO", "hyperparameters": {"importanceSampling": {"mode": "SequenceMask"}}},
         "VESPO needs hyperparameters.importanceSampling.mode",
+    ),
+    (
+        RFTJobSpec,
+        {**SPEC, "algorithm": "DrGRPO", "hyperparameters": {"scaleRewards": "None"}},
+        {**SPEC, "algorithm": "DrGRPO", "hyperparameters": {"scaleRewards": "Group"}},
+        "algorithm DrGRPO is defined without scaling",
     ),
     (
         RFTJobSpec,

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.run_folder import RunFolder
-from rft_api.training import Tuning
+from rft_api.tuning import Tuning
 from rft_loader.base_model import read_base_model
 from rft_loader.validation import check_adapter
 from rft_trainer.architecture import expert_weights

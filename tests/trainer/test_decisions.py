@@ -5,7 +5,7 @@ import typing
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl import GRPOConfig
 
@@ -15,7 +15,7 @@ from rft_api.quantities import decimal_text
 from rft_api.run_folder import CheckpointInfo, RunFolder
 from rft_api.training import Algorithm, EarlyStopping
 from rft_trainer.algorithms import SETTINGS
-from rft_trainer.checkpoints import KEPT, best_first, complete, plan_retention, write_marker
+from rft_trainer.checkpoints import KEPT, best_first, complete, is_among_best, plan_retention, write_marker
 from rft_trainer.data import Prompt
 from rft_trainer.ending import ProcessEnd, group_ending
 from rft_trainer.preflight import judge
@@ -23,22 +23,37 @@ from rft_trainer.rollouts import ScoredCompletion
 from rft_trainer.statistics import paired_bootstrap
 from rft_trainer.validator import stop_early
 
+REWARDS = st.one_of(st.none(), st.floats(0, 1))
 
-@given(st.lists(st.one_of(st.none(), st.floats(0, 1)), min_size=1, max_size=12))
-def test_retention_keeps_the_best_and_the_newest(rewards):
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(REWARDS, st.booleans()), min_size=1, max_size=12), st.integers(1, 3))
+def test_retention_keeps_the_best_and_the_newest(checkpoints, keep):
     kept: list[CheckpointInfo] = []
-    for step, reward in enumerate(rewards, start=1):
-        kept.append(CheckpointInfo(step=step, validation_reward=reward))
-        plan = plan_retention(kept)
+    rewards = [reward for reward, _ in checkpoints]
+    for step, (reward, resumable) in enumerate(checkpoints, start=1):
+        kept.append(CheckpointInfo(step=step, validation_reward=reward, resumable=resumable))
+        plan = plan_retention(kept, keep)
         kept = [
             info.model_copy(update={"resumable": info.resumable and info.step not in plan.thin})
             for info in kept
             if info.step not in plan.remove
         ]
     everything = [CheckpointInfo(step=s, validation_reward=r) for s, r in enumerate(rewards, start=1)]
-    best = {info.step for info in best_first(everything)[:KEPT]}
-    assert {info.step for info in kept} == best | {len(rewards)}
-    assert [info.step for info in kept if info.resumable] == [len(rewards)]
+    resumable = [step for step, (_, whole) in enumerate(checkpoints, start=1) if whole][-keep:]
+    expected = {*resumable, len(rewards)}
+    for last in expected.copy():
+        expected |= {info.step for info in best_first(everything[:last])[:KEPT]}
+    assert {info.step for info in kept} == expected
+    assert [info.step for info in kept if info.resumable] == resumable
+
+
+@settings(deadline=None)
+@given(st.lists(REWARDS, max_size=6), REWARDS)
+def test_weights_of_a_validation_are_saved_when_they_would_be_kept(rewards, reward):
+    earlier = [CheckpointInfo(step=s, validation_reward=r) for s, r in enumerate(rewards, start=1)]
+    new = CheckpointInfo(step=len(rewards) + 1, validation_reward=reward)
+    assert is_among_best(earlier, reward) == (new in best_first([*earlier, new])[:KEPT])
 
 
 def test_files_that_a_kill_left_in_a_reduced_checkpoint_go_with_the_next_one(tmp_path):
@@ -52,7 +67,7 @@ def test_files_that_a_kill_left_in_a_reduced_checkpoint_go_with_the_next_one(tmp
         (path / "adapter_model.safetensors").touch()
         (path / "rng_state_0.pth").touch()
     write_marker(folder.checkpoint(2), old)
-    complete(folder, folder.checkpoints / "checkpoint-4", new)
+    complete(folder, folder.checkpoints / "checkpoint-4", new, keep=1)
     assert {path.name for path in folder.checkpoint(2).iterdir()} == {"adapter_model.safetensors", "complete.json"}
     assert (folder.checkpoint(4) / "rng_state_0.pth").exists()
 
@@ -167,6 +182,6 @@ def test_the_exit_code_of_a_group_tells_the_cause(codes, expected):
 def test_every_algorithm_is_one_that_trl_computes():
     assert set(SETTINGS) == set(typing.get_args(Algorithm))
     known = typing.get_args(GRPOConfig.__dataclass_fields__["loss_type"].type) or None
-    for settings in SETTINGS.values():
-        GRPOConfig(output_dir="unused", use_cpu=True, bf16=False, **settings)
-        assert known is None or settings["loss_type"] in known
+    for arguments in SETTINGS.values():
+        GRPOConfig(output_dir="unused", use_cpu=True, bf16=False, **arguments)
+        assert known is None or arguments["loss_type"] in known

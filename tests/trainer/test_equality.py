@@ -1,73 +1,16 @@
 """Step by step, the trainer computes what a bare TRL script computes with the same seed."""
 
-import json
-
 import pytest
 import torch
-from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from safetensors.torch import load_file
-from support.bare_trl import LINEAR, grpo_config
-from support.trainer import DIGIT_SHARE, hyperparameters, job_spec, render, train_in_process
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import GRPOTrainer
+from support.bare_trl import LINEAR, bare_trl
+from support.trainer import hyperparameters, job_spec, render, train_in_process
 
 from rft_trainer.algorithms import SETTINGS
-from rft_trainer.data import mix
 
 STEPS = 6
 COMPARED = ("reward", "reward_std", "frac_reward_zero_std", "completions/mean_length", "num_tokens", "learning_rate")
-
-
-def digits_reward(prompts, completions, **columns):
-    """The reward function, called in process."""
-    scope = {}
-    exec(DIGIT_SHARE, scope)
-    event = [{"id": str(n), "messages": completion} for n, completion in enumerate(completions)]
-    return [row["aggregate_reward_score"] for row in scope["lambda_handler"](event, None)]
-
-
-def bare_trl(folder, model_folder, data, lora, beta, loss_type, passes=2, steps=STEPS, **settings):
-    """What a user of TRL writes; returns its log and its weights."""
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(model_folder, padding_side="left")
-    if lora:
-        torch.manual_seed(3)
-        model = get_peft_model(
-            model, LoraConfig(r=4, lora_alpha=8, target_modules=LINEAR, layers_to_transform=[1], task_type="CAUSAL_LM")
-        )
-    rows = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
-    prompts = {row["messages"][0]["content"]: row["messages"] for row in rows}
-    trainer = GRPOTrainer(
-        model=model,
-        reward_funcs=digits_reward,
-        args=grpo_config(
-            folder,
-            max_steps=steps,
-            per_device_train_batch_size=16 // passes,
-            gradient_accumulation_steps=passes,
-            num_generations=4,
-            max_completion_length=8,
-            temperature=0.9,
-            beta=beta,
-            learning_rate=2e-3,
-            lr_scheduler_type="linear",
-            loss_type=loss_type,
-            **settings,
-            seed=3,
-        ),
-        train_dataset=Dataset.from_list([{"prompt": prompts[text]} for text in order_of_prompts(data)]),
-        processing_class=tokenizer,
-    )
-    trainer.train()
-    return trainer.state.log_history[:steps], trainer.model.state_dict()
-
-
-def order_of_prompts(data):
-    """Our trainer's order, which both are to use: by contents, so that the scripts share nothing else."""
-    rows = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
-    texts = [row["messages"][0]["content"] for row in rows]
-    return mix({"digits": texts}, {"digits": 1.0}, 2, 3)
 
 
 def ours(folder, model_folder, data, lora, beta, algorithm, rewards):
@@ -93,7 +36,11 @@ def ours(folder, model_folder, data, lora, beta, algorithm, rewards):
     ids=["full", "adapter", "adapter-and-kl"],
 )
 def test_equal_to_bare_trl(tmp_path, model, data, rewards, lora, beta, algorithm, loss_type):
-    theirs, their_weights = bare_trl(tmp_path / "bare", model, data, lora, beta, loss_type)
+    adapter = LoraConfig(r=4, lora_alpha=8, target_modules=LINEAR, layers_to_transform=[1], task_type="CAUSAL_LM")
+    theirs, their_weights = bare_trl(
+        tmp_path / "bare", model, data, adapter if lora else None, passes=2, steps=STEPS,
+        beta=beta, loss_type=loss_type, lr_scheduler_type="linear",
+    )  # fmt: skip
     found, weights = ours(tmp_path, model, data, lora, beta, algorithm, rewards)
     assert len(theirs) == len(found) == STEPS
     for step, (expected, logged) in enumerate(zip(theirs, found, strict=True), start=1):
@@ -113,10 +60,10 @@ def test_equal_to_bare_trl(tmp_path, model, data, rewards, lora, beta, algorithm
 @pytest.mark.parametrize("algorithm", sorted(SETTINGS))
 def test_passes_of_few_tokens_add_up_to_the_batch(tmp_path, model, data, rewards, algorithm):
     """A step in many small passes has the loss, gradient and entropy that TRL computes of the step as one batch."""
-    settings = dict(SETTINGS[algorithm])
     theirs, their_weights = bare_trl(
-        tmp_path / "bare", model, data, False, 0.05, settings.pop("loss_type"), passes=1, steps=3, **settings
-    )
+        tmp_path / "bare", model, data, None, passes=1, steps=3,
+        beta=0.05, lr_scheduler_type="linear", **SETTINGS[algorithm],
+    )  # fmt: skip
     spec = job_spec(
         model, data, tmp_path / "out", algorithm=algorithm,
         hyperparameters=hyperparameters(

@@ -22,7 +22,8 @@ from rft_api.ports import free_port
 from rft_api.run_folder import RunFolder
 from rft_api.summary import Summary
 
-STEPS = hyperparameters(microBatchSize=4, maxSteps=9)
+# Checkpoints after steps 2, 4, 6, 8 and 9; that after step 3, a validation, has only weights.
+STEPS = hyperparameters(microBatchSize=4, maxSteps=9, evalInterval=3)
 # Half a second for each request: the run must not be over before its first checkpoint is in the store.
 SLOWLY = DIGIT_SHARE.replace("    rows = []", "    import time\n    time.sleep(0.5)\n    rows = []")
 
@@ -39,6 +40,7 @@ def adapter_spec(model, data, output, nodes, processes):
         model, data, output,
         compute={"gpusPerNode": 0, "nodes": nodes, "processesPerNode": processes, "deepspeed": {"zeroStage": 3}},
         hyperparameters=STEPS,
+        checkpoints={"interval": 2},
         tuning={"type": "LoRA", "rank": 4},
         warmup={"data": [{"name": "w", "uri": str(data / "warmup.jsonl")}], "epochs": 1, "learningRate": "1e-3"},
     )  # fmt: skip

@@ -16,18 +16,18 @@ from support.model_configurations import LLAMA_3_1_8B, QWEN3_8B, QWEN3_30B_A3B, 
 from support.smollm2 import prepare_model
 from support.trainer import hyperparameters, job_spec, render, train_in_process
 
+from rft_api.memory_devices import Devices, devices_of
 from rft_api.memory_layers import Pass, tree_pass
 from rft_api.memory_plan import (
     BUCKET_ELEMENTS,
     GATHERED_ELEMENTS,
     SUB_GROUP_ELEMENTS,
-    Devices,
     choose_precision,
-    devices_of,
     plan_memory,
 )
 from rft_api.model_shape import read_shape
-from rft_api.training import DeepSpeed, Hyperparameters, Tuning
+from rft_api.training import DeepSpeed, Hyperparameters
+from rft_api.tuning import Tuning
 from rft_trainer import logprobs
 from rft_trainer.architecture import adapted_layers
 from rft_trainer.grpo import RFTTrainer
@@ -66,12 +66,12 @@ def test_a_shape_has_the_weights_and_the_adapted_layers_that_transformers_create
     skeleton.tie_weights()
     shape = shape_of(CONFIGURATIONS[name])
     assert shape.weights == sum(parameter.numel() for parameter in skeleton.parameters())
-    for tuning in (Tuning(rank=8), Tuning(rank=8, last_layers=2)):
+    for tuning in (Tuning(rank=8), Tuning(rank=8, last_layers=2), Tuning(rank=8, target_modules=["o_proj"])):
         adapter = 0
         for layer in adapted_layers(skeleton, tuning):
             linear = skeleton.get_submodule(layer)
             adapter += 8 * (linear.in_features + linear.out_features)
-        assert shape.adapter_weights(8, tuning.last_layers) == adapter
+        assert shape.adapter_weights(8, tuning.last_layers, tuning.target_modules) == adapter
 
 
 @pytest.mark.parametrize(("prompt", "completion", "samples"), [(1024, 512, 8), (100, 300, 8), (1000, 100, 16)])
@@ -135,11 +135,15 @@ def build_model(configuration, tuning, devices, precision):
     model = transformers.AutoModelForCausalLM.from_config(configuration).to(dtypes[precision.weights])
     if tuning.type == "LoRA":
         settings = LoraConfig(
-            r=tuning.rank, lora_alpha=16, target_modules=adapted_layers(model, tuning), task_type="CAUSAL_LM"
+            r=tuning.rank,
+            lora_alpha=16,
+            lora_dropout=tuning.effective_dropout,
+            target_modules=adapted_layers(model, tuning),
+            task_type="CAUSAL_LM",
         )
         model = get_peft_model(model, settings, autocast_adapter_dtype=precision.adapter == 4)
     model.train()
-    if devices.on_gpus:
+    if devices.keeps_inputs_only:
         model.gradient_checkpointing_enable()
         if tuning.type == "LoRA":
             model.enable_input_require_grads()
@@ -185,12 +189,28 @@ class Passes:
         base.model.embed_tokens.register_forward_pre_hook(lambda module, args: self._shapes.append(args[0].shape))
 
 
+SOME = Tuning(rank=16, target_modules=["q_proj", "down_proj"], dropout="0.1")
+
+
+@pytest.mark.parametrize(
+    ("devices", "tuning"),
+    [(Devices(1, on_gpus=True, gradient_checkpointing=False), LORA), (Devices(1, on_gpus=False), SOME)],
+    ids=["GPU that keeps activations", "dropout on some layers"],
+)
+def test_settings_of_memory_are_planned(monkeypatch, devices, tuning):
+    compare_pass(monkeypatch, "llama", devices, tuning, "mostly the MLP")
+
+
 @pytest.mark.parametrize(("family", "mode", "tuning", "size"), MEASURED)
 def test_a_pass_allocates_what_is_planned(monkeypatch, family, mode, tuning, size):
+    compare_pass(monkeypatch, family, MODES[mode], tuning, size)
+
+
+def compare_pass(monkeypatch, family, devices, tuning, size):
     configuration = transformers.AutoConfig.for_model(
         family, **{**SMALL, **SIZES[size], "num_hidden_layers": 6, "dtype": "bfloat16"}
     )
-    shape, devices = shape_of(configuration), MODES[mode]
+    shape = shape_of(configuration)
     model = build_model(configuration, tuning, devices, choose_precision(shape, tuning, devices))
     passes = Passes(model, monkeypatch)
     one_pass(model)
@@ -199,7 +219,7 @@ def test_a_pass_allocates_what_is_planned(monkeypatch, family, mode, tuning, siz
         one_pass(model)
     plan = plan_memory(shape, Hyperparameters(), tuning, devices, passes.loads[0])
     update = next(phase for phase in plan.phases if phase.phase == "update")
-    print(family, mode, tuning.type, size, allocations.peak, update.items, passes.loads[0])
+    print(family, devices, tuning, size, allocations.peak, update.items, passes.loads[0])
     assert update.total - update.items["optimizer"] == pytest.approx(allocations.peak, rel=0.1)
 
 

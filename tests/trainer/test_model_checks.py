@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.sources import Data, DataSource
-from rft_api.training import Tuning
+from rft_api.tuning import Tuning
 from rft_trainer import chat_template
 from rft_trainer.architecture import adapted_layers
 from rft_trainer.arguments import build_arguments, common_arguments

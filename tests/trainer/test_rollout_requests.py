@@ -24,7 +24,8 @@ from support.trainer import job_spec, render
 from transformers import LlamaConfig
 
 from rft_api.exit_codes import ExitCode, RunError
-from rft_api.memory_plan import GIB, devices_of, plan_memory
+from rft_api.memory_devices import devices_of
+from rft_api.memory_plan import GIB, plan_memory
 from rft_api.model_shape import read_shape
 from rft_api.training import TrainerCompute
 from rft_trainer.rollout_servers import process, servers

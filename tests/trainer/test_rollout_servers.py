@@ -20,7 +20,7 @@ from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, re
 
 from rft_api.ports import free_port
 from rft_api.run_folder import RunFolder
-from rft_api.training import Tuning
+from rft_api.tuning import Tuning
 from rft_trainer import engines
 from rft_trainer.base_model import BaseModel
 from rft_trainer.checkpoints import sampler
@@ -159,6 +159,17 @@ def answer(engine, model, prompt):
     response = call(socket_of(engine._folder, 0), "POST", "/v1/chat/completions", PATIENCE_SECONDS, body)
     assert response.status == 200, response.text()
     return json.loads(response.body)["choices"][0]["message"]["content"]
+
+
+def test_a_rank_stabilized_adapter_on_some_layers_is_scaled_as_in_the_trainer(engine, base, tokenizer):
+    tuning = Tuning(rank=8, alpha=6, rank_stabilized=True, target_modules=["q_proj", "down_proj"], dropout="0.5")
+    policy = changed(add_adapter(load_model(str(base), torch.float32), tuning, seed=1), 1)
+    prompts = ids_of(tokenizer)
+    engine.sync(policy, 50)
+    policy.eval()
+    for completion, prompt in zip(engine.sample(prompts, 50, 1.0, lambda ended: None), prompts, strict=True):
+        expected = logprobs_of(policy, prompt, completion.token_ids)
+        assert torch.tensor(completion.logprobs) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

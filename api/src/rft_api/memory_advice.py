@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from rft_api.memory_plan import GIB, Devices, MemoryPlan, plan_memory
+from rft_api.memory_devices import Devices
+from rft_api.memory_plan import GIB, MemoryPlan, plan_memory
 from rft_api.model_shape import ModelShape
 from rft_api.progress import MemoryVerdict
-from rft_api.training import DeepSpeed, Hyperparameters, Tuning
+from rft_api.training import DeepSpeed, Hyperparameters
+from rft_api.tuning import Tuning
 
 LEAST_TOKENS = 1024
 """Tokens of a pass below which GPUs are mostly idle, so that fewer are not advised."""
@@ -145,6 +147,14 @@ def _smaller_passes(shape: ModelShape, fields: Fields) -> _Change:
     return _Change(f"{name}: {size}", cost, changed)
 
 
+def _gradient_checkpointing(shape: ModelShape, fields: Fields) -> _Change:
+    return _Change(
+        "compute.gradientCheckpointing: true",
+        "a second forward pass through the layers, the same results",
+        replace(fields, devices=replace(fields.devices, gradient_checkpointing=True)),
+    )
+
+
 def _higher_stage(stage: int, shape: ModelShape, fields: Fields) -> _Change:
     devices = fields.devices
     current = devices.deepspeed or DeepSpeed(zero_stage=0)
@@ -277,6 +287,7 @@ def _halves(size: int, least: int) -> list[int]:
 
 _CHANGES: tuple[Callable[[ModelShape, Fields], _Change], ...] = (
     _smaller_passes,
+    _gradient_checkpointing,
     partial(_higher_stage, 2),
     partial(_higher_stage, 3),
     _planned_share,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rft_api.model_shape import ModelShape
+from rft_api.model_shape import LinearShape, ModelShape
 
 BLOCK = 32
 """Tokens of a block of the cache of rollout servers: the smallest that vLLM has kernels for on CPUs. A sequence takes
@@ -20,6 +20,8 @@ CHUNK = 1 << 21
 cache."""
 _READ_COMPUTED = {"o_proj", "down_proj"}
 """Linear layers that read what the layer itself has computed; all others read the normalized stream."""
+_READ_MLP_STREAM = {"gate_proj", "up_proj", "gate_up_proj"}
+"""Linear layers that read the stream as it is normalized for the MLP."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,18 @@ class Precision:
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter of one layer."""
+
+    rank: int
+    """Its rank."""
+    linears: tuple[LinearShape, ...]
+    """The linear layers that have it."""
+    mask: int = 0
+    """Bytes of each element of the masks of dropout; 0 without dropout."""
+
+
+@dataclass(frozen=True)
 class Pass:
     """A forward and backward pass of the update."""
 
@@ -59,7 +73,7 @@ class Pass:
     """Whether rows are token trees, whose attention needs a mask for every pair of positions."""
 
 
-def saved_bytes(shape: ModelShape, precision: Precision, rank: int | None, masked: bool) -> float:
+def saved_bytes(shape: ModelShape, precision: Precision, adapter: Adapter | None, masked: bool) -> float:
     """Bytes that one layer keeps for its backward pass, for each token.
 
     RMSNorm keeps a float32 copy of its input, and its result before it is scaled when the scale is trained. A linear
@@ -70,16 +84,16 @@ def saved_bytes(shape: ModelShape, precision: Precision, rank: int | None, maske
     Args:
         shape: the model.
         precision: the dtypes.
-        rank: rank of the adapter; None when all weights are trained.
+        adapter: the adapter; None when all weights are trained.
         masked: whether the attention has a mask.
     """
-    full, unit = rank is None, precision.activations
+    full, unit = adapter is None, precision.activations
     hidden, query, key = shape.hidden, shape.query_width, shape.key_value_width
     norms = 2 * hidden * (4 + (precision.stream if full else 0)) + 2 * 4
     if shape.head_norms:
         norms += (query + key) * (4 + (unit if full else 0)) + 4 * (shape.heads + shape.key_value_heads)
     attention = unit * (2 * query + 2 * (query if masked else key)) + 4 * shape.heads
-    return norms + attention + _mlp_bytes(shape, unit) + _input_bytes(shape, precision, rank)
+    return norms + attention + _mlp_bytes(shape, unit) + _input_bytes(shape, precision, adapter)
 
 
 def _mlp_bytes(shape: ModelShape, unit: int) -> float:
@@ -91,22 +105,25 @@ def _mlp_bytes(shape: ModelShape, unit: int) -> float:
     return 3 * unit * shape.intermediate * max(1, shape.experts_per_token) + experts
 
 
-def _input_bytes(shape: ModelShape, precision: Precision, rank: int | None) -> float:
+def _input_bytes(shape: ModelShape, precision: Precision, adapter: Adapter | None) -> float:
     """Bytes of the inputs that linear layers keep, and of what adapters keep between their matrices, for each token."""
-    inputs = [item.inputs for item in shape.linears]
     product = shape.intermediate * max(1, shape.experts_per_token)
-    if rank is None:
+    if adapter is None:
         # The attention keeps its output already. Under autocast, each layer that reads the stream makes its own copy.
         stream = [item.inputs for item in shape.linears if item.name not in _READ_COMPUTED]
         readers = stream if precision.autocast else [shape.hidden] * 2
         experts = shape.hidden * shape.experts_per_token if shape.experts else 0
         return precision.activations * (sum(readers) + product + experts)
-    if precision.autocast or precision.adapter != precision.activations:
-        # Each adapter makes a copy of its layer's input in its own dtype, or that of autocast.
+    inputs = [item.inputs for item in adapter.linears]
+    between = adapter.rank * len(inputs)
+    if adapter.mask or precision.autocast or precision.adapter != precision.activations:
+        # Each adapter makes a copy of its layer's input: in its own dtype, or that of autocast, or after dropout.
         unit = precision.activations if precision.autocast else precision.adapter
-        return unit * (sum(inputs) + rank * len(inputs))
-    own = shape.hidden + (0 if shape.experts else shape.hidden + product)
-    return precision.activations * (own + rank * len(inputs))
+        return unit * (sum(inputs) + between) + adapter.mask * sum(inputs)
+    names = {item.name for item in adapter.linears}
+    # Layers that read the same stream keep it once; the input of `o_proj` is the output of the attention.
+    own = shape.hidden * (bool(names - _READ_COMPUTED - _READ_MLP_STREAM) + bool(names & _READ_MLP_STREAM))
+    return precision.activations * (own + (product if "down_proj" in names else 0) + between)
 
 
 def backward_bytes(shape: ModelShape, precision: Precision) -> float:

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from rft_api.memory_devices import Devices
 from rft_api.memory_layers import (
+    Adapter,
     Pass,
     Precision,
     backward_bytes,
@@ -24,12 +26,9 @@ from rft_api.memory_layers import (
 )
 from rft_api.memory_servers import DEDICATED_SHARE, UNUSABLE_SHARE, server_need, shared_share
 from rft_api.model_shape import ModelShape
-from rft_api.quantities import quantity_value
-from rft_api.training import DeepSpeed, Hyperparameters, TrainerCompute, Tuning
+from rft_api.training import Hyperparameters
+from rft_api.tuning import Tuning
 
-Placement = Literal["InProcess", "Shared", "Dedicated"]
-"""Where completions are generated: by the trainer itself, by vLLM on the trainer's GPUs, or by vLLM on GPUs of its
-own."""
 Phase = Literal["loading", "rollouts", "update", "optimizer step"]
 
 GIB = 2**30
@@ -41,30 +40,6 @@ GATHERED_ELEMENTS = 1_050_000_000
 """Weights that ZeRO-3 holds gathered at most: `max_live_parameters` and `prefetch_bucket_size` of DeepSpeed."""
 SUB_GROUP_ELEMENTS = 1_000_000_000
 """Weights that ZeRO-3 updates at a time (`sub_group_size` of DeepSpeed)."""
-
-
-@dataclass(frozen=True)
-class Devices:
-    """The processes of the trainer, their devices, and those of the servers of rollouts."""
-
-    trainers: int
-    """Number of processes of the trainer; on GPUs, each has one."""
-    on_gpus: bool
-    """Whether they compute on GPUs."""
-    placement: Placement = "InProcess"
-    """Where completions are generated."""
-    server_gpus: int = 1
-    """GPUs over which each server divides the model (tensor parallel)."""
-    memory_share: float | None = None
-    """Stated share of each GPU's memory that a server may use; None for the default."""
-    node_gpus: int = 1
-    """GPUs of the trainer on each node."""
-    deepspeed: DeepSpeed | None = None
-    """How DeepSpeed partitions the state of training; None without DeepSpeed."""
-    cpu_bytes: int = 4
-    """Bytes of a weight with a LoRA adapter on CPUs: 2 in bfloat16."""
-    gpu_bytes: float | None = None
-    """Memory of each GPU in bytes; None when it is not known."""
 
 
 @dataclass(frozen=True)
@@ -139,29 +114,6 @@ class MemoryPlan:
         return None if self.limit is None else self.excess == 0
 
 
-def devices_of(compute: TrainerCompute, gpu_bytes: float | None = None) -> Devices:
-    """The devices of a job.
-
-    Args:
-        compute: the trainer's part of `spec.compute`.
-        gpu_bytes: memory of a GPU as its driver states it; where `gpuMemory` is set too, the smaller one counts.
-    """
-    stated = [gpu_bytes, None if compute.gpu_memory is None else quantity_value(compute.gpu_memory)]
-    gpu_bytes = min((size for size in stated if size is not None), default=None)
-    return Devices(
-        trainers=compute.world_size,
-        on_gpus=compute.on_gpus,
-        placement="InProcess" if compute.rollout_engine == "InProcess" else compute.rollouts.placement,
-        server_gpus=compute.rollouts.effective_gpus_per_server,
-        memory_share=compute.rollouts.memory_share,
-        node_gpus=compute.gpus_per_node,
-        deepspeed=compute.effective_deepspeed,
-        # With Auto, processors without instructions for bfloat16 compute in float32: the larger number is planned.
-        cpu_bytes=2 if compute.precision == "BFloat16" else 4,
-        gpu_bytes=gpu_bytes if compute.on_gpus else None,
-    )
-
-
 def choose_precision(shape: ModelShape, tuning: Tuning, devices: Devices) -> Precision:
     """The dtypes of a run, as `rft_trainer.precision`, peft, accelerate and DeepSpeed choose them.
 
@@ -213,6 +165,9 @@ def plan_memory(
         tuning: what is trained.
         devices: processes, GPUs and servers.
         load: the pass of the update; by default the largest one of `choose_pass`.
+
+    Raises:
+        UnknownShape: as `trained_weights`.
     """
     precision = choose_precision(shape, tuning, devices)
     load = load or choose_pass(shape, hyperparameters, devices)
@@ -247,10 +202,23 @@ def plan_memory(
 
 
 def trained_weights(shape: ModelShape, tuning: Tuning) -> int:
-    """Number of weights that are trained."""
+    """Number of weights that are trained.
+
+    Raises:
+        UnknownShape: when the model has no linear layers of the names in `targetModules`.
+    """
     if tuning.type == "Full":
         return shape.weights
-    return shape.adapter_weights(tuning.effective_rank, tuning.last_layers)
+    return shape.adapter_weights(tuning.effective_rank, tuning.last_layers, tuning.target_modules)
+
+
+def _adapter(shape: ModelShape, tuning: Tuning, devices: Devices, precision: Precision) -> Adapter | None:
+    """The adapter of one layer; None when all weights are trained."""
+    if tuning.type == "Full":
+        return None
+    # torch keeps a mask of booleans on GPUs (`native_dropout`), and one in the dtype of the input on CPUs.
+    mask = 0 if not tuning.effective_dropout else 1 if devices.on_gpus else precision.adapter
+    return Adapter(tuning.effective_rank, shape.adapted_linears(tuning.target_modules), mask)
 
 
 def _loaded_bytes(shape: ModelShape, tuning: Tuning, devices: Devices) -> int:
@@ -307,25 +275,32 @@ def _activations(
 ) -> dict[str, float]:
     """Bytes of activations and logits when they take most: at the logits, or in the backward pass of the last layer.
 
-    On GPUs, gradient checkpointing keeps the input of each layer only, and computes the rest again, layer by layer
+    Gradient checkpointing keeps the input of each layer only, and computes the rest again, layer by layer
     (arXiv:1604.06174).
     """
-    rank = tuning.effective_rank if tuning.type == "LoRA" else None
-    saved = load.tokens * saved_bytes(shape, precision, rank, load.shared)
+    adapter = _adapter(shape, tuning, devices, precision)
+    saved = load.tokens * saved_bytes(shape, precision, adapter, load.shared)
     backward = load.tokens * backward_bytes(shape, precision)
     logits = float(logits_bytes(shape, precision, load.scored))
-    if rank is None:
+    if adapter is None:
         # The gradient of the output layer is computed whole before it is added to that of earlier passes.
         gradient = shape.vocabulary * shape.hidden * precision.gradients
         logits = max(logits, logits_gradient_bytes(shape, precision, load.scored) + gradient)
-    last_norm = load.tokens * shape.hidden * (4 + (precision.stream if rank is None else 0))
+    last_norm = load.tokens * shape.hidden * (4 + (precision.stream if adapter is None else 0))
     mask = float(mask_bytes(precision, load))
-    if not devices.on_gpus:
-        kept = shape.adapted_layers(tuning.last_layers) * saved + last_norm + mask
-        return {"activations": kept, "logits": logits} if logits > backward else {"activations": kept + backward}
-    inputs = shape.layers * load.tokens * shape.hidden * precision.stream + mask
     # Autocast keeps its copies of weights that are trained until the forward pass ends.
     casts = 2.0 * trained_weights(shape, tuning) if precision.autocast else 0.0
+    if not devices.keeps_inputs_only:
+        layers = shape.adapted_layers(tuning.last_layers)
+        kept = layers * saved + last_norm + mask
+        if precision.autocast:
+            # The backward pass needs the copies of all weights that were cast.
+            frozen = adapter is not None and precision.weights == 4
+            casts += 2.0 * layers * sum(item.weights for item in shape.linears) if frozen else 0.0
+            converted = (2.0 + 4.0) * load.scored * shape.vocabulary  # in 16 and in 32 bits
+            return {"activations": kept, "16-bit weights": casts, "logits": max(logits, backward, converted)}
+        return {"activations": kept, "logits": logits} if logits > backward else {"activations": kept + backward}
+    inputs = shape.layers * load.tokens * shape.hidden * precision.stream + mask
     candidates = [
         {"layer inputs": inputs + last_norm, "logits": logits},
         {"layer inputs": inputs, "one layer": saved + backward},

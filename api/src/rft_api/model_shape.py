@@ -6,7 +6,7 @@ transformers creates for the same config.json; a test compares them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,10 @@ _LARGEST = 1 << 32
 
 
 class UnknownShape(ValueError):
-    """Raised if the shape of a model cannot be read from its config.json; the message is a sentence for users."""
+    """Raised if the shape of a model cannot be read from its config.json, or has no layers of some names.
+
+    The message is a sentence for users.
+    """
 
 
 @dataclass(frozen=True)
@@ -140,9 +143,30 @@ class ModelShape:
         """Number of all weights."""
         return sum(self.weights_by_kind.values())
 
-    def adapter_weights(self, rank: int, last_layers: int | None = None) -> int:
-        """Number of weights of a LoRA adapter on the linear layers of all layers, or of the last ones."""
-        return self.adapted_layers(last_layers) * sum(item.adapter(rank) for item in self.linears)
+    def adapted_linears(self, names: Sequence[str] | None) -> tuple[LinearShape, ...]:
+        """The linear layers of one layer that get an adapter: those with the names, or all without names.
+
+        Raises:
+            UnknownShape: when there is none with one of the names.
+        """
+        if names is None:
+            return self.linears
+        present = [item.name for item in self.linears]
+        missing = [name for name in names if name not in present]
+        if missing:
+            raise UnknownShape(
+                f"it has no linear layers called {', '.join(missing)} (tuning.targetModules); those that an adapter "
+                f"can train are {', '.join(present)}"
+            )
+        return tuple(item for item in self.linears if item.name in names)
+
+    def adapter_weights(self, rank: int, last_layers: int | None = None, names: Sequence[str] | None = None) -> int:
+        """Number of weights of a LoRA adapter on linear layers of all layers, or of the last ones.
+
+        Raises:
+            UnknownShape: as `adapted_linears`.
+        """
+        return self.adapted_layers(last_layers) * sum(item.adapter(rank) for item in self.adapted_linears(names))
 
     def adapted_layers(self, last_layers: int | None) -> int:
         """Number of layers that get an adapter."""

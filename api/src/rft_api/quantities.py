@@ -171,26 +171,29 @@ class Between:
     low: str
     high: str
     low_included: bool = True
+    high_included: bool = True
 
     @property
     def message(self) -> str:
         """Message for values outside the bounds."""
-        if self.low_included:
+        if self.low_included and self.high_included:
             return f"must be from {self.low} to {self.high}"
-        return f"must be above {self.low} and at most {self.high}"
+        low = "at least" if self.low_included else "above"
+        high = "at most" if self.high_included else "below"
+        return f"must be {low} {self.low} and {high} {self.high}"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         def holds(value: str | float) -> bool:
             # Exponents beyond those of a double would be 0 or infinity to the trainer: floats say so here, too.
             number = float(value)
             above = number >= float(self.low) if self.low_included else number > float(self.low)
-            return above and number <= float(self.high)
+            return above and (number <= float(self.high) if self.high_included else number < float(self.high))
 
         return _bounded(handler(source), holds, self.message)
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> Json:
-        comparison = ">=" if self.low_included else ">"
-        cel = f"double(self) {comparison} double('{self.low}') && double(self) <= double('{self.high}')"
+        above, below = ">=" if self.low_included else ">", "<=" if self.high_included else "<"
+        cel = f"double(self) {above} double('{self.low}') && double(self) {below} double('{self.high}')"
         return {**handler(schema), "x-kubernetes-validations": [{"rule": cel, "message": self.message}]}
 
 

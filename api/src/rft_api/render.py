@@ -117,6 +117,7 @@ def render_trainer_config(
         tuning=spec.tuning,
         compute=spec.compute.for_trainer(),
         output=locate(spec.output.uri),
+        checkpoints=spec.checkpoints,
         preflight=spec.preflight,
         early_stopping=spec.early_stopping,
     )

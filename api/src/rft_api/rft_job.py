@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from rft_api.checkpoint_settings import Checkpoints
 from rft_api.job_status import RFTJobStatus
 from rft_api.model import Model, Rule
 from rft_api.object_names import SERVICE_MESSAGE, NamesEndpoint, first_letter, is_service_name, trainer_service
@@ -20,10 +21,10 @@ from rft_api.training import (
     Preflight,
     SplitSource,
     TrainerCompute,
-    Tuning,
     Warmup,
     split_sources,
 )
+from rft_api.tuning import Tuning
 
 
 class ModelSource(Model):
@@ -122,6 +123,13 @@ class RFTJobSpec(Model):
                 spec.algorithm != "VESPO" or spec.hyperparameters.effective_importance_sampling.mode.startswith("Token")
             ),
         ),
+        Rule(
+            cel="self.algorithm != 'DrGRPO' || !has(self.hyperparameters.scaleRewards) || "
+            "self.hyperparameters.scaleRewards == 'None'",
+            message="algorithm DrGRPO is defined without scaling: remove hyperparameters.scaleRewards, or set None; "
+            "for another scale use another algorithm, such as GRPO",
+            holds=lambda spec: spec.algorithm != "DrGRPO" or spec.hyperparameters.scale_rewards in (None, "None"),
+        ),
     )
 
     model: ModelSource
@@ -143,6 +151,8 @@ class RFTJobSpec(Model):
     """The pods of the trainer, their processes and their GPUs."""
     output: Output
     """Where the run writes its files."""
+    checkpoints: Checkpoints = Checkpoints()
+    """Which checkpoints the run writes and keeps."""
     credentials: SecretReference | None = None
     """Secret with the credentials for s3:// and hf:// addresses."""
     preflight: Preflight = Preflight()

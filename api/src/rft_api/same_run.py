@@ -14,6 +14,7 @@ from typing import Any
 from rft_api.model import Json, Location, format_location
 from rft_api.rft_job import RFTJobSpec
 from rft_api.trainer_config import TrainerConfig
+from rft_api.training import default_scale
 
 ANY = "*"
 """Stands for any name in a location."""
@@ -25,10 +26,12 @@ MAY_CHANGE: Mapping[Location, str] = {
     ("rewards", ANY, "timeoutSeconds"): "It limits the wait for a score, and does not change the score.",
     ("hyperparameters", "microBatchSize"): "It divides a step into passes, which accumulate one update.",
     ("hyperparameters", "tokensPerMicroBatch"): "It divides a step into passes, as microBatchSize does.",
+    ("compute", "gradientCheckpointing"): "It computes activations again in place of keeping them.",
     ("compute", "gpuMemory"): "It decides whether training begins, as preflight does.",
     ("compute", "ignoreMemoryPlan"): "It decides whether training begins, as preflight does.",
     ("compute", "rollouts", "servers"): "A completion does not depend on the server that samples it.",
     ("compute", "rollouts", "memoryShare"): "It decides how many completions are sampled at once.",
+    ("checkpoints",): "They decide which files are written and kept, and do not change the training.",
     ("preflight",): "It decides whether training begins, and does not change the training.",
 }
 """Fields of a trainer's configuration that may change from one start of a run to the next, and the reason why."""
@@ -108,13 +111,23 @@ def _changes(
 def _comparable(document: TrainerConfig | RFTJobSpec) -> Json:
     """The document as JSON, with the defaults that depend on other fields: stating a default is no change."""
     tuning, data, compute, training = document.tuning, document.data, document.compute, document.hyperparameters
-    lora = {"rank": tuning.effective_rank, "alpha": tuning.effective_alpha} if tuning.type == "LoRA" else {}
+    lora: Json = {
+        "rank": tuning.effective_rank,
+        "alpha": tuning.effective_alpha,
+        # Their order does not matter.
+        "target_modules": tuning.target_modules and sorted(tuning.target_modules),
+        "dropout": tuning.effective_dropout,
+        "rank_stabilized": bool(tuning.rank_stabilized),
+    }
     filled = document.model_copy(
         update={
-            "tuning": tuning.model_copy(update=lora),
+            "tuning": tuning.model_copy(update=lora if tuning.type == "LoRA" else {}),
             "data": data.model_copy(update={"validation_fraction": data.effective_validation_fraction}),
             "hyperparameters": training.model_copy(
-                update={"importance_sampling": training.effective_importance_sampling}
+                update={
+                    "importance_sampling": training.effective_importance_sampling,
+                    "scale_rewards": training.scale_rewards or default_scale(document.algorithm),
+                }
             ),
             "compute": compute.model_copy(
                 update={

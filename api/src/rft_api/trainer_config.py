@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+from rft_api.checkpoint_settings import Checkpoints
 from rft_api.model import Model
 from rft_api.sources import Data
 from rft_api.training import (
@@ -15,12 +16,14 @@ from rft_api.training import (
     EarlyStopping,
     Hyperparameters,
     Preflight,
+    RewardScale,
     SplitSource,
     TrainerCompute,
-    Tuning,
     Warmup,
+    default_scale,
     split_sources,
 )
+from rft_api.tuning import Tuning
 
 
 class RewardTarget(Model):
@@ -65,6 +68,8 @@ class TrainerConfig(Model):
     """The processes of the trainer and their devices."""
     output: str
     """Folder of the run's files."""
+    checkpoints: Checkpoints = Checkpoints()
+    """Which checkpoints the run writes and keeps."""
     preflight: Preflight
     """The check before training."""
     early_stopping: EarlyStopping | None = None
@@ -73,6 +78,11 @@ class TrainerConfig(Model):
     def sources(self) -> Iterator[SplitSource]:
         """All sources of prompts and conversations."""
         return split_sources(self.data, self.warmup)
+
+    @property
+    def effective_scale_rewards(self) -> RewardScale:
+        """What advantages are scaled by, or the algorithm's default."""
+        return self.hyperparameters.scale_rewards or default_scale(self.algorithm)
 
     @property
     def completions_per_process(self) -> int:

@@ -13,10 +13,14 @@ from rft_api.quantities import AtLeast, Between, Boolean, Decimal, Integer, Quan
 from rft_api.rollouts import ImportanceSampling, RolloutEngine, Rollouts
 from rft_api.sources import Data, DataSource, Source, WarmupSource, distinct_names
 
-DEFAULT_LORA_RANK = 16
-
 Precision = Literal["Auto", "BFloat16", "Float32"]
 Algorithm = Literal["GRPO", "DrGRPO", "DAPO", "BNPO", "CISPO", "SAPO", "LUSPO", "VESPO", "GSPO"]
+RewardScale = Literal["Group", "Batch", "None"]
+
+
+def default_scale(algorithm: Algorithm) -> RewardScale:
+    """What an algorithm scales advantages by, unless the manifest states it."""
+    return "None" if algorithm == "DrGRPO" else "Group"
 
 
 class Warmup(Model):
@@ -63,6 +67,18 @@ class Hyperparameters(Model):
     """Learning rate of the optimizer, AdamW."""
     learning_rate_schedule: Literal["Constant", "Linear", "Cosine"] = "Constant"
     """Schedule of the learning rate. Constant keeps it; Linear and Cosine lower it to 0 over the run."""
+    warmup_ratio: Annotated[Decimal, Between("0", "1")] = 0.0
+    """Share of the steps in which the learning rate rises linearly from 0, where the first step has it, to
+    learningRate. It then follows the schedule. The supervised stage warmup is something else, and has no such rise."""
+    weight_decay: Annotated[Decimal, Between("0", "1")] = 0.0
+    """Weight decay of AdamW, also in the stage warmup."""
+    adam_beta1: Annotated[Decimal, Between("0", "1", high_included=False)] = 0.9
+    """Decay of AdamW's mean of gradients, also in the stage warmup."""
+    adam_beta2: Annotated[Decimal, Between("0", "1", high_included=False)] = 0.999
+    """Decay of AdamW's mean of squared gradients, also in the stage warmup."""
+    adam_epsilon: Annotated[Decimal, Between("0", "1", low_included=False)] = 1e-8
+    """Number that AdamW adds to the root of the mean of squared gradients before it divides by it, also in the stage
+    warmup."""
     maximum_gradient_norm: Annotated[Decimal, Between("0", "1000000", low_included=False)] = 1.0
     """Largest norm of the gradient. Larger gradients are clipped to it."""
     max_prompt_tokens: Annotated[Integer, Field(ge=1, le=1048576)] = 1024
@@ -75,11 +91,19 @@ class Hyperparameters(Model):
     kl_coefficient: Annotated[Decimal, Between("0", "10")] = 0.0
     """Weight, in the loss, of the KL divergence from the model that reinforcement learning starts from (after a
     warm-up). With 0 the divergence is not computed."""
+    scale_rewards: RewardScale | None = None
+    """What the distances of rewards from the mean of their group are divided by, to become advantages: the standard
+    deviation of the group's rewards, that of all rewards of the step, or nothing. The default is Group, but None with
+    algorithm DrGRPO, which is defined so."""
+    mask_truncated_completions: Boolean = False
+    """Whether the loss leaves out completions that were truncated at maxCompletionTokens. Their rewards still count in
+    the mean of their group. A step whose completions are all truncated changes no weights, and the log says so."""
     importance_sampling: ImportanceSampling | None = None
     """How the update corrects that vLLM computes slightly other probabilities than the trainer. The default is mode
     TokenTruncate at 2. In the engine InProcess the trainer itself samples, and nothing is corrected."""
     eval_interval: Annotated[Integer, Field(ge=1, le=1000000)] = 10
-    """Number of optimizer steps between two validations. A checkpoint is written at each validation."""
+    """Number of optimizer steps between two validations. A checkpoint is written at each validation, unless
+    checkpoints.interval is set."""
     seed: Annotated[Integer, Field(ge=0, le=2147483647)] = 0
     """Seed of all random numbers of the run."""
 
@@ -99,41 +123,6 @@ class Hyperparameters(Model):
         if self.micro_batch_size is not None:
             return None
         return self.tokens_per_micro_batch or DEFAULT_TOKENS_PER_MICRO_BATCH
-
-
-class Tuning(Model):
-    """Which weights are trained."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="self.type == 'LoRA' || (!has(self.rank) && !has(self.alpha) && !has(self.lastLayers))",
-            message="rank, alpha and lastLayers belong to type LoRA; remove them or set type: LoRA",
-            holds=lambda tuning: (
-                tuning.type == "LoRA" or (tuning.rank is None and tuning.alpha is None and tuning.last_layers is None)
-            ),
-        ),
-    )
-
-    type: Literal["LoRA", "Full"] = "LoRA"
-    """LoRA trains a small adapter on all linear layers, Full trains all weights. Both leave the parts of a model for
-    images and sound as they are; LoRA also leaves the experts of a mixture-of-experts model and their routers."""
-    rank: Annotated[Integer, Field(ge=1, le=512)] | None = None
-    """Rank of the adapter. The default is 16."""
-    alpha: Annotated[Integer, Field(ge=1, le=4096)] | None = None
-    """Scale of the adapter, whose output is multiplied by alpha / rank. The default is twice the rank."""
-    last_layers: Annotated[Integer, Field(ge=1, le=1000)] | None = None
-    """Number of layers, counted from the last one, that get an adapter. Fewer layers make the backward pass shorter. By
-    default all layers get one."""
-
-    @property
-    def effective_rank(self) -> int:
-        """Rank of the adapter, or its default."""
-        return self.rank or DEFAULT_LORA_RANK
-
-    @property
-    def effective_alpha(self) -> int:
-        """Scale of the adapter, or its default."""
-        return self.alpha or 2 * self.effective_rank
 
 
 class DeepSpeed(Model):
@@ -264,6 +253,10 @@ class TrainerCompute(Model):
     """Precision in which CPUs compute a model with a LoRA adapter. Auto uses the precision of the model's files where
     the processor has instructions for bfloat16, and Float32 elsewhere, because emulating bfloat16 is several times
     slower. With tuning type Full, weights are always trained in Float32."""
+    gradient_checkpointing: Boolean | None = None
+    """Whether the update keeps only the input of each layer, and computes the rest of its activations again for the
+    backward pass. It takes less memory and more time, with the same results. The default is true on GPUs and false on
+    CPUs."""
     rollouts: Rollouts = Rollouts()
     """How completions are generated, for training and for every evaluation."""
 
@@ -281,6 +274,11 @@ class TrainerCompute(Model):
     def on_gpus(self) -> bool:
         """Whether the trainer computes on GPUs."""
         return self.gpus_per_node > 0
+
+    @property
+    def effective_gradient_checkpointing(self) -> bool:
+        """Whether layers keep only their inputs, or the default."""
+        return self.on_gpus if self.gradient_checkpointing is None else self.gradient_checkpointing
 
     @property
     def rollout_engine(self) -> RolloutEngine:

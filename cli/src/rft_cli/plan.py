@@ -16,7 +16,8 @@ from rft_api.foreign.text import one_line
 from rft_api.hub_address import SHAPE, parse_hub_address
 from rft_api.manifests import ManifestErrors
 from rft_api.memory_advice import Fields, advise
-from rft_api.memory_plan import GIB, Devices, MemoryPlan, Placement, devices_of, trained_weights
+from rft_api.memory_devices import Devices, Placement, devices_of
+from rft_api.memory_plan import GIB, MemoryPlan, trained_weights
 from rft_api.model_files import MAXIMUM_CONFIGURATION, read_model_configuration
 from rft_api.model_shape import ModelShape, UnknownShape, read_shape
 from rft_api.rft_job import RFTJob
@@ -53,6 +54,7 @@ def plan(files: Sequence[Path], console: Console) -> None:
         uri = job.spec.model.uri
         try:
             shape = read_shape(read_configuration(uri, manifests.folders[job.metadata.name]))
+            trained_weights(shape, job.spec.tuning)
         except UnknownShape as error:
             raise RunError(ExitCode.MODEL_INVALID, f"RFTJob {job.metadata.name}: model {uri}: {error}") from error
         if shape.experts and job.spec.compute.rollout_engine == "vLLM":

@@ -13,7 +13,8 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Mxfp4Config, PretrainedCon
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.rollouts import NO_EXPERTS
-from rft_api.training import TrainerCompute, Tuning
+from rft_api.training import TrainerCompute
+from rft_api.tuning import Tuning
 
 _ROUTERS = {"gate", "router", "shared_expert_gate"}
 """Names of the linear layers that choose experts (routers)."""
@@ -81,13 +82,13 @@ def language_part(model: PreTrainedModel) -> str:
 def adapted_layers(model: PreTrainedModel, tuning: Tuning) -> list[str]:
     """Return the full names of the linear layers that get an adapter.
 
-    These are all linear layers of the language model, or of its last layers, except for the output layer and the
-    routers. Experts are not among them, because they are stacks of linear layers; neither are layers for which peft
-    would adapt the experts instead. Names are full because parts of them are ambiguous: a linear layer in a list is
-    called `0`, as is the first of all layers.
+    These are all linear layers of the language model, or of its last layers, or those of the names in `targetModules`,
+    except for the output layer and the routers. Experts are not among them, because they are stacks of linear layers;
+    neither are layers for which peft would adapt the experts instead. Names are full because parts of them are
+    ambiguous: a linear layer in a list is called `0`, as is the first of all layers.
 
     Raises:
-        RunError: MODEL_INVALID when there is no such layer.
+        RunError: MODEL_INVALID when there is no such layer; CONFIGURATION_INVALID when there is none of a stated name.
     """
     part, output = language_part(model), model.get_output_embeddings()
     layers = model.config.get_text_config().num_hidden_layers
@@ -109,7 +110,17 @@ def adapted_layers(model: PreTrainedModel, tuning: Tuning) -> list[str]:
             f"a model of type {model.config.model_type} has no linear layers that an adapter can train; set "
             f"spec.tuning.type: Full, or use another model",
         )
-    return adapted
+    if tuning.target_modules is None:
+        return adapted
+    present = {_last_part(name) for name in adapted}
+    missing = [name for name in tuning.target_modules if name not in present]
+    if missing:
+        raise RunError(
+            ExitCode.CONFIGURATION_INVALID,
+            f"spec.tuning.targetModules: the model has no linear layers called {', '.join(missing)} that an adapter "
+            f"can train; those that it has are {', '.join(sorted(present))}",
+        )
+    return [name for name in adapted if _last_part(name) in tuning.target_modules]
 
 
 def layers_moved_to_experts(model: PreTrainedModel, names: set[str]) -> set[str]:

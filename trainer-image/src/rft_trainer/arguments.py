@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from trl import GRPOConfig
@@ -13,7 +14,7 @@ from rft_api.training import TrainerCompute
 from rft_trainer.algorithms import SETTINGS
 from rft_trainer.deepspeed_config import build_deepspeed_config
 
-SCHEDULES = {"Constant": "constant", "Linear": "linear", "Cosine": "cosine"}
+SCHEDULES = {"Constant": "constant_with_warmup", "Linear": "linear", "Cosine": "cosine"}
 IMPORTANCE_SAMPLING_MODES = {
     "TokenTruncate": "token_truncate",
     "TokenMask": "token_mask",
@@ -24,17 +25,21 @@ IMPORTANCE_SAMPLING_MODES = {
 
 def common_arguments(config: TrainerConfig) -> dict[str, Any]:
     """Return keyword arguments for transformers' TrainingArguments; the run itself records metrics and checkpoints."""
-    on_gpu = config.compute.on_gpus
+    on_gpu, training = config.compute.on_gpus, config.hyperparameters
     return {
-        "seed": config.hyperparameters.seed,
-        "weight_decay": 0.0,
+        "seed": training.seed,
+        # DeepSpeed also gets the optimizer that transformers creates from these.
+        "weight_decay": training.weight_decay,
+        "adam_beta1": training.adam_beta1,
+        "adam_beta2": training.adam_beta2,
+        "adam_epsilon": training.adam_epsilon,
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,
         "use_cpu": not on_gpu,
         "bf16": on_gpu,
-        "gradient_checkpointing": on_gpu,
+        "gradient_checkpointing": config.compute.effective_gradient_checkpointing,
         "deepspeed": build_deepspeed_config(config.compute, on_gpu),
         # TRL passes it on to transformers and to vLLM.
         "trust_remote_code": False,
@@ -72,7 +77,7 @@ def build_arguments(config: TrainerConfig, total_steps: int) -> GRPOConfig:
         beta=training.kl_coefficient,
         learning_rate=training.learning_rate,
         lr_scheduler_type=SCHEDULES[training.learning_rate_schedule],
-        warmup_steps=0,
+        warmup_steps=math.ceil(training.warmup_ratio * total_steps),
         max_grad_norm=0.0 if clips_gradients(compute) else training.maximum_gradient_norm,
         shuffle_dataset=False,
         # TRL would connect to a vLLM of its own. `RFTTrainer` asks ours, and then turns the correction on.
@@ -81,7 +86,8 @@ def build_arguments(config: TrainerConfig, total_steps: int) -> GRPOConfig:
         vllm_importance_sampling_mode=IMPORTANCE_SAMPLING_MODES[correction.mode],
         vllm_importance_sampling_clip_min=None,
         vllm_importance_sampling_clip_max=correction.cap,
-        **SETTINGS[config.algorithm],
+        mask_truncated_completions=training.mask_truncated_completions,
+        **{**SETTINGS[config.algorithm], "scale_rewards": config.effective_scale_rewards.lower()},
         **common_arguments(config),
     )
 

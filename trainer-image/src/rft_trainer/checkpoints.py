@@ -12,7 +12,7 @@ from rft_api.foreign.files import read_document
 from rft_api.run_folder import CHECKPOINT_MARKER, CheckpointInfo, RunFolder
 
 KEPT = 3
-"""Checkpoints kept for their validation reward, besides the newest one."""
+"""Checkpoints kept for their validation reward, besides the newest ones."""
 
 _SAMPLER = "sampler"
 
@@ -32,17 +32,29 @@ class Retention:
     """Steps whose checkpoints keep only their weights."""
 
 
-def plan_retention(checkpoints: Sequence[CheckpointInfo]) -> Retention:
+def plan_retention(checkpoints: Sequence[CheckpointInfo], keep: int) -> Retention:
     """Return the retention that keeps the best `KEPT` by validation reward, earlier ones first, and the newest.
 
-    Only the newest checkpoint stays resumable.
+    The `keep` newest resumable checkpoints stay resumable, with the best up to each of them: a run that goes on from
+    there does not validate these again, and may validate the later ones otherwise.
     """
-    newest = max(checkpoints, key=lambda info: info.step)
-    kept_steps = {newest.step, *(info.step for info in best_first(checkpoints)[:KEPT])}
+    newest = max(info.step for info in checkpoints)
+    resumable = sorted((info.step for info in checkpoints if info.resumable), reverse=True)[:keep]
+    kept_steps = {newest, *resumable}
+    for step in kept_steps.copy():
+        kept_steps |= {info.step for info in best_first([info for info in checkpoints if info.step <= step])[:KEPT]}
     return Retention(
         remove=[info.step for info in checkpoints if info.step not in kept_steps],
-        thin=[info.step for info in checkpoints if info.step in kept_steps and info.step != newest.step],
+        thin=[info.step for info in checkpoints if info.step in kept_steps and info.step not in resumable],
     )
+
+
+def is_among_best(checkpoints: Sequence[CheckpointInfo], reward: float | None) -> bool:
+    """Return whether the weights of a new validation with this reward would be kept for it."""
+    if reward is None:
+        return False
+    best = best_first(checkpoints)[:KEPT]
+    return len(best) < KEPT or reward > (best[-1].validation_reward or 0.0)
 
 
 def best_first(checkpoints: Sequence[CheckpointInfo]) -> list[CheckpointInfo]:
@@ -82,8 +94,13 @@ def remove_torn(folder: RunFolder) -> list[str]:
     return sorted(path.name for path in torn)
 
 
-def complete(folder: RunFolder, partial: Path, info: CheckpointInfo) -> None:
-    """Turn the folder `partial` into a complete checkpoint, and apply the retention.
+def remove_after(folder: RunFolder, step: int) -> None:
+    """Remove the checkpoints of later steps, which a resumed run makes again."""
+    _remove(folder, [info.step for info in complete_checkpoints(folder) if info.step > step])
+
+
+def complete(folder: RunFolder, partial: Path, info: CheckpointInfo, keep: int) -> None:
+    """Turn the folder `partial` into a complete checkpoint, and apply the retention; `keep` stay resumable.
 
     The marker is written last, after all other files have reached the disk, so a checkpoint with a marker is complete.
     """
@@ -94,13 +111,17 @@ def complete(folder: RunFolder, partial: Path, info: CheckpointInfo) -> None:
         shutil.rmtree(target)
     partial.rename(target)
     write_marker(target, info)
-    retention = plan_retention(complete_checkpoints(folder))
-    for step in retention.remove:
+    retention = plan_retention(complete_checkpoints(folder), keep)
+    _remove(folder, retention.remove)
+    for step in retention.thin:
+        _thin(folder.checkpoint(step))
+
+
+def _remove(folder: RunFolder, steps: Sequence[int]) -> None:
+    for step in steps:
         # The marker is removed first, so that an interrupted removal leaves a checkpoint that counts as incomplete.
         (folder.checkpoint(step) / CHECKPOINT_MARKER).unlink()
         shutil.rmtree(folder.checkpoint(step))
-    for step in retention.thin:
-        _thin(folder.checkpoint(step))
 
 
 def _thin(checkpoint: Path) -> None:

@@ -18,7 +18,7 @@ from rft_trainer.data import Prompt
 from rft_trainer.distributed import gather, rank, world_size
 from rft_trainer.failures import memory_for
 from rft_trainer.generation import Finished, sample_completions
-from rft_trainer.inference import merged_adapter
+from rft_trainer.inference import merged_adapter, without_dropout
 from rft_trainer.modeling import end_token_ids, prompt_token_ids
 from rft_trainer.rewards import RewardClient
 from rft_trainer.rollouts import ScoredCompletion
@@ -130,7 +130,7 @@ def generate(
         no_repeat_ngram_size=0,
         num_beams=1,
     )
-    with torch.no_grad():
+    with torch.no_grad(), without_dropout(model):
         output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, width:].tolist()
     return [_cut_after_eos(row, end_ids) for row in output]
 

@@ -203,6 +203,7 @@ class Run:
                 log.warning("removed incomplete checkpoints %s", ", ".join(removed))
             self._record_provenance(base)
             resume = checkpoints.resume_point(folder)
+            checkpoints.remove_after(folder, resume.step if resume else -1)
             rewind(folder, resume.step if resume else -1)
             inherited_files += [folder.checkpoint(resume.step)] if resume else []
         own_disks.spread(folder.path, inherited_files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,6 +28,7 @@ from rft_trainer.engines import VLLM, InProcess, Policy
 from rft_trainer.evaluation import complete
 from rft_trainer.failures import first_line, write_failure
 from rft_trainer.generation import Finished
+from rft_trainer.inference import without_dropout
 from rft_trainer.modeling import end_token_ids
 from rft_trainer.overlap import NextStep
 from rft_trainer.progress import ProgressReporter
@@ -36,6 +38,8 @@ from rft_trainer.rollout_servers.client import Completion
 from rft_trainer.step import Step
 from rft_trainer.update import PackedGRPOTrainer
 from rft_trainer.validator import Validator
+
+log = logging.getLogger(__name__)
 
 
 class RFTTrainer(PackedGRPOTrainer):
@@ -83,6 +87,7 @@ class RFTTrainer(PackedGRPOTrainer):
         self.tokens_per_micro_batch = config.hyperparameters.effective_tokens_per_micro_batch
         self._validation_reward: float | None = None
         self._gradient_norm: float | None = None
+        self._rewards = torch.empty(0)
         super().__init__(
             model=model,
             reward_funcs=_scored_over_http,
@@ -136,7 +141,11 @@ class RFTTrainer(PackedGRPOTrainer):
             wait_for_all()
 
     def step_ended(self, number: int) -> tuple[bool, bool]:
-        """Record the step, and validate if it is due; return whether to save a checkpoint and whether to stop."""
+        """Record the step, and validate if it is due; return whether to save a checkpoint and whether to stop.
+
+        Where checkpoints have an interval of their own, one between two of them holds only the weights. It is saved
+        after a validation that is among the best.
+        """
         self.interrupted = any_rank(self._should_stop())
         self._rollouts.end()
         if self._next_step is not None:
@@ -149,7 +158,17 @@ class RFTTrainer(PackedGRPOTrainer):
         if is_due and not self.interrupted:
             self._validation_reward = self._validator.validate(number).reward
             self.stopped_early = number < self._total_steps and self._validator.should_stop()
-        return is_due or self.interrupted, self.stopped_early or self.interrupted
+        interval, stops = self._config.checkpoints.interval, self.stopped_early or self.interrupted
+        if stops or number == self._total_steps or (number % interval == 0 if interval else is_due):
+            self.args.save_only_model = False
+            return True, stops
+        self.args.save_only_model = True
+        return is_due and self._is_among_best(), stops
+
+    def _is_among_best(self) -> bool:
+        """Return whether the last validation is among the best; every rank gets the answer of the first machine."""
+        kept = checkpoints.complete_checkpoints(self._folder) if rank() == 0 else []
+        return gather(checkpoints.is_among_best(kept, self._validation_reward))[0]
 
     def _begin_step(self, prompts: Sequence[Prompt]) -> Step:
         samples = self._config.hyperparameters.samples_per_prompt
@@ -185,8 +204,21 @@ class RFTTrainer(PackedGRPOTrainer):
             of_step = self._config.hyperparameters.batch_size
             self._next_rows = [self.train_dataset[row["index"] + of_step] for row in inputs]
         output = super()._generate_and_score_completions(inputs)
+        self.learns_nothing = self.mask_truncated_completions and not any_rank(bool(output["completion_mask"].any()))
+        if self.learns_nothing and rank() == 0:
+            log.warning(
+                "step %d changes no weights: all of its completions were truncated, and "
+                "spec.hyperparameters.maskTruncatedCompletions leaves them out; raise maxCompletionTokens",
+                self.state.global_step + 1,
+            )
+        if self._config.tuning.effective_dropout:
+            # The update is the only one from these completions, so the ratio of the policy to itself is 1. With masks
+            # of its own in each pass, it would be far enough from 1 for the narrow clipping range of GSPO.
+            output.pop("old_per_token_logps", None)
         if self.use_vllm:
             self._record_clipped_ratios(output["importance_sampling_ratio"], output["completion_mask"])
+        if self.scale_rewards == "batch":
+            self.record_equal_rewards(self._rewards)
         self._rollouts.set_advantages(output["advantages"].tolist())
         return output
 
@@ -206,7 +238,8 @@ class RFTTrainer(PackedGRPOTrainer):
             self._next_step = self._sample_ahead(self._engine) if self._next_rows else None
             return [each.token_ids for each in completions], [each.logprobs for each in completions]
         if self.accelerator.device.type != "cpu":
-            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+            with without_dropout(self.model):
+                return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         return self._complete(prompt_ids, self.temperature, self._rollouts.send_finished), None
 
     def _sample(self, engine: VLLM, prompt_ids: list[list[int]]) -> list[Completion]:
@@ -268,7 +301,9 @@ class RFTTrainer(PackedGRPOTrainer):
         """
         self.compute_ahead()
         rewards = self._rollouts.rewards([completion[0]["content"] for completion in completions], completion_ids_list)
-        return gather_tensors(torch.tensor(rewards, dtype=torch.float32, device=self.accelerator.device)[:, None])
+        own = torch.tensor(rewards, dtype=torch.float32, device=self.accelerator.device)
+        self._rewards = gather_tensors(own[:, None])
+        return self._rewards
 
     def _compute_loss(self, model: Any, inputs: Any) -> Any:
         """Compute the loss of a pass; request the rewards of completions that have been sampled ahead meanwhile."""
@@ -300,7 +335,8 @@ class RFTTrainer(PackedGRPOTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a complete checkpoint or none, and store its validation reward, by which the best one is chosen."""
         step = self.state.global_step
-        info = CheckpointInfo(step=step, validation_reward=self._validation_reward)
+        resumable = not self.args.save_only_model
+        info = CheckpointInfo(step=step, validation_reward=self._validation_reward, resumable=resumable)
         self._reporter.update(message=f"saving checkpoint step-{step}")
         partial_checkpoint = self._folder.checkpoints / f"{PREFIX_CHECKPOINT_DIR}-{step}"
         try:
@@ -310,8 +346,9 @@ class RFTTrainer(PackedGRPOTrainer):
             wait_for_all()
             own_disks.collect(partial_checkpoint)
             if rank() == 0:
-                checkpoints.complete(self._folder, partial_checkpoint, info)
-                self._reporter.record_checkpoint()
+                checkpoints.complete(self._folder, partial_checkpoint, info, self._config.checkpoints.keep)
+                if resumable:
+                    self._reporter.record_checkpoint()
         except Exception as error:
             advice = write_failure(error, self._folder.checkpoints)
             if rank() == 0:

@@ -122,6 +122,19 @@ def _packed_linear(weight: torch.Tensor, bias: torch.Tensor | None, inputs: torc
 
 
 @contextmanager
+def without_dropout(model: torch.nn.Module) -> Iterator[None]:
+    """Switch the model's layers of dropout off inside the context."""
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.Dropout) and module.training]
+    for layer in layers:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = True
+
+
+@contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Switch the model to evaluation mode inside the context.
 

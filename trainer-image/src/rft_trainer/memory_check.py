@@ -14,7 +14,8 @@ from rft_api.exit_codes import ExitCode, RunError
 from rft_api.foreign.text import one_line
 from rft_api.hub_address import HubAddress
 from rft_api.memory_advice import Fields, judge_memory
-from rft_api.memory_plan import devices_of
+from rft_api.memory_devices import devices_of
+from rft_api.memory_plan import trained_weights
 from rft_api.model_files import read_model_configuration
 from rft_api.model_shape import UnknownShape, read_shape
 from rft_api.progress import MemoryVerdict
@@ -37,6 +38,7 @@ def judge_run(config: TrainerConfig, commit: str | None, gpu_bytes: float | None
     try:
         path = _configuration_file(config, commit)
         shape = read_shape(read_model_configuration(path))
+        trained_weights(shape, config.tuning)
     except (StorageError, UnknownShape, OSError, ValueError) as error:
         return MemoryVerdict(fits=None, message=f"the memory cannot be planned: {one_line(str(error))}")
     devices = devices_of(config.compute, gpu_bytes)

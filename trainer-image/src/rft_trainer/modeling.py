@@ -30,7 +30,7 @@ from rft_api.foreign.files import MAXIMUM_DOCUMENT, read_json
 from rft_api.foreign.text import one_line
 from rft_api.system_errors import may_pass
 from rft_api.trainer_config import TrainerConfig
-from rft_api.training import Tuning
+from rft_api.tuning import Tuning
 from rft_trainer.architecture import (
     adapted_layers,
     check_architecture,
@@ -165,6 +165,8 @@ def add_adapter(model: PreTrainedModel, tuning: Tuning, seed: int) -> PeftModel:
         LoraConfig(
             r=tuning.effective_rank,
             lora_alpha=tuning.effective_alpha,
+            lora_dropout=tuning.effective_dropout,
+            use_rslora=bool(tuning.rank_stabilized),
             target_modules=layers,
             task_type="CAUSAL_LM",
         ),

@@ -49,7 +49,8 @@ def collect(folder: Path) -> None:
         dist.send_object_list([files], dst=0, group=group)
         for name, size in files:
             _read(folder / name, size, functools.partial(dist.send, dst=0, group=group))
-        shutil.rmtree(folder)
+        # Processes that have nothing to write do not create it.
+        shutil.rmtree(folder, ignore_errors=True)
         return
     for sender in _sender_ranks()[1:]:
         header: list[list[File]] = [[]]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from trl import GRPOTrainer
-from trl.trainer.utils import pad
+from trl.trainer.utils import nanstd, pad
 
 from rft_trainer.distributed import gather
+from rft_trainer.inference import without_dropout
 from rft_trainer.logprobs import completion_logprobs, shares_tokens
 from rft_trainer.micro_batches import select, sequences_of, split_by_tokens
 
@@ -26,6 +28,9 @@ class PackedGRPOTrainer(GRPOTrainer):
     tokens_per_micro_batch: int | None
     """Upper bound of the tokens in a pass; tokens of a shared prefix count once."""
 
+    learns_nothing = False
+    """Whether no completion of the step counts in the loss, so that no weight may change."""
+
     _tokens: tuple[Sequence[list[int]], Sequence[list[int]]] = ((), ())
     _passes = 1
     _early_pass: _EarlyPass | None = None
@@ -38,7 +43,10 @@ class PackedGRPOTrainer(GRPOTrainer):
         """
         self._tokens = prompt_ids, completion_ids
         if self._is_split_by_tokens:
-            sequences = [[*prompt, *completion] for prompt, completion in zip(*self._tokens, strict=True)]
+            sequences = [
+                [*prompt, *(completion if self._is_learnt(completion) else [])]
+                for prompt, completion in zip(*self._tokens, strict=True)
+            ]
             self._passes = max(gather(len(split_by_tokens(sequences, self.tokens_per_micro_batch or 0))))
 
     def compute_ahead(self) -> None:
@@ -49,13 +57,14 @@ class PackedGRPOTrainer(GRPOTrainer):
         else:
             # TRL will shuffle the completions with the next random numbers, and take the first ones; choose the same
             # ones.
-            state = torch.get_rng_state()
-            first = torch.randperm(len(inputs["prompt_ids"]))[: self.args.per_device_train_batch_size]
-            torch.set_rng_state(state)
+            with torch.random.fork_rng(devices=[]):
+                first = torch.randperm(len(inputs["prompt_ids"]))[: self.args.per_device_train_batch_size]
             part = {name: value[first] for name, value in inputs.items()}
         input_ids = torch.cat([part["prompt_ids"], part["completion_ids"]], 1)
         attention_mask = torch.cat([part["prompt_mask"], part["completion_mask"]], 1)
-        with self.compute_loss_context_manager():
+        with self.compute_loss_context_manager(), torch.random.fork_rng(devices=[]):
+            # Dropout must neither take the random numbers with which TRL will shuffle, nor the same ones.
+            torch.default_generator.manual_seed(int(torch.randint(1 << 62, ())))
             result = self._get_per_token_logps_and_entropies(
                 self.model_wrapped,
                 input_ids,
@@ -65,6 +74,22 @@ class PackedGRPOTrainer(GRPOTrainer):
                 compute_aux_loss=self.aux_loss_enabled,
             )
         self._early_pass = _EarlyPass(input_ids, attention_mask, result)
+
+    def record_equal_rewards(self, rewards: torch.Tensor) -> None:
+        """Record the share of groups whose rewards are equal; TRL compares those of the whole batch if it scales by it.
+
+        Args:
+            rewards: those of all processes [B, 1], NaN for completions that could not be scored.
+        """
+        deviations = nanstd(rewards.view(-1, self.num_generations), dim=1)
+        share = torch.isclose(deviations, torch.zeros_like(deviations)).float().mean().item()
+        self._metrics["train"]["frac_reward_zero_std"][-1] = share
+
+    def _is_learnt(self, completion: Sequence[int]) -> bool:
+        """Return whether a completion counts in the loss, as TRL decides it."""
+        if not self.mask_truncated_completions:
+            return True
+        return completion[-1] in self.eos_token_ids or completion[-1] == self.processing_class.pad_token_id
 
     @property
     def _is_split_by_tokens(self) -> bool:
@@ -84,10 +109,26 @@ class PackedGRPOTrainer(GRPOTrainer):
             "prompt_ids": pad(prompts, padding_value=padding, padding_side="left").to(device),
             "prompt_mask": pad([torch.ones_like(ids) for ids in prompts], 0, "left").to(device),
             "completion_ids": pad(completions, padding_value=padding, padding_side="right").to(device),
-            "completion_mask": pad([torch.ones_like(ids) for ids in completions], 0, "right").to(device),
+            "completion_mask": pad(
+                [torch.full_like(ids, self._is_learnt(ids.tolist())) for ids in completions], 0, "right"
+            ).to(device),
         }
 
-    # The methods below override those of TRL.
+    def _drop_gradients(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """Remove gradients of 0 where nothing is learnt, because AdamW's momentum and decay would change weights."""
+        if self.learns_nothing:
+            optimizer.zero_grad(set_to_none=True)
+
+    # The methods below override those of TRL and transformers.
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the optimizer, which does nothing in a step from which nothing is learnt."""
+        # transformers also calls this method when the optimizer exists already.
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if is_new and self.mask_truncated_completions:
+            optimizer.register_step_pre_hook(self._drop_gradients)
+        return optimizer
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -146,12 +187,18 @@ class PackedGRPOTrainer(GRPOTrainer):
         """Compute shared prefixes once, or return the result of the early pass if it was run for these inputs.
 
         TRL passes the whole batch when it needs no gradients: for the reference model, and for the policy when vLLM has
-        sampled the completions.
+        sampled the completions. These are computed without dropout, as completions are sampled.
         """
         if torch.is_grad_enabled():
             early_pass, self._early_pass = self._early_pass, None
             if early_pass is not None and early_pass.matches(input_ids, attention_mask):
                 return early_pass.result
+        with nullcontext() if torch.is_grad_enabled() else without_dropout(model):
+            return self._compute_logps(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+
+    def _compute_logps(
+        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> Any:
         if args or kwargs.get("compute_aux_loss"):
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
@@ -192,5 +239,6 @@ class _EarlyPass:
     result: Any
 
     def matches(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> bool:
-        """Return whether it was the pass of these inputs."""
-        return torch.equal(self.input_ids, input_ids) and torch.equal(self.attention_mask, attention_mask)
+        """Return whether it was the pass of these inputs; tokens that are masked do not matter."""
+        own, other = self.input_ids * self.attention_mask, input_ids * attention_mask
+        return torch.equal(self.attention_mask, attention_mask) and torch.equal(own, other)

@@ -11,8 +11,9 @@ from transformers import PretrainedConfig
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.foreign.text import one_line
+from rft_api.memory_devices import devices_of
 from rft_api.memory_layers import BLOCK
-from rft_api.memory_plan import devices_of, plan_memory
+from rft_api.memory_plan import plan_memory
 from rft_api.memory_servers import DEDICATED_SHARE
 from rft_api.model_files import read_model_configuration
 from rft_api.model_shape import UnknownShape, read_shape
