@@ -395,3 +395,29 @@ def test_processes_that_a_killed_keeper_leaves_are_ended_before_the_next_start(f
     finally:
         started.stop()
     assert sleepers() == []
+
+
+def test_a_server_that_neither_answers_nor_ends_is_given_up_with_its_log(folder, client, monkeypatch):
+    """Another start would hang in the same place, so there is none."""
+    program = "import time; print('loading shard 1 of 2', flush=True); time.sleep(600)"
+    monkeypatch.setattr(process, "server_command", lambda settings, socket: [sys.executable, "-c", program])
+    monkeypatch.setattr(process, "START_SECONDS", 0.0)
+    log = socket_of(folder, 0).with_suffix(".log")
+    # The deadline passes when the log has its line, however slow the machine is.
+    own = RolloutServer._wait_until_healthy
+
+    def wait(self, private):
+        wait_until(lambda: log.stat().st_size > 0)
+        own(self, private)
+
+    monkeypatch.setattr(RolloutServer, "_wait_until_healthy", wait)
+    started = RolloutServer(socket_of(folder, 0), ServerSettings("/m", "float32", 40, 8, 1), lambda *arguments: None)
+    try:
+        with pytest.raises(RuntimeError) as raised:
+            client.wait_until_ready()
+    finally:
+        started.stop()
+    first, *rest = str(raised.value).splitlines()
+    assert first == ("rollout server 0 has neither answered nor ended within 0 s of its start. The end of its log:")
+    assert rest == ["loading shard 1 of 2"], "the server was started more than once"
+    assert started._starts == 1

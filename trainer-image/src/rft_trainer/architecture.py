@@ -15,6 +15,7 @@ from rft_api.exit_codes import ExitCode, RunError
 from rft_api.rollouts import NO_EXPERTS
 from rft_api.training import TrainerCompute
 from rft_api.tuning import Tuning
+from rft_trainer.partitions import full_shape
 
 _ROUTERS = {"gate", "router", "shared_expert_gate"}
 """Names of the linear layers that choose experts (routers)."""
@@ -148,7 +149,7 @@ def describe_adapter(model: PreTrainedModel, adapted: Sequence[str]) -> str:
     text = f"the adapter trains {len(adapted)} linear layers: {names}"
     experts = expert_weights(model)
     if experts:
-        share = experts / sum(parameter.numel() for parameter in model.parameters())
+        share = experts / sum(full_shape(parameter).numel() for parameter in model.parameters())
         text += f"; the adapter does not train the experts, which are {100 * share:.0f} % of the weights"
     linear = {_last_part(name) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     moved = layers_moved_to_experts(model, linear - _ROUTERS)
@@ -169,9 +170,8 @@ def _layer_number(name: str) -> int:
 
 def expert_weights(model: torch.nn.Module) -> int:
     """Return the number of weights of experts; each token uses only some of the experts."""
-    return sum(
-        parameter.numel() for name, parameter in model.named_parameters() if ".experts." in name and parameter.ndim == 3
-    )
+    shapes = [full_shape(parameter) for name, parameter in model.named_parameters() if ".experts." in name]
+    return sum(shape.numel() for shape in shapes if len(shape) == 3)
 
 
 def _quantization(config: PretrainedConfig) -> str | None:

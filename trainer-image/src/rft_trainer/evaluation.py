@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -20,6 +19,7 @@ from rft_trainer.failures import memory_for
 from rft_trainer.generation import Finished, sample_completions
 from rft_trainer.inference import merged_adapter, without_dropout
 from rft_trainer.modeling import end_token_ids, prompt_token_ids
+from rft_trainer.partitions import gathered
 from rft_trainer.rewards import RewardClient
 from rft_trainer.rollouts import ScoredCompletion
 
@@ -57,16 +57,24 @@ def plain_completer(
 ) -> Complete:
     """Return a function that completes prompts with a model that no trainer or engine has wrapped.
 
-    With temperature 0 it takes the most likely token.
+    With temperature 0 it takes the most likely token. Weights that are divided among the ranks are gathered for each
+    call.
     """
-    return partial(
-        complete,
-        model,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        end_ids=end_token_ids(model, tokenizer),
-        pad_id=tokenizer.pad_token_id,
-    )
+    end_ids = end_token_ids(model, tokenizer)
+
+    def complete_whole(prompt_ids: list[list[int]], on_finished: Finished) -> list[list[int]]:
+        with gathered(model.parameters()):
+            return complete(
+                model,
+                prompt_ids,
+                on_finished,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                end_ids=end_ids,
+                pad_id=tokenizer.pad_token_id,
+            )
+
+    return complete_whole
 
 
 def complete(

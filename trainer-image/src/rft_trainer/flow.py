@@ -288,9 +288,9 @@ class Run:
         self._evaluate("tuned", tuned, held_out, evaluator, "Evaluating", "scoring the tuned model")
 
     def _load(self, base: BaseModel, model: str) -> Any:
-        """Load a model onto this process's device."""
+        """Load a model onto this process's device, or its part of it at ZeRO stage 3."""
         with memory_for("loading"):
-            return load_model(model, model_dtype(self._config, base)).to(self._device)
+            return load_model(model, model_dtype(self._config, base), self._config.compute).to(self._device)
 
     def _evaluate(
         self, stage: Stage, policy: Policy, prompts: Sequence[Prompt], evaluator: Evaluator, phase: Phase, message: str

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from rft_api.foreign.files import MAXIMUM_DOCUMENT, read_json
 from rft_api.foreign.text import one_line
 from rft_api.system_errors import may_pass
 from rft_api.trainer_config import TrainerConfig
+from rft_api.training import TrainerCompute
 from rft_api.tuning import Tuning
 from rft_trainer.architecture import (
     adapted_layers,
@@ -44,6 +45,7 @@ from rft_trainer.chat_template import render, token_ids
 from rft_trainer.data import Message
 from rft_trainer.failures import first_line, is_out_of_memory, memory_for
 from rft_trainer.model_checks import build_skeleton, check_context, check_pad_token, check_template, check_tokenizer
+from rft_trainer.partitions import divided_weights, is_divided
 from rft_trainer.precision import choose_dtype
 
 log = logging.getLogger(__name__)
@@ -76,8 +78,11 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
+def load_model(model: str, dtype: torch.dtype, compute: TrainerCompute | None = None) -> PreTrainedModel:
     """Load the model with its weights in a torch dtype.
+
+    At ZeRO stage 3 of `compute`, the weights are divided among all ranks, which then load it together; see
+    `divided_weights`. Quantized weights are not: every rank loads and dequantizes all of them.
 
     Only the special tokens of its generation_config.json are kept. All sampling settings come from the run, but
     transformers would take those that a call leaves out from the model.
@@ -86,7 +91,7 @@ def load_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
         RunError: MODEL_INVALID when the weights cannot be read; weights in pickle files are refused.
     """
     check_model_folder(model)
-    loaded = _load_weights(model, dtype)
+    loaded = _load_weights(model, dtype, compute)
     part = language_part(loaded)
     for name, parameter in loaded.named_parameters():
         if not name.startswith(part) and parameter is not loaded.get_output_embeddings().weight:
@@ -127,15 +132,18 @@ def read_configuration(model: str) -> PretrainedConfig:
     return configuration
 
 
-def _load_weights(model: str, dtype: torch.dtype) -> PreTrainedModel:
+def _load_weights(model: str, dtype: torch.dtype, compute: TrainerCompute | None = None) -> PreTrainedModel:
     with _reading(f"model {model}"):
+        quantization = loading_arguments(AutoConfig.from_pretrained(model, trust_remote_code=False))
+    division = nullcontext() if compute is None or quantization else divided_weights(compute, dtype)
+    with _reading(f"model {model}"), division:
         loaded, info = AutoModelForCausalLM.from_pretrained(
             model,
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
             trust_remote_code=False,
-            **loading_arguments(AutoConfig.from_pretrained(model, trust_remote_code=False)),
+            **quantization,
         )
     # transformers would silently initialize missing weights with random numbers.
     missing = sorted(info["missing_keys"])
@@ -143,7 +151,9 @@ def _load_weights(model: str, dtype: torch.dtype) -> PreTrainedModel:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise RunError(ExitCode.MODEL_INVALID, f"model {model}: lacks weights that its config.json asks for: {names}")
     # Weights that were quantized are loaded in bfloat16, whatever the requested dtype.
-    return loaded.float() if dtype is torch.float32 else loaded
+    # (DeepSpeed decides on the dtype of divided ones.)
+    is_whole = not any(map(is_divided, loaded.parameters()))
+    return loaded.float() if dtype is torch.float32 and is_whole else loaded
 
 
 def model_dtype(config: TrainerConfig, base: BaseModel) -> torch.dtype:

@@ -50,7 +50,7 @@ def run_warmup(
     """
     folder = RunFolder(config.output)
     tokenizer = load_tokenizer(base.folder)
-    model: Any = load_model(base.folder, model_dtype(config, base))
+    model: Any = load_model(base.folder, model_dtype(config, base), config.compute)
     if config.tuning.type == "LoRA":
         model = add_adapter(model, config.tuning, config.hyperparameters.seed)
     share = max(1, warmup.batch_size // config.compute.world_size)

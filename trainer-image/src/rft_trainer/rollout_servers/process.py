@@ -28,6 +28,11 @@ from rft_trainer.rollout_servers.command import ServerSettings, server_command, 
 
 STARTS = 3
 """A server that has ended so many times in a row before it was ready is not started again."""
+START_SECONDS = 1800.0
+"""Seconds in which a started server has to answer. On two busy processor cores, a vLLM has taken up to five minutes; a
+GPU adds the time to read the weights and to compile. What takes longer waits for something that does not come, such as
+another process of a collective operation, so it is not started again: the attempt ends, and the next one may be luckier
+on another machine."""
 POLL_SECONDS = 0.25
 HEALTH_SECONDS = 30.0
 """Seconds between two questions to a ready server whether it is healthy, and for the answer."""
@@ -46,6 +51,10 @@ class NotLoaded(Exception):
 
 class _Ended(Exception):
     """The server has ended, or has to be started again; the text says why."""
+
+
+class _Stuck(Exception):
+    """The server neither answers nor ends, and another start would do the same; the text says for how long."""
 
 
 def unix_client(socket: Path, connections: int | None = None) -> httpx.AsyncClient:
@@ -159,21 +168,25 @@ class RolloutServer:
                 failed_starts = 0
                 log.info("rollout server %s is ready", self.socket.stem)
                 self._watch(private)
-            except (_Ended, NotLoaded, OSError) as error:
+            except (_Ended, _Stuck, NotLoaded, OSError) as error:
                 if self._stopping.is_set():
                     return
                 failed_starts += not was_ready
                 reason = f"rollout server {self.socket.stem} {error}"
+                if isinstance(error, _Stuck):
+                    return self._give_up(reason)
                 if failed_starts == STARTS:
-                    self.kill()
-                    text = f"{reason}; it was started {STARTS} times. The end of its log:\n{self._log_end()}"
-                    atomic_write(failure_file(self.socket), text)
-                    return
+                    return self._give_up(f"{reason}; it was started {STARTS} times")
                 log.warning("%s; starting it again", reason)
             finally:
                 self.kill()
                 # Where the keeper itself was killed, it has left processes behind.
                 kill_processes_in(self._working_folder())
+
+    def _give_up(self, reason: str) -> None:
+        """Kill the server, and write for the clients why it is not started again, with the end of its log."""
+        self.kill()
+        atomic_write(failure_file(self.socket), f"{reason}. The end of its log:\n{self._log_end()}")
 
     def _start(self) -> None:
         self._starts += 1
@@ -194,8 +207,11 @@ class RolloutServer:
             self.kill()
 
     def _wait_until_healthy(self, private: Path) -> None:
+        deadline = time.monotonic() + START_SECONDS
         while True:
             self._raise_if_ended()
+            if time.monotonic() > deadline:
+                raise _Stuck(f"has neither answered nor ended within {START_SECONDS:.0f} s of its start")
             with contextlib.suppress(ForeignAnswerError):
                 if private.exists() and call(private, "GET", "/health", HEALTH_SECONDS).status == httpx.codes.OK:
                     return

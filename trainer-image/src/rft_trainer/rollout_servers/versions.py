@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -14,6 +12,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from rft_api.files import partial_path, sync
+from rft_trainer.partitions import gathered
 
 
 def write_version(model: PreTrainedModel | PeftModel, folder: Path, dtype: torch.dtype, writes: bool) -> None:
@@ -57,16 +56,7 @@ def _gather(parameters: Iterable[tuple[str, torch.nn.Parameter]], keep: bool) ->
     """Return copies of parameters in host memory; under ZeRO-3 each is gathered from all ranks in its turn."""
     copies = {}
     for name, parameter in parameters:
-        with _whole(parameter):
+        with gathered([parameter]):
             if keep:
                 copies[name] = parameter.detach().to("cpu", copy=True)
     return copies
-
-
-def _whole(parameter: torch.nn.Parameter) -> AbstractContextManager[Any]:
-    if not hasattr(parameter, "ds_id"):
-        return nullcontext()
-    import deepspeed
-
-    context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([parameter])
-    return context
