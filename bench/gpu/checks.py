@@ -13,7 +13,7 @@ from typing import Literal
 
 import psutil
 import torch
-from machine import Check, Machine
+from machine import JOB_STEPS, Check, Machine
 from rollouts import TOKENS, prompts_of, spread, started
 
 from rft_api.exit_codes import ExitCode
@@ -79,7 +79,8 @@ def precision(machine: Machine) -> tuple[str, bool]:
 def shared_job(machine: Machine) -> tuple[str, bool]:
     lines = train_lines(machine)
     seconds = [sum(line[part] for part in ("generateSeconds", "updateSeconds")) for line in lines]
-    return f"{len(lines)} steps, {spread(seconds, 2)} s a step", all(line["gradientNorm"] >= 0 for line in lines)
+    learns = any(line["gradientNorm"] > 0 for line in lines)
+    return f"{len(lines)} steps, {spread(seconds, 2)} s a step", len(lines) == JOB_STEPS and learns
 
 
 def importance_ratio(machine: Machine) -> tuple[str, bool]:

@@ -20,7 +20,7 @@ from support.trainer import DIGIT_SHARE, TrainerProgram, hyperparameters, job_sp
 
 from rft_api.ports import free_port  # noqa: E402
 
-STEPS, ROUNDS, VERSIONS = 4, 3, 10
+JOB_STEPS, ROUNDS, VERSIONS = 4, 3, 10
 
 
 class Machine:
@@ -65,9 +65,8 @@ class Machine:
         """Return the configuration of a job that trains an adapter; `changes` are hyperparameters."""
         self._jobs += 1
         folder = self.folder / f"job-{self._jobs}"
-        learning = hyperparameters(
-            **{"maxSteps": STEPS, "maxPromptTokens": 96, "maxCompletionTokens": 32, "microBatchSize": None, **changes}
-        )
+        sizes = {"maxSteps": JOB_STEPS, "maxPromptTokens": 96, "maxCompletionTokens": 32, "microBatchSize": None}
+        learning = hyperparameters(**(sizes | changes))
         spec = job_spec(
             self.model,
             self.data,

@@ -32,10 +32,8 @@ def test_a_rehearsal_writes_a_table_and_a_file(tmp_path):
     met = {step["step"]: step["met"] for step in report["steps"]}
     assert met == {"versions": True, "precision": True, "planner": None}
     assert report["versions"]["torch"] in report["steps"][0]["figure"]
-    assert (
-        "| planner | the most that torch reserves is within 10 % of the plan | not run: it needs a GPU |" in done.stdout
-    )
-    assert (
-        "| precision | bfloat16 on GPUs, in trainer and servers | files float32, trainer float32, servers float32 |"
-        in (done.stdout)
-    )
+    figures = {step["step"]: step["figure"] for step in report["steps"]}
+    assert figures["precision"] == "files float32, trainer float32, servers float32"
+    assert figures["planner"] == "not run: it needs a GPU"
+    for step in report["steps"]:
+        assert f"| {step['step']} | {step['must']} | {step['figure']} |" in done.stdout
