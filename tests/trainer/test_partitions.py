@@ -1,6 +1,6 @@
 """Models that are divided among the ranks while they are loaded: whole they equal their files, and no rank holds all.
 
-Each test starts two processes, as DeepSpeed does, which report as JSON what they have loaded.
+Most tests start two processes, as DeepSpeed does, which report as JSON what they have loaded.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support.patience import PATIENCE_SECONDS
 from support.tiny import write_model
+from support.trainer import TrainerProgram, job_spec, render
 
+from rft_api.exit_codes import ExitCode
 from rft_api.ports import free_port
 from rft_trainer.architecture import expert_weights
 
@@ -122,6 +125,19 @@ def test_without_stage_3_each_rank_holds_all(large):
         assert not report["divided"]
         assert report["different"] == []
         assert report["peak"] > 0.9 * report["weights"], report
+
+
+def test_a_weight_of_another_shape_ends_all_ranks(tmp_path, data):
+    """Only rank 0 reads the files, and sees it; the others have to end with it."""
+    model = write_model(tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"][:-1].clone()
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    compute = {"gpusPerNode": 0, "processesPerNode": 2, "deepspeed": {"zeroStage": 3}}
+    spec = job_spec(model, data, tmp_path / "out", compute=compute)
+    run = TrainerProgram(render(spec, tmp_path / "run", "http://127.0.0.1:1", None), tmp_path / "run", free_port())
+    assert run.wait() == ExitCode.MODEL_INVALID
+    assert "size mismatch for weight" in run.log
 
 
 @pytest.mark.parametrize("tied", [True, False])
