@@ -22,7 +22,11 @@ from rft_api.ports import free_port
 from rft_trainer.architecture import expert_weights
 
 LOADER = """
-import json, sys, threading
+import ctypes, json, sys, threading
+
+# Freed memory is returned to the system at once, so that what a process has is what it uses.
+M_MMAP_THRESHOLD = -3
+assert ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 17)
 
 import torch
 from safetensors import safe_open
@@ -33,8 +37,13 @@ from rft_trainer.modeling import add_adapter, load_model
 from rft_trainer.partitions import full_shape, gathered, is_divided
 from rft_trainer.worker import _join_process_group
 
-folder, stage = sys.argv[1], int(sys.argv[2])
+folder, first, stage = sys.argv[1], sys.argv[2], int(sys.argv[3])
 _join_process_group(on_gpu=False)
+compute = TrainerCompute.model_validate(
+    {"gpusPerNode": 0, "processesPerNode": 2, "deepspeed": {"zeroStage": stage}}
+)
+# What libraries import with the first model is no part of the measurement.
+load_model(first, torch.float32, compute)
 
 
 def anonymous():
@@ -53,9 +62,6 @@ def watch():
 
 watcher = threading.Thread(target=watch)
 watcher.start()
-compute = TrainerCompute.model_validate(
-    {"gpusPerNode": 0, "processesPerNode": 2, "deepspeed": {"zeroStage": stage}}
-)
 model = load_model(folder, torch.float32, compute)
 ended.set()
 watcher.join()
@@ -83,13 +89,13 @@ print(json.dumps(report))
 """
 
 
-def load_on_two_ranks(folder, stage):
-    """The reports of both ranks."""
+def load_on_two_ranks(folder, first, stage):
+    """The reports of both ranks about a model; they load another one first."""
     port = str(free_port())
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", LOADER, str(folder), str(stage)],
+            [sys.executable, "-c", LOADER, str(folder), str(first), str(stage)],
             stdout=subprocess.PIPE,
             text=True,
             env={**environment, "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank},
@@ -109,19 +115,19 @@ def large(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("large") / "model", layers=24, hidden=512)
 
 
-def test_each_rank_holds_its_parts_of_the_files(large):
-    for report in load_on_two_ranks(large, stage=3):
+def test_each_rank_holds_its_parts_of_the_files(large, model):
+    for report in load_on_two_ranks(large, model, stage=3):
         assert report["divided"]
         assert report["different"] == []
         assert report["weights"] > 150e6
-        # Half of the weights, a module that is gathered, and what the libraries take.
-        assert report["held"] < 0.65 * report["weights"], report
-        assert report["peak"] < 0.8 * report["weights"], report
+        # Half of the weights, and a module or two that are gathered.
+        assert report["held"] < 0.6 * report["weights"], report
+        assert report["peak"] < 0.7 * report["weights"], report
 
 
-def test_without_stage_3_each_rank_holds_all(large):
+def test_without_stage_3_each_rank_holds_all(large, model):
     """What the test above would see without the division."""
-    for report in load_on_two_ranks(large, stage=2):
+    for report in load_on_two_ranks(large, model, stage=2):
         assert not report["divided"]
         assert report["different"] == []
         assert report["peak"] > 0.9 * report["weights"], report
@@ -141,9 +147,9 @@ def test_a_weight_of_another_shape_ends_all_ranks(tmp_path, data):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_tied_weights_and_adapters_of_a_divided_model(tmp_path, tied):
+def test_tied_weights_and_adapters_of_a_divided_model(tmp_path, model, tied):
     folder = write_model(tmp_path / "model", tied=tied)
-    for report in load_on_two_ranks(folder, stage=3):
+    for report in load_on_two_ranks(folder, model, stage=3):
         assert report["divided"]
         assert report["different"] == []
         assert report["tied"] == tied
