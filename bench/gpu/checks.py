@@ -13,7 +13,7 @@ from typing import Literal
 
 import psutil
 import torch
-from machine import JOB_STEPS, Check, Machine
+from machine import JOB_STEPS, Check, Machine, TrainerProgram
 from rollouts import TOKENS, prompts_of, spread, started
 
 from rft_api.exit_codes import ExitCode
@@ -78,7 +78,7 @@ def precision(machine: Machine) -> tuple[str, bool]:
 
 def shared_job(machine: Machine) -> tuple[str, bool]:
     lines = train_lines(machine)
-    seconds = [sum(line[part] for part in ("generateSeconds", "updateSeconds")) for line in lines]
+    seconds = step_seconds(lines)
     learns = any(line["gradientNorm"] > 0 for line in lines)
     return f"{len(lines)} steps, {spread(seconds, 2)} s a step", len(lines) == JOB_STEPS and learns
 
@@ -95,8 +95,18 @@ def logprob_difference(machine: Machine) -> tuple[str, bool]:
 
 
 def train_lines(machine: Machine) -> list[dict[str, float]]:
-    """Return the metrics of the steps of the job with vLLM."""
-    return [line for line in machine.shared_job.metrics() if line["split"] == "train"]
+    """Return the metrics of the steps of the job with vLLM on the trainer's GPU."""
+    return train_steps(machine.shared_job)
+
+
+def train_steps(job: TrainerProgram) -> list[dict[str, float]]:
+    """Return the metrics of the steps of a job."""
+    return [line for line in job.metrics() if line["split"] == "train"]
+
+
+def step_seconds(lines: list[dict[str, float]]) -> list[float]:
+    """Return the seconds of steps, of which generating counts what is waited for."""
+    return [line["generateSeconds"] + line["updateSeconds"] for line in lines]
 
 
 def speed(machine: Machine) -> tuple[str, bool]:
@@ -115,7 +125,11 @@ def killed_server(machine: Machine) -> tuple[str, bool]:
         prompts = prompts_of(tokenizer) * 4
         engine.sync(policy, 1)
         undisturbed = engine.sample(prompts, 1, 1.0, lambda ended: None)
-        cores = [each for each in psutil.Process().children(recursive=True) if "EngineCore" in each.name()]
+        cores = [
+            each
+            for each in psutil.Process().children(recursive=True)
+            if "EngineCore" in each.name() + str(each.cmdline())
+        ]
         assert len(cores) == 1, f"the engine's process is not to be found among {len(cores)}"
         kill = threading.Timer(0.2, cores[0].kill)
         start = time.monotonic()
@@ -156,17 +170,22 @@ def zero_3(machine: Machine) -> tuple[str, bool]:
     for stage in (2, 3):
         compute = {"deepspeed": {"zeroStage": stage}, "rollouts": {"engine": "InProcess"}}
         devices = {"gpusPerNode": 2} if machine.gpus else {"gpusPerNode": 0, "processesPerNode": 2}
-        (first, *_) = [line for line in machine.train(devices | compute).metrics() if line["split"] == "train"]
-        norms.append(first["gradientNorm"])
+        norms.append(train_steps(machine.train(devices | compute))[0]["gradientNorm"])
     difference = abs(norms[1] - norms[0])
     text = f"gradient norm of the first step: {norms[1]:.6g} at stage 3, {norms[0]:.6g} at stage 2"
     return text, difference <= (0.05 if machine.gpus else 1e-3) * norms[0]
 
 
 def dedicated(machine: Machine) -> tuple[str, bool]:
-    job = machine.train({"gpusPerNode": 1, "rollouts": {"engine": "vLLM", "placement": "Dedicated"}})
-    means = [line["importanceRatioMean"] for line in job.metrics() if line["split"] == "train"]
+    means = [line["importanceRatioMean"] for line in train_steps(machine.dedicated_job(overlap=0))]
     return f"importance ratio {spread(means, 5)}", all(abs(mean - 1) < 1e-2 for mean in means)
+
+
+def overlap(machine: Machine) -> tuple[str, bool]:
+    # The first step is sampled as without.
+    plain, ahead = (step_seconds(train_steps(machine.dedicated_job(number))[1:]) for number in (0, 1))
+    text = f"{spread(ahead, 2)} s a step, {spread(plain, 2)} without"
+    return text, statistics.median(ahead) <= statistics.median(plain)
 
 
 STEPS = (
@@ -182,4 +201,5 @@ STEPS = (
     Step("out-of-memory", "exit code 17, and the fields to lower", "a GPU", out_of_memory),
     Step("zero-3", "the first step as at stage 2: 5 % in bfloat16, 0.1 % in float32", "two processes", zero_3),
     Step("dedicated", "vLLM on a GPU of its own: mean ratio within 0.01 of 1", "two GPUs", dedicated),
+    Step("overlap", "a step takes no longer than without, with vLLM on a GPU of its own", "two GPUs", overlap),
 )

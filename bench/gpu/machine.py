@@ -38,6 +38,7 @@ class Machine:
         self.gpus = gpus
         self._exit = ExitStack()
         self._jobs = 0
+        self._dedicated_jobs: dict[int, Any] = {}
 
     def __enter__(self) -> Machine:
         return self
@@ -89,6 +90,13 @@ class Machine:
     def shared_job(self) -> Any:
         """A job that trains an adapter, whose completions come from a vLLM on the same GPU."""
         return self.train({"gpusPerNode": min(1, self.gpus), "rollouts": {"engine": "vLLM"}})
+
+    def dedicated_job(self, overlap: int) -> Any:
+        """A job whose completions come from a vLLM on a GPU of its own, with or without overlap."""
+        if overlap not in self._dedicated_jobs:
+            rollouts = {"engine": "vLLM", "placement": "Dedicated", "overlap": overlap}
+            self._dedicated_jobs[overlap] = self.train({"gpusPerNode": 1, "rollouts": rollouts})
+        return self._dedicated_jobs[overlap]
 
     def server_config(self) -> Any:
         """Return the configuration of a run whose servers are started by themselves."""
