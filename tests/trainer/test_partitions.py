@@ -1,6 +1,6 @@
 """Models that are divided among the ranks while they are loaded: whole they equal their files, and no rank holds all.
 
-Most tests start two processes, as DeepSpeed does, which report as JSON what they have loaded.
+Two processes, started as for DeepSpeed, load several models one after the other, and report as JSON what they have.
 """
 
 from __future__ import annotations
@@ -37,13 +37,7 @@ from rft_trainer.modeling import add_adapter, load_model
 from rft_trainer.partitions import full_shape, gathered, is_divided
 from rft_trainer.worker import _join_process_group
 
-folder, first, stage = sys.argv[1], sys.argv[2], int(sys.argv[3])
 _join_process_group(on_gpu=False)
-compute = TrainerCompute.model_validate(
-    {"gpusPerNode": 0, "processesPerNode": 2, "deepspeed": {"zeroStage": stage}}
-)
-# What libraries import with the first model is no part of the measurement.
-load_model(first, torch.float32, compute)
 
 
 def anonymous():
@@ -51,86 +45,114 @@ def anonymous():
     return int(line.split()[1]) * 1024
 
 
-before, peak, ended = anonymous(), 0, threading.Event()
+def report(folder, stage):
+    before, peak, ended = anonymous(), 0, threading.Event()
+
+    def watch():
+        nonlocal peak
+        while not ended.wait(0.002):
+            peak = max(peak, anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    compute = TrainerCompute.model_validate(
+        {"gpusPerNode": 0, "processesPerNode": 2, "deepspeed": {"zeroStage": stage}}
+    )
+    model = load_model(folder, torch.float32, compute)
+    ended.set()
+    watcher.join()
+    held = anonymous()
+    weights, different = dict(model.named_parameters(remove_duplicate=False)), []
+    with safe_open(f"{folder}/model.safetensors", "pt") as file:
+        names = set(file.keys())
+        for name in sorted(names):
+            with gathered([weights[name]]):
+                if not torch.equal(weights[name], file.get_tensor(name)):
+                    different.append(name)
+    tuning = Tuning(type="LoRA", rank=4)
+    adapter = describe_adapter(model, adapted_layers(model, tuning))
+    adapted = add_adapter(model, tuning, seed=1)
+    return {
+        "peak": max(peak, held) - before,
+        "held": held - before,
+        "bytes": sum(full_shape(weight).numel() * 4 for weight in set(weights.values())),
+        "divided": all(map(is_divided, weights.values())),
+        "different": different,
+        "absent": sorted(set(weights) - names),
+        "tied": model.get_input_embeddings().weight is model.get_output_embeddings().weight,
+        "adapter": adapter,
+        "shapes": [list(weight.shape) for name, weight in adapted.named_parameters() if "lora_" in name],
+    }
 
 
-def watch():
-    global peak
-    while not ended.wait(0.002):
-        peak = max(peak, anonymous())
-
-
-watcher = threading.Thread(target=watch)
-watcher.start()
-model = load_model(folder, torch.float32, compute)
-ended.set()
-watcher.join()
-held = anonymous()
-report = {
-    "peak": max(peak, held) - before,
-    "held": held - before,
-    "weights": sum(full_shape(weight).numel() * 4 for weight in model.parameters()),
-    "divided": all(map(is_divided, model.parameters())),
-    "different": [],
-}
-weights = dict(model.named_parameters(remove_duplicate=False))
-with safe_open(f"{folder}/model.safetensors", "pt") as file:
-    for name in file.keys():
-        with gathered([weights[name]]):
-            if not torch.equal(weights[name], file.get_tensor(name)):
-                report["different"].append(name)
-    report["absent"] = sorted(set(weights) - set(file.keys()))
-report["tied"] = model.get_input_embeddings().weight is model.get_output_embeddings().weight
-tuning = Tuning(type="LoRA", rank=4)
-report["adapter"] = describe_adapter(model, adapted_layers(model, tuning))
-adapted = add_adapter(model, tuning, seed=1)
-report["shapes"] = {name: list(weight.shape) for name, weight in adapted.named_parameters() if "lora_" in name}
-print(json.dumps(report))
+print(json.dumps([report(folder, stage) for folder, stage in json.loads(sys.argv[1])]))
 """
 
+LAYERS = [(64, 64), (64, 32), (64, 32), (64, 64), (64, 128), (64, 128), (128, 64)]
+"""Inputs and outputs of the linear layers in a layer of the tiny model."""
 
-def load_on_two_ranks(folder, first, stage):
-    """The reports of both ranks about a model; they load another one first."""
-    port = str(free_port())
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    """The reports of both ranks, by the name of the model."""
+    folder = tmp_path_factory.mktemp("models")
+    # What libraries import with the first model would count as its memory, so it is a small one. The large one has some
+    # 200 MB, and no module with more than a hundredth of them.
+    large = write_model(folder / "large", layers=24, hidden=512)
+    models = {
+        "tied": (write_model(folder / "tied"), 3),
+        "untied": (write_model(folder / "untied", tied=False), 3),
+        "large": (large, 3),
+        "large, not divided": (large, 2),
+    }
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    environment["MASTER_PORT"] = str(free_port())
+    argument = json.dumps([(str(path), stage) for path, stage in models.values()])
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", LOADER, str(folder), str(first), str(stage)],
+            [sys.executable, "-c", LOADER, argument],
             stdout=subprocess.PIPE,
             text=True,
-            env={**environment, "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank},
+            env={**environment, "RANK": rank, "LOCAL_RANK": rank},
         )
         for rank in ("0", "1")
     ]
     try:
-        return [json.loads(process.communicate(timeout=PATIENCE_SECONDS)[0].splitlines()[-1]) for process in processes]
+        outputs = [process.communicate(timeout=PATIENCE_SECONDS)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
+    ranks = [json.loads(output.splitlines()[-1]) for output in outputs]
+    return dict(zip(models, zip(*ranks, strict=True), strict=True))
 
 
-@pytest.fixture(scope="module")
-def large(tmp_path_factory):
-    """A model of some 200 MB, in which no module has more than a twentieth of the weights."""
-    return write_model(tmp_path_factory.mktemp("large") / "model", layers=24, hidden=512)
-
-
-def test_each_rank_holds_its_parts_of_the_files(large, model):
-    for report in load_on_two_ranks(large, model, stage=3):
+def test_each_rank_holds_its_parts_of_the_files(reports):
+    for report in reports["large"]:
         assert report["divided"]
         assert report["different"] == []
-        assert report["weights"] > 150e6
+        assert report["bytes"] > 200e6
         # Half of the weights, and a module or two that are gathered.
-        assert report["held"] < 0.6 * report["weights"], report
-        assert report["peak"] < 0.7 * report["weights"], report
+        assert report["held"] < 0.6 * report["bytes"], report
+        assert report["peak"] < 0.7 * report["bytes"], report
 
 
-def test_without_stage_3_each_rank_holds_all(large, model):
-    """What the test above would see without the division."""
-    for report in load_on_two_ranks(large, model, stage=2):
+def test_without_stage_3_each_rank_holds_all(reports):
+    for report in reports["large, not divided"]:
         assert not report["divided"]
         assert report["different"] == []
-        assert report["peak"] > 0.9 * report["weights"], report
+        assert report["peak"] > 0.9 * report["bytes"], report
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_weights_and_adapters_of_a_divided_model(reports, tied):
+    for report in reports["tied" if tied else "untied"]:
+        assert report["divided"]
+        assert report["different"] == []
+        assert report["tied"] == tied
+        assert report["absent"] == (["lm_head.weight"] if tied else [])
+        assert report["adapter"].startswith("the adapter trains 14 linear layers")
+        expected = [shape for inputs, outputs in LAYERS * 2 for shape in ([4, inputs], [outputs, 4])]
+        assert sorted(report["shapes"]) == sorted(expected)
 
 
 def test_a_weight_of_another_shape_ends_all_ranks(tmp_path, data):
@@ -143,39 +165,14 @@ def test_a_weight_of_another_shape_ends_all_ranks(tmp_path, data):
     spec = job_spec(model, data, tmp_path / "out", compute=compute)
     run = TrainerProgram(render(spec, tmp_path / "run", "http://127.0.0.1:1", None), tmp_path / "run", free_port())
     assert run.wait() == ExitCode.MODEL_INVALID
-    assert "size mismatch for weight" in run.log
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_tied_weights_and_adapters_of_a_divided_model(tmp_path, model, tied):
-    folder = write_model(tmp_path / "model", tied=tied)
-    for report in load_on_two_ranks(folder, model, stage=3):
-        assert report["divided"]
-        assert report["different"] == []
-        assert report["tied"] == tied
-        assert report["absent"] == (["lm_head.weight"] if tied else [])
-        assert report["adapter"].startswith("the adapter trains 14 linear layers")
-        assert sorted(report["shapes"].values()) == sorted(
-            shape for inputs, outputs in LAYERS * 2 for shape in ([4, inputs], [outputs, 4])
-        )
-
-
-LAYERS = [(64, 64), (64, 32), (64, 32), (64, 64), (64, 128), (64, 128), (128, 64)]
-"""Inputs and outputs of the linear layers of a layer."""
-
-
-class Experts(torch.nn.Module):
-    """Stacked experts, whose weight looks as DeepSpeed leaves it after it has divided it."""
-
-    def __init__(self):
-        super().__init__()
-        self.experts = torch.nn.ModuleDict({"up": torch.nn.Linear(1, 1, bias=False)})
-        weight = self.experts["up"].weight
-        weight.data = torch.empty(0)
-        weight.ds_id, weight.ds_shape = 0, torch.Size([4, 6, 8])
+    assert "size mismatch for model.norm.weight" in run.log.splitlines()[-1]
 
 
 def test_divided_experts_are_counted():
     holder = torch.nn.Module()
-    holder.mlp = Experts()
+    holder.mlp = torch.nn.Module()
+    holder.mlp.experts = torch.nn.Linear(1, 1, bias=False)
+    # As DeepSpeed leaves the weight of stacked experts after it has divided it.
+    weight = holder.mlp.experts.weight
+    weight.data, weight.ds_id, weight.ds_shape = torch.empty(0), 0, torch.Size([4, 6, 8])
     assert expert_weights(holder) == 4 * 6 * 8

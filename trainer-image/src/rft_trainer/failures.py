@@ -183,9 +183,13 @@ def _is_of_a_writer(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or the name of its class if it has no text."""
+    """Return the first line of an error's text, or the name of its class if it has no text.
+
+    Where the first line only announces the next one with a colon, that is part of it.
+    """
     lines = str(error).strip().splitlines()
-    return one_line(lines[0]) if lines else type(error).__name__
+    announces = len(lines) > 1 and lines[0].endswith(":")
+    return one_line(" ".join(lines[: 1 + announces])) if lines else type(error).__name__
 
 
 def _probe(folder: Path) -> int | None:
