@@ -49,7 +49,7 @@ def is_divided(parameter: torch.nn.Parameter) -> bool:
 
 def full_shape(parameter: torch.nn.Parameter) -> torch.Size:
     """Return the shape of a weight, also of a divided one."""
-    shape: torch.Size = parameter.ds_shape if is_divided(parameter) else parameter.shape  # type: ignore[assignment]
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
     return shape
 
 
