@@ -17,7 +17,8 @@ from machine import JOB_STEPS, Check, Machine, TrainerProgram
 from rollouts import TOKENS, prompts_of, spread, started
 
 from rft_api.exit_codes import ExitCode
-from rft_api.memory_plan import GIB, devices_of, plan_memory
+from rft_api.memory_devices import devices_of
+from rft_api.memory_plan import GIB, plan_memory
 from rft_api.model_shape import read_shape
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "safetensors")

@@ -31,7 +31,8 @@ assert ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 17)
 import torch
 from safetensors import safe_open
 
-from rft_api.training import TrainerCompute, Tuning
+from rft_api.training import TrainerCompute
+from rft_api.tuning import Tuning
 from rft_trainer.architecture import adapted_layers, describe_adapter
 from rft_trainer.modeling import add_adapter, load_model
 from rft_trainer.partitions import full_shape, gathered, is_divided
