@@ -96,7 +96,7 @@ WRONG_JOBS = {
     "no model": ('"hf://Qwen/Qwen3-0.6B"', "model", 5, "spec.model.uri: there is no folder"),
     "hub name": ("Qwen/Qwen3-0.6B", "Qwen3", 5, "spec.model.uri: must look like hf://OWNER/NAME"),
     "micro batch": ('learningRate: "1e-5"', "microBatchSize: 7", 10, "spec.hyperparameters.microBatchSize: 7 does not"),
-    "rule": ("  output:", "  tuning: {type: Full, rank: 8}\n  output:", 11, "spec.tuning: rank, alpha and lastLayers"),
+    "rule": ("  output:", "  tuning: {type: Full, rank: 8}\n  output:", 11, "spec.tuning: rank, alpha, lastLayers"),
     "twice": ("  output:", "  model: {uri: x}\n  output:", 11, "is not valid YAML: model is given twice"),
     "YAML": ("{uri: out}", "{uri: out", 12, "is not valid YAML"),
     "boolean": ("  output:", '  suspend: "yes"\n  output:', 11, "spec.suspend: must be true or false, without quotes"),
