@@ -50,7 +50,8 @@ def collect(folder: Path) -> None:
         for name, size in files:
             _read(folder / name, size, functools.partial(dist.send, dst=0, group=group))
         # Processes that have nothing to write do not create it.
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(folder)
         return
     for sender in _sender_ranks()[1:]:
         header: list[list[File]] = [[]]
