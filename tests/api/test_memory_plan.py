@@ -60,6 +60,29 @@ def test_stages_of_zero_keep_what_its_paper_says(stage, gigabytes):
     assert kept / shape.weights * 7.5 == pytest.approx(gigabytes, abs=0.05)
 
 
+@pytest.mark.parametrize("tuning", [LORA, FULL])
+@pytest.mark.parametrize(
+    ("configuration", "largest_module"),
+    [(QWEN3_32B, 151936 * 5120), (QWEN3_30B_A3B, 128 * 3 * 2048 * 768)],
+    ids=["the embedding", "the experts of a layer"],
+)
+def test_stage_3_loads_its_part_and_one_module(configuration, largest_module, tuning):
+    """In bfloat16, which DeepSpeed decides on, also for weights that are stored or trained in float32."""
+    shape = read_shape({**configuration, "torch_dtype": "float32"})
+    devices = Devices(8, on_gpus=True, deepspeed=DeepSpeed(zero_stage=3))
+    loading = plan_memory(shape, Hyperparameters(), tuning, devices).phases[0]
+    assert loading.phase == "loading"
+    assert loading.items == {"weights": 2 * shape.weights / 8, "gathered weights": 2 * largest_module}
+
+
+@pytest.mark.parametrize("stage", [None, 0, 1, 2])
+def test_at_other_stages_each_process_loads_the_whole_model(stage):
+    shape = read_shape(QWEN3_32B)
+    devices = Devices(8, on_gpus=True, deepspeed=None if stage is None else DeepSpeed(zero_stage=stage))
+    loading = plan_memory(shape, Hyperparameters(), FULL, devices).phases[0]
+    assert loading.items == {"weights": 4 * shape.weights}
+
+
 def test_an_adapter_adds_little_to_the_weights():
     shape, job = fields(QWEN3_8B, gpuMemory="80Gi")
     items = {name: size for phase in job.plan(shape).phases for name, size in phase.items.items()}

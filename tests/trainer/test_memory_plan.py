@@ -66,6 +66,8 @@ def test_a_shape_has_the_weights_and_the_adapted_layers_that_transformers_create
     skeleton.tie_weights()
     shape = shape_of(CONFIGURATIONS[name])
     assert shape.weights == sum(parameter.numel() for parameter in skeleton.parameters())
+    modules = [sum(own.numel() for own in module.parameters(recurse=False)) for module in skeleton.modules()]
+    assert shape.largest_module == max(modules)
     for tuning in (Tuning(rank=8), Tuning(rank=8, last_layers=2), Tuning(rank=8, target_modules=["o_proj"])):
         adapter = 0
         for layer in adapted_layers(skeleton, tuning):

@@ -174,7 +174,7 @@ def plan_memory(
     kept = _kept(shape, hyperparameters, tuning, devices, precision)
     while_updating = {**kept, **_gradients(shape, tuning, devices, precision)}
     phases = (
-        PhaseNeed("loading", {"weights": float(shape.weights * _loaded_bytes(shape, tuning, devices))}),
+        PhaseNeed("loading", _loaded(shape, tuning, devices)),
         PhaseNeed("rollouts", {**kept, **_generation(shape, hyperparameters, devices, precision)}),
         PhaseNeed("update", {**while_updating, **_activations(shape, tuning, devices, precision, load)}),
         PhaseNeed("optimizer step", {**while_updating, **_step(shape, tuning, devices, precision)}),
@@ -221,11 +221,22 @@ def _adapter(shape: ModelShape, tuning: Tuning, devices: Devices, precision: Pre
     return Adapter(tuning.effective_rank, shape.adapted_linears(tuning.target_modules), mask)
 
 
-def _loaded_bytes(shape: ModelShape, tuning: Tuning, devices: Devices) -> int:
-    """Bytes of a weight when the model is loaded, which each process does whole, whatever the stage of ZeRO."""
-    if tuning.type == "Full":
-        return 4
-    return shape.stored_bytes if devices.on_gpus else devices.cpu_bytes
+def _loaded(shape: ModelShape, tuning: Tuning, devices: Devices) -> dict[str, float]:
+    """Bytes of weights while the model is loaded, which each process does whole, but not at ZeRO stage 3.
+
+    There, transformers constructs the model inside `deepspeed.zero.Init`, which divides the weights of a module as soon
+    as it exists, and gathers one module after the other to fill it (`deepspeed.zero.GatheredParameters` in
+    `transformers.integrations.deepspeed`). So each process has its part of all weights, and one module whole. DeepSpeed
+    decides on their dtype, which is bfloat16 on GPUs (`rft_trainer.partitions`).
+    """
+    unit = 4 if tuning.type == "Full" else shape.stored_bytes if devices.on_gpus else devices.cpu_bytes
+    if _stage(devices) != 3:
+        return {"weights": float(shape.weights * unit)}
+    unit = 2 if devices.on_gpus else unit
+    return {
+        "weights": shape.weights * unit / _partitions(devices, 3),
+        "gathered weights": float(shape.largest_module * unit),
+    }
 
 
 def _kept(

@@ -143,6 +143,12 @@ class ModelShape:
         """Number of all weights."""
         return sum(self.weights_by_kind.values())
 
+    @property
+    def largest_module(self) -> int:
+        """Number of weights of the largest module; all experts of a layer are one (transformers, `*Experts`)."""
+        experts = self.experts * 3 * self.hidden * self.intermediate
+        return max(self.vocabulary * self.hidden, experts, *(item.weights for item in self.linears))
+
     def adapted_linears(self, names: Sequence[str] | None) -> tuple[LinearShape, ...]:
         """The linear layers of one layer that get an adapter: those with the names, or all without names.
 
