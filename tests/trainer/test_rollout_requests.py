@@ -264,6 +264,7 @@ def test_what_a_server_on_cpus_is_started_with(tmp_path):
     assert options["--dtype"] == "float32"
     assert options["--kv-cache-memory-bytes"] == str(2 << 30)
     assert "--tensor-parallel-size" not in options
+    assert "--no-enable-chunked-prefill" in command
     environment = server_environment(settings[0], {"RANK": "1", "MASTER_PORT": "1", "PATH": "/bin"})
     assert "RANK" not in environment
     assert "MASTER_PORT" not in environment
@@ -302,6 +303,7 @@ def test_the_gpus_of_each_server(compute, visible, devices):
     command = server_command(placed[0], socket_of(Path("/folder"), 0))
     assert command[command.index("--tensor-parallel-size") + 1] == str(len(devices[0]))
     assert command[command.index("--gpu-memory-utilization") + 1] == "0.500"
+    assert "--no-enable-chunked-prefill" not in command
     assert server_environment(placed[0], {})["CUDA_VISIBLE_DEVICES"] == ",".join(devices[0])
 
 

@@ -204,6 +204,19 @@ def test_a_changed_adapter_is_never_answered_from_the_cache_of_an_older_version(
             assert torch.tensor(completion.logprobs) == pytest.approx(expected, abs=1e-5)
 
 
+def test_many_long_prompts_at_once_are_each_computed_in_one_step(engine, policy, tokenizer):
+    """An engine on CPUs ends when it computes the prompt of a request with a seed in two steps."""
+    prompts = ids_of(tokenizer, [f"{number:04d}" * 30 for number in range(64)])
+    assert sum(len(prompt) for prompt in prompts) > 3 * 2048, "vLLM computes so many tokens in a step by default"
+    engine.sync(policy, 15)
+    processes = server_processes(engine)
+    completions = engine.sample(prompts, 15, 1.0, lambda ended: None)
+    assert server_processes(engine) == processes, "the server was started again"
+    for prompt, completion in zip(prompts, completions, strict=True):
+        expected = logprobs_of(policy, prompt, completion.token_ids)
+        assert torch.tensor(completion.logprobs) == pytest.approx(expected, abs=1e-5)
+
+
 def test_two_hundred_versions_leave_nothing_behind(engine, policy, tokenizer):
     prompts = ids_of(tokenizer)[:1]
     sampled = set()

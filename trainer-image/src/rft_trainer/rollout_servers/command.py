@@ -81,6 +81,10 @@ def server_command(settings: ServerSettings, socket: Path) -> list[str]:
         # On CPUs the share of the memory is only looked at, and the cache has the size that is stated.
         command += ["--enforce-eager", "--gpu-memory-utilization", "0.1"]
         command += ["--kv-cache-memory-bytes", str(settings.cache_bytes)]
+        # Where many prompts wait, vLLM computes a part of one in a step and the rest in the next. It then sets back the
+        # random numbers of that request, which those of CPUs cannot (torch: "CPU Generator does not use offset"), and
+        # the engine ends. Its warning about this option is about models that are not of the kind that is trained here.
+        command += ["--no-enable-chunked-prefill"]
     if settings.lora_rank is not None:
         command += ["--enable-lora", "--max-lora-rank", str(room_for_rank(settings.lora_rank))]
         # vLLM reads an adapter that it has pushed out of memory again from its files, which may be gone then.
