@@ -17,20 +17,26 @@ import yaml
 QUICKSTART = Path(__file__).parents[1] / "examples/quickstart"
 
 
-def run(seed: int, folder: Path) -> tuple[dict, float]:
-    """Run `rft run` with this seed; return its last line, which is the result, and the minutes that it took."""
-    job = yaml.safe_load((QUICKSTART / "job.yaml").read_text(encoding="utf-8"))
-    spec = job["spec"]
-    spec["hyperparameters"]["seed"] = seed
-    spec["output"]["uri"] = str(folder / f"seed-{seed}")
-    for place in (spec["model"], *(source for sources in spec["data"].values() for source in sources)):
-        place["uri"] = str((QUICKSTART / place["uri"]).resolve())
-    manifest = folder / f"seed-{seed}.yaml"
+def run(job: dict, folder: Path) -> tuple[dict, float]:
+    """Run `rft run` with a job; return its last line, which is the result, and the minutes that it took."""
+    folder.mkdir()
+    job["spec"]["output"]["uri"] = str(folder / "out")
+    manifest = folder / "job.yaml"
     manifest.write_text(json.dumps(job), encoding="utf-8")
     command = [Path(sys.executable).parent / "rft", "run", manifest, QUICKSTART / "reward.yaml"]
     start = time.monotonic()
     process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(process.stdout.splitlines()[-1]), (time.monotonic() - start) / 60
+
+
+def quickstart(seed: int) -> dict:
+    """Return the quickstart's job with this seed, and with whole paths."""
+    job = yaml.safe_load((QUICKSTART / "job.yaml").read_text(encoding="utf-8"))
+    spec = job["spec"]
+    spec["hyperparameters"]["seed"] = seed
+    for place in (spec["model"], *(source for sources in spec["data"].values() for source in sources)):
+        place["uri"] = str((QUICKSTART / place["uri"]).resolve())
+    return job
 
 
 def main() -> None:
@@ -41,7 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for seed in seeds:
             print(f"seed {seed}", file=sys.stderr)
-            result, minutes = run(seed, Path(temporary))
+            result, minutes = run(quickstart(seed), Path(temporary) / f"seed-{seed}")
             low, high = result["interval"]
             gains.append(result["gain"])
             rows.append(
