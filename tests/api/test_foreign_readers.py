@@ -44,6 +44,8 @@ _ALLOWED = {
     "operator rft_job.world read_run_configuration json.loads": "the operator's own ConfigMap",
     "operator kube.cluster * json.loads": "the API server's answer",
     "operator kube.store * json.loads": _OWN,
+    # adapter-loader
+    "adapter-loader memory leave_verdict write_text": "the kubelet's file for the termination message",
     # reward-server
     "reward-server code_files code_folder write_text": "in a folder that was just made for it",
     "reward-server packages install write_text": "in a folder that was just made for it",

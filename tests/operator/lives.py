@@ -44,6 +44,7 @@ RESULT = {
     "steps": 20, "stoppedEarly": False, "bestStep": 10, "prompts": 64, "baseReward": 0.25, "tunedReward": 0.75,
     "checkpoints": [{"step": 10, "validationReward": 0.7}], "gain": {"mean": 0.5, "low": 0.4, "high": 0.6},
 }  # fmt: skip
+PLANNERS = "rft.dev/plans=memory"
 TRAINERS = "app.kubernetes.io/component=trainer"
 REWARDS = "app.kubernetes.io/component=reward-server"
 SERVERS = "app.kubernetes.io/component=server"

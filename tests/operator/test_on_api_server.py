@@ -12,6 +12,7 @@ import pytest
 from cluster.control_plane import Cluster, ControlPlane
 from cluster.kubectl import CRDS, Kubectl
 from lives import (
+    PLANNERS,
     RESULT,
     REWARD,
     REWARDS,
@@ -24,6 +25,8 @@ from lives import (
 from pretending import Kubelet, Operator, reason, running_operator, wait_until_gone
 
 from rft_api.config_map_size import CONFIG_MAP_BYTES
+from rft_api.progress import MemoryVerdict
+from rft_api.termination import memory_message
 
 
 @pytest.fixture(scope="module")
@@ -265,12 +268,15 @@ def test_pods_of_all_kinds_are_admitted_without_a_warning(kubectl, team, kubelet
     ]
     kubectl.apply(on_gpus, *servers, namespace=team)
     # What is not admitted is never created.
-    kubelet.pods(TRAINERS, 2)
+    (planner,) = kubelet.pods(PLANNERS)
+    made = kubectl.get("jobs", f"--namespace={team}")["items"]
+    kubelet.end(planner, "memory-plan", 0, memory_message(MemoryVerdict(fits=True, message="small")))
+    kubelet.pods(f"{TRAINERS},rft.dev/attempt=0", 2)
     kubelet.pods(SERVERS, 3)
-    made = kubectl.get("jobs,deployments", f"--namespace={team}")["items"]
+    made += kubectl.get("jobs,deployments", f"--namespace={team}")["items"]
     templates = [item["spec"]["template"] for item in made]
     containers = {c["name"] for t in templates for k in ("containers", "initContainers") for c in t["spec"].get(k, [])}
-    assert containers == {"trainer", "reward-server", "server", "loader", "fetch"}
+    assert containers == {"trainer", "reward-server", "server", "loader", "fetch", "memory-plan"}
     assert warnings_of(kubectl, team, templates) == ""
     for template in templates:
         template["spec"]["hostNetwork"] = True

@@ -9,13 +9,20 @@ from typing import Any
 
 import pytest
 from audit import OPERATOR
-from lives import RESULT, REWARD, REWARDS, ROOT, TRAINERS, Life, bind, job, wait_for
+from lives import PLANNERS, RESULT, REWARD, REWARDS, ROOT, TRAINERS, Life, bind, job, wait_for
 from pretending import running_operator
 
-from rft_operator.kube.permissions import EVERYWHERE, OWN_NAMESPACE, Permission, build_cluster_role, render_table
+from rft_operator.kube.permissions import (
+    CLUSTER,
+    EVERYWHERE,
+    OWN_NAMESPACE,
+    Permission,
+    build_cluster_role,
+    render_table,
+)
 
 PAGE = ROOT / "docs" / "operator.md"
-ALWAYS = [permission for permission in (*EVERYWHERE, *OWN_NAMESPACE) if not permission.only]
+ALWAYS = [permission for permission in (*EVERYWHERE, *CLUSTER, *OWN_NAMESPACE) if not permission.only]
 SPECIAL = [(permission, resource) for permission in EVERYWHERE if permission.only for resource in permission.resources]
 
 
@@ -35,6 +42,9 @@ def test_every_permission_is_used_and_none_is_missing(patient_kubectl, operator_
         # The pods of one job are refused, and a proxy runs on in that of another. Both are left for later.
         refused = another("refused", compute={"gpusPerNode": 0, "pod": {"serviceAccountName": "nobody"}})
         kubectl.apply(refused, another("proxied"), namespace=life.namespace)
+        # Before a job gets GPUs, nodes are asked for their memory.
+        kubectl.apply(another("on-gpus", compute={"gpusPerNode": 1}), namespace=life.namespace)
+        life.kubelet.pods(f"{PLANNERS},rft.dev/owner=on-gpus")
         (proxied,) = life.kubelet.pods(f"{TRAINERS},rft.dev/owner=proxied")
         life.kubelet.run(proxied, "trainer")
         life.kubelet.linger(proxied, "trainer", 0, json.dumps(RESULT))

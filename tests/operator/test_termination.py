@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from rft_api.exit_codes import ExitCode
+from rft_api.foreign.text import one_line
 from rft_api.metrics import Gain
+from rft_api.progress import MemoryVerdict
 from rft_api.run_folder import CheckpointInfo
 from rft_api.summary import DataReport, Evaluation, Summary
 from rft_api.termination import (
@@ -14,7 +16,9 @@ from rft_api.termination import (
     failure_message,
     find_end,
     format_end,
+    memory_message,
     parse_failure,
+    parse_memory,
     parse_result,
     success_message,
 )
@@ -100,3 +104,23 @@ def test_every_reason_is_read_as_one():
     assert {parse_failure(failure_message(code, "text")).reason for code in ExitCode} == {
         code.reason for code in ExitCode
     }
+
+
+@pytest.mark.parametrize(
+    "text", ["short", "a" * 10000, "ü" * 10000, "\n\U0001f600" * 5000, '"\\' * 5000, "\x1b" * 5000]
+)
+def test_a_verdict_of_any_length_is_whole_json(text):
+    message = memory_message(MemoryVerdict(fits=False, message=text))
+    assert len(message.encode()) <= MAXIMUM_BYTES
+    verdict = parse_memory(message)
+    assert verdict is not None
+    assert verdict.fits is False
+    assert verdict.message[0] == one_line(text)[0]
+    assert (verdict.message == text) == (text == "short")
+
+
+@pytest.mark.parametrize(
+    "message", ["", "DoesNotFit: each GPU", "[]", "{}", '{"fits": true}', '{"fits": 2, "message": ""}']
+)
+def test_other_messages_are_no_verdict(message):
+    assert parse_memory(message) is None

@@ -24,7 +24,8 @@ from rft_operator.reconcile.routing import Router
 from rft_operator.resources import RESOURCES
 from rft_operator.reward_function.plan import plan_reward_function
 from rft_operator.reward_function.world import gather_reward_function
-from rft_operator.rft_job.plan import plan_rft_job
+from rft_operator.rft_job.gpu_memory import choose_gpu_memory
+from rft_operator.rft_job.plan import awaits_gpu_memory, plan_rft_job
 from rft_operator.rft_job.run_state import awaited_objects
 from rft_operator.rft_job.world import gather_rft_job
 from rft_operator.settings import Images, Settings
@@ -90,6 +91,9 @@ def plan_objects(of: str, objects: list[dict[str, Any]], now: str, **probes: Any
         progress = probes.get("progress")
         told = None if progress is None else Progress.model_validate(progress)
         world = gather_rft_job(store, key, RFTJob.model_validate(found), told, moment)
+        if awaits_gpu_memory(world):
+            gpu_memory = choose_gpu_memory(probes.get("nodes", []), world.job.spec.compute)
+            world = replace(world, gpu_memory=gpu_memory)
         late = late_uids(awaited_objects(world.newest, world.pods), moment)
         return plan_rft_job(replace(world, warnings=_warnings(late, probes), silent_seconds=silent), SETTINGS)
     if key.kind == "RewardFunction":

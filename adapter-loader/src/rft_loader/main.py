@@ -1,4 +1,4 @@
-"""The loader's command line: fetch a model once, or follow a list of adapters."""
+"""The loader's command line: fetch a model once, follow a list of adapters, or plan the memory of a job."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from pathlib import Path
 from types import FrameType
 
 from rft_api.exit_codes import ExitCode
+from rft_api.foreign.text import one_line
 from rft_api.system_errors import NOT_WRITABLE, may_pass
 from rft_api.termination import format_end
 from rft_loader.fetch import fetch_model
 from rft_loader.follow import Follower, Settings
+from rft_loader.memory import leave_verdict, plan_job
 from rft_loader.problems import Problem
 from rft_loader.sources import Sources
 from rft_loader.status import serve_status
 
+log = logging.getLogger(__name__)
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command `fetch` or `follow`; return the exit code."""
+    """Run the command `fetch`, `follow` or `memory`; return the exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # Their lines for every request would hide ours, and show signed addresses.
@@ -31,6 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, _end)
     if options.command == "fetch":
         return _fetch(options.uri, options.to)
+    if options.command == "memory":
+        return _plan_memory(options.job, options.uri, options.gpu_bytes, options.gpu_source)
     return _follow(
         Settings(options.adapters, options.folder.absolute(), options.base, options.server, options.maximum_rank),
         options.port,
@@ -50,6 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     follow.add_argument("--server", required=True, help="the server's URL")
     follow.add_argument("--maximum-rank", required=True, type=int, help="the server's --max-lora-rank")
     follow.add_argument("--port", required=True, type=int, help="for GET /adapters and GET /healthz")
+    memory = commands.add_parser("memory", help="say whether a job fits its GPUs, from config.json of its model alone")
+    memory.add_argument("--job", required=True, type=Path, help="the trainer's configuration")
+    memory.add_argument("--uri", required=True, help="the model: hf://OWNER/NAME[@REVISION], s3://BUCKET/KEY or a path")
+    memory.add_argument("--gpu-bytes", type=int, help="memory of a GPU, unless the configuration states it")
+    memory.add_argument("--gpu-source", default="", help="where that is known from, or why it is not, for the message")
     return parser
 
 
@@ -63,6 +74,16 @@ def _fetch(uri: str, target: Path) -> ExitCode:
         if error.errno in NOT_WRITABLE:
             return _report(ExitCode.OUTPUT_FAILED, f"{target}: {error.strerror}: {NOT_WRITABLE[error.errno]}")
         return _report(ExitCode.STORAGE_UNREACHABLE if may_pass(error) else ExitCode.UNEXPECTED, f"{target}: {error}")
+    return ExitCode.SUCCEEDED
+
+
+def _plan_memory(job: Path, uri: str, gpu_bytes: int | None, gpu_source: str) -> ExitCode:
+    try:
+        verdict = plan_job(job, uri, gpu_bytes, gpu_source)
+    except (OSError, ValueError) as error:
+        return _report(ExitCode.CONFIGURATION_INVALID, f"{job}: {one_line(str(error))}")
+    log.info("%s", verdict.message)
+    leave_verdict(verdict)
     return ExitCode.SUCCEEDED
 
 

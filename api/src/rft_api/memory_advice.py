@@ -98,14 +98,23 @@ def advise(shape: ModelShape, fields: Fields) -> list[Advice]:
     return [*([together] if together else []), *single]
 
 
-def judge_memory(shape: ModelShape, fields: Fields) -> MemoryVerdict:
-    """Whether a job fits its GPUs, in words, with what to change if it does not."""
+def judge_memory(shape: ModelShape, fields: Fields, gpu_source: str = "") -> MemoryVerdict:
+    """Whether a job fits its GPUs, in words, with what to change if it does not.
+
+    Args:
+        shape: the model.
+        fields: the fields of the job, and its devices.
+        gpu_source: where the memory of the GPUs is known from, or why it is not; empty when that need not be said.
+    """
+    source = f" ({gpu_source})" if gpu_source else ""
     plan = fields.plan(shape)
     need = plan.largest
     text = f"each GPU needs {need.total / GIB:.1f} GiB ({need.phase}"
     if plan.limit is None or fields.devices.gpu_bytes is None:
-        return MemoryVerdict(fits=None, message=f"{text}); the memory of the GPUs is not known: set compute.gpuMemory")
+        text += f"); the memory of the GPUs is not known{source}: set compute.gpuMemory"
+        return MemoryVerdict(fits=None, message=text)
     text += f") of the {plan.limit / GIB:.1f} GiB that the trainer may use of {fields.devices.gpu_bytes / GIB:.1f} GiB"
+    text += source
     if plan.memory_share is not None:
         text += f"; vLLM gets the share {plan.memory_share:.3f} of a GPU's memory"
     if plan.cache is not None:

@@ -85,6 +85,11 @@ def training_job(job: str, attempt: int) -> str:
     return bounded(job, f"trainer-{attempt}", _LONGEST_JOB_NAME)
 
 
+def memory_plan(job: str) -> str:
+    """Return the name of the Job that plans the memory of a run before its first attempt."""
+    return bounded(job, "memory-plan", _LONGEST_JOB_NAME)
+
+
 def base_endpoint(endpoint: str) -> str:
     """Return the name of the base endpoint of an adapter endpoint whose job names none."""
     return bounded(endpoint, "base")

@@ -16,12 +16,12 @@ from rft_api.exit_codes import ExitCode
 from rft_api.foreign.text import one_line
 from rft_api.metrics import Gain
 from rft_api.model import Model
-from rft_api.progress import HackingVerdict
+from rft_api.progress import HackingVerdict, MemoryVerdict
 from rft_api.run_folder import CheckpointInfo
 from rft_api.summary import Summary
 
 TERMINATION_FILE: Final = "RFT_TERMINATION_LOG"
-"""Environment variable with the file in which the trainer leaves its termination message."""
+"""Environment variable with the file in which a program leaves its termination message."""
 MAXIMUM_BYTES = 4096
 """Number of bytes that Kubernetes keeps of a termination message."""
 KEPT_CHECKPOINTS = 3
@@ -102,6 +102,25 @@ def parse_result(message: str) -> RunResult | None:
         return RunResult.model_validate_json(message)
     except ValidationError:
         return None
+
+
+def memory_message(verdict: MemoryVerdict) -> str:
+    """The termination message of the pod that plans the memory of a job; a long text is cut, so that it stays JSON."""
+    for maximum in (2000, 1000, 500):
+        shown = verdict.model_copy(update={"message": one_line(verdict.message, maximum)})
+        message = shown.model_dump_json(by_alias=True)
+        if len(message.encode()) <= MAXIMUM_BYTES:
+            break
+    return message
+
+
+def parse_memory(message: str) -> MemoryVerdict | None:
+    """The verdict in the termination message of such a pod; None when it holds none."""
+    try:
+        verdict = MemoryVerdict.model_validate_json(message)
+    except ValidationError:
+        return None
+    return verdict.model_copy(update={"message": one_line(verdict.message, 2000)})
 
 
 def parse_failure(message: str) -> Failure:

@@ -244,11 +244,11 @@ class TrainerCompute(Model):
     """Settings of DeepSpeed. By default, several processes train with ZeRO stage 2, and a single process trains without
     DeepSpeed."""
     gpu_memory: Annotated[Quantity, AtLeast("1Gi")] | None = None
-    """Memory of each GPU, such as 80Gi, with which the memory of the job is planned. By default the trainer asks its
-    GPU."""
+    """Memory of each GPU, such as 80Gi, with which the memory of the job is planned. By default it is that of the
+    nodes' label nvidia.com/gpu.memory before the job starts, and then that of the trainer's GPU."""
     ignore_memory_plan: Boolean = False
-    """Whether the job trains even if its planned memory exceeds that of the GPUs. By default it ends before the model's
-    weights are read, and says which fields to lower."""
+    """Whether the job trains even if its planned memory exceeds that of the GPUs. By default it ends before it gets
+    GPUs, or at least before the model's weights are read, and says which fields to lower."""
     precision: Precision = "Auto"
     """Precision in which CPUs compute a model with a LoRA adapter. Auto uses the precision of the model's files where
     the processor has instructions for bfloat16, and Float32 elsewhere, because emulating bfloat16 is several times

@@ -1,6 +1,6 @@
 """Plans the memory of a run before the weights of its model are fetched or read, and ends it when they cannot fit.
 
-The trainer is the first that can: the operator reads no models, and only the pod knows its GPU.
+In a cluster a pod has planned before, with what the manifest or the nodes say. Only the trainer knows its GPU.
 """
 
 from __future__ import annotations
@@ -11,15 +11,10 @@ from pathlib import Path
 import torch
 
 from rft_api.exit_codes import ExitCode, RunError
-from rft_api.foreign.text import one_line
 from rft_api.hub_address import HubAddress
-from rft_api.memory_advice import Fields, judge_memory
-from rft_api.memory_devices import devices_of
-from rft_api.memory_plan import trained_weights
+from rft_api.memory_verdict import judge_configuration, permitted, refusal
 from rft_api.model_files import read_model_configuration
-from rft_api.model_shape import UnknownShape, read_shape
 from rft_api.progress import MemoryVerdict
-from rft_api.storage_error import StorageError
 from rft_api.trainer_config import TrainerConfig
 from rft_trainer.base_model import hub_address
 from rft_trainer.distributed import gather, rank
@@ -35,14 +30,7 @@ def judge_run(config: TrainerConfig, commit: str | None, gpu_bytes: float | None
         commit: the commit of a model on the hub; None for a folder.
         gpu_bytes: the memory of the smallest GPU; None when it is not known.
     """
-    try:
-        path = _configuration_file(config, commit)
-        shape = read_shape(read_model_configuration(path))
-        trained_weights(shape, config.tuning)
-    except (StorageError, UnknownShape, OSError, ValueError) as error:
-        return MemoryVerdict(fits=None, message=f"the memory cannot be planned: {one_line(str(error))}")
-    devices = devices_of(config.compute, gpu_bytes)
-    return judge_memory(shape, Fields(config.hyperparameters, config.tuning, devices))
+    return judge_configuration(lambda: read_model_configuration(_configuration_file(config, commit)), config, gpu_bytes)
 
 
 def check_memory(config: TrainerConfig, commit: str | None) -> MemoryVerdict:
@@ -68,13 +56,9 @@ def refuse_unfit(config: TrainerConfig, verdict: MemoryVerdict) -> MemoryVerdict
         RunError: DOES_NOT_FIT.
     """
     if verdict.fits is False and not config.compute.ignore_memory_plan:
-        raise RunError(
-            ExitCode.DOES_NOT_FIT,
-            f"{verdict.message}. To train nevertheless, set spec.compute.ignoreMemoryPlan: true",
-        )
+        raise RunError(ExitCode.DOES_NOT_FIT, refusal(verdict))
     if verdict.fits is False:
-        text = f"{verdict.message}. It trains nevertheless (spec.compute.ignoreMemoryPlan)"
-        verdict = verdict.model_copy(update={"message": text})
+        verdict = permitted(verdict)
     log.log(logging.INFO if verdict.fits else logging.WARNING, "memory: %s", verdict.message)
     return verdict
 

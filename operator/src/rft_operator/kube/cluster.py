@@ -31,6 +31,10 @@ class Unavailable(Exception):
     """Raised when the API server cannot be reached, or denies the operator a permission that it should have."""
 
 
+class Denied(Unavailable):
+    """Raised when the operator lacks a permission; where it can do without, it need not try again."""
+
+
 class Refused(Exception):
     """Raised when the API server rejects an object; the message is for the user."""
 
@@ -79,17 +83,21 @@ class Cluster:
         events: list[Json] = (await self._request("get", path, field_selector=f"regarding.uid={uid}"))["items"]
         return events
 
-    async def list(self, kind: str, namespace: str | None) -> AsyncIterator[tuple[list[Json], int]]:
-        """Yield the watched objects of a kind, page by page, with the resource version at which all pages were read.
+    async def list(
+        self, kind: str, namespace: str | None, selector: str | None = None
+    ) -> AsyncIterator[tuple[list[Json], int]]:
+        """Yield the objects of a kind, page by page, with the resource version at which all pages were read.
 
         Args:
             kind: the kind.
-            namespace: the namespace; None for all namespaces.
+            namespace: the namespace; None for all namespaces, and for kinds without one.
+            selector: the label selector; None for that of the watched objects.
         """
+        selector = selector or KINDS[kind].selector
         token = ""
         while True:
             page = await self._request(
-                "get", _path(kind, namespace), label_selector=KINDS[kind].selector, limit=PAGE, _continue=token or None
+                "get", _path(kind, namespace), label_selector=selector, limit=PAGE, _continue=token or None
             )
             items = [{"apiVersion": page["apiVersion"], "kind": kind, **item} for item in page["items"]]
             yield items, int(page["metadata"]["resourceVersion"])
@@ -165,6 +173,8 @@ class Cluster:
         except ApiException as error:
             if error.status in (400, 403, 404, 409, 422) and not _RBAC_DENIAL.search(_message(error)):
                 raise
+            if error.status == 403:
+                raise Denied(f"HTTP 403: {_message(error)}") from None
             raise Unavailable(f"HTTP {error.status}: {_message(error)}") from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             self.interrupted.set()

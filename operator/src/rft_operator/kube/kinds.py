@@ -33,6 +33,8 @@ class Kind:
     """Whether a controller of Kubernetes creates pods for its objects, which are therefore applied last."""
     own_namespace_only: bool = False
     """Whether the operator uses the kind only in its own namespace."""
+    cluster_scoped: bool = False
+    """Whether its objects belong to no namespace: an operator that watches some namespaces only may not read them."""
     changes_owners: bool = False
     """Whether the operator changes the owner references of existing objects."""
 
@@ -99,13 +101,15 @@ POD: Final = Kind("Pod", "", "v1", "pods", ("list", "watch", "delete"))
 SECRET: Final = Kind("Secret", "", "v1", "secrets", ("create",))
 # Events of Kubernetes are read about objects that are late, and not watched.
 EVENT: Final = Kind("Event", "events.k8s.io", "v1", "events", ("list", "create"))
+# Nodes say how much memory their GPUs have. They are read when a job is about to start, and not watched.
+NODE: Final = Kind("Node", "", "v1", "nodes", ("list",), cluster_scoped=True)
 LEASE: Final = Kind(
     "Lease", "coordination.k8s.io", "v1", "leases", ("get", "create", "update"), own_namespace_only=True
 )
 
 _ALL = (
     *(RFT_JOB, REWARD_FUNCTION, INFERENCE_ENDPOINT),
-    *(JOB, CONFIG_MAP, SERVICE, NETWORK_POLICY, DEPLOYMENT, POD, SECRET, EVENT, LEASE),
+    *(JOB, CONFIG_MAP, SERVICE, NETWORK_POLICY, DEPLOYMENT, POD, SECRET, EVENT, NODE, LEASE),
 )
 KINDS: Final = {kind.name: kind for kind in _ALL}
 """All kinds by name."""

@@ -44,15 +44,20 @@ def _of_resources() -> Iterator[Permission]:
 
 _OTHERS = [kind for kind in KINDS.values() if not kind.ours]
 
-EVERYWHERE = (*_of_resources(), *_of_verbs(kind for kind in _OTHERS if not kind.own_namespace_only))
+EVERYWHERE = (
+    *_of_resources(),
+    *_of_verbs(kind for kind in _OTHERS if not (kind.own_namespace_only or kind.cluster_scoped)),
+)
 """Permissions in every namespace that the operator watches."""
+CLUSTER = tuple(_of_verbs(kind for kind in _OTHERS if kind.cluster_scoped))
+"""Permissions on objects without a namespace, which an operator that watches some namespaces only does without."""
 OWN_NAMESPACE = tuple(_of_verbs(kind for kind in _OTHERS if kind.own_namespace_only))
 """Permissions in the operator's own namespace."""
 
 
 def build_cluster_role() -> Json:
     """Build the ClusterRole of an operator that watches all namespaces."""
-    return _role("ClusterRole", {"name": names.FIELD_MANAGER}, EVERYWHERE)
+    return _role("ClusterRole", {"name": names.FIELD_MANAGER}, (*EVERYWHERE, *CLUSTER))
 
 
 def build_watch_role(namespace: str) -> Json:
@@ -69,6 +74,7 @@ def render_table() -> str:
     """Render the table for the documentation."""
     rows = [
         *(_row(permission, "") for permission in EVERYWHERE),
+        *(_row(permission, ", unless it watches some namespaces only") for permission in CLUSTER),
         *(_row(permission, ", in its own namespace") for permission in OWN_NAMESPACE),
     ]
     return "".join(["| Resource | Verbs |\n|---|---|\n", *rows])

@@ -17,6 +17,7 @@ from rft_operator.kube.apply import Applier, NameTaken
 from rft_operator.kube.cluster import Cluster, Conflict, Refused
 from rft_operator.kube.kinds import EVENT, KINDS
 from rft_operator.kube.names import FIELD_MANAGER
+from rft_operator.kube.nodes import Nodes
 from rft_operator.kube.plan import Event, Plan
 from rft_operator.kube.store import Key, key_of
 from rft_operator.pods.probe import PodClient
@@ -61,7 +62,7 @@ class Reconciler:
         self._resources = {resource.kind.name: resource for resource in resources}
         self._cluster = cluster
         self._store = router.store
-        self._sources = Sources(router.store, cluster, pods)
+        self._sources = Sources(router.store, cluster, Nodes(cluster), pods)
         self._metrics = metrics
         self._settings = settings
 

@@ -12,6 +12,7 @@ from prometheus_client.metrics_core import Metric
 from rft_api.model import Json
 from rft_operator.kube.cluster import Cluster
 from rft_operator.kube.kinds import Kind
+from rft_operator.kube.nodes import Nodes
 from rft_operator.kube.plan import Plan
 from rft_operator.kube.store import Key, Store
 from rft_operator.pods.probe import PodClient
@@ -31,6 +32,8 @@ class Sources:
     """The watched objects."""
     cluster: Cluster
     """The API server, for objects that are not watched."""
+    nodes: Nodes
+    """The nodes, for what they say about their GPUs."""
     pods: PodClient
     """The pods, for state that Kubernetes does not know."""
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from rft_api.object_names import base_endpoint, run_configuration, trainer_service, training_job
+from rft_api.object_names import base_endpoint, memory_plan, run_configuration, trainer_service, training_job
 
 __all__ = [
     "ATTEMPT",
     "CREATED_FOR",
+    "PLANNER",
+    "PLANS",
     "PROGRESS_PORT",
     "QUEUE",
     "RENDEZVOUS_PORT",
@@ -16,6 +18,7 @@ __all__ = [
     "TRAINER",
     "base_endpoint",
     "master_address",
+    "memory_plan",
     "run_configuration",
     "trainer_service",
     "training_job",
@@ -23,6 +26,11 @@ __all__ = [
 
 TRAINER: Final = "trainer"
 """Name of the container of a trainer."""
+PLANNER: Final = "memory-plan"
+"""Name of the container that plans the memory of a run."""
+PLANS: Final = "rft.dev/plans"
+"""Label of the Job that plans before the first attempt, and of its pod, with what they plan: `memory`. The operator
+does not read it: it is for people and policies."""
 ATTEMPT: Final = "rft.dev/attempt"
 """Label of a training Job and of its pods with the number of the attempt, from 0."""
 RETRIES_BEFORE: Final = "rft.dev/retries-before"

@@ -1,4 +1,7 @@
-"""Build the objects of a training run: its configuration, the Service of its pods, and the Job of an attempt."""
+"""Build the objects of a training run: its configuration, the Service of its pods, and the Job of an attempt.
+
+`memory_objects` builds the Job that plans before the first attempt.
+"""
 
 from __future__ import annotations
 

@@ -24,26 +24,35 @@ from rft_operator.pods.late import seconds_to_look
 from rft_operator.rft_job.attempts import Attempt, Outcome, find_cause
 from rft_operator.rft_job.end import is_end
 from rft_operator.rft_job.endpoint import plan_job_endpoint
+from rft_operator.rft_job.gpu_memory import STATED
 from rft_operator.rft_job.leftovers import plan_leftovers
+from rft_operator.rft_job.memory_objects import build_memory_plan
 from rft_operator.rft_job.objects import (
     build_run_configuration,
     build_trainer_service,
     build_training_job,
     current_digest,
 )
+from rft_operator.rft_job.plan_memory import (
+    NOT_PLANNED,
+    NOT_SAID,
+    conclude,
+    gate_start,
+    memory_finding,
+    plan_planning_end,
+)
 from rft_operator.rft_job.results import describe_progress, describe_result, finish_progress
 from rft_operator.rft_job.run_state import RunFacts, RunState, awaited_objects, awaits_pod_status, decide_run_state
-from rft_operator.rft_job.usage import count_usage
+from rft_operator.rft_job.usage import count_usage, seconds_of_gpus
 from rft_operator.rft_job.world import RFTJobWorld
 from rft_operator.settings import Settings
-from rft_operator.status.conditions import Finding, build_conditions, find_condition, is_true
+from rft_operator.status.conditions import Finding, build_conditions, find_condition, is_repeated, is_true
 from rft_operator.status.events import plan_events
 from rft_operator.status.reasons import ConditionType, Reason
 
 KEPT_ATTEMPTS = 2
 """Number of Jobs that are kept: that of the newest attempt, and the previous one for the logs of its pods."""
 _OUTDATED = "the spec was changed before training started"
-_NOT_PLANNED = "the trainer plans the memory when its pod has started, before it reads the weights of the model"
 _SUPERSEDED = f"only the newest {KEPT_ATTEMPTS} attempts are kept"
 
 
@@ -63,12 +72,18 @@ def plan_rft_job(world: RFTJobWorld, settings: Settings) -> Plan:
 
     findings = [_run_finding(state, world), _spec_finding(changed, problem), rewards]
     if job.spec.compute.on_gpus:
-        findings.append(_memory_finding(world, before))
+        findings.append(_memory_finding(world, job, before, start_time is not None))
     if job.spec.shadow_rewards:
         findings.append(_hacking_finding(verdict, before))
     if endpoint.finding is not None:
         findings.append(endpoint.finding)
     conditions = build_conditions(findings, before.conditions, job.metadata.generation or 0, world.now)
+    planners, planners_due = plan_planning_end(
+        world.planning,
+        unwanted=_find_end(before) is not None or start_time is not None or job.spec.suspend or _is_outdated(world),
+        decided=bool(world.attempts) or state.ended or state.start is not None,
+        recorded=bool(world.attempts) and is_repeated(before.conditions, conditions, ConditionType.FITS),
+    )
     status = RFTJobStatus(
         conditions=conditions,
         progress=progress,
@@ -81,10 +96,12 @@ def plan_rft_job(world: RFTJobWorld, settings: Settings) -> Plan:
     )
     return Plan(
         desired=[*objects, *endpoint.desired],
-        deletions=[*_deletions(world, state, start_time), *leftovers],
+        deletions=[*planners, *_deletions(world, state, start_time), *leftovers],
         status=status.to_json_object(),
         events=plan_events(before.conditions, conditions),
-        requeue_seconds=_earlier(_requeue(world, settings, state, start_time, usage), leftovers_due),
+        requeue_seconds=_earlier(
+            _requeue(world, settings, state, start_time, usage), _earlier(leftovers_due, planners_due)
+        ),
     )
 
 
@@ -158,6 +175,10 @@ def _state(
             warnings=world.warnings,
         )
     )
+    if state.start is not None and start_time is None and not world.attempts and job.spec.compute.on_gpus:
+        state = gate_start(state, world.planning, job.spec.compute, world.now)
+        if state.start is None and not state.ended:
+            return state, [*objects, *_planner(world, job, settings)], problem
     if state.start is None:
         continues = _unfinished(newest) is not None and state.stop is None
         return state, objects if continues else [], problem
@@ -165,6 +186,25 @@ def _state(
     attempt = build_training_job(job, state.start, state.retries, uids, settings)
     desired = DesiredObject(attempt, f"it runs attempt {state.start + 1}: {state.why}", create_only=True)
     return state, [*objects, desired], problem
+
+
+def awaits_gpu_memory(world: RFTJobWorld) -> bool:
+    """Return whether the Job that plans the memory may be created now, and needs to know what nodes say."""
+    job, before = world.job, world.job.status or RFTJobStatus()
+    if not job.spec.compute.on_gpus or job.spec.compute.gpu_memory is not None or job.spec.suspend:
+        return False
+    if world.planning is not None or world.attempts or _start_time(world, before) is not None:
+        return False
+    return _find_end(before) is None and _rewards_finding(world, job).status == "True"
+
+
+def _planner(world: RFTJobWorld, job: RFTJob, settings: Settings) -> list[DesiredObject]:
+    """Return the Job that plans the memory, when there is none."""
+    if world.planning is not None:
+        return []
+    gpu = world.gpu_memory if job.spec.compute.gpu_memory is None else STATED
+    planner = build_memory_plan(job, gpu, settings)
+    return [DesiredObject(planner, "it plans the memory before the first attempt", create_only=True)]
 
 
 def _base_objects(world: RFTJobWorld, job: RFTJob, settings: Settings) -> tuple[list[DesiredObject], str | None]:
@@ -263,25 +303,23 @@ def _rewards_finding(world: RFTJobWorld, job: RFTJob) -> Finding:
     return Finding(kind, "True", Reason.REWARDS_READY)
 
 
-def _memory_finding(world: RFTJobWorld, before: RFTJobStatus) -> Finding:
-    """Return whether the planned memory fits, as the trainer says while it runs or by its end, or as it said before."""
-    kind = ConditionType.FITS
-    newest = world.newest
+def _memory_finding(world: RFTJobWorld, job: RFTJob, before: RFTJobStatus, started: bool) -> Finding:
+    """Return whether the planned memory fits, by what is said about it now, or else as it was said before."""
+    kind, newest = ConditionType.FITS, world.newest
     if newest is not None and newest.outcome is Outcome.PERMANENT:
         cause = find_cause(newest, world.pods)
         if cause.code is ExitCode.DOES_NOT_FIT:
             return Finding(kind, "False", Reason.DOES_NOT_FIT, cause.message)
-    verdict = world.progress.memory if world.progress is not None else None
-    if verdict is None:
-        previous = find_condition(before.conditions, kind)
-        return (
-            Finding(kind, "Unknown", Reason.NOT_PLANNED, _NOT_PLANNED) if previous is None else _repeat(previous, kind)
-        )
-    if verdict.fits is None:
-        return Finding(kind, "Unknown", Reason.NOT_PLANNED, verdict.message)
-    if verdict.fits:
-        return Finding(kind, "True", Reason.MEMORY_SUFFICES, verdict.message)
-    return Finding(kind, "False", Reason.DOES_NOT_FIT, verdict.message)
+    if world.progress is not None and world.progress.memory is not None:
+        return memory_finding(world.progress.memory, job.spec.compute, started=True)
+    ended, previous = _find_end(before) is not None, find_condition(before.conditions, kind)
+    verdict = None if started or ended else conclude(world.planning, world.now)
+    if verdict is not None:
+        return memory_finding(verdict, job.spec.compute, started=False)
+    # Before the first attempt, what was said before may be about another spec.
+    if not (world.attempts or started or ended):
+        return Finding(kind, "Unknown", Reason.NOT_PLANNED, NOT_PLANNED)
+    return Finding(kind, "Unknown", Reason.NOT_PLANNED, NOT_SAID) if previous is None else _repeat(previous, kind)
 
 
 def _hacking_finding(verdict: HackingVerdict | None, before: RFTJobStatus) -> Finding:
@@ -352,17 +390,9 @@ def _requeue(
     if deadline is not None and start_time is not None:
         left = max(0.0, (start_time - world.now).total_seconds() + duration_seconds(deadline))
     if state.reason is Reason.RUNNING:
-        silent = _earlier(world.silent_seconds, _earlier(left, _seconds_of_gpus(world.job, usage)))
+        silent = _earlier(world.silent_seconds, _earlier(left, seconds_of_gpus(world.job.spec, usage)))
         return max(settings.poll_seconds, silent or 0.0)
     return _earlier(left, seconds_to_look(awaited_objects(world.newest, world.pods), world.now))
-
-
-def _seconds_of_gpus(job: RFTJob, usage: JobUsage | None) -> float | None:
-    """Return after how many seconds of running the job has used its GPU hours; None when they are not limited."""
-    hours, gpus = job.spec.limits.gpu_hours, job.spec.compute.nodes * job.spec.compute.pod_gpus
-    if hours is None or not gpus:
-        return None
-    return max(0.0, hours * 3600 - (usage.gpu_seconds if usage is not None else 0)) / gpus
 
 
 def _earlier(first: float | None, second: float | None) -> float | None:

@@ -12,8 +12,9 @@ from rft_operator.kube.store import Key
 from rft_operator.pods.late import late_uids, read_warnings
 from rft_operator.reconcile.resource import ObjectMetrics, Resource, Sources
 from rft_operator.rft_job.end import has_ended
+from rft_operator.rft_job.gpu_memory import read_gpu_memory
 from rft_operator.rft_job.metrics import collect_jobs, sample_job
-from rft_operator.rft_job.plan import plan_rft_job
+from rft_operator.rft_job.plan import awaits_gpu_memory, plan_rft_job
 from rft_operator.rft_job.probe import ask_progress, asked_pods
 from rft_operator.rft_job.references import find_references
 from rft_operator.rft_job.run_state import awaited_objects
@@ -28,6 +29,8 @@ async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> RFTJ
     world = gather_rft_job(sources.store, key, job, await ask_progress(sources.pods, pods), now)
     late = late_uids(awaited_objects(world.newest, world.pods), now)
     warnings = await read_warnings(sources.cluster, key.namespace, late)
+    if awaits_gpu_memory(world):
+        world = replace(world, gpu_memory=await read_gpu_memory(sources.nodes, job.spec.compute))
     return replace(world, warnings=warnings, silent_seconds=sources.pods.seconds_of_silence(asked_pods(pods)))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from rft_api.job_status import JobUsage
+from rft_api.rft_job import RFTJobSpec
 from rft_operator.kube.timestamps import format_timestamp, parse_timestamp
 from rft_operator.pods.pod_view import PodView
 
@@ -43,3 +44,11 @@ def _held_seconds(pod: PodView, since: datetime | None, now: datetime) -> int:
     end = now if pod.active else pod.end_time or pod.start_time
     begin = pod.start_time if since is None else max(since, pod.start_time)
     return max(0, int((min(end, now) - begin).total_seconds()))
+
+
+def seconds_of_gpus(spec: RFTJobSpec, usage: JobUsage | None) -> float | None:
+    """Return after how many seconds of running the job has used its GPU hours; None when they are not limited."""
+    hours, gpus = spec.limits.gpu_hours, spec.compute.nodes * spec.compute.pod_gpus
+    if hours is None or not gpus:
+        return None
+    return max(0.0, hours * 3600 - (usage.gpu_seconds if usage is not None else 0)) / gpus

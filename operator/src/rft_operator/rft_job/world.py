@@ -22,7 +22,9 @@ from rft_operator.kube.store import Key, Store
 from rft_operator.pods.pod_view import PodView, read_pod
 from rft_operator.rft_job import names
 from rft_operator.rft_job.attempts import Attempt, Outcome, read_attempt
+from rft_operator.rft_job.gpu_memory import NOT_ASKED, GpuMemory
 from rft_operator.rft_job.objects import CONFIGURATION_KEY, SPEC_KEY
+from rft_operator.rft_job.plan_memory import MemoryPlanning, read_memory_planning
 from rft_operator.status.reasons import ConditionType
 
 MAXIMUM_SHARING = 100
@@ -75,6 +77,10 @@ class RFTJobWorld:
     """The errors of those RewardFunctions that exist but are not valid, by name."""
     warnings: Mapping[str, str] = field(default_factory=dict)
     """What events say about late objects, by uid; see `pods.late`."""
+    planning: MemoryPlanning | None = None
+    """The Job that plans the memory before the first attempt; None when there is none."""
+    gpu_memory: GpuMemory = NOT_ASKED
+    """What nodes say about the GPUs of a job that is about to start."""
     silent_seconds: float = 0.0
     """Seconds until a trainer that does not answer is asked again; see `pods.silence`."""
 
@@ -132,7 +138,14 @@ def gather_rft_job(store: Store, key: Key, job: RFTJob, progress: Progress | Non
         if endpoint is not None:
             endpoints[endpoint.metadata.name] = endpoint
     pods = trainer_pods(store, key)
-    attempts = [read_attempt(child, pods) for child in store.children(key, JOB, uid)]
+    jobs = store.children(key, JOB, uid)
+    planner = names.memory_plan(key.name)
+    attempts = [read_attempt(child, pods) for child in jobs if child["metadata"]["name"] != planner]
+    planning = [
+        read_memory_planning(child, _planning_pods(store, key))
+        for child in jobs
+        if child["metadata"]["name"] == planner
+    ]
     conditions = job.status.conditions if job.status is not None else []
     has_succeeded = any(attempt.outcome is Outcome.SUCCEEDED for attempt in attempts) or any(
         condition.type == ConditionType.SUCCEEDED and condition.status == "True" for condition in conditions
@@ -148,12 +161,23 @@ def gather_rft_job(store: Store, key: Key, job: RFTJob, progress: Progress | Non
         sharing_jobs=_sharing_jobs(store, key, job) if has_succeeded else [],
         now=now,
         invalid_rewards=invalid,
+        planning=planning[0] if planning else None,
     )
 
 
 def trainer_pods(store: Store, key: Key) -> list[PodView]:
     """Return the pods of all attempts of an RFTJob."""
-    return [read_pod(pod, names.TRAINER) for pod in store.children(key, POD)]
+    return [read_pod(pod, names.TRAINER) for pod in store.children(key, POD) if not _plans(pod, key)]
+
+
+def _planning_pods(store: Store, key: Key) -> list[PodView]:
+    return [read_pod(pod, names.PLANNER) for pod in store.children(key, POD) if _plans(pod, key)]
+
+
+def _plans(pod: Json, key: Key) -> bool:
+    """Return whether a pod plans the memory of a run. Its labels do not say it: users may add labels to trainers."""
+    owners, planner = pod["metadata"].get("ownerReferences", []), names.memory_plan(key.name)
+    return any((owner["kind"], owner["name"]) == (JOB.name, planner) for owner in owners)
 
 
 def base_endpoint_name(job: RFTJob) -> str | None:

@@ -57,6 +57,12 @@ def find_condition(conditions: Sequence[Condition], kind: ConditionType) -> Cond
     return next((condition for condition in conditions if condition.type == kind.value), None)
 
 
+def is_repeated(before: Sequence[Condition], now: Sequence[Condition], kind: ConditionType) -> bool:
+    """Return whether there was a condition of a type, and it says the same now."""
+    first, second = find_condition(before, kind), find_condition(now, kind)
+    return first is not None and second is not None and (first.status, first.message) == (second.status, second.message)
+
+
 def is_true(conditions: Sequence[Condition], kind: ConditionType, generation: int | None) -> bool:
     """Return whether a condition is True for this generation of the spec."""
     condition = find_condition(conditions, kind)

@@ -25,8 +25,9 @@ CONDITIONS: dict[ConditionType, str] = {
     "with a result or `False` without one. `True` and `False` are final.",
     ConditionType.SPEC_ACCEPTED: "RFTJob: whether the spec is valid and is the one that the run uses.",
     ConditionType.REWARDS_READY: "RFTJob: whether every RewardFunction that the job refers to is Ready.",
-    ConditionType.FITS: "RFTJob with GPUs: whether its planned memory fits them. The trainer plans it before it reads "
-    "the model's weights; until then, and for models of unknown shape, the condition is `Unknown`.",
+    ConditionType.FITS: "RFTJob with GPUs: whether its planned memory fits them. A pod without GPUs plans it before "
+    "the first attempt, and the trainer again before it reads the model's weights. `Unknown` while nothing has "
+    "planned, and when nothing can.",
     ConditionType.REWARD_HACKING_SUSPECTED: "RFTJob with `spec.shadowRewards`: whether the reward rises while a shadow "
     "reward falls. The condition does not change after the job has ended.",
     ConditionType.ENDPOINT_READY: "RFTJob with `spec.endpoint`: the `Ready` condition of that endpoint, with its "
@@ -166,17 +167,19 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.NOT_PLANNED: Explanation(
         "Fits=Unknown",
-        "The memory of the job has not been planned yet, or cannot be, because the shape of the model is not known. "
-        "The operator reads no models, so the trainer plans when its pod has started.",
-        "Run `rft plan` on the manifest to know it before.",
+        "The memory of the job has not been planned yet, or cannot be: the shape of the model or the memory of the "
+        "GPUs is not known, or the pod that plans has failed. The message says why. The job starts nevertheless, and "
+        "its trainer plans again.",
+        "If the memory of the GPUs is not known, set `compute.gpuMemory`.",
     ),
     Reason.MEMORY_SUFFICES: Explanation(
         "Fits=True", "The planned memory fits the GPUs. The message says what is needed, and what the cache holds."
     ),
     Reason.DOES_NOT_FIT: Explanation(
         f"Fits=False, {_ENDED}",
-        "The planned memory is larger than that of the GPUs. The job has ended before it read the model's weights: "
-        "exit code 18. With `compute.ignoreMemoryPlan`, it trains nevertheless.",
+        "The planned memory is larger than that of the GPUs. The job has ended before any pod of its trainer existed, "
+        "or, for GPUs that only the trainer knew, before it read the model's weights: exit code 18. With "
+        "`compute.ignoreMemoryPlan`, it trains nevertheless.",
         "Change the fields that the message names: see [planning memory](../planning.md).",
         warning=True,
     ),

@@ -1,0 +1,54 @@
+"""Judges the memory of a job from the config.json of its model alone, and says what follows from the verdict.
+
+The pod that plans before a job gets GPUs, the trainer, and the operator say the same in the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rft_api.foreign.text import one_line
+from rft_api.memory_advice import Fields, judge_memory
+from rft_api.memory_devices import devices_of
+from rft_api.memory_plan import trained_weights
+from rft_api.model_shape import UnknownShape, read_shape
+from rft_api.progress import MemoryVerdict
+from rft_api.storage_error import StorageError
+from rft_api.trainer_config import TrainerConfig
+
+
+def judge_configuration(
+    read: Callable[[], Any], config: TrainerConfig, gpu_bytes: float | None, gpu_source: str = ""
+) -> MemoryVerdict:
+    """Return whether the memory of a run fits its GPUs.
+
+    Args:
+        read: returns what the model's config.json holds; it may raise a StorageError, an OSError or a ValueError.
+        config: the run's configuration.
+        gpu_bytes: the memory of the smallest GPU; None when it is not known.
+        gpu_source: where that is known from, or why it is not; empty when the GPU itself was asked.
+    """
+    try:
+        shape = read_shape(read())
+        trained_weights(shape, config.tuning)
+    except (StorageError, UnknownShape, OSError, ValueError) as error:
+        return unplanned(str(error))
+    devices = devices_of(config.compute, gpu_bytes)
+    return judge_memory(shape, Fields(config.hyperparameters, config.tuning, devices), gpu_source)
+
+
+def unplanned(why: str) -> MemoryVerdict:
+    """Return the verdict for a job whose memory cannot be planned."""
+    return MemoryVerdict(fits=None, message=f"the memory cannot be planned: {one_line(why)}")
+
+
+def refusal(verdict: MemoryVerdict) -> str:
+    """Return why a job that does not fit does not start, with what to do."""
+    return f"{verdict.message}. To train nevertheless, set spec.compute.ignoreMemoryPlan: true"
+
+
+def permitted(verdict: MemoryVerdict) -> MemoryVerdict:
+    """Return the verdict for a job that does not fit, and starts because its manifest says so."""
+    text = f"{verdict.message}. It trains nevertheless (spec.compute.ignoreMemoryPlan)"
+    return verdict.model_copy(update={"message": text})
