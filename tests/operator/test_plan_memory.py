@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.model_configurations import QWEN3_8B, QWEN3_32B
 from worlds_from_yaml import FIRST_START, plan_objects, read_case
 
 from rft_api.rft_job import Compute, RFTJob
+from rft_api.termination import TERMINATION_FILE
 from rft_operator.kube.nodes import KEPT_SECONDS, Nodes
 from rft_operator.kube.plan import Plan
 from rft_operator.rft_job.gpu_memory import GpuMemory, choose_gpu_memory
@@ -269,6 +274,27 @@ def test_gpus_are_those_of_the_manifest_or_of_the_nodes():
     ]  # fmt: skip
     case.get("RFTJob")["spec"]["compute"]["gpuMemory"] = "80Gi"
     assert command(case.plan())[-2:] == ["--gpu-source", "compute.gpuMemory"]
+
+
+@pytest.mark.parametrize(("configuration", "status"), [(QWEN3_8B, "True"), (QWEN3_32B, "False"), ({}, "Unknown")])
+def test_what_the_pod_runs_says_whether_the_job_fits(tmp_path, configuration, status):
+    """The command of the pod, with the configuration that is mounted, and files of this machine in place of volumes."""
+    planned = plan_first()
+    (written,) = (d.object for d in planned.desired if d.object["kind"] == "ConfigMap")
+    (tmp_path / "job.json").write_text(written["data"]["job.json"], encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps(configuration), encoding="utf-8")
+    places = {"python": sys.executable, "/etc/rft/job.json": str(tmp_path / "job.json")}
+    places |= {"/mnt/rft/pvc/models/qwen3": str(tmp_path), str(81559 << 20): str(24 << 30)}
+    left = tmp_path / "termination-log"
+    program = [places.get(word, word) for word in command(planned)]
+    subprocess.run(program, env={**os.environ, TERMINATION_FILE: str(left)}, check=True)
+    case = Case(EXCEEDED)
+    case.end(left.read_text(encoding="utf-8"))
+    decided = case.plan()
+    assert condition(decided)[0] == status
+    assert jobs(decided) == ([] if status == "False" else [FIRST])
+    if configuration:
+        assert "of 24.0 GiB (label nvidia.com/gpu.memory of node small, the smallest of 2" in condition(decided)[2]
 
 
 @pytest.mark.parametrize(
