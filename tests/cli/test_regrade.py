@@ -116,6 +116,19 @@ def test_curves_signal_and_checkpoint_under_another_reward(rft, tmp_path, run):
     assert "instead of 0.500. Its checkpoint is kept." in text
 
 
+def test_several_completions_of_a_held_out_prompt_count_as_their_mean(rft, tmp_path, run):
+    """The new reward cannot score `zz`, so of its prompt the other completion counts alone."""
+    document = json.loads(run.config.read_text())
+    document["evaluation"] = {"temperature": "1", "samplesPerPrompt": 2}
+    run.config.write_text(json.dumps(document))
+    for stage, texts in (("base", ["a", "zz"]), ("tuned", ["aaaa", "aa"])):
+        write_rows(run.evaluation(stage), [("t", texts), ("u", ["bb", "bb"])])
+    values = outcome(rft("rewards", "regrade", run.path, reward(tmp_path, "10.0 * len(text)", fails="zz")))
+    assert values["evaluations"] == {
+        "base": {"stored": 1.75, "regraded": 15.0}, "tuned": {"stored": 2.5, "regraded": 25.0},
+    }  # fmt: skip
+
+
 def test_a_reward_that_is_the_same(rft, tmp_path, run):
     result = rft("rewards", "regrade", run.path, reward(tmp_path, "len(text)"))
     values = outcome(result)

@@ -31,6 +31,29 @@ def test_a_finished_run(rft, finished_run):
     assert "reward on" not in text
 
 
+def test_how_completions_were_sampled_and_how_the_model_has_to_be_asked(rft, finished_run):
+    assert "Greedy completions." in " ".join(rft("report", finished_run.path).stdout.split())
+    evaluation = {"temperature": "0.7", "samplesPerPrompt": 2}
+    arguments = {"enable_thinking": False, "effort": "low"}
+    for file in (finished_run.summary, finished_run.config):
+        document = json.loads(file.read_text())
+        document["evaluation"] = evaluation
+        document["sampling"] = {
+            "systemPrompt": "Sort\x1b[31m." * 40, "chatTemplateArguments": arguments, "stop": ["</a>", "\n"]
+        }  # fmt: skip
+        file.write_text(json.dumps(document))
+    result = rft("report", finished_run.path)
+    text = " ".join(result.stdout.split())
+    assert "Means of 2 completions of each prompt, sampled at temperature 0.7." in text
+    assert "of 10 pairs of completions 5 improved" in text
+    assert 'chat_template_kwargs {"enable_thinking": false, "effort": "low"}, stop ["</a>", "\\n"].' in text
+    assert "Ask the tuned model with the system message" in text
+    assert "\x1b" not in result.stdout
+    svg = finished_run.curves.with_suffix(".svg").read_text()
+    assert "<!-- validation (sampled) -->" in svg
+    assert "greedy" not in svg
+
+
 def test_the_curves_are_real_files_and_repeatable(rft, finished_run):
     rft("report", finished_run.path)
     svg, png = finished_run.curves.with_suffix(".svg"), finished_run.curves.with_suffix(".png")

@@ -33,6 +33,7 @@ from rft_api.reward_function import (
     SourceFrom,
 )
 from rft_api.rft_job import Compute, RFTJob, RFTJobSpec
+from rft_api.sampling import EvaluationSettings, Sampling
 from rft_api.sources import Data, DataSource, WarmupSource
 from rft_api.training import DeepSpeed, Hyperparameters, Warmup
 from rft_api.tuning import Tuning
@@ -64,6 +65,8 @@ PLACES: dict[type[Model], Callable[[Any], Manifest]] = {
     Warmup: lambda part: manifest("RFTJob", {**JOB, "warmup": part}),
     WarmupSource: lambda part: manifest("RFTJob", {**JOB, "warmup": {"data": [part]}}),
     Hyperparameters: lambda part: manifest("RFTJob", {**JOB, "hyperparameters": part}),
+    Sampling: lambda part: manifest("RFTJob", {**JOB, "sampling": part}),
+    EvaluationSettings: lambda part: manifest("RFTJob", {**JOB, "evaluation": part}),
     Tuning: lambda part: manifest("RFTJob", {**JOB, "tuning": part}),
     DeepSpeed: lambda part: manifest("RFTJob", {**JOB, "compute": {"deepspeed": part}}),
     Compute: lambda part: manifest("RFTJob", {**JOB, "compute": part}),
@@ -126,6 +129,14 @@ WRONG_FIELDS = [
     ("RFTJob", ("hyperparameters",), {"learningRate": "0"}, "must be above 0 and at most 0.1"),
     ("RFTJob", ("hyperparameters",), {"learningRate": "1,5"}, "spec.hyperparameters.learningRate"),
     ("RFTJob", ("hyperparameters",), {"samplesPerPrompt": 1}, "should be greater than or equal to 2"),
+    ("RFTJob", ("sampling",), {"stop": []}, "should have at least 1 items"),
+    ("RFTJob", ("sampling",), {"stop": [""]}, "should be at least 1 chars long"),
+    ("RFTJob", ("sampling",), {"stop": ["a"] * 5}, "must have at most 4 items"),
+    ("RFTJob", ("sampling",), {"systemPrompt": ""}, "should be at least 1 chars long"),
+    ("RFTJob", ("sampling",), {"chatTemplateArguments": ["a"]}, "spec.sampling.chatTemplateArguments"),
+    ("RFTJob", ("sampling",), {"chatTemplateArguments": {"messages": []}}, "names that belong to its caller"),
+    ("RFTJob", ("sampling",), {"chatTemplateArguments": {"tools": [{"a": "b"}]}}, "names that belong to its caller"),
+    ("RFTJob", ("evaluation",), {"temperature": "11"}, "must be from 0 to 10"),
     ("RFTJob", ("limits",), {"deadline": "a day"}, "spec.limits.deadline"),
     ("RFTJob", ("limits",), {"deadline": "0s"}, "must be at least 1s"),
     ("RFTJob", ("compute",), {"gpusPerNode": "8"}, "spec.compute.gpusPerNode"),

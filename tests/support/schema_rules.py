@@ -22,6 +22,7 @@ from rft_api.reward_function import (
     SourceFrom,
 )
 from rft_api.rft_job import Compute, RFTJob, RFTJobSpec
+from rft_api.sampling import EvaluationSettings, Sampling
 from rft_api.sources import Data, DataSource, WarmupSource
 from rft_api.training import DeepSpeed, Hyperparameters, Warmup
 from rft_api.tuning import Tuning
@@ -86,6 +87,27 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
         {"targetModules": ["q_proj", "q_proj"]},
         "targetModules: every name may appear only once",
     ),
+    *(
+        (
+            Sampling,
+            {"chatTemplateArguments": {"enable_thinking": False, "effort": "low", "budget": 3, "share": 0.5}},
+            {"chatTemplateArguments": {"enable_thinking": False, name: value}},
+            "remove the names that belong to its caller: messages, conversation",
+        )
+        for name, value in (
+            ("chat_template", "x"),
+            ("tokenize", False),
+            ("add_generation_prompt", True),
+            ("max_length", 9),
+        )
+    ),
+    (
+        EvaluationSettings,
+        {"temperature": "0.7", "samplesPerPrompt": 4},
+        {"samplesPerPrompt": 4},
+        "samplesPerPrompt above 1 needs a temperature above 0",
+    ),
+    (EvaluationSettings, {"temperature": "0"}, {"temperature": "0", "samplesPerPrompt": 2}, "needs a temperature"),
     (DeepSpeed, {"zeroStage": 2, "offload": "Optimizer"}, {"zeroStage": 1, "offload": "Optimizer"}, "offload needs"),
     (Compute, {"gpusPerNode": 0, "processesPerNode": 2}, {"gpusPerNode": 1, "processesPerNode": 2}, "is for CPU train"),
     (
@@ -158,6 +180,12 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
         {**SPEC, "algorithm": "VESPO", "hyperparameters": {"importanceSampling": {"mode": "TokenMask"}}},
         {**SPEC, "algorithm": "VESPO", "hyperparameters": {"importanceSampling": {"mode": "SequenceMask"}}},
         "VESPO needs hyperparameters.importanceSampling.mode",
+    ),
+    (
+        RFTJobSpec,
+        {**SPEC, "sampling": {"stop": ["</answer>"]}, "hyperparameters": {"maskTruncatedCompletions": False}},
+        {**SPEC, "sampling": {"stop": ["</answer>"]}, "hyperparameters": {"maskTruncatedCompletions": True}},
+        "sampling.stop and hyperparameters.maskTruncatedCompletions exclude each other",
     ),
     (
         RFTJobSpec,

@@ -134,7 +134,8 @@ def train_in_process(
     model = load_model(config.model, torch.float32)
     if config.tuning.type == "LoRA":
         model = add_adapter(model, config.tuning, config.hyperparameters.seed)
-    dataset = load_dataset(config.data, config.hyperparameters.max_prompt_tokens, lambda messages: 1)
+    maximum, system_prompt = config.hyperparameters.max_prompt_tokens, config.sampling.system_prompt
+    dataset = load_dataset(config.data, maximum, lambda messages: 1, system_prompt)
     prompts = mix(dataset.train, dataset.weights, config.hyperparameters.epochs, config.hyperparameters.seed)
     client = RewardClient(config.rewards, shadows=config.shadows)
     reporter, tokenizer = ProgressReporter("default", config.name), load_tokenizer(config.model)

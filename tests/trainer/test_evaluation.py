@@ -8,10 +8,12 @@ from support.tiny import digits_rows
 from transformers import GenerationConfig
 
 from rft_trainer import evaluation
+from rft_trainer.batch import Batch
 from rft_trainer.data import Prompt
 from rft_trainer.evaluation import MOST_ROWS, evaluate, generate, plain_completer, rows_at_once
 from rft_trainer.modeling import end_token_ids, load_model, load_tokenizer, prompt_token_ids
 from rft_trainer.rewards import RewardClient
+from rft_trainer.stop_strings import StopStrings
 
 UNUSUAL = {
     "do_sample": True, "temperature": 0.3, "top_k": 3, "top_p": 0.5, "min_p": 0.2, "typical_p": 0.5,
@@ -129,3 +131,32 @@ def test_rows_are_bounded_by_the_memory_of_their_keys_and_values(model):
     row = 2 * config.num_hidden_layers * config.num_key_value_heads * width * 4 * 1_000_000
     assert rows_at_once(loaded, 1_000_000) == (2 << 30) // row > 0
     assert rows_at_once(loaded, 10**12) == 1
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_stop_strings_cut_what_would_be_sampled_without_them(model, tokenizer, temperature):
+    """In our sampler and in transformers' `generate`: the ids up to the stop string, and nothing else."""
+    prompts = [prompt_token_ids(tokenizer, row["messages"]) for row in digits_rows(24, 4, seed=5)]
+    loaded = load_model(str(model), torch.float32)
+    ends = end_token_ids(loaded, tokenizer)
+    torch.manual_seed(0)
+    whole = plain_completer(loaded, tokenizer, 12, temperature)(prompts, lambda ended: None)
+    text = "".join(tokenizer.batch_decode(whole, skip_special_tokens=True))
+    stops = StopStrings(tokenizer, [text[5:7], max(text, key=text.count)])
+    torch.manual_seed(0)
+    sampled = plain_completer(loaded, tokenizer, 12, temperature, stops)(prompts, lambda ended: None)
+    torch.manual_seed(0)
+    generated = generate(loaded, prompts, 12, temperature, ends, tokenizer.pad_token_id, stops)
+    assert sampled == generated == [ids[: stops.end(ids)] for ids in whole]
+    assert 0 < sum(short != ids for short, ids in zip(sampled, whole, strict=True)) < len(whole)
+
+
+def test_a_completion_that_ends_with_a_stop_string_is_not_clipped(tokenizer):
+    client = RewardClient({})
+    prompt = Prompt("p-1", "p", "r", [{"role": "user", "content": "1"}], None, {})
+    seven, nine = (tokenizer.convert_tokens_to_ids(digit) for digit in "79")
+    for stops, reasons in ((None, ["length", "length", "stop"]), (["7"], ["stop", "length", "stop"])):
+        batch = Batch([prompt] * 3, client, tokenizer, [1], stops=stops and StopStrings(tokenizer, stops))
+        completions = [[nine, seven], [nine, nine], [nine, 1]]
+        assert [batch._rollout(0, "", ids).finish_reason for ids in completions] == reasons
+    client.close()

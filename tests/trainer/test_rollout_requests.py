@@ -55,6 +55,21 @@ def test_an_answer_has_ids_log_probabilities_and_the_reason_of_its_end():
     assert read_completion(cut, REQUEST) == Completion([8, 9, 8], [-0.5] * 3, "length")
 
 
+def test_an_answer_may_end_with_a_stop_string():
+    sampling = Sampling(temperature=1.0, max_tokens=3, end_ids=(1,), stop=("b", "c d"))
+    request = {**sampling.body(), "model": "policy-v1", "prompt": [5, 6], "seed": 7}
+    assert request["stop"] == ["b", "c d"]
+    assert request["include_stop_str_in_output"] is True
+    for ids in ((8, 9), (8, 9, 8)):
+        stopped = answer_to(request, ids, stop_reason="c d")
+        assert read_completion(stopped, request) == Completion([*ids], [-0.5] * len(ids), "stop")
+    for other in ("d", None, 9):
+        with pytest.raises(ValueError, match="ends with the reason stop after 2 tokens"):
+            read_completion(answer_to(request, (8, 9), stop_reason=other), request)
+    with pytest.raises(ValueError, match="ends with the reason length after 2 tokens"):
+        read_completion(answer_to(request, (8, 9), stop_reason="b", finish_reason="length"), request)
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [

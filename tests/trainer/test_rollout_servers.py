@@ -20,6 +20,7 @@ from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, re
 
 from rft_api.ports import free_port
 from rft_api.run_folder import RunFolder
+from rft_api.sampling import Sampling
 from rft_api.tuning import Tuning
 from rft_trainer import engines
 from rft_trainer.base_model import BaseModel
@@ -33,6 +34,7 @@ from rft_trainer.rollout_servers import process
 from rft_trainer.rollout_servers.command import BASE
 from rft_trainer.rollout_servers.process import call
 from rft_trainer.rollout_servers.servers import socket_of
+from rft_trainer.stop_strings import StopStrings
 
 TOKENS = 24
 PROMPTS = [f"{number:04d}" for number in range(8)]
@@ -143,6 +145,59 @@ def test_greedy_completions_are_those_of_the_trainers_process(engine, policy, to
     assert completions == plain_completer(policy, tokenizer, TOKENS, 0.0)(prompts, lambda ended: None)
     base = Policy("base", None, policy.unload)
     assert completions != InProcess(engine._config, tokenizer).completer(base, 0.0)(prompts, lambda ended: None)
+
+
+def test_stop_strings_end_completions_where_they_do_in_the_trainers_process(engine, policy, tokenizer):
+    prompts = ids_of(tokenizer)
+    engine.sync(policy, 60)
+    whole = engine.current_completer(0.0)(prompts, lambda ended: None)
+    text = max(tokenizer.batch_decode(whole, skip_special_tokens=True), key=len)
+    sampling = Sampling(stop=[text[1:3], text[-1]])
+    stops = StopStrings(tokenizer, sampling.stop_strings)
+    stopping = copy.copy(engine)
+    stopping._config = engine._config.model_copy(update={"sampling": sampling})
+    completions = stopping.current_completer(0.0)(prompts, lambda ended: None)
+    assert completions == plain_completer(policy, tokenizer, TOKENS, 0.0, stops)(prompts, lambda ended: None)
+    assert completions == [ids[: stops.end(ids)] for ids in whole] != whole
+    reasons = set()
+    for completion, prompt in zip(stopping.sample(prompts * 4, 60, 1.0, lambda ended: None), prompts * 4, strict=True):
+        ids, end = completion.token_ids, stops.end(completion.token_ids)
+        assert end in (None, len(ids)), "tokens behind the one that completes a stop string"
+        assert completion.finish_reason == ("length" if end is None and ids[-1] not in engine._end_ids else "stop")
+        assert torch.tensor(completion.logprobs) == pytest.approx(logprobs_of(policy, prompt, ids), abs=1e-5)
+        reasons.add((end is None, completion.finish_reason))
+    assert (False, "stop") in reasons
+
+
+def test_stop_strings_end_completions_that_are_sampled_ahead(engine, config, tmp_path, monkeypatch):
+    sampling = Sampling(stop=list("0123"))
+    rollouts = config.compute.rollouts.model_copy(update={"overlap": 1})
+    changes = {
+        "sampling": sampling,
+        "compute": config.compute.model_copy(update={"rollouts": rollouts}),
+        "output": str(tmp_path / "out"),
+    }
+    own = config.model_copy(update=changes)
+    monkeypatch.setattr(engine, "_config", own)
+    monkeypatch.setattr(engines, "policy_version", lambda step: f"stopped-v{step}")
+    train_in_process(own, None, engine)
+    for step in (1, 2):
+        rows = pq.read_table(RunFolder(own.output).rollout(step)).to_pylist()
+        stopped = [row for row in rows if any(text in row["completion"] for text in sampling.stop_strings)]
+        assert stopped
+        assert all(row["completion"].endswith(sampling.stop_strings) for row in stopped)
+        assert all(row["finishReason"] == "stop" for row in stopped)
+
+
+def test_completions_of_an_evaluation_have_seeds_of_their_own(engine, policy, tokenizer):
+    prompts = repeated(ids_of(tokenizer))
+    engine.sync(policy, 61)
+    evaluate = engine.current_completer(1.0)
+    completions = evaluate(prompts, lambda ended: None)
+    assert completions != evaluate(prompts, lambda ended: None), "further prompts, with other seeds"
+    assert completions == engine.current_completer(1.0)(prompts, lambda ended: None)
+    groups = [completions[start : start + SAMPLES] for start in range(0, len(completions), SAMPLES)]
+    assert all(len(set(map(tuple, group))) > 1 for group in groups)
 
 
 def test_vllm_serves_what_is_exported(engine, whole, tmp_path, data, rewards):

@@ -158,7 +158,7 @@ def _structural(node: Json, definitions: dict[str, Json]) -> Json:
             result["default"] = {}
         elif isinstance(result["default"], float):
             result["default"] = decimal_text(result["default"])
-    if node.get("x-kubernetes-preserve-unknown-fields"):
+    if node.get("x-kubernetes-preserve-unknown-fields") and "properties" not in node:
         return result
     if "properties" in node:
         result["properties"] = {name: _structural(value, definitions) for name, value in node["properties"].items()}

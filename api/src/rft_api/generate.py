@@ -117,7 +117,9 @@ def _rows(schema: Json, path: str) -> list[str]:
             meaning += f" ({'; '.join(ranges)})"
         default = _default(name, field, schema)
         rows.append(f"| `{here}` | {_type(field)} | {default} | {meaning.replace('|', chr(92) + '|')} |\n")
-        rows.extend(_rows(inner, here))
+        # What is named inside of an object with unknown fields is there for its rules.
+        if not inner.get("x-kubernetes-preserve-unknown-fields"):
+            rows.extend(_rows(inner, here))
     return rows
 
 

@@ -246,7 +246,7 @@ class ValidationMetrics(Model):
     step: int
     """Optimizer steps done."""
     reward: Annotated[float | None, _REWARD, Healthy("Rises with the training reward, at a constant distance.")]
-    """Mean reward of greedy completions of the validation prompts. It chooses the checkpoint."""
+    """Mean reward of completions of the validation prompts, greedy by default. It chooses the checkpoint."""
     components: Annotated[dict[str, float], _COMPONENTS]
     """Mean of each component."""
     components_left_out: int = 0

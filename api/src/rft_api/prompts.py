@@ -53,6 +53,16 @@ def prompt_of(source: DataSource, line: int, messages: list[Message], reference_
     return Prompt(f"{source.name}-{line}", source.name, source.reward, messages, reference_answer, metadata, line)
 
 
+def with_system_prompt(messages: list[Message], text: str | None) -> list[Message]:
+    """Return a conversation that begins with a system message of this text, unless it has one, or `text` is None.
+
+    A message of the role developer is one, too.
+    """
+    if text is None or any(message["role"] in ("system", "developer") for message in messages):
+        return messages
+    return [{"role": "system", "content": text}, *messages]
+
+
 def no_check(messages: list[Message]) -> None:
     """Accept all messages; for callers without a chat template."""
 

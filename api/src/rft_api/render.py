@@ -114,6 +114,8 @@ def render_trainer_config(
         warmup=warmup,
         algorithm=spec.algorithm,
         hyperparameters=spec.hyperparameters,
+        sampling=spec.sampling,
+        evaluation=spec.evaluation,
         tuning=spec.tuning,
         compute=spec.compute.for_trainer(),
         output=locate(spec.output.uri),

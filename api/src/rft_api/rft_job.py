@@ -13,6 +13,7 @@ from rft_api.model import Model, Rule
 from rft_api.object_names import SERVICE_MESSAGE, NamesEndpoint, first_letter, is_service_name, trainer_service
 from rft_api.quantities import AtLeast, Between, Boolean, Decimal, Duration, Integer, Name
 from rft_api.resource import API_VERSION, Metadata, PodOverrides, SecretReference
+from rft_api.sampling import EvaluationSettings, Sampling
 from rft_api.sources import Data, Uri
 from rft_api.training import (
     Algorithm,
@@ -130,6 +131,14 @@ class RFTJobSpec(Model):
             "for another scale use another algorithm, such as GRPO",
             holds=lambda spec: spec.algorithm != "DrGRPO" or spec.hyperparameters.scale_rewards in (None, "None"),
         ),
+        Rule(
+            # TRL takes every completion without an EOS token for truncated.
+            cel="!has(self.sampling) || !has(self.sampling.stop) || !has(self.hyperparameters) || "
+            "!has(self.hyperparameters.maskTruncatedCompletions) || !self.hyperparameters.maskTruncatedCompletions",
+            message="sampling.stop and hyperparameters.maskTruncatedCompletions exclude each other: a completion that "
+            "ends with a stop string has no EOS token, and would be masked",
+            holds=lambda spec: not spec.sampling.stop_strings or not spec.hyperparameters.mask_truncated_completions,
+        ),
     )
 
     model: ModelSource
@@ -145,6 +154,10 @@ class RFTJobSpec(Model):
     """The policy-gradient loss, by the name that the literature uses."""
     hyperparameters: Hyperparameters = Hyperparameters()
     """Hyperparameters of reinforcement learning."""
+    sampling: Sampling = Sampling()
+    """What completions are sampled from, and where they end, in training and in every evaluation."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """How held-out prompts are completed: in the baseline, in validations, and for the table before and after."""
     tuning: Tuning = Tuning()
     """Which weights are trained: an adapter or the whole model."""
     compute: Compute = Compute()

@@ -9,13 +9,14 @@ from rft_api.metrics import Gain
 from rft_api.model import Model
 from rft_api.progress import HackingVerdict
 from rft_api.run_folder import CheckpointInfo
+from rft_api.sampling import EvaluationSettings, Sampling
 
 
 class Evaluation(Model):
-    """The scores of one model's greedy completions of the held-out prompts."""
+    """The scores of one model's completions of the held-out prompts."""
 
     reward: float
-    """Mean reward over the prompts for which every model has a score."""
+    """Mean reward over the prompts for which every model has a score; of several completions of a prompt, the mean."""
     components: dict[str, float]
     """Mean of each component over the same prompts."""
     sources: dict[str, float]
@@ -23,7 +24,7 @@ class Evaluation(Model):
     episode_length: float
     """Mean number of tokens in the completions."""
     rewards_failed: int
-    """Number of prompts whose completion by this model could not be scored."""
+    """Number of completions by this model that could not be scored."""
     shadows: dict[str, float] = {}
     """Mean of each shadow over those of the same prompts that it could score."""
 
@@ -95,6 +96,10 @@ class Summary(Model):
     """Scores of the exported model."""
     gain: Gain
     """Difference between the tuned model and the base model."""
+    sampling: Sampling = Sampling()
+    """What the models were asked with. The tuned model has to be asked with the same."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """Temperature and number of the completions that were compared."""
     preflight: PreflightVerdict | None = None
     """Verdict of the check before training; absent when the check was skipped."""
     reward_hacking: HackingVerdict | None = None

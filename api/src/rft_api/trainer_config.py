@@ -10,6 +10,7 @@ from typing import Literal
 
 from rft_api.checkpoint_settings import Checkpoints
 from rft_api.model import Model
+from rft_api.sampling import EvaluationSettings, Sampling
 from rft_api.sources import Data
 from rft_api.training import (
     Algorithm,
@@ -62,6 +63,10 @@ class TrainerConfig(Model):
     """The policy-gradient loss."""
     hyperparameters: Hyperparameters
     """Hyperparameters of reinforcement learning."""
+    sampling: Sampling = Sampling()
+    """What completions are sampled from, and where they end."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """How held-out prompts are completed."""
     tuning: Tuning
     """Which weights are trained."""
     compute: TrainerCompute

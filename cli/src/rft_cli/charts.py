@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,17 @@ SMOOTHING_STEPS = 20
 """Curves with more points than this get a smoothed line over the noisy one."""
 
 
-def draw_curves(history: History, target: Path, title: str, summary: Summary | None) -> list[Path]:
-    """Draw all curves to `target`.svg and `target`.png, and return both paths."""
+def draw_curves(history: History, target: Path, title: str, summary: Summary | None, kind: str) -> list[Path]:
+    """Draw all curves to `target`.svg and `target`.png, and return both paths.
+
+    `kind` says what completions of validation prompts are: greedy or sampled.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 13), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08))
         figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold")
         panels: list[Callable[[Axes, History, Summary | None], None]] = [
-            _reward, _components, _episode_length, _gradient_norm, _advantages, _entropy, _ratios, _seconds,
+            partial(_reward, kind), _components, _episode_length, _gradient_norm, _advantages, _entropy, _ratios,
+            _seconds,
         ]  # fmt: skip
         axes = figure.subplots(4, 2, sharex="all").flat
         for axis, panel in zip(axes, panels, strict=True):
@@ -101,14 +106,14 @@ def _legend(axis: Axes) -> None:
         axis.legend(loc="best")
 
 
-def _reward(axis: Axes, history: History, summary: Summary | None) -> None:
+def _reward(kind: str, axis: Axes, history: History, summary: Summary | None) -> None:
     axis.set_title("Reward")
     axis.set_ylabel("mean reward")
     _plot(axis, history.steps, lambda step: step.reward, color=BLUE, label="training (sampled)")
     points = [(v.step, v.reward) for v in history.validations if v.reward is not None]
     if points:
         xs, ys = zip(*points, strict=True)
-        axis.plot(xs, ys, color=VERMILION, marker="o", markersize=4, label="validation (greedy)")
+        axis.plot(xs, ys, color=VERMILION, marker="o", markersize=4, label=f"validation ({kind})")
         if summary is not None:
             best_points = [(x, y) for x, y in points if x == summary.best_step]
             for x, y in best_points:
@@ -121,7 +126,7 @@ def _reward(axis: Axes, history: History, summary: Summary | None) -> None:
             xs, ys = zip(*shadow_points, strict=True)
             # The first two colours belong to the curves of the reward.
             colour = CYCLE[2 + index % (len(CYCLE) - 2)]
-            axis.plot(xs, ys, color=colour, linestyle=":", marker="s", markersize=3, label=f"shadow {name} (greedy)")
+            axis.plot(xs, ys, color=colour, linestyle=":", marker="s", markersize=3, label=f"shadow {name} ({kind})")
     _legend(axis)
 
 

@@ -153,28 +153,35 @@ def regrade_files(
     return rows
 
 
-def means(rows: Sequence[Regraded]) -> Means:
-    """Return the mean rewards of rows."""
-    stored = [row.stored for row in rows if row.stored is not None]
-    regraded = [row.regraded for row in rows if row.regraded is not None]
-    return Means(fmean(stored) if stored else None, fmean(regraded) if regraded else None)
+def means(rows: Sequence[Regraded], samples: int = 1) -> Means:
+    """Return the mean rewards of prompts with `samples` rows each, whose reward is the mean of those with one."""
+    return common_means({"base": rows}, samples)["base"]
 
 
-def common_means(stages: Mapping[Stage, Sequence[Regraded]]) -> dict[Stage, Means]:
+def common_means(stages: Mapping[Stage, Sequence[Regraded]], samples: int) -> dict[Stage, Means]:
     """Return the mean rewards of the models over the prompts that all of them have a score of, by each version.
 
-    Evaluations have the same prompts in the same order. Means over different prompts could not be compared.
+    Evaluations have the same prompts in the same order, with `samples` rows each. Means over different prompts could
+    not be compared.
     """
 
-    def mean(rows: Sequence[Regraded], version: Literal["stored", "regraded"]) -> float | None:
+    def rewards(rows: Sequence[Regraded], version: Literal["stored", "regraded"]) -> list[float | None]:
+        """Return the mean reward of each prompt."""
+        scores: list[float | None] = [getattr(row, version) for row in rows]
+        groups = [scores[start : start + samples] for start in range(0, len(scores), samples)]
+        scored = [[score for score in group if score is not None] for group in groups]
+        return [fmean(group) if group else None for group in scored]
+
+    def mean(stage: Stage, version: Literal["stored", "regraded"]) -> float | None:
+        of_stages = {name: rewards(rows, version) for name, rows in stages.items()}
         scored = [
-            getattr(row, version)
-            for row, *others in zip(rows, *stages.values(), strict=False)
-            if all(getattr(other, version) is not None for other in others)
+            reward
+            for reward, *others in zip(of_stages[stage], *of_stages.values(), strict=False)
+            if reward is not None and None not in others
         ]
         return fmean(scored) if scored else None
 
-    return {stage: Means(mean(rows, "stored"), mean(rows, "regraded")) for stage, rows in stages.items()}
+    return {stage: Means(mean(stage, "stored"), mean(stage, "regraded")) for stage in stages}
 
 
 def group_rows(rows: Sequence[Regraded], size: int) -> list[list[Regraded]]:

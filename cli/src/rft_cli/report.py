@@ -28,6 +28,7 @@ from rft_api.run_folder import RolloutRow, RunFolder, Stage
 from rft_api.summary import Evaluation, PreflightVerdict, Summary
 from rft_api.trainer_config import TrainerConfig
 from rft_cli.history import History
+from rft_cli.requests import describe_completions, describe_request
 from rft_cli.texts import last_user_message, number, read_cell, short_path, shorten, signed
 
 SAMPLES = 5
@@ -157,12 +158,12 @@ def _print_result(run: Run, summary: Summary, console: Console) -> None:
         add(f"shadow {one_line(shadow)}", [e.shadows.get(shadow) for e in evaluations.values()], style="dim")
     add("episode length, tokens", [e.episode_length for e in evaluations.values()], digits=1)
     if any(e.rewards_failed for e in evaluations.values()):
-        table.add_row("prompts not scored", *(str(e.rewards_failed) for e in evaluations.values()), "")
+        table.add_row("completions not scored", *(str(e.rewards_failed) for e in evaluations.values()), "")
     console.print(table)
     console.print(
         Text(
             f"In brackets: {summary.gain.confidence:.0%} interval of the gain (paired bootstrap over prompts). "
-            f"Greedy completions.",
+            f"{describe_completions(summary.evaluation)}",
             style="dim",
         )
     )
@@ -198,6 +199,9 @@ def _remarks(run: Run) -> Iterator[Text]:
         yield Text(f"Reward and shadows: {verdict.message}")
     for shadow, count in _shadow_failures(run).items():
         yield Text(f"Completions that shadow {shadow} could not score: {count}", style="yellow")
+    request = describe_request(run.config.sampling)
+    if request is not None:
+        yield Text(request)
     if run.summary is not None:
         data = run.summary.data
         yield Text(
@@ -318,8 +322,9 @@ def _print_samples(run: Run, console: Console) -> None:
     better, worse = sum(c > SAME_REWARD for c in changes), sum(c < -SAME_REWARD for c in changes)
     console.print()
     unchanged = len(changes) - better - worse
+    kind = "prompts" if run.config.evaluation.samples_per_prompt == 1 else "pairs of completions"
     _print_samples_heading(
-        f"of {len(changes)} prompts {better} improved, {worse} worsened, {unchanged} stayed the same", console
+        f"of {len(changes)} {kind} {better} improved, {worse} worsened, {unchanged} stayed the same", console
     )
     for comparison in comparisons:
         colour = "green" if comparison.change > 0 else "red" if comparison.change < 0 else ""
@@ -385,8 +390,9 @@ def report(path: Path, console: Console) -> Run:
     print_report(run, console)
     if not run.history.training and not run.history.validation:
         return run
+    kind = "sampled" if run.config.evaluation.temperature else "greedy"
     try:
-        files = draw_curves(run.history, run.folder.curves, run.config.name, run.summary)
+        files = draw_curves(run.history, run.folder.curves, run.config.name, run.summary, kind)
     except OSError as error:  # The folder may belong to somebody else; the report is useful without the curves.
         console.print(Text(f"The curves could not be written: {error.strerror or error}", style="yellow"))
     else:

@@ -88,8 +88,9 @@ def regrade(path: Path, manifest: Path, name: str | None, samples: int, console:
     size = run.config.hyperparameters.samples_per_prompt
     groups = {step: group_rows(rows[file], size) for step, file in steps.items()}
     curve = {step: means(rows[file]) for step, file in steps.items()}
-    validation_curve = {step: means(rows[file]) for step, file in validations.items()}
-    evaluations = common_means({stage: rows[run.folder.evaluation(stage)] for stage in stages})
+    samples_per_prompt = run.config.evaluation.samples_per_prompt
+    validation_curve = {step: means(rows[file], samples_per_prompt) for step, file in validations.items()}
+    evaluations = common_means({stage: rows[run.folder.evaluation(stage)] for stage in stages}, samples_per_prompt)
     signal = count_signal([group for step_groups in groups.values() for group in step_groups])
     choice = choose(run, validation_curve)
     _print_curves(curve, validation_curve, evaluations, console)

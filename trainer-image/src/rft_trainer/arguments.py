@@ -74,6 +74,7 @@ def build_arguments(config: TrainerConfig, total_steps: int) -> GRPOConfig:
         num_generations=training.samples_per_prompt,
         max_completion_length=training.max_completion_tokens,
         temperature=training.temperature,
+        chat_template_kwargs=config.sampling.chat_template_arguments,
         beta=training.kl_coefficient,
         learning_rate=training.learning_rate,
         lr_scheduler_type=SCHEDULES[training.learning_rate_schedule],

@@ -10,6 +10,7 @@ from rft_trainer.data import Prompt
 from rft_trainer.reward_transport import Group, Rollout
 from rft_trainer.rewards import RewardClient
 from rft_trainer.rollouts import ScoredCompletion, add_shadows, scored
+from rft_trainer.stop_strings import StopStrings
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, completion_ids: Sequence[list[int]]) -> list[str]:
@@ -28,6 +29,7 @@ class Batch:
         end_ids: the EOS tokens.
         with_shadows: whether the shadow rewards score them, too.
         samples_per_prompt: completions of each prompt, which follow one another and are compared with one another.
+        stops: the stop strings; None when there are none.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Batch:
         end_ids: Sequence[int],
         with_shadows: bool = True,
         samples_per_prompt: int = 1,
+        stops: StopStrings | None = None,
     ):
         self.rows: list[ScoredCompletion] = []
         """The scored completions, once `wait` has returned."""
@@ -45,6 +48,7 @@ class Batch:
         self._tokenizer = tokenizer
         self._end_ids = set(end_ids)
         self._samples_per_prompt = samples_per_prompt
+        self._stops = stops
         self._scoring = client.begin(with_shadows)
 
     def send_finished(self, completions: Mapping[int, list[int]]) -> None:
@@ -86,4 +90,6 @@ class Batch:
 
     def _is_clipped(self, ids: Sequence[int]) -> bool:
         """Return whether a completion was cut off at the token limit."""
-        return not ids or ids[-1] not in self._end_ids
+        if ids and ids[-1] in self._end_ids:
+            return False
+        return self._stops is None or self._stops.end(ids) is None

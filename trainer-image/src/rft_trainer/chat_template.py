@@ -5,15 +5,18 @@ from __future__ import annotations
 import resource
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 
+from jinja2 import meta
 from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from rft_api.foreign.files import read_file
 from rft_api.foreign.sizes import format_size
+from rft_api.sampling import Argument
 from rft_trainer.data import Message
 
 TEMPLATE_SECONDS = 30.0
@@ -26,24 +29,43 @@ LONGEST_RENDERING = 8 << 20
 times as much memory, and cannot be interrupted."""
 _PAGE = resource.getpagesize()
 
+Arguments = Mapping[str, Argument]
+"""Variables of the template that the run sets (`sampling.chatTemplateArguments`)."""
+NO_ARGUMENTS: Arguments = MappingProxyType({})
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, add_generation_prompt: bool) -> str:
+
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[Message],
+    *,
+    add_generation_prompt: bool,
+    arguments: Arguments = NO_ARGUMENTS,
+) -> str:
     """Return the text of a conversation.
 
     Args:
         tokenizer: the tokenizer with the chat template.
         messages: the conversation.
         add_generation_prompt: whether the text ends with what comes before an answer.
+        arguments: variables that the run sets.
 
     Raises:
         TimeoutError, MemoryError, ValueError: when the template exceeds a limit; the message says which.
         Exception: of any other kind, by the template.
     """
     with _limited():
-        text: str = tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False)
+        text: str = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=add_generation_prompt, tokenize=False, **arguments
+        )
     if len(text) > LONGEST_RENDERING:
         raise ValueError(f"it makes {len(text):,} characters of them, more than {LONGEST_RENDERING:,}")
     return text
+
+
+def read_names(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Return the names of the variables that the chat template reads from outside, in any of its branches."""
+    template: str = tokenizer.get_chat_template()
+    return meta.find_undeclared_variables(_compile_jinja_template(template).environment.parse(template))
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

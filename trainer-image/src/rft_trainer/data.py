@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from rft_api.data_formats import read_conversations, read_prompts
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLogReport
-from rft_api.prompts import Check, Conversation, Message, Prompt, problem_report, split_by_prompt
+from rft_api.prompts import Check, Conversation, Message, Prompt, problem_report, split_by_prompt, with_system_prompt
 from rft_api.sources import Data, DataSource, WarmupSource
 
 __all__ = [
@@ -44,14 +44,20 @@ class WarmupData:
     """The report of each source that is an invocation log, by split and source."""
 
 
-def load_dataset(data: Data, max_prompt_tokens: int, count_tokens: Callable[[list[Message]], int]) -> Dataset:
+def load_dataset(
+    data: Data,
+    max_prompt_tokens: int,
+    count_tokens: Callable[[list[Message]], int],
+    system_prompt: str | None = None,
+) -> Dataset:
     """Read and check every file of a run's data.
 
     Args:
-        data: the files. max_prompt_tokens: prompts with more tokens are left out, and their number is reported.
+        data: the files.
+        max_prompt_tokens: prompts with more tokens are left out, and their number is reported.
         count_tokens: returns the tokens of a prompt as the model gets it, with the generation prompt; raises
-        ValueError,
-            with the reason, for messages that the model's chat template refuses.
+            ValueError, with the reason, for messages that the model's chat template refuses.
+        system_prompt: text of a system message that prompts without one begin with; None for none.
 
     Raises:
         RunError: DATA_INVALID; the message lists all problems of all files, with file, line and reason.
@@ -65,7 +71,8 @@ def load_dataset(data: Data, max_prompt_tokens: int, count_tokens: Callable[[lis
         for source in sources or []:
             tokens: list[int] = []
             # `tokens` has one number for each row: messages that the template refuses are in neither of them.
-            rows, report = read_prompts(source, problems, partial(_count, count_tokens, tokens))
+            rows, report = read_prompts(source, problems, partial(_count, count_tokens, tokens, system_prompt))
+            rows = [replace(row, messages=with_system_prompt(row.messages, system_prompt)) for row in rows]
             short_rows = [row for row, count in zip(rows, tokens, strict=True) if count <= max_prompt_tokens]
             left_out = len(rows) - len(short_rows)
             if report is not None:
@@ -100,12 +107,13 @@ def load_dataset(data: Data, max_prompt_tokens: int, count_tokens: Callable[[lis
     )
 
 
-def load_conversations(sources: Sequence[WarmupSource], check: Check) -> WarmupData:
+def load_conversations(sources: Sequence[WarmupSource], check: Check, system_prompt: str | None = None) -> WarmupData:
     """Read and check the files of a warm-up.
 
     Args:
         sources: the files.
         check: raises ValueError, with the reason, for a conversation to refuse.
+        system_prompt: text of a system message that conversations without one begin with; None for none.
 
     Raises:
         RunError: DATA_INVALID; the message lists all problems of all files, with file, line and reason.
@@ -114,8 +122,10 @@ def load_conversations(sources: Sequence[WarmupSource], check: Check) -> WarmupD
     conversations: list[Conversation] = []
     logs: dict[str, InvocationLogReport] = {}
     for source in sources:
-        rows, report = read_conversations(source, problems, check)
-        conversations += rows
+        rows, report = read_conversations(
+            source, problems, lambda messages: check(with_system_prompt(messages, system_prompt))
+        )
+        conversations += [replace(row, messages=with_system_prompt(row.messages, system_prompt)) for row in rows]
         if report is not None:
             logs[f"warmup/{source.name}"] = report
     if problems:
@@ -151,5 +161,7 @@ def mix(train: dict[str, list[Prompt]], weights: dict[str, float], epochs: int, 
     return order
 
 
-def _count(count_tokens: Callable[[list[Message]], int], tokens: list[int], messages: list[Message]) -> None:
-    tokens.append(count_tokens(messages))
+def _count(
+    count_tokens: Callable[[list[Message]], int], tokens: list[int], system_prompt: str | None, messages: list[Message]
+) -> None:
+    tokens.append(count_tokens(with_system_prompt(messages, system_prompt)))

@@ -31,6 +31,7 @@ from rft_trainer.rollout_servers.command import BASE, ServerSettings
 from rft_trainer.rollout_servers.placement import gpu_memory_share, on_devices, server_settings
 from rft_trainer.rollout_servers.servers import RolloutServers, Version, server_folder, socket_of
 from rft_trainer.rollout_servers.versions import write_version
+from rft_trainer.stop_strings import stop_strings
 
 ROWS = 1024
 """Prompts that each process sends to the servers at once; it waits for them before it sends more."""
@@ -78,7 +79,8 @@ class InProcess:
     def completer(self, policy: Policy, temperature: float) -> Complete:
         """Return a function that completes prompts with the policy's model."""
         maximum = self._config.hyperparameters.max_completion_tokens
-        return plain_completer(policy.load(), self._tokenizer, maximum, temperature)
+        stops = stop_strings(self._tokenizer, self._config.sampling)
+        return plain_completer(policy.load(), self._tokenizer, maximum, temperature, stops)
 
     def rows_at_once(self, policy: Policy) -> int:
         """Return how many prompts each rank completes at once, from the memory that is free."""
@@ -208,7 +210,8 @@ class VLLM:
         self._model = version.name if version.is_adapter else BASE
 
     def _sampling(self, temperature: float) -> Sampling:
-        return Sampling(temperature, self._config.hyperparameters.max_completion_tokens, self._end_ids)
+        maximum, stop = self._config.hyperparameters.max_completion_tokens, self._config.sampling.stop_strings
+        return Sampling(temperature, maximum, self._end_ids, stop)
 
 
 def policy_version(step: int) -> str:

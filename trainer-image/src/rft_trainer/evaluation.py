@@ -10,8 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+)
 
+from rft_api.sampling import Sampling
 from rft_trainer.batch import Batch, decode
 from rft_trainer.data import Prompt
 from rft_trainer.distributed import gather, rank, world_size
@@ -22,11 +29,14 @@ from rft_trainer.modeling import end_token_ids, prompt_token_ids
 from rft_trainer.partitions import gathered
 from rft_trainer.rewards import RewardClient
 from rft_trainer.rollouts import ScoredCompletion
+from rft_trainer.stop_strings import StopCriterion, StopStrings, stop_strings
 
 MOST_ROWS = 256
 """Upper bound of the prompts that each rank completes at once."""
 CPU_CACHE_BYTES = 2 << 30
 """Upper bound of the memory for the keys and values of prompts that are completed at once on a CPU."""
+
+DEFAULT_SAMPLING = Sampling()
 
 Complete = Callable[[list[list[int]], Finished], list[list[int]]]
 """Turns prompts into completions, both as token ids, and may report completions that have ended while others go on. All
@@ -53,7 +63,11 @@ def cache_bytes(configuration: PretrainedConfig, dtype: torch.dtype, tokens: int
 
 
 def plain_completer(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, temperature: float
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_new_tokens: int,
+    temperature: float,
+    stops: StopStrings | None = None,
 ) -> Complete:
     """Return a function that completes prompts with a model that no trainer or engine has wrapped.
 
@@ -72,6 +86,7 @@ def plain_completer(
                 temperature=temperature,
                 end_ids=end_ids,
                 pad_id=tokenizer.pad_token_id,
+                stops=stops,
             )
 
     return complete_whole
@@ -86,8 +101,9 @@ def complete(
     temperature: float,
     end_ids: list[int],
     pad_id: int,
+    stops: StopStrings | None = None,
 ) -> list[list[int]]:
-    """Return the completions of prompts by a plain model, each up to and including its EOS token.
+    """Return the completions of prompts by a plain model, each up to and including its EOS token or stop string.
 
     Return an empty list without prompts. On CPU `on_finished` is called with completions that have ended while others
     go on.
@@ -99,7 +115,7 @@ def complete(
         return []
     with memory_for("generation"):
         if model.device.type != "cpu":
-            return generate(model, prompt_ids, max_new_tokens, temperature, end_ids, pad_id)
+            return generate(model, prompt_ids, max_new_tokens, temperature, end_ids, pad_id, stops)
         with merged_adapter(model):
             return sample_completions(
                 model,
@@ -109,6 +125,7 @@ def complete(
                 eos_token_ids=end_ids,
                 pad_token_id=pad_id,
                 on_finished=on_finished,
+                stops=stops,
             )
 
 
@@ -119,6 +136,7 @@ def generate(
     temperature: float,
     end_ids: list[int],
     pad_id: int,
+    stops: StopStrings | None = None,
 ) -> list[list[int]]:
     """Return completions by transformers' `generate`, for devices that our sampler does not run on."""
     width = max(len(ids) for ids in prompt_ids)
@@ -138,9 +156,15 @@ def generate(
         no_repeat_ngram_size=0,
         num_beams=1,
     )
+    criterion = StopCriterion(stops, len(prompt_ids)) if stops else None
+    criteria = StoppingCriteriaList([criterion] if criterion else [])
     with torch.no_grad(), without_dropout(model):
-        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, width:].tolist()
-    return [_cut_after_eos(row, end_ids) for row in output]
+        output = model.generate(
+            input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=criteria
+        )
+    rows = output[:, width:].tolist()
+    lengths = criterion.lengths if criterion else [None] * len(rows)
+    return [_cut_after_eos(row[:length], end_ids) for row, length in zip(rows, lengths, strict=True)]
 
 
 def _cut_after_eos(tokens: list[int], end_ids: list[int]) -> list[int]:
@@ -148,6 +172,11 @@ def _cut_after_eos(tokens: list[int], end_ids: list[int]) -> list[int]:
         if token in end_ids:
             return tokens[: position + 1]
     return tokens
+
+
+def repeat(prompts: Sequence[Prompt], samples: int) -> list[Prompt]:
+    """Return each prompt as often as it is completed, one after another."""
+    return [prompt for prompt in prompts for _ in range(samples)]
 
 
 def evaluate(
@@ -161,6 +190,7 @@ def evaluate(
     report: Callable[[int], None] = lambda completed: None,
     with_shadows: bool = True,
     samples_per_prompt: int = 1,
+    sampling: Sampling = DEFAULT_SAMPLING,
 ) -> list[ScoredCompletion]:
     """Complete and score prompts; return the results, in the order of the prompts, on every rank.
 
@@ -168,20 +198,23 @@ def evaluate(
     called with the number of prompts that all ranks together have completed, estimated from this rank's. A completion
     that has not ended counts as the fraction of `max_new_tokens` that it has reached.
 
-    If a reward compares the completions of a prompt, `prompts` has each of them `samples_per_prompt` times in a row; a
-    rank completes them together.
+    If prompts are completed several times, `prompts` has each of them `samples_per_prompt` times in a row; a rank
+    completes them together, as a group that rewards may compare. `sampling` says what the chat template gets, and at
+    which stop strings `complete` ends.
     """
+    stops = stop_strings(tokenizer, sampling)
     groups = range(rank(), len(prompts) // samples_per_prompt, world_size())
     own_indices = [group * samples_per_prompt + place for group in groups for place in range(samples_per_prompt)]
     rows = max(samples_per_prompt, rows - rows % samples_per_prompt)
-    token_ids = {index: prompt_token_ids(tokenizer, prompts[index].messages) for index in own_indices}
+    arguments = sampling.chat_template_arguments
+    token_ids = {index: prompt_token_ids(tokenizer, prompts[index].messages, arguments) for index in own_indices}
     # Prompts of similar length share a batch, so that little time is lost on padding.
     own_indices.sort(key=lambda index: len(token_ids[index]))
 
     def complete_batch(start: int) -> _ScoredBatch:
         indices = own_indices[start : start + rows]
         own_prompts = [prompts[index] for index in indices]
-        batch = Batch(own_prompts, client, tokenizer, end_ids, with_shadows, samples_per_prompt)
+        batch = Batch(own_prompts, client, tokenizer, end_ids, with_shadows, samples_per_prompt, stops)
         ended = 0
 
         def on_finished(completions: dict[int, list[int]]) -> None:

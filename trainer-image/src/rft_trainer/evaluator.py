@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from rft_api.sampling import Sampling
 from rft_trainer.data import Prompt
 from rft_trainer.engines import Engine, Policy
 from rft_trainer.evaluation import evaluate
@@ -24,6 +25,8 @@ class Evaluator:
     """The EOS tokens."""
     client: RewardClient
     max_completion_tokens: int
+    sampling: Sampling
+    """What the chat template gets, and the stop strings."""
     report: Callable[[int], None]
     """Called with the number of prompts that have been completed."""
 
@@ -47,4 +50,5 @@ class Evaluator:
             self.report,
             with_shadows,
             samples_per_prompt,
+            self.sampling,
         )

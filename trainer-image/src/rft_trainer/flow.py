@@ -34,6 +34,7 @@ from rft_trainer.conversations import conversation_check, token_counter
 from rft_trainer.data import Dataset, Message, Prompt, load_conversations, load_dataset, mix
 from rft_trainer.distributed import any_rank, gather, local_rank, rank, wait_for_all
 from rft_trainer.engines import VLLM, InProcess, Policy, start_engine
+from rft_trainer.evaluation import repeat
 from rft_trainer.evaluator import Evaluator
 from rft_trainer.failures import memory_for
 from rft_trainer.grpo import RFTTrainer
@@ -54,10 +55,12 @@ from rft_trainer.modeling import (
 from rft_trainer.preflight import judge
 from rft_trainer.progress import REPORTED_ROWS, ProgressReporter
 from rft_trainer.provenance import build_provenance, precision
+from rft_trainer.random_numbers import own_random_numbers
 from rft_trainer.rewards import RewardClient
 from rft_trainer.rollout_servers.command import BASE
 from rft_trainer.rollouts import write_rollouts
 from rft_trainer.same_data import check_same_data
+from rft_trainer.stop_strings import stop_strings
 from rft_trainer.summary import build_summary
 from rft_trainer.timings import StageClock
 from rft_trainer.validator import stop_early
@@ -105,9 +108,9 @@ class Run:
             return
         base = self._fetch_base_model()
         self._phase("Data", "reading conversations")
-        tokenizer = load_tokenizer(base.folder)
-        check = conversation_check(base.folder, tokenizer)
-        conversations = load_conversations(warmup.data, check).conversations
+        tokenizer, sampling = self._load_tokenizer(base), self._config.sampling
+        check = conversation_check(base.folder, tokenizer, sampling.chat_template_arguments)
+        conversations = load_conversations(warmup.data, check, sampling.system_prompt).conversations
         check_same_data(conversations)
         self._dataset(base, tokenizer)
         # Before anything is computed from the model, because a later start must use the same model.
@@ -128,7 +131,7 @@ class Run:
                 return None
             return read_document(self._folder.summary, Summary)
         base = self._fetch_base_model()
-        tokenizer = load_tokenizer(base.folder)
+        tokenizer = self._load_tokenizer(base)
         dataset = self._dataset(base, tokenizer)
         training = self._config.hyperparameters
         prompts = mix(dataset.train, dataset.weights, training.epochs, training.seed)
@@ -139,7 +142,7 @@ class Run:
         with closing(start_engine(self._config, base, tokenizer, self._should_stop)) as engine:
             evaluator = Evaluator(
                 engine, tokenizer, stated_end_token_ids(base.folder, tokenizer), client,
-                training.max_completion_tokens, self._report_completed,
+                training.max_completion_tokens, self._config.sampling, self._report_completed,
             )  # fmt: skip
             start = self._evaluate_start(base, held_out, evaluator)
             self._check_learnable(start, prompts, evaluator)
@@ -226,9 +229,16 @@ class Run:
         if rank() == 0 and message:
             log.info("%s: %s", phase, message)
 
+    def _load_tokenizer(self, base: BaseModel) -> PreTrainedTokenizerBase:
+        """Return the tokenizer; refuse one that cannot do what the run asks for before anything is computed."""
+        tokenizer = load_tokenizer(base.folder, self._config.sampling.chat_template_arguments)
+        stop_strings(tokenizer, self._config.sampling)
+        return tokenizer
+
     def _dataset(self, base: BaseModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         self._phase("Data", "checking data", planned=self._rows, unit="rows")
-        count_tokens = token_counter(base.folder, tokenizer)
+        config, sampling = self._config, self._config.sampling
+        count_tokens = token_counter(base.folder, tokenizer, sampling.chat_template_arguments)
         rows_read = 0
 
         def count(messages: list[Message]) -> int:
@@ -238,7 +248,7 @@ class Run:
                 self._reporter.update(done=rows_read)
             return count_tokens(messages)
 
-        dataset = load_dataset(self._config.data, self._config.hyperparameters.max_prompt_tokens, count)
+        dataset = load_dataset(config.data, config.hyperparameters.max_prompt_tokens, count, sampling.system_prompt)
         check_same_data([*chain(*dataset.train.values()), *dataset.validation, *dataset.test])
         for source, report in dataset.invocation_logs.items() if rank() == 0 else ():
             log.info("%s: %s", source, report)
@@ -295,11 +305,14 @@ class Run:
     def _evaluate(
         self, stage: Stage, policy: Policy, prompts: Sequence[Prompt], evaluator: Evaluator, phase: Phase, message: str
     ) -> None:
-        """Complete the held-out prompts greedily, and write the scored completions, unless the file exists already."""
+        """Complete the held-out prompts, and write the scored completions, unless the file exists already."""
         if self._folder.evaluation(stage).exists():
             return
-        self._phase(phase, message, planned=len(prompts))
-        rows = evaluator.evaluate(policy, prompts, temperature=0.0)
+        config, samples = self._config.evaluation, self._config.evaluation.samples_per_prompt
+        repeated = repeat(prompts, samples)
+        self._phase(phase, message, planned=len(repeated))
+        with own_random_numbers(self._config.hyperparameters.seed, "evaluation", stage, rank()):
+            rows = evaluator.evaluate(policy, repeated, config.temperature, samples_per_prompt=samples)
         if rank() == 0:
             ComponentLimit(recorded_names(self._folder)).apply(rows)
             write_rollouts(self._folder.evaluation(stage), rows)
@@ -318,7 +331,7 @@ class Run:
             return
         distinct = list({prompt.id: prompt for prompt in prompts}.values())[: config.preflight.prompts]
         samples, temperature = config.hyperparameters.samples_per_prompt, config.hyperparameters.temperature
-        repeated = [prompt for prompt in distinct for _ in range(samples)]
+        repeated = repeat(distinct, samples)
         self._phase("Preflight", f"sampling {samples} completions of {len(distinct)} prompts", planned=len(repeated))
         # Every rank samples its own share, with a seed of its own, so that ranks do not draw the same random numbers.
         torch.manual_seed(config.hyperparameters.seed + rank())

@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from rft_trainer.inference import decoding_attention, evaluating, packed_weights
 from rft_trainer.model_access import contiguous_head, language_model
+from rft_trainer.stop_strings import StopStrings
 from rft_trainer.token_tree import sees_trees, token_trees
 
 Finished = Callable[[dict[int, list[int]]], None]
@@ -33,8 +34,11 @@ def sample_completions(
     pad_token_id: int,
     generator: torch.Generator | None = None,
     on_finished: Finished | None = None,
+    stops: StopStrings | None = None,
 ) -> list[list[int]]:
     """Return one completion for each prompt, as token ids, up to and including the first EOS token.
+
+    With `stops`, it also ends with the token that completes the first stop string.
 
     `temperature` 0 takes the most likely token. The random numbers are drawn as `generate(do_sample=True)` draws them,
     from `generator` or torch's global generator. So the same seed gives the same completions as `generate`, and leaves
@@ -57,6 +61,7 @@ def sample_completions(
     completions = torch.full((count, max_new_tokens), pad_token_id)
     lengths = torch.full((count,), max_new_tokens)
     active = torch.arange(count)  # indices of the completions that have not ended
+    searches = [stops.search() for _ in range(count)] if stops else []
     leaf = torch.tensor([distinct[tuple(prompt)] for prompt in prompt_ids])  # the leaf of each active completion
     with evaluating(model), packed_weights(model), contiguous_head(model), _Chooser(temperature, generator) as choose:
         leaves, logits = _read_prompts(model, list(distinct), count, max_new_tokens, pad_token_id)
@@ -66,6 +71,9 @@ def sample_completions(
                 tokens = choose(logits, leaf, active)
                 completions[active, length - 1] = tokens
                 ended = torch.isin(tokens, ends)
+                if searches:
+                    pairs = zip(active.tolist(), tokens.tolist(), strict=True)
+                    ended |= torch.tensor([searches[place].add(token) for place, token in pairs])
                 lengths[active[ended]] = length
                 if on_finished is not None and ended.any() and not ended.all():
                     on_finished({place: completions[place, :length].tolist() for place in active[ended].tolist()})

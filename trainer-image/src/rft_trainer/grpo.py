@@ -25,7 +25,7 @@ from rft_trainer.component_limit import ComponentLimit, recorded_names
 from rft_trainer.data import Prompt
 from rft_trainer.distributed import any_rank, gather, independent_passes, rank, wait_for_all
 from rft_trainer.engines import VLLM, InProcess, Policy
-from rft_trainer.evaluation import complete
+from rft_trainer.evaluation import Complete, complete
 from rft_trainer.failures import first_line, write_failure
 from rft_trainer.generation import Finished
 from rft_trainer.inference import without_dropout
@@ -36,6 +36,7 @@ from rft_trainer.recorder import CLIPPED_RATIOS, Recorder
 from rft_trainer.rewards import RewardClient
 from rft_trainer.rollout_servers.client import Completion
 from rft_trainer.step import Step
+from rft_trainer.stop_strings import stop_strings
 from rft_trainer.update import PackedGRPOTrainer
 from rft_trainer.validator import Validator
 
@@ -100,6 +101,7 @@ class RFTTrainer(PackedGRPOTrainer):
         # With it TRL computes importance ratios from the log-probabilities that `_generate_single_turn` returns.
         self.use_vllm = isinstance(engine, VLLM)
         self._end_ids = end_token_ids(model, tokenizer)
+        self._stops = stop_strings(tokenizer, config.sampling)
         self._rollouts = self._begin_step([])
         self._next_rows: list[dict[str, Any]] = []
         self._next_step: NextStep | None = None
@@ -108,7 +110,7 @@ class RFTTrainer(PackedGRPOTrainer):
         self._validator = Validator(
             config,
             validation,
-            self._complete_greedily,
+            self._validation_completer,
             partial(engine.rows_at_once, Policy("training", None, lambda: model)),
             tokenizer,
             self._end_ids,
@@ -172,7 +174,7 @@ class RFTTrainer(PackedGRPOTrainer):
 
     def _begin_step(self, prompts: Sequence[Prompt]) -> Step:
         samples = self._config.hyperparameters.samples_per_prompt
-        return Step(prompts, self._client, self.processing_class, self._end_ids, samples)
+        return Step(prompts, self._client, self.processing_class, self._end_ids, samples, self._stops)
 
     def _record_clipped_ratios(self, ratios: torch.Tensor, mask: torch.Tensor) -> None:
         """Add to TRL's metrics the share of importance ratios that the correction has changed.
@@ -232,12 +234,15 @@ class RFTTrainer(PackedGRPOTrainer):
         return result
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
-        """Sample from vLLM, or on CPUs with our own sampler; request rewards while others are being sampled."""
+        """Sample from vLLM, or with our own sampler: on CPUs, and for stop strings, which TRL does not have.
+
+        Rewards are requested while others are being sampled.
+        """
         if isinstance(self._engine, VLLM):
             completions = self._sample(self._engine, prompt_ids)
             self._next_step = self._sample_ahead(self._engine) if self._next_rows else None
             return [each.token_ids for each in completions], [each.logprobs for each in completions]
-        if self.accelerator.device.type != "cpu":
+        if self.accelerator.device.type != "cpu" and self._stops is None:
             with without_dropout(self.model):
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         return self._complete(prompt_ids, self.temperature, self._rollouts.send_finished), None
@@ -267,11 +272,12 @@ class RFTTrainer(PackedGRPOTrainer):
         generation = engine.begin_sampling(prompt_ids, self.state.global_step + 1, self.temperature)
         return NextStep(prompts, prompt_ids, self._begin_step(prompts), generation)
 
-    def _complete_greedily(self, prompt_ids: list[list[int]], on_finished: Finished) -> list[list[int]]:
+    def _validation_completer(self) -> Complete:
+        temperature = self._config.evaluation.temperature
         if isinstance(self._engine, VLLM):
             self._sync(self._engine)
-            return self._engine.current_completer(0.0)(prompt_ids, on_finished)
-        return self._complete(prompt_ids, 0.0, on_finished)
+            return self._engine.current_completer(temperature)
+        return lambda prompt_ids, on_finished: self._complete(prompt_ids, temperature, on_finished)
 
     def _sync(self, engine: VLLM) -> None:
         """Load the policy into the servers, unless they have this step's already; all ranks call it."""
@@ -292,6 +298,7 @@ class RFTTrainer(PackedGRPOTrainer):
                 temperature=temperature,
                 end_ids=self._end_ids,
                 pad_id=self.processing_class.pad_token_id,
+                stops=self._stops,
             )
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:

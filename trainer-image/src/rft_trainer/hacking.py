@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rft_api.metrics import ShadowComparison, ValidationMetrics
 from rft_api.progress import HackingVerdict
 from rft_trainer.rollouts import ScoredCompletion
-from rft_trainer.statistics import paired_bootstrap
+from rft_trainer.statistics import paired_bootstrap, prompt_means
 
 CONFIDENCE = 0.99
 """Level of the confidence intervals. With it, an unchanged shadow seems to fall in one of 200 comparisons. A run makes
@@ -20,25 +20,28 @@ Source: T. Hesterberg, What Teachers Should Know About the Bootstrap (2015), sec
 
 
 def compare(
-    initial_rows: Sequence[ScoredCompletion], current_rows: Sequence[ScoredCompletion], shadow: str
+    initial_rows: Sequence[ScoredCompletion], current_rows: Sequence[ScoredCompletion], shadow: str, samples: int = 1
 ) -> ShadowComparison | None:
-    """Compare reward and shadow on the same prompts before training and now; None when too few have all scores."""
-    rewards: tuple[list[float], list[float]] = ([], [])
-    shadows: tuple[list[float], list[float]] = ([], [])
-    for old, new in zip(initial_rows, current_rows, strict=True):
-        scores = [row.shadows[shadow].reward if shadow in row.shadows else None for row in (old, new)]
-        if old.reward is None or new.reward is None or scores[0] is None or scores[1] is None:
-            continue
-        rewards[0].append(old.reward)
-        rewards[1].append(new.reward)
-        shadows[0].append(scores[0])
-        shadows[1].append(scores[1])
-    if len(rewards[0]) < MINIMUM_PROMPTS:
+    """Compare reward and shadow on the same prompts before training and now; None when too few have all scores.
+
+    Both have `samples` rows for each prompt, whose means are compared.
+    """
+    means = [
+        prompt_means(scores, samples)
+        for rows in (initial_rows, current_rows)
+        for scores in (
+            [row.reward for row in rows],
+            [row.shadows[shadow].reward if shadow in row.shadows else None for row in rows],
+        )
+    ]
+    complete = [scores for scores in zip(*means, strict=True) if None not in scores]
+    if len(complete) < MINIMUM_PROMPTS:
         return None
+    old_reward, old_shadow, new_reward, new_shadow = zip(*complete, strict=True)
     return ShadowComparison(
-        prompts=len(rewards[0]),
-        reward_gain=paired_bootstrap(*rewards, confidence=CONFIDENCE),
-        shadow_gain=paired_bootstrap(*shadows, confidence=CONFIDENCE),
+        prompts=len(complete),
+        reward_gain=paired_bootstrap(old_reward, new_reward, confidence=CONFIDENCE),
+        shadow_gain=paired_bootstrap(old_shadow, new_shadow, confidence=CONFIDENCE),
     )
 
 

@@ -16,8 +16,9 @@ from transformers.initialization import meta_device_safe_creation_ops, no_init_w
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.foreign.text import one_line
+from rft_api.sampling import RESERVED_ARGUMENTS
 from rft_api.trainer_config import TrainerConfig
-from rft_trainer.chat_template import render
+from rft_trainer.chat_template import Arguments, read_names, render
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def check_tokenizer(model: str, tokenizer: PreTrainedTokenizerBase, configuratio
             )
 
 
-def check_template(model: str, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_template(model: str, tokenizer: PreTrainedTokenizerBase, arguments: Arguments) -> None:
     """Refuse a model whose chat template is no template, or fails on the simplest conversation.
 
     A template may refuse a conversation, such as one without a system message: then it may take those of the data.
@@ -85,12 +86,13 @@ def check_template(model: str, tokenizer: PreTrainedTokenizerBase) -> None:
     Args:
         model: the model, for messages.
         tokenizer: its tokenizer, with a chat template.
+        arguments: variables of the template that the run sets.
 
     Raises:
         RunError: MODEL_INVALID.
     """
     try:
-        render(tokenizer, [{"role": "user", "content": "1 + 1"}], add_generation_prompt=True)
+        render(tokenizer, [{"role": "user", "content": "1 + 1"}], add_generation_prompt=True, arguments=arguments)
     except Exception as error:  # the template is a foreign program
         if isinstance(error, TemplateError) and not isinstance(error, TemplateSyntaxError):
             return
@@ -98,6 +100,28 @@ def check_template(model: str, tokenizer: PreTrainedTokenizerBase) -> None:
         raise RunError(
             ExitCode.MODEL_INVALID, f"model {model}: its chat template cannot be used ({text}); correct chat_template"
         ) from error
+
+
+def check_arguments(model: str, tokenizer: PreTrainedTokenizerBase, arguments: Arguments) -> None:
+    """Refuse variables that the chat template never reads, such as misspelt ones, which would change nothing.
+
+    Args:
+        model: the model, for messages.
+        tokenizer: its tokenizer, with a chat template that can be used.
+        arguments: variables of the template that the run sets.
+
+    Raises:
+        RunError: CONFIGURATION_INVALID.
+    """
+    names = read_names(tokenizer) if arguments else set()
+    unread = sorted(arguments.keys() - names)
+    if unread:
+        read = ", ".join(sorted(names - RESERVED_ARGUMENTS.keys())) or "none"
+        raise RunError(
+            ExitCode.CONFIGURATION_INVALID,
+            f"spec.sampling.chatTemplateArguments: the chat template of model {model} never reads {', '.join(unread)}; "
+            f"names that it reads: {read}",
+        )
 
 
 def check_token_ids(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], vocabulary: int | None) -> None:

@@ -41,10 +41,17 @@ from rft_trainer.architecture import (
     loading_arguments,
 )
 from rft_trainer.base_model import BaseModel, check_model_folder
-from rft_trainer.chat_template import render, token_ids
+from rft_trainer.chat_template import NO_ARGUMENTS, Arguments, render, token_ids
 from rft_trainer.data import Message
 from rft_trainer.failures import first_line, is_out_of_memory, memory_for
-from rft_trainer.model_checks import build_skeleton, check_context, check_pad_token, check_template, check_tokenizer
+from rft_trainer.model_checks import (
+    build_skeleton,
+    check_arguments,
+    check_context,
+    check_pad_token,
+    check_template,
+    check_tokenizer,
+)
 from rft_trainer.partitions import divided_weights, is_divided
 from rft_trainer.precision import choose_dtype
 
@@ -56,11 +63,16 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 
 
-def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: str, arguments: Arguments = NO_ARGUMENTS) -> PreTrainedTokenizerBase:
     """Return the model's tokenizer, with padding on the left, as generation needs it.
 
+    Args:
+        model: the folder of the model.
+        arguments: variables of the chat template that the run sets.
+
     Raises:
-        RunError: MODEL_INVALID when it cannot be read, has no chat template, or does not fit the model.
+        RunError: MODEL_INVALID when it cannot be read, has no chat template, or does not fit the model;
+            CONFIGURATION_INVALID when the chat template does not read an argument.
     """
     check_model_folder(model)
     with _reading(f"tokenizer of model {model}"):
@@ -70,7 +82,8 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
             ExitCode.MODEL_INVALID,
             f"model {model} has no chat template: use an instruction-tuned model, or add chat_template.jinja to it",
         )
-    check_template(model, tokenizer)
+    check_template(model, tokenizer, arguments)
+    check_arguments(model, tokenizer, arguments)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -213,14 +226,16 @@ def stated_end_token_ids(model: str, tokenizer: PreTrainedTokenizerBase) -> list
     return _distinct_ids(configured, tokenizer)
 
 
-def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[int]:
+def prompt_token_ids(
+    tokenizer: PreTrainedTokenizerBase, messages: list[Message], arguments: Arguments = NO_ARGUMENTS
+) -> list[int]:
     """Return the token ids of a prompt, from the model's chat template, with the generation prompt.
 
     Raises:
         ValueError: when the chat template refuses the messages.
     """
     try:
-        return token_ids(tokenizer, render(tokenizer, messages, add_generation_prompt=True))
+        return token_ids(tokenizer, render(tokenizer, messages, add_generation_prompt=True, arguments=arguments))
     except Exception as error:  # the template is a foreign program
         raise ValueError(f"the model's chat template refuses these messages: {one_line(str(error))}") from error
 

@@ -17,7 +17,7 @@ from rft_api.reward_protocol import Score
 from rft_api.run_folder import COMPONENT_COLUMN_PREFIX, SHADOW_COLUMN_PREFIX, SHADOW_ERROR_COLUMN_PREFIX
 from rft_trainer.data import Prompt
 from rft_trainer.rewards import ShadowScore
-from rft_trainer.statistics import mean
+from rft_trainer.statistics import mean, prompt_means
 
 
 @dataclass
@@ -104,6 +104,12 @@ def source_means(rows: Sequence[ScoredCompletion]) -> dict[str, float]:
 def mean_reward(rows: Sequence[ScoredCompletion]) -> float | None:
     """Return the mean reward of the scored rows; None when there are none."""
     return mean([row.reward for row in rows if row.reward is not None])
+
+
+def mean_of_prompts(rows: Sequence[ScoredCompletion], samples: int) -> float | None:
+    """Return the mean reward of the prompts, each of which has `samples` rows; None when none has a reward."""
+    means = prompt_means([row.reward for row in rows], samples)
+    return mean([value for value in means if value is not None])
 
 
 def mean_length(rows: Sequence[ScoredCompletion]) -> float:

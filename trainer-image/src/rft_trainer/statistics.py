@@ -1,4 +1,4 @@
-"""The mean, and the bootstrap interval of a gain."""
+"""Means, and the bootstrap interval of a gain."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ RESAMPLES = 10_000
 def mean(values: Sequence[float]) -> float | None:
     """Return the arithmetic mean; None when there are no values."""
     return math.fsum(values) / len(values) if values else None
+
+
+def prompt_means(values: Sequence[float | None], samples: int) -> list[float | None]:
+    """Return the mean of each prompt, which has `samples` values in a row; None for a prompt that has none.
+
+    Completions of one prompt depend on each other, so intervals resample the means of prompts: the prompt is the
+    cluster. Values that are None, those of completions that could not be scored, do not count.
+    """
+    groups = (values[start : start + samples] for start in range(0, len(values), samples))
+    return [mean([value for value in group if value is not None]) for group in groups]
 
 
 def paired_bootstrap(before: Sequence[float], after: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Gain:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from rft_trainer.batch import Batch
 from rft_trainer.data import Prompt
 from rft_trainer.rewards import RewardClient
+from rft_trainer.stop_strings import StopStrings
 
 
 class Step(Batch):
@@ -23,8 +24,9 @@ class Step(Batch):
         tokenizer: PreTrainedTokenizerBase,
         end_ids: Sequence[int],
         samples_per_prompt: int,
+        stops: StopStrings | None = None,
     ):
-        super().__init__(prompts, client, tokenizer, end_ids, samples_per_prompt=samples_per_prompt)
+        super().__init__(prompts, client, tokenizer, end_ids, samples_per_prompt=samples_per_prompt, stops=stops)
         self.generate_seconds = 0.0
         self.reward_seconds = 0.0
         """Seconds of waiting for the scores of rewards and shadows."""

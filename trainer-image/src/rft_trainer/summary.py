@@ -13,6 +13,7 @@ from rft_trainer import checkpoints
 from rft_trainer.base_model import BaseModel
 from rft_trainer.conversations import conversation_check
 from rft_trainer.data import Dataset, load_conversations
+from rft_trainer.evaluation import repeat
 from rft_trainer.hacking import judge_hacking
 from rft_trainer.metrics_log import read_steps, read_validations
 from rft_trainer.modeling import load_tokenizer
@@ -20,12 +21,10 @@ from rft_trainer.rollouts import (
     ScoredCompletion,
     component_means,
     mean_length,
-    mean_reward,
     read_rollouts,
     shadow_scores,
-    source_means,
 )
-from rft_trainer.statistics import paired_bootstrap
+from rft_trainer.statistics import mean, paired_bootstrap, prompt_means
 
 
 def build_summary(
@@ -53,11 +52,20 @@ def build_summary(
     best = checkpoints.best_or_newest(folder)
     held_out = dataset.test or dataset.validation
     stages: list[Stage] = ["base", *(["warmup"] if config.warmup else []), "tuned"]  # type: ignore[list-item]
-    rows = {stage: read_rollouts(folder.evaluation(stage), held_out) for stage in stages}
-    common = [i for i in range(len(held_out)) if all(rows[stage][i].reward is not None for stage in stages)]
+    samples = config.evaluation.samples_per_prompt
+    rows = {stage: read_rollouts(folder.evaluation(stage), repeat(held_out, samples)) for stage in stages}
+    means = {stage: prompt_means([row.reward for row in rows[stage]], samples) for stage in stages}
+    # By prompt: the mean reward of each model.
+    common = {
+        i: {stage: reward for stage in stages if (reward := means[stage][i]) is not None} for i in range(len(held_out))
+    }
+    common = {i: rewards for i, rewards in common.items() if len(rewards) == len(stages)}
     if not common:
         raise RunError(ExitCode.REWARD_FAILING, "no held-out prompt was scored for every model: nothing to compare")
-    evaluations = {stage: _evaluation(rows[stage], common) for stage in stages}
+    evaluations = {
+        stage: _evaluation(rows[stage], {i: rewards[stage] for i, rewards in common.items()}, samples)
+        for stage in stages
+    }
     metrics, validations = read_steps(folder), read_validations(folder)
     training_seconds = sum(m.generate_seconds + m.reward_seconds + m.update_seconds for m in metrics)
     seconds = {
@@ -67,8 +75,9 @@ def build_summary(
     }
     warmup = None
     if config.warmup:
-        check = conversation_check(base.folder, load_tokenizer(base.folder))
-        warmup = load_conversations(config.warmup.data, check)
+        arguments = config.sampling.chat_template_arguments
+        check = conversation_check(base.folder, load_tokenizer(base.folder, arguments), arguments)
+        warmup = load_conversations(config.warmup.data, check, config.sampling.system_prompt)
     preflight = None
     if folder.preflight.exists():
         preflight = read_document(folder.preflight, PreflightVerdict)
@@ -86,8 +95,10 @@ def build_summary(
         warmup=evaluations.get("warmup"),
         tuned=evaluations["tuned"],
         gain=paired_bootstrap(
-            [rows["base"][i].reward or 0.0 for i in common], [rows["tuned"][i].reward or 0.0 for i in common]
+            [rewards["base"] for rewards in common.values()], [rewards["tuned"] for rewards in common.values()]
         ),
+        sampling=config.sampling,
+        evaluation=config.evaluation,
         preflight=preflight,
         reward_hacking=judge_hacking(validations, config.shadows),
         data=DataReport(
@@ -108,12 +119,16 @@ def build_summary(
     )
 
 
-def _evaluation(rows: Sequence[ScoredCompletion], common: Sequence[int]) -> Evaluation:
-    common_rows = [rows[i] for i in common]
+def _evaluation(rows: Sequence[ScoredCompletion], rewards: Mapping[int, float], samples: int) -> Evaluation:
+    """Return the scores of a model, of which `rewards` has the mean reward of each prompt that counts."""
+    common_rows = [row for i in rewards for row in rows[i * samples : (i + 1) * samples]]
+    by_source: dict[str, list[float]] = {}
+    for i, reward in rewards.items():
+        by_source.setdefault(rows[i * samples].prompt.source, []).append(reward)
     return Evaluation(
-        reward=mean_reward(common_rows) or 0.0,
+        reward=mean([*rewards.values()]) or 0.0,
         components=component_means(common_rows),
-        sources=source_means(common_rows),
+        sources={source: mean(values) or 0.0 for source, values in sorted(by_source.items())},
         episode_length=mean_length(common_rows),
         rewards_failed=sum(row.error is not None for row in rows),
         shadows={

@@ -1,4 +1,4 @@
-"""Validation during training: scores greedy completions of the validation prompts, to choose the best checkpoint."""
+"""Validation during training: scores completions of the validation prompts, to choose the best checkpoint."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from rft_api.training import EarlyStopping
 from rft_trainer.component_limit import ComponentLimit
 from rft_trainer.data import Prompt
 from rft_trainer.distributed import rank
-from rft_trainer.evaluation import Complete, evaluate
+from rft_trainer.evaluation import Complete, evaluate, repeat
 from rft_trainer.hacking import compare, judge_hacking
 from rft_trainer.metrics_log import append_metrics, read_validations
 from rft_trainer.progress import ProgressReporter
+from rft_trainer.random_numbers import own_random_numbers
 from rft_trainer.rewards import RewardClient
 from rft_trainer.rollouts import (
     ScoredCompletion,
     component_means,
     mean_length,
-    mean_reward,
+    mean_of_prompts,
     read_rollouts,
     shadow_scores,
     source_means,
@@ -41,7 +42,7 @@ class Validator:
     Args:
         config: the run's configuration.
         prompts: the validation prompts.
-        complete: completes prompts greedily with the current policy.
+        completer: returns what completes prompts with the current policy, at the temperature of evaluations.
         rows_at_once: returns how many prompts each rank completes at once.
         tokenizer: the policy's tokenizer.
         end_ids: the EOS tokens.
@@ -55,7 +56,7 @@ class Validator:
         self,
         config: TrainerConfig,
         prompts: Sequence[Prompt],
-        complete: Complete,
+        completer: Callable[[], Complete],
         rows_at_once: Callable[[], int],
         tokenizer: PreTrainedTokenizerBase,
         end_ids: Sequence[int],
@@ -66,8 +67,8 @@ class Validator:
     ):
         self._config = config
         self._folder = RunFolder(config.output)
-        self._prompts = prompts
-        self._complete = complete
+        self._prompts = repeat(prompts, config.evaluation.samples_per_prompt)
+        self._completer = completer
         self._rows_at_once = rows_at_once
         self._tokenizer = tokenizer
         self._end_ids = end_ids
@@ -83,27 +84,31 @@ class Validator:
         return step % self._config.hyperparameters.eval_interval == 0 or step == self._total_steps
 
     def validate(self, step: int) -> ValidationMetrics:
-        """Complete the validation prompts greedily, score them, and record the result; all ranks call it."""
+        """Complete the validation prompts, score the completions, and record the result; all ranks call it."""
         message = f"validating after step {step}" if step else "validating before training"
         self._reporter.update(message=message)
         started = time.monotonic()
         report = self._reporter.part(len(self._prompts), "samples")
-        rows = evaluate(
-            self._prompts,
-            self._complete,
-            self._tokenizer,
-            self._client,
-            self._end_ids,
-            self._rows_at_once(),
-            self._config.hyperparameters.max_completion_tokens,
-            report,
-        )
+        training, samples = self._config.hyperparameters, self._config.evaluation.samples_per_prompt
+        with own_random_numbers(training.seed, "validation", step, rank()):
+            rows = evaluate(
+                self._prompts,
+                self._completer(),
+                self._tokenizer,
+                self._client,
+                self._end_ids,
+                self._rows_at_once(),
+                training.max_completion_tokens,
+                report,
+                samples_per_prompt=samples,
+                sampling=self._config.sampling,
+            )
         left_out = self._components.apply(rows)
         if step == 0:
             self._before_training = rows
         metrics = ValidationMetrics(
             step=step,
-            reward=mean_reward(rows),
+            reward=mean_of_prompts(rows, samples),
             components=component_means(rows),
             components_left_out=left_out,
             sources=source_means(rows),
@@ -142,7 +147,8 @@ class Validator:
             self._before_training = read_rollouts(file, self._prompts)
         if not self._before_training:
             return {}
-        comparisons = {name: compare(self._before_training, rows, name) for name in self._client.shadows}
+        samples = self._config.evaluation.samples_per_prompt
+        comparisons = {name: compare(self._before_training, rows, name, samples) for name in self._client.shadows}
         return {name: comparison for name, comparison in comparisons.items() if comparison is not None}
 
 

@@ -49,19 +49,21 @@ def run_warmup(
         RunError: INTERRUPTED when the run must stop; the stage is short, and starts again from its beginning.
     """
     folder = RunFolder(config.output)
-    tokenizer = load_tokenizer(base.folder)
+    tokenizer = load_tokenizer(base.folder, config.sampling.chat_template_arguments)
     model: Any = load_model(base.folder, model_dtype(config, base), config.compute)
     if config.tuning.type == "LoRA":
         model = add_adapter(model, config.tuning, config.hyperparameters.seed)
     share = max(1, warmup.batch_size // config.compute.world_size)
     micro = max(size for size in range(1, min(MICRO_BATCH, share) + 1) if share % size == 0)
     scratch = folder.path / "warmup.checkpoint"
+    arguments = config.sampling.chat_template_arguments
+    template = {"chat_template_kwargs": arguments} if arguments else {}
     callback = _WarmupCallback(reporter, should_stop)
     trainer = SFTTrainer(
         model=model,
         processing_class=tokenizer,
         train_dataset=ArrowDataset.from_list(
-            [{"prompt": c.messages[:-1], "completion": c.messages[-1:]} for c in conversations]
+            [{"prompt": c.messages[:-1], "completion": c.messages[-1:], **template} for c in conversations]
         ),
         args=SFTConfig(
             output_dir=str(scratch),

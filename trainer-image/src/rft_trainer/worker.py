@@ -80,7 +80,7 @@ def _run_stage(
         changed_inputs = check_inputs(config, commit)
     reporter.update(message="reading data")
     rows = RowCounter(reporter)
-    load_dataset(config.data, sys.maxsize, rows.count)
+    load_dataset(config.data, sys.maxsize, rows.count, config.sampling.system_prompt)
     reporter.update(message="loading libraries")
     # Objects that libraries create during import are never garbage. Searching them for garbage again and again would
     # take a large part of the start.

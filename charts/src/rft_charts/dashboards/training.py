@@ -75,8 +75,8 @@ _REWARD = Row(
         Panel(
             "Training and validation reward",
             "Healthy: both rise over tens of steps, with noise. Training completions are sampled and validation "
-            "completions are greedy, so a constant distance is normal. When training rises while validation falls, the "
-            "model hacks the reward, or learns the training prompts by heart.",
+            "completions are greedy by default, so a constant distance is normal. When training rises while validation "
+            "falls, the model hacks the reward, or learns the training prompts by heart.",
             (Query(_of("rft_train_reward_mean"), "{{job}} {{split}}"),),
             span=12,
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -99,7 +100,11 @@ def _build_endpoint(job: RFTJob) -> Json:
     if job.spec.credentials is not None:
         spec = {"credentials": job.spec.credentials.to_json_object(), **spec}
     owners = [Owner.of(job).reference()] if endpoint.deletion_policy == "Delete" else []
-    return _endpoint_object(job, endpoint.name, job.metadata.name, spec, owners)
+    built = _endpoint_object(job, endpoint.name, job.metadata.name, spec, owners)
+    sampling = job.spec.sampling.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    if sampling:
+        built["metadata"]["annotations"] = {names.ASK_WITH: json.dumps(sampling, sort_keys=True)}
+    return built
 
 
 def _build_base_endpoint(

@@ -7,6 +7,7 @@ from typing import Final
 from rft_api.object_names import base_endpoint, memory_plan, run_configuration, trainer_service, training_job
 
 __all__ = [
+    "ASK_WITH",
     "ATTEMPT",
     "CREATED_FOR",
     "PLANNER",
@@ -37,6 +38,9 @@ RETRIES_BEFORE: Final = "rft.dev/retries-before"
 """Annotation of a training Job with the number of failures before it that count against the limit of retries."""
 CREATED_FOR: Final = "rft.dev/created-for"
 """Label of an InferenceEndpoint that the operator has created, with the RFTJob for which it was created first."""
+ASK_WITH: Final = "rft.dev/ask-with"
+"""Annotation of an InferenceEndpoint that the operator has created, with the `spec.sampling` of its RFTJob as JSON: how
+the model has to be asked."""
 QUEUE: Final = "kueue.x-k8s.io/queue-name"
 """Label of a training Job with the name of its queue."""
 

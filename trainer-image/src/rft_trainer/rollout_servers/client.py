@@ -55,6 +55,8 @@ class Sampling:
     max_tokens: int
     end_ids: tuple[int, ...]
     """The EOS tokens, which end a completion and are part of it."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a completion, too, and are part of it."""
 
     def body(self) -> dict[str, Any]:
         """The fields of a request that do not depend on its prompt."""
@@ -62,6 +64,8 @@ class Sampling:
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
             "stop_token_ids": list(self.end_ids),
+            "stop": list(self.stop),
+            "include_stop_str_in_output": True,
             "n": 1,
             "top_p": 1.0,
             "top_k": 0,
@@ -334,7 +338,7 @@ def read_completion(answer: Any, request: Mapping[str, Any]) -> Completion:
         raise ValueError("does not have a log-probability for each token")
     if not all(math.isfinite(value) and value <= _HIGHEST_LOGPROB for value in logprobs):
         raise ValueError("has a log-probability that is no finite number below 0")
-    has_ended = ids[-1] in request["stop_token_ids"]
+    has_ended = ids[-1] in request["stop_token_ids"] or choice.get("stop_reason") in request["stop"]
     if len(ids) > request["max_tokens"] or reason != ("stop" if has_ended else "length"):
         raise ValueError(f"ends with the reason {one_line(str(reason))} after {len(ids)} tokens")
     if not has_ended and len(ids) < request["max_tokens"]:
