@@ -18,7 +18,7 @@ from rft_api.rft_job import Compute, RFTJob
 from rft_api.termination import TERMINATION_FILE
 from rft_operator.kube.nodes import KEPT_SECONDS, Nodes
 from rft_operator.kube.plan import Plan
-from rft_operator.rft_job.gpu_memory import GpuMemory, choose_gpu_memory
+from rft_operator.rft_job.gpu_memory import GpuMemory, choose_gpu_memory, read_gpu_memory
 from rft_operator.rft_job.plan_memory import PLAN_SECONDS
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -189,17 +189,28 @@ def test_a_changed_spec_is_planned_again():
     case.get("RFTJob")["spec"]["hyperparameters"] = {"tokensPerMicroBatch": 1024}
     case.say(status="True", reason="MemorySuffices", message=FITS["message"])
     planned = case.plan()
-    assert jobs(planned) == []
-    # In this order, so that no plan of the previous spec is left when the ConfigMap is.
-    assert deleted(planned) == [PLANNER, "tax-run"]
-    case.objects.remove(case.get("ConfigMap", "tax-run"))
+    assert (jobs(planned), deleted(planned)) == ([], [PLANNER])
     case.get("Job", PLANNER)["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
     waiting = case.plan()
     assert (jobs(waiting), deleted(waiting), condition(waiting)[0]) == ([], [], "Unknown")
     case.objects.remove(case.get("Job", PLANNER))
+    assert deleted(case.plan()) == ["tax-run"]
+    case.objects.remove(case.get("ConfigMap", "tax-run"))
     again = case.plan()
     assert jobs(again) == [PLANNER]
     assert condition(again)[:2] == ("Unknown", "NotPlanned")
+
+
+def test_a_changed_spec_waits_for_the_pod_that_plans_the_previous_one():
+    """On its node, another pod that mounts a ConfigMap of this name gets the immutable one that it has."""
+    case = Case(LATE)
+    case.written()
+    case.get("RFTJob")["spec"]["hyperparameters"] = {"tokensPerMicroBatch": 1024}
+    case.objects.remove(case.get("Job", PLANNER))
+    planned = case.plan()
+    assert (jobs(planned), deleted(planned), planned.requeue_seconds) == ([], [], 1.0)
+    case.get("Pod", PLANNER)["status"]["phase"] = "Failed"
+    assert deleted(case.plan()) == ["tax-run"]
 
 
 def test_a_suspended_job_has_no_pod_that_plans():
@@ -266,6 +277,41 @@ def test_a_list_of_nodes_is_used_again_for_a_while():
     assert asked[2:] == [("Node", None, "two")]
 
 
+def test_jobs_that_start_at_the_same_time_read_nodes_once():
+    asked = []
+
+    class Listing:
+        async def list(self, kind, namespace, selector):
+            asked.append(selector)
+            await asyncio.sleep(0)
+            yield [NODE], 1
+
+    async def read() -> list[Any]:
+        nodes = Nodes(Listing())
+        return await asyncio.gather(*(nodes.labelled("one") for _ in range(5)))
+
+    assert [len(found) for found in asyncio.run(read())] == [1] * 5
+    assert asked == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("resource", "asked"), [("-.x/gpu", []), ("a..b/gpu", []), ("gpu/", []), ("amd.com/gpu", ["amd.com/gpu.memory"])]
+)
+def test_no_list_is_asked_for_by_a_label_that_cannot_be(resource, asked):
+    """The API server would answer with an error, and the job could not say why it does not start."""
+    labels = []
+
+    class Listing:
+        async def labelled(self, label):
+            labels.append(label)
+            return []
+
+    compute = Compute.model_validate({"gpuResource": resource})
+    found = asyncio.run(read_gpu_memory(Listing(), compute))
+    assert found == GpuMemory(None, f"no node on which the job may run has the label {resource}.memory")
+    assert labels == asked
+
+
 def test_gpus_are_those_of_the_manifest_or_of_the_nodes():
     case = Case(UNPLANNED)
     assert command(case.plan())[-4:] == [
@@ -311,6 +357,16 @@ def test_the_model_is_read_where_it_is(uri, opened):
     assert command(case.plan())[6:8] == ["--uri", opened]
 
 
+def test_the_pod_that_plans_is_not_queued_and_no_quota_needs_more_of_it():
+    case = Case(UNPLANNED)
+    case.get("RFTJob")["spec"]["queueName"] = "team-a"
+    (job,) = (d.object for d in case.plan().desired if d.object["kind"] == "Job")
+    template = job["spec"]["template"]
+    assert not [label for label in {**job["metadata"]["labels"], **template["metadata"]["labels"]} if "kueue" in label]
+    resources = template["spec"]["containers"][0]["resources"]
+    assert resources["limits"].keys() == resources["requests"].keys() == {"cpu", "memory"}
+
+
 def test_only_volumes_of_every_node_are_mounted():
     case = Case(UNPLANNED)
     pod = case.get("RFTJob")["spec"]["compute"]["pod"]
@@ -318,12 +374,14 @@ def test_only_volumes_of_every_node_are_mounted():
         {"name": "ca", "configMap": {"name": "ca"}},
         {"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}},
     ]
-    pod["volumeMounts"] = [{"name": "ca", "mountPath": "/ca"}, {"name": "cache", "mountPath": "/cache"}]
+    pod["volumeMounts"] = [
+        {"name": name, "mountPath": f"/{name}"} for name in ("ca", "cache", "shared-memory", "scratch")
+    ]
     (job,) = (d.object for d in case.plan().desired if d.object["kind"] == "Job")
     spec = job["spec"]["template"]["spec"]
     assert [volume["name"] for volume in spec["volumes"]] == ["scratch", "configuration", "claim-0", "ca"]
     mounts = [mount["name"] for mount in spec["containers"][0]["volumeMounts"]]
-    assert mounts == ["scratch", "configuration", "claim-0", "ca"]
+    assert mounts == ["configuration", "claim-0", "ca", "scratch"]
 
 
 LABEL = "nvidia.com/gpu.memory"
@@ -341,6 +399,11 @@ def labelled(name: str, **labels: str) -> dict[str, Any]:
     return node(metadata={"name": name, "labels": {LABEL: "40960", **labels}})
 
 
+def tainted(name: str) -> dict[str, Any]:
+    return {**labelled(name), "spec": {"taints": [{"key": "team", "value": "tax", "effect": "NoSchedule"}]}}
+
+
+OF_B = GpuMemory(40 << 30, f"label {LABEL} of node b")
 OF_A = GpuMemory(80 << 30, f"label {LABEL} of node a")
 NONE_HAS_IT = GpuMemory(None, f"no node on which the job may run has the label {LABEL}")
 
@@ -365,6 +428,23 @@ NONE_HAS_IT = GpuMemory(None, f"no node on which the job may run has the label {
                 ("node.kubernetes.io/unschedulable", "NoSchedule", {}),
             )
         ),
+        *(
+            ([NODE, tainted("b")], {"tolerations": [toleration]}, OF_A)
+            for toleration in (
+                {"key": "team", "value": "other", "effect": "NoSchedule"},
+                {"key": "team", "value": "tax", "effect": "NoExecute"},
+                {"operator": "Exists", "effect": "NoExecute"},
+                {"key": "team", "operator": "Equal"},
+            )
+        ),
+        *(
+            ([tainted("b")], {"tolerations": [toleration]}, OF_B)
+            for toleration in (
+                {"key": "team", "value": "tax"},
+                {"key": "team", "value": "tax", "operator": "Equal", "effect": "NoSchedule"},
+                {"key": "team", "operator": "Exists", "effect": "NoSchedule"},
+            )
+        ),
         ([NODE], {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}}, OF_A),
         (
             [NODE],
@@ -375,6 +455,26 @@ NONE_HAS_IT = GpuMemory(None, f"no node on which the job may run has the label {
 )  # fmt: skip
 def test_the_smallest_gpus_count_on_which_the_job_may_run(nodes, pod, memory):
     assert choose_gpu_memory(nodes, Compute.model_validate({"pod": pod})) == memory
+
+
+def test_nodes_with_fewer_gpus_than_a_pod_has_do_not_count():
+    few = {**labelled("few"), "status": {"allocatable": {"nvidia.com/gpu": "4"}}}
+    compute = {"gpusPerNode": 4, "rollouts": {"placement": "Dedicated", "servers": 2}}
+    assert choose_gpu_memory([NODE, few], Compute.model_validate(compute)) == OF_A
+
+
+@pytest.mark.parametrize(
+    ("nodes", "memory"),
+    [
+        ([NODE, labelled("b")], GpuMemory(None, "Kueue chooses among nodes whose GPUs differ in memory")),
+        # Kueue adds tolerations: the job may get these, too.
+        ([NODE, tainted("b")], GpuMemory(None, "Kueue chooses among nodes whose GPUs differ in memory")),
+        ([tainted("b")], OF_B),
+        ([NODE], OF_A),
+    ],
+)
+def test_kueue_chooses_the_nodes_of_a_job_with_a_queue(nodes, memory):
+    assert choose_gpu_memory(nodes, Compute(), queued=True) == memory
 
 
 def test_slices_of_gpus_have_a_label_of_their_own():

@@ -92,7 +92,8 @@ def plan_objects(of: str, objects: list[dict[str, Any]], now: str, **probes: Any
         told = None if progress is None else Progress.model_validate(progress)
         world = gather_rft_job(store, key, RFTJob.model_validate(found), told, moment)
         if awaits_gpu_memory(world):
-            gpu_memory = choose_gpu_memory(probes.get("nodes", []), world.job.spec.compute)
+            spec = world.job.spec
+            gpu_memory = choose_gpu_memory(probes.get("nodes", []), spec.compute, spec.queue_name is not None)
             world = replace(world, gpu_memory=gpu_memory)
         late = late_uids(awaited_objects(world.newest, world.pods), moment)
         return plan_rft_job(replace(world, warnings=_warnings(late, probes), silent_seconds=silent), SETTINGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 
@@ -25,6 +26,7 @@ class Nodes:
         self._cluster = cluster
         self._clock = clock
         self._lists: dict[str, tuple[float, Sequence[Json]]] = {}
+        self._reading = asyncio.Lock()
 
     async def labelled(self, label: str) -> Sequence[Json]:
         """Return the nodes that have a label.
@@ -33,12 +35,13 @@ class Nodes:
             Denied: when the operator may not list nodes.
             Unavailable: when the API server cannot be reached.
         """
-        now = self._clock()
-        self._lists = {name: kept for name, kept in self._lists.items() if now - kept[0] < KEPT_SECONDS}
-        if label not in self._lists:
-            pages = [items async for items, _ in self._cluster.list(NODE.name, None, label)]
-            self._lists[label] = now, [_of_use(node) for items in pages for node in items]
-        return self._lists[label][1]
+        async with self._reading:
+            now = self._clock()
+            self._lists = {name: kept for name, kept in self._lists.items() if now - kept[0] < KEPT_SECONDS}
+            if label not in self._lists:
+                pages = [items async for items, _ in self._cluster.list(NODE.name, None, label)]
+                self._lists[label] = now, [_of_use(node) for items in pages for node in items]
+            return self._lists[label][1]
 
 
 def _of_use(node: Json) -> Json:

@@ -16,7 +16,9 @@ from rft_api.rft_job import Compute
 from rft_operator.kube.cluster import Denied
 from rft_operator.kube.nodes import Nodes
 
-_LABEL_NAME = re.compile(r"([-a-z0-9.]{1,253}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_DNS_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_LABEL_NAME = re.compile(rf"({_DNS_LABEL}(\.{_DNS_LABEL})*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?")
+"""What the API server takes for the name of a label: it answers a list by another name with an error."""
 _KEEPS_AWAY = ("NoSchedule", "NoExecute")
 _FOR_A_WHILE = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/")
 """How the keys of taints begin that Kubernetes puts on nodes while they are not ready, under pressure or cordoned."""
@@ -40,8 +42,8 @@ NOT_ASKED = GpuMemory(None, "no node was asked")
 """Nodes are asked only when a job is about to start."""
 
 
-async def read_gpu_memory(nodes: Nodes, compute: Compute) -> GpuMemory:
-    """Return what the labels of nodes say about the GPUs of a job."""
+async def read_gpu_memory(nodes: Nodes, compute: Compute, queued: bool = False) -> GpuMemory:
+    """Return what the labels of nodes say about the GPUs of a job; see `choose_gpu_memory`."""
     label = _label(compute)
     if _LABEL_NAME.fullmatch(label) is None:
         return choose_gpu_memory([], compute)
@@ -49,23 +51,33 @@ async def read_gpu_memory(nodes: Nodes, compute: Compute) -> GpuMemory:
         found = await nodes.labelled(label)
     except Denied:
         return GpuMemory(None, "the operator may not list nodes")
-    return choose_gpu_memory(found, compute)
+    return choose_gpu_memory(found, compute, queued)
 
 
-def choose_gpu_memory(nodes: Iterable[Json], compute: Compute) -> GpuMemory:
-    """Return the memory of the smallest GPUs among those nodes on which the pods of a job may run."""
+def choose_gpu_memory(nodes: Iterable[Json], compute: Compute, queued: bool = False) -> GpuMemory:
+    """Return the memory of the smallest GPUs among those nodes on which the pods of a job may run.
+
+    Args:
+        nodes: the nodes.
+        compute: what the job asks for.
+        queued: whether Kueue starts the job: it gives pods the labels and tolerations of the flavor that it chooses.
+    """
     pod, label = compute.pod or PodOverrides(), _label(compute)
+    if queued:
+        pod = pod.model_copy(update={"tolerations": [{"operator": "Exists"}]})
     affinity = (pod.affinity or {}).get("nodeAffinity")
     if isinstance(affinity, dict) and "requiredDuringSchedulingIgnoredDuringExecution" in affinity:
         return GpuMemory(None, "the job chooses nodes by compute.pod.affinity")
     sizes = {
         node["metadata"]["name"]: int(size)
         for node in nodes
-        if _may_run(node, pod, compute.gpu_resource)
+        if _may_run(node, pod, compute)
         and re.fullmatch(r"[1-9][0-9]{0,9}", size := node["metadata"].get("labels", {}).get(label, ""))
     }
     if not sizes:
         return GpuMemory(None, f"no node on which the job may run has the label {label}")
+    if queued and len(set(sizes.values())) > 1:
+        return GpuMemory(None, "Kueue chooses among nodes whose GPUs differ in memory")
     name = min(sizes, key=lambda node: (sizes[node], node))
     others = f", the smallest of {len(sizes)} nodes on which the job may run" if len(set(sizes.values())) > 1 else ""
     return GpuMemory(sizes[name] << 20, f"label {label} of node {name}{others}")
@@ -75,17 +87,29 @@ def _label(compute: Compute) -> str:
     return f"{compute.gpu_resource}.memory"
 
 
-def _may_run(node: Json, pod: PodOverrides, resource: str) -> bool:
-    """Return whether a node has such GPUs, the labels that the pod selects, and no taint that keeps the pod away."""
-    labels = node["metadata"].get("labels", {})
-    if node.get("status", {}).get("allocatable", {}).get(resource, "0") == "0":
+def _may_run(node: Json, pod: PodOverrides, compute: Compute) -> bool:
+    """Return whether a node has enough GPUs, the labels that the pod selects, and no taint that keeps the pod away."""
+    labels, resource = node["metadata"].get("labels", {}), compute.gpu_resource
+    count = node.get("status", {}).get("allocatable", {}).get(resource, "")
+    if re.fullmatch(r"[0-9]{1,9}", count) is None or int(count) < max(1, compute.pod_gpus):
         return False
     if any(labels.get(key) != value for key, value in pod.node_selector.items()):
         return False
-    keys = [toleration.get("key") or "" for toleration in pod.tolerations]
-    if "" in keys:  # such a toleration is for every taint
-        return True
-    # Clusters that taint nodes with GPUs by the resource add the toleration to pods by themselves.
-    tolerated = [resource, *keys]
-    taints = [taint for taint in node.get("spec", {}).get("taints", []) if taint.get("effect") in _KEEPS_AWAY]
-    return all(taint["key"] in tolerated or taint["key"].startswith(_FOR_A_WHILE) for taint in taints)
+    return all(
+        # Clusters that taint nodes with GPUs by the resource add the toleration to pods by themselves.
+        taint["key"] == resource
+        or taint["key"].startswith(_FOR_A_WHILE)
+        or any(_tolerates(toleration, taint) for toleration in pod.tolerations)
+        for taint in node.get("spec", {}).get("taints", [])
+        if taint.get("effect") in _KEEPS_AWAY
+    )
+
+
+def _tolerates(toleration: Json, taint: Json) -> bool:
+    """Return whether a toleration is for a taint, as Kubernetes decides it."""
+    if (toleration.get("effect") or taint["effect"]) != taint["effect"]:
+        return False
+    key = toleration.get("key") or ""
+    if toleration.get("operator") == "Exists":
+        return key in ("", taint["key"])
+    return key == taint["key"] and (toleration.get("value") or "") == taint.get("value", "")

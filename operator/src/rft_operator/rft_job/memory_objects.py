@@ -20,7 +20,8 @@ from rft_operator.rft_job.gpu_memory import GpuMemory
 from rft_operator.rft_job.objects import CONFIGURATION_KEY
 from rft_operator.settings import Settings
 
-_RESOURCES: Json = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
+# Nobody can change them, and where a quota limits the CPU, it takes no pod without a limit of its own.
+_RESOURCES: Json = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}
 _OF_EVERY_NODE = ("configMap", "secret", "projected", "downwardAPI", "emptyDir")
 """Kinds of volumes that every node can give. A claim of the user's could tie the trainer to the node of this pod."""
 
@@ -68,17 +69,18 @@ def build_memory_plan(job: RFTJob, gpu: GpuMemory, settings: Settings) -> Json:
     template = build_pod_template(
         labels, {}, [build_container(container)], [configuration, *mounts.volumes()], restartPolicy="Never"
     )
-    body = {"spec": {"backoffLimit": 0, "template": override_pod(template, _overrides(job.spec.compute.pod))}}
+    body = {"spec": {"backoffLimit": 0, "template": _override(template, job.spec.compute.pod)}}
     return build_object(kinds.JOB, Owner.of(job), names.memory_plan(name), body, labels=labels)
 
 
-def _overrides(pod: PodOverrides | None) -> PodOverrides | None:
-    """Return the settings of the trainer's pods that hold for a pod that only reads a file, on any node."""
+def _override(template: Json, pod: PodOverrides | None) -> Json:
+    """Return the template with those settings of the trainer's pods that hold for a pod that only reads a file."""
     if pod is None:
-        return None
+        return template
     volumes = [volume for volume in pod.volumes if not volume.keys().isdisjoint(_OF_EVERY_NODE)]
-    left_out = [volume.get("name") for volume in pod.volumes if volume not in volumes]
-    return PodOverrides(
+    # Mounts may also name volumes that only the trainer's pods have, such as that of their shared memory.
+    mounted = {volume.get("name") for volume in (*template["spec"]["volumes"], *volumes)}
+    overrides = PodOverrides(
         image_pull_policy=pod.image_pull_policy,
         image_pull_secrets=pod.image_pull_secrets,
         tolerations=pod.tolerations,
@@ -88,5 +90,6 @@ def _overrides(pod: PodOverrides | None) -> PodOverrides | None:
         annotations=pod.annotations,
         env=pod.env,
         volumes=volumes,
-        volume_mounts=[mount for mount in pod.volume_mounts if mount.get("name") not in left_out],
+        volume_mounts=[mount for mount in pod.volume_mounts if mount.get("name") in mounted],
     )
+    return override_pod(template, overrides)

@@ -368,8 +368,8 @@ def _deletions(world: RFTJobWorld, state: RunState, start_time: datetime | None)
     if state.stop is not None:
         attempts.append((state.stop, state.why))
     deletions = [Deletion(JOB, attempt.name, attempt.uid, why) for attempt, why in attempts if not attempt.deleting]
-    configuration = world.configuration
-    if configuration is not None and start_time is None and not state.ended and _is_outdated(world):
+    configuration = world.configuration if _is_outdated(world) and not world.plans_memory else None
+    if configuration is not None and start_time is None and not state.ended:
         deletions.append(Deletion(CONFIG_MAP, configuration.name, configuration.uid, _OUTDATED))
     return deletions
 

@@ -30,7 +30,8 @@ async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> RFTJ
     late = late_uids(awaited_objects(world.newest, world.pods), now)
     warnings = await read_warnings(sources.cluster, key.namespace, late)
     if awaits_gpu_memory(world):
-        world = replace(world, gpu_memory=await read_gpu_memory(sources.nodes, job.spec.compute))
+        queued = job.spec.queue_name is not None
+        world = replace(world, gpu_memory=await read_gpu_memory(sources.nodes, job.spec.compute, queued))
     return replace(world, warnings=warnings, silent_seconds=sources.pods.seconds_of_silence(asked_pods(pods)))
 
 

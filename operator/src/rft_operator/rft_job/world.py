@@ -79,6 +79,8 @@ class RFTJobWorld:
     """What events say about late objects, by uid; see `pods.late`."""
     planning: MemoryPlanning | None = None
     """The Job that plans the memory before the first attempt; None when there is none."""
+    planner_runs: bool = False
+    """Whether a pod that plans the memory may be running; it ends a little later than its Job is gone."""
     gpu_memory: GpuMemory = NOT_ASKED
     """What nodes say about the GPUs of a job that is about to start."""
     silent_seconds: float = 0.0
@@ -88,6 +90,15 @@ class RFTJobWorld:
     def newest(self) -> Attempt | None:
         """The newest attempt; None before the first."""
         return self.attempts[-1] if self.attempts else None
+
+    @property
+    def plans_memory(self) -> bool:
+        """Whether the memory is still planned from the ConfigMap, which is not replaced before that has ended.
+
+        Without the ConfigMap, nothing says that a plan is of the previous spec. And a kubelet gives the ConfigMap of a
+        running pod, because it is immutable, to all later pods that mount one of this name.
+        """
+        return self.planning is not None or self.planner_runs
 
 
 def read_run_configuration(config_map: Json) -> RunConfiguration | None:
@@ -139,13 +150,9 @@ def gather_rft_job(store: Store, key: Key, job: RFTJob, progress: Progress | Non
             endpoints[endpoint.metadata.name] = endpoint
     pods = trainer_pods(store, key)
     jobs = store.children(key, JOB, uid)
-    planner = names.memory_plan(key.name)
+    planner, planning_pods = names.memory_plan(key.name), _planning_pods(store, key)
     attempts = [read_attempt(child, pods) for child in jobs if child["metadata"]["name"] != planner]
-    planning = [
-        read_memory_planning(child, _planning_pods(store, key))
-        for child in jobs
-        if child["metadata"]["name"] == planner
-    ]
+    planning = [read_memory_planning(child, planning_pods) for child in jobs if child["metadata"]["name"] == planner]
     conditions = job.status.conditions if job.status is not None else []
     has_succeeded = any(attempt.outcome is Outcome.SUCCEEDED for attempt in attempts) or any(
         condition.type == ConditionType.SUCCEEDED and condition.status == "True" for condition in conditions
@@ -162,6 +169,7 @@ def gather_rft_job(store: Store, key: Key, job: RFTJob, progress: Progress | Non
         now=now,
         invalid_rewards=invalid,
         planning=planning[0] if planning else None,
+        planner_runs=any(pod.active for pod in planning_pods),
     )
 
 
