@@ -112,4 +112,4 @@ def _tolerates(toleration: Json, taint: Json) -> bool:
     key = toleration.get("key") or ""
     if toleration.get("operator") == "Exists":
         return key in ("", taint["key"])
-    return key == taint["key"] and (toleration.get("value") or "") == taint.get("value", "")
+    return (key, toleration.get("value") or "") == (taint["key"], taint.get("value", ""))
