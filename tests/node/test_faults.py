@@ -149,3 +149,17 @@ def test_an_image_that_does_not_exist_is_named_and_can_be_corrected(kubectl, tea
     assert "localhost/tests/missing:1" in condition(found)["message"]
     kubectl.apply(job("wrong", stored), namespace=team)
     wait_for_reason(kubectl, team, "wrong", "Succeeded")
+
+
+@pytest.mark.parametrize(
+    ("memory", "fits", "reason"), [("1Gi", "False", "DoesNotFit"), ("80Gi", "True", "Unschedulable")]
+)
+def test_a_pod_plans_the_memory_before_a_job_gets_gpus(kubectl, team, stored, memory, fits, reason):
+    compute = {"gpusPerNode": 1, "gpuMemory": memory}
+    kubectl.apply(reward(), job("planned", stored, compute=compute), namespace=team)
+    planned = wait_for_reason(kubectl, team, "planned", reason)
+    assert condition(planned, "Fits")["status"] == fits
+    assert "GiB" in condition(planned, "Fits")["message"]
+    pods = kubectl.get("pods", f"--namespace={team}", f"--selector={TRAINERS}")["items"]
+    # The pod that plans has gone, and the trainer's waits for a GPU, or has never existed.
+    assert [pod["status"]["phase"] for pod in pods] == ([] if fits == "False" else ["Pending"])
