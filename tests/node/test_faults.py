@@ -151,15 +151,13 @@ def test_an_image_that_does_not_exist_is_named_and_can_be_corrected(kubectl, tea
     wait_for_reason(kubectl, team, "wrong", "Succeeded")
 
 
-@pytest.mark.parametrize(
-    ("memory", "fits", "reason"), [("1Gi", "False", "DoesNotFit"), ("80Gi", "True", "Unschedulable")]
-)
-def test_a_pod_plans_the_memory_before_a_job_gets_gpus(kubectl, team, stored, memory, fits, reason):
-    compute = {"gpusPerNode": 1, "gpuMemory": memory}
-    kubectl.apply(reward(), job("planned", stored, compute=compute), namespace=team)
+@pytest.mark.parametrize(("tokens", "fits", "reason"), [(100_000, "False", "DoesNotFit"), (8, "True", "Unschedulable")])
+def test_a_pod_plans_the_memory_before_a_job_gets_gpus(kubectl, team, stored, tokens, fits, reason):
+    compute = {"gpusPerNode": 1, "gpuMemory": "1Gi"}
+    kubectl.apply(reward(), job("planned", stored, {"maxCompletionTokens": tokens}, compute=compute), namespace=team)
     planned = wait_for_reason(kubectl, team, "planned", reason)
     assert condition(planned, "Fits")["status"] == fits
-    assert "GiB" in condition(planned, "Fits")["message"]
+    assert ("hyperparameters.maxCompletionTokens" in condition(planned, "Fits")["message"]) == (fits == "False")
     pods = kubectl.get("pods", f"--namespace={team}", f"--selector={TRAINERS}")["items"]
     # The pod that plans has gone, and the trainer's waits for a GPU, or has never existed.
     assert [pod["status"]["phase"] for pod in pods] == ([] if fits == "False" else ["Pending"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
-from support.bare_trl import LINEAR, bare_trl
+from support.bare_trl import LINEAR, assert_same_weights, bare_trl
 from support.trainer import hyperparameters, job_spec, render, train_in_process
 
 from rft_trainer.algorithms import SETTINGS
@@ -51,8 +51,7 @@ def test_equal_to_bare_trl(tmp_path, model, data, rewards, lora, beta, algorithm
     assert len({entry["reward"] for entry in found}) > 1, "rewards that never change would prove nothing"
     assert weights.keys() == their_weights.keys()
     before = load_file(model / "model.safetensors")
-    for name, weight in weights.items():
-        torch.testing.assert_close(weight, their_weights[name], rtol=1e-3, atol=2e-5)
+    assert_same_weights(weights, their_weights)
     if not lora:
         assert not torch.equal(weights["model.norm.weight"], before["model.norm.weight"])
 
@@ -80,5 +79,4 @@ def test_passes_of_few_tokens_add_up_to_the_batch(tmp_path, model, data, rewards
             assert logged[name] == expected[name], f"{name} of step {step}"
         for name in ("loss", "grad_norm", "entropy", "kl"):
             assert logged[name] == pytest.approx(expected[name], rel=2e-4, abs=2e-6), f"{name} of step {step}"
-    for name, weight in trainer.model.state_dict().items():
-        torch.testing.assert_close(weight, their_weights[name], rtol=1e-3, atol=2e-5)
+    assert_same_weights(trainer.model.state_dict(), their_weights)

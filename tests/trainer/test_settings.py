@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
-from support.bare_trl import bare_trl
+from support.bare_trl import assert_same_weights, bare_trl
 from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, render, train_in_process
 
 from rft_api.exit_codes import ExitCode, RunError
@@ -82,8 +82,7 @@ def test_settings_do_what_they_do_in_trl(tmp_path, model, data, rewards, early_p
     assert [round(1000 * line.learning_rate, 6) for line in read_steps(folder)] == [0, 1, 2, 2]
     weights = trainer.model.state_dict()
     assert weights.keys() == their_weights.keys()
-    for name, weight in weights.items():
-        torch.testing.assert_close(weight, their_weights[name], rtol=1e-3, atol=2e-5)
+    assert_same_weights(weights, their_weights)
     assert {name.split(".")[-4] for name in weights if "lora_A" in name} == {"q_proj", "down_proj"}
     assert early_passes == [True] * STEPS
 
