@@ -19,7 +19,7 @@ from rft_api.termination import TERMINATION_FILE
 from rft_operator.kube.nodes import KEPT_SECONDS, Nodes
 from rft_operator.kube.plan import Plan
 from rft_operator.rft_job.gpu_memory import GpuMemory, choose_gpu_memory, read_gpu_memory
-from rft_operator.rft_job.plan_memory import PLAN_SECONDS
+from rft_operator.rft_job.plan_memory import NOT_PLANNED, PLAN_SECONDS
 
 GOLDEN = Path(__file__).parent / "golden"
 UNPLANNED, EXCEEDED, LATE = (GOLDEN / f"job-memory-{name}.yaml" for name in ("unplanned", "exceeded", "late"))
@@ -115,6 +115,10 @@ def test_nothing_starts_while_the_pod_plans():
     assert jobs(planned) == []
     assert planned.requeue_seconds == PLAN_SECONDS - 60
     assert condition(planned)[:2] == ("Unknown", "NotPlanned")
+    why = "pod tax-memory-plan-abcde: 0/3 nodes are available"
+    assert condition(planned, "Succeeded") == ("Unknown", "Starting", f"{NOT_PLANNED}: {why}")
+    case.objects.remove(case.get("Pod", PLANNER))
+    assert condition(case.plan(), "Succeeded") == ("Unknown", "Starting", NOT_PLANNED)
 
 
 def test_a_job_that_fits_starts():

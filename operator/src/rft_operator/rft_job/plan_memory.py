@@ -36,6 +36,7 @@ RECORD_SECONDS = 1.0
 """Seconds until the next reconciliation, when the status has to be written before the Job is deleted."""
 NOT_SAID = "the trainer plans the memory when its pod has started, before it reads the weights of the model"
 NOT_PLANNED = "a pod plans the memory from the model's config.json, before the trainer's pods are created"
+_NO_POD = "it has no pod"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def read_memory_planning(job: Json, pods: Sequence[PodView]) -> MemoryPlanning:
         deleting="deletionTimestamp" in metadata,
         created_at=parse_timestamp(metadata.get("creationTimestamp")),
         verdict=next(iter(verdicts), None),
-        problem=next((pod.problem[1] for pod in own if pod.problem is not None), "" if own else "it has no pod"),
+        problem=next((pod.problem[1] for pod in own if pod.problem is not None), "" if own else _NO_POD),
     )
 
 
@@ -111,7 +112,7 @@ def gate_start(state: RunState, planning: MemoryPlanning | None, compute: Comput
     if verdict is None:
         left = _seconds_left(planning, now) if planning is not None else PLAN_SECONDS
         wait = 1.0 if planning is not None and planning.deleting else max(1.0, left)
-        return replace(state, start=None, message=NOT_PLANNED, requeue_seconds=wait)
+        return replace(state, start=None, message=_awaiting(planning), requeue_seconds=wait)
     if verdict.fits is False and not compute.ignore_memory_plan:
         return RunState("False", Reason.DOES_NOT_FIT, refusal(verdict), state.retries)
     return state
@@ -160,3 +161,10 @@ def plan_planning_end(
 def _seconds_left(planning: MemoryPlanning, now: datetime) -> float:
     waited = (now - planning.created_at).total_seconds() if planning.created_at is not None else 0.0
     return PLAN_SECONDS - waited
+
+
+def _awaiting(planning: MemoryPlanning | None) -> str:
+    """Return what a run waits for, and why that is late: an image or a Secret that is missing keeps trainers, too."""
+    # Every Job has no pod at first, which is no problem yet.
+    problem = planning.problem if planning is not None and planning.problem != _NO_POD else ""
+    return f"{NOT_PLANNED}: {one_line(problem)}" if problem else NOT_PLANNED
