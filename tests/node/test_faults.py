@@ -158,6 +158,6 @@ def test_a_pod_plans_the_memory_before_a_job_gets_gpus(kubectl, team, stored, to
     planned = wait_for_reason(kubectl, team, "planned", reason)
     assert condition(planned, "Fits")["status"] == fits
     assert ("hyperparameters.maxCompletionTokens" in condition(planned, "Fits")["message"]) == (fits == "False")
-    pods = kubectl.get("pods", f"--namespace={team}", f"--selector={TRAINERS}")["items"]
-    # The pod that plans has gone, and the trainer's waits for a GPU, or has never existed.
+    pods = kubectl.get("pods", f"--namespace={team}", f"--selector={TRAINERS},rft.dev/attempt")["items"]
+    # The pod that plans belongs to no attempt. The trainer's has never existed, or waits for a GPU.
     assert [pod["status"]["phase"] for pod in pods] == ([] if fits == "False" else ["Pending"])
