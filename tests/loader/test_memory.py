@@ -82,6 +82,24 @@ def test_a_job_that_does_not_fit_and_what_to_change(plan, model):
     assert "What to change: " in verdict.message
 
 
+@pytest.mark.parametrize(
+    ("smallest", "largest", "fits", "message"),
+    [
+        (80, 160, True, f"of 80.0 GiB ({SOURCE}); vLLM gets"),
+        (16, 24, False, "of 24.0 GiB (the largest)"),
+        (16, 80, None, "the job does not fit all GPUs that it may get: each GPU needs "),
+    ],
+)
+def test_gpus_of_several_sizes(plan, model, smallest, largest, fits, message):
+    both = ("--gpu-bytes", smallest * GIB, "--largest-gpu-bytes", largest * GIB, "--largest-gpu-source", "the largest")
+    verdict = plan(model, *both)
+    assert verdict.fits is fits
+    assert message in verdict.message
+    if fits is None:
+        assert f"of 16.0 GiB ({SOURCE})" in verdict.message
+        assert verdict.message.endswith("choose nodes whose GPUs have more memory, with compute.pod.nodeSelector")
+
+
 def test_the_manifest_states_the_memory(plan, model):
     verdict = plan(model, gpuMemory="16Gi")
     assert verdict.fits is False
@@ -140,7 +158,7 @@ def test_of_a_model_on_the_hub_only_the_config_is_fetched(write_job, tmp_path, m
     hub = Hub(tmp_path / "hub")
     try:
         ask_hub(hub, monkeypatch)
-        assert plan_job(write_job(), "hf://owner/qwen", 80 * GIB, "").fits is True
+        assert plan_job(write_job(), "hf://owner/qwen", [(80 * GIB, "")]).fits is True
         files = {request.rpartition("/")[2] for request in hub.requests if "/resolve/" in request}
         assert files == {"config.json"}
     finally:

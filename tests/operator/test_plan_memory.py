@@ -318,9 +318,11 @@ def test_no_list_is_asked_for_by_a_label_that_cannot_be(resource, asked):
 
 def test_gpus_are_those_of_the_manifest_or_of_the_nodes():
     case = Case(UNPLANNED)
-    assert command(case.plan())[-4:] == [
-        "--gpu-source", "label nvidia.com/gpu.memory of node small, the smallest of 2 nodes on which the job may run",
+    assert command(case.plan())[-8:] == [
+        "--gpu-source", f"label {LABEL} of node small, the smallest of 2 nodes on which the job may run",
         "--gpu-bytes", str(81559 << 20),
+        "--largest-gpu-bytes", str(95830 << 20),
+        "--largest-gpu-source", f"label {LABEL} of node large, the largest of 2 nodes on which the job may run",
     ]  # fmt: skip
     case.get("RFTJob")["spec"]["compute"]["gpuMemory"] = "80Gi"
     assert command(case.plan())[-2:] == ["--gpu-source", "compute.gpuMemory"]
@@ -334,7 +336,8 @@ def test_what_the_pod_runs_says_whether_the_job_fits(tmp_path, configuration, st
     (tmp_path / "job.json").write_text(written["data"]["job.json"], encoding="utf-8")
     (tmp_path / "config.json").write_text(json.dumps(configuration), encoding="utf-8")
     places = {"python": sys.executable, "/etc/rft/job.json": str(tmp_path / "job.json")}
-    places |= {"/mnt/rft/pvc/models/qwen3": str(tmp_path), str(81559 << 20): str(24 << 30)}
+    places |= {"/mnt/rft/pvc/models/qwen3": str(tmp_path)}
+    places |= {str(81559 << 20): str(24 << 30), str(95830 << 20): str(40 << 30)}
     left = tmp_path / "termination-log"
     program = [places.get(word, word) for word in command(planned)]
     subprocess.run(program, env={**os.environ, TERMINATION_FILE: str(left)}, check=True)
@@ -344,7 +347,10 @@ def test_what_the_pod_runs_says_whether_the_job_fits(tmp_path, configuration, st
     assert condition(decided)[0] == status
     assert jobs(decided) == ([] if status == "False" else [FIRST])
     if configuration:
-        assert "of 24.0 GiB (label nvidia.com/gpu.memory of node small, the smallest of 2" in condition(decided)[2]
+        deciding = "40.0 GiB (label nvidia.com/gpu.memory of node large, the largest"
+        if status == "True":
+            deciding = "24.0 GiB (label nvidia.com/gpu.memory of node small, the smallest"
+        assert f"of {deciding} of 2 nodes" in condition(decided)[2]
 
 
 @pytest.mark.parametrize(
@@ -409,6 +415,11 @@ def tainted(name: str) -> dict[str, Any]:
 
 OF_B = GpuMemory(40 << 30, f"label {LABEL} of node b")
 OF_A = GpuMemory(80 << 30, f"label {LABEL} of node a")
+BOTH = GpuMemory(
+    40 << 30,
+    f"label {LABEL} of node b, the smallest of 2 nodes on which the job may run",
+    GpuMemory(80 << 30, f"label {LABEL} of node a, the largest of 2 nodes on which the job may run"),
+)
 NONE_HAS_IT = GpuMemory(None, f"no node on which the job may run has the label {LABEL}")
 
 
@@ -417,6 +428,7 @@ NONE_HAS_IT = GpuMemory(None, f"no node on which the job may run has the label {
     [
         ([], {}, NONE_HAS_IT),
         ([NODE], {}, OF_A),
+        ([NODE, labelled("b")], {}, BOTH),
         ([NODE, labelled("b")], {"nodeSelector": {"pool": "a"}}, OF_A),
         ([NODE, node(status={})], {"nodeSelector": {"pool": "b"}}, NONE_HAS_IT),
         ([node(status={"allocatable": {"nvidia.com/gpu": "0"}})], {}, NONE_HAS_IT),
@@ -457,7 +469,7 @@ NONE_HAS_IT = GpuMemory(None, f"no node on which the job may run has the label {
         ),
     ],
 )  # fmt: skip
-def test_the_smallest_gpus_count_on_which_the_job_may_run(nodes, pod, memory):
+def test_the_gpus_of_those_nodes_count_on_which_the_job_may_run(nodes, pod, memory):
     assert choose_gpu_memory(nodes, Compute.model_validate({"pod": pod})) == memory
 
 
@@ -470,9 +482,9 @@ def test_nodes_with_fewer_gpus_than_a_pod_has_do_not_count():
 @pytest.mark.parametrize(
     ("nodes", "memory"),
     [
-        ([NODE, labelled("b")], GpuMemory(None, "Kueue chooses among nodes whose GPUs differ in memory")),
+        ([NODE, labelled("b")], BOTH),
         # Kueue adds tolerations: the job may get these, too.
-        ([NODE, tainted("b")], GpuMemory(None, "Kueue chooses among nodes whose GPUs differ in memory")),
+        ([NODE, tainted("b")], BOTH),
         ([tainted("b")], OF_B),
         ([NODE], OF_A),
     ],

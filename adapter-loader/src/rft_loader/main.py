@@ -36,7 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "fetch":
         return _fetch(options.uri, options.to)
     if options.command == "memory":
-        return _plan_memory(options.job, options.uri, options.gpu_bytes, options.gpu_source)
+        gpus = [(options.gpu_bytes, options.gpu_source)]
+        if options.largest_gpu_bytes is not None:
+            gpus.append((options.largest_gpu_bytes, options.largest_gpu_source))
+        return _plan_memory(options.job, options.uri, gpus)
     return _follow(
         Settings(options.adapters, options.folder.absolute(), options.base, options.server, options.maximum_rank),
         options.port,
@@ -61,6 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     memory.add_argument("--uri", required=True, help="the model: hf://OWNER/NAME[@REVISION], s3://BUCKET/KEY or a path")
     memory.add_argument("--gpu-bytes", type=int, help="memory of a GPU, unless the configuration states it")
     memory.add_argument("--gpu-source", default="", help="where that is known from, or why it is not, for the message")
+    memory.add_argument(
+        "--largest-gpu-bytes", type=int, help="memory of the largest GPU, if --gpu-bytes is a smaller one"
+    )
+    memory.add_argument("--largest-gpu-source", default="", help="where that is known from, for the message")
     return parser
 
 
@@ -77,9 +84,9 @@ def _fetch(uri: str, target: Path) -> ExitCode:
     return ExitCode.SUCCEEDED
 
 
-def _plan_memory(job: Path, uri: str, gpu_bytes: int | None, gpu_source: str) -> ExitCode:
+def _plan_memory(job: Path, uri: str, gpus: list[tuple[int | None, str]]) -> ExitCode:
     try:
-        verdict = plan_job(job, uri, gpu_bytes, gpu_source)
+        verdict = plan_job(job, uri, gpus)
     except (OSError, ValueError) as error:
         return _report(ExitCode.CONFIGURATION_INVALID, f"{job}: {one_line(str(error))}")
     log.info("%s", verdict.message)

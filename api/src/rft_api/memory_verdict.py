@@ -38,6 +38,21 @@ def judge_configuration(
     return judge_memory(shape, Fields(config.hyperparameters, config.tuning, devices), gpu_source)
 
 
+def agreed(smallest: MemoryVerdict, largest: MemoryVerdict) -> MemoryVerdict:
+    """Return the verdict for a job that may get GPUs of several sizes: it is not known where they disagree.
+
+    Args:
+        smallest: the verdict for the smallest of them.
+        largest: the verdict for the largest of them.
+    """
+    if smallest.fits is False and largest.fits:
+        text = (
+            f"the job does not fit all GPUs that it may get: {smallest.message}. Or choose nodes whose GPUs have more"
+        )
+        return MemoryVerdict(fits=None, message=f"{text} memory, with compute.pod.nodeSelector")
+    return largest if smallest.fits is False else smallest
+
+
 def unplanned(why: str) -> MemoryVerdict:
     """Return the verdict for a job whose memory cannot be planned."""
     return MemoryVerdict(fits=None, message=f"the memory cannot be planned: {one_line(why)}")

@@ -32,6 +32,8 @@ class GpuMemory:
     """The memory in bytes; None when it is not known, or the trainer's configuration states it."""
     source: str
     """Where it is known from, or why it is not."""
+    largest: GpuMemory | None = None
+    """That of the largest GPUs that the job may get, if this is that of the smallest."""
 
 
 STATED = GpuMemory(None, "compute.gpuMemory")
@@ -55,7 +57,7 @@ async def read_gpu_memory(nodes: Nodes, compute: Compute, queued: bool = False) 
 
 
 def choose_gpu_memory(nodes: Iterable[Json], compute: Compute, queued: bool = False) -> GpuMemory:
-    """Return the memory of the smallest GPUs among those nodes on which the pods of a job may run.
+    """Return the memory of the GPUs of those nodes on which the pods of a job may run.
 
     Args:
         nodes: the nodes.
@@ -76,11 +78,15 @@ def choose_gpu_memory(nodes: Iterable[Json], compute: Compute, queued: bool = Fa
     }
     if not sizes:
         return GpuMemory(None, f"no node on which the job may run has the label {label}")
-    if queued and len(set(sizes.values())) > 1:
-        return GpuMemory(None, "Kueue chooses among nodes whose GPUs differ in memory")
-    name = min(sizes, key=lambda node: (sizes[node], node))
-    others = f", the smallest of {len(sizes)} nodes on which the job may run" if len(set(sizes.values())) > 1 else ""
-    return GpuMemory(sizes[name] << 20, f"label {label} of node {name}{others}")
+    smallest, largest = (choose(sizes, key=lambda node: (sizes[node], node)) for choose in (min, max))
+    if sizes[smallest] == sizes[largest]:
+        return GpuMemory(sizes[smallest] << 20, f"label {label} of node {smallest}")
+    among = f"of {len(sizes)} nodes on which the job may run"
+    return GpuMemory(
+        sizes[smallest] << 20,
+        f"label {label} of node {smallest}, the smallest {among}",
+        GpuMemory(sizes[largest] << 20, f"label {label} of node {largest}, the largest {among}"),
+    )
 
 
 def _label(compute: Compute) -> str:

@@ -47,6 +47,8 @@ def build_memory_plan(job: RFTJob, gpu: GpuMemory, settings: Settings) -> Json:
     ]  # fmt: skip
     if gpu.bytes is not None:
         command += ["--gpu-bytes", str(gpu.bytes)]
+    if gpu.largest is not None:
+        command += ["--largest-gpu-bytes", str(gpu.largest.bytes), "--largest-gpu-source", gpu.largest.source]
     container = Container(
         name=names.PLANNER,
         image=settings.images.loader,
