@@ -13,6 +13,7 @@ from rft_trainer.data import Prompt
 from rft_trainer.evaluation import MOST_ROWS, evaluate, generate, plain_completer, rows_at_once
 from rft_trainer.modeling import end_token_ids, load_model, load_tokenizer, prompt_token_ids
 from rft_trainer.rewards import RewardClient
+from rft_trainer.rollouts import ScoredCompletion, mean_of_prompts, source_means
 from rft_trainer.stop_strings import StopStrings
 
 UNUSUAL = {
@@ -64,9 +65,13 @@ def test_a_generation_config_changes_nothing(model, unusual, tokenizer, temperat
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
-@pytest.mark.parametrize("count", [1, 7, ROWS, 2 * ROWS + 1, 8 * ROWS + 1])
-def test_every_process_calls_equally_often_and_every_prompt_is_completed_once(monkeypatch, tokenizer, count, world):
-    prompts = [Prompt(f"p-{n}", "p", "r", [{"role": "user", "content": str(n)}], n, {}) for n in range(count)]
+@pytest.mark.parametrize(
+    ("count", "samples"),
+    [*((count, 1) for count in (1, 7, ROWS, 2 * ROWS + 1, 8 * ROWS + 1)), (1, 4), (7, 5), (1, 2 * ROWS + 8), (5, 20)],
+)
+def test_every_process_calls_equally_often_and_every_prompt_is_completed(monkeypatch, tokenizer, count, samples, world):
+    once = [Prompt(f"p-{n}", "p", "r", [{"role": "user", "content": str(n)}], n, {}) for n in range(count)]
+    prompts = [prompt for prompt in once for _ in range(samples)]
     client = RewardClient({})
     monkeypatch.setattr(RewardClient, "begin", lambda *_: _Echo())
     monkeypatch.setattr(evaluation, "gather", lambda rows: [rows])
@@ -78,22 +83,46 @@ def test_every_process_calls_equally_often_and_every_prompt_is_completed_once(mo
         def complete(batch, on_finished, rank=rank):
             calls[rank] += 1
             assert len(batch) <= ROWS
+            if batch:
+                on_finished({place: [7] for place in range(len(batch))})
             return [[7] for _ in batch]
 
-        completed += [row.prompt.id for row in evaluate(prompts, complete, tokenizer, client, [7], ROWS, 8)]
+        rows = evaluate(prompts, complete, tokenizer, client, [7], ROWS, 8, samples_per_prompt=samples)
+        completed += [row.prompt.id for row in rows]
     client.close()
     assert len(set(calls)) == 1, "processes that call a collective operation unequally often wait for ever"
     assert sorted(completed) == sorted(prompt.id for prompt in prompts)
 
 
+def test_a_source_has_the_mean_of_its_prompts():
+    """Not of its completions, of which some prompts have fewer that could be scored."""
+    rewards = [1.0, 1.0, 0.0, None, 0.5, 0.5]
+    sources = ["a", "a", "a", "a", "b", "b"]
+    rows = [
+        ScoredCompletion(Prompt("p", source, "r", [], 0, {}), "", 1, False, reward, None)
+        for source, reward in zip(sources, rewards, strict=True)
+    ]
+    assert source_means(rows, 2) == {"a": 0.5, "b": 0.5}
+    assert mean_of_prompts(rows, 2) == 0.5
+
+
 class _Echo:
     """Scores that are there at once."""
 
+    def __init__(self):
+        self.places = set()
+
+    def send_early(self, rollouts):
+        assert not self.places & rollouts.keys(), "the same completion was sent twice"
+        self.places |= rollouts.keys()
+
     def send(self, rollouts):
-        self.count = len(rollouts)
+        everywhere = set(range(len(rollouts)))
+        assert self.places <= everywhere
+        self.places = everywhere
 
     def wait(self):
-        return [_Scored() for _ in range(self.count)]
+        return [_Scored() for _ in self.places]
 
     def wait_for_shadows(self):
         return {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from transformers import (
@@ -199,32 +200,36 @@ def evaluate(
     that has not ended counts as the fraction of `max_new_tokens` that it has reached.
 
     If prompts are completed several times, `prompts` has each of them `samples_per_prompt` times in a row; a rank
-    completes them together, as a group that rewards may compare. `sampling` says what the chat template gets, and at
+    scores them together, as a group that rewards may compare. `sampling` says what the chat template gets, and at
     which stop strings `complete` ends.
     """
     stops = stop_strings(tokenizer, sampling)
     groups = range(rank(), len(prompts) // samples_per_prompt, world_size())
     own_indices = [group * samples_per_prompt + place for group in groups for place in range(samples_per_prompt)]
-    rows = max(samples_per_prompt, rows - rows % samples_per_prompt)
+    batch_rows = max(samples_per_prompt, rows - rows % samples_per_prompt)
     arguments = sampling.chat_template_arguments
     token_ids = {index: prompt_token_ids(tokenizer, prompts[index].messages, arguments) for index in own_indices}
     # Prompts of similar length share a batch, so that little time is lost on padding.
     own_indices.sort(key=lambda index: len(token_ids[index]))
 
     def complete_batch(start: int) -> _ScoredBatch:
-        indices = own_indices[start : start + rows]
+        indices = own_indices[start : start + batch_rows]
         own_prompts = [prompts[index] for index in indices]
         batch = Batch(own_prompts, client, tokenizer, end_ids, with_shadows, samples_per_prompt, stops)
         ended = 0
 
-        def on_finished(completions: dict[int, list[int]]) -> None:
+        def on_finished(first: int, completions: dict[int, list[int]]) -> None:
             nonlocal ended
-            batch.send_finished(completions)
+            batch.send_finished({first + place: ids for place, ids in completions.items()})
             ended += len(completions)
             share = max(map(len, completions.values())) / max_new_tokens
             report(min(len(prompts), int(start + ended + (len(indices) - ended) * share) * world_size()))
 
-        completions = complete([token_ids[index] for index in indices], on_finished)
+        completions: list[list[int]] = []
+        # A group of more completions than fit into the memory at once; equally often on every rank.
+        for first in range(0, batch_rows, rows):
+            part = [token_ids[index] for index in indices[first : first + rows]]
+            completions += complete(part, partial(on_finished, first))
         texts = decode(tokenizer, completions)
         batch.send(texts, completions)
         report(min(len(prompts), (start + len(indices)) * world_size()))
@@ -234,7 +239,7 @@ def evaluate(
     previous = None
     # Every rank makes as many batches as the rank with the largest share, because batches are collective operations.
     largest_share = samples_per_prompt * math.ceil(len(prompts) / samples_per_prompt / world_size())
-    for start in range(0, largest_share, rows):
+    for start in range(0, largest_share, batch_rows):
         current = complete_batch(start)
         # Rewards of the previous batch have been computed while this one was generated.
         results += previous.rows() if previous else []

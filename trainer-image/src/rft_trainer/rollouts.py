@@ -92,12 +92,15 @@ def component_means(rows: Sequence[ScoredCompletion]) -> dict[str, float]:
     return {name: sum(numbers) / len(numbers) for name, numbers in sorted(values.items())}
 
 
-def source_means(rows: Sequence[ScoredCompletion]) -> dict[str, float]:
-    """Return the mean reward of each data source over its scored rows."""
+def source_means(rows: Sequence[ScoredCompletion], samples: int = 1) -> dict[str, float]:
+    """Return the mean reward of each data source over its prompts, each of which has `samples` rows.
+
+    Rows that could not be scored do not count.
+    """
     values: dict[str, list[float]] = {}
-    for row in rows:
-        if row.reward is not None:
-            values.setdefault(row.prompt.source, []).append(row.reward)
+    for first, reward in zip(rows[::samples], prompt_means([row.reward for row in rows], samples), strict=True):
+        if reward is not None:
+            values.setdefault(first.prompt.source, []).append(reward)
     return {name: sum(numbers) / len(numbers) for name, numbers in sorted(values.items())}
 
 

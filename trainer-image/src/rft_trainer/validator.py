@@ -111,7 +111,7 @@ class Validator:
             reward=mean_of_prompts(rows, samples),
             components=component_means(rows),
             components_left_out=left_out,
-            sources=source_means(rows),
+            sources=source_means(rows, samples),
             episode_length=mean_length(rows),
             rewards_failed=sum(row.error is not None for row in rows),
             seconds=time.monotonic() - started,

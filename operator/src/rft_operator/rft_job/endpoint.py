@@ -103,7 +103,7 @@ def _build_endpoint(job: RFTJob) -> Json:
     built = _endpoint_object(job, endpoint.name, job.metadata.name, spec, owners)
     sampling = job.spec.sampling.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     if sampling:
-        built["metadata"]["annotations"] = {names.ASK_WITH: json.dumps(sampling, sort_keys=True)}
+        built["metadata"]["annotations"] = {names.ASK_WITH: json.dumps(sampling, sort_keys=True, ensure_ascii=False)}
     return built
 
 
