@@ -26,7 +26,7 @@ def judge_configuration(
     Args:
         read: returns what the model's config.json holds; it may raise a StorageError, an OSError or a ValueError.
         config: the run's configuration.
-        gpu_bytes: the memory of the smallest GPU; None when it is not known.
+        gpu_bytes: the memory of each GPU, or of the smallest; None when it is not known.
         gpu_source: where that is known from, or why it is not; empty when the GPU itself was asked.
     """
     try:
