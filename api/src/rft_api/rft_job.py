@@ -155,7 +155,7 @@ class RFTJobSpec(Model):
     hyperparameters: Hyperparameters = Hyperparameters()
     """Hyperparameters of reinforcement learning."""
     sampling: Sampling = Sampling()
-    """What completions are sampled from, and where they end, in training and in every evaluation."""
+    """System prompt, variables of the chat template and stop strings, which hold in training and every evaluation."""
     evaluation: EvaluationSettings = EvaluationSettings()
     """How held-out prompts are completed: in the baseline, in validations, and for the table before and after."""
     tuning: Tuning = Tuning()

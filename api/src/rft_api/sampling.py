@@ -55,7 +55,7 @@ ChatTemplateArguments = Annotated[
             "maxProperties": 32,
             "x-kubernetes-preserve-unknown-fields": True,
             "properties": {
-                name: {**schema, "description": "Reserved: the rule refuses it."}
+                name: {**schema, "description": "Must not be set: the name belongs to the caller of the chat template."}
                 for name, schema in RESERVED_ARGUMENTS.items()
             },
         }
@@ -115,5 +115,5 @@ class EvaluationSettings(Model):
     """Temperature at which completions of held-out prompts are sampled. 0 takes the most likely token, so that the same
     model always answers the same."""
     samples_per_prompt: Annotated[Integer, Field(ge=1, le=128)] = 1
-    """Number of completions that are sampled for each held-out prompt. Their mean is the prompt's reward, and intervals
-    are over prompts."""
+    """Number of completions that are sampled for each held-out prompt, whose reward is their mean. More than 1 needs a
+    temperature above 0."""

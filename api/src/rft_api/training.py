@@ -244,8 +244,8 @@ class TrainerCompute(Model):
     """Settings of DeepSpeed. By default, several processes train with ZeRO stage 2, and a single process trains without
     DeepSpeed."""
     gpu_memory: Annotated[Quantity, AtLeast("1Gi")] | None = None
-    """Memory of each GPU, such as 80Gi, with which the memory of the job is planned. By default it is that of the
-    nodes' label nvidia.com/gpu.memory before the job starts, and then that of the trainer's GPU."""
+    """Memory of each GPU, such as 80Gi, with which the memory of the job is planned. Without it, the label of the nodes
+    that is named like gpuResource with .memory counts before the job gets GPUs, and then the trainer's own GPU."""
     ignore_memory_plan: Boolean = False
     """Whether the job trains even if its planned memory exceeds that of the GPUs. By default it ends before it gets
     GPUs, or at least before the model's weights are read, and says which fields to lower."""
