@@ -28,9 +28,9 @@ def build_sample():
     return sample
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server_for(tmp_path_factory):
-    """A ready server for a spec, started once per session; `namespaces=False` forbids them to the server."""
+    """A ready server for a spec, started once per file: hundreds that live on would take the memory of the machine."""
     servers = {}
 
     def get(spec, *, namespaces=True):
@@ -74,7 +74,7 @@ def start_service():
         yield start
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def handler(server_for):
     """A server for the body of a handler, given as code."""
 

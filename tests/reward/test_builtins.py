@@ -21,7 +21,7 @@ from rft_reward.graders.term import Unscorable
 EXPONENTIAL = "(a+)+$"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def builtin(server_for):
     def get(name, **options):
         key = name[0].lower() + name[1:]

@@ -242,7 +242,7 @@ def test_values_that_are_missing(template, error, text):
         Values(sample).render(parse_template(template))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def grader(server_for):
     return lambda grader, **more: server_for({"timeout": "5s", "openai": {"grader": grader, **more}})
 

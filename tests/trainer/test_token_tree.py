@@ -59,7 +59,7 @@ def test_what_sequences_begin_with_stands_there_once():
 
 def test_sequences_share_a_row_only_where_that_saves_operations():
     # Next to completions this long, the mask would drop more pairs than sharing the prompt saves tokens.
-    prompt, long = [1] * 4, 40_000
+    prompt, long = [1] * 4, 1_000
     completions = [[2] + [3] * long, [4] + [5] * long]
     assert token_trees([prompt + completion for completion in completions], HIDDEN).ids.shape[0] == 2
     assert token_trees([prompt + completion[:24] for completion in completions], HIDDEN).ids.shape[0] == 1
