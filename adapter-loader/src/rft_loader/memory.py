@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rft_api.foreign.files import read_document
-from rft_api.memory_verdict import agreed, judge_configuration, unplanned
+from rft_api.memory_verdict import judge_configuration, unplanned
 from rft_api.model_files import MAXIMUM_CONFIGURATION, read_model_configuration
 from rft_api.progress import MemoryVerdict
 from rft_api.termination import TERMINATION_FILE, memory_message
@@ -26,9 +26,7 @@ def plan_job(job: Path, uri: str, gpus: Sequence[tuple[int | None, str]]) -> Mem
     Args:
         job: the file with the configuration of the trainer.
         uri: the address of the model, or the path of its folder.
-        gpus: the memory of a GPU in bytes (None when it is not known, or the configuration states it), and where that
-            is known from, or why it is not; first of the smallest GPU that the job may get, then of the largest if it
-            is another.
+        gpus: as `judge_configuration`.
 
     Raises:
         ValueError: when the file holds no configuration of this version.
@@ -36,13 +34,9 @@ def plan_job(job: Path, uri: str, gpus: Sequence[tuple[int | None, str]]) -> Mem
     """
     config = read_document(job, TrainerConfig)
     try:
-        configuration = _read_configuration(uri)
+        return judge_configuration(lambda: _read_configuration(uri), config, gpus)
     except Problem as problem:
         return unplanned(str(problem))
-    except (OSError, ValueError) as error:
-        return unplanned(str(error))
-    verdicts = [judge_configuration(lambda: configuration, config, *gpu) for gpu in gpus]
-    return agreed(verdicts[0], verdicts[-1])
 
 
 def leave_verdict(verdict: MemoryVerdict) -> None:

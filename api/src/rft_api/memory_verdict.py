@@ -5,7 +5,7 @@ The pod that plans before a job gets GPUs, the trainer, and the operator say the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rft_api.foreign.text import one_line
@@ -19,26 +19,30 @@ from rft_api.trainer_config import TrainerConfig
 
 
 def judge_configuration(
-    read: Callable[[], Any], config: TrainerConfig, gpu_bytes: float | None, gpu_source: str = ""
+    read: Callable[[], Any], config: TrainerConfig, gpus: Sequence[tuple[float | None, str]]
 ) -> MemoryVerdict:
     """Return whether the memory of a run fits its GPUs.
 
     Args:
         read: returns what the model's config.json holds; it may raise a StorageError, an OSError or a ValueError.
         config: the run's configuration.
-        gpu_bytes: the memory of each GPU, or of the smallest; None when it is not known.
-        gpu_source: where that is known from, or why it is not; empty when the GPU itself was asked.
+        gpus: the memory of a GPU in bytes (None when it is not known, or the configuration states it), and where that
+            is known from, or why it is not (empty when the GPU itself was asked); first of the smallest GPU that the
+            run may get, then of the largest if it is another.
     """
     try:
         shape = read_shape(read())
         trained_weights(shape, config.tuning)
     except (StorageError, UnknownShape, OSError, ValueError) as error:
         return unplanned(str(error))
-    devices = devices_of(config.compute, gpu_bytes)
-    return judge_memory(shape, Fields(config.hyperparameters, config.tuning, devices), gpu_source)
+    verdicts = [
+        judge_memory(shape, Fields(config.hyperparameters, config.tuning, devices_of(config.compute, size)), source)
+        for size, source in gpus
+    ]
+    return _agreed(verdicts[0], verdicts[-1])
 
 
-def agreed(smallest: MemoryVerdict, largest: MemoryVerdict) -> MemoryVerdict:
+def _agreed(smallest: MemoryVerdict, largest: MemoryVerdict) -> MemoryVerdict:
     """Return the verdict for a job that may get GPUs of several sizes: it is not known where they disagree.
 
     Args:

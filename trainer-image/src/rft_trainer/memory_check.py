@@ -30,7 +30,8 @@ def judge_run(config: TrainerConfig, commit: str | None, gpu_bytes: float | None
         commit: the commit of a model on the hub; None for a folder.
         gpu_bytes: the memory of the smallest GPU; None when it is not known.
     """
-    return judge_configuration(lambda: read_model_configuration(_configuration_file(config, commit)), config, gpu_bytes)
+    gpus = [(gpu_bytes, "")]
+    return judge_configuration(lambda: read_model_configuration(_configuration_file(config, commit)), config, gpus)
 
 
 def check_memory(config: TrainerConfig, commit: str | None) -> MemoryVerdict:

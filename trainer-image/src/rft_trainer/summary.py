@@ -21,10 +21,12 @@ from rft_trainer.rollouts import (
     ScoredCompletion,
     component_means,
     mean_length,
+    mean_of_prompts,
     read_rollouts,
     shadow_scores,
+    source_means,
 )
-from rft_trainer.statistics import mean, paired_bootstrap, prompt_means
+from rft_trainer.statistics import paired_bootstrap, prompt_means
 
 
 def build_summary(
@@ -55,17 +57,10 @@ def build_summary(
     samples = config.evaluation.samples_per_prompt
     rows = {stage: read_rollouts(folder.evaluation(stage), repeat(held_out, samples)) for stage in stages}
     means = {stage: prompt_means([row.reward for row in rows[stage]], samples) for stage in stages}
-    # By prompt: the mean reward of each model.
-    common = {
-        i: {stage: reward for stage in stages if (reward := means[stage][i]) is not None} for i in range(len(held_out))
-    }
-    common = {i: rewards for i, rewards in common.items() if len(rewards) == len(stages)}
+    common = [i for i in range(len(held_out)) if all(means[stage][i] is not None for stage in stages)]
     if not common:
         raise RunError(ExitCode.REWARD_FAILING, "no held-out prompt was scored for every model: nothing to compare")
-    evaluations = {
-        stage: _evaluation(rows[stage], {i: rewards[stage] for i, rewards in common.items()}, samples)
-        for stage in stages
-    }
+    evaluations = {stage: _evaluation(rows[stage], common, samples) for stage in stages}
     metrics, validations = read_steps(folder), read_validations(folder)
     training_seconds = sum(m.generate_seconds + m.reward_seconds + m.update_seconds for m in metrics)
     seconds = {
@@ -94,9 +89,7 @@ def build_summary(
         base_revision=base.commit,
         warmup=evaluations.get("warmup"),
         tuned=evaluations["tuned"],
-        gain=paired_bootstrap(
-            [rewards["base"] for rewards in common.values()], [rewards["tuned"] for rewards in common.values()]
-        ),
+        gain=paired_bootstrap([means["base"][i] or 0.0 for i in common], [means["tuned"][i] or 0.0 for i in common]),
         sampling=config.sampling,
         evaluation=config.evaluation,
         preflight=preflight,
@@ -119,16 +112,13 @@ def build_summary(
     )
 
 
-def _evaluation(rows: Sequence[ScoredCompletion], rewards: Mapping[int, float], samples: int) -> Evaluation:
-    """Return the scores of a model, of which `rewards` has the mean reward of each prompt that counts."""
-    common_rows = [row for i in rewards for row in rows[i * samples : (i + 1) * samples]]
-    by_source: dict[str, list[float]] = {}
-    for i, reward in rewards.items():
-        by_source.setdefault(rows[i * samples].prompt.source, []).append(reward)
+def _evaluation(rows: Sequence[ScoredCompletion], common: Sequence[int], samples: int) -> Evaluation:
+    """Return the scores of a model on the prompts that count, by their numbers; each has `samples` rows."""
+    common_rows = [row for i in common for row in rows[i * samples : (i + 1) * samples]]
     return Evaluation(
-        reward=mean([*rewards.values()]) or 0.0,
+        reward=mean_of_prompts(common_rows, samples) or 0.0,
         components=component_means(common_rows),
-        sources={source: mean(values) or 0.0 for source, values in sorted(by_source.items())},
+        sources=source_means(common_rows, samples),
         episode_length=mean_length(common_rows),
         rewards_failed=sum(row.error is not None for row in rows),
         shadows={
