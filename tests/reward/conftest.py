@@ -40,7 +40,7 @@ def server_for(tmp_path_factory):
             folder = tmp_path_factory.mktemp("server") / "files"
             environment = {"SECRET_OF_THE_SERVER": "kept"}
             servers[key] = RewardServer(folder, spec, launcher=launcher, environment=environment).wait_ready()
-        return servers[key]
+        return servers[key].wait_idle()
 
     yield get
     with concurrent.futures.ThreadPoolExecutor(8) as threads:

@@ -182,10 +182,19 @@ class RewardServer:
             descendants += children[process_id]
         return descendants
 
+    def is_idle(self) -> bool:
+        """Whether every worker waits for samples: none is busy, and none is being started in the place of another."""
+        return not any(self.metric(f'rft_reward_workers{{state="{state}"}}') for state in ("busy", "starting"))
+
+    def wait_idle(self) -> RewardServer:
+        """Wait until every worker waits for samples; return the server."""
+        wait_until(self.is_idle, watch=self.descendants, explain=self.log, pause=0.05)
+        return self
+
     def wait_settled(self, count: int) -> None:
         """Wait until the server has no other processes than those of its idle workers."""
         wait_until(
-            lambda: len(self.descendants()) == count and self.metric('rft_reward_workers{state="idle"}') > 0,
+            lambda: len(self.descendants()) == count and self.is_idle(),
             watch=self.descendants,
             explain=lambda: f"{len(self.descendants())} processes, not {count}",
             pause=0.05,
