@@ -19,8 +19,16 @@ from rft_api.resource import API_VERSION
 from rft_api.reward_checks import network_imports, nova_role
 from rft_api.reward_function import MAXIMUM_CODE
 from rft_cli.new_file import new_files
-from rft_cli.reward_shapes import USUAL_HANDLER, RewardCode, find_reward, with_trl_adapter
+from rft_cli.reward_adapters import with_adapter
+from rft_cli.reward_shapes import USUAL_HANDLER, RewardCode, find_reward
 from rft_cli.rewards import manifest_name
+
+_CALLED_BY_A_HANDLER = {
+    "TRL": "is a reward function of TRL",
+    "Batch": "scores lists of completions",
+    "Sample": "scores one completion at a time",
+}
+"""The forms of functions that get a handler, each as a message says it."""
 
 
 def init_from_files(files: Sequence[Path], handler: str, manifest: Path, console: Console) -> None:
@@ -29,7 +37,7 @@ def init_from_files(files: Sequence[Path], handler: str, manifest: Path, console
     Args:
         files: the file with the function that scores, and further files that it imports or reads.
         handler: the name of the function; empty when it is to be found in the code. It may have the form of a reward
-            Lambda, of TRL, or of OpenAI's python grader.
+            Lambda, of OpenAI's python grader, or of TRL, verl, verifiers and others.
         manifest: the file to write.
         console: where to print what comes next.
 
@@ -54,8 +62,9 @@ def init_from_files(files: Sequence[Path], handler: str, manifest: Path, console
     }
     with new_files([manifest]) as (target,):
         target.write(yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120).encode())
-    if reward.form == "TRL":
-        say = f"{reward.name} is a reward function of TRL: the manifest calls it from a handler after your code"
+    if reward.form in _CALLED_BY_A_HANDLER:
+        how = _CALLED_BY_A_HANDLER[reward.form]
+        say = f"{reward.name} {how}: the manifest calls it from a handler after your code"
         console.print(say, highlight=False, soft_wrap=True)
     if requirements:
         console.print(f"It needs packages: {', '.join(requirements)}", highlight=False, soft_wrap=True)
@@ -80,10 +89,11 @@ def _spec(
             message = f"{main}: a python grader of OpenAI is one file, without {', '.join(map(str, others))}"
             raise RunError(ExitCode.CONFIGURATION_INVALID, message)
         return {"openai": {**packages, "grader": {"type": "python", "source": _Block(source)}}}
-    handler = {} if reward.form == "TRL" or reward.name == USUAL_HANDLER else {"handler": reward.name}
+    is_adapted = reward.form in _CALLED_BY_A_HANDLER
+    handler = {} if is_adapted or reward.name == USUAL_HANDLER else {"handler": reward.name}
     role = {"assistantRole": "nova_assistant"} if reward.form == "Lambda" and nova_role(source) is not None else {}
     files = {"files": {file.name: _Block(_read(file)) for file in others}} if others else {}
-    code = with_trl_adapter(source, reward) if reward.form == "TRL" else source
+    code = with_adapter(source, reward) if is_adapted else source
     return {"python": {**handler, **packages, **role, **files, "source": _Block(code)}}
 
 
@@ -107,6 +117,12 @@ def _require_files_beside(files: Sequence[Path]) -> None:
     for file in files:
         for item in imported_modules(_read(file)) if file.suffix == ".py" else []:
             module = item.module.partition(".")[0]
+            if item.level and not item.is_optional:
+                message = (
+                    f"{file}:{item.line}: imports {'.' * item.level}{item.module}, but the code of a reward is no "
+                    f"package: write `from {module} import ...`, and add --from-file {module}.py"
+                )
+                raise RunError(ExitCode.CONFIGURATION_INVALID, message)
             if item.level or module in own or not missing_modules([module], []):
                 continue
             place = f"{file}:{item.line}: imports {module}, which is"

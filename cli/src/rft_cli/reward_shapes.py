@@ -1,4 +1,4 @@
-"""The forms in which users have reward functions: of a reward Lambda, of TRL, or of OpenAI's python grader."""
+"""The forms in which users have reward functions: those of a reward Lambda, of OpenAI's grader, of TRL, of verl ..."""
 
 from __future__ import annotations
 
@@ -13,15 +13,26 @@ from rft_api.exit_codes import ExitCode, RunError
 from rft_api.python_source import Definition, call_problem, source_problem, takes_two_arguments
 
 USUAL_HANDLER = "lambda_handler"
-_OF_TRAINER = {"completion_ids", "prompt_ids", "trainer_state", "environments", "log_extra", "log_metric"}
-"""Arguments of TRL's trainer that are not in the contract."""
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+ANSWERS = frozenset(
+    ("answer", "answers", "expected_answer", "gold", "ground_truth", "label", "solution", "target", "reference")
+)
+"""Parameters and fields of rows that are the answer with which a completion is compared."""
+TEXTS_OF_COMPLETION = ("solution_str", "model_output", "predict_str", "generation", "response", "response_str")
+"""Parameters for the text of one completion, in verl and NeMo-RL."""
+_BESIDE_A_COMPLETION = {*ANSWERS, "extra_info", "info", "data_source"}
+_LISTS = {"solution_strs", "queries"}
+"""Parameters for the texts of several completions, in verl and OpenRLHF."""
+_OF_TRL = {"completion_ids", "prompt_ids", "trainer_state", "environments", "log_extra", "log_metric"}
+_OF_OTHERS = {"parser", "state", "reward_router_address", "reward_model_tokenizer"}
+_OF_TRAINER = _OF_TRL | _OF_OTHERS
+"""Arguments of TRL's trainer, and of verl's and verifiers', that are not in the contract."""
 _OF_CONTRACT = {"prompts", "completions"}
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
-Form = Literal["Lambda", "TRL", "OpenAI", "Unknown"]
+Form = Literal["Lambda", "TRL", "Batch", "Sample", "OpenAI", "Unknown"]
 _FORMS = (
-    "take (event, context) as a reward Lambda does, (completions, ...) as reward functions of TRL do, or be OpenAI's "
-    "grade(sample, item)"
+    "take (event, context) as a reward Lambda does, (completions, ...) as reward functions of TRL do, (solution_str, "
+    "ground_truth, ...) as verl's, (completion, answer, ...) as those of verifiers, or be OpenAI's grade(sample, item)"
 )
 
 
@@ -32,7 +43,8 @@ class RewardCode:
     name: str
     """Its name at the top level of the code."""
     form: Form
-    """How it is called: (event, context), TRL's (completions, **columns), or OpenAI's (sample, item)."""
+    """How it is called: Lambda with (event, context); TRL and Batch with lists, by name, once for all completions; Sample
+    for each completion, by name; OpenAI with (sample, item)."""
     function: Definition | None
     """Its definition, with the parameters that its caller sets; None if the code does not show it."""
     scope: ast.AST | None = None
@@ -55,7 +67,7 @@ def find_reward(file: Path, source: str, name: str) -> RewardCode:
     """
     tree = ast.parse(source)
     functions = list(_callables(tree))
-    rewards = [reward for reward in functions if reward.form != "Unknown"]
+    rewards = _candidates(functions)
     if name:
         chosen = _named(file, source, tree, functions, name)
     elif USUAL_HANDLER in (function.name for function in functions):
@@ -71,16 +83,41 @@ def find_reward(file: Path, source: str, name: str) -> RewardCode:
             ExitCode.CONFIGURATION_INVALID,
             f"{file}: which function scores? It must {_FORMS}. Name it with --handler. The file defines: {choices}",
         )
-    if chosen.form == "TRL" and chosen.function is not None:
-        unavailable = [parameter for parameter in _required(chosen.function) if parameter in _OF_TRAINER]
+    if chosen.form in ("TRL", "Batch", "Sample") and chosen.function is not None:
+        unavailable = [parameter for parameter in required_parameters(chosen.function) if parameter in _OF_TRAINER]
         if unavailable:
+            of_trl = chosen.form == "TRL" or not _OF_OTHERS & set(unavailable)
             raise RunError(
                 ExitCode.CONFIGURATION_INVALID,
-                f"{file}:{chosen.function.lineno}: {chosen.name} needs {', '.join(unavailable)}, which only TRL's "
-                "trainer has. The number of tokens is in metadata.rft.tokens, and LengthPenalty and Repetition are "
-                "builtin rewards",
+                f"{file}:{chosen.function.lineno}: {chosen.name} needs {', '.join(unavailable)}, which only "
+                + (
+                    "TRL's trainer has. The number of tokens is in metadata.rft.tokens, and LengthPenalty and "
+                    "Repetition are builtin rewards"
+                    if of_trl
+                    else "its own trainer has"
+                ),
             )
     return chosen
+
+
+def _candidates(functions: Sequence[RewardCode]) -> list[RewardCode]:
+    """The functions that may be meant if none is named.
+
+    Helpers may look like functions that score one completion, so these count only if there are no others, and only
+    those that no other function of them calls; compute_score is the name that verl looks for.
+    """
+    rewards = [reward for reward in functions if reward.form not in ("Unknown", "Sample")]
+    if rewards:
+        return rewards
+    samples = [reward for reward in functions if reward.form == "Sample"]
+    usual = [reward for reward in samples if reward.name == "compute_score"]
+    calls = {
+        node.id
+        for reward in samples
+        for node in ast.walk(reward.scope or ast.Module([], []))
+        if isinstance(node, ast.Name) and node.id != reward.name
+    }
+    return usual or [reward for reward in samples if reward.name not in calls] or samples
 
 
 def _named(file: Path, source: str, tree: ast.Module, functions: Sequence[RewardCode], name: str) -> RewardCode:
@@ -96,19 +133,21 @@ def _named(file: Path, source: str, tree: ast.Module, functions: Sequence[Reward
     problem = source_problem(source, last, "; name one of them with --handler")
     if problem is not None:
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"{file}: {problem.message}")
-    makers = {node.name: node for node in tree.body if isinstance(node, (*_FUNCTIONS, ast.ClassDef))}
+    makers = {node.name: node for node in tree.body if isinstance(node, (*FUNCTIONS, ast.ClassDef))}
     maker = makers.get(last)
-    if isinstance(maker, ast.ClassDef) or (isinstance(maker, _FUNCTIONS) and _inner(maker) is not None):
+    if isinstance(maker, ast.ClassDef) or (isinstance(maker, FUNCTIONS) and _makes(maker, makers)):
         raise RunError(
             ExitCode.CONFIGURATION_INVALID,
             f"{file}:{maker.lineno}: {last} makes a reward function and is none itself: add the line "
             f"`reward = {last}(...)` with your options at the end of the file, and name --handler reward",
         )
     if reward is not None and reward.function is not None:
-        names, function = _names(reward.function), reward.function
-        if (_OF_CONTRACT | _OF_TRAINER) & set(names) or (function.args.kwarg and len(names) < 2):
+        names, function = parameter_names(reward.function), reward.function
+        if names[:1] == ["messages"]:
+            return replace(reward, form="Sample")
+        if (_OF_CONTRACT | _OF_TRL) & set(names) or (function.args.kwarg and len(names) < 2):
             return replace(reward, form="TRL")  # all its arguments are passed by name
-        if not takes_two_arguments(function):
+        if not takes_two_arguments(function) or ANSWERS & set(names[:2]):  # it would be called with (event, context)
             raise RunError(
                 ExitCode.CONFIGURATION_INVALID,
                 f"{file}:{function.lineno}: {last} takes ({', '.join(names)}), but a function that scores must "
@@ -123,9 +162,9 @@ def _callables(tree: ast.Module) -> Iterator[RewardCode]:
     These are functions, and names that are assigned the result of a function that returns one, an instance of a class
     with `__call__`, or a partial function.
     """
-    makers = {node.name: node for node in tree.body if isinstance(node, (*_FUNCTIONS, ast.ClassDef))}
+    makers = {node.name: node for node in tree.body if isinstance(node, (*FUNCTIONS, ast.ClassDef))}
     for node in tree.body:
-        if isinstance(node, _FUNCTIONS):
+        if isinstance(node, FUNCTIONS):
             form = "Unknown" if node.name.startswith("_") else _form(node)
             yield RewardCode(node.name, form, node, node)
         elif isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Call):
@@ -141,26 +180,39 @@ def _made(call: ast.Call, makers: Mapping[str, Definition | ast.ClassDef]) -> tu
     """The function that a call returns, without parameters that are set already, and the code that defines it."""
     if ast.unparse(call.func) in ("partial", "functools.partial") and call.args and isinstance(call.args[0], ast.Name):
         function = makers.get(call.args[0].id)
-        if not isinstance(function, _FUNCTIONS):
+        if not isinstance(function, FUNCTIONS):
             return None
-        bound = {*_names(function)[: len(call.args) - 1], *(keyword.arg for keyword in call.keywords)}
+        bound = {*parameter_names(function)[: len(call.args) - 1], *(keyword.arg for keyword in call.keywords)}
         return _without(function, bound), function
     maker = makers.get(call.func.id) if isinstance(call.func, ast.Name) else None
+    if isinstance(maker, FUNCTIONS) and isinstance(returned := _returned(maker), ast.Call):
+        name = returned.func.id if isinstance(returned.func, ast.Name) else ""
+        maker = makers.get(name)  # a function that returns an instance of a class
     if isinstance(maker, ast.ClassDef):
-        methods = (node for node in maker.body if isinstance(node, _FUNCTIONS) and node.name == "__call__")
+        methods = (node for node in maker.body if isinstance(node, FUNCTIONS) and node.name == "__call__")
         method = next(methods, None)
-        return None if method is None else (_without(method, set(_names(method)[:1])), maker)
+        return None if method is None else (_without(method, set(parameter_names(method)[:1])), maker)
     inner = None if maker is None else _inner(maker)
     return None if inner is None or maker is None else (inner, maker)
 
 
 def _inner(maker: Definition) -> Definition | None:
     """The function that a function defines and returns; None if it returns anything else."""
-    inner = {node.name: node for node in maker.body if isinstance(node, _FUNCTIONS)}
-    returned = [
-        node.value.id for node in maker.body if isinstance(node, ast.Return) and isinstance(node.value, ast.Name)
-    ]
-    return inner.get(returned[-1]) if returned else None
+    inner = {node.name: node for node in maker.body if isinstance(node, FUNCTIONS)}
+    returned = _returned(maker)
+    return inner.get(returned.id) if isinstance(returned, ast.Name) else None
+
+
+def _makes(maker: Definition, makers: Mapping[str, Definition | ast.ClassDef]) -> bool:
+    """Whether a function returns a function that it defines, or an instance of a class of the code."""
+    call = ast.Call(func=ast.Name(id=maker.name), args=[], keywords=[])
+    return _made(call, makers) is not None
+
+
+def _returned(maker: Definition) -> ast.expr | None:
+    """What the last return at the top level of a function returns."""
+    returned = [node.value for node in maker.body if isinstance(node, ast.Return)]
+    return returned[-1] if returned else None
 
 
 def _without(function: Definition, names: Set[str | None]) -> Definition:
@@ -187,102 +239,35 @@ def _without(function: Definition, names: Set[str | None]) -> Definition:
     return derived
 
 
-def with_trl_adapter(source: str, reward: RewardCode) -> str:
-    """The code of a reward function of TRL, followed by a handler that calls it as TRL does."""
-    function = reward.function
-    assert function is not None
-    named = [name for name in _names(function) if name not in _OF_CONTRACT | _OF_TRAINER]
-    # Conversational data in TRL has messages, other data texts. A function for messages reads their content.
-    reads_messages = _reads_content(source, reward.scope or function)
-    contract = {
-        "prompts": "messages[:-1]" if reads_messages else '"\\n".join(m["content"] for m in messages[:-1])',
-        "completions": "messages[-1:]" if reads_messages else 'messages[-1]["content"]',
-    }
-    arguments = [
-        f'    columns["{name}"] = [{value} for messages in (sample["messages"] for sample in samples)]'
-        for name, value in contract.items()
-        if function.args.kwarg or name in _names(function)
-    ]
-    is_async = isinstance(function, ast.AsyncFunctionDef)
-    adapter = _ADAPTER.format(
-        function=reward.name,
-        definition="async def" if is_async else "def",
-        wait="await " if is_async else "",
-        required=[name for name in _required(function) if name not in _OF_CONTRACT],
-        # Fields that no row has are left out, so that parameters keep their defaults.
-        chosen="" if function.args.kwarg else f" if name in {named}",
-        arguments="\n".join(arguments),
-    )
-    return f"{source.rstrip()}\n\n\n{adapter}"
-
-
-def _reads_content(source: str, scope: ast.AST) -> bool:
-    """Whether code, or a function or class of its module that it uses, reads the content of messages."""
-    parts = {node.name: node for node in ast.parse(source).body if isinstance(node, (*_FUNCTIONS, ast.ClassDef))}
-    seen: set[str] = set()
-    scopes: list[ast.AST] = [scope]
-    while scopes:
-        for node in ast.walk(scopes.pop()):
-            if isinstance(node, ast.Constant) and node.value == "content":
-                return True
-            if isinstance(node, ast.Name) and node.id in parts and node.id not in seen:
-                seen.add(node.id)
-                scopes.append(parts[node.id])
-    return False
-
-
 def _form(function: Definition) -> Form:
-    names = _names(function)
-    if "completions" in names:
+    names = parameter_names(function)
+    if {"completions", "completion_ids"} & set(names):
         return "TRL"
+    if _LISTS & set(names):
+        return "Batch"
     if function.name == "grade" and names == ["sample", "item"]:
         return "OpenAI"
-    is_handler = len(list(_required(function))) <= 2 <= len(names) and not function.args.kwonlyargs
+    is_handler = len(list(required_parameters(function))) <= 2 <= len(names) and not function.args.kwonlyargs
     if is_handler and (names[0] in ("event", "events") or names[1].strip("_") in ("context", "ctx", "")):
         return "Lambda"
+    is_rated = "completion" in names and (function.args.kwarg is not None or "prompt" in names)
+    if is_rated or ({*TEXTS_OF_COMPLETION, "completion"} & set(names) and _BESIDE_A_COMPLETION & set(names)):
+        return "Sample"
+    if names[:1] == ["messages"] and any("reward_function" in ast.unparse(item) for item in function.decorator_list):
+        return "Sample"  # of eval-protocol and reward-kit
     return "Unknown"
 
 
-def _names(function: Definition) -> list[str]:
+def parameter_names(function: Definition) -> list[str]:
+    """The names of all parameters."""
     parameters = function.args
     return [item.arg for item in (*parameters.posonlyargs, *parameters.args, *parameters.kwonlyargs)]
 
 
-def _required(function: Definition) -> Iterator[str]:
+def required_parameters(function: Definition) -> Iterator[str]:
     """The names of the parameters without a default."""
     parameters = function.args
     positional = [*parameters.posonlyargs, *parameters.args]
     yield from (item.arg for item in positional[: len(positional) - len(parameters.defaults)])
     keywords = zip(parameters.kwonlyargs, parameters.kw_defaults, strict=True)
     yield from (item.arg for item, default in keywords if default is None)
-
-
-_ADAPTER = """\
-# What follows was added by `rft rewards init`. It calls {function} as TRL does, with lists: of completions, and of the
-# values that each field of the data rows has.
-_reward_function = {function}
-
-
-{definition} lambda_handler(event, context):
-    rows, samples, fields = [], [], []
-    for sample in event:
-        row = {{**(sample.get("metadata") or {{}}), "reference_answer": sample.get("reference_answer")}}
-        absent = [name for name in {required} if row.get(name) is None]
-        if absent:
-            rows.append({{"id": sample["id"], "error": "the data row has no " + ", ".join(absent)}})
-        else:
-            samples.append(sample)
-            fields.append(row)
-    if not samples:
-        return rows
-    names = {{name for row in fields for name in row{chosen}}}
-    columns = {{name: [row.get(name) for row in fields] for name in names}}
-{arguments}
-    rewards = {wait}_reward_function(**columns)
-    for sample, reward in zip(samples, rewards, strict=True):
-        if reward is None:
-            rows.append({{"id": sample["id"], "error": "{function} returned None for this completion"}})
-        else:
-            rows.append({{"id": sample["id"], "aggregate_reward_score": float(reward)}})
-    return rows
-"""
