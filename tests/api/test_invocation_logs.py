@@ -148,6 +148,34 @@ BODIES = [
         [{"role": "user", "content": "Hi"}, *QUESTION],
     ),
     ({"prompt": QUESTION[0]["content"]}, {"choices": [{"text": ANSWER, "stop_reason": "stop"}]}, QUESTION),
+    (  # Llama 2
+        {"prompt": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nWhat is the capital of Sudan? [/INST]"},
+        {"generation": f"  {ANSWER}", "stop_reason": "stop"},
+        BRIEF,
+    ),
+    (  # older models of Anthropic
+        {"prompt": "Be brief.\n\nHuman: What is the capital of Sudan?\n\nAssistant:", "max_tokens_to_sample": 9},
+        {"completion": f" {ANSWER}", "stop_reason": "stop_sequence", "stop": "\n\nHuman:"},
+        BRIEF,
+    ),
+    (  # DeepSeek, which begins with what it thinks
+        {"prompt": "<｜begin▁of▁sentence｜>Be brief.<｜User｜>What is the capital of Sudan?<｜Assistant｜><think>\n"},
+        {"choices": [{"text": f"Not Cairo.\n</think>\n\n{ANSWER}", "stop_reason": "stop"}]},
+        BRIEF,
+    ),
+    (  # ChatML, of imported models
+        {
+            "prompt": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is the capital of Sudan?"
+            "<|im_end|>\n<|im_start|>assistant\n"
+        },
+        {"generation": ANSWER, "stop_reason": "stop"},
+        BRIEF,
+    ),
+    (  # gpt-oss, with what it thought in the text
+        {"messages": BRIEF},
+        {"choices": [{"message": {"content": f"<reasoning>Hm.</reasoning>{ANSWER}"}, "finish_reason": "stop"}]},
+        BRIEF,
+    ),
 ]
 
 
@@ -191,6 +219,22 @@ FIRST_TURNS = [
         (record(CONVERSE_IN, None), "NoAnswer"),
         (record(output={"outputBodyS3Path": "s3://b/data/gone_output.json.gz"}), "BodyMissing"),
         (record(CONVERSE_IN, {**CONVERSE_OUT, "stopReason": "max_tokens"}), "NoAnswer"),
+        (record(CONVERSE_IN, {**CONVERSE_OUT, "stopReason": "model_context_window_exceeded"}), "NoAnswer"),
+        # These texts are a guardrail's or a filter's, not the model's.
+        (record(CONVERSE_IN, {**CONVERSE_OUT, "stopReason": "guardrail_intervened"}), "NoAnswer"),
+        (record(CONVERSE_IN, {"content": [{"type": "text", "text": "No."}], "stop_reason": "refusal"}), "NoAnswer"),
+        (
+            record(CONVERSE_IN, {"generation": "Blocked.", "amazon-bedrock-guardrailAction": "INTERVENED"}),
+            "NoAnswer",
+        ),
+        (
+            record({"inputText": "x"}, {"results": [{"outputText": "Sorry", "completionReason": "CONTENT_FILTERED"}]}),
+            "NoAnswer",
+        ),
+        (record({"prompt": "x"}, {"generations": [{"text": "Khar", "finish_reason": "MAX_TOKENS"}]}), "NoAnswer"),
+        (record({"messages": QUESTION}, [{"outputText": "Khar"}, {"modelStreamErrorException": {}}]), "NoAnswer"),
+        (record({"messages": QUESTION}, {"generation": "<think>Hm, the Nile"}), "NoAnswer"),
+        (record({"messages": QUESTION}, {"generation": "<reasoning>Hm</reasoning> "}), "NoAnswer"),
         (record(CONVERSE_IN, {"output": {"message": {"content": [{"text": "Let me"}, TOOL_USE]}}}), "NoAnswer"),
         (record(CONVERSE_IN, {"choices": [{"message": {"tool_calls": [{}]}}]}), "NoAnswer"),
         (record(CONVERSE_IN, [{"type": "content_block_start", "content_block": {"type": "tool_use"}}]), "NoAnswer"),

@@ -91,7 +91,16 @@ def test_values_of_tables_that_json_does_not_have(tmp_path):
     columns = {"messages": [ROWS[0]["messages"]], "when": timestamp, "price": [Decimal("1.50")]}
     pyarrow.parquet.write_table(pyarrow.table(columns), file)
     assert prompts_of(file)[0].metadata == {"when": "1970-01-01T00:00:00", "price": "1.50"}
+    for entries, fields in (([("level", "1")], {"level": "1"}), ([(1, "1")], {"1": "1"}), ([], {})):
+        kind = pyarrow.map_(pyarrow.int64() if fields == {"1": "1"} else pyarrow.string(), pyarrow.string())
+        pyarrow.parquet.write_table(pyarrow.table({**columns, "metadata": pyarrow.array([entries], kind)}), file)
+        assert prompts_of(file)[0].metadata == {**fields, "when": "1970-01-01T00:00:00", "price": "1.50"}
     problems: list[str] = []
+    kind = pyarrow.map_(pyarrow.string(), pyarrow.string())
+    twice = pyarrow.array([[("level", "1"), ("level", "2")]], kind)
+    pyarrow.parquet.write_table(pyarrow.table({**columns, "metadata": twice}), file)
+    assert read_rows(file, problems) == []
+    assert "duplicate key was 'level'" in problems[0]
     for value, reason in ((b"x", "is of type bytes"), (float("nan"), "is nan, which JSON does not have")):
         pyarrow.parquet.write_table(pyarrow.table({**columns, "image": [{"data": value}]}), file)
         problems.clear()
@@ -275,6 +284,8 @@ USER, SYSTEM = {"role": "user", "content": "Hi?"}, {"role": "system", "content":
         ({"system": "Answer in one word."}, [SYSTEM, USER]),
         ({"system": [{"text": "Answer in "}, {"text": "one word."}]}, [SYSTEM, USER]),
         ({"system": None, "tools": []}, [USER]),
+        ({"tools": "[]", "functions": None}, [USER]),
+        ({"messages": [{**USER, "tool_calls": None, "function_call": None}]}, [USER]),
         ({"messages": [{"role": "user", "content": [{"text": "Hi"}, {"type": "text", "text": "?"}]}]}, [USER]),
         (
             {"messages": [{"role": "user", "content": [{"type": "input_text", "text": "Hi?"}]}], "toolConfig": {}},
@@ -291,6 +302,12 @@ def test_system_and_parts_of_text(fields, messages):
     ("fields", "problem"),
     [
         ({"tools": [{"type": "function"}]}, "tools: definitions of tools are not supported yet; leave the field out"),
+        ({"tools": '[{"name": "search"}]'}, "tools: definitions of tools are not supported yet; leave the field out"),
+        ({"functions": [{"name": "search"}]}, "functions: definitions of tools are not supported yet; leave the field"),
+        (
+            {"messages": [USER, {"role": "assistant", "content": "", "function_call": {"name": "search"}}, USER]},
+            "messages[1].function_call: tool calls are not supported",
+        ),
         ({"toolConfig": {"tools": [{}]}}, "toolConfig: definitions of tools are not supported yet; leave the field"),
         ({"system": 3}, "system must be text"),
         ({"system": [{"image": {}}]}, "system may hold text parts only"),
@@ -362,6 +379,24 @@ def test_warm_up_needs_a_prompt_too(tmp_path):
     problems: list[str] = []
     assert read_conversations(WarmupSource(name="w", uri=str(file)), problems) == ([], None)
     assert problems == [f"{file}:{n}: the prompt is empty: no message has a text" for n in (1, 2)]
+
+
+def test_thoughts_beside_an_answer_are_not_left_out_of_what_is_imitated(tmp_path):
+    file = tmp_path / "w.jsonl"
+    answer = {"role": "assistant", "content": "Hello"}
+    rows = [
+        {"messages": [USER, {**answer, "reasoning_content": "A greeting."}]},
+        {"messages": [USER, {**answer, "thinking": None}]},
+        {"messages": [USER, {**answer, "thinking": "A greeting."}, USER, answer]},
+    ]
+    file.write_bytes(jsonl(rows))
+    problems: list[str] = []
+    conversations, _ = read_conversations(WarmupSource(name="w", uri=str(file)), problems)
+    assert [conversation.line for conversation in conversations] == [2, 3]
+    assert problems == [
+        f"{file}:1: messages[1].reasoning_content: only content is imitated; write it there in the form in which the "
+        "model thinks, or leave it out"
+    ]
 
 
 def test_the_answer_of_either_place_and_all_further_fields():

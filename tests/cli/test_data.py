@@ -471,6 +471,14 @@ CONVERSIONS = [
     ("QuestionAnswer", {"question": "Hi?", "answer": {"n": [1]}}, [], [U], {"n": [1]}, None),
     (
         "PromptCompletion",
+        {"prompt": [{"role": "user", "content": [{"type": "text", "text": "Hi?"}]}], "completion": [A], "tools": "[]"},
+        [],
+        [U],
+        "Hello",
+        [U, A],
+    ),
+    (
+        "PromptCompletion",
         {"prompt": [U], "reward_model": {"style": "rule", "ground_truth": "Hello"}},
         ["--answer-field", "reward_model.ground_truth"],
         [U],
@@ -509,6 +517,16 @@ def test_forms_of_rows(rft, tmp_path, form, name, source, options, prompt, answe
         ("OpenAIChat", {"question": "x"}, "messages must be a list with at least one message"),
         ("OpenAIChat", {"messages": [U], "tools": [{}]}, "tools: definitions of tools are not supported yet"),
         (
+            "PromptCompletion",
+            {"prompt": [U, {**A, "tool_calls": [{"id": "1"}]}, {"role": "tool", "content": "3"}]},
+            "prompt[1].tool_calls: tool calls are not supported",
+        ),
+        (
+            "PromptCompletion",
+            {"prompt": "x", "completion": [A, {"role": "tool", "content": "3"}, A]},
+            "completion must be one message of the assistant, not assistant, tool, assistant",
+        ),
+        (
             "ShareGPT",
             {"conversations": [{"from": "observation", "value": "x"}]},
             "conversations[0].from must be one of",
@@ -533,6 +551,24 @@ def test_rows_of_another_form(rft, tmp_path, name, source, problem):
     assert result.returncode == 11
     assert f"{file}:1: {problem}" in result.stderr
     assert not (tmp_path / "y.jsonl").exists()
+
+
+def test_what_the_model_needs_and_does_not_see_is_said(rft, tmp_path):
+    choices = {"text": ["Nile", "Rhine"], "label": ["A", "B"]}
+    says = "The prompts do not contain {}, which only the reward sees"
+    for question, further, unseen in (
+        ("Which is longer?", {"choices": choices}, "choices"),
+        ("Where is it?", {"context": "It is here.", "options": None}, "context"),
+        ("Which is longer? A. Nile B. Rhine", {"choices": choices, "context": ""}, None),
+        ("Which?", {"level": "hard"}, None),
+    ):
+        file = written(tmp_path / "x.jsonl", {"question": question, "answer": "A", **further})
+        output = tmp_path / "y.jsonl"
+        result = rft("data", "convert", file, "--from", "QuestionAnswer", "--output", output)
+        assert result.returncode == 0, result.stderr
+        assert (says.format(unseen) in result.stdout) == (unseen is not None)
+        assert ("do not contain" in result.stdout) == (unseen is not None)
+        output.unlink()
 
 
 def test_a_solution_of_the_row_is_kept_if_nothing_replaces_it(rft, tmp_path):
@@ -698,7 +734,7 @@ def test_rows_that_cannot_be_converted(rft, tmp_path):
     result = rft("data", "convert", file, "--from", "PromptCompletion", "--output", tmp_path / "y.jsonl")
     assert result.returncode == 11
     assert f"{file}:1: prompt must be a text or a list of messages" in result.stderr
-    assert f"{file}:2: prompt must hold messages with role and content" in result.stderr
+    assert f"{file}:2: prompt[0] must be an object with role and content" in result.stderr
     assert f"{file}:4: is not JSON" in result.stderr
     result = rft("data", "convert", file, "--from", "CSV", "--output", tmp_path / "y.jsonl")
     assert (

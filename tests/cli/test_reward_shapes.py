@@ -1,4 +1,4 @@
-"""`rft rewards init --from-file` with functions in the forms of reward Lambdas, of TRL and of OpenAI."""
+"""`rft rewards init --from-file` with functions in the forms of reward Lambdas, TRL, OpenAI, verl, verifiers ..."""
 
 import json
 
@@ -73,7 +73,67 @@ def _scaled(scale, completions, ground_truth, bonus=1.0):
 
 scaled = functools.partial(_scaled, 4)
 """
-ROWS = [("b", {"ground_truth": "b", "level": 3, "truth": "b"}), ("cc", {"ground_truth": "x", "level": 0, "truth": "x"})]
+INSTANCE = """
+def get_length_reward(scale):
+    return _LengthReward(scale)
+
+class _LengthReward:
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, completions, **kwargs):
+        return [self.scale * len(completion[0]["content"]) for completion in completions]
+
+rewards = get_length_reward(2.0)
+"""
+# The rows have level as a field of their own: it must not change the option.
+VERL = """
+def extract_solution(solution_str, ground_truth="helper"):
+    return solution_str.strip()
+
+def compute_score(data_source, solution_str, ground_truth, extra_info=None, level=1.0):
+    assert extra_info == {}
+    return level * (extract_solution(solution_str) == ground_truth)
+"""
+VERL_DETAILS = """
+def compute_score(solution_str, ground_truth, **kwargs):
+    right = solution_str == ground_truth
+    return {"score": 1.0 if right else -1.0, "acc": right, "pred": solution_str}
+"""
+VERL_BATCH = """
+def score_batch(data_sources, solution_strs, ground_truths, extra_infos):
+    return [float(a == b) for a, b in zip(solution_strs, ground_truths, strict=True)]
+"""
+OPENRLHF = """
+def reward_func(queries, prompts, labels, **kwargs):
+    rewards = [float(query[len(prompt):] == label) for query, prompt, label in zip(queries, prompts, labels)]
+    return {"rewards": rewards, "scores": rewards, "extra_logs": {}}
+"""
+VERIFIERS = """
+async def exact(completion, answer, prompt, info, **kwargs):
+    assert prompt[-1]["role"] == "user" and info == {}
+    return 1.0 if completion[-1]["content"] == answer else 0.0
+"""
+NEMO = """
+def answer_reward(ground_truth: str, response: str, tag: str = "answer"):
+    return float(ground_truth == response), None
+"""
+EVAL_PROTOCOL = """
+class Result:
+    def __init__(self, score):
+        self.score = score
+
+def reward_function(function):
+    return function
+
+@reward_function
+def exact(messages, ground_truth=None, **kwargs):
+    return Result(float(messages[-1]["content"] == ground_truth))
+"""
+ROWS = [
+    ("b", {"ground_truth": "b", "level": 3, "truth": "b", "reference_answer": "b"}),
+    ("cc", {"ground_truth": "x", "level": 0, "truth": "x", "reference_answer": "x"}),
+]
 
 
 def init(rft, folder, source, *more):
@@ -95,7 +155,9 @@ def scored(rft, folder, rows):
     ("source", "expected"),
     [(STRINGS, [1.0, 0.25]), (MESSAGES, [5.0, 3.0]), (HELPER, [1.0, 2.0]),
      (NOT_JUDGED, [None, 2.0]), (OPENAI, [1.0, 0.0]), (HELPED, [1.0, 0.0]), (NAMED_REWARD, [1.0, 0.0]),
-     (FACTORY, [2.0, 4.0]), (CLASS, [14.0, 12.0]), (PARTIAL, [5.0, 1.0])],
+     (FACTORY, [2.0, 4.0]), (CLASS, [14.0, 12.0]), (PARTIAL, [5.0, 1.0]), (INSTANCE, [2.0, 4.0]),
+     (VERL, [1.0, 0.0]), (VERL_DETAILS, [1.0, -1.0]), (VERL_BATCH, [1.0, 0.0]), (OPENRLHF, [1.0, 0.0]),
+     (VERIFIERS, [1.0, 0.0]), (NEMO, [1.0, 0.0]), (EVAL_PROTOCOL, [1.0, 0.0])],
 )  # fmt: skip
 def test_a_function_in_each_form_scores(rft, tmp_path, source, expected):
     assert init(rft, tmp_path, source).returncode == 0
@@ -111,6 +173,34 @@ def test_a_row_without_a_column_that_the_function_needs_has_an_error_and_costs_n
     first, second = scored(rft, tmp_path, [("b", {"ground_truth": "b"}), ("b", {"solution": "b"})])
     assert first["aggregate_reward_score"] == 1.0
     assert second["error"] == "the data row has no ground_truth"
+
+
+ANSWERED = """
+def correct(completions, answer, **kwargs):
+    return [float(text == right) for text, right in zip(completions, answer, strict=True)]
+"""
+KEYWORDS = """
+def correct(completions, **kwargs):
+    return [float(text == right) for text, right in zip(completions, kwargs["solution"], strict=True)]
+"""
+
+
+@pytest.mark.parametrize("source", [ANSWERED, KEYWORDS, VERL_DETAILS.replace("-1.0", "0.0"), VERIFIERS, OPENRLHF])
+def test_the_reference_answer_is_found_by_the_names_that_libraries_have_for_it(rft, tmp_path, source):
+    """`rft data convert` makes it of a field called answer, which the row does not have any more."""
+    assert init(rft, tmp_path, source).returncode == 0
+    scores = scored(rft, tmp_path, [("b", {"reference_answer": "b"}), ("b", {"reference_answer": "c"})])
+    assert [score["aggregate_reward_score"] for score in scores] == [1.0, 0.0]
+
+
+def test_details_beside_a_score_are_metrics_and_fields_that_are_needed_are_named(rft, tmp_path):
+    source = VERL_DETAILS.replace("solution_str, ground", "data_source, solution_str, ground").replace(
+        "right = solution_str", "right = data_source == 'gsm' and solution_str"
+    )
+    assert init(rft, tmp_path, source).returncode == 0
+    first, second = scored(rft, tmp_path, [("b", {"ground_truth": "b", "data_source": "gsm"}), ("b", {})])
+    assert first["metrics_list"] == [{"name": "acc", "value": 1.0, "type": "Metric"}]
+    assert second["error"] == "the data row has no data_source, ground_truth"
 
 
 def test_the_manifest_says_what_was_added(rft, tmp_path):
@@ -136,7 +226,20 @@ def test_the_manifest_says_what_was_added(rft, tmp_path):
         ("def compute_score(solution, truth): ...\n", (), "The file defines: compute_score"),
         (OPENAI.replace("item", "row"), (), "The file defines: grade"),
         (STRINGS + STRINGS.replace("reward_func", "second"), ("--handler", "second"), ""),
-        ("def compute_score(solution, truth): ...\n", ("--handler", "compute_score"), ""),
+        ("def compute_score(text, truth): ...\n", ("--handler", "compute_score"), ""),
+        (
+            "def compute_score(text, ground_truth): ...\n",
+            ("--handler", "compute_score"),
+            "code.py:1: compute_score takes (text, ground_truth), but a function that scores must take (event, ",
+        ),
+        ("def f(completion, answer, parser): ...\n", (), "code.py:1: f needs parser, which only its own trainer has"),
+        ("def f(completion_ids, **kwargs): ...\n", (), "code.py:1: f needs completion_ids, which only TRL's"),
+        (INSTANCE, ("--handler", "get_length_reward"), "code.py:2: get_length_reward makes a reward function"),
+        (
+            f"import os\nfrom ..tools.parse import last\n{STRINGS}",
+            (),
+            "code.py:2: imports ..tools.parse, but the code of a reward is no package: write the import without dots",
+        ),
         # These would fail for every completion.
         (
             "def compute_score(source, solution, truth): ...\n",

@@ -182,6 +182,7 @@ LINES = [
     json.dumps({"messages": [MESSAGE, {"role": "assistant", "content": "7"}]}),
     json.dumps({"messages": [MESSAGE, {"role": "system", "content": "x"}]}),
     json.dumps({"messages": [MESSAGE], "metadata": "x"}),
+    json.dumps({"messages": [MESSAGE], "reference_answer": 1, "metadata": {"reference_answer": 2}}),
     json.dumps({"messages": [{"role": "user", "content": " "}]}),
     json.dumps({"messages": [MESSAGE], "system": 3}),
     json.dumps({"messages": [MESSAGE], "system": [{}]}),
@@ -268,9 +269,13 @@ def data_messages(folder: Path) -> Iterator[str]:
         yield from caught.value.message.splitlines()
     yield from problems(fine, count_tokens=refuse)
     yield from problems(fine, fraction=0.1)
-    with pytest.raises(RunError) as caught:
-        load_conversations([WarmupSource(name="fine", uri=str(fine))], len)
-    yield from caught.value.message.splitlines()
+    thinks = folder / "thinks"
+    answer = {"role": "assistant", "content": "7", "reasoning_content": "4+3"}
+    thinks.write_text(json.dumps({"messages": [MESSAGE, answer]}), encoding="utf-8")
+    for file in (fine, thinks):
+        with pytest.raises(RunError) as caught:
+            load_conversations([WarmupSource(name="w", uri=str(file))], len)
+        yield from caught.value.message.splitlines()
     config = render(job_spec(folder, folder, folder), folder / "job", "http://127.0.0.1:1", None)
     with pytest.raises(RunError) as caught:
         planned_steps(config, prompts=1)

@@ -7,15 +7,25 @@ from typing import Any
 
 from rft_api.invocation_log import LeftOut
 from rft_api.model import Json
+from rft_api.prompt_templates import prompt_messages
 from rft_api.prompts import Message
 
 ROLES = ("system", "developer", "user", "assistant")
 # Beside what was said: marks for caches, and what a model thought.
 _NOT_SAID = {"cachePoint", "reasoningContent", "thinking", "redacted_thinking", "reasoning"}
-_LLAMA_TURN = re.compile(r"<\|(?:start_header_id|header_start)\|>\s*(\w+)\s*<\|(?:end_header_id|header_end)\|>")
-_LLAMA_END = re.compile(r"<\|(?:eot_id|eot|eom_id|end_of_text)\|>")
-_MISTRAL_TURN = re.compile(r"(\[/?INST\])")
-_CUT = {"max_tokens", "max_token", "length", "LENGTH", "MAX_TOKENS", "max_output_tokens", "CONTENT_LENGTH"}
+_THOUGHT = re.compile(r"\s*<(think|reasoning)>.*?</\1>\s*", re.DOTALL)
+_OPEN_THOUGHT = re.compile(r"\s*<(?:think|reasoning)>")
+_UNFINISHED = {
+    # cut off at a limit
+    "max_tokens", "max_token", "length", "max_output_tokens", "content_length", "model_context_window_exceeded",
+    "error_limit",
+    # replaced, withheld or ended by a filter, a guardrail or an error
+    "content_filter", "content_filtered", "guardrail_intervened", "refusal", "error", "error_toxic", "pause_turn",
+    "malformed_model_output", "malformed_tool_use",
+    # calls of tools
+    "tool_use", "tool_calls", "function_call", "tool_call",
+}  # fmt: skip
+"""Reasons, in lower case, why an answer ended that is not the whole answer of the model in text."""
 
 
 class NotUsable(Exception):
@@ -59,15 +69,15 @@ def answer_text(body: Any) -> str:
     """The text that a model answered with, also in pieces, as streams are logged.
 
     Raises:
-        NotUsable: NoAnswer when there is none, it is not text alone, or it was cut off at the token limit; NotText for
-            what other kinds of models return.
+        NotUsable: NoAnswer when there is none, it is not text alone, or it is not the whole answer of the model (cut
+            off, blocked or ended by an error); NotText for what other kinds of models return.
     """
     pieces = body if isinstance(body, list) else [body]
     texts = []
     for piece in pieces:
         if not isinstance(piece, dict):
             raise NotUsable("NoAnswer")
-        if _is_cut(piece):
+        if _is_unfinished(piece):
             raise NotUsable("NoAnswer")
         try:
             texts.append(_answer_piece(piece))
@@ -78,6 +88,19 @@ def answer_text(body: Any) -> str:
     if not text.strip():
         raise NotUsable("NoAnswer")
     return text
+
+
+def without_thoughts(text: str) -> str:
+    """An answer without what the model thought, where that stands before it, as gpt-oss and DeepSeek write it.
+
+    Raises:
+        NotUsable: NoAnswer when there is nothing else.
+    """
+    thought = _THOUGHT.match(text)
+    said = text[thought.end() :] if thought else text
+    if not said.strip() or (not thought and _OPEN_THOUGHT.match(text)):
+        raise NotUsable("NoAnswer")
+    return said
 
 
 def makes_no_text(body: Any) -> bool:
@@ -134,36 +157,15 @@ def _cohere_message(turn: Any) -> Message:
 
 
 def _prompt_messages(prompt: str) -> list[Message]:
-    """The messages of a prompt as text: those that Llama's or Mistral's template was made of, or one of the user."""
-    if _LLAMA_TURN.search(prompt):
-        _, *rest = _LLAMA_TURN.split(prompt)
-        turns = zip(rest[::2], rest[1::2], strict=True)
-        messages = [{"role": role, "content": _LLAMA_END.split(text)[0].strip()} for role, text in turns]
-        if any(message["role"] not in ROLES for message in messages):
-            raise NotUsable("NotText" if any(m["role"] in ("ipython", "tool") for m in messages) else "UnknownBody")
-        return _without_empty_end(messages)
-    if "[INST]" in prompt:
-        messages = []
-        role = "assistant"
-        for part in _MISTRAL_TURN.split(prompt):
-            if part in ("[INST]", "[/INST]"):
-                role = "user" if part == "[INST]" else "assistant"
-                continue
-            text = part.replace("<s>", "").replace("</s>", "").strip()
-            if text:
-                messages.append({"role": role, "content": text})
-        return messages
-    return [{"role": "user", "content": prompt}]
+    messages = prompt_messages(prompt)
+    if any(message["role"] not in ROLES for message in messages):
+        raise NotUsable("NotText" if any(m["role"] in ("ipython", "tool") for m in messages) else "UnknownBody")
+    return messages
 
 
-def _without_empty_end(messages: list[Message]) -> list[Message]:
-    # A template ends with the start of the assistant's turn.
-    ends = bool(messages) and messages[-1]["role"] == "assistant" and not messages[-1]["content"]
-    return messages[:-1] if ends else messages
-
-
-def _is_cut(piece: Json) -> bool:
-    first = _first(piece, "choices") or _first(piece, "outputs") or _first(piece, "results") or {}
+def _is_unfinished(piece: Json) -> bool:
+    lists = ("choices", "outputs", "results", "generations")
+    first = next((entry for entry in (_first(piece, name) for name in lists) if entry), {})
     stop = piece.get("messageStop")
     delta = piece.get("delta")
     incomplete = piece.get("incomplete_details")
@@ -175,7 +177,9 @@ def _is_cut(piece: Json) -> bool:
         (incomplete, ("reason",)),
     ]
     reasons = [place.get(name) for place, names in places if isinstance(place, dict) for name in names]
-    return any(isinstance(reason, str) and reason in _CUT for reason in reasons)
+    blocked = piece.get("amazon-bedrock-guardrailAction") == "INTERVENED"
+    failed = any(name.endswith("Exception") for name in piece)  # a stream that ended with an error
+    return blocked or failed or any(isinstance(reason, str) and reason.lower() in _UNFINISHED for reason in reasons)
 
 
 def _answer_piece(piece: Json) -> str:

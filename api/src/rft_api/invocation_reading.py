@@ -13,7 +13,7 @@ from typing import Any
 
 from rft_api.exact_json import parse_line, parse_text
 from rft_api.foreign.names import check_relative_name
-from rft_api.invocation_bodies import NotUsable, answer_text, makes_no_text, request_messages
+from rft_api.invocation_bodies import NotUsable, answer_text, makes_no_text, request_messages, without_thoughts
 from rft_api.invocation_log import (
     InvocationLog,
     InvocationLogReport,
@@ -169,7 +169,8 @@ class InvocationLogReader:
             raise _LeftOutError("NotText")
 
     def _texts(self, record: Json, file: Path) -> tuple[list[Message], str | None]:
-        messages = request_messages(self._body(record, "input", file))
+        request = self._body(record, "input", file)
+        messages = request_messages(request)
         output = record.get("output")
         if isinstance(output, dict) and makes_no_text(output.get("outputBodyJson")):
             raise NotUsable("NotText")
@@ -179,7 +180,9 @@ class InvocationLogReader:
             raise NotUsable("NoPrompt")
         if not self._with_answers:
             return messages, None
-        return messages, start + answer_text(self._body(record, "output", file))
+        answer = without_thoughts(start + answer_text(self._body(record, "output", file)))
+        # What a model writes first after a prompt as text is the space that its template leaves there.
+        return messages, answer if start or "messages" in request else answer.lstrip()
 
     def _body(self, record: Json, side: str, file: Path) -> Any:
         holder = record.get(side)

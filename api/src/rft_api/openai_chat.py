@@ -26,6 +26,13 @@ _ASSISTANTS = {"nova_assistant": "assistant"}
 _TEXT_PARTS = ("text", "input_text", "output_text", None)
 """Types of parts that are text: in OpenAI's chat API, in its responses API, and in Amazon Bedrock's Converse, whose
 parts have nothing but their text."""
+_TOOLS = ("tools", "toolConfig", "functions")
+"""Fields of a row that define tools: in OpenAI's chat API, in Converse, and in OpenAI's older API."""
+_NO_TOOLS = ("[]", "{}", "null")
+"""What rows without tools have there in datasets that keep the definitions as text."""
+_CALLS = ("tool_calls", "function_call")
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""Fields of a message for what the model thought, in several libraries."""
 _INVISIBLE = ("Cc", "Cf", "Zl", "Zp", "Zs")
 """Categories of characters that show nothing."""
 
@@ -68,8 +75,8 @@ def split_row(row: Json, use: Use) -> ChatRow:
     Raises:
         ValueError: when it cannot be used so; the message says why, with the field.
     """
-    for field in ("tools", "toolConfig"):
-        if row.get(field):
+    for field in _TOOLS:
+        if row.get(field) and row[field] not in _NO_TOOLS:
             raise ValueError(f"{field}: definitions of tools are not supported yet; leave the field out, or the row")
     messages = _messages(row, use)
     nested = row.get("metadata")
@@ -77,7 +84,7 @@ def split_row(row: Json, use: Use) -> ChatRow:
         nested = {}
     if not isinstance(nested, dict):
         raise ValueError(f"metadata must be an object, not {json.dumps(nested)[:40]}")
-    own = ("messages", "reference_answer", "metadata", "system", "tools", "toolConfig")
+    own = ("messages", "reference_answer", "metadata", "system", *_TOOLS)
     metadata = {**nested, **{key: value for key, value in row.items() if key not in own}}
     reference_answer = row.get("reference_answer")
     if reference_answer is None:  # Bedrock's samples carry it in either place.
@@ -139,25 +146,26 @@ def read_chat_rows(
             yield row, chat
 
 
-def read_messages(entries: Any) -> list[Message]:
-    """The messages of a conversation as role and text.
+def read_messages(entries: Any, field: str = "messages") -> list[Message]:
+    """The messages of a conversation as role and text; `field` is the name of their field, for messages.
 
     Raises:
         ValueError: when they are no such messages; the message says why, with the field.
     """
     if not isinstance(entries, list) or not entries:
-        raise ValueError("messages must be a list with at least one message")
+        raise ValueError(f"{field} must be a list with at least one message")
     messages = []
     for index, message in enumerate(entries):
-        place = f"messages[{index}]"
+        place = f"{field}[{index}]"
         if not isinstance(message, dict):
             raise ValueError(f"{place} must be an object with role and content")
         role = message.get("role")
         role = _ASSISTANTS.get(role, role) if isinstance(role, str) else role
         if role not in ROLES:
             raise ValueError(f"{place}.role must be one of {', '.join(ROLES)}, not {json.dumps(role)}")
-        if message.get("tool_calls"):
-            raise ValueError(f"{place}.tool_calls: tool calls are not supported")
+        for calls in _CALLS:
+            if message.get(calls):
+                raise ValueError(f"{place}.{calls}: tool calls are not supported")
         messages.append({"role": role, "content": read_text(message.get("content"), f"{place}.content")})
     return messages
 
@@ -214,12 +222,24 @@ def _messages(row: Json, use: Use) -> list[Message]:
         if last != "assistant":
             purpose = "imitated" if use == "conversation" else "scored"
             raise ValueError(f"the last message must be the assistant's, which is {purpose}, not the {last}'s")
+        if use == "conversation":
+            _require_no_thoughts(row["messages"])
         prompt = messages[:-1]
     if not any(_shows_something(message["content"]) for message in prompt):
         raise ValueError("the prompt is empty: no message has a text")
     if prompt[-1]["role"] == "user" and not _shows_something(prompt[-1]["content"]):
         raise ValueError("the prompt is empty: the user's last message has no text")
     return messages
+
+
+def _require_no_thoughts(entries: list[Json]) -> None:
+    """Refuse an answer whose thoughts are in a field of their own: they would not be imitated, in silence."""
+    for field in _THOUGHTS:
+        if entries[-1].get(field):
+            raise ValueError(
+                f"messages[{len(entries) - 1}].{field}: only content is imitated; write it there in the form in which "
+                "the model thinks, or leave it out"
+            )
 
 
 def _ends_with_answer(messages: list[Message]) -> bool:

@@ -44,12 +44,14 @@ def read_table_rows(path: Path, problems: list[str]) -> list[DataRow]:
         problems.append(f"{path}: {error}")
     except (OSError, pyarrow.ArrowException) as error:
         problems.append(f"{path}: cannot be read as a table: {error}")
+    except KeyError as error:  # a map column with a key twice
+        problems.append(f"{path}: cannot be read as a table: {error.args[0]}")
     return rows
 
 
 def _objects(path: Path) -> Iterator[Any]:
     for batch in _batches(path):
-        for row in batch.to_pylist():
+        for row in batch.to_pylist(maps_as_pydicts="strict"):
             yield _as_json(row)
 
 
@@ -89,9 +91,9 @@ def _check_size(size: int) -> None:
 
 
 def _as_json(value: Any) -> Any:
-    """A value of a table as JSON has it: timestamps and decimal numbers become texts."""
+    """A value of a table as JSON has it: timestamps, decimal numbers and the keys of maps become texts."""
     if isinstance(value, dict):
-        return {key: _as_json(item) for key, item in value.items()}
+        return {str(key): _as_json(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_as_json(item) for item in value]
     if isinstance(value, (datetime.date, datetime.time)):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
+from rich.text import Text
 
 from rft_api.dataset_files import is_data_file
 from rft_api.exit_codes import ExitCode, RunError
@@ -22,6 +24,9 @@ from rft_api.violations import violations
 from rft_cli.data_sources import fetch
 from rft_cli.new_file import new_files
 from rft_cli.row_formats import ROW_FORMATS, convert_row
+
+_PARTS_OF_PROMPTS = ("choices", "options", "context", "passage", "article")
+"""Fields of public datasets that a question cannot be answered without."""
 
 
 def log_options(
@@ -140,6 +145,26 @@ def convert_rows(
     remark = f"; {unanswered} have no reference answer: --answer-field names its field" if unanswered else ""
     remark = "" if conversations else remark
     console.print(f"{len(rows)} rows → {output}{remark}", highlight=False, markup=False, soft_wrap=True)
+    unseen = [name for name in _PARTS_OF_PROMPTS if any(_is_unseen(converted, name) for converted in rows)]
+    if unseen:
+        text = (
+            f"The prompts do not contain {', '.join(unseen)}, which only the reward sees. If the questions need it, "
+            "write it into the field of the prompt first"
+        )
+        console.print(Text(text, style="yellow"), soft_wrap=True)
+
+
+def _is_unseen(row: Json, name: str) -> bool:
+    """Whether a row has a field from which prompts are usually made, and any of its texts is not in the prompt."""
+    prompt = "\n".join(message["content"] for message in row["messages"])
+    return any(text not in prompt for text in _texts(row.get(name)))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else []:
+        yield from _texts(item)
 
 
 def _row(messages: list[Message], answer: str | None, conversations: bool, rest: Json) -> Json:

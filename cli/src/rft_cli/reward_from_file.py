@@ -120,7 +120,7 @@ def _require_files_beside(files: Sequence[Path]) -> None:
             if item.level and not item.is_optional:
                 message = (
                     f"{file}:{item.line}: imports {'.' * item.level}{item.module}, but the code of a reward is no "
-                    f"package: write `from {module} import ...`, and add --from-file {module}.py"
+                    "package: write the import without dots, and name its file with a further --from-file"
                 )
                 raise RunError(ExitCode.CONFIGURATION_INVALID, message)
             if item.level or module in own or not missing_modules([module], []):

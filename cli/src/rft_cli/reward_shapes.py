@@ -43,8 +43,8 @@ class RewardCode:
     name: str
     """Its name at the top level of the code."""
     form: Form
-    """How it is called: Lambda with (event, context); TRL and Batch with lists, by name, once for all completions; Sample
-    for each completion, by name; OpenAI with (sample, item)."""
+    """How it is called: Lambda with (event, context); TRL and Batch with lists by name, once for all completions;
+    Sample by name, for each completion; OpenAI with (sample, item)."""
     function: Definition | None
     """Its definition, with the parameters that its caller sets; None if the code does not show it."""
     scope: ast.AST | None = None

@@ -95,7 +95,7 @@ def _with_field(row: Json, name: str | None, advice: str) -> Json:
 
 def _chat(row: Json, prompt_field: str, answer_field: str, imitate: bool) -> _Turns:
     """Read messages, in the form of OpenAI or of Amazon Bedrock's Converse; the assistant's last is the answer."""
-    messages = read_messages(row.get(prompt_field))
+    messages = read_messages(row.get(prompt_field), prompt_field)
     return _with_answer(row, messages, prompt_field, answer_field)
 
 
@@ -138,10 +138,8 @@ def _alpaca(row: Json, prompt_field: str, answer_field: str, imitate: bool) -> _
 
 def _prompt_completion(row: Json, prompt_field: str, answer_field: str, imitate: bool) -> _Turns:
     """Read texts (OpenAI's older format) or messages (TRL's conversational format)."""
-    messages = _turns(row, prompt_field, "user")
-    answer = row.get(answer_field)
-    if isinstance(answer, list) and answer and isinstance(answer[0], dict) and "role" in answer[0]:
-        answer = "".join(message["content"] for message in _turns(row, answer_field, "assistant"))
+    messages = _prompt_turns(row, prompt_field)
+    answer = _only_answer(row.get(answer_field), answer_field)
     return _Turns(messages, answer, (prompt_field, answer_field), {})
 
 
@@ -171,20 +169,24 @@ def _text(row: Json, field: str) -> str:
     return value
 
 
-def _turns(row: Json, field: str, role: str) -> list[Message]:
+def _prompt_turns(row: Json, field: str) -> list[Message]:
     value = row.get(field)
     if isinstance(value, str):
-        return [{"role": role, "content": value}]
+        return [{"role": "user", "content": value}]
     if not isinstance(value, list) or not value:
         raise ValueError(f"{field} must be a text or a list of messages")
-    for turn in value:
-        if (
-            not isinstance(turn, dict)
-            or not isinstance(turn.get("role"), str)
-            or not isinstance(turn.get("content"), str)
-        ):
-            raise ValueError(f"{field} must hold messages with role and content")
-    return [{"role": turn["role"], "content": turn["content"]} for turn in value]
+    return read_messages(value, field)
+
+
+def _only_answer(value: Any, field: str) -> Any:
+    """The text of an answer that is written as a list of one message; any other answer as it is."""
+    if not isinstance(value, list) or not value or not isinstance(value[0], dict) or "role" not in value[0]:
+        return value
+    messages = read_messages(value, field)
+    if len(messages) > 1 or messages[0]["role"] != "assistant":
+        roles = ", ".join(message["role"] for message in messages)
+        raise ValueError(f"{field} must be one message of the assistant, not {roles}")
+    return messages[0]["content"]
 
 
 ROW_FORMATS: Mapping[str, RowFormat] = {
