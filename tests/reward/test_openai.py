@@ -99,7 +99,9 @@ def python(source):
             "images and audio",
         ),
         ({**LABEL_MODEL, "passing_labels": ["best"]}, "label_model.passing_labels", "best is not among labels"),
-        ({"type": "endpoint"}, "", "does not match any"),
+        ({"type": "regex"}, "", "does not match any"),
+        ({"type": "lambda", "lambda": {"function": "arn"}}, "", "is spec.lambda here: set its functionArn"),
+        ({"type": "endpoint", "url": "https://x"}, "", "is spec.http here: set the url of your server"),
     ],
 )
 def test_wrong_graders_are_refused(grader, place, problem):

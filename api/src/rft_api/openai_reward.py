@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import WithJsonSchema, model_validator
+from pydantic import WithJsonSchema, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from rft_api.model import Model, Rule, RuleViolations, Violation
 from rft_api.openai_grader import AnyGrader, asks_chat_model, asks_for_embeddings
@@ -13,6 +14,12 @@ from rft_api.requirements import Requirements
 
 OnError = Literal["Zero", "Unscored"]
 """What a completion scores for which the code raises an exception: 0, or nothing. Either way it is counted."""
+
+_OTHER_GRADERS = {
+    "lambda": "a grader of type lambda, as Amazon Bedrock has it, is spec.lambda here: set its functionArn",
+    "endpoint": "a grader of type endpoint, as Azure OpenAI has it, is spec.http here: set the url of your server",
+}
+"""Graders that other services take in the same place, by their type, with what to write instead."""
 
 
 class OpenAIReward(Model):
@@ -40,6 +47,14 @@ class OpenAIReward(Model):
     on_error: OnError | None = None
     """What a grader of type python scores if its code raises an exception, or returns something else than a number: 0
     (Zero, the default, as at OpenAI), or nothing (Unscored). Time limits and memory limits never score 0."""
+
+    @field_validator("grader", mode="before")
+    @classmethod
+    def _is_of_openai(cls, grader: Any) -> Any:
+        kind = grader.get("type") if isinstance(grader, dict) else None
+        if isinstance(kind, str) and kind in _OTHER_GRADERS:
+            raise PydanticCustomError("openai_grader", "{advice}", {"advice": _OTHER_GRADERS[kind]})
+        return grader
 
     @model_validator(mode="after")
     def _has_model(self) -> OpenAIReward:

@@ -82,6 +82,7 @@ def _of_sample(reads_messages: bool) -> dict[str, str]:
         "prompt": "messages[:-1]" if reads_messages else _PROMPT,
         "messages": "messages",
         "original_messages": "messages[:-1]",
+        "metadata": "row",
     }
 
 

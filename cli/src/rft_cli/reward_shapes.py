@@ -18,8 +18,10 @@ ANSWERS = frozenset(
     ("answer", "answers", "expected_answer", "gold", "ground_truth", "label", "solution", "target", "reference")
 )
 """Parameters and fields of rows that are the answer with which a completion is compared."""
-TEXTS_OF_COMPLETION = ("solution_str", "model_output", "predict_str", "generation", "response", "response_str")
-"""Parameters for the text of one completion, in verl and NeMo-RL."""
+TEXTS_OF_COMPLETION = (
+    "solution_str", "model_output", "predict_str", "prediction", "generation", "response", "response_str",
+)  # fmt: skip
+"""Parameters for the text of one completion, in verl, NeMo-RL and slime."""
 _BESIDE_A_COMPLETION = {*ANSWERS, "extra_info", "info", "data_source"}
 _LISTS = {"solution_strs", "queries"}
 """Parameters for the texts of several completions, in verl and OpenRLHF."""
