@@ -254,6 +254,12 @@ def test_what_is_left_out_and_why(tmp_path, line, reason):
         assert report.unreadable[0].startswith("log.json:2: is not ")
 
 
+def test_exports_of_cloudwatch_logs_have_the_time_before_each_record(tmp_path):
+    lines = [f"2025-03-11T00:38:0{second}.123Z {json.dumps(asking(f'{second}?'))}" for second in (1, 2)]
+    prompts, _ = read(written(tmp_path / "000000.gz", *lines, compressed=True))
+    assert [prompt.messages[0]["content"] for prompt in prompts] == ["1?", "2?"]
+
+
 def test_without_a_reference_the_answer_does_not_matter(tmp_path):
     (prompt,), _ = read(written(tmp_path / "log.json", record(CONVERSE_IN, None)))
     assert prompt.answer is None

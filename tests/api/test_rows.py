@@ -285,6 +285,7 @@ USER, SYSTEM = {"role": "user", "content": "Hi?"}, {"role": "system", "content":
         ({"system": [{"text": "Answer in "}, {"text": "one word."}]}, [SYSTEM, USER]),
         ({"system": None, "tools": []}, [USER]),
         ({"tools": "[]", "functions": None}, [USER]),
+        ({"messages": json.dumps([USER])}, [USER]),
         ({"messages": [{**USER, "tool_calls": None, "function_call": None}]}, [USER]),
         ({"messages": [{"role": "user", "content": [{"text": "Hi"}, {"type": "text", "text": "?"}]}]}, [USER]),
         (
@@ -316,6 +317,9 @@ def test_system_and_parts_of_text(fields, messages):
             "system: messages begins with a system message already; keep",
         ),
         ({"messages": [{"role": "user", "content": ""}]}, "the prompt is empty: no message has a text"),
+        ({"messages": "[{]"}, "messages: is not JSON: "),
+        ({"messages": '[{"role": "user", "content": "x", "content": "y"}]'}, "content is in the object twice"),
+        ({"messages": "Hi?"}, "messages must be a list with at least one message"),
         ({"messages": [{"role": "user", "content": [{"text": " \n"}]}]}, "the prompt is empty"),
         ({"messages": [{"role": "user", "content": "\u200b\ufeff\t"}]}, "the prompt is empty: no message has a text"),
         (
@@ -388,11 +392,12 @@ def test_thoughts_beside_an_answer_are_not_left_out_of_what_is_imitated(tmp_path
         {"messages": [USER, {**answer, "reasoning_content": "A greeting."}]},
         {"messages": [USER, {**answer, "thinking": None}]},
         {"messages": [USER, {**answer, "thinking": "A greeting."}, USER, answer]},
+        {"messages": json.dumps([USER, answer])},
     ]
     file.write_bytes(jsonl(rows))
     problems: list[str] = []
     conversations, _ = read_conversations(WarmupSource(name="w", uri=str(file)), problems)
-    assert [conversation.line for conversation in conversations] == [2, 3]
+    assert [conversation.line for conversation in conversations] == [2, 3, 4]
     assert problems == [
         f"{file}:1: messages[1].reasoning_content: only content is imitated; write it there in the form in which the "
         "model thinks, or leave it out"

@@ -37,6 +37,8 @@ _KEPT = ("modelId", "requestId", "timestamp")
 _BODIES = "data"
 _PERMISSION_CHECK = "amazon-bedrock-logs-permission-check"
 _HOUR = re.compile(r"(?:^|/)(\d{4}/\d{2}/\d{2}/\d{2})/")
+# What an export from CloudWatch Logs to S3 writes before each record.
+_EXPORT_TIME = re.compile(rb"^\d{4}-\d\d-\d\dT[\d:.]+Z ")
 # Records are delivered some minutes after their call.
 _DELIVERY = timedelta(days=1)
 
@@ -292,7 +294,7 @@ def _record(line: bytes | Exception) -> Json:
     if isinstance(line, Exception):
         raise _LeftOutError("Unreadable", str(line))
     try:
-        record = parse_line(line)
+        record = parse_line(_EXPORT_TIME.sub(b"", line))
     except ValueError as error:
         raise _LeftOutError("Unreadable", str(error)) from None
     kind = record.get("schemaType", "ModelInvocationLog") if isinstance(record, dict) else None

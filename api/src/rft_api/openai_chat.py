@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rft_api.dataset_files import is_data_file
+from rft_api.exact_json import parse_row
 from rft_api.jsonl import DataRow
 from rft_api.model import Json
 from rft_api.prompts import Check, Conversation, Message, Prompt, prompt_of, refusal
@@ -51,10 +52,15 @@ _ANSWERS = (
     "solution",
     "expected_answer",
     "ground_truth",
+    "correct_answer",
+    "final_answer",
     "label",
     "output",
     "target",
     "response",
+    "ideal",
+    "expected",
+    "expected_output",
 )
 
 
@@ -152,6 +158,7 @@ def read_messages(entries: Any, field: str = "messages") -> list[Message]:
     Raises:
         ValueError: when they are no such messages; the message says why, with the field.
     """
+    entries = _unpacked(entries, field)
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{field} must be a list with at least one message")
     messages = []
@@ -202,10 +209,21 @@ def read_text(content: Any, place: str) -> str:
     raise ValueError(f"{place} must be text" if content is not None else f"{place} is missing")
 
 
+def _unpacked(entries: Any, field: str) -> Any:
+    """A list that may be JSON in a text, as some datasets keep it; anything else as it is."""
+    if not isinstance(entries, str) or not entries.lstrip().startswith("["):
+        return entries
+    try:
+        return parse_row(entries.encode())
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from None
+
+
 def _messages(row: Json, use: Use) -> list[Message]:
     if row.get("messages") is None:
         raise ValueError(f"messages is missing{_conversion(row)}")
-    messages = with_system(read_messages(row["messages"]), row.get("system"))
+    entries = _unpacked(row["messages"], "messages")
+    messages = with_system(read_messages(entries), row.get("system"))
     last = messages[-1]["role"]
     prompt = messages
     if use == "prompt":
@@ -223,7 +241,7 @@ def _messages(row: Json, use: Use) -> list[Message]:
             purpose = "imitated" if use == "conversation" else "scored"
             raise ValueError(f"the last message must be the assistant's, which is {purpose}, not the {last}'s")
         if use == "conversation":
-            _require_no_thoughts(row["messages"])
+            _require_no_thoughts(entries)
         prompt = messages[:-1]
     if not any(_shows_something(message["content"]) for message in prompt):
         raise ValueError("the prompt is empty: no message has a text")
