@@ -587,6 +587,8 @@ def test_the_command_that_an_error_names_works(rft, tmp_path):
         ({"prompt": "x"}, None),
         ({"prompt": "x", "label": "y"}, "y"),
         ({"prompt": [U], "reward_model": {"style": "rule", "ground_truth": "y"}}, "y"),
+        ({"prompt": [U], "reward_spec": {"method": "rule", "ground_truth": "y"}}, "y"),
+        ({"input": [U], "ideal": "y"}, "y"),
         ({"question": "x", "answer": "y"}, "y"),
         ({"problem": "x", "expected_answer": "y"}, "y"),
         ({"input": "x", "output": "y"}, "y"),

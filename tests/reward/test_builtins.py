@@ -174,11 +174,13 @@ def test_math_through_the_server(builtin, build_sample):
                 "messages": [{"role": "assistant", "content": [{"type": "text", "text": "18"}]}],
                 "metadata": {"reference_answer": "18"},
             },
+            build_sample("elsewhere", "#### 18", None, ground_truth="18"),
         ]
     )
-    assert [row["aggregate_reward_score"] for row in rows] == [1.0, 0.0, 0.0, 1.0, None, None, None, 1.0]
+    assert [row["aggregate_reward_score"] for row in rows] == [1.0, 0.0, 0.0, 1.0, None, None, None, 1.0, None]
     assert components(rows[2]) == {"correct": 0.0, "answer_found": 0.0}
-    assert "has no reference_answer" in rows[4]["error"]
+    assert rows[4]["error"].endswith("has no reference_answer")
+    assert "if ground_truth is the answer: rft data convert FILE --from OpenAIChat --answer-field" in rows[8]["error"]
     assert "without final_answer or answer or value: set answerKey" in rows[5]["error"]
     assert "a list, not text" in rows[6]["error"]
 

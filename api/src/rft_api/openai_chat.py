@@ -278,7 +278,7 @@ def _conversion(row: Json) -> str:
     for field, (name, prompt_field, answer_field) in _OTHER_FORMATS.items():
         if field in row:
             if name == "QuestionAnswer" and isinstance(row[field], list):
-                name, prompt_field, answer_field = "OpenAIChat", "messages", None
+                name, prompt_field, answer_field = "OpenAIChat", "messages", "reference_answer"
             options = "" if field == prompt_field else f" --prompt-field {field}"
             answer = _answer_field(row, field)
             options += "" if answer is None or answer_field in (None, *row) else f" --answer-field {answer}"
@@ -293,7 +293,7 @@ def _conversion(row: Json) -> str:
 
 def _answer_field(row: Json, prompt_field: str) -> str | None:
     """The field that most likely holds the answer of a row of another format."""
-    nested = row.get("reward_model")  # verl's rows
-    if isinstance(nested, dict) and "ground_truth" in nested:
-        return "reward_model.ground_truth"
+    for name in ("reward_model", "reward_spec"):  # rows of verl and SkyRL
+        if isinstance(row.get(name), dict) and "ground_truth" in row[name]:
+            return f"{name}.ground_truth"
     return next((name for name in _ANSWERS if name in row and name != prompt_field), None)

@@ -7,6 +7,8 @@ from typing import Any
 from rft_reward.graders.term import Unscorable
 
 DEFAULT_ANSWER_KEYS = ("final_answer", "answer", "value")
+_OTHER_FIELDS = ("ground_truth", "answer", "expected_answer", "solution", "label", "target")
+"""Fields in which public datasets have the answer."""
 
 
 def completion_text(sample: dict[str, Any]) -> str:
@@ -28,7 +30,17 @@ def reference_answer(sample: dict[str, Any]) -> Any:
     if reference is None:
         reference = (sample.get("metadata") or {}).get("reference_answer")
     if reference is None:
-        raise Unscorable("the sample has no reference_answer")
+        fields = sample.get("metadata") or {}
+        other = next((name for name in _OTHER_FIELDS if fields.get(name) is not None), None)
+        raise Unscorable(
+            "the sample has no reference_answer"
+            + (
+                f"; if {other} is the answer: rft data convert FILE --from OpenAIChat --answer-field {other} "
+                "--output NEW"
+                if other
+                else ""
+            )
+        )
     return reference
 
 
