@@ -174,7 +174,7 @@ def test_math_through_the_server(builtin, build_sample):
                 "messages": [{"role": "assistant", "content": [{"type": "text", "text": "18"}]}],
                 "metadata": {"reference_answer": "18"},
             },
-            build_sample("elsewhere", "#### 18", None, ground_truth="18"),
+            build_sample("elsewhere", "#### 18", None, {"ground_truth": "18"}),
         ]
     )
     assert [row["aggregate_reward_score"] for row in rows] == [1.0, 0.0, 0.0, 1.0, None, None, None, 1.0, None]
