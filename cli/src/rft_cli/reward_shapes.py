@@ -23,8 +23,6 @@ TEXTS_OF_COMPLETION = (
 )  # fmt: skip
 """Parameters for the text of one completion, in verl, NeMo-RL and slime."""
 _BESIDE_A_COMPLETION = {*ANSWERS, "extra_info", "info", "data_source"}
-_LISTS = {"solution_strs", "queries"}
-"""Parameters for the texts of several completions, in verl and OpenRLHF."""
 _OF_TRL = {"completion_ids", "prompt_ids", "trainer_state", "environments", "log_extra", "log_metric"}
 _OF_OTHERS = {"parser", "state", "reward_router_address", "reward_model_tokenizer"}
 _OF_TRAINER = _OF_TRL | _OF_OTHERS
@@ -245,8 +243,8 @@ def _form(function: Definition) -> Form:
     names = parameter_names(function)
     if {"completions", "completion_ids"} & set(names):
         return "TRL"
-    if _LISTS & set(names):
-        return "Batch"
+    if "solution_strs" in names or {"queries", "prompts"} <= set(names):
+        return "Batch"  # of verl and OpenRLHF
     if function.name == "grade" and names == ["sample", "item"]:
         return "OpenAI"
     is_handler = len(list(required_parameters(function))) <= 2 <= len(names) and not function.args.kwonlyargs
