@@ -267,6 +267,67 @@ def test_a_grader_of_openai_has_no_further_files(rft, tmp_path):
     assert "a python grader of OpenAI is one file" in result.stderr
 
 
+CHECK = {"type": "string_check", "input": "{{sample.output_text}}", "reference": "{{item.truth}}", "operation": "eq"}
+CODE = {"type": "python", "source": "import yaml\n\ndef grade(sample, item):\n    return yaml.safe_load('1.0')\n"}
+JUDGE = {"type": "score_model", "model": "gpt-5-mini", "input": [{"role": "user", "content": "Rate\n{{item.truth}}"}]}
+
+
+@pytest.mark.parametrize(
+    ("document", "scores"),
+    [
+        (CHECK, [1.0, 0.0]),
+        ({"grader": CHECK, "item": {"truth": "b"}, "model_sample": "b"}, [1.0, 0.0]),
+        ({"model": "o4-mini", "method": {"type": "reinforcement", "reinforcement": {"grader": CHECK}}}, [1.0, 0.0]),
+        ({"type": "multi", "graders": {"a": CHECK, "b": CODE}, "calculate_output": "a + 2 * b"}, [3.0, 2.0]),
+    ],
+)
+def test_a_grader_of_openai_in_a_file_scores(rft, tmp_path, document, scores):
+    (tmp_path / "grader.json").write_text(json.dumps(document), encoding="utf-8")
+    result = rft("rewards", "init", tmp_path / "r.yaml", "--from-file", tmp_path / "grader.json")
+    assert result.returncode == 0, result.stderr
+    assert rft("validate", tmp_path / "r.yaml").returncode == 0
+    assert [score["aggregate_reward_score"] for score in scored(rft, tmp_path, ROWS)] == scores
+
+
+def test_the_model_and_the_service_of_a_grader_are_in_its_manifest(rft, tmp_path):
+    for document, expected in (
+        (JUDGE, {"url": "https://api.openai.com/v1", "name": "gpt-5-mini", "tokenKey": "OPENAI_API_KEY"}),
+        (
+            {"grader": {"type": "lambda", "lambda": {"function": "arn:aws:lambda:eu-west-1:123456789012:function:f"}}},
+            None,
+        ),
+    ):
+        (tmp_path / "grader.json").write_text(json.dumps(document), encoding="utf-8")
+        manifest = tmp_path / f"{'judge' if expected else 'lambda'}.yaml"
+        assert rft("rewards", "init", manifest, "--from-file", tmp_path / "grader.json").returncode == 0
+        assert rft("validate", manifest).returncode == 0
+        spec = yaml.safe_load(manifest.read_text(encoding="utf-8"))["spec"]
+        if expected:
+            assert spec["openai"] == {"grader": JUDGE, "model": expected}
+        else:
+            assert spec == {"lambda": {"functionArn": "arn:aws:lambda:eu-west-1:123456789012:function:f"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("x.json", '{"messages": []}', "x.json: holds no grader, which is an object with a type"),
+        ("x.json", "{broken", "x.json: is not JSON: "),
+        (
+            "x.ipynb",
+            '{"cells": []}',
+            "x.ipynb: is a notebook: write the cells with the reward to a file of Python code",
+        ),
+    ],
+)
+def test_files_without_a_reward_are_refused(rft, tmp_path, name, content, says):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    result = rft("rewards", "init", tmp_path / "r.yaml", "--from-file", tmp_path / name)
+    assert result.returncode == ExitCode.CONFIGURATION_INVALID
+    assert says in result.stderr
+    assert not (tmp_path / "r.yaml").exists()
+
+
 @pytest.mark.parametrize(
     ("imports", "module"),
     [

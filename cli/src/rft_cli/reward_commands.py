@@ -46,7 +46,7 @@ def init(
             "--from-file",
             metavar="CODE.py",
             help="A file of Python code in place of NAME; its imports become requirements. "
-            "Repeat the option for further files.",
+            "Repeat the option for further files. Or a grader of OpenAI as a .json file.",
         ),
     ] = [],  # noqa: B006
     handler: Annotated[str, typer.Option(help="The function that scores; by default it is found in the code.")] = "",

@@ -1,4 +1,4 @@
-"""`rft rewards init --from-file`: write the manifest of a reward whose code is in files."""
+"""`rft rewards init --from-file`: write the manifest of a reward whose code, or grader, is in files."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rft_api.reward_checks import network_imports, nova_role
 from rft_api.reward_function import MAXIMUM_CODE
 from rft_cli.new_file import new_files
 from rft_cli.reward_adapters import with_adapter
+from rft_cli.reward_from_grader import grader_spec
 from rft_cli.reward_shapes import USUAL_HANDLER, RewardCode, find_reward
 from rft_cli.rewards import manifest_name
 
@@ -35,7 +36,8 @@ def init_from_files(files: Sequence[Path], handler: str, manifest: Path, console
     """Write a manifest with the code of files.
 
     Args:
-        files: the file with the function that scores, and further files that it imports or reads.
+        files: the file with the function that scores, and further files that it imports or reads; or a single .json
+            file with a grader of OpenAI.
         handler: the name of the function; empty when it is to be found in the code. It may have the form of a reward
             Lambda, of OpenAI's python grader, or of TRL, verl, verifiers and others.
         manifest: the file to write.
@@ -48,20 +50,23 @@ def init_from_files(files: Sequence[Path], handler: str, manifest: Path, console
     """
     main, *others = files
     source = _read(main)
+    if main.suffix == ".json":
+        if others or handler:
+            message = f"{main}: a grader in JSON has no further files and no --handler"
+            raise RunError(ExitCode.CONFIGURATION_INVALID, message)
+        _write(manifest, main, grader_spec(main, source))
+        console.print(f"Wrote {manifest}. Next: rft validate {manifest}", highlight=False, soft_wrap=True)
+        return
+    if main.suffix == ".ipynb":
+        message = f"{main}: is a notebook: write the cells with the reward to a file of Python code"
+        raise RunError(ExitCode.CONFIGURATION_INVALID, message)
     problem = syntax_problem(source)
     if problem is not None:
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"{main}:{problem.text_line}: {problem.message}")
     reward = find_reward(main, source, handler)
     _require_files_beside(files)
     requirements = _packages(files, are_optional=False)
-    document = {
-        "apiVersion": API_VERSION,
-        "kind": "RewardFunction",
-        "metadata": {"name": manifest_name(main.stem)},
-        "spec": _spec(main, source, reward, requirements, others),
-    }
-    with new_files([manifest]) as (target,):
-        target.write(yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120).encode())
+    _write(manifest, main, _spec(main, source, reward, requirements, others))
     if reward.form in _CALLED_BY_A_HANDLER:
         how = _CALLED_BY_A_HANDLER[reward.form]
         say = f"{reward.name} {how}: the manifest calls it from a handler after your code"
@@ -79,6 +84,26 @@ def init_from_files(files: Sequence[Path], handler: str, manifest: Path, console
     console.print(f"Wrote {manifest}. Next: rft score {manifest} COMPLETIONS.jsonl", highlight=False, soft_wrap=True)
 
 
+def _write(manifest: Path, main: Path, spec: dict[str, Any]) -> None:
+    document = {
+        "apiVersion": API_VERSION,
+        "kind": "RewardFunction",
+        "metadata": {"name": manifest_name(main.stem)},
+        "spec": _with_blocks(spec),
+    }
+    with new_files([manifest]) as (target,):
+        target.write(yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120).encode())
+
+
+def _with_blocks(value: Any) -> Any:
+    """A value of a manifest, in which texts of several lines are written as such."""
+    if isinstance(value, dict):
+        return {key: _with_blocks(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_blocks(item) for item in value]
+    return _Block(value) if isinstance(value, str) and "\n" in value else value
+
+
 def _spec(
     main: Path, source: str, reward: RewardCode, requirements: Sequence[str], others: Sequence[Path]
 ) -> dict[str, Any]:
@@ -88,13 +113,13 @@ def _spec(
         if others:
             message = f"{main}: a python grader of OpenAI is one file, without {', '.join(map(str, others))}"
             raise RunError(ExitCode.CONFIGURATION_INVALID, message)
-        return {"openai": {**packages, "grader": {"type": "python", "source": _Block(source)}}}
+        return {"openai": {**packages, "grader": {"type": "python", "source": source}}}
     is_adapted = reward.form in _CALLED_BY_A_HANDLER
     handler = {} if is_adapted or reward.name == USUAL_HANDLER else {"handler": reward.name}
     role = {"assistantRole": "nova_assistant"} if reward.form == "Lambda" and nova_role(source) is not None else {}
-    files = {"files": {file.name: _Block(_read(file)) for file in others}} if others else {}
+    files = {"files": {file.name: _read(file) for file in others}} if others else {}
     code = with_adapter(source, reward) if is_adapted else source
-    return {"python": {**handler, **packages, **role, **files, "source": _Block(code)}}
+    return {"python": {**handler, **packages, **role, **files, "source": code}}
 
 
 def _read(file: Path) -> str:
