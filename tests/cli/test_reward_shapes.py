@@ -269,6 +269,7 @@ def test_a_grader_of_openai_has_no_further_files(rft, tmp_path):
 
 CHECK = {"type": "string_check", "input": "{{sample.output_text}}", "reference": "{{item.truth}}", "operation": "eq"}
 CODE = {"type": "python", "source": "import yaml\n\ndef grade(sample, item):\n    return yaml.safe_load('1.0')\n"}
+ARN = "arn:aws:lambda:eu-west-1:123456789012:function:f"
 JUDGE = {"type": "score_model", "model": "gpt-5-mini", "input": [{"role": "user", "content": "Rate\n{{item.truth}}"}]}
 
 
@@ -305,7 +306,7 @@ def test_the_model_and_the_service_of_a_grader_are_in_its_manifest(rft, tmp_path
         if expected:
             assert spec["openai"] == {"grader": JUDGE, "model": expected}
         else:
-            assert spec == {"lambda": {"functionArn": "arn:aws:lambda:eu-west-1:123456789012:function:f"}}
+            assert spec == {"lambda": {"functionArn": ARN}}
 
 
 @pytest.mark.parametrize(

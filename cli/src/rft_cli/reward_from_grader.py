@@ -13,7 +13,7 @@ from rft_api.python_source import imported_modules
 from rft_api.requirements import distribution_of, missing_modules
 
 _PLACES = (("method", "reinforcement", "grader"), ("reinforcement", "grader"), ("grader",), ())
-"""Where a file has its grader: in the request of a fine-tuning job, in its method, in that of the graders' API, alone."""
+"""Where a file has its grader: in the request of a fine-tuning job, in its method, in a request to run it, or alone."""
 
 
 def grader_spec(file: Path, content: str) -> dict[str, Any]:
