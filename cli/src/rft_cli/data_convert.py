@@ -145,10 +145,10 @@ def convert_rows(
     remark = f"; {unanswered} have no reference answer: --answer-field names its field" if unanswered else ""
     remark = "" if conversations else remark
     console.print(f"{len(rows)} rows → {output}{remark}", highlight=False, markup=False, soft_wrap=True)
-    unseen = [name for name in _PARTS_OF_PROMPTS if any(_is_unseen(converted, name) for converted in rows)]
-    if unseen:
+    parts = [name for name in _PARTS_OF_PROMPTS if any(_is_unseen(converted, name) for converted in rows)]
+    if parts:
         text = (
-            f"The prompts do not contain {', '.join(unseen)}, which only the reward sees. If the questions need it, "
+            f"The prompts do not contain {', '.join(parts)}, which only the reward sees. If the questions need it, "
             "write it into the field of the prompt first"
         )
         console.print(Text(text, style="yellow"), soft_wrap=True)

@@ -40,26 +40,29 @@ def with_adapter(source: str, reward: RewardCode) -> str:
     # Conversational data has messages, other data texts. A function for messages reads their content.
     reads_messages = _reads_content(source, reward.scope or function)
     template = _SAMPLES if reward.form == "Sample" else _LISTS
-    computed = _of_sample(reads_messages) if reward.form == "Sample" else _of_lists(reads_messages)
+    expressions = _of_sample(reads_messages) if reward.form == "Sample" else _of_lists(reads_messages)
     names = parameter_names(function)
     takes_columns = function.args.kwarg is not None and reward.form == "TRL"
-    passed = [name for name in computed if name in names or (takes_columns and name in ("prompts", "completions"))]
+    columns = ("prompts", "completions") if takes_columns else ()
+    arguments = {name: text for name, text in expressions.items() if name in names or name in columns}
     fields = {name: name if reward.form == "TRL" else _FIELDS_OF_LISTS.get(name, name) for name in names}
-    read = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
-    required = [name for name in required_parameters(function) if name not in computed]
-    needed = [name for name in required if name in read and (reward.form == "TRL" or fields[name] not in _DEFAULTS)]
+    parameters = [name for name in required_parameters(function) if name not in expressions]
+    # A parameter that only belongs to the form, and that the function does not use, needs no field of the row.
+    uses = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+    defaults = {} if reward.form == "TRL" else _DEFAULTS
+    needs = [fields[name] for name in parameters if name in uses and fields[name] not in defaults]
     is_async = isinstance(function, ast.AsyncFunctionDef)
     adapter = template.format(
         function=reward.name,
         definition="async def" if is_async else "def",
         wait="await " if is_async else "",
-        defaults=repr({} if reward.form == "TRL" else _DEFAULTS),
+        defaults=repr(defaults),
         answers=repr(_answers([*fields.values(), *_keywords_read(function)])),
-        needed=repr([fields[name] for name in needed]),
-        required=repr({name: fields[name] for name in required}),
-        optional=repr(_optional(reward, function, fields, {*required, *computed})),
+        needs=repr(needs),
+        required=repr({name: fields[name] for name in parameters}),
+        optional=repr(_optional(reward, function, fields, {*parameters, *expressions})),
         others=" | {name: name for row in rows for name in row}" if takes_columns else "",
-        computed=_computed(reward, passed, computed),
+        computed=_computed(reward, arguments),
     )
     return f"{source.rstrip()}\n\n\n{adapter}"
 
@@ -86,26 +89,26 @@ def _of_sample(reads_messages: bool) -> dict[str, str]:
     }
 
 
-def _computed(reward: RewardCode, passed: Sequence[str], computed: dict[str, str]) -> str:
+def _computed(reward: RewardCode, arguments: dict[str, str]) -> str:
+    """The code that sets arguments to the values of expressions."""
     if reward.form == "Sample":
-        return "{" + ", ".join(f'"{name}": {computed[name]}' for name in passed) + "}"
-    lines = [
-        f'    columns["{name}"] = [{computed[name]} for messages in (sample["messages"] for sample in samples)]'
-        for name in passed
-    ]
-    return "\n".join(lines)
+        return "{" + ", ".join(f'"{name}": {text}' for name, text in arguments.items()) + "}"
+    return "\n".join(
+        f'    columns["{name}"] = [{text} for messages in (sample["messages"] for sample in samples)]'
+        for name, text in arguments.items()
+    )
 
 
 def _optional(reward: RewardCode, function: Definition, fields: dict[str, str], others: set[str]) -> dict[str, str]:
     """The parameters that are passed if the row has their fields, with these fields.
 
-    TRL passes every column. Others pass what they know: a field of the row that is called like an option of the
-    function, such as score, must not change the option.
+    TRL passes every column. Others pass certain fields only: one that is called like an option of the function, such as
+    score, must not change the option.
     """
     if reward.form == "TRL":
         return {name: field for name, field in fields.items() if name not in others}
-    known = {*ANSWERS, *_DEFAULTS, "data_source"}
-    parameters = {name: field for name, field in fields.items() if name not in others and field in known}
+    usual = {*ANSWERS, *_DEFAULTS, "data_source"}
+    parameters = {name: field for name, field in fields.items() if name not in others and field in usual}
     further = ("answer", "ground_truth", "data_source", *_DEFAULTS) if function.args.kwarg is not None else ()
     return {**parameters, **{name: name for name in further if name not in fields}}
 
@@ -152,7 +155,7 @@ def _rft_data_row(sample):
 
 
 def _rft_absent(row):
-    return [name for name in {needed} if row.get(name) is None]
+    return [name for name in {needs} if row.get(name) is None]
 
 
 def _rft_scored(sample, reward):

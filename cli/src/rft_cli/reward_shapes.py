@@ -185,8 +185,8 @@ def _made(call: ast.Call, makers: Mapping[str, Definition | ast.ClassDef]) -> tu
         bound = {*parameter_names(function)[: len(call.args) - 1], *(keyword.arg for keyword in call.keywords)}
         return _without(function, bound), function
     maker = makers.get(call.func.id) if isinstance(call.func, ast.Name) else None
-    if isinstance(maker, FUNCTIONS) and isinstance(returned := _returned(maker), ast.Call):
-        name = returned.func.id if isinstance(returned.func, ast.Name) else ""
+    if isinstance(maker, FUNCTIONS) and isinstance(result := _result(maker), ast.Call):
+        name = result.func.id if isinstance(result.func, ast.Name) else ""
         maker = makers.get(name)  # a function that returns an instance of a class
     if isinstance(maker, ast.ClassDef):
         methods = (node for node in maker.body if isinstance(node, FUNCTIONS) and node.name == "__call__")
@@ -199,8 +199,8 @@ def _made(call: ast.Call, makers: Mapping[str, Definition | ast.ClassDef]) -> tu
 def _inner(maker: Definition) -> Definition | None:
     """The function that a function defines and returns; None if it returns anything else."""
     inner = {node.name: node for node in maker.body if isinstance(node, FUNCTIONS)}
-    returned = _returned(maker)
-    return inner.get(returned.id) if isinstance(returned, ast.Name) else None
+    result = _result(maker)
+    return inner.get(result.id) if isinstance(result, ast.Name) else None
 
 
 def _makes(maker: Definition, makers: Mapping[str, Definition | ast.ClassDef]) -> bool:
@@ -209,10 +209,10 @@ def _makes(maker: Definition, makers: Mapping[str, Definition | ast.ClassDef]) -
     return _made(call, makers) is not None
 
 
-def _returned(maker: Definition) -> ast.expr | None:
+def _result(maker: Definition) -> ast.expr | None:
     """What the last return at the top level of a function returns."""
-    returned = [node.value for node in maker.body if isinstance(node, ast.Return)]
-    return returned[-1] if returned else None
+    results = [node.value for node in maker.body if isinstance(node, ast.Return)]
+    return results[-1] if results else None
 
 
 def _without(function: Definition, names: Set[str | None]) -> Definition:
