@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rft_api.python_source import Definition
 from rft_cli.reward_shapes import (
@@ -24,7 +25,7 @@ _FIELDS_OF_LISTS = {
     "extra_infos": "extra_info",
 }
 """Parameters of functions that take lists, by the field of a row that they are the list of."""
-_DEFAULTS = {"extra_info": {}, "info": {}, "task": ""}
+_DEFAULTS: Mapping[str, Any] = {"extra_info": {}, "info": {}, "task": ""}
 """Fields that verl and verifiers pass even if a row does not have them."""
 
 
@@ -49,7 +50,7 @@ def with_adapter(source: str, reward: RewardCode) -> str:
     parameters = [name for name in required_parameters(function) if name not in expressions]
     # A parameter that only belongs to the form, and that the function does not use, needs no field of the row.
     uses = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
-    defaults = {} if reward.form == "TRL" else _DEFAULTS
+    defaults: Mapping[str, Any] = {} if reward.form == "TRL" else _DEFAULTS
     needs = [fields[name] for name in parameters if name in uses and fields[name] not in defaults]
     is_async = isinstance(function, ast.AsyncFunctionDef)
     adapter = template.format(
