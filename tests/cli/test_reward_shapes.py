@@ -175,6 +175,27 @@ def test_a_row_without_a_column_that_the_function_needs_has_an_error_and_costs_n
     assert second["error"] == "the data row has no ground_truth"
 
 
+RELATIVE = """
+def shortest(completions, **kwargs):
+    lengths = [len(text) for text in completions]
+    return [float(length == min(lengths)) for length in lengths]
+"""
+
+
+def test_a_function_that_compares_completions_gets_those_of_one_prompt(rft, tmp_path):
+    result = init(rft, tmp_path, RELATIVE)
+    assert (
+        "code.py:4: min(lengths): if the function compares completions, set scope: Group in the spec" in result.stdout
+    )
+    manifest = tmp_path / "r.yaml"
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace("spec:\n", "spec:\n  scope: Group\n", 1))
+    rows = [
+        (text, {"reference_answer": prompt}) for prompt, text in (("1", "a"), ("1", "bb"), ("2", "bbb"), ("2", "aa"))
+    ]
+    scores = scored(rft, tmp_path, rows)
+    assert [score["aggregate_reward_score"] for score in scores] == [1.0, 0.0, 0.0, 1.0]
+
+
 ANSWERED = """
 def correct(completions, answer, **kwargs):
     return [float(text == right) for text, right in zip(completions, answer, strict=True)]

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rft_api.model import Violation
 from rft_api.python_source import Definition
 from rft_cli.reward_shapes import (
     ANSWERS,
@@ -68,6 +69,23 @@ def with_adapter(source: str, reward: RewardCode) -> str:
     return f"{source.rstrip()}\n\n\n{adapter}"
 
 
+def comparison(source: str, reward: RewardCode) -> Violation | None:
+    """Where a function that is called with lists takes the least or the largest of one; None if it does not.
+
+    It may compare completions with each other, which needs all completions of a prompt in one call.
+    """
+    scope = reward.scope if reward.form in ("TRL", "Batch") else None
+    for node in ast.walk(scope) if scope is not None else ():
+        match node:
+            case ast.Call(func=ast.Name(id="min" | "max"), args=[ast.Name()], keywords=[]):
+                message = (
+                    f"{ast.unparse(node)}: if the function compares completions, set scope: Group in the spec, so that "
+                    "it gets all completions of a prompt; without it, batches are split anywhere"
+                )
+                return Violation(message, text_line=node.lineno)
+    return None
+
+
 def _of_lists(reads_messages: bool) -> dict[str, str]:
     """What a function gets in lists, beside fields of the rows."""
     return {
@@ -95,7 +113,7 @@ def _computed(reward: RewardCode, arguments: dict[str, str]) -> str:
     if reward.form == "Sample":
         return "{" + ", ".join(f'"{name}": {text}' for name, text in arguments.items()) + "}"
     return "\n".join(
-        f'    columns["{name}"] = [{text} for messages in (sample["messages"] for sample in samples)]'
+        f'        columns["{name}"] = [{text} for messages in (sample["messages"] for sample in samples)]'
         for name, text in arguments.items()
     )
 
@@ -176,30 +194,30 @@ def _rft_scored(sample, reward):
 _LISTS = (
     """\
 # What follows was added by `rft rewards init`. It calls {function} with lists: of completions, and of the values that
-# each field of the data rows has.
+# each field of the data rows has. With `scope: Group` these are the lists of one prompt.
 _reward_function = {function}
 
 
 {definition} lambda_handler(event, context):
-    results, samples, rows = [], [], []
+    results, groups = [], {{}}
     for sample in event:
         row = _rft_data_row(sample)
         if _rft_absent(row):
             results.append({{"id": sample["id"], "error": "the data row has no " + ", ".join(_rft_absent(row))}})
         else:
-            samples.append(sample)
-            rows.append(row)
-    if not samples:
-        return results
-    # Fields that no row has are left out, so that parameters keep their defaults.
-    fields = {{name: field for name, field in {optional}.items() if any(field in row for row in rows)}}
-    fields |= {required}{others}
-    columns = {{name: [row.get(field) for row in rows] for name, field in fields.items()}}
+            groups.setdefault(sample.get("group"), []).append((sample, row))
+    for members in groups.values():
+        samples, rows = zip(*members)
+        # Fields that no row has are left out, so that parameters keep their defaults.
+        fields = {{name: field for name, field in {optional}.items() if any(field in row for row in rows)}}
+        fields |= {required}{others}
+        columns = {{name: [row.get(field) for row in rows] for name, field in fields.items()}}
 {computed}
-    rewards = {wait}_reward_function(**columns)
-    if isinstance(rewards, dict):
-        rewards = rewards["rewards"]
-    return results + [_rft_scored(sample, reward) for sample, reward in zip(samples, rewards, strict=True)]
+        rewards = {wait}_reward_function(**columns)
+        if isinstance(rewards, dict):
+            rewards = rewards["rewards"]
+        results += [_rft_scored(sample, reward) for sample, reward in zip(samples, rewards, strict=True)]
+    return results
 
 
 """

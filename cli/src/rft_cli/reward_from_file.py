@@ -19,7 +19,7 @@ from rft_api.resource import API_VERSION
 from rft_api.reward_checks import network_imports, nova_role
 from rft_api.reward_function import MAXIMUM_CODE
 from rft_cli.new_file import new_files
-from rft_cli.reward_adapters import with_adapter
+from rft_cli.reward_adapters import comparison, with_adapter
 from rft_cli.reward_from_grader import grader_spec
 from rft_cli.reward_shapes import USUAL_HANDLER, RewardCode, find_reward
 from rft_cli.rewards import manifest_name
@@ -71,6 +71,10 @@ def init_from_files(files: Sequence[Path], handler: str, manifest: Path, console
         how = _CALLED_BY_A_HANDLER[reward.form]
         say = f"{reward.name} {how}: the manifest calls it from a handler after your code"
         console.print(say, highlight=False, soft_wrap=True)
+    compares = comparison(source, reward)
+    if compares is not None:
+        remark = Text(f"{main}:{compares.text_line}: {compares.message}", style="yellow")
+        console.print(remark, soft_wrap=True)
     if requirements:
         console.print(f"It needs packages: {', '.join(requirements)}", highlight=False, soft_wrap=True)
     optional = [name for name in _packages(files, are_optional=True) if name not in requirements]

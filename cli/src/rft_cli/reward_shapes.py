@@ -107,10 +107,10 @@ def _candidates(functions: Sequence[RewardCode]) -> list[RewardCode]:
     those that no other function of them calls; compute_score is the name that verl looks for.
     """
     rewards = [reward for reward in functions if reward.form not in ("Unknown", "Sample")]
-    if rewards:
-        return rewards
     samples = [reward for reward in functions if reward.form == "Sample"]
     usual = [reward for reward in samples if reward.name == "compute_score"]
+    if rewards and not (usual and len(rewards) > 1):
+        return rewards
     calls = {
         node.id
         for reward in samples
