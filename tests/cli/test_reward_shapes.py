@@ -369,6 +369,12 @@ def test_imports_for_connections_are_remarked(rft, tmp_path, imports, module):
         assert module is None or f"imports {module} to connect to other machines" in text
 
 
+def test_an_import_for_pools_is_remarked(rft, tmp_path):
+    source = "from multiprocessing import get_context\n\ndef lambda_handler(event, context):\n    return []\n"
+    for text in (init(rft, tmp_path, source).stdout, rft("validate", tmp_path / "r.yaml").stdout):
+        assert "imports multiprocessing, whose pools and queues need shared memory" in text
+
+
 NOVA = """\
 def lambda_handler(event, context):
     known = [s for s in event if s["messages"][-1]["role"] == "nova_assistant"]

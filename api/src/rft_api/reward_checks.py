@@ -113,10 +113,10 @@ def _import_problems(source: str, own: Set[str], requirements: Sequence[str]) ->
         yield Violation(f"imports {module}, which is not in Python's library: {advice}", text_line=lines[module])
 
 
-def network_imports(source: str, requirements: Sequence[str]) -> Iterator[Violation]:
-    """The imports of modules that connect to other machines, which code in the sandbox cannot.
+def import_remarks(source: str, requirements: Sequence[str]) -> Iterator[Violation]:
+    """The imports of modules that connect to other machines or share memory, which code in the sandbox cannot.
 
-    They are no errors, because code may import such a module and work without connections.
+    They are no errors, because code may import such a module and work without this.
 
     Args:
         source: the code.
@@ -130,6 +130,12 @@ def network_imports(source: str, requirements: Sequence[str]) -> Iterator[Violat
                 f"imports {item.module} to connect to other machines, but reward code has no network. If the score "
                 "depends on it, deploy the code as an AWS Lambda and name it in `lambda`, serve it yourself and name "
                 "it in `http`, or let a model rate the completions with `judge`",
+                text_line=item.line,
+            )
+        if package == "multiprocessing":
+            yield Violation(
+                f"imports {item.module}, whose pools and queues need shared memory, which reward code does not have: "
+                "if the code catches the error, every completion may score the same. Use no pool, or subprocess",
                 text_line=item.line,
             )
 
@@ -146,7 +152,7 @@ def code_remarks(function: RewardFunction) -> Iterator[Violation]:
     Args:
         function: the function, with its code inlined.
     """
-    yield from _network_remarks(function)
+    yield from _import_remarks(function)
     for location, grader in function.spec.graders():
         if grader.python is not None and grader.python.assistant_role is None:
             line = nova_role(grader.python.source or "")
@@ -155,8 +161,8 @@ def code_remarks(function: RewardFunction) -> Iterator[Violation]:
                 yield Violation(f"{message}: nova_assistant", (*location, "python", "source"), text_line=line)
 
 
-def _network_remarks(function: RewardFunction) -> Iterator[Violation]:
-    """The imports in all code of a function that connect to other machines."""
+def _import_remarks(function: RewardFunction) -> Iterator[Violation]:
+    """What is to be said about the imports in all code of a function."""
     for location, grader in function.spec.graders():
         if grader.python is not None:
             place = (*location, "python")
@@ -164,12 +170,12 @@ def _network_remarks(function: RewardFunction) -> Iterator[Violation]:
             sources = [((*place, "source"), grader.python.source or "")]
             sources += [((*place, "files", name), text) for name, text in modules.items()]
             for where, text in sources:
-                for violation in network_imports(text, grader.python.requirements or []):
+                for violation in import_remarks(text, grader.python.requirements or []):
                     yield replace(violation, location=where)
         if grader.openai is not None:
             for part_location, part in grader_parts(grader.openai.grader):
                 if isinstance(part, PythonScript):
-                    for violation in network_imports(part.source, grader.openai.requirements or []):
+                    for violation in import_remarks(part.source, grader.openai.requirements or []):
                         yield replace(violation, location=(*location, "openai", "grader", *part_location, "source"))
 
 

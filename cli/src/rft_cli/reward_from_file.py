@@ -16,7 +16,7 @@ from rft_api.foreign.yaml_text import take_numbers_as_kubectl
 from rft_api.python_source import imported_modules, syntax_problem
 from rft_api.requirements import distribution_of, missing_modules
 from rft_api.resource import API_VERSION
-from rft_api.reward_checks import network_imports, nova_role
+from rft_api.reward_checks import import_remarks, nova_role
 from rft_api.reward_function import MAXIMUM_CODE
 from rft_cli.new_file import new_files
 from rft_cli.reward_adapters import comparison, with_adapter
@@ -82,7 +82,7 @@ def init_from_files(files: Sequence[Path], handler: str, manifest: Path, console
         text = f"It also uses these, but only if you add them to requirements: {', '.join(optional)}"
         console.print(Text(text, style="yellow"), soft_wrap=True)
     for file in files:
-        for problem in network_imports(_read(file), requirements):
+        for problem in import_remarks(_read(file), requirements):
             remark = Text(f"{file}:{problem.text_line}: {problem.message}", style="yellow")
             console.print(remark, soft_wrap=True)
     console.print(f"Wrote {manifest}. Next: rft score {manifest} COMPLETIONS.jsonl", highlight=False, soft_wrap=True)
