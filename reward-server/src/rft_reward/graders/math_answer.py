@@ -81,7 +81,13 @@ def expected_answer(sample: dict[str, Any], answer_key: str | None) -> str:
 
 
 def final_answer(completion: str) -> str | None:
-    """The content of the last \\boxed{}, or else what follows ####, or what follows `answer is`, or the last number."""
+    """The content of the last \\boxed{}, or else what follows ####, or what follows `answer is`, or the last number.
+
+    What the model thought, between <think> and </think>, is no answer.
+    """
+    completion = completion.rpartition("</think>")[2]
+    if "<think>" in completion:  # it was cut off before it answered
+        return None
     boxed = _last_boxed(completion)
     if boxed is not None:
         return boxed
@@ -114,6 +120,8 @@ def equal(answer: str, expected: str, tolerance: Fraction) -> bool:
     if max(len(answer), len(expected)) > _LONGEST_ANSWER:
         return False
     if answer.casefold() == expected.casefold():
+        return True
+    if "\\" in expected and "".join(answer.split()) == "".join(expected.split()):  # white space means nothing in LaTeX
         return True
     return _equal_expressions(answer, expected, tolerance)
 
