@@ -177,7 +177,7 @@ def _clean(text: str) -> str:
             text = match[1].strip()
     if match := re.fullmatch(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}", text):
         text = match[1]
-    text = re.sub(r"\\[!,;: ]|\{,\}", lambda match: "," if match[0] == "{,}" else "", text)
+    text = re.sub(r"(?<!\\)\\[!,;: ]|\{,\}", lambda match: "," if match[0] == "{,}" else "", text)
     text = re.sub(r"\\?[$]|[€£¥₩₹]", "", text).replace("\\%", "%").replace("−", "-")
     text = re.sub(r"\s*/\s*", "/", text.strip().rstrip(".").strip())
     return re.sub(r"\s+%$", "%", text)
