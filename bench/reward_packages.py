@@ -53,7 +53,7 @@ async def measure(settings):
         await worker.start()
         seconds = [processor_seconds(worker)]
         for _ in range(CALLS):
-            reply = await worker.ask(SAMPLE, 60)
+            reply = await worker.ask(SAMPLE, 1, 60.0)
             assert "rows" in reply.answers[0], reply.answers
             seconds.append(processor_seconds(worker))
         status = Path(f"/proc/{worker._worker}/status").read_text()
@@ -73,7 +73,7 @@ def figures(folder, packages):
     with tempfile.TemporaryDirectory() as temporary:
         spec = {"python": {"source": using(packages), "requirements": list(USES)}}
         function = load_function(write_function(Path(temporary) / "function.json", spec))
-        settings = scoring_settings(function, None, packages=folder).pools[0].worker
+        settings = scoring_settings(function, Path(temporary), None, packages=folder).pools[0].worker
         runs = [asyncio.run(measure(settings)) for _ in range(WORKERS + 1)]
     return [statistics.median(values) for values in zip(*runs[1:], strict=True)]  # the first reads the files
 

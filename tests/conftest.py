@@ -2,7 +2,13 @@
 
 import gc
 
+from hypothesis import HealthCheck, settings
+
 pytest_plugins = ["support.limits", "support.running", "cluster.fixtures"]
+
+# Examples have no time limit: a busy machine may stand still for longer than the default, a fifth of a second.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 # What tests import stays: to look through it for garbage, again and again, takes longer than many a test.
 gc.disable()

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.patience import PATIENCE_SECONDS
 from support.raw_server import drip, drip_headers, endless, raw_server
 
 from rft_api.exact_json import first_fault
@@ -213,7 +214,7 @@ def redirect(connection: socket.socket) -> None:
         (drip_headers, "does not answer within 0.3 s"),
         (lambda connection: time.sleep(60), "does not answer within 0.3 s"),
         (endless, "answers with more than 64 KiB"),
-        (chunks_of_a_byte, "answers with more than 64 KiB|does not answer within"),
+        (chunks_of_a_byte, "answers with more than 64 KiB"),
         (large_by_its_length, "answers with more than 64 KiB"),
         (endless_headers, "cannot be asked: "),
         (compressed, "sends a compressed answer, though none was asked for"),
@@ -222,8 +223,10 @@ def redirect(connection: socket.socket) -> None:
     ],
 )
 def test_servers_whose_answers_are_refused(serve, problem):
+    # Only what never ends meets the deadline; the others are refused however long that takes here.
+    seconds = 0.3 if problem == "does not answer within 0.3 s" else PATIENCE_SECONDS
     with raw_server(serve) as url, pytest.raises(ForeignAnswerError, match=problem):
-        get(url, 0.3)
+        get(url, seconds)
 
 
 def test_answers_that_are_read():

@@ -47,7 +47,7 @@ _ALLOWED = {
     # adapter-loader
     "adapter-loader memory leave_verdict write_text": "the kubelet's file for the termination message",
     # reward-server
-    "reward-server code_files code_folder write_text": "in a folder that was just made for it",
+    "reward-server code_files write_code write_text": "in a folder that was just made for it",
     "reward-server packages install write_text": "in a folder that was just made for it",
     "reward-server sandbox * write_text": _PROC_WRITE,
     "reward-server samples * *": "a request, whose size is limited; what orjson refuses is looked at once more",

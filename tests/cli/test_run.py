@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from support import tiny
 from support.patience import PATIENCE_SECONDS, wait_until
+from support.trainer import pause_after
 
 from rft_api.ports import free_port
 from rft_api.run_folder import RunFolder
@@ -97,14 +98,17 @@ def change(folder: Path, old: str, new: str) -> None:
 
 
 @pytest.fixture
-def started() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
+def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts `rft run` in the background; nothing of it outlives the test."""
     processes: list[subprocess.Popen[str]] = []
 
-    def start(folder: Path) -> subprocess.Popen[str]:
+    def start(folder: Path, **environment: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "rft_cli.main", "run", str(folder / "job.yaml")]
         pipe = subprocess.PIPE
-        processes.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True))
+        process = subprocess.Popen(
+            command, stdout=pipe, stderr=pipe, text=True, start_new_session=True, env={**os.environ, **environment}
+        )
+        processes.append(process)
         return processes[-1]
 
     yield start
@@ -149,7 +153,7 @@ def steps(folder: Path) -> int:
 def test_a_run_that_is_stopped_goes_on_and_ends_with_its_result(folder, started, rft):
     out = RunFolder(folder / "out")
     # Stopped by SIGTERM: a checkpoint, exit code 75, and nobody left.
-    first = started(folder)
+    first = started(folder, **pause_after(1, folder))
     wait_until(lambda: steps(folder) >= 1 or first.poll() is not None)
     below = descendants(first.pid)
     assert {"rft_trainer", "rft_reward"} <= {name for line in below.values() for name in re.findall(r"rft_\w+", line)}
@@ -237,7 +241,7 @@ def test_a_run_that_is_stopped_goes_on_and_ends_with_its_result(folder, started,
 
 
 def test_a_run_is_not_resumed_with_other_test_prompts(folder, started, rft):
-    first = started(folder)
+    first = started(folder, **pause_after(1, folder))
     wait_until(lambda: steps(folder) >= 1 or first.poll() is not None)
     first.send_signal(signal.SIGTERM)
     output, errors = first.communicate(timeout=PATIENCE_SECONDS)

@@ -6,6 +6,9 @@ import gzip
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow
@@ -13,6 +16,7 @@ import pyarrow.parquet
 import pytest
 from support.finished_runs import BASE_REWARDS, write_evaluation
 from support.manifests import python_reward, reward_manifest, sample_reward
+from support.patience import PATIENCE_SECONDS, wait_until
 from support.services import Answer, Service
 
 from rft_api.exit_codes import ExitCode
@@ -55,6 +59,18 @@ def written(folder: Path, *rows: object) -> Path:
     file = folder / "completions.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return file
+
+
+def test_a_command_that_is_told_to_end_leaves_no_files(tmp_path):
+    endless, temporary = tmp_path / "reward.yaml", tmp_path / "temporary"
+    endless.write_text(python_reward("endless", "while True:\n    pass\ndef lambda_handler(event, context): ...\n"))
+    temporary.mkdir()
+    command = [sys.executable, "-m", "rft_cli.main", "score", endless, written(tmp_path, line("4"))]
+    process = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(temporary)})
+    wait_until(lambda: list(temporary.glob("rft-scratch-*/endless.token")) or process.poll() is not None)
+    process.terminate()
+    assert process.wait(PATIENCE_SECONDS) == 128 + signal.SIGTERM
+    assert list(temporary.glob("rft-scratch-*")) == []
 
 
 def test_scores_are_summed_up_and_written(rft, tmp_path, reward):

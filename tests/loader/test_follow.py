@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import threading
+import time
 
 import pytest
 from support.adapters import configuration, header, safetensors, write_adapter_bytes
@@ -58,14 +59,13 @@ LOADED = ("Loaded", "")
 
 @pytest.mark.parametrize("is_large", [False, True])
 def test_only_adapters_with_large_headers_take_turns(following, tmp_path, monkeypatch, is_large):
-    running, counts, everybody = [], [], threading.Event()
+    running, counts, together = [], [], threading.Barrier(follow.LARGE_AT_ONCE if is_large else 8)
 
     def check(version, base, maximum_rank):
         running.append(version)
         counts.append(len(running))
-        if len(running) == 8:
-            everybody.set()
-        everybody.wait(0.1 if is_large else PATIENCE_SECONDS)
+        together.wait(PATIENCE_SECONDS)  # nobody ends before so many have begun
+        time.sleep(0.05)  # one more would be seen now
         running.remove(version)
 
     monkeypatch.setattr(follow, "check_adapter", check)
@@ -74,7 +74,7 @@ def test_only_adapters_with_large_headers_take_turns(following, tmp_path, monkey
     write_adapter_bytes(tmp_path / "a", weights, json.dumps(configuration()).encode())
     write_list(following.list, {f"a{number}": tmp_path / "a" for number in range(8)})
     assert following.settle() == {f"a{number}": LOADED for number in range(8)}
-    assert max(counts) == (follow.LARGE_AT_ONCE if is_large else 8)
+    assert max(counts) == together.parties
 
 
 def test_a_life_with_a_store(following, server, bucket, adapters):

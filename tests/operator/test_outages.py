@@ -93,7 +93,8 @@ def test_everything_is_read_anew_after_an_interruption(monkeypatch):
 
     async def scenario() -> None:
         running = asyncio.create_task(run_loop(cluster, (), router, loop, reconcile))
-        await asyncio.sleep(0.01)
+        while loop._start is None:  # before, everything is being listed
+            await asyncio.sleep(0.01)
         router.store.put("RFTJob", stored)
         loop.enqueue(key)
         assert await passes.get() == key

@@ -69,7 +69,7 @@ def test_a_group_that_fails_fails_as_a_whole_and_alone(relative):
 
 
 def test_a_group_that_hangs_costs_no_other_group(server_for):
-    server = server_for({"timeout": "4s", "scope": "Group", "python": {"source": RELATIVE}})
+    server = server_for({"timeout": "8s", "scope": "Group", "python": {"source": RELATIVE}})
     rows = server.score([*group_of("a", "x", "xxx"), *group_of("b", "slow", "x")])
     assert [row["aggregate_reward_score"] for row in rows] == [1.0, -1.0, None, None]
     assert "share of spec.timeout" in rows[3]["error"]

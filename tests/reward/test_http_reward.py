@@ -136,7 +136,7 @@ def test_a_certificate_of_the_users_own(start_server, tmp_path, build_sample):
     spec = {"timeout": "10s", "http": {"url": service.url}}
     assert "CERTIFICATE_VERIFY_FAILED" in start_server(spec).wait_ready().score_one("four")["error"]
     other, _ = self_signed("127.0.0.1")
-    spec = {"timeout": "1s", "http": {"url": service.url, "caKey": "GRADER_CA"}}
+    spec = {"timeout": "8s", "http": {"url": service.url, "caKey": "GRADER_CA"}}
     server = start_server(spec, environment={"GRADER_CA": other}).wait_ready()
     assert "CERTIFICATE_VERIFY_FAILED" in server.score_one("four")["error"]
     service.close()

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -194,7 +195,7 @@ def test_a_server_that_can_do_structured_requests_is_asked_for_them_after_an_out
 
 
 def test_a_server_that_fails_either_way_is_not_remembered_as_plain(judge, judged_by):
-    server = judged_by(timeout="3s")
+    server = judged_by(timeout="8s")
     judge.respond = lambda asked: Answer("down", 500)
     assert 'answered 500: "down" (asked' in server.score_one("x")["error"]
     judge.respond = lambda asked: rating(5)
@@ -271,7 +272,7 @@ def test_a_judge_that_is_overloaded_is_asked_again(judge, judged_by, status):
 
 
 def test_a_judge_that_stays_overloaded_costs_the_sample_and_says_so(judge, judged_by):
-    server = judged_by(timeout="2s")
+    server = judged_by(timeout="8s")
     judge.respond = lambda asked: Answer("slow down", 429)
     error = server.score_one("x")["error"]
     assert "answered 429: slow down" in error.replace('"', "")
@@ -290,13 +291,14 @@ def test_a_judge_that_does_not_answer_costs_the_sample(judge, judged_by):
 
 
 def test_concurrency_is_bounded(judge, judged_by, build_sample):
-    server = judged_by({"limits": {"concurrency": 3}})
-    running, most = set(), []
+    server = judged_by({"limits": {"concurrency": 3}}, timeout="10m")
+    running, most, together = set(), [], threading.Barrier(3)
 
     def counting(asked):
         running.add(id(asked))
         most.append(len(running))
-        time.sleep(0.05)
+        together.wait(PATIENCE_SECONDS)  # nobody is answered before three have asked
+        time.sleep(0.05)  # a fourth would be seen now
         running.discard(id(asked))
         return rating(3)
 
@@ -306,7 +308,7 @@ def test_concurrency_is_bounded(judge, judged_by, build_sample):
 
 
 def test_requests_per_minute_are_bounded(judge, judged_by, build_sample):
-    server = judged_by({"limits": {"requestsPerMinute": 2}}, timeout="5s")
+    server = judged_by({"limits": {"requestsPerMinute": 2}}, timeout="15s")
     rows = server.score([build_sample(str(number), str(number)) for number in range(4)])
     assert sum(row["aggregate_reward_score"] is not None for row in rows) == 2
     assert len(judge.asked) == 2
@@ -348,7 +350,7 @@ def lambda_handler(event, context):
         {"name": "environment", "weight": "1", "python": {"source": reads_environment}},
         {"name": "short", "weight": "0", "builtin": {"name": "Format", "format": {"maximumCharacters": 3}}},
     ]  # fmt: skip
-    spec = {"combine": {"terms": terms}, "timeout": "5s"}
+    spec = {"combine": {"terms": terms}, "timeout": "30s"}
     server = start_server(spec, environment={"JUDGE_KEY": "key-of-the-judge"}).wait_ready()
     good, bad = server.score([build_sample("good", "x"), build_sample("bad", "x")])
     assert good["aggregate_reward_score"] == 1.5  # 2 x 0.75, and nothing to see in the worker

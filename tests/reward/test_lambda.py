@@ -99,11 +99,11 @@ def test_trouble_that_passes_is_waited_for(service, scored_by, status, kind):
 
 
 def test_throttling_that_stays_says_so(service, scored_by):
-    server = scored_by(timeout="8s")
+    server = scored_by(timeout="15s")
     service.respond = lambda asked: refused(429, "TooManyRequestsException", **{"retry-after": "1"})
     error = server.score_one("x")["error"]
     assert "TooManyRequestsException" in error
-    assert re.search("asked [2-8] times", error)
+    assert re.search(r"asked ([2-9]|1[0-5]) times", error)
 
 
 def test_a_refusal_is_not_asked_again(service, scored_by):

@@ -246,7 +246,7 @@ def test_values_that_are_missing(template, error, text):
 
 @pytest.fixture(scope="module")
 def grader(server_for):
-    return lambda grader, **more: server_for({"timeout": "5s", "openai": {"grader": grader, **more}})
+    return lambda grader, **more: server_for({"timeout": "12s", "openai": {"grader": grader, **more}})
 
 
 @pytest.mark.parametrize(
@@ -438,9 +438,9 @@ def test_as_a_term_next_to_a_builtin(server_for):
         {"name": "same", "weight": "0.5", "openai": {"grader": CHECK}},
         {"name": "short", "weight": "0.5", "builtin": {"name": "Format", "format": {"maximumWords": 2}}},
     ]
-    row = server_for({"timeout": "5s", "combine": {"terms": terms}}).score_one("Paris it is", "Paris")
+    row = server_for({"timeout": "20s", "combine": {"terms": terms}}).score_one("Paris it is", "Paris")
     assert row["aggregate_reward_score"] == 0.0
-    row = server_for({"timeout": "5s", "combine": {"terms": terms}}).score_one("Rome", "Paris")
+    row = server_for({"timeout": "20s", "combine": {"terms": terms}}).score_one("Rome", "Paris")
     assert row["aggregate_reward_score"] == 0.5
 
 

@@ -169,12 +169,12 @@ def test_code_that_a_package_runs_when_it_is_imported_is_confined(tmp_path, star
 def test_the_time_of_an_import_counts_against_no_batch(tmp_path, start_server, monkeypatch):
     """Also when a worker is replaced, and when the code imports the package in a function only."""
     wheels = tmp_path / "wheels"
-    build_wheel(wheels, "slow", "1", {"slow.py": "import time\ntime.sleep(2)\n"})
+    build_wheel(wheels, "slow", "1", {"slow.py": "import time\ntime.sleep(8)\n"})
     for name, value in only_from(wheels).items():
         monkeypatch.setenv(name, value)
     source = "import os\ndef score(text):\n    import slow\n    return os._exit(1) if text == 'end' else 0.5\n"
     source += code("score(sample['messages'][-1]['content'])")
-    spec = {"python": {"source": source, "requirements": ["slow"]}, "sandbox": {"processes": 1}, "timeout": "1s"}
+    spec = {"python": {"source": source, "requirements": ["slow"]}, "sandbox": {"processes": 1}, "timeout": "5s"}
     server = start_server(spec, packages=tmp_path / "packages").wait_ready()
     assert server.score_one("x")["aggregate_reward_score"] == 0.5
     assert "ended its process" in server.score_one("end")["error"]

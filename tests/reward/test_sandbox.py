@@ -13,7 +13,9 @@ import pytest
 from support.patience import wait_until
 
 SOURCE = (Path(__file__).parent / "hostile_reward.py").read_text()
-SPEC = {"timeout": "2s", "sandbox": {"memory": "256Mi"}, "python": {"source": SOURCE}}
+# A sample that is scored by itself has an eighth of it at least: what answers at all has the time to.
+TIMEOUT = 8
+SPEC = {"timeout": f"{TIMEOUT}s", "sandbox": {"memory": "256Mi"}, "python": {"source": SOURCE}}
 WARNINGS = ("system calls are not filtered", "reward code reads", "reward code can end", "reward code runs as root")
 
 
@@ -79,7 +81,7 @@ def test_many_samples_of_a_batch_that_hang(server_for, build_sample):
     assert all(row["aggregate_reward_score"] is None for row in rows)
     errors = " ".join(row["error"] for row in rows)
     alone = map(float, re.findall(r"more than ([\d.]+) s \(this sample's share", errors))
-    assert 0 < sum(alone) <= workers * 2, "each worker's samples got spec.timeout together"
+    assert 0 < sum(alone) <= workers * TIMEOUT, "each worker's samples got spec.timeout together"
     assert "other samples of its batch used up the time" in errors
     assert "not scored: other samples" in rows[-1]["error"]
 
@@ -227,9 +229,9 @@ def test_an_idle_worker_that_dies_is_replaced(start_server):
     for process in first:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
+    wait_until(lambda: not first & set(server.descendants()))  # a process that is killed ends a moment later
     server.wait_settled(len(first))
     assert server.score_one("innocent")["aggregate_reward_score"] == 1.0
-    assert not first & set(server.descendants())
 
 
 def test_workers_end_with_a_server_that_is_killed(start_server):

@@ -265,9 +265,10 @@ def test_yaml_and_no_token_on_loopback(tmp_path):
         text=True,
     )
     url = process.stdout.readline().split()[-1]
-    wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 200)
+    client = httpx.Client(base_url=url, timeout=PATIENCE_SECONDS, trust_env=False)
+    wait_until(lambda: client.get("/readyz").status_code == 200)
     body = [{"id": "a", "messages": [{"role": "assistant", "content": "x"}]}]
-    assert json.loads(httpx.post(f"{url}/v1/score", json=body).content)[0]["aggregate_reward_score"] == 1.0
+    assert json.loads(client.post("/v1/score", json=body).content)[0]["aggregate_reward_score"] == 1.0
     process.terminate()
     assert process.wait(PATIENCE_SECONDS) == 0
 

@@ -16,8 +16,8 @@ from rft_reward.worker_process import WorkerProcess, WorkerSettings
 NUMBER = 10_000
 IDS = ["one", "two", "three"]
 SETTINGS = WorkerSettings(
-    terms=[{}, {}], function_name="f", memory="64Mi", memory_bytes=64 << 20, needs_libraries=False, hidden_file=None,
-    readable=[], runs_code=True, code_path=[], code_imports=[], companions=0,
+    terms=[{}, {}], function_name="f", memory="64Mi", memory_bytes=64 << 20, needs_libraries=False, folder="/",
+    hidden_file=None, readable=[], runs_code=True, code_path=[], code_imports=[], companions=0,
 )  # fmt: skip
 POOL = PoolSettings(
     worker=SETTINGS, workers=1, timeout="60s", timeout_seconds=60.0, combined=(["first", "second"], [0.5, 0.5])

@@ -23,16 +23,16 @@ from support.patience import uncounted
 
 HOLD = (
     "import time; from cluster.cache import locked\\n"
-    "with locked('node', print): print('held', flush=True); time.sleep(5)"
+    "with locked('node', print): print('held', flush=True); time.sleep(20)"
 )
 
 @pytest.fixture(scope="session")
 def shared():
-    time.sleep(2.5)
+    time.sleep(10)
 
 @pytest.fixture
 def own():
-    time.sleep(2.5)
+    time.sleep(10)
 
 def test_waits_for_a_lock():
     holder = subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE)
@@ -43,19 +43,19 @@ def test_waits_for_a_lock():
     holder.wait()
 
 def test_makes_what_others_share_too(shared):
-    time.sleep(2.5)
+    time.sleep(10)
 
 def test_works_long_itself(own):
-    time.sleep(2.5)
+    time.sleep(10)
 
 def test_works_long_after_a_wait():
     with uncounted():
         time.sleep(1)
-    time.sleep(5)
+    time.sleep(20)
 
 @pytest.fixture(scope="session")
 def hanging():
-    time.sleep(5)
+    time.sleep(20)
 
 def test_shares_what_is_never_made(hanging):
     pass
@@ -64,7 +64,7 @@ def test_shares_what_is_never_made(hanging):
 
 def test_only_its_own_time_counts_for_a_test(tmp_path):
     (tmp_path / "test_examples.py").write_text(EXAMPLES, encoding="utf-8")
-    options = ["-p", "support.limits", "-o", "timeout=4", "-o", "cache_dir=cache", "-rA", "--numprocesses=4"]
+    options = ["-p", "support.limits", "-o", "timeout=16", "-o", "cache_dir=cache", "-rA", "--numprocesses=4"]
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "XDG_CACHE_HOME": str(tmp_path), "RFT_TEST_SLOWNESS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "--rootdir", tmp_path, tmp_path],

@@ -20,7 +20,7 @@ from rft_api.render import RewardAddress, render_trainer_config
 from rft_api.run_folder import RunFolder
 from rft_api.summary import Summary
 from rft_api.trainer_config import TrainerConfig
-from support.patience import wait_until
+from support.patience import PATIENCE_SECONDS, wait_until
 
 if TYPE_CHECKING:
     from rft_trainer.engines import VLLM
@@ -47,6 +47,44 @@ def lambda_handler(event, context):
         })
     return rows
 """
+
+
+# The first process waits after a step: for a signal to end, or until the test goes on.
+_PAUSE = """
+import os, signal, time
+from pathlib import Path
+from rft_trainer.progress import ProgressReporter
+
+record = ProgressReporter.record_step
+
+def record_and_wait(self, metrics, new_tokens):
+    record(self, metrics, new_tokens)
+    if metrics.step != int(os.environ["PAUSE_AFTER"]):
+        return
+    signals = []
+    previous = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *arguments: (signals.append(arguments), previous(*arguments)))
+    while not (signals or Path(os.environ["PAUSE_ENDS"]).exists()):
+        time.sleep(0.02)
+
+ProgressReporter.record_step = record_and_wait
+"""
+
+
+def pause_after(step: int, folder: Path) -> dict[str, str]:
+    """Variables with which a trainer pauses after a step, so that a test can do something to it before its next one.
+
+    The pause ends with SIGTERM, or when `end_pause` is called with the same folder.
+    """
+    hooks = folder / "hooks"
+    hooks.mkdir(parents=True, exist_ok=True)
+    (hooks / "sitecustomize.py").write_text(_PAUSE, encoding="utf-8")
+    return {"PYTHONPATH": str(hooks), "PAUSE_AFTER": str(step), "PAUSE_ENDS": str(hooks / "ended")}
+
+
+def end_pause(folder: Path) -> None:
+    """Let a trainer go on that pauses after a step."""
+    (folder / "hooks" / "ended").touch()
 
 
 def job_spec(model: Path, data: Path, output: Path, **changes: Any) -> dict[str, Any]:
@@ -237,7 +275,7 @@ class TrainerProgram:
         return [json.loads(line) for line in lines]
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, trust_env=False)
+        return httpx.get(self.url + path, trust_env=False, timeout=PATIENCE_SECONDS)
 
 
 # Fields of a metrics line that differ between two equal runs.

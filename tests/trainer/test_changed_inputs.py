@@ -6,7 +6,7 @@ import shutil
 import pytest
 from support.patience import wait_until
 from support.tiny import digits_rows, write_jsonl
-from support.trainer import TrainerProgram, hyperparameters, job_spec, render
+from support.trainer import TrainerProgram, hyperparameters, job_spec, pause_after, render
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.files import atomic_write
@@ -107,7 +107,7 @@ def test_the_record_of_the_first_start_stays_and_another_precision_is_said(tmp_p
 def test_easier_test_prompts_on_a_resume_are_no_gain(tmp_path, inputs, rewards):
     spec = job_spec(*inputs, tmp_path / "out", hyperparameters=hyperparameters(maxSteps=4))
     config = render(spec, tmp_path / "run", rewards.url, rewards.token_file)
-    killed = TrainerProgram(config, tmp_path / "run", free_port())
+    killed = TrainerProgram(config, tmp_path / "run", free_port(), environment=pause_after(1, tmp_path))
     base = killed.folder.evaluation("base")
     wait_until(base.exists, lambda: len(killed.log), lambda: killed.log, pause=0.05)
     killed.kill()
@@ -178,10 +178,10 @@ def test_a_replaced_object_ends_the_resume_by_its_address(tmp_path, s3, inputs, 
         sources[0]["uri"] = f"{at}/data/{split}.jsonl"
     config = render(spec, tmp_path / "run", rewards.url, rewards.token_file)
 
-    def start():
-        return TrainerProgram(config, tmp_path / "run", free_port(), environment=s3.environment())
+    def start(**variables):
+        return TrainerProgram(config, tmp_path / "run", free_port(), environment=s3.environment() | variables)
 
-    killed = start()
+    killed = start(**pause_after(1, tmp_path))
     killed.wait_for_line(1)
     stored = RunFolder(bucket / "run").provenance
     wait_until(stored.exists, lambda: len(killed.log), lambda: killed.log)

@@ -6,7 +6,16 @@ import signal
 import psutil
 import pytest
 from safetensors.torch import load_file
-from support.trainer import TrainerProgram, assert_whole_adapter, curve, hyperparameters, job_spec, render
+from support.trainer import (
+    TrainerProgram,
+    assert_whole_adapter,
+    curve,
+    end_pause,
+    hyperparameters,
+    job_spec,
+    pause_after,
+    render,
+)
 
 from rft_api.exit_codes import ExitCode
 from rft_api.ports import free_port
@@ -14,8 +23,8 @@ from rft_api.ports import free_port
 CLOSE = ("reward", "loss", "gradientNorm", "policyEntropy", "episodeLength", "advantageStd", "klDivergence", "tokens")
 
 
-def start(spec, folder, rewards):
-    return TrainerProgram(render(spec, folder, rewards.url, rewards.token_file), folder, free_port())
+def start(spec, folder, rewards, **options):
+    return TrainerProgram(render(spec, folder, rewards.url, rewards.token_file), folder, free_port(), **options)
 
 
 def two_processes(stage):
@@ -88,13 +97,14 @@ def test_an_adapter_with_warmup_without_zero(tmp_path, model, data, rewards):
 def test_one_process_dies_then_all_and_the_curve_is_the_undisturbed_one(tmp_path, model, data, rewards, run_at):
     summary, undisturbed = run_at(2)
     spec = spec_at(2, model, data, tmp_path / "out")
-    run = start(spec, tmp_path / "run", rewards)
+    run = start(spec, tmp_path / "run", rewards, environment=pause_after(3, tmp_path / "first"))
     run.wait_for_line(3)
     (worker,) = [p for p in psutil.Process(run.process.pid).children() if p.environ().get("RANK") == "1"]
     worker.send_signal(signal.SIGKILL)
+    end_pause(tmp_path / "first")
     assert run.wait() == ExitCode.UNEXPECTED
-    run = start(spec, tmp_path / "run", rewards)
-    run.wait_for_line(5)  # step 4's checkpoint is complete, step 5 or 6 will be done again
+    run = start(spec, tmp_path / "run", rewards, environment=pause_after(5, tmp_path / "second"))
+    run.wait_for_line(5)  # step 4's checkpoint is complete, step 5 will be done again
     run.kill()
     resumed = start(spec, tmp_path / "run", rewards)
     assert resumed.succeed().tuned == summary.tuned

@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -301,6 +303,32 @@ def test_a_group_that_is_told_to_stop_before_it_listens(group):
     assert ending.code is ExitCode.INTERRUPTED
     assert "start again" in ending.message
     assert group.run([python(0, "")]).code is ExitCode.INTERRUPTED, "no other stage begins"
+
+
+LAUNCHER = """
+import os, sys
+from rft_trainer.process_group import Command, ProcessGroup
+waits = "import time; print('started', flush=True); time.sleep(600)"
+ProcessGroup().run([Command(0, [sys.executable, "-c", waits], dict(os.environ))])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_reports_of_a_launcher_that_is_ended_do_not_stay(group, tmp_path, monkeypatch, number):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER], stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)},
+        start_new_session=True,
+    )  # fmt: skip
+    assert launcher.stdout.readline() == b"started\n"
+    (folder,) = tmp_path.iterdir()
+    launcher.send_signal(number)
+    launcher.wait()
+    assert folder.exists() == (number == signal.SIGKILL)
+    assert group.run([python(0, "")]).code is ExitCode.SUCCEEDED
+    assert list(tmp_path.iterdir()) == [], "the next one removes what a killed one has left"
+    with suppress(ProcessLookupError):
+        os.killpg(launcher.pid, signal.SIGKILL)
 
 
 def test_the_termination_message_is_the_ending(tmp_path, monkeypatch, capfd):

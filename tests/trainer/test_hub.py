@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import constants
 from support.hub import REVISION, Hub, ask_hub
 from support.tiny import write_model
-from support.trainer import TrainerProgram, hyperparameters, job_spec, render
+from support.trainer import TrainerProgram, hyperparameters, job_spec, pause_after, render
 
 import rft_api.hub
 from rft_api.exit_codes import ExitCode, RunError
@@ -64,7 +64,8 @@ def test_a_run_keeps_its_commit_though_the_branch_moves(tmp_path, hub, model, da
     config = render(spec, tmp_path / "run", rewards.url, rewards.token_file)
     config = config.model_copy(update={"model": "owner/tiny"})
     environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
-    stopped = TrainerProgram(config, tmp_path / "run", free_port(), environment=environment)
+    pausing = environment | pause_after(3, tmp_path)
+    stopped = TrainerProgram(config, tmp_path / "run", free_port(), environment=pausing)
     stopped.wait_for_line(3)
     stopped.process.send_signal(signal.SIGTERM)
     assert stopped.wait() == ExitCode.INTERRUPTED, stopped.log

@@ -6,7 +6,7 @@ import shutil
 import uuid
 
 import pytest
-from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, render
+from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, pause_after, render
 
 from rft_api.exit_codes import ExitCode
 from rft_api.ports import free_port
@@ -40,14 +40,14 @@ def undisturbed(tmp_path_factory, s3, model, data, rewards):
     return bucket, program.succeed(), program, folder
 
 
-def start(bucket, folder, rewards, s3, **changes):
+def start(bucket, folder, rewards, s3, environment=None, **changes):
     at = f"s3://{bucket.name}"
     spec = job_spec(bucket, bucket, bucket, **{"hyperparameters": hyperparameters(maxSteps=6), **changes})
     spec["model"]["uri"], spec["output"]["uri"] = f"{at}/models/tiny", f"{at}/runs/one/"
     for split, sources in spec["data"].items():
         sources[0]["uri"] = f"{at}/data/{split}.jsonl"
     config = render(spec, folder, rewards.url, rewards.token_file)
-    environment = s3.environment() | {"RFT_TERMINATION_LOG": str(folder / "termination")}
+    environment = s3.environment() | {"RFT_TERMINATION_LOG": str(folder / "termination")} | (environment or {})
     return TrainerProgram(config, folder, free_port(), environment=environment)
 
 
@@ -105,7 +105,7 @@ def test_a_run_on_invocation_logs_says_what_it_took(tmp_path, bucket, rewards, s
 
 def test_a_new_pod_goes_on_from_the_store(tmp_path, bucket, rewards, s3, undisturbed):
     _, summary, reference, _ = undisturbed
-    killed = start(bucket, tmp_path / "run1", rewards, s3)
+    killed = start(bucket, tmp_path / "run1", rewards, s3, environment=pause_after(5, tmp_path))
     killed.wait_for_line(5)
     marker = bucket / "runs/one/checkpoints/step-4/complete.json"
     killed.kill()

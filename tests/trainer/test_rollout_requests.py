@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import contextmanager
+import uuid
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
 from pathlib import Path
@@ -155,14 +156,17 @@ SEEDS = [1, 2, 3]
 
 def test_a_lost_request_is_sent_again_with_the_same_seed(folder, client):
     seen: list[tuple[int, ...]] = []
+    lock = threading.Lock()
 
     def respond(path, request):
-        seen.append((*request["prompt"], request["seed"]))
-        if len(seen) == 1:
+        with lock:  # requests come in any order, also at the same time
+            seen.append((*request["prompt"], request["seed"]))
+            number = len(seen)
+        if number == 1:
             return None
-        if len(seen) == 2:
+        if number == 2:
             return 500, {"message": "EngineCore encountered an issue"}
-        if len(seen) == 3:
+        if number == 3:
             return 200, answer_to(request, finish_reason="abort")
         return 200, answer_to(request, (request["seed"] + 10, 1))
 
@@ -280,14 +284,31 @@ def test_what_a_server_on_cpus_is_started_with(tmp_path):
     assert options["--kv-cache-memory-bytes"] == str(2 << 30)
     assert "--tensor-parallel-size" not in options
     assert "--no-enable-chunked-prefill" in command
-    environment = server_environment(settings[0], {"RANK": "1", "MASTER_PORT": "1", "PATH": "/bin"})
+    environment = server_environment(settings[0], {"RANK": "1", "MASTER_PORT": "1", "PATH": "/bin"}, tmp_path)
     assert "RANK" not in environment
     assert "MASTER_PORT" not in environment
     assert environment["OMP_NUM_THREADS"] == "4"
     assert environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
     whole = server_settings(config_of(tmp_path, compute), "/m", LlamaConfig(), torch.float32, threads=1)
     assert "--enable-lora" not in server_command(whole[0], tmp_path / "0.sock")
-    assert server_environment(whole[0], {})["VLLM_SERVER_DEV_MODE"] == "1"
+    assert server_environment(whole[0], {}, tmp_path)["VLLM_SERVER_DEV_MODE"] == "1"
+
+
+def test_temporary_files_of_a_server_are_in_the_folder_that_is_removed_with_it():
+    """Unless its path has no room for a socket: vLLM ends when it cannot open one."""
+    on_cpus = ServerSettings("/m", "float32", 40, 8, 1)
+    on_gpus = ServerSettings("/m", "bfloat16", 40, 8, 1, devices=("0",))
+    inherited, both = {"TMPDIR": "/tmp"}, ("VLLM_RPC_BASE_PATH", "TMPDIR")
+    longest, longer = Path("/" + 69 * "x"), Path("/" + 70 * "x")
+
+    def chosen(settings, folder):
+        environment = server_environment(settings, inherited, folder)
+        return tuple(environment.get(name) for name in both)
+
+    assert len(f"{longest}/{uuid.uuid4()}") == 107
+    assert chosen(on_cpus, longest) == (str(longest), str(longest))
+    assert chosen(on_gpus, longest) == (str(longest), "/tmp")
+    assert chosen(on_cpus, longer) == chosen(on_gpus, longer) == (None, "/tmp")
 
 
 def test_the_cache_on_cpus_has_room_for_two_long_sequences():
@@ -319,7 +340,7 @@ def test_the_gpus_of_each_server(compute, visible, devices):
     assert command[command.index("--tensor-parallel-size") + 1] == str(len(devices[0]))
     assert command[command.index("--gpu-memory-utilization") + 1] == "0.500"
     assert "--no-enable-chunked-prefill" not in command
-    assert server_environment(placed[0], {})["CUDA_VISIBLE_DEVICES"] == ",".join(devices[0])
+    assert server_environment(placed[0], {}, Path("/folder"))["CUDA_VISIBLE_DEVICES"] == ",".join(devices[0])
 
 
 def test_a_server_gets_what_the_trainer_leaves_of_a_gpu(tmp_path):
@@ -354,7 +375,15 @@ def test_an_aborted_request_is_lost():
 
 
 def lives(process):
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def name_of(process):
+    with suppress(psutil.NoSuchProcess):
+        return process.name()
+    return None
 
 
 HOLDER = """\
@@ -400,8 +429,7 @@ def test_processes_that_a_killed_keeper_leaves_are_ended_before_the_next_start(f
     started = RolloutServer(socket_of(folder, 0), ServerSettings("/m", "float32", 40, 8, 1), lambda *arguments: None)
 
     def sleepers():
-        here = psutil.Process().children(recursive=True)
-        return [each for each in here if each.name() == "sleep"]
+        return [each for each in psutil.Process().children(recursive=True) if name_of(each) == "sleep"]
 
     try:
         wait_until(lambda: len(sleepers()) == 1)

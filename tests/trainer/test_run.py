@@ -5,7 +5,7 @@ import signal
 
 import pyarrow.parquet as pq
 from safetensors.torch import load_file
-from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, render
+from support.trainer import TrainerProgram, curve, end_pause, hyperparameters, job_spec, pause_after, render
 from transformers import AutoModelForCausalLM
 
 from rft_api.exit_codes import ExitCode
@@ -36,14 +36,15 @@ def test_warmup_and_grpo_with_an_adapter(tmp_path, model, data, rewards):
         warmup={"data": [{"name": "w", "uri": str(data / "warmup.jsonl")}], "epochs": 10, "learningRate": "1e-2"},
         hyperparameters=hyperparameters(klCoefficient="0.01", maxSteps=8),
     )
-    run = start(spec, tmp_path / "run", rewards)
-    run.wait_for_line(2)
+    run = start(spec, tmp_path / "run", rewards, environment=pause_after(3, tmp_path))
+    run.wait_for_line(3)
     progress, metrics = run.get("/progress").json(), run.get("/metrics").text
     assert progress["phase"] == "Training"
     assert progress["totalSteps"] == 8
     assert {line.split("{")[0] for line in metrics.splitlines() if not line.startswith("#")} >= METRIC_NAMES
     assert 'namespace="default"' in metrics
     assert 'job="test"' in metrics
+    end_pause(tmp_path)
     summary = run.succeed()
 
     assert summary.steps == 8
@@ -102,7 +103,7 @@ def test_full_training_that_stops_early_and_resumes_after_sigterm(tmp_path, mode
         assert not after.equal(before), f"{name} was not trained"
 
     spec["output"] = {"uri": str(tmp_path / "out")}
-    stopped = start(spec, tmp_path / "run2", rewards)
+    stopped = start(spec, tmp_path / "run2", rewards, environment=pause_after(3, tmp_path))
     stopped.wait_for_line(3)
     stopped.process.send_signal(signal.SIGTERM)
     assert stopped.wait() == ExitCode.INTERRUPTED, stopped.log
@@ -114,7 +115,7 @@ def test_full_training_that_stops_early_and_resumes_after_sigterm(tmp_path, mode
 
 def test_a_torn_checkpoint_is_not_resumed_from(tmp_path, model, data, rewards):
     spec = job_spec(model, data, tmp_path / "out", hyperparameters=hyperparameters(maxSteps=10))
-    run = start(spec, tmp_path / "run", rewards)
+    run = start(spec, tmp_path / "run", rewards, environment=pause_after(5, tmp_path))
     run.wait_for_line(5)
     run.kill()
     # What a kill in the middle of writing leaves: the folder, without its marker.
@@ -142,7 +143,7 @@ def test_a_run_goes_on_in_smaller_passes_and_with_more_time_for_rewards(tmp_path
     undisturbed = start(spec, tmp_path / "run1", rewards)
     undisturbed.succeed()
     spec["output"] = {"uri": str(tmp_path / "out")}
-    stopped = start(spec, tmp_path / "run2", rewards)
+    stopped = start(spec, tmp_path / "run2", rewards, environment=pause_after(3, tmp_path))
     stopped.wait_for_line(3)
     stopped.process.send_signal(signal.SIGTERM)
     assert stopped.wait() == ExitCode.INTERRUPTED, stopped.log

@@ -11,7 +11,15 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
 from support.bare_trl import assert_same_weights, bare_trl
-from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, render, train_in_process
+from support.trainer import (
+    TrainerProgram,
+    curve,
+    hyperparameters,
+    job_spec,
+    pause_after,
+    render,
+    train_in_process,
+)
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.ports import free_port
@@ -208,7 +216,7 @@ def test_checkpoints_have_an_interval_of_their_own(tmp_path, model, data, reward
     A run that goes on from step 3 knows the validation of step 2: else it would stop later.
     """
 
-    def start(folder):
+    def start(folder, environment=None):
         spec = job_spec(
             model, data, folder / "out",
             hyperparameters=hyperparameters(maxSteps=10, learningRate="1e-3"),
@@ -216,13 +224,14 @@ def test_checkpoints_have_an_interval_of_their_own(tmp_path, model, data, reward
             checkpoints={"interval": 3, "keep": 2},
             earlyStopping={"patience": 2, "minimumGain": "1000"},
         )  # fmt: skip
-        return TrainerProgram(render(spec, folder, rewards.url, rewards.token_file), folder, free_port())
+        config = render(spec, folder, rewards.url, rewards.token_file)
+        return TrainerProgram(config, folder, free_port(), environment=environment)
 
     undisturbed = start(tmp_path / "undisturbed")
     summary = undisturbed.succeed()
     assert (summary.steps, summary.stopped_early) == (6, True)
 
-    killed = start(tmp_path / "killed")
+    killed = start(tmp_path / "killed", pause_after(5, tmp_path))
     killed.wait_for_line(4, "validation")
     killed.kill()
     resumed = start(tmp_path / "killed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from rft_api.model_files import MAXIMUM_CONFIGURATION, read_model_configuration
 from rft_api.model_shape import ModelShape, UnknownShape, read_shape
 from rft_api.rft_job import RFTJob
 from rft_api.rollouts import NO_EXPERTS
+from rft_api.scratch import scratch_folder
 from rft_api.storage_error import StorageError
 from rft_api.training import DeepSpeed
 from rft_cli.check import read_manifests
@@ -77,8 +77,8 @@ def read_configuration(uri: str, folder: Path) -> Any:
         RunError: MODEL_INVALID when it cannot be read there, STORAGE_UNREACHABLE when the store does not answer.
     """
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            return read_model_configuration(_fetch(uri, folder, Path(scratch)))
+        with scratch_folder() as scratch:
+            return read_model_configuration(_fetch(uri, folder, scratch))
     except StorageError as error:
         code = ExitCode.MODEL_INVALID if error.permanent else ExitCode.STORAGE_UNREACHABLE
         text = f"{error}; to plan without it, copy config.json to a folder and name that as spec.model.uri"

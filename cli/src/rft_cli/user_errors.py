@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import typer
 
@@ -19,7 +23,8 @@ def user_errors() -> Iterator[None]:
     from rft_api.manifests import ManifestErrors
 
     try:
-        yield
+        with _ending_in_order():
+            yield
     except ManifestErrors as errors:
         for error in errors.errors:
             typer.echo(one_line(str(error), _LONGEST_ERROR), err=True)
@@ -31,3 +36,20 @@ def user_errors() -> Iterator[None]:
         raise typer.Exit(error.code) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does: what it has started ends first, and its folders are removed."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread handles signals
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

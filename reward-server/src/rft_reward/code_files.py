@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from rft_api.reward_function import RewardFunction
 
 
-@contextlib.contextmanager
-def code_folder(function: RewardFunction) -> Iterator[Path | None]:
-    """Yield a folder with the files of the function, which any user may read; None when it has no files.
+def write_code(function: RewardFunction, folder: Path) -> Path | None:
+    """Write the files of the function to a new folder, which any user may read; return it, or None without files.
 
     Terms of a combined reward share the folder: their files have different names, or the same text.
     """
@@ -23,13 +19,11 @@ def code_folder(function: RewardFunction) -> Iterator[Path | None]:
         for name, text in (grader.python.files or {}).items()
     }
     if not files:
-        yield None
-        return
-    with tempfile.TemporaryDirectory(prefix="rft-code-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        for file, text in files.items():
-            path = folder / file
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        yield folder
+        return None
+    folder.mkdir()
+    folder.chmod(0o755)
+    for file, text in files.items():
+        path = folder / file
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return folder

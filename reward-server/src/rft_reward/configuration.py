@@ -49,12 +49,17 @@ def load_function(file: Path) -> RewardFunction:
 
 
 def scoring_settings(
-    function: RewardFunction, hidden_file: Path | None, code: Path | None = None, packages: Path | None = None
+    function: RewardFunction,
+    folder: Path,
+    hidden_file: Path | None,
+    code: Path | None = None,
+    packages: Path | None = None,
 ) -> ScoringSettings:
     """Settings for scoring with a function that has been checked.
 
     Args:
         function: the function.
+        folder: the folder in which each worker gets one of its own.
         hidden_file: a file of the server that workers must not read.
         code: the folder with the further files of the code; None if it has none.
         packages: the folder with the packages that the code may import; None if it declares none.
@@ -81,6 +86,7 @@ def scoring_settings(
                 memory=spec.sandbox.memory,
                 memory_bytes=int(quantity_value(spec.sandbox.memory)),
                 needs_libraries=any(term.builtin is not None or term.openai is not None for term in for_terms),
+                folder=str(folder),
                 hidden_file=None if hidden_file is None else str(hidden_file.resolve()),
                 readable=spec.sandbox.readable,
                 runs_code=runs_code,

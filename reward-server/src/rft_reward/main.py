@@ -14,7 +14,7 @@ from rft_api.exit_codes import ExitCode
 from rft_api.foreign import server_limits
 from rft_api.foreign.logs import LineFormatter
 from rft_api.readiness import format_address
-from rft_reward.code_files import code_folder
+from rft_reward.code_files import write_code
 from rft_reward.configuration import ConfigurationError, load_function, scoring_settings
 from rft_reward.packages import package_folder
 
@@ -53,14 +53,16 @@ def main(arguments: list[str] | None = None) -> int:
 
     from rft_reward import sandbox
     from rft_reward.server import RewardServer, serve
+    from rft_reward.server_folder import server_folder
 
     sandbox.set_dumpable(False)  # in a pod, the workers run as the same user
     sandbox.adopt_orphans()
     host, port = listener.getsockname()[:2]
     print(format_address(f"http://{f'[{host}]' if ':' in host else host}:{port}"), flush=True)
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    with code_folder(function) as code:
-        settings = scoring_settings(function, options.token_file, code, packages)
+    with server_folder() as folder:
+        code = write_code(function, folder / "code")
+        settings = scoring_settings(function, folder, options.token_file, code, packages)
         serve(RewardServer(function, settings, token), listener)
     return ExitCode.SUCCEEDED
 

@@ -64,6 +64,8 @@ class WorkerSettings:
     memory_bytes: int
     needs_libraries: bool
     """Whether a grader imports more than the standard library."""
+    folder: str
+    """The folder in which each worker gets one of its own."""
     hidden_file: str | None
     readable: list[str]
     """Files and folders that the code may read, as in the manifest."""
@@ -122,7 +124,7 @@ class WorkerProcess:
         Raises:
             WorkerLost: the reward could not be loaded; with the error of the user's code, if there is one.
         """
-        self._scratch = tempfile.mkdtemp(prefix="rft-reward-")
+        self._scratch = tempfile.mkdtemp(prefix="worker-", dir=self._settings.folder)
         if os.geteuid() == 0:
             os.chown(self._scratch, sandbox.UNPRIVILEGED_ID, sandbox.UNPRIVILEGED_ID)
         request_end, self._requests = os.pipe()

@@ -6,7 +6,6 @@ import math
 import os
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from types import FrameType
 
 from rft_api.exit_codes import ExitCode
 from rft_api.foreign.files import MAXIMUM_DOCUMENT, read_file
+from rft_api.scratch import scratch_folder
 from rft_trainer.ending import REPORT_FILE, Ending, ProcessEnd, group_ending
 
 POLL_SECONDS = 0.2
@@ -51,8 +51,8 @@ class ProcessGroup:
         if self._stopping:
             return Ending(ExitCode.INTERRUPTED, "stopped before the next stage; start again to go on")
         previous_kills = count_kernel_kills()
-        with tempfile.TemporaryDirectory(prefix="rft-reports-") as folder:
-            files = [Path(folder) / str(command.rank) for command in commands]
+        with scratch_folder("rft-reports-") as folder:
+            files = [folder / str(command.rank) for command in commands]
             self._processes = [
                 subprocess.Popen(command.arguments, env={**command.environment, REPORT_FILE: str(file)})
                 for command, file in zip(commands, files, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ _OF_TRAINING = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT",
 )  # fmt: skip
 """Variables by which the trainer's processes find one another. vLLM would take them for its own."""
+_SOCKET_NAME = 36
+"""Characters of the names that vLLM gives to its sockets."""
+_SOCKET_PATH = 107
+"""Bytes of the path of a Unix socket."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,14 @@ def server_command(settings: ServerSettings, socket: Path) -> list[str]:
     return command
 
 
-def server_environment(settings: ServerSettings, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a rollout server, from that of the trainer."""
+def server_environment(settings: ServerSettings, environment: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Return the environment of a rollout server, from that of the trainer.
+
+    Args:
+        settings: what the server is started with.
+        environment: that of the trainer.
+        folder: where the server puts its temporary files, which a killed vLLM leaves behind.
+    """
     inherited = {name: value for name, value in environment.items() if name not in _OF_TRAINING}
     changes = {
         "VLLM_NO_USAGE_STATS": "1",
@@ -112,6 +123,11 @@ def server_environment(settings: ServerSettings, environment: Mapping[str, str])
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "TORCHDYNAMO_DISABLE": "1",
         }
+    # A longer path would have no room for the names of sockets; then vLLM uses the folder that it chooses by itself.
+    if len(os.fsencode(folder)) + 1 + _SOCKET_NAME <= _SOCKET_PATH:
+        changes["VLLM_RPC_BASE_PATH"] = str(folder)
+        if not settings.devices:  # what is compiled for GPUs is kept in TMPDIR for the next server
+            changes["TMPDIR"] = str(folder)
     return {**inherited, **changes}
 
 

@@ -191,7 +191,7 @@ class RolloutServer:
     def _start(self) -> None:
         self._starts += 1
         self._working_folder().mkdir(exist_ok=True)
-        environment = {**server_environment(self._settings, os.environ), "PYTHONUNBUFFERED": "1"}
+        environment = server_environment(self._settings, os.environ, self.socket.parent)
         with self._log_file().open("ab") as output:
             self._keeper = subprocess.Popen(
                 [sys.executable, "-S", "-E", keeper.__file__, *server_command(self._settings, self._private_socket())],
@@ -201,7 +201,7 @@ class RolloutServer:
                 # What kills the trainer's process group leaves the keeper, which then kills that of the server.
                 start_new_session=True,
                 cwd=self._working_folder(),
-                env=environment,
+                env={**environment, "PYTHONUNBUFFERED": "1"},
             )
         if self._stopping.is_set():
             self.kill()
