@@ -38,6 +38,12 @@ ATTACKS = [
     Attack("fork_bomb", "starts processes without end", f"{LIMITS}: 64 processes and threads.", ("more than",)),
     Attack("memory", "takes memory without end", f"{LIMITS}: the address space of each process.", ("more than 256Mi",)),
     Attack("memory_of_many_processes", "takes memory in many processes", f"{TOGETHER}.", ("together",)),
+    Attack(
+        "memory_behind_threads_that_have_ended",
+        "takes memory in processes whose first thread has ended",
+        f"{TOGETHER}.",
+        ("together",),
+    ),
     Attack("shared_memory_of_many_processes", "takes shared memory in many processes", f"{TOGETHER}.", ("together",)),
     Attack(
         "memory_outside_the_limit",
@@ -73,6 +79,27 @@ ATTACKS = [
         f"{FILTER}: the size of a pipe.",
         DENIED,
     ),
+    Attack(
+        "locks_of_files",
+        "takes memory of the kernel that locks of files hold",
+        "The server looks at the kernel's list of locks ten times a second, and ends a worker that has over 4,096.",
+        ("locks of files",),
+    ),
+    Attack(
+        "locks_of_a_descriptor",
+        "takes locks that name no process",
+        f"{FILTER}: fcntl.",
+        DENIED,
+        succeeds_without=True,
+    ),
+    Attack(
+        "locks_of_the_dead",
+        "shares its descriptors with a process that may end before it",
+        f"{FILTER}: clone with CLONE_FILES and without CLONE_THREAD.",
+        DENIED,
+        succeeds_without=True,
+    ),
+    Attack("timers", "takes timers without end", f"{LIMITS}: 256 signals and timers.", ("BlockingIOError",)),
     Attack(
         "pages_that_pipes_hold",
         "takes huge pages, and leaves them to pipes",
@@ -168,6 +195,13 @@ ATTACKS = [
         f"{SIGNALS}; and the filter.",
         DENIED,
     ),
+    Attack(
+        "kill_through_the_owner_of_a_socket",
+        "has the kernel kill the server when a socket is written",
+        f"{SIGNALS}; and the filter.",
+        DENIED,
+    ),
+    Attack("kill_a_thread_of_the_server", "kills a thread of the server", f"{SIGNALS}; and the filter.", DENIED),
     Attack("limit_the_server", "takes the server's descriptors away", f"{FILTER}: limits of other processes.", DENIED),
     Attack("starve_the_server", "lowers the server's priority", f"{FILTER}: priorities of other processes.", DENIED),
     Attack(
@@ -376,6 +410,17 @@ ATTACKS = [
         DENIED,
         succeeds_without=True,
     ),
+    Attack("watch_folders", "watches folders by a signal", f"{FILTER}: fcntl.", DENIED),
+    Attack(
+        "hold_up_those_who_open_a_file", "takes a lease of a file, so that others wait", f"{FILTER}: fcntl.", DENIED
+    ),
+    Attack(
+        "write_the_disks",
+        "has everybody's files written to the disk",
+        f"{FILTER}: sync and syncfs.",
+        DENIED,
+        succeeds_without=True,
+    ),
     Attack("become_readable_to_others", "makes itself dumpable", f"{FILTER}: prctl.", DENIED, succeeds_without=True),
     Attack(
         "disown_orphans", "lets its orphans go to another parent", f"{FILTER}: prctl.", DENIED, succeeds_without=True
@@ -393,6 +438,18 @@ ATTACKS = [
         "background_process_that_is_hidden",
         "leaves a process behind, and has the worker not see it",
         f"{STRAYS}.",
+        ("it is there",),
+    ),
+    Attack(
+        "background_process_behind_a_thread_that_has_ended",
+        "leaves a process behind whose first thread has ended",
+        f"{STRAYS}. It looks at all threads.",
+        ("it is there",),
+    ),
+    Attack(
+        "background_processes_that_take_turns",
+        "leaves processes behind that each start the next one and end",
+        f"{STRAYS}. Nobody else starts processes then, so a new one is one of these.",
         ("it is there",),
     ),
     Attack(

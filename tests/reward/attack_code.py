@@ -26,12 +26,14 @@ NUMBERS = {
     "x86_64": {
         "shmget": 29, "clone": 56, "ptrace": 101, "mount": 165, "keyctl": 250, "ioprio_set": 251, "unshare": 272,
         "inotify_init1": 294, "perf_event_open": 298, "process_vm_readv": 310, "memfd_create": 319, "bpf": 321,
-        "userfaultfd": 323, "mknodat": 259, "vmsplice": 278, "io_setup": 206,
+        "userfaultfd": 323, "mknodat": 259, "vmsplice": 278, "io_setup": 206, "exit": 60, "tgkill": 234, "syncfs": 306,
+        "timer_create": 222,
     },
     "aarch64": {
         "shmget": 194, "clone": 220, "ptrace": 117, "mount": 40, "keyctl": 219, "ioprio_set": 30, "unshare": 97,
         "inotify_init1": 26, "perf_event_open": 241, "process_vm_readv": 270, "memfd_create": 279, "bpf": 280,
-        "userfaultfd": 282, "mknodat": 33, "vmsplice": 75, "io_setup": 0,
+        "userfaultfd": 282, "mknodat": 33, "vmsplice": 75, "io_setup": 0, "exit": 93, "tgkill": 131, "syncfs": 267,
+        "timer_create": 107,
     },
 }[os.uname().machine]  # fmt: skip
 NUMBERS |= {"pidfd_send_signal": 424, "io_uring_setup": 425, "pidfd_open": 434, "clone3": 435}
@@ -102,6 +104,21 @@ def memory_of_many_processes(world):
     time.sleep(60)
 
 
+def memory_behind_threads_that_have_ended(world):
+    for _ in range(8):
+        if os.fork() == 0:
+            threading.Thread(target=hold_memory).start()
+            call("exit", 0)  # of this thread only, after which the process looks as if it had ended
+    time.sleep(60)
+
+
+def hold_memory():
+    held = bytearray(100 << 20)
+    for place in range(0, len(held), 4096):
+        held[place] = 1
+    time.sleep(60)
+
+
 def shared_memory_of_many_processes(world):
     for _ in range(8):
         if os.fork() == 0:
@@ -145,6 +162,27 @@ def pipes_with_large_buffers(world):
     held = [os.pipe() for _ in range(30)]
     for _, writer in held:
         fcntl.fcntl(writer, 1031, 1 << 20)  # F_SETPIPE_SZ
+
+
+def locks_of_files(world):
+    file = os.open("locked", os.O_RDWR | os.O_CREAT)
+    for place in range(1 << 41, 0, -2):  # backwards, so that the kernel need not look for the place
+        fcntl.fcntl(file, fcntl.F_SETLK, struct.pack("hhqqi", fcntl.F_WRLCK, 0, place, 1, 0))
+
+
+def locks_of_a_descriptor(world):
+    file = os.open("locked", os.O_RDWR | os.O_CREAT)
+    fcntl.fcntl(file, 37, struct.pack("hhqqi", fcntl.F_WRLCK, 0, 0, 1, 0))  # F_OFD_SETLK
+
+
+def locks_of_the_dead(world):
+    # What shares this process's descriptors could take locks that stay when it ends, and belong to nobody then.
+    call("clone", 0x400 | signal.SIGCHLD, 0, 0, 0, 0) or os._exit(0)
+
+
+def timers(world):
+    for _ in range(2000):
+        call("timer_create", 1, None, ctypes.byref(ctypes.c_int(0)))
 
 
 def pages_that_pipes_hold(world):
@@ -317,6 +355,18 @@ def kill_through_the_owner_of_a_pipe(world):
     fcntl.fcntl(read_end, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(read_end, fcntl.F_SETFL, os.O_ASYNC)
     os.write(write_end, b"x")
+
+
+def kill_through_the_owner_of_a_socket(world):
+    one, other = socket.socketpair()
+    fcntl.ioctl(one, 0x8901, struct.pack("i", world["server"]))  # FIOSETOWN
+    fcntl.fcntl(one, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(one, fcntl.F_SETFL, os.O_ASYNC)
+    other.send(b"x")
+
+
+def kill_a_thread_of_the_server(world):
+    call("tgkill", world["server"], world["server"], signal.SIGKILL)
 
 
 def limit_the_server(world):
@@ -653,6 +703,18 @@ def watch_files(world):
         raise OSError(ctypes.get_errno(), "inotify_add_watch")
 
 
+def watch_folders(world):
+    fcntl.fcntl(os.open(".", os.O_RDONLY), fcntl.F_NOTIFY, fcntl.DN_CREATE)
+
+
+def hold_up_those_who_open_a_file(world):
+    fcntl.fcntl(os.open("mine", os.O_RDWR | os.O_CREAT), fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+
+def write_the_disks(world):
+    call("syncfs", os.open("/proc/self/stat", os.O_RDONLY))
+
+
 def become_readable_to_others(world):
     prctl(4, 1)
 
@@ -692,6 +754,23 @@ def background_process_that_is_hidden(world):
     if os.fork() == 0:
         os.setsid()
         time.sleep(600)
+    raise RuntimeError("it is there")
+
+
+def background_process_behind_a_thread_that_has_ended(world):
+    if os.fork() == 0:
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        call("exit", 0)
+    time.sleep(0.1)
+    raise RuntimeError("it is there")
+
+
+def background_processes_that_take_turns(world):
+    if os.fork() == 0:
+        os.setsid()
+        while libc.fork() == 0:  # each starts the next one and ends, so that nobody sees it running for long
+            os.setpgid(0, 0)
+        os._exit(0)
     raise RuntimeError("it is there")
 
 

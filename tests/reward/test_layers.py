@@ -94,7 +94,7 @@ def test_what_is_in_reach_without_layers(missing, doors):
 
 
 SPARED = """
-import ctypes, os, signal, sys
+import ctypes, errno, fcntl, os, signal, socket, struct, sys
 from rft_reward import system_calls
 ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)
 server = int(sys.argv[1])
@@ -105,6 +105,19 @@ for target in (server, -server, -1):
     except PermissionError:
         continue
     sys.exit(f"{target} was reached")
+libc = ctypes.CDLL(None, use_errno=True)
+tgkill = system_calls.numbers(os.uname().machine)["tgkill"]
+if libc.syscall(tgkill, server, server, 0) == 0 or ctypes.get_errno() != errno.EPERM:
+    sys.exit("its first thread was reached")
+if libc.syscall(tgkill, os.getpid(), os.getpid(), 0):
+    sys.exit("threads cannot signal each other")
+one, _ = socket.socketpair()
+for request in (0x8901, 0x8902):  # FIOSETOWN, SIOCSPGRP
+    try:
+        fcntl.ioctl(one, request, struct.pack("i", server))
+    except PermissionError:
+        continue
+    sys.exit(f"the server was made the owner of a socket by {request:#x}")
 child = os.fork()
 if not child:
     signal.pause()

@@ -8,8 +8,11 @@ import itertools
 import os
 import signal
 from collections import defaultdict
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from pathlib import Path
+
+_QUICK_LOOKS = 100
+"""Looks for children in a row, each some 50 microseconds."""
 
 
 def strays(workers: Set[int]) -> list[int]:
@@ -35,9 +38,26 @@ def descendant(process: int, generations: int) -> int:
 
 def offspring(process: int) -> list[int]:
     """The running descendants of a process."""
+    return [descendant for descendant in _descendants(process) if _runs(descendant)]
+
+
+def has_more(process: int, most: int) -> bool:
+    """Whether a process that is idle has more running descendants than so many.
+
+    Processes that each start the next one and end would hardly ever be seen running. But they start new ones, which
+    nobody else does.
+    """
+    descendants = _descendants(process)
+    if sum(map(_runs, descendants)) > most:
+        return True
+    return not set(_descendants(process)) <= set(descendants)
+
+
+def _descendants(process: int) -> list[int]:
+    """The descendants of a process, also those that have ended and whose parent has not yet asked for their status."""
     descendants: list[int] = []
     for parent in itertools.chain([process], descendants):
-        descendants += [child for child in _children_of(parent) if _runs(child)]
+        descendants += _children_of(parent)
     return descendants
 
 
@@ -51,8 +71,24 @@ def _children_of(process: int) -> list[int]:
 
 
 def _runs(process: int) -> bool:
+    return any(map(_goes_on, folders(process)))
+
+
+def folders(process: int) -> Iterator[Path]:
+    """The folders of a process in /proc, then those of its threads.
+
+    When the first thread has ended, the process looks as if it had ended, and as if it had no memory. Its other threads
+    show what they have together.
+    """
+    folder = Path(f"/proc/{process}")
+    yield folder
+    with contextlib.suppress(OSError):  # the process has ended
+        yield from (folder / "task").iterdir()
+
+
+def _goes_on(folder: Path) -> bool:
     try:
-        return Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in "ZX"
+        return (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
 
@@ -60,6 +96,7 @@ def _runs(process: int) -> bool:
 async def end_strays(workers: Set[int]) -> bool:
     """Kill strays until there are none. Return whether that succeeded."""
     for _ in range(400):
+        _end_children(workers)
         processes = strays(workers)
         if not processes:
             return True
@@ -70,6 +107,29 @@ async def end_strays(workers: Set[int]) -> bool:
                 os.waitpid(process, os.WNOHANG)
         await asyncio.sleep(0.005)
     return False
+
+
+def _end_children(workers: Set[int]) -> None:
+    """Kill the children of this process that are no workers, and those that it inherits from them.
+
+    They are killed as soon as they are seen: each may start the next one and end, long before all processes of the
+    machine have been looked at. A process to which a signal is sent no longer starts another one.
+    """
+    own = os.getpid()
+    listed = Path(f"/proc/{own}/task/{own}/children")
+    for _ in range(_QUICK_LOOKS):
+        try:
+            children = [child for child in map(int, listed.read_text().split()) if child not in workers]
+        except OSError:  # the kernel does not have this list
+            return
+        if not children:
+            return
+        for child in children:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(child, signal.SIGKILL)
+        for child in children:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, os.WNOHANG)
 
 
 def _children() -> defaultdict[int, list[int]]:

@@ -27,6 +27,11 @@ MAXIMUM_OPEN_FILES = 128
 MAXIMUM_FILE_BYTES = 16 * 1024 * 1024
 SCRATCH_BYTES = 64 * 1024 * 1024
 SCRATCH_FILES = 4096
+MAXIMUM_LOCKS = 4096
+"""Largest number of locks of parts of files that the processes of a worker hold. Each takes memory of the kernel, which
+most kernels count for nobody, so that neither the worker's limit nor the pod's would end it. SQLite holds three."""
+MAXIMUM_SIGNALS = 256
+"""Largest number of signals that are queued, and of timers: these, too, are memory of the kernel."""
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 _CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = (
@@ -192,7 +197,7 @@ def _filter_system_calls(enclosure: Enclosure, confined: bool, truncation: bool,
     is_spared = not (progress.layers["namespaces"] or progress.layers["landlock_signals"])
     program = system_calls.sandbox_program(
         machine,
-        spared=[enclosure.server_pid] if is_spared else [],
+        spared=sorted({enclosure.server_pid, os.getpgid(enclosure.server_pid)}) if is_spared else [],
         attributes=confined,
         truncation=confined or truncation,
         rules=enclosure.confines,
@@ -230,6 +235,7 @@ def _limit_resources(processes: int) -> None:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_SIGPENDING, MAXIMUM_SIGNALS),
     ):
         hard = resource.getrlimit(kind)[1]
         value = limit if hard == resource.RLIM_INFINITY else min(limit, hard)

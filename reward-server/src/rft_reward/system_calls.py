@@ -31,7 +31,7 @@ _NUMBERS = {
         statmount 457 listmount 458 lsm_set_self_attr 460
         add_key 248 request_key 249 keyctl 250 init_module 175 finit_module 313 delete_module 176 kexec_load 246
         kexec_file_load 320 reboot 169 syslog 103 settimeofday 164 clock_settime 227 clock_adjtime 305 adjtimex 159
-        sethostname 170 setdomainname 171 vhangup 153 iopl 172 ioperm 173 modify_ldt 154
+        sync 162 syncfs 306 sethostname 170 setdomainname 171 vhangup 153 iopl 172 ioperm 173 modify_ldt 154
         shmget 29 semget 64 msgget 68 mq_open 240 memfd_create 319 memfd_secret 447 vmsplice 278 io_setup 206
         landlock_create_ruleset 444 landlock_add_rule 445 landlock_restrict_self 446
         inotify_init 253 inotify_init1 294 fanotify_init 300
@@ -52,7 +52,7 @@ _NUMBERS = {
         statmount 457 listmount 458 lsm_set_self_attr 460
         add_key 217 request_key 218 keyctl 219 init_module 105 finit_module 273 delete_module 106 kexec_load 104
         kexec_file_load 294 reboot 142 syslog 116 settimeofday 170 clock_settime 112 clock_adjtime 266 adjtimex 171
-        sethostname 161 setdomainname 162 vhangup 58
+        sync 81 syncfs 267 sethostname 161 setdomainname 162 vhangup 58
         shmget 194 semget 190 msgget 186 mq_open 180 memfd_create 279 memfd_secret 447 vmsplice 75 io_setup 0
         landlock_create_ruleset 444 landlock_add_rule 445 landlock_restrict_self 446
         inotify_init1 26 fanotify_init 262
@@ -86,8 +86,10 @@ KERNEL = _words("""
     syslog settimeofday clock_settime clock_adjtime adjtimex sethostname setdomainname vhangup iopl ioperm modify_ldt
     unshare setns mount umount2 pivot_root chroot mount_setattr open_tree move_mount fsopen fsconfig fsmount fspick
     open_by_handle_at name_to_handle_at swapon swapoff quotactl quotactl_fd acct statmount listmount lsm_set_self_attr
+    sync syncfs
 """)
-"""Parts of the kernel that no reward needs, and that many exploits use."""
+"""Parts of the kernel that no reward needs, and that many exploits use. sync and syncfs make everybody's files wait for
+the disk."""
 OUTLIVING = _words("""
     shmget semget msgget mq_open memfd_create memfd_secret inotify_init inotify_init1 fanotify_init setsockopt
     vmsplice io_setup
@@ -110,10 +112,12 @@ _ALLOW = (_GIVE, 0, 0, 0x7FFF0000)
 _X32 = 0x40000000
 _NAMESPACES_AND_PARENT = 0x00020000 | 0x7E000000 | 0x8000
 """Flags of clone(2): CLONE_NEWNS, the other CLONE_NEW* and CLONE_PARENT."""
+_CLONE_FILES, _CLONE_THREAD = 0x400, 0x10000
 _UNIX, _STREAM, _SEQPACKET = 1, 1, 5
 _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_PTRACER = 4, 36, 0x59616D61
 _F_SETOWN, _F_SETOWN_EX, _F_SETPIPE_SZ = 8, 15, 1031
-_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_F_OFD_SETLK, _F_OFD_SETLKW, _F_SETLEASE, _F_NOTIFY = 37, 38, 1024, 1026
+_TIOCSTI, _TIOCLINUX, _FIOSETOWN, _SIOCSPGRP = 0x5412, 0x541C, 0x8901, 0x8902
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -137,7 +141,7 @@ def sandbox_program(
 
     Args:
         machine: hardware name of the kernel, such as x86_64.
-        spared: processes that kill(2) must not reach, for kernels without a better protection.
+        spared: processes and groups that signals must not reach, for kernels without a better protection.
         attributes: whether mode, owner, times and extended attributes of files may be changed.
         truncation: whether files may be truncated by their path.
         rules: whether Landlock's rules may be made, for processes that confine completions.
@@ -174,8 +178,9 @@ def _argument_checks(spared: Sequence[int]) -> dict[str, list[Instruction]]:
     refuse = _refuse(errno.EPERM)
     # The first argument is a process: only the caller itself, which is 0, is allowed.
     oneself = [_argument(0), (_EQUAL, 1, 0, 0), refuse, _ALLOW]
-    kill = [_argument(0)]
+    kill, tgkill = [_argument(0)], [_argument(0)]
     for process in spared:
+        tgkill += [(_EQUAL, 0, 1, process), refuse]
         for number in (process, -process):
             kill += [(_EQUAL, 0, 1, number & 0xFFFFFFFF), refuse]
     return {
@@ -200,17 +205,32 @@ def _argument_checks(spared: Sequence[int]) -> dict[str, list[Instruction]]:
             _refuse(errno.EACCES),
             _ALLOW,
         ],
-        "clone": [_argument(0), (_ANY_BIT, 0, 1, _NAMESPACES_AND_PARENT), refuse, _ALLOW],
+        # Only threads share descriptors: the locks of a process that has ended would stay, as those of nobody.
+        "clone": [
+            _argument(0),
+            (_ANY_BIT, 0, 1, _NAMESPACES_AND_PARENT),
+            refuse,
+            (_ANY_BIT, 0, 2, _CLONE_FILES),
+            (_ANY_BIT, 1, 0, _CLONE_THREAD),
+            refuse,
+            _ALLOW,
+        ],
         "kill": [*kill, (_EQUAL, 0, 1, 0xFFFFFFFF), refuse, _ALLOW],  # -1 stands for all processes
+        "tgkill": [*tgkill, _ALLOW],
         **dict.fromkeys(
             ("prlimit64", "sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"), oneself
         ),
         "setpriority": _of_caller(0),
         "ioprio_set": _of_caller(1),
         "prctl": _argument_not_in(0, (_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_PTRACER)),
-        # The first two let the kernel signal another process, the third takes memory of the kernel.
-        "fcntl": _argument_not_in(1, (_F_SETOWN, _F_SETOWN_EX, _F_SETPIPE_SZ)),
-        "ioctl": _argument_not_in(1, (_TIOCSTI, _TIOCLINUX)),  # these insert input into a terminal
+        # The first two let the kernel signal another process, the third takes memory of the kernel. So do locks, which
+        # the server counts if they belong to a process; those of a descriptor name none. The last two watch others.
+        "fcntl": _argument_not_in(
+            1,
+            (_F_SETOWN, _F_SETOWN_EX, _F_SETPIPE_SZ, _F_OFD_SETLK, _F_OFD_SETLKW, _F_SETLEASE, _F_NOTIFY),
+        ),
+        # The first two insert input into a terminal, the others let the kernel signal another process.
+        "ioctl": _argument_not_in(1, (_TIOCSTI, _TIOCLINUX, _FIOSETOWN, _SIOCSPGRP)),
     }
 
 

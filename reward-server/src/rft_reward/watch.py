@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 
-from rft_reward.sandbox import SCRATCH_BYTES, SCRATCH_FILES
+from rft_reward import processes
+from rft_reward.sandbox import MAXIMUM_LOCKS, SCRATCH_BYTES, SCRATCH_FILES
+
+_LOCKS = Path("/proc/locks")
+_LOCK = re.compile(rb"POSIX +\S+ +\S+ +(\d+) ")
+"""A line of the kernel's list of locks, with the process that holds it or waits for it."""
+_MOST_OF_THE_LOCKS = 384 << 10
+"""Bytes that are read of the list, which are more than `MAXIMUM_LOCKS` take: the list may be of any length."""
 
 
 class Watch:
@@ -34,12 +42,15 @@ class Watch:
     def excess(self, offspring: Iterable[int]) -> tuple[str, str] | None:
         """The limit that the worker and its descendants exceed together, as reason and message; None if none is."""
         # Forks of the worker share its initial memory until they write to it.
-        used = sum(max(0, _own_bytes(process) - self._before) for process in (self._worker, *offspring))
+        members = {self._worker, *offspring}
+        used = sum(max(0, _own_bytes(process) - self._before) for process in members)
         if self._sockets is not None:
             used += _socket_bytes(self._sockets)
         if used > self._memory_bytes:
             text = f"the code's processes together used more than {self._memory}"
             return "memory", f"{text}: make them use less, or raise spec.sandbox.memory"
+        if _locks_of(members) > MAXIMUM_LOCKS:
+            return "memory", f"the code held more than {MAXIMUM_LOCKS:,} locks of files: make it hold fewer"
         if self._scratch is not None and _holds_more(self._scratch, SCRATCH_BYTES, SCRATCH_FILES):
             text = f"the code wrote more than {SCRATCH_BYTES >> 20} MiB or {SCRATCH_FILES} files, or hid a folder"
             return "scratch", f"{text}: make it write less"
@@ -52,15 +63,28 @@ class Watch:
 
 def _own_bytes(process: int) -> int:
     """Resident memory of a process that is not mapped from files; what several processes share counts for each."""
-    folder = Path(f"/proc/{process}")
+    for folder in processes.folders(process):
+        try:
+            resident, shared = map(int, (folder / "statm").read_text().split()[1:3])
+            if not resident:  # this thread has ended
+                continue
+            lines = (folder / "status").read_text(errors="replace").splitlines()
+        except OSError:  # the process has ended
+            continue
+        # What statm calls shared is mapped from files, or memory that processes share, which not every kernel tells.
+        memory = sum(int(line.split()[1]) << 10 for line in lines if line.startswith("RssShmem:"))
+        return (resident - shared) * resource.getpagesize() + memory
+    return 0
+
+
+def _locks_of(members: Set[int]) -> int:
+    """The locks of parts of files that processes hold or wait for, as far as the beginning of the list tells."""
     try:
-        resident, shared = map(int, (folder / "statm").read_text().split()[1:3])
-        lines = (folder / "status").read_text(errors="replace").splitlines()
-    except OSError:  # the process has ended
+        with _LOCKS.open("rb") as file:
+            text = file.read(_MOST_OF_THE_LOCKS)
+    except OSError:  # /proc hides it
         return 0
-    # What statm calls shared is mapped from files, or memory that processes share, which not every kernel tells.
-    memory = sum(int(line.split()[1]) << 10 for line in lines if line.startswith("RssShmem:"))
-    return (resident - shared) * resource.getpagesize() + memory
+    return sum(int(process) in members for process in _LOCK.findall(text))
 
 
 def _socket_bytes(table: Path) -> int:

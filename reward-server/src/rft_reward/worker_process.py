@@ -231,7 +231,7 @@ class WorkerProcess:
         assert self._process is not None
         assert self._watch is not None
         # The server counts them itself, because the code could report that there are none.
-        if len(processes.offspring(self._process.pid)) > self._own_processes:
+        if processes.has_more(self._process.pid, self._own_processes):
             return "leftover_processes"
         return "leftover_files" if crowded or self._watch.crowded() else None
 
