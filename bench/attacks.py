@@ -233,6 +233,7 @@ def reward_server_cases(folder):
         for name, flood in floods("/healthz", SCORE_PATH).items():
             yield f"4: {name}, without end", pair, flooding_of(port, *flood)
         yield from half_requests(pair, port, b"GET /healthz HTTP/1.1\r\n", server_limits.CONNECTIONS)
+        yield "4: 32 clients that ask for metrics again and again", pair, asking(f"{server.url}/metrics", 32)
         fields = ("id", "error", "aggregate_reward_score", "metrics_list", "warnings", "explanation")
         yield "5: rows that nest 985 lists", pair, scoring(server, list(map(deep, fields)))
 
@@ -306,6 +307,29 @@ def holding(port, beginning, number):
                 with contextlib.suppress(ConnectionError):
                     stack.enter_context(connected(port, beginning))
             yield lambda: True
+
+    return attack
+
+
+def asking(url, clients):
+    @contextlib.contextmanager
+    def attack():
+        stop, answers = threading.Event(), []
+
+        def ask_on():
+            ask = ask_page(url)
+            while not stop.is_set():
+                ask()
+                answers.append(1)
+
+        with concurrent.futures.ThreadPoolExecutor(clients) as threads:
+            senders = [threads.submit(ask_on) for _ in range(clients)]
+            try:
+                yield lambda: answers
+            finally:
+                stop.set()
+                for sender in senders:
+                    sender.result()
 
     return attack
 

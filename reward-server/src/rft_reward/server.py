@@ -27,6 +27,7 @@ from rft_reward import acceptance
 from rft_reward.bodies import Bodies, Busy
 from rft_reward.connections import Connection, Server
 from rft_reward.metrics import Metrics
+from rft_reward.metrics_page import MetricsPage
 from rft_reward.samples import BadRequest, TooLarge, read_samples
 from rft_reward.scoring import Scoring, ScoringSettings
 
@@ -52,6 +53,7 @@ class RewardServer:
         self._token = None if token is None else token.encode()
         self._bodies = Bodies(server_limits.BODIES_BYTES)
         self._metrics = Metrics()
+        self._page = MetricsPage(lambda: generate_latest(self._metrics.registry))
         self._scoring = Scoring(settings, self._metrics)
         self._test_failures: list[NotReady] | None = None
         """None until the tests have run."""
@@ -144,7 +146,7 @@ class RewardServer:
         return Response(readiness.model_dump_json(exclude_none=True), status, media_type="application/json")
 
     async def _show_metrics(self, request: Request) -> Response:
-        return Response(generate_latest(self._metrics.registry), headers={"content-type": CONTENT_TYPE_LATEST})
+        return Response(self._page.content(), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
 def serve(server: RewardServer, listener: socket.socket) -> None:
