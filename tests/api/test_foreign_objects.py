@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape
 
 import pytest
 
+from rft_api import storage
 from rft_api.foreign.names import check_relative_name
 from rft_api.hub import HubDataset, HubModel, fetch_dataset
 from rft_api.hub_address import DatasetAddress, parse_hub_address
@@ -137,6 +138,23 @@ def test_names_that_are_refused_everywhere(tmp_path, bucket, monkeypatch, name):
     assert str(raised.value).isprintable()
     assert len(str(raised.value)) < 500
     assert files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("keys", [0, 1, 1000])
+def test_a_list_without_an_end_is_left(monkeypatch, bucket, keys):
+    monkeypatch.setattr(storage, "MAXIMUM_OBJECTS", 5000)
+    store, pages = ObjectStore(), []
+
+    def endless():
+        while True:
+            pages.append(len(pages))
+            yield {"Contents": [{"Key": f"m/{len(pages)}-{key}", "Size": 0, "ETag": "x"} for key in range(keys)]}
+
+    monkeypatch.setattr(store._client, "get_paginator", lambda operation: _Pages(endless()))
+    with pytest.raises(StorageError, match="more than 5,000 objects below it; name a folder") as raised:
+        store.objects("s3://b/m")
+    assert raised.value.permanent
+    assert len(pages) <= 5001
 
 
 class _Pages:

@@ -6,18 +6,21 @@ import bz2
 import gzip
 import json
 import re
+import resource
 import subprocess
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow
+import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import rft_api.jsonl
+import rft_api.tables
 from rft_api.data_formats import read_conversations, read_prompts
 from rft_api.dataset_files import dataset_files
 from rft_api.exact_json import MAXIMUM_NESTING, parse_row
@@ -273,6 +276,88 @@ def test_sizes_are_bounded(tmp_path, monkeypatch):
         assert problem.startswith(
             ": is a JSON array of more than 1 MiB, which is read whole; write one object per line"
         )
+
+
+def test_rows_are_counted(tmp_path, monkeypatch):
+    """Each takes some 500 bytes of memory, also where its line has two: 4 MB of gzip took half a terabyte."""
+    monkeypatch.setattr(rft_api.jsonl, "MAXIMUM_ROWS", 1000)
+    file, refusal = tmp_path / "data", ": has more than 1,000 rows; split it"
+    for content in (b"{}\n" * 1001, gzip.compress(b"{}\n" * 1001), b"[" + b"{}," * 1000 + b"{}]", b"x\n" * 1001):
+        assert refusal in problems_of(file, content)
+        assert len(problems_of(file, content)) <= 1001
+    assert refusal not in problems_of(file, b"\n" * 5000 + b"{}\n" * 1000)
+
+
+def arrow(batch: pyarrow.RecordBatch, **options: Any) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_file(sink, batch.schema, options=pyarrow.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def parquet(table: pyarrow.Table) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+TEXT = pyarrow.array(["x" * (4 << 20)])
+SHARED = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1000, pyarrow.int32()), TEXT)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        # A column without values takes no bytes at all, whatever its length.
+        (arrow(pyarrow.record_batch({"a": pyarrow.nulls(10**9)})), ": has more than 5,000,000 rows; split it"),
+        # Rows that share a text.
+        (arrow(pyarrow.record_batch({"a": SHARED})), ": takes more than 64 MiB of memory to unpack"),
+        (parquet(pyarrow.table({"a": pyarrow.array(["x" * (1 << 20)] * 1000)})), ": takes more than 64 MiB of memory"),
+        (
+            arrow(pyarrow.record_batch({"a": pyarrow.array([[None]], pyarrow.list_(pyarrow.null()))})),
+            None,
+        ),
+        # A list of any length without values.
+        (
+            arrow(pyarrow.record_batch({"a": pyarrow.ListArray.from_arrays([0, 10**9], pyarrow.nulls(10**9))})),
+            ": takes more than 64 MiB of memory to unpack",
+        ),
+        # One value for any number of rows.
+        (
+            arrow(
+                pyarrow.record_batch(
+                    {
+                        "a": pyarrow.RunEndEncodedArray.from_arrays(
+                            [2**31 - 1], ["x"], pyarrow.run_end_encoded(pyarrow.int32(), pyarrow.string())
+                        )
+                    }
+                )
+            ),
+            ": has more than 5,000,000 rows; split it",
+        ),
+        # Zeros, which are compressed to nothing.
+        (
+            arrow(pyarrow.record_batch({"a": pyarrow.array(["\0" * (96 << 20)])}), compression="zstd"),
+            ": takes more than 64",
+        ),
+    ],
+    ids=["nulls", "shared", "dictionary", "taken", "list", "runs", "zeros"],
+)
+def test_tables_that_unpack_to_any_size(content, problem, tmp_path, monkeypatch):
+    assert len(content) < 6 << 20
+    monkeypatch.setattr(rft_api.tables, "MAXIMUM_BYTES", 64 << 20)
+    file = tmp_path / "data"
+    file.write_bytes(content)
+    problems: list[str] = []
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    rows = read_rows(file, problems)
+    if problem is None:
+        assert (len(rows), problems) == (1, [])
+    else:
+        (said,) = problems
+        # What a batch takes may also be counted after it was unpacked, in memory that was free.
+        assert said.removeprefix(str(file)).startswith((problem, ": holds more than 64 MiB"))
+    assert resource.getrlimit(resource.RLIMIT_AS) == limit
 
 
 USER, SYSTEM = {"role": "user", "content": "Hi?"}, {"role": "system", "content": "Answer in one word."}

@@ -22,6 +22,9 @@ MAXIMUM_LINE_BYTES = 64 << 20
 """A reward server takes requests of this size, so a longer row could not be scored."""
 MAXIMUM_WHOLE_BYTES = 1 << 30
 """Size of an array, which is read whole; its objects need several times as much memory."""
+MAXIMUM_ROWS = 5_000_000
+"""Rows of a file: each takes some 500 bytes of memory, also where its line has two, and so does what is said about a
+wrong line."""
 MAXIMUM_UNPACKED_BYTES = 4 << 30
 """Size to which a compressed file may unpack, so that a small file cannot fill the memory or run for hours."""
 
@@ -120,7 +123,9 @@ def _bounded_lines(file: BufferedReader) -> Iterator[bytes]:
 
 
 def _read_lines(path: Path, lines: Iterable[bytes], problems: list[str]) -> Iterator[DataRow]:
-    for number, text in numbered_lines(lines):
+    for count, (number, text) in enumerate(numbered_lines(lines), start=1):
+        if count > MAXIMUM_ROWS:
+            raise TooLarge(too_many_rows())
         place = f"{path}:{number}"
         try:
             value = parse_row(text)
@@ -198,6 +203,11 @@ def _too_large_to_be_whole() -> str:
     )
 
 
+def too_many_rows() -> str:
+    """What to say about a file with more rows than `MAXIMUM_ROWS`."""
+    return f"has more than {MAXIMUM_ROWS:,} rows; split it"
+
+
 def _is_json(line: bytes) -> bool:
     try:
         parse_line(line)
@@ -218,6 +228,8 @@ def _read_elements(path: Path, text: str, problems: list[str]) -> Iterator[DataR
             counted = position
             value, end, fault = decode(text, position)
             number += 1
+            if number > MAXIMUM_ROWS:
+                raise TooLarge(too_many_rows())
             place = f"{path}:{line}: row {number}"
             if fault or not isinstance(value, dict):
                 problems.append(f"{place}: {fault or _not_an_object(value)}")

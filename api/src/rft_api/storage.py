@@ -31,10 +31,13 @@ log = logging.getLogger(__name__)
 SCHEME = "s3://"
 _LARGEST_LIST_OF_ETAGS = 256 << 20
 """Largest size in bytes of the file with ETags; without it, everything is copied again."""
+MAXIMUM_OBJECTS = 250_000
+"""Largest number of objects below an address, in a list of which each takes some 300 bytes of memory. Whoever may write
+to a bucket can store any number of empty ones, and a server need never end its list."""
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredObject:
     """An object below an address."""
 
@@ -59,13 +62,20 @@ class ObjectStore:
         """The objects below an address, by name; an object at the address itself has the name "".
 
         Raises:
-            StorageError: when they cannot be listed, or one has a name that leads out of the folder it is copied to.
+            StorageError: when they cannot be listed, there are too many, or one has a name that leads out of the folder
+                it is copied to.
         """
         bucket, prefix = _split(uri)
-        objects = []
+        objects: list[StoredObject] = []
+        listed = 0
         with _explained("list", uri):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-                for entry in page.get("Contents", []):
+                entries = page.get("Contents", [])
+                listed += len(entries) + 1  # an empty page may be followed by another one, too
+                if listed > MAXIMUM_OBJECTS:
+                    text = f"there are more than {MAXIMUM_OBJECTS:,} objects below it; name a folder that has fewer"
+                    raise StorageError(f"{uri}: {text}")
+                for entry in entries:
                     rest = entry["Key"][len(prefix) :]
                     # models/a must not find models/abc.
                     if not rest or not prefix or prefix.endswith("/") or rest.startswith("/"):

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rft_api.exact_json import first_fault
 from rft_api.foreign.files import open_file
-from rft_api.jsonl import DataRow, TooLarge
+from rft_api.foreign.memory import bounded_growth
+from rft_api.jsonl import MAXIMUM_ROWS, DataRow, TooLarge, too_many_rows
 
 MAXIMUM_BYTES = 4 << 30
-"""Size of a table without its compression; its rows are held in memory."""
+"""Size of a table without its compression; its rows are held in memory. Also the memory in which a batch is unpacked,
+and that of its rows."""
 
 _ROWS_AT_ONCE = 1024
 """Rows of a batch, which are unpacked together."""
+_OBJECTS_AT_ONCE = 64
+"""Rows of a batch that become objects together."""
 
 _PARQUET, _ARROW_FILE, _ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 
@@ -31,15 +36,18 @@ def read_table_rows(path: Path, problems: list[str]) -> list[DataRow]:
     """Read the rows of a Parquet or Arrow file. Every problem is appended to `problems`, as FILE: row N: REASON."""
     import pyarrow  # slow to import, and only needed for such files
 
-    rows = []
+    rows, size = [], 0
     try:
-        for number, row in enumerate(_objects(path), start=1):
-            place = f"{path}: row {number}"
+        for number, unpacked in enumerate(_rows(path), start=1):
+            row, place = _as_json(unpacked), f"{path}: row {number}"
             fault = first_fault(row)
             if fault:
                 problems.append(f"{place}: {fault}")
-            else:
-                rows.append(DataRow(number, place, json.dumps(row, ensure_ascii=False).encode(), row))
+                continue
+            text = json.dumps(row, ensure_ascii=False).encode()
+            size += len(text)
+            _check_size(size)
+            rows.append(DataRow(number, place, text, row))
     except TooLarge as error:
         problems.append(f"{path}: {error}")
     except (OSError, pyarrow.ArrowException) as error:
@@ -49,10 +57,46 @@ def read_table_rows(path: Path, problems: list[str]) -> list[DataRow]:
     return rows
 
 
-def _objects(path: Path) -> Iterator[Any]:
-    for batch in _batches(path):
-        for row in batch.to_pylist(maps_as_pydicts="strict"):
-            yield _as_json(row)
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of a Parquet or Arrow file of a run, as Python has them.
+
+    Raises:
+        TooLarge: when it unpacks to too much.
+        ValueError: when a map in it has a key twice.
+        OSError, pyarrow.ArrowException: when it cannot be read, or is no table.
+    """
+    try:
+        return list(_rows(path))
+    except KeyError as error:
+        raise ValueError(str(error.args[0])) from None
+
+
+def _rows(path: Path) -> Iterator[Any]:
+    """Yield the rows.
+
+    A file of some kilobytes may hold a text that all rows share, a column of any length without any values, or batches
+    that unpack to terabytes. So rows and bytes are counted, and what is unpacked at once has a limit of its own.
+
+    Raises:
+        TooLarge: when it unpacks to too much.
+    """
+    batches, count = _batches(path), 0
+    limit = MAXIMUM_BYTES + path.stat().st_size  # the file may be mapped into the address space
+    while (batch := _unpack(lambda: next(batches, None), limit)) is not None:
+        count += batch.num_rows
+        if count > MAXIMUM_ROWS:
+            raise TooLarge(too_many_rows())
+        for start in range(0, batch.num_rows, _OBJECTS_AT_ONCE):
+            rows = batch.slice(start, _OBJECTS_AT_ONCE)
+            yield from _unpack(partial(rows.to_pylist, maps_as_pydicts="strict"), MAXIMUM_BYTES)
+
+
+def _unpack(unpack: Callable[[], Any], limit: int) -> Any:
+    try:
+        with bounded_growth(limit):
+            return unpack()
+    except MemoryError:
+        raise TooLarge(f"takes more than {limit >> 20} MiB of memory to unpack; have less in each row") from None
 
 
 def _batches(path: Path) -> Iterator[Any]:
@@ -70,10 +114,10 @@ def _batches(path: Path) -> Iterator[Any]:
     _check_size(path.stat().st_size)
     if head.startswith(_ARROW_FILE):
         with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_file(file) as reader:
-            yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
+            yield from _bounded(reader.get_batch(number) for number in range(reader.num_record_batches))
     else:
         with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as reader:
-            yield from reader
+            yield from _bounded(reader)
 
 
 def _bounded(batches: Iterable[Any]) -> Iterator[Any]:

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 from rich import box
@@ -26,6 +26,7 @@ from rft_api.foreign.text import one_line, printable
 from rft_api.progress import format_seconds
 from rft_api.run_folder import RolloutRow, RunFolder, Stage
 from rft_api.summary import Evaluation, PreflightVerdict, Summary
+from rft_api.tables import read_table
 from rft_api.trainer_config import TrainerConfig
 from rft_cli.history import History
 from rft_cli.requests import describe_completions, describe_request
@@ -253,14 +254,13 @@ def read_rollouts(file: Path) -> list[RolloutRow]:
         RunError: OUTPUT_INVALID when the file is not such a file.
     """
     import pyarrow
-    import pyarrow.parquet
 
     try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(file).to_pylist()
+        rows = read_table(file)
         # Components have columns of their own, and later versions may add columns.
         columns = {field.alias for field in RolloutRow.model_fields.values()}
         return [RolloutRow.model_validate({k: v for k, v in row.items() if k in columns}) for row in rows]
-    except (OSError, pyarrow.ArrowException, ValidationError) as error:
+    except (OSError, pyarrow.ArrowException, ValueError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
         reason = f"column {first['loc'][0]}: {first['msg']}" if first else str(error)
         raise RunError(ExitCode.OUTPUT_INVALID, f"{file} is not a file of rollouts: {reason}") from None

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType, MappingProxyType
 
 from jinja2 import meta
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
-from rft_api.foreign.files import read_file
+from rft_api.foreign.memory import bounded_growth
 from rft_api.foreign.sizes import format_size
 from rft_api.sampling import Argument
 from rft_trainer.data import Message
@@ -27,7 +25,6 @@ it, reserve up to 128 MiB at a time."""
 LONGEST_RENDERING = 8 << 20
 """Largest number of characters of a conversation: some two million tokens. To turn one into tokens takes a hundred
 times as much memory, and cannot be interrupted."""
-_PAGE = resource.getpagesize()
 
 Arguments = Mapping[str, Argument]
 """Variables of the template that the run sets (`sampling.chatTemplateArguments`)."""
@@ -97,14 +94,10 @@ def _limited() -> Iterator[None]:
         raise timeout
 
     previous = signal.signal(signal.SIGVTALRM, stop)
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = _address_space() + TEMPLATE_BYTES
-    is_lower = soft == resource.RLIM_INFINITY or limit < soft
     try:
-        if is_lower:
-            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-        signal.setitimer(signal.ITIMER_VIRTUAL, TEMPLATE_SECONDS)
-        yield
+        with bounded_growth(TEMPLATE_BYTES):
+            signal.setitimer(signal.ITIMER_VIRTUAL, TEMPLATE_SECONDS)
+            yield
     except MemoryError:
         raise MemoryError(f"it takes more than {format_size(TEMPLATE_BYTES)} of memory") from None
     except Exception:
@@ -113,14 +106,7 @@ def _limited() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, previous)
-        if is_lower:
-            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     if is_late:
         # The interruption may reach us as another exception, or not at all: what it meets handles exceptions itself,
         # and jinja fails with one of its own where it looks up the line of an instruction that has none.
         raise timeout
-
-
-def _address_space() -> int:
-    """The size of the process's address space, in bytes."""
-    return int(read_file(Path("/proc/self/statm"), _PAGE).split()[0]) * _PAGE

@@ -15,6 +15,7 @@ from rft_api.files import atomic_file
 from rft_api.metrics import ShadowScores
 from rft_api.reward_protocol import Score
 from rft_api.run_folder import COMPONENT_COLUMN_PREFIX, SHADOW_COLUMN_PREFIX, SHADOW_ERROR_COLUMN_PREFIX
+from rft_api.tables import read_table
 from rft_trainer.data import Prompt
 from rft_trainer.rewards import ShadowScore
 from rft_trainer.statistics import mean, prompt_means
@@ -155,7 +156,7 @@ def write_rollouts(path: Path, rows: Sequence[ScoredCompletion]) -> None:
 
 def read_rollouts(path: Path, prompts: Sequence[Prompt]) -> list[ScoredCompletion]:
     """Read the file that `write_rollouts` has written for exactly these prompts, in the same order."""
-    rows = pq.read_table(path).to_pylist()
+    rows = read_table(path)
     return [
         ScoredCompletion(
             prompt=prompt,

@@ -13,8 +13,8 @@ from rft_api.foreign.sizes import format_size
 MAXIMUM_BYTES = 8 << 20
 """Largest size of a file with manifests. Kubernetes takes no object of more than about 1 MiB."""
 MAXIMUM_NESTING = 100
-MAXIMUM_NODES = 500_000
-"""Largest number of values of a document after its aliases have been followed."""
+MAXIMUM_NODES = 200_000
+"""Largest number of values of a text, and of a document after its aliases have been followed."""
 _TEXT_OF_A_VALUE = 100
 """Characters of a text that count as one more value."""
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$")
@@ -34,10 +34,13 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, text: str):
         super().__init__(text)
-        self._depth = 0
+        self._depth = self._nodes = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self._depth += 1
+        self._nodes += 1
+        if self._nodes > MAXIMUM_NODES:  # each takes some 500 bytes of memory, and as little as two of the text
+            raise ValueError(f"has more than {MAXIMUM_NODES:,} values")
         if self._depth > MAXIMUM_NESTING:
             event = self.peek_event()  # type: ignore[no-untyped-call]
             assert event is not None  # a node is about to be composed
