@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from support.adapters import configuration, header, safetensors, write_adapter_bytes
@@ -14,6 +16,7 @@ from support.patience import PATIENCE_SECONDS, wait_until
 from rft_api.exit_codes import ExitCode
 from rft_loader import follow
 from rft_loader.follow import Follower, Settings
+from rft_loader.validation import WEIGHTS
 
 
 class Following:
@@ -116,17 +119,62 @@ def test_a_life_with_a_store(following, server, bucket, adapters):
 def test_a_mounted_folder(following, server, adapters):
     write_list(following.list, {"a": adapters / "one"})
     assert following.settle() == {"a": LOADED}
-    first = server.adapters["a"]
-    assert os.path.realpath(first) == str(adapters / "one")
-    shutil.copy(adapters / "two/adapter_model.safetensors", adapters / "one")
+    first = Path(server.adapters["a"])
+    checked = (first / WEIGHTS).read_bytes()
+    # Whoever may write to the volume may write to a file that was checked: the server never sees that.
+    (adapters / "one" / WEIGHTS).write_bytes(b"of somebody else")
+    assert (first / WEIGHTS).read_bytes() == checked
+    assert following.settle(61)["a"][0] == "Failed"
+    assert server.adapters["a"] == str(first)
+    shutil.copy(adapters / "two" / WEIGHTS, adapters / "one")
     assert following.settle(61) == {"a": LOADED}
-    assert server.adapters["a"] != first
+    assert server.adapters["a"] != str(first)
     following.settle(700)
-    assert (adapters / "one/adapter_config.json").exists(), "only the link is removed"
+    assert not first.exists()
+    assert (adapters / "one/adapter_config.json").exists(), "only the copy is removed"
     shutil.rmtree(adapters / "one")
     state, message = following.settle(61)["a"]
+    assert state == "Loaded"
+    assert message == f"what was fetched before is served, because: {adapters / 'one'}: there is no such folder"
+
+
+def test_links_do_not_lead_out_of_the_volume_of_an_adapter(following, server, adapters):
+    """The base endpoint allows one claim, and mounts others beside it, for its model or other adapters."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as volume:  # a mount of its own
+        folder = Path(volume) / "mine"
+        shutil.copytree(adapters / "one", folder)
+        (folder / WEIGHTS).rename(folder / "weights")
+        (folder / WEIGHTS).symlink_to("weights")
+        write_list(following.list, {"inside": folder})
+        assert following.settle() == {"inside": LOADED}
+        (folder / "weights").unlink()
+        for target in (adapters / "two" / WEIGHTS, Path("../../../..") / (adapters / "two" / WEIGHTS)):
+            (folder / WEIGHTS).unlink()
+            (folder / WEIGHTS).symlink_to(target)
+            write_list(following.list, {"outside": folder})
+            state, message = following.settle(700)["outside"]
+            assert (state, message) == (
+                "Failed",
+                f"{folder / WEIGHTS}: is a link that leads out of its volume; copy the file itself there",
+            )
+        shutil.rmtree(folder)
+        folder.symlink_to(adapters / "two")
+        write_list(following.list, {"folder": folder})
+        state, message = following.settle(700)["folder"]
+        assert state == "Failed"
+        assert message.startswith(f"{folder / 'adapter_config.json'}: is a link that leads out of its volume")
+        assert server.adapters == {}
+
+
+@pytest.mark.parametrize(("name", "size"), [("adapter_config.json", 2 << 20), (WEIGHTS, 1 << 40)])
+def test_a_file_that_is_too_large_is_not_copied(following, adapters, name, size):
+    """A sparse file costs its owner nothing, and would fill the disk of everybody on the node."""
+    os.truncate(adapters / "one" / name, size)
+    write_list(following.list, {"a": adapters / "one"})
+    state, message = following.settle()["a"]
     assert state == "Failed"
-    assert message == f"{adapters / 'one'}: there is no such folder; until then the name answers as before"
+    assert f"{name} is larger than " in message
+    assert not list(following.folder.rglob("adapter_*"))
 
 
 def test_a_store_that_is_away(following, server, bucket, s3, adapters, monkeypatch):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
+import itertools
 import threading
 from pathlib import Path
 
+from rft_api.files import open_new
+from rft_api.foreign.files import open_file
 from rft_api.hub import HubModel
 from rft_api.hub_address import SHAPE, parse_hub_address
 from rft_api.storage import ObjectStore, StoredObject
 from rft_loader.problems import Problem, storage_problems
 from rft_loader.source import Source, SourceFile
+
+MAXIMUM_FILES = 10_000
+"""Largest number of files in a mounted folder; a model has some hundred."""
+_CHUNK = 1 << 20
 
 
 class StoredFolder:
@@ -60,7 +66,10 @@ class MountedFolder:
     def files(self) -> list[SourceFile]:
         """See `Source`."""
         try:
-            paths = sorted(path for path in self.path.iterdir() if path.is_file())
+            names = list(itertools.islice(self.path.iterdir(), MAXIMUM_FILES + 1))
+            if len(names) > MAXIMUM_FILES:
+                raise Problem(f"{self.path}: holds more than {MAXIMUM_FILES:,} files; name the folder of the adapter")
+            paths = sorted(path for path in names if path.is_file())
             stats = [(path.name, path.stat()) for path in paths]
         except FileNotFoundError as error:
             raise Problem(f"{self.path}: there is no such folder") from error
@@ -69,8 +78,26 @@ class MountedFolder:
         return [SourceFile(name, stat.st_size, str(stat.st_mtime_ns)) for name, stat in stats]
 
     def fetch(self, file: SourceFile, folder: Path) -> None:
-        """See `Source`."""
-        shutil.copyfile(self.path / file.name, folder / file.name)
+        """See `Source`. No more is copied than was listed; `fetch_files` says when that is not the whole file."""
+        path = self.path / file.name
+        try:
+            with open_file(path) as source, open_new(folder / file.name) as target:
+                # What counts is the file that has been opened: whoever may write to the volume may change its links.
+                opened = Path(f"/proc/self/fd/{source.fileno()}").readlink()
+                if not opened.is_relative_to(_volume_of(self.path).resolve()):
+                    raise Problem(f"{path}: is a link that leads out of its volume; copy the file itself there")
+                left = file.size
+                while left and (chunk := source.read(min(_CHUNK, left))):
+                    target.write(chunk)
+                    left -= len(chunk)
+        except OSError as error:
+            raise Problem(f"{path}: {error.strerror}", permanent=False) from error
+
+
+def _volume_of(path: Path) -> Path:
+    """The place at which the volume of a path is mounted. The path's own links are not followed."""
+    path = path.absolute()
+    return next(parent for parent in (path, *path.parents) if parent.is_mount() and not parent.is_symlink())
 
 
 class Sources:

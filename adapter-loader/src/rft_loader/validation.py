@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rft_api.foreign.files import read_json
+from rft_api.foreign.sizes import format_size
 from rft_api.model import Json
 from rft_loader.base_model import BaseModel, Shape
 from rft_loader.problems import Problem
@@ -18,6 +19,9 @@ WEIGHTS = "adapter_model.safetensors"
 
 _LARGEST_CONFIGURATION = 1 << 20
 """Largest size of adapter_config.json in bytes; PEFT writes some 1,000 and the names of the modules."""
+_LARGEST_WEIGHTS = 32 << 30
+"""Largest size of an adapter in bytes, which is copied to a disk that others use, too. One of rank 512 for all modules
+of a model with 70 billion weights has 23 GB."""
 _LARGEST_ALPHA = 65_504
 """The largest number of float16, in which a server may compute the scale."""
 _SWITCHES = ("use_rslora", "use_dora", "fan_in_fan_out", "inference_mode")
@@ -31,7 +35,7 @@ def choose_files(uri: str, files: Sequence[SourceFile]) -> list[SourceFile]:
     """Return the files that an adapter consists of.
 
     Raises:
-        Problem: when one of them is missing.
+        Problem: when one of them is missing, or too large.
     """
     by_name = {file.name: file for file in files}
     if CONFIGURATION not in by_name:
@@ -41,6 +45,9 @@ def choose_files(uri: str, files: Sequence[SourceFile]) -> list[SourceFile]:
         pickled = next((name for name in ("adapter_model.bin", "adapter_model.pt") if name in by_name), None)
         hint = f" ({pickled} is not loaded: pickle files can run code)" if pickled else ""
         raise Problem(f"{uri}: holds no {WEIGHTS}{hint}; save the adapter as safetensors")
+    for name, largest in ((CONFIGURATION, _LARGEST_CONFIGURATION), (WEIGHTS, _LARGEST_WEIGHTS)):
+        if by_name[name].size > largest:
+            raise Problem(f"{uri}: {name} is larger than {format_size(largest)}")
     return [by_name[CONFIGURATION], by_name[WEIGHTS]]
 
 

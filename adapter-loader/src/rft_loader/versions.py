@@ -10,7 +10,6 @@ from pathlib import Path
 from rft_api.files import PARTIAL_SUFFIX, partial_path
 from rft_loader.problems import Problem
 from rft_loader.source import Source, fetch_files, revision_of
-from rft_loader.sources import MountedFolder
 from rft_loader.validation import choose_files
 
 log = logging.getLogger(__name__)
@@ -22,8 +21,8 @@ Check = Callable[[Path], None]
 def prepare_version(uri: str, source: Source, home: Path, check: Check) -> tuple[Path, str]:
     """Fetch and check the newest version of an adapter; return its folder and a remark for the user, often empty.
 
-    The version of a mounted adapter is a link to its folder. When the files at the address cannot be listed, return the
-    newest version that was fetched before.
+    A mounted adapter is copied, too: whoever may write to the volume could change it after it was checked. When the
+    files at the address cannot be listed, return the newest version that was fetched before.
 
     Raises:
         Problem: when there is no version that can be served.
@@ -38,15 +37,11 @@ def prepare_version(uri: str, source: Source, home: Path, check: Check) -> tuple
     version = home / revision_of(files)
     if not version.exists():
         home.mkdir(parents=True, exist_ok=True)
-        if isinstance(source, MountedFolder):
-            version.unlink(missing_ok=True)
-            version.symlink_to(source.path.absolute())
-        else:
-            log.info("fetching %s: %.1f MB", uri, sum(file.size for file in files) / 1e6)
-            partial = partial_path(version)
-            fetch_files(source, files, partial)
-            shutil.rmtree(partial / ".cache", ignore_errors=True)
-            partial.rename(version)
+        log.info("fetching %s: %.1f MB", uri, sum(file.size for file in files) / 1e6)
+        partial = partial_path(version)
+        fetch_files(source, files, partial)
+        shutil.rmtree(partial / ".cache", ignore_errors=True)
+        partial.rename(version)
     try:
         check(version)
     except Problem as problem:
