@@ -15,11 +15,13 @@ from rft_api.adapter_protocol import AdapterReport, AdapterReports
 from rft_api.foreign.http import Answer
 from rft_api.progress import HackingVerdict, Progress
 from rft_api.readiness import NotReady, NotReadyReason, Readiness
+from rft_api.termination import parse_result
 from rft_operator.inference_endpoint.probe import ask_servers
+from rft_operator.pods.pod_view import read_pod
 from rft_operator.pods.probe import MAXIMUM_BYTES
 from rft_operator.reward_function.probe import ask_readiness
 from rft_operator.rft_job.probe import ask_progress
-from rft_operator.rft_job.results import describe_progress
+from rft_operator.rft_job.results import describe_progress, describe_result
 from rft_operator.status.conditions import Finding, build_conditions
 from rft_operator.status.reasons import ConditionType, Reason
 
@@ -199,6 +201,61 @@ def test_lists_of_models():
 
     accepted = fuzz({"object": "list", "data": [{"id": "x", "object": "model"}]}, question, 4)
     assert COUNT / 20 < accepted < COUNT * 0.8
+
+
+RESULT = {
+    "steps": 24, "stoppedEarly": False, "bestStep": 20, "prompts": 200, "baseReward": 0.5, "tunedReward": 0.75,
+    "gain": {"mean": 0.25, "low": 0.125, "high": 0.375}, "baseRevision": "a" * 40,
+    "checkpoints": [{"step": step, "validationReward": 0.5} for step in (20, 16, 24)],
+}  # fmt: skip
+
+
+def test_results():
+    """What a trainer leaves when it ends becomes the result of its job. Its image may be any."""
+
+    async def question(pods):
+        result = parse_result(pods.body.decode("utf-8", "replace"))
+        if result is None:
+            return False
+        described, checkpoints = describe_result(result, "s3://bucket/out", "hf://a/b")
+        kept = [checkpoint.to_json_object() for checkpoint in checkpoints]
+        check({"result": described.to_json_object(), "checkpoints": kept})
+        return True
+
+    accepted = fuzz(RESULT, question, 5)
+    assert COUNT / 50 < accepted < COUNT / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "shown"),
+    [
+        ("baseReward", "1e300", "1.0000e+300"),
+        ("tunedReward", "-1e300", "-1.0000e+300"),
+        ("baseReward", "NaN", None),
+        ("tunedReward", "Infinity", None),
+        ("steps", "9" * 30, None),
+        ("bestStep", "-1", None),
+    ],
+)
+def test_results_that_a_status_cannot_have(name, number, shown):
+    result = parse_result(json.dumps({**RESULT, name: 0}).replace(f'"{name}": 0', f'"{name}": {number}'))
+    assert (result is None) == (shown is None)
+    if result is not None:
+        described, _ = describe_result(result, "s3://bucket/out", "hf://a/b")
+        assert shown in described.to_json_object().values()
+
+
+def test_conditions_are_shown_as_they_are_on_no_terminal():
+    """kubectl prints them raw. Addresses of specs, and what sidecars say, are a part of them."""
+    (condition,) = conditions("pod x: \x1b[2J\x9b1A\u202etxt\u2066\n second line")
+    assert condition["message"] == "pod x: \\x1b[2J\\x9b1A\\u202etxt\\u2066\n second line"
+
+
+@pytest.mark.parametrize("index", ["x", "", "-1", "1.5", "٣", "1" * 63])
+def test_a_label_of_a_user_is_no_index(index):
+    labels = {"batch.kubernetes.io/job-completion-index": index}
+    view = read_pod({"metadata": {"name": "p", "labels": labels}}, "reward")
+    assert view.index in (None, int("1" * 63))
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "-1e300", "9" * 5000, "true", '"NaN"', "{}"])

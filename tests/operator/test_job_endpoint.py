@@ -158,3 +158,21 @@ def test_an_adapter_without_a_base_gets_one_of_its_own():
 
 def test_a_job_that_wants_none_gets_none():
     assert plan(job(endpoint=None)).finding is None
+
+
+def test_a_status_with_a_reason_of_somebody_else_is_not_believed():
+    """Whoever may write the status of an endpoint would have stopped the reconciliation of the job that made it."""
+    condition = {
+        "type": "Ready", "status": "True", "reason": "Invented", "observedGeneration": 1,
+        "lastTransitionTime": "2026-01-31T12:00:00Z",
+    }  # fmt: skip
+    served = endpoint("job-served", created_for="job", baseEndpoint="base", adapter={"uri": "s3://o/job/best"})
+    for reason, status in (("Invented", "False"), ("Ready", "True")):
+        document = {
+            "metadata": served.metadata,
+            "spec": served.spec,
+            "status": {"conditions": [{**condition, "reason": reason}]},
+        }
+        finding = plan(job(), InferenceEndpoint.model_validate(document)).finding
+        assert finding is not None
+        assert finding.status == status

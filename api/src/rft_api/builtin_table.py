@@ -6,30 +6,19 @@ same names.
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from rft_api.builtin_options import AnswerKey, BuiltinOptions
+from rft_api.builtin_options import AnswerKey, BuiltinOptions, Pattern, check_pattern
 from rft_api.builtin_penalties import LengthPenaltyReward, RepetitionReward
 from rft_api.json_schema import schema_problems
 from rft_api.languages import LANGUAGES
 from rft_api.model import Json, Rule, Violation, camel
 from rft_api.quantities import AtLeast, Between, Boolean, DecimalString, Duration, Integer, duration_seconds
 from rft_api.resource import FreeForm
-
-
-def _check_pattern(pattern: str) -> str:
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise PydanticCustomError("pattern", "is not a regular expression: {error}", {"error": str(error)}) from None
-    return pattern
 
 
 def _check_language(code: str) -> str:
@@ -39,7 +28,6 @@ def _check_language(code: str) -> str:
     return code
 
 
-Pattern = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_check_pattern)]
 Language = Annotated[str, Field(max_length=3, pattern=r"^[a-z]{2,3}$"), AfterValidator(_check_language)]
 Count = Annotated[Integer, Field(ge=0)]
 Texts = Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64)]
@@ -229,7 +217,7 @@ class FormatReward(BuiltinOptions):
         *(_ordered(minimum, maximum) for minimum, maximum in _BOUNDS),
     )
 
-    pattern: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_check_pattern)] | None = None
+    pattern: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(check_pattern)] | None = None
     """Regular expression that the whole completion must match. A dot also matches a line break."""
     minimum_characters: Count | None = None
     """Minimum number of characters."""

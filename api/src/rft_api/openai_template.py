@@ -7,7 +7,6 @@ import re
 Part = str | list[str | int]
 """A piece of text, or the path of a value: its namespace, then names and positions."""
 
-_PLACE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _PATH = re.compile(r"(item|sample)((?:\.[A-Za-z_][\w-]*|\[\d{1,9}\]|\['[^']*'\]|\[\"[^\"]*\"\])+)")
 _STEP = re.compile(r"\.([A-Za-z_][\w-]*)|\[(\d+)\]|\['([^']*)'\]|\[\"([^\"]*)\"\]")
 SAMPLE_NAMES = ("output_text", "output_json", "output_tools", "choices")
@@ -21,11 +20,12 @@ def parse_template(text: str) -> list[Part]:
     """
     parts: list[Part] = []
     end = 0
-    for match in _PLACE.finditer(text):
-        if match.start() > end:
-            parts.append(text[end : match.start()])
-        parts.append(_path(match[1].strip()))
-        end = match.end()
+    # Not with a regular expression: it would look for the end of each of many beginnings that have none.
+    while (start := text.find("{{", end)) >= 0 and (stop := text.find("}}", start + 2)) >= 0:
+        if start > end:
+            parts.append(text[end:start])
+        parts.append(_path(text[start + 2 : stop].strip()))
+        end = stop + 2
     if end < len(text):
         parts.append(text[end:])
     return parts

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from rft_api.model import Json, Model
 from rft_api.quantities import Integer, Name
@@ -75,6 +76,32 @@ class SecretReference(Model):
     HF_TOKEN, as far as they are needed."""
 
 
+def _each_has(field: str) -> AfterValidator:
+    """Return the check that each object of a list has a text in a field, by which the operator merges lists.
+
+    The schema of such objects is that of Kubernetes, which sees them only as a part of the pod.
+    """
+
+    def check(items: list[Json]) -> list[Json]:
+        for index, item in enumerate(items):
+            if not isinstance(item.get(field), str):
+                raise PydanticCustomError("named", "{message}", {"message": f"[{index}].{field} must be a text"})
+        return items
+
+    return AfterValidator(check)
+
+
+def _check_resources(resources: Json) -> Json:
+    for kind in ("limits", "requests"):
+        amounts = resources.get(kind, {})
+        if not isinstance(amounts, dict) or not all(
+            isinstance(amount, (str, int, float)) for amount in amounts.values()
+        ):
+            message = f"{kind} must be names of resources with an amount each, such as memory: 8Gi"
+            raise PydanticCustomError("resources", "{message}", {"message": message})
+    return resources
+
+
 class PodOverrides(Model):
     """Settings of a pod. Each field replaces or extends what the operator sets."""
 
@@ -84,7 +111,7 @@ class PodOverrides(Model):
     """When the kubelet pulls the image, as in a pod."""
     image_pull_secrets: Annotated[list[Name], Field(max_length=16)] = []
     """Names of Secrets with the credentials for the registry of the image."""
-    resources: FreeForm | None = None
+    resources: Annotated[FreeForm, AfterValidator(_check_resources)] | None = None
     """Resource requests and limits of the main container, as in a pod."""
     node_selector: StringMap = {}
     """Labels that a node must have to run the pod."""
@@ -102,9 +129,9 @@ class PodOverrides(Model):
     """Labels that are added to the pod."""
     annotations: StringMap = {}
     """Annotations that are added to the pod."""
-    env: Annotated[list[FreeForm], Field(max_length=64)] = []
+    env: Annotated[list[FreeForm], Field(max_length=64), _each_has("name")] = []
     """Environment variables that are added to the main container, as in a pod."""
-    volumes: Annotated[list[FreeForm], Field(max_length=32)] = []
+    volumes: Annotated[list[FreeForm], Field(max_length=32), _each_has("name")] = []
     """Volumes that are added to the pod, as in a pod."""
-    volume_mounts: Annotated[list[FreeForm], Field(max_length=32)] = []
+    volume_mounts: Annotated[list[FreeForm], Field(max_length=32), _each_has("mountPath")] = []
     """Volume mounts that are added to the main container, as in a pod."""

@@ -5,6 +5,7 @@ Both are written and read here only, so that their wording is nobody else's busi
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,10 +26,13 @@ TERMINATION_FILE: Final = "RFT_TERMINATION_LOG"
 MAXIMUM_BYTES = 4096
 """Number of bytes that Kubernetes keeps of a termination message."""
 KEPT_CHECKPOINTS = 3
+_LARGEST_COUNT = 2**53
+"""Larger whole numbers are no exact numbers in many programs."""
 KEPT_INPUTS = 5
 LONGEST_INPUT = 200
 """Characters of the name of an input in a termination message."""
 
+_REVISION = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _ERROR, _STOPPED = "error", "stopped"
 _END = re.compile(rf"^(?:{_ERROR}|{_STOPPED}): ", re.MULTILINE)
 _END_OF_RANK = re.compile(r"rank \d+: ")
@@ -97,11 +101,18 @@ def success_message(summary: Summary, changed_inputs: Sequence[str] = ()) -> str
 
 
 def parse_result(message: str) -> RunResult | None:
-    """The result in a termination message; None when it holds no result."""
+    """The result in a termination message; None when it holds no result, or numbers that a status cannot have."""
     try:
-        return RunResult.model_validate_json(message)
+        result = RunResult.model_validate_json(message)
     except ValidationError:
         return None
+    rewards = [checkpoint.validation_reward or 0.0 for checkpoint in result.checkpoints]
+    numbers = (result.base_reward, result.tuned_reward, result.gain.mean, result.gain.low, result.gain.high, *rewards)
+    counts = (result.steps, result.best_step, result.prompts, *(checkpoint.step for checkpoint in result.checkpoints))
+    is_usual = all(map(math.isfinite, numbers)) and all(0 <= count <= _LARGEST_COUNT for count in counts)
+    is_short = len(result.checkpoints) <= KEPT_CHECKPOINTS
+    is_commit = result.base_revision is None or _REVISION.fullmatch(result.base_revision) is not None
+    return result if is_usual and is_short and is_commit else None
 
 
 def memory_message(verdict: MemoryVerdict) -> str:

@@ -231,4 +231,7 @@ def _fetcher(endpoint: InferenceEndpoint, folder: str, mounts: list[Json], setti
 def _cpu_cache_bytes(serving: Serving) -> int:
     resources = serving.pod.resources if serving.pod is not None else None
     limit = ((resources or {}).get("limits") or {}).get("memory")
-    return int(quantity_value(str(limit)) * CPU_CACHE_SHARE) if limit else CPU_CACHE_DEFAULT
+    try:
+        return int(quantity_value(str(limit)) * CPU_CACHE_SHARE) if limit else CPU_CACHE_DEFAULT
+    except (ValueError, OverflowError):  # Kubernetes says what is wrong with it, or takes a rare form such as 1e10
+        return CPU_CACHE_DEFAULT

@@ -128,7 +128,6 @@ def read_pod(pod: Json, container: str) -> PodView:
     state, last = main.get("state", {}), main.get("lastState", {})
     terminated = state.get("terminated") or last.get("terminated")
     running = state.get("running") or state.get("terminated") or last.get("terminated") or {}
-    index = labels.get(_COMPLETION_INDEX)
     job: Json = next((owner for owner in metadata.get("ownerReferences", []) if owner["kind"] == JOB.name), {})
     conditions = {condition["type"] for condition in status.get("conditions", []) if condition["status"] == "True"}
     ready = "Ready" in conditions
@@ -143,7 +142,7 @@ def read_pod(pod: Json, container: str) -> PodView:
         deleting="deletionTimestamp" in metadata,
         told_to_end_at=_told_to_end_at(metadata),
         job_uid=job.get("uid"),
-        index=None if index is None else int(index),
+        index=_read_index(labels),
         created_at=parse_timestamp(metadata.get("creationTimestamp")),
         start_time=parse_timestamp(status.get("startTime")),
         running_since=parse_timestamp(running.get("startedAt")),
@@ -172,6 +171,12 @@ def describe_unready_sidecars(pods: Sequence[PodView]) -> str:
     """Return which other containers keep pods from being ready whose main container is ready; empty when none do."""
     waiting = [pod for pod in sorted(pods, key=lambda pod: pod.name) if pod.unready_sidecars]
     return "; ".join(f"pod {pod.name}: not ready: container {', '.join(pod.unready_sidecars)}" for pod in waiting)
+
+
+def _read_index(labels: Json) -> int | None:
+    # Users may add labels to the pods of servers, which have no index.
+    index = labels.get(_COMPLETION_INDEX, "")
+    return int(index) if index.isdecimal() and index.isascii() else None
 
 
 def _told_to_end_at(metadata: Json) -> datetime | None:

@@ -84,7 +84,11 @@ def _endpoint_finding(endpoint: InferenceEndpoint | None) -> Finding:
     kind = ConditionType.ENDPOINT_READY
     conditions = endpoint.status.conditions if endpoint is not None and endpoint.status is not None else []
     ready = find_condition(conditions, ConditionType.READY)
-    if endpoint is None or ready is None or ready.observed_generation != endpoint.metadata.generation:
+    is_current = (
+        endpoint is not None and ready is not None and ready.observed_generation == endpoint.metadata.generation
+    )
+    # Whoever may write the status of the endpoint may write any reason.
+    if ready is None or not is_current or ready.reason not in set(Reason):
         return Finding(kind, "False", Reason.STARTING, "the endpoint is being created")
     return Finding(kind, ready.status, Reason(ready.reason), ready.message)
 

@@ -44,17 +44,17 @@ def describe_result(result: RunResult, output: str, model: str) -> tuple[JobResu
     """Return the result and the best checkpoints as the status shows them, for the addresses of output and model."""
     address = parse_hub_address(model) if result.base_revision is not None else None
     described = JobResult(
-        baseline_reward=f"{result.base_reward:.4f}",
-        best_reward=f"{result.tuned_reward:.4f}",
-        gain=f"{result.gain.mean:+.4f}",
-        interval=f"{result.gain.low:+.4f} to {result.gain.high:+.4f}",
+        baseline_reward=_number(result.base_reward),
+        best_reward=_number(result.tuned_reward),
+        gain=_difference(result.gain.mean),
+        interval=f"{_difference(result.gain.low)} to {_difference(result.gain.high)}",
         checkpoint=best_address(output),
         base_model=str(HubAddress(address.repository, result.base_revision)) if address is not None else None,
     )
     checkpoints = [
         JobCheckpoint(
             step=checkpoint.step,
-            validation_reward=f"{checkpoint.validation_reward:.4f}",
+            validation_reward=_number(checkpoint.validation_reward),
             uri=checkpoint_address(output, checkpoint.step),
         )
         for checkpoint in result.checkpoints
@@ -64,9 +64,15 @@ def describe_result(result: RunResult, output: str, model: str) -> tuple[JobResu
 
 
 def _decimal(value: float | None) -> str | None:
-    if value is None or not math.isfinite(value):
-        return None
+    return None if value is None or not math.isfinite(value) else _number(value)
+
+
+def _number(value: float) -> str:
     return f"{value:.4f}" if abs(value) < _EXACT_BELOW else f"{value:.4e}"
+
+
+def _difference(value: float) -> str:
+    return f"{value:+.4f}" if abs(value) < _EXACT_BELOW else f"{value:+.4e}"
 
 
 def _positive(value: float | None) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from rft_api.foreign.text import printable
 from rft_api.resource import Condition
 from rft_operator.kube.timestamps import format_timestamp
 from rft_operator.status.reasons import ConditionType, Reason
@@ -70,4 +71,6 @@ def is_true(conditions: Sequence[Condition], kind: ConditionType, generation: in
 
 
 def _shortened(message: str) -> str:
+    # kubectl prints it as it is, on the terminal of whoever looks; values of specs and what pods say are a part of it.
+    message = printable(message[: MAXIMUM_MESSAGE + 1])
     return message if len(message) <= MAXIMUM_MESSAGE else message[: MAXIMUM_MESSAGE - 1] + "…"
