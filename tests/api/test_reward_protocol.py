@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rft_api.reward_protocol import build_sample, match_scores
+from rft_api.reward_protocol import LARGEST_REWARD, build_sample, match_scores
 
 ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=8)  # half surrogate pairs, too
 ANY_JSON = st.recursive(
@@ -38,8 +38,8 @@ def test_any_answer_gives_one_score_or_error_per_sample(ids, answer):
     for score in scores:
         assert (score.aggregate_reward_score is None) == (score.error is not None)
         if score.aggregate_reward_score is not None:
-            assert math.isfinite(score.aggregate_reward_score)
-        assert all(math.isfinite(metric.value) for metric in score.metrics_list)
+            assert abs(score.aggregate_reward_score) <= LARGEST_REWARD
+        assert all(abs(metric.value) <= LARGEST_REWARD for metric in score.metrics_list)
         score.model_dump_json()
 
 
@@ -56,6 +56,9 @@ def row(value: Any, **further: Any) -> dict[str, Any]:
         ([row(True)], "aggregate_reward_score is a boolean, not a number"),
         ([row(None)], "aggregate_reward_score is missing"),
         ([row(10**400)], "aggregate_reward_score is not a finite number"),
+        ([row(1e20)], "aggregate_reward_score is 1e+20; it must be between -1e+15 and 1e+15"),
+        ([row(-(10**30))], "aggregate_reward_score is -1e+30; it must be between -1e+15 and 1e+15"),
+        ([row(-1e15)], None),
         ([{"id": "a"}], "aggregate_reward_score is missing"),
         ([{"id": "b", "aggregate_reward_score": 1}], "the handler returned no row with this id"),
         ([row(1), row(1)], "the handler returned this id more than once"),
@@ -106,6 +109,11 @@ def test_components_keep_their_kind():
         ([{"name": " \t", "value": 1}], "MetricDropped", "metrics_list holds a component whose name is empty"),
         ([{"name": "x"}], "MetricDropped", "metric 'x': value is missing"),
         ([{"name": "x", "value": math.nan}], "MetricDropped", "metric 'x': value is not a finite number"),
+        (
+            [{"name": "x", "value": 1e308}],
+            "MetricDropped",
+            "metric 'x': value is 1e+308; it must be between -1e+15 and 1e+15",
+        ),
         ([{"name": "x", "value": False}], "MetricConverted", "metric 'x': value is a boolean, which counts as 0"),
     ],
 )

@@ -415,6 +415,15 @@ def test_answers_cannot_order_the_judge(judge, judged_by, build_sample):
         assert row["aggregate_reward_score"] == plain, row["id"]
 
 
+@pytest.mark.parametrize(
+    "unseen", ["\u00ad", "\u061c", "\u3164", "\ufeff", "\ufe01", "\U000e0100", "\U000e01ef", "\U000e0041"]
+)
+def test_what_people_do_not_see_is_not_read_by_a_judge(unseen):
+    """A selector of variants behind a letter spells a byte: a rating of 5 may be hidden behind a full stop."""
+    assert neutralised(f"Right.{unseen * 3}") == "Right."
+    assert neutralised("Gut 👍🏽 ❤️ می‌خواهم") == "Gut 👍🏽 ❤️ می‌خواهم"
+
+
 def test_only_what_could_pass_for_a_marker_is_changed():
     for attack in ATTACKS:
         assert "⟦" not in neutralised(attack["completion"])

@@ -28,6 +28,9 @@ LONGEST_EXPLANATION = 8000
 """Maximum number of characters of an explanation: some two pages."""
 MOST_SAMPLE_COMPONENTS = 256
 """Maximum number of components of a sample; those beyond it are dropped with a warning."""
+LARGEST_REWARD = 1e15
+"""Largest absolute value of a reward and of a component. Training computes in float32: the square of 1e20 is infinite
+there, so that a single completion with such a reward would leave no number in the weights of the model."""
 _LARGEST_ANSWER = 64 << 20
 _LARGEST_SCORE = 512 << 10
 """Bytes of a score: components, an explanation and warnings, each as many and as long as may be, take 400 KiB."""
@@ -316,7 +319,7 @@ def _text(text: str) -> str:
 
 
 def _number_problem(name: str, value: Any) -> str | None:
-    if type(value) is float and math.isfinite(value):
+    if type(value) is float and -LARGEST_REWARD <= value <= LARGEST_REWARD:
         return None
     if value is None:
         return f"{name} is missing"
@@ -326,7 +329,10 @@ def _number_problem(name: str, value: Any) -> str | None:
         finite = math.isfinite(value)
     except OverflowError:
         finite = False
-    return None if finite else f"{name} is not a finite number"
+    if not finite:
+        return f"{name} is not a finite number"
+    is_usual = -LARGEST_REWARD <= value <= LARGEST_REWARD
+    return None if is_usual else f"{name} is {value:.3g}; it must be between -{LARGEST_REWARD:g} and {LARGEST_REWARD:g}"
 
 
 def _kind(value: Any) -> str:

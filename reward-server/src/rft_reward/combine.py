@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rft_api.reward_protocol import failed_row
+from rft_api.reward_protocol import LARGEST_REWARD, failed_row
 
 Row = dict[str, Any]
 """A score in the format of the reward protocol: {"id", "aggregate_reward_score", "metrics_list"}, "error" if there is
@@ -60,8 +59,9 @@ def _join_sample(rows: Sequence[Row], order: Mapping[str, int]) -> Row:
 def _scored(
     sample_id: str, total: float, components: list[Row], explanations: Sequence[str], warnings: list[Row]
 ) -> Row:
-    if not math.isfinite(total):
-        return failed_row(sample_id, "the weighted sum of the terms is not a finite number")
+    if not -LARGEST_REWARD <= total <= LARGEST_REWARD:
+        bounds = f"between -{LARGEST_REWARD:g} and {LARGEST_REWARD:g}"
+        return failed_row(sample_id, f"the weighted sum of the terms is {total:.3g}; it must be {bounds}")
     row: Row = {"id": sample_id, "aggregate_reward_score": total, "metrics_list": components}
     if explanations:
         row["explanation"] = "\n".join(explanations)

@@ -24,10 +24,11 @@ _CONTROL_TOKENS = re.compile(
     r"|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|think)>)"
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])"
 )
-# Characters that a model reads but people do not see: controls, zero widths, directions, tags.
+# Characters that a model reads but people do not see: controls, zero widths, directions, tags, fillers, and the
+# selectors of variants in which 16 times 16 of them spell any byte.
 _UNSEEN = re.compile(
-    "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f"
-    "\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\U000e0000-\U000e007f]"
+    "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    "\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0d\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]"
 )
 
 _TASK = """You are a strict and impartial judge of a language model's answers. {task}
