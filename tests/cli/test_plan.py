@@ -13,6 +13,7 @@ from support.model_configurations import LLAMA_3_1_8B, QWEN3_8B, QWEN3_30B_A3B, 
 
 import rft_api.hub
 from rft_api.exit_codes import ExitCode
+from rft_api.foreign.text import printable
 from rft_api.model_files import MAXIMUM_CONFIGURATION
 from rft_api.model_shape import FAMILIES
 from rft_api.ports import free_port
@@ -58,6 +59,16 @@ def test_a_job_that_does_not_fit_ends_with_its_exit_code_and_advice(rft, tmp_pat
     assert "It does not fit" in ended.stdout
     assert "1. " in ended.stdout
     assert "RFTJob job: the planned memory does not fit the GPUs" in ended.stderr
+
+
+@pytest.mark.parametrize("name", ["[bold]model", "[link=x]model", "[x", "\x1b[2Jmodel\u202e"])
+def test_the_address_of_a_model_is_shown_as_it_is(rft, tmp_path, name):
+    file = write(tmp_path, "{gpuMemory: 80Gi}", QWEN3_8B)
+    (tmp_path / "model").rename(tmp_path / name)
+    file.write_text(file.read_text(encoding="utf-8").replace('"model"', json.dumps(name)), encoding="utf-8")
+    ended = rft("plan", file)
+    assert ended.returncode == 0, ended.stderr
+    assert f"RFTJob job: {printable(name)}\n" in ended.stdout
 
 
 def test_every_job_is_planned_before_the_command_ends(rft, tmp_path):

@@ -54,6 +54,25 @@ def test_how_completions_were_sampled_and_how_the_model_has_to_be_asked(rft, fin
     assert "greedy" not in svg
 
 
+NAMES = ["$\\x$", "$\\frac{", "_hidden", "a$b$c", "half \ud800", "\x1b[2J\u202e", "x" * 5000, "<script>&"]
+
+
+def test_names_of_components_are_no_formulas(rft, finished_run):
+    """Matplotlib takes texts between $ for formulas, and leaves out of a legend what begins with an underscore."""
+    lines = finished_run.metrics.read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    for row in rows:
+        if row["split"] == "train":
+            row["components"] = dict.fromkeys(NAMES, 0.5)
+    finished_run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    result = rft("report", finished_run.path)
+    assert result.returncode == 0, result.stderr
+    assert "Curves: " in result.stdout
+    svg = finished_run.curves.with_suffix(".svg").read_text(encoding="utf-8")
+    for name in ("$\\x$", "$\\frac{", " _hidden", "a$b$c", "half \\ud800", "\\x1b[2J\\u202e", "&lt;script&gt;"):
+        assert f"<!-- {name}" in svg
+
+
 def test_the_curves_are_real_files_and_repeatable(rft, finished_run):
     rft("report", finished_run.path)
     svg, png = finished_run.curves.with_suffix(".svg"), finished_run.curves.with_suffix(".png")

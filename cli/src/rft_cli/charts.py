@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from rft_api.component_names import MOST_RECORDED_NAMES, component_name
 from rft_api.files import atomic_file
 from rft_api.metrics import TrainMetrics
 from rft_api.summary import Summary
@@ -44,6 +45,7 @@ STYLE: Any = {
     "legend.framealpha": 0.75,
     "legend.fontsize": 8.5,
     "lines.linewidth": 1.6,
+    "text.parse_math": False,  # names are names: "$\\x$" would be a formula, and an exception
     "svg.hashsalt": "rft",  # With a fixed salt, the same run gives the same file.
 }
 
@@ -126,19 +128,28 @@ def _reward(kind: str, axis: Axes, history: History, summary: Summary | None) ->
             xs, ys = zip(*shadow_points, strict=True)
             # The first two colours belong to the curves of the reward.
             colour = CYCLE[2 + index % (len(CYCLE) - 2)]
-            axis.plot(xs, ys, color=colour, linestyle=":", marker="s", markersize=3, label=f"shadow {name} ({kind})")
+            axis.plot(
+                xs, ys, color=colour, linestyle=":", marker="s", markersize=3, label=f"shadow {_label(name)} ({kind})"
+            )
     _legend(axis)
+
+
+def _label(name: str) -> str:
+    """The name of a component as a legend shows it, which leaves out names that begin with an underscore."""
+    shown = component_name(name)
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _components(axis: Axes, history: History, summary: Summary | None) -> None:
     axis.set_title("Reward components (training)")
     axis.set_ylabel("mean")
-    names = sorted({name for step in history.steps for name in step.components})
+    names = sorted({name for step in history.steps for name in step.components})[:MOST_RECORDED_NAMES]
     for index, name in enumerate(names):
         # When there are more components than colours, dashes distinguish curves of the same colour.
         line = "-" if index < len(CYCLE) else "--"
         colour = CYCLE[index % len(CYCLE)]
-        _plot(axis, history.steps, lambda s, n=name: s.components.get(n), color=colour, linestyle=line, label=name)  # type: ignore[misc]
+        shown = _label(name)
+        _plot(axis, history.steps, lambda s, n=name: s.components.get(n), color=colour, linestyle=line, label=shown)  # type: ignore[misc]
     if not names:
         _write_note(axis, "this reward reports no components")
     _legend(axis)

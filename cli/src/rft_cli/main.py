@@ -89,11 +89,10 @@ def plan(files: Manifests) -> None:
     Only the model's config.json is read.
     """
     with _user_errors():
-        from rich.console import Console
-
+        from rft_cli.console import make_console
         from rft_cli.plan import plan as plan_jobs
 
-        plan_jobs(files, Console())
+        plan_jobs(files, make_console())
 
 
 @app.command()

@@ -9,9 +9,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from rft_api.exit_codes import ExitCode, RunError
-from rft_api.foreign.text import one_line
+from rft_api.foreign.text import one_line, printable
 from rft_api.hub_address import SHAPE, parse_hub_address
 from rft_api.manifests import ManifestErrors
 from rft_api.memory_advice import Fields, advise
@@ -115,7 +116,7 @@ def _fetch(uri: str, folder: Path, scratch: Path) -> Path:
 
 def _print_plan(job: RFTJob, shape: ModelShape, fields: Fields, console: Console) -> MemoryPlan:
     plan, devices = fields.plan(shape), fields.devices
-    console.print(f"[bold]RFTJob {job.metadata.name}[/bold]: {job.spec.model.uri}", highlight=False)
+    console.print(Text.assemble((f"RFTJob {job.metadata.name}", "bold"), f": {printable(job.spec.model.uri)}"))
     kinds = ", ".join(f"{kind} {_count(count)}" for kind, count in shape.weights_by_kind.items())
     console.print(f"{_count(shape.weights)} weights: {kinds}", highlight=False)
     trained = f"{_count(trained_weights(shape, fields.tuning))} weights are trained ({fields.tuning.type})"
@@ -127,7 +128,7 @@ def _print_plan(job: RFTJob, shape: ModelShape, fields: Fields, console: Console
     console.print(_summary(plan, devices), highlight=False)
     console.print(_alternatives(shape, fields))
     for number, advice in enumerate(advise(shape, fields), start=1):
-        console.print(f"{number}. {advice}", highlight=False)
+        console.print(f"{number}. {printable(str(advice))}", highlight=False)
     console.print()
     return plan
 
@@ -151,15 +152,18 @@ def _phase_table(plan: MemoryPlan, unit: str) -> Table:
         cells = [phase.items.get(name, 0.0) for phase in plan.phases]
         if any(cells):
             table.add_row(name, *(_gib(cell) if cell else "" for cell in cells))
-    table.add_row("[bold]all[/bold]", *(f"[bold]{_gib(phase.total)}[/bold]" for phase in plan.phases))
+    table.add_row("all", *(_gib(phase.total) for phase in plan.phases), style="bold")
     return table
 
 
-def _summary(plan: MemoryPlan, devices: Devices) -> str:
+def _summary(plan: MemoryPlan, devices: Devices) -> Text:
     if plan.limit is None or devices.gpu_bytes is None:
-        return "Set compute.gpuMemory, such as 80Gi, to learn whether this fits and what the cache holds."
-    verdict = "It fits" if plan.fits else f"[bold]It does not fit[/bold]: {_gib(plan.excess)} GiB are missing"
-    text = f"{verdict}. The trainer may use {_gib(plan.limit)} GiB of {_gib(devices.gpu_bytes)} GiB."
+        return Text("Set compute.gpuMemory, such as 80Gi, to learn whether this fits and what the cache holds.")
+    text = Text("It fits") if plan.fits else Text("It does not fit", "bold")
+    missing = "" if plan.fits else f": {_gib(plan.excess)} GiB are missing"
+    text = Text.assemble(
+        text, f"{missing}. The trainer may use {_gib(plan.limit)} GiB of {_gib(devices.gpu_bytes)} GiB."
+    )
     if plan.cache is None:
         return text
     others = ", ".join(f"{name} {_gib(size)}" for name, size in plan.cache.others.items())
@@ -169,8 +173,8 @@ def _summary(plan: MemoryPlan, devices: Devices) -> str:
             f" Each server gets the share {plan.memory_share:.3f} of a GPU's memory, which has, in GiB: {others}, "
             f"cache {_gib(max(0.0, plan.cache.bytes))}."
         )
-    return (
-        f"{text}{server}\nThe cache holds {plan.cache.sequences} sequences of {plan.cache.tokens} tokens "
+    return text.append(
+        f"{server}\nThe cache holds {plan.cache.sequences} sequences of {plan.cache.tokens} tokens "
         f"({_gib(plan.cache.sequence_bytes)} GiB each)."
     )
 
