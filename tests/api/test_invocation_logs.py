@@ -533,7 +533,9 @@ RECORDS = st.builds(
 LINES = st.binary(max_size=40) | st.builds(lambda value: json.dumps(value).encode(), RECORDS | JSON)
 
 
-@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(lines=st.lists(LINES, max_size=6), with_answers=st.booleans(), limited=st.booleans(), stated=st.booleans())
 def test_whatever_a_log_holds_it_is_read_and_every_line_is_counted(tmp_path, lines, with_answers, limited, stated):
     file = tmp_path / "log.json"

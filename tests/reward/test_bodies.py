@@ -76,7 +76,7 @@ def test_a_request_for_which_there_is_no_room_is_to_be_sent_again(little_room, c
         answer = post(little_room, sample("a", "x" * 1000))
         assert answer.headers["retry-after"] == "1"
         assert "send them again in a second, or raise spec.replicas" in answer.json()["error"]
-        assert httpx.get(f"{little_room.url}/healthz").status_code == 200
+        assert httpx.get(f"{little_room.url}/healthz", timeout=PATIENCE_SECONDS).status_code == 200
     wait_until(lambda: post(little_room, sample("a", "x" * 1000)).status_code == 200)
 
 

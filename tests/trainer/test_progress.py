@@ -9,6 +9,7 @@ import httpx
 import pytest
 import torch
 import transformers
+from support.patience import PATIENCE_SECONDS
 from support.trainer import job_spec, render
 
 from rft_api.metrics import ShadowScores, TrainMetrics, all_series
@@ -226,7 +227,7 @@ def test_what_the_launcher_copies_is_served_and_the_port_is_free_again(tmp_path,
     for phase in ("Fetching", "Exporting"):
         with copying(config, phase, port) as report:
             report("s3://bucket/model", 250_000_000, 1_000_000_000)
-            answer = httpx.get(f"http://127.0.0.1:{port}/progress", trust_env=False)
+            answer = httpx.get(f"http://127.0.0.1:{port}/progress", trust_env=False, timeout=PATIENCE_SECONDS)
             progress = Progress.model_validate_json(answer.content)
         assert (progress.phase, progress.message) == (phase, "s3://bucket/model")
         assert (progress.done, progress.planned, progress.unit) == (250, 1000, "MB")

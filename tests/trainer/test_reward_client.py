@@ -17,7 +17,7 @@ from rft_trainer.data import Prompt
 from rft_trainer.reward_transport import Rollout
 from rft_trainer.rewards import RewardClient
 
-TIMEOUT = "2s"
+TIMEOUT = "8s"
 SOURCE = """
 import time
 
@@ -58,7 +58,7 @@ def server(tmp_path_factory):
 
 
 def target(server):
-    return {"r": RewardTarget(url=server.url, token_file=str(server.token_file), timeout_seconds=2, digest="d")}
+    return {"r": RewardTarget(url=server.url, token_file=str(server.token_file), timeout_seconds=8, digest="d")}
 
 
 @pytest.fixture
