@@ -93,10 +93,20 @@ def test_a_job_on_cpus_is_planned_by_process(rft, tmp_path):
     assert "GiB on each process" in ended.stdout
 
 
-def test_a_model_with_experts_is_refused_for_vllm(rft, tmp_path):
-    ended = rft("plan", write(tmp_path, "{gpuMemory: 80Gi}", QWEN3_30B_A3B))
+@pytest.mark.parametrize(
+    ("configuration", "words"),
+    [
+        (QWEN3_30B_A3B, "vLLM is not supported for models with experts (mixture of experts); set InProcess"),
+        # The memory of these cannot be planned, which is said only where vLLM could compute them.
+        ({"model_type": "deepseek_v3", "n_routed_experts": 256}, "vLLM is not supported for models with experts"),
+        ({"model_type": "gpt_neox"}, "vLLM cannot load adapters into models of type gpt_neox; set InProcess, or"),
+    ],
+    ids=["qwen3_moe", "deepseek_v3", "gpt_neox"],
+)
+def test_a_model_that_vllm_cannot_take_over_is_refused(rft, tmp_path, configuration, words):
+    ended = rft("plan", write(tmp_path, "{gpuMemory: 80Gi}", configuration))
     assert ended.returncode == ExitCode.CONFIGURATION_INVALID
-    assert "RFTJob job: spec.compute.rollouts.engine: vLLM does not take over" in ended.stderr
+    assert f"RFTJob job: spec.compute.rollouts.engine: {words}" in " ".join(ended.stderr.split())
 
 
 def test_layers_that_a_model_does_not_have_are_refused_with_those_that_it_has(rft, tmp_path):
@@ -112,7 +122,7 @@ def test_layers_that_a_model_does_not_have_are_refused_with_those_that_it_has(rf
     [
         ("[]", "config.json holds no JSON object"),
         ("{", "config.json: "),
-        ('{"model_type": "gpt2"}', "models of type gpt2 are not among those whose memory can be planned"),
+        ('{"model_type": "gemma2"}', "models of type gemma2 are not among those whose memory can be planned"),
     ],
 )
 def test_a_config_that_says_nothing_is_refused(rft, tmp_path, content, message):

@@ -228,6 +228,29 @@ def test_duplicate_names_point_to_each_other(rft, folder):
     assert f"{file}:9: metadata.name: RewardFunction exact is already defined in {file}, line 1" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("engine", "line"),
+    [("", 4), ("  compute: {rollouts: {engine: vLLM}}\n", 9), ("  compute: {rollouts: {engine: InProcess}}\n", None)],
+    ids=["default", "vLLM", "InProcess"],
+)
+def test_a_model_in_a_folder_that_vllm_cannot_take_over(rft, folder, engine, line):
+    (folder / "model").mkdir()
+    (folder / "model/config.json").write_text('{"model_type": "gpt_neox"}', encoding="utf-8")
+    job = JOB.replace('"hf://Qwen/Qwen3-0.6B"', "model").replace(
+        "  hyperparameters:\n", f"{engine}  hyperparameters:\n"
+    )
+    result = rft("validate", written(folder, job, REWARD))
+    if line is None:
+        assert result.returncode == 0, result.stderr
+        return
+    message = (
+        "spec.compute.rollouts.engine: vLLM cannot load adapters into models of type gpt_neox; set InProcess, or "
+        "spec.tuning.type: Full"
+    )
+    assert result.returncode == 10
+    assert result.stderr.splitlines() == [f"{folder / 'job.yaml'}:{line}: {message}"]
+
+
 def test_a_file_that_is_no_text(rft, tmp_path):
     (tmp_path / "x.yaml").write_bytes(b"a: 1\nb: \xff\n")
     assert f"{tmp_path}/x.yaml:2: is not UTF-8 text" in rft("validate", tmp_path / "x.yaml").stderr

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.run_folder import RunFolder
 from rft_api.tuning import Tuning
+from rft_api.vllm_models import NO_EXPERTS, vllm_problem
 from rft_loader.base_model import read_base_model
 from rft_loader.validation import check_adapter
 from rft_trainer.architecture import expert_weights
@@ -290,9 +291,12 @@ def test_a_checkpoint_that_lacks_weights_is_not_exported(tmp_path, model):
     assert not (tmp_path / "best").exists()
 
 
-def test_vllm_takes_no_experts_over(tmp_path, model, data):
-    """It is refused before weights are read."""
-    experts = make(tmp_path / "experts", model, "Qwen3Moe")
+@pytest.mark.parametrize("kind", ["Qwen3Moe", "Qwen2Moe", "Mixtral", "DeepseekV3", "Qwen3Next", "GptOss"])
+def test_vllm_takes_no_experts_over(tmp_path, model, data, kind):
+    """It is refused before weights are read, and is known from config.json alone."""
+    experts = make(tmp_path / "experts", model, kind)
+    configuration = json.loads((experts / "config.json").read_text(encoding="utf-8"))
+    assert vllm_problem(configuration, "vLLM", LORA) == NO_EXPERTS
 
     def config(**rollouts):
         spec = job_spec(model, data, tmp_path / "out", compute={"gpusPerNode": 1, "rollouts": rollouts})
@@ -301,6 +305,8 @@ def test_vllm_takes_no_experts_over(tmp_path, model, data):
     check_base_model(config(engine="vLLM"), base_of(model))
     check_base_model(config(engine="InProcess"), base_of(experts))
     (experts / "model.safetensors").write_bytes(b"never read")
-    with pytest.raises(RunError, match=r"rollouts.engine: vLLM does not take over .* set InProcess") as raised:
+    with pytest.raises(
+        RunError, match=r"engine: vLLM is not supported for models with experts .* set InProcess"
+    ) as raised:
         check_base_model(config(), base_of(experts))
     assert raised.value.code is ExitCode.CONFIGURATION_INVALID

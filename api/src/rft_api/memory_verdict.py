@@ -16,6 +16,7 @@ from rft_api.model_shape import UnknownShape, read_shape
 from rft_api.progress import MemoryVerdict
 from rft_api.storage_error import StorageError
 from rft_api.trainer_config import TrainerConfig
+from rft_api.vllm_models import ENGINE, vllm_problem
 
 
 def judge_configuration(
@@ -31,7 +32,11 @@ def judge_configuration(
             run may get, then of the largest if it is another.
     """
     try:
-        shape = read_shape(read())
+        configuration = read()
+        problem = vllm_problem(configuration, config.compute.rollout_engine, config.tuning)
+        if problem is not None:
+            return unplanned(f"{'.'.join(ENGINE)}: {problem}")
+        shape = read_shape(configuration)
         trained_weights(shape, config.tuning)
     except (StorageError, UnknownShape, OSError, ValueError) as error:
         return unplanned(str(error))

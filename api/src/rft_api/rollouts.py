@@ -9,12 +9,6 @@ from pydantic import Field
 from rft_api.model import Model
 from rft_api.quantities import Between, Decimal, Integer
 
-NO_EXPERTS = (
-    "spec.compute.rollouts.engine: vLLM does not take over the weights of a model with experts from the trainer; set "
-    "InProcess"
-)
-"""Why a job is refused whose model has experts and whose completions come from vLLM."""
-
 RolloutEngine = Literal["vLLM", "InProcess"]
 
 

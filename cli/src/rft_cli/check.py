@@ -20,12 +20,14 @@ from rft_api.manifests import (
     source_errors,
 )
 from rft_api.model import Location
+from rft_api.model_files import read_model_configuration
 from rft_api.render import FieldError, RewardAddress, render_trainer_config, reward_names
 from rft_api.reward_document import document_violation, reward_document
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
 from rft_api.run_folder import best_address
 from rft_api.sources import DataSource
+from rft_api.vllm_models import ENGINE, vllm_problem
 
 _SCHEMES = {
     "model": {"", "hf", "s3", "pvc"},
@@ -57,6 +59,7 @@ def check_manifests(paths: Iterable[Path]) -> tuple[Manifests, list[ManifestErro
     manifests, errors = read_manifests(paths)
     for job in manifests.jobs:
         errors += _job_errors(manifests, job)
+        errors += _model_errors(manifests, job)
     errors += _adapter_errors(manifests)
     return manifests, _in_order(errors)
 
@@ -112,6 +115,22 @@ def _job_errors(manifests: Manifests, job: RFTJob) -> Iterator[ManifestError]:
         render_trainer_config(job, functions, empty_addresses, locate=str)
     except FieldError as error:
         yield manifests.error("RFTJob", name, error.location, error.problem)
+
+
+def _model_errors(manifests: Manifests, job: RFTJob) -> Iterator[ManifestError]:
+    """Yield an error if completions of a model in a local folder are to come from vLLM and cannot."""
+    uri = job.spec.model.uri
+    if "://" in uri:
+        return
+    try:
+        configuration = read_model_configuration(
+            manifests.folders[job.metadata.name] / Path(uri).expanduser() / "config.json"
+        )
+    except (OSError, ValueError):
+        return  # the trainer says what is wrong with a model
+    problem = vllm_problem(configuration, job.spec.compute.rollout_engine, job.spec.tuning)
+    if problem is not None:
+        yield manifests.error("RFTJob", job.metadata.name, ENGINE, problem)
 
 
 def _adapter_errors(manifests: Manifests) -> Iterator[ManifestError]:

@@ -21,10 +21,10 @@ from rft_api.memory_plan import GIB, MemoryPlan, trained_weights
 from rft_api.model_files import MAXIMUM_CONFIGURATION, read_model_configuration
 from rft_api.model_shape import ModelShape, UnknownShape, read_shape
 from rft_api.rft_job import RFTJob
-from rft_api.rollouts import NO_EXPERTS
 from rft_api.scratch import scratch_folder
 from rft_api.storage_error import StorageError
 from rft_api.training import DeepSpeed
+from rft_api.vllm_models import ENGINE, vllm_problem
 from rft_cli.check import read_manifests
 
 _CONFIGURATION = "config.json"
@@ -53,13 +53,15 @@ def plan(files: Sequence[Path], console: Console) -> None:
     unfit = []
     for job in manifests.jobs:
         uri = job.spec.model.uri
+        configuration = read_configuration(uri, manifests.folders[job.metadata.name])
+        problem = vllm_problem(configuration, job.spec.compute.rollout_engine, job.spec.tuning)
+        if problem is not None:
+            raise RunError(ExitCode.CONFIGURATION_INVALID, f"RFTJob {job.metadata.name}: {'.'.join(ENGINE)}: {problem}")
         try:
-            shape = read_shape(read_configuration(uri, manifests.folders[job.metadata.name]))
+            shape = read_shape(configuration)
             trained_weights(shape, job.spec.tuning)
         except UnknownShape as error:
             raise RunError(ExitCode.MODEL_INVALID, f"RFTJob {job.metadata.name}: model {uri}: {error}") from error
-        if shape.experts and job.spec.compute.rollout_engine == "vLLM":
-            raise RunError(ExitCode.CONFIGURATION_INVALID, f"RFTJob {job.metadata.name}: {NO_EXPERTS}")
         fields = Fields(job.spec.hyperparameters, job.spec.tuning, devices_of(job.spec.compute))
         if _print_plan(job, shape, fields, console).fits is False:
             unfit.append(job.metadata.name)

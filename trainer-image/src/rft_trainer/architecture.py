@@ -12,9 +12,9 @@ from peft.utils.transformers_weight_conversion import convert_peft_config_for_tr
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Mxfp4Config, PretrainedConfig, PreTrainedModel
 
 from rft_api.exit_codes import ExitCode, RunError
-from rft_api.rollouts import NO_EXPERTS
 from rft_api.training import TrainerCompute
 from rft_api.tuning import Tuning
+from rft_api.vllm_models import ENGINE, NO_EXPERTS, vllm_problem
 from rft_trainer.partitions import full_shape
 
 _ROUTERS = {"gate", "router", "shared_expert_gate"}
@@ -54,14 +54,17 @@ def check_architecture(model: str, config: PretrainedConfig, tuning: Tuning) -> 
         raise refuse(f"its weights are quantized ({method}), and cannot be saved after training; set tuning.type: LoRA")
 
 
-def check_rollouts(model: PreTrainedModel, compute: TrainerCompute) -> None:
+def check_rollouts(model: PreTrainedModel, compute: TrainerCompute, tuning: Tuning) -> None:
     """Refuse rollouts with vLLM for a model whose weights vLLM cannot take over from the trainer after each step.
 
     Raises:
         RunError: CONFIGURATION_INVALID.
     """
+    problem = vllm_problem(model.config.to_dict(), compute.rollout_engine, tuning)
     if compute.rollout_engine == "vLLM" and expert_weights(model):
-        raise RunError(ExitCode.CONFIGURATION_INVALID, NO_EXPERTS)
+        problem = NO_EXPERTS
+    if problem is not None:
+        raise RunError(ExitCode.CONFIGURATION_INVALID, f"{'.'.join(ENGINE)}: {problem}")
 
 
 def loading_arguments(config: PretrainedConfig) -> dict[str, Any]:

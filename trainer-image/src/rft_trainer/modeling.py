@@ -126,7 +126,7 @@ def check_base_model(config: TrainerConfig, base: BaseModel) -> None:
     with _reading(f"model {base.folder}"):
         skeleton = build_skeleton(architecture)
     check_context(base.name, skeleton, config)
-    check_rollouts(skeleton, config.compute)
+    check_rollouts(skeleton, config.compute, config.tuning)
     if config.tuning.type == "LoRA":
         adapted_layers(skeleton, config.tuning)
     if loading_arguments(architecture):
