@@ -252,6 +252,13 @@ def test_every_way_to_load_refuses_code(coded, monkeypatch):
         assert "needs Python code of its own" in refusal(ExitCode.MODEL_INVALID, load, str(coded))
 
 
+@pytest.mark.parametrize("stated", ["eager", "flash_attention_3", "kernels-community/flash-attn"])
+def test_a_model_does_not_choose_how_its_attention_is_computed(folder, tmp_path, data, stated):
+    change(folder / "config.json", attn_implementation=stated)
+    check_base_model(configuration(tmp_path, folder, data, tuning=LORA), base_of(folder))
+    assert load_model(str(folder), torch.float32).config._attn_implementation == "sdpa"
+
+
 def test_code_that_is_not_needed_is_ignored(folder, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("the user was asked"))
     (folder / "configuration_mine.py").write_text(CODE)

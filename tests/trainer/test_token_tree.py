@@ -63,8 +63,9 @@ def test_sequences_share_a_row_only_where_that_saves_operations():
     completions = [[2] + [3] * long, [4] + [5] * long]
     assert token_trees([prompt + completion for completion in completions], HIDDEN).ids.shape[0] == 2
     assert token_trees([prompt + completion[:24] for completion in completions], HIDDEN).ids.shape[0] == 1
-    # Sequences without a common beginning never do.
-    assert token_trees([[1, 2], [2, 2], [3, 2]], HIDDEN).ids.shape[0] == 3
+    # Sequences without a common beginning never do. Where none shares a row, there is no mask of pairs of columns.
+    apart = token_trees([[1, 2], [2, 2], [3, 2, 4]], HIDDEN)
+    assert apart.ids.shape == apart.attention_mask(torch.float32).shape == (3, 3)
 
 
 def test_models_whose_attention_sees_no_trees():

@@ -136,22 +136,29 @@ def check_base_model(config: TrainerConfig, base: BaseModel) -> None:
 def read_configuration(model: str) -> PretrainedConfig:
     """Return the configuration of the model in a folder. Code of the model is never executed, nor is asked for it.
 
+    Implementations of attention and experts that config.json names are left out.
+
     Raises:
         RunError: MODEL_INVALID when it cannot be read, or belongs to a model that needs its own code.
     """
     check_model_folder(model)
     with _reading(f"model {model}"):
         configuration: PretrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    # A model's files do not choose how its layers are computed, because results depend on that a little, and updates on
+    # it for their speed. Without a choice, transformers takes its default for the model.
+    configuration._attn_implementation = configuration._experts_implementation = None
     return configuration
 
 
 def _load_weights(model: str, dtype: torch.dtype, compute: TrainerCompute | None = None) -> PreTrainedModel:
     with _reading(f"model {model}"):
-        quantization = loading_arguments(AutoConfig.from_pretrained(model, trust_remote_code=False))
+        configuration = read_configuration(model)
+        quantization = loading_arguments(configuration)
     division = nullcontext() if compute is None or quantization else divided_weights(compute, dtype)
     with _reading(f"model {model}"), division:
         loaded, info = AutoModelForCausalLM.from_pretrained(
             model,
+            config=configuration,
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,

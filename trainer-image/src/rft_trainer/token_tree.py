@@ -78,7 +78,9 @@ def token_trees(sequences: Sequence[Sequence[int]], hidden_size: int, device: to
         branches.append(_Branch(sequence, shared, row))
         width += len(sequence) - shared
         previous = sequence
-    return _lay_out(sequences, branches, False, device)
+    # Where nothing is shared, rows need no mask with an element for every pair of columns, which takes memory and keeps
+    # torch from its fastest kernels.
+    return _lay_out(sequences, branches, not any(branch.shared for branch in branches), device)
 
 
 def common_length(one: Sequence[int], other: Sequence[int]) -> int:
