@@ -147,6 +147,9 @@ def _server(endpoint: InferenceEndpoint, folder: str, mounts: list[Json], settin
         "--host", "0.0.0.0",
         "--port", str(names.SERVER_PORT),
         "--shutdown-timeout", str(FINISH_SECONDS),
+        # What a request leaves out about sampling is as in the evaluation of a tuned model, and not as the model's
+        # generation_config.json says. (vLLM takes the EOS tokens from that file nevertheless.)
+        "--generation-config", "vllm",
         "--no-trust-remote-code",  # code that comes with a model is never executed, whatever vLLM's default is
     ]  # fmt: skip
     if serving.max_model_length is not None:
