@@ -15,9 +15,11 @@ import psutil
 import torch
 from machine import JOB_STEPS, Check, Machine, TrainerProgram
 from rollouts import TOKENS, prompts_of, spread, started
+from support.trainer import curve
 
 from rft_api.exit_codes import ExitCode
 from rft_api.memory_devices import devices_of
+from rft_api.memory_layers import Pass
 from rft_api.memory_plan import GIB, plan_memory
 from rft_api.model_shape import read_shape
 
@@ -32,33 +34,33 @@ class Step:
     name: str
     must: str
     """What its figure must be."""
-    needs: Literal["nothing", "vLLM", "a GPU", "two GPUs", "two processes"]
+    needs: Literal["nothing", "vLLM", "a GPU", "two GPUs and vLLM", "two processes"]
     """Of "two processes", each has a GPU where there are any."""
     check: Check
 
 
 def versions(machine: Machine) -> tuple[str, bool]:
-    found = installed()
-    complete = all(name in found for name in PACKAGES) and (machine.gpus == 0 or "vllm" in found)
-    return ", ".join(f"{name} {number}" for name, number in found.items()), complete
+    packages = installed()
+    text = ", ".join(f"{name} {number}" for name, number in packages.items())
+    return text, all(name in packages for name in PACKAGES)
 
 
 def installed() -> dict[str, str]:
     """Return the exact version of everything that the results depend on."""
-    found = {"Python": platform.python_version()}
+    versions = {"Python": platform.python_version()}
     for name in (*PACKAGES, *VLLM):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
     if torch.cuda.is_available():
-        found["CUDA"] = str(torch.version.cuda)
-        found["cuDNN"] = str(torch.backends.cudnn.version())
-        found["NCCL"] = ".".join(map(str, torch.cuda.nccl.version()))
+        versions["CUDA"] = str(torch.version.cuda)
+        versions["cuDNN"] = str(torch.backends.cudnn.version())
+        versions["NCCL"] = ".".join(map(str, torch.cuda.nccl.version()))
         for number in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(number)
-            found[f"GPU {number}"] = f"{properties.name} with {properties.total_memory / GIB:.1f} GiB"
-    return found
+            versions[f"GPU {number}"] = f"{properties.name} with {properties.total_memory / GIB:.1f} GiB"
+    return versions
 
 
 def precision(machine: Machine) -> tuple[str, bool]:
@@ -77,11 +79,53 @@ def precision(machine: Machine) -> tuple[str, bool]:
     return text, loaded == dtype == served
 
 
+def own_job(machine: Machine) -> tuple[str, bool]:
+    return job_figure(machine.own_job)
+
+
+def resume(machine: Machine) -> tuple[str, bool]:
+    """A job is killed behind its first checkpoint, and started again."""
+    config = machine.config(machine.own_compute)
+    killed = machine.start(config)
+    killed.wait_for_line(JOB_STEPS - 1)
+    if killed.process.poll() is None:
+        killed.kill()
+    resumed = machine.start(config)
+    resumed.succeed()
+    lines, undisturbed = (curve(train_steps(job)) for job in (resumed, machine.own_job))
+    equal = sum(one == other for one, other in zip(lines, undisturbed, strict=False))
+    complete = [line["step"] for line in lines] == list(range(1, JOB_STEPS + 1))
+    text = f"{len(lines)} steps, {equal} of them as undisturbed, bit for bit"
+    # Kernels of GPUs may add in another order each time.
+    return text, complete and (machine.gpus > 0 or equal == JOB_STEPS)
+
+
+def bare_trl(machine: Machine) -> tuple[str, bool]:
+    # The first step also prepares what later ones use.
+    ours = [line["rewardSeconds"] + line["generateSeconds"] + line["updateSeconds"] for line in own_lines(machine)[1:]]
+    theirs = machine.bare_seconds()[1:]
+    ratio = statistics.median(ours) / statistics.median(theirs)
+    return f"{spread(ours, 2)} s a step against {spread(theirs, 2)}, ratio of medians {ratio:.2f}", ratio <= 1.1
+
+
+def deepspeed(machine: Machine) -> tuple[str, bool]:
+    return job_figure(machine.train({**machine.own_compute, "deepspeed": {"zeroStage": 2}}))
+
+
 def shared_job(machine: Machine) -> tuple[str, bool]:
-    lines = train_lines(machine)
-    seconds = step_seconds(lines)
+    return job_figure(machine.shared_job)
+
+
+def job_figure(job: TrainerProgram) -> tuple[str, bool]:
+    """Return the figure of a job that has ended, and whether it has made all of its steps and learnt in some."""
+    lines = train_steps(job)
     learns = any(line["gradientNorm"] > 0 for line in lines)
-    return f"{len(lines)} steps, {spread(seconds, 2)} s a step", len(lines) == JOB_STEPS and learns
+    return f"{len(lines)} steps, {spread(step_seconds(lines), 2)} s a step", len(lines) == JOB_STEPS and learns
+
+
+def own_lines(machine: Machine) -> list[dict[str, float]]:
+    """Return the metrics of the steps of the job whose trainer samples itself."""
+    return train_steps(machine.own_job)
 
 
 def importance_ratio(machine: Machine) -> tuple[str, bool]:
@@ -147,19 +191,26 @@ def killed_server(machine: Machine) -> tuple[str, bool]:
 
 
 def planner(machine: Machine) -> tuple[str, bool]:
-    config = machine.config({"gpusPerNode": 1, "rollouts": {"engine": "InProcess"}}, maxCompletionTokens=256)
-    code, reserved, log = machine.watched(config, limit=0)
+    """The pass that is planned is the largest that was made: completions end before they have all of their tokens."""
+    sizes = {
+        "maxSteps": 2, "batchSize": 16, "samplesPerPrompt": 16, "tokensPerMicroBatch": 4096, "maxPromptTokens": 256,
+    }  # fmt: skip
+    # What prompts and completions have in common is computed once only where it is much.
+    config = machine.config(machine.own_compute, "Answer with digits, and with nothing else. " * 10, **sizes)
+    code, seen, log = machine.watched(config, limit=0)
     assert code == ExitCode.SUCCEEDED, log
+    assert seen["tokens"], "no pass was a token tree"
+    load = Pass(seen["tokens"], seen["width"], seen["scored"], shared=True)
     shape = read_shape(json.loads((machine.model / "config.json").read_text(encoding="utf-8")))
-    total = torch.cuda.get_device_properties(0).total_memory
-    plan = plan_memory(shape, config.hyperparameters, config.tuning, devices_of(config.compute, total))
-    planned = plan.largest.total
-    text = f"reserved {reserved / GIB:.2f} GiB, planned {planned / GIB:.2f} GiB, ratio {reserved / planned:.3f}"
-    return text, abs(reserved / planned - 1) <= 0.1
+    plan = plan_memory(shape, config.hyperparameters, config.tuning, devices_of(config.compute), load)
+    planned = next(phase.total for phase in plan.phases if phase.phase == "update")
+    ratio = seen["allocated"] / planned
+    text = f"allocated {seen['allocated'] / GIB:.2f} GiB, planned {planned / GIB:.2f} GiB, ratio {ratio:.3f}"
+    return f"{text}; reserved in all {seen['reserved'] / GIB:.2f} GiB", abs(ratio - 1) <= 0.1
 
 
 def out_of_memory(machine: Machine) -> tuple[str, bool]:
-    config = machine.config({"gpusPerNode": 1, "rollouts": {"engine": "InProcess"}}, maxCompletionTokens=256)
+    config = machine.config(machine.own_compute, maxCompletionTokens=256)
     weights = sum(file.stat().st_size for file in machine.model.glob("*.safetensors"))
     code, _, log = machine.watched(config, limit=int(1.1 * weights) + (64 << 20))
     sentence = next((line for line in reversed(log.splitlines()) if "out of memory" in line), "no such message")
@@ -178,29 +229,34 @@ def zero_3(machine: Machine) -> tuple[str, bool]:
 
 
 def dedicated(machine: Machine) -> tuple[str, bool]:
-    means = [line["importanceRatioMean"] for line in train_steps(machine.dedicated_job(overlap=0))]
+    means = [line["importanceRatioMean"] for line in train_steps(machine.dedicated_job)]
     return f"importance ratio {spread(means, 5)}", all(abs(mean - 1) < 1e-2 for mean in means)
 
 
 def overlap(machine: Machine) -> tuple[str, bool]:
     # The first step is sampled as without.
-    plain, ahead = (step_seconds(train_steps(machine.dedicated_job(number))[1:]) for number in (0, 1))
+    jobs = machine.dedicated_job, machine.overlapping_job
+    plain, ahead = (step_seconds(train_steps(job)[1:]) for job in jobs)
     text = f"{spread(ahead, 2)} s a step, {spread(plain, 2)} without"
     return text, statistics.median(ahead) <= statistics.median(plain)
 
 
 STEPS = (
-    Step("versions", "all packages are installed", "nothing", versions),
+    Step("versions", "all packages are installed that training needs", "nothing", versions),
     Step("precision", "bfloat16 on GPUs, in trainer and servers", "nothing", precision),
+    Step("own-job", "a LoRA job ends whose trainer samples itself", "nothing", own_job),
+    Step("resume", "a killed job goes on and makes all steps; as undisturbed on CPUs", "nothing", resume),
+    Step("bare-trl", "a step takes at most a tenth longer than one of a bare TRL script", "a GPU", bare_trl),
+    Step("deepspeed", "the job ends at ZeRO stage 2, with NCCL and bfloat16", "a GPU", deepspeed),
     Step("shared-job", "a LoRA job ends, with vLLM on the GPU of the trainer", "vLLM", shared_job),
     Step("importance-ratio", "mean within 0.01 of 1 in bfloat16, 0.001 in float32", "vLLM", importance_ratio),
     Step("logprob-difference", "mean below 0.05 in bfloat16, 0.0001 in float32", "vLLM", logprob_difference),
     Step("speed", f"vLLM has more tokens/s than the trainer, {TOKENS} a completion (on GPUs)", "vLLM", speed),
     Step("synchronization", "an adapter takes less than 2 s a version (on GPUs)", "vLLM", synchronization),
     Step("killed-server", "all completions come; the same ones in float32", "vLLM", killed_server),
-    Step("planner", "the most that torch reserves is within 10 % of the plan", "a GPU", planner),
+    Step("planner", "the most that an update allocates is within 10 % of the plan", "a GPU", planner),
     Step("out-of-memory", "exit code 17, and the fields to lower", "a GPU", out_of_memory),
     Step("zero-3", "the first step as at stage 2: 5 % in bfloat16, 0.1 % in float32", "two processes", zero_3),
-    Step("dedicated", "vLLM on a GPU of its own: mean ratio within 0.01 of 1", "two GPUs", dedicated),
-    Step("overlap", "a step takes no longer than without, with vLLM on a GPU of its own", "two GPUs", overlap),
+    Step("dedicated", "vLLM on a GPU of its own: mean ratio within 0.01 of 1", "two GPUs and vLLM", dedicated),
+    Step("overlap", "a step takes no longer than without, with vLLM on a GPU of its own", "two GPUs and vLLM", overlap),
 )

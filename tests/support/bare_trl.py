@@ -22,24 +22,17 @@ LEARNING_RATE = 2e-3
 
 
 def grpo_config(folder: Path, **settings: Any) -> GRPOConfig:
-    """The configuration of a training that only computes, on CPUs: no reports, no checkpoints, prompts in their order.
+    """The configuration of a training that only computes: no reports, no checkpoints, prompts in their order; on CPUs.
 
     Args:
         folder: the folder for the files of TRL.
-        settings: the settings of the training.
+        settings: the settings of the training, which may also be others for a GPU.
     """
-    return GRPOConfig(
-        output_dir=str(folder),
-        shuffle_dataset=False,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        **settings,
-    )
+    plain: dict[str, Any] = {
+        "output_dir": str(folder), "shuffle_dataset": False, "logging_steps": 1, "save_strategy": "no", "report_to": [],
+        "disable_tqdm": True, "use_cpu": True, "bf16": False, "gradient_checkpointing": False,
+    }  # fmt: skip
+    return GRPOConfig(**{**plain, **settings})
 
 
 def digits_reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
