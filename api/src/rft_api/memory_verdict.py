@@ -12,6 +12,7 @@ from rft_api.foreign.text import one_line
 from rft_api.memory_advice import Fields, judge_memory
 from rft_api.memory_devices import devices_of
 from rft_api.memory_plan import trained_weights
+from rft_api.model import format_location
 from rft_api.model_shape import UnknownShape, read_shape
 from rft_api.progress import MemoryVerdict
 from rft_api.storage_error import StorageError
@@ -35,7 +36,7 @@ def judge_configuration(
         configuration = read()
         problem = vllm_problem(configuration, config.compute.rollout_engine, config.tuning)
         if problem is not None:
-            return unplanned(f"{'.'.join(ENGINE)}: {problem}")
+            return unplanned(f"{format_location(ENGINE)}: {problem}")
         shape = read_shape(configuration)
         trained_weights(shape, config.tuning)
     except (StorageError, UnknownShape, OSError, ValueError) as error:

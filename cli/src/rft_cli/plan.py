@@ -18,6 +18,7 @@ from rft_api.manifests import ManifestErrors
 from rft_api.memory_advice import Fields, advise
 from rft_api.memory_devices import Devices, Placement, devices_of
 from rft_api.memory_plan import GIB, MemoryPlan, trained_weights
+from rft_api.model import format_location
 from rft_api.model_files import MAXIMUM_CONFIGURATION, read_model_configuration
 from rft_api.model_shape import ModelShape, UnknownShape, read_shape
 from rft_api.rft_job import RFTJob
@@ -56,7 +57,9 @@ def plan(files: Sequence[Path], console: Console) -> None:
         configuration = read_configuration(uri, manifests.folders[job.metadata.name])
         problem = vllm_problem(configuration, job.spec.compute.rollout_engine, job.spec.tuning)
         if problem is not None:
-            raise RunError(ExitCode.CONFIGURATION_INVALID, f"RFTJob {job.metadata.name}: {'.'.join(ENGINE)}: {problem}")
+            raise RunError(
+                ExitCode.CONFIGURATION_INVALID, f"RFTJob {job.metadata.name}: {format_location(ENGINE)}: {problem}"
+            )
         try:
             shape = read_shape(configuration)
             trained_weights(shape, job.spec.tuning)

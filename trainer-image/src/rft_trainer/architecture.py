@@ -12,6 +12,7 @@ from peft.utils.transformers_weight_conversion import convert_peft_config_for_tr
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Mxfp4Config, PretrainedConfig, PreTrainedModel
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.model import format_location
 from rft_api.training import TrainerCompute
 from rft_api.tuning import Tuning
 from rft_api.vllm_models import ENGINE, NO_EXPERTS, vllm_problem
@@ -64,7 +65,7 @@ def check_rollouts(model: PreTrainedModel, compute: TrainerCompute, tuning: Tuni
     if compute.rollout_engine == "vLLM" and expert_weights(model):
         problem = NO_EXPERTS
     if problem is not None:
-        raise RunError(ExitCode.CONFIGURATION_INVALID, f"{'.'.join(ENGINE)}: {problem}")
+        raise RunError(ExitCode.CONFIGURATION_INVALID, f"{format_location(ENGINE)}: {problem}")
 
 
 def loading_arguments(config: PretrainedConfig) -> dict[str, Any]:
