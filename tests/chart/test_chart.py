@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from cluster.kubectl import Kubectl, Manifest
 from support.helm import CHART, RELEASE, Helm, find
+from support.patience import wait_until
 
 from rft_api.crd import build_crds
 from rft_api.manifests import load_manifests
@@ -182,8 +184,17 @@ def test_who_may_edit_a_namespace_may_train_in_it(chart: Helm, kubectl: Kubectl,
         for resource in ("rftjobs", "rewardfunctions", "inferenceendpoints"):
             for verb in ("get", "watch", "create", "patch", "delete"):
                 asked = ["auth", "can-i", verb, f"{resource}.rft.dev", f"--as=a-{role}er"]
-                assert kubectl.run(*asked, "--namespace=team-a").stdout.strip() == ("yes" if verb in verbs else "no")
-                assert kubectl.run(*asked, "--namespace=team-b").stdout.strip() == "no"
+                if verb in verbs:  # the API server learns of new permissions a moment later
+                    wait_until(partial(is_allowed, kubectl, *asked, "--namespace=team-a"))
+                else:
+                    assert not is_allowed(kubectl, *asked, "--namespace=team-a")
+                assert not is_allowed(kubectl, *asked, "--namespace=team-b")
+
+
+def is_allowed(kubectl: Kubectl, *asked: str) -> bool:
+    answer = kubectl.run(*asked).stdout.strip()
+    assert answer in ("yes", "no")
+    return answer == "yes"
 
 
 def rules(permissions: tuple[Permission, ...]) -> list[dict[str, list[str]]]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import psutil
-from support.patience import PATIENCE_SECONDS
+from support.patience import PATIENCE_SECONDS, wait_until
 
 from cluster.node import clean_up
 from cluster.runs import remove_abandoned, wait_until_removed
@@ -20,20 +20,24 @@ class OtherRun:
 
     Args:
         code: what it executes. It prints the folder of its run in a line of its own when all has started, and waits.
+        count: number of processes that it starts, if they are always so many.
 
     Attributes:
         folder: the folder of its run.
         programs: all processes that it has started.
     """
 
-    def __init__(self, code: str):
+    def __init__(self, code: str, count: int = 0):
         environment = {**os.environ, "PYTHONPATH": str(MODULES.parents[1])}
         self._process = subprocess.Popen(
             [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdout is not None
         self.folder = next(Path(line.strip()) for line in self._process.stdout if line.startswith("/"))
-        self.programs = psutil.Process(self._process.pid).children(recursive=True)
+        started = psutil.Process(self._process.pid)
+        # A keeper may just be starting its program.
+        wait_until(lambda: len(started.children(recursive=True)) >= count)
+        self.programs = started.children(recursive=True)
 
     def kill(self) -> None:
         """Kills it: its programs end with it, and the next run removes its folder."""

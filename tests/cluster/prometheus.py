@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from support.patience import wait_until
+from support.patience import PATIENCE_SECONDS, wait_until
 
 from cluster.servers import Server
 from rft_api.ports import free_port
@@ -47,7 +47,7 @@ class Prometheus:
     def scrape(self, configurations: list[dict[str, Any]], rule_files: list[Path] | None = None) -> None:
         """Sets what is scraped (`scrape_configs`) and the rules, replacing what was set before."""
         self._write(configurations, rule_files)
-        answer = httpx.post(f"{self.url}/-/reload", trust_env=False)
+        answer = httpx.post(f"{self.url}/-/reload", trust_env=False, timeout=PATIENCE_SECONDS)
         assert answer.status_code == httpx.codes.OK, answer.text
 
     def query(self, expression: str) -> list[dict[str, Any]]:
@@ -68,7 +68,8 @@ class Prometheus:
         )
 
     def _get(self, what: str, **parameters: str) -> dict[str, Any]:
-        answer = httpx.get(f"{self.url}/api/v1/{what}", params=parameters, trust_env=False).json()
+        url = f"{self.url}/api/v1/{what}"
+        answer = httpx.get(url, params=parameters, trust_env=False, timeout=PATIENCE_SECONDS).json()
         assert answer["status"] == "success", answer
         data: dict[str, Any] = answer["data"]
         return data

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
 import httpx
-from support.patience import wait_until
+from support.patience import PATIENCE_SECONDS, wait_until
 
 from cluster.node import clean_up
 from cluster.other_runs import OtherRun
@@ -33,7 +33,7 @@ def test_objects_are_written_and_read(s3, tmp_path):
 
 def test_strangers_read_nothing(s3):
     (s3.make_bucket("private") / "a").write_text("content", encoding="utf-8")
-    assert httpx.get(f"{s3.url}/private/a", trust_env=False).status_code == 403
+    assert httpx.get(f"{s3.url}/private/a", trust_env=False, timeout=PATIENCE_SECONDS).status_code == 403
 
 
 def test_objects_survive_a_restart(s3):
@@ -69,7 +69,7 @@ def test_prometheus_finds_targets_through_the_api_server(prometheus, api_server)
     prometheus.scrape([{"job_name": "cluster", "kubernetes_sd_configs": [discovery]}])
 
     def targets() -> str:
-        return httpx.get(f"{prometheus.url}/api/v1/targets", trust_env=False).text
+        return httpx.get(f"{prometheus.url}/api/v1/targets", trust_env=False, timeout=PATIENCE_SECONDS).text
 
     wait_until(lambda: "kubernetes" in targets(), explain=targets)
     prometheus.scrape([])
@@ -103,7 +103,7 @@ time.sleep(10**6)
 
 def test_a_killed_run_leaves_nothing(api_server):
     """Its programs end with it, the next run removes its folder; runs that live are left alone."""
-    run = OtherRun(KILLED)
+    run = OtherRun(KILLED, 8)
     assert len(run.programs) == 8  # four programs, each with its keeper
     remove_abandoned(clean_up)
     assert run.folder.exists()

@@ -64,7 +64,7 @@ def test_pods_install_packages_once_and_score_with_them(kubectl, team, package_i
     name = first["metadata"]["name"]
     written = kubectl.run("exec", name, of, "--", "touch", "/packages/new")
     assert "Read-only file system" in written.stderr
-    kubectl("exec", name, of, "--", "python", "-c", RESTART)
+    kubectl.run("exec", name, of, "--", "python", "-c", RESTART)  # may itself be ended with its container
     kubectl.wait_for("pod", name, of, until=has_restarted)
     manifest["spec"]["replicas"] = 2
     kubectl.apply(manifest, namespace=team)

@@ -48,12 +48,13 @@ def test_two_pods_train_together(kubectl, team, bucket, output, tmp_path):
 
 
 KILL_SERVER = """
-import os, pathlib
+import contextlib, os, pathlib
 for process in pathlib.Path("/proc").glob("[0-9]*"):
-    # The server is started as a module; this program and the keeper only have the name among their arguments.
-    if (process / "cmdline").read_bytes().split(bytes(1))[1:3] == [b"-m", b"vllm.entrypoints.openai.api_server"]:
-        os.kill(int(process.name), 9)
-        print("killed")
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        # The server is started as a module; this program and the keeper only have the name among their arguments.
+        if (process / "cmdline").read_bytes().split(bytes(1))[1:3] == [b"-m", b"vllm.entrypoints.openai.api_server"]:
+            os.kill(int(process.name), 9)
+            print("killed")
 """
 
 

@@ -69,7 +69,7 @@ def job(**spec: Any) -> dict[str, Any]:
 
 
 def bind(kubectl: Kubectl, role: dict[str, Any], user: str) -> None:
-    """Gives a user a role."""
+    """Gives a user a role; returns when the API server lets the user do what it allows."""
     group = "rbac.authorization.k8s.io"
     binding = {
         "apiVersion": role["apiVersion"],
@@ -78,7 +78,12 @@ def bind(kubectl: Kubectl, role: dict[str, Any], user: str) -> None:
         "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
         "roleRef": {"apiGroup": group, "kind": role["kind"], "name": role["metadata"]["name"]},
     }
-    kubectl.apply(role, binding, namespace=role["metadata"].get("namespace", "default"))
+    namespace = role["metadata"].get("namespace", "default")
+    kubectl.apply(role, binding, namespace=namespace)
+    rule = role["rules"][0]
+    resource = ".".join(filter(None, (rule["resources"][0], rule["apiGroups"][0])))
+    asked = ["auth", "can-i", rule["verbs"][0], resource, f"--as={user}", f"--namespace={namespace}"]
+    wait_until(lambda: kubectl.run(*asked).stdout.strip() == "yes", explain=lambda: f"{user} may not {asked}")
 
 
 def write_operator_kubeconfig(plane: ControlPlane) -> Path:

@@ -28,7 +28,10 @@ class Operator:
     """The operator's process; it can be killed and started again, as the same replica."""
 
     def __init__(self, kubeconfig: Path, log: Path, pod: str = "operator-0", arguments: Sequence[str] = ()):
-        self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "POD_NAME": pod}
+        # The client of Kubernetes writes keys to temporary files, which an operator that is killed leaves behind.
+        temporary = log.parent / "temporary"
+        temporary.mkdir(exist_ok=True)
+        self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "POD_NAME": pod, "TMPDIR": str(temporary)}
         self._log = log
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None

@@ -23,6 +23,7 @@ from lives import (
     write_operator_kubeconfig,
 )
 from pretending import Kubelet, Operator, reason, running_operator, wait_until_gone
+from support.patience import wait_until
 
 from rft_api.config_map_size import CONFIG_MAP_BYTES
 from rft_api.progress import MemoryVerdict
@@ -110,9 +111,13 @@ def test_a_job_succeeds_and_leaves_endpoints(kubectl, team, kubelet):
     assert json.loads(adapters) == {"adapters": [{"name": "tuned", "uri": "s3://runs/job/best"}]}
     wait_for(kubectl, team, "rftjob/job", "EndpointReady", "BaseNotReady")
     # The events tell the story.
-    events = kubectl.get("events", f"--namespace={team}")["items"]
-    told = [event["reason"] for event in events if event["involvedObject"]["kind"] == "RFTJob"]
-    assert {begun, "Running", "Succeeded"} <= set(told)
+    kubectl.wait_for(
+        "events", f"--namespace={team}", until=lambda events: {begun, "Running", "Succeeded"} <= reasons_of_job(events)
+    )
+
+
+def reasons_of_job(events: dict[str, Any]) -> set[str]:
+    return {event["reason"] for event in events["items"] if event["involvedObject"]["kind"] == "RFTJob"}
 
 
 @pytest.mark.usefixtures("ready_reward")
@@ -153,7 +158,8 @@ def test_failures_that_may_pass_are_retried_as_often_as_allowed(kubectl, team, k
     for pod in (first, second):
         kubelet.run(pod, "trainer")
     kubelet.end(second, "trainer", 76, "RewardUnreachable: silence")
-    wait_for(kubectl, team, "rftjob/job", "Succeeded", "Retrying")
+    # The reason Retrying stays for some seconds only.
+    kubectl.wait_for("rftjob/job", f"--namespace={team}", until=lambda found: found["status"].get("retries") == 1)
     # Both pods are made anew: none can go on without the other.
     pods = kubelet.pods(f"{TRAINERS},rft.dev/attempt=1", 2)
     assert not {first, second} & set(pods)
@@ -340,10 +346,13 @@ def test_of_two_operators_one_acts_and_the_other_takes_over(kubectl, kubeconfig,
 def test_metrics_tell_the_state_of_jobs(kubectl, team, operator):
     kubectl.apply(job(suspend=True), namespace=team)
     wait_for(kubectl, team, "rftjob/job", "Succeeded", "Suspended")
-    text = operator.metrics()
     wanted = f'rft_job_condition{{job="job",namespace="{team}",reason="Suspended",status="Unknown",type="Succeeded"}}'
-    assert any(_same_series(line, wanted) for line in text.splitlines()), text
-    assert 'rft_operator_reconcile_seconds_count{kind="RFTJob",outcome="done"}' in text
+    # They are published a moment after the status is written.
+    wait_until(
+        lambda: any(_same_series(line, wanted) for line in operator.metrics().splitlines()), explain=operator.metrics
+    )
+    count = 'rft_operator_reconcile_seconds_count{kind="RFTJob",outcome="done"}'
+    wait_until(lambda: count in operator.metrics(), explain=operator.metrics)
 
 
 MISSING = {"serviceAccountName": "nobody"}

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -59,8 +60,11 @@ class Vllm:
 
     def start(self) -> None:
         """Starts it, also again; `wait` waits for it."""
+        # What vLLM leaves behind when it is killed. The paths of sockets must be short.
+        self._temporary = tempfile.TemporaryDirectory(prefix="rft-vllm-test-", ignore_cleanup_errors=True)
+        environment = {**self._environment, "TMPDIR": self._temporary.name}
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=subprocess.STDOUT, env=self._environment)
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
     def wait(self) -> None:
         """Waits until it answers.
@@ -89,6 +93,7 @@ class Vllm:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._temporary.cleanup()
 
     def _answers(self) -> bool:
         try:

@@ -53,7 +53,7 @@ def length(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def capricious(tmp_path_factory):
-    spec = {"python": {"source": CAPRICIOUS}, "timeout": "2s"}
+    spec = {"python": {"source": CAPRICIOUS}, "timeout": "10s"}
     with RewardServer(tmp_path_factory.mktemp("capricious"), spec) as server:
         yield server
 

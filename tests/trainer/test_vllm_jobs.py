@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.patience import wait_until
 from support.tiny import write_model
-from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, render
+from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, pause_after, render
 
 from rft_api.ports import free_port
 from rft_api.run_folder import RunFolder
@@ -30,7 +30,7 @@ def base(tmp_path_factory):
 def start(base, data, rewards):
     """Starts the job in a folder: two processes share a server, have parts of the adapter each, and sample ahead."""
 
-    def start(folder, output):
+    def start(folder, output, environment=None):
         spec = job_spec(
             base,
             data,
@@ -44,7 +44,8 @@ def start(base, data, rewards):
                 "rollouts": {"engine": "vLLM", "overlap": 1},
             },
         )
-        return TrainerProgram(render(spec, folder, rewards.url, rewards.token_file), folder, free_port())
+        config = render(spec, folder, rewards.url, rewards.token_file)
+        return TrainerProgram(config, folder, free_port(), environment=environment)
 
     return start
 
@@ -93,7 +94,7 @@ def test_a_job_ends_with_the_table_of_the_trainers_own_process(tmp_path, undistu
 
 
 def test_a_killed_trainer_takes_its_servers_along_and_goes_on_exactly(tmp_path, start, undisturbed):
-    run = start(tmp_path / "killed", tmp_path / "out")
+    run = start(tmp_path / "killed", tmp_path / "out", pause_after(3, tmp_path))
     run.wait_for_line(3)
     started = psutil.Process(run.process.pid).children(recursive=True)
     (keeper,) = [process for process in started if any("keeper" in word for word in process.cmdline())]
