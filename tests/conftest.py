@@ -4,7 +4,7 @@ import gc
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["support.limits", "support.running", "cluster.fixtures"]
+pytest_plugins = ["support.limits", "support.running", "support.postgres", "cluster.fixtures"]
 
 # Examples have no time limit: a busy machine may stand still for longer than the default, a fifth of a second.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

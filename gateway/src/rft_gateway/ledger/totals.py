@@ -1,0 +1,126 @@
+"""Sums over the ledger: requests, tokens and money by namespace, key and model, in minutes, hours or days (UTC)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, Connection, func, literal_column, select
+
+from rft_gateway.ledger.database import ENTRIES
+from rft_gateway.ledger.entry import Outcome
+
+GROUPS = ("namespace", "key", "model")
+"""What totals can be grouped by."""
+_EXPONENT = -12
+"""A price is in millionths for a million tokens."""
+
+
+@dataclass(frozen=True)
+class Total:
+    """What a group has used; `namespace`, `key` and `model` are None where totals are not grouped by them."""
+
+    time: int
+    """Beginning of the bucket in seconds since 1970, a multiple of its length; 0 without buckets."""
+    namespace: str | None
+    key: str | None
+    model: str | None
+    requests: int = 0
+    """Without those that the gateway has refused."""
+    prompt_tokens: int = 0
+    """With the cached ones."""
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_cost: Decimal = Decimal(0)
+    """Of the tokens of prompts that were not cached."""
+    cached_cost: Decimal = Decimal(0)
+    completion_cost: Decimal = Decimal(0)
+
+    @property
+    def cost(self) -> Decimal:
+        """What all tokens cost together."""
+        return self.prompt_cost + self.cached_cost + self.completion_cost
+
+    def plus(self, other: Total) -> Total:
+        """Return the sum of both, for this group."""
+        return replace(
+            self,
+            requests=self.requests + other.requests,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            prompt_cost=self.prompt_cost + other.prompt_cost,
+            cached_cost=self.cached_cost + other.cached_cost,
+            completion_cost=self.completion_cost + other.completion_cost,
+        )
+
+
+def read_totals(
+    connection: Connection,
+    start: datetime,
+    end: datetime,
+    *,
+    by: Iterable[str] = (),
+    bucket_seconds: int | None = None,
+    only: Mapping[str, Iterable[str]] | None = None,
+) -> list[Total]:
+    """Return what was used from `start` to before `end`, in the order of time, namespace, key and model.
+
+    Args:
+        connection: to the ledger.
+        start: with time zone.
+        end: with time zone.
+        by: those of GROUPS to which separate totals belong.
+        bucket_seconds: length of a bucket of time, each of which has separate totals.
+        only: for some of GROUPS, the values that count.
+    """
+    columns = ENTRIES.c
+    names = [name for name in GROUPS if name in set(by)]
+    # Grouped by price as well: the sums of tokens are multiplied here, where integers have any size.
+    keys = [columns[name] for name in (*names, "prompt_price", "cached_price", "completion_price")]
+    if bucket_seconds:
+        keys.append((columns.time // _number(bucket_seconds * 1000) * _number(bucket_seconds)).label("bucket"))
+    sums = [func.sum(columns[name]).label(name) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")]
+    query = (
+        select(*keys, func.count().label("requests"), *sums)
+        .where(columns.time >= _milliseconds(start), columns.time < _milliseconds(end))
+        .where(columns.outcome != Outcome.REFUSED.value)
+        .where(*(columns[name].in_(list(values)) for name, values in (only or {}).items()))
+        .group_by(*keys)
+    )
+    totals: dict[tuple[Any, ...], Total] = {}
+    for row in connection.execute(query).mappings():
+        group = (int(row.get("bucket", 0)), *(row.get(name) for name in GROUPS))
+        totals[group] = totals.get(group, Total(*group)).plus(_part(group, row))
+    return sorted(totals.values(), key=lambda total: (total.time, *(getattr(total, name) or "" for name in GROUPS)))
+
+
+def _part(group: tuple[Any, ...], row: Mapping[str, Any]) -> Total:
+    # PostgreSQL's sums are decimals
+    prompt, cached, completion = (int(row[f"{name}_tokens"]) for name in ("prompt", "cached", "completion"))
+    return Total(
+        *group,
+        requests=row["requests"],
+        prompt_tokens=prompt,
+        cached_tokens=cached,
+        completion_tokens=completion,
+        prompt_cost=_money((prompt - cached) * row["prompt_price"]),
+        cached_cost=_money(cached * row["cached_price"]),
+        completion_cost=_money(completion * row["completion_price"]),
+    )
+
+
+def _number(value: int) -> ColumnElement[int]:
+    # In the text of the query: PostgreSQL does not see that two parameters have the same value, and refuses to group.
+    return literal_column(str(value), BigInteger)
+
+
+def _money(amount: int) -> Decimal:
+    return Decimal(amount).scaleb(_EXPONENT)
+
+
+def _milliseconds(time: datetime) -> int:
+    return int(time.timestamp() * 1000)

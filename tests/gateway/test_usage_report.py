@@ -1,0 +1,86 @@
+"""`rft usage` prints a ledger as a table and as CSV."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+from datetime import timedelta
+
+import pytest
+from support.ledger_entries import NOON, entry
+
+from rft_gateway.ledger import Ledger, Price
+from rft_gateway.ledger.database import connect
+from rft_gateway.usage_report import ADDRESS_VARIABLE, main
+
+SINCE = ["--since", "2026-11-01"]
+
+
+@pytest.fixture
+def ledger(ledger_address: str) -> str:
+    price = Price.per_million("1", "2000", cached="0.5")
+
+    async def write() -> None:
+        ledger = Ledger(ledger_address)
+        await ledger.open()
+        entries = [
+            entry(price=price),
+            entry(price=price, time=NOON + timedelta(days=1)),
+            entry(key="bob", prompt_tokens=1234567),
+            entry(namespace="team-b"),
+            entry(time=NOON - timedelta(days=30)),
+        ]
+        await asyncio.gather(*map(ledger.write, entries))
+        await ledger.close()
+
+    asyncio.run(write())
+    return ledger_address
+
+
+def report(*arguments: str) -> str:
+    output = io.StringIO()
+    assert main(arguments, output) == 0
+    return output.getvalue()
+
+
+def test_the_table_has_a_sum(ledger):
+    assert report(ledger, *SINCE, "--namespace", "team-a") == (
+        "key    model    requests  prompt tokens  cached tokens  completion tokens     cost\n"
+        "──────────────────────────────────────────────────────────────────────────────────\n"
+        "alice  amounts         2            200             80                 20  0.04016\n"
+        "bob    amounts         1        1234567             40                 10        0\n"
+        "──────────────────────────────────────────────────────────────────────────────────\n"
+        "total                  3        1234767            120                 30  0.04016\n"
+    )
+
+
+def test_csv_by_day_and_namespace(ledger, monkeypatch):
+    monkeypatch.setenv(ADDRESS_VARIABLE, ledger)
+    lines = list(csv.DictReader(io.StringIO(report(*SINCE, "--until", "2026-11-05", "--by", "day,namespace", "--csv"))))
+    assert [(line["day"], line["namespace"], line["requests"]) for line in lines] == [
+        ("2026-11-05", "team-a", "2"),
+        ("2026-11-05", "team-b", "1"),
+    ]
+    assert float(lines[0]["cost"]) == 0.02008
+    assert "key" not in lines[0]
+
+
+def test_everything_together(ledger):
+    head, _, line, _, total = report(ledger, "--since", "2026-01-01", "--by", "").splitlines()
+    assert head.split()[0] == "requests"
+    assert line.split()[0] == total.split()[0] == "5"
+
+
+def test_what_is_no_ledger_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv(ADDRESS_VARIABLE, raising=False)
+    other = tmp_path / "other.db"
+    connect(str(other)).connect().close()
+    for arguments, message in [
+        ([str(tmp_path / "missing.db")], "missing.db: there is no such file"),
+        ([str(other)], "other.db: cannot be read as a ledger: no such table"),
+        ([], "name the ledger"),
+    ]:
+        assert main(arguments) == 10
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "missing.db").exists()
