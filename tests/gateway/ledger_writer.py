@@ -25,7 +25,7 @@ async def write_on(ledger: Ledger, name: str) -> None:
 
 async def main(address: str) -> None:
     ledger = Ledger(address)
-    await ledger.open()
+    await ledger.prepare()
     await asyncio.gather(*(write_on(ledger, f"key-{number}") for number in range(TASKS)))
 
 

@@ -18,7 +18,7 @@ from support.ledger_entries import NOON, entry, rows
 from support.patience import PATIENCE_SECONDS
 
 from rft_gateway.ledger import Ledger, LedgerError, Outcome, Price
-from rft_gateway.ledger.database import SCHEMA_VERSION, connect, prepare
+from rft_gateway.ledger.database import SCHEMA_VERSION, connect, create_tables
 
 DAY = 86_400
 
@@ -26,7 +26,7 @@ DAY = 86_400
 @asynccontextmanager
 async def opened(address: str, patience: float = PATIENCE_SECONDS):
     ledger = Ledger(address, patience)
-    await ledger.open()
+    await ledger.prepare()
     try:
         yield ledger
     finally:
@@ -165,7 +165,7 @@ def test_several_gateways_write_to_one_ledger(postgres):
 
 def test_a_ledger_of_a_newer_version_is_refused(ledger_address):
     engine = connect(ledger_address)
-    prepare(engine)
+    create_tables(engine)
     with engine.begin() as connection:
         connection.execute(text(f"UPDATE ledger_schema SET version = {SCHEMA_VERSION + 1}"))
     engine.dispose()

@@ -51,7 +51,7 @@ def ask(
 ) -> Result:  # fmt: skip
     async def run() -> Result:
         ledger = Ledger(str(tmp_path / "ledger.db"))
-        await ledger.open()
+        await ledger.prepare()
         await asyncio.gather(*map(ledger.write, entries))
         application = web.Application(middlewares=[errors])
         application.add_routes(usage_routes(ledger, visible_namespace))

@@ -23,7 +23,7 @@ def ledger(ledger_address: str) -> str:
 
     async def write() -> None:
         ledger = Ledger(ledger_address)
-        await ledger.open()
+        await ledger.prepare()
         entries = [
             entry(price=price),
             entry(price=price, time=NOON + timedelta(days=1)),

@@ -133,5 +133,34 @@ def report(
         report_run(run_folder, make_console())
 
 
+@app.command()
+def usage(
+    ledger: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="LEDGER",
+            help="File of the gateway's ledger, or its URL of PostgreSQL; by default what RFT_GATEWAY_LEDGER says.",
+            show_default=False,
+        ),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Of day,namespace,key,model; by default key,model.", show_default=False),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="DAY", help="First day (UTC), by default the month's.", show_default=False)
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="DAY", help="Last day (UTC).", show_default=False)] = None,
+    namespace: Annotated[str | None, typer.Option(help="Count this namespace only.", show_default=False)] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, without the sum.")] = False,
+) -> None:
+    """Print requests, tokens and costs of the gateway's users."""
+    with _user_errors():
+        from rft_cli.usage import usage as print_usage
+
+        options = {"by": by, "since": since, "until": until, "namespace": namespace}
+        raise typer.Exit(print_usage(ledger, options, csv))
+
+
 if __name__ == "__main__":
     app()

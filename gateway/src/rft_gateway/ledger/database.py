@@ -118,7 +118,7 @@ def _make_durable(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA synchronous=FULL")
 
 
-def prepare(engine: Engine) -> None:
+def create_tables(engine: Engine) -> None:
     """Create the tables where they are missing; several gateways may do so at the same time.
 
     Raises:

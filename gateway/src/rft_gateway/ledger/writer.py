@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
-from rft_gateway.ledger.database import ENTRIES, LedgerError, connect, describe, insert_once, name_of, prepare
+from rft_gateway.ledger.database import ENTRIES, LedgerError, connect, create_tables, describe, insert_once, name_of
 from rft_gateway.ledger.entry import Entry
 from rft_gateway.ledger.totals import Total, read_totals
 
@@ -58,7 +58,7 @@ class Ledger:
         """Number of entries that wait for a transaction to begin."""
         return len(self._waiting)
 
-    async def open(self) -> None:
+    async def prepare(self) -> None:
         """Create the tables where they are missing.
 
         Raises:
@@ -68,7 +68,7 @@ class Ledger:
         deadline = loop.time() + self._patience
         while True:
             try:
-                return await self._in_thread(partial(prepare, self.engine))
+                return await self._in_thread(partial(create_tables, self.engine))
             except DBAPIError as error:
                 if loop.time() >= deadline or not isinstance(error, OperationalError):
                     raise LedgerError(f"{name_of(self.engine)}: cannot be opened: {describe(error)}") from error
