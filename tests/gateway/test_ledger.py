@@ -15,7 +15,7 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import event, text
 from support.ledger_entries import NOON, entry, rows
-from support.patience import PATIENCE_SECONDS
+from support.patience import PATIENCE_SECONDS, wait_until
 
 from rft_gateway.ledger import Ledger, LedgerError, Outcome, Price
 from rft_gateway.ledger.database import SCHEMA_VERSION, connect, create_tables
@@ -132,15 +132,12 @@ def test_several_gateways_create_the_tables_at_once(ledger_address):
     together = threading.Barrier(count)
 
     def create(_: int) -> None:
-        engine = connect(ledger_address)
-        together.wait(PATIENCE_SECONDS)
-
         async def open_one():
             async with opened(ledger_address):
                 pass
 
+        together.wait(PATIENCE_SECONDS)
         asyncio.run(open_one())
-        engine.dispose()
 
     with ThreadPoolExecutor(count) as threads:
         list(threads.map(create, range(count)))
@@ -186,9 +183,7 @@ def test_entries_wait_while_the_database_is_away(postgres_server, postgres, how)
             postgres_server.stop(how)
             try:
                 waiting = [asyncio.create_task(ledger.write(entry())) for _ in range(20)]
-                while ledger.failure is None:
-                    await asyncio.sleep(0.01)
-                failure = ledger.failure
+                failure = await asyncio.to_thread(wait_until, lambda: ledger.failure)
                 assert not any(task.done() for task in waiting)
             finally:
                 await asyncio.to_thread(postgres_server.start)

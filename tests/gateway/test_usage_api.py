@@ -15,7 +15,7 @@ from support.ledger_entries import NOON, entry
 
 from rft_gateway.errors import ApiError
 from rft_gateway.ledger import Entry, Ledger, Outcome, Price
-from rft_gateway.usage_api import usage_routes
+from rft_gateway.usage_api import PAGES
 
 PRICE = Price.per_million("1", "2", cached="0.5")
 ENTRIES = [
@@ -31,36 +31,28 @@ DAY = 86_400
 Result = TypeVar("Result")
 
 
-@web.middleware
-async def errors(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]):
-    try:
-        return await handler(request)
-    except ApiError as error:
-        return web.Response(status=error.status, body=error.body(), content_type="application/json")
-
-
-def visible_namespace(request: web.Request) -> str | None:
-    """A token is the name of its namespace; the administrator's sees all."""
-    token = request.headers["authorization"].removeprefix("Bearer ")
-    return None if token == "administrator" else token
-
-
 def ask(
-    tmp_path, question: Callable[[AsyncOpenAI], Awaitable[Result]], token: str = "administrator",
+    tmp_path, question: Callable[[AsyncOpenAI], Awaitable[Result]], namespace: str | None = None,
     entries: list[Entry] = ENTRIES,
 ) -> Result:  # fmt: skip
+    """What OpenAI's client gets from a server of the pages, for somebody who may see this namespace, or all."""
+
     async def run() -> Result:
         ledger = Ledger(str(tmp_path / "ledger.db"))
         await ledger.prepare()
         await asyncio.gather(*map(ledger.write, entries))
-        application = web.Application(middlewares=[errors])
-        application.add_routes(usage_routes(ledger, visible_namespace))
-        runner = web.AppRunner(application)
+
+        async def respond(request: web.BaseRequest) -> web.Response:
+            try:
+                return web.json_response(await PAGES[request.path](ledger, request.query, namespace))
+            except ApiError as error:
+                return web.Response(status=error.status, body=error.body(), content_type="application/json")
+
+        runner = web.ServerRunner(web.Server(respond))
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
         address = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        async with AsyncOpenAI(base_url=address, api_key="x", admin_api_key=token, max_retries=0) as client:
+        async with AsyncOpenAI(base_url=address, api_key="x", admin_api_key="x", max_retries=0) as client:
             try:
                 return await question(client)
             finally:

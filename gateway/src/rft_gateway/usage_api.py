@@ -6,13 +6,12 @@ A project of OpenAI is a namespace here, and the id of a key is its name.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from aiohttp import web
 from multidict import MultiMapping
 
 from rft_gateway.errors import ApiError
@@ -38,36 +37,42 @@ _USAGE_WIDTHS = {"1m": _Width(60, 60, 1440), "1h": _Width(3600, 24, 168), "1d": 
 _COST_WIDTHS = {"1d": _Width(86_400, 7, 180)}
 
 
-def usage_routes(
-    ledger: Ledger, visible_namespace: Callable[[web.Request], str | None], currency: str = "usd"
-) -> list[web.RouteDef]:
-    """Return the routes of both pages.
+async def completions_page(ledger: Ledger, query: MultiMapping[str], namespace: str | None) -> dict[str, Any]:
+    """Return a page of the usage of tokens.
 
     Args:
         ledger: what is read.
-        visible_namespace: the only namespace that who asks may see, or None for all of them; raises ApiError.
-        currency: that of the prices, in lower case.
+        query: the parameters of the request.
+        namespace: the only one that whoever asks may see; None for all of them.
+
+    Raises:
+        ApiError: a parameter is wrong, or the ledger cannot be read.
     """
-
-    async def completions(request: web.Request) -> web.Response:
-        namespace = visible_namespace(request)
-        query = _Query(request.query, _USAGE_WIDTHS, {*_GROUPS}, {"models"})
-        return web.json_response(await query.page(ledger, namespace, [*query.groups], _usage_results))
-
-    async def costs(request: web.Request) -> web.Response:
-        namespace = visible_namespace(request)
-        query = _Query(request.query, _COST_WIDTHS, {"project_id", "api_key_id", _LINE_ITEM}, {"line_items"})
-        lines = query.values("line_items")
-
-        def results(totals: list[Total]) -> list[dict[str, Any]]:
-            return _cost_results(totals, _LINE_ITEM in query.groups, lines, currency)
-
-        return web.json_response(await query.page(ledger, namespace, [*query.groups, "model"], results))
-
-    return [web.get("/v1/organization/usage/completions", completions), web.get("/v1/organization/costs", costs)]
+    question = _Question(query, _USAGE_WIDTHS, set(_GROUPS), {"models"})
+    return await question.page(ledger, namespace, question.groups, _usage_results)
 
 
-class _Query:
+async def costs_page(
+    ledger: Ledger, query: MultiMapping[str], namespace: str | None, currency: str = "usd"
+) -> dict[str, Any]:
+    """Return a page of costs: see `completions_page`. The currency is that of the prices, in lower case."""
+    question = _Question(query, _COST_WIDTHS, {"project_id", "api_key_id", _LINE_ITEM}, {"line_items"})
+    lines = question.values("line_items")
+
+    def results(totals: list[Total]) -> list[dict[str, Any]]:
+        return _cost_results(totals, _LINE_ITEM in question.groups, lines, currency)
+
+    return await question.page(ledger, namespace, [*question.groups, "model"], results)
+
+
+PAGES: dict[str, Callable[[Ledger, MultiMapping[str], str | None], Awaitable[dict[str, Any]]]] = {
+    "/v1/organization/usage/completions": completions_page,
+    "/v1/organization/costs": costs_page,
+}
+"""What is answered to GET under each path."""
+
+
+class _Question:
     """The parameters of a request; raises ApiError for those that are wrong."""
 
     def __init__(self, query: MultiMapping[str], widths: Mapping[str, _Width], groups: set[str], more: set[str]):
