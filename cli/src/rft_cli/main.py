@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rft_cli.data_commands import data_commands
+from rft_cli.key_commands import key_commands
 from rft_cli.reward_commands import reward_commands
 from rft_cli.user_errors import user_errors as _user_errors
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 
 app.add_typer(data_commands, name="data")
+app.add_typer(key_commands, name="keys")
 app.add_typer(reward_commands, name="rewards")
 
 
