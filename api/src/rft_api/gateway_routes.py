@@ -1,0 +1,34 @@
+"""The list of models that the gateway answers for, as a file: `rft serve` writes it, and the gateway follows it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from rft_api.model import Model
+
+Server = Annotated[str, Field(pattern=r"^https?://[^\s/?#]+$")]
+"""Address of a vLLM server, without a path."""
+
+
+class Route(Model):
+    """A model, and the servers that serve it."""
+
+    namespace: Annotated[str, Field(min_length=1)]
+    """Namespace whose keys open the model."""
+    model: Annotated[str, Field(min_length=1)]
+    """Name of the model, as requests say it."""
+    base: Annotated[str, Field(min_length=1)]
+    """Name of the base model: that of an adapter, else the model's own."""
+    served_model: Annotated[str, Field(min_length=1)]
+    """Name of the model at its servers."""
+    servers: list[Server]
+    """The servers that take requests now; a server that is about to end is not among them."""
+
+
+class RouteList(Model):
+    """The file: every model of every namespace."""
+
+    routes: list[Route]
+    """The models. A namespace has each name once."""

@@ -1,0 +1,185 @@
+"""The HTTP application: who asks, how much they may, and which model; the rest is the proxy's."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import orjson
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from rft_api.gateway_routes import Route
+from rft_gateway.bodies import Bodies
+from rft_gateway.errors import ApiError, model_not_found
+from rft_gateway.keys import Key, KeyRing
+from rft_gateway.ledger import Outcome, make_id
+from rft_gateway.limits import Limiter
+from rft_gateway.metrics import Metrics
+from rft_gateway.proxy import Exchange, Proxy
+from rft_gateway.records import Record, Records
+from rft_gateway.requests import Api, Call, read_call
+from rft_gateway.routes import RouteTable
+from rft_gateway.usage import Usage
+
+MODELS = "/v1/models"
+HEALTH = "/healthz"
+READINESS = "/readyz"
+METRICS = "/metrics"
+REQUEST_ID = "x-request-id"
+"""Header of every answer; OpenAI's clients show it with an error."""
+_LONGEST_NAME = 200
+"""Characters of what a client has named that an error repeats."""
+_APIS = {api.value: api for api in Api}
+_logger = logging.getLogger(__name__)
+
+
+class Door:
+    """Answers requests of OpenAI's API."""
+
+    def __init__(self, routes: RouteTable, keys: KeyRing, limiter: Limiter, records: Records, proxy: Proxy):
+        self._routes = routes
+        self._keys = keys
+        self._limiter = limiter
+        self._records = records
+        self._metrics = records.metrics
+        self._proxy = proxy
+        self._bodies = Bodies()
+        self._started = int(time.time())
+
+    async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request."""
+        arrival = datetime.now(UTC)
+        request_id = make_id(arrival)
+        try:
+            response = await self._answer(request, request_id, arrival)
+        except ApiError as error:
+            response = self._refuse(error)
+        except Exception as error:
+            # Its message might have a part of the request.
+            _logger.error("%s: %s at %s", request_id, type(error).__name__, _place(error))
+            response = self._refuse(ApiError(500, "The gateway had an error while processing your request."))
+        if not response.prepared:
+            response.headers[REQUEST_ID] = request_id
+        return response
+
+    async def _answer(self, request: web.BaseRequest, request_id: str, arrival: datetime) -> web.StreamResponse:
+        path = request.path
+        if path == HEALTH:
+            return web.Response(text="ok\n")
+        key = self._authenticate(request)
+        if path == MODELS or path.startswith(f"{MODELS}/"):
+            _require(request, "GET")
+            return self._answer_models(key, path.removeprefix(MODELS).removeprefix("/"))
+        api = _APIS.get(path)
+        if api is None:
+            raise ApiError(404, f"Invalid URL ({request.method} {path[:_LONGEST_NAME]})", code="unknown_url")
+        _require(request, "POST")
+        with self._bodies.held() as body:
+            call = read_call(api, await body.read(request))
+            route = self._find_route(key, call.model)
+            with (
+                self._limiter.admit(key, time.time(), call.prompt_estimate) as admission,
+                self._metrics.in_flight.track_inprogress(),
+            ):
+                record = Record(self._records, request_id, arrival, key, route, call, admission)
+                headers = {**admission.headers, REQUEST_ID: request_id}
+                return await self._forward(Exchange(request, call, route, _affinity(key, call), record, headers))
+
+    async def _forward(self, exchange: Exchange) -> web.StreamResponse:
+        try:
+            return await self._proxy.forward(exchange)
+        except ApiError as error:
+            error.headers = {**exchange.headers, **error.headers}
+            raise
+        except Exception:
+            exchange.record.write(Usage(), 500, Outcome.SERVER_FAILED)
+            raise
+
+    def _authenticate(self, request: web.BaseRequest) -> Key:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        headers = {"www-authenticate": "Bearer"}
+        if scheme.lower() != "bearer" or not token.strip():
+            message = (
+                "You didn't provide an API key. You need to provide your API key in an Authorization header using "
+                "Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
+            )
+            raise ApiError(401, message, code="missing_api_key", headers=headers)
+        key = self._keys.find(token.strip())
+        if key is None:
+            raise ApiError(401, "Incorrect API key provided.", code="invalid_api_key", headers=headers)
+        return key
+
+    def _find_route(self, key: Key, model: str) -> Route:
+        route = self._routes.find(key.namespace, model) if _opens(key, model) else None
+        if route is None:
+            raise model_not_found(model[:_LONGEST_NAME])
+        return route
+
+    def _answer_models(self, key: Key, name: str) -> web.Response:
+        if name:
+            return _json_response(self._describe(self._find_route(key, name)))
+        routes = [route for route in self._routes.of_namespace(key.namespace) if _opens(key, route.model)]
+        return _json_response({"object": "list", "data": [self._describe(route) for route in routes]})
+
+    def _describe(self, route: Route) -> dict[str, object]:
+        return {"id": route.model, "object": "model", "created": self._started, "owned_by": route.namespace}
+
+    def _refuse(self, error: ApiError) -> web.Response:
+        self._metrics.count_error(error.code or error.type)
+        return web.Response(
+            status=error.status, body=error.body(), headers=error.headers, content_type="application/json"
+        )
+
+
+class Operation:
+    """Answers those who operate the gateway, at a port of its own: clients need not see who uses what.
+
+    Args:
+        metrics: the metrics.
+        is_ready: returns whether new requests should come.
+    """
+
+    def __init__(self, metrics: Metrics, is_ready: Callable[[], bool]):
+        self._metrics = metrics
+        self._is_ready = is_ready
+
+    async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request."""
+        if request.path == METRICS:
+            body = generate_latest(self._metrics.registry)
+            return web.Response(body=body, headers={"content-type": CONTENT_TYPE_LATEST})
+        if request.path == HEALTH:
+            return web.Response(text="ok\n")
+        if request.path == READINESS:
+            return web.Response(text="ok\n") if self._is_ready() else web.Response(status=503, text="stopping\n")
+        return web.Response(status=404, text=f"there are {METRICS}, {HEALTH} and {READINESS}\n")
+
+
+def _affinity(key: Key, call: Call) -> str:
+    """Return the text that requests share when they share a beginning. Keys share no cache, so nobody can probe it."""
+    return "\0".join((key.namespace, key.name, call.model, call.beginning)) if call.beginning else ""
+
+
+def _opens(key: Key, model: str) -> bool:
+    return not key.models or model in key.models
+
+
+def _require(request: web.BaseRequest, method: str) -> None:
+    if request.method != method:
+        message = f"Not allowed to {request.method[:20]} on {request.path[:_LONGEST_NAME]}."
+        raise ApiError(405, message, code="method_not_allowed", headers={"allow": method})
+
+
+def _json_response(document: object) -> web.Response:
+    return web.Response(body=orjson.dumps(document), content_type="application/json")
+
+
+def _place(error: BaseException) -> str:
+    """Return where an error was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "an unknown place" if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"

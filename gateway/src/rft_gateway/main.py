@@ -1,0 +1,151 @@
+"""Starts the gateway, and ends it on SIGTERM when everything that has begun is answered and recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+
+import uvloop
+from aiohttp import web
+
+from rft_api.exit_codes import ExitCode
+from rft_api.foreign import server_limits
+from rft_api.foreign.logs import LineFormatter
+from rft_api.readiness import format_address
+from rft_gateway.door import Door, Operation
+from rft_gateway.keys import KeyRing
+from rft_gateway.ledger import Ledger, LedgerError, Total
+from rft_gateway.limits import Limiter
+from rft_gateway.metrics import Metrics
+from rft_gateway.proxy import Proxy
+from rft_gateway.records import Records
+from rft_gateway.replicas import Replicas
+from rft_gateway.routes import RoutesError, RouteTable
+from rft_gateway.settings import Settings, read_settings
+
+LINGERING_SECONDS = 2.0
+"""Time in which the rest of a body is read after its request was refused, so that the client reads the answer."""
+_DAY_SECONDS = 86_400
+
+
+class StartError(Exception):
+    """The gateway cannot start as it was told to; the message says what to correct."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the gateway, and return its exit code: CONFIGURATION_INVALID if the user has to correct something."""
+    settings = read_settings(arguments)
+    output = logging.StreamHandler(sys.stderr)
+    output.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[output])
+    _allow_many_connections()
+    try:
+        uvloop.run(serve(settings))
+    except (StartError, RoutesError, LedgerError) as error:
+        print(error, file=sys.stderr)
+        return ExitCode.CONFIGURATION_INVALID
+    return ExitCode.SUCCEEDED
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        StartError, RoutesError, LedgerError: when it cannot start.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    replicas = Replicas(time.monotonic)
+    routes = RouteTable(settings.routes, lambda table: replicas.keep_only(table.servers()))
+    routes.load()
+    try:
+        keys = KeyRing(settings.keys)
+    except OSError as error:
+        raise StartError(f"--keys {settings.keys}: {error.strerror}") from None
+    ledger = Ledger(settings.ledger)
+    await ledger.open()
+    limiter = Limiter(time.time())
+    limiter.restore(_tokens_of_days(await _totals_of_month(ledger)))
+    metrics = Metrics()
+    records = Records(ledger, metrics)
+    followers = [asyncio.create_task(routes.follow()), asyncio.create_task(keys.watch())]
+    try:
+        async with Proxy(replicas, settings.answer_seconds) as proxy:
+            door = Door(routes, keys, limiter, records, proxy)
+            operation = Operation(metrics, lambda: not stop.is_set())
+            await _listen(settings, door, operation, stop)
+            await records.close()
+    finally:
+        for follower in followers:
+            follower.cancel()
+        await ledger.close()
+
+
+async def _listen(settings: Settings, door: Door, operation: Operation, stop: asyncio.Event) -> None:
+    """Answer requests until it is time to stop, and then those that have begun."""
+    clients = web.Server(
+        door.respond,
+        handler_cancellation=True,  # a client that leaves cancels its request
+        access_log=None,
+        keepalive_timeout=server_limits.KEEP_ALIVE_SECONDS,
+        lingering_time=LINGERING_SECONDS,
+        max_headers=server_limits.HEAD_FIELDS,
+    )
+    operators = web.Server(operation.respond, access_log=None, keepalive_timeout=server_limits.SMALL_SECONDS)
+    async with contextlib.AsyncExitStack() as stack:
+        # The port for operators closes last: it says that the gateway is stopping.
+        if settings.operation_port is not None:
+            await _start(stack, operators, settings.host, settings.operation_port, drain_seconds=0.0)
+        address = await _start(stack, clients, settings.host, settings.port, settings.drain_seconds)
+        print(format_address(address), flush=True)
+        await stop.wait()
+        logging.info("stopping: answering what has begun")
+
+
+async def _start(
+    stack: contextlib.AsyncExitStack, server: web.Server, host: str, port: int, drain_seconds: float
+) -> str:
+    listener = _bind(host, port)
+    runner = web.ServerRunner(server, shutdown_timeout=drain_seconds)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.SockSite(runner, listener, backlog=server_limits.BACKLOG).start()
+    bound_host, bound_port = listener.getsockname()[:2]
+    return f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}"
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=socket.AddressFamily(family), backlog=server_limits.BACKLOG)
+    except (OSError, OverflowError) as error:
+        raise StartError(f"--host {host}, port {port}: cannot listen there: {error}") from None
+
+
+async def _totals_of_month(ledger: Ledger) -> list[Total]:
+    now = datetime.now(UTC)
+    start = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    end = now + timedelta(days=1)
+    return await ledger.totals(start, end, by=("namespace", "key"), bucket_seconds=_DAY_SECONDS)
+
+
+def _tokens_of_days(totals: list[Total]) -> Iterator[tuple[str, str, date, int]]:
+    """Yield what keys have used before this start, as their limits of days and months count it."""
+    for total in totals:
+        day = datetime.fromtimestamp(total.time, UTC).date()
+        yield str(total.namespace), str(total.key), day, total.prompt_tokens + total.completion_tokens
+
+
+def _allow_many_connections() -> None:
+    """Use as many files as the system allows: a stream takes two, one to its client and one to its server."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,0 +1,92 @@
+"""The Prometheus metrics of the gateway. No label has what a client may choose: models are those that exist."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+from rft_api.gateway_routes import Route
+from rft_gateway.usage import Usage
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Metrics:
+    """The metrics of one gateway, in their own registry."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        model = ["namespace", "model"]
+        self._requests = Counter(
+            "rft_gateway_requests",
+            "Requests that went to a server, by outcome and status of HTTP",
+            [*model, "outcome", "code"],
+            registry=registry,
+        )
+        self._errors = Counter(
+            "rft_gateway_errors",
+            "Requests that were answered with an error, by its code",
+            ["code"],
+            registry=registry,
+        )
+        self._tokens = Counter(
+            "rft_gateway_tokens",
+            "Tokens, by kind: prompt, of these cached, and completion",
+            [*model, "kind"],
+            registry=registry,
+        )
+        self._without_usage = Counter(
+            "rft_gateway_without_usage",
+            "Answers whose server has stated no usage, so that no tokens could be counted",
+            model,
+            registry=registry,
+        )
+        self._first_token_seconds = Histogram(
+            "rft_gateway_first_token_seconds",
+            "Time from a request to the first part of its answer, in streams",
+            model,
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._request_seconds = Histogram(
+            "rft_gateway_request_seconds", "Time of a request", model, buckets=_SECONDS, registry=registry
+        )
+        self._ledger_seconds = Histogram(
+            "rft_gateway_ledger_seconds",
+            "Time until the usage of a request was durable",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.in_flight = Gauge("rft_gateway_in_flight", "Requests that are being answered", registry=registry)
+
+    def count_request(self, route: Route, outcome: str, status: int, seconds: float) -> None:
+        """Count a request that went to a server."""
+        self._requests.labels(route.namespace, route.model, outcome, str(status)).inc()
+        self._request_seconds.labels(route.namespace, route.model).observe(seconds)
+
+    def count_usage(self, route: Route, usage: Usage) -> None:
+        """Count the tokens of a request."""
+        for kind, tokens in (
+            ("prompt", usage.prompt_tokens),
+            ("cached", usage.cached_tokens),
+            ("completion", usage.completion_tokens),
+        ):
+            if tokens:
+                self._tokens.labels(route.namespace, route.model, kind).inc(tokens)
+
+    def count_missing_usage(self, route: Route) -> None:
+        """Count an answer without usage."""
+        self._without_usage.labels(route.namespace, route.model).inc()
+
+    def count_error(self, code: str) -> None:
+        """Count a request that was answered with an error."""
+        self._errors.labels(code).inc()
+
+    def observe_first_token(self, route: Route, seconds: float) -> None:
+        """Note how long a client has waited for the first part of a stream."""
+        self._first_token_seconds.labels(route.namespace, route.model).observe(seconds)
+
+    def observe_ledger(self, seconds: float) -> None:
+        """Note how long an entry has waited until it was durable."""
+        self._ledger_seconds.observe(seconds)

@@ -1,0 +1,134 @@
+"""What is kept of a request when it ends: its entry in the ledger, its tokens at its key's limits, and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import datetime
+
+from rft_api.gateway_routes import Route
+from rft_gateway.errors import ApiError
+from rft_gateway.keys import Key
+from rft_gateway.ledger import Entry, Ledger, LedgerError, Outcome
+from rft_gateway.limits import Admission
+from rft_gateway.metrics import Metrics
+from rft_gateway.requests import Call
+from rft_gateway.usage import Usage
+
+_logger = logging.getLogger(__name__)
+
+
+class Records:
+    """Keeps what is left of all requests."""
+
+    def __init__(self, ledger: Ledger, metrics: Metrics):
+        self.ledger = ledger
+        self.metrics = metrics
+        self._writing: set[asyncio.Task[None]] = set()
+
+    def begin(self, write: asyncio.Task[None]) -> None:
+        """Keep a write until it ends: its client may leave, so that nobody waits for it any more."""
+        self._writing.add(write)
+        write.add_done_callback(self._end)
+
+    def _end(self, write: asyncio.Task[None]) -> None:
+        self._writing.discard(write)
+        if not write.cancelled():
+            write.exception()  # it has been logged
+
+    async def close(self) -> None:
+        """Wait until the ledger has everything."""
+        while self._writing:
+            await asyncio.wait(self._writing)
+
+
+class Record:
+    """What is kept of one request.
+
+    Args:
+        records: those of all requests.
+        request_id: the id of the request: in the ledger, at the server, and in the answer.
+        arrival: when it arrived.
+        key: the key that asks.
+        route: the model.
+        call: the request itself, of which only the estimate of its tokens is used.
+        admission: the request at its key's limits.
+    """
+
+    def __init__(
+        self, records: Records, request_id: str, arrival: datetime, key: Key, route: Route, call: Call,
+        admission: Admission,
+    ):  # fmt: skip
+        self.id = request_id
+        self._records = records
+        self._arrival = arrival
+        self._started = time.monotonic()
+        self._key = key
+        self._route = route
+        self._prompt_estimate = call.prompt_estimate
+        self._admission = admission
+        self._write: asyncio.Task[None] | None = None
+
+    def note_first_part(self) -> None:
+        """Note that the first part of a stream is sent."""
+        self._records.metrics.observe_first_token(self._route, time.monotonic() - self._started)
+
+    def write(self, usage: Usage | None, status: int, outcome: Outcome) -> asyncio.Task[None]:
+        """Begin to write the entry, and return the task that ends when it is durable; only the first call writes.
+
+        The task ends with an ApiError when the ledger cannot take the entry.
+
+        Args:
+            usage: the tokens; None where the server should have stated them, and has not.
+            status: the status code of HTTP of the answer.
+            outcome: how the request has ended.
+        """
+        if self._write is None:
+            seconds = time.monotonic() - self._started
+            self._count(usage, status, outcome, seconds)
+            entry = self._entry(usage or Usage(), status, outcome, seconds)
+            self._write = asyncio.create_task(self._write_entry(entry))
+            self._records.begin(self._write)
+        return self._write
+
+    def _count(self, usage: Usage | None, status: int, outcome: Outcome, seconds: float) -> None:
+        counted = usage or Usage()
+        tokens = counted.prompt_tokens + counted.completion_tokens
+        if outcome is Outcome.CLIENT_LEFT:
+            # Whoever leaves before an answer must not get round the limits: the server has read the prompt.
+            tokens = max(tokens, self._prompt_estimate)
+        self._admission.settle(time.time(), tokens)
+        metrics = self._records.metrics
+        metrics.count_request(self._route, outcome, status, seconds)
+        metrics.count_usage(self._route, counted)
+        if usage is None:
+            metrics.count_missing_usage(self._route)
+            _logger.warning("%s: %s/%s: no usage in the answer", self.id, self._route.namespace, self._route.model)
+
+    def _entry(self, usage: Usage, status: int, outcome: Outcome, seconds: float) -> Entry:
+        return Entry(
+            id=self.id,
+            time=self._arrival,
+            namespace=self._key.namespace,
+            key=self._key.name,
+            model=self._route.model,
+            base=self._route.base,
+            prompt_tokens=usage.prompt_tokens,
+            cached_tokens=usage.cached_tokens,
+            completion_tokens=usage.completion_tokens,
+            cold_start_seconds=0.0,
+            duration_seconds=seconds,
+            status=status,
+            outcome=outcome,
+        )
+
+    async def _write_entry(self, entry: Entry) -> None:
+        started = time.monotonic()
+        try:
+            await self._records.ledger.write(entry)
+        except LedgerError as error:
+            _logger.error("%s: usage is not recorded: %s", self.id, error)
+            message = "The usage of this request cannot be recorded at the moment. Please try again."
+            raise ApiError(503, message, code="ledger_unavailable", headers={"retry-after": "1"}) from None
+        self._records.metrics.observe_ledger(time.monotonic() - started)

@@ -1,0 +1,148 @@
+"""Reads the body of a request: what the gateway has to know of it, and the body that the server gets."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from rft_api.foreign import server_limits
+from rft_api.foreign.files import most_values
+from rft_gateway.errors import ApiError
+
+BEGINNING = 256
+"""Characters of a prompt by which a replica is chosen: those that a system prompt and a first question have."""
+_CHARACTERS_OF_A_TOKEN = 4
+"""Of English text, about; only estimates use it."""
+
+
+class Api(enum.StrEnum):
+    """The operations of OpenAI's API that go to a server, by their paths."""
+
+    CHAT = "/v1/chat/completions"
+    COMPLETIONS = "/v1/completions"
+    RESPONSES = "/v1/responses"
+    EMBEDDINGS = "/v1/embeddings"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request that has been read."""
+
+    api: Api
+    body: bytes
+    document: dict[str, Any]
+    """The body, parsed."""
+    model: str
+    stream: bool
+    wants_usage: bool
+    """Whether a stream ends with its usage because the client has asked for it."""
+    wants_continuous_usage: bool
+    """The same for the usage in each chunk, which is vLLM's own option."""
+    completions: int
+    """How many completions of each prompt are asked for."""
+    beginning: str
+    """The first characters of the prompt."""
+    prompt_estimate: int
+    """Number of tokens that the prompt may have."""
+
+    def body_for(self, served_model: str) -> bytes:
+        """Return the body for a server. It is the client's own, byte for byte, unless something has to change.
+
+        A stream always states its usage, chunk by chunk: otherwise nobody would know the tokens of a stream that its
+        client leaves. What the client has not asked for is taken out again on the way back.
+        """
+        changes: dict[str, Any] = {}
+        if served_model != self.model:
+            changes["model"] = served_model
+        if self.stream and self.api in (Api.CHAT, Api.COMPLETIONS) and not self.wants_continuous_usage:
+            options = self.document.get("stream_options") or {}
+            changes["stream_options"] = {**options, "include_usage": True, "continuous_usage_stats": True}
+        return orjson.dumps({**self.document, **changes}) if changes else self.body
+
+
+def read_call(api: Api, body: bytes) -> Call:
+    """Read the body of a request.
+
+    Raises:
+        ApiError: 400 when it is no request; the server looks at everything that the gateway does not need.
+    """
+    document = _parse(body)
+    model, stream = document.get("model"), document.get("stream")
+    if not isinstance(model, str) or not model:
+        raise ApiError(400, "you must provide a model parameter", param="model")
+    if stream not in (None, True, False) or isinstance(stream, (int, float)) and not isinstance(stream, bool):
+        raise ApiError(400, "stream must be true or false", param="stream")
+    options = document.get("stream_options") or {}
+    if not isinstance(options, dict):
+        raise ApiError(400, "stream_options must be an object", param="stream_options")
+    if api is Api.RESPONSES:
+        _refuse_stored_responses(document)
+    wants_usage = bool(options.get("include_usage"))
+    count = document.get("n")
+    texts = list(_texts(document))
+    return Call(
+        api=api,
+        body=body,
+        document=document,
+        model=model,
+        stream=bool(stream),
+        wants_usage=wants_usage,
+        wants_continuous_usage=wants_usage and bool(options.get("continuous_usage_stats")),
+        completions=count if isinstance(count, int) else 1,
+        beginning=_beginning(texts),
+        prompt_estimate=sum(len(text) for text in texts) // _CHARACTERS_OF_A_TOKEN + 1,
+    )
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    if most_values(body) > server_limits.BODY_VALUES:
+        raise ApiError(400, f"the body has more than {server_limits.BODY_VALUES:,} values")
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, f"We could not parse the JSON body of your request: {error}") from None
+    if not isinstance(document, dict):
+        raise ApiError(400, "We could not parse the JSON body of your request: it is no object")
+    return document
+
+
+def _refuse_stored_responses(document: dict[str, Any]) -> None:
+    """Refuse what needs a store of responses: servers do not have one, and it would know no tenants."""
+    for field in ("background", "previous_response_id"):
+        if document.get(field):
+            message = f"{field} is not supported: responses are not stored. Send the whole conversation as input"
+            raise ApiError(400, message, param=field, code="unsupported_parameter")
+
+
+def _texts(document: dict[str, Any]) -> Iterator[str]:
+    """Yield the texts of the prompt in their order, whatever the operation calls them."""
+    for field in ("instructions", "messages", "prompt", "input"):
+        yield from _texts_of(document.get(field))
+
+
+def _texts_of(value: Any) -> Iterator[str]:
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, list):
+            if item and isinstance(item[0], int):  # tokens
+                yield "".join(f"{token:4}" for token in item if isinstance(token, int))
+            else:
+                stack.extend(reversed(item))
+        elif isinstance(item, dict):
+            stack.extend(part for part in (item.get("text"), item.get("content")) if part is not None)
+
+
+def _beginning(texts: list[str]) -> str:
+    beginning = ""
+    for text in texts:
+        beginning += text[: BEGINNING - len(beginning)]
+        if len(beginning) == BEGINNING:
+            break
+    return beginning

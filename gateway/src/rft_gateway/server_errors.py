@@ -1,0 +1,97 @@
+"""Turns the errors of servers into errors of OpenAI's API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from rft_api.foreign.text import one_line
+from rft_gateway.errors import ApiError
+from rft_gateway.requests import Api
+
+RETRY_SECONDS = "1"
+_MISSING = (404, 405, 501)
+"""What a server answers for an operation that it does not have, or that its model cannot do."""
+_NAMES = {
+    Api.CHAT: "chat completions",
+    Api.COMPLETIONS: "completions",
+    Api.RESPONSES: "the Responses API",
+    Api.EMBEDDINGS: "embeddings",
+}
+
+
+def unavailable(model: str) -> ApiError:
+    """Return the error for a model none of whose servers takes requests."""
+    message = f"The model `{model}` is not available at the moment. Please try again."
+    return ApiError(503, message, code="model_unavailable", headers={"retry-after": RETRY_SECONDS})
+
+
+def broken_off(status: int = 502) -> ApiError:
+    """Return the error for a server that ends the connection before it has answered."""
+    message = "The server ended the connection before its answer was complete. Please try again."
+    return ApiError(status, message, code="server_disconnected")
+
+
+def too_late() -> ApiError:
+    """Return the error for a server that has sent nothing for too long."""
+    return ApiError(504, "The server has sent nothing for too long. Please try again.", code="server_timeout")
+
+
+def from_answer(api: Api, model: str, status: int, body: bytes, retry_after: str | None) -> ApiError:
+    """Return the error that an answer of a server states.
+
+    Args:
+        api: the operation.
+        model: the model, as the request has named it.
+        status: the status code of HTTP of the answer.
+        body: its body.
+        retry_after: its header of this name.
+    """
+    if status < 400:
+        return broken_off()  # a redirection is followed by nobody
+    error = _stated_error(body)
+    message = error.get("message") if isinstance(error.get("message"), str) else ""
+    is_model = "does not exist" in message and "model" in message.lower()
+    if status == 404 and is_model:
+        return unavailable(model)  # the server has not loaded the adapter yet
+    if status in _MISSING:
+        text = f"The model `{model}` does not support {_NAMES[api]}."
+        return ApiError(400, text, param="model", code="unsupported_model")
+    if status in (401, 403):
+        return ApiError(502, "The server has refused the gateway.", code="server_refused")
+    headers = {"retry-after": retry_after} if retry_after else None
+    return _error(status, message, error.get("param"), headers)
+
+
+def from_event(error: Any) -> ApiError:
+    """Return the error that a server states in the middle of a stream."""
+    fields = error if isinstance(error, dict) else {"message": str(error)}
+    code = fields.get("code")
+    status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    message = fields.get("message")
+    return _error(status, message if isinstance(message, str) else "", fields.get("param"), None)
+
+
+def _error(status: int, message: str, param: Any, headers: dict[str, str] | None) -> ApiError:
+    code = None
+    if "maximum context length" in message:
+        code = "context_length_exceeded"
+    elif status >= 500:
+        code = "server_error"
+    return ApiError(
+        status,
+        one_line(message) or "The server had an error while processing your request.",
+        param=param if isinstance(param, str) else None,
+        code=code,
+        headers=headers,
+    )
+
+
+def _stated_error(body: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    error = document.get("error") if isinstance(document, dict) else None
+    return error if isinstance(error, dict) else {}

@@ -1,0 +1,124 @@
+"""Server-sent events on their way from a server to a client: usage is counted, and taken out where nobody asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from rft_api.foreign.sizes import format_size
+from rft_gateway.errors import ApiError
+from rft_gateway.requests import Api, Call
+from rft_gateway.usage import StreamTally
+
+LARGEST_EVENT = 64 << 20
+"""Largest event in bytes, as the largest body: the last event of /v1/responses repeats the whole answer."""
+_END = b"\n\n"
+_DATA = b"data: "
+_DONE = b"[DONE]"
+_USAGE = b',"usage":{'
+_LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed")
+
+
+class EventStream:
+    """The events of one answer.
+
+    The last event is held back, so that usage can be recorded before the client has the whole answer.
+
+    Args:
+        call: the request.
+        tally: counts the tokens.
+        server_error: makes OpenAI's error of an error that the server states.
+    """
+
+    def __init__(self, call: Call, tally: StreamTally, server_error: Callable[[Any], ApiError]):
+        self._call = call
+        self._tally = tally
+        self._server_error = server_error
+        self._pass_on = self._response_event if call.api is Api.RESPONSES else self._chunk
+        self._pending = b""
+        self.held = b""
+        """What the client gets after usage was recorded."""
+        self.is_complete = False
+        """Whether the server has sent its last event."""
+        self.error: ApiError | None = None
+        """The error that the server has stated in the middle of the stream."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what the server has sent, and return what the client gets of it now.
+
+        Raises:
+            ValueError: when an event is too large.
+        """
+        data = self._pending + data
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n")
+        *events, self._pending = data.split(_END)
+        if len(self._pending) > LARGEST_EVENT:
+            raise ValueError(f"sends an event of more than {format_size(LARGEST_EVENT)}")
+        return b"".join([self._pass_event(event) for event in events])
+
+    def _pass_event(self, event: bytes) -> bytes:
+        start = 0 if event.startswith(_DATA) else event.find(b"\n" + _DATA) + 1
+        content = event[start + len(_DATA) :] if start or event.startswith(_DATA) else b""
+        if content == _DONE:
+            self.is_complete = True
+            return self._hold(event + _END)
+        document = _parse(content)
+        if document is None:
+            passed = event + _END  # a comment that keeps the connection open
+        elif document.get("error"):
+            self.error = self._server_error(document["error"])
+            passed = event[:start] + _DATA + self.error.body() + _END
+        else:
+            passed = self._pass_on(event, document)
+        return self._hold(passed) if self.held or self.is_complete else passed
+
+    def _hold(self, event: bytes) -> bytes:
+        self.held += event
+        return b""
+
+    def _chunk(self, event: bytes, chunk: dict[str, Any]) -> bytes:
+        """Count a chunk of chat or completions, and return what the client gets of it."""
+        usage = self._tally.add_chunk(chunk)
+        if usage is None or self._call.wants_continuous_usage:
+            return event + _END
+        if chunk.get("choices"):
+            return without_usage(event, chunk) + _END
+        return event + _END if self._call.wants_usage else b""
+
+    def _response_event(self, event: bytes, document: dict[str, Any]) -> bytes:
+        """Count an event of /v1/responses, which the client gets as it is."""
+        self._tally.add_event(document)
+        if document.get("type") in _LAST_EVENTS:
+            self.is_complete = True
+        return event + _END
+
+
+def without_usage(event: bytes, chunk: dict[str, Any]) -> bytes:
+    """Return the event of a chunk without its usage, and otherwise byte for byte.
+
+    Inside of a JSON text every quotation mark is escaped, so the place that is found is a field. It is an object of
+    numbers, null and further such objects. A chunk that is written in another way is written anew.
+    """
+    start = event.rfind(_USAGE)
+    if start >= 0:
+        depth, position = 1, start + len(_USAGE)
+        while depth:
+            closing = event.find(b"}", position)
+            if closing < 0:
+                break
+            depth += event.count(b"{", position, closing) - 1
+            position = closing + 1
+        if not depth:
+            return event[:start] + event[position:]
+    return _DATA + orjson.dumps({name: value for name, value in chunk.items() if name != "usage"})
+
+
+def _parse(content: bytes) -> dict[str, Any] | None:
+    try:
+        document = orjson.loads(content) if content else None
+    except orjson.JSONDecodeError:
+        return None
+    return document if isinstance(document, dict) else None
