@@ -28,8 +28,8 @@ CLIENT_LEFT = 499
 CONNECT_SECONDS = 5.0
 """Time in which a server takes a connection. Servers are near."""
 KEEP_ALIVE_SECONDS = 3.0
-"""Time for which a connection to a server is kept for the next request. vLLM closes it after 5 s: a request that is sent
-at this very moment would be lost."""
+"""Time for which a connection to a server is kept for the next request. vLLM closes it after 5 s: a request that is
+sent at this very moment would be lost."""
 LARGEST_ANSWER = 64 << 20
 """Largest answer in bytes that is no stream: as the largest request."""
 LARGEST_ERROR = 1 << 20

@@ -1,8 +1,8 @@
 """Chooses a replica for a request: the one that has the beginning of its prompt in its cache, unless it is too busy.
 
-Bounded consistent hashing: the beginning of a prompt, with its model and key, orders the replicas of a model (rendezvous
-hashing), and the first one whose load is not far above the mean takes the request. When a replica comes or goes, only
-its own share of the prompts moves. Without a beginning, the replica with the least requests takes it.
+Bounded consistent hashing: the beginning of a prompt, with its model and key, orders the replicas of a model
+(rendezvous hashing), and the first one whose load is not far above the mean takes the request. When a replica comes or
+goes, only its own share of the prompts moves. Without a beginning, the replica with the least requests takes it.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def read_call(api: Api, body: bytes) -> Call:
     model, stream = document.get("model"), document.get("stream")
     if not isinstance(model, str) or not model:
         raise ApiError(400, "you must provide a model parameter", param="model")
-    if stream not in (None, True, False) or isinstance(stream, (int, float)) and not isinstance(stream, bool):
+    if stream is not None and not isinstance(stream, bool):
         raise ApiError(400, "stream must be true or false", param="stream")
     options = document.get("stream_options") or {}
     if not isinstance(options, dict):
