@@ -164,5 +164,25 @@ def usage(
         raise typer.Exit(print_usage(ledger, options, csv))
 
 
+@app.command()
+def serve(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of a run with an exported model.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 is a free one.", min=0, max=65535)] = 8000,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line when it is ready: the address and a key, as JSON.")
+    ] = False,
+) -> None:
+    """Serve a run's model with OpenAI's API on this machine, until Ctrl-C.
+
+    The base model is served, too, under its own name. Who asks needs the key that is printed; requests and tokens are
+    counted.
+    """
+    with _user_errors():
+        from rft_cli.serve import serve as serve_run
+
+        serve_run(run_folder, host, port, as_json)
+
+
 if __name__ == "__main__":
     app()

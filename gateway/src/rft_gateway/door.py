@@ -23,6 +23,7 @@ from rft_gateway.records import Record, Records
 from rft_gateway.requests import Api, Call, read_call
 from rft_gateway.routes import RouteTable
 from rft_gateway.usage import Usage
+from rft_gateway.usage_api import PAGES
 
 MODELS = "/v1/models"
 HEALTH = "/healthz"
@@ -73,6 +74,9 @@ class Door:
         if path == MODELS or path.startswith(f"{MODELS}/"):
             _require(request, "GET")
             return self._answer_models(key, path.removeprefix(MODELS).removeprefix("/"))
+        if (page := PAGES.get(path)) is not None:
+            _require(request, "GET")
+            return _json_response(await page(self._records.ledger, request.query, key.namespace))
         api = _APIS.get(path)
         if api is None:
             raise ApiError(404, f"Invalid URL ({request.method} {path[:_LONGEST_NAME]})", code="unknown_url")

@@ -104,7 +104,7 @@ async def _listen(settings: Settings, door: Door, operation: Operation, stop: as
     async with contextlib.AsyncExitStack() as stack:
         # The port for operators closes last: it says that the gateway is stopping.
         if settings.operation_port is not None:
-            await _start(stack, operators, settings.host, settings.operation_port, drain_seconds=0.0)
+            await _start(stack, operators, settings.operation_host, settings.operation_port, drain_seconds=0.0)
         address = await _start(stack, clients, settings.host, settings.port, settings.drain_seconds)
         print(format_address(address), flush=True)
         await stop.wait()

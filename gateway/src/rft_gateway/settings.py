@@ -20,6 +20,7 @@ class Settings:
     """URL of the ledger's database."""
     host: str
     port: int
+    operation_host: str
     operation_port: int | None
     """Port for metrics; None serves none."""
     answer_seconds: float
@@ -44,7 +45,10 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
         "--operation-port",
         type=int,
         metavar="PORT",
-        help="port for /metrics, /healthz and /readyz, on the same address; no metrics without it",
+        help="port for /metrics, /healthz and /readyz; without it, there are no metrics",
+    )
+    parser.add_argument(
+        "--operation-host", default="127.0.0.1", metavar="HOST", help="address for that port (default: 127.0.0.1)"
     )
     parser.add_argument(
         "--answer-seconds",

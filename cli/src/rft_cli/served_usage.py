@@ -1,0 +1,83 @@
+"""Shows what `rft serve` has served: requests and tokens of each model, from the gateway's metrics."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from types import TracebackType
+
+import httpx
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+_SAMPLE = re.compile(r"^rft_gateway_(requests|tokens)_total\{(.*)\} ([0-9.e+]+)$", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+_LARGEST_PAGE = 4 << 20
+COLUMNS = ("requests", "prompt", "cached", "completion")
+
+Usage = dict[str, Counter[str]]
+"""Requests and tokens by kind, of each model."""
+
+
+def read_usage(address: str) -> Usage | None:
+    """Ask the gateway for its metrics; return None when it does not answer."""
+    try:
+        response = httpx.get(f"{address}/metrics", timeout=5, trust_env=False)
+    except httpx.TransportError:
+        return None
+    return parse_usage(response.text[:_LARGEST_PAGE])
+
+
+def parse_usage(metrics: str) -> Usage:
+    """Return the usage that a page of metrics states."""
+    usage: Usage = {}
+    for name, labels, value in _SAMPLE.findall(metrics):
+        fields = dict(_LABEL.findall(labels))
+        column = "requests" if name == "requests" else fields.get("kind", "")
+        usage.setdefault(fields.get("model", ""), Counter())[column] += int(float(value))
+    return usage
+
+
+class UsageDisplay:
+    """Shows the usage: in a table that changes on a terminal, and elsewhere in a line for each change."""
+
+    def __init__(self, console: Console, models: tuple[str, ...]):
+        self._console = console
+        self._models = models
+        self._last: Usage = {}
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> UsageDisplay:
+        if self._live:
+            self._live.__enter__()
+            self._live.update(self._table(), refresh=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.__exit__(kind, error, trace)
+
+    def update(self, usage: Usage) -> None:
+        """Show the usage, if it has changed."""
+        changed = [model for model in self._models if usage.get(model) != self._last.get(model)]
+        self._last = usage
+        if self._live:
+            self._live.update(self._table(), refresh=True)
+            return
+        for model in changed:
+            counts = self._last[model]
+            numbers = f"{counts['requests']:,} requests, {counts['prompt']:,} prompt tokens"
+            cached = f" ({counts['cached']:,} cached)" if counts["cached"] else ""
+            self._console.print(f"{model}: {numbers}{cached}, {counts['completion']:,} completion tokens")
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        table.add_column()
+        table.add_row("", *COLUMNS, style="dim")
+        for model in self._models:
+            counts = self._last.get(model, Counter())
+            table.add_row(model, *(f"{counts[column]:,}" for column in COLUMNS))
+        return table
