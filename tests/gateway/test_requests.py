@@ -1,0 +1,107 @@
+"""What the gateway reads of a request, and what it leaves to the server."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rft_gateway.errors import ApiError
+from rft_gateway.requests import BEGINNING, Api, read_call
+
+
+def read(document: object, api: Api = Api.CHAT):
+    return read_call(api, document if isinstance(document, bytes) else json.dumps(document).encode())
+
+
+def test_a_body_stays_as_it_is_byte_for_byte():
+    body = b'{ "model": "m",  "messages": [], "temperature": 1.0, "x": 1e2 }'
+    assert read(body).body_for("m") == body
+
+
+def test_only_the_name_changes_where_a_server_has_another():
+    call = read({"model": "m", "messages": [], "seed": 1})
+    assert json.loads(call.body_for("base")) == {"model": "base", "messages": [], "seed": 1}
+
+
+@pytest.mark.parametrize("api", [Api.CHAT, Api.COMPLETIONS])
+@pytest.mark.parametrize(
+    ("options", "wants", "continuous"),
+    [
+        (None, False, False),
+        ({}, False, False),
+        ({"include_usage": False}, False, False),
+        ({"include_usage": True}, True, False),
+        ({"include_usage": True, "continuous_usage_stats": True}, True, True),
+        ({"include_usage": False, "continuous_usage_stats": True}, False, False),  # vLLM sends none then
+    ],
+)
+def test_every_stream_states_its_usage(api, options, wants, continuous):
+    call = read({"model": "m", "stream": True, "stream_options": options}, api)
+    assert (call.wants_usage, call.wants_continuous_usage) == (wants, continuous)
+    sent = json.loads(call.body_for("m"))["stream_options"]
+    assert sent == {"include_usage": True, "continuous_usage_stats": True}
+
+
+def test_responses_have_no_such_options():
+    call = read({"model": "m", "stream": True, "input": "x"}, Api.RESPONSES)
+    assert call.body_for("m") == call.body
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "could not parse"),
+        (b"{", "could not parse"),
+        (b"[]", "is no object"),
+        (b'"x"', "is no object"),
+        (b'{"model": "m", "x": NaN}', "could not parse"),
+        ('{"model": "m"}'.encode("utf-16"), "could not parse"),
+        (b'{"model": "m", "x": "\\ud800"}', "could not parse"),
+        (b'{"model": "m", "x": "\xff"}', "could not parse"),
+        (b'{"model": "m", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "could not parse"),
+        (b'{"model": "m", "x": [' + b"0," * 2_000_001 + b"0]}", "values"),
+        (b"{}", "model"),
+        (b'{"model": null}', "model"),
+        (b'{"model": ["m"]}', "model"),
+        (b'{"model": ""}', "model"),
+        (b'{"model": "m", "stream": "yes"}', "stream"),
+        (b'{"model": "m", "stream": 1}', "stream"),
+        (b'{"model": "m", "stream_options": [1]}', "stream_options"),
+    ],
+)
+def test_what_is_no_request_is_refused(body, message):
+    with pytest.raises(ApiError, match=message) as error:
+        read(body)
+    assert error.value.status == 400
+
+
+@pytest.mark.parametrize("field", ["background", "previous_response_id"])
+def test_stored_responses_are_refused_clearly(field):
+    with pytest.raises(ApiError, match=field) as error:
+        read({"model": "m", "input": "x", field: "resp_1"}, Api.RESPONSES)
+    assert error.value.param == field
+
+
+@pytest.mark.parametrize(
+    ("api", "fields", "beginning"),
+    [
+        (Api.CHAT, {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]}, None),
+        (Api.CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "Be brief."}]}]}, "Be brief."),
+        (Api.COMPLETIONS, {"prompt": ["Be brief.", "Hi"]}, None),
+        (Api.RESPONSES, {"instructions": "Be brief.", "input": "Hi"}, None),
+        (Api.RESPONSES, {"input": [{"role": "user", "content": "Be brief."}]}, "Be brief."),
+        (Api.CHAT, {"messages": 3}, ""),
+    ],
+)
+def test_the_beginning_of_a_prompt(api, fields, beginning):
+    assert read({"model": "m", **fields}, api).beginning == ("Be brief.Hi" if beginning is None else beginning)
+
+
+def test_the_beginning_is_short_and_tells_prompts_of_tokens_apart():
+    long = read({"model": "m", "prompt": "x" * 10_000}, Api.COMPLETIONS)
+    assert len(long.beginning) == BEGINNING
+    assert long.prompt_estimate == 2501
+    one, other = (read({"model": "m", "prompt": tokens}, Api.COMPLETIONS) for tokens in ([1, 23], [12, 3]))
+    assert one.beginning != other.beginning
+    assert one.prompt_estimate == 3

@@ -1,0 +1,119 @@
+"""Streams on their way to a client: byte for byte what the server would have sent, had nobody asked for usage."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rft_gateway import server_errors
+from rft_gateway.requests import Api, read_call
+from rft_gateway.streams import EventStream, without_usage
+from rft_gateway.usage import StreamTally, Usage
+
+TEXTS = ["", "Hi", ' "usage":{"prompt_tokens":1}', ',"usage":{}}', "ü\n\n\u2028 data: [DONE]", '\\",']
+
+
+def compact(document: object) -> str:
+    return json.dumps(document, separators=(",", ":"))
+
+
+def chunks(usage: bool, final: bool) -> bytes:
+    """A stream as vLLM writes it, with usage in each chunk or not, and with the usage of all or not."""
+    events = []
+    for number, text in enumerate(TEXTS):
+        document = {"id": "chatcmpl-1", "model": "m", "choices": [{"index": 0, "delta": {"content": text}}]}
+        if usage:
+            document["usage"] = {
+                "prompt_tokens": 5,
+                "completion_tokens": number,
+                "prompt_tokens_details": {"cached_tokens": 0, "multimodal_tokens": {"image": 1}},
+                "completion_tokens_details": None,
+            }
+        if number == 0:
+            document["prompt_text"] = None
+        events.append(compact(document))
+    if final:
+        total = {"prompt_tokens": 5, "total_tokens": 11, "completion_tokens": 6}
+        events.append(compact({"id": "chatcmpl-1", "model": "m", "choices": [], "usage": total}))
+    return "".join(f"data: {event}\n\n" for event in [*events, "[DONE]"]).encode()
+
+
+def stream(options: dict[str, object] | None = None, api: Api = Api.CHAT) -> EventStream:
+    body = compact({"model": "m", "stream": True, "stream_options": options}).encode()
+    return EventStream(read_call(api, body), StreamTally(), server_errors.from_event)
+
+
+def feed(events: EventStream, data: bytes, cuts: list[int]) -> bytes:
+    """What a client gets of data that arrives in pieces."""
+    places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+    return b"".join(events.feed(data[start:end]) for start, end in pairwise(places)) + events.held
+
+
+@given(cuts=st.lists(st.integers(0, 10_000), max_size=20))
+def test_nobody_sees_usage_that_was_not_asked_for(cuts):
+    events = stream()
+    assert feed(events, chunks(usage=True, final=True), cuts) == chunks(usage=False, final=False)
+    assert events.held == b"data: [DONE]\n\n"
+    assert events.is_complete
+
+
+@given(cuts=st.lists(st.integers(0, 10_000), max_size=20))
+def test_whoever_asks_for_usage_gets_that_of_the_whole_stream(cuts):
+    passed = feed(stream({"include_usage": True}), chunks(usage=True, final=True), cuts)
+    assert passed == chunks(usage=False, final=True)
+
+
+def test_whoever_asks_for_continuous_usage_gets_everything():
+    sent = chunks(usage=True, final=True)
+    assert feed(stream({"include_usage": True, "continuous_usage_stats": True}), sent, []) == sent
+
+
+def test_usage_is_counted_while_it_passes():
+    tally = StreamTally()
+    events = EventStream(read_call(Api.CHAT, b'{"model":"m","stream":true}'), tally, server_errors.from_event)
+    events.feed(chunks(usage=True, final=True))
+    assert tally.usage() == Usage(5, 0, 6)
+
+
+def test_other_line_ends_and_comments_pass():
+    events = stream()
+    sent = chunks(usage=True, final=True).replace(b"\n\n", b"\r\n\r\n")
+    assert events.feed(b": keep-alive\r\n\r\n" + sent) + events.held == b": keep-alive\n\n" + chunks(False, False)
+
+
+def test_a_chunk_that_is_written_in_another_way_loses_its_usage_too():
+    chunk = {"choices": [{"index": 0}], "usage": {"prompt_tokens": 1}}
+    passed = without_usage(f"data: {json.dumps(chunk)}".encode(), chunk)
+    assert passed == b'data: {"choices":[{"index":0}]}'
+
+
+def test_an_error_in_the_middle_gets_openais_form():
+    events = stream()
+    error = {"error": {"message": "out of memory", "type": "InternalServerError", "param": None, "code": 500}}
+    passed = events.feed(f"data: {compact(error)}\n\ndata: [DONE]\n\n".encode())
+    assert json.loads(passed.removeprefix(b"data: ")) == {
+        "error": {"message": "out of memory", "type": "server_error", "param": None, "code": "server_error"}
+    }
+    assert events.error is not None
+
+
+def test_the_last_event_of_a_response_waits():
+    events = stream(api=Api.RESPONSES)
+    first = b'event: response.output_text.delta\ndata: {"delta":"x","type":"response.output_text.delta"}\n\n'
+    usage = {"input_tokens": 3, "output_tokens": 1}
+    last = compact({"response": {"usage": usage}, "type": "response.completed"})
+    final = f"event: response.completed\ndata: {last}\n\n".encode()
+    assert events.feed(first + final) == first
+    assert events.held == final
+    assert events.is_complete
+
+
+def test_an_event_without_an_end_is_limited(monkeypatch):
+    monkeypatch.setattr("rft_gateway.streams.LARGEST_EVENT", 1000)
+    events = stream()
+    with pytest.raises(ValueError, match="an event of more than"):
+        events.feed(b"data: " + b"x" * 2000)
