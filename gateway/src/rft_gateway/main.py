@@ -72,7 +72,7 @@ async def serve(settings: Settings) -> None:
     except OSError as error:
         raise StartError(f"--keys {settings.keys}: {error.strerror}") from None
     ledger = Ledger(settings.ledger)
-    await ledger.open()
+    await ledger.prepare()
     limiter = Limiter(time.time())
     limiter.restore(_tokens_of_days(await _totals_of_month(ledger)))
     metrics = Metrics()
