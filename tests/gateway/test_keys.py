@@ -19,6 +19,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from support.pages import page
 from support.patience import PATIENCE_SECONDS
 
 from rft_api.gateway_key import InvalidKey, KeyData, make_token, parse_secret, secret_document, token_digest
@@ -420,3 +421,14 @@ counts = st.none() | st.integers(1, 10**15)
 )
 def test_a_written_key_is_read_as_it_was(key):
     assert parse_secret(yaml.safe_load(yaml.safe_dump(secret_document(key)))) == key
+
+
+def test_the_page_tells_all_fields_of_a_key():
+    text = page("gateway.md")
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == [field.alias for field in KeyData.model_fields.values()]
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    expires = datetime(2027, 1, 31, 12, tzinfo=UTC)
+    digest = re.search("[0-9a-f]{64}", block)[0]
+    assert parse_secret(yaml.safe_load(block)) == Key(
+        "ci", "team-a", digest, ("tax", "tax-v2"), expires, Limits(tokens_per_day=10**6)
+    )
