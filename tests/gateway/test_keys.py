@@ -163,6 +163,30 @@ def test_what_changes_in_the_folder_is_seen(tmp_path):
     assert ring.find(tokens[2]) is not None
 
 
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["write", "delete", "spoil", "rename"])), max_size=12))
+def test_after_any_changes_exactly_the_tokens_of_valid_documents_open(tmp_path_factory, changes):
+    folder = tmp_path_factory.mktemp("keys")
+    ring, every, opening = open_ring(folder), set(), {}
+    for number, change in changes:
+        file = folder / f"{number}.yaml"
+        opening.pop(number, None)
+        match change:
+            case "write":
+                opening[number] = make_token()
+                every.add(opening[number])
+                file.write_text(
+                    yaml.safe_dump(secret_document(Key(f"key-{number}", "a", token_digest(opening[number]))))
+                )
+            case "delete":
+                file.unlink(missing_ok=True)
+            case "spoil":
+                file.write_text(f"{file.read_text() if file.exists() else ''}expires: 2027-01-31\n")
+            case "rename" if file.exists():
+                file.rename(file.with_suffix(".old"))
+        ring.refresh()
+        assert {token for token in every if ring.find(token)} == set(opening.values())
+
+
 def test_files_that_have_not_changed_are_not_read_again(tmp_path, monkeypatch):
     for index in range(3):
         write_key(tmp_path, f"key-{index}", make_token())

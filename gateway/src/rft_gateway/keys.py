@@ -104,7 +104,10 @@ class KeyRing:
                 self._close(type(error).__name__)
 
     def _read(self) -> None:
-        self._readings = {path: self._reading(path) for path in key_paths(self._folder)}
+        readings = {path: self._reading(path) for path in key_paths(self._folder)}
+        if self._readings and readings == self._readings:
+            return
+        self._readings = readings
         keys, errors = merge_key_files(reading.file for reading in self._readings.values())
         self._take({key.digest: key for key in keys}, errors)
 
