@@ -133,7 +133,7 @@ def test_without_an_end_the_last_bucket_is_today(tmp_path):
 def test_costs_by_line_item(tmp_path):
     page = ask(
         tmp_path,
-        lambda client: client.admin.organization.costs(
+        lambda client: client.admin.organization.usage.costs(
             start_time=MIDNIGHT, end_time=MIDNIGHT + DAY, group_by=["line_item"], project_ids=["team-a"]
         ),
     )
@@ -152,7 +152,7 @@ def test_costs_by_line_item(tmp_path):
 def test_costs_together_and_of_chosen_lines(tmp_path):
     async def both(client: AsyncOpenAI):
         end = MIDNIGHT + 2 * DAY
-        costs = client.admin.organization.costs
+        costs = client.admin.organization.usage.costs
         return (
             await costs(start_time=MIDNIGHT, end_time=end),
             await costs(

@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, func, literal_column, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, RowMapping, func, literal_column, select
 
 from rft_gateway.ledger.database import ENTRIES
 from rft_gateway.ledger.entry import Outcome
@@ -80,7 +80,9 @@ def read_totals(
     columns = ENTRIES.c
     names = [name for name in GROUPS if name in set(by)]
     # Grouped by price as well: the sums of tokens are multiplied here, where integers have any size.
-    keys = [columns[name] for name in (*names, "prompt_price", "cached_price", "completion_price")]
+    keys: list[ColumnElement[Any]] = [
+        columns[name] for name in (*names, "prompt_price", "cached_price", "completion_price")
+    ]
     if bucket_seconds:
         keys.append((columns.time // _number(bucket_seconds * 1000) * _number(bucket_seconds)).label("bucket"))
     sums = [func.sum(columns[name]).label(name) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")]
@@ -98,7 +100,7 @@ def read_totals(
     return sorted(totals.values(), key=lambda total: (total.time, *(getattr(total, name) or "" for name in GROUPS)))
 
 
-def _part(group: tuple[Any, ...], row: Mapping[str, Any]) -> Total:
+def _part(group: tuple[Any, ...], row: RowMapping) -> Total:
     # PostgreSQL's sums are decimals
     prompt, cached, completion = (int(row[f"{name}_tokens"]) for name in ("prompt", "cached", "completion"))
     return Total(

@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from rft_gateway.ledger.database import ENTRIES, LedgerError, connect, create_tables, describe, insert_once, name_of
 from rft_gateway.ledger.entry import Entry
@@ -110,7 +110,7 @@ class Ledger:
 
         try:
             return await asyncio.to_thread(read)
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             raise LedgerError(f"{name_of(self.engine)}: cannot be read: {describe(error)}") from error
 
     async def close(self) -> None:
