@@ -177,22 +177,27 @@ def test_a_ledger_of_a_newer_version_is_refused(ledger_address):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["stopped", "crashed"])
 def test_entries_wait_while_the_database_is_away(postgres_server, postgres, how):
-    async def write() -> list[str]:
+    async def write() -> str | None:
         async with opened(postgres) as ledger:
+
+            async def write_on():
+                for _ in range(30):
+                    await ledger.write(entry())
+
+            writing = [asyncio.create_task(write_on()) for _ in range(20)]
             await ledger.write(entry())
-            postgres_server.stop(how)
+            postgres_server.stop(how)  # in the middle of it: no task runs on until the server has ended
             try:
-                waiting = [asyncio.create_task(ledger.write(entry())) for _ in range(20)]
                 failure = await asyncio.to_thread(wait_until, lambda: ledger.failure)
-                assert not any(task.done() for task in waiting)
+                assert not any(task.done() for task in writing)
             finally:
                 await asyncio.to_thread(postgres_server.start)
-            await asyncio.gather(*waiting)
+            await asyncio.gather(*writing)
             assert ledger.failure is None
         return failure
 
     assert "cannot be written: " in asyncio.run(write())
-    assert len(rows(postgres)) == 21
+    assert len(rows(postgres)) == 20 * 30 + 1
 
 
 def test_when_the_database_stays_away_writers_are_told(postgres_server, postgres):
