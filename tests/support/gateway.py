@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import yaml
 from rft_api.files import atomic_write
 from rft_api.gateway_key import Key, Limits, make_token, secret_document, token_digest
 from rft_api.gateway_routes import Route, RouteList
+from rft_api.ports import free_port
 from rft_api.readiness import find_address
 from support.patience import PATIENCE_SECONDS, wait_until
 
@@ -39,9 +41,12 @@ class Gateway:
         (folder / "keys").mkdir(parents=True, exist_ok=True)
         self.set_routes(routes)
         self.token = self.add_key("key")
+        operation_port = free_port()
+        self.operation_url = f"http://127.0.0.1:{operation_port}"
         self._command = [
             sys.executable, "-m", "rft_gateway", "--routes", str(folder / "routes.json"),
-            "--keys", str(folder / "keys"), "--ledger", str(self.ledger_file), "--port", "0", *arguments,
+            "--keys", str(folder / "keys"), "--ledger", str(self.ledger_file), "--port", "0",
+            "--operation-port", str(operation_port), *arguments,
         ]  # fmt: skip
 
     def __enter__(self) -> Gateway:
@@ -63,10 +68,26 @@ class Gateway:
 
         self.url = wait_until(address, lambda: self.log) or ""
 
+    def run(self) -> tuple[int, str]:
+        """Runs it until it ends by itself; returns its exit code, and what it has logged."""
+        result = subprocess.run(self._command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+        return result.returncode, result.stderr
+
     def stop(self) -> int:
         """Ends it with SIGTERM, and returns its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE_SECONDS)
+
+    def exchange(self, data: bytes) -> bytes:
+        """Sends bytes that may be no request, and returns the beginning of the answer."""
+        with self.connect() as connection:
+            connection.sendall(data)
+            return connection.recv(1 << 16)
+
+    def connect(self) -> socket.socket:
+        """Connects to it."""
+        host, port = self.url.removeprefix("http://").split(":")
+        return socket.create_connection((host, int(port)), PATIENCE_SECONDS)
 
     def kill(self) -> None:
         """Ends it at once."""
@@ -91,6 +112,17 @@ class Gateway:
         key = Key(name, namespace, token_digest(token), models, None, limits or Limits())
         text = yaml.safe_dump(secret_document(key))
         atomic_write(self.folder / "keys" / f"{namespace}-{name}.yaml", text)
+        return token
+
+    def add_new_key(self, name: str, **more: Any) -> str:
+        """Writes a key while the gateway runs, waits until it opens something, and returns its token."""
+        token = self.add_key(name, **more)
+
+        def opens() -> bool:
+            with self.client(token) as client:
+                return client.get("/v1/models").is_success
+
+        wait_until(opens)
         return token
 
     def client(self, token: str | None = None) -> httpx.Client:
