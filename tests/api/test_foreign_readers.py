@@ -40,6 +40,11 @@ _ALLOWED = {
     "charts * *": "a developer's command, in the repository",
     # cli
     "cli score _write open": "the user names the file, which may be a pipe",
+    # gateway
+    "gateway requests _parse orjson.loads": "a request, whose bytes and values are limited",
+    "gateway proxy _pass_document orjson.loads": "an answer that has been read to a limit",
+    "gateway server_errors _stated_error orjson.loads": "an answer that has been read to a limit",
+    "gateway streams _parse orjson.loads": "an event of a limited size",
     # operator
     "operator rft_job.world read_run_configuration json.loads": "the operator's own ConfigMap",
     "operator kube.cluster * json.loads": "the API server's answer",

@@ -30,8 +30,8 @@ from rft_cli.processes import LOG_LINES, Program
 from rft_cli.served_models import ServedModels, find_models, server_command, server_environment, uses_gpus
 from rft_cli.served_usage import UsageDisplay, read_usage
 
-NAMESPACE = "local"
-"""Namespace of the models and the key: a single machine has no others."""
+NAMESPACE = "default"
+"""Namespace of the models and the key: that of keys which `rft keys create --folder` makes."""
 KEY_NAME = "local"
 POLL_SECONDS = 0.5
 _DRAIN_SECONDS = 5.0

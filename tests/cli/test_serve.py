@@ -1,0 +1,259 @@
+"""`rft serve` with a real vLLM: the models of a run, counted as vLLM counts; and nothing is left when it ends.
+
+vLLM takes long to start, so one serves all tests. What the tests of the gateway take for vLLM's bytes is compared with
+those of this one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+from support import tiny
+from support.finished_runs import config
+from support.patience import PATIENCE_SECONDS, wait_until
+from support.vllm_bytes import VllmBytes
+
+from rft_api.exit_codes import ExitCode
+from rft_api.files import atomic_write
+from rft_api.run_folder import RunFolder
+
+MESSAGES = [{"role": "user", "content": "3142"}]
+QUESTION = {"messages": MESSAGES, "max_tokens": 6, "temperature": 0, "ignore_eos": True}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run that has trained an adapter."""
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = RunFolder(tmp_path_factory.mktemp("serve") / "run")
+    # Attention heads of 32 numbers are the smallest that vLLM's CPU backend computes.
+    base = tiny.write_model(folder.path.parent / "Tiny_Model", hidden=128, tied=False)
+    model = peft.get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base, trust_remote_code=False),
+        peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj", "o_proj"]),
+    )
+    torch.manual_seed(1)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    model.save_pretrained(folder.best)
+    configuration = config(folder.path).model_copy(update={"model": str(base)})
+    atomic_write(folder.config, configuration.model_dump_json(by_alias=True))
+    return folder
+
+
+def start(run: RunFolder, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "rft_cli.main", "serve", str(run.path), "--port", "0", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@dataclass
+class Served:
+    """What is served."""
+
+    url: str
+    key: str
+    folder: Path
+
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=self.url, api_key=self.key, max_retries=0, timeout=PATIENCE_SECONDS)
+
+    @property
+    def server(self) -> str:
+        """Address of vLLM."""
+        document = json.loads((self.folder / "routes.json").read_text())
+        return str(document["routes"][0]["servers"][0])
+
+    def entries(self) -> list[dict[str, Any]]:
+        connection = sqlite3.connect(f"file:{self.folder / 'ledger.db'}?mode=ro", uri=True)
+        try:
+            connection.row_factory = sqlite3.Row
+            return [dict(row) for row in connection.execute("SELECT * FROM ledger_entries ORDER BY id")]
+        finally:
+            connection.close()
+
+    def counters(self) -> tuple[int, int]:
+        """Tokens of prompts and completions that vLLM has counted."""
+        metrics = httpx.get(f"{self.server}/metrics", trust_env=False).text
+        values = []
+        for name in ("prompt", "generation"):
+            lines = [line for line in metrics.splitlines() if line.startswith(f"vllm:{name}_tokens_total{{")]
+            values.append(int(sum(float(line.rpartition(" ")[2]) for line in lines)))
+        return values[0], values[1]
+
+
+@pytest.fixture(scope="module")
+def served(run: RunFolder) -> Iterator[Served]:
+    process = start(run, "--json")
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            assert process.stderr is not None
+            raise AssertionError(process.stderr.read().decode())
+        document = json.loads(line)
+        yield Served(document["url"], document["key"], run.path / "serving")
+        descendants = psutil.Process(process.pid).children(recursive=True)
+        assert len(descendants) >= 5  # two keepers, the gateway, and vLLM with its engine
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_SECONDS) == 0
+        wait_until(lambda: not any(map(runs, descendants)))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_tuned_model_and_its_base_answer(served):
+    with served.client() as client:
+        assert [model.id for model in client.models.list()] == ["amounts", "tiny-model"]
+        answers = [client.chat.completions.create(model=name, messages=MESSAGES, max_tokens=6, temperature=0)
+                   for name in ("amounts", "tiny-model")]  # fmt: skip
+    assert answers[0].choices[0].message.content != answers[1].choices[0].message.content
+    assert [(entry["model"], entry["base"]) for entry in served.entries()[-2:]] == [
+        ("amounts", "tiny-model"), ("tiny-model", "tiny-model"),
+    ]  # fmt: skip
+
+
+def test_tokens_are_those_that_vllm_counts(served):
+    before, entries = served.counters(), len(served.entries())
+    options = [{}, {"stream": True}, {"stream": True, "stream_options": {"include_usage": True}}, {"n": 2}]
+    with httpx.Client(headers={"authorization": f"Bearer {served.key}"}, timeout=PATIENCE_SECONDS) as client:
+        for number, more in enumerate([*options, {"stream": True, "n": 3, "temperature": 1, "seed": 5}]):
+            body = {"model": ("amounts", "tiny-model")[number % 2], **QUESTION, "max_tokens": 20 + number, **more}
+            assert client.post(f"{served.url}/chat/completions", json=body).is_success
+        prompts = {"model": "amounts", "prompt": ["12", "345"], "n": 2, "max_tokens": 9, "stream": True}
+        assert client.post(f"{served.url}/completions", json=prompts).is_success
+        for stream in (False, True):
+            response = {"model": "amounts", "input": "3142", "max_output_tokens": 7, "stream": stream}
+            answer = client.post(f"{served.url}/responses", json=response)
+            assert answer.is_success, answer.text
+    new = served.entries()[entries:]
+    assert {entry["outcome"] for entry in new} == {"Answered"}
+    # vLLM counts a prompt once for each of its completions
+    repeated = sum(new[index]["prompt_tokens"] * more for index, more in ((3, 1), (4, 2), (5, 1)))
+    after = served.counters()
+    prompt, completion = (sum(entry[f"{kind}_tokens"] for entry in new) for kind in ("prompt", "completion"))
+    assert (prompt + repeated, completion) == (after[0] - before[0], after[1] - before[1])
+
+
+def test_a_client_that_leaves_stops_vllm_and_pays_for_what_it_made(served):
+    before, entries = served.counters(), len(served.entries())
+    with served.client() as client:
+        stream = client.chat.completions.create(
+            model="amounts", messages=MESSAGES, max_tokens=200, stream=True, extra_body={"ignore_eos": True}
+        )
+        for number, _ in enumerate(stream):
+            if number == 10:
+                break
+        stream.close()
+    wait_until(lambda: len(served.entries()) > entries)
+    entry = served.entries()[-1]
+    assert entry["outcome"] == "ClientLeft"
+    # what vLLM has made when it hears of it, is a little more than what had come
+    assert 10 <= entry["completion_tokens"] <= served.counters()[1] - before[1]
+
+
+def test_errors_have_openais_form(served):
+    with served.client() as client:
+        with pytest.raises(openai.BadRequestError, match="does not support embeddings"):
+            client.embeddings.create(model="amounts", input="12")
+        with pytest.raises(openai.BadRequestError, match="maximum context length") as error:
+            client.chat.completions.create(model="amounts", messages=MESSAGES, max_tokens=100_000)
+        assert error.value.type == "invalid_request_error"
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(model="other", messages=MESSAGES)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_stand_in_of_other_tests_writes_what_vllm_writes(served, path, stream):
+    """Each field that the gateway looks at, in the same place of the text; values are others."""
+    body = {"model": "tiny-model", **QUESTION, "prompt": "12", "input": "3142", "stream": stream}
+    if path == "/v1/responses":
+        body = {"model": "tiny-model", "input": "3142", "max_output_tokens": 6, "stream": stream}
+    elif stream:
+        body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+    with VllmBytes("tiny-model") as stand_in:
+        texts = [
+            httpx.post(f"{url}{path}", json=body, timeout=PATIENCE_SECONDS).text
+            for url in (stand_in.url, served.server)
+        ]
+    ours, theirs = (shapes(text) for text in texts)
+    assert ours == theirs
+
+
+def shapes(text: str) -> list[object]:
+    """The different shapes of the documents of an answer, in their order."""
+    if not text.startswith(("data: ", "event: ")):
+        return [shape(json.loads(text))]
+    found: list[object] = []
+    for event in text.split("\n\n"):
+        head, _, data = event.rpartition("data: ")
+        value = (head, shape(json.loads(data)) if data.startswith("{") else data)
+        if value not in found:
+            found.append(value)
+    return found
+
+
+def shape(value: Any) -> object:
+    """The names of what the gateway reads, in their order; other fields of a response may come and go."""
+    if isinstance(value, dict):
+        names = ("choices", "usage", "index", "model", "type", "response", "delta", "error", "input_tokens",
+                 "output_tokens", "prompt_tokens", "completion_tokens", "total_tokens")  # fmt: skip
+        return [(name, shape(value[name])) for name in value if name in names]
+    return [shape(value[0])] if isinstance(value, list) and value else None
+
+
+def test_it_is_served_once(served, run):
+    process = start(run)
+    _, errors = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == ExitCode.OUTPUT_INVALID
+    assert b"is being served already" in errors
+
+
+def test_nothing_is_left_of_one_that_is_killed(run, tmp_path):
+    copy = RunFolder(tmp_path / "run")
+    copy.path.mkdir()
+    copy.best.symlink_to(run.best)
+    atomic_write(copy.config, run.config.read_bytes())
+    process = start(copy)
+    own = psutil.Process(process.pid)
+    wait_until(lambda: len(own.children(recursive=True)) >= 2)  # a keeper and vLLM
+    descendants = own.children(recursive=True)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not any(map(runs, descendants)))
+
+
+def test_a_folder_without_a_model_is_refused(rft, tmp_path, run):
+    ended = rft("serve", tmp_path)
+    assert ended.returncode == ExitCode.CONFIGURATION_INVALID
+    assert "holds no run" in ended.stderr
+    atomic_write(tmp_path / "job.json", run.config.read_bytes())
+    ended = rft("serve", tmp_path)
+    assert ended.returncode == ExitCode.CONFIGURATION_INVALID
+    assert "holds no exported model yet" in ended.stderr
