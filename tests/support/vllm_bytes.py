@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+import uvloop
 from aiohttp import web
 
 CREATED = 1_764_460_800
@@ -64,6 +65,7 @@ class VllmBytes:
         self.bodies: list[bytes] = []
         """The bodies of requests, as they came."""
         self.headers: list[dict[str, str]] = []
+        self.keeps_requests = True
         self._port = port
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -106,8 +108,9 @@ class VllmBytes:
 
     async def _read(self, request: web.Request) -> Any:
         body = await request.read()
-        self.bodies.append(body)
-        self.headers.append({name.lower(): value for name, value in request.headers.items()})
+        if self.keeps_requests:
+            self.bodies.append(body)
+            self.headers.append({name.lower(): value for name, value in request.headers.items()})
         self.counters.requests += 1
         document = orjson.loads(body)
         if self.behaviour.status is not None:
@@ -433,4 +436,5 @@ if __name__ == "__main__":
     options = parser.parse_args()
     server = VllmBytes("model", port=options.port)
     server.behaviour.token_seconds = options.token_seconds
-    asyncio.run(server.serve())
+    server.keeps_requests = False
+    uvloop.run(server.serve())
