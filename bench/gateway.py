@@ -104,8 +104,8 @@ async def load(address, request, clients, seconds):
 def request_bytes(address, token, fields):
     body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": PROMPT}], **fields}).encode()
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: {address.removeprefix('http://')}\r\nauthorization: Bearer {token}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: {address.removeprefix('http://')}\r\n"
+        f"authorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
