@@ -68,7 +68,7 @@ class UsageDisplay:
             self._live.update(self._table(), refresh=True)
             return
         for model in changed:
-            counts = self._last[model]
+            counts = usage.get(model, Counter())
             numbers = f"{counts['requests']:,} requests, {counts['prompt']:,} prompt tokens"
             cached = f" ({counts['cached']:,} cached)" if counts["cached"] else ""
             self._console.print(f"{model}: {numbers}{cached}, {counts['completion']:,} completion tokens")

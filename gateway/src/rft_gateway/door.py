@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -61,6 +62,8 @@ class Door:
         except Exception as error:
             # Its message might have a part of the request.
             _logger.error("%s: %s at %s", request_id, type(error).__name__, _place(error))
+            if request.writer.output_size:  # in the middle of a stream
+                raise asyncio.CancelledError from None
             response = self._refuse(ApiError(500, "The gateway had an error while processing your request."))
         if not response.prepared:
             response.headers[REQUEST_ID] = request_id

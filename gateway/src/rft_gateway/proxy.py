@@ -196,7 +196,7 @@ async def _pass_stream(exchange: Exchange, answer: aiohttp.ClientResponse) -> we
     except ApiError as failure:
         end = _event(failure)  # an answer whose usage cannot be recorded is not given
     await _send(exchange, response, _renamed(exchange.route, end))
-    await response.write_eof()
+    await _end(response)
     return response
 
 
@@ -207,6 +207,13 @@ def _event(error: ApiError) -> bytes:
 async def _prepare(exchange: Exchange, response: web.StreamResponse) -> None:
     try:
         await response.prepare(exchange.request)
+    except ConnectionError:
+        raise _ClientLeft from None
+
+
+async def _end(response: web.StreamResponse) -> None:
+    try:
+        await response.write_eof()
     except ConnectionError:
         raise _ClientLeft from None
 
