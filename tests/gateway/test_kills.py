@@ -31,7 +31,8 @@ class Answers:
             try:
                 answer = gateway.post("/v1/chat/completions", {**body, "stream": stream})
             except httpx.TransportError:
-                continue  # it has been killed
+                self.stop.wait(0.01)  # it has been killed
+                continue
             if answer.is_success and (not stream or answer.text.endswith("data: [DONE]\n\n")):
                 self.tokens[answer.headers["x-request-id"]] = tokens
 
