@@ -94,8 +94,10 @@ def test_a_chunk_that_is_written_in_another_way_loses_its_usage_too():
 def test_an_error_in_the_middle_gets_openais_form():
     events = stream()
     error = {"error": {"message": "out of memory", "type": "InternalServerError", "param": None, "code": 500}}
-    passed = events.feed(f"data: {compact(error)}\n\ndata: [DONE]\n\n".encode())
-    assert json.loads(passed.removeprefix(b"data: ")) == {
+    assert events.feed(f"data: {compact(error)}\n\ndata: [DONE]\n\n".encode()) == b""
+    stated, done, _ = events.held.split(b"\n\n")
+    assert done == b"data: [DONE]"
+    assert json.loads(stated.removeprefix(b"data: ")) == {
         "error": {"message": "out of memory", "type": "server_error", "param": None, "code": "server_error"}
     }
     assert events.error is not None

@@ -24,7 +24,8 @@ _LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 class EventStream:
     """The events of one answer.
 
-    The last event is held back, so that usage can be recorded before the client has the whole answer.
+    The last event is held back, so that usage can be recorded before the client has the whole answer; so is an error,
+    after which clients read no further.
 
     Args:
         call: the request.
@@ -73,7 +74,7 @@ class EventStream:
             passed = event[:start] + _DATA + self.error.body() + _END
         else:
             passed = self._pass_on(event, document)
-        return self._hold(passed) if self.held or self.is_complete else passed
+        return self._hold(passed) if self.held or self.is_complete or self.error else passed
 
     def _hold(self, event: bytes) -> bytes:
         self.held += event
