@@ -51,7 +51,7 @@ def from_answer(api: Api, model: str, status: int, body: bytes, retry_after: str
     if status < 400:
         return broken_off()  # a redirection is followed by nobody
     error = _stated_error(body)
-    message = error.get("message") if isinstance(error.get("message"), str) else ""
+    message = str(error.get("message") or "")
     is_model = "does not exist" in message and "model" in message.lower()
     if status == 404 and is_model:
         return unavailable(model)  # the server has not loaded the adapter yet
@@ -69,8 +69,7 @@ def from_event(error: Any) -> ApiError:
     fields = error if isinstance(error, dict) else {"message": str(error)}
     code = fields.get("code")
     status = code if isinstance(code, int) and 400 <= code < 600 else 500
-    message = fields.get("message")
-    return _error(status, message if isinstance(message, str) else "", fields.get("param"), None)
+    return _error(status, str(fields.get("message") or ""), fields.get("param"), None)
 
 
 def _error(status: int, message: str, param: Any, headers: dict[str, str] | None) -> ApiError:
