@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,7 +23,7 @@ Folder = Annotated[
 ]
 
 
-def _amount(name: str, what: str) -> typer.models.OptionInfo:
+def _amount(name: str, what: str) -> Any:
     """Return an option for a limit."""
     return typer.Option(name, metavar="N", help=f"{what}, such as 60, 100k or 1.5M.", show_default=False)
 
