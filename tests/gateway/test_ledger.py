@@ -191,7 +191,7 @@ def test_entries_wait_while_the_database_is_away(postgres_server, postgres, how)
                 failure = await asyncio.to_thread(wait_until, lambda: ledger.failure)
                 assert not any(task.done() for task in writing)
             finally:
-                await asyncio.to_thread(postgres_server.start)
+                postgres_server.start()
             await asyncio.gather(*writing)
             assert ledger.failure is None
         return failure
@@ -208,7 +208,7 @@ def test_when_the_database_stays_away_writers_are_told(postgres_server, postgres
                 with pytest.raises(LedgerError, match="cannot be written: ") as told:
                     await ledger.write(entry())
             finally:
-                await asyncio.to_thread(postgres_server.start)
+                postgres_server.start()
             await ledger.write(entry())
         return str(told.value)
 

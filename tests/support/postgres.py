@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,6 +65,8 @@ class Postgres:
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
+        # The kernel ends it with the thread that has started it, and other threads may end before the tests.
+        assert threading.current_thread() is threading.main_thread()
         settings = [argument for setting in _SETTINGS for argument in ("-c", setting)]
         with self._log.open("ab") as log:
             process = subprocess.Popen(
