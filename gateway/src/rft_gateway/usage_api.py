@@ -144,7 +144,7 @@ class _Question:
 
     def _buckets(self) -> list[tuple[int, int]]:
         """Beginning and end of each bucket of the page; the first and the last may be shorter than the others."""
-        buckets = []
+        buckets: list[tuple[int, int]] = []
         first = self.start
         while first < self.end and len(buckets) < self.limit:
             last = min(self._boundary(first), self.end)

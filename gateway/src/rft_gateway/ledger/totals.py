@@ -95,16 +95,20 @@ def read_totals(
     )
     totals: dict[tuple[Any, ...], Total] = {}
     for row in connection.execute(query).mappings():
-        group = (int(row.get("bucket", 0)), *(row.get(name) for name in GROUPS))
-        totals[group] = totals.get(group, Total(*group)).plus(_part(group, row))
+        part = _part(row)
+        group = (part.time, part.namespace, part.key, part.model)
+        totals[group] = totals[group].plus(part) if group in totals else part
     return sorted(totals.values(), key=lambda total: (total.time, *(getattr(total, name) or "" for name in GROUPS)))
 
 
-def _part(group: tuple[Any, ...], row: RowMapping) -> Total:
+def _part(row: RowMapping) -> Total:
     # PostgreSQL's sums are decimals
     prompt, cached, completion = (int(row[f"{name}_tokens"]) for name in ("prompt", "cached", "completion"))
     return Total(
-        *group,
+        time=int(row.get("bucket", 0)),
+        namespace=row.get("namespace"),
+        key=row.get("key"),
+        model=row.get("model"),
         requests=row["requests"],
         prompt_tokens=prompt,
         cached_tokens=cached,
