@@ -9,7 +9,7 @@ import httpx
 from support.gateway import Gateway, route
 from support.patience import wait_until
 
-KILLS = 8
+KILLS = 5
 ANSWERS_BETWEEN = 40
 CLIENTS = 4
 
