@@ -1,7 +1,8 @@
 """Measure what the gateway costs, with keys, limits and the ledger on; print a Markdown table.
 
 Run: .venv/bin/python bench/gateway.py [--seconds 4] [--rounds 3] (five minutes)
-The sides alternate within one run. The gateway has a core of its own; the load and a stand-in that writes vLLM's bytes
+The sides alternate within one run. What the gateway computes for a request does not depend on what else the machine
+does, the rest does. The gateway has a core of its own; the load and a stand-in that writes vLLM's bytes
 share another one. `--address NAME=URL` adds a side: another door that is running already, before a server at
 http://127.0.0.1:STAND_IN_PORT (see --port) that serves the model `model`.
 """
@@ -94,6 +95,7 @@ async def load(address, request, clients, seconds):
     await asyncio.gather(*(protocol.ended for protocol in protocols))
     latencies = sorted(latency for protocol in protocols for latency in protocol.latencies)
     return {
+        "requests": len(latencies),
         "rate": len(latencies) / (time.perf_counter() - began),
         "p50": statistics.median(latencies) * 1e3,
         "p99": latencies[int(len(latencies) * 0.99)] * 1e3,
@@ -112,18 +114,29 @@ def request_bytes(address, token, fields):
 
 def measure(sides, rounds, seconds):
     for name, fields, counts in CASES:
-        print(f"\n| {name} | clients | requests/s | p50 ms | p99 ms |\n|---|---|---|---|---|", flush=True)
+        print(f"\n| {name} | clients | requests/s | p50 ms | p99 ms | processor ms/request |", flush=True)
+        print("|---|---|---|---|---|---|", flush=True)
         for clients in counts:
             results = {side: [] for side in sides}
             for _ in range(rounds):
-                for side, (address, token) in sides.items():
+                for side, (address, token, process) in sides.items():
                     request = request_bytes(address, token, fields)
-                    results[side].append(uvloop.run(load(address, request, clients, seconds)))
+                    before = processor_seconds(process)
+                    result = uvloop.run(load(address, request, clients, seconds))
+                    spent = processor_seconds(process) - before
+                    results[side].append({**result, "processor": spent * 1e3 / result["requests"]})
             for side, values in results.items():
                 rate, p50, p99 = (statistics.median(each[key] for each in values) for key in ("rate", "p50", "p99"))
                 failures = sum(each["failures"] for each in values)
                 note = f" ({failures} failures)" if failures else ""
-                print(f"| {side}{note} | {clients} | {rate:,.0f} | {p50:.2f} | {p99:.2f} |", flush=True)
+                processor = statistics.median(each["processor"] for each in values)
+                spent = f"{processor:.2f}" if processor else ""
+                print(f"| {side}{note} | {clients} | {rate:,.0f} | {p50:.2f} | {p99:.2f} | {spent} |", flush=True)
+
+
+def processor_seconds(process):
+    """Return the time that a process has computed; 0 for a side whose process is not this bench's."""
+    return sum(process.cpu_times()[:2]) if process else 0.0
 
 
 def main():
@@ -150,8 +163,9 @@ def main():
                     os.sched_setaffinity(thread.id, {second})
                 wait_for(server)
                 others = dict(each.split("=", 1) for each in options.address)
-                sides = {"direct": (server, token), "gateway": (gateway.url, token)}
-                sides |= {name: (url, token) for name, url in others.items()}
+                process = psutil.Process(gateway.process.pid)
+                sides = {"direct": (server, token, None), "gateway": (gateway.url, token, process)}
+                sides |= {name: (url, token, None) for name, url in others.items()}
                 measure(sides, options.rounds, options.seconds)
                 memory = psutil.Process(gateway.process.pid).memory_info().rss / 1e6
                 print(f"\nThe gateway has {memory:.0f} MB, and {len(gateway.entries()):,} entries in its ledger.")
