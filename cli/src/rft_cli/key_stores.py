@@ -135,7 +135,8 @@ class ClusterKeys:
     def remove(self, name: str, namespace: str) -> None:
         """Delete the Secret, also one that opens nothing. Secrets without the label are never deleted."""
         selectors = (f"--selector={KEY_LABEL}=true", f"--field-selector=metadata.name={name}")
-        if not _kubectl("delete", "secrets", *selectors, f"--namespace={namespace}", "--output=name").strip():
+        answer = _kubectl("delete", "secrets", *selectors, f"--namespace={namespace}", "--output=name")
+        if f"secret/{name}".encode() not in answer.split():  # else kubectl says that it has found nothing
             message = f"there is no key {name} in namespace {namespace} of the cluster"
             raise RunError(ExitCode.CONFIGURATION_INVALID, message)
 
