@@ -183,9 +183,9 @@ def test_errors_have_openais_form(served):
     with served.client() as client:
         with pytest.raises(openai.BadRequestError, match="does not support embeddings"):
             client.embeddings.create(model="amounts", input="12")
-        with pytest.raises(openai.BadRequestError, match="maximum context length") as error:
+        with pytest.raises(openai.BadRequestError, match="max_model_len") as error:
             client.chat.completions.create(model="amounts", messages=MESSAGES, max_tokens=100_000)
-        assert error.value.type == "invalid_request_error"
+        assert (error.value.type, error.value.code) == ("invalid_request_error", "context_length_exceeded")
         with pytest.raises(openai.NotFoundError):
             client.chat.completions.create(model="other", messages=MESSAGES)
 

@@ -297,6 +297,8 @@ class VllmBytes:
             text += token
             await write("response.output_text.delta", delta=token, logprobs=[], **place)
         await write("response.output_text.done", text=text, logprobs=[], **place)
+        await write("response.content_part.done", part={**part, "text": text}, **place)
+        await write("response.output_item.done", item={**item, "status": "completed"}, output_index=0)
         await write("response.completed", response=_response(document, text, prompt, count))
         return response
 

@@ -13,6 +13,8 @@ from rft_gateway.requests import Api
 RETRY_SECONDS = "1"
 _MISSING = (404, 405, 501)
 """What a server answers for an operation that it does not have, or that its model cannot do."""
+_TOO_LONG = ("maximum context length", "max_model_len")
+"""What vLLM's messages have when prompt and completion are longer than its model takes."""
 _NAMES = {
     Api.CHAT: "chat completions",
     Api.COMPLETIONS: "completions",
@@ -74,7 +76,7 @@ def from_event(error: Any) -> ApiError:
 
 def _error(status: int, message: str, param: Any, headers: dict[str, str] | None) -> ApiError:
     code = None
-    if "maximum context length" in message:
+    if any(words in message for words in _TOO_LONG):
         code = "context_length_exceeded"
     elif status >= 500:
         code = "server_error"
