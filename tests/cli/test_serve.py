@@ -165,18 +165,26 @@ def test_tokens_are_those_that_vllm_counts(served):
 def test_a_client_that_leaves_stops_vllm_and_pays_for_what_it_made(served):
     before, entries = served.counters(), len(served.entries())
     with served.client() as client:
+        # Some 20 MB, more than what fits between vLLM and a client that does not read: it cannot end before it is left.
         stream = client.chat.completions.create(
-            model="amounts", messages=MESSAGES, max_tokens=200, stream=True, extra_body={"ignore_eos": True}
+            model="amounts",
+            messages=MESSAGES,
+            max_tokens=200,
+            n=64,
+            logprobs=True,
+            top_logprobs=20,
+            stream=True,
+            extra_body={"ignore_eos": True, **SAMPLED},
         )
         for number, _ in enumerate(stream):
-            if number == 10:
+            if number == 200:  # the first chunk of each completion has no token yet
                 break
         stream.close()
     wait_until(lambda: len(served.entries()) > entries)
     entry = served.entries()[-1]
     assert entry["outcome"] == "ClientLeft"
     # what vLLM has made when it hears of it, is a little more than what had come
-    assert 10 <= entry["completion_tokens"] <= served.counters()[1] - before[1]
+    assert 100 <= entry["completion_tokens"] <= served.counters()[1] - before[1]
 
 
 def test_errors_have_openais_form(served):
