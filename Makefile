@@ -86,7 +86,7 @@ generate: install ## generate crds/, parts of the chart, pages of docs/reference
 	  api/pyproject.toml trainer-image/pyproject.toml $(CUDA).in > /dev/null
 
 # The packages that users get: all but rft-charts, which only generates files.
-SHIPPED := rft-api rft-cli rft-loader rft-operator-controller rft-reward rft-trainer
+SHIPPED := rft-api rft-cli rft-gateway rft-loader rft-operator-controller rft-reward rft-trainer
 licenses: install ## write docs/reference/licenses.md, from uv.lock and the installed packages
 	@$(RUN) python release/licenses.py --uv $(UV) $(SHIPPED)
 

@@ -116,7 +116,8 @@ def test_without_the_memory_of_gpus_it_says_what_they_need(plan, model):
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ('{"model_type": "gpt2"}', "models of type gpt2 are not among those"),
+        ('{"model_type": "opt"}', "models of type opt are not among those"),
+        ('{"model_type": "gpt2"}', "rollouts.engine: vLLM cannot load adapters into models of type gpt2"),
         ("[", "the memory cannot be planned: "),
         (None, "is no model: it holds no config.json"),
         (" " * (MAXIMUM_CONFIGURATION + 1), "config.json is larger than 8,388,608 bytes"),
