@@ -288,62 +288,53 @@ def test_rows_are_counted(tmp_path, monkeypatch):
     assert refusal not in problems_of(file, b"\n" * 5000 + b"{}\n" * 1000)
 
 
-def arrow(batch: pyarrow.RecordBatch, **options: Any) -> bytes:
-    sink = pyarrow.BufferOutputStream()
+def arrow(columns: dict[str, Any], **options: Any) -> bytes:
+    batch, sink = pyarrow.record_batch(columns), pyarrow.BufferOutputStream()
     with pyarrow.ipc.new_file(sink, batch.schema, options=pyarrow.ipc.IpcWriteOptions(**options)) as writer:
         writer.write_batch(batch)
     return sink.getvalue().to_pybytes()
 
 
-def parquet(table: pyarrow.Table) -> bytes:
+def parquet(columns: dict[str, Any]) -> bytes:
     sink = pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(table, sink, compression="zstd")
+    pyarrow.parquet.write_table(pyarrow.table(columns), sink, compression="zstd")
     return sink.getvalue().to_pybytes()
 
 
-TEXT = pyarrow.array(["x" * (4 << 20)])
-SHARED = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1000, pyarrow.int32()), TEXT)
+def shared() -> pyarrow.DictionaryArray:
+    """Rows that share a text."""
+    text = pyarrow.array(["x" * (4 << 20)])
+    return pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1000, pyarrow.int32()), text)
 
 
+def list_without_values() -> pyarrow.ListArray:
+    return pyarrow.ListArray.from_arrays([0, 10**9], pyarrow.nulls(10**9))
+
+
+def runs() -> pyarrow.RunEndEncodedArray:
+    """One value for any number of rows."""
+    kind = pyarrow.run_end_encoded(pyarrow.int32(), pyarrow.string())
+    return pyarrow.RunEndEncodedArray.from_arrays([2**31 - 1], ["x"], kind)
+
+
+# The files are made by their tests: what is made here would take memory in every process that collects tests.
 @pytest.mark.parametrize(
-    ("content", "problem"),
+    ("write", "problem"),
     [
         # A column without values takes no bytes at all, whatever its length.
-        (arrow(pyarrow.record_batch({"a": pyarrow.nulls(10**9)})), ": has more than 5,000,000 rows; split it"),
-        # Rows that share a text.
-        (arrow(pyarrow.record_batch({"a": SHARED})), ": takes more than 64 MiB of memory to unpack"),
-        (parquet(pyarrow.table({"a": pyarrow.array(["x" * (1 << 20)] * 1000)})), ": takes more than 64 MiB of memory"),
-        (
-            arrow(pyarrow.record_batch({"a": pyarrow.array([[None]], pyarrow.list_(pyarrow.null()))})),
-            None,
-        ),
-        # A list of any length without values.
-        (
-            arrow(pyarrow.record_batch({"a": pyarrow.ListArray.from_arrays([0, 10**9], pyarrow.nulls(10**9))})),
-            ": takes more than 64 MiB of memory to unpack",
-        ),
-        # One value for any number of rows.
-        (
-            arrow(
-                pyarrow.record_batch(
-                    {
-                        "a": pyarrow.RunEndEncodedArray.from_arrays(
-                            [2**31 - 1], ["x"], pyarrow.run_end_encoded(pyarrow.int32(), pyarrow.string())
-                        )
-                    }
-                )
-            ),
-            ": has more than 5,000,000 rows; split it",
-        ),
+        (lambda: arrow({"a": pyarrow.nulls(10**9)}), ": has more than 5,000,000 rows; split it"),
+        (lambda: arrow({"a": shared()}), ": takes more than 64 MiB of memory to unpack"),
+        (lambda: parquet({"a": pyarrow.array(["x" * (1 << 20)] * 100)}), ": takes more than 64 MiB of memory"),
+        (lambda: arrow({"a": pyarrow.array([[None]], pyarrow.list_(pyarrow.null()))}), None),
+        (lambda: arrow({"a": list_without_values()}), ": takes more than 64 MiB of memory to unpack"),
+        (lambda: arrow({"a": runs()}), ": has more than 5,000,000 rows; split it"),
         # Zeros, which are compressed to nothing.
-        (
-            arrow(pyarrow.record_batch({"a": pyarrow.array(["\0" * (96 << 20)])}), compression="zstd"),
-            ": takes more than 64",
-        ),
+        (lambda: arrow({"a": pyarrow.array(["\0" * (96 << 20)])}, compression="zstd"), ": takes more than 64"),
     ],
     ids=["nulls", "shared", "dictionary", "taken", "list", "runs", "zeros"],
 )
-def test_tables_that_unpack_to_any_size(content, problem, tmp_path, monkeypatch):
+def test_tables_that_unpack_to_any_size(write, problem, tmp_path, monkeypatch):
+    content = write()
     assert len(content) < 6 << 20
     monkeypatch.setattr(rft_api.tables, "MAXIMUM_BYTES", 64 << 20)
     file = tmp_path / "data"
