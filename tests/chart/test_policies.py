@@ -218,11 +218,20 @@ def build_manifest(kind: str, name: str, pod: Any = None, egress: Any = None) ->
 def manifests_of(kind: str, field: str) -> list[Manifest]:
     """Return a manifest for each value of a field, which is named by its number."""
     if field == "pod":
-        return [build_manifest(kind, f"row-{number}", pod=pod) for number, pod in enumerate(PODS)]
+        return [build_manifest(kind, f"row-{number}", pod=named(pod)) for number, pod in enumerate(PODS)]
     return [
         build_manifest(kind, f"row-{number}", egress=[{"cidr": cidr} for cidr in cidrs])
         for number, cidrs in enumerate(EGRESS)
     ]
+
+
+def named(pod: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a pod with the names that the operator requires before it looks at anything else."""
+    objects = {"volumes": {"name": "a"}, "env": {"name": "A"}, "volumeMounts": {"mountPath": "/a"}}
+    return {
+        field: [{**objects[field], **item} for item in value] if field in objects else value
+        for field, value in pod.items()
+    }
 
 
 def operator_message(manifest: Manifest, bounds: Bounds) -> str:

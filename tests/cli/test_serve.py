@@ -204,7 +204,8 @@ def test_the_stand_in_of_other_tests_writes_what_vllm_writes(served, path, strea
     """Each field that the gateway looks at, in the same place of the text; values are others."""
     body = {"model": "tiny-model", **QUESTION, "prompt": "12", "input": "3142", "stream": stream}
     if path == "/v1/responses":
-        body = {"model": "tiny-model", "input": "3142", "max_output_tokens": 6, "stream": stream}
+        # Without randomness: a completion that happens to end at once has no events of its text.
+        body = {"model": "tiny-model", "input": "3142", "max_output_tokens": 6, "stream": stream, "temperature": 0}
     elif stream:
         body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
     with VllmBytes("tiny-model") as stand_in:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 
 import httpx
@@ -31,7 +32,7 @@ class Answers:
             try:
                 answer = gateway.post("/v1/chat/completions", {**body, "stream": stream})
             except httpx.TransportError:
-                self.stop.wait(0.01)  # it has been killed
+                time.sleep(0.01)  # it has been killed
                 continue
             if answer.is_success and (not stream or answer.text.endswith("data: [DONE]\n\n")):
                 self.tokens[answer.headers["x-request-id"]] = tokens
