@@ -17,7 +17,7 @@ from rft_api.builtin_penalties import LengthPenaltyReward
 from rft_api.builtin_reward import BuiltinReward
 from rft_api.builtin_table import FormatReward
 from rft_api.crd import build_crds
-from rft_api.inference_endpoint import InferenceEndpoint, InferenceEndpointSpec, Serving
+from rft_api.inference_endpoint import Autoscale, InferenceEndpoint, InferenceEndpointSpec, Serving
 from rft_api.invocation_log import InvocationLog, MetadataFilter, MetadataFilters
 from rft_api.manifests import load_manifests
 from rft_api.model import Model
@@ -88,6 +88,7 @@ PLACES: dict[type[Model], Callable[[Any], Manifest]] = {
     ),
     RewardFunctionSpec: lambda part: manifest("RewardFunction", part),
     InferenceEndpointSpec: lambda part: manifest("InferenceEndpoint", part),
+    Autoscale: lambda part: manifest("InferenceEndpoint", {**ENDPOINT, "autoscale": part}),
     Serving: lambda part: manifest("InferenceEndpoint", {**ENDPOINT, "serving": part}),
     RFTJob: lambda part: manifest("RFTJob", part["spec"], part["metadata"]["name"]),
     RewardFunction: lambda part: manifest("RewardFunction", part["spec"], part["metadata"]["name"]),

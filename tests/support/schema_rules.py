@@ -7,7 +7,7 @@ from typing import Any
 from rft_api.builtin_penalties import LengthPenaltyReward
 from rft_api.builtin_reward import BuiltinReward
 from rft_api.builtin_table import FormatReward
-from rft_api.inference_endpoint import InferenceEndpoint, InferenceEndpointSpec, Serving
+from rft_api.inference_endpoint import Autoscale, InferenceEndpoint, InferenceEndpointSpec, Serving
 from rft_api.invocation_log import InvocationLog, MetadataFilter, MetadataFilters
 from rft_api.model import Model
 from rft_api.openai_reward import OpenAIReward
@@ -307,6 +307,19 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
         {"model": {"uri": "m"}, "serving": {}},
         {"baseEndpoint": "b", "adapter": {"uri": "a"}, "serving": {}},
         "serving belongs to the endpoint",
+    ),
+    (Autoscale, {"minimum": 1, "maximum": 2}, {"minimum": 3, "maximum": 2}, "minimum must not be larger than maximum"),
+    (
+        InferenceEndpointSpec,
+        {"model": {"uri": "m"}, "autoscale": {}},
+        {"baseEndpoint": "b", "adapter": {"uri": "a"}, "autoscale": {}},
+        "autoscale belongs to the endpoint",
+    ),
+    (
+        InferenceEndpointSpec,
+        {"model": {"uri": "m"}, "autoscale": {}, "coldStart": {}},
+        {"model": {"uri": "m"}, "coldStart": {}},
+        "coldStart is for endpoints with autoscale",
     ),
     (
         RewardFunction,

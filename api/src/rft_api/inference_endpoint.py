@@ -8,7 +8,7 @@ from pydantic import Field
 
 from rft_api.model import Model, Rule
 from rft_api.object_names import names_service, server
-from rft_api.quantities import Integer, Name, exactly_one_of
+from rft_api.quantities import AtLeast, Duration, Integer, Name, exactly_one_of
 from rft_api.resource import API_VERSION, Conditions, Metadata, PodOverrides, SecretReference
 from rft_api.rft_job import ModelSource
 from rft_api.sources import Uri
@@ -74,6 +74,38 @@ def describe_foreign_source(uri: str, base: str) -> str:
     )
 
 
+class Autoscale(Model):
+    """How many server pods an endpoint has, by what the gateways are asked for."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.minimum <= self.maximum",
+            message="minimum must not be larger than maximum",
+            holds=lambda autoscale: autoscale.minimum <= autoscale.maximum,
+        ),
+    )
+
+    minimum: Annotated[Integer, Field(ge=0, le=1000)] = 0
+    """Smallest number of server pods. With 0, the endpoint has none while nobody asks for its models."""
+    maximum: Annotated[Integer, Field(ge=1, le=1000)] = 1
+    """Largest number of server pods."""
+    target_concurrency: Annotated[Integer, Field(ge=1, le=65536)] = 32
+    """Number of requests at the same time for which one server pod is enough. There are as many pods as this needs."""
+    idle_after: Annotated[Duration, AtLeast("10s")] = "10m"
+    """Time without requests after which the last pod ends (with minimum: 0), or with fewer requests after which pods
+    that are not needed end."""
+
+
+class ColdStart(Model):
+    """How requests wait at a gateway for an endpoint that has no server pod yet."""
+
+    timeout: Annotated[Duration, AtLeast("1s")] = "10m"
+    """Longest time that a request waits. Then it is answered with 503, which says why the model has not started."""
+    queue: Annotated[Integer, Field(ge=0, le=65536)] = 256
+    """Number of requests that may wait at each gateway. Further ones are answered with 429. With 0 no request waits: it
+    wakes the endpoint, and is answered with 503."""
+
+
 class InferenceEndpointSpec(Model):
     """The desired state of an endpoint: what is served, and how."""
 
@@ -89,6 +121,16 @@ class InferenceEndpointSpec(Model):
             message="serving belongs to the endpoint that baseEndpoint names; remove it here",
             holds=lambda spec: spec.base_endpoint is None or spec.serving is None,
         ),
+        Rule(
+            cel="!has(self.baseEndpoint) || !has(self.autoscale)",
+            message="autoscale belongs to the endpoint that baseEndpoint names; remove it here",
+            holds=lambda spec: spec.base_endpoint is None or spec.autoscale is None,
+        ),
+        Rule(
+            cel="!has(self.coldStart) || has(self.autoscale)",
+            message="coldStart is for endpoints with autoscale; remove it, or set autoscale",
+            holds=lambda spec: spec.cold_start is None or spec.autoscale is not None,
+        ),
     )
 
     model: ModelSource | None = None
@@ -98,7 +140,12 @@ class InferenceEndpointSpec(Model):
     adapter: Adapter | None = None
     """The adapter that the server of baseEndpoint serves."""
     replicas: Annotated[Integer, Field(ge=0, le=1000)] = 1
-    """Number of server pods. `kubectl scale` and autoscalers change this number."""
+    """Number of server pods. `kubectl scale` and autoscalers change this number. With autoscale it has no effect."""
+    autoscale: Autoscale | None = None
+    """Has the operator choose the number of server pods, by what the gateways are asked for. Without it, the number is
+    that of replicas."""
+    cold_start: ColdStart | None = None
+    """How requests wait while the endpoint has no server pod. It needs autoscale."""
     serving: Serving | None = None
     """Settings of the server. By default it has one GPU and serves up to eight adapters at the same time."""
     credentials: SecretReference | None = None
