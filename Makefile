@@ -62,7 +62,7 @@ docs: install ## build the documentation as a site in dist/docs; a broken link i
 	@$(RUN) d2 --layout tala --theme 0 --dark-theme 200 --pad 10 docs/architecture.d2 docs/architecture.svg
 	@$(RUN) python docs/site/build.py dist/docs
 
-IMAGES := operator reward reward-slim loader trainer-cpu trainer-cuda
+IMAGES := operator gateway reward reward-slim loader trainer-cpu trainer-cuda
 images: ## build every container image: make images REGISTRY=registry.example.com/rft
 	@test -n "$(BUILDER)" || { echo "Images are built with docker, podman or buildah. Install one of them." >&2; exit 1; }
 	@for image in $(IMAGES); do \

@@ -62,6 +62,7 @@ REWARD = Image("reward", "rft_reward", "rft-reward")
 SLIM = Image("reward-slim", "rft_reward", "rft-reward")
 IMAGES = [
     Image("operator", "rft_operator", "rft-operator-controller"),
+    Image("gateway", "rft_gateway", "rft-gateway"),
     REWARD,
     SLIM,
     Image("loader", "rft_loader", "rft-loader", "fetch --help"),
@@ -287,7 +288,7 @@ def test_only_what_is_named_gets_into_a_build(image_tools, report, tmp_path):
     dockerfile.write_text("ARG BASE\nFROM ${BASE} AS uv\nFROM ${BASE}\nCOPY . /context\n", encoding="utf-8")
     build_project_image(report, "localhost/tests/context:1", dockerfile=str(dockerfile))
     files = run_in_image(report, "localhost/tests/context:1", "find", "/context", "-printf", "%P\n").splitlines()
-    packages = {"adapter-loader", "api", "cli", "operator", "reward-server", "trainer-image"}
+    packages = {"adapter-loader", "api", "cli", "gateway", "operator", "reward-server", "trainer-image"}
     assert {file for file in files if "/" not in file} == {"pyproject.toml", "uv.lock", "release", "tools", *packages}
     assert {file.split("/")[1] for file in files if file.count("/") == 1} <= {
         "pyproject.toml", "requirements-cuda.in", "requirements-cuda.txt", "src", "image_bill.py", "uv.txt",
