@@ -12,7 +12,8 @@ from support.ledger_entries import NOON, entry
 
 from rft_gateway.ledger import Ledger, Price
 from rft_gateway.ledger.database import connect
-from rft_gateway.usage_report import ADDRESS_VARIABLE, main
+from rft_gateway.settings import LEDGER_VARIABLE
+from rft_gateway.usage_report import main
 
 SINCE = ["--since", "2026-11-01"]
 
@@ -56,7 +57,7 @@ def test_the_table_has_a_sum(ledger):
 
 
 def test_csv_by_day_and_namespace(ledger, monkeypatch):
-    monkeypatch.setenv(ADDRESS_VARIABLE, ledger)
+    monkeypatch.setenv(LEDGER_VARIABLE, ledger)
     lines = list(csv.DictReader(io.StringIO(report(*SINCE, "--until", "2026-11-05", "--by", "day,namespace", "--csv"))))
     assert [(line["day"], line["namespace"], line["requests"]) for line in lines] == [
         ("2026-11-05", "team-a", "2"),
@@ -73,7 +74,7 @@ def test_everything_together(ledger):
 
 
 def test_what_is_no_ledger_is_named(tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv(ADDRESS_VARIABLE, raising=False)
+    monkeypatch.delenv(LEDGER_VARIABLE, raising=False)
     other = tmp_path / "other.db"
     connect(str(other)).connect().close()
     for arguments, message in [

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+LEDGER_VARIABLE = "RFT_GATEWAY_LEDGER"
+"""Environment variable with the address of the ledger, which may contain a password."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,11 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
     parser.add_argument("--routes", type=Path, required=True, metavar="FILE", help="models and their servers, as JSON")
     parser.add_argument("--keys", type=Path, required=True, metavar="FOLDER", help="folder with the Secrets of keys")
     parser.add_argument(
-        "--ledger", required=True, metavar="URL", help="sqlite:////PATH, or postgresql+psycopg://USER@HOST/DATABASE"
+        "--ledger",
+        default=os.environ.get(LEDGER_VARIABLE),
+        required=not os.environ.get(LEDGER_VARIABLE),
+        metavar="URL",
+        help=f"file of SQLite, or postgresql://USER@HOST/DATABASE (default: what {LEDGER_VARIABLE} says)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on; 0 is a free one (default: 8080)")

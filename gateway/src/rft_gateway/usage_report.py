@@ -15,9 +15,8 @@ from sqlalchemy.exc import DBAPIError
 from rft_api.exit_codes import ExitCode
 from rft_gateway.ledger.database import LedgerError, check_version, connect, describe, name_of
 from rft_gateway.ledger.totals import GROUPS, Total, read_totals
+from rft_gateway.settings import LEDGER_VARIABLE
 
-ADDRESS_VARIABLE = "RFT_GATEWAY_LEDGER"
-"""Environment variable with the address of the ledger, which may contain a password."""
 _DAY = 86_400
 _NUMBERS: dict[str, Callable[[Total], str]] = {
     "requests": lambda total: str(total.requests),
@@ -31,10 +30,10 @@ _NUMBERS: dict[str, Callable[[Total], str]] = {
 def main(arguments: Sequence[str] | None = None, output: TextIO = sys.stdout) -> int:
     """Print the report, and return the exit code."""
     options = _parser().parse_args(arguments)
-    address = options.ledger or os.environ.get(ADDRESS_VARIABLE)
+    address = options.ledger or os.environ.get(LEDGER_VARIABLE)
     try:
         if not address:
-            raise LedgerError(f"name the ledger: its file, or set {ADDRESS_VARIABLE} to its URL")
+            raise LedgerError(f"name the ledger: its file, or set {LEDGER_VARIABLE} to its URL")
         totals = _read(address, options)
     except LedgerError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -56,7 +55,7 @@ def main(arguments: Sequence[str] | None = None, output: TextIO = sys.stdout) ->
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rft usage", description="Print what was used through the gateway.")
-    help_ = f"file of the ledger, or URL of PostgreSQL; by default what {ADDRESS_VARIABLE} says"
+    help_ = f"file of the ledger, or URL of PostgreSQL; by default what {LEDGER_VARIABLE} says"
     parser.add_argument("ledger", nargs="?", help=help_)
     parser.add_argument("--by", type=_groups, default=["key", "model"], help="of day,namespace,key,model; none: ''")
     month = datetime.now(UTC).date().replace(day=1)
