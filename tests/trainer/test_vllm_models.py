@@ -119,6 +119,7 @@ def test_what_vllm_takes_over_is_not_refused():
     # Dense models of families that also have experts.
     assert vllm_problem({"model_type": "granitemoehybrid", "num_local_experts": 0}, "vLLM", LORA) is None
     assert vllm_problem({"model_type": "gemma4_text", "num_experts": None}, "vLLM", LORA) is None
+    assert vllm_problem({"model_type": "doge", "is_moe": False, "num_experts": 16384}, "vLLM", LORA) is None
     assert vllm_problem({"model_type": ["gpt_neox"]}, "vLLM", LORA) is None
     assert vllm_problem([], "vLLM", LORA) is None
 

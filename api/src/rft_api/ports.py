@@ -1,9 +1,16 @@
-"""TCP ports for programs that are started on this machine."""
+"""TCP ports: free ones for programs that are started on this machine, and those that servers listen on."""
 
 from __future__ import annotations
 
 import random
 import socket
+
+from rft_api.foreign import server_limits
+
+
+class ListenError(Exception):
+    """A server cannot listen on an address; the message names it."""
+
 
 _RANGE = (20000, 29999)
 """Ports below those of Kubernetes' NodePorts (from 30000) and below those that Linux assigns to outgoing connections
@@ -28,3 +35,22 @@ def free_port() -> int:
                 continue
         _returned_ports.add(port)
         return port
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on an address; port 0 is a free one.
+
+    Raises:
+        ListenError: when that is not possible.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=socket.AddressFamily(family), backlog=server_limits.BACKLOG)
+    except (OSError, OverflowError) as error:
+        raise ListenError(f"--host {host}, port {port}: cannot listen there: {error}") from None
+
+
+def listener_url(listener: socket.socket) -> str:
+    """Return the URL of what listens on a socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

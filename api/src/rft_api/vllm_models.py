@@ -50,5 +50,8 @@ def vllm_problem(configuration: Any, engine: RolloutEngine, tuning: Tuning) -> s
 
 
 def _has_experts(part: Any) -> bool:
-    counts = [part.get(name) for name in EXPERT_COUNTS] if isinstance(part, dict) else []
+    # Dense models of the type doge state how many experts they would have.
+    if not isinstance(part, dict) or part.get("is_moe") is False:
+        return False
+    counts = [part.get(name) for name in EXPERT_COUNTS]
     return any(isinstance(count, int) and count > 1 for count in counts)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from rft_api import vllm_server
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.foreign.files import read_json
 from rft_api.hub_address import HubAddress, parse_hub_address
@@ -23,8 +24,6 @@ from rft_cli.report import read_model
 ADAPTER_CONFIGURATION = "adapter_config.json"
 CACHE_BYTES = 1 << 30
 """Memory for keys and values on CPUs. A model of the demo's size keeps 45,000 tokens in it."""
-_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The ranks that vLLM has room for; an adapter of another rank gets the next one."""
 _REVISION = "revision"
 """Key of the provenance of a model on the hub."""
 _GPUS = Path("/proc/driver/nvidia/gpus")
@@ -102,9 +101,8 @@ def _base_folder(config: TrainerConfig, folder: RunFolder) -> str:
 
 def _read_rank(file: Path) -> int:
     try:
-        rank = read_json(file, MAXIMUM_CONFIGURATION)["r"]
-        return next(size for size in _LORA_RANKS if size >= rank)
-    except (OSError, ValueError, TypeError, KeyError, StopIteration) as error:
+        return vllm_server.room_for_rank(read_json(file, MAXIMUM_CONFIGURATION)["r"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(ExitCode.MODEL_INVALID, f"{file} is not the configuration of an adapter: {error!r}") from None
 
 
@@ -125,26 +123,23 @@ def server_command(models: ServedModels, port: int, on_gpus: bool) -> list[str]:
         "--served-model-name", models.tuned if models.adapter is None else models.base,
         "--host", "127.0.0.1",
         "--port", str(port),
-        "--no-trust-remote-code",  # code that comes with a model is never executed
-        "--enable-prompt-tokens-details",  # how many tokens of a prompt were cached
-        "--disable-uvicorn-access-log",
-        "--no-enable-log-requests",
+        *vllm_server.SAFE_ARGUMENTS,
+        *vllm_server.METERED_ARGUMENTS,
+        *vllm_server.QUIET_ARGUMENTS,
     ]  # fmt: skip
     if models.adapter is not None:
         module = {"name": models.tuned, "path": str(models.adapter.folder), "base_model_name": models.base}
         command += ["--enable-lora", "--max-loras", "1", "--max-lora-rank", str(models.adapter.rank)]
         command += ["--lora-modules", json.dumps(module)]
     if not on_gpus:
-        # Otherwise vLLM reserves nearly all memory of this machine.
-        command += ["--enforce-eager", "--gpu-memory-utilization", "0.1", "--kv-cache-memory-bytes", str(CACHE_BYTES)]
+        command += vllm_server.cpu_arguments(CACHE_BYTES)
     return command
 
 
 def server_environment(environment: Mapping[str, str], on_gpus: bool) -> dict[str, str]:
     """Return the environment of vLLM, from that of this process."""
-    changes = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+    changes = dict(vllm_server.ENVIRONMENT)
     if not on_gpus:
-        # Threads may run on all processors: other programs of this machine use them, too.
-        changes |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}
+        changes |= vllm_server.SHARED_CPUS
         changes["OMP_NUM_THREADS"] = environment.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     return {**environment, **changes}

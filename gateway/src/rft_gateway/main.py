@@ -7,7 +7,6 @@ import contextlib
 import logging
 import resource
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from aiohttp import web
 from rft_api.exit_codes import ExitCode
 from rft_api.foreign import server_limits
 from rft_api.foreign.logs import LineFormatter
+from rft_api.ports import ListenError, listen, listener_url
 from rft_api.readiness import format_address
 from rft_gateway.door import Door, Operation
 from rft_gateway.keys import KeyRing
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _allow_many_connections()
     try:
         uvloop.run(serve(settings))
-    except (StartError, RoutesError, LedgerError) as error:
+    except (StartError, ListenError, RoutesError, LedgerError) as error:
         print(error, file=sys.stderr)
         return ExitCode.CONFIGURATION_INVALID
     return ExitCode.SUCCEEDED
@@ -59,7 +59,7 @@ async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        StartError, RoutesError, LedgerError: when it cannot start.
+        StartError, ListenError, RoutesError, LedgerError: when it cannot start.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -114,21 +114,12 @@ async def _listen(settings: Settings, door: Door, operation: Operation, stop: as
 async def _start(
     stack: contextlib.AsyncExitStack, server: web.Server, host: str, port: int, drain_seconds: float
 ) -> str:
-    listener = _bind(host, port)
+    listener = listen(host, port)
     runner = web.ServerRunner(server, shutdown_timeout=drain_seconds)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     await web.SockSite(runner, listener, backlog=server_limits.BACKLOG).start()
-    bound_host, bound_port = listener.getsockname()[:2]
-    return f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}"
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=socket.AddressFamily(family), backlog=server_limits.BACKLOG)
-    except (OSError, OverflowError) as error:
-        raise StartError(f"--host {host}, port {port}: cannot listen there: {error}") from None
+    return listener_url(listener)
 
 
 async def _totals_of_month(ledger: Ledger) -> list[Total]:

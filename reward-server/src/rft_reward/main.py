@@ -6,13 +6,12 @@ import argparse
 import asyncio
 import ipaddress
 import logging
-import socket
 import sys
 from pathlib import Path
 
 from rft_api.exit_codes import ExitCode
-from rft_api.foreign import server_limits
 from rft_api.foreign.logs import LineFormatter
+from rft_api.ports import ListenError, listen, listener_url
 from rft_api.readiness import format_address
 from rft_reward.code_files import write_code
 from rft_reward.configuration import ConfigurationError, load_function, scoring_settings
@@ -44,8 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
                 f"--host {options.host}: without --token-file the server listens on loopback addresses only"
             )
         packages = package_folder(function.spec.requirements(), options.packages)
-        listener = _bind(options.host, options.port)
-    except ConfigurationError as error:
+        listener = listen(options.host, options.port)
+    except (ConfigurationError, ListenError) as error:
         print(error, file=sys.stderr)
         return ExitCode.CONFIGURATION_INVALID
     # These imports take time, so they come after the checks.
@@ -57,8 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     sandbox.set_dumpable(False)  # in a pod, the workers run as the same user
     sandbox.adopt_orphans()
-    host, port = listener.getsockname()[:2]
-    print(format_address(f"http://{f'[{host}]' if ':' in host else host}:{port}"), flush=True)
+    print(format_address(listener_url(listener)), flush=True)
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     with server_folder() as folder:
         code = write_code(function, folder / "code")
@@ -84,11 +82,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=socket.AddressFamily(family), backlog=server_limits.BACKLOG)
-    except (OSError, OverflowError) as error:
-        raise ConfigurationError(f"--host {host} --port {port}: cannot listen there: {error}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from rft_api import vllm_server
 from rft_api.adapter_protocol import AdapterList, ListedAdapter
 from rft_api.inference_endpoint import InferenceEndpoint, Serving
 from rft_api.model import Json
@@ -147,10 +148,8 @@ def _server(endpoint: InferenceEndpoint, folder: str, mounts: list[Json], settin
         "--host", "0.0.0.0",
         "--port", str(names.SERVER_PORT),
         "--shutdown-timeout", str(FINISH_SECONDS),
-        # What a request leaves out about sampling is as in the evaluation of a tuned model, and not as the model's
-        # generation_config.json says. (vLLM takes the EOS tokens from that file nevertheless.)
-        "--generation-config", "vllm",
-        "--no-trust-remote-code",  # code that comes with a model is never executed, whatever vLLM's default is
+        *vllm_server.SAFE_ARGUMENTS,
+        *vllm_server.METERED_ARGUMENTS,
     ]  # fmt: skip
     if serving.max_model_length is not None:
         command += ["--max-model-len", str(serving.max_model_length)]
@@ -162,19 +161,12 @@ def _server(endpoint: InferenceEndpoint, folder: str, mounts: list[Json], settin
     if serving.precision != "Auto":
         command += ["--dtype", serving.precision.lower()]
     if not serving.gpus:
-        # Otherwise vLLM reserves nearly all memory of the host.
-        command += ["--enforce-eager", "--gpu-memory-utilization", "0.1"]
-        command += ["--kv-cache-memory-bytes", str(_cpu_cache_bytes(serving))]
+        command += vllm_server.cpu_arguments(_cpu_cache_bytes(serving))
     return Container(
         name=names.SERVER,
         image=settings.images.server_cuda if serving.gpus else settings.images.server_cpu,
         command=command,
-        env={
-            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-            "VLLM_NO_USAGE_STATS": "1",
-            # The loader has fetched all files.
-            "HF_HUB_OFFLINE": "1",
-        },
+        env={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", **vllm_server.ENVIRONMENT},
         ports={"http": names.SERVER_PORT},
         mounts=[{"name": "shared-memory", "mountPath": "/dev/shm"}, *mounts],
         resources={"limits": {serving.gpu_resource: str(serving.gpus)}} if serving.gpus else {},

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
+from rft_api import vllm_server
 from rft_api.memory_layers import BLOCK
 from rft_api.memory_servers import LOADED_ADAPTERS
 
@@ -17,8 +18,6 @@ BASE = "base"
 SEQUENCES = 256
 """Largest number of completions that a server computes at once; others wait."""
 
-LoRARank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
-"""The ranks that vLLM has room for; an adapter of another rank gets the next one."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 _OF_TRAINING = (
@@ -69,29 +68,26 @@ def server_command(settings: ServerSettings, socket: Path) -> list[str]:
         "--block-size", str(BLOCK),
         "--enable-prefix-caching",
         "--load-format", "safetensors",
-        "--no-trust-remote-code",  # code that comes with a model is never executed
-        # Sampling settings come with each request, and none from the model's generation_config.json.
-        "--generation-config", "vllm",
+        *vllm_server.SAFE_ARGUMENTS,
         # Log-probabilities of the distribution that is sampled from, temperature included.
         "--logprobs-mode", "processed_logprobs",
         "--seed", "0",
         "--api-server-count", "1",
-        "--uvicorn-log-level", "warning", "--disable-uvicorn-access-log", "--disable-log-stats",
-        "--no-enable-log-requests",
+        "--uvicorn-log-level", "warning", "--disable-log-stats",
+        *vllm_server.QUIET_ARGUMENTS,
     ]  # fmt: skip
     if settings.devices:
         command += ["--tensor-parallel-size", str(len(settings.devices))]
         command += ["--gpu-memory-utilization", f"{settings.memory_share:.3f}", "--no-enforce-eager"]
     else:
-        # On CPUs the share of the memory is only looked at, and the cache has the size that is stated.
-        command += ["--enforce-eager", "--gpu-memory-utilization", "0.1"]
-        command += ["--kv-cache-memory-bytes", str(settings.cache_bytes)]
+        assert settings.cache_bytes is not None  # it is stated for servers on CPUs
+        command += vllm_server.cpu_arguments(settings.cache_bytes)
         # Where many prompts wait, vLLM computes a part of one in a step and the rest in the next. It then sets back the
         # random numbers of that request, which those of CPUs cannot (torch: "CPU Generator does not use offset"), and
         # the engine ends. Its warning about this option is about models that are not of the kind that is trained here.
         command += ["--no-enable-chunked-prefill"]
     if settings.lora_rank is not None:
-        command += ["--enable-lora", "--max-lora-rank", str(room_for_rank(settings.lora_rank))]
+        command += ["--enable-lora", "--max-lora-rank", str(vllm_server.room_for_rank(settings.lora_rank))]
         # vLLM reads an adapter that it has pushed out of memory again from its files, which may be gone then.
         command += ["--max-loras", str(LOADED_ADAPTERS), "--max-cpu-loras", str(2 * LOADED_ADAPTERS)]
     return command
@@ -107,9 +103,7 @@ def server_environment(settings: ServerSettings, environment: Mapping[str, str],
     """
     inherited = {name: value for name, value in environment.items() if name not in _OF_TRAINING}
     changes = {
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_OFFLINE": "1",
+        **vllm_server.ENVIRONMENT,
         "VLLM_LOGGING_LEVEL": "WARNING",
         # Adapters, or else whole weights, are loaded while the server runs.
         **({"VLLM_SERVER_DEV_MODE": "1"} if settings.lora_rank is None else {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}),
@@ -117,20 +111,11 @@ def server_environment(settings: ServerSettings, environment: Mapping[str, str],
     if settings.devices:
         changes["CUDA_VISIBLE_DEVICES"] = ",".join(settings.devices)
     else:
-        changes |= {
-            "OMP_NUM_THREADS": str(settings.threads),
-            # The trainer computes on the same processors, in turns with the server; neither is bound to some of them.
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "TORCHDYNAMO_DISABLE": "1",
-        }
+        # The trainer computes on the same processors, in turns with the server.
+        changes |= {"OMP_NUM_THREADS": str(settings.threads), **vllm_server.SHARED_CPUS}
     # A longer path would have no room for the names of sockets; then vLLM uses the folder that it chooses by itself.
     if len(os.fsencode(folder)) + 1 + _SOCKET_NAME <= _SOCKET_PATH:
         changes["VLLM_RPC_BASE_PATH"] = str(folder)
         if not settings.devices:  # what is compiled for GPUs is kept in TMPDIR for the next server
             changes["TMPDIR"] = str(folder)
     return {**inherited, **changes}
-
-
-def room_for_rank(rank: int) -> int:
-    """Return the smallest rank that vLLM has room for an adapter of this rank at."""
-    return min(size for size in get_args(LoRARank) if size >= rank)
