@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 from audit import OPERATOR
-from lives import PLANNERS, RESULT, REWARD, REWARDS, ROOT, TRAINERS, Life, bind, job, wait_for
+from lives import PLANNERS, RESULT, REWARD, REWARDS, ROOT, SERVERS, TRAINERS, Life, bind, job, wait_for
 from pretending import running_operator
+from worlds_from_yaml import SETTINGS
 
+from rft_api.inference_endpoint import InferenceEndpoint
+from rft_operator.inference_endpoint.network_policy import build_server_policy
 from rft_operator.kube.permissions import (
     CLUSTER,
     EVERYWHERE,
@@ -62,6 +65,12 @@ def test_every_permission_is_used_and_none_is_missing(patient_kubectl, operator_
             f"--namespace={life.namespace}",
             until=lambda found: len(found["metadata"]["ownerReferences"]) == 2,
         )
+        # A gateway that is gone has left a policy of servers.
+        served = kubectl.get("inferenceendpoint/tuned-base", f"--namespace={life.namespace}")
+        base = InferenceEndpoint.model_validate(served)
+        kubectl.apply(build_server_policy(base, SETTINGS), namespace=life.namespace)
+        policies = ["networkpolicies", f"--namespace={life.namespace}", f"--selector={SERVERS}"]
+        kubectl.wait_for(*policies, until=lambda found: not found["items"])
         # A Job of somebody else's is in the way.
         theirs = {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "a", "image": "b"}]}}}
         named = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "third-trainer-0"}}

@@ -80,6 +80,7 @@
   - watch
   - create
   - patch
+  - delete
 - apiGroups:
   - apps
   resources:
@@ -200,6 +201,7 @@
   - watch
   - create
   - patch
+  - delete
 - apiGroups:
   - apps
   resources:

@@ -65,6 +65,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         help="namespace to watch; may be given several times; all namespaces when it is not given",
     )
     parser.add_argument("--metrics-namespace", help="namespace of Prometheus, for network policies")
+    parser.add_argument(
+        "--gateway-exclusive",
+        action="store_true",
+        help="have network policies let only the gateway, judges, the operator and Prometheus ask servers",
+    )
     parser.add_argument("--package-index", metavar="URL", help="package index for reward code (PyPI)")
     parser.add_argument(
         "--package-egress",
@@ -124,6 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
         namespace=options.namespace,
         metrics_namespace=options.metrics_namespace,
         namespaces=tuple(sorted(set(options.watch_namespace))),
+        gateway_exclusive=options.gateway_exclusive,
         bounds=options.bounds,
         package_index=PackageIndex(options.package_index or None, tuple(options.package_egress or PackageIndex.egress)),
     )

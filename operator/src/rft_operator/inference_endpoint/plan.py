@@ -37,6 +37,7 @@ from rft_api.exit_codes import ExitCode
 from rft_api.inference_endpoint import InferenceEndpoint, InferenceEndpointStatus, describe_foreign_source
 from rft_api.termination import parse_failure
 from rft_operator.inference_endpoint import names
+from rft_operator.inference_endpoint.network_policy import build_server_policy
 from rft_operator.inference_endpoint.objects import (
     adapter_address,
     build_adapter_list,
@@ -46,7 +47,7 @@ from rft_operator.inference_endpoint.objects import (
 )
 from rft_operator.inference_endpoint.world import InferenceEndpointWorld
 from rft_operator.kube import kinds
-from rft_operator.kube.plan import DesiredObject, Plan
+from rft_operator.kube.plan import Deletion, DesiredObject, Plan
 from rft_operator.pods.addresses import AddressProblem, locate
 from rft_operator.pods.late import awaited_pods, blocked_pod, seconds_to_look
 from rft_operator.pods.pod_view import PodView, describe_unready_sidecars, first_problem, first_sidecar_failure
@@ -83,6 +84,7 @@ def plan_inference_endpoint(world: InferenceEndpointWorld, settings: Settings) -
     )
     return Plan(
         desired=objects,
+        deletions=_deletions(world, settings),
         status=status.to_json_object(),
         events=plan_events(before.conditions, conditions),
         requeue_seconds=_requeue(world, settings, finding),
@@ -116,9 +118,19 @@ def _objects(world: InferenceEndpointWorld, settings: Settings) -> tuple[list[De
             DesiredObject(build_server_deployment(endpoint, settings), "it runs the server"),
             DesiredObject(build_endpoint_service(endpoint), "it leads to the server's pods"),
         ]
+        if settings.gateway_exclusive:
+            policy = build_server_policy(endpoint, settings)
+            objects.append(DesiredObject(policy, "it leaves the server's door to the gateway"))
         return objects if serving_of(endpoint).max_adapters else objects[1:], None
     except AddressProblem as error:
         return [], str(error)
+
+
+def _deletions(world: InferenceEndpointWorld, settings: Settings) -> list[Deletion]:
+    if settings.gateway_exclusive or world.policy_uid is None:
+        return []
+    name, why = names.server(world.endpoint.metadata.name), "the server may be asked by others than the gateway"
+    return [Deletion(kinds.NETWORK_POLICY, name, world.policy_uid, why)]
 
 
 def find_adapter_problem(adapter: InferenceEndpoint, base: InferenceEndpoint) -> str | None:

@@ -9,7 +9,7 @@ from datetime import datetime
 from rft_api.adapter_protocol import AdapterReport
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_operator.inference_endpoint import names
-from rft_operator.kube.kinds import DEPLOYMENT, INFERENCE_ENDPOINT, POD
+from rft_operator.kube.kinds import DEPLOYMENT, INFERENCE_ENDPOINT, NETWORK_POLICY, POD
 from rft_operator.kube.store import Key, Store
 from rft_operator.pods.deployment_view import DeploymentView, read_deployment
 from rft_operator.pods.pod_view import PodView, read_pod
@@ -45,6 +45,8 @@ class InferenceEndpointWorld:
     """The current time."""
     warnings: Mapping[str, str] = field(default_factory=dict)
     """What events say about late pods, by uid; see `pods.late`."""
+    policy_uid: str | None = None
+    """The uid of the NetworkPolicy of the endpoint's own servers; None when there is none."""
     silent_seconds: float = 0.0
     """Seconds until the servers are asked again, when none of them answers; see `pods.silence`."""
 
@@ -67,6 +69,7 @@ def gather_inference_endpoint(
         now: the current time.
     """
     deployments = store.children(key, DEPLOYMENT, endpoint.metadata.uid or "")
+    policies = store.children(key, NETWORK_POLICY, endpoint.metadata.uid or "")
     base_name = endpoint.spec.base_endpoint
     base = None
     if base_name is not None:
@@ -84,6 +87,7 @@ def gather_inference_endpoint(
         pods=server_pods(store, key, endpoint),
         answers=answers,
         now=now,
+        policy_uid=policies[0]["metadata"]["uid"] if policies else None,
     )
 
 

@@ -93,7 +93,7 @@ _APPLIED = ("get", "list", "watch", "create", "patch")
 JOB: Final = Kind("Job", "batch", "v1", "jobs", ("get", "list", "watch", "create", "delete"), makes_pods=True)
 CONFIG_MAP: Final = Kind("ConfigMap", "", "v1", "configmaps", (*_APPLIED, "delete"))
 SERVICE: Final = Kind("Service", "", "v1", "services", _APPLIED)
-NETWORK_POLICY: Final = Kind("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies", _APPLIED)
+NETWORK_POLICY: Final = Kind("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies", (*_APPLIED, "delete"))
 DEPLOYMENT: Final = Kind("Deployment", "apps", "v1", "deployments", _APPLIED, makes_pods=True)
 # Pods are deleted when only containers that others have added still run.
 POD: Final = Kind("Pod", "", "v1", "pods", ("list", "watch", "delete"))

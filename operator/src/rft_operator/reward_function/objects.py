@@ -18,6 +18,7 @@ from rft_operator.kube.metadata import Owner, build_object
 from rft_operator.kube.names import COMPONENT, FIELD_MANAGER, MANAGED_BY
 from rft_operator.pods import paths
 from rft_operator.pods.deployment_view import CONTENT_DIGEST
+from rft_operator.pods.peers import system_peers
 from rft_operator.pods.template import (
     Container,
     build_container,
@@ -101,14 +102,7 @@ def build_network_policy(
     """
     name = function.metadata.name
     trainers = {MANAGED_BY: FIELD_MANAGER, COMPONENT: kinds.RFT_JOB.component}
-    allowed: list[Json] = [
-        {"podSelector": {"matchLabels": trainers}},
-        *(
-            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
-            for namespace in (settings.namespace, settings.metrics_namespace)
-            if namespace is not None
-        ),
-    ]
+    allowed = [{"podSelector": {"matchLabels": trainers}}, *system_peers(settings)]
     return build_object(
         kinds.NETWORK_POLICY,
         Owner.of(function),
