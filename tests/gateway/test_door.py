@@ -15,6 +15,7 @@ from support.patience import PATIENCE_SECONDS, wait_until
 from support.vllm_bytes import VllmBytes
 
 from rft_api.foreign import server_limits
+from rft_api.price import Price
 
 CHAT = "/v1/chat/completions"
 SECRET = "a-word-of-a-prompt-that-nobody-else-may-see"
@@ -357,3 +358,14 @@ def test_metrics_and_the_log_have_no_prompt(tmp_path, server):
             assert httpx.get(f"{gateway.operation_url}/{path}", trust_env=False).is_success
         for text in (metrics, gateway.log, str(gateway.entries())):
             assert SECRET not in text
+
+
+def test_an_entry_keeps_the_price_of_its_time(tmp_path, server):
+    price = {"promptTokens": "0.15", "completionTokens": "0.6"}
+    with Gateway(tmp_path, [route("m", server.url, price=Price.model_validate(price))]) as gateway:
+        gateway.post(CHAT, question())
+        gateway.set_routes([route("m", server.url)])
+        wait_until(lambda: gateway.post(CHAT, question()).is_success and gateway.entries()[-1]["prompt_price"] == 0)
+        first = gateway.entries()[0]
+        prices = [first[f"{kind}_price"] for kind in ("prompt", "cached", "completion")]
+        assert prices == [150_000, 150_000, 600_000]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from views import NOW, failed, pod
 
-from rft_api.job_status import JobUsage
+from rft_api.job_status import JobResult, JobUsage
 from rft_api.resource import PodOverrides
 from rft_operator.kube.timestamps import format_duration, format_timestamp
 from rft_operator.pods.addresses import Address, AddressProblem, Mounts, locate
@@ -17,7 +18,7 @@ from rft_operator.pods.pod_view import read_pod
 from rft_operator.pods.template import USER, Container, build_container, build_pod_template, override_pod
 from rft_operator.reward_function.names import reward_configuration, reward_user
 from rft_operator.rft_job import names
-from rft_operator.rft_job.usage import count_usage
+from rft_operator.rft_job.usage import count_usage, price_usage
 from rft_operator.status.conditions import Finding, build_conditions
 from rft_operator.status.reasons import ConditionType, Reason
 
@@ -213,6 +214,30 @@ def used(seconds: int, ago: int) -> JobUsage:
 def test_usage(before, pods, gpus, seconds):
     counted = count_usage(before, pods, gpus, NOW)
     assert (counted and counted.gpu_seconds) == seconds
+
+
+def result(gain: str) -> JobResult:
+    return JobResult(baseline_reward="0.5", best_reward="0.6", gain=gain, interval="", checkpoint="s3://b/c")
+
+
+@pytest.mark.parametrize(
+    ("usage", "ended", "price", "cost", "cost_per_point"),
+    [
+        (used(7200, 0), None, None, None, None),
+        (used(7200, 0), None, "2.50", "5.00", None),
+        (used(1, 0), None, "2.50", "0.00", None),
+        (used(7200, 0), result("+0.2000"), "2.50", "5.00", "0.25"),
+        (used(7200, 0), result("-0.0200"), "2.50", "5.00", None),
+        (used(7200, 0), result("+0.0000"), "2.50", "5.00", None),
+        # What was computed with another price stays.
+        (used(7200, 0).model_copy(update={"cost": "4.00"}), result("+0.2000"), "2.50", "4.00", "0.20"),
+        (used(7200, 0).model_copy(update={"cost": "4.00"}), None, None, "4.00", None),
+    ],
+)
+def test_cost(usage, ended, price, cost, cost_per_point):
+    priced = price_usage(usage, ended, None if price is None else Decimal(price))
+    assert (priced.cost, priced.cost_per_point) == (cost, cost_per_point)
+    assert (priced.gpu_seconds, priced.measured_at) == (usage.gpu_seconds, usage.measured_at)
 
 
 def test_counting_again_counts_nothing_twice():

@@ -20,6 +20,7 @@ from rft_api.files import atomic_write
 from rft_api.gateway_key import Key, Limits, make_token, secret_document, token_digest
 from rft_api.gateway_routes import Route, RouteList
 from rft_api.ports import free_port
+from rft_api.price import Price
 from rft_api.readiness import find_address
 from support.patience import PATIENCE_SECONDS, wait_until
 
@@ -155,8 +156,15 @@ class Gateway:
         return wait_until(enough, lambda: (len(self.entries()), self.log))
 
 
-def route(model: str, *servers: str, base: str | None = None, served_model: str | None = None) -> Route:
+def route(
+    model: str, *servers: str, base: str | None = None, served_model: str | None = None, price: Price | None = None
+) -> Route:
     """Returns a route of the tests' namespace."""
     return Route(
-        namespace=NAMESPACE, model=model, base=base or model, served_model=served_model or model, servers=list(servers)
+        namespace=NAMESPACE,
+        model=model,
+        base=base or model,
+        served_model=served_model or model,
+        price=price,
+        servers=list(servers),
     )

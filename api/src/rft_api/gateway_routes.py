@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from rft_api.model import Model
+from rft_api.price import Price
 
 Server = Annotated[str, Field(pattern=r"^https?://[^\s/?#]+$")]
 """Address of a vLLM server, without a path."""
@@ -23,6 +24,8 @@ class Route(Model):
     """Name of the base model: that of an adapter, else the model's own."""
     served_model: Annotated[str, Field(min_length=1)]
     """Name of the model at its servers."""
+    price: Price | None = None
+    """What its tokens cost; nothing without it."""
     servers: list[Server]
     """The servers that take requests now; a server that is about to end is not among them."""
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from rft_api.model import Model, Rule
 from rft_api.object_names import names_service, server
+from rft_api.price import Price
 from rft_api.quantities import AtLeast, Duration, Integer, Name, exactly_one_of
 from rft_api.resource import API_VERSION, Conditions, Metadata, PodOverrides, SecretReference
 from rft_api.rft_job import ModelSource
@@ -148,6 +149,9 @@ class InferenceEndpointSpec(Model):
     """How requests wait while the endpoint has no server pod. It needs autoscale."""
     serving: Serving | None = None
     """Settings of the server. By default it has one GPU and serves up to eight adapters at the same time."""
+    price: Price | None = None
+    """What the tokens of this model cost; the gateway's ledger keeps it with every request. The default of an adapter
+    is the price of the endpoint that baseEndpoint names. Without one, tokens are counted and cost nothing."""
     credentials: SecretReference | None = None
     """Secret with the credentials for s3:// and hf:// addresses."""
 

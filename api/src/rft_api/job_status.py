@@ -70,6 +70,10 @@ class JobUsage(Model):
     """GPU hours: the number of GPUs times the hours for which the job's pods held them."""
     gpu_seconds: Integer
     """The same time in GPU seconds, without rounding."""
+    cost: DecimalString | None = None
+    """What the GPU hours cost; absent when the chart's value gpuHourPrice is not set."""
+    cost_per_point: DecimalString | None = None
+    """Cost for each hundredth of reward that the tuned model gained; absent before the end, and without a gain."""
     measured_at: Timestamp
     """Time up to which usage has been counted."""
 

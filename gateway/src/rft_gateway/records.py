@@ -10,7 +10,7 @@ from datetime import datetime
 from rft_api.gateway_routes import Route
 from rft_gateway.errors import ApiError
 from rft_gateway.keys import Key
-from rft_gateway.ledger import Entry, Ledger, LedgerError, Outcome
+from rft_gateway.ledger import Entry, Ledger, LedgerError, Outcome, Price
 from rft_gateway.limits import Admission
 from rft_gateway.metrics import Metrics
 from rft_gateway.requests import Call
@@ -121,6 +121,7 @@ class Record:
             duration_seconds=seconds,
             status=status,
             outcome=outcome,
+            price=_price_of(self._route),
         )
 
     async def _write_entry(self, entry: Entry) -> None:
@@ -132,3 +133,10 @@ class Record:
             message = "The usage of this request cannot be recorded at the moment. Please try again."
             raise ApiError(503, message, code="ledger_unavailable", headers={"retry-after": "1"}) from None
         self._records.metrics.observe_ledger(time.monotonic() - started)
+
+
+def _price_of(route: Route) -> Price:
+    price = route.price
+    if price is None:
+        return Price()
+    return Price.per_million(price.prompt_tokens, price.completion_tokens, price.cached_prompt_tokens)

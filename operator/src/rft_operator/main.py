@@ -7,9 +7,11 @@ import asyncio
 import gc
 import logging
 import os
+import re
 import socket
 import sys
 import uuid
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -21,6 +23,7 @@ from pydantic import ValidationError
 from rft_api.bounds import Bounds
 from rft_api.foreign.small_server import Page, SmallServer
 from rft_api.model import format_location
+from rft_api.price import AMOUNT_PATTERN
 from rft_api.reward_function import Egress
 from rft_operator.kube.cluster import connect
 from rft_operator.kube.leader import Election, LeadershipLost
@@ -85,6 +88,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         metavar="JSON",
         help="what the fields pod and egress of manifests may ask for, as the chart's value bounds",
     )
+    parser.add_argument(
+        "--gpu-hour-price",
+        type=_parse_amount,
+        metavar="AMOUNT",
+        help="what a GPU costs for an hour, as 2.50; the status of jobs then says what they have cost",
+    )
     parser.add_argument("--metrics-port", type=int, default=8080, help="port of /metrics (8080)")
     parser.add_argument("--liveness-port", type=int, default=8081, help="port of /healthz (8081)")
     return parser.parse_args(arguments)
@@ -98,6 +107,12 @@ def _parse_egress(text: str) -> Egress:
         return Egress(cidr=cidr, port=int(port))
     except ValidationError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: {error.errors()[0]['msg']}") from None
+
+
+def _parse_amount(text: str) -> Decimal:
+    if not re.fullmatch(AMOUNT_PATTERN, text):
+        raise argparse.ArgumentTypeError(f"{text!r} must be an amount below 1000000, such as 2.50")
+    return Decimal(text)
 
 
 def _parse_bounds(text: str) -> Bounds:
@@ -131,6 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
         namespaces=tuple(sorted(set(options.watch_namespace))),
         gateway_exclusive=options.gateway_exclusive,
         bounds=options.bounds,
+        gpu_hour_price=options.gpu_hour_price,
         package_index=PackageIndex(options.package_index or None, tuple(options.package_egress or PackageIndex.egress)),
     )
     # Parsed objects are large and have no reference cycles; searching them for cycles took a quarter of the CPU time.

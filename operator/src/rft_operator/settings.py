@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from rft_api.bounds import Bounds
 from rft_api.reward_function import Egress
@@ -52,5 +53,7 @@ class Settings:
     """Where the packages that reward code declares are installed from."""
     bounds: Bounds = field(default_factory=Bounds)
     """What the `pod` and `egress` fields of manifests may ask for."""
+    gpu_hour_price: Decimal | None = None
+    """What a GPU costs for an hour; None when that is not stated."""
     poll_seconds: float = 15.0
     """Seconds between two requests for what cannot be watched: the progress of a run, the answers of a server."""

@@ -43,7 +43,7 @@ from rft_operator.rft_job.plan_memory import (
 )
 from rft_operator.rft_job.results import describe_progress, describe_result, finish_progress
 from rft_operator.rft_job.run_state import RunFacts, RunState, awaited_objects, awaits_pod_status, decide_run_state
-from rft_operator.rft_job.usage import count_usage, seconds_of_gpus
+from rft_operator.rft_job.usage import count_usage, price_usage, seconds_of_gpus
 from rft_operator.rft_job.world import RFTJobWorld
 from rft_operator.settings import Settings
 from rft_operator.status.conditions import Finding, build_conditions, find_condition, is_repeated, is_true
@@ -89,7 +89,7 @@ def plan_rft_job(world: RFTJobWorld, settings: Settings) -> Plan:
         progress=progress,
         result=result,
         checkpoints=checkpoints,
-        usage=usage,
+        usage=usage and price_usage(usage, result, settings.gpu_hour_price),
         start_time=None if start_time is None else format_timestamp(start_time),
         completion_time=(before.completion_time or format_timestamp(world.now)) if state.ended else None,
         retries=state.retries,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 
-from rft_api.job_status import JobUsage
+from rft_api.job_status import JobResult, JobUsage
 from rft_api.rft_job import RFTJobSpec
 from rft_operator.kube.timestamps import format_timestamp, parse_timestamp
 from rft_operator.pods.pod_view import PodView
 
 MINIMUM_INTERVAL_SECONDS = 10
 """Shortest interval that is counted while pods are running."""
+_CENT = Decimal("0.01")
 
 
 def count_usage(before: JobUsage | None, pods: Sequence[PodView], gpus_per_pod: int, now: datetime) -> JobUsage | None:
@@ -36,6 +38,23 @@ def count_usage(before: JobUsage | None, pods: Sequence[PodView], gpus_per_pod: 
         return before
     total = (before.gpu_seconds if before is not None else 0) + seconds
     return JobUsage(gpu_hours=f"{total / 3600:.3f}", gpu_seconds=total, measured_at=format_timestamp(now))
+
+
+def price_usage(usage: JobUsage, result: JobResult | None, gpu_hour_price: Decimal | None) -> JobUsage:
+    """Return the usage with what it costs. A cost that is there already stays, so that it keeps the price of its time.
+
+    Args:
+        usage: the usage, without a cost where GPU time was counted anew.
+        result: the result of the job, whose gain is what was bought; None before its end.
+        gpu_hour_price: the price of a GPU for an hour; None when it is not stated.
+    """
+    cost = Decimal(usage.cost) if usage.cost is not None else None
+    if cost is None and gpu_hour_price is not None:
+        cost = (gpu_hour_price * usage.gpu_seconds / 3600).quantize(_CENT)
+    points = Decimal(result.gain) * 100 if result is not None else Decimal(0)
+    if cost is None or points <= 0:
+        return usage.model_copy(update={"cost": None if cost is None else str(cost)})
+    return usage.model_copy(update={"cost": str(cost), "cost_per_point": f"{cost / points:.2f}"})
 
 
 def _held_seconds(pod: PodView, since: datetime | None, now: datetime) -> int:
