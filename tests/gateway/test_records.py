@@ -19,6 +19,7 @@ from rft_gateway.door import Door
 from rft_gateway.keys import KeyRing
 from rft_gateway.ledger import Ledger
 from rft_gateway.limits import Limiter
+from rft_gateway.logs import Conversations
 from rft_gateway.metrics import Metrics
 from rft_gateway.proxy import Proxy
 from rft_gateway.records import Records
@@ -35,7 +36,9 @@ async def door_before(files: Gateway, ledger: Ledger) -> AsyncIterator[str]:
     routes.load()
     async with Proxy(Replicas(time.monotonic), PATIENCE_SECONDS) as proxy:
         keys = KeyRing(files.folder / "keys")
-        door = Door(routes, keys, Limiter(time.time()), Records(ledger, Metrics()), proxy)
+        metrics = Metrics()
+        records = Records(ledger, metrics, Conversations(None, metrics, segment_seconds=1.0))
+        door = Door(routes, keys, Limiter(time.time()), records, proxy)
         runner = web.ServerRunner(web.Server(door.respond))
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

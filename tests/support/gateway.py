@@ -9,13 +9,14 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import yaml
 
+from rft_api.conversation_logs import ConversationLogs
 from rft_api.files import atomic_write
 from rft_api.gateway_key import Key, Limits, make_token, secret_document, token_digest
 from rft_api.gateway_routes import Route, RouteList
@@ -34,10 +35,14 @@ class Gateway:
         folder: for its files.
         routes: the models; `route` makes one.
         arguments: further ones of its command line.
+        environment: variables beside those of this process.
     """
 
-    def __init__(self, folder: Path, routes: Sequence[Route], *arguments: str):
+    def __init__(
+        self, folder: Path, routes: Sequence[Route], *arguments: str, environment: Mapping[str, str] | None = None
+    ):
         self.folder = folder
+        self._environment = {**os.environ, **(environment or {})}
         self.ledger_file = folder / "ledger.db"
         (folder / "keys").mkdir(parents=True, exist_ok=True)
         self.set_routes(routes)
@@ -61,7 +66,7 @@ class Gateway:
         """Starts it, also again."""
         self._output = self.folder / "gateway.out"
         with self._output.open("wb") as output, (self.folder / "gateway.log").open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=output, stderr=log, env=dict(os.environ))
+            self.process = subprocess.Popen(self._command, stdout=output, stderr=log, env=self._environment)
 
         def address() -> str | None:
             assert self.process.poll() is None, self.log
@@ -137,6 +142,12 @@ class Gateway:
             content = document if isinstance(document, bytes) else json.dumps(document).encode()
             return client.post(path, content=content, headers={"content-type": "application/json"})
 
+    def metrics(self) -> dict[str, float]:
+        """Returns the values of its metrics, by name and labels."""
+        text = httpx.get(f"{self.operation_url}/metrics", timeout=PATIENCE_SECONDS, trust_env=False).text
+        pairs = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, _, value in pairs}
+
     def entries(self) -> list[dict[str, Any]]:
         """Returns the rows of the ledger, in the order of arrival."""
         connection = sqlite3.connect(f"file:{self.ledger_file}?mode=ro", uri=True)
@@ -157,14 +168,21 @@ class Gateway:
 
 
 def route(
-    model: str, *servers: str, base: str | None = None, served_model: str | None = None, price: Price | None = None
+    model: str,
+    *servers: str,
+    base: str | None = None,
+    served_model: str | None = None,
+    logs: ConversationLogs | None = None,
+    namespace: str = NAMESPACE,
+    price: Price | None = None,
 ) -> Route:
-    """Returns a route of the tests' namespace."""
+    """Returns a route, by default of the tests' namespace."""
     return Route(
-        namespace=NAMESPACE,
+        namespace=namespace,
         model=model,
         base=base or model,
         served_model=served_model or model,
-        price=price,
         servers=list(servers),
+        logs=logs,
+        price=price,
     )

@@ -47,6 +47,8 @@ class Behaviour:
     """The server answers with this error."""
     embeddings: bool = False
     """Whether its model makes embeddings."""
+    finish: str = "length"
+    """Why completions end."""
     token_seconds: float = 0.0
 
 
@@ -162,7 +164,7 @@ class VllmBytes:
             "role": "assistant", "content": text, "refusal": None, "annotations": None, "audio": None,
             "function_call": None,
         }  # fmt: skip
-        finish = "length"
+        finish = self.behaviour.finish
         if "tools" in document:
             finish, message["content"] = "tool_calls", None
             message["tool_calls"] = [{"id": "call_0", "type": "function", "function": _function(document)}]
@@ -186,7 +188,8 @@ class VllmBytes:
             ]
             choices = [
                 {
-                    "index": index, "text": text, "logprobs": None, "finish_reason": "length", "stop_reason": None,
+                    "index": index, "text": text, "logprobs": None, "finish_reason": self.behaviour.finish,
+                    "stop_reason": None,
                     "token_ids": None, "prompt_logprobs": None, "prompt_token_ids": None,
                 }
                 for index, text in enumerate(texts)
@@ -244,7 +247,7 @@ class VllmBytes:
             for number in range(count):
                 for index, generator in enumerate(generators):
                     token = await anext(generator)
-                    finish = "length" if number == count - 1 else None
+                    finish = self.behaviour.finish if number == count - 1 else None
                     delta = {"content": token}
                     if is_chat and "tools" in document:
                         delta, finish = _tool_delta(document, number, count)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from rft_api.conversation_logs import ConversationLogs
 from rft_api.model import Model
 from rft_api.price import Price
 
@@ -28,6 +29,8 @@ class Route(Model):
     """What its tokens cost; nothing without it."""
     servers: list[Server]
     """The servers that take requests now; a server that is about to end is not among them."""
+    logs: ConversationLogs | None = None
+    """The log of the model's conversations. Without it, none is kept."""
 
 
 class RouteList(Model):

@@ -50,11 +50,14 @@ class StoredObject:
 
 
 class ObjectStore:
-    """The object store that the environment of this process names."""
+    """The object store that the environment of this process names.
 
-    def __init__(self) -> None:
-        # Several tries with growing pauses: a store that is away for some seconds is no event.
-        config = Config(retries={"max_attempts": 6, "mode": "standard"}, connect_timeout=10, read_timeout=60)
+    Args:
+        attempts: how often a request is tried, with growing pauses: a store that is away for some seconds is no event.
+    """
+
+    def __init__(self, attempts: int = 6) -> None:
+        config = Config(retries={"max_attempts": attempts, "mode": "standard"}, connect_timeout=10, read_timeout=60)
         # A session of its own: the default one keeps the credentials that the environment had when it was first used.
         self._client: Any = boto3.Session().client("s3", config=config)
 
@@ -167,6 +170,16 @@ class ObjectStore:
         bucket, key = _split(uri)
         with _explained("write", uri):
             self._client.upload_file(str(path), bucket, key, Callback=_serial(on_bytes))
+
+    def put(self, uri: str, content: bytes) -> None:
+        """Writes an object, in the place of one that is there.
+
+        Raises:
+            StorageError: when it cannot be written.
+        """
+        bucket, key = _split(uri)
+        with _explained("write", uri):
+            self._client.put_object(Bucket=bucket, Key=key, Body=content)
 
     def delete(self, uri: str) -> None:
         """Removes the object at an address, if there is one.

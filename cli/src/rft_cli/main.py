@@ -172,16 +172,34 @@ def serve(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one line when it is ready: the address and a key, as JSON.")
     ] = False,
+    logs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Keep conversations in this folder, or at s3://BUCKET/PREFIX.", show_default=False
+        ),
+    ] = None,
+    logs_fraction: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Keep this share of them, such as 0.1.", show_default=False)
+    ] = None,
+    logs_redact: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Replace what matches this regular expression before anything is written (repeatable).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Serve a run's model with OpenAI's API on this machine, until Ctrl-C.
 
     The base model is served, too, under its own name. Who asks needs the key that is printed; requests and tokens are
-    counted.
+    counted. With --logs, conversations are kept to train the next model.
     """
     with _user_errors():
         from rft_cli.serve import serve as serve_run
+        from rft_cli.served_logs import log_of
 
-        serve_run(run_folder, host, port, as_json)
+        serve_run(run_folder, host, port, as_json, log_of(logs, logs_fraction, logs_redact))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import httpx
 import yaml
 from rich.console import Console
 
+from rft_api.conversation_logs import ConversationLogs
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.files import atomic_write, open_in_place, open_new
 from rft_api.foreign.files import read_file
@@ -36,11 +37,20 @@ KEY_NAME = "local"
 POLL_SECONDS = 0.5
 _DRAIN_SECONDS = 5.0
 """Time in which answers that have begun may end, after Ctrl-C."""
+_LOG_SECONDS = 10.0
+"""Time for which conversations are collected for one object: one user makes few, and wants to see them."""
 _LONGEST_TOKEN = 1000
 
 
-def serve(run_folder: Path, host: str, port: int, as_json: bool) -> None:
+def serve(run_folder: Path, host: str, port: int, as_json: bool, logs: ConversationLogs | None = None) -> None:
     """Serve the model of a run until Ctrl-C or SIGTERM.
+
+    Args:
+        run_folder: the folder of the run.
+        host: the address that the gateway listens on.
+        port: its port; 0 is a free one.
+        as_json: whether address and key are printed as JSON.
+        logs: where conversations are kept; None keeps none.
 
     Raises:
         RunError: when it cannot be served, or a program has ended.
@@ -58,7 +68,7 @@ def serve(run_folder: Path, host: str, port: int, as_json: bool) -> None:
         notes.print(f"starting vLLM with {', '.join(models.names)} (log: {files.server_log})", soft_wrap=True)
         if not server.wait_until_ready(stop):
             return
-        files.write_routes(models, server.url)
+        files.write_routes(models, server.url, logs)
         gateway = Gateway(files, host, port)
         stack.callback(gateway.program.stop)
         if not gateway.wait_until_ready(stop):
@@ -71,7 +81,8 @@ def serve(run_folder: Path, host: str, port: int, as_json: bool) -> None:
                 usage = read_usage(gateway.operation_url)
                 if usage is not None:
                     display.update(usage)
-        notes.print(f"stopping; usage is in {files.ledger}", soft_wrap=True)
+        kept = f", conversations are in {logs.uri}" if logs else ""
+        notes.print(f"stopping; usage is in {files.ledger}{kept}", soft_wrap=True)
 
 
 def _announce(models: ServedModels, url: str, token: str, notes: Console, as_json: bool) -> None:
@@ -98,6 +109,7 @@ class ServingFolder:
         self.routes = path / "routes.json"
         self.keys = path / "keys"
         self.ledger = path / "ledger.db"
+        self.spool = path / "spool"
         self.server_log = path / "vllm.log"
         self.gateway_log = path / "gateway.log"
         self._token = path / "token"
@@ -137,10 +149,10 @@ class ServingFolder:
         atomic_write(self.keys / f"{KEY_NAME}.yaml", yaml.safe_dump(secret_document(key), sort_keys=False))
         return token
 
-    def write_routes(self, models: ServedModels, server: str) -> None:
+    def write_routes(self, models: ServedModels, server: str, logs: ConversationLogs | None) -> None:
         """Write the models and their server for the gateway."""
         routes = [
-            Route(namespace=NAMESPACE, model=name, base=models.base, served_model=name, servers=[server])
+            Route(namespace=NAMESPACE, model=name, base=models.base, served_model=name, servers=[server], logs=logs)
             for name in models.names
         ]
         atomic_write(self.routes, RouteList(routes=routes).model_dump_json(by_alias=True, indent=2) + "\n")
@@ -192,6 +204,7 @@ class Gateway:
             sys.executable, "-m", "rft_gateway", "--routes", str(files.routes), "--keys", str(files.keys),
             "--ledger", str(files.ledger), "--host", host, "--port", str(port),
             "--operation-port", str(operation_port), "--drain-seconds", f"{_DRAIN_SECONDS:g}",
+            "--spool", str(files.spool), "--log-seconds", f"{_LOG_SECONDS:g}",
         ]  # fmt: skip
         self.program = Program(command, files.gateway_log, os.environ)
 

@@ -24,6 +24,7 @@ from rft_gateway.door import Door, Operation
 from rft_gateway.keys import KeyRing
 from rft_gateway.ledger import Ledger, LedgerError, Total
 from rft_gateway.limits import Limiter
+from rft_gateway.logs import Conversations, Spool, SpoolError
 from rft_gateway.metrics import Metrics
 from rft_gateway.proxy import Proxy
 from rft_gateway.records import Records
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _allow_many_connections()
     try:
         uvloop.run(serve(settings))
-    except (StartError, ListenError, RoutesError, LedgerError) as error:
+    except (StartError, ListenError, RoutesError, LedgerError, SpoolError) as error:
         print(error, file=sys.stderr)
         return ExitCode.CONFIGURATION_INVALID
     return ExitCode.SUCCEEDED
@@ -59,7 +60,7 @@ async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        StartError, ListenError, RoutesError, LedgerError: when it cannot start.
+        StartError, ListenError, RoutesError, LedgerError, SpoolError: when it cannot start.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -67,6 +68,8 @@ async def serve(settings: Settings) -> None:
     replicas = Replicas(time.monotonic)
     routes = RouteTable(settings.routes, lambda table: replicas.keep_only(table.servers()))
     routes.load()
+    if settings.spool is None and routes.keep_logs():
+        raise StartError(f"--spool: name a folder, because models of {settings.routes} have logs")
     try:
         keys = KeyRing(settings.keys)
     except OSError as error:
@@ -76,7 +79,9 @@ async def serve(settings: Settings) -> None:
     limiter = Limiter(time.time())
     limiter.restore(_tokens_of_days(await _totals_of_month(ledger)))
     metrics = Metrics()
-    records = Records(ledger, metrics)
+    conversations = Conversations(_spool(settings), metrics, settings.log_seconds)
+    await conversations.start()
+    records = Records(ledger, metrics, conversations)
     followers = [asyncio.create_task(routes.follow()), asyncio.create_task(keys.watch())]
     try:
         async with Proxy(replicas, settings.answer_seconds) as proxy:
@@ -87,7 +92,12 @@ async def serve(settings: Settings) -> None:
     finally:
         for follower in followers:
             follower.cancel()
+        await conversations.close()
         await ledger.close()
+
+
+def _spool(settings: Settings) -> Spool | None:
+    return None if settings.spool is None else Spool(settings.spool, settings.spool_bytes)
 
 
 async def _listen(settings: Settings, door: Door, operation: Operation, stop: asyncio.Event) -> None:

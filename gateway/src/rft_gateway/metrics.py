@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from rft_api.gateway_routes import Route
@@ -58,6 +60,18 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._log_records = Counter(
+            "rft_gateway_log_records",
+            "Conversations and feedback for logs, by result: Kept, or why not",
+            [*model, "result"],
+            registry=registry,
+        )
+        self._log_failures = Counter(
+            "rft_gateway_log_failures",
+            "Attempts to write logs to their destination that have failed",
+            ["namespace"],
+            registry=registry,
+        )
         self.in_flight = Gauge("rft_gateway_in_flight", "Requests that are being answered", registry=registry)
 
     def count_request(self, route: Route, outcome: str, status: int, seconds: float) -> None:
@@ -82,6 +96,23 @@ class Metrics:
     def count_error(self, code: str) -> None:
         """Count a request that was answered with an error."""
         self._errors.labels(code).inc()
+
+    def count_log_record(self, route: Route, result: str) -> None:
+        """Count a record for the log of a model: Kept, or why it is not."""
+        self._log_records.labels(route.namespace, route.model, result).inc()
+
+    def count_log_failure(self, namespace: str) -> None:
+        """Count an attempt to write logs to their destination that has failed."""
+        self._log_failures.labels(namespace).inc()
+
+    def watch_logs(self, records: Callable[[], float], size: Callable[[], float], age: Callable[[], float]) -> None:
+        """Have the metrics tell what waits for its upload: its records, bytes, and the age of the oldest in seconds."""
+        for name, text, value in (
+            ("records", "Records that wait for their upload", records),
+            ("bytes", "Bytes on the disk that wait for their upload", size),
+            ("seconds", "Age of the oldest record that waits for its upload, about", age),
+        ):
+            Gauge(f"rft_gateway_log_waiting_{name}", text, registry=self.registry).set_function(value)
 
     def observe_first_token(self, route: Route, seconds: float) -> None:
         """Note how long a client has waited for the first part of a stream."""

@@ -17,9 +17,10 @@ from rft_api.gateway_routes import Route
 from rft_gateway import server_errors
 from rft_gateway.errors import ApiError
 from rft_gateway.ledger import Outcome
+from rft_gateway.logs import Assembly
 from rft_gateway.records import Record
 from rft_gateway.replicas import Replica, Replicas
-from rft_gateway.requests import Call
+from rft_gateway.requests import Api, Call
 from rft_gateway.streams import EventStream
 from rft_gateway.usage import StreamTally, usage_of
 
@@ -153,10 +154,11 @@ async def _pass_document(exchange: Exchange, answer: aiohttp.ClientResponse) -> 
     """Pass on an answer that is no stream."""
     body = await _read(answer, LARGEST_ANSWER)
     try:
-        usage = usage_of(orjson.loads(body))
+        document = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise server_errors.broken_off() from None
-    await asyncio.shield(exchange.record.write(usage, answer.status, Outcome.ANSWERED))
+    whole = document if isinstance(document, dict) and exchange.call.api is not Api.EMBEDDINGS else None
+    await asyncio.shield(exchange.record.write(usage_of(document), answer.status, Outcome.ANSWERED, whole))
     headers = {"content-type": answer.headers.get("content-type", "application/json"), **exchange.headers}
     return web.Response(body=_renamed(exchange.route, body), status=answer.status, headers=headers)
 
@@ -165,7 +167,8 @@ async def _pass_stream(exchange: Exchange, answer: aiohttp.ClientResponse) -> we
     """Pass on a stream. Its end is held back until usage is durable; an error in the middle becomes its last event."""
     headers = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", **exchange.headers}
     response = web.StreamResponse(status=answer.status, headers=headers)
-    events = EventStream(exchange.call, exchange.tally, server_errors.from_event)
+    assembly = Assembly() if exchange.record.keeps_conversation else None
+    events = EventStream(exchange.call, exchange.tally, server_errors.from_event, assembly)
     error: ApiError | None = None
     begun = False
     try:
@@ -191,8 +194,9 @@ async def _pass_stream(exchange: Exchange, answer: aiohttp.ClientResponse) -> we
         error = server_errors.broken_off()
     outcome = Outcome.SERVER_FAILED if error or events.error else Outcome.ANSWERED
     end = events.held if error is None else _event(error)
+    whole = assembly.answer() if assembly else None
     try:
-        await asyncio.shield(exchange.record.write(exchange.tally.usage(), answer.status, outcome))
+        await asyncio.shield(exchange.record.write(exchange.tally.usage(), answer.status, outcome, whole))
     except ApiError as failure:
         end = _event(failure)  # an answer whose usage cannot be recorded is not given
     await _send(exchange, response, _renamed(exchange.route, end))

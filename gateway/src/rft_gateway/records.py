@@ -1,4 +1,5 @@
-"""What is kept of a request when it ends: its entry in the ledger, its tokens at its key's limits, and metrics."""
+"""What is kept of a request when it ends: its entry in the ledger, its tokens at its key's limits, its conversation
+where its model has a log, and metrics."""
 
 from __future__ import annotations
 
@@ -8,10 +9,12 @@ import time
 from datetime import datetime
 
 from rft_api.gateway_routes import Route
+from rft_api.model import Json
 from rft_gateway.errors import ApiError
 from rft_gateway.keys import Key
 from rft_gateway.ledger import Entry, Ledger, LedgerError, Outcome, Price
 from rft_gateway.limits import Admission
+from rft_gateway.logs import Conversation, Conversations
 from rft_gateway.metrics import Metrics
 from rft_gateway.requests import Call
 from rft_gateway.usage import Usage
@@ -22,9 +25,10 @@ _logger = logging.getLogger(__name__)
 class Records:
     """Keeps what is left of all requests."""
 
-    def __init__(self, ledger: Ledger, metrics: Metrics):
+    def __init__(self, ledger: Ledger, metrics: Metrics, conversations: Conversations):
         self.ledger = ledger
         self.metrics = metrics
+        self.conversations = conversations
         self._writing: set[asyncio.Task[None]] = set()
 
     def begin(self, write: asyncio.Task[None]) -> None:
@@ -38,7 +42,7 @@ class Records:
             write.exception()  # it has been logged
 
     async def close(self) -> None:
-        """Wait until the ledger has everything."""
+        """Wait until everything is on the disk."""
         while self._writing:
             await asyncio.wait(self._writing)
 
@@ -52,7 +56,7 @@ class Record:
         arrival: when it arrived.
         key: the key that asks.
         route: the model.
-        call: the request itself, of which only the estimate of its tokens is used.
+        call: the request itself.
         admission: the request at its key's limits.
     """
 
@@ -66,16 +70,22 @@ class Record:
         self._started = time.monotonic()
         self._key = key
         self._route = route
-        self._prompt_estimate = call.prompt_estimate
+        self._call = call
         self._admission = admission
         self._write: asyncio.Task[None] | None = None
+        self.keeps_conversation = records.conversations.selects(route, request_id)
+        """Whether the log of the model gets the conversation."""
 
     def note_first_part(self) -> None:
         """Note that the first part of a stream is sent."""
         self._records.metrics.observe_first_token(self._route, time.monotonic() - self._started)
 
-    def write(self, usage: Usage | None, status: int, outcome: Outcome) -> asyncio.Task[None]:
+    def write(
+        self, usage: Usage | None, status: int, outcome: Outcome, answer: Json | None = None
+    ) -> asyncio.Task[None]:
         """Begin to write the entry, and return the task that ends when it is durable; only the first call writes.
+
+        So is then the conversation, if the log of the model gets it.
 
         The task ends with an ApiError when the ledger cannot take the entry.
 
@@ -83,12 +93,16 @@ class Record:
             usage: the tokens; None where the server should have stated them, and has not.
             status: the status code of HTTP of the answer.
             outcome: how the request has ended.
+            answer: the whole answer, if there is one.
         """
         if self._write is None:
             seconds = time.monotonic() - self._started
             self._count(usage, status, outcome, seconds)
             entry = self._entry(usage or Usage(), status, outcome, seconds)
-            self._write = asyncio.create_task(self._write_entry(entry))
+            conversation = None
+            if self.keeps_conversation and outcome is Outcome.ANSWERED and answer is not None:
+                conversation = Conversation(self.id, self._arrival, self._route, self._call, answer, usage or Usage())
+            self._write = asyncio.create_task(self._write_all(entry, conversation))
             self._records.begin(self._write)
         return self._write
 
@@ -97,7 +111,7 @@ class Record:
         tokens = counted.prompt_tokens + counted.completion_tokens
         if outcome is Outcome.CLIENT_LEFT:
             # Whoever leaves before an answer must not get round the limits: the server has read the prompt.
-            tokens = max(tokens, self._prompt_estimate)
+            tokens = max(tokens, self._call.prompt_estimate)
         self._admission.settle(time.time(), tokens)
         metrics = self._records.metrics
         metrics.count_request(self._route, outcome, status, seconds)
@@ -123,6 +137,15 @@ class Record:
             outcome=outcome,
             price=_price_of(self._route),
         )
+
+    async def _write_all(self, entry: Entry, conversation: Conversation | None) -> None:
+        if conversation is None:
+            return await self._write_entry(entry)
+        keeping = asyncio.create_task(self._records.conversations.keep(conversation))
+        try:
+            await self._write_entry(entry)
+        finally:
+            await keeping
 
     async def _write_entry(self, entry: Entry) -> None:
         started = time.monotonic()

@@ -11,6 +11,7 @@ from rft_api.foreign.files import read_file
 from rft_api.foreign.sizes import format_size
 from rft_api.foreign.text import one_line
 from rft_api.gateway_routes import Route, RouteList
+from rft_api.redaction import redactor
 
 PAUSE_SECONDS = 1.0
 """Time between two looks at the file."""
@@ -50,6 +51,10 @@ class RouteTable:
         """Return the addresses of all servers."""
         return {url for route in self._routes.values() for url in route.servers}
 
+    def keep_logs(self) -> bool:
+        """Return whether the conversations of any model are kept."""
+        return any(route.logs is not None for route in self._routes.values())
+
     def load(self) -> None:
         """Read the file, if it has changed.
 
@@ -64,6 +69,8 @@ class RouteTable:
             table = {(route.namespace, route.model): route for route in routes}
             if len(table) < len(routes):
                 raise ValueError("names a model of a namespace twice")
+            for route in routes:
+                redactor(route.logs.redact if route.logs else None)  # raises ValueError for a pattern that is none
         except (OSError, ValueError) as error:
             raise RoutesError(f"{self._path}: {one_line(str(error))}") from None
         self._content, self._routes = content, table

@@ -31,6 +31,12 @@ class Settings:
     """The longest time in which a server may send nothing."""
     drain_seconds: float
     """Time that requests have to end after SIGTERM."""
+    spool: Path | None
+    """The folder in which conversations for logs wait; None keeps none."""
+    spool_bytes: int
+    """How many bytes may wait there."""
+    log_seconds: float
+    """Time for which conversations are collected for one object of a log."""
 
 
 def read_settings(arguments: Sequence[str] | None) -> Settings:
@@ -71,5 +77,25 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
         default=30.0,
         metavar="SECONDS",
         help="time that requests have to end after SIGTERM (default: 30)",
+    )
+    parser.add_argument(
+        "--spool",
+        type=Path,
+        metavar="FOLDER",
+        help="folder in which conversations wait until the logs of models have them",
+    )
+    parser.add_argument(
+        "--spool-bytes",
+        type=int,
+        default=4 << 30,
+        metavar="BYTES",
+        help="how much may wait there; what does not fit is not kept (default: 4 GiB)",
+    )
+    parser.add_argument(
+        "--log-seconds",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="time for which conversations are collected for one object of a log (default: 60)",
     )
     return Settings(**vars(parser.parse_args(arguments)))

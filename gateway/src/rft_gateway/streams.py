@@ -9,6 +9,7 @@ import orjson
 
 from rft_api.foreign.sizes import format_size
 from rft_gateway.errors import ApiError
+from rft_gateway.logs import Assembly
 from rft_gateway.requests import Api, Call
 from rft_gateway.usage import StreamTally
 
@@ -31,12 +32,20 @@ class EventStream:
         call: the request.
         tally: counts the tokens.
         server_error: makes OpenAI's error of an error that the server states.
+        assembly: gets the chunks, if the whole answer is wanted.
     """
 
-    def __init__(self, call: Call, tally: StreamTally, server_error: Callable[[Any], ApiError]):
+    def __init__(
+        self,
+        call: Call,
+        tally: StreamTally,
+        server_error: Callable[[Any], ApiError],
+        assembly: Assembly | None = None,
+    ):
         self._call = call
         self._tally = tally
         self._server_error = server_error
+        self._assembly = assembly
         self._pass_on = self._response_event if call.api is Api.RESPONSES else self._chunk
         self._pending = b""
         self.held = b""
@@ -73,6 +82,8 @@ class EventStream:
             self.error = self._server_error(document["error"])
             passed = event[:start] + _DATA + self.error.body() + _END
         else:
+            if self._assembly is not None:
+                self._assembly.add(document)
             passed = self._pass_on(event, document)
         return self._hold(passed) if self.held or self.is_complete or self.error else passed
 

@@ -1,0 +1,48 @@
+"""The log of conversations that `rft serve` keeps, from the options of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from rft_api.conversation_logs import ConversationLogs
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.redaction import pattern_problem
+from rft_api.violations import violations
+
+_SCHEME = "s3://"
+
+
+def log_of(address: str | None, fraction: str | None, redact: Sequence[str] | None) -> ConversationLogs | None:
+    """Return the log that models have; None without an address.
+
+    Args:
+        address: an address in S3, or a folder.
+        fraction: share of the conversations, such as 0.1; all by default.
+        redact: regular expressions whose matches are replaced.
+
+    Raises:
+        RunError: CONFIGURATION_INVALID when one of them is wrong.
+    """
+    if address is None:
+        for option, value in (("--logs-fraction", fraction), ("--logs-redact", redact)):
+            if value:
+                raise RunError(ExitCode.CONFIGURATION_INVALID, f"{option} has no meaning without --logs")
+        return None
+    fields = {
+        "uri": address if address.startswith(_SCHEME) else str(Path(address).expanduser().resolve()),
+        "fraction": fraction or "1",
+        "redact": {"patterns": [{"pattern": pattern} for pattern in redact]} if redact else None,
+    }
+    try:
+        logs = ConversationLogs.model_validate(fields)
+    except ValidationError as error:
+        first = next(violations(error, fields, ConversationLogs))
+        raise RunError(ExitCode.CONFIGURATION_INVALID, f"--logs: {first}") from None
+    for rule in logs.redact.patterns if logs.redact else []:
+        problem = pattern_problem(rule)
+        if problem:
+            raise RunError(ExitCode.CONFIGURATION_INVALID, f"--logs-redact {rule.pattern}: {problem}")
+    return logs

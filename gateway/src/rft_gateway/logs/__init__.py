@@ -1,0 +1,8 @@
+"""Logs of conversations, which train the next model: assembly, record, spool, uploads and conversations."""
+
+from rft_gateway.logs.assembly import Assembly
+from rft_gateway.logs.conversations import Conversations
+from rft_gateway.logs.record import Conversation
+from rft_gateway.logs.spool import Spool, SpoolError
+
+__all__ = ["Assembly", "Conversation", "Conversations", "Spool", "SpoolError"]

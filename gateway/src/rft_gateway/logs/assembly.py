@@ -1,0 +1,128 @@
+"""Makes one answer of the chunks of a stream, as the server would have answered without a stream. Pure."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from typing import Any
+
+from rft_api.invocation_reading import MAXIMUM_BYTES
+from rft_api.model import Json
+
+_MOST_CHOICES = 4096
+_MOST_CALLS = 1024
+_TEXTS = ("content", "refusal", "reasoning", "reasoning_content")
+"""Fields of a message that a stream sends in pieces."""
+_LAST_EVENTS = ("response.completed", "response.incomplete")
+
+
+@dataclass
+class _ToolCall:
+    fields: Json = field(default_factory=dict)
+    name: str = ""
+    arguments: io.StringIO = field(default_factory=io.StringIO)
+
+
+@dataclass
+class _Choice:
+    role: str = "assistant"
+    texts: dict[str, io.StringIO] = field(default_factory=dict)
+    calls: dict[int, _ToolCall] = field(default_factory=dict)
+    finish_reason: str | None = None
+
+
+class Assembly:
+    """An answer that comes in chunks.
+
+    Memory is bounded: an answer that is too large for a log is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._head: Json = {}
+        self._choices: dict[int, _Choice] = {}
+        self._usage: Any = None
+        self._response: Json | None = None
+        self._size = 0
+
+    def add(self, document: Json) -> None:
+        """Add a chunk of chat or completions, or an event of /v1/responses."""
+        if "type" in document and "choices" not in document:
+            if document["type"] in _LAST_EVENTS and isinstance(document.get("response"), dict):
+                self._response = document["response"]
+            return
+        if not self._head:
+            self._head = {name: document[name] for name in ("id", "object", "created") if name in document}
+        self._usage = document.get("usage") or self._usage
+        choices = document.get("choices")
+        for choice in choices if isinstance(choices, list) else []:
+            self._add_choice(choice)
+        if self._size > MAXIMUM_BYTES:
+            self._choices.clear()
+
+    def answer(self) -> Json | None:
+        """Return the whole answer; None when a part of it is missing, or when it was too large."""
+        if self._response is not None:
+            return self._response
+        choices = [self._choices[index] for index in sorted(self._choices)]
+        if not choices or self._size > MAXIMUM_BYTES or any(choice.finish_reason is None for choice in choices):
+            return None
+        is_chat = str(self._head.get("object", "")).startswith("chat")
+        parts = [
+            {"index": index, **(_message(choice) if is_chat else _text(choice)), "finish_reason": choice.finish_reason}
+            for index, choice in enumerate(choices)
+        ]
+        kind = "chat.completion" if is_chat else "text_completion"
+        return {**self._head, "object": kind, "choices": parts, "usage": self._usage}
+
+    def _add_choice(self, part: Any) -> None:
+        index = part.get("index", 0) if isinstance(part, dict) else None
+        if not isinstance(index, int) or not 0 <= index < _MOST_CHOICES or self._size > MAXIMUM_BYTES:
+            return
+        choice = self._choices.setdefault(index, _Choice())
+        choice.finish_reason = part.get("finish_reason") or choice.finish_reason
+        delta = part.get("delta")
+        if not isinstance(delta, dict):
+            self._append(choice, "text", part.get("text"))
+            return
+        choice.role = delta.get("role") or choice.role
+        for name in _TEXTS:
+            self._append(choice, name, delta.get(name))
+        calls = delta.get("tool_calls")
+        for call in calls if isinstance(calls, list) else []:
+            self._add_call(choice, call)
+
+    def _append(self, choice: _Choice, name: str, text: Any) -> None:
+        if isinstance(text, str):
+            self._size += len(text)
+            choice.texts.setdefault(name, io.StringIO()).write(text)
+
+    def _add_call(self, choice: _Choice, part: Any) -> None:
+        index = part.get("index", 0) if isinstance(part, dict) else None
+        if not isinstance(index, int) or not 0 <= index < _MOST_CALLS:
+            return
+        call = choice.calls.setdefault(index, _ToolCall())
+        call.fields |= {name: part[name] for name in ("id", "type") if isinstance(part.get(name), str)}
+        function = part.get("function")
+        if isinstance(function, dict):
+            call.name = function.get("name") or call.name
+            arguments = function.get("arguments")
+            if isinstance(arguments, str):
+                self._size += len(arguments)
+                call.arguments.write(arguments)
+
+
+def _message(choice: _Choice) -> Json:
+    texts = {name: text.getvalue() for name, text in choice.texts.items() if name == "content" or text.tell()}
+    message: Json = {"role": choice.role, "content": None, **texts}
+    if choice.calls:
+        message["content"] = message["content"] or None
+        message["tool_calls"] = [
+            {**call.fields, "function": {"name": call.name, "arguments": call.arguments.getvalue()}}
+            for _, call in sorted(choice.calls.items())
+        ]
+    return {"message": message}
+
+
+def _text(choice: _Choice) -> Json:
+    text = choice.texts.get("text")
+    return {"text": text.getvalue() if text else ""}

@@ -1,0 +1,157 @@
+"""Keeps conversations: on the disk before their answer ends, and from there, later, at their destinations.
+
+An answer never fails because its conversation cannot be kept: that is counted, and said in the gateway's log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from hashlib import blake2b
+from typing import TypeVar
+
+from rft_api.gateway_routes import Route
+from rft_gateway.logs.record import Conversation, conversation_line
+from rft_gateway.logs.spool import BATCH_BYTES, Destination, Spool
+from rft_gateway.logs.uploads import Uploader
+from rft_gateway.metrics import Metrics
+
+FINISH_SECONDS = 5.0
+"""Time in which a gateway that ends tries to upload what waits."""
+_REDACTING_THREADS = 2
+_SHARES = 1 << 64
+_log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    destination: Destination
+    line: bytes
+    written: asyncio.Future[str | None]
+    """Why it is not kept, or None."""
+
+
+class Conversations:
+    """Where conversations are kept. All methods belong to one event loop.
+
+    Args:
+        spool: where they wait; None keeps none.
+        metrics: counts them.
+        segment_seconds: time for which conversations are collected for one object.
+    """
+
+    def __init__(self, spool: Spool | None, metrics: Metrics, segment_seconds: float):
+        self._spool = spool
+        self._metrics = metrics
+        self._waiting: list[_Waiting] = []
+        self._committer: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, "spool")
+        self._redacting = ThreadPoolExecutor(_REDACTING_THREADS, "redaction")
+        if spool is not None:
+            self._uploader = Uploader(spool, self._in_thread, metrics, segment_seconds)
+            metrics.watch_logs(lambda: spool.records, lambda: spool.size, lambda: _age(spool))
+
+    async def start(self) -> None:
+        """Take over what an earlier gateway has left, and begin to upload.
+
+        Raises:
+            SpoolError: when the spool cannot be used.
+        """
+        if self._spool is not None:
+            await self._in_thread(self._spool.open)
+            self._uploading = asyncio.create_task(self._uploader.run())
+
+    def selects(self, route: Route, request_id: str) -> bool:
+        """Return whether the conversation of a request belongs to the share that is kept; it depends on its id only."""
+        if route.logs is None:
+            return False
+        number = int.from_bytes(blake2b(request_id.encode(), digest_size=8).digest())
+        return number < route.logs.fraction * _SHARES
+
+    async def keep(self, conversation: Conversation) -> None:
+        """Return when a conversation is on the disk, or cannot be kept."""
+        await self.append(conversation.route, "", partial(conversation_line, conversation))
+
+    async def append(self, route: Route, folder: str, make_line: Callable[[], bytes]) -> str | None:
+        """Keep a line in a folder of a model's log, and return why it is not kept, or None when it is on the disk.
+
+        Args:
+            route: the model, which has a log.
+            folder: a folder below the address of the log, or the empty text.
+            make_line: makes the line, without what is to be redacted.
+        """
+        assert route.logs is not None
+        uri = f"{route.logs.uri.rstrip('/')}/{folder}" if folder else route.logs.uri
+        reason: str | None
+        try:
+            # Redaction takes time that grows with the text: it must not hold up the requests of others.
+            line = await self._redact(make_line) if route.logs.redact else make_line()
+        except (ValueError, TypeError, RecursionError) as error:
+            # Its message might have a part of the request.
+            _log.error("a line for the log of %s/%s: %s", route.namespace, route.model, type(error).__name__)
+            reason = "Unwritable"
+        else:
+            reason = await self._write(Destination(namespace=route.namespace, uri=uri), line)
+        self._metrics.count_log_record(route, reason or "Kept")
+        return reason
+
+    async def close(self) -> None:
+        """Write what waits, and try to upload it."""
+        if self._committer is not None:
+            await self._committer
+        if self._spool is not None:
+            self._uploading.cancel()
+            await self._uploader.finish(FINISH_SECONDS)
+            await self._in_thread(self._spool.close)
+        self._thread.shutdown()
+        self._redacting.shutdown()
+
+    async def _redact(self, make_line: Callable[[], bytes]) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self._redacting, make_line)
+
+    async def _write(self, destination: Destination, line: bytes) -> str | None:
+        """Return when a line is on the disk; all that wait at the same time are written together."""
+        if self._spool is None:
+            return "NoSpool"
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(destination, line, loop.create_future())
+        self._waiting.append(waiting)
+        if self._committer is None or self._committer.done():
+            self._committer = loop.create_task(self._commit_all(self._spool))
+        return await waiting.written
+
+    async def _commit_all(self, spool: Spool) -> None:
+        while self._waiting:
+            batch = self._next_batch()
+            lines = [(each.destination, each.line) for each in batch]
+            try:
+                reasons = await self._in_thread(partial(spool.append, lines, datetime.now(UTC)))
+            except Exception as error:  # of whatever kind: nobody else would tell those who wait
+                _log.error("conversations are not kept: %s", type(error).__name__)
+                reasons = ["SpoolFailed"] * len(batch)
+            for each, reason in zip(batch, reasons, strict=True):
+                if not each.written.done():  # its caller was cancelled
+                    each.written.set_result(reason)
+
+    def _next_batch(self) -> list[_Waiting]:
+        count = size = 0
+        while count < len(self._waiting) and size < BATCH_BYTES:
+            size += len(self._waiting[count].line)
+            count += 1
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        return batch
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _age(spool: Spool) -> float:
+    oldest = spool.oldest
+    return 0.0 if oldest is None else max(0.0, (datetime.now(UTC) - oldest).total_seconds())

@@ -1,0 +1,116 @@
+"""The lines of a log: a conversation as Amazon Bedrock's invocation logs have it, with redacted text only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from rft_api.gateway_routes import Route
+from rft_api.invocation_log import Redaction, RedactionPattern
+from rft_api.model import Json
+from rft_api.redaction import redactor
+from rft_gateway.requests import Call
+from rft_gateway.usage import Usage
+
+_STRUCTURE = frozenset({
+    "system", "developer", "user", "assistant", "tool", "function", "text", "input_text", "output_text", "message",
+    "stop", "length", "tool_calls", "completed", "incomplete", "chat.completion", "text_completion", "response",
+})  # fmt: skip
+"""Texts with which an API marks parts of a conversation. A broad pattern must not make a conversation unreadable."""
+
+_FIELD = re.compile("[a-z][A-Za-z_]{0,63}")
+"""Names of an API's fields; other names are texts of a client."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A request, and the whole answer that a server has given."""
+
+    request_id: str
+    arrival: datetime
+    route: Route
+    call: Call
+    answer: Json
+    usage: Usage
+
+
+def conversation_line(conversation: Conversation) -> bytes:
+    """Return the line of a conversation, with the line end.
+
+    Raises:
+        ValueError: when a pattern of its redaction cannot be used.
+    """
+    call, usage, model = conversation.call, conversation.usage, conversation.route.model
+    metadata = call.document.get("metadata")
+    record: Json = {
+        "schemaType": "ModelInvocationLog",
+        "schemaVersion": "1.0",
+        "timestamp": timestamp(conversation.arrival.replace(microsecond=0)),
+        "requestId": conversation.request_id,
+        "operation": "InvokeModelWithResponseStream" if call.stream else "InvokeModel",
+        "modelId": model,
+    }
+    texts: Json = {
+        "input": {
+            "inputContentType": "application/json",
+            "inputBodyJson": call.document,
+            "inputTokenCount": usage.prompt_tokens,
+        },
+        "output": {
+            "outputContentType": "application/json",
+            "outputBodyJson": {**conversation.answer, "model": model},
+            "outputTokenCount": usage.completion_tokens,
+        },
+    }
+    if isinstance(metadata, dict):
+        texts["requestMetadata"] = {key: value for key, value in metadata.items() if isinstance(value, str)}
+    return line({**record, **redacted(texts, conversation.route)})
+
+
+def line(record: Json) -> bytes:
+    """Return a record as a line."""
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def timestamp(time: datetime) -> str:
+    """Return a time as the logs write it."""
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def redacted(texts: Json, route: Route) -> Json:
+    """Return texts without what the log of a model must not have: in values, and in names that are no fields.
+
+    Raises:
+        ValueError: when a pattern cannot be used. Then nothing may be written.
+    """
+    redaction = route.logs.redact if route.logs else None
+    if redaction is None:
+        return texts
+    redact = _redactor(tuple((rule.pattern, rule.replacement) for rule in redaction.patterns))
+    return {name: _redacted(value, redact) for name, value in texts.items()}
+
+
+@lru_cache(maxsize=256)
+def _redactor(patterns: tuple[tuple[str, str], ...]) -> Callable[[str], str]:
+    rules = [RedactionPattern(pattern=pattern, replacement=replacement) for pattern, replacement in patterns]
+    return redactor(Redaction(patterns=rules))
+
+
+def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return value if value in _STRUCTURE else redact(value)
+    if isinstance(value, list):
+        return [_redacted(item, redact) for item in value]
+    if isinstance(value, dict):
+        return {_redacted_name(name, redact): _redacted(item, redact) for name, item in value.items()}
+    return value
+
+
+def _redacted_name(name: str, redact: Callable[[str], str]) -> str:
+    return name if _FIELD.fullmatch(name) else redact(name)

@@ -1,0 +1,150 @@
+"""Takes the closed segments of the spool to their destinations, in objects with gzip; a store may be away for hours."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from rft_api.files import atomic_write
+from rft_api.storage_error import StorageError
+from rft_gateway.logs.spool import Destination, Queue, Segment, Spool
+from rft_gateway.metrics import Metrics
+
+_POLL_SECONDS = 0.2
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+"""Seconds between two attempts while a destination cannot be written."""
+_THREADS = 8
+"""Destinations that are written at the same time; one whose store does not answer holds up none of the others."""
+_SCHEME = "s3://"
+_log = logging.getLogger(__name__)
+
+InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
+
+
+class Stores:
+    """Writes objects to S3, with the credentials of the environment, or to folders."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._store: Any = None
+
+    def put(self, destination: Destination, name: str, content: bytes) -> None:
+        """Write an object below the address of a destination; one that is there is replaced.
+
+        Raises:
+            StorageError: when it cannot be written.
+        """
+        if destination.uri.startswith(_SCHEME):
+            self._objects().put(f"{destination.uri.rstrip('/')}/{name}", content)
+            return
+        try:
+            atomic_write(Path(destination.uri) / name, content, durable=True)
+        except OSError as error:
+            raise StorageError(f"cannot write {error.filename or destination.uri}: {error.strerror}") from error
+
+    def _objects(self) -> Any:
+        with self._lock:
+            if self._store is None:
+                # Slow to import, and needed by few gateways.
+                from rft_api.storage import ObjectStore
+
+                self._store = ObjectStore(attempts=1)  # what fails is tried again here
+            return self._store
+
+
+@dataclass
+class _State:
+    """What is known of a destination."""
+
+    task: asyncio.Task[None] | None = None
+    next_attempt: float = 0.0
+    pause: float = _SHORTEST_PAUSE
+    failure: str | None = None
+
+
+class Uploader:
+    """Uploads segments until it is closed.
+
+    Args:
+        spool: where they are.
+        in_thread: runs a function in the thread of the spool.
+        metrics: counts what fails.
+        segment_seconds: time after which a segment is closed, and uploaded.
+    """
+
+    def __init__(self, spool: Spool, in_thread: InThread, metrics: Metrics, segment_seconds: float):
+        self._spool = spool
+        self._in_thread = in_thread
+        self._metrics = metrics
+        self._segment_age = timedelta(seconds=segment_seconds)
+        self._stores = Stores()
+        self._threads = ThreadPoolExecutor(_THREADS, "uploads")
+        self._states: dict[str, _State] = {}
+
+    async def run(self) -> None:
+        """Upload what is due, until the task is cancelled."""
+        while True:
+            await self._close_segments(datetime.now(UTC) - self._segment_age)
+            self._begin()
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def finish(self, seconds: float) -> None:
+        """Try to upload everything, once and for a limited time; what is left waits on the disk for the next start."""
+        await self._close_segments(datetime.max.replace(tzinfo=UTC))
+        for state in self._states.values():
+            state.next_attempt = 0.0
+        self._begin()
+        tasks = [state.task for state in self._states.values() if state.task is not None]
+        if tasks:
+            _, unfinished = await asyncio.wait(tasks, timeout=seconds)
+            for task in unfinished:
+                task.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _close_segments(self, before: datetime) -> None:
+        await self._in_thread(partial(self._spool.close_segments, before))
+
+    def _begin(self) -> None:
+        """Begin with the destinations that have something, and are not being written."""
+        loop = asyncio.get_running_loop()
+        for name, queue in list(self._spool.queues.items()):
+            state = self._states.setdefault(name, _State())
+            idle = state.task is None or state.task.done()
+            if idle and queue.closed and state.next_attempt <= loop.time():
+                state.task = loop.create_task(self._upload(queue, state))
+
+    async def _upload(self, queue: Queue, state: _State) -> None:
+        loop = asyncio.get_running_loop()
+        for segment in list(queue.closed):
+            try:
+                await loop.run_in_executor(self._threads, partial(self._put, queue.destination, segment))
+                await self._in_thread(partial(self._spool.remove, queue, segment))
+            except Exception as error:  # of whatever kind: the others must go on
+                self._note_failure(queue.destination, state, str(error) or type(error).__name__)
+                state.next_attempt = loop.time() + state.pause
+                state.pause = min(2 * state.pause, _LONGEST_PAUSE)
+                return
+            self._note_failure(queue.destination, state, None)
+            state.pause = _SHORTEST_PAUSE
+
+    def _put(self, destination: Destination, segment: Segment) -> None:
+        # Without the time, a repeated upload writes the same bytes.
+        self._stores.put(destination, segment.object_name, gzip.compress(segment.read(), mtime=0))
+
+    def _note_failure(self, destination: Destination, state: _State, failure: str | None) -> None:
+        if failure:
+            self._metrics.count_log_failure(destination.namespace)
+        if failure and not state.failure:
+            _log.warning("logs of %s wait: %s", destination.namespace, failure)
+        elif state.failure and not failure:
+            _log.warning("logs of %s are written again to %s", destination.namespace, destination.uri)
+        state.failure = failure
