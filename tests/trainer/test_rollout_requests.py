@@ -442,6 +442,46 @@ def test_processes_that_a_killed_keeper_leaves_are_ended_before_the_next_start(f
     assert sleepers() == []
 
 
+REJECTING = """\
+import http.server, socketserver, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.answer(200)
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.answer(400)
+
+    def answer(self, status):
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(b"unexpected module")
+
+    def address_string(self):
+        return "client"
+
+socketserver.UnixStreamServer(sys.argv[1], Handler).serve_forever()
+"""
+
+
+@pytest.mark.parametrize("when", ["at the start", "while it runs"])
+def test_a_server_that_rejects_a_version_is_not_started_again(folder, client, monkeypatch, when):
+    """It would reject it again, and a start of vLLM takes minutes."""
+    program = [sys.executable, "-c", REJECTING]
+    monkeypatch.setattr(process, "server_command", lambda settings, socket: [*program, str(socket)])
+    started = servers.RolloutServers(folder, [ServerSettings("/m", "float32", 40, 8, 1)])
+    try:
+        if when == "while it runs":
+            client.wait_until_ready()
+        started.load(Version("policy-v1", folder, is_adapter=True, is_temporary=False))
+        with pytest.raises(RuntimeError, match=r"rollout server 0 answered 400 to .*: unexpected module"):
+            client.generate("policy-v1", PROMPTS, SEEDS, SAMPLING)
+        assert started._servers[0]._starts == 1
+    finally:
+        started.stop()
+
+
 def test_a_server_that_neither_answers_nor_ends_is_given_up_with_its_log(folder, client, monkeypatch):
     """Another start would hang in the same place, so there is none."""
     program = "import time; print('loading shard 1 of 2', flush=True); time.sleep(600)"

@@ -49,6 +49,10 @@ class NotLoaded(Exception):
     """A server has not loaded a version; the text says why, as the end of a sentence about the server."""
 
 
+class Rejected(NotLoaded):
+    """A server has read a version and says that it is wrong: it would say so after every start."""
+
+
 class _Ended(Exception):
     """The server has ended, or has to be started again; the text says why."""
 
@@ -130,7 +134,8 @@ class RolloutServer:
         self._starts = 0
         self._keeper: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._supervise, name=f"rollout server {socket.stem}", daemon=True)
+        self._name = f"rollout server {socket.stem}"
+        self._thread = threading.Thread(target=self._supervise, name=self._name, daemon=True)
         self._thread.start()
 
     @property
@@ -149,6 +154,15 @@ class RolloutServer:
                 process.stdin.close()
             process.wait()
 
+    def abandon(self, reason: str) -> None:
+        """Kill it, do not start it again, and tell clients why.
+
+        Args:
+            reason: the end of a sentence about the server.
+        """
+        self._stopping.set()
+        self._give_up(f"{self._name} {reason}")
+
     def stop(self) -> None:
         """Kill it, and do not start it again."""
         self._stopping.set()
@@ -166,14 +180,14 @@ class RolloutServer:
                 self._prepare(private, partial(self._publish, private))
                 was_ready = True
                 failed_starts = 0
-                log.info("rollout server %s is ready", self.socket.stem)
+                log.info("%s is ready", self._name)
                 self._watch(private)
             except (_Ended, _Stuck, NotLoaded, OSError) as error:
                 if self._stopping.is_set():
                     return
                 failed_starts += not was_ready
-                reason = f"rollout server {self.socket.stem} {error}"
-                if isinstance(error, _Stuck):
+                reason = f"{self._name} {error}"
+                if isinstance(error, _Stuck | Rejected):
                     return self._give_up(reason)
                 if failed_starts == STARTS:
                     return self._give_up(f"{reason}; it was started {STARTS} times")

@@ -19,7 +19,7 @@ from rft_api.foreign.text import one_line
 from rft_api.memory_servers import LOADED_ADAPTERS
 from rft_api.scratch import scratch_folder
 from rft_trainer.rollout_servers.command import ServerSettings
-from rft_trainer.rollout_servers.process import NotLoaded, RolloutServer, call, kill_processes_in
+from rft_trainer.rollout_servers.process import NotLoaded, Rejected, RolloutServer, call, kill_processes_in
 
 LOAD_SECONDS = 600.0
 """Seconds in which a server has to load a version."""
@@ -77,7 +77,8 @@ class RolloutServers:
         """Load a version into all servers, and unload the oldest one; nobody may sample meanwhile.
 
         When it returns, every server that can be reached has loaded the version. A server that could not load it was
-        killed, and is started again. A folder is removed one version after it was unloaded, when nothing can read it.
+        killed, and is started again, unless it has rejected the version. A folder is removed one version after it was
+        unloaded, when nothing can read it.
         """
         with self._lock:
             if self._versions and self._versions[-1].name == version.name:
@@ -93,6 +94,8 @@ class RolloutServers:
                     load(server.socket, version)
                     if oldest is not None and oldest.is_adapter:
                         unload(server.socket, oldest)
+                except Rejected as error:
+                    server.abandon(str(error))
                 except NotLoaded as error:
                     log.warning("rollout server %s %s; starting it again", server.socket.stem, error)
                     server.kill()
@@ -122,6 +125,7 @@ def load(socket: Path, version: Version) -> None:
     """Load a version into the server behind a socket.
 
     Raises:
+        Rejected: when the version is wrong.
         NotLoaded: when the server has not acknowledged it; then its state is unknown, and it has to be started again.
     """
     if version.is_adapter:
@@ -155,7 +159,8 @@ def _request(socket: Path, path: str, content: Mapping[str, Any] | None = None) 
     except ForeignAnswerError as error:
         raise NotLoaded(f"{error} ({path})") from error
     if answer.status != httpx.codes.OK:
-        raise NotLoaded(f"answered {answer.status} to {path}: {one_line(answer.text())}")
+        problem = f"answered {answer.status} to {path}: {one_line(answer.text())}"
+        raise Rejected(problem) if answer.status == httpx.codes.BAD_REQUEST else NotLoaded(problem)
     try:
         return parse_line(answer.body)
     except ValueError:
