@@ -163,6 +163,8 @@ def main():
                     os.sched_setaffinity(thread.id, {second})
                 wait_for(server)
                 others = dict(each.split("=", 1) for each in options.address)
+                for url in others.values():
+                    wait_for(url)
                 process = psutil.Process(gateway.process.pid)
                 sides = {"direct": (server, token, None), "gateway": (gateway.url, token, process)}
                 sides |= {name: (url, token, None) for name, url in others.items()}

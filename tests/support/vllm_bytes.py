@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,6 +69,8 @@ class VllmBytes:
         """The bodies of requests, as they came."""
         self.headers: list[dict[str, str]] = []
         self.keeps_requests = True
+        self.tokens_by_request: Counter[str] = Counter()
+        """Tokens of completions, by the names of requests."""
         self._port = port
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -95,6 +98,7 @@ class VllmBytes:
         """Serves until it is stopped."""
         self._stop = asyncio.Event()
         application = web.Application(client_max_size=1 << 28)
+        application.router.add_get("/health", self._health)
         application.router.add_post("/v1/chat/completions", self._chat)
         application.router.add_post("/v1/completions", self._completions)
         application.router.add_post("/v1/responses", self._responses)
@@ -107,6 +111,9 @@ class VllmBytes:
         self._ready.set()
         await self._stop.wait()
         await runner.cleanup()
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.Response()
 
     async def _read(self, request: web.Request) -> Any:
         body = await request.read()
@@ -139,6 +146,7 @@ class VllmBytes:
             if behaviour.token_seconds:
                 await asyncio.sleep(behaviour.token_seconds)
             self.counters.completion_tokens += 1
+            self.tokens_by_request[request.headers.get("x-request-id", "")] += 1
             yield f"w{number} "
 
     async def _text(self, request: web.Request, count: int) -> str:
