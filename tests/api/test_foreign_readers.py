@@ -41,7 +41,7 @@ _ALLOWED = {
     # cli
     "cli score _write open": "the user names the file, which may be a pipe",
     # gateway
-    "gateway requests _parse orjson.loads": "a request, whose bytes and values are limited",
+    "gateway requests parse_body orjson.loads": "a request, whose bytes and values are limited",
     "gateway proxy _pass_document orjson.loads": "an answer that has been read to a limit",
     "gateway server_errors _stated_error orjson.loads": "an answer that has been read to a limit",
     "gateway streams _parse orjson.loads": "an event of a limited size",

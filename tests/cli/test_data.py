@@ -396,6 +396,7 @@ def test_logs_are_converted_with_filters(rft, tmp_path):
     ("options", "code", "message"),
     [
         (["--equals", "team"], 10, "--equals team: must look like KEY=VALUE"),
+        (["--feedback", "Best"], 10, "feedback.rating: "),
         (["--since", "yesterday"], 10, "from: must look like 2026-01-31T12:00:00Z"),
         (["--redact", "("], 11, "redact.patterns: (: is not a regular expression that RE2 knows"),
         (["--model", "none"], 11, "no record of the invocation logs can be used: 0 of 1 records taken; left out: 1 O"),

@@ -18,7 +18,7 @@ from rft_api.builtin_reward import BuiltinReward
 from rft_api.builtin_table import FormatReward
 from rft_api.crd import build_crds
 from rft_api.inference_endpoint import Autoscale, InferenceEndpoint, InferenceEndpointSpec, Serving
-from rft_api.invocation_log import InvocationLog, MetadataFilter, MetadataFilters
+from rft_api.invocation_log import FeedbackFilter, InvocationLog, MetadataFilter, MetadataFilters
 from rft_api.manifests import load_manifests
 from rft_api.model import Model
 from rft_api.remote_reward import JudgeModel, JudgeReward
@@ -60,6 +60,7 @@ PLACES: dict[type[Model], Callable[[Any], Manifest]] = {
     Data: lambda part: manifest("RFTJob", {**JOB, "data": part}),
     DataSource: lambda part: manifest("RFTJob", {**JOB, "data": {"train": [part]}}),
     InvocationLog: lambda part: manifest("RFTJob", {**JOB, "data": {"train": [{**LOGS, "invocationLog": part}]}}),
+    FeedbackFilter: lambda part: PLACES[InvocationLog]({"feedback": part}),
     MetadataFilters: lambda part: PLACES[InvocationLog]({"requestMetadataFilters": part}),
     MetadataFilter: lambda part: PLACES[MetadataFilters]({"andAll": [part]}),
     Warmup: lambda part: manifest("RFTJob", {**JOB, "warmup": part}),

@@ -218,6 +218,18 @@ def test_a_full_spool_keeps_no_more_and_answers_all_the_same(tmp_path, server):
         logged.wait_for_records(int(kept) + 1)
 
 
+@pytest.mark.parametrize("redaction", [None, REDACTION.model_dump()])
+def test_what_is_too_large_for_the_reader_is_not_kept(tmp_path, server, redaction):
+    logged = Logged(tmp_path, server.url, redact=redaction)
+    with logged.gateway as gateway:
+        for size in (9 << 20, (8 << 20) - 100):  # the body itself, and what is written around it
+            body = {"model": "m", "prompt": "x" * size, "max_tokens": 1}
+            assert gateway.post("/v1/completions", body).is_success
+        assert gateway.metrics()['rft_gateway_log_records_total{model="m",namespace="team",result="TooLarge"}'] == 2
+        assert gateway.post("/v1/completions", {**body, "prompt": "one"}).is_success
+        assert [record["input"]["inputBodyJson"]["prompt"] for record in logged.wait_for_records(1)] == ["one"]
+
+
 def test_a_spool_belongs_to_one_gateway(logged):
     code, log = logged.gateway.run()
     assert code == ExitCode.CONFIGURATION_INVALID

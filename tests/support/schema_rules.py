@@ -8,7 +8,7 @@ from rft_api.builtin_penalties import LengthPenaltyReward
 from rft_api.builtin_reward import BuiltinReward
 from rft_api.builtin_table import FormatReward
 from rft_api.inference_endpoint import Autoscale, InferenceEndpoint, InferenceEndpointSpec, Serving
-from rft_api.invocation_log import InvocationLog, MetadataFilter, MetadataFilters
+from rft_api.invocation_log import FeedbackFilter, InvocationLog, MetadataFilter, MetadataFilters
 from rft_api.model import Model
 from rft_api.openai_reward import OpenAIReward
 from rft_api.remote_reward import JudgeModel, JudgeReward
@@ -75,6 +75,8 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
         "from must be before to",
     ),
     (MetadataFilters, {"equals": {"a": "b"}}, {"equals": {"a": "b"}, "orAll": [{"equals": {"a": "b"}}]}, "exactly one"),
+    (FeedbackFilter, {"rating": "Up"}, {}, "set rating, labels or both"),
+    (FeedbackFilter, {"labels": ["good"]}, {"labels": []}, "set rating, labels or both"),
     (MetadataFilter, {"equals": {"a": "b"}, "notEquals": {"c": "d"}}, {}, "set equals, notEquals or both"),
     (Tuning, {"type": "LoRA", "rank": 8}, {"type": "Full", "rank": 8}, "belong to type LoRA"),
     (Tuning, {"type": "Full"}, {"type": "Full", "lastLayers": 2}, "belong to type LoRA"),

@@ -110,7 +110,8 @@ def makes_no_text(body: Any) -> bool:
 
 def _message(turn: Any) -> Message:
     role = turn.get("role") if isinstance(turn, dict) else None
-    if role == "tool" or (isinstance(turn, dict) and (turn.get("tool_calls") or "function_call" in turn)):
+    # Applications send answers back as their client library writes them, with null for what is not there.
+    if role == "tool" or (isinstance(turn, dict) and (turn.get("tool_calls") or turn.get("function_call"))):
         raise NotUsable("NotText")
     if role not in ROLES:
         raise NotUsable("UnknownBody" if role is not None or not isinstance(turn, dict) else _kind_of(turn))

@@ -15,6 +15,7 @@ LeftOut = Literal[
     "OtherTime",
     "OtherModel",
     "Filtered",
+    "OtherFeedback",
     "ErrorResponse",
     "BodyMissing",
     "UnknownBody",
@@ -99,6 +100,23 @@ class MetadataFilters(Model):
     """Conditions of which at least one must hold."""
 
 
+class FeedbackFilter(Model):
+    """A condition on what people have said about answers, at the gateway's /v1/feedback."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="has(self.rating) || (has(self.labels) && size(self.labels) > 0)",
+            message="set rating, labels or both",
+            holds=lambda one: one.rating is not None or bool(one.labels),
+        ),
+    )
+
+    rating: Literal["Up", "Down"] | None = None
+    """Up: the answer was liked, or somebody has corrected it. Down: it was not liked."""
+    labels: Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=64)] = []
+    """Labels of which the feedback has one. By default any, or none."""
+
+
 class RedactionPattern(Model):
     """A pattern of text that is replaced."""
 
@@ -129,8 +147,8 @@ class InvocationLog(Model):
     )
 
     reference: Literal["LoggedAnswer", "None"] = "None"
-    """LoggedAnswer uses the logged completion as the reference answer of the prompt, and leaves out records without a
-    complete one. None gives prompts no reference answer."""
+    """LoggedAnswer uses the logged completion as the reference answer of the prompt, or the corrected answer that
+    feedback has, and leaves out records without a complete one. None gives prompts no reference answer."""
     model_ids: Annotated[list[Annotated[str, Field(min_length=1, max_length=2048)]], Field(max_length=64)] = []
     """Models whose records are used, by modelId or by the part of an ARN after its last slash. By default the records
     of all models are used."""
@@ -140,6 +158,8 @@ class InvocationLog(Model):
     """Time before which records are used."""
     request_metadata_filters: MetadataFilters | None = None
     """Conditions on the metadata of a request. Only records that satisfy them are used."""
+    feedback: FeedbackFilter | None = None
+    """A condition on what people have said about answers. Only records that satisfy it are used."""
     redact: Redaction | None = None
     """Text that is removed before anything is used or recorded."""
     limit: Annotated[Integer, Field(ge=1, le=10000000)] | None = None

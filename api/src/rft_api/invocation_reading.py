@@ -14,6 +14,8 @@ from typing import Any
 from rft_api.exact_json import parse_line, parse_text
 from rft_api.foreign.names import check_relative_name
 from rft_api.invocation_bodies import NotUsable, answer_text, makes_no_text, request_messages, without_thoughts
+from rft_api.invocation_feedback import Opinion, correction_of, is_feedback, read_opinions, satisfies
+from rft_api.invocation_lines import MAXIMUM_BYTES, lines
 from rft_api.invocation_log import (
     InvocationLog,
     InvocationLogReport,
@@ -27,9 +29,6 @@ from rft_api.model import Json
 from rft_api.prompts import Message, prompt_digest
 from rft_api.redaction import redactor
 
-# Bedrock puts bodies above 100 KB into objects of their own: a record is far shorter, and so is any prompt that a model
-# could be trained on.
-MAXIMUM_BYTES = 8 << 20
 _SHOWN = 5
 # Fields of a record that a reward may want, beside the request's metadata.
 _KEPT = ("modelId", "requestId", "timestamp")
@@ -94,11 +93,14 @@ class InvocationLogReader:
         self._left_out: Counter[LeftOut] = Counter()
         self._unreadable: list[str] = []
         self._limited = False
+        self._opinions: dict[str, Opinion] = {}
 
     def __iter__(self) -> Iterator[LoggedPrompt]:
+        if self._with_answers or self._options.feedback is not None:
+            self._read_opinions()
         for file in self._files():
             name = str(file.relative_to(self._root))
-            for number, line in _lines(file):
+            for number, line in lines(file):
                 self._records += 1
                 place = f"{name}:{number}"
                 try:
@@ -136,8 +138,21 @@ class InvocationLogReader:
         if not self._path.is_dir():
             return [self._path]
         names = {file: file.relative_to(self._root).as_posix() for file in self._path.rglob("*") if file.is_file()}
-        files = [file for file, name in names.items() if not is_body(name) and may_hold(name, self._options)]
+        files = [
+            file
+            for file, name in names.items()
+            if not is_body(name) and not is_feedback(name) and may_hold(name, self._options)
+        ]
         return sorted(files, key=lambda file: names[file])
+
+    def _read_opinions(self) -> None:
+        if not self._path.is_dir():
+            return
+        names = {file.relative_to(self._root).as_posix(): file for file in self._path.rglob("*") if file.is_file()}
+        files = [names[name] for name in sorted(names) if is_feedback(name) and not is_body(name)]
+        self._opinions, damaged = read_opinions(files, self._options.to)
+        for file, number, text in damaged[:_SHOWN]:
+            self._unreadable.append(f"{file.relative_to(self._root)}:{number}: {text}")
 
     def _prompt(self, line: bytes | Exception, place: str, file: Path) -> LoggedPrompt:
         record = _record(line)
@@ -167,6 +182,8 @@ class InvocationLogReader:
             raise _LeftOutError("OtherModel")
         if not matches(options.request_metadata_filters, _request_metadata(record)):
             raise _LeftOutError("Filtered")
+        if not satisfies(self._opinions.get(str(record.get("requestId"))), options.feedback):
+            raise _LeftOutError("OtherFeedback")
         if "embed" in model:
             raise _LeftOutError("NotText")
 
@@ -182,6 +199,9 @@ class InvocationLogReader:
             raise NotUsable("NoPrompt")
         if not self._with_answers:
             return messages, None
+        correction = correction_of(self._opinions, str(record.get("requestId")))
+        if correction is not None:
+            return messages, correction
         answer = without_thoughts(start + answer_text(self._body(record, "output", file)))
         # What a model writes first after a prompt as text is the space that its template leaves there.
         return messages, answer if start or "messages" in request else answer.lstrip()
@@ -301,23 +321,6 @@ def _record(line: bytes | Exception) -> Json:
     if kind != "ModelInvocationLog" or "modelId" not in record or "input" not in record:
         raise _LeftOutError("Unreadable", "is not a record of a model invocation log")
     return dict(record)
-
-
-def _lines(file: Path) -> Iterator[tuple[int, bytes | Exception]]:
-    """The lines that are not empty, with their numbers; an exception stands for a line that cannot be read."""
-    number = 0
-    try:
-        with open_data(file) as stream:
-            while line := stream.readline(MAXIMUM_BYTES + 1):
-                number += 1
-                if len(line) > MAXIMUM_BYTES:
-                    while line and not line.endswith(b"\n"):
-                        line = stream.readline(MAXIMUM_BYTES)
-                    yield number, ValueError(f"is longer than {MAXIMUM_BYTES >> 20} MiB")
-                elif line.strip():
-                    yield number, line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
-    except (OSError, EOFError, zlib.error) as error:
-        yield number + 1, ValueError(f"cannot be read further: {getattr(error, 'strerror', None) or error}")
 
 
 def _whole(file: Path) -> Any:

@@ -127,6 +127,12 @@ def convert(
         list[str] | None,
         typer.Option(help="Logs: KEY=VALUE that the request's metadata has not (repeatable).", show_default=False),
     ] = None,
+    feedback: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATING", help="Logs: Up takes what was liked or corrected, Down what was not.", show_default=False
+        ),
+    ] = None,
     redact: Annotated[
         list[str] | None,
         typer.Option(
@@ -142,12 +148,12 @@ def convert(
 
         of_logs = {
             "--reference": reference, "--model": model, "--since": since, "--until": until, "--equals": equals,
-            "--not-equals": not_equals, "--redact": redact, "--limit": limit,
+            "--not-equals": not_equals, "--feedback": feedback, "--redact": redact, "--limit": limit,
         }  # fmt: skip
         of_rows = {"--prompt-field": prompt_field, "--answer-field": answer_field, "--split": split}
         refuse_options(format_, of_rows if format_ == "BedrockInvocationLog" else of_logs)
         if format_ == "BedrockInvocationLog":
-            options = log_options(reference, model, since, until, equals, not_equals, redact, limit)
+            options = log_options(reference, model, since, until, equals, not_equals, feedback, redact, limit)
             convert_logs(source, options, output, conversations, make_console())
         else:
             convert_rows(source, format_, prompt_field, answer_field, split, output, conversations, make_console())

@@ -36,6 +36,7 @@ def log_options(
     until: str | None,
     equals: Sequence[str] | None,
     not_equals: Sequence[str] | None,
+    feedback: str | None,
     redact: Sequence[str] | None,
     limit: int | None,
 ) -> InvocationLog:
@@ -58,6 +59,7 @@ def log_options(
         "from": since,
         "to": until,
         "requestMetadataFilters": {"andAll": conditions} if conditions else None,
+        "feedback": {"rating": feedback} if feedback else None,
         "redact": {"patterns": [{"pattern": pattern} for pattern in redact]} if redact else None,
         "limit": limit,
     }

@@ -15,13 +15,14 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from rft_api.gateway_routes import Route
 from rft_gateway.bodies import Bodies
 from rft_gateway.errors import ApiError, model_not_found
+from rft_gateway.feedback import FEEDBACK, find_model, keep_feedback, read_feedback
 from rft_gateway.keys import Key, KeyRing
 from rft_gateway.ledger import Outcome, make_id
 from rft_gateway.limits import Limiter
 from rft_gateway.metrics import Metrics
 from rft_gateway.proxy import Exchange, Proxy
 from rft_gateway.records import Record, Records
-from rft_gateway.requests import Api, Call, read_call
+from rft_gateway.requests import Api, Call, parse_body, read_call
 from rft_gateway.routes import RouteTable
 from rft_gateway.usage import Usage
 from rft_gateway.usage_api import PAGES
@@ -80,6 +81,9 @@ class Door:
         if (page := PAGES.get(path)) is not None:
             _require(request, "GET")
             return _json_response(await page(self._records.ledger, request.query, key.namespace))
+        if path == FEEDBACK:
+            _require(request, "POST")
+            return await self._take_feedback(request, key)
         api = _APIS.get(path)
         if api is None:
             raise ApiError(404, f"Invalid URL ({request.method} {path[:_LONGEST_NAME]})", code="unknown_url")
@@ -94,6 +98,17 @@ class Door:
                 record = Record(self._records, request_id, arrival, key, route, call, admission)
                 headers = {**admission.headers, REQUEST_ID: request_id}
                 return await self._forward(Exchange(request, call, route, _affinity(key, call), record, headers))
+
+    async def _take_feedback(self, request: web.BaseRequest, key: Key) -> web.Response:
+        with self._bodies.held() as body, self._limiter.admit(key, time.time(), estimate=0) as admission:
+            feedback = read_feedback(parse_body(await body.read(request)))
+            request_id, model = await find_model(feedback, key, self._records.ledger)
+            answer = await keep_feedback(
+                feedback, request_id, self._find_route(key, model), self._records.conversations
+            )
+        response = _json_response(answer)
+        response.headers.update(admission.headers)
+        return response
 
     async def _forward(self, exchange: Exchange) -> web.StreamResponse:
         try:

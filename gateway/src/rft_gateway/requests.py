@@ -70,7 +70,7 @@ def read_call(api: Api, body: bytes) -> Call:
     Raises:
         ApiError: 400 when it is no request; the server looks at everything that the gateway does not need.
     """
-    document = _parse(body)
+    document = parse_body(body)
     model, stream = document.get("model"), document.get("stream")
     if not isinstance(model, str) or not model:
         raise ApiError(400, "you must provide a model parameter", param="model")
@@ -98,7 +98,12 @@ def read_call(api: Api, body: bytes) -> Call:
     )
 
 
-def _parse(body: bytes) -> dict[str, Any]:
+def parse_body(body: bytes) -> dict[str, Any]:
+    """Parse the body of a request.
+
+    Raises:
+        ApiError: 400 when it is no JSON object, or has too many values.
+    """
     if most_values(body) > server_limits.BODY_VALUES:
         raise ApiError(400, f"the body has more than {server_limits.BODY_VALUES:,} values")
     try:

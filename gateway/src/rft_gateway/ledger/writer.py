@@ -11,6 +11,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
+from sqlalchemy import select
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from rft_gateway.ledger.database import ENTRIES, LedgerError, connect, create_tables, describe, insert_once, name_of
@@ -108,10 +109,22 @@ class Ledger:
             with self.engine.connect() as connection:
                 return read_totals(connection, start, end, by=by, bucket_seconds=bucket_seconds, only=only)
 
-        try:
-            return await asyncio.to_thread(read)
-        except SQLAlchemyError as error:
-            raise LedgerError(f"{name_of(self.engine)}: cannot be read: {describe(error)}") from error
+        return await self._read(read)
+
+    async def model_of(self, request_id: str, namespace: str) -> str | None:
+        """Return the model of a request; None when the namespace has no request with this id.
+
+        Raises:
+            LedgerError: the database cannot be read.
+        """
+        columns = ENTRIES.c
+        query = select(columns.model).where(columns.id == request_id, columns.namespace == namespace)
+
+        def read() -> str | None:
+            with self.engine.connect() as connection:
+                return connection.execute(query).scalar()
+
+        return await self._read(read)
 
     async def close(self) -> None:
         """Write what waits, and close the connections."""
@@ -162,6 +175,12 @@ class Ledger:
                 return [f"the ledger cannot hold this entry: {describe(error)}"]
             return [fault for row in rows for fault in self._insert([row])]
         return [None] * len(rows)
+
+    async def _read(self, read: Callable[[], Result]) -> Result:
+        try:
+            return await asyncio.to_thread(read)
+        except SQLAlchemyError as error:
+            raise LedgerError(f"{name_of(self.engine)}: cannot be read: {describe(error)}") from error
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -2,7 +2,7 @@
 
 from rft_gateway.logs.assembly import Assembly
 from rft_gateway.logs.conversations import Conversations
-from rft_gateway.logs.record import Conversation
+from rft_gateway.logs.record import Conversation, line, redacted, timestamp
 from rft_gateway.logs.spool import Spool, SpoolError
 
-__all__ = ["Assembly", "Conversation", "Conversations", "Spool", "SpoolError"]
+__all__ = ["Assembly", "Conversation", "Conversations", "Spool", "SpoolError", "line", "redacted", "timestamp"]

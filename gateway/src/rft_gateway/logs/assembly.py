@@ -6,7 +6,7 @@ import io
 from dataclasses import dataclass, field
 from typing import Any
 
-from rft_api.invocation_reading import MAXIMUM_BYTES
+from rft_api.invocation_lines import MAXIMUM_BYTES
 from rft_api.model import Json
 
 _MOST_CHOICES = 4096

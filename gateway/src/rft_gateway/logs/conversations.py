@@ -16,7 +16,7 @@ from hashlib import blake2b
 from typing import TypeVar
 
 from rft_api.gateway_routes import Route
-from rft_gateway.logs.record import Conversation, conversation_line
+from rft_gateway.logs.record import Conversation, LineTooLarge, conversation_line
 from rft_gateway.logs.spool import BATCH_BYTES, Destination, Spool
 from rft_gateway.logs.uploads import Uploader
 from rft_gateway.metrics import Metrics
@@ -93,6 +93,8 @@ class Conversations:
         try:
             # Redaction takes time that grows with the text: it must not hold up the requests of others.
             line = await self._redact(make_line) if route.logs.redact else make_line()
+        except LineTooLarge:
+            reason = "TooLarge"
         except (ValueError, TypeError, RecursionError) as error:
             # Its message might have a part of the request.
             _log.error("a line for the log of %s/%s: %s", route.namespace, route.model, type(error).__name__)

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from rft_api.gateway_routes import Route
+from rft_api.invocation_lines import MAXIMUM_BYTES
 from rft_api.invocation_log import Redaction, RedactionPattern
 from rft_api.model import Json
 from rft_api.redaction import redactor
@@ -26,6 +27,10 @@ _STRUCTURE = frozenset({
 
 _FIELD = re.compile("[a-z][A-Za-z_]{0,63}")
 """Names of an API's fields; other names are texts of a client."""
+
+
+class LineTooLarge(Exception):
+    """A line would be longer than what readers take."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,11 @@ def conversation_line(conversation: Conversation) -> bytes:
     """Return the line of a conversation, with the line end.
 
     Raises:
+        LineTooLarge: when it is too long, also before its redaction, which takes time that grows with it.
         ValueError: when a pattern of its redaction cannot be used.
     """
+    if len(conversation.call.body) > MAXIMUM_BYTES:
+        raise LineTooLarge
     call, usage, model = conversation.call, conversation.usage, conversation.route.model
     metadata = call.document.get("metadata")
     record: Json = {
@@ -70,7 +78,11 @@ def conversation_line(conversation: Conversation) -> bytes:
     }
     if isinstance(metadata, dict):
         texts["requestMetadata"] = {key: value for key, value in metadata.items() if isinstance(value, str)}
-    return line({**record, **redacted(texts, conversation.route)})
+    plain = line({**record, **texts})
+    if len(plain) > MAXIMUM_BYTES:
+        raise LineTooLarge
+    redacted_texts = redacted(texts, conversation.route)
+    return plain if redacted_texts is texts else line({**record, **redacted_texts})
 
 
 def line(record: Json) -> bytes:

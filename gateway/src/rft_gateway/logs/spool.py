@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from rft_api.files import atomic_write, open_in_place, open_new, sync
 from rft_api.foreign.files import read_file
 from rft_api.foreign.text import one_line
-from rft_api.invocation_reading import MAXIMUM_BYTES
+from rft_api.invocation_lines import MAXIMUM_BYTES
 from rft_api.model import Model
 
 SEGMENT_BYTES = 16 << 20
@@ -109,7 +109,8 @@ class Segment:
     def close(self) -> None:
         """Let nothing be appended any more."""
         if self.file is not None:
-            self.file.close()
+            with suppress(OSError):  # its lines are on the disk already
+                self.file.close()
             self.file = None
 
 

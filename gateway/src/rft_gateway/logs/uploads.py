@@ -93,8 +93,11 @@ class Uploader:
     async def run(self) -> None:
         """Upload what is due, until the task is cancelled."""
         while True:
-            await self._close_segments(datetime.now(UTC) - self._segment_age)
-            self._begin()
+            try:
+                await self._close_segments(datetime.now(UTC) - self._segment_age)
+                self._begin()
+            except Exception:  # of whatever kind: logs would wait until the next start
+                _log.exception("logs are not uploaded")
             await asyncio.sleep(_POLL_SECONDS)
 
     async def finish(self, seconds: float) -> None:
