@@ -16,6 +16,7 @@ from worlds_from_yaml import FIRST_START, SETTINGS, read_case
 
 from rft_operator.kube.kinds import RFT_JOB
 from rft_operator.kube.store import ALLOWANCE_BYTES, ENTRY_BYTES, Key, Store
+from rft_operator.pods.gateways import Gateways
 from rft_operator.pods.probe import PodClient
 from rft_operator.pods.slots import Limits
 from rft_operator.reconcile import problem
@@ -137,10 +138,11 @@ def test_usual_namespaces_are_far_from_full():
 def reconcile(router: Router, cluster: Any, key: Key) -> float | None:
     async def once() -> float | None:
         async with httpx.AsyncClient() as client:
-            pods, metrics = PodClient(client, Limits()), Metrics(RESOURCES)
+            limits, metrics = Limits(), Metrics(RESOURCES)
+            pods, gateways = PodClient(client, limits), Gateways(client, (), limits, lambda _: None)
             metrics.observe(router.store)
             assert b'rft_operator_namespace_bytes{namespace="team"}' in generate_latest(metrics.registry)
-            reconciler = Reconciler(RESOURCES, cluster, pods, router, lambda _: None, metrics, SETTINGS)
+            reconciler = Reconciler(RESOURCES, cluster, pods, gateways, router, lambda _: None, metrics, SETTINGS)
             return await reconciler.reconcile(key)
 
     return asyncio.run(once())

@@ -48,7 +48,7 @@ def test_what_cannot_be_merged_is_named(pod, problem):
 def test_amounts_are_those_of_kubernetes(memory):
     """Kubernetes says what it does not take; here any amount is an amount."""
     parsed = InferenceEndpoint.model_validate(endpoint({"resources": {"limits": {"memory": memory}}}))
-    template = build_server_deployment(parsed, SETTINGS)["spec"]["template"]
+    template = build_server_deployment(parsed, 1, SETTINGS)["spec"]["template"]
     command = template["spec"]["containers"][0]["command"]
     size = int(command[command.index("--kv-cache-memory-bytes") + 1])
     assert size in (CPU_CACHE_DEFAULT, (1 << 30) // 4, 1, 0)

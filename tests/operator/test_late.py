@@ -167,9 +167,10 @@ STATUS = {"observedGeneration": 1, "conditions": [
 
 
 def test_a_deployment_says_why_it_has_no_pods():
-    assert read_deployment({"metadata": {"generation": 1}, "status": STATUS}).failure == f"FailedCreate: {QUOTA}"
+    spec = {"metadata": {"generation": 1}, "spec": {}}
+    assert read_deployment({**spec, "status": STATUS}).failure == f"FailedCreate: {QUOTA}"
     past = {**STATUS, "conditions": [{**STATUS["conditions"][0], "status": "False"}]}  # type: ignore[index]
-    assert read_deployment({"metadata": {"generation": 1}, "status": past}).failure is None
+    assert read_deployment({**spec, "status": past}).failure is None
 
 
 @pytest.mark.parametrize(

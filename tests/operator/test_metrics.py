@@ -27,7 +27,8 @@ def samples(metrics: Metrics) -> dict[str, list[tuple[dict[str, str], float]]]:
 
 def test_endpoints_and_reward_functions_are_published_until_they_are_gone():
     metrics = Metrics(RESOURCES)
-    metrics.update(ENDPOINT, {"model": {"uri": "s3://m"}}, {**ready("True", "Ready"), "replicas": 2})
+    numbers = {"replicas": 2, "autoscale": {"replicas": 3}}
+    metrics.update(ENDPOINT, {"model": {"uri": "s3://m"}}, {**ready("True", "Ready"), **numbers})
     metrics.update(ADAPTER, {"baseEndpoint": "base", "adapter": {"uri": "s3://a"}}, ready("False", "AdapterLoading"))
     metrics.update(REWARD, {}, ready("False", "Starting"))
     found = samples(metrics)
@@ -37,6 +38,7 @@ def test_endpoints_and_reward_functions_are_published_until_they_are_gone():
     ]
     # An adapter has no pods of its own.
     assert found["rft_endpoint_replicas"] == [({"namespace": "team", "endpoint": "base"}, 2)]
+    assert found["rft_endpoint_desired_replicas"] == [({"namespace": "team", "endpoint": "base"}, 3)]
     assert [labels["reason"] for labels, _ in found["rft_endpoint_condition"]] == ["Ready", "AdapterLoading"]
     (condition,) = found["rft_reward_function_condition"]
     expected = {

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from views import ADAPTER, FUNCTION, METADATA, NOW, OWN, deployment, endpoint, pod
+from views import ADAPTER, FUNCTION, METADATA, NOW, OWN, ago, deployment, endpoint, pod
 from worlds_from_yaml import SETTINGS, plan_objects, read_case
 
 from rft_api.adapter_protocol import AdapterReport
+from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.readiness import NotReady, NotReadyReason, Readiness
 from rft_api.reward_function import RewardFunction
 from rft_operator.inference_endpoint.plan import plan_inference_endpoint
 from rft_operator.inference_endpoint.world import InferenceEndpointWorld, ServerAnswer
+from rft_operator.pods.demand import Demand
 from rft_operator.pods.pod_view import PodView, Termination
 from rft_operator.reward_function.plan import plan_reward_function
 from rft_operator.reward_function.world import RewardFunctionWorld
@@ -106,6 +108,9 @@ def test_missing_code_leaves_what_serves_alone():
 
 
 BASE = endpoint("base", model={"uri": "s3://m/x"}, serving={"adapterSources": ["s3://a"]})
+SCALED = endpoint(model={"uri": "s3://m/x"}, autoscale={})
+ASKED = {"endpoint": SCALED, "deployment": deployment(), "demand": Demand(1, NOW, ago(1000), None)}
+"""An endpoint with autoscale, for which there is a request."""
 SERVES = ServerAnswer(None)
 
 
@@ -116,6 +121,19 @@ def report(state: Any, uri: str = "s3://a/x", problem: str | None = None) -> dic
 ENDPOINT_CASES: dict[str, tuple[dict[str, Any], Reason]] = {
     "new": ({"endpoint": OWN}, Reason.STARTING),
     "no replicas": ({"endpoint": endpoint(model={"uri": "s3://m/x"}, replicas=0)}, Reason.SCALED_TO_ZERO),
+    "nobody asks": ({"endpoint": SCALED, "demand": Demand(0, None, ago(1000), None)}, Reason.SCALED_TO_ZERO),
+    "a request has woken it": (ASKED, Reason.WAKING),
+    "a request has woken it, and a pod starts": ({**ASKED, "pods": [waiting()]}, Reason.WAKING),
+    "a request has woken it, and there is no node": (
+        {**ASKED, "pods": [waiting(problem=(Reason.UNSCHEDULABLE, "no GPU"))]}, Reason.UNSCHEDULABLE),
+    "a request has woken it, and there is no model": ({**ASKED, "pods": [ended(12)]}, Reason.MODEL_INVALID),
+    "a request has woken it, and it answers": (
+        {**ASKED, "pods": [READY_POD], "answers": {"pod": SERVES}}, Reason.READY),
+    "there always is a pod, and it starts": (
+        {**ASKED, "endpoint": endpoint(model={"uri": "s3://m/x"}, autoscale={"minimum": 1})}, Reason.STARTING),
+    "no gateway says what is asked for": ({"endpoint": SCALED}, Reason.STARTING),
+    "autoscale of a model at a path": (
+        {"endpoint": endpoint(model={"uri": "/m/x"}, autoscale={})}, Reason.CONFIGURATION_INVALID),
     "a path": ({"endpoint": endpoint(model={"uri": "/m/x"})}, Reason.CONFIGURATION_INVALID),
     "starting": ({"endpoint": OWN, "deployment": deployment(), "pods": [waiting()]}, Reason.STARTING),
     "no image": ({"endpoint": OWN, "deployment": deployment(), "pods": [waiting(problem=STUCK)]},
@@ -168,8 +186,19 @@ def test_an_endpoint(name):
     seen, reason = ENDPOINT_CASES[name]
     fields: dict[str, Any] = {"base": None, "adapters": [], "deployment": None, "pods": [], "answers": {}}
     world = InferenceEndpointWorld(now=NOW, **{**fields, **seen})
-    (condition,) = plan_inference_endpoint(world, SETTINGS).status["conditions"]
+    condition, *others = plan_inference_endpoint(world, SETTINGS).status["conditions"]
     assert (condition["reason"], condition["status"]) == (reason, "True" if reason is Reason.READY else "False")
+    assert [other["type"] for other in others] == (["ScalingActive"] if world.endpoint.spec.autoscale else [])
+
+
+def test_a_number_that_cannot_be_applied_is_not_in_the_status():
+    kept = {"replicas": 2, "lastRequestTime": "2026-01-31T11:00:00Z"}
+    spec = {"model": {"uri": "/m/x"}, "autoscale": {"maximum": 4}}
+    invalid = InferenceEndpoint.model_validate({"metadata": METADATA, "spec": spec, "status": {"autoscale": kept}})
+    world = InferenceEndpointWorld(invalid, None, [], None, [], {}, NOW, demand=Demand(99, NOW, ago(1000), None))
+    plan = plan_inference_endpoint(world, SETTINGS)
+    assert plan.status["autoscale"] == kept
+    assert [event.reason for event in plan.events] == ["ConfigurationInvalid"]
 
 
 def test_a_reward_that_cannot_be_read_is_not_missing():

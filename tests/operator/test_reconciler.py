@@ -11,6 +11,7 @@ from recording_cluster import RecordingCluster
 from worlds_from_yaml import FIRST_START, SETTINGS, read_case, router_of
 
 from rft_operator.kube.store import Key
+from rft_operator.pods.gateways import Gateways
 from rft_operator.pods.probe import PodClient
 from rft_operator.pods.slots import Limits
 from rft_operator.reconcile.metrics import Metrics
@@ -34,8 +35,9 @@ def run(router: Router, cluster: Any, times: int) -> list[float | None]:
 
     async def passes() -> list[float | None]:
         async with httpx.AsyncClient() as client:
-            pods, metrics = PodClient(client, Limits()), Metrics(RESOURCES)
-            reconciler = Reconciler(RESOURCES, cluster, pods, router, lambda _: None, metrics, SETTINGS)
+            limits, metrics = Limits(), Metrics(RESOURCES)
+            pods, gateways = PodClient(client, limits), Gateways(client, (), limits, lambda _: None)
+            reconciler = Reconciler(RESOURCES, cluster, pods, gateways, router, lambda _: None, metrics, SETTINGS)
             return [await reconciler.reconcile(JOB) for _ in range(times)]
 
     return asyncio.run(passes())

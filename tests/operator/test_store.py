@@ -154,3 +154,21 @@ def test_annotations_of_children_are_kept():
     job["metadata"]["annotations"] = {"rft.dev/retries-before": "1"}
     store.put("Job", job)
     assert store.get(Key("Job", "n", "j")) == job
+
+
+def test_of_the_annotations_of_an_endpoint_only_the_wake_is_kept_and_only_its_beginning():
+    store, key = Store({}), Key("InferenceEndpoint", "n", "e")
+
+    def put(version: int, **annotations: str) -> bool:
+        endpoint = obj("InferenceEndpoint", "e", version)
+        endpoint["metadata"]["annotations"] = {name.replace("_", "/"): text for name, text in annotations.items()}
+        return store.put("InferenceEndpoint", endpoint)
+
+    assert put(5, **{"rft.dev_wake": "2026-01-31T12:00:00Z", "their_note": "x" * 200_000})
+    assert store.get(key)["metadata"]["annotations"] == {"rft.dev/wake": "2026-01-31T12:00:00Z"}
+    assert not put(6, **{"rft.dev_wake": "2026-01-31T12:00:00Z", "their_note": "other"})
+    fingerprint = store.fingerprint(key)
+    assert put(7, **{"rft.dev_wake": "x" * 200_000})
+    assert store.get(key)["metadata"]["annotations"] == {"rft.dev/wake": "x" * 64}
+    # What gateways write does not have the operator apply its own fields again.
+    assert store.fingerprint(key) == fingerprint

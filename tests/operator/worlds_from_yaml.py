@@ -11,6 +11,7 @@ import yaml
 
 from rft_api.adapter_protocol import AdapterReport
 from rft_api.bounds import Bounds
+from rft_api.gateway_demand import DemandReport
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.progress import Progress
 from rft_api.reward_function import RewardFunction
@@ -19,6 +20,7 @@ from rft_operator.inference_endpoint.plan import plan_inference_endpoint
 from rft_operator.inference_endpoint.world import ServerAnswer, gather_inference_endpoint
 from rft_operator.kube.plan import Plan
 from rft_operator.kube.store import Key
+from rft_operator.pods.demand import Demand, TotalDemand
 from rft_operator.pods.late import awaited_pods, late_uids, newest_warning
 from rft_operator.reconcile.routing import Router
 from rft_operator.resources import RESOURCES
@@ -110,7 +112,16 @@ def plan_objects(of: str, objects: list[dict[str, Any]], now: str, **probes: Any
     answers = {name: _answer(answer) for name, answer in probes.get("answers", {}).items()}
     serving = gather_inference_endpoint(store, key, endpoint, answers, moment)
     late = late_uids(awaited_pods(serving.own_pods), moment)
-    return plan_inference_endpoint(replace(serving, warnings=_warnings(late, probes), silent_seconds=silent), SETTINGS)
+    told = {"warnings": _warnings(late, probes), "demand": _demand(key, probes.get("gateways"))}
+    return plan_inference_endpoint(replace(serving, silent_seconds=silent, **told), SETTINGS)
+
+
+def _demand(key: Key, gateways: dict[str, Any] | None) -> Demand | None:
+    """What the gateways of a case are asked for; None without gateways."""
+    if gateways is None:
+        return None
+    reports = [DemandReport.model_validate(report) for report in gateways["reports"]]
+    return TotalDemand(reports, gateways.get("problem")).of(key.namespace, key.name)
 
 
 def _warnings(uids: list[str], probes: dict[str, Any]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from rft_api.model import Model, Rule
 from rft_api.object_names import names_service, server
 from rft_api.price import Price
 from rft_api.quantities import AtLeast, Duration, Integer, Name, exactly_one_of
-from rft_api.resource import API_VERSION, Conditions, Metadata, PodOverrides, SecretReference
+from rft_api.resource import API_VERSION, Conditions, Metadata, PodOverrides, SecretReference, Timestamp
 from rft_api.rft_job import ModelSource
 from rft_api.sources import Uri
 from rft_api.training import Precision
@@ -156,6 +156,22 @@ class InferenceEndpointSpec(Model):
     """Secret with the credentials for s3:// and hf:// addresses."""
 
 
+class AutoscaleStatus(Model):
+    """How many server pods an endpoint with autoscale has, and what the operator remembers for this number.
+
+    Times are written again when they are a tenth of idleAfter old, so they are up to a tenth of it too early.
+    """
+
+    replicas: Integer
+    """Number of server pods that the endpoint is to have."""
+    last_request_time: Timestamp | None = None
+    """Time of the last request that is remembered."""
+    last_needed_time: Timestamp | None = None
+    """Time at which all of the pods were last needed, where there are more than one."""
+    sufficient_replicas: Integer | None = None
+    """Number of pods that would have been enough since lastNeededTime."""
+
+
 class InferenceEndpointStatus(Model):
     """The observed state of an endpoint; the operator writes it."""
 
@@ -169,6 +185,8 @@ class InferenceEndpointStatus(Model):
     """Number of server pods that are ready."""
     selector: Annotated[str, Field(max_length=1024)] | None = None
     """Label selector of the server pods; autoscalers use it."""
+    autoscale: AutoscaleStatus | None = None
+    """How many server pods an endpoint with autoscale has."""
 
 
 class InferenceEndpoint(Model):

@@ -27,6 +27,7 @@ from rft_api.price import AMOUNT_PATTERN
 from rft_api.reward_function import Egress
 from rft_operator.kube.cluster import connect
 from rft_operator.kube.leader import Election, LeadershipLost
+from rft_operator.pods.gateways import MAXIMUM_BYTES, Gateways
 from rft_operator.pods.probe import PodClient
 from rft_operator.pods.slots import Limits
 from rft_operator.pods.transport import PodTransport
@@ -94,6 +95,15 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         metavar="AMOUNT",
         help="what a GPU costs for an hour, as 2.50; the status of jobs then says what they have cost",
     )
+    parser.add_argument(
+        "--gateway-demand",
+        action="append",
+        type=_parse_gateway,
+        default=[],
+        metavar="URL",
+        help="where gateways say what they are asked for, http://HOST:PORT: each address of the host is that of a "
+        "gateway; may be given several times; endpoints with autoscale need it",
+    )
     parser.add_argument("--metrics-port", type=int, default=8080, help="port of /metrics (8080)")
     parser.add_argument("--liveness-port", type=int, default=8081, help="port of /healthz (8081)")
     return parser.parse_args(arguments)
@@ -113,6 +123,16 @@ def _parse_amount(text: str) -> Decimal:
     if not re.fullmatch(AMOUNT_PATTERN, text):
         raise argparse.ArgumentTypeError(f"{text!r} must be an amount below 1000000, such as 2.50")
     return Decimal(text)
+
+
+def _parse_gateway(text: str) -> str:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+    if url.scheme != "http" or not url.host or url.raw_path != b"/":
+        raise argparse.ArgumentTypeError(f"{text!r} must look like http://HOST:PORT")
+    return text
 
 
 def _parse_bounds(text: str) -> Bounds:
@@ -147,6 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
         gateway_exclusive=options.gateway_exclusive,
         bounds=options.bounds,
         gpu_hour_price=options.gpu_hour_price,
+        gateway_demand=tuple(options.gateway_demand),
         package_index=PackageIndex(options.package_index or None, tuple(options.package_egress or PackageIndex.egress)),
     )
     # Parsed objects are large and have no reference cycles; searching them for cycles took a quarter of the CPU time.
@@ -178,19 +199,26 @@ async def operate(settings: Settings, metrics: Metrics, liveness: str) -> None:
     Raises:
         LeadershipLost: when this replica could not renew the Lease.
     """
-    async with connect() as cluster, httpx.AsyncClient(trust_env=False, transport=PodTransport()) as client:
+    async with (
+        connect() as cluster,
+        httpx.AsyncClient(trust_env=False, transport=PodTransport()) as client,
+        httpx.AsyncClient(trust_env=False, transport=PodTransport(2 * MAXIMUM_BYTES)) as gateway_client,
+    ):
         await wait_for_definitions(cluster)
         router = Router(RESOURCES)
         metrics.observe(router.store)
         limits = Limits()
         loop, pods = Loop(limits), PodClient(client, limits)
-        reconciler = Reconciler(RESOURCES, cluster, pods, router, loop.enqueue, metrics, settings)
+        gateways = Gateways(gateway_client, settings.gateway_demand, limits, loop.enqueue)
+        reconciler = Reconciler(RESOURCES, cluster, pods, gateways, router, loop.enqueue, metrics, settings)
         # A container that is restarted in its pod is the same replica: it need not wait for its own Lease to expire.
         identity = os.environ.get("POD_NAME") or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
 
         async def reconcile_all() -> None:
             metrics.leader.set(1)
-            await run_loop(cluster, settings.namespaces, router, loop, reconciler.reconcile)
+            async with asyncio.TaskGroup() as work:
+                work.create_task(run_loop(cluster, settings.namespaces, router, loop, reconciler.reconcile))
+                work.create_task(gateways.follow())
 
         registry = build_registry(router, loop)
         async with asyncio.TaskGroup() as tasks:

@@ -55,5 +55,7 @@ class Settings:
     """What the `pod` and `egress` fields of manifests may ask for."""
     gpu_hour_price: Decimal | None = None
     """What a GPU costs for an hour; None when that is not stated."""
+    gateway_demand: tuple[str, ...] = ()
+    """Addresses at which gateways tell what they are asked for, such as http://HOST:PORT."""
     poll_seconds: float = 15.0
     """Seconds between two requests for what cannot be watched: the progress of a run, the answers of a server."""

@@ -22,6 +22,8 @@ class EndpointSample:
     """Name of the base endpoint; empty for an endpoint with a server of its own."""
     replicas: int | None
     """Number of ready server pods; None for an adapter, which the server of another endpoint serves."""
+    desired: int | None
+    """Number of server pods that an endpoint with autoscale is to have; None without autoscale."""
 
 
 def sample_endpoint(spec: Json, status: Json) -> EndpointSample:
@@ -30,6 +32,7 @@ def sample_endpoint(spec: Json, status: Json) -> EndpointSample:
         model=(spec.get("model") or spec.get("adapter") or {}).get("uri", ""),
         base=spec.get("baseEndpoint", ""),
         replicas=status.get("replicas"),
+        desired=status.get("autoscale", {}).get("replicas"),
     )
 
 
@@ -42,8 +45,15 @@ def collect_endpoints(samples: Mapping[Key, EndpointSample]) -> Iterator[Metric]
         labels=[*labels, "model", "base"],
     )
     replicas = GaugeMetricFamily("rft_endpoint_replicas", "Number of server pods that are ready.", labels=labels)
+    desired = GaugeMetricFamily(
+        "rft_endpoint_desired_replicas",
+        "Number of server pods that an InferenceEndpoint with autoscale is to have.",
+        labels=labels,
+    )
     for key, sample in samples.items():
         about.add_metric([key.namespace, key.name, sample.model, sample.base], 1)
         if sample.replicas is not None:
             replicas.add_metric([key.namespace, key.name], sample.replicas)
-    yield from (about, replicas)
+        if sample.desired is not None:
+            desired.add_metric([key.namespace, key.name], sample.desired)
+    yield from (about, replicas, desired)

@@ -85,10 +85,15 @@ def build_endpoint_service(endpoint: InferenceEndpoint) -> Json:
     )
 
 
-def build_server_deployment(endpoint: InferenceEndpoint, settings: Settings) -> Json:
+def build_server_deployment(endpoint: InferenceEndpoint, replicas: int, settings: Settings) -> Json:
     """Build the Deployment of an endpoint with a server of its own.
 
-    It depends on this endpoint alone: what adapters say does not change the pods of their base.
+    Its pods depend on this endpoint alone: what adapters say does not change the pods of their base.
+
+    Args:
+        endpoint: the endpoint.
+        replicas: the number of pods.
+        settings: the settings of the operator.
 
     Raises:
         AddressProblem: when a pod cannot open an address.
@@ -127,7 +132,7 @@ def build_server_deployment(endpoint: InferenceEndpoint, settings: Settings) -> 
         owner,
         names.server(owner.name),
         labels,
-        endpoint.spec.replicas,
+        replicas,
         override_pod(template, serving.pod),
         # Fetching and loading a large model takes long.
         progressDeadlineSeconds=3600,

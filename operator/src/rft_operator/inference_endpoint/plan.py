@@ -11,6 +11,7 @@ An endpoint with a server of its own:
 | cannot start | Unschedulable, ImagePullFailed, ContainerBlocked |
 | do not exist, because Kubernetes does not create them | PodsMissing |
 | wait for another container, such as the loader, that ends again and again | SidecarFailing |
+| start, because a request has woken the endpoint | Waking |
 | otherwise | Starting |
 
 An endpoint with an adapter on the server of another endpoint:
@@ -20,6 +21,7 @@ An endpoint with an adapter on the server of another endpoint:
 | missing | | BaseMissing |
 | cannot serve adapters, or not from this address | | ConfigurationInvalid |
 | no replicas | | ScaledToZero |
+| its pods start, because a request has woken it | | Waking |
 | no pod is ready | | BaseNotReady |
 | ready | one has rejected the adapter | AdapterRejected |
 | ready | all have loaded it, and all servers answer under its name | Ready |
@@ -30,11 +32,20 @@ An endpoint with an adapter on the server of another endpoint:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from rft_api.bounds import POD_PLACES, pod_violations
 from rft_api.config_map_size import CONFIG_MAP_BYTES
 from rft_api.exit_codes import ExitCode
-from rft_api.inference_endpoint import InferenceEndpoint, InferenceEndpointStatus, describe_foreign_source
+from rft_api.gateway_demand import WAKE_ANNOTATION
+from rft_api.inference_endpoint import (
+    AutoscaleStatus,
+    ColdStart,
+    InferenceEndpoint,
+    InferenceEndpointStatus,
+    describe_foreign_source,
+)
+from rft_api.quantities import duration_seconds
 from rft_api.termination import parse_failure
 from rft_operator.inference_endpoint import names
 from rft_operator.inference_endpoint.network_policy import build_server_policy
@@ -45,14 +56,15 @@ from rft_operator.inference_endpoint.objects import (
     build_server_deployment,
     serving_of,
 )
+from rft_operator.inference_endpoint.scaling import Scaling, Situation, scale
 from rft_operator.inference_endpoint.world import InferenceEndpointWorld
 from rft_operator.kube import kinds
-from rft_operator.kube.plan import Deletion, DesiredObject, Plan
+from rft_operator.kube.plan import Deletion, DesiredObject, Event, Plan
 from rft_operator.pods.addresses import AddressProblem, locate
 from rft_operator.pods.late import awaited_pods, blocked_pod, seconds_to_look
 from rft_operator.pods.pod_view import PodView, describe_unready_sidecars, first_problem, first_sidecar_failure
 from rft_operator.settings import Settings
-from rft_operator.status.conditions import Finding, build_conditions
+from rft_operator.status.conditions import Finding, build_conditions, find_condition
 from rft_operator.status.events import plan_events
 from rft_operator.status.reasons import ConditionType, Reason
 
@@ -65,14 +77,18 @@ def plan_inference_endpoint(world: InferenceEndpointWorld, settings: Settings) -
     endpoint = world.endpoint
     metadata = endpoint.metadata
     before = endpoint.status or InferenceEndpointStatus()
-    objects, problem = _objects(world, settings)
+    scaling = _scale(world)
+    objects, problem = _objects(world, scaling, settings)
     if problem is not None:
         finding = Finding(ConditionType.READY, "False", Reason.CONFIGURATION_INVALID, problem)
     elif endpoint.spec.model is not None:
-        finding = _own_finding(world)
+        finding = _own_finding(world, _replicas(endpoint, scaling))
     else:
         finding = _adapter_finding(world)
-    conditions = build_conditions([finding], before.conditions, metadata.generation or 0, world.now)
+    findings = [finding, *([_scaling_finding(world, scaling)] if scaling is not None else [])]
+    conditions = build_conditions(findings, before.conditions, metadata.generation or 0, world.now)
+    # What cannot be applied is not the number of pods that there are to be.
+    autoscale = scaling.status if scaling is not None and problem is None else before.autoscale
     own = endpoint.spec.model is not None
     selector = ",".join(f"{key}={value}" for key, value in kinds.INFERENCE_ENDPOINT.child_labels(metadata.name).items())
     status = InferenceEndpointStatus(
@@ -81,17 +97,67 @@ def plan_inference_endpoint(world: InferenceEndpointWorld, settings: Settings) -
         model_name=metadata.name,
         replicas=len(_ready(world.pods)) if own else None,
         selector=selector if own else None,
+        autoscale=autoscale if scaling is not None else None,
     )
     return Plan(
         desired=objects,
         deletions=_deletions(world, settings),
         status=status.to_json_object(),
-        events=plan_events(before.conditions, conditions),
-        requeue_seconds=_requeue(world, settings, finding),
+        events=[*plan_events(before.conditions, conditions), *_scaling_events(before.autoscale, autoscale, scaling)],
+        requeue_seconds=_requeue(world, settings, finding, scaling),
     )
 
 
-def _objects(world: InferenceEndpointWorld, settings: Settings) -> tuple[list[DesiredObject], str | None]:
+def _scale(world: InferenceEndpointWorld) -> Scaling | None:
+    """Decide on the number of server pods; None for an endpoint without autoscale."""
+    spec, status = world.endpoint.spec, world.endpoint.status
+    if spec.autoscale is None:
+        return None
+    before = status.autoscale if status is not None else None
+    deployed = world.deployment.desired if world.deployment is not None else 0
+    return scale(
+        Situation(
+            autoscale=spec.autoscale,
+            cold_start=timedelta(seconds=duration_seconds((spec.cold_start or ColdStart()).timeout)),
+            demand=world.demand,
+            # The operator may have ended between the writes of the Deployment and of the status.
+            pods=max(deployed, before.replicas if before is not None else 0),
+            is_ready=bool(_ready(world.pods)),
+            wake=world.endpoint.metadata.annotations.get(WAKE_ANNOTATION),
+            before=before,
+            now=world.now,
+        )
+    )
+
+
+def _replicas(endpoint: InferenceEndpoint, scaling: Scaling | None) -> int:
+    return endpoint.spec.replicas if scaling is None else scaling.replicas
+
+
+def _scaling_finding(world: InferenceEndpointWorld, scaling: Scaling) -> Finding:
+    kind = ConditionType.SCALING_ACTIVE
+    if world.demand is None:
+        text = (
+            "spec.autoscale needs the gateway of the chart (gateway.enabled), and there is none; until then the number "
+            f"of server pods is {scaling.replicas}"
+        )
+        return Finding(kind, "False", Reason.GATEWAY_MISSING, text)
+    if world.demand.problem is not None:
+        return Finding(kind, "False", Reason.DEMAND_INCOMPLETE, f"no server pod ends: {world.demand.problem}")
+    return Finding(kind, "True", Reason.DEMAND_COMPLETE)
+
+
+def _scaling_events(
+    before: AutoscaleStatus | None, after: AutoscaleStatus | None, scaling: Scaling | None
+) -> list[Event]:
+    if scaling is None or before is None or after is None or before.replicas == after.replicas:
+        return []
+    return [Event("Normal", "Scaled", f"server pods: {before.replicas} to {after.replicas}: {scaling.why}")]
+
+
+def _objects(
+    world: InferenceEndpointWorld, scaling: Scaling | None, settings: Settings
+) -> tuple[list[DesiredObject], str | None]:
     endpoint = world.endpoint
     try:
         if endpoint.spec.model is None:
@@ -113,9 +179,11 @@ def _objects(world: InferenceEndpointWorld, settings: Settings) -> tuple[list[De
                 f"the list of the {len(adapters)} InferenceEndpoints with this baseEndpoint has {size:,} bytes, and a "
                 f"ConfigMap of Kubernetes {CONFIG_MAP_BYTES:,} at most: move some to another base endpoint"
             )
+        replicas = _replicas(endpoint, scaling)
+        why = "it runs the server" + (f", with replicas: {replicas} ({scaling.why})" if scaling is not None else "")
         objects = [
             DesiredObject(listed, "the loader reads which adapters to serve from it"),
-            DesiredObject(build_server_deployment(endpoint, settings), "it runs the server"),
+            DesiredObject(build_server_deployment(endpoint, replicas, settings), why),
             DesiredObject(build_endpoint_service(endpoint), "it leads to the server's pods"),
         ]
         if settings.gateway_exclusive:
@@ -152,12 +220,15 @@ def find_adapter_problem(adapter: InferenceEndpoint, base: InferenceEndpoint) ->
     return None
 
 
-def _own_finding(world: InferenceEndpointWorld) -> Finding:
-    kind = ConditionType.READY
-    if not world.endpoint.spec.replicas:
-        return Finding(kind, "False", Reason.SCALED_TO_ZERO)
+def _own_finding(world: InferenceEndpointWorld, replicas: int) -> Finding:
+    kind, autoscale = ConditionType.READY, world.endpoint.spec.autoscale
+    if not replicas:
+        text = "nobody asks for its models; a request to a gateway wakes it" if autoscale is not None else ""
+        return Finding(kind, "False", Reason.SCALED_TO_ZERO, text)
+    has_woken = autoscale is not None and not autoscale.minimum and world.demand is not None
+    starting = Reason.WAKING if has_woken else Reason.STARTING
     if world.deployment is None:
-        return Finding(kind, "False", Reason.STARTING, "the server is being created")
+        return Finding(kind, "False", starting, "the server is being created")
     ready = _ready(world.pods)
     problems = [answer.problem for pod in ready if (answer := world.answers.get(pod.name)) is not None]
     if any(problem is None for problem in problems):
@@ -177,7 +248,7 @@ def _own_finding(world: InferenceEndpointWorld) -> Finding:
     if problem is not None:
         return Finding(kind, "False", *problem)
     text = f"{len(waiting)} pods are starting"
-    return Finding(kind, "False", Reason.STARTING, "; ".join(filter(None, [text, describe_unready_sidecars(waiting)])))
+    return Finding(kind, "False", starting, "; ".join(filter(None, [text, describe_unready_sidecars(waiting)])))
 
 
 def _adapter_finding(world: InferenceEndpointWorld) -> Finding:
@@ -185,9 +256,12 @@ def _adapter_finding(world: InferenceEndpointWorld) -> Finding:
     name = world.endpoint.spec.base_endpoint
     if world.base is None:
         return Finding(kind, "False", Reason.BASE_MISSING, f"InferenceEndpoint {name} does not exist")
-    if not world.base.spec.replicas:
+    if not _status_replicas(world.base):
         return Finding(kind, "False", Reason.SCALED_TO_ZERO, f"InferenceEndpoint {name} has no replicas")
     ready = sorted(_ready(world.pods), key=lambda pod: pod.name)
+    base_ready = find_condition(world.base.status.conditions if world.base.status else [], ConditionType.READY)
+    if not ready and base_ready is not None and base_ready.reason == Reason.WAKING:
+        return Finding(kind, "False", Reason.WAKING, f"InferenceEndpoint {name} starts")
     if not ready:
         return Finding(kind, "False", Reason.BASE_NOT_READY, f"no server pod of InferenceEndpoint {name} is ready")
     assert world.endpoint.spec.adapter is not None
@@ -205,6 +279,14 @@ def _adapter_finding(world: InferenceEndpointWorld) -> Finding:
     return Finding(kind, "True", Reason.READY)
 
 
+def _status_replicas(base: InferenceEndpoint) -> int:
+    """Return the number of server pods that a base is to have, as its status says it with autoscale."""
+    if base.spec.autoscale is None:
+        return base.spec.replicas
+    autoscale = base.status.autoscale if base.status is not None else None
+    return base.spec.autoscale.minimum if autoscale is None else autoscale.replicas
+
+
 def adapter_uri(endpoint: InferenceEndpoint) -> str:
     """Return the address of the adapter as the loader reads it."""
     assert endpoint.spec.adapter is not None
@@ -215,10 +297,15 @@ def _ready(pods: Sequence[PodView]) -> list[PodView]:
     return [pod for pod in pods if pod.ready and not pod.deleting]
 
 
-def _requeue(world: InferenceEndpointWorld, settings: Settings, finding: Finding) -> float | None:
-    """Return when to ask the servers again. Changes of their pods are watched."""
+def _requeue(
+    world: InferenceEndpointWorld, settings: Settings, finding: Finding, scaling: Scaling | None
+) -> float | None:
+    """Return when to ask the servers again, or to scale. Changes of their pods are watched, and so are gateways."""
+    seconds = [scaling.seconds if scaling is not None else None]
     if finding.status == "True":
-        return READY_POLL_SECONDS
-    if _ready(world.pods):
-        return max(settings.poll_seconds, world.silent_seconds)
-    return seconds_to_look(awaited_pods(world.own_pods), world.now)
+        seconds.append(READY_POLL_SECONDS)
+    elif _ready(world.pods):
+        seconds.append(max(settings.poll_seconds, world.silent_seconds))
+    else:
+        seconds.append(seconds_to_look(awaited_pods(world.own_pods), world.now))
+    return min((each for each in seconds if each is not None), default=None)

@@ -28,7 +28,9 @@ async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> Infe
     world = gather_inference_endpoint(sources.store, key, endpoint, answers, now)
     late = late_uids(awaited_pods(world.own_pods), now)
     warnings = await read_warnings(sources.cluster, key.namespace, late)
-    return replace(world, warnings=warnings, silent_seconds=sources.pods.seconds_of_silence(asked_pods(world.pods)))
+    demand = await sources.gateways.demand(key) if endpoint.spec.autoscale is not None else None
+    silent_seconds = sources.pods.seconds_of_silence(asked_pods(world.pods))
+    return replace(world, demand=demand, warnings=warnings, silent_seconds=silent_seconds)
 
 
 RESOURCE = Resource(

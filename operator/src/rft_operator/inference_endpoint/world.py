@@ -11,6 +11,7 @@ from rft_api.inference_endpoint import InferenceEndpoint
 from rft_operator.inference_endpoint import names
 from rft_operator.kube.kinds import DEPLOYMENT, INFERENCE_ENDPOINT, NETWORK_POLICY, POD
 from rft_operator.kube.store import Key, Store
+from rft_operator.pods.demand import Demand
 from rft_operator.pods.deployment_view import DeploymentView, read_deployment
 from rft_operator.pods.pod_view import PodView, read_pod
 
@@ -43,6 +44,8 @@ class InferenceEndpointWorld:
     """Answers of the ready pods, by name."""
     now: datetime
     """The current time."""
+    demand: Demand | None = None
+    """What gateways are asked for, of an endpoint with autoscale; None when the operator was told of no gateway."""
     warnings: Mapping[str, str] = field(default_factory=dict)
     """What events say about late pods, by uid; see `pods.late`."""
     policy_uid: str | None = None

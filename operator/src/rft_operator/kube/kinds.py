@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from rft_api.gateway_demand import WAKE_ANNOTATION
 from rft_api.resource import GROUP, VERSION
 from rft_operator.kube import names
 
@@ -37,6 +38,8 @@ class Kind:
     """Whether its objects belong to no namespace: an operator that watches some namespaces only may not read them."""
     changes_owners: bool = False
     """Whether the operator changes the owner references of existing objects."""
+    annotations: tuple[str, ...] = ()
+    """Annotations by which others ask something of the operator. It reads no other ones of its resources."""
 
     @property
     def ours(self) -> bool:
@@ -87,6 +90,7 @@ INFERENCE_ENDPOINT: Final = Kind(
     component="server",
     # A base endpoint is owned by all jobs that use it.
     changes_owners=True,
+    annotations=(WAKE_ANNOTATION,),
 )
 
 _APPLIED = ("get", "list", "watch", "create", "patch")

@@ -1,8 +1,8 @@
 """The watched objects, compressed in memory and indexed by owner and by reference.
 
-What nobody here reads is left out: annotations of our resources and of pods, which can have 256 KiB, and most of the
-specs of pods. A tenant can fill the rest, up to the allowance of its namespace: what exceeds it is left out, and then
-nothing can be planned soundly in the namespace.
+What nobody here reads is left out: annotations of our resources and of pods, which can have 256 KiB (but for those that
+ask something of the operator), and most of the specs of pods. A tenant can fill the rest, up to the allowance of its
+namespace: what exceeds it is left out, and then nothing can be planned soundly in the namespace.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ ENTRY_BYTES = 600
 """Memory that a stored object takes beside its compressed content, as measured."""
 REFERENCE_BYTES = 300
 """Memory that a reference to another resource takes."""
+ANNOTATION_CHARACTERS = 64
+"""Characters that are kept of an annotation of our resources; those that the operator reads are shorter."""
 TOMBSTONE_SECONDS = 120.0
 """Seconds for which the uid of a deleted object is kept: a list that was read before the deletion may contain it."""
 
@@ -241,8 +243,9 @@ def _is_owned(obj: Json, uid: str) -> bool:
 
 
 def _fingerprint(obj: Json) -> bytes:
-    metadata = obj["metadata"]
-    kept = {name: metadata.get(name) for name in ("labels", "annotations", "ownerReferences")}
+    # Of our resources, the operator writes no annotation that is stored.
+    annotations = None if KINDS[obj["kind"]].ours else obj["metadata"].get("annotations")
+    kept = [obj["metadata"].get("labels"), annotations, obj["metadata"].get("ownerReferences")]
     content = {name: value for name, value in obj.items() if name not in ("metadata", "status")}
     return hashlib.sha256(json.dumps([kept, content], sort_keys=True).encode()).digest()[:16]
 
@@ -252,7 +255,12 @@ def _pack(kind: str, obj: Json) -> bytes:
     left_out = {"managedFields", "resourceVersion"}
     if KINDS[kind].ours or kind == POD.name:
         left_out.add("annotations")
-    kept = {**obj, "metadata": {name: value for name, value in obj["metadata"].items() if name not in left_out}}
+    metadata = {name: value for name, value in obj["metadata"].items() if name not in left_out}
+    annotations = obj["metadata"].get("annotations", {})
+    asked = {name: annotations[name] for name in KINDS[kind].annotations if name in annotations}
+    if asked:
+        metadata["annotations"] = {name: text[:ANNOTATION_CHARACTERS] for name, text in asked.items()}
+    kept = {**obj, "metadata": metadata}
     if kind == POD.name:
         initial = obj.get("spec", {}).get("initContainers", [])
         fields = ("name", "restartPolicy")

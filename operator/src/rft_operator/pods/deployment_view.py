@@ -25,6 +25,8 @@ class DeploymentView:
     """Number of pods of the newest version."""
     available: int
     """Number of ready pods of all versions."""
+    desired: int = 1
+    """Number of pods that its spec asks for."""
     failure: str | None = None
     """Why Kubernetes cannot create pods, in its words; None when it can."""
 
@@ -45,5 +47,6 @@ def read_deployment(deployment: Json) -> DeploymentView:
         replicas=status.get("replicas", 0),
         updated=status.get("updatedReplicas", 0),
         available=status.get("availableReplicas", 0),
+        desired=deployment["spec"].get("replicas", 1),
         failure=f"{refused[0].get('reason', '')}: {refused[0].get('message', '')}" if refused else None,
     )

@@ -14,7 +14,7 @@ import socket
 import httpx
 
 ANSWER_BYTES = 128 << 10
-"""Largest answer with its headers, and with what frames its body."""
+"""Largest answer of a pod with its headers, and with what frames its body, unless the caller says otherwise."""
 HEAD_BYTES = 16 << 10
 """Largest status line with headers."""
 READ_BYTES = 64 << 10
@@ -27,7 +27,14 @@ _LAST_CHUNK = b"0\r\n\r\n"
 
 
 class PodTransport(httpx.AsyncBaseTransport):
-    """Sends each request on a connection of its own, without TLS. The caller sets the deadline."""
+    """Sends each request on a connection of its own, without TLS. The caller sets the deadline.
+
+    Args:
+        answer_bytes: the largest answer with its headers, and with what frames its body.
+    """
+
+    def __init__(self, answer_bytes: int = ANSWER_BYTES):
+        self._answer_bytes = answer_bytes
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and return the whole answer.
@@ -51,7 +58,7 @@ class PodTransport(httpx.AsyncBaseTransport):
                 raise httpx.ConnectError(str(error)) from error
             try:
                 await loop.sock_sendall(connection, _write_request(request, await request.aread()))
-                answer = await _receive(connection)
+                answer = await _receive(connection, self._answer_bytes)
             except OSError as error:
                 raise httpx.ReadError(str(error)) from error
         status, headers, body = parse_answer(answer)
@@ -68,14 +75,14 @@ def _write_request(request: httpx.Request, body: bytes) -> bytes:
     return b"\r\n".join(lines) + _HEAD_END + body
 
 
-async def _receive(connection: socket.socket) -> bytes:
+async def _receive(connection: socket.socket, maximum_bytes: int) -> bytes:
     """Receive until the answer is whole or the pod closes the connection."""
     loop = asyncio.get_running_loop()
     answer = bytearray()
     while piece := await loop.sock_recv(connection, READ_BYTES):
         answer += piece
-        if len(answer) > ANSWER_BYTES:
-            raise httpx.RemoteProtocolError(f"it answers with more than {ANSWER_BYTES >> 10} KiB")
+        if len(answer) > maximum_bytes:
+            raise httpx.RemoteProtocolError(f"it answers with more than {maximum_bytes >> 10} KiB")
         if _is_whole(answer):
             break
         await asyncio.sleep(PAUSE_SECONDS)

@@ -20,6 +20,7 @@ from rft_operator.kube.names import FIELD_MANAGER
 from rft_operator.kube.nodes import Nodes
 from rft_operator.kube.plan import Event, Plan
 from rft_operator.kube.store import Key, key_of
+from rft_operator.pods.gateways import Gateways
 from rft_operator.pods.probe import PodClient
 from rft_operator.reconcile.metrics import Metrics
 from rft_operator.reconcile.problem import FULL, plan_full_namespace, plan_problem
@@ -43,6 +44,7 @@ class Reconciler:
         resources: the resources.
         cluster: the connection to the API server.
         pods: the client that asks pods.
+        gateways: the client that asks gateways.
         router: stores the objects that writes return, and finds the resources that they affect.
         enqueue: has a resource reconciled.
         metrics: the published metrics.
@@ -54,6 +56,7 @@ class Reconciler:
         resources: Sequence[Resource[Any]],
         cluster: Cluster,
         pods: PodClient,
+        gateways: Gateways,
         router: Router,
         enqueue: Callable[[Key], None],
         metrics: Metrics,
@@ -62,7 +65,7 @@ class Reconciler:
         self._resources = {resource.kind.name: resource for resource in resources}
         self._cluster = cluster
         self._store = router.store
-        self._sources = Sources(router.store, cluster, Nodes(cluster), pods)
+        self._sources = Sources(router.store, cluster, Nodes(cluster), pods, gateways)
         self._metrics = metrics
         self._settings = settings
 

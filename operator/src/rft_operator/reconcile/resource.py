@@ -15,6 +15,7 @@ from rft_operator.kube.kinds import Kind
 from rft_operator.kube.nodes import Nodes
 from rft_operator.kube.plan import Plan
 from rft_operator.kube.store import Key, Store
+from rft_operator.pods.gateways import Gateways
 from rft_operator.pods.probe import PodClient
 from rft_operator.settings import Settings
 from rft_operator.status.conditions import Truth
@@ -36,6 +37,8 @@ class Sources:
     """The nodes, for what they say about their GPUs."""
     pods: PodClient
     """The pods, for state that Kubernetes does not know."""
+    gateways: Gateways
+    """The gateways, for what they are asked for."""
 
 
 def _main_condition(status: Json) -> tuple[ConditionType, Truth]:

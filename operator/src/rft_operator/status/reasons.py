@@ -18,6 +18,7 @@ class ConditionType(enum.StrEnum):
     REWARD_HACKING_SUSPECTED = "RewardHackingSuspected"
     ENDPOINT_READY = "EndpointReady"
     READY = "Ready"
+    SCALING_ACTIVE = "ScalingActive"
 
 
 CONDITIONS: dict[ConditionType, str] = {
@@ -34,6 +35,8 @@ CONDITIONS: dict[ConditionType, str] = {
     "reason.",
     ConditionType.READY: "RewardFunction: whether it scores and passes its tests. InferenceEndpoint: whether the model "
     "answers under its name.",
+    ConditionType.SCALING_ACTIVE: "InferenceEndpoint with `spec.autoscale`: whether its number of server pods follows "
+    "what the gateways are asked for.",
 }
 """Descriptions of the conditions for users."""
 
@@ -93,11 +96,16 @@ class Reason(enum.StrEnum):
     WAITING_FOR_RESULT = "WaitingForResult"
     ENDPOINT_TAKEN = "EndpointTaken"
     SCALED_TO_ZERO = "ScaledToZero"
+    WAKING = "Waking"
     BASE_MISSING = "BaseMissing"
     BASE_NOT_READY = "BaseNotReady"
     ADAPTER_LOADING = "AdapterLoading"
     ADAPTER_REJECTED = "AdapterRejected"
     NOT_ANSWERING = "NotAnswering"
+
+    DEMAND_COMPLETE = "DemandComplete"
+    DEMAND_INCOMPLETE = "DemandIncomplete"
+    GATEWAY_MISSING = "GatewayMissing"
 
 
 @dataclass(frozen=True)
@@ -316,7 +324,14 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "An InferenceEndpoint of that name exists and was not created for this job. The operator leaves it alone.",
         "Choose another `spec.endpoint.name`, or delete that endpoint.",
     ),
-    Reason.SCALED_TO_ZERO: Explanation(_NOT_READY, "The server has no replicas.", "Raise `spec.replicas`."),
+    Reason.SCALED_TO_ZERO: Explanation(
+        _NOT_READY,
+        "The server has no replicas: `spec.replicas` is 0, or, with `spec.autoscale`, nobody asks for its models.",
+        "Raise `spec.replicas`. With `spec.autoscale`, ask a gateway: the request starts a server pod and waits.",
+    ),
+    Reason.WAKING: Explanation(
+        _NOT_READY, "A request has woken the endpoint, which had no server pod, and a pod starts. Requests wait for it."
+    ),
     Reason.BASE_MISSING: Explanation(
         _NOT_READY, "The InferenceEndpoint that `spec.baseEndpoint` names does not exist.", "Create it."
     ),
@@ -336,6 +351,23 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         _NOT_READY,
         "The server is running, but does not answer under the name of this model.",
         "See the log of the server.",
+        warning=True,
+    ),
+    Reason.DEMAND_COMPLETE: Explanation(
+        "ScalingActive=True", "All gateways say what they are asked for, and the number of server pods follows it."
+    ),
+    Reason.DEMAND_INCOMPLETE: Explanation(
+        "ScalingActive=False",
+        "A gateway cannot be asked what it is asked for. Server pods are added where the other gateways need them, and "
+        "none ends.",
+        "Look at the gateway that the message names.",
+        warning=True,
+    ),
+    Reason.GATEWAY_MISSING: Explanation(
+        "ScalingActive=False",
+        "`spec.autoscale` needs a gateway, which says how many server pods are needed. Without one the endpoint has "
+        "`minimum` pods, and at least one.",
+        "Install the chart with `gateway.enabled`, or replace `spec.autoscale` by `spec.replicas`.",
         warning=True,
     ),
 }
