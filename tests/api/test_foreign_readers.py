@@ -41,6 +41,7 @@ _ALLOWED = {
     # cli
     "cli score _write open": "the user names the file, which may be a pipe",
     # gateway
+    "gateway cluster.api_server * orjson.loads": "the API server's answer, which is read to a limit",
     "gateway requests parse_body orjson.loads": "a request, whose bytes and values are limited",
     "gateway proxy _pass_document orjson.loads": "an answer that has been read to a limit",
     "gateway server_errors _stated_error orjson.loads": "an answer that has been read to a limit",

@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from support.patience import PATIENCE_SECONDS, wait_until
 from support.vllm_bytes import VllmBytes
 
 from rft_api.foreign import server_limits
+from rft_api.gateway_key import Limits
 from rft_api.price import Price
 
 CHAT = "/v1/chat/completions"
@@ -263,7 +265,7 @@ def test_another_replica_answers_when_one_takes_no_connections(tmp_path, server)
         assert refusal.status_code == 503
         assert refusal.json()["error"]["code"] == "model_unavailable"
         assert refusal.headers["retry-after"] == "1"
-        assert gateway.entries()[-1]["outcome"] == "ServerFailed"
+        assert gateway.entries()[-1]["outcome"] == "Refused"  # no server has worked for it
 
 
 def test_requests_that_share_a_beginning_meet_the_same_replica(tmp_path, server):
@@ -369,3 +371,21 @@ def test_an_entry_keeps_the_price_of_its_time(tmp_path, server):
         first = gateway.entries()[0]
         prices = [first[f"{kind}_price"] for kind in ("prompt", "cached", "completion")]
         assert prices == [150_000, 150_000, 600_000]
+
+
+def test_what_an_answer_may_use_is_reserved_until_it_has_come(gateway, server):
+    """A request that alone is larger than the limit is told so; others wait for each other."""
+    token = gateway.add_new_key("reserved", limits=Limits(tokens_per_day=200))
+    large = gateway.post(CHAT, question(max_tokens=100, n=2), token)
+    assert large.status_code == 429
+    assert large.json()["error"]["message"].startswith("Request too large for key reserved")
+    server.behaviour.pause_at = 1
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(gateway.post, CHAT, question(max_tokens=100), token)
+        wait_until(lambda: server.counters.requests == 1)
+        second = gateway.post(CHAT, question(max_tokens=100), token)
+        assert (second.status_code, second.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert "retry-after" in second.headers
+        server.behaviour.resume.set()
+        assert first.result().is_success
+    assert server.counters.requests == 1

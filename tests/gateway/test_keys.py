@@ -24,7 +24,7 @@ from support.patience import PATIENCE_SECONDS
 
 from rft_api.gateway_key import InvalidKey, KeyData, make_token, parse_secret, secret_document, token_digest
 from rft_gateway import keys
-from rft_gateway.keys import Key, KeyRing, Limits
+from rft_gateway.keys import Key, KeyFolder, KeyRing, Limits
 
 NOW = datetime(2027, 1, 31, 12, tzinfo=UTC)
 
@@ -37,8 +37,13 @@ def write_key(folder: Path, name: str, token: str, namespace: str = "team-a", **
     return file
 
 
-def open_ring(folder: Path) -> KeyRing:
-    return KeyRing(folder, clock=NOW.timestamp)
+def open_folder(path: Path) -> tuple[KeyRing, KeyFolder]:
+    ring = KeyRing(clock=NOW.timestamp)
+    return ring, KeyFolder(path, ring)
+
+
+def open_ring(path: Path) -> KeyRing:
+    return open_folder(path)[0]
 
 
 def test_a_token_opens_what_its_document_says(tmp_path):
@@ -70,10 +75,10 @@ def test_ten_thousand_other_tokens_open_nothing(tmp_path):
     revoked_file = write_key(tmp_path, "old", revoked)
     write_key(tmp_path, "past", expired, expires="2027-01-31T12:00:00Z")
     write_key(tmp_path, "broken", broken, tokensPerDay="many")
-    ring = open_ring(tmp_path)
+    ring, files = open_folder(tmp_path)
     assert ring.find(revoked) is not None
     revoked_file.unlink()
-    ring.refresh()
+    files.refresh()
     characters = string.ascii_letters + string.digits
 
     def near() -> str:
@@ -103,7 +108,7 @@ def test_ten_thousand_other_tokens_open_nothing(tmp_path):
 
 @pytest.fixture(scope="module")
 def empty_ring(tmp_path_factory):
-    return KeyRing(tmp_path_factory.mktemp("keys"))
+    return open_ring(tmp_path_factory.mktemp("keys"))
 
 
 @given(st.text() | st.from_regex("rft-[0-9A-Za-z]{43}", fullmatch=True))
@@ -135,7 +140,8 @@ def test_an_end_date_is_looked_at_with_every_request(tmp_path):
     now = NOW.timestamp()
     token = make_token()
     write_key(tmp_path, "ci", token, expires="2027-01-31T12:00:10Z")
-    ring = KeyRing(tmp_path, clock=lambda: now)
+    ring = KeyRing(clock=lambda: now)
+    KeyFolder(tmp_path, ring)
     assert ring.find(token) is not None
     now += 9.999
     assert ring.find(token) is not None
@@ -145,28 +151,28 @@ def test_an_end_date_is_looked_at_with_every_request(tmp_path):
 
 def test_what_changes_in_the_folder_is_seen(tmp_path):
     tokens = [make_token() for _ in range(3)]
-    files = [write_key(tmp_path, f"key-{index}", token) for index, token in enumerate(tokens)]
-    ring = open_ring(tmp_path)
-    files[0].unlink()
-    files[1].rename(tmp_path / ".hidden.yaml")
-    ring.refresh()
+    paths = [write_key(tmp_path, f"key-{index}", token) for index, token in enumerate(tokens)]
+    ring, files = open_folder(tmp_path)
+    paths[0].unlink()
+    paths[1].rename(tmp_path / ".hidden.yaml")
+    files.refresh()
     assert [key.name for key in ring.keys] == ["key-2"]
     # The same size at the same time: what is replaced has another inode, and what was written just now is read again.
-    content = files[2].read_text()
-    times = files[2].stat()
-    files[2].write_text(content.replace(token_digest(tokens[2]), "a" * 64))
-    os.utime(files[2], ns=(times.st_atime_ns, times.st_mtime_ns))
-    ring.refresh()
+    content = paths[2].read_text()
+    times = paths[2].stat()
+    paths[2].write_text(content.replace(token_digest(tokens[2]), "a" * 64))
+    os.utime(paths[2], ns=(times.st_atime_ns, times.st_mtime_ns))
+    files.refresh()
     assert ring.find(tokens[2]) is None
-    files[2].write_text(content)
-    ring.refresh()
+    paths[2].write_text(content)
+    files.refresh()
     assert ring.find(tokens[2]) is not None
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["write", "delete", "spoil", "rename"])), max_size=12))
 def test_after_any_changes_exactly_the_tokens_of_valid_documents_open(tmp_path_factory, changes):
     folder = tmp_path_factory.mktemp("keys")
-    ring, every, opening = open_ring(folder), set(), {}
+    (ring, files), every, opening = open_folder(folder), set(), {}
     for number, change in changes:
         file = folder / f"{number}.yaml"
         opening.pop(number, None)
@@ -183,7 +189,7 @@ def test_after_any_changes_exactly_the_tokens_of_valid_documents_open(tmp_path_f
                 file.write_text(f"{file.read_text() if file.exists() else ''}expires: 2027-01-31\n")
             case "rename" if file.exists():
                 file.rename(file.with_suffix(".old"))
-        ring.refresh()
+        files.refresh()
         assert {token for token in every if ring.find(token)} == set(opening.values())
 
 
@@ -191,14 +197,14 @@ def test_files_that_have_not_changed_are_not_read_again(tmp_path, monkeypatch):
     for index in range(3):
         write_key(tmp_path, f"key-{index}", make_token())
     monkeypatch.setattr(keys, "_SETTLING_SECONDS", -3600.0)
-    ring = open_ring(tmp_path)
+    ring, files = open_folder(tmp_path)
     read = []
     monkeypatch.setattr(keys, "read_key_file", lambda path: read.append(path.name) or keys.KeyFile(path))
-    ring.refresh()
+    files.refresh()
     assert read == []
     token = make_token()
     write_key(tmp_path, "key-1", token, models="a")
-    ring.refresh()
+    files.refresh()
     assert read == ["team-a.key-1.yaml"]
     assert len(ring.keys) == 2
 
@@ -214,8 +220,8 @@ def test_a_key_is_revoked_while_the_program_runs(tmp_path, monkeypatch):
             await asyncio.sleep(0.01)
 
     async def scenario() -> None:
-        ring = open_ring(tmp_path)
-        watch = asyncio.create_task(ring.watch())
+        ring, files = open_folder(tmp_path)
+        watch = asyncio.create_task(files.watch())
         async with asyncio.timeout(PATIENCE_SECONDS):
             file.unlink()
             await until(lambda: ring.find(revoked) is None)
@@ -233,8 +239,8 @@ def test_the_watch_survives_what_nobody_expects(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(keys, "WATCH_SECONDS", 0.0)
     token = make_token()
     write_key(tmp_path, "ci", token)
-    ring = open_ring(tmp_path)
-    real, looks = ring.refresh, []
+    ring, files = open_folder(tmp_path)
+    real, looks = files.refresh, []
 
     def refresh() -> None:
         looks.append(ring.find(token) is not None)
@@ -242,10 +248,10 @@ def test_the_watch_survives_what_nobody_expects(tmp_path, monkeypatch, caplog):
             raise RuntimeError("unforeseen")
         real()
 
-    monkeypatch.setattr(ring, "refresh", refresh)
+    monkeypatch.setattr(files, "refresh", refresh)
 
     async def scenario() -> None:
-        watch = asyncio.create_task(ring.watch())
+        watch = asyncio.create_task(files.watch())
         async with asyncio.timeout(PATIENCE_SECONDS):
             while len(looks) < 3:
                 await asyncio.sleep(0.01)
@@ -259,20 +265,20 @@ def test_the_watch_survives_what_nobody_expects(tmp_path, monkeypatch, caplog):
 def test_without_the_folder_no_key_opens(tmp_path, caplog):
     folder = tmp_path / "keys"
     with pytest.raises(FileNotFoundError):
-        KeyRing(folder)
+        open_ring(folder)
     folder.mkdir()
     token = make_token()
     file = write_key(folder, "ci", token)
-    ring = open_ring(folder)
+    ring, files = open_folder(folder)
     file.rename(tmp_path / file.name)
     folder.rmdir()
-    ring.refresh()
+    files.refresh()
     assert ring.find(token) is None
     assert ring.errors == [f"{folder}: no key opens anything: No such file or directory"]
     assert ring.errors[0] in caplog.text
     folder.mkdir()
     (tmp_path / file.name).rename(file)
-    ring.refresh()
+    files.refresh()
     assert ring.find(token) is not None
     assert ring.errors == []
 
@@ -297,8 +303,8 @@ def test_bad_files_close_no_other(tmp_path, caplog):
     (tmp_path / "gone.yaml").symlink_to(tmp_path / "nowhere")
     write_key(tmp_path, "ci", token)
     (tmp_path / "notes.txt").write_text("no key")
-    ring = open_ring(tmp_path)
-    ring.refresh()
+    ring, files = open_folder(tmp_path)
+    files.refresh()
     assert [key.name for key in ring.keys] == ["ci"]
     assert ring.find(token) is not None
     expected = {name: f"{tmp_path / name}{message}" for name, (_, message) in BAD_FILES.items()}

@@ -15,8 +15,9 @@ from aiohttp import web
 from support.gateway import Gateway, route
 from support.patience import PATIENCE_SECONDS
 
+from rft_gateway.demand import Demand
 from rft_gateway.door import Door
-from rft_gateway.keys import KeyRing
+from rft_gateway.keys import KeyFolder, KeyRing
 from rft_gateway.ledger import Ledger
 from rft_gateway.limits import Limiter
 from rft_gateway.logs import Conversations
@@ -24,7 +25,8 @@ from rft_gateway.metrics import Metrics
 from rft_gateway.proxy import Proxy
 from rft_gateway.records import Records
 from rft_gateway.replicas import Replicas
-from rft_gateway.routes import RouteTable
+from rft_gateway.routes import RouteFile, RouteTable
+from rft_gateway.waiting import Waiting
 
 QUESTION = {"model": "m", "messages": [{"role": "user", "content": "one two"}], "max_tokens": 2}
 
@@ -32,13 +34,14 @@ QUESTION = {"model": "m", "messages": [{"role": "user", "content": "one two"}], 
 @contextlib.asynccontextmanager
 async def door_before(files: Gateway, ledger: Ledger) -> AsyncIterator[str]:
     """A door in this process, with a ledger of the test's; yields its address."""
-    routes = RouteTable(files.folder / "routes.json")
-    routes.load()
-    async with Proxy(Replicas(time.monotonic), PATIENCE_SECONDS) as proxy:
-        keys = KeyRing(files.folder / "keys")
-        metrics = Metrics()
-        records = Records(ledger, metrics, Conversations(None, metrics, segment_seconds=1.0))
-        door = Door(routes, keys, Limiter(time.time()), records, proxy)
+    routes, keys = RouteTable(), KeyRing()
+    RouteFile(files.folder / "routes.json", routes).load()
+    KeyFolder(files.folder / "keys", keys)
+    metrics = Metrics()
+    conversations = Conversations(None, metrics, segment_seconds=1.0)
+    waiting = Waiting(routes, Demand(), metrics)
+    async with Proxy(Replicas(time.monotonic), waiting, PATIENCE_SECONDS) as proxy:
+        door = Door(routes, keys, Limiter(time.time()), Records(ledger, metrics, conversations), proxy)
         runner = web.ServerRunner(web.Server(door.respond))
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

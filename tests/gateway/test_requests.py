@@ -105,3 +105,29 @@ def test_the_beginning_is_short_and_tells_prompts_of_tokens_apart():
     one, other = (read({"model": "m", "prompt": tokens}, Api.COMPLETIONS) for tokens in ([1, 23], [12, 3]))
     assert one.beginning != other.beginning
     assert one.prompt_estimate == 3
+
+
+@pytest.mark.parametrize(
+    ("api", "more", "completions"),
+    [
+        (Api.CHAT, {}, 0),
+        (Api.CHAT, {"max_completion_tokens": 50}, 50),
+        (Api.CHAT, {"max_tokens": 50}, 50),
+        (Api.CHAT, {"max_tokens": 50, "max_completion_tokens": 70}, 70),
+        (Api.CHAT, {"max_tokens": 50, "n": 3}, 150),
+        (Api.CHAT, {"max_output_tokens": 50}, 0),
+        (Api.COMPLETIONS, {"max_tokens": 50, "prompt": "one"}, 50),
+        (Api.COMPLETIONS, {"max_tokens": 50, "prompt": ["one", "two"], "n": 2}, 200),
+        (Api.COMPLETIONS, {"max_tokens": 50, "prompt": [[1, 2], [3]]}, 100),
+        (Api.COMPLETIONS, {"max_tokens": 50, "prompt": [1, 2, 3]}, 50),
+        (Api.COMPLETIONS, {"max_tokens": 50, "prompt": []}, 50),
+        (Api.RESPONSES, {"max_output_tokens": 50, "input": "one"}, 50),
+        (Api.EMBEDDINGS, {"max_tokens": 50, "input": "one"}, 0),
+        # what the server refuses reserves nothing
+        *((Api.CHAT, {"max_tokens": value}, 0) for value in (-1, 0, True, "50", 1.5, None, [])),
+        *((Api.CHAT, {"max_tokens": 50, "n": value}, 50) for value in (-1, 0, True, "2", None)),
+    ],
+)
+def test_what_a_request_may_use_at_most(api, more, completions):
+    call = read({"model": "m", **more}, api)
+    assert call.token_estimate == call.prompt_estimate + completions

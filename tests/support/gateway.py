@@ -42,17 +42,19 @@ class Gateway:
         self, folder: Path, routes: Sequence[Route], *arguments: str, environment: Mapping[str, str] | None = None
     ):
         self.folder = folder
-        self._environment = {**os.environ, **(environment or {})}
         self.ledger_file = folder / "ledger.db"
         (folder / "keys").mkdir(parents=True, exist_ok=True)
         self.set_routes(routes)
         self.token = self.add_key("key")
+        self._prepare("--routes", str(folder / "routes.json"), "--keys", str(folder / "keys"), *arguments)
+        self.environment |= environment or {}
+
+    def _prepare(self, *arguments: str) -> None:
         operation_port = free_port()
         self.operation_url = f"http://127.0.0.1:{operation_port}"
+        self.environment = {**os.environ, "RFT_GATEWAY_LEDGER": str(self.ledger_file)}
         self._command = [
-            sys.executable, "-m", "rft_gateway", "--routes", str(folder / "routes.json"),
-            "--keys", str(folder / "keys"), "--ledger", str(self.ledger_file), "--port", "0",
-            "--operation-port", str(operation_port), *arguments,
+            sys.executable, "-m", "rft_gateway", "--port", "0", "--operation-port", str(operation_port), *arguments,
         ]  # fmt: skip
 
     def __enter__(self) -> Gateway:
@@ -66,7 +68,7 @@ class Gateway:
         """Starts it, also again."""
         self._output = self.folder / "gateway.out"
         with self._output.open("wb") as output, (self.folder / "gateway.log").open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=output, stderr=log, env=self._environment)
+            self.process = subprocess.Popen(self._command, stdout=output, stderr=log, env=self.environment)
 
         def address() -> str | None:
             assert self.process.poll() is None, self.log
@@ -76,7 +78,9 @@ class Gateway:
 
     def run(self) -> tuple[int, str]:
         """Runs it until it ends by itself; returns its exit code, and what it has logged."""
-        result = subprocess.run(self._command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+        result = subprocess.run(
+            self._command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=self.environment
+        )
         return result.returncode, result.stderr
 
     def stop(self) -> int:

@@ -59,9 +59,10 @@ class VllmBytes:
     Args:
         models: names that it serves.
         port: 0 is a free one.
+        host: the address that it listens on.
     """
 
-    def __init__(self, *models: str, port: int = 0):
+    def __init__(self, *models: str, port: int = 0, host: str = "127.0.0.1"):
         self.models = list(models)
         self.counters = Counters()
         self.behaviour = Behaviour()
@@ -72,6 +73,7 @@ class VllmBytes:
         self.tokens_by_request: Counter[str] = Counter()
         """Tokens of completions, by the names of requests."""
         self._port = port
+        self._host = host
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -105,9 +107,10 @@ class VllmBytes:
         application.router.add_post("/v1/embeddings", self._embeddings)
         runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", self._port)
+        site = web.TCPSite(runner, self._host, self._port)
         await site.start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        self.port = runner.addresses[0][1]
+        self.url = f"http://{self._host}:{self.port}"
         self._ready.set()
         await self._stop.wait()
         await runner.cleanup()

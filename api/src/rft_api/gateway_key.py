@@ -8,7 +8,7 @@ import hashlib
 import re
 import secrets
 import string
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BeforeValidator, ValidationError
 from pydantic_core import PydanticCustomError
 
+from rft_api.foreign.text import one_line
 from rft_api.model import Json, Location, Model, Violation, camel, format_location
 from rft_api.resource import Metadata
 from rft_api.violations import violations
@@ -204,6 +205,30 @@ def parse_secret(document: Any) -> Key:
         raise InvalidKey("; ".join(map(str, problems)))
     limits = Limits(**{field: getattr(data, field) for field in LIMIT_FIELDS})
     return Key(metadata.name, metadata.namespace, data.digest, data.models or (), data.expires, limits)
+
+
+def merge_keys(keys: Iterable[tuple[str, Key]]) -> tuple[list[Key], list[str]]:
+    """Return the keys that open something, and a sentence for each other one.
+
+    The first one of a name or digest counts. A second one cannot close it.
+
+    Args:
+        keys: keys with the places that they come from, those that count first at the beginning.
+    """
+    merged: list[Key] = []
+    errors: list[str] = []
+    names: dict[tuple[str, str], str] = {}
+    digests: dict[str, str] = {}
+    for place, key in keys:
+        name, title = (key.namespace, key.name), f"key {key.name} of namespace {key.namespace}"
+        if name in names:
+            errors.append(one_line(f"{place}: metadata.name: {title} is already defined in {names[name]}"))
+        elif key.digest in digests:
+            errors.append(one_line(f"{place}: digest: {title} has the digest of a key in {digests[key.digest]}"))
+        else:
+            names[name] = digests[key.digest] = place
+            merged.append(key)
+    return merged, errors
 
 
 def secret_document(key: Key) -> Json:

@@ -12,7 +12,7 @@ import yaml
 from rft_api.foreign.files import read_file
 from rft_api.foreign.text import one_line
 from rft_api.foreign.yaml_text import parse_documents
-from rft_api.gateway_key import InvalidKey, Key, parse_secret
+from rft_api.gateway_key import InvalidKey, Key, merge_keys, parse_secret
 
 MAXIMUM_BYTES: Final = 1 << 20
 """Largest size of a file with keys; a key has some 500 bytes."""
@@ -77,26 +77,10 @@ def read_key_folder(folder: Path) -> list[KeyFile]:
 
 
 def merge_key_files(files: Iterable[KeyFile]) -> tuple[list[Key], list[str]]:
-    """Return the keys of files, and a sentence for each document that opens nothing.
-
-    The first document of a name or digest counts. A second one cannot close it.
-    """
-    keys: list[Key] = []
-    errors: list[str] = []
-    names: dict[tuple[str, str], Path] = {}
-    digests: dict[str, Path] = {}
-    for file in files:
-        errors += file.errors
-        for key in file.keys:
-            name, title = (key.namespace, key.name), f"key {key.name} of namespace {key.namespace}"
-            if name in names:
-                errors.append(_sentence(file.path, f"metadata.name: {title} is already defined in {names[name]}"))
-            elif key.digest in digests:
-                errors.append(_sentence(file.path, f"digest: {title} has the digest of a key in {digests[key.digest]}"))
-            else:
-                names[name] = digests[key.digest] = file.path
-                keys.append(key)
-    return keys, errors
+    """Return the keys of files, and a sentence for each document that opens nothing; see `merge_keys`."""
+    files = list(files)
+    keys, errors = merge_keys((str(file.path), key) for file in files for key in file.keys)
+    return keys, [*(error for file in files for error in file.errors), *errors]
 
 
 def _sentence(place: Path | str, problem: str) -> str:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 import orjson
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from rft_api.gateway_routes import Route
 from rft_gateway.bodies import Bodies
-from rft_gateway.errors import ApiError, model_not_found
+from rft_gateway.errors import ApiError, model_not_found, starting
 from rft_gateway.feedback import FEEDBACK, find_model, keep_feedback, read_feedback
 from rft_gateway.keys import Key, KeyRing
 from rft_gateway.ledger import Outcome, make_id
 from rft_gateway.limits import Limiter
-from rft_gateway.metrics import Metrics
 from rft_gateway.proxy import Exchange, Proxy
 from rft_gateway.records import Record, Records
 from rft_gateway.requests import Api, Call, parse_body, read_call
@@ -29,8 +26,6 @@ from rft_gateway.usage_api import PAGES
 
 MODELS = "/v1/models"
 HEALTH = "/healthz"
-READINESS = "/readyz"
-METRICS = "/metrics"
 REQUEST_ID = "x-request-id"
 """Header of every answer; OpenAI's clients show it with an error."""
 _LONGEST_NAME = 200
@@ -92,7 +87,7 @@ class Door:
             call = read_call(api, await body.read(request))
             route = self._find_route(key, call.model)
             with (
-                self._limiter.admit(key, time.time(), call.prompt_estimate) as admission,
+                self._limiter.admit(key, time.time(), call.token_estimate) as admission,
                 self._metrics.in_flight.track_inprogress(),
             ):
                 record = Record(self._records, request_id, arrival, key, route, call, admission)
@@ -130,12 +125,16 @@ class Door:
             )
             raise ApiError(401, message, code="missing_api_key", headers=headers)
         key = self._keys.find(token.strip())
+        if key is None and not self._keys.is_complete:
+            raise starting()  # the key may be right
         if key is None:
             raise ApiError(401, "Incorrect API key provided.", code="invalid_api_key", headers=headers)
         return key
 
     def _find_route(self, key: Key, model: str) -> Route:
         route = self._routes.find(key.namespace, model) if _opens(key, model) else None
+        if route is None and not self._routes.is_complete:
+            raise starting()
         if route is None:
             raise model_not_found(model[:_LONGEST_NAME])
         return route
@@ -154,30 +153,6 @@ class Door:
         return web.Response(
             status=error.status, body=error.body(), headers=error.headers, content_type="application/json"
         )
-
-
-class Operation:
-    """Answers those who operate the gateway, at a port of its own: clients need not see who uses what.
-
-    Args:
-        metrics: the metrics.
-        is_ready: returns whether new requests should come.
-    """
-
-    def __init__(self, metrics: Metrics, is_ready: Callable[[], bool]):
-        self._metrics = metrics
-        self._is_ready = is_ready
-
-    async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request."""
-        if request.path == METRICS:
-            body = generate_latest(self._metrics.registry)
-            return web.Response(body=body, headers={"content-type": CONTENT_TYPE_LATEST})
-        if request.path == HEALTH:
-            return web.Response(text="ok\n")
-        if request.path == READINESS:
-            return web.Response(text="ok\n") if self._is_ready() else web.Response(status=503, text="stopping\n")
-        return web.Response(status=404, text=f"there are {METRICS}, {HEALTH} and {READINESS}\n")
 
 
 def _affinity(key: Key, call: Call) -> str:

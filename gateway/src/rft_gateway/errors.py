@@ -50,3 +50,9 @@ def model_not_found(model: str) -> ApiError:
     """Return the error for a model that does not exist, or that is not this key's: both look the same."""
     message = f"The model `{model}` does not exist or you do not have access to it."
     return ApiError(404, message, param="model", code="model_not_found")
+
+
+def starting() -> ApiError:
+    """Return the error while the gateway does not know yet which models and keys there are."""
+    message = "The gateway is starting, and has not read its models and keys yet. Please try again."
+    return ApiError(503, message, code="starting", headers={"retry-after": "1"})

@@ -1,4 +1,4 @@
-"""Who asks: finds the key of a token among the documents of a folder, which is watched."""
+"""Who asks: finds the key of a token; and the folder of key documents, for a gateway without a cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 from rft_api.gateway_key import Key, Limits, is_token, parse_secret, token_digest
 from rft_api.gateway_key_files import KeyFile, key_paths, merge_key_files, read_key_file
 
-__all__ = ["Key", "KeyRing", "Limits", "parse_secret"]
+__all__ = ["Key", "KeyFolder", "KeyRing", "Limits", "parse_secret"]
 
 WATCH_SECONDS = 1.0
 """Seconds between two looks at the folder: a key that is revoked opens nothing after this time."""
@@ -37,28 +37,19 @@ class _Reading:
 
 
 class KeyRing:
-    """The keys of a folder.
+    """The keys by their digests. A source, a `KeyFolder` or a cluster, replaces all of them at once."""
 
-    A document that is wrong opens nothing and leaves the others as they are. When the folder itself cannot be read, no
-    key opens anything, because nobody can say which were revoked.
-    """
-
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.time):
-        """Read the folder.
+    def __init__(self, clock: Callable[[], float] = time.time):
+        """Begin without keys.
 
         Args:
-            folder: the folder.
             clock: returns the seconds since 1970, for the end dates of keys.
-
-        Raises:
-            OSError: when the folder cannot be read.
         """
-        self._folder = folder
         self._clock = clock
-        self._readings: dict[Path, _Reading] = {}
         self._keys: dict[str, Key] = {}
         self._errors: list[str] = []
-        self._read()
+        self.is_complete = False
+        """Whether the source has stated the keys; before, nobody can say that a token is wrong."""
 
     @property
     def keys(self) -> list[Key]:
@@ -67,7 +58,7 @@ class KeyRing:
 
     @property
     def errors(self) -> list[str]:
-        """A sentence for each document that opens nothing; it names the file and the field."""
+        """A sentence for each document that opens nothing; it names the document and the field."""
         return list(self._errors)
 
     def find(self, token: str) -> Key | None:
@@ -85,6 +76,38 @@ class KeyRing:
         if key.expires is not None and datetime.fromtimestamp(self._clock(), UTC) >= key.expires:
             return None
         return key
+
+    def replace(self, keys: Iterable[Key], errors: Iterable[str]) -> None:
+        """Replace all keys at once, and log the errors that are new."""
+        before, self._errors = set(self._errors), list(errors)
+        for error in self._errors:
+            if error not in before:
+                _log.warning("%s", error)
+        self._keys = {key.digest: key for key in keys}
+        self.is_complete = True
+
+
+class KeyFolder:
+    """A folder of key documents.
+
+    A document that is wrong opens nothing and leaves the others as they are. When the folder itself cannot be read, no
+    key opens anything, because nobody can say which were revoked.
+    """
+
+    def __init__(self, folder: Path, ring: KeyRing):
+        """Read the folder.
+
+        Args:
+            folder: the folder.
+            ring: gets its keys.
+
+        Raises:
+            OSError: when the folder cannot be read.
+        """
+        self._folder = folder
+        self._ring = ring
+        self._readings: dict[Path, _Reading] = {}
+        self._read()
 
     def refresh(self) -> None:
         """Read what has changed in the folder."""
@@ -108,8 +131,7 @@ class KeyRing:
         if self._readings and readings == self._readings:
             return
         self._readings = readings
-        keys, errors = merge_key_files(reading.file for reading in self._readings.values())
-        self._take({key.digest: key for key in keys}, errors)
+        self._ring.replace(*merge_key_files(reading.file for reading in self._readings.values()))
 
     def _reading(self, path: Path) -> _Reading:
         before = _signature(path)
@@ -121,14 +143,7 @@ class KeyRing:
 
     def _close(self, cause: str) -> None:
         self._readings = {}
-        self._take({}, [f"{self._folder}: no key opens anything: {cause}"])
-
-    def _take(self, keys: dict[str, Key], errors: list[str]) -> None:
-        """Exchange all keys at once, and log the errors that are new."""
-        for error in errors:
-            if error not in self._errors:
-                _log.warning("%s", error)
-        self._keys, self._errors = keys, errors
+        self._ring.replace([], [f"{self._folder}: no key opens anything: {cause}"])
 
 
 def _signature(path: Path) -> _Signature | None:

@@ -7,9 +7,10 @@ import contextlib
 import logging
 import resource
 import signal
+import ssl
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 
 import uvloop
@@ -20,17 +21,21 @@ from rft_api.foreign import server_limits
 from rft_api.foreign.logs import LineFormatter
 from rft_api.ports import ListenError, listen, listener_url
 from rft_api.readiness import format_address
-from rft_gateway.door import Door, Operation
-from rft_gateway.keys import KeyRing
+from rft_gateway.demand import Demand
+from rft_gateway.door import Door
+from rft_gateway.keys import KeyFolder, KeyRing
 from rft_gateway.ledger import Ledger, LedgerError, Total
 from rft_gateway.limits import Limiter
 from rft_gateway.logs import Conversations, Spool, SpoolError
 from rft_gateway.metrics import Metrics
+from rft_gateway.operation import Operation
 from rft_gateway.proxy import Proxy
 from rft_gateway.records import Records
 from rft_gateway.replicas import Replicas
-from rft_gateway.routes import RoutesError, RouteTable
+from rft_gateway.routes import RouteFile, RoutesError, RouteTable
 from rft_gateway.settings import Settings, read_settings
+from rft_gateway.tls import Certificate, CertificateError
+from rft_gateway.waiting import Waiting, Wake
 
 LINGERING_SECONDS = 2.0
 """Time in which the rest of a body is read after its request was refused, so that the client reads the answer."""
@@ -50,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _allow_many_connections()
     try:
         uvloop.run(serve(settings))
-    except (StartError, ListenError, RoutesError, LedgerError, SpoolError) as error:
+    except (StartError, ListenError, RoutesError, LedgerError, SpoolError, CertificateError) as error:
         print(error, file=sys.stderr)
         return ExitCode.CONFIGURATION_INVALID
     return ExitCode.SUCCEEDED
@@ -60,47 +65,84 @@ async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        StartError, ListenError, RoutesError, LedgerError, SpoolError: when it cannot start.
+        StartError, ListenError, RoutesError, LedgerError, SpoolError, CertificateError: when it cannot start.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     replicas = Replicas(time.monotonic)
-    routes = RouteTable(settings.routes, lambda table: replicas.keep_only(table.servers()))
-    routes.load()
+    routes, keys, demand = RouteTable(), KeyRing(), Demand()
+    routes.call_on_change(lambda table: replicas.keep_only(table.servers()))
+    routes.call_on_change(demand.keep_only)
+    async with contextlib.AsyncExitStack() as stack:
+        follow, wake = await _open_source(stack, settings, routes, keys)
+        ledger = Ledger(settings.ledger)
+        await ledger.prepare()
+        stack.push_async_callback(ledger.close)
+        limiter = Limiter(time.time())
+        limiter.restore(_tokens_of_days(await _totals_of_month(ledger)))
+        metrics = Metrics()
+        conversations = Conversations(_spool(settings), metrics, settings.log_seconds)
+        await conversations.start()
+        stack.push_async_callback(conversations.close)
+        records = Records(ledger, metrics, conversations)
+        waiting = Waiting(routes, demand, metrics, wake)
+        proxy = await stack.enter_async_context(Proxy(replicas, waiting, settings.answer_seconds))
+        _run_beside(stack, follow(), stop)
+        door = Door(routes, keys, limiter, records, proxy)
+        operation = Operation(metrics, demand, lambda: routes.is_complete and keys.is_complete and not stop.is_set())
+        await _listen(settings, door, operation, stop, waiting)
+        await records.close()
+
+
+async def _open_source(
+    stack: contextlib.AsyncExitStack, settings: Settings, routes: RouteTable, keys: KeyRing
+) -> tuple[Callable[[], Coroutine[None, None, None]], Wake | None]:
+    """Open what models and keys come from; return what follows it, and what wakes endpoints there."""
+    if settings.kubernetes:
+        # The client of Kubernetes takes a second to import, which would be for nothing on one machine.
+        from rft_gateway.cluster.source import ClusterError, open_cluster
+
+        try:
+            cluster = await stack.enter_async_context(open_cluster(settings.namespaces, routes, keys))
+        except ClusterError as error:
+            raise StartError(str(error)) from None
+        return cluster.follow, cluster.wake
+    assert settings.routes is not None  # the settings have one of both
+    assert settings.keys is not None
+    file = RouteFile(settings.routes, routes)
+    file.load()
     if settings.spool is None and routes.keep_logs():
         raise StartError(f"--spool: name a folder, because models of {settings.routes} have logs")
     try:
-        keys = KeyRing(settings.keys)
+        folder = KeyFolder(settings.keys, keys)
     except OSError as error:
         raise StartError(f"--keys {settings.keys}: {error.strerror}") from None
-    ledger = Ledger(settings.ledger)
-    await ledger.prepare()
-    limiter = Limiter(time.time())
-    limiter.restore(_tokens_of_days(await _totals_of_month(ledger)))
-    metrics = Metrics()
-    conversations = Conversations(_spool(settings), metrics, settings.log_seconds)
-    await conversations.start()
-    records = Records(ledger, metrics, conversations)
-    followers = [asyncio.create_task(routes.follow()), asyncio.create_task(keys.watch())]
-    try:
-        async with Proxy(replicas, settings.answer_seconds) as proxy:
-            door = Door(routes, keys, limiter, records, proxy)
-            operation = Operation(metrics, lambda: not stop.is_set())
-            await _listen(settings, door, operation, stop)
-            await records.close()
-    finally:
-        for follower in followers:
-            follower.cancel()
-        await conversations.close()
-        await ledger.close()
+
+    async def follow() -> None:
+        await asyncio.gather(file.follow(), folder.watch())
+
+    return follow, None
 
 
 def _spool(settings: Settings) -> Spool | None:
     return None if settings.spool is None else Spool(settings.spool, settings.spool_bytes)
 
 
-async def _listen(settings: Settings, door: Door, operation: Operation, stop: asyncio.Event) -> None:
+def _run_beside(stack: contextlib.AsyncExitStack, work: Coroutine[None, None, None], stop: asyncio.Event) -> None:
+    """Do work until the end of the stack. If it fails, the gateway stops: it would not know what has changed."""
+
+    def note(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logging.error("stopping, because of an error of the program", exc_info=error)
+            stop.set()
+
+    task = asyncio.create_task(work)
+    task.add_done_callback(note)
+    stack.callback(task.cancel)
+
+
+async def _listen(settings: Settings, door: Door, operation: Operation, stop: asyncio.Event, waiting: Waiting) -> None:
     """Answer requests until it is time to stop, and then those that have begun."""
     clients = web.Server(
         door.respond,
@@ -115,21 +157,33 @@ async def _listen(settings: Settings, door: Door, operation: Operation, stop: as
         # The port for operators closes last: it says that the gateway is stopping.
         if settings.operation_port is not None:
             await _start(stack, operators, settings.operation_host, settings.operation_port, drain_seconds=0.0)
-        address = await _start(stack, clients, settings.host, settings.port, settings.drain_seconds)
+        context = None
+        if settings.tls_certificate is not None and settings.tls_key is not None:
+            certificate = Certificate(settings.tls_certificate, settings.tls_key)
+            _run_beside(stack, certificate.follow(), stop)
+            context = certificate.context
+        address = await _start(stack, clients, settings.host, settings.port, settings.drain_seconds, context)
         print(format_address(address), flush=True)
         await stop.wait()
         logging.info("stopping: answering what has begun")
+        waiting.stop()
 
 
 async def _start(
-    stack: contextlib.AsyncExitStack, server: web.Server, host: str, port: int, drain_seconds: float
+    stack: contextlib.AsyncExitStack,
+    server: web.Server,
+    host: str,
+    port: int,
+    drain_seconds: float,
+    context: ssl.SSLContext | None = None,
 ) -> str:
     listener = listen(host, port)
     runner = web.ServerRunner(server, shutdown_timeout=drain_seconds)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    await web.SockSite(runner, listener, backlog=server_limits.BACKLOG).start()
-    return listener_url(listener)
+    await web.SockSite(runner, listener, backlog=server_limits.BACKLOG, ssl_context=context).start()
+    url = listener_url(listener)
+    return url if context is None else url.replace("http:", "https:", 1)
 
 
 async def _totals_of_month(ledger: Ledger) -> list[Total]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
@@ -11,6 +12,7 @@ from rft_gateway.usage import Usage
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_START_SECONDS = (1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 3600)
 
 
 class Metrics:
@@ -22,7 +24,7 @@ class Metrics:
         model = ["namespace", "model"]
         self._requests = Counter(
             "rft_gateway_requests",
-            "Requests that went to a server, by outcome and status of HTTP",
+            "Requests for a model, by outcome and status of HTTP",
             [*model, "outcome", "code"],
             registry=registry,
         )
@@ -72,10 +74,30 @@ class Metrics:
             ["namespace"],
             registry=registry,
         )
+        self._waiting = Gauge("rft_gateway_waiting", "Requests that wait for a server", model, registry=registry)
+        self._refused = Counter(
+            "rft_gateway_refused",
+            "Requests that were not answered because their model had no server, by the reason",
+            [*model, "reason"],
+            registry=registry,
+        )
+        self._cold_starts = Counter(
+            "rft_gateway_cold_starts",
+            "Times that requests have waited for the server of a base model, by outcome: Started, Failed, Abandoned",
+            [*model, "outcome"],
+            registry=registry,
+        )
+        self._cold_start_seconds = Histogram(
+            "rft_gateway_cold_start_seconds",
+            "Time from the first request that waits for a base model until a server takes one",
+            model,
+            buckets=_START_SECONDS,
+            registry=registry,
+        )
         self.in_flight = Gauge("rft_gateway_in_flight", "Requests that are being answered", registry=registry)
 
     def count_request(self, route: Route, outcome: str, status: int, seconds: float) -> None:
-        """Count a request that went to a server."""
+        """Count a request for a model."""
         self._requests.labels(route.namespace, route.model, outcome, str(status)).inc()
         self._request_seconds.labels(route.namespace, route.model).observe(seconds)
 
@@ -121,3 +143,19 @@ class Metrics:
     def observe_ledger(self, seconds: float) -> None:
         """Note how long an entry has waited until it was durable."""
         self._ledger_seconds.observe(seconds)
+
+    def waiting(self, route: Route) -> AbstractContextManager[object]:
+        """Count a request that waits, for as long as a block lasts."""
+        return self._waiting.labels(route.namespace, route.model).track_inprogress()
+
+    def count_refused(self, route: Route, reason: str) -> None:
+        """Count a request that was not answered because its model had no server."""
+        self._refused.labels(route.namespace, route.model, reason).inc()
+
+    def count_cold_start(self, namespace: str, base: str, outcome: str) -> None:
+        """Count that requests have waited for a base model."""
+        self._cold_starts.labels(namespace, base, outcome).inc()
+
+    def observe_cold_start(self, namespace: str, base: str, seconds: float) -> None:
+        """Note how long it took until a server took a request."""
+        self._cold_start_seconds.labels(namespace, base).observe(seconds)

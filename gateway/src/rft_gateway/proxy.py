@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import aiohttp
 import orjson
@@ -23,6 +24,7 @@ from rft_gateway.replicas import Replica, Replicas
 from rft_gateway.requests import Api, Call
 from rft_gateway.streams import EventStream
 from rft_gateway.usage import StreamTally, usage_of
+from rft_gateway.waiting import Waiting
 
 CLIENT_LEFT = 499
 """The status code that the ledger has for a client that left before it got one; nginx's."""
@@ -34,6 +36,7 @@ sent at this very moment would be lost."""
 LARGEST_ANSWER = 64 << 20
 """Largest answer in bytes that is no stream: as the largest request."""
 LARGEST_ERROR = 1 << 20
+HEARTBEAT = b": waiting for the model to start\n\n"
 _CHUNK = 1 << 16
 _logger = logging.getLogger(__name__)
 
@@ -51,6 +54,8 @@ class Exchange:
     headers: Mapping[str, str] = field(default_factory=dict)
     """Headers of the answer, besides those of its content."""
     tally: StreamTally = field(init=False)
+    stream: web.StreamResponse | None = field(init=False, default=None)
+    """The answer, once a stream has begun."""
 
     def __post_init__(self) -> None:
         self.tally = StreamTally(self.call.completions, self.call.prompt_estimate)
@@ -65,11 +70,13 @@ class Proxy:
 
     Args:
         replicas: the servers, with their load.
+        waiting: the requests whose model has no server.
         answer_seconds: the longest time in which a server may send nothing, before it is given up.
     """
 
-    def __init__(self, replicas: Replicas, answer_seconds: float):
+    def __init__(self, replicas: Replicas, waiting: Waiting, answer_seconds: float):
         self._replicas = replicas
+        self._waiting = waiting
         self._timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=answer_seconds)
 
     async def __aenter__(self) -> Proxy:
@@ -95,34 +102,61 @@ class Proxy:
         """
         try:
             async with self._answer(exchange) as answer:
-                if answer.status >= 300:
-                    raise await _server_error(exchange, answer)
                 if answer.content_type == "text/event-stream":
                     return await _pass_stream(exchange, answer)
+                if exchange.stream is not None:
+                    raise server_errors.broken_off()  # a stream has begun while it waited, and the server sends none
                 return await _pass_document(exchange, answer)
         except (asyncio.CancelledError, _ClientLeft):
             # Leaving the block has closed the connection, so the server stops. What it had generated is counted.
             exchange.record.write(exchange.tally.usage(), CLIENT_LEFT, Outcome.CLIENT_LEFT)
             raise asyncio.CancelledError from None
         except ApiError as error:
-            refused = error.status < 500
-            outcome = Outcome.REFUSED if refused else Outcome.SERVER_FAILED
-            await asyncio.shield(exchange.record.write(exchange.tally.usage(), error.status, outcome))
-            raise
+            failed = error.status >= 500 and exchange.record.is_sent
+            outcome = Outcome.SERVER_FAILED if failed else Outcome.REFUSED
+            try:
+                await asyncio.shield(exchange.record.write(exchange.tally.usage(), error.status, outcome))
+            except ApiError as unrecorded:
+                error = unrecorded
+            return await _tell(exchange, error)
 
     @asynccontextmanager
     async def _answer(self, exchange: Exchange) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Have a server begin its answer. Another replica is tried only while nothing was sent.
+        """Have a server begin its answer. While there is none, the request waits, if it may.
 
         Raises:
             ApiError: when there is no answer.
         """
-        body = exchange.call.body_for(exchange.route.served_model)
-        for replica in self._replicas.in_order(exchange.route.servers, exchange.affinity):
-            with replica.in_use():
+        demand = self._waiting.demand
+        with demand.request(exchange.route), self._waiting.place(exchange.route, len(exchange.call.body)) as place:
+            while True:
+                async with self._attempt(exchange, place.find_route()) as answer:
+                    if answer is not None:
+                        place.note_answer()
+                        yield answer
+                        return
+                try:
+                    await place.wait(partial(_beat, exchange) if exchange.call.stream else None)
+                finally:
+                    exchange.record.note_cold_start(place.seconds)
+
+    @asynccontextmanager
+    async def _attempt(self, exchange: Exchange, route: Route) -> AsyncIterator[aiohttp.ClientResponse | None]:
+        """Have one of the servers begin its answer; None when they all take no connection, or do not have the model.
+
+        Another replica is tried only while nothing was done for the request.
+
+        Raises:
+            ApiError: when a server has failed.
+        """
+        body = exchange.call.body_for(route.served_model)
+        for replica in self._replicas.in_order(route.servers, exchange.affinity):
+            with replica.in_use(), self._waiting.demand.in_flight(route):
+                exchange.record.is_sent = True
                 try:
                     answer = await self._post(replica, exchange, body)
                 except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+                    exchange.record.is_sent = False
                     self._replicas.mark_away(replica)
                     continue
                 except TimeoutError:
@@ -131,11 +165,17 @@ class Proxy:
                     _logger.warning("%s: %s", replica.url, type(error).__name__)
                     raise server_errors.broken_off() from None
                 try:
+                    if answer.status >= 300:
+                        text = await _read(answer, LARGEST_ERROR)
+                        if server_errors.lacks_model(answer.status, text):
+                            exchange.record.is_sent = False  # it has not loaded the adapter yet
+                            continue
+                        raise _server_error(exchange, answer, text)
                     yield answer
                 finally:
                     answer.release()  # closes the connection if something is left of the answer
                 return
-        raise server_errors.unavailable(exchange.route.model)
+        yield None
 
     async def _post(self, replica: Replica, exchange: Exchange, body: bytes) -> aiohttp.ClientResponse:
         url = f"{replica.url}{exchange.call.api.value}"
@@ -144,8 +184,7 @@ class Proxy:
         )
 
 
-async def _server_error(exchange: Exchange, answer: aiohttp.ClientResponse) -> ApiError:
-    body = await _read(answer, LARGEST_ERROR)
+def _server_error(exchange: Exchange, answer: aiohttp.ClientResponse, body: bytes) -> ApiError:
     retry_after = answer.headers.get("retry-after")
     return server_errors.from_answer(exchange.call.api, exchange.route.model, answer.status, body, retry_after)
 
@@ -165,31 +204,28 @@ async def _pass_document(exchange: Exchange, answer: aiohttp.ClientResponse) -> 
 
 async def _pass_stream(exchange: Exchange, answer: aiohttp.ClientResponse) -> web.StreamResponse:
     """Pass on a stream. Its end is held back until usage is durable; an error in the middle becomes its last event."""
-    headers = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", **exchange.headers}
-    response = web.StreamResponse(status=answer.status, headers=headers)
     assembly = Assembly() if exchange.record.keeps_conversation else None
     events = EventStream(exchange.call, exchange.tally, server_errors.from_event, assembly)
     error: ApiError | None = None
-    begun = False
+    has_parts = False
     try:
         async for data in _chunks(answer):
             passed = events.feed(data)
             if not passed:
                 continue
-            if not begun:
-                begun = True
+            if not has_parts:
+                has_parts = True
                 exchange.record.note_first_part()
-                await _prepare(exchange, response)
-            await _send(exchange, response, _renamed(exchange.route, passed))
+            stream = exchange.stream or await _begin_stream(exchange)
+            await _send(exchange, stream, _renamed(exchange.route, passed))
     except ApiError as failure:
-        if not begun:
+        if not has_parts:
             raise
         error = failure
     except ValueError as failure:
         _logger.warning("a stream of %s/%s %s", exchange.route.namespace, exchange.route.model, failure)
         error = server_errors.broken_off()
-    if not begun:
-        await _prepare(exchange, response)
+    stream = exchange.stream or await _begin_stream(exchange)
     if error is None and events.error is None and not (events.is_complete or exchange.tally.is_complete):
         error = server_errors.broken_off()
     outcome = Outcome.SERVER_FAILED if error or events.error else Outcome.ANSWERED
@@ -199,27 +235,45 @@ async def _pass_stream(exchange: Exchange, answer: aiohttp.ClientResponse) -> we
         await asyncio.shield(exchange.record.write(exchange.tally.usage(), answer.status, outcome, whole))
     except ApiError as failure:
         end = _event(failure)  # an answer whose usage cannot be recorded is not given
-    await _send(exchange, response, _renamed(exchange.route, end))
-    await _end(response)
-    return response
+    return await _end_stream(exchange, stream, _renamed(exchange.route, end))
+
+
+async def _tell(exchange: Exchange, error: ApiError) -> web.StreamResponse:
+    """Tell a client an error: as the last event of a stream that has begun; otherwise the error is raised."""
+    if exchange.stream is None:
+        raise error
+    try:
+        return await _end_stream(exchange, exchange.stream, _event(error))
+    except _ClientLeft:
+        raise asyncio.CancelledError from None
 
 
 def _event(error: ApiError) -> bytes:
     return b"data: " + error.body() + b"\n\n"
 
 
-async def _prepare(exchange: Exchange, response: web.StreamResponse) -> None:
-    try:
-        await response.prepare(exchange.request)
-    except ConnectionError:
-        raise _ClientLeft from None
+async def _beat(exchange: Exchange) -> None:
+    """Send a comment, which clients ignore, so that nobody closes the connection of a stream that waits."""
+    await _send(exchange, exchange.stream or await _begin_stream(exchange), HEARTBEAT)
 
 
-async def _end(response: web.StreamResponse) -> None:
+async def _begin_stream(exchange: Exchange) -> web.StreamResponse:
+    headers = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", **exchange.headers}
+    exchange.stream = web.StreamResponse(headers=headers)
     try:
-        await response.write_eof()
+        await exchange.stream.prepare(exchange.request)
     except ConnectionError:
         raise _ClientLeft from None
+    return exchange.stream
+
+
+async def _end_stream(exchange: Exchange, stream: web.StreamResponse, end: bytes) -> web.StreamResponse:
+    await _send(exchange, stream, end)
+    try:
+        await stream.write_eof()
+    except ConnectionError:
+        raise _ClientLeft from None
+    return stream
 
 
 async def _send(exchange: Exchange, response: web.StreamResponse, data: bytes) -> None:

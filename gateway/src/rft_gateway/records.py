@@ -75,6 +75,13 @@ class Record:
         self._write: asyncio.Task[None] | None = None
         self.keeps_conversation = records.conversations.selects(route, request_id)
         """Whether the log of the model gets the conversation."""
+        self.is_sent = False
+        """Whether a server has the request, and may have begun to work for it."""
+        self._cold_start_seconds = 0.0
+
+    def note_cold_start(self, seconds: float) -> None:
+        """Note how long the request has waited for a server."""
+        self._cold_start_seconds = seconds
 
     def note_first_part(self) -> None:
         """Note that the first part of a stream is sent."""
@@ -109,7 +116,7 @@ class Record:
     def _count(self, usage: Usage | None, status: int, outcome: Outcome, seconds: float) -> None:
         counted = usage or Usage()
         tokens = counted.prompt_tokens + counted.completion_tokens
-        if outcome is Outcome.CLIENT_LEFT:
+        if outcome is Outcome.CLIENT_LEFT and self.is_sent:
             # Whoever leaves before an answer must not get round the limits: the server has read the prompt.
             tokens = max(tokens, self._call.prompt_estimate)
         self._admission.settle(time.time(), tokens)
@@ -131,7 +138,7 @@ class Record:
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=usage.cached_tokens,
             completion_tokens=usage.completion_tokens,
-            cold_start_seconds=0.0,
+            cold_start_seconds=self._cold_start_seconds,
             duration_seconds=seconds,
             status=status,
             outcome=outcome,

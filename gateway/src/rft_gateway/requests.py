@@ -28,6 +28,15 @@ class Api(enum.StrEnum):
     EMBEDDINGS = "/v1/embeddings"
 
 
+_COMPLETION_LIMITS: dict[Api, tuple[str, ...]] = {
+    Api.CHAT: ("max_completion_tokens", "max_tokens"),
+    Api.COMPLETIONS: ("max_tokens",),
+    Api.RESPONSES: ("max_output_tokens",),
+    Api.EMBEDDINGS: (),
+}
+"""Fields with the largest number of tokens of a completion. Of two, servers take either."""
+
+
 @dataclass(frozen=True)
 class Call:
     """A request that has been read."""
@@ -48,6 +57,8 @@ class Call:
     """The first characters of the prompt."""
     prompt_estimate: int
     """Number of tokens that the prompt may have."""
+    token_estimate: int
+    """Number of tokens that the request may use, with those of its completions as far as it limits them."""
 
     def body_for(self, served_model: str) -> bytes:
         """Return the body for a server. It is the client's own, byte for byte, unless something has to change.
@@ -84,6 +95,7 @@ def read_call(api: Api, body: bytes) -> Call:
     wants_usage = bool(options.get("include_usage"))
     count = document.get("n")
     texts = list(_texts(document))
+    prompt_estimate = sum(len(text) for text in texts) // _CHARACTERS_OF_A_TOKEN + 1
     return Call(
         api=api,
         body=body,
@@ -94,7 +106,8 @@ def read_call(api: Api, body: bytes) -> Call:
         wants_continuous_usage=wants_usage and bool(options.get("continuous_usage_stats")),
         completions=count if isinstance(count, int) else 1,
         beginning=_beginning(texts),
-        prompt_estimate=sum(len(text) for text in texts) // _CHARACTERS_OF_A_TOKEN + 1,
+        prompt_estimate=prompt_estimate,
+        token_estimate=prompt_estimate + _most_completion_tokens(api, document),
     )
 
 
@@ -121,6 +134,20 @@ def _refuse_stored_responses(document: dict[str, Any]) -> None:
         if document.get(field):
             message = f"{field} is not supported: responses are not stored. Send the whole conversation as input"
             raise ApiError(400, message, param=field, code="unsupported_parameter")
+
+
+def _most_completion_tokens(api: Api, document: dict[str, Any]) -> int:
+    """Return how many tokens all completions may have together; 0 if the request does not say so."""
+    limits = [_positive(document.get(field)) for field in _COMPLETION_LIMITS[api]]
+    prompts = document.get("prompt") if api is Api.COMPLETIONS else None
+    # Several prompts are a list of texts, or of lists of tokens.
+    count = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
+    return max(limits, default=0) * max(1, _positive(document.get("n"))) * count
+
+
+def _positive(value: Any) -> int:
+    """Return a number of a request that counts something; 0 for what is none, which the server refuses."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def _texts(document: dict[str, Any]) -> Iterator[str]:

@@ -23,9 +23,9 @@ _NAMES = {
 }
 
 
-def unavailable(model: str) -> ApiError:
-    """Return the error for a model none of whose servers takes requests."""
-    message = f"The model `{model}` is not available at the moment. Please try again."
+def unavailable(model: str, cause: str = "") -> ApiError:
+    """Return the error for a model none of whose servers takes requests; the cause follows "at the moment"."""
+    message = f"The model `{model}` is not available at the moment{cause}. Please try again."
     return ApiError(503, message, code="model_unavailable", headers={"retry-after": RETRY_SECONDS})
 
 
@@ -54,9 +54,6 @@ def from_answer(api: Api, model: str, status: int, body: bytes, retry_after: str
         return broken_off()  # a redirection is followed by nobody
     error = _stated_error(body)
     message = str(error.get("message") or "")
-    is_model = "does not exist" in message and "model" in message.lower()
-    if status == 404 and is_model:
-        return unavailable(model)  # the server has not loaded the adapter yet
     if status in _MISSING:
         text = f"The model `{model}` does not support {_NAMES[api]}."
         return ApiError(400, text, param="model", code="unsupported_model")
@@ -64,6 +61,12 @@ def from_answer(api: Api, model: str, status: int, body: bytes, retry_after: str
         return ApiError(502, "The server has refused the gateway.", code="server_refused")
     headers = {"retry-after": retry_after} if retry_after else None
     return _error(status, message, error.get("param"), headers)
+
+
+def lacks_model(status: int, body: bytes) -> bool:
+    """Return whether a server says that it does not have the model: it has not loaded the adapter yet."""
+    message = str(_stated_error(body).get("message") or "")
+    return status == 404 and "does not exist" in message and "model" in message.lower()
 
 
 def from_event(error: Any) -> ApiError:

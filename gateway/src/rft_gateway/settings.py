@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 LEDGER_VARIABLE = "RFT_GATEWAY_LEDGER"
 """Environment variable with the address of the ledger, which may contain a password."""
+_NAMESPACE = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True)
 class Settings:
     """What the gateway is started with."""
 
-    routes: Path
-    """The file with the models and their servers."""
-    keys: Path
-    """The folder with the documents of keys."""
+    routes: Path | None
+    """The file with the models and their servers; None in a cluster."""
+    keys: Path | None
+    """The folder with the documents of keys; None in a cluster."""
+    kubernetes: bool
+    """Whether models and keys are those of a cluster."""
+    namespaces: tuple[str, ...]
+    """The namespaces of the cluster that count; all if there is none."""
     ledger: str
     """URL of the ledger's database."""
     host: str
     port: int
+    tls_certificate: Path | None
+    """Certificate of the port for clients; None for HTTP without TLS."""
+    tls_key: Path | None
     operation_host: str
     operation_port: int | None
     """Port for metrics; None serves none."""
@@ -44,8 +53,21 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
     parser = argparse.ArgumentParser(
         prog="python -m rft_gateway", description="One OpenAI-compatible address for all models, with keys and usage."
     )
-    parser.add_argument("--routes", type=Path, required=True, metavar="FILE", help="models and their servers, as JSON")
-    parser.add_argument("--keys", type=Path, required=True, metavar="FOLDER", help="folder with the Secrets of keys")
+    parser.add_argument("--routes", type=Path, metavar="FILE", help="models and their servers, as JSON")
+    parser.add_argument("--keys", type=Path, metavar="FOLDER", help="folder with the Secrets of keys")
+    parser.add_argument(
+        "--kubernetes",
+        action="store_true",
+        help="in place of --routes and --keys: InferenceEndpoints and Secrets of the cluster that KUBECONFIG or the "
+        "service account of this pod leads to",
+    )
+    parser.add_argument(
+        "--namespaces",
+        type=_parse_namespaces,
+        default=(),
+        metavar="A,B",
+        help="namespaces of the cluster whose endpoints and keys count (default: all)",
+    )
     parser.add_argument(
         "--ledger",
         default=os.environ.get(LEDGER_VARIABLE),
@@ -55,6 +77,13 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on; 0 is a free one (default: 8080)")
+    parser.add_argument(
+        "--tls-certificate",
+        type=Path,
+        metavar="FILE",
+        help="certificate of that port, in PEM; read again when it changes",
+    )
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its key")
     parser.add_argument(
         "--operation-port",
         type=int,
@@ -98,4 +127,28 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
         metavar="SECONDS",
         help="time for which conversations are collected for one object of a log (default: 60)",
     )
-    return Settings(**vars(parser.parse_args(arguments)))
+    settings = Settings(**vars(parser.parse_args(arguments)))
+    problem = _find_problem(settings)
+    if problem is not None:
+        parser.error(problem)
+    return settings
+
+
+def _find_problem(settings: Settings) -> str | None:
+    files = [settings.routes, settings.keys]
+    if settings.kubernetes and any(files):
+        return "--kubernetes takes the place of --routes and --keys; leave them out"
+    if not settings.kubernetes and not all(files):
+        return "either --kubernetes, or both --routes FILE and --keys FOLDER, must be given"
+    if settings.namespaces and not settings.kubernetes:
+        return "--namespaces needs --kubernetes"
+    if (settings.tls_certificate is None) != (settings.tls_key is None):
+        return "--tls-certificate and --tls-key must be given together"
+    return None
+
+
+def _parse_namespaces(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    if not all(map(_NAMESPACE.fullmatch, names)):
+        raise argparse.ArgumentTypeError("must be names of namespaces with commas between them, such as team-a,team-b")
+    return names

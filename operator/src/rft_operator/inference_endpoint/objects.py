@@ -9,6 +9,7 @@ from rft_api import vllm_server
 from rft_api.adapter_protocol import AdapterList, ListedAdapter
 from rft_api.inference_endpoint import InferenceEndpoint, Serving
 from rft_api.model import Json
+from rft_api.object_labels import SERVER_PORT_NAME
 from rft_api.quantities import quantity_value
 from rft_operator.inference_endpoint import names
 from rft_operator.kube import kinds
@@ -79,7 +80,7 @@ def build_endpoint_service(endpoint: InferenceEndpoint) -> Json:
         {
             "spec": {
                 "selector": kinds.INFERENCE_ENDPOINT.child_labels(endpoint.spec.base_endpoint or name),
-                "ports": [{"name": "http", "port": names.SERVER_PORT, "targetPort": names.SERVER_PORT}],
+                "ports": [{"name": SERVER_PORT_NAME, "port": names.SERVER_PORT, "targetPort": names.SERVER_PORT}],
             }
         },
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rft_api.gateway_demand import WAKE_ANNOTATION
+from rft_api.object_labels import SERVER_COMPONENT
 from rft_api.resource import GROUP, VERSION
 from rft_operator.kube import names
 
@@ -87,7 +88,7 @@ INFERENCE_ENDPOINT: Final = Kind(
     VERSION,
     "inferenceendpoints",
     ("list", "watch", "create", "patch"),
-    component="server",
+    component=SERVER_COMPONENT,
     # A base endpoint is owned by all jobs that use it.
     changes_owners=True,
     annotations=(WAKE_ANNOTATION,),

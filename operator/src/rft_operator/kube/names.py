@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-FIELD_MANAGER: Final = "rft-operator"
+from rft_api.object_labels import COMPONENT, MANAGED_BY, OPERATOR, OWNER
+
+__all__ = ["COMPONENT", "FIELD_MANAGER", "LEASE", "MANAGED_BY", "OWNER"]
+
+FIELD_MANAGER: Final = OPERATOR
 """Field manager of server-side apply, and value of the label `MANAGED_BY`."""
 LEASE: Final = "rft-operator"
 """Name of the Lease of the leader election."""
-
-MANAGED_BY: Final = "app.kubernetes.io/managed-by"
-COMPONENT: Final = "app.kubernetes.io/component"
-OWNER: Final = "rft.dev/owner"
-"""Label of a child with the name of the resource that it belongs to."""

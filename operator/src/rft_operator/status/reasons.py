@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from rft_api import condition_reasons
 from rft_api.exit_codes import ExitCode
 
 
@@ -45,9 +46,9 @@ class Reason(enum.StrEnum):
     """The reasons of conditions; `EXPLANATIONS` describes them."""
 
     ACCEPTED = "Accepted"
-    CONFIGURATION_INVALID = "ConfigurationInvalid"
+    CONFIGURATION_INVALID = condition_reasons.CONFIGURATION_INVALID
     SPEC_CHANGE_REJECTED = "SpecChangeRejected"
-    NAME_TAKEN = "NameTaken"
+    NAME_TAKEN = condition_reasons.NAME_TAKEN
     NAMESPACE_FULL = "NamespaceFull"
 
     REWARDS_READY = "RewardsReady"
@@ -80,7 +81,7 @@ class Reason(enum.StrEnum):
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     GPU_HOURS_EXCEEDED = "GpuHoursExceeded"
     DATA_INVALID = ExitCode.DATA_INVALID.reason
-    MODEL_INVALID = ExitCode.MODEL_INVALID.reason
+    MODEL_INVALID = condition_reasons.MODEL_INVALID
     NOT_LEARNABLE = ExitCode.NOT_LEARNABLE.reason
     REWARD_FAILING = ExitCode.REWARD_FAILING.reason
     OUTPUT_INVALID = ExitCode.OUTPUT_INVALID.reason
@@ -100,7 +101,7 @@ class Reason(enum.StrEnum):
     BASE_MISSING = "BaseMissing"
     BASE_NOT_READY = "BaseNotReady"
     ADAPTER_LOADING = "AdapterLoading"
-    ADAPTER_REJECTED = "AdapterRejected"
+    ADAPTER_REJECTED = condition_reasons.ADAPTER_REJECTED
     NOT_ANSWERING = "NotAnswering"
 
     DEMAND_COMPLETE = "DemandComplete"

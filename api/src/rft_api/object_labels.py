@@ -1,0 +1,16 @@
+"""The labels of the objects that the operator makes, by which others find them, too."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+COMPONENT: Final = "app.kubernetes.io/component"
+OWNER: Final = "rft.dev/owner"
+"""Label of a child with the name of the resource that it belongs to."""
+OPERATOR: Final = "rft-operator"
+"""Value of `MANAGED_BY`, and the operator's field manager of server-side apply."""
+SERVER_COMPONENT: Final = "server"
+"""Value of `COMPONENT` for what belongs to an InferenceEndpoint."""
+SERVER_PORT_NAME: Final = "http"
+"""Name of the port of an endpoint's Service, and so of its EndpointSlices, at which its servers answer."""

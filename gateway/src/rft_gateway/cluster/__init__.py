@@ -1,0 +1,1 @@
+"""The gateway in a cluster: follows endpoints, their servers and keys at the API server, and wakes endpoints there."""

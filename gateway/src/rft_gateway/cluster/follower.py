@@ -1,0 +1,131 @@
+"""Follows the objects of one kind at the API server. While that is away, the last state stays."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from rft_api.foreign.text import one_line
+from rft_api.model import Json
+from rft_gateway.cluster.api_server import ApiServer, Expired, Resource, Unavailable
+
+BACKOFFS = (0.2, 0.5, 1.0, 2.0)
+"""Seconds before everything is listed again after a failure; the last of them is repeated."""
+_logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+ObjectName = tuple[str, str]
+"""Namespace and name of an object."""
+
+
+class Follower(Generic[T]):
+    """The objects of a kind in a namespace, or in all of them. An object that is wrong closes only itself.
+
+    Args:
+        server: the API server.
+        resource: the kind.
+        namespace: the namespace; None for all.
+        read: makes of an object what is kept of it; its ValueError says what is wrong.
+        on_change: called after something has changed.
+    """
+
+    def __init__(
+        self,
+        server: ApiServer,
+        resource: Resource,
+        namespace: str | None,
+        read: Callable[[Json], T],
+        on_change: Callable[[], None],
+    ):
+        self._server = server
+        self._resource = resource
+        self._namespace = namespace
+        self._read = read
+        self._on_change = on_change
+        self._problem = ""
+        self._unreadable = 0
+        self.objects: dict[ObjectName, T] = {}
+        self.errors: dict[ObjectName, str] = {}
+        """A sentence for each object that is wrong."""
+        self.is_complete = False
+        """Whether all objects have been listed once."""
+
+    async def run(self) -> None:
+        """Follow until the task is cancelled."""
+        failures = 0
+        while True:
+            try:
+                version = await self._list()
+                failures = 0
+                while True:
+                    version = await self._watch(version)
+                    await asyncio.sleep(BACKOFFS[0])  # nothing is missed: it goes on behind the last event
+            except Expired:
+                pass
+            except Unavailable as error:
+                self._note(str(error))
+            await asyncio.sleep(BACKOFFS[min(failures, len(BACKOFFS) - 1)])
+            failures += 1
+
+    async def _list(self) -> str:
+        """Read all objects, and return the version at which they were read."""
+        before = self.objects, self.errors
+        objects: dict[ObjectName, T] = {}
+        errors: dict[ObjectName, str] = {}
+        version, unreadable = "", 0
+        async for page in self._server.list(self._resource, self._namespace):
+            version = page.version
+            unreadable += not page.is_readable
+            for item in page.items:
+                self._put(item, objects, errors)
+        self._note("")
+        if unreadable != self._unreadable:
+            _logger.warning("%d %s are nested too deeply to be read", unreadable, self._resource.plural)
+        self._unreadable = unreadable
+        is_first, self.is_complete = not self.is_complete, True
+        self.objects, self.errors = objects, errors
+        if is_first or before != (objects, errors):
+            self._on_change()
+        return version
+
+    async def _watch(self, version: str) -> str:
+        """Take the events after a version, and return the version after the last of them."""
+        async for kind, item in self._server.watch(self._resource, self._namespace, version):
+            version = str(item["metadata"]["resourceVersion"])
+            if kind == "BOOKMARK":
+                continue
+            if kind == "DELETED":
+                name = _name(item)
+                self.objects.pop(name, None)
+                self.errors.pop(name, None)
+            else:
+                self._put(item, self.objects, self.errors)
+            self._on_change()
+        return version
+
+    def _put(self, item: Json, objects: dict[ObjectName, T], errors: dict[ObjectName, str]) -> None:
+        name = _name(item)
+        objects.pop(name, None)
+        errors.pop(name, None)
+        if item["metadata"].get("deletionTimestamp"):
+            return  # somebody has deleted it; it stays only until finalizers have done their work
+        try:
+            objects[name] = self._read(item)
+        except Exception as error:  # whoever may write such an object must not end the gateway with it
+            problem = str(error) if isinstance(error, ValueError) else type(error).__name__
+            errors[name] = one_line(f"{self._resource.kind} {'/'.join(name)}: {problem}")
+
+    def _note(self, problem: str) -> None:
+        """Log that the API server does not do what is asked, and that it does again; each once."""
+        if problem and not self._problem:
+            _logger.warning("%s cannot be followed, going on as it was: %s", self._resource.plural, problem)
+        elif self._problem and not problem:
+            _logger.info("%s are followed again", self._resource.plural)
+        self._problem = problem
+
+
+def _name(item: Json) -> ObjectName:
+    metadata = item["metadata"]
+    return metadata["namespace"], metadata["name"]

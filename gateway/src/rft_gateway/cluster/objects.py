@@ -1,0 +1,242 @@
+"""What the gateway takes of objects of the cluster: routes of InferenceEndpoints and EndpointSlices, keys of Secrets.
+
+The objects are foreign. Only the fields that are needed are looked at, so that a gateway goes on while definitions are
+newer than itself.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from rft_api.foreign.text import one_line
+from rft_api.gateway_key import KEY_LABEL, Key, merge_keys, parse_secret
+from rft_api.gateway_routes import Route
+from rft_api.inference_endpoint import ColdStart
+from rft_api.model import Json, Model
+from rft_api.object_labels import COMPONENT, MANAGED_BY, OPERATOR, SERVER_COMPONENT, SERVER_PORT_NAME
+from rft_api.object_names import server
+from rft_api.price import Price
+from rft_api.quantities import Name, duration_seconds
+from rft_api.resource import API_VERSION, Metadata
+from rft_api.violations import violations
+from rft_gateway.cluster.api_server import Resource
+from rft_gateway.routes import EndpointState, ModelName
+
+ENDPOINTS = Resource("InferenceEndpoint", API_VERSION, "inferenceendpoints")
+SLICES = Resource(
+    "EndpointSlice", "discovery.k8s.io/v1", "endpointslices",
+    f"{MANAGED_BY}={OPERATOR},{COMPONENT}={SERVER_COMPONENT}",  # a slice has the labels of its Service
+)  # fmt: skip
+KEYS = Resource("Secret", "v1", "secrets", f"{KEY_LABEL}=true")
+_SERVICE_LABEL = "kubernetes.io/service-name"
+_READY = "Ready"
+
+_M = TypeVar("_M", bound=Model)
+
+
+class _Partial(Model):
+    """A part of an object, whose other fields are ignored."""
+
+    model_config = {"extra": "ignore"}
+
+
+class _ColdStart(ColdStart):
+    model_config = {"extra": "ignore"}
+
+
+class _Spec(_Partial):
+    base_endpoint: Name | None = None
+    autoscale: dict[str, Any] | None = None
+    cold_start: _ColdStart = _ColdStart()
+    price: Price | None = None
+
+
+class _Condition(_Partial):
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+    observed_generation: int | None = None
+
+
+class _Status(_Partial):
+    conditions: Annotated[list[_Condition], Field(max_length=32)] = []
+
+
+class _InferenceEndpoint(_Partial):
+    metadata: Metadata
+    spec: _Spec
+    status: _Status | None = None
+
+
+class _Port(_Partial):
+    name: str | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+
+
+class _PodConditions(_Partial):
+    ready: bool | None = None
+    terminating: bool | None = None
+
+
+class _Pod(_Partial):
+    addresses: Annotated[list[str], Field(min_length=1, max_length=100)]
+    conditions: _PodConditions = _PodConditions()
+
+
+class _EndpointSlice(_Partial):
+    metadata: Metadata
+    address_type: Literal["IPv4", "IPv6", "FQDN"]
+    ports: Annotated[list[_Port], Field(max_length=100)] | None = None
+    endpoints: Annotated[list[_Pod], Field(max_length=1000)] | None = None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What the gateway takes of an InferenceEndpoint."""
+
+    namespace: str
+    name: str
+    base: str
+    """The endpoint with the server: its own name, or that of an adapter's base."""
+    can_wake: bool
+    queue: int
+    timeout: float
+    """Seconds."""
+    price: Price | None
+    is_ready: bool
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Servers:
+    """What the gateway takes of an EndpointSlice."""
+
+    namespace: str
+    service: str
+    """Name of the Service."""
+    is_ipv6: bool
+    urls: tuple[str, ...]
+    """Addresses of the pods that take requests."""
+    pods: int
+    """Number of all pods, also of those that are not ready."""
+
+
+@dataclass(frozen=True)
+class DatedKey:
+    """A key, and when its Secret was created. Only the API server sets this time."""
+
+    created: str
+    key: Key
+
+
+def read_endpoint(item: Json) -> Endpoint:
+    """Return what the gateway takes of an InferenceEndpoint.
+
+    Raises:
+        ValueError: when a field that it needs is wrong.
+    """
+    endpoint = _validate(_InferenceEndpoint, item)
+    metadata, spec = endpoint.metadata, endpoint.spec
+    conditions = endpoint.status.conditions if endpoint.status is not None else []
+    condition = next((each for each in conditions if each.type == _READY), None)
+    if condition is not None and condition.observed_generation not in (None, metadata.generation):
+        condition = None  # it tells of a spec that has been changed since
+    is_ready = condition is not None and condition.status == "True"
+    return Endpoint(
+        namespace=metadata.namespace,
+        name=metadata.name,
+        base=spec.base_endpoint or metadata.name,
+        can_wake=spec.autoscale is not None,
+        queue=spec.cold_start.queue,
+        timeout=duration_seconds(spec.cold_start.timeout),
+        price=spec.price,
+        is_ready=is_ready,
+        reason=one_line(condition.reason) if condition is not None and not is_ready else "",
+        message=one_line(condition.message) if condition is not None and not is_ready else "",
+    )
+
+
+def read_slice(item: Json) -> Servers:
+    """Return what the gateway takes of an EndpointSlice.
+
+    Raises:
+        ValueError: when a field that it needs is wrong.
+    """
+    part = _validate(_EndpointSlice, item)
+    labels, is_ipv6 = part.metadata.labels, part.address_type == "IPv6"
+    if not (service := labels.get(_SERVICE_LABEL)):
+        raise ValueError(f"metadata.labels: {_SERVICE_LABEL} is required")
+    port = next((port.port for port in part.ports or [] if port.name == SERVER_PORT_NAME), None)
+    pods = (
+        [] if part.address_type == "FQDN" else [pod for pod in part.endpoints or [] if not pod.conditions.terminating]
+    )
+    # Without a statement a pod counts as ready, says Kubernetes. It has one address of each family.
+    addresses = [ipaddress.ip_address(pod.addresses[0]) for pod in pods if pod.conditions.ready is not False]
+    urls = [f"http://[{address}]:{port}" if is_ipv6 else f"http://{address}:{port}" for address in addresses]
+    return Servers(part.metadata.namespace, service, is_ipv6, tuple(urls) if port else (), len(pods))
+
+
+def read_key(item: Json) -> DatedKey:
+    """Return the key that a Secret holds.
+
+    Raises:
+        ValueError: when it holds none.
+    """
+    return DatedKey(str(item["metadata"].get("creationTimestamp")), parse_secret(item))
+
+
+def make_routes(
+    endpoints: Iterable[Endpoint], slices: Iterable[Servers]
+) -> tuple[list[Route], dict[ModelName, EndpointState]]:
+    """Return the models of endpoints with their servers, and the state of each."""
+    of_service: dict[tuple[str, str], list[Servers]] = defaultdict(list)
+    for part in slices:
+        of_service[part.namespace, part.service].append(part)
+    named = {(endpoint.namespace, endpoint.name): endpoint for endpoint in endpoints}
+    routes: list[Route] = []
+    states: dict[ModelName, EndpointState] = {}
+    for name, endpoint in named.items():
+        parts = of_service.get((endpoint.namespace, server(endpoint.base)), [])
+        # Where Services have addresses of both families, a pod has one of each.
+        family = [part for part in parts if not part.is_ipv6] or parts
+        urls = sorted({url for part in family for url in part.urls})
+        base = named.get((endpoint.namespace, endpoint.base))
+        # The parts have been validated, and there may be thousands.
+        route: dict[str, Any] = {"namespace": endpoint.namespace, "model": endpoint.name, "base": endpoint.base}
+        price = endpoint.price or (base.price if base is not None else None)
+        routes.append(Route.model_construct(**route, served_model=endpoint.name, price=price, servers=urls))
+        states[name] = _state(endpoint, named, sum(part.pods for part in family))
+    return routes, states
+
+
+def _state(endpoint: Endpoint, named: Mapping[ModelName, Endpoint], pods: int) -> EndpointState:
+    base = named.get((endpoint.namespace, endpoint.base))
+    if base is None or base.base != base.name:  # an adapter of nothing: its condition says so
+        return EndpointState(reason=endpoint.reason, message=endpoint.message)
+    # What the base lacks is what the adapter lacks first.
+    cause = endpoint if base.is_ready or not base.reason else base
+    return EndpointState(base.can_wake, base.queue, base.timeout, pods, endpoint.is_ready, cause.reason, cause.message)
+
+
+def merge_dated_keys(secrets: Iterable[DatedKey]) -> tuple[list[Key], list[str]]:
+    """Return the keys that open something, and a sentence for each other one.
+
+    Of two Secrets with the same digest, the older one counts: whoever copies the digest of another key closes nothing.
+    """
+    dated = sorted(secrets, key=lambda each: (each.created, each.key.namespace, each.key.name))
+    return merge_keys((f"Secret {each.key.namespace}/{each.key.name}", each.key) for each in dated)
+
+
+def _validate(model: type[_M], item: Json) -> _M:
+    try:
+        return model.model_validate(item, by_alias=True, by_name=False)
+    except ValidationError as invalid:
+        raise ValueError("; ".join(map(str, violations(invalid, item, model)))) from None

@@ -1,0 +1,105 @@
+"""The cluster as the source of models and keys, and the place where endpoints are woken."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from rft_api.gateway_demand import WAKE_ANNOTATION
+from rft_gateway.cluster.api_server import ApiServer, ClusterError, Expired, Unavailable, connect
+from rft_gateway.cluster.follower import Follower
+from rft_gateway.cluster.objects import (
+    ENDPOINTS,
+    KEYS,
+    SLICES,
+    make_routes,
+    merge_dated_keys,
+    read_endpoint,
+    read_key,
+    read_slice,
+)
+from rft_gateway.keys import KeyRing
+from rft_gateway.routes import RouteTable
+
+__all__ = ["ClusterError", "ClusterSource", "open_cluster"]
+
+PAUSE_SECONDS = 0.1
+"""Least time between two readings of what has changed: a thousand endpoints may change at once."""
+_logger = logging.getLogger(__name__)
+
+
+class ClusterSource:
+    """Keeps models and keys as they are in the cluster.
+
+    Args:
+        server: the API server.
+        namespaces: the namespaces whose endpoints and keys count; all if there is none.
+        routes: gets the models.
+        keys: gets the keys.
+    """
+
+    def __init__(self, server: ApiServer, namespaces: Sequence[str], routes: RouteTable, keys: KeyRing):
+        self._server = server
+        self._routes = routes
+        self._keys = keys
+        self._models_changed = asyncio.Event()
+        self._keys_changed = asyncio.Event()
+        scopes: list[str | None] = [*namespaces] or [None]
+        changed = self._models_changed.set
+        self._endpoints = [Follower(server, ENDPOINTS, scope, read_endpoint, changed) for scope in scopes]
+        self._slices = [Follower(server, SLICES, scope, read_slice, changed) for scope in scopes]
+        self._secrets = [Follower(server, KEYS, scope, read_key, self._keys_changed.set) for scope in scopes]
+
+    async def follow(self) -> None:
+        """Follow until the task is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for endpoints, slices, secrets in zip(self._endpoints, self._slices, self._secrets, strict=True):
+                group.create_task(endpoints.run())
+                group.create_task(slices.run())
+                group.create_task(secrets.run())
+            group.create_task(_call_after(self._models_changed, self._take_models))
+            group.create_task(_call_after(self._keys_changed, self._take_keys))
+
+    async def wake(self, namespace: str, endpoint: str) -> None:
+        """Ask the operator for a server pod of an endpoint. What goes wrong is logged: who waits asks again."""
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        try:
+            await self._server.annotate(ENDPOINTS, namespace, endpoint, {WAKE_ANNOTATION: now})
+        except (Unavailable, Expired) as error:
+            _logger.warning("InferenceEndpoint %s/%s cannot be woken: %s", namespace, endpoint, error)
+
+    def _take_models(self) -> None:
+        if not all(each.is_complete for each in self._endpoints) or not all(each.is_complete for each in self._slices):
+            return
+        endpoints = [each for follower in self._endpoints for each in follower.objects.values()]
+        slices = [each for follower in self._slices for each in follower.objects.values()]
+        self._routes.replace(*make_routes(endpoints, slices))
+
+    def _take_keys(self) -> None:
+        if not all(follower.is_complete for follower in self._secrets):
+            return
+        keys, errors = merge_dated_keys(each for follower in self._secrets for each in follower.objects.values())
+        self._keys.replace(keys, [*(error for each in self._secrets for error in each.errors.values()), *errors])
+
+
+@asynccontextmanager
+async def open_cluster(namespaces: Sequence[str], routes: RouteTable, keys: KeyRing) -> AsyncIterator[ClusterSource]:
+    """Connect to the cluster.
+
+    Raises:
+        ClusterError: when there is no configuration for that.
+    """
+    async with connect() as server:
+        yield ClusterSource(server, namespaces, routes, keys)
+
+
+async def _call_after(changed: asyncio.Event, take: Callable[[], None]) -> None:
+    """Call a function at once after a change, and then at most once in a while."""
+    while True:
+        await changed.wait()
+        changed.clear()
+        take()
+        await asyncio.sleep(PAUSE_SECONDS)
