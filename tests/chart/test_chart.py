@@ -27,6 +27,11 @@ ROOT = Path(__file__).parents[2]
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
 COMPONENT = "app.kubernetes.io/component"
 NAMESPACES = ("rft-system", "team-a", "team-b")
+OPERATOR = "rft-rft-operator"
+GATEWAY = "rft-rft-operator-gateway"
+"""Names of their Deployments."""
+DEMAND = f"http://{GATEWAY}-pods.rft-system.svc:9090"
+"""Where the operator asks what the gateway is asked for."""
 
 SHAPES: dict[str, list[dict[str, Any]]] = {
     "namespaces": [{}, {"watchNamespaces": ["team-a", "team-b"]}],
@@ -60,6 +65,23 @@ SHAPES: dict[str, list[dict[str, Any]]] = {
                 "{apiVersion: v1, kind: ConfigMap, metadata: {name: '{{ .Chart.Name }}-text'}}",
             ],
             "test": {"job": {"output": {"uri": "s3://bucket/test"}, "compute": {"gpusPerNode": 2}}},
+            "gateway": {
+                "enabled": True,
+                "exclusive": False,
+                "replicas": 3,
+                "ledger": {"urlSecret": {"name": "ledger", "key": "address"}},
+                "tls": {"secretName": "gateway-tls"},
+                "service": {"type": "LoadBalancer", "port": 443, "annotations": {"note": "mine"}},
+                "clients": [{"namespaceSelector": {}}, {"ipBlock": {"cidr": "203.0.113.0/24"}}],
+                "drainSeconds": 300,
+                "nodeSelector": {"pool": "system"},
+                "tolerations": [{"key": "pool", "operator": "Exists", "effect": "NoSchedule"}],
+                "affinity": {"nodeAffinity": {}},
+                "priorityClassName": "system-cluster-critical",
+                "podLabels": {"team": "platform"},
+                "podAnnotations": {"note": "mine"},
+                "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+            },
         },
     ],
     "switches": [
@@ -71,7 +93,7 @@ SHAPES: dict[str, list[dict[str, Any]]] = {
             "networkPolicy": {"enabled": False},
             "dashboards": {"enabled": False},
         },
-        {"admissionPolicies": {"enabled": True}},
+        {"admissionPolicies": {"enabled": True}, "gateway": {"enabled": True}},
     ],
 }
 MATRIX = {
@@ -166,7 +188,7 @@ def test_the_operator_has_its_permissions_and_no_more(chart: Helm, values: dict[
         role = roles[binding["roleRef"]["kind"], binding["metadata"].get("namespace")]
         assert binding["roleRef"]["name"] == role["metadata"]["name"]
         assert binding["subjects"] == [
-            {"kind": "ServiceAccount", "name": "rft-rft-operator", "namespace": "rft-system"}
+            {"kind": "ServiceAccount", "name": OPERATOR, "namespace": "rft-system"}
         ]
     assert len([m for m in own if m["kind"].endswith("Binding")]) == len(roles)
 
@@ -203,26 +225,34 @@ def rules(permissions: tuple[Permission, ...]) -> list[dict[str, list[str]]]:
 
 @every_shape
 def test_the_operator_knows_its_arguments(chart: Helm, values: dict[str, Any]):
-    (container,) = find(chart.template(values), "Deployment")["spec"]["template"]["spec"]["containers"]
+    (container,) = containers(chart.template(values))
     assert container["command"] == ["python", "-m", "rft_operator"]
     options = parse_arguments(container["args"])
     assert options.watch_namespace == values.get("watchNamespaces", [])
     assert options.metrics_namespace == values.get("metrics", {}).get("namespace")
+    gateway = values.get("gateway", {})
+    assert options.gateway_demand == ([DEMAND] if gateway.get("enabled") else [])
+    assert options.gateway_exclusive == bool(gateway.get("enabled") and gateway.get("exclusive", True))
     assert options.trainer_image == values.get("images", {}).get("trainer", "localhost/rft-trainer-cuda:0.1.0")
     # Where it listens is where it is asked.
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"metrics": options.metrics_port, "liveness": options.liveness_port}
 
 
+def containers(manifests: list[Manifest], name: str = OPERATOR) -> list[dict[str, Any]]:
+    """The containers of the operator's Deployment, or of another one."""
+    found: list[dict[str, Any]] = find(manifests, "Deployment", name)["spec"]["template"]["spec"]["containers"]
+    return found
+
+
 def test_images_are_named_as_make_builds_them(chart: Helm):
-    (container,) = find(chart.template({"image": {"registry": "example.com/rft"}}), "Deployment")["spec"]["template"][
-        "spec"
-    ]["containers"]
-    named = {container["image"], *(a.partition("=")[2] for a in container["args"] if "-image=" in a)}
+    manifests = chart.template({"image": {"registry": "example.com/rft"}, "gateway": {"enabled": True}})
+    (container,), (gateway,) = containers(manifests), containers(manifests, GATEWAY)
+    named = {container["image"], *(a.partition("=")[2] for a in container["args"] if "-image=" in a), gateway["image"]}
     (built,) = re.findall(r"^IMAGES := (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     version = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))["appVersion"]
-    # Who wants the reward server without packages names that image; the chart does not have the gateway yet.
-    images = set(built.split()) - {"reward-slim", "gateway"}
+    # Who wants the reward server without packages names that image.
+    images = set(built.split()) - {"reward-slim"}
     assert named == {f"example.com/rft/rft-{name}:{version}" for name in images}
     assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
@@ -261,6 +291,14 @@ def test_the_jobs_of_helm_test_are_valid(chart: Helm, tmp_path: Path):
         ({"bounds": {"egress": {"denied": ["010.0.0.0/8"]}}}, "'010.0.0.0/8' does not match pattern"),
         ({"admissionPolicies": {"enabled": "yes"}}, "at '/admissionPolicies/enabled': got string, want boolean"),
         ({"test": {"seconds": 0}}, "at '/test/seconds': minimum"),
+        (
+            {"gateway": {"enabled": True, "replicas": 2}},
+            "gateway.replicas: 2 pods cannot share a ledger in SQLite. Name a Secret",
+        ),
+        ({"gateway": {"enabled": "yes"}}, "at '/gateway/enabled': got string, want boolean"),
+        ({"gateway": {"service": {"type": "ExternalName"}}}, "at '/gateway/service/type': value must be one of"),
+        ({"gateway": {"ledger": {"url": "postgresql://a"}}}, "additional properties 'url' not allowed"),
+        ({"gateway": {"clients": [{"cidr": "10.0.0.0/8"}]}}, "additional properties 'cidr' not allowed"),
     ],
 )
 def test_wrong_values_are_refused_with_what_is_wrong(chart: Helm, values: dict[str, Any], message: str):
@@ -340,7 +378,7 @@ def test_monitors_and_policies_speak_of_the_pods_that_the_operator_makes(chart: 
     assert set(monitored) == {*templates, "operator"}
     allowed = {
         rule["to"][0]["podSelector"]["matchLabels"][COMPONENT]: {port["port"] for port in rule["ports"]}
-        for rule in find(manifests, "NetworkPolicy", "rft-rft-operator")["spec"]["egress"]
+        for rule in find(manifests, "NetworkPolicy", OPERATOR)["spec"]["egress"]
     }
     assert allowed == {
         component: {number for template in of_component for number in ports(template).values()}

@@ -23,11 +23,14 @@ PAGE = page("install.md")
 OF = f"--namespace={SYSTEM}"
 REGISTRY = "registry.example.com/rft"
 """As the page calls it; its images are on the node already."""
-IMAGES = {"rft-operator": "operator", "rft-reward": "reward", "rft-loader": "loader", "rft-trainer-cpu": "trainer"}
+IMAGES = {
+    "rft-operator": "operator", "rft-gateway": "gateway", "rft-reward": "reward", "rft-loader": "loader",
+    "rft-trainer-cpu": "trainer",
+}  # fmt: skip
 """Their names, and the chart's values with those that stand for them."""
 BUILT_BY_OTHER_TESTS = [
     f"make images REGISTRY={REGISTRY}",
-    "for image in rft-operator rft-reward rft-loader rft-trainer-cpu rft-trainer-cuda; do",
+    "for image in rft-operator rft-gateway rft-reward rft-loader rft-trainer-cpu rft-trainer-cuda; do",
     f"  docker push {REGISTRY}/$image:{pins.version()}",
     "done",
 ]

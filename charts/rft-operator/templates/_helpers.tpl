@@ -19,6 +19,12 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end }}
 
+{{- /* Of the gateway's pods. */ -}}
+{{- define "rft-operator.gatewaySelector" -}}
+{{ include "rft-operator.instanceLabels" . }}
+app.kubernetes.io/component: gateway
+{{- end }}
+
 {{- define "rft-operator.labels" -}}
 {{ include "rft-operator.instanceLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -32,6 +38,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- define "rft-operator.operatorImage" -}}
 {{- .Values.images.operator | default (include "rft-operator.registryImage" (dict "root" . "name" "rft-operator")) -}}
+{{- end }}
+
+{{- define "rft-operator.gatewayImage" -}}
+{{- .Values.images.gateway | default (include "rft-operator.registryImage" (dict "root" . "name" "rft-gateway")) -}}
 {{- end }}
 
 {{- /* The image arguments of the operator. */ -}}
@@ -82,4 +92,13 @@ matchExpressions:
 
 {{- define "rft-operator.testNamespace" -}}
 {{- first .Values.watchNamespaces | default .Release.Namespace -}}
+{{- end }}
+
+{{- define "rft-operator.gatewayName" -}}
+{{- include "rft-operator.name" . }}-gateway
+{{- end }}
+
+{{- /* What the operator asks each pod of the gateway for: how many requests there are. */ -}}
+{{- define "rft-operator.gatewayDemandUrl" -}}
+{{- printf "http://%s-pods.%s.svc:9090" (include "rft-operator.gatewayName" .) .Release.Namespace -}}
 {{- end }}

@@ -1,0 +1,212 @@
+"""The gateway in the chart: what it may, where it is reached, and where its ledger is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from cluster.kubectl import Manifest
+from support.helm import SYSTEM, Helm, find
+
+from rft_gateway.settings import LEDGER_VARIABLE, Settings, read_settings
+
+GOLDEN = Path(__file__).parents[1] / "operator" / "golden"
+OPERATOR = "rft-rft-operator"
+GATEWAY = "rft-rft-operator-gateway"
+"""Names of their objects."""
+DATABASE = {"replicas": 3, "ledger": {"urlSecret": {"name": "ledger", "key": "address"}}}
+RULES = [
+    {"apiGroups": ["rft.dev"], "resources": ["inferenceendpoints"], "verbs": ["list", "watch", "patch"]},
+    {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
+    {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]},
+]
+"""All that the gateway may."""
+
+
+def render(chart: Helm, gateway: dict[str, Any] | None = None, **values: Any) -> list[Manifest]:
+    return chart.template({"gateway": {"enabled": True, **(gateway or {})}, **values})
+
+
+def container_of(manifests: list[Manifest], name: str = GATEWAY) -> dict[str, Any]:
+    (container,) = find(manifests, "Deployment", name)["spec"]["template"]["spec"]["containers"]
+    return dict(container)
+
+
+def ports_of(container: dict[str, Any]) -> dict[str, int]:
+    return {port["name"]: port["containerPort"] for port in container["ports"]}
+
+
+def settings_of(container: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """What the gateway reads from its command line, and from its environment."""
+    variables = {variable["name"] for variable in container.get("env", [])}
+    monkeypatch.delenv(LEDGER_VARIABLE, raising=False)
+    if LEDGER_VARIABLE in variables:
+        monkeypatch.setenv(LEDGER_VARIABLE, "postgresql://database/ledger")
+    return read_settings(container["args"])
+
+
+def selects(selector: dict[str, str], manifest: Manifest) -> bool:
+    """Whether labels select the pods of a Deployment."""
+    labels: dict[str, str] = manifest["spec"]["template"]["metadata"]["labels"]
+    return selector.items() <= labels.items()
+
+
+def test_there_is_none_unless_it_is_wanted(chart: Helm):
+    names = {manifest["metadata"]["name"] for manifest in chart.template({})}
+    assert [name for name in names if "gateway" in name] == []
+    assert not [argument for argument in container_of(chart.template({}), OPERATOR)["args"] if "gateway" in argument]
+
+
+@pytest.mark.parametrize("namespaces", [[], ["team-a", "team-b"]], ids=["all", "listed"])
+def test_it_may_no_more_than_it_does(chart: Helm, namespaces: list[str]):
+    manifests = [m for m in render(chart, watchNamespaces=namespaces) if m["metadata"]["name"] == GATEWAY]
+    roles = [m for m in manifests if m["kind"] in ("Role", "ClusterRole")]
+    assert [role["rules"] for role in roles] == [RULES] * len(namespaces or ["all"])
+    assert {(role["kind"], role["metadata"].get("namespace")) for role in roles} == (
+        {("Role", namespace) for namespace in namespaces} or {("ClusterRole", None)}
+    )
+    bindings = [m for m in manifests if m["kind"].endswith("Binding")]
+    assert [(m["metadata"].get("namespace"), m["roleRef"]["kind"]) for m in bindings] == [
+        (role["metadata"].get("namespace"), role["kind"]) for role in roles
+    ]
+    account = find(manifests, "ServiceAccount", GATEWAY)["metadata"]
+    for binding in bindings:
+        assert binding["roleRef"]["name"] == GATEWAY
+        assert binding["subjects"] == [{"kind": "ServiceAccount", **only(account, "name", "namespace")}]
+    pod = find(manifests, "Deployment", GATEWAY)["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == GATEWAY
+
+
+def only(mapping: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: mapping[name] for name in names}
+
+
+def test_it_knows_its_arguments(chart: Helm, monkeypatch: pytest.MonkeyPatch):
+    container = container_of(render(chart, {"drainSeconds": 90}, watchNamespaces=["team-a", "team-b"]))
+    assert container["command"] == ["python", "-m", "rft_gateway"]
+    settings = settings_of(container, monkeypatch)
+    assert (settings.host, settings.operation_host, settings.drain_seconds) == ("0.0.0.0", "0.0.0.0", 90)
+    assert (settings.kubernetes, settings.namespaces) == (True, ("team-a", "team-b"))
+    # Where it listens is where it is asked.
+    assert ports_of(container) == {"http": settings.port, "operation": settings.operation_port}
+
+
+def test_it_has_the_time_to_end_what_has_begun(chart: Helm):
+    pod = find(render(chart, {"drainSeconds": 300}), "Deployment", GATEWAY)["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    before = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    # The ledger takes up to 30 s while its database is away.
+    assert pod["terminationGracePeriodSeconds"] >= before + 300 + 30
+
+
+def test_one_pod_has_its_ledger_on_a_volume(chart: Helm, monkeypatch: pytest.MonkeyPatch):
+    manifests = render(chart)
+    deployment = find(manifests, "Deployment", GATEWAY)["spec"]
+    assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
+    container = container_of(manifests)
+    ledger = Path(settings_of(container, monkeypatch).ledger)
+    (volume,) = [mount["name"] for mount in container["volumeMounts"] if ledger.is_relative_to(mount["mountPath"])]
+    claim = find(manifests, "PersistentVolumeClaim", f"{GATEWAY}-ledger")
+    assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    (source,) = [v for v in deployment["template"]["spec"]["volumes"] if v["name"] == volume]
+    assert source["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+
+
+def test_a_claim_that_exists_is_taken(chart: Helm):
+    manifests = render(chart, {"ledger": {"persistence": {"existingClaim": "mine"}}})
+    assert not [m for m in manifests if m["metadata"]["name"] == f"{GATEWAY}-ledger"]
+    volumes = find(manifests, "Deployment", GATEWAY)["spec"]["template"]["spec"]["volumes"]
+    assert {"name": "ledger", "persistentVolumeClaim": {"claimName": "mine"}} in volumes
+
+
+def test_several_pods_share_a_database(chart: Helm, monkeypatch: pytest.MonkeyPatch):
+    manifests = render(chart, DATABASE)
+    deployment = find(manifests, "Deployment", GATEWAY)["spec"]
+    assert (deployment["replicas"], deployment["strategy"]["type"]) == (3, "RollingUpdate")
+    container = container_of(manifests)
+    (variable,) = container["env"]
+    assert variable == {
+        "name": LEDGER_VARIABLE,
+        "valueFrom": {"secretKeyRef": {"name": "ledger", "key": "address"}},
+    }
+    assert settings_of(container, monkeypatch).ledger.startswith("postgresql://")
+    assert [m for m in manifests if m["kind"] == "PersistentVolumeClaim" and GATEWAY in m["metadata"]["name"]] == []
+    egress = find(manifests, "NetworkPolicy", GATEWAY)["spec"]["egress"]
+    database = {"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}], "ports": [{"protocol": "TCP", "port": 5432}]}
+    assert database in egress
+    assert database not in find(render(chart), "NetworkPolicy", GATEWAY)["spec"]["egress"]
+
+
+def test_a_certificate_is_a_secret(chart: Helm, monkeypatch: pytest.MonkeyPatch):
+    manifests = render(chart, {"tls": {"secretName": "gateway-tls"}})
+    container = container_of(manifests)
+    (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "tls"]
+    folder, settings = Path(mount["mountPath"]), settings_of(container, monkeypatch)
+    assert (settings.tls_certificate, settings.tls_key) == (folder / "tls.crt", folder / "tls.key")
+    assert find(manifests, "Service", GATEWAY)["spec"]["ports"][0]["name"] == "https"
+    assert find(render(chart), "Service", GATEWAY)["spec"]["ports"][0]["name"] == "http"
+
+
+def test_the_operator_asks_every_pod(chart: Helm):
+    manifests = render(chart)
+    (argument,) = [a for a in container_of(manifests, OPERATOR)["args"] if a.startswith("--gateway-demand=")]
+    address = urlsplit(argument.partition("=")[2])
+    service = find(manifests, "Service", f"{GATEWAY}-pods")
+    assert address.hostname == f"{service['metadata']['name']}.{SYSTEM}.svc"
+    assert (service["spec"]["clusterIP"], service["spec"]["publishNotReadyAddresses"]) == ("None", True)
+    (port,) = service["spec"]["ports"]
+    assert address.port == port["port"] == ports_of(container_of(manifests))[port["targetPort"]]
+    assert selects(service["spec"]["selector"], find(manifests, "Deployment", GATEWAY))
+    assert not selects(service["spec"]["selector"], find(manifests, "Deployment", OPERATOR))
+
+
+def test_network_policies_let_pass_what_is_asked(chart: Helm):
+    manifests = render(chart, metrics={"namespace": "monitoring"})
+    gateway, operator = (find(manifests, "Deployment", name) for name in (GATEWAY, OPERATOR))
+    ports = ports_of(container_of(manifests))
+    spec = find(manifests, "NetworkPolicy", GATEWAY)["spec"]
+    assert selects(spec["podSelector"]["matchLabels"], gateway)
+    clients, operators = spec["ingress"]
+    assert clients == {"ports": [{"protocol": "TCP", "port": ports["http"]}]}
+    own, prometheus = operators["from"]
+    assert selects(own["podSelector"]["matchLabels"], operator)
+    assert prometheus == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    assert operators["ports"] == [{"protocol": "TCP", "port": ports["operation"]}]
+    # The operator may leave its pod for that.
+    leaving = find(manifests, "NetworkPolicy", f"{GATEWAY}-pods")["spec"]
+    assert selects(leaving["podSelector"]["matchLabels"], operator)
+    ((peer,), leaving_ports) = (leaving["egress"][0]["to"], leaving["egress"][0]["ports"])
+    assert selects(peer["podSelector"]["matchLabels"], gateway)
+    assert leaving_ports == operators["ports"]
+    # Servers are as the operator makes them.
+    (servers,) = spec["egress"]
+    plan = yaml.safe_load((GOLDEN / "endpoint-base-gpu.plan.yaml").read_text(encoding="utf-8"))
+    (deployment,) = [desired for desired in plan["desired"] if desired["kind"] == "Deployment"]
+    assert selects(servers["to"][0]["podSelector"]["matchLabels"], deployment)
+    server = deployment["spec"]["template"]["spec"]["containers"][0]
+    assert [port["port"] for port in servers["ports"]] == [ports_of(server)["http"]]
+
+
+def test_who_may_connect_can_be_said(chart: Helm):
+    clients = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "apps"}}}]
+    spec = find(render(chart, {"clients": clients}), "NetworkPolicy", GATEWAY)["spec"]
+    assert spec["ingress"][0]["from"] == clients
+
+
+@pytest.mark.parametrize("monitors", [True, False])
+def test_prometheus_finds_it_in_one_way(chart: Helm, monitors: bool):
+    manifests = render(chart, metrics={"podMonitors": {"enabled": monitors}})
+    gateway = find(manifests, "Deployment", GATEWAY)
+    annotations = gateway["spec"]["template"]["metadata"].get("annotations", {})
+    port = ports_of(container_of(manifests))["operation"]
+    assert annotations.get("prometheus.io/port") == (None if monitors else str(port))
+    found = [m["spec"] for m in manifests if m["kind"] == "PodMonitor" and m["metadata"]["name"] == GATEWAY]
+    assert len(found) == monitors
+    for monitor in found:
+        assert selects(monitor["selector"]["matchLabels"], gateway)
+        (endpoint,) = monitor["podMetricsEndpoints"]
+        # Its metrics name namespaces themselves: of the keys, and not of its pod.
+        assert (endpoint["port"], endpoint["honorLabels"]) == ("operation", True)
