@@ -18,6 +18,7 @@ FILE = CHART / "files" / "alerts.yaml"
 RULES = alert_rules()
 JOB = 'namespace="team",job="tax"'
 RUNNING = f'rft_job_condition{{{JOB},type="Succeeded",status="Unknown",reason="Running"}}'
+MODEL = 'namespace="team",model="tax",pod="gateway-0"'
 TRAINER = f'{JOB},pod="tax-trainer-0-0"'
 HACKING = f'rft_job_condition{{{JOB},type="RewardHackingSuspected",status="True",reason="ValidationFalls"}}'
 
@@ -35,6 +36,7 @@ class Case:
 
 
 OF_JOB = {"namespace": "team", "job": "tax"}
+OF_MODEL = {"namespace": "team", "model": "tax"}
 OF_TRAINER = {**OF_JOB, "pod": "tax-trainer-0-0"}
 NOT_READY = {"type": "Ready", "status": "False"}
 
@@ -176,6 +178,71 @@ CASES = [
         {condition("endpoint", "tax", 'type="Ready",status="False",reason="Starting"'): "1x90 _x30"},
         fires=("62m", "90m"), quiet=("50m", "97m"),
         labels={"namespace": "team", "endpoint": "tax", **NOT_READY, "reason": "Starting"},
+    ),
+    Case(
+        "RFTGatewayLedgerUnavailable", "until it can be written",
+        {'rft_gateway_errors_total{pod="a",code="ledger_unavailable"}': "0x10 1+2x10 21x30"},
+        fires=("13m", "20m"), quiet=("10m", "40m"),
+    ),
+    Case(
+        "RFTGatewayLedgerUnavailable", "when it is the first error of all",
+        {'rft_gateway_errors_total{pod="a",code="ledger_unavailable"}': "_x10 1x30"},
+        fires=("12m",), quiet=("9m", "20m"),
+    ),
+    Case(
+        "RFTGatewayLedgerUnavailable", "not by mistakes of callers",
+        {'rft_gateway_errors_total{pod="a",code="invalid_api_key"}': "0+9x40"},
+        fires=(), quiet=("20m",),
+    ),
+    Case(
+        "RFTGatewayLedgerBehind", "until it is fast again",
+        {
+            'rft_gateway_ledger_seconds_bucket{pod="a",le="0.01"}': "0+90x20 1800+5x30 1950+100x30",
+            'rft_gateway_ledger_seconds_bucket{pod="a",le="1"}': "0+100x20 2000+10x30 2300+100x30",
+            'rft_gateway_ledger_seconds_bucket{pod="a",le="2.5"}': "0+100x20 2000+100x30 5000+100x30",
+            'rft_gateway_ledger_seconds_bucket{pod="a",le="+Inf"}': "0+100x20 2000+100x30 5000+100x30",
+        },
+        fires=("40m", "50m"), quiet=("15m", "25m", "70m"),
+    ),
+    Case(
+        "RFTGatewayUsageMissing", "for a quarter of an hour",
+        {f"rft_gateway_without_usage_total{{{MODEL}}}": "0x10 1x60"},
+        fires=("12m", "20m"), quiet=("10m", "40m"), labels=OF_MODEL,
+    ),
+    Case(
+        "RFTGatewayUsageMissing", "when the first answer of a pod has none",
+        {f"rft_gateway_without_usage_total{{{MODEL}}}": "_x10 1x60"},
+        fires=("12m", "20m"), quiet=("9m", "40m"), labels=OF_MODEL,
+    ),
+    Case(
+        "RFTGatewayColdStartsFail", "for a quarter of an hour",
+        {
+            f'rft_gateway_cold_starts_total{{{MODEL},outcome="Failed"}}': "_x10 1x20 2x40",
+            f'rft_gateway_cold_starts_total{{{MODEL},outcome="Started"}}': "1x70",
+        },
+        fires=("12m", "20m", "32m"), quiet=("9m", "28m", "60m"), labels=OF_MODEL,
+    ),
+    Case(
+        "RFTGatewayColdStartsFail", "not when nobody waits any more",
+        {f'rft_gateway_cold_starts_total{{{MODEL},outcome="Abandoned"}}': "0+1x40"},
+        fires=(), quiet=("30m",),
+    ),
+    Case(
+        "RFTGatewayRequestsFail", "until servers answer",
+        {
+            f'rft_gateway_requests_total{{{MODEL},outcome="Answered",code="200"}}': "0+60x20 1200+54x30 2820+60x40",
+            f'rft_gateway_requests_total{{{MODEL},outcome="ServerFailed",code="502"}}': "0x20 0+6x30 180x40",
+        },
+        fires=("35m", "50m"), quiet=("15m", "24m", "75m"), labels=OF_MODEL,
+    ),
+    Case(
+        "RFTGatewayRequestsFail", "not by one in fifty, and not by clients",
+        {
+            f'rft_gateway_requests_total{{{MODEL},outcome="Answered",code="200"}}': "0+49x60",
+            f'rft_gateway_requests_total{{{MODEL},outcome="ServerFailed",code="502"}}': "0+1x60",
+            f'rft_gateway_requests_total{{{MODEL},outcome="ClientLeft",code="499"}}': "0+50x60",
+        },
+        fires=(), quiet=("40m", "60m"),
     ),
     Case(
         "RFTOperatorNotReconciling", "when none leads, until one does",

@@ -187,9 +187,7 @@ def test_the_operator_has_its_permissions_and_no_more(chart: Helm, values: dict[
     for binding in (m for m in own if m["kind"].endswith("Binding")):
         role = roles[binding["roleRef"]["kind"], binding["metadata"].get("namespace")]
         assert binding["roleRef"]["name"] == role["metadata"]["name"]
-        assert binding["subjects"] == [
-            {"kind": "ServiceAccount", "name": OPERATOR, "namespace": "rft-system"}
-        ]
+        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": OPERATOR, "namespace": "rft-system"}]
     assert len([m for m in own if m["kind"].endswith("Binding")]) == len(roles)
 
 

@@ -13,6 +13,7 @@ import pytest
 from prometheus_client import Metric
 from support.dashboards import METRIC, alert_queries, panel_queries, read_dashboards
 
+from rft_gateway.metrics import Metrics as GatewayMetrics
 from rft_operator.reconcile.metrics import Metrics as OperatorMetrics
 from rft_operator.resources import RESOURCES
 from rft_reward.metrics import Metrics as RewardMetrics
@@ -53,7 +54,12 @@ def test_every_query_is_promql(promtool: Path, tmp_path: Path):
 
 
 def test_every_metric_is_served():
-    registries = (OperatorMetrics(RESOURCES).registry, RewardMetrics().registry, ProgressReporter("n", "j").registry)
+    registries = (
+        OperatorMetrics(RESOURCES).registry,
+        GatewayMetrics().registry,
+        RewardMetrics().registry,
+        ProgressReporter("n", "j").registry,
+    )
     served = {name for registry in registries for name in names(registry.collect())} | of_vllm()
     for asked in (*panel_queries(), *alert_queries()):
         assert asked.metrics, asked.place

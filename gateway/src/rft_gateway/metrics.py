@@ -100,6 +100,7 @@ class Metrics:
         """Count a request for a model."""
         self._requests.labels(route.namespace, route.model, outcome, str(status)).inc()
         self._request_seconds.labels(route.namespace, route.model).observe(seconds)
+        self._without_usage.labels(route.namespace, route.model)  # 0 is shown, too
 
     def count_usage(self, route: Route, usage: Usage) -> None:
         """Count the tokens of a request."""

@@ -83,6 +83,19 @@ def rate(metric: str, selector: str, by: str) -> str:
     return f"sum by ({by}) (rate({metric}{{{selector}}}[$__rate_interval]))"
 
 
+def quantiles(buckets: str, name: str) -> tuple[Query, ...]:
+    """Return the queries of the median and the 95 % quantile.
+
+    Args:
+        buckets: the expression of the rates of a histogram's buckets.
+        name: the name of each series.
+    """
+    return tuple(
+        Query(f"histogram_quantile({share}, {buckets})", f"{name} {label}".strip())
+        for share, label in ((0.5, "50%"), (0.95, "95%"))
+    )
+
+
 @dataclass(frozen=True)
 class Servers:
     """The servers of reward functions or of endpoints, which have the name of the resource that owns them."""
@@ -104,10 +117,7 @@ class Servers:
 
     def quantiles(self, metric: str) -> tuple[Query, ...]:
         """Return the queries of the median and the 95 % quantile of each server, from the buckets of a histogram."""
-        return tuple(
-            Query(f"histogram_quantile({share}, {self.rate(metric, 'le')})", f"{self.name} {name}")
-            for share, name in ((0.5, "50%"), (0.95, "95%"))
-        )
+        return quantiles(self.rate(metric, "le"), self.name)
 
 
 def build_dashboard(

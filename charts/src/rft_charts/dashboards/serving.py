@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from rft_charts.dashboards.panels import Panel, Query, Row, Servers, Variable, build_dashboard
+from rft_charts.dashboards.panels import Panel, Query, Row, Servers, Variable, build_dashboard, quantiles, rate
 
 _SERVERS = Servers("endpoint")
+_MODELS = 'namespace=~"$namespace", model=~"$endpoint"'
+"""Selector of the gateway's metrics, which have the names of models: those of endpoints."""
+_MODEL = "{{namespace}}/{{model}}"
 
 
 def build() -> Dashboard:
@@ -14,13 +17,13 @@ def build() -> Dashboard:
     return build_dashboard(
         "RFT / Serving",
         "rft-serving",
-        "InferenceEndpoints: requests, tokens, latency, adapters, replicas. Requests to an adapter count for the base "
-        "endpoint.",
+        "InferenceEndpoints: requests, tokens, latency, adapters, replicas, and the gateway. At servers, requests to "
+        "an adapter count for the base endpoint.",
         (
             Variable("namespace", "Namespace", "label_values(rft_endpoint_info, namespace)"),
             Variable("endpoint", "Endpoint", 'label_values(rft_endpoint_info{namespace=~"$namespace"}, endpoint)'),
         ),
-        (_REQUESTS, _LATENCY, _ENDPOINTS),
+        (_REQUESTS, _LATENCY, _ENDPOINTS, _GATEWAY),
     )
 
 
@@ -30,6 +33,16 @@ def _sum(metric: str) -> str:
 
 def _latency(title: str, description: str, metric: str) -> Panel:
     return Panel(title, description, _SERVERS.quantiles(metric), "s")
+
+
+def _rate(metric: str, by: str = "") -> str:
+    """Return the expression of the rate at which a counter of the gateway grows per second, for each model."""
+    return rate(metric, _MODELS, f"namespace, model, {by}" if by else "namespace, model")
+
+
+def _quantiles(metric: str) -> tuple[Query, ...]:
+    """Return the queries of the median and the 95 % quantile of each model, at the gateway."""
+    return quantiles(_rate(f"{metric}_bucket", "le"), _MODEL)
 
 
 _REQUESTS = Row(
@@ -136,6 +149,77 @@ _ENDPOINTS = Row(
                     "{{reason}}",
                 ),
             ),
+        ),
+    ),
+)
+
+_GATEWAY = Row(
+    "Gateway",
+    (
+        Panel(
+            "Requests by outcome",
+            "Healthy: `Answered`. `ClientLeft` are clients that disconnected, `Refused` requests that a server found "
+            "wrong, and `ServerFailed` failures of servers.",
+            (Query(_rate("rft_gateway_requests_total", "outcome"), f"{_MODEL} {{{{outcome}}}}"),),
+            "reqps",
+        ),
+        Panel(
+            "Tokens of users",
+            "Tokens per second that are recorded for keys, by kind. `cached` is the part of `prompt` that servers had "
+            "in their caches.",
+            (Query(_rate("rft_gateway_tokens_total", "kind"), f"{_MODEL} {{{{kind}}}}"),),
+        ),
+        Panel(
+            "Errors by code",
+            "Requests that were answered with an error. Healthy: mistakes of callers only, such as `invalid_api_key` "
+            "and `rate_limit_exceeded`.",
+            (Query("sum by (code) (rate(rft_gateway_errors_total[$__rate_interval]))", "{{code}}"),),
+            "reqps",
+        ),
+        Panel(
+            "Time to the first part of a stream",
+            "As clients see it: with the time at the gateway, and waiting for a model that starts.",
+            _quantiles("rft_gateway_first_token_seconds"),
+            "s",
+        ),
+        Panel(
+            "Time of a request at the gateway",
+            "Grows with the length of the answers.",
+            _quantiles("rft_gateway_request_seconds"),
+            "s",
+        ),
+        Panel(
+            "Requests in flight and waiting",
+            "Requests that the pods of the gateway are answering. Those that wait have no server yet, because their "
+            "model is starting.",
+            (
+                Query("sum(rft_gateway_in_flight)", "in flight"),
+                Query(f"sum by (namespace, model) (rft_gateway_waiting{{{_MODELS}}})", f"{_MODEL} waiting"),
+            ),
+        ),
+        Panel(
+            "Cold starts",
+            "Times that requests have waited for the first server pod of a base model. Healthy: `Started`. `Failed` "
+            "starts took longer than coldStart.timeout, or could not succeed; `Abandoned`: nobody waits any more.",
+            (Query(_rate("rft_gateway_cold_starts_total", "outcome"), f"{_MODEL} {{{{outcome}}}}"),),
+        ),
+        Panel(
+            "Time of a cold start",
+            "From the first request that waits until a server takes it.",
+            _quantiles("rft_gateway_cold_start_seconds"),
+            "s",
+        ),
+        Panel(
+            "Time of the ledger",
+            "Time until the usage of a request is on the disk. Every answer waits for it. Healthy: some milliseconds.",
+            quantiles("sum by (le) (rate(rft_gateway_ledger_seconds_bucket[$__rate_interval]))", ""),
+            "s",
+        ),
+        Panel(
+            "Answers without usage",
+            "Answers whose tokens could not be counted, because the server did not state them. Healthy: 0.",
+            (Query(_rate("rft_gateway_without_usage_total"), _MODEL),),
+            "reqps",
         ),
     ),
 )
