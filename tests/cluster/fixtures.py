@@ -252,6 +252,12 @@ def operator_image(image_tools: None, run_folder: Path, report: Report) -> tuple
 
 
 @pytest.fixture(scope="session")
+def gateway_image(image_tools: None, run_folder: Path, report: Report) -> tuple[str, Path]:
+    """The name of the gateway's image and its archive."""
+    return _project_image("gateway", run_folder, report)
+
+
+@pytest.fixture(scope="session")
 def reward_image(image_tools: None, run_folder: Path, report: Report) -> tuple[str, Path]:
     """The name of the reward server's image and its archive."""
     return _project_image("reward", run_folder, report)

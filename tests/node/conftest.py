@@ -20,8 +20,11 @@ from cluster.prometheus import Prometheus
 from support.helm import OPERATOR, RESTRICTED, SYSTEM, Helm, helm_homes, install_operator
 from support.package_index import PackageIndex
 from support.smollm2 import prepare_model
+from support.volumes import shared_volume
 
 BUCKET = "rft"
+LEDGER = "ledger-of-the-gateway"
+"""Names of its volume and of the claim to it."""
 FORWARDED = ("numpy", "sqlglot")
 """Packages of PyPI that reward servers in pods may install."""
 Image = tuple[str, Path]
@@ -53,20 +56,23 @@ def chart_values(
     node: Node,
     host_image: str,
     operator_image: Image,
+    gateway_image: Image,
     reward_image: Image,
     loader_image: Image,
     package_index: PackageIndex,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Any]:
     """The chart's values: the images that there are here, one replica, and less memory than production takes.
 
     Trainers and servers run this machine's Python environment, everything else the images as they are shipped. The
-    operator is scraped by annotations and by PodMonitors alike.
+    operator and the gateway are scraped by annotations and by PodMonitors alike.
     """
-    for _, archive in (operator_image, reward_image, loader_image):
+    for _, archive in (operator_image, gateway_image, reward_image, loader_image):
         node.load_image(archive)
     return {
         "images": {
             "operator": operator_image[0],
+            "gateway": gateway_image[0],
             "reward": reward_image[0],
             "loader": loader_image[0],
             **dict.fromkeys(("trainer", "serverCuda", "serverCpu"), host_image),
@@ -75,6 +81,14 @@ def chart_values(
         "replicas": 1,
         "resources": {"requests": {"cpu": "200m"}, "limits": {"memory": "256Mi"}},
         "podAnnotations": {"prometheus.io/scrape": "true", "prometheus.io/port": "8080"},
+        "gateway": {
+            "enabled": True,
+            "resources": {"requests": {"cpu": "100m"}, "limits": {"memory": "512Mi"}},
+            "ledger": {"persistence": {"existingClaim": LEDGER}},
+            "podAnnotations": {"prometheus.io/scrape": "true", "prometheus.io/port": "9090"},
+        },
+        # The node has no class of storage.
+        "extraObjects": shared_volume(tmp_path_factory.mktemp("gateway") / LEDGER, LEDGER),
         "rewardPackages": {
             "indexUrl": package_index.url(HOST),
             "egress": [{"cidr": f"{HOST}/32", "port": package_index.port}],

@@ -22,6 +22,7 @@ from support.dashboards import alert_queries, alert_rules, panel_queries, read_d
 from support.pages import ROOT, Commands, page, script
 from support.patience import PATIENCE_SECONDS
 from support.reward_pods import score_in_pods
+from support.sleeping_model import check_sleeping_model
 from support.tiny import write_model
 from support.tiny_jobs import wait_for_reason
 
@@ -35,8 +36,8 @@ CLEAN_UP = "\n## 8. Clean up\n"
 """Where the page takes everything away again."""
 STEPS = 8
 """As the page has them for a short first try."""
-MONITORS = 4
-"""Of the operator, the trainers, the reward servers and the models' servers."""
+MONITORS = 5
+"""Of the operator, the gateway, the trainers, the reward servers and the models' servers."""
 SAMPLES = 4 * 8
 """Completions of a step."""
 
@@ -145,6 +146,7 @@ def test_the_first_job_on_a_cluster_trains_and_is_served(
     hacked = wait_for_reason(kubectl, team_name, "hacked", "Succeeded")
     assert tiny_jobs.condition(hacked, "RewardHackingSuspected")["reason"] == "ShadowFalls"
     wait_for_reason(kubectl, team_name, "sampled", "Succeeded")
+    check_sleeping_model(kubectl, team_name, environment)
     for prometheus in (scraped, monitored):
         check_dashboards(prometheus, time.monotonic() - started)
     check_rules(monitored)
