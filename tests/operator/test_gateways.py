@@ -148,6 +148,13 @@ def test_each_address_of_a_host_is_a_gateway_and_they_are_looked_up_each_time(mo
     )
 
 
+def test_a_name_that_can_have_no_address_is_a_problem_like_any_other():
+    async def scenario(make):
+        return await make("http://a..b:80").demand(BASE)
+
+    assert run(scenario).problem.startswith("the gateways cannot be asked: a..b has no address: ")
+
+
 WRONG: dict[str, tuple[Callable[[], Gateway], str]] = {
     "not JSON": (lambda: Gateway(b"<html>"), "something else"),
     "another object": (lambda: Gateway(b'{"error": "no"}'), "something else"),
