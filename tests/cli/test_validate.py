@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -220,6 +221,18 @@ def test_a_base_endpoint_that_does_not_serve_the_adapter(rft, folder):
         f"{folder / 'job.yaml'}:12: spec.endpoint.baseEndpoint: {advice}",
         f"{folder / 'job.yaml'}:32: spec.adapter.uri: {advice}",
     ]
+
+
+def test_a_pattern_of_a_log_that_is_none(rft, tmp_path):
+    logs = {"uri": "s3://logs", "credentials": {"secretName": "s3"}, "redact": {"patterns": [{"pattern": "("}]}}
+    endpoint = {
+        "apiVersion": "rft.dev/v1alpha1", "kind": "InferenceEndpoint", "metadata": {"name": "tax"},
+        "spec": {"model": {"uri": "s3://models/tax"}, "logs": logs},
+    }  # fmt: skip
+    (tmp_path / "tax.yaml").write_text(json.dumps(endpoint))
+    result = rft("validate", tmp_path / "tax.yaml")
+    assert result.returncode == 10
+    assert "spec.logs.redact.patterns[0].pattern: is not a regular expression that RE2 knows" in result.stderr
 
 
 def test_duplicate_names_point_to_each_other(rft, folder):

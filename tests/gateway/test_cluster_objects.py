@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
 from support.gateway_in_cluster import endpoint, endpoint_slice
 
 from rft_api.gateway_key import Key, secret_document
-from rft_gateway.cluster.objects import make_routes, merge_dated_keys, read_endpoint, read_key, read_slice
+from rft_gateway.cluster.objects import (
+    make_routes,
+    merge_dated_keys,
+    read_credentials,
+    read_endpoint,
+    read_key,
+    read_slice,
+)
 from rft_gateway.routes import EndpointState
 
 MODEL = {"model": {"uri": "s3://models/base"}}
@@ -155,3 +163,29 @@ def test_of_the_same_digest_the_older_secret_counts():
     keys, errors = merge_dated_keys(map(read_key, [copy, original, other]))
     assert [key.namespace for key in keys] == ["z", "b"]
     assert errors == ["Secret a/ci: digest: key ci of namespace a has the digest of a key in Secret z/ci"]
+
+
+def test_a_model_has_the_log_of_its_own_endpoint():
+    logs = {"uri": "s3://production/tax", "fraction": "0.5", "credentials": {"secretName": "s3"}, "newer": 1}
+    routes, _ = routes_of([stored("base", MODEL), stored("tax", {**ADAPTER, "logs": logs})], [])
+    by_name = {route.model: route.logs for route in routes}
+    assert by_name["base"] is None
+    assert (by_name["tax"].uri, by_name["tax"].fraction) == ("s3://production/tax", 0.5)
+    assert by_name["tax"].credentials.secret_name == "s3"
+
+
+def encoded(**values: str) -> dict[str, Any]:
+    return {"data": {name: base64.b64encode(value.encode()).decode() for name, value in values.items()}}
+
+
+def test_credentials_of_logs_are_those_of_s3():
+    needed = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}
+    secret = encoded(**needed, AWS_ENDPOINT_URL="http://minio:9000\n", HF_TOKEN="hf")
+    assert read_credentials(secret) == {**needed, "AWS_ENDPOINT_URL": "http://minio:9000"}
+    for item, message in (
+        ({}, "data.AWS_ACCESS_KEY_ID: is required"),
+        (encoded(AWS_ACCESS_KEY_ID="id"), "data.AWS_SECRET_ACCESS_KEY: is required"),
+        ({"data": {"AWS_ACCESS_KEY_ID": "?"}}, "data.AWS_ACCESS_KEY_ID: is not text in base64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_credentials(item)

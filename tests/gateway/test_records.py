@@ -20,7 +20,7 @@ from rft_gateway.door import Door
 from rft_gateway.keys import KeyFolder, KeyRing
 from rft_gateway.ledger import Ledger
 from rft_gateway.limits import Limiter
-from rft_gateway.logs import Conversations
+from rft_gateway.logs import Conversations, Stores
 from rft_gateway.metrics import Metrics
 from rft_gateway.proxy import Proxy
 from rft_gateway.records import Records
@@ -38,7 +38,7 @@ async def door_before(files: Gateway, ledger: Ledger) -> AsyncIterator[str]:
     RouteFile(files.folder / "routes.json", routes).load()
     KeyFolder(files.folder / "keys", keys)
     metrics = Metrics()
-    conversations = Conversations(None, metrics, segment_seconds=1.0)
+    conversations = Conversations(None, Stores(), metrics, segment_seconds=1.0)
     waiting = Waiting(routes, Demand(), metrics)
     async with Proxy(Replicas(time.monotonic), waiting, PATIENCE_SECONDS) as proxy:
         door = Door(routes, keys, Limiter(time.time()), Records(ledger, metrics, conversations), proxy)

@@ -9,7 +9,10 @@ from pydantic import Field
 from rft_api.invocation_log import Redaction
 from rft_api.model import Model
 from rft_api.quantities import Between, Decimal
+from rft_api.resource import SecretReference
 
+CREDENTIALS_LABEL: Final = "rft.dev/gateway-logs"
+"""Label of Secrets with which gateways may write logs; its value is "true". Gateways read no others for that."""
 FEEDBACK_FOLDER: Final = "rft-feedback"
 """Folder below the address of a log that has what people have said about its answers."""
 LogAddress = Annotated[str, Field(max_length=1024, pattern=r"^(s3://[^/\s]+(/\S*)?|/.*)$")]
@@ -25,3 +28,13 @@ class ConversationLogs(Model):
     """Share of the conversations that is kept. The id of a request decides whether its conversation is kept."""
     redact: Redaction | None = None
     """Text that is replaced before anything is written."""
+
+
+class EndpointLogs(ConversationLogs):
+    """The log of the conversations with an endpoint's model, which gateways keep."""
+
+    uri: Annotated[str, Field(max_length=1024, pattern=r"^s3://[^/\s]+(/\S*)?$")]
+    """Address that conversations are stored below: s3://BUCKET or s3://BUCKET/PREFIX."""
+    credentials: SecretReference
+    """Secret with the credentials to write there. It must have the label rft.dev/gateway-logs: "true", without which no
+    gateway reads it."""

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from rft_api.conversation_logs import EndpointLogs
 from rft_api.model import Model, Rule
 from rft_api.object_names import names_service, server
 from rft_api.price import Price
@@ -154,6 +155,9 @@ class InferenceEndpointSpec(Model):
     is the price of the endpoint that baseEndpoint names. Without one, tokens are counted and cost nothing."""
     credentials: SecretReference | None = None
     """Secret with the credentials for s3:// and hf:// addresses."""
+    logs: EndpointLogs | None = None
+    """Has gateways keep the conversations with the model, in the format of Amazon Bedrock's invocation logs, to train
+    the next model. Without it, none is kept."""
 
 
 class AutoscaleStatus(Model):

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -29,6 +29,8 @@ from rft_api.storage_error import StorageError, check_stored_name
 log = logging.getLogger(__name__)
 
 SCHEME = "s3://"
+_REGION = "us-east-1"
+"""Region of credentials that name none; stores other than Amazon's have one, mostly of this name."""
 _LARGEST_LIST_OF_ETAGS = 256 << 20
 """Largest size in bytes of the file with ETags; without it, everything is copied again."""
 MAXIMUM_OBJECTS = 250_000
@@ -50,16 +52,29 @@ class StoredObject:
 
 
 class ObjectStore:
-    """The object store that the environment of this process names.
+    """The object store that the environment of this process names, or that `variables` name.
 
     Args:
+        variables: AWS_ACCESS_KEY_ID and so on, in place of the environment, of which then nothing is read.
         attempts: how often a request is tried, with growing pauses: a store that is away for some seconds is no event.
     """
 
-    def __init__(self, attempts: int = 6) -> None:
+    def __init__(self, variables: Mapping[str, str] | None = None, attempts: int = 6) -> None:
         config = Config(retries={"max_attempts": attempts, "mode": "standard"}, connect_timeout=10, read_timeout=60)
         # A session of its own: the default one keeps the credentials that the environment had when it was first used.
-        self._client: Any = boto3.Session().client("s3", config=config)
+        if variables is None:
+            self._client: Any = boto3.Session().client("s3", config=config)
+            return
+        self._client = boto3.Session(
+            aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
+            aws_session_token=variables.get("AWS_SESSION_TOKEN"),
+            region_name=variables.get("AWS_REGION", _REGION),
+        ).client(
+            "s3",
+            endpoint_url=variables.get("AWS_ENDPOINT_URL"),
+            config=config.merge(Config(ignore_configured_endpoint_urls=True)),
+        )
 
     def objects(self, uri: str) -> list[StoredObject]:
         """The objects below an address, by name; an object at the address itself has the name "".

@@ -21,6 +21,7 @@ from rft_api.manifests import (
 )
 from rft_api.model import Location
 from rft_api.model_files import read_model_configuration
+from rft_api.redaction import pattern_problem
 from rft_api.render import FieldError, RewardAddress, render_trainer_config, reward_names
 from rft_api.reward_document import document_violation, reward_document
 from rft_api.reward_function import RewardFunction
@@ -61,6 +62,7 @@ def check_manifests(paths: Iterable[Path]) -> tuple[Manifests, list[ManifestErro
         errors += _job_errors(manifests, job)
         errors += _model_errors(manifests, job)
     errors += _adapter_errors(manifests)
+    errors += _log_errors(manifests)
     return manifests, _in_order(errors)
 
 
@@ -153,6 +155,17 @@ def _adapter_errors(manifests: Manifests) -> Iterator[ManifestError]:
     for kind, name, location, base, uri in adapters:
         if base in bases and not bases[base].admits_adapter(uri):
             yield manifests.error(kind, name, location, describe_foreign_source(uri, base))
+
+
+def _log_errors(manifests: Manifests) -> Iterator[ManifestError]:
+    """Yield an error for each pattern that is no regular expression: gateways would keep nothing of its endpoint."""
+    for endpoint in manifests.endpoints:
+        redact = endpoint.spec.logs.redact if endpoint.spec.logs else None
+        for index, rule in enumerate(redact.patterns if redact else []):
+            problem = pattern_problem(rule)
+            if problem:
+                location = ("spec", "logs", "redact", "patterns", index, "pattern")
+                yield manifests.error("InferenceEndpoint", endpoint.metadata.name, location, problem)
 
 
 def _reward_references(job: RFTJob) -> Iterator[tuple[Location, str]]:

@@ -26,7 +26,7 @@ from rft_gateway.door import Door
 from rft_gateway.keys import KeyFolder, KeyRing
 from rft_gateway.ledger import Ledger, LedgerError, Total
 from rft_gateway.limits import Limiter
-from rft_gateway.logs import Conversations, Spool, SpoolError
+from rft_gateway.logs import Conversations, Spool, SpoolError, Stores
 from rft_gateway.metrics import Metrics
 from rft_gateway.operation import Operation
 from rft_gateway.proxy import Proxy
@@ -75,14 +75,15 @@ async def serve(settings: Settings) -> None:
     routes.call_on_change(lambda table: replicas.keep_only(table.servers()))
     routes.call_on_change(demand.keep_only)
     async with contextlib.AsyncExitStack() as stack:
-        follow, wake = await _open_source(stack, settings, routes, keys)
+        stores = Stores()
+        follow, wake = await _open_source(stack, settings, routes, keys, stores)
         ledger = Ledger(settings.ledger)
         await ledger.prepare()
         stack.push_async_callback(ledger.close)
         limiter = Limiter(time.time())
         limiter.restore(_tokens_of_days(await _totals_of_month(ledger)))
         metrics = Metrics()
-        conversations = Conversations(_spool(settings), metrics, settings.log_seconds)
+        conversations = Conversations(_spool(settings), stores, metrics, settings.log_seconds)
         await conversations.start()
         stack.push_async_callback(conversations.close)
         records = Records(ledger, metrics, conversations)
@@ -96,7 +97,7 @@ async def serve(settings: Settings) -> None:
 
 
 async def _open_source(
-    stack: contextlib.AsyncExitStack, settings: Settings, routes: RouteTable, keys: KeyRing
+    stack: contextlib.AsyncExitStack, settings: Settings, routes: RouteTable, keys: KeyRing, stores: Stores
 ) -> tuple[Callable[[], Coroutine[None, None, None]], Wake | None]:
     """Open what models and keys come from; return what follows it, and what wakes endpoints there."""
     if settings.kubernetes:
@@ -104,7 +105,7 @@ async def _open_source(
         from rft_gateway.cluster.source import ClusterError, open_cluster
 
         try:
-            cluster = await stack.enter_async_context(open_cluster(settings.namespaces, routes, keys))
+            cluster = await stack.enter_async_context(open_cluster(settings.namespaces, routes, keys, stores))
         except ClusterError as error:
             raise StartError(str(error)) from None
         return cluster.follow, cluster.wake

@@ -6,6 +6,7 @@ newer than itself.
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from rft_api.conversation_logs import CREDENTIALS_LABEL, EndpointLogs
 from rft_api.foreign.text import one_line
 from rft_api.gateway_key import KEY_LABEL, Key, merge_keys, parse_secret
 from rft_api.gateway_routes import Route
@@ -34,6 +36,9 @@ SLICES = Resource(
     f"{MANAGED_BY}={OPERATOR},{COMPONENT}={SERVER_COMPONENT}",  # a slice has the labels of its Service
 )  # fmt: skip
 KEYS = Resource("Secret", "v1", "secrets", f"{KEY_LABEL}=true")
+LOG_CREDENTIALS = Resource("Secret", "v1", "secrets", f"{CREDENTIALS_LABEL}=true")
+_NEEDED = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+_VARIABLES = (*_NEEDED, "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL")
 _SERVICE_LABEL = "kubernetes.io/service-name"
 _READY = "Ready"
 
@@ -50,11 +55,16 @@ class _ColdStart(ColdStart):
     model_config = {"extra": "ignore"}
 
 
+class _Logs(EndpointLogs):
+    model_config = {"extra": "ignore"}
+
+
 class _Spec(_Partial):
     base_endpoint: Name | None = None
     autoscale: dict[str, Any] | None = None
     cold_start: _ColdStart = _ColdStart()
     price: Price | None = None
+    logs: _Logs | None = None
 
 
 class _Condition(_Partial):
@@ -110,6 +120,7 @@ class Endpoint:
     timeout: float
     """Seconds."""
     price: Price | None
+    logs: EndpointLogs | None
     is_ready: bool
     reason: str
     message: str
@@ -158,6 +169,7 @@ def read_endpoint(item: Json) -> Endpoint:
         queue=spec.cold_start.queue,
         timeout=duration_seconds(spec.cold_start.timeout),
         price=spec.price,
+        logs=spec.logs,
         is_ready=is_ready,
         reason=one_line(condition.reason) if condition is not None and not is_ready else "",
         message=one_line(condition.message) if condition is not None and not is_ready else "",
@@ -193,6 +205,26 @@ def read_key(item: Json) -> DatedKey:
     return DatedKey(str(item["metadata"].get("creationTimestamp")), parse_secret(item))
 
 
+def read_credentials(item: Json) -> dict[str, str]:
+    """Return the credentials for logs that a Secret holds.
+
+    Raises:
+        ValueError: when it has none. The message has no value.
+    """
+    data = item.get("data") or {}
+    variables: dict[str, str] = {}
+    for name in _VARIABLES:
+        try:
+            value = base64.b64decode(data.get(name) or "", validate=True).decode().strip()
+        except ValueError:
+            raise ValueError(f"data.{name}: is not text in base64") from None
+        if value:
+            variables[name] = value
+        elif name in _NEEDED:
+            raise ValueError(f"data.{name}: is required in credentials for logs")
+    return variables
+
+
 def make_routes(
     endpoints: Iterable[Endpoint], slices: Iterable[Servers]
 ) -> tuple[list[Route], dict[ModelName, EndpointState]]:
@@ -212,7 +244,8 @@ def make_routes(
         # The parts have been validated, and there may be thousands.
         route: dict[str, Any] = {"namespace": endpoint.namespace, "model": endpoint.name, "base": endpoint.base}
         price = endpoint.price or (base.price if base is not None else None)
-        routes.append(Route.model_construct(**route, served_model=endpoint.name, price=price, servers=urls))
+        route |= {"served_model": endpoint.name, "price": price, "logs": endpoint.logs}
+        routes.append(Route.model_construct(**route, servers=urls))
         states[name] = _state(endpoint, named, sum(part.pods for part in family))
     return routes, states
 

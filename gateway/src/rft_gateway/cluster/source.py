@@ -14,14 +14,17 @@ from rft_gateway.cluster.follower import Follower
 from rft_gateway.cluster.objects import (
     ENDPOINTS,
     KEYS,
+    LOG_CREDENTIALS,
     SLICES,
     make_routes,
     merge_dated_keys,
+    read_credentials,
     read_endpoint,
     read_key,
     read_slice,
 )
 from rft_gateway.keys import KeyRing
+from rft_gateway.logs import Stores
 from rft_gateway.routes import RouteTable
 
 __all__ = ["ClusterError", "ClusterSource", "open_cluster"]
@@ -32,19 +35,21 @@ _logger = logging.getLogger(__name__)
 
 
 class ClusterSource:
-    """Keeps models and keys as they are in the cluster.
+    """Keeps models, keys and credentials of logs as they are in the cluster.
 
     Args:
         server: the API server.
         namespaces: the namespaces whose endpoints and keys count; all if there is none.
         routes: gets the models.
         keys: gets the keys.
+        stores: gets the credentials of logs.
     """
 
-    def __init__(self, server: ApiServer, namespaces: Sequence[str], routes: RouteTable, keys: KeyRing):
+    def __init__(self, server: ApiServer, namespaces: Sequence[str], routes: RouteTable, keys: KeyRing, stores: Stores):
         self._server = server
         self._routes = routes
         self._keys = keys
+        self._stores = stores
         self._models_changed = asyncio.Event()
         self._keys_changed = asyncio.Event()
         scopes: list[str | None] = [*namespaces] or [None]
@@ -52,14 +57,15 @@ class ClusterSource:
         self._endpoints = [Follower(server, ENDPOINTS, scope, read_endpoint, changed) for scope in scopes]
         self._slices = [Follower(server, SLICES, scope, read_slice, changed) for scope in scopes]
         self._secrets = [Follower(server, KEYS, scope, read_key, self._keys_changed.set) for scope in scopes]
+        take = self._take_credentials
+        self._credentials = [Follower(server, LOG_CREDENTIALS, scope, read_credentials, take) for scope in scopes]
 
     async def follow(self) -> None:
         """Follow until the task is cancelled."""
         async with asyncio.TaskGroup() as group:
-            for endpoints, slices, secrets in zip(self._endpoints, self._slices, self._secrets, strict=True):
-                group.create_task(endpoints.run())
-                group.create_task(slices.run())
-                group.create_task(secrets.run())
+            for followers in (self._endpoints, self._slices, self._secrets, self._credentials):
+                for follower in followers:
+                    group.create_task(follower.run())
             group.create_task(_call_after(self._models_changed, self._take_models))
             group.create_task(_call_after(self._keys_changed, self._take_keys))
 
@@ -84,16 +90,25 @@ class ClusterSource:
         keys, errors = merge_dated_keys(each for follower in self._secrets for each in follower.objects.values())
         self._keys.replace(keys, [*(error for each in self._secrets for error in each.errors.values()), *errors])
 
+    def _take_credentials(self) -> None:
+        self._stores.set_credentials({
+            name: variables for follower in self._credentials for name, variables in follower.objects.items()
+        })  # fmt: skip
+        for error in (error for follower in self._credentials for error in follower.errors.values()):
+            _logger.warning("%s", error)
+
 
 @asynccontextmanager
-async def open_cluster(namespaces: Sequence[str], routes: RouteTable, keys: KeyRing) -> AsyncIterator[ClusterSource]:
+async def open_cluster(
+    namespaces: Sequence[str], routes: RouteTable, keys: KeyRing, stores: Stores
+) -> AsyncIterator[ClusterSource]:
     """Connect to the cluster.
 
     Raises:
         ClusterError: when there is no configuration for that.
     """
     async with connect() as server:
-        yield ClusterSource(server, namespaces, routes, keys)
+        yield ClusterSource(server, namespaces, routes, keys, stores)
 
 
 async def _call_after(changed: asyncio.Event, take: Callable[[], None]) -> None:

@@ -15,9 +15,11 @@ from functools import partial
 from hashlib import blake2b
 from typing import TypeVar
 
+from rft_api.conversation_logs import EndpointLogs
 from rft_api.gateway_routes import Route
 from rft_gateway.logs.record import Conversation, LineTooLarge, conversation_line
 from rft_gateway.logs.spool import BATCH_BYTES, Destination, Spool
+from rft_gateway.logs.stores import Stores
 from rft_gateway.logs.uploads import Uploader
 from rft_gateway.metrics import Metrics
 
@@ -43,19 +45,21 @@ class Conversations:
 
     Args:
         spool: where they wait; None keeps none.
+        stores: where they go.
         metrics: counts them.
         segment_seconds: time for which conversations are collected for one object.
     """
 
-    def __init__(self, spool: Spool | None, metrics: Metrics, segment_seconds: float):
+    def __init__(self, spool: Spool | None, stores: Stores, metrics: Metrics, segment_seconds: float):
         self._spool = spool
         self._metrics = metrics
+        self._is_said = False
         self._waiting: list[_Waiting] = []
         self._committer: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "spool")
         self._redacting = ThreadPoolExecutor(_REDACTING_THREADS, "redaction")
         if spool is not None:
-            self._uploader = Uploader(spool, self._in_thread, metrics, segment_seconds)
+            self._uploader = Uploader(spool, stores, self._in_thread, metrics, segment_seconds)
             metrics.watch_logs(lambda: spool.records, lambda: spool.size, lambda: _age(spool))
 
     async def start(self) -> None:
@@ -100,7 +104,8 @@ class Conversations:
             _log.error("a line for the log of %s/%s: %s", route.namespace, route.model, type(error).__name__)
             reason = "Unwritable"
         else:
-            reason = await self._write(Destination(namespace=route.namespace, uri=uri), line)
+            secret = route.logs.credentials.secret_name if isinstance(route.logs, EndpointLogs) else None
+            reason = await self._write(Destination(namespace=route.namespace, uri=uri, secret=secret), line)
         self._metrics.count_log_record(route, reason or "Kept")
         return reason
 
@@ -121,6 +126,9 @@ class Conversations:
     async def _write(self, destination: Destination, line: bytes) -> str | None:
         """Return when a line is on the disk; all that wait at the same time are written together."""
         if self._spool is None:
+            if not self._is_said:
+                _log.error("conversations are not kept: the gateway was started without --spool")
+            self._is_said = True
             return "NoSpool"
         loop = asyncio.get_running_loop()
         waiting = _Waiting(destination, line, loop.create_future())

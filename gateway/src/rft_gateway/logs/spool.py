@@ -50,11 +50,14 @@ class Destination(Model):
     """Namespace of the model that the lines are about."""
     uri: str
     """Address that objects are stored below."""
+    secret: str | None = None
+    """Name of the Secret with the credentials, in the namespace; None for those of the gateway's environment."""
 
     @property
     def id(self) -> str:
         """A name for its folder."""
-        return blake2b(f"{self.namespace}\0{self.uri}".encode(), digest_size=12).hexdigest()
+        text = "\0".join((self.namespace, self.uri, self.secret or ""))
+        return blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 @dataclass

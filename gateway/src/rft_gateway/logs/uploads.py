@@ -10,13 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
-from threading import Lock
 from typing import Any
 
-from rft_api.files import atomic_write
-from rft_api.storage_error import StorageError
 from rft_gateway.logs.spool import Destination, Queue, Segment, Spool
+from rft_gateway.logs.stores import Stores
 from rft_gateway.metrics import Metrics
 
 _POLL_SECONDS = 0.2
@@ -24,41 +21,9 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 """Seconds between two attempts while a destination cannot be written."""
 _THREADS = 8
 """Destinations that are written at the same time; one whose store does not answer holds up none of the others."""
-_SCHEME = "s3://"
 _log = logging.getLogger(__name__)
 
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
-
-
-class Stores:
-    """Writes objects to S3, with the credentials of the environment, or to folders."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._store: Any = None
-
-    def put(self, destination: Destination, name: str, content: bytes) -> None:
-        """Write an object below the address of a destination; one that is there is replaced.
-
-        Raises:
-            StorageError: when it cannot be written.
-        """
-        if destination.uri.startswith(_SCHEME):
-            self._objects().put(f"{destination.uri.rstrip('/')}/{name}", content)
-            return
-        try:
-            atomic_write(Path(destination.uri) / name, content, durable=True)
-        except OSError as error:
-            raise StorageError(f"cannot write {error.filename or destination.uri}: {error.strerror}") from error
-
-    def _objects(self) -> Any:
-        with self._lock:
-            if self._store is None:
-                # Slow to import, and needed by few gateways.
-                from rft_api.storage import ObjectStore
-
-                self._store = ObjectStore(attempts=1)  # what fails is tried again here
-            return self._store
 
 
 @dataclass
@@ -76,17 +41,18 @@ class Uploader:
 
     Args:
         spool: where they are.
+        stores: where they go.
         in_thread: runs a function in the thread of the spool.
         metrics: counts what fails.
         segment_seconds: time after which a segment is closed, and uploaded.
     """
 
-    def __init__(self, spool: Spool, in_thread: InThread, metrics: Metrics, segment_seconds: float):
+    def __init__(self, spool: Spool, stores: Stores, in_thread: InThread, metrics: Metrics, segment_seconds: float):
         self._spool = spool
+        self._stores = stores
         self._in_thread = in_thread
         self._metrics = metrics
         self._segment_age = timedelta(seconds=segment_seconds)
-        self._stores = Stores()
         self._threads = ThreadPoolExecutor(_THREADS, "uploads")
         self._states: dict[str, _State] = {}
 
