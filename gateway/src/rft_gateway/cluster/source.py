@@ -29,7 +29,7 @@ from rft_gateway.routes import RouteTable
 
 __all__ = ["ClusterError", "ClusterSource", "open_cluster"]
 
-PAUSE_SECONDS = 0.1
+PAUSE_SECONDS = 0.25
 """Least time between two readings of what has changed: a thousand endpoints may change at once."""
 _logger = logging.getLogger(__name__)
 

@@ -1,0 +1,140 @@
+"""What a follower makes of lists and events: its state is the API server's, whatever breaks off between."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from support.patience import PATIENCE_SECONDS
+
+from rft_gateway.cluster import follower as follower_module
+from rft_gateway.cluster.api_server import Expired, Page, Resource, Unavailable
+from rft_gateway.cluster.follower import Follower
+
+THINGS = Resource("Thing", "example.com/v1", "things")
+
+
+def thing(name: str, value: object = 1, **metadata: str) -> dict[str, Any]:
+    return {"metadata": {"namespace": "team", "name": name, "resourceVersion": "7", **metadata}, "value": value}
+
+
+def read(item: dict[str, Any]) -> int:
+    if not isinstance(item["value"], int):
+        raise ValueError("value: must be a number")
+    return item["value"]
+
+
+class Script:
+    """An API server that answers as a test says; behind the last answer, nothing happens any more."""
+
+    def __init__(self, lists: list[Any], watches: list[Any]):
+        self._lists = lists
+        self._watches = watches
+        self.versions: list[str] = []
+        self.ended = asyncio.Event()
+
+    async def list(self, *_: object) -> AsyncIterator[Page]:
+        step = self._lists.pop(0)
+        for page in step if isinstance(step, list) else [step]:
+            if isinstance(page, Exception):
+                raise page
+            yield page
+
+    async def watch(self, _resource: object, _namespace: object, version: str) -> AsyncIterator[tuple[str, Any]]:
+        self.versions.append(version)
+        if not self._watches:
+            self.ended.set()
+            await asyncio.Event().wait()
+        for event in self._watches.pop(0):
+            if isinstance(event, Exception):
+                raise event
+            yield event
+
+
+def page(*items: dict[str, Any], version: str = "5", **more: Any) -> Page:
+    return Page(list(items), version, "", **more)
+
+
+def follow(monkeypatch: pytest.MonkeyPatch, lists: list[Any], watches: list[Any]) -> tuple[Follower[int], Script, int]:
+    """Follows a script to its end; returns also how often something has changed."""
+    monkeypatch.setattr(follower_module, "BACKOFFS", (0.0,))
+    changes: list[None] = []
+
+    async def scenario() -> tuple[Follower[int], Script]:
+        script = Script(lists, watches)
+        follower: Follower[int] = Follower(script, THINGS, None, read, lambda: changes.append(None))  # type: ignore[arg-type]
+        task = asyncio.create_task(follower.run())
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await script.ended.wait()
+        task.cancel()
+        return follower, script
+
+    return *asyncio.run(scenario()), len(changes)
+
+
+BEFORE = page(thing("a"), thing("b", 2))
+
+
+@pytest.mark.parametrize(
+    ("lists", "watches", "objects", "versions"),
+    [
+        ([page()], [], {}, ["5"]),
+        ([[page(thing("a")), page(thing("b", 2), version="6")]], [], {"a": 1, "b": 2}, ["6"]),
+        ([BEFORE], [[("ADDED", thing("c", 3))]], {"a": 1, "b": 2, "c": 3}, ["5", "7"]),
+        ([BEFORE], [[("MODIFIED", thing("a", 4))], [("DELETED", thing("b"))]], {"a": 4}, ["5", "7", "7"]),
+        ([BEFORE], [[("BOOKMARK", {"metadata": {"resourceVersion": "9"}})]], {"a": 1, "b": 2}, ["5", "9"]),
+        ([BEFORE], [[("MODIFIED", thing("a", deletionTimestamp="2026-01-31T12:00:00Z"))]], {"b": 2}, ["5", "7"]),
+        # what was missed while the events were away is in the next list
+        ([BEFORE, page(thing("b", 3), version="8")], [[Expired()]], {"b": 3}, ["5", "8"]),
+        ([BEFORE, Expired(), page(thing("b", 3))], [[Unavailable("x")]], {"b": 3}, ["5", "5"]),
+        ([Unavailable("x"), [page(thing("a")), Unavailable("x")], BEFORE], [], {"a": 1, "b": 2}, ["5"]),
+        # an object that is wrong, or cannot be read, closes only itself, also if it was right before
+        ([page(thing("a", "?"), thing("b", 2))], [], {"b": 2}, ["5"]),
+        ([BEFORE], [[("MODIFIED", thing("a", "?"))]], {"b": 2}, ["5", "7"]),
+        ([BEFORE], [[("MODIFIED", thing("a", "?")), ("MODIFIED", thing("a", 5))]], {"a": 5, "b": 2}, ["5", "7"]),
+        ([[page(is_readable=False), page(thing("b", 2))]], [], {"b": 2}, ["5"]),
+    ],
+)
+def test_the_state_is_that_of_the_api_server(monkeypatch, lists, watches, objects, versions):
+    follower, script, _ = follow(monkeypatch, lists, watches)
+    assert {name: value for (_, name), value in follower.objects.items()} == objects
+    assert script.versions == versions
+    assert follower.is_complete
+
+
+def test_a_list_that_breaks_off_leaves_the_last_state(monkeypatch):
+    """Half of a list would close keys that nobody has revoked."""
+    seen: list[dict[Any, int]] = []
+
+    async def scenario() -> None:
+        script = Script([BEFORE, [page(thing("a")), Unavailable("x")], BEFORE], [[Expired()]])
+        follower: Follower[int] = Follower(script, THINGS, None, read, lambda: seen.append(dict(follower.objects)))  # type: ignore[arg-type]
+        task = asyncio.create_task(follower.run())
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await script.ended.wait()
+        task.cancel()
+
+    monkeypatch.setattr(follower_module, "BACKOFFS", (0.0,))
+    asyncio.run(scenario())
+    assert seen == [{("team", "a"): 1, ("team", "b"): 2}]
+
+
+def test_what_is_wrong_is_said(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    lists = [Unavailable("no route"), Unavailable("no route"), page(thing("a", "?")), Unavailable("again"), page()]
+    follower, _, changes = follow(monkeypatch, lists, [[Expired()]])
+    assert caplog.messages == [
+        "things cannot be followed, going on as it was: no route",
+        "things are followed again",
+        "things cannot be followed, going on as it was: again",
+        "things are followed again",
+    ]
+    assert (changes, follower.errors) == (2, {})
+
+
+def test_an_error_names_the_object(monkeypatch):
+    follower, _, _ = follow(monkeypatch, [page(thing("a", "?"))], [])
+    assert list(follower.errors.values()) == ["Thing team/a: value: must be a number"]
