@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 5.0
 """Seconds between two questions to a gateway."""
-FRESH_SECONDS = 2 * POLL_SECONDS
-"""Seconds for which an answer is used."""
+FRESH_SECONDS = 1.0
+"""Seconds for which answers are used when an endpoint is planned. Its last pod must not end just after a request."""
 ASK_SECONDS = 3.0
 """Deadline for the addresses of a host, and for the whole answer of a gateway."""
 MAXIMUM_BYTES = 4 << 20
@@ -115,14 +115,14 @@ class Gateways:
                 self._enqueue(endpoint)
 
     async def _ask_all(self) -> None:
-        start = self._clock()
         hosts = await asyncio.gather(*(self._ask_host(url) for url in self._urls))
         answers = [answer for host in hosts for answer in host]
         problem = next((answer for answer in answers if isinstance(answer, str)), None)
         if problem != self._problem:
             log.warning("%s", "all gateways answer again" if problem is None else problem)
         self._total = TotalDemand([answer for answer in answers if isinstance(answer, DemandReport)], problem)
-        self._problem, self._asked = problem, start
+        # Counted from their end: while a gateway hangs, endpoints that wait for each other's turn share one round.
+        self._problem, self._asked = problem, self._clock()
 
     async def _ask_host(self, url: httpx.URL) -> list[DemandReport | str]:
         """Ask all gateways of a host; return the report of each, or why there is none."""
