@@ -228,6 +228,11 @@ CASES = [
         fires=(), quiet=("30m",),
     ),
     Case(
+        "RFTGatewayLogsBehind", "until the store takes them",
+        {'rft_gateway_log_waiting_seconds{namespace="rft-system",pod="gateway-0"}': "0x5 0+60x40 0x20"},
+        fires=("30m", "45m"), quiet=("20m", "50m"), labels={"namespace": "rft-system", "pod": "gateway-0"},
+    ),
+    Case(
         "RFTGatewayRequestsFail", "until servers answer",
         {
             f'rft_gateway_requests_total{{{MODEL},outcome="Answered",code="200"}}': "0+60x20 1200+54x30 2820+60x40",

@@ -54,9 +54,11 @@ def test_every_query_is_promql(promtool: Path, tmp_path: Path):
 
 
 def test_every_metric_is_served():
+    gateway = GatewayMetrics()
+    gateway.watch_logs(float, float, float)
     registries = (
         OperatorMetrics(RESOURCES).registry,
-        GatewayMetrics().registry,
+        gateway.registry,
         RewardMetrics().registry,
         ProgressReporter("n", "j").registry,
     )

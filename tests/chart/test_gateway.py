@@ -107,19 +107,27 @@ def test_one_pod_has_its_ledger_on_a_volume(chart: Helm, monkeypatch: pytest.Mon
     deployment = find(manifests, "Deployment", GATEWAY)["spec"]
     assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
     container = container_of(manifests)
-    ledger = Path(settings_of(container, monkeypatch).ledger)
-    (volume,) = [mount["name"] for mount in container["volumeMounts"] if ledger.is_relative_to(mount["mountPath"])]
+    settings = settings_of(container, monkeypatch)
+    volume = volume_of(container, Path(settings.ledger))
+    assert volume == volume_of(container, settings.spool)
     claim = find(manifests, "PersistentVolumeClaim", f"{GATEWAY}-ledger")
     assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
     (source,) = [v for v in deployment["template"]["spec"]["volumes"] if v["name"] == volume]
     assert source["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
 
 
+def volume_of(container: dict[str, Any], file: Path | None) -> str:
+    """The volume that a file is on."""
+    assert file is not None
+    (volume,) = [mount["name"] for mount in container["volumeMounts"] if file.is_relative_to(mount["mountPath"])]
+    return str(volume)
+
+
 def test_a_claim_that_exists_is_taken(chart: Helm):
     manifests = render(chart, {"ledger": {"persistence": {"existingClaim": "mine"}}})
     assert not [m for m in manifests if m["metadata"]["name"] == f"{GATEWAY}-ledger"]
     volumes = find(manifests, "Deployment", GATEWAY)["spec"]["template"]["spec"]["volumes"]
-    assert {"name": "ledger", "persistentVolumeClaim": {"claimName": "mine"}} in volumes
+    assert {"name": "state", "persistentVolumeClaim": {"claimName": "mine"}} in volumes
 
 
 def test_several_pods_share_a_database(chart: Helm, monkeypatch: pytest.MonkeyPatch):
@@ -132,7 +140,11 @@ def test_several_pods_share_a_database(chart: Helm, monkeypatch: pytest.MonkeyPa
         "name": LEDGER_VARIABLE,
         "valueFrom": {"secretKeyRef": {"name": "ledger", "key": "address"}},
     }
-    assert settings_of(container, monkeypatch).ledger.startswith("postgresql://")
+    settings = settings_of(container, monkeypatch)
+    assert settings.ledger.startswith("postgresql://")
+    # Its root file system is read-only.
+    volumes = deployment["template"]["spec"]["volumes"]
+    assert {"name": volume_of(container, settings.spool), "emptyDir": {}} in volumes
     assert [m for m in manifests if m["kind"] == "PersistentVolumeClaim" and GATEWAY in m["metadata"]["name"]] == []
     egress = find(manifests, "NetworkPolicy", GATEWAY)["spec"]["egress"]
     database = {"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}], "ports": [{"protocol": "TCP", "port": 5432}]}
@@ -188,6 +200,14 @@ def test_network_policies_let_pass_what_is_asked(chart: Helm):
     assert selects(servers["to"][0]["podSelector"]["matchLabels"], deployment)
     server = deployment["spec"]["template"]["spec"]["containers"][0]
     assert [port["port"] for port in servers["ports"]] == [ports_of(server)["http"]]
+
+
+def test_the_store_of_logs_is_reached_once_it_is_said(chart: Helm):
+    logs = {"logs": {"egress": [{"cidr": "192.0.2.7/32", "port": 9000}]}}
+    store = {"to": [{"ipBlock": {"cidr": "192.0.2.7/32"}}], "ports": [{"protocol": "TCP", "port": 9000}]}
+    egress = find(render(chart, {**DATABASE, **logs}), "NetworkPolicy", GATEWAY)["spec"]["egress"]
+    assert egress[1]["ports"] == [{"protocol": "TCP", "port": 5432}]
+    assert egress[2:] == [store]
 
 
 def test_who_may_connect_can_be_said(chart: Helm):

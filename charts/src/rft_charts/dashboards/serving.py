@@ -216,6 +216,12 @@ _GATEWAY = Row(
             "s",
         ),
         Panel(
+            "Age of conversations that wait",
+            "Age of the oldest conversation that waits for its upload to a log. Healthy: below 2 minutes.",
+            (Query("max by (pod) (rft_gateway_log_waiting_seconds)", "{{pod}}"),),
+            "s",
+        ),
+        Panel(
             "Answers without usage",
             "Answers whose tokens could not be counted, because the server did not state them. Healthy: 0.",
             (Query(_rate("rft_gateway_without_usage_total"), _MODEL),),
