@@ -12,6 +12,7 @@ from support.gateway_in_cluster import ClusterGateway, endpoint, endpoint_slice
 from support.patience import wait_until
 
 from rft_api.gateway_key import KEY_LABEL, Key, make_token, parse_time, secret_document, token_digest
+from rft_gateway.cluster.objects import KEYS
 
 CHAT = "/v1/chat/completions"
 
@@ -141,11 +142,11 @@ def test_a_gateway_that_may_not_read_secrets_is_never_ready(tmp_path: Path, api_
     name = f"nobody-{random_secrets.token_hex(3)}"
     nobody = api_server.write_kubeconfig(name, api_server.authority.issue(name))
     with ClusterGateway(tmp_path, nobody) as gateway:
-        wait_until(lambda: "secrets cannot be followed" in gateway.log)
+        wait_until(lambda: f"secrets with {KEYS.selector} cannot be followed" in gateway.log)
         assert not gateway.is_ready()
         answer = gateway.post(CHAT, question(), make_token())
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "starting")
-        assert gateway.log.count("secrets cannot be followed") == 1
+        assert gateway.log.count(f"secrets with {KEYS.selector} cannot be followed") == 1
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,10 @@ from cluster.versions import CONTROL_PLANE
 from support.gateway_in_cluster import ClusterGateway, Team, bind_role
 from support.patience import wait_until
 
+from rft_gateway.cluster.objects import KEYS
+
+KINDS = 4
+"""What a gateway follows: endpoints, their pods, keys, and credentials of logs."""
 CHAT = "/v1/chat/completions"
 
 
@@ -49,14 +53,14 @@ def test_the_last_state_serves_on_while_the_api_server_is_away(tmp_path: Path, p
             gateway.wait_for_status(token, 200)
         wait_until(lambda: gateway.post(CHAT, question()).status_code == 200, lambda: gateway.log)
         plane.api_server.kill()
-        wait_until(lambda: gateway.log.count("cannot be followed, going on as it was") == 3, lambda: gateway.log)
+        wait_until(lambda: gateway.log.count("cannot be followed, going on as it was") == KINDS, lambda: gateway.log)
         for _ in range(20):
             assert gateway.post(CHAT, question()).status_code == 200
         assert gateway.is_ready()
         # who waits for a pod meanwhile is answered when it is back
         waiting = [pool.submit(gateway.post, CHAT, question("tax")) for _ in range(10)]
         wait_until(lambda: "InferenceEndpoint" in gateway.log and "cannot be woken" in gateway.log)
-        assert gateway.log.count("cannot be followed, going on as it was") == 3  # each once
+        assert gateway.log.count("cannot be followed, going on as it was") == KINDS  # each once
         plane.api_server.start()
         plane.wait_until_ready()
         team("delete", "secret", "revoked")
@@ -68,7 +72,7 @@ def test_the_last_state_serves_on_while_the_api_server_is_away(tmp_path: Path, p
         )
         team.set_servers("tax", pod.port, number=5)
         assert [answer.result().status_code for answer in waiting] == [200] * 10
-        wait_until(lambda: gateway.log.count("are followed again") == 3, lambda: gateway.log)
+        wait_until(lambda: gateway.log.count("are followed again") == KINDS, lambda: gateway.log)
 
 
 def test_a_gateway_that_starts_while_the_api_server_is_away(tmp_path: Path, plane):
@@ -78,7 +82,7 @@ def test_a_gateway_that_starts_while_the_api_server_is_away(tmp_path: Path, plan
         token = Team(plane.kubectl, name).add_key("ci")
         plane.api_server.kill()
         with ClusterGateway(tmp_path, kubeconfig) as gateway:
-            wait_until(lambda: "secrets cannot be followed" in gateway.log, lambda: gateway.log)
+            wait_until(lambda: f"{KEYS.selector} cannot be followed" in gateway.log, lambda: gateway.log)
             assert not gateway.is_ready()
             assert gateway.post(CHAT, question(), token).json()["error"]["code"] == "starting"
             plane.api_server.start()

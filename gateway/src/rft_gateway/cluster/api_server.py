@@ -54,6 +54,11 @@ class Resource:
     selector: str = ""
     """Label selector; all objects of the kind if it is empty."""
 
+    def title(self, namespace: str | None) -> str:
+        """Return what the objects are called in messages."""
+        labels = f" with {self.selector}" if self.selector else ""
+        return f"{self.plural}{labels}{f' in {namespace}' if namespace else ''}"
+
     def path(self, namespace: str | None, name: str = "") -> str:
         """Return the path of an object, or of all objects of a namespace or, without one, of the cluster."""
         root = f"/apis/{self.api_version}" if "/" in self.api_version else f"/api/{self.api_version}"

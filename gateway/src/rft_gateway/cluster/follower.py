@@ -44,6 +44,7 @@ class Follower(Generic[T]):
         self._namespace = namespace
         self._read = read
         self._on_change = on_change
+        self._title = resource.title(namespace)
         self._problem = ""
         self._unreadable = 0
         self.objects: dict[ObjectName, T] = {}
@@ -82,7 +83,7 @@ class Follower(Generic[T]):
                 self._put(item, objects, errors)
         self._note("")
         if unreadable != self._unreadable:
-            _logger.warning("%d %s are nested too deeply to be read", unreadable, self._resource.plural)
+            _logger.warning("%d of the %s are nested too deeply to be read", unreadable, self._title)
         self._unreadable = unreadable
         is_first, self.is_complete = not self.is_complete, True
         self.objects, self.errors = objects, errors
@@ -120,9 +121,9 @@ class Follower(Generic[T]):
     def _note(self, problem: str) -> None:
         """Log that the API server does not do what is asked, and that it does again; each once."""
         if problem and not self._problem:
-            _logger.warning("%s cannot be followed, going on as it was: %s", self._resource.plural, problem)
+            _logger.warning("%s cannot be followed, going on as it was: %s", self._title, problem)
         elif self._problem and not problem:
-            _logger.info("%s are followed again", self._resource.plural)
+            _logger.info("%s are followed again", self._title)
         self._problem = problem
 
 
