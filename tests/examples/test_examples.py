@@ -20,8 +20,8 @@ from rft_trainer.data import Prompt, load_conversations, load_dataset, mix
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "rewards")
-"""The examples that are jobs; test_rewards_from_files.py has the rewards."""
+NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name not in ("rewards", "serving"))
+"""The examples that are jobs; test_rewards_from_files.py has the rewards, and test_serving.py the endpoints."""
 
 every_example = pytest.mark.parametrize("name", NAMES)
 

@@ -454,7 +454,7 @@ def test_a_written_key_is_read_as_it_was(key):
 
 
 def test_the_page_tells_all_fields_of_a_key():
-    text = page("gateway.md")
+    text = page("keys.md")
     assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == [field.alias for field in KeyData.model_fields.values()]
     (block,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     expires = datetime(2027, 1, 31, 12, tzinfo=UTC)
