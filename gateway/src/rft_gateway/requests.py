@@ -78,22 +78,24 @@ class Call:
 def read_call(api: Api, body: bytes) -> Call:
     """Read the body of a request.
 
+    What the gateway reads has the one type that OpenAI's API gives it. vLLM also takes others, and reads the text "no"
+    as false and "8" as a number: the gateway would count something else than what the server does.
+
     Raises:
         ApiError: 400 when it is no request; the server looks at everything that the gateway does not need.
     """
     document = parse_body(body)
-    model, stream = document.get("model"), document.get("stream")
+    model = document.get("model")
     if not isinstance(model, str) or not model:
         raise ApiError(400, "you must provide a model parameter", param="model")
-    if stream is not None and not isinstance(stream, bool):
-        raise ApiError(400, "stream must be true or false", param="stream")
-    options = document.get("stream_options") or {}
-    if not isinstance(options, dict):
+    stream = _flag(document, "stream")
+    options = document.get("stream_options")
+    if options is not None and not isinstance(options, dict):
         raise ApiError(400, "stream_options must be an object", param="stream_options")
     if api is Api.RESPONSES:
         _refuse_stored_responses(document)
-    wants_usage = bool(options.get("include_usage"))
-    count = document.get("n")
+    wants_usage = _flag(options or {}, "include_usage", "stream_options.")
+    wants_continuous_usage = _flag(options or {}, "continuous_usage_stats", "stream_options.")
     texts = list(_texts(document))
     prompt_estimate = sum(len(text) for text in texts) // _CHARACTERS_OF_A_TOKEN + 1
     return Call(
@@ -101,10 +103,10 @@ def read_call(api: Api, body: bytes) -> Call:
         body=body,
         document=document,
         model=model,
-        stream=bool(stream),
+        stream=stream,
         wants_usage=wants_usage,
-        wants_continuous_usage=wants_usage and bool(options.get("continuous_usage_stats")),
-        completions=count if isinstance(count, int) else 1,
+        wants_continuous_usage=wants_usage and wants_continuous_usage,
+        completions=max(1, _count(document, "n")),
         beginning=_beginning(texts),
         prompt_estimate=prompt_estimate,
         token_estimate=prompt_estimate + _most_completion_tokens(api, document),
@@ -138,16 +140,35 @@ def _refuse_stored_responses(document: dict[str, Any]) -> None:
 
 def _most_completion_tokens(api: Api, document: dict[str, Any]) -> int:
     """Return how many tokens all completions may have together; 0 if the request does not say so."""
-    limits = [_positive(document.get(field)) for field in _COMPLETION_LIMITS[api]]
+    limits = [_count(document, field) for field in _COMPLETION_LIMITS[api]]
     prompts = document.get("prompt") if api is Api.COMPLETIONS else None
     # Several prompts are a list of texts, or of lists of tokens.
     count = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
-    return max(limits, default=0) * max(1, _positive(document.get("n"))) * count
+    return max(limits, default=0) * max(1, _count(document, "n")) * count
 
 
-def _positive(value: Any) -> int:
-    """Return a number of a request that counts something; 0 for what is none, which the server refuses."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+def _flag(fields: dict[str, Any], name: str, place: str = "") -> bool:
+    """Return a field that says yes or no; without it, it is no.
+
+    Raises:
+        ApiError: 400 when it is something else.
+    """
+    value = fields.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise ApiError(400, f"{place}{name} must be true or false", param=f"{place}{name}")
+    return bool(value)
+
+
+def _count(document: dict[str, Any], name: str) -> int:
+    """Return a field with a number; 0 without it, and for a negative number, which the server refuses.
+
+    Raises:
+        ApiError: 400 when it is no whole number, or one above 64 bits.
+    """
+    value = document.get(name)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise ApiError(400, f"{name} must be a whole number, written without quotes and decimals", param=name)
+    return max(0, value or 0)
 
 
 def _texts(document: dict[str, Any]) -> Iterator[str]:
