@@ -25,6 +25,13 @@ _STRUCTURE = frozenset({
 })  # fmt: skip
 """Texts with which an API marks parts of a conversation. A broad pattern must not make a conversation unreadable."""
 
+_PIECES = frozenset({
+    "logprobs", "prompt_logprobs", "top_logprobs", "token_ids", "prompt_token_ids", "tokens", "bytes",
+})  # fmt: skip
+"""Fields in which an API repeats a text token by token. No pattern matches a piece, and together they are the text."""
+_PROMPTS = frozenset({"prompt", "input"})
+"""Fields with a text, or with the numbers of its tokens."""
+
 _FIELD = re.compile("[a-z][A-Za-z_]{0,63}")
 """Names of an API's fields; other names are texts of a client."""
 
@@ -98,6 +105,8 @@ def timestamp(time: datetime) -> str:
 def redacted(texts: Json, route: Route) -> Json:
     """Return texts without what the log of a model must not have: in values, and in names that are no fields.
 
+    Texts that are there a second time, token by token, are left out, and so are prompts of tokens.
+
     Raises:
         ValueError: when a pattern cannot be used. Then nothing may be written.
     """
@@ -120,8 +129,24 @@ def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
     if isinstance(value, list):
         return [_redacted(item, redact) for item in value]
     if isinstance(value, dict):
-        return {_redacted_name(name, redact): _redacted(item, redact) for name, item in value.items()}
+        return {
+            _redacted_name(name, redact): _redacted(item, redact)
+            for name, item in value.items()
+            if not _is_in_pieces(name, item)
+        }
     return value
+
+
+def _is_in_pieces(name: str, value: Any) -> bool:
+    """Return whether a field has text in a form that no pattern matches."""
+    return (name in _PIECES and isinstance(value, dict | list)) or (name in _PROMPTS and _is_tokens(value))
+
+
+def _is_tokens(value: Any) -> bool:
+    """Return whether a prompt is tokens, or a list of such prompts: servers refuse lists of both kinds."""
+    while isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, int)
 
 
 def _redacted_name(name: str, redact: Callable[[str], str]) -> str:
