@@ -152,17 +152,28 @@ def test_fields_of_a_newer_definition_are_ignored():
     assert read_slice(part(pod("10.0.0.1")) | {"new": 1}).pods == 1
 
 
-def test_of_the_same_digest_the_older_secret_counts():
-    def secret(namespace: str, created: str, digest: str = "0" * 64) -> dict[str, Any]:
-        item = secret_document(Key("ci", namespace, digest))
-        item["metadata"]["creationTimestamp"] = created
-        return item
+def key_secret(namespace: str, name: str, created: str, digest: str = "0" * 64) -> dict[str, Any]:
+    item = secret_document(Key(name, namespace, digest))
+    item["metadata"]["creationTimestamp"] = created
+    return item
 
-    copy, original = secret("a", "2026-02-01T00:00:00Z"), secret("z", "2026-01-01T00:00:00Z")
-    other = secret("b", "2026-03-01T00:00:00Z", "1" * 64)
+
+def test_of_the_same_digest_in_a_namespace_the_older_secret_counts():
+    copy, original = (key_secret("team", name, f"2026-0{month}-01T00:00:00Z") for name, month in (("a", 2), ("z", 1)))
+    other = key_secret("b", "ci", "2026-03-01T00:00:00Z", "1" * 64)
     keys, errors = merge_dated_keys(map(read_key, [copy, original, other]))
-    assert [key.namespace for key in keys] == ["z", "b"]
-    assert errors == ["Secret a/ci: digest: key ci of namespace a has the digest of a key in Secret z/ci"]
+    assert [key.name for key in keys] == ["z", "ci"]
+    assert errors == ["Secret team/a: digest: key a of namespace team has the digest of a key in Secret team/z"]
+
+
+def test_a_digest_that_another_namespace_has_copied_leads_nobody_to_that_namespace():
+    # the copy is in a Secret that is older than the key: its data was changed
+    copy, original = key_secret("thief", "ci", "2026-01-01T00:00:00Z"), key_secret("team", "ci", "2026-02-01T00:00:00Z")
+    other = key_secret("thief", "other", "2026-01-01T00:00:00Z", "1" * 64)
+    keys, errors = merge_dated_keys(map(read_key, [copy, original, other]))
+    assert [key.name for key in keys] == ["other"]
+    assert [error.partition(":")[0] for error in errors] == ["Secret thief/ci", "Secret team/ci"]
+    assert "namespaces team, thief" in errors[0]
 
 
 def test_a_model_has_the_log_of_its_own_endpoint():

@@ -262,10 +262,25 @@ def _state(endpoint: Endpoint, named: Mapping[ModelName, Endpoint], pods: int) -
 def merge_dated_keys(secrets: Iterable[DatedKey]) -> tuple[list[Key], list[str]]:
     """Return the keys that open something, and a sentence for each other one.
 
-    Of two Secrets with the same digest, the older one counts: whoever copies the digest of another key closes nothing.
+    Of Secrets with the same digest in one namespace, the oldest one counts. In several namespaces, none does: a digest
+    is no secret, and an old Secret can be given the digest of another namespace's key. Clients of that key would then
+    send their prompts to the servers of whoever did so.
     """
     dated = sorted(secrets, key=lambda each: (each.created, each.key.namespace, each.key.name))
-    return merge_keys((f"Secret {each.key.namespace}/{each.key.name}", each.key) for each in dated)
+    namespaces: dict[str, set[str]] = defaultdict(set)
+    for each in dated:
+        namespaces[each.key.digest].add(each.key.namespace)
+    clear = (each for each in dated if len(namespaces[each.key.digest]) == 1)
+    keys, errors = merge_keys((_place(each), each.key) for each in clear)
+    for each in dated:
+        if len(of_digest := namespaces[each.key.digest]) > 1:
+            problem = f"Secrets of the namespaces {', '.join(sorted(of_digest))} have it, so that none of them opens"
+            errors.append(one_line(f"{_place(each)}: digest: {problem} anything: create this key again"))
+    return keys, errors
+
+
+def _place(key: DatedKey) -> str:
+    return f"Secret {key.key.namespace}/{key.key.name}"
 
 
 def _validate(model: type[_M], item: Json) -> _M:
