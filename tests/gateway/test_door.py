@@ -362,6 +362,27 @@ def test_metrics_and_the_log_have_no_prompt(tmp_path, server):
             assert SECRET not in text
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        f"authorization : Bearer {SECRET}\r\n\r\n",
+        f"authorization: Bearer {SECRET}\x01\r\n\r\n",
+        f"transfer-encoding: chunked\r\n\r\n{SECRET}\r\n",
+        f"transfer-encoding: chunked\r\n\r\n1\r\nx\r\n{SECRET}\r\n",
+        f"x: {SECRET}{'y' * 100_000}\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("port", ["clients", "operators"])
+def test_what_cannot_be_read_is_not_in_the_log(tmp_path, server, rest, port):
+    with Gateway(tmp_path, [route("m", server.url)]) as gateway:
+        if port == "operators":
+            gateway.url = gateway.operation_url
+        answer = gateway.exchange(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\n{rest}".encode())
+        assert answer.split()[1] in (b"400", b"401", b"404")
+        gateway.stop()
+        assert SECRET not in gateway.log
+
+
 def test_an_entry_keeps_the_price_of_its_time(tmp_path, server):
     price = {"promptTokens": "0.15", "completionTokens": "0.6"}
     with Gateway(tmp_path, [route("m", server.url, price=Price.model_validate(price))]) as gateway:

@@ -23,6 +23,7 @@ from rft_api.ports import ListenError, listen, listener_url
 from rft_api.readiness import format_address
 from rft_gateway.demand import Demand
 from rft_gateway.door import Door
+from rft_gateway.http_log import http_logger
 from rft_gateway.keys import KeyFolder, KeyRing
 from rft_gateway.ledger import Ledger, LedgerError, Total
 from rft_gateway.limits import Limiter
@@ -149,11 +150,14 @@ async def _listen(settings: Settings, door: Door, operation: Operation, stop: as
         door.respond,
         handler_cancellation=True,  # a client that leaves cancels its request
         access_log=None,
+        logger=http_logger(),
         keepalive_timeout=server_limits.KEEP_ALIVE_SECONDS,
         lingering_time=LINGERING_SECONDS,
         max_headers=server_limits.HEAD_FIELDS,
     )
-    operators = web.Server(operation.respond, access_log=None, keepalive_timeout=server_limits.SMALL_SECONDS)
+    operators = web.Server(
+        operation.respond, access_log=None, logger=http_logger(), keepalive_timeout=server_limits.SMALL_SECONDS
+    )
     async with contextlib.AsyncExitStack() as stack:
         # The port for operators closes last: it says that the gateway is stopping.
         if settings.operation_port is not None:
