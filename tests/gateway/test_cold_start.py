@@ -21,7 +21,7 @@ from rft_gateway.waiting import Place, Waiting
 
 START_SECONDS = 60.0
 ASLEEP = EndpointState(can_wake=True, queue=2, timeout=START_SECONDS, reason="ScaledToZero")
-NOBODY = Crowd(0, 0)
+NOBODY = Crowd(0)
 
 
 def changed(**changes: object) -> EndpointState:
@@ -29,34 +29,33 @@ def changed(**changes: object) -> EndpointState:
 
 
 @pytest.mark.parametrize(
-    ("state", "crowd", "size", "waited", "reason"),
+    ("state", "crowd", "waited", "reason"),
     [
-        (ASLEEP, NOBODY, 1, None, None),
-        (ASLEEP, Crowd(1, 1), 1, None, None),
-        (ASLEEP, Crowd(2, 1), 1, None, Reason.QUEUE_FULL),
-        (ASLEEP, Crowd(0, WAITING_BYTES), 1, None, Reason.QUEUE_FULL),
-        (ASLEEP, Crowd(0, 0), WAITING_BYTES, None, None),
+        (ASLEEP, NOBODY, None, None),
+        (ASLEEP, Crowd(1), None, None),
+        (ASLEEP, Crowd(2), None, Reason.QUEUE_FULL),
+        (ASLEEP, Crowd(0, has_room=False), None, Reason.QUEUE_FULL),
         # who waits keeps its place when others have come
-        (ASLEEP, Crowd(3, WAITING_BYTES), 1, START_SECONDS - 0.1, None),
-        (ASLEEP, NOBODY, 1, START_SECONDS, Reason.TIMED_OUT),
-        (changed(queue=0), NOBODY, 1, None, Reason.NOT_HELD),
-        (changed(can_wake=False), NOBODY, 1, None, Reason.NOT_AVAILABLE),
-        (changed(can_wake=False), NOBODY, 1, 5.0, Reason.NOT_AVAILABLE),
-        (ASLEEP, Crowd(0, 0, is_stopping=True), 1, 5.0, Reason.STOPPING),
+        (ASLEEP, Crowd(3, has_room=False), START_SECONDS - 0.1, None),
+        (ASLEEP, NOBODY, START_SECONDS, Reason.TIMED_OUT),
+        (changed(queue=0), NOBODY, None, Reason.NOT_HELD),
+        (changed(can_wake=False), NOBODY, None, Reason.NOT_AVAILABLE),
+        (changed(can_wake=False), NOBODY, 5.0, Reason.NOT_AVAILABLE),
+        (ASLEEP, Crowd(0, is_stopping=True), 5.0, Reason.STOPPING),
         *[
-            (changed(reason=reason), NOBODY, 1, waited, Reason.CANNOT_START)
+            (changed(reason=reason), NOBODY, waited, Reason.CANNOT_START)
             for reason in ("ModelInvalid", "ConfigurationInvalid", "AdapterRejected", "NameTaken")
             for waited in (None, 5.0)
         ],
         *[
-            (changed(reason=reason), NOBODY, 1, 5.0, None)
+            (changed(reason=reason), NOBODY, 5.0, None)
             for reason in ("", "Starting", "Waking", "Unschedulable", "ImagePullFailed", "AdapterLoading")
         ],
-        (EndpointState(), NOBODY, 1, None, Reason.NOT_AVAILABLE),
+        (EndpointState(), NOBODY, None, Reason.NOT_AVAILABLE),
     ],
 )  # fmt: skip
-def test_who_waits(state, crowd, size, waited, reason):
-    refusal = refuse("tax", state, crowd, size, waited)
+def test_who_waits(state, crowd, waited, reason):
+    refusal = refuse("tax", state, crowd, waited)
     assert (refusal and refusal.reason) == reason
     if refusal is not None:
         assert refusal.wakes == (reason is Reason.NOT_HELD)
@@ -71,7 +70,7 @@ def test_who_waits(state, crowd, size, waited, reason):
 @pytest.mark.parametrize("can_wake", [True, False])
 def test_the_condition_says_why(waited, can_wake):
     state = changed(can_wake=can_wake, queue=0, reason="Unschedulable", message="0/3 nodes have 8 GPUs.")
-    refusal = refuse("tax", state, NOBODY, 1, waited)
+    refusal = refuse("tax", state, NOBODY, waited)
     assert refusal is not None
     assert "(Unschedulable: 0/3 nodes have 8 GPUs)" in refusal.error.message
 
@@ -101,13 +100,14 @@ class Hall:
     def value(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, {"namespace": "team", **labels}) or 0.0
 
-    async def ask(self, model: str) -> str:
+    async def ask(self, model: str | Route, size: int = 10) -> str:
         """What a request does: it waits until there are servers."""
-        with self.waiting.place(self.route(model), 10) as place:
+        asked = self.route(model) if isinstance(model, str) else model
+        with self.waiting.place(asked, size) as place:
             while not place.find_route().servers:
                 await place.wait(None)
             place.note_answer()
-        return model
+        return asked.model
 
     async def crowd(self, count: int) -> None:
         """Wait until so many wait."""
@@ -121,20 +121,42 @@ async def limited() -> AsyncIterator[Hall]:
         yield Hall()
 
 
+def test_the_bodies_of_a_namespace_leave_room_for_those_of_others():
+    async def scenario() -> None:
+        async with limited() as hall:
+            routes = [route("base", namespace=name) for name in ("team", "other")]
+            hall.routes.replace(routes, {(each.namespace, each.model): changed(queue=10_000) for each in routes})
+            team = asyncio.create_task(hall.ask(routes[0], WAITING_BYTES // 2))
+            await hall.crowd(1)
+            with pytest.raises(ApiError) as error:
+                await hall.ask(routes[0], 1)
+            assert (error.value.status, error.value.code) == (429, "model_queue_full")
+            other = asyncio.create_task(hall.ask(routes[1], WAITING_BYTES // 4))
+            while not hall.demand.count_waiting(routes[1]):
+                await asyncio.sleep(0)
+            assert hall.waiting.bodies.size == WAITING_BYTES * 3 // 4
+            for task in (team, other):
+                task.cancel()
+            await asyncio.gather(team, other, return_exceptions=True)
+            assert hall.waiting.bodies.size == 0
+
+    asyncio.run(scenario())
+
+
 def test_a_thousand_requests_wake_an_endpoint_once():
     async def scenario() -> None:
         async with limited() as hall:
             asks = [asyncio.create_task(hall.ask(model)) for model in ("base", "tax") * 500]
             await hall.crowd(1000)
             assert hall.value("rft_gateway_waiting", model="tax") == 500
-            assert hall.waiting.size == 10_000
+            assert hall.waiting.bodies.size == 10_000
             await asyncio.sleep(0)
             hall.set_servers({"base": ["http://a:1"], "tax": ["http://a:1"]})
             assert len(await asyncio.gather(*asks)) == 1000
             assert hall.woken == [("team", "base")]
             assert hall.value("rft_gateway_cold_starts_total", model="base", outcome="Started") == 1
             assert hall.value("rft_gateway_cold_start_seconds_count", model="base") == 1
-            assert (hall.value("rft_gateway_waiting", model="tax"), hall.waiting.size) == (0, 0)
+            assert (hall.value("rft_gateway_waiting", model="tax"), hall.waiting.bodies.size) == (0, 0)
 
     asyncio.run(scenario())
 

@@ -148,6 +148,18 @@ def test_what_is_no_http_is_refused(gateway, server, head):
     assert server.counters.requests == 1
 
 
+def test_a_client_that_waits_until_its_body_is_wanted(gateway, server):
+    body = json.dumps(question()).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nexpect: 100-continue\r\n"
+    head += f"content-length: {len(body)}\r\n"
+    assert gateway.exchange(f"{head}\r\n".encode()).startswith(b"HTTP/1.1 401")
+    with gateway.connect() as connection, connection.makefile("rb") as answer:
+        connection.sendall(f"{head}authorization: Bearer {gateway.token}\r\n\r\n".encode())
+        assert [answer.readline(), answer.readline()] == [b"HTTP/1.1 100 Continue\r\n", b"\r\n"]
+        connection.sendall(body)
+        assert answer.read().startswith(b"HTTP/1.1 200")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

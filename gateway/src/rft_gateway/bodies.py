@@ -1,4 +1,4 @@
-"""Reads the bodies of requests: none is too large or takes too long, and all together take a bounded memory."""
+"""Reads the bodies of requests: none is too large or takes too long. With the answers, they take a bounded memory."""
 
 from __future__ import annotations
 
@@ -6,65 +6,79 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from rft_api.foreign import server_limits
 from rft_api.foreign.sizes import format_size
+from rft_gateway.answers import in_time
 from rft_gateway.errors import ApiError
 from rft_gateway.server_errors import RETRY_SECONDS
+from rft_gateway.shares import Shares
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Bodies:
-    """The bodies that are held at the same time."""
+    """The bodies and answers that are held at the same time. Each namespace has its share of the memory."""
 
     def __init__(self) -> None:
-        self._bytes = 0
+        self._shares = Shares(server_limits.BODIES_BYTES)
 
     @contextmanager
-    def held(self) -> Iterator[HeldBody]:
-        """Hold a body for as long as the block lasts."""
-        body = HeldBody(self)
+    def held(self, namespace: str) -> Iterator[HeldBody]:
+        """Hold the body of a request of a namespace, and its answer, for as long as the block lasts."""
+        body = HeldBody(self._shares, namespace)
         try:
             yield body
         finally:
-            self._bytes -= body.size
+            body.give_back()
+
+
+class HeldBody:
+    """A body, with its answer, that counts for as long as it is held; made by `Bodies.held`."""
+
+    def __init__(self, shares: Shares, namespace: str):
+        self._shares = shares
+        self._namespace = namespace
+        self._size = 0
 
     def take(self, size: int) -> None:
-        """Count bytes of a body.
+        """Count bytes of it.
 
         Raises:
             ApiError: 503 when there is no room for them.
         """
-        if self._bytes + size > server_limits.BODIES_BYTES:
-            message = "The requests of others take too much memory at the moment. Please try again."
+        if not self._shares.have_room(self._namespace, size):
+            message = "The requests at the same time take too much memory. Please try again."
             raise ApiError(503, message, code="overloaded", headers={"retry-after": RETRY_SECONDS})
-        self._bytes += size
+        self._shares.add(self._namespace, size)
+        self._size += size
 
-
-class HeldBody:
-    """A body that counts for as long as it is held."""
-
-    def __init__(self, bodies: Bodies):
-        self._bodies = bodies
-        self.size = 0
+    def give_back(self) -> None:
+        """Count nothing of it any more."""
+        self._shares.add(self._namespace, -self._size)
+        self._size = 0
 
     async def read(self, request: web.BaseRequest) -> bytes:
         """Read the body of a request.
 
         Raises:
             ApiError: 413 when it is too large, 408 when it takes too long, 400 when it breaks off.
+            ClientLeft: when the client has left before it has sent it.
         """
         if (request.content_length or 0) > server_limits.BODY_BYTES:
             raise _too_large()
+        if request.version >= HttpVersion11 and request.headers.get("expect", "").lower() == "100-continue":
+            await in_time(request, request.writer.write(_CONTINUE))
+            request.writer.output_size = 0  # nothing of the answer has begun
         content = bytearray()
         try:
             async with asyncio.timeout(server_limits.BODY_SECONDS):
                 async for data in request.content.iter_any():
-                    self._bodies.take(len(data))
-                    self.size += len(data)
-                    if self.size > server_limits.BODY_BYTES:
-                        raise _too_large()
+                    self.take(len(data))
                     content += data
+                    if len(content) > server_limits.BODY_BYTES:
+                        raise _too_large()
         except TimeoutError:
             raise ApiError(408, f"The body has not come within {server_limits.BODY_SECONDS:g} s.") from None
         except (web.RequestPayloadError, ValueError):

@@ -39,8 +39,8 @@ class Crowd:
 
     requests: int
     """Requests for the same endpoint."""
-    size: int
-    """Bytes of the bodies of all requests that wait at this gateway."""
+    has_room: bool = True
+    """Whether the bodies of those that wait at this gateway leave room for the one of this request."""
     is_stopping: bool = False
     """Whether the gateway is about to end."""
 
@@ -56,14 +56,13 @@ class Refusal:
     """Whether the endpoint is to be woken all the same."""
 
 
-def refuse(model: str, state: EndpointState, crowd: Crowd, size: int, waited: float | None) -> Refusal | None:
+def refuse(model: str, state: EndpointState, crowd: Crowd, waited: float | None) -> Refusal | None:
     """Return why a request does not wait for a server; None if it does.
 
     Args:
         model: the model, as the request names it.
         state: what is known of its endpoint.
         crowd: who waits already.
-        size: bytes of the request's body.
         waited: seconds for which it has waited; None if it has just arrived.
     """
     if not state.can_wake:
@@ -83,7 +82,7 @@ def refuse(model: str, state: EndpointState, crowd: Crowd, size: int, waited: fl
     if not state.queue:
         message = f"The model `{model}` is starting{_describe(state)}. Please try again."
         return Refusal(Reason.NOT_HELD, _error(503, "model_starting", message), wakes=True)
-    if crowd.requests >= state.queue or crowd.size + size > WAITING_BYTES:
+    if crowd.requests >= state.queue or not crowd.has_room:
         message = f"Too many requests wait until the model `{model}` has started. Please try again."
         return Refusal(Reason.QUEUE_FULL, _error(429, "model_queue_full", message))
     return None

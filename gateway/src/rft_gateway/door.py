@@ -11,6 +11,7 @@ import orjson
 from aiohttp import web
 
 from rft_api.gateway_routes import Route
+from rft_gateway.answers import ClientLeft, give
 from rft_gateway.bodies import Bodies
 from rft_gateway.errors import ApiError, model_not_found, starting
 from rft_gateway.feedback import FEEDBACK, find_model, keep_feedback, read_feedback
@@ -52,18 +53,29 @@ class Door:
         arrival = datetime.now(UTC)
         request_id = make_id(arrival)
         try:
-            response = await self._answer(request, request_id, arrival)
+            response = await self._answer_or_refuse(request, request_id, arrival)
+            if not response.prepared:
+                response.headers[REQUEST_ID] = request_id
+                await give(request, response)
+        except ClientLeft:
+            raise asyncio.CancelledError from None
+        return response
+
+    async def _answer_or_refuse(
+        self, request: web.BaseRequest, request_id: str, arrival: datetime
+    ) -> web.StreamResponse:
+        try:
+            return await self._answer(request, request_id, arrival)
         except ApiError as error:
-            response = self._refuse(error)
+            return self._refuse(error)
+        except ClientLeft:
+            raise
         except Exception as error:
             # Its message might have a part of the request.
             _logger.error("%s: %s at %s", request_id, type(error).__name__, _place(error))
             if request.writer.output_size:  # in the middle of a stream
                 raise asyncio.CancelledError from None
-            response = self._refuse(ApiError(500, "The gateway had an error while processing your request."))
-        if not response.prepared:
-            response.headers[REQUEST_ID] = request_id
-        return response
+            return self._refuse(ApiError(500, "The gateway had an error while processing your request."))
 
     async def _answer(self, request: web.BaseRequest, request_id: str, arrival: datetime) -> web.StreamResponse:
         path = request.path
@@ -83,7 +95,7 @@ class Door:
         if api is None:
             raise ApiError(404, f"Invalid URL ({request.method} {path[:_LONGEST_NAME]})", code="unknown_url")
         _require(request, "POST")
-        with self._bodies.held() as body:
+        with self._bodies.held(key.namespace) as body:
             call = read_call(api, await body.read(request))
             route = self._find_route(key, call.model)
             with (
@@ -92,10 +104,10 @@ class Door:
             ):
                 record = Record(self._records, request_id, arrival, key, route, call, admission)
                 headers = {**admission.headers, REQUEST_ID: request_id}
-                return await self._forward(Exchange(request, call, route, _affinity(key, call), record, headers))
+                return await self._forward(Exchange(request, call, route, _affinity(key, call), record, body, headers))
 
     async def _take_feedback(self, request: web.BaseRequest, key: Key) -> web.Response:
-        with self._bodies.held() as body, self._limiter.admit(key, time.time(), estimate=0) as admission:
+        with self._bodies.held(key.namespace) as body, self._limiter.admit(key, time.time(), estimate=0) as admission:
             feedback = read_feedback(parse_body(await body.read(request)))
             request_id, model = await find_model(feedback, key, self._records.ledger)
             answer = await keep_feedback(

@@ -13,9 +13,10 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from rft_api.foreign import server_limits
 from rft_api.gateway_routes import Route
 from rft_gateway import server_errors
+from rft_gateway.answers import ClientLeft, give, in_time
+from rft_gateway.bodies import HeldBody
 from rft_gateway.errors import ApiError
 from rft_gateway.ledger import Outcome
 from rft_gateway.logs import Assembly
@@ -51,6 +52,8 @@ class Exchange:
     affinity: str
     """Requests with the same text meet the same cache; the empty text if there is nothing to share."""
     record: Record
+    memory: HeldBody
+    """What the request takes of the memory for all of them."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Headers of the answer, besides those of its content."""
     tally: StreamTally = field(init=False)
@@ -59,10 +62,6 @@ class Exchange:
 
     def __post_init__(self) -> None:
         self.tally = StreamTally(self.call.completions, self.call.prompt_estimate)
-
-
-class _ClientLeft(Exception):
-    """The client does not take the answer any more."""
 
 
 class Proxy:
@@ -107,7 +106,7 @@ class Proxy:
                 if exchange.stream is not None:
                     raise server_errors.broken_off()  # a stream has begun while it waited, and the server sends none
                 return await _pass_document(exchange, answer)
-        except (asyncio.CancelledError, _ClientLeft):
+        except (asyncio.CancelledError, ClientLeft):
             # Leaving the block has closed the connection, so the server stops. What it had generated is counted.
             exchange.record.write(exchange.tally.usage(), CLIENT_LEFT, Outcome.CLIENT_LEFT)
             raise asyncio.CancelledError from None
@@ -191,7 +190,7 @@ def _server_error(exchange: Exchange, answer: aiohttp.ClientResponse, body: byte
 
 async def _pass_document(exchange: Exchange, answer: aiohttp.ClientResponse) -> web.StreamResponse:
     """Pass on an answer that is no stream."""
-    body = await _read(answer, LARGEST_ANSWER)
+    body = await _read(answer, LARGEST_ANSWER, exchange.memory)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -199,7 +198,9 @@ async def _pass_document(exchange: Exchange, answer: aiohttp.ClientResponse) -> 
     whole = document if isinstance(document, dict) and exchange.call.api is not Api.EMBEDDINGS else None
     await asyncio.shield(exchange.record.write(usage_of(document), answer.status, Outcome.ANSWERED, whole))
     headers = {"content-type": answer.headers.get("content-type", "application/json"), **exchange.headers}
-    return web.Response(body=_renamed(exchange.route, body), status=answer.status, headers=headers)
+    response = web.Response(body=_renamed(exchange.route, body), status=answer.status, headers=headers)
+    await give(exchange.request, response)
+    return response
 
 
 async def _pass_stream(exchange: Exchange, answer: aiohttp.ClientResponse) -> web.StreamResponse:
@@ -217,7 +218,7 @@ async def _pass_stream(exchange: Exchange, answer: aiohttp.ClientResponse) -> we
                 has_parts = True
                 exchange.record.note_first_part()
             stream = exchange.stream or await _begin_stream(exchange)
-            await _send(exchange, stream, _renamed(exchange.route, passed))
+            await in_time(exchange.request, stream.write(_renamed(exchange.route, passed)))
     except ApiError as failure:
         if not has_parts:
             raise
@@ -244,7 +245,7 @@ async def _tell(exchange: Exchange, error: ApiError) -> web.StreamResponse:
         raise error
     try:
         return await _end_stream(exchange, exchange.stream, _event(error))
-    except _ClientLeft:
+    except ClientLeft:
         raise asyncio.CancelledError from None
 
 
@@ -254,38 +255,21 @@ def _event(error: ApiError) -> bytes:
 
 async def _beat(exchange: Exchange) -> None:
     """Send a comment, which clients ignore, so that nobody closes the connection of a stream that waits."""
-    await _send(exchange, exchange.stream or await _begin_stream(exchange), HEARTBEAT)
+    stream = exchange.stream or await _begin_stream(exchange)
+    await in_time(exchange.request, stream.write(HEARTBEAT))
 
 
 async def _begin_stream(exchange: Exchange) -> web.StreamResponse:
     headers = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", **exchange.headers}
     exchange.stream = web.StreamResponse(headers=headers)
-    try:
-        await exchange.stream.prepare(exchange.request)
-    except ConnectionError:
-        raise _ClientLeft from None
+    await in_time(exchange.request, exchange.stream.prepare(exchange.request))
     return exchange.stream
 
 
 async def _end_stream(exchange: Exchange, stream: web.StreamResponse, end: bytes) -> web.StreamResponse:
-    await _send(exchange, stream, end)
-    try:
-        await stream.write_eof()
-    except ConnectionError:
-        raise _ClientLeft from None
+    await in_time(exchange.request, stream.write(end))
+    await in_time(exchange.request, stream.write_eof())
     return stream
-
-
-async def _send(exchange: Exchange, response: web.StreamResponse, data: bytes) -> None:
-    try:
-        async with asyncio.timeout(server_limits.ANSWER_SECONDS):
-            await response.write(data)
-    except TimeoutError:
-        if (transport := exchange.request.transport) is not None:
-            transport.abort()  # closing would wait until the client has taken everything
-        raise _ClientLeft from None
-    except ConnectionError:
-        raise _ClientLeft from None
 
 
 async def _chunks(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
@@ -303,9 +287,11 @@ async def _chunks(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         raise server_errors.broken_off() from None
 
 
-async def _read(answer: aiohttp.ClientResponse, maximum: int) -> bytes:
+async def _read(answer: aiohttp.ClientResponse, maximum: int, memory: HeldBody | None = None) -> bytes:
     parts = bytearray()
     async for data in _chunks(answer):
+        if memory is not None:
+            memory.take(len(data))
         parts += data
         if len(parts) > maximum:
             raise ApiError(502, "The server's answer is too large.", code="answer_too_large")

@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from rft_api.gateway_routes import Route
-from rft_gateway.cold_start import Crowd, Reason, refuse
+from rft_gateway.cold_start import WAITING_BYTES, Crowd, Reason, refuse
 from rft_gateway.demand import Demand
 from rft_gateway.errors import model_not_found
 from rft_gateway.metrics import Metrics
 from rft_gateway.routes import EndpointState, RouteTable
+from rft_gateway.shares import Shares
 
 HEARTBEAT_SECONDS = 10.0
 """Time between two signs of life to a client that waits. Proxies close connections that are silent for a minute."""
@@ -43,7 +44,7 @@ class Waiting:
         self.routes = routes
         self.demand = demand
         self.metrics = metrics
-        self.size = 0
+        self.bodies = Shares(WAITING_BYTES)
         """Bytes of the bodies of those that wait."""
         self.is_stopping = False
         self._wake = wake
@@ -253,9 +254,10 @@ class Place:
     def _check(self) -> None:
         """Raise the error of a request that does not wait any longer, or not at all."""
         waiting, route = self._waiting, self.route
-        crowd = Crowd(waiting.demand.count_waiting(route), waiting.size, waiting.is_stopping)
+        has_room = waiting.bodies.have_room(route.namespace, self._size)
+        crowd = Crowd(waiting.demand.count_waiting(route), has_room, waiting.is_stopping)
         waited = None if self._arrival is None else time.monotonic() - self._arrival
-        refusal = refuse(route.model, self.state, crowd, self._size, waited)
+        refusal = refuse(route.model, self.state, crowd, waited)
         if refusal is None:
             return
         waiting.metrics.count_refused(route, refusal.reason)
@@ -269,14 +271,14 @@ class Place:
     @contextmanager
     def _counted(self) -> Iterator[None]:
         waiting = self._waiting
-        waiting.size += self._size
+        waiting.bodies.add(self.route.namespace, self._size)
         self.is_waiting = True
         try:
             with waiting.demand.waiting(self.route), waiting.metrics.waiting(self.route):
                 yield
         finally:
             self.is_waiting = False
-            waiting.size -= self._size
+            waiting.bodies.add(self.route.namespace, -self._size)
 
     def _find(self) -> Route | None:
         return self._waiting.routes.find(self.route.namespace, self.route.model)
