@@ -107,7 +107,7 @@ def test_a_line_that_no_reader_takes_is_not_kept(tmp_path):
 
 
 @pytest.mark.parametrize(("destinations", "share"), [(1, 2), (2, 3), (4, 5)])
-def test_a_destination_gets_as_much_as_is_left_for_the_others(tmp_path, destinations, share):
+def test_a_namespace_gets_as_much_as_is_left_for_the_others(tmp_path, destinations, share):
     spool = opened(tmp_path, limit=3000)
     all_ = [Destination(namespace=f"n{number}", uri="s3://b") for number in range(destinations)]
     for _ in range(300):
@@ -116,3 +116,12 @@ def test_a_destination_gets_as_much_as_is_left_for_the_others(tmp_path, destinat
         assert abs(spool.queues[destination.id].size - 3000 / share) <= 20 * destinations
     # A new one finds room.
     assert spool.append([(OURS, b"1\n")], NOW) == [None]
+
+
+def test_a_namespace_gets_no_more_with_many_destinations(tmp_path):
+    spool = opened(tmp_path, limit=3000)
+    destinations = [Destination(namespace="greedy", uri=f"s3://b/{number}") for number in range(20)]
+    for _ in range(30):
+        spool.append([(destination, b"123456789\n") for destination in destinations], NOW)
+    assert spool.size == 1500
+    assert spool.append([(OURS, b"x" * 700)], NOW) == [None]

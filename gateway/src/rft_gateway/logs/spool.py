@@ -27,6 +27,7 @@ from rft_api.foreign.files import read_file
 from rft_api.foreign.text import one_line
 from rft_api.invocation_lines import MAXIMUM_BYTES
 from rft_api.model import Model
+from rft_gateway.shares import fits
 
 SEGMENT_BYTES = 16 << 20
 """Size from which on a segment is closed."""
@@ -149,8 +150,9 @@ class Spool:
 
     Args:
         folder: where segments are.
-        limit: bytes of all segments together. A destination may have as many bytes as are left for the others: one
-            alone gets half, two get a third each. So none takes the room of the others while its store is away.
+        limit: bytes of all segments together. A namespace may have as many bytes as are left for the others: one alone
+            gets half, two get a third each. So none takes the room of the others while its stores are away, however
+            many destinations it has.
     """
 
     def __init__(self, folder: Path, limit: int):
@@ -207,14 +209,14 @@ class Spool:
                 groups.setdefault(destination, []).append(number)
         for destination, numbers in groups.items():
             kept: list[int] = []
-            queue_size, room = self._queue_size(destination), self._limit - self.size
+            own, all_ = self._size_of(destination.namespace), self.size
             for number in numbers:
                 size = len(lines[number][1])
-                if queue_size + size > room - size:
+                if not fits(size, own, all_, self._limit):
                     reasons[number] = "SpoolFull"
                     continue
                 kept.append(number)
-                queue_size, room = queue_size + size, room - size
+                own, all_ = own + size, all_ + size
             try:
                 self._write(destination, [lines[number][1] for number in kept], now)
             except OSError as error:
@@ -244,9 +246,8 @@ class Spool:
             queue.close_segment()
         self._lock.close()
 
-    def _queue_size(self, destination: Destination) -> int:
-        queue = self.queues.get(destination.id)
-        return queue.size if queue else 0
+    def _size_of(self, namespace: str) -> int:
+        return sum(queue.size for queue in self.queues.values() if queue.destination.namespace == namespace)
 
     def _write(self, destination: Destination, lines: list[bytes], now: datetime) -> None:
         if not lines:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -20,7 +22,9 @@ _POLL_SECONDS = 0.2
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 """Seconds between two attempts while a destination cannot be written."""
 _THREADS = 8
-"""Destinations that are written at the same time; one whose store does not answer holds up none of the others."""
+"""Destinations that are written at the same time. Each takes the memory of a segment, and of its object."""
+_THREADS_OF_A_NAMESPACE = 2
+"""Of these, those of one namespace. A store that does not answer, or that drips its answer, holds up none of others."""
 _log = logging.getLogger(__name__)
 
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
@@ -34,6 +38,11 @@ class _State:
     next_attempt: float = 0.0
     pause: float = _SHORTEST_PAUSE
     failure: str | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it is being written."""
+        return self.task is not None and not self.task.done()
 
 
 class Uploader:
@@ -53,7 +62,6 @@ class Uploader:
         self._in_thread = in_thread
         self._metrics = metrics
         self._segment_age = timedelta(seconds=segment_seconds)
-        self._threads = ThreadPoolExecutor(_THREADS, "uploads")
         self._states: dict[str, _State] = {}
 
     async def run(self) -> None:
@@ -71,31 +79,38 @@ class Uploader:
         await self._close_segments(datetime.max.replace(tzinfo=UTC))
         for state in self._states.values():
             state.next_attempt = 0.0
-        self._begin()
-        tasks = [state.task for state in self._states.values() if state.task is not None]
-        if tasks:
-            _, unfinished = await asyncio.wait(tasks, timeout=seconds)
-            for task in unfinished:
-                task.cancel()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                self._begin()
+                while tasks := self._running():
+                    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                    self._begin()
+        for task in self._running():
+            task.cancel()
 
     async def _close_segments(self, before: datetime) -> None:
         await self._in_thread(partial(self._spool.close_segments, before))
 
     def _begin(self) -> None:
-        """Begin with the destinations that have something, and are not being written."""
+        """Begin with the destinations that have something, and are not being written; failed ones are the last."""
         loop = asyncio.get_running_loop()
-        for name, queue in list(self._spool.queues.items()):
-            state = self._states.setdefault(name, _State())
-            idle = state.task is None or state.task.done()
-            if idle and queue.closed and state.next_attempt <= loop.time():
+        queues = [(queue, self._states.setdefault(name, _State())) for name, queue in list(self._spool.queues.items())]
+        running = Counter(queue.destination.namespace for queue, state in queues if state.is_running)
+        for queue, state in sorted(queues, key=lambda each: each[1].next_attempt):
+            namespace = queue.destination.namespace
+            is_due = not state.is_running and bool(queue.closed) and state.next_attempt <= loop.time()
+            if is_due and running.total() < _THREADS and running[namespace] < _THREADS_OF_A_NAMESPACE:
+                running[namespace] += 1
                 state.task = loop.create_task(self._upload(queue, state))
+
+    def _running(self) -> list[asyncio.Task[None]]:
+        return [state.task for state in self._states.values() if state.task is not None and state.is_running]
 
     async def _upload(self, queue: Queue, state: _State) -> None:
         loop = asyncio.get_running_loop()
         for segment in list(queue.closed):
             try:
-                await loop.run_in_executor(self._threads, partial(self._put, queue.destination, segment))
+                await _in_thread_of_its_own(partial(self._put, queue.destination, segment))
                 await self._in_thread(partial(self._spool.remove, queue, segment))
             except Exception as error:  # of whatever kind: the others must go on
                 self._note_failure(queue.destination, state, str(error) or type(error).__name__)
@@ -117,3 +132,25 @@ class Uploader:
         elif state.failure and not failure:
             _log.warning("logs of %s are written again to %s", destination.namespace, destination.uri)
         state.failure = failure
+
+
+async def _in_thread_of_its_own(work: Callable[[], None]) -> None:
+    """Run a function that may never end. Unlike the threads of an executor, this one lets the program end."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: Exception | None) -> None:
+        if not done.done():  # nobody waits any more
+            done.set_result(None) if error is None else done.set_exception(error)
+
+    def run() -> None:
+        failure: Exception | None = None
+        try:
+            work()
+        except Exception as error:
+            failure = error
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, failure)
+
+    threading.Thread(target=run, name="upload", daemon=True).start()
+    await done
