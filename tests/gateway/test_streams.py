@@ -79,10 +79,29 @@ def test_usage_is_counted_while_it_passes():
     assert tally.usage() == Usage(5, 0, 6)
 
 
-def test_other_line_ends_and_comments_pass():
-    events = stream()
-    sent = chunks(usage=True, final=True).replace(b"\n\n", b"\r\n\r\n")
-    assert events.feed(b": keep-alive\r\n\r\n" + sent) + events.held == b": keep-alive\n\n" + chunks(False, False)
+@given(cuts=st.lists(st.integers(0, 10_000), max_size=20) | st.just(list(range(10_000))))
+def test_other_line_ends_and_comments_pass(cuts):
+    sent = b": keep-alive\r\n\r\n" + chunks(usage=True, final=True).replace(b"\n\n", b"\r\n\r\n")
+    assert feed(stream(), sent, cuts) == b": keep-alive\n\n" + chunks(False, False)
+
+
+class Data(bytes):
+    """What a server sends, and how many bytes are copied when something is put before it."""
+
+    copied = 0
+
+    def __radd__(self, before: bytes) -> bytes:
+        Data.copied += len(before) + len(self)
+        return bytes(before) + bytes(self)
+
+
+def test_the_time_of_an_event_grows_with_its_size_only(monkeypatch):
+    monkeypatch.setattr(Data, "copied", 0)
+    events, part = stream(), b"x" * 1000
+    sent = b'data: {"choices":[],"x":"' + part * 1000 + b'"}\n\n'
+    passed = b"".join(events.feed(Data(sent[start : start + 1000])) for start in range(0, len(sent), 1000))
+    assert passed == sent
+    assert len(sent) <= Data.copied < 2 * len(sent)
 
 
 def test_a_chunk_that_is_written_in_another_way_loses_its_usage_too():

@@ -47,7 +47,11 @@ class EventStream:
         self._server_error = server_error
         self._assembly = assembly
         self._pass_on = self._response_event if call.api is Api.RESPONSES else self._chunk
-        self._pending = b""
+        self._parts: list[bytes] = []
+        """Of the event whose end has not come. They are joined once: an event may have thousands."""
+        self._size = 0
+        self._tail = b""
+        """What follows them, where the end of the event may begin: line ends of two bytes become one."""
         self.held = b""
         """What the client gets after usage was recorded."""
         self.is_complete = False
@@ -61,11 +65,18 @@ class EventStream:
         Raises:
             ValueError: when an event is too large.
         """
-        data = self._pending + data
+        data = self._tail + data
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n")
-        *events, self._pending = data.split(_END)
-        if len(self._pending) > LARGEST_EVENT:
+        *events, rest = data.split(_END)
+        if events:
+            events[0] = b"".join([*self._parts, events[0]])
+            self._parts, self._size = [], 0
+        part, self._tail = rest[:-2], rest[-2:]
+        if part:
+            self._parts.append(part)
+            self._size += len(part)
+        if self._size > LARGEST_EVENT:
             raise ValueError(f"sends an event of more than {format_size(LARGEST_EVENT)}")
         return b"".join([self._pass_event(event) for event in events])
 
