@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from datetime import UTC, datetime
+from functools import partial
 
 import orjson
 from aiohttp import web
@@ -22,6 +23,7 @@ from rft_gateway.proxy import Exchange, Proxy
 from rft_gateway.records import Record, Records
 from rft_gateway.requests import Api, Call, parse_body, read_call
 from rft_gateway.routes import RouteTable
+from rft_gateway.turns import Turns
 from rft_gateway.usage import Usage
 from rft_gateway.usage_api import PAGES
 
@@ -46,6 +48,7 @@ class Door:
         self._metrics = records.metrics
         self._proxy = proxy
         self._bodies = Bodies()
+        self._turns = Turns()
         self._started = int(time.time())
 
     async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -87,7 +90,8 @@ class Door:
             return self._answer_models(key, path.removeprefix(MODELS).removeprefix("/"))
         if (page := PAGES.get(path)) is not None:
             _require(request, "GET")
-            return _json_response(await page(self._records.ledger, request.query, key.namespace))
+            ask = partial(page, self._records.ledger, request.query, key.namespace)
+            return _json_response(await self._turns.take(key.namespace, ask))
         if path == FEEDBACK:
             _require(request, "POST")
             return await self._take_feedback(request, key)

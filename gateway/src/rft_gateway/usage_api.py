@@ -6,7 +6,7 @@ A project of OpenAI is a namespace here, and the id of a key is its name.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -65,7 +65,7 @@ async def costs_page(
     return await question.page(ledger, namespace, [*question.groups, "model"], results)
 
 
-PAGES: dict[str, Callable[[Ledger, MultiMapping[str], str | None], Awaitable[dict[str, Any]]]] = {
+PAGES: dict[str, Callable[[Ledger, MultiMapping[str], str | None], Coroutine[Any, Any, dict[str, Any]]]] = {
     "/v1/organization/usage/completions": completions_page,
     "/v1/organization/costs": costs_page,
 }

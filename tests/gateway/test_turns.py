@@ -1,0 +1,48 @@
+"""Turns: a namespace does one thing at a time, also when nobody waits for it any more, and others do not notice."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from support.patience import PATIENCE_SECONDS
+
+from rft_gateway.turns import Turns
+
+
+def test_a_namespace_takes_turns_and_holds_up_no_other():
+    async def scenario() -> None:
+        turns, ends = Turns(), [asyncio.Event() for _ in range(3)]
+        running: list[int] = []
+
+        async def work(number: int) -> int:
+            running.append(number)
+            await ends[number].wait()
+            if number == 1:
+                raise ValueError("the test says so")
+            return number
+
+        async def others() -> str:
+            return "done"
+
+        first, second, third = (asyncio.create_task(turns.take("team", lambda n=n: work(n))) for n in range(3))
+        assert await turns.take("other", others) == "done"
+        assert running == [0]
+        first.cancel()  # its client has left; what it has begun goes on
+        await asyncio.wait([first])
+        assert await turns.take("other", others) == "done"
+        assert running == [0]
+        ends[0].set()
+        ends[1].set()
+        with pytest.raises(ValueError, match="the test says so"):
+            await second
+        third.cancel()
+        await asyncio.wait([third])
+        ends[2].set()
+        assert await turns.take("team", others) == "done"
+
+    async def limited() -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await scenario()
+
+    asyncio.run(limited())
