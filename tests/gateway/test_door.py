@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import httpx
 import pytest
 from support.gateway import Gateway, route
 from support.patience import PATIENCE_SECONDS, wait_until
+from support.raw_server import raw_server
 from support.vllm_bytes import VllmBytes
 
 from rft_api.foreign import server_limits
@@ -257,6 +259,20 @@ def test_a_server_that_ends_in_the_middle_of_a_stream(gateway, server):
     assert "[DONE]" not in answer.text
     entry = gateway.entries()[-1]
     assert (entry["outcome"], entry["status"], entry["completion_tokens"]) == ("ServerFailed", 200, 3)
+
+
+def test_an_answer_of_too_many_values_is_not_parsed(tmp_path):
+    body = b"[" + b"[]," * 8_000_000 + b"[]]"  # 1.4 GiB, once it is parsed
+
+    def answer(connection: socket.socket) -> None:
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+
+    with raw_server(answer) as url, Gateway(tmp_path, [route("m", url)]) as gateway:
+        answered = gateway.post(CHAT, question())
+        assert (answered.status_code, answered.json()["error"]["code"]) == (502, "answer_too_large")
+        (entry,) = gateway.entries()
+        assert (entry["status"], entry["outcome"]) == (502, "ServerFailed")
 
 
 def test_another_replica_answers_when_one_takes_no_connections(tmp_path, server):

@@ -138,3 +138,19 @@ def test_an_event_without_an_end_is_limited(monkeypatch):
     events = stream()
     with pytest.raises(ValueError, match="an event of more than"):
         events.feed(b"data: " + b"x" * 2000)
+
+
+@pytest.mark.parametrize("last", [b"data: [DONE]\n\n", b'data: {"error":{"message":"x"}}\n\ndata: [DONE]\n\n'])
+def test_what_comes_behind_the_end_is_dropped(last):
+    events = stream()
+    events.feed(last)
+    held = events.held
+    for _ in range(3):
+        assert events.feed(b'data: {"choices":[{"index":0}]}\n\n: comment\n\ndata: [DONE]\n\n') == b""
+    assert events.held == held
+    assert held.endswith(b"data: [DONE]\n\n")
+
+
+def test_an_event_of_too_many_values_is_not_parsed():
+    with pytest.raises(ValueError, match="values"):
+        stream().feed(b'data: {"choices":[' + b"[]," * 2_000_000 + b"[]]}\n\n")

@@ -87,3 +87,10 @@ def test_events_of_responses():
     usage = {"input_tokens": 9, "output_tokens": 4, "input_tokens_details": {"cached_tokens": 1}}
     tally.add_event({"type": "response.completed", "response": {"usage": usage}})
     assert tally.usage() == Usage(9, 1, 4)
+
+
+def test_a_stream_of_ever_new_completions_is_bounded():
+    tally = StreamTally()
+    for index in range(70_000):
+        tally.add_chunk(chunk(index * 1000, 1, 1))
+    assert tally.usage().completion_tokens < 70_000

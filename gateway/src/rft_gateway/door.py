@@ -24,7 +24,6 @@ from rft_gateway.records import Record, Records
 from rft_gateway.requests import Api, Call, parse_body, read_call
 from rft_gateway.routes import RouteTable
 from rft_gateway.turns import Turns
-from rft_gateway.usage import Usage
 from rft_gateway.usage_api import PAGES
 
 MODELS = "/v1/models"
@@ -128,7 +127,7 @@ class Door:
             error.headers = {**exchange.headers, **error.headers}
             raise
         except Exception:
-            exchange.record.write(Usage(), 500, Outcome.SERVER_FAILED)
+            exchange.record.write(exchange.tally.usage(), 500, Outcome.SERVER_FAILED)
             raise
 
     def _authenticate(self, request: web.BaseRequest) -> Key:

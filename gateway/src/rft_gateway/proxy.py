@@ -13,6 +13,7 @@ import aiohttp
 import orjson
 from aiohttp import web
 
+from rft_api.foreign.files import most_values
 from rft_api.gateway_routes import Route
 from rft_gateway import server_errors
 from rft_gateway.answers import ClientLeft, give, in_time
@@ -36,6 +37,9 @@ KEEP_ALIVE_SECONDS = 3.0
 sent at this very moment would be lost."""
 LARGEST_ANSWER = 64 << 20
 """Largest answer in bytes that is no stream: as the largest request."""
+MOST_VALUES = 8_000_000
+"""Largest number of values of such an answer: that of embeddings has some 8 bytes for each. More of them would be
+shorter, and take more memory than a gateway has."""
 LARGEST_ERROR = 1 << 20
 HEARTBEAT = b": waiting for the model to start\n\n"
 _CHUNK = 1 << 16
@@ -191,6 +195,8 @@ def _server_error(exchange: Exchange, answer: aiohttp.ClientResponse, body: byte
 async def _pass_document(exchange: Exchange, answer: aiohttp.ClientResponse) -> web.StreamResponse:
     """Pass on an answer that is no stream."""
     body = await _read(answer, LARGEST_ANSWER, exchange.memory)
+    if most_values(body) > MOST_VALUES:
+        raise _too_large()
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -294,8 +300,12 @@ async def _read(answer: aiohttp.ClientResponse, maximum: int, memory: HeldBody |
             memory.take(len(data))
         parts += data
         if len(parts) > maximum:
-            raise ApiError(502, "The server's answer is too large.", code="answer_too_large")
+            raise _too_large()
     return bytes(parts)
+
+
+def _too_large() -> ApiError:
+    return ApiError(502, "The server's answer is too large.", code="answer_too_large")
 
 
 def _renamed(route: Route, data: bytes) -> bytes:

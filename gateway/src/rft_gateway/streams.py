@@ -7,6 +7,8 @@ from typing import Any
 
 import orjson
 
+from rft_api.foreign import server_limits
+from rft_api.foreign.files import most_values
 from rft_api.foreign.sizes import format_size
 from rft_gateway.errors import ApiError
 from rft_gateway.logs import Assembly
@@ -26,7 +28,7 @@ class EventStream:
     """The events of one answer.
 
     The last event is held back, so that usage can be recorded before the client has the whole answer; so is an error,
-    after which clients read no further.
+    after which clients read no further. What a server sends behind them is dropped, but for the sign that ends streams.
 
     Args:
         call: the request.
@@ -58,12 +60,13 @@ class EventStream:
         """Whether the server has sent its last event."""
         self.error: ApiError | None = None
         """The error that the server has stated in the middle of the stream."""
+        self._has_ended = False
 
     def feed(self, data: bytes) -> bytes:
         """Take what the server has sent, and return what the client gets of it now.
 
         Raises:
-            ValueError: when an event is too large.
+            ValueError: when an event is too large, or has too many values.
         """
         data = self._tail + data
         if b"\r" in data:
@@ -83,9 +86,13 @@ class EventStream:
     def _pass_event(self, event: bytes) -> bytes:
         start = 0 if event.startswith(_DATA) else event.find(b"\n" + _DATA) + 1
         content = event[start + len(_DATA) :] if start or event.startswith(_DATA) else b""
+        if self._has_ended:
+            return b""
         if content == _DONE:
-            self.is_complete = True
+            self.is_complete = self._has_ended = True
             return self._hold(event + _END)
+        if self.is_complete or self.error:
+            return b""
         document = _parse(content)
         if document is None:
             passed = event + _END  # a comment that keeps the connection open
@@ -96,7 +103,7 @@ class EventStream:
             if self._assembly is not None:
                 self._assembly.add(document)
             passed = self._pass_on(event, document)
-        return self._hold(passed) if self.held or self.is_complete or self.error else passed
+        return self._hold(passed) if self.is_complete or self.error else passed
 
     def _hold(self, event: bytes) -> bytes:
         self.held += event
@@ -140,6 +147,8 @@ def without_usage(event: bytes, chunk: dict[str, Any]) -> bytes:
 
 
 def _parse(content: bytes) -> dict[str, Any] | None:
+    if most_values(content) > server_limits.BODY_VALUES:
+        raise ValueError(f"sends an event of more than {server_limits.BODY_VALUES:,} values")
     try:
         document = orjson.loads(content) if content else None
     except orjson.JSONDecodeError:

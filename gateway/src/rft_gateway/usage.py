@@ -7,6 +7,8 @@ from typing import Any
 
 _MOST_TOKENS = 1 << 40
 """A server that states more in one answer is wrong, and the ledger's integers have 64 bits."""
+_MOST_COMPLETIONS = 1 << 16
+"""A stream with more is wrong: each is remembered for as long as it lasts."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class StreamTally:
         self._deltas += 1
         if usage is not None:
             index = choices[0].get("index") if isinstance(choices, list) and isinstance(choices[0], dict) else 0
-            self._latest[_count(index)] = usage
+            self._latest[min(_count(index), _MOST_COMPLETIONS)] = usage
         return usage
 
     def add_event(self, event: dict[str, Any]) -> None:
