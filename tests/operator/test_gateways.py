@@ -159,6 +159,7 @@ WRONG: dict[str, tuple[Callable[[], Gateway], str]] = {
     "not JSON": (lambda: Gateway(b"<html>"), "something else"),
     "another object": (lambda: Gateway(b'{"error": "no"}'), "something else"),
     "a negative number": (lambda: Gateway(report(asked(-1))), "something else"),
+    "a number that no program writes": (lambda: Gateway(report(asked(10**4200))), "something else"),
     "a number that is none": (lambda: Gateway(report(asked(1)).replace(b": 1,", b": NaN,")), "something else"),
     "a local time": (lambda: Gateway(report(asked(1, last="2026-01-31T13:00:00"))), "something else"),
     "a time of no gateway": (lambda: Gateway(report(asked(1, last="0001-01-01T00:00:00+14:00"))), "something else"),

@@ -199,7 +199,12 @@ def test_what_time_changes_has_a_time():
 
 
 TIMES = st.one_of(st.none(), st.floats(-DAY, 10 * DAY).map(ago))
-STAMPS = st.one_of(st.none(), st.floats(-DAY, 10 * DAY).map(at))
+STAMPS = st.one_of(
+    st.none(),
+    st.floats(-DAY, 10 * DAY).map(at),
+    # whoever may write the status may write these, which Kubernetes takes for timestamps
+    st.sampled_from(["2026-01-31T12:00", "0000-01-01T00:00:00Z", "9999-12-31T23:59:59-14:00", ""]),
+)
 AUTOSCALES = st.tuples(st.integers(0, 9), st.integers(1, 9), st.integers(1, 64), st.integers(10, 4000)).map(
     lambda numbers: Autoscale(
         minimum=min(numbers[:2]), maximum=max(numbers[:2]), target_concurrency=numbers[2], idle_after=f"{numbers[3]}s"

@@ -14,7 +14,7 @@ DEMAND_PATH: Final = "/demand"
 WAKE_ANNOTATION: Final = "rft.dev/wake"
 """Annotation of an InferenceEndpoint that gateways set when a request finds no server pod: the time of this request, in
 UTC and as RFC 3339 has it. The operator starts a pod for it, unless it is so long ago that a pod would have ended."""
-_Count = Annotated[int, Field(ge=0)]
+_Count = Annotated[int, Field(ge=0, le=1 << 31)]
 _Time = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC))]
 
 

@@ -11,8 +11,15 @@ def format_timestamp(time: datetime) -> str:
 
 
 def parse_timestamp(text: str | None) -> datetime | None:
-    """Parse a timestamp; None stays None."""
-    return None if text is None else datetime.fromisoformat(text)
+    """Parse a timestamp; None stays None, and so is read what is none, because others may write into a status, too.
+
+    Kubernetes takes times without a time zone for timestamps; they are read as UTC.
+    """
+    try:
+        time = None if text is None else datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return time.replace(tzinfo=UTC) if time is not None and time.tzinfo is None else time
 
 
 def format_duration(seconds: float) -> str:
