@@ -107,7 +107,9 @@ class Door:
             ):
                 record = Record(self._records, request_id, arrival, key, route, call, admission)
                 headers = {**admission.headers, REQUEST_ID: request_id}
-                return await self._forward(Exchange(request, call, route, _affinity(key, call), record, body, headers))
+                check = partial(self._check, request, call.model)
+                exchange = Exchange(request, call, route, _affinity(key, call), record, check, body, headers)
+                return await self._forward(exchange)
 
     async def _take_feedback(self, request: web.BaseRequest, key: Key) -> web.Response:
         with self._bodies.held(key.namespace) as body, self._limiter.admit(key, time.time(), estimate=0) as admission:
@@ -145,6 +147,9 @@ class Door:
         if key is None:
             raise ApiError(401, "Incorrect API key provided.", code="invalid_api_key", headers=headers)
         return key
+
+    def _check(self, request: web.BaseRequest, model: str) -> None:
+        self._find_route(self._authenticate(request), model)
 
     def _find_route(self, key: Key, model: str) -> Route:
         route = self._routes.find(key.namespace, model) if _opens(key, model) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,6 +56,8 @@ class Exchange:
     affinity: str
     """Requests with the same text meet the same cache; the empty text if there is nothing to share."""
     record: Record
+    check: Callable[[], object]
+    """Raises the ApiError of a key that does not open the model any more."""
     memory: HeldBody
     """What the request takes of the memory for all of them."""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -142,6 +144,7 @@ class Proxy:
                     await place.wait(partial(_beat, exchange) if exchange.call.stream else None)
                 finally:
                     exchange.record.note_cold_start(place.seconds)
+                exchange.check()  # the key may have been revoked meanwhile
 
     @asynccontextmanager
     async def _attempt(self, exchange: Exchange, route: Route) -> AsyncIterator[aiohttp.ClientResponse | None]:
