@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -148,6 +149,19 @@ def test_what_is_no_http_is_refused(gateway, server, head):
     assert gateway.exchange(head).split()[1] in (b"400", b"431")
     assert gateway.post(CHAT, question()).status_code == 200
     assert server.counters.requests == 1
+
+
+@pytest.mark.parametrize("first", [b"", b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"])
+def test_a_head_without_an_end_is_refused(gateway, first):
+    head = first + f"POST {CHAT} HTTP/1.1\r\nhost: x\r\n".encode()
+    head += b"".join(b"x%d: " % number + b"y" * 8000 + b"\r\n" for number in range(90))
+    answer = b""
+    with gateway.connect() as connection, contextlib.suppress(ConnectionError):  # what is not read resets it
+        connection.sendall(head)
+        while data := connection.recv(1 << 16):
+            answer += data
+    assert answer[:12] in (b"", b"HTTP/1.1 431", b"HTTP/1.1 401")
+    assert gateway.post(CHAT, question()).status_code == 200
 
 
 def test_a_client_that_waits_until_its_body_is_wanted(gateway, server):

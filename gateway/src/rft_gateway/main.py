@@ -23,7 +23,7 @@ from rft_api.ports import ListenError, listen, listener_url
 from rft_api.readiness import format_address
 from rft_gateway.demand import Demand
 from rft_gateway.door import Door
-from rft_gateway.http_log import http_logger
+from rft_gateway.http_server import HttpServer
 from rft_gateway.keys import KeyFolder, KeyRing
 from rft_gateway.ledger import Ledger, LedgerError, Total
 from rft_gateway.limits import Limiter
@@ -146,18 +146,13 @@ def _run_beside(stack: contextlib.AsyncExitStack, work: Coroutine[None, None, No
 
 async def _listen(settings: Settings, door: Door, operation: Operation, stop: asyncio.Event, waiting: Waiting) -> None:
     """Answer requests until it is time to stop, and then those that have begun."""
-    clients = web.Server(
+    clients = HttpServer(
         door.respond,
         handler_cancellation=True,  # a client that leaves cancels its request
-        access_log=None,
-        logger=http_logger(),
         keepalive_timeout=server_limits.KEEP_ALIVE_SECONDS,
         lingering_time=LINGERING_SECONDS,
-        max_headers=server_limits.HEAD_FIELDS,
     )
-    operators = web.Server(
-        operation.respond, access_log=None, logger=http_logger(), keepalive_timeout=server_limits.SMALL_SECONDS
-    )
+    operators = HttpServer(operation.respond, keepalive_timeout=server_limits.SMALL_SECONDS)
     async with contextlib.AsyncExitStack() as stack:
         # The port for operators closes last: it says that the gateway is stopping.
         if settings.operation_port is not None:

@@ -1,0 +1,74 @@
+"""The HTTP server: heads of requests take a bounded memory, and the log has no bytes of a request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from aiohttp import StreamReader, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from rft_api.foreign import server_limits
+
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class HttpServer(web.Server):
+    """A server of aiohttp with the limits of this project.
+
+    Args:
+        handler: answers requests.
+        more: further arguments of aiohttp's server.
+    """
+
+    def __init__(self, handler: Any, **more: Any):
+        super().__init__(handler, access_log=None, logger=_http_logger(), max_headers=server_limits.HEAD_FIELDS, **more)
+
+    def __call__(self) -> web.RequestHandler:
+        """Return what serves a new connection."""
+        return _Connection(self, loop=asyncio.get_running_loop(), **self._kwargs)
+
+
+class _Connection(web.RequestHandler):
+    """A connection that is closed when a head is too large: aiohttp limits its lines and their number only."""
+
+    __slots__ = ("_body", "_head_bytes")
+
+    def __init__(self, manager: web.Server, **more: Any):
+        super().__init__(manager, **more)
+        self._head_bytes = 0
+        self._body: StreamReader | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of the client."""
+        requests = len(self._messages)
+        super().data_received(data)
+        if len(self._messages) > requests:
+            self._head_bytes, self._body = 0, self._messages[-1][1]
+        elif requests < self._max_msg_queue_size and (self._body is None or self._body.is_eof()):
+            self._head_bytes += len(data)  # otherwise aiohttp has stopped to read heads, or it is a part of a body
+        if self._head_bytes > server_limits.HEAD_BYTES and self.transport is not None:
+            if self._current_request is None:
+                self.transport.write(_TOO_LARGE)
+            self.force_close()
+
+
+def _http_logger() -> logging.Logger:
+    logger = logging.getLogger("rft_gateway.http")
+    logger.addFilter(_take_bytes_out)
+    return logger
+
+
+def _take_bytes_out(record: logging.LogRecord) -> bool:
+    """Drop what is no HTTP, which its client is told; anybody could fill the log with it. Of the rest, keep the type.
+
+    The messages and traces of these errors have the bytes that could not be read.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        return False
+    if error is not None:
+        record.msg, record.args = "a connection has failed: %s", (type(error).__name__,)
+        record.exc_info = record.exc_text = None
+    return True
