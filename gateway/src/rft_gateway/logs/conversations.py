@@ -22,6 +22,7 @@ from rft_gateway.logs.spool import BATCH_BYTES, Destination, Spool
 from rft_gateway.logs.stores import Stores
 from rft_gateway.logs.uploads import Uploader
 from rft_gateway.metrics import Metrics
+from rft_gateway.turns import Turns
 
 FINISH_SECONDS = 5.0
 """Time in which a gateway that ends tries to upload what waits."""
@@ -57,6 +58,7 @@ class Conversations:
         self._waiting: list[_Waiting] = []
         self._committer: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "spool")
+        self._turns = Turns()
         self._redacting = ThreadPoolExecutor(_REDACTING_THREADS, "redaction")
         if spool is not None:
             self._uploader = Uploader(spool, stores, self._in_thread, metrics, segment_seconds)
@@ -95,8 +97,9 @@ class Conversations:
         uri = f"{route.logs.uri.rstrip('/')}/{folder}" if folder else route.logs.uri
         reason: str | None
         try:
-            # Redaction takes time that grows with the text: it must not hold up the requests of others.
-            line = await self._redact(make_line) if route.logs.redact else make_line()
+            # Redaction takes time that grows with text and patterns: it must not hold up the requests of others.
+            redact = partial(self._redact, make_line)
+            line = await self._turns.take(route.namespace, redact) if route.logs.redact else make_line()
         except LineTooLarge:
             reason = "TooLarge"
         except (ValueError, TypeError, RecursionError) as error:
