@@ -1,4 +1,4 @@
-"""The HTTP server: heads of requests take a bounded memory, and the log has no bytes of a request."""
+"""The HTTP server: the head of a request is bounded, its end comes in time, and the log has no bytes of a request."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ class HttpServer(web.Server):
     def __call__(self) -> web.RequestHandler:
         """Return what serves a new connection."""
         return _Connection(self, loop=asyncio.get_running_loop(), **self._kwargs)
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """Wait until requests have ended, for a time in seconds, and cancel them then.
+
+        aiohttp waits twice for so long, before and after it has said to the body of a request that it is over. What is
+        cancelled later than planned is killed before its usage is recorded.
+        """
+        await super().shutdown(None if timeout is None else timeout / 2)
 
 
 class _Connection(web.RequestHandler):
