@@ -121,6 +121,24 @@ async def limited() -> AsyncIterator[Hall]:
         yield Hall()
 
 
+@pytest.mark.parametrize(
+    ("changes", "is_reason"),
+    [
+        ({"message": "2 of 3 parts are loaded"}, False),
+        ({"pods": 2}, False),
+        ({"reason": "AdapterRejected", "message": "has no weights"}, True),
+        ({"is_ready": True}, True),
+        ({"can_wake": False}, True),
+    ],
+)
+def test_which_changes_have_those_who_wait_ask_again(changes, is_reason):
+    hall = Hall()
+    with hall.waiting.place(hall.route("base"), 1) as place:
+        place.find_route()
+        hall.set_servers({}, changed(**{"queue": 10_000, **changes}))
+        assert place.has_changed() == is_reason
+
+
 def test_the_bodies_of_a_namespace_leave_room_for_those_of_others():
     async def scenario() -> None:
         async with limited() as hall:

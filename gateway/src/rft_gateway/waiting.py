@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from rft_api.gateway_routes import Route
 from rft_gateway.cold_start import WAITING_BYTES, Crowd, Reason, refuse
@@ -285,4 +286,7 @@ class Place:
 
     def _snapshot(self) -> _Snapshot | None:
         route = self._find()
-        return None if route is None else (route.servers, self._waiting.routes.state_of(route))
+        if route is None:
+            return None
+        # Pods that start, and what the condition says of them, give no reason to ask all servers again for everybody.
+        return route.servers, replace(self._waiting.routes.state_of(route), pods=0, message="")
