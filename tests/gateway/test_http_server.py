@@ -1,14 +1,33 @@
-"""The HTTP server ends within the time that it has for it."""
+"""The HTTP server takes bodies of any size, and ends within the time that it has for it."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
+import aiohttp
 from aiohttp import web
 from support.patience import PATIENCE_SECONDS
 
 from rft_gateway import http_server
+
+
+def test_the_end_of_a_body_is_no_head():
+    async def scenario() -> None:
+        async def respond(request: web.BaseRequest) -> web.StreamResponse:
+            return web.Response(text=str(len(await request.content.read())))
+
+        runner = web.ServerRunner(http_server.HttpServer(respond))
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        address: Any = runner.addresses[0]
+        async with asyncio.timeout(PATIENCE_SECONDS), aiohttp.ClientSession() as client:
+            for size in (1 << 10, 1 << 18, 10 << 20):
+                async with client.post(f"http://{address[0]}:{address[1]}/", data=bytes(size)) as answer:
+                    assert await answer.text() == str(size)
+        await runner.cleanup()
+
+    asyncio.run(scenario())
 
 
 def test_requests_that_do_not_end_are_cancelled_when_the_time_is_over(monkeypatch):

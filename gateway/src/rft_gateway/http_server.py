@@ -51,11 +51,13 @@ class _Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Take bytes of the client."""
         requests = len(self._messages)
+        # Otherwise these bytes begin with a part of a body, or aiohttp has stopped to read heads.
+        is_head = requests < self._max_msg_queue_size and (self._body is None or self._body.is_eof())
         super().data_received(data)
         if len(self._messages) > requests:
             self._head_bytes, self._body = 0, self._messages[-1][1]
-        elif requests < self._max_msg_queue_size and (self._body is None or self._body.is_eof()):
-            self._head_bytes += len(data)  # otherwise aiohttp has stopped to read heads, or it is a part of a body
+        elif is_head:
+            self._head_bytes += len(data)
         if self._head_bytes > server_limits.HEAD_BYTES and self.transport is not None:
             if self._current_request is None:
                 self.transport.write(_TOO_LARGE)
