@@ -169,6 +169,7 @@ CASES = [
             condition("endpoint", "tax", 'type="Ready",status="True",reason="Ready"'): "_x30 1x30",
             condition("endpoint", "off", 'type="Ready",status="False",reason="ScaledToZero"'): "1x60",
             condition("endpoint", "large", 'type="Ready",status="False",reason="Starting"'): "1x55 _x30",
+            condition("endpoint", "asleep", 'type="Ready",status="False",reason="Waking"'): "1x55 _x30",
         },
         fires=("12m", "30m"), quiet=("5m", "37m"),
         labels={"namespace": "team", "endpoint": "tax", **NOT_READY, "reason": "ServerFailing"},

@@ -100,7 +100,7 @@ class Served:
 
     def counters(self) -> tuple[int, int]:
         """Tokens of prompts and completions that vLLM has counted."""
-        metrics = httpx.get(f"{self.server}/metrics", trust_env=False).text
+        metrics = httpx.get(f"{self.server}/metrics", timeout=PATIENCE_SECONDS, trust_env=False).text
         values = []
         for name in ("prompt", "generation"):
             lines = [line for line in metrics.splitlines() if line.startswith(f"vllm:{name}_tokens_total{{")]

@@ -61,7 +61,7 @@ def test_clients_connect_with_tls_and_a_new_certificate_is_taken(tmp_path, serve
         assert shown() == serial(first)
         install(second, tmp_path / "tls")
         wait_until(lambda: shown() == serial(second), lambda: gateway.log)
-        assert httpx.get(f"{gateway.operation_url}/readyz", trust_env=False).is_success
+        assert httpx.get(f"{gateway.operation_url}/readyz", timeout=PATIENCE_SECONDS, trust_env=False).is_success
 
 
 def test_what_is_no_certificate_is_named_at_the_start(tmp_path, server, authority):

@@ -16,7 +16,7 @@ from openai import AuthenticationError, OpenAI
 
 from rft_api.gateway_key import make_token
 from support.helm import OPERATOR, SYSTEM
-from support.patience import wait_until
+from support.patience import PATIENCE_SECONDS, wait_until
 from support.tiny_jobs import condition
 
 GATEWAY = f"{OPERATOR}-gateway"
@@ -67,7 +67,8 @@ def check_sleeping_model(kubectl: Kubectl, team: str, environment: dict[str, str
 
 def models_of(url: str, token: str) -> set[str]:
     """The models that a key opens; none until the gateway has seen the key."""
-    answer = httpx.get(f"{url}/models", headers={"authorization": f"Bearer {token}"}, trust_env=False)
+    headers = {"authorization": f"Bearer {token}"}
+    answer = httpx.get(f"{url}/models", headers=headers, timeout=PATIENCE_SECONDS, trust_env=False)
     return {model["id"] for model in answer.json()["data"]} if answer.is_success else set()
 
 
