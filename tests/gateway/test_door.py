@@ -41,7 +41,9 @@ def question(**more: object) -> dict[str, object]:
 def test_without_a_key_nothing_happens(gateway, server, header, path):
     before = len(gateway.entries())
     headers = {} if header is None else {"authorization": header.encode("latin-1")}
-    answer = httpx.post(f"{gateway.url}{path}", json=question(), headers=headers, trust_env=False)
+    answer = httpx.post(
+        f"{gateway.url}{path}", json=question(), headers=headers, timeout=PATIENCE_SECONDS, trust_env=False
+    )
     assert answer.status_code == 401
     assert answer.json()["error"]["code"] in ("missing_api_key", "invalid_api_key")
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -82,7 +84,8 @@ def test_a_revoked_key_opens_nothing(gateway):
 def test_a_stream_is_what_the_server_sends_byte_for_byte(gateway, server, path, count, options):
     body = question(stream=True, n=count, prompt=[SECRET, "one two"], stream_options=options)
     through = gateway.post(path, body)
-    direct = httpx.post(f"{server.url}{path}", json=body, headers={"x-request-id": through.headers["x-request-id"]})
+    headers = {"x-request-id": through.headers["x-request-id"]}
+    direct = httpx.post(f"{server.url}{path}", json=body, headers=headers, timeout=PATIENCE_SECONDS, trust_env=False)
     assert through.content == direct.content
     assert through.headers["content-type"] == direct.headers["content-type"]
 
@@ -92,9 +95,8 @@ def test_an_answer_is_what_the_server_sends_byte_for_byte(gateway, server, path)
     body = json.dumps(question(prompt="one two", input="one two", n=2), indent=3).encode()
     through = gateway.post(path, body)
     assert server.bodies[-1] == body
-    direct = httpx.post(
-        f"{server.url}{path}", content=body, headers={"x-request-id": through.headers["x-request-id"]}, trust_env=False
-    )
+    headers = {"x-request-id": through.headers["x-request-id"]}
+    direct = httpx.post(f"{server.url}{path}", content=body, headers=headers, timeout=PATIENCE_SECONDS, trust_env=False)
     assert through.content == direct.content
 
 
@@ -394,12 +396,13 @@ def test_metrics_and_the_log_have_no_prompt(tmp_path, server):
         gateway.post(CHAT, f'{{"model": "m", {SECRET}'.encode())
         server.behaviour.end_at = 2
         gateway.post(CHAT, question(stream=True))
-        metrics = httpx.get(f"{gateway.operation_url}/metrics", trust_env=False).text
+        metrics = httpx.get(f"{gateway.operation_url}/metrics", timeout=PATIENCE_SECONDS, trust_env=False).text
         assert 'rft_gateway_requests_total{code="200",model="m",namespace="team",outcome="Answered"} 2.0' in metrics
         assert 'rft_gateway_tokens_total{kind="completion",model="m",namespace="team"} 10.0' in metrics
         assert 'rft_gateway_errors_total{code="model_not_found"} 1.0' in metrics
+        assert 'rft_gateway_errors_total{code="server_disconnected"} 1.0' in metrics  # the last event of a stream
         for path in ("healthz", "readyz"):
-            assert httpx.get(f"{gateway.operation_url}/{path}", trust_env=False).is_success
+            assert httpx.get(f"{gateway.operation_url}/{path}", timeout=PATIENCE_SECONDS, trust_env=False).is_success
         for text in (metrics, gateway.log, str(gateway.entries())):
             assert SECRET not in text
 

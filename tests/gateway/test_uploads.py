@@ -18,6 +18,9 @@ from rft_gateway.logs import Conversations, Spool, Stores
 from rft_gateway.logs.spool import Destination
 from rft_gateway.metrics import Metrics
 
+PAUSE_SECONDS = 0.02
+"""Time between two bytes of a store that drips."""
+
 
 def test_stores_that_drip_their_answers_hold_up_no_other_namespace(tmp_path: Path):
     done, uploads = threading.Event(), threading.Semaphore(0)
@@ -25,7 +28,7 @@ def test_stores_that_drip_their_answers_hold_up_no_other_namespace(tmp_path: Pat
     def drip(connection: socket.socket) -> None:
         uploads.release()
         connection.sendall(b"HTTP/1.1 200 OK\r\nx: ")
-        while not done.wait(0.02):
+        while not done.wait(PAUSE_SECONDS):
             connection.sendall(b"x")
 
     async def scenario(url: str) -> None:

@@ -239,12 +239,12 @@ async def _pass_stream(exchange: Exchange, answer: aiohttp.ClientResponse) -> we
     if error is None and events.error is None and not (events.is_complete or exchange.tally.is_complete):
         error = server_errors.broken_off()
     outcome = Outcome.SERVER_FAILED if error or events.error else Outcome.ANSWERED
-    end = events.held if error is None else _event(error)
     whole = assembly.answer() if assembly else None
     try:
         await asyncio.shield(exchange.record.write(exchange.tally.usage(), answer.status, outcome, whole))
     except ApiError as failure:
-        end = _event(failure)  # an answer whose usage cannot be recorded is not given
+        error = failure  # an answer whose usage cannot be recorded is not given
+    end = events.held if error is None else _last_event(exchange, error)
     return await _end_stream(exchange, stream, _renamed(exchange.route, end))
 
 
@@ -253,12 +253,13 @@ async def _tell(exchange: Exchange, error: ApiError) -> web.StreamResponse:
     if exchange.stream is None:
         raise error
     try:
-        return await _end_stream(exchange, exchange.stream, _event(error))
+        return await _end_stream(exchange, exchange.stream, _last_event(exchange, error))
     except ClientLeft:
         raise asyncio.CancelledError from None
 
 
-def _event(error: ApiError) -> bytes:
+def _last_event(exchange: Exchange, error: ApiError) -> bytes:
+    exchange.record.note_error(error)
     return b"data: " + error.body() + b"\n\n"
 
 

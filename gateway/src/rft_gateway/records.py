@@ -87,6 +87,10 @@ class Record:
         """Note that the first part of a stream is sent."""
         self._records.metrics.observe_first_token(self._route, time.monotonic() - self._started)
 
+    def note_error(self, error: ApiError) -> None:
+        """Note that a client is told an error as the last event of a stream."""
+        self._records.metrics.count_error(error.code or error.type)
+
     def write(
         self, usage: Usage | None, status: int, outcome: Outcome, answer: Json | None = None
     ) -> asyncio.Task[None]:
