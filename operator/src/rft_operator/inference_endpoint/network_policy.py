@@ -8,7 +8,7 @@ from rft_operator.inference_endpoint import names
 from rft_operator.kube import kinds
 from rft_operator.kube.metadata import Owner, build_object
 from rft_operator.kube.names import COMPONENT, FIELD_MANAGER, MANAGED_BY
-from rft_operator.pods.peers import namespace_peer, system_peers
+from rft_operator.pods.peers import namespace_peer, system_peers, tcp_port
 from rft_operator.settings import Settings
 
 
@@ -30,14 +30,10 @@ def build_server_policy(endpoint: InferenceEndpoint, settings: Settings) -> Json
                 "podSelector": {"matchLabels": kinds.INFERENCE_ENDPOINT.child_labels(name)},
                 "policyTypes": ["Ingress"],
                 "ingress": [
-                    {"from": [*system_peers(settings), judges], "ports": [_port(names.SERVER_PORT)]},
+                    {"from": [*system_peers(settings), judges], "ports": [tcp_port(names.SERVER_PORT)]},
                     # The operator asks the loader which adapters there are.
-                    {"from": [namespace_peer(settings.namespace)], "ports": [_port(names.LOADER_PORT)]},
+                    {"from": [namespace_peer(settings.namespace)], "ports": [tcp_port(names.LOADER_PORT)]},
                 ],
             }
         },
     )
-
-
-def _port(number: int) -> Json:
-    return {"protocol": "TCP", "port": number}

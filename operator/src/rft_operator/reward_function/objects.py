@@ -18,7 +18,7 @@ from rft_operator.kube.metadata import Owner, build_object
 from rft_operator.kube.names import COMPONENT, FIELD_MANAGER, MANAGED_BY
 from rft_operator.pods import paths
 from rft_operator.pods.deployment_view import CONTENT_DIGEST
-from rft_operator.pods.peers import system_peers
+from rft_operator.pods.peers import system_peers, tcp_port
 from rft_operator.pods.template import (
     Container,
     build_container,
@@ -111,7 +111,7 @@ def build_network_policy(
             "spec": {
                 "podSelector": {"matchLabels": kinds.REWARD_FUNCTION.child_labels(name)},
                 "policyTypes": ["Ingress", "Egress"],
-                "ingress": [{"from": allowed, "ports": [{"protocol": "TCP", "port": names.REWARD_PORT}]}],
+                "ingress": [{"from": allowed, "ports": [tcp_port(names.REWARD_PORT)]}],
                 "egress": _egress(function, endpoints, settings),
             }
         },
@@ -121,7 +121,7 @@ def build_network_policy(
 def _egress(function: RewardFunction, endpoints: Mapping[str, InferenceEndpoint], settings: Settings) -> list[Json]:
     index = settings.package_index.egress if function.spec.requirements() else ()
     rules: list[Json] = [
-        {"to": [{"ipBlock": _ip_block(egress.cidr, settings)}], "ports": [{"protocol": "TCP", "port": egress.port}]}
+        {"to": [{"ipBlock": _ip_block(egress.cidr, settings)}], "ports": [tcp_port(egress.port)]}
         for egress in dict.fromkeys([*function.spec.egress, *index])
     ]
     judges = [(name, endpoints.get(name)) for name in judge_endpoints(function.spec)]
@@ -130,7 +130,7 @@ def _egress(function: RewardFunction, endpoints: Mapping[str, InferenceEndpoint]
     rules += [
         {
             "to": [{"podSelector": {"matchLabels": kinds.INFERENCE_ENDPOINT.child_labels(server)}}],
-            "ports": [{"protocol": "TCP", "port": SERVER_PORT}],
+            "ports": [tcp_port(SERVER_PORT)],
         }
         for server in sorted(servers)
     ]
