@@ -75,7 +75,7 @@ class Segment:
     @property
     def hour(self) -> str:
         """Hour in which it was created, in which all of its lines were written: YYYY/MM/DD/HH."""
-        return self.created.strftime("%Y/%m/%d/%H")
+        return _hour(self.created)
 
     @property
     def object_name(self) -> str:
@@ -254,7 +254,7 @@ class Spool:
             return
         queue = self.queues.get(destination.id) or self._add_queue(destination)
         segment = queue.open
-        if segment is not None and (segment.size >= SEGMENT_BYTES or segment.hour != f"{now:%Y/%m/%d/%H}"):
+        if segment is not None and (segment.size >= SEGMENT_BYTES or segment.hour != _hour(now)):
             queue.close_segment()
         if queue.open is None:
             queue.open = _begin(queue.folder, now)
@@ -284,6 +284,10 @@ class Spool:
             reason = one_line(str(error))
             raise SpoolError(f"{folder / _DESTINATION}: {reason}; move {folder} away to go on without it") from None
         self.queues[destination.id] = Queue(destination, folder, closed=segments)
+
+
+def _hour(time: datetime) -> str:
+    return f"{time:%Y/%m/%d/%H}"
 
 
 def _begin(folder: Path, now: datetime) -> Segment:
