@@ -19,6 +19,7 @@ RULES = alert_rules()
 JOB = 'namespace="team",job="tax"'
 RUNNING = f'rft_job_condition{{{JOB},type="Succeeded",status="Unknown",reason="Running"}}'
 MODEL = 'namespace="team",model="tax",pod="gateway-0"'
+BUDGET = 'namespace="team",key="ci",period="day"'
 TRAINER = f'{JOB},pod="tax-trainer-0-0"'
 HACKING = f'rft_job_condition{{{JOB},type="RewardHackingSuspected",status="True",reason="ValidationFalls"}}'
 
@@ -249,6 +250,21 @@ CASES = [
             f'rft_gateway_requests_total{{{MODEL},outcome="ClientLeft",code="499"}}': "0+50x60",
         },
         fires=(), quiet=("40m", "60m"),
+    ),
+    Case(
+        "RFTGatewayBudgetNearEnd", "as the gateway counts that has let in most, until the next day begins",
+        {
+            f'rft_gateway_budget_used_ratio{{{BUDGET},pod="gateway-0"}}': "0.5+0.01x60 0x60",
+            f'rft_gateway_budget_used_ratio{{{BUDGET},pod="gateway-1"}}': "0.4x120",
+            f'rft_gateway_budget_used_ratio{{{BUDGET.replace("ci", "other")},pod="gateway-0"}}': "0.89x120",
+        },
+        fires=("48m", "60m"), quiet=("40m", "44m", "62m", "90m"),
+        labels={"namespace": "team", "key": "ci", "period": "day"},
+    ),
+    Case(
+        "RFTGatewayBudgetNearEnd", "not by a request that reserves much",
+        {f'rft_gateway_budget_used_ratio{{{BUDGET},pod="gateway-0"}}': "0.5x20 0.95x2 0.5x40"},
+        fires=(), quiet=("22m", "26m", "40m"),
     ),
     Case(
         "RFTOperatorNotReconciling", "when none leads, until one does",

@@ -8,6 +8,9 @@ import pytest
 from support.pages import ROOT, page
 
 from rft_api.gateway_routes import Route
+from rft_gateway.budgets import Budgets
+from rft_gateway.keys import Key, KeyRing, Limits
+from rft_gateway.limits import Limiter
 from rft_gateway.metrics import Metrics
 from rft_gateway.settings import read_settings
 from rft_gateway.usage import Usage
@@ -47,6 +50,9 @@ def test_every_metric_is_on_the_page_with_its_labels():
     metrics.count_refused(route, "QueueFull")
     metrics.count_cold_start("n", "b", "Started")
     metrics.observe_cold_start("n", "b", 1.0)
+    keys, limiter = KeyRing(), Limiter(0.0)
+    keys.replace([Key("k", "n", "0" * 64, limits=Limits(tokens_per_day=1))], [])
+    metrics.registry.register(Budgets(keys, limiter, clock=lambda: 0.0))
     with metrics.waiting(route):
         served = {
             (f"{family.name}_total" if family.type == "counter" else family.name, *sorted(family.samples[-1].labels))

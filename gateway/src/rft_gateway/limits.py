@@ -193,6 +193,24 @@ class Limiter:
         self._running[identity] = running + 1
         return Admission(self, reservation, _headers(self._gauges(key, minute), now))
 
+    def budget_shares(self, key: Key, now: float) -> Iterator[tuple[str, float]]:
+        """Yield the period, day or month, of each such limit of a key, and the share of its tokens that is used.
+
+        Tokens that requests have reserved count as used. Longer answers than were reserved make a share larger than 1.
+
+        Args:
+            key: the key.
+            now: seconds since 1970.
+        """
+        self._begin(now)
+        limits, identity = key.limits, (key.namespace, key.name)
+        for period, limit, span in (
+            ("day", limits.tokens_per_day, self._day),
+            ("month", limits.tokens_per_month, self._month),
+        ):
+            if limit is not None:
+                yield period, span.tokens.get(identity, 0) / limit
+
     def _begin(self, now: float) -> None:
         """Begin a new day and month where they have begun, and forget the minutes of keys that have used nothing."""
         if now >= self._day.end:

@@ -21,6 +21,7 @@ from rft_api.foreign import server_limits
 from rft_api.foreign.logs import LineFormatter
 from rft_api.ports import ListenError, listen, listener_url
 from rft_api.readiness import format_address
+from rft_gateway.budgets import Budgets
 from rft_gateway.demand import Demand
 from rft_gateway.door import Door
 from rft_gateway.http_server import HttpServer
@@ -84,6 +85,7 @@ async def serve(settings: Settings) -> None:
         limiter = Limiter(time.time())
         limiter.restore(_tokens_of_days(await _totals_of_month(ledger)))
         metrics = Metrics()
+        metrics.registry.register(Budgets(keys, limiter))
         conversations = Conversations(_spool(settings), stores, metrics, settings.log_seconds)
         await conversations.start()
         stack.push_async_callback(conversations.close)
