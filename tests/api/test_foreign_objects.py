@@ -22,6 +22,7 @@ from rft_api.hub_address import DatasetAddress, parse_hub_address
 from rft_api.storage import ObjectStore
 from rft_api.storage_error import StorageError
 from rft_loader.problems import Problem
+from rft_loader.room import Room
 from rft_loader.sources import Sources
 from rft_loader.versions import prepare_version
 
@@ -240,6 +241,10 @@ def test_what_a_store_says_is_one_line():
     assert len(str(error)) < 2100
 
 
+def prepare(home):
+    return prepare_version("s3://b/a", Sources().open("s3://b/a"), home, Room(home), lambda folder: None)
+
+
 @pytest.mark.parametrize("name", ["../../x", "/x", "a//b"])
 def test_the_loader_writes_nothing_outside(tmp_path, bucket, name):
     bucket.objects |= {
@@ -248,7 +253,7 @@ def test_the_loader_writes_nothing_outside(tmp_path, bucket, name):
         f"a/{name}": Foreign(b"pwned"),
     }
     with pytest.raises(Problem, match="is not the name of a file below a folder"):
-        prepare_version("s3://b/a", Sources().open("s3://b/a"), tmp_path / "deep" / "home", lambda folder: None)
+        prepare(tmp_path / "deep" / "home")
     assert files(tmp_path) == {}
 
 
@@ -256,8 +261,8 @@ def test_the_loader_takes_an_adapter_of_its_listed_size_only(tmp_path, bucket):
     bucket.objects |= {f"a/{CONFIGURATION}": Foreign(b"{}"), f"a/{WEIGHTS}": Foreign(bytes(100), listed=10)}
     home = tmp_path / "home"
     with pytest.raises(Problem, match="changed while it was copied") as raised:
-        prepare_version("s3://b/a", Sources().open("s3://b/a"), home, lambda folder: None)
+        prepare(home)
     assert not raised.value.permanent
     bucket.objects[f"a/{WEIGHTS}"].listed = 100
-    version, _ = prepare_version("s3://b/a", Sources().open("s3://b/a"), home, lambda folder: None)
+    version, _ = prepare(home)
     assert files(version) == {CONFIGURATION: b"{}", WEIGHTS: bytes(100)}

@@ -16,6 +16,8 @@ from support.patience import PATIENCE_SECONDS, wait_until
 from rft_api.exit_codes import ExitCode
 from rft_loader import follow
 from rft_loader.follow import Follower, Settings
+from rft_loader.room import Room
+from rft_loader.sources import MountedFolder
 from rft_loader.validation import WEIGHTS
 
 
@@ -175,6 +177,70 @@ def test_a_file_that_is_too_large_is_not_copied(following, adapters, name, size)
     assert state == "Failed"
     assert f"{name} is larger than " in message
     assert not list(following.folder.rglob("adapter_*"))
+
+
+def test_holes_stay_holes(following, adapters):
+    """Thirty adapters that cost their owner nothing filled the disk of everybody on the node with zeros."""
+    weights = adapters / "one" / WEIGHTS
+    weights.write_bytes((90_000_000).to_bytes(8, "little"))
+    os.truncate(weights, 16 << 30)
+    write_list(following.list, {"a": adapters / "one"})
+    state, message = following.settle()["a"]
+    assert state == "Failed"
+    assert "headers have at most 32 MiB" in message
+    (copy,) = following.folder.rglob(WEIGHTS)
+    assert copy.stat().st_size == 16 << 30
+    assert copy.stat().st_blocks * 512 < 1 << 20
+
+
+@pytest.mark.parametrize(
+    "parts", [["data", "hole"], ["hole", "data"], ["data", "hole", "data"], ["hole"], ["data"], []]
+)
+def test_a_copy_of_a_mounted_file_is_the_same(tmp_path, parts):
+    size = 1 << 20
+    with (tmp_path / "source").open("wb") as file:
+        for part in parts:
+            if part == "data":
+                file.write(os.urandom(size))
+            else:
+                file.seek(size, os.SEEK_CUR)
+        file.truncate(size * len(parts))
+    folder = MountedFolder(tmp_path)
+    (listed,) = folder.files()
+    (tmp_path / "copies").mkdir()
+    folder.fetch(listed, tmp_path / "copies")
+    assert (tmp_path / "copies/source").read_bytes() == (tmp_path / "source").read_bytes()
+    # What is written later is not copied, and what was cut off is missing: `fetch_files` compares the sizes.
+    with (tmp_path / "source").open("ab") as file:
+        file.write(b"more")
+    folder.fetch(listed, tmp_path / "copies")
+    assert (tmp_path / "copies/source").stat().st_size == listed.size
+    os.truncate(tmp_path / "source", size // 2 * len(parts))
+    folder.fetch(listed, tmp_path / "copies")
+    assert (tmp_path / "copies/source").read_bytes() == (tmp_path / "source").read_bytes()
+
+
+def test_the_copies_of_all_adapters_take_bounded_room(following, bucket, adapters):
+    one, two = bucket.put(adapters / "one", "runs/one/best"), bucket.put(adapters / "two", "runs/two/best")
+    size = sum(file.stat().st_size for file in (adapters / "one").iterdir())
+    following.follower._room = Room(following.folder, size * 3 // 2 + (16 << 10))
+    (following.folder / "other").mkdir()
+    (following.folder / "other" / "file").write_bytes(bytes(size))
+    write_list(following.list, {"a": one})
+    state, message = following.settle()["a"]
+    assert state == "Failed"
+    assert message.startswith(f"{one}: takes ")
+    assert message.endswith("that they may; remove adapters, or serve some on another base")
+    shutil.rmtree(following.folder / "other")
+    assert following.settle(61) == {"a": LOADED}
+    write_list(following.list, {"a": one, "b": two})
+    states = following.settle()
+    assert states["a"] == LOADED
+    assert states["b"][0] == "Failed"
+    # What is no longer listed leaves its room to others.
+    write_list(following.list, {"b": two})
+    following.settle(700)
+    assert following.settle(700) == {"b": LOADED}
 
 
 def test_a_store_that_is_away(following, server, bucket, s3, adapters, monkeypatch):

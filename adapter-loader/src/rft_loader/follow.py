@@ -18,6 +18,7 @@ from rft_loader.adapter_list import AdapterFile
 from rft_loader.base_model import read_base_model
 from rft_loader.plan import Action, AdapterState, Key, Load, Prepare, Unload
 from rft_loader.problems import Problem
+from rft_loader.room import Room
 from rft_loader.server import Server, ServerAway, ServerRefused
 from rft_loader.sources import Sources
 from rft_loader.tensors import has_large_header
@@ -66,6 +67,7 @@ class Follower:
         self._list = AdapterFile(settings.adapters)
         self._server = Server(settings.server)
         self._sources = Sources()
+        self._room = Room(settings.folder)
         self._base = read_base_model(settings.base)
         self._wake = threading.Event()
         self._large = threading.Semaphore(LARGE_AT_ONCE)
@@ -158,7 +160,7 @@ class Follower:
         """
         if isinstance(action, Prepare):
             home = plan.home_of(self._settings.folder, ListedAdapter(name=action.name, uri=action.uri))
-            version, note = prepare_version(action.uri, self._sources.open(action.uri), home, self._check)
+            version, note = prepare_version(action.uri, self._sources.open(action.uri), home, self._room, self._check)
             if note:
                 log.warning("%s: %s", action.name, note)
             served = (self._listed or {}).get(action.name) == str(version)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from rft_api.files import open_new
@@ -16,7 +19,6 @@ from rft_loader.source import Source, SourceFile
 
 MAXIMUM_FILES = 10_000
 """Largest number of files in a mounted folder; a model has some hundred."""
-_CHUNK = 1 << 20
 
 
 class StoredFolder:
@@ -78,7 +80,10 @@ class MountedFolder:
         return [SourceFile(name, stat.st_size, str(stat.st_mtime_ns)) for name, stat in stats]
 
     def fetch(self, file: SourceFile, folder: Path) -> None:
-        """See `Source`. No more is copied than was listed; `fetch_files` says when that is not the whole file."""
+        """See `Source`. No more is copied than was listed; `fetch_files` says when that is not the whole file.
+
+        Holes stay holes: a file that costs its owner nothing costs nothing here either.
+        """
         path = self.path / file.name
         try:
             with open_file(path) as source, open_new(folder / file.name) as target:
@@ -86,12 +91,38 @@ class MountedFolder:
                 opened = Path(f"/proc/self/fd/{source.fileno()}").readlink()
                 if not opened.is_relative_to(_volume_of(self.path).resolve()):
                     raise Problem(f"{path}: is a link that leads out of its volume; copy the file itself there")
-                left = file.size
-                while left and (chunk := source.read(min(_CHUNK, left))):
-                    target.write(chunk)
-                    left -= len(chunk)
+                _copy(source.fileno(), target.fileno(), min(file.size, os.fstat(source.fileno()).st_size))
         except OSError as error:
             raise Problem(f"{path}: {error.strerror}", permanent=False) from error
+
+
+def _copy(source: int, target: int, size: int) -> None:
+    """Copy the first bytes of an open file to another one without holding them in memory, and leave its holes out.
+
+    Raises:
+        OSError: when one of them cannot be read or written.
+    """
+    os.truncate(target, size)
+    for start, end in _data(source, size):
+        os.lseek(target, start, os.SEEK_SET)
+        while start < end and (count := os.sendfile(target, source, start, end - start)):
+            start += count
+
+
+def _data(file: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield where the first `size` bytes of an open file have data: the start and the end of each part."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(file, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # there is none behind this place
+                return
+            raise
+        if start >= size:
+            return
+        end = min(os.lseek(file, start, os.SEEK_HOLE), size)
+        yield start, end
 
 
 def _volume_of(path: Path) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rft_api.files import PARTIAL_SUFFIX, partial_path
 from rft_loader.problems import Problem
+from rft_loader.room import Room
 from rft_loader.source import Source, fetch_files, revision_of
 from rft_loader.validation import choose_files
 
@@ -18,7 +19,7 @@ Check = Callable[[Path], None]
 """Raises a Problem when the adapter in a folder cannot be served."""
 
 
-def prepare_version(uri: str, source: Source, home: Path, check: Check) -> tuple[Path, str]:
+def prepare_version(uri: str, source: Source, home: Path, room: Room, check: Check) -> tuple[Path, str]:
     """Fetch and check the newest version of an adapter; return its folder and a remark for the user, often empty.
 
     A mounted adapter is copied, too: whoever may write to the volume could change it after it was checked. When the
@@ -37,11 +38,12 @@ def prepare_version(uri: str, source: Source, home: Path, check: Check) -> tuple
     version = home / revision_of(files)
     if not version.exists():
         home.mkdir(parents=True, exist_ok=True)
-        log.info("fetching %s: %.1f MB", uri, sum(file.size for file in files) / 1e6)
-        partial = partial_path(version)
-        fetch_files(source, files, partial)
-        shutil.rmtree(partial / ".cache", ignore_errors=True)
-        partial.rename(version)
+        partial, size = partial_path(version), sum(file.size for file in files)
+        with room.reserve(uri, partial, size):
+            log.info("fetching %s: %.1f MB", uri, size / 1e6)
+            fetch_files(source, files, partial)
+            shutil.rmtree(partial / ".cache", ignore_errors=True)
+            partial.rename(version)
     try:
         check(version)
     except Problem as problem:
