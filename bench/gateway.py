@@ -1,6 +1,6 @@
 """Measure what the gateway costs, with keys, limits and the ledger on; print a Markdown table.
 
-Run: .venv/bin/python bench/gateway.py [--seconds 4] [--rounds 3] (five minutes)
+Run: .venv/bin/python bench/gateway.py [--seconds 4] [--rounds 3] (six minutes)
 The sides alternate within one run. What the gateway computes for a request does not depend on what else the machine
 does, the rest does. The gateway has a core of its own; the load and a stand-in that writes vLLM's bytes
 share another one. `--address NAME=URL` adds a side: another door that is running already, before a server at
@@ -31,10 +31,13 @@ from rft_api.ports import free_port  # noqa: E402
 
 MODEL = "model"
 PROMPT = "Text: Ann paid 17 dollars for the bicycle that she had seen in the shop at the corner a week before. " * 4
+PACED = 300
+"""Requests a second of the case that shows what a request waits when nobody is at the limit."""
 CASES = [
-    ("short answers", {"max_tokens": 8}, (1, 16, 64, 512)),
-    ("streams of 100 tokens", {"max_tokens": 100, "stream": True}, (1, 16, 64)),
-    ("streams of 500 tokens", {"max_tokens": 500, "stream": True}, (16,)),
+    ("short answers", {"max_tokens": 8}, (1, 16, 64, 512), None),
+    (f"short answers, {PACED} requests/s", {"max_tokens": 8}, (16,), PACED),
+    ("streams of 100 tokens", {"max_tokens": 100, "stream": True}, (1, 16, 64), None),
+    ("streams of 500 tokens", {"max_tokens": 500, "stream": True}, (16,), None),
 ]
 LIMITS = Limits(
     requests_per_minute=10**9, tokens_per_minute=10**12, tokens_per_day=10**14, tokens_per_month=10**14,
@@ -43,10 +46,15 @@ LIMITS = Limits(
 
 
 class Client(asyncio.Protocol):
-    """A connection that sends the same request again and again, as fast as it is answered."""
+    """A connection that sends the same request again and again: as fast as it is answered, or at fixed times.
 
-    def __init__(self, request, seconds):
+    A request that was sent late, because the one before it took long, counts from the time at which it was due.
+    """
+
+    def __init__(self, request, seconds, interval, first):
         self.request = request
+        self.interval = interval
+        self.due = time.perf_counter() + first
         self.deadline = time.perf_counter() + seconds
         self.latencies = []
         self.failures = 0
@@ -54,10 +62,18 @@ class Client(asyncio.Protocol):
 
     def connection_made(self, transport):
         self.transport = transport
-        self.send()
+        self.send_next()
+
+    def send_next(self):
+        wait = self.due - time.perf_counter() if self.interval else 0
+        if wait > 0:
+            asyncio.get_running_loop().call_later(wait, self.send)
+        else:
+            self.send()
 
     def send(self):
-        self.began = time.perf_counter()
+        self.began = self.due if self.interval else time.perf_counter()
+        self.due += self.interval
         self.received = bytearray()
         self.size = None
         self.transport.write(self.request)
@@ -78,17 +94,18 @@ class Client(asyncio.Protocol):
             if now > self.deadline:
                 self.transport.close()
             else:
-                self.send()
+                self.send_next()
 
     def connection_lost(self, error):
         if not self.ended.done():
             self.ended.set_result(None)
 
 
-async def load(address, request, clients, seconds):
+async def load(address, request, clients, seconds, rate):
     host, port = address.removeprefix("http://").split(":")
     loop = asyncio.get_running_loop()
-    protocols = [Client(request, seconds) for _ in range(clients)]
+    interval = clients / rate if rate else 0
+    protocols = [Client(request, seconds, interval, interval * number / clients) for number in range(clients)]
     began = time.perf_counter()
     for protocol in protocols:
         await loop.create_connection(lambda protocol=protocol: protocol, host, int(port))
@@ -113,7 +130,7 @@ def request_bytes(address, token, fields):
 
 
 def measure(sides, rounds, seconds):
-    for name, fields, counts in CASES:
+    for name, fields, counts, pace in CASES:
         print(f"\n| {name} | clients | requests/s | p50 ms | p99 ms | processor ms/request |", flush=True)
         print("|---|---|---|---|---|---|", flush=True)
         for clients in counts:
@@ -122,7 +139,7 @@ def measure(sides, rounds, seconds):
                 for side, (address, token, process) in sides.items():
                     request = request_bytes(address, token, fields)
                     before = processor_seconds(process)
-                    result = uvloop.run(load(address, request, clients, seconds))
+                    result = uvloop.run(load(address, request, clients, seconds, pace))
                     spent = processor_seconds(process) - before
                     results[side].append({**result, "processor": spent * 1e3 / result["requests"]})
             for side, values in results.items():
