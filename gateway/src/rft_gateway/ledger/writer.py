@@ -1,12 +1,9 @@
-"""Write entries with group commit: all that wait become one transaction, and each caller returns when it is durable."""
+"""Writes entries, each once: those that wait become one transaction, and each caller returns when it is durable."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -14,25 +11,17 @@ from typing import Any, TypeVar
 from sqlalchemy import select
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
+from rft_gateway.group_commit import CommitError, GroupCommit
 from rft_gateway.ledger.database import ENTRIES, LedgerError, connect, create_tables, describe, insert_once, name_of
 from rft_gateway.ledger.entry import Entry
 from rft_gateway.ledger.totals import Total, read_totals
 
 _MOST_ENTRIES = 1000
 """Entries of a transaction."""
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
-"""Seconds between two attempts while the database fails."""
-
-_LOG = logging.getLogger(__name__)
+_PAUSE_SECONDS = 0.05
+"""Time between two attempts to open the database."""
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    row: dict[str, Any]
-    written: asyncio.Future[None]
-    deadline: float
 
 
 class Ledger:
@@ -46,18 +35,18 @@ class Ledger:
 
     def __init__(self, address: str, patience: float = 30.0):
         self.engine = connect(address)
-        self.failure: str | None = None
-        """Why the newest attempt to write failed; None when it succeeded."""
         self._patience = patience
-        self._waiting: list[_Waiting] = []
-        self._committer: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(1, "ledger")
-        self._closed = False
+        self._commits = GroupCommit("ledger", self._insert, self._describe, batch_size=_MOST_ENTRIES, patience=patience)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the newest attempt to write failed; None when it succeeded."""
+        return self._commits.failure
 
     @property
     def waiting(self) -> int:
         """Number of entries that wait for a transaction to begin."""
-        return len(self._waiting)
+        return self._commits.waiting
 
     async def prepare(self) -> None:
         """Create the tables where they are missing.
@@ -69,11 +58,11 @@ class Ledger:
         deadline = loop.time() + self._patience
         while True:
             try:
-                return await self._in_thread(partial(create_tables, self.engine))
+                return await self._commits.run(partial(create_tables, self.engine))
             except DBAPIError as error:
                 if loop.time() >= deadline or not isinstance(error, OperationalError):
                     raise LedgerError(f"{name_of(self.engine)}: cannot be opened: {describe(error)}") from error
-            await asyncio.sleep(_SHORTEST_PAUSE)
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def write(self, entry: Entry) -> None:
         """Return when the entry is durable. If the caller is cancelled, the entry is written all the same.
@@ -81,14 +70,12 @@ class Ledger:
         Raises:
             LedgerError: it could not be written in time, or never can.
         """
-        if self._closed:
-            raise LedgerError("the ledger is closed")
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(_row(entry), loop.create_future(), loop.time() + self._patience)
-        self._waiting.append(waiting)
-        if self._committer is None or self._committer.done():
-            self._committer = loop.create_task(self._commit_all())
-        await waiting.written
+        try:
+            fault = await self._commits.submit(_row(entry))
+        except CommitError as error:
+            raise LedgerError(str(error)) from None
+        if fault is not None:
+            raise LedgerError(fault)
 
     async def totals(
         self,
@@ -128,41 +115,8 @@ class Ledger:
 
     async def close(self) -> None:
         """Write what waits, and close the connections."""
-        self._closed = True
-        if self._committer is not None:
-            await self._committer
-        self._thread.shutdown()
+        await self._commits.close()
         self.engine.dispose()
-
-    async def _commit_all(self) -> None:
-        loop = asyncio.get_running_loop()
-        pause = _SHORTEST_PAUSE
-        while self._waiting:
-            batch, self._waiting = self._waiting[:_MOST_ENTRIES], self._waiting[_MOST_ENTRIES:]
-            try:
-                faults = await self._in_thread(partial(self._insert, [each.row for each in batch]))
-            except Exception as error:  # of whatever kind: nobody else would tell those who wait
-                self._note_failure(f"{name_of(self.engine)}: cannot be written: {describe(error)}")
-                now = loop.time()
-                for each in batch:
-                    if each.deadline <= now:
-                        _settle(each, self.failure)
-                self._waiting = [each for each in batch if each.deadline > now] + self._waiting
-                if self._waiting:
-                    await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-                continue
-            self._note_failure(None)
-            pause = _SHORTEST_PAUSE
-            for each, fault in zip(batch, faults, strict=True):
-                _settle(each, fault)
-
-    def _note_failure(self, failure: str | None) -> None:
-        if failure and not self.failure:
-            _LOG.warning("ledger: %s", failure)
-        elif self.failure and not failure:
-            _LOG.warning("ledger: is written again")
-        self.failure = failure
 
     def _insert(self, rows: list[dict[str, Any]]) -> list[str | None]:
         """Insert rows in one transaction, and return for each why it never can be in the ledger, or None."""
@@ -182,17 +136,8 @@ class Ledger:
         except SQLAlchemyError as error:
             raise LedgerError(f"{name_of(self.engine)}: cannot be read: {describe(error)}") from error
 
-    async def _in_thread(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-
-def _settle(waiting: _Waiting, fault: str | None) -> None:
-    if waiting.written.done():  # its caller was cancelled
-        return
-    if fault is None:
-        waiting.written.set_result(None)
-    else:
-        waiting.written.set_exception(LedgerError(fault))
+    def _describe(self, error: Exception) -> str:
+        return f"{name_of(self.engine)}: cannot be written: {describe(error)}"
 
 
 def _row(entry: Entry) -> dict[str, Any]:

@@ -9,14 +9,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import blake2b
-from typing import TypeVar
 
 from rft_api.conversation_logs import EndpointLogs
 from rft_api.gateway_routes import Route
+from rft_gateway.group_commit import CommitError, GroupCommit
 from rft_gateway.logs.record import Conversation, LineTooLarge, conversation_line
 from rft_gateway.logs.spool import BATCH_BYTES, Destination, Spool
 from rft_gateway.logs.stores import Stores
@@ -29,16 +28,6 @@ FINISH_SECONDS = 5.0
 _REDACTING_THREADS = 2
 _SHARES = 1 << 64
 _log = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    destination: Destination
-    line: bytes
-    written: asyncio.Future[str | None]
-    """Why it is not kept, or None."""
 
 
 class Conversations:
@@ -55,13 +44,13 @@ class Conversations:
         self._spool = spool
         self._metrics = metrics
         self._is_said = False
-        self._waiting: list[_Waiting] = []
-        self._committer: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(1, "spool")
         self._turns = Turns()
         self._redacting = ThreadPoolExecutor(_REDACTING_THREADS, "redaction")
         if spool is not None:
-            self._uploader = Uploader(spool, stores, self._in_thread, metrics, segment_seconds)
+            self._commits = GroupCommit(
+                "spool", partial(_append, spool), _describe, batch_size=BATCH_BYTES, size_of=_size_of
+            )
+            self._uploader = Uploader(spool, stores, self._commits.run, metrics, segment_seconds)
             metrics.watch_logs(lambda: spool.records, lambda: spool.size, lambda: _age(spool))
 
     async def start(self) -> None:
@@ -71,7 +60,7 @@ class Conversations:
             SpoolError: when the spool cannot be used.
         """
         if self._spool is not None:
-            await self._in_thread(self._spool.open)
+            await self._commits.run(self._spool.open)
             self._uploading = asyncio.create_task(self._uploader.run())
 
     def selects(self, route: Route, request_id: str) -> bool:
@@ -114,13 +103,12 @@ class Conversations:
 
     async def close(self) -> None:
         """Write what waits, and try to upload it."""
-        if self._committer is not None:
-            await self._committer
         if self._spool is not None:
+            await self._commits.finish()
             self._uploading.cancel()
             await self._uploader.finish(FINISH_SECONDS)
-            await self._in_thread(self._spool.close)
-        self._thread.shutdown()
+            await self._commits.run(self._spool.close)
+            await self._commits.close()
         self._redacting.shutdown()
 
     async def _redact(self, make_line: Callable[[], bytes]) -> bytes:
@@ -133,36 +121,22 @@ class Conversations:
                 _log.error("conversations are not kept: the gateway was started without --spool")
             self._is_said = True
             return "NoSpool"
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(destination, line, loop.create_future())
-        self._waiting.append(waiting)
-        if self._committer is None or self._committer.done():
-            self._committer = loop.create_task(self._commit_all(self._spool))
-        return await waiting.written
+        try:
+            return await self._commits.submit((destination, line))
+        except CommitError:
+            return "SpoolFailed"
 
-    async def _commit_all(self, spool: Spool) -> None:
-        while self._waiting:
-            batch = self._next_batch()
-            lines = [(each.destination, each.line) for each in batch]
-            try:
-                reasons = await self._in_thread(partial(spool.append, lines, datetime.now(UTC)))
-            except Exception as error:  # of whatever kind: nobody else would tell those who wait
-                _log.error("conversations are not kept: %s", type(error).__name__)
-                reasons = ["SpoolFailed"] * len(batch)
-            for each, reason in zip(batch, reasons, strict=True):
-                if not each.written.done():  # its caller was cancelled
-                    each.written.set_result(reason)
 
-    def _next_batch(self) -> list[_Waiting]:
-        count = size = 0
-        while count < len(self._waiting) and size < BATCH_BYTES:
-            size += len(self._waiting[count].line)
-            count += 1
-        batch, self._waiting = self._waiting[:count], self._waiting[count:]
-        return batch
+def _append(spool: Spool, lines: list[tuple[Destination, bytes]]) -> list[str | None]:
+    return spool.append(lines, datetime.now(UTC))
 
-    async def _in_thread(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+def _size_of(line: tuple[Destination, bytes]) -> int:
+    return len(line[1])
+
+
+def _describe(error: Exception) -> str:
+    return f"conversations are not kept: {type(error).__name__}"  # its message might have a part of one
 
 
 def _age(spool: Spool) -> float:
