@@ -122,17 +122,34 @@ def test_a_list_that_breaks_off_leaves_the_last_state(monkeypatch):
     assert seen == [{("team", "a"): 1, ("team", "b"): 2}]
 
 
-def test_what_is_wrong_is_said(monkeypatch, caplog):
+def test_what_is_wrong_with_the_api_server_is_said(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    lists = [Unavailable("no route"), Unavailable("no route"), page(thing("a", "?")), Unavailable("again"), page()]
-    follower, _, changes = follow(monkeypatch, lists, [[Expired()]])
+    lists = [Unavailable("no route"), Unavailable("no route"), page(), Unavailable("again"), page()]
+    follow(monkeypatch, lists, [[Expired()]])
     assert caplog.messages == [
         "things cannot be followed, going on as it was: no route",
         "things are followed again",
         "things cannot be followed, going on as it was: again",
         "things are followed again",
     ]
-    assert (changes, follower.errors) == (2, {})
+
+
+def test_what_is_wrong_with_an_object_is_said_once(monkeypatch, caplog):
+    wrong, other = thing("a", "?"), {"metadata": thing("a")["metadata"]}
+    lists = [[page(wrong), Unavailable("x")], page(wrong), page(wrong), page(wrong, thing("b", "?")), page()]
+    watches = [
+        [("MODIFIED", thing("a", "!")), ("ADDED", thing("c")), Expired()],  # as wrong as before
+        [Expired()],
+        [("MODIFIED", other), ("MODIFIED", thing("a")), ("MODIFIED", wrong), ("DELETED", wrong), Expired()],
+    ]
+    follower, _, _ = follow(monkeypatch, lists, watches)
+    assert [message for message in caplog.messages if message.startswith("Thing")] == [
+        "Thing team/a: value: must be a number",
+        "Thing team/b: value: must be a number",
+        "Thing team/a: KeyError",
+        "Thing team/a: value: must be a number",
+    ]
+    assert follower.errors == {}
 
 
 def test_an_error_names_the_object(monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 from support.gateway_in_cluster import ClusterGateway, endpoint, endpoint_slice
 from support.patience import wait_until
 
+from rft_api.conversation_logs import CREDENTIALS_LABEL
 from rft_api.gateway_key import KEY_LABEL, Key, make_token, secret_document, token_digest
 from rft_gateway.cluster.objects import KEYS
 
@@ -110,20 +111,35 @@ def test_a_digest_that_two_namespaces_have_opens_nothing(gateway, team, other_te
     gateway.wait_for_status(gateway.token, 200)
 
 
-def test_one_wrong_object_closes_only_itself(gateway, team):
+def test_a_wrong_object_closes_only_itself_and_is_said_once(gateway, team):
     """What the API server lets through is looked at again."""
-    token = make_token()
+    token, secret_key = make_token(), random_secrets.token_hex(20)
     wrong = secret_document(Key("wrong", team.namespace, token_digest(token)))
-    wrong["stringData"]["tokensPerDay"] = "many"
-    team.apply(wrong)
-    team.apply({**endpoint_slice("base", 8000), "metadata": {"name": "x", "labels": {
-        "app.kubernetes.io/managed-by": "rft-operator", "app.kubernetes.io/component": "server"}}})  # fmt: skip
-    message = f"Secret {team.namespace}/wrong: data.tokensPerDay: must be a whole number of at least 1 in digits"
-    wait_until(lambda: message in gateway.log)
+    wrong["stringData"]["tokensPerDay"] = secret_key
+    labels = {"app.kubernetes.io/managed-by": "rft-operator", "app.kubernetes.io/component": "server"}
+    credentials = {"name": "s3", "labels": {CREDENTIALS_LABEL: "true"}}
+    team.apply(
+        wrong,
+        {**endpoint_slice("base", 8000), "metadata": {"name": "x", "labels": labels}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": credentials, "stringData": {"AWS_SECRET_KEY": secret_key}},
+    )
+    messages = [
+        f"Secret {team.namespace}/wrong: data.tokensPerDay: must be a whole number of at least 1 in digits",
+        f"EndpointSlice {team.namespace}/x: metadata.labels: kubernetes.io/service-name is required",
+        f"Secret {team.namespace}/s3: data.AWS_ACCESS_KEY_ID: is required in credentials for logs",
+    ]
+    wait_until(lambda: all(message in gateway.log for message in messages), lambda: gateway.log)
+    # Others change, and they themselves in what is not wrong.
+    for kind, name in (("secret", "wrong"), ("endpointslice", "x"), ("secret", "s3")):
+        team("annotate", kind, name, "note=again")
+    team.apply({**wrong, "metadata": {**wrong["metadata"], "name": "later"}})
     team.add_base("base")
+    wait_until(lambda: f"Secret {team.namespace}/later: data.tokensPerDay" in gateway.log, lambda: gateway.log)
     wait_for_models(gateway, gateway.token, "base")
     gateway.wait_for_status(token, 401)
+    assert [gateway.log.count(message) for message in messages] == [1, 1, 1]
     assert token not in gateway.log
+    assert secret_key not in gateway.log
 
 
 def test_only_the_namespaces_that_are_named_count(tmp_path: Path, kubeconfig, team, other_team):

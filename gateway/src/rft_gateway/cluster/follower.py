@@ -1,4 +1,7 @@
-"""Follows the objects of one kind at the API server. While that is away, the last state stays."""
+"""Follows the objects of one kind at the API server. While that is away, the last state stays.
+
+What is wrong with an object is logged here, and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,14 @@ ObjectName = tuple[str, str]
 class Follower(Generic[T]):
     """The objects of a kind in a namespace, or in all of them. An object that is wrong closes only itself.
 
+    What is wrong with it is logged once, until that changes.
+
     Args:
         server: the API server.
         resource: the kind.
         namespace: the namespace; None for all.
-        read: makes of an object what is kept of it; its ValueError says what is wrong.
+        read: makes of an object what is kept of it; its ValueError says what is wrong. The message is logged: of a
+            Secret, it must not have a value.
         on_change: called after something has changed.
     """
 
@@ -85,6 +91,8 @@ class Follower(Generic[T]):
         if unreadable != self._unreadable:
             _logger.warning("%d of the %s are nested too deeply to be read", unreadable, self._title)
         self._unreadable = unreadable
+        for name in errors:
+            _log_new(errors[name], self.errors.get(name))
         is_first, self.is_complete = not self.is_complete, True
         self.objects, self.errors = objects, errors
         if is_first or before != (objects, errors):
@@ -97,12 +105,14 @@ class Follower(Generic[T]):
             version = str(item["metadata"]["resourceVersion"])
             if kind == "BOOKMARK":
                 continue
+            name = _name(item)
+            error = self.errors.get(name)
             if kind == "DELETED":
-                name = _name(item)
                 self.objects.pop(name, None)
                 self.errors.pop(name, None)
             else:
                 self._put(item, self.objects, self.errors)
+            _log_new(self.errors.get(name), error)
             self._on_change()
         return version
 
@@ -125,6 +135,11 @@ class Follower(Generic[T]):
         elif self._problem and not problem:
             _logger.info("%s are followed again", self._title)
         self._problem = problem
+
+
+def _log_new(error: str | None, earlier: str | None) -> None:
+    if error and error != earlier:
+        _logger.warning("%s", error)
 
 
 def _name(item: Json) -> ObjectName:

@@ -88,14 +88,12 @@ class ClusterSource:
         if not all(follower.is_complete for follower in self._secrets):
             return
         keys, errors = merge_dated_keys(each for follower in self._secrets for each in follower.objects.values())
-        self._keys.replace(keys, [*(error for each in self._secrets for error in each.errors.values()), *errors])
+        self._keys.replace(keys, errors)
 
     def _take_credentials(self) -> None:
         self._stores.set_credentials({
             name: variables for follower in self._credentials for name, variables in follower.objects.items()
         })  # fmt: skip
-        for error in (error for follower in self._credentials for error in follower.errors.values()):
-            _logger.warning("%s", error)
 
 
 @asynccontextmanager
