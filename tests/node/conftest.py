@@ -222,5 +222,9 @@ def _explain(kubectl: Kubectl, namespace: str) -> str:
     parts += [
         "--- operator",
         kubectl.run("logs", "deployment/rft-operator", f"--namespace={SYSTEM}", "--tail=60").stdout,
+        "--- gateways",
+        kubectl.run(
+            "logs", "--selector=app.kubernetes.io/component=gateway", f"--namespace={SYSTEM}", "--tail=60", "--prefix"
+        ).stdout,
     ]
     return "\n".join(parts)

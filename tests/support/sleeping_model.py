@@ -43,8 +43,8 @@ def check_sleeping_model(kubectl: Kubectl, team: str, environment: dict[str, str
         "coldStart": {"timeout": "24h", "queue": CLIENTS},
     }
     kubectl("patch", f"inferenceendpoint/{BASE}", of, "--type=merge", f"--patch={json.dumps({'spec': spec})}")
-    wait_for_sleep(kubectl, of)
-    starts = count_starts(kubectl, of)
+    wait_for_sleep(kubectl, team, BASE)
+    starts = count_starts(kubectl, team, BASE)
     service = kubectl.get("service", GATEWAY, f"--namespace={SYSTEM}")["spec"]
     url = f"http://{service['clusterIP']}:{service['ports'][0]['port']}/v1"
     create = [sys.executable, "-m", "rft_cli.main", "keys", "create", "crowd", of]
@@ -58,8 +58,8 @@ def check_sleeping_model(kubectl: Kubectl, team: str, environment: dict[str, str
     ):
         tokens = list(pool.map(lambda number: ask(client, number), range(CLIENTS)))
     assert all(tokens)
-    assert count_starts(kubectl, of) == starts + 1
-    wait_for_sleep(kubectl, of)
+    assert count_starts(kubectl, team, BASE) == starts + 1
+    wait_for_sleep(kubectl, team, BASE)
     printed = kubectl("exec", f"deployment/{GATEWAY}", f"--namespace={SYSTEM}", "--", *REPORT)
     (row,) = [row for row in csv.DictReader(printed.splitlines()) if row["namespace"] == team]
     assert (row["key"], int(row["requests"]), int(row["completion_tokens"])) == ("crowd", CLIENTS, sum(tokens))
@@ -83,25 +83,26 @@ def ask(client: OpenAI, number: int) -> int:
         return sum(chunk.usage.completion_tokens for chunk in stream if chunk.usage is not None)
 
 
-def wait_for_sleep(kubectl: Kubectl, of: str) -> None:
-    """Waits until the model has no pod, and its endpoint says so."""
-    kubectl.wait_for("deployment", f"{BASE}-server", of, until=lambda found: found["spec"]["replicas"] == 0)
-    servers = f"--selector=app.kubernetes.io/component=server,rft.dev/owner={BASE}"
+def wait_for_sleep(kubectl: Kubectl, team: str, base: str) -> None:
+    """Waits until a model has no pod, and its endpoint says so."""
+    of = f"--namespace={team}"
+    kubectl.wait_for("deployment", f"{base}-server", of, until=lambda found: found["spec"]["replicas"] == 0)
+    servers = f"--selector=app.kubernetes.io/component=server,rft.dev/owner={base}"
     kubectl.wait_for("pods", of, servers, until=lambda found: not found["items"])
     kubectl.wait_for(
         "inferenceendpoint",
-        BASE,
+        base,
         of,
         until=lambda found: condition(found, "Ready").get("reason") == "ScaledToZero",
     )
 
 
-def count_starts(kubectl: Kubectl, of: str) -> int:
-    """How often Kubernetes has started pods of the model, where there were none."""
-    events = kubectl.get("events", of, "--field-selector=reason=ScalingReplicaSet")["items"]
+def count_starts(kubectl: Kubectl, team: str, base: str) -> int:
+    """How often Kubernetes has started pods of a model, where there were none."""
+    events = kubectl.get("events", f"--namespace={team}", "--field-selector=reason=ScalingReplicaSet")["items"]
     starts = [
         event
         for event in events
-        if event["involvedObject"]["name"] == f"{BASE}-server" and event["message"].startswith("Scaled up")
+        if event["involvedObject"]["name"] == f"{base}-server" and event["message"].startswith("Scaled up")
     ]
     return sum(event.get("count") or 1 for event in starts)
