@@ -27,13 +27,21 @@ BOUNDS = '--bounds={"serviceAccounts": ["*"], "tolerations": ["*", ""]}'
 class Operator:
     """The operator's process; it can be killed and started again, as the same replica."""
 
-    def __init__(self, kubeconfig: Path, log: Path, pod: str = "operator-0", arguments: Sequence[str] = ()):
+    def __init__(
+        self,
+        kubeconfig: Path,
+        log: Path,
+        pod: str = "operator-0",
+        arguments: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "rft_operator"),
+    ):
         # The client of Kubernetes writes keys to temporary files, which an operator that is killed leaves behind.
         temporary = log.parent / "temporary"
         temporary.mkdir(exist_ok=True)
         self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "POD_NAME": pod, "TMPDIR": str(temporary)}
         self._log = log
         self._arguments = arguments
+        self._program = program
         self._process: subprocess.Popen[bytes] | None = None
         self.metrics_port = free_port()
         self.liveness_port = free_port()
@@ -42,7 +50,7 @@ class Operator:
     def start(self) -> None:
         """Starts it."""
         ports = [f"--metrics-port={self.metrics_port}", f"--liveness-port={self.liveness_port}"]
-        command = [sys.executable, "-m", "rft_operator", *IMAGES, BOUNDS, *ports, *self._arguments]
+        command = [sys.executable, *self._program, *IMAGES, BOUNDS, *ports, *self._arguments]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
         self.starts += 1
@@ -199,10 +207,14 @@ def _now() -> str:
 
 @contextlib.contextmanager
 def running_operator(
-    kubeconfig: Path, log: Path, pod: str = "operator-0", arguments: Sequence[str] = ()
+    kubeconfig: Path,
+    log: Path,
+    pod: str = "operator-0",
+    arguments: Sequence[str] = (),
+    program: Sequence[str] = ("-m", "rft_operator"),
 ) -> Iterator[Operator]:
     """The operator, for as long as the context."""
-    operator = Operator(kubeconfig, log, pod, arguments)
+    operator = Operator(kubeconfig, log, pod, arguments, program)
     operator.start()
     try:
         yield operator

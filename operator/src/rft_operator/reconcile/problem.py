@@ -25,6 +25,10 @@ FULL = (
     f"the objects of this namespace take more than {format_size(ALLOWANCE_BYTES)} of the operator's memory, so it does "
     "nothing for them: delete jobs that have ended, or write smaller specs"
 )
+FAULT = (
+    "the operator met a fault of its own, and tries again; what runs goes on. The operator's log has the details, "
+    "for whoever runs it"
+)
 
 
 def plan_problem(resource: Resource[Any], obj: Json, reason: Reason, message: str, now: datetime) -> Plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from rft_api.manifests import describe_invalid
 from rft_api.model import Json
 from rft_operator.kube.apply import Applier, NameTaken
-from rft_operator.kube.cluster import Cluster, Conflict, Refused
+from rft_operator.kube.cluster import Cluster, Conflict, Refused, Unavailable
 from rft_operator.kube.kinds import EVENT, KINDS
 from rft_operator.kube.names import FIELD_MANAGER
 from rft_operator.kube.nodes import Nodes
@@ -23,7 +24,7 @@ from rft_operator.kube.store import Key, key_of
 from rft_operator.pods.gateways import Gateways
 from rft_operator.pods.probe import PodClient
 from rft_operator.reconcile.metrics import Metrics
-from rft_operator.reconcile.problem import FULL, plan_full_namespace, plan_problem
+from rft_operator.reconcile.problem import FAULT, FULL, plan_full_namespace, plan_problem
 from rft_operator.reconcile.resource import Resource, Sources
 from rft_operator.reconcile.routing import Router
 from rft_operator.settings import Settings
@@ -94,6 +95,14 @@ class Reconciler:
             plan = await self._reconcile(key, obj)
             outcome = "done"
             return plan.requeue_seconds
+        except (Conflict, Unavailable):
+            raise  # that is no fault of the operator
+        except Exception:
+            now = datetime.now(UTC)
+            plan = plan_problem(self._resources[key.kind], obj, Reason.OPERATOR_FAILING, FAULT, now)
+            with suppress(Conflict, Unavailable, Refused):  # the next attempt says it
+                await self._report(key, obj, plan, now)
+            raise
         finally:
             seconds = time.perf_counter() - start
             self._metrics.reconcile_seconds.labels(key.kind, outcome).observe(seconds)
@@ -118,12 +127,16 @@ class Reconciler:
             plan = plan_problem(resource, obj, Reason.NAME_TAKEN, str(error), now)
         except Refused as error:
             plan = plan_problem(resource, obj, Reason.CONFIGURATION_INVALID, str(error), now)
+        await self._report(key, obj, plan, now)
+        return plan
+
+    async def _report(self, key: Key, obj: Json, plan: Plan, now: datetime) -> None:
+        """Write the status of a plan, send its events, and publish its metrics."""
         if await self._applier.write_status(obj, plan.status):
             for event in plan.events:
                 if self._events.take(obj["metadata"]["uid"], time.monotonic()) is not None:
                     await self._send_event(obj, event, now)
         self._metrics.update(key, obj["spec"], plan.status)
-        return plan
 
     def _starts_pods(self, obj: Json, plan: Plan) -> bool:
         """Return whether the plan creates the first pods of a resource that has no status yet."""

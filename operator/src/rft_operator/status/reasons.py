@@ -50,6 +50,7 @@ class Reason(enum.StrEnum):
     SPEC_CHANGE_REJECTED = "SpecChangeRejected"
     NAME_TAKEN = condition_reasons.NAME_TAKEN
     NAMESPACE_FULL = "NamespaceFull"
+    OPERATOR_FAILING = "OperatorFailing"
 
     REWARDS_READY = "RewardsReady"
     REWARD_CHANGED = "RewardChanged"
@@ -156,6 +157,13 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "The objects of the namespace take more memory of the operator than a namespace may. What runs there goes on, "
         "and the operator does nothing for it.",
         "Delete jobs that have ended, or write smaller specs. The operator goes on within ten minutes.",
+        warning=True,
+    ),
+    Reason.OPERATOR_FAILING: Explanation(
+        f"{_NOT_ENDED}, {_NOT_READY}",
+        "The operator has met a fault of its own, an error of its program, with this resource. What runs goes on. The "
+        "operator tries again, up to a minute later each time.",
+        "Tell whoever runs the operator: its log has the details, in lines that name the resource.",
         warning=True,
     ),
     Reason.REWARDS_READY: Explanation("RewardsReady=True", "Every RewardFunction of the job is Ready."),
