@@ -183,8 +183,14 @@ class Reply:
     """How often its connection broke, and it asked again."""
 
 
-def ask(client: openai.OpenAI, number: int) -> Reply:
-    """Ask the base or the adapter, in a stream or not."""
+def ask(client: openai.OpenAI, number: int, streaming: set[int]) -> Reply:
+    """Ask the base or the adapter, in a stream or not.
+
+    Args:
+        client: of all who ask.
+        number: of the one who asks.
+        streaming: gets the number when a stream has begun, which may be long before its first token.
+    """
     model = (BASE, ADAPTER)[number % 2]
     messages: Any = [{"role": "user", "content": f"{number}"}]
     asked: Any = {"model": model, "messages": messages, "max_tokens": 4}
@@ -198,10 +204,11 @@ def ask(client: openai.OpenAI, number: int) -> Reply:
     while True:
         reply = completions.create(**asked, stream=True, stream_options={"include_usage": True})
         interruptions += reply.retries_taken
+        streaming.add(number)
         try:
             with reply.parse() as stream:
                 tokens = sum(chunk.usage.completion_tokens for chunk in stream if chunk.usage is not None)
-        except (openai.APIConnectionError, httpx.TransportError):
+        except openai.APIConnectionError:
             interruptions += 1  # The client does not repeat a stream that has begun: its user does.
         else:
             return Reply(model, tokens, interruptions)
@@ -232,7 +239,9 @@ def test_a_gateway_and_the_operator_are_killed_while_clients_wait(
         ThreadPoolExecutor(CLIENTS) as pool,
     ):
         with away(kubectl, operator):
-            replies = [pool.submit(ask, client, number) for number in range(CLIENTS)]
+            streaming: set[int] = set()
+            replies = [pool.submit(ask, client, number, streaming) for number in range(CLIENTS)]
+            wait_until(lambda: len(streaming) == CLIENTS // 2, lambda: len(streaming))
             interrupted, undisturbed = wait_until(all_wait, waiting)
             assert interrupted > 0
             assert undisturbed > 0
