@@ -7,7 +7,9 @@ import asyncio
 import logging
 import time
 from datetime import datetime
+from functools import lru_cache
 
+from rft_api import price as prices
 from rft_api.gateway_routes import Route
 from rft_api.model import Json
 from rft_gateway.errors import ApiError
@@ -146,7 +148,7 @@ class Record:
             duration_seconds=seconds,
             status=status,
             outcome=outcome,
-            price=_price_of(self._route),
+            price=_in_millionths(self._route.price) if self._route.price else Price(),
         )
 
     async def _write_all(self, entry: Entry, conversation: Conversation | None) -> None:
@@ -169,8 +171,7 @@ class Record:
         self._records.metrics.observe_ledger(time.monotonic() - started)
 
 
-def _price_of(route: Route) -> Price:
-    price = route.price
-    if price is None:
-        return Price()
+@lru_cache(maxsize=4096)
+def _in_millionths(price: prices.Price) -> Price:
+    """Return a price as the ledger has it. Many requests have the same one."""
     return Price.per_million(price.prompt_tokens, price.completion_tokens, price.cached_prompt_tokens)
