@@ -14,8 +14,11 @@ from types import TracebackType
 import httpx
 import psutil
 
+from rft_api import vllm_server
 from rft_api.ports import free_port
 from support.patience import PATIENCE_SECONDS, wait_until
+
+CACHE_BYTES = 64 << 20
 
 
 class Vllm:
@@ -34,13 +37,11 @@ class Vllm:
         self.url = f"http://127.0.0.1:{port}"
         self._command = [
             sys.executable, "-X", "faulthandler", "-m", "rft_trainer.cpu_server", "--model", str(model),
-            "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager",
-            "--gpu-memory-utilization", "0.1", "--kv-cache-memory-bytes", "67108864",
-            "--no-trust-remote-code", *arguments,
+            "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32",
+            *vllm_server.SAFE_ARGUMENTS, *vllm_server.cpu_arguments(CACHE_BYTES), *arguments,
         ]  # fmt: skip
         self._environment = {
-            **os.environ, "OMP_NUM_THREADS": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
-            "TORCHDYNAMO_DISABLE": "1",  # as the Dockerfile has it
+            **os.environ, "OMP_NUM_THREADS": "1", **vllm_server.ENVIRONMENT, **vllm_server.SHARED_CPUS,
             **(environment or {}),
         }  # fmt: skip
 
