@@ -20,7 +20,8 @@ AnswerKey = Annotated[str, Field(min_length=1, max_length=128)]
 def check_pattern(pattern: str) -> str:
     """Return a regular expression that can be parsed. `BuiltinOptions.problems` also compiles it.
 
-    To compile one of a thousand characters may take seconds, in which the operator would do nothing else.
+    To compile one of a thousand characters may take seconds, in which the operator would do nothing else. Python has no
+    public function that only parses, and other libraries have other expressions than the `re` that searches with them.
 
     Raises:
         PydanticCustomError: when it cannot be parsed.
