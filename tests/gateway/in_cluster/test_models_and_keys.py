@@ -178,6 +178,7 @@ def test_what_the_command_line_needs(tmp_path: Path, arguments, message):
     assert code != 0
     assert message in log
     assert "Traceback" not in log
+    assert "Warning" not in log  # of the client, which finds no kubeconfig
 
 
 def test_an_endpoint_that_nothing_can_parse_closes_only_itself(gateway, team):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -176,6 +177,7 @@ async def connect() -> AsyncIterator[ApiServer]:
         ClusterError: when there is neither.
     """
     configuration = client.Configuration()
+    warnings.filterwarnings("ignore", "kube_config_path not provided")  # a pod has none
     try:
         await config.load_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except (config.ConfigException, OSError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -186,6 +187,7 @@ class Cluster:
 async def connect() -> AsyncIterator[Cluster]:
     """Connect with the kubeconfig that KUBECONFIG names, or with the service account of this pod."""
     configuration = client.Configuration()
+    warnings.filterwarnings("ignore", "kube_config_path not provided")  # a pod has none
     await config.load_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     # Otherwise aiohttp looks up the environment's proxies in a thread for every request.
     configuration.client_session_kwargs = {"trust_env": False}
