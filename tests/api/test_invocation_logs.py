@@ -113,6 +113,11 @@ BODIES = [
         {"choices": [{"finish_reason": "stop", "message": {"role": "assistant", "content": ANSWER}}]},
         BRIEF,
     ),
+    (  # OpenAI's completions
+        {"prompt": [QUESTION[0]["content"]], "max_tokens": 9},
+        {"object": "text_completion", "choices": [{"index": 0, "text": ANSWER, "finish_reason": "stop"}]},
+        QUESTION,
+    ),
     (
         {"messages": BRIEF, "stream": True},
         [
@@ -210,6 +215,9 @@ FIRST_TURNS = [
         (record({"system": "Be brief.", "messages": [{"role": "assistant", "content": "x"}]}), "NoPrompt"),
         (record({"taskType": "TEXT_IMAGE", "textToImageParams": {"text": "a cat"}}), "UnknownBody"),
         (record({"messages": [{"role": "robot", "content": "x"}]}), "UnknownBody"),
+        (record({"prompt": ["a", "b"]}, {"choices": [{"text": "c"}, {"text": "d"}]}), "UnknownBody"),
+        (record({"prompt": []}), "UnknownBody"),
+        (record({"prompt": [[74, 75]]}), "UnknownBody"),
         (record("{broken"), "UnknownBody"),
         (record(None), "BodyMissing"),
         (record(input={"inputBodyS3Path": "s3://b/data/gone_input.json.gz"}), "BodyMissing"),

@@ -56,10 +56,7 @@ def request_messages(body: Any) -> list[Message]:
         messages += [_cohere_message(turn) for turn in history] if isinstance(history, list) else []
         messages.append({"role": "user", "content": body["message"]})
     else:
-        prompt = next((body[key] for key in ("prompt", "inputText", "input") if isinstance(body.get(key), str)), None)
-        if prompt is None:
-            raise NotUsable("UnknownBody")
-        messages += _prompt_messages(prompt)
+        messages += _prompt_messages(_prompt(body))
     if not any(message["role"] == "user" and message["content"].strip() for message in messages):
         raise NotUsable("NoPrompt")
     return messages
@@ -106,6 +103,17 @@ def without_thoughts(text: str) -> str:
 def makes_no_text(body: Any) -> bool:
     """Whether an answer is that of a model for embeddings or images, whose requests look like prompts."""
     return isinstance(body, dict) and bool({"embedding", "embeddings", "embeddingsByType", "images"} & body.keys())
+
+
+def _prompt(body: Json) -> str:
+    """The prompt of a request without messages. OpenAI's completions may have it as a list of one text."""
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1:
+        prompt = prompt[0]
+    text = next((value for value in (prompt, body.get("inputText"), body.get("input")) if isinstance(value, str)), None)
+    if text is None:
+        raise NotUsable("UnknownBody")
+    return text
 
 
 def _message(turn: Any) -> Message:
