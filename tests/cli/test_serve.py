@@ -7,14 +7,7 @@ those of this one.
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -24,6 +17,7 @@ import pytest
 from support import tiny
 from support.finished_runs import config
 from support.patience import PATIENCE_SECONDS, wait_until
+from support.serving import Served, runs, serving, start_serve
 from support.vllm_bytes import VllmBytes
 
 from rft_api.exit_codes import ExitCode
@@ -60,73 +54,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return folder
 
 
-def start(run: RunFolder, *options: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "rft_cli.main", "serve", str(run.path), "--port", "0", *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
-
-
-def runs(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-@dataclass
-class Served:
-    """What is served."""
-
-    url: str
-    key: str
-    folder: Path
-
-    def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=self.url, api_key=self.key, max_retries=0, timeout=PATIENCE_SECONDS)
-
-    @property
-    def server(self) -> str:
-        """Address of vLLM."""
-        document = json.loads((self.folder / "routes.json").read_text())
-        return str(document["routes"][0]["servers"][0])
-
-    def entries(self) -> list[dict[str, Any]]:
-        connection = sqlite3.connect(f"file:{self.folder / 'ledger.db'}?mode=ro", uri=True)
-        try:
-            connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute("SELECT * FROM ledger_entries ORDER BY id")]
-        finally:
-            connection.close()
-
-    def counters(self) -> tuple[int, int]:
-        """Tokens of prompts and completions that vLLM has counted."""
-        metrics = httpx.get(f"{self.server}/metrics", timeout=PATIENCE_SECONDS, trust_env=False).text
-        values = []
-        for name in ("prompt", "generation"):
-            lines = [line for line in metrics.splitlines() if line.startswith(f"vllm:{name}_tokens_total{{")]
-            values.append(int(sum(float(line.rpartition(" ")[2]) for line in lines)))
-        return values[0], values[1]
-
-
 @pytest.fixture(scope="module")
 def served(run: RunFolder) -> Iterator[Served]:
-    process = start(run, "--json")
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            assert process.stderr is not None
-            raise AssertionError(process.stderr.read().decode())
-        document = json.loads(line)
-        yield Served(document["url"], document["key"], run.path / "serving")
-        descendants = psutil.Process(process.pid).children(recursive=True)
-        assert len(descendants) >= 5  # two keepers, the gateway, and vLLM with its engine
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE_SECONDS) == 0
-        wait_until(lambda: not any(map(runs, descendants)))
-    finally:
-        process.kill()
-        process.wait()
+    # Two keepers, the gateway, and vLLM with its engine.
+    with serving(start_serve(run.path, "--json"), run.path / "serving", programs=5) as served:
+        yield served
 
 
 def test_the_tuned_model_and_its_base_answer(served):
@@ -240,7 +172,7 @@ def shape(value: Any) -> object:
 
 
 def test_it_is_served_once(served, run):
-    process = start(run)
+    process = start_serve(run.path)
     _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == ExitCode.OUTPUT_INVALID
     assert b"is being served already" in errors
@@ -251,7 +183,7 @@ def test_nothing_is_left_of_one_that_is_killed(run, tmp_path):
     copy.path.mkdir()
     copy.best.symlink_to(run.best)
     atomic_write(copy.config, run.config.read_bytes())
-    process = start(copy)
+    process = start_serve(copy.path)
     own = psutil.Process(process.pid)
     wait_until(lambda: len(own.children(recursive=True)) >= 2)  # a keeper and vLLM
     descendants = own.children(recursive=True)

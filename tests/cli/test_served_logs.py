@@ -12,9 +12,10 @@ from support.patience import PATIENCE_SECONDS, wait_until
 from support.vllm_bytes import VllmBytes
 
 from rft_api.exit_codes import ExitCode, RunError
-from rft_cli.serve import Gateway, ServingFolder
 from rft_cli.served_logs import log_of
 from rft_cli.served_models import ServedModels
+from rft_cli.serving_folder import ServingFolder
+from rft_cli.serving_programs import Gateway
 
 MESSAGES = [{"role": "user", "content": "I am jane@example.org"}]
 
@@ -23,8 +24,8 @@ def test_conversations_of_both_models_are_kept(tmp_path):
     logs = log_of(str(tmp_path / "logs"), None, [r"\S+@\S+"])
     files = ServingFolder(tmp_path / "serving")
     with VllmBytes("tuned", "base") as server, files.lock():
-        token = files.prepare()
-        files.write_routes(ServedModels("tuned", "base", "/model", None), server.url, logs)
+        token = files.prepare("default")
+        files.write_routes(ServedModels("tuned", "base", "/model", None).routes(server.url, logs))
         server.behaviour.finish = "stop"
         gateway = Gateway(files, "127.0.0.1", 0)
         try:

@@ -267,3 +267,33 @@ def test_a_hub_that_is_away_may_come_back(tmp_path, hub_here, caplog):
     assert "503" in str(busy)
     assert "hf://owner/tiny: the hub cannot be reached" in str(away)
     assert caplog.text.count("trying again") == 4
+
+
+def test_the_newest_is_fetched_again_only_when_the_model_has_changed(tmp_path, bucket, model):
+    shutil.rmtree(model / "original")
+    bucket.put(model, "models/tiny")
+
+    def fetch(*options, **environment):
+        arguments = ("fetch", "--uri", f"{bucket.uri}/models/tiny", "--to", tmp_path / "to/base", *options)
+        return run_loader(*arguments, environment={**bucket.environment, **environment})
+
+    target = tmp_path / "to/base/config.json"
+    assert fetch("--newest").returncode == 0
+    before = target.stat()
+    (model / "README.md").write_text("no part of the model")
+    bucket.put(model, "models/tiny")
+    again = fetch("--newest")
+    assert again.returncode == 0
+    assert "complete already" in again.stderr
+    assert target.stat().st_ino == before.st_ino
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "note": "another"}))
+    bucket.put(model, "models/tiny")
+    assert fetch().returncode == 0
+    assert "note" not in target.read_text(), "without --newest, a complete folder is left as it is"
+    away = fetch("--newest", AWS_ENDPOINT_URL=f"http://127.0.0.1:{free_port()}")
+    assert away.returncode == 0, away.stderr
+    assert "what was fetched before is used, because: cannot " in away.stderr
+    assert "note" not in target.read_text()
+    assert fetch("--newest").returncode == 0
+    assert "another" in target.read_text()

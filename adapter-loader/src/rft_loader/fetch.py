@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
-from rft_api.files import partial_path
+from rft_api.files import atomic_write, partial_path
+from rft_api.foreign.files import read_file
 from rft_api.model_files import choose_files, indexed_weights
-from rft_loader.problems import storage_problems
-from rft_loader.source import Source, fetch_files, revision_of
+from rft_loader.problems import Problem, storage_problems
+from rft_loader.source import Source, SourceFile, fetch_files, revision_of
 
 log = logging.getLogger(__name__)
+
+_LARGEST_REVISION = 1000
 
 
 def fetch_model(uri: str, source: Source, target: Path) -> None:
@@ -20,10 +24,56 @@ def fetch_model(uri: str, source: Source, target: Path) -> None:
     Raises:
         Problem: when the model cannot be fetched; permanent when the address holds no model with safetensors.
     """
-    if (target / "config.json").is_file():
+    if _is_complete(target):
         log.info("%s is complete already", target)
         return
-    files = {file.name: file for file in source.files() if "/" not in file.name}
+    _fetch(uri, source, _list_files(source), target)
+
+
+def fetch_newest_model(uri: str, source: Source, target: Path) -> None:
+    """Fetch a model as `fetch_model` does, and fetch it again when its files at the address have changed.
+
+    A complete folder stays as it is while the files at the address cannot be listed.
+
+    Raises:
+        Problem: as `fetch_model`.
+    """
+    revision_file = target.with_name(f"{target.name}.revision")
+    try:
+        files = _list_files(source)
+        with storage_problems():
+            names = [name for kind in choose_files(uri, files) for name in kind]
+    except Problem as problem:
+        if not _is_complete(target):
+            raise
+        log.warning("what was fetched before is used, because: %s", problem)
+        return
+    revision = revision_of(files[name] for name in names)
+    if _is_complete(target) and _read_revision(revision_file) == revision:
+        log.info("%s is complete already", target)
+        return
+    if target.exists():
+        shutil.rmtree(target)
+    _fetch(uri, source, files, target)
+    atomic_write(revision_file, revision)
+
+
+def _is_complete(target: Path) -> bool:
+    return (target / "config.json").is_file()
+
+
+def _list_files(source: Source) -> dict[str, SourceFile]:
+    return {file.name: file for file in source.files() if "/" not in file.name}
+
+
+def _read_revision(path: Path) -> str:
+    try:
+        return read_file(path, _LARGEST_REVISION).decode("ascii", "replace")
+    except (OSError, ValueError):
+        return ""
+
+
+def _fetch(uri: str, source: Source, files: Mapping[str, SourceFile], target: Path) -> None:
     with storage_problems():
         others, names = choose_files(uri, files)
     partial = _partial_folder(target, revision_of(files.values()))

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -14,10 +15,11 @@ from rft_api.exit_codes import ExitCode
 from rft_api.foreign.text import one_line
 from rft_api.system_errors import NOT_WRITABLE, may_pass
 from rft_api.termination import format_end
-from rft_loader.fetch import fetch_model
+from rft_loader.fetch import fetch_model, fetch_newest_model
 from rft_loader.follow import Follower, Settings
 from rft_loader.memory import leave_verdict, plan_job
 from rft_loader.problems import Problem
+from rft_loader.source import Source
 from rft_loader.sources import Sources
 from rft_loader.status import serve_status
 
@@ -34,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
     if options.command == "fetch":
-        return _fetch(options.uri, options.to)
+        return _fetch(options.uri, options.to, fetch_newest_model if options.newest else fetch_model)
     if options.command == "memory":
         gpus = [(options.gpu_bytes, options.gpu_source)]
         if options.largest_gpu_bytes is not None:
@@ -42,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _plan_memory(options.job, options.uri, gpus)
     return _follow(
         Settings(options.adapters, options.folder.absolute(), options.base, options.server, options.maximum_rank),
+        options.host,
         options.port,
     )
 
@@ -52,12 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     fetch = commands.add_parser("fetch", help="fetch a model; ends with 12 when there is none")
     fetch.add_argument("--uri", required=True, help="hf://OWNER/NAME[@REVISION] or s3://BUCKET/KEY")
     fetch.add_argument("--to", required=True, type=Path, help="folder, which exists only when it is complete")
+    fetch.add_argument("--newest", action="store_true", help="fetch a complete folder again if the model has changed")
     follow = commands.add_parser("follow", help="keep a vLLM server's adapters as a file says")
     follow.add_argument("--adapters", required=True, type=Path, help="the file")
     follow.add_argument("--folder", required=True, type=Path, help="for fetched adapters; the server sees it, too")
     follow.add_argument("--base", required=True, type=Path, help="folder of the base model")
     follow.add_argument("--server", required=True, help="the server's URL")
     follow.add_argument("--maximum-rank", required=True, type=int, help="the server's --max-lora-rank")
+    follow.add_argument("--host", default="0.0.0.0", help="address to listen on (default: 0.0.0.0)")
     follow.add_argument("--port", required=True, type=int, help="for GET /adapters and GET /healthz")
     memory = commands.add_parser("memory", help="say whether a job fits its GPUs, from config.json of its model alone")
     memory.add_argument("--job", required=True, type=Path, help="the trainer's configuration")
@@ -71,10 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _fetch(uri: str, target: Path) -> ExitCode:
+def _fetch(uri: str, target: Path, fetch: Callable[[str, Source, Path], None]) -> ExitCode:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        fetch_model(uri, Sources().open(uri), target)
+        fetch(uri, Sources().open(uri), target)
     except Problem as problem:
         return _report(ExitCode.MODEL_INVALID if problem.permanent else ExitCode.STORAGE_UNREACHABLE, str(problem))
     except OSError as error:
@@ -94,10 +99,10 @@ def _plan_memory(job: Path, uri: str, gpus: list[tuple[int | None, str]]) -> Exi
     return ExitCode.SUCCEEDED
 
 
-def _follow(settings: Settings, port: int) -> ExitCode:
+def _follow(settings: Settings, host: str, port: int) -> ExitCode:
     settings.folder.mkdir(parents=True, exist_ok=True)
     follower = Follower(settings)
-    serve_status("0.0.0.0", port, follower.reports)
+    serve_status(host, port, follower.reports)
     follower.run()
     return ExitCode.SUCCEEDED
 

@@ -1,4 +1,4 @@
-"""The addresses that a job states: of its model, its data and its output."""
+"""The addresses that jobs and endpoints state: of models, data, outputs and adapters."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Literal
 
 from rft_api.data_formats import FORMATS
 from rft_api.hub_address import DATASETS, SCHEME
+from rft_api.inference_endpoint import ADAPTER_ADDRESS, InferenceEndpoint
 from rft_api.model import Location
 from rft_api.rft_job import RFTJob
 
 
 @dataclass(frozen=True)
 class Address:
-    """An address and its place in the job."""
+    """An address and its place in the document."""
 
     location: Location
-    role: Literal["model", "data", "output"]
+    role: Literal["model", "data", "output", "adapter"]
     uri: str
     many: bool = False
     """Whether the address may be that of a folder, or of a prefix, with many files."""
@@ -50,6 +51,14 @@ def job_addresses(job: RFTJob) -> list[Address]:
         ),
         Address(("spec", "output", "uri"), "output", job.spec.output.uri),
     ]
+
+
+def endpoint_address(endpoint: InferenceEndpoint) -> Address:
+    """The address of an endpoint: of its model, or of its adapter."""
+    if endpoint.spec.adapter is not None:
+        return Address(ADAPTER_ADDRESS, "adapter", endpoint.spec.adapter.uri)
+    assert endpoint.spec.model is not None  # it has one of the two
+    return Address(("spec", "model", "uri"), "model", endpoint.spec.model.uri)
 
 
 def is_stored(uri: str) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from rft_api.conversation_logs import EndpointLogs
-from rft_api.model import Model, Rule
+from rft_api.model import Location, Model, Rule, Violation
 from rft_api.object_names import names_service, server
 from rft_api.price import Price
 from rft_api.quantities import AtLeast, Duration, Integer, Name, exactly_one_of
@@ -24,6 +24,8 @@ class Adapter(Model):
     """Address of a folder with adapter_config.json and safetensors: s3://BUCKET/PREFIX or pvc://CLAIM/PATH."""
 
 
+ADAPTER_ADDRESS: Final[Location] = ("spec", "adapter", "uri")
+"""Field of the address of an adapter."""
 MAXIMUM_ADAPTER_SOURCES = 256
 """Largest number of places that adapters of one endpoint may come from."""
 AdapterSource = Annotated[
@@ -208,3 +210,29 @@ class InferenceEndpoint(Model):
     """The desired state of the endpoint."""
     status: InferenceEndpointStatus | None = None
     """The observed state of the endpoint."""
+
+
+def serving_of(endpoint: InferenceEndpoint) -> Serving:
+    """Return the settings of an endpoint's server, or the defaults."""
+    return endpoint.spec.serving or Serving()
+
+
+def find_adapter_violation(adapter: InferenceEndpoint, base: InferenceEndpoint) -> Violation | None:
+    """Return why the server of one endpoint cannot serve the adapter of another one; None when it can.
+
+    Whether the server can open the address of the adapter is another question. A path has no source, because only a
+    server on the same machine can open it.
+    """
+    spec, name = adapter.spec, base.metadata.name
+    assert spec.adapter is not None  # an endpoint with a base has an adapter
+    if base.spec.model is None:
+        text = f"{name} is itself an adapter; name the endpoint of the base model"
+        return Violation(text, ("spec", "baseEndpoint"))
+    if not serving_of(base).max_adapters:
+        return Violation(f"{name} has serving.maxAdapters: 0; raise it", ("spec", "baseEndpoint"))
+    if spec.credentials is not None and spec.credentials != base.spec.credentials:
+        text = f"the adapter is fetched with the credentials of {name}; leave it out, or set the same"
+        return Violation(text, ("spec", "credentials"))
+    if "://" in spec.adapter.uri and not serving_of(base).admits_adapter(spec.adapter.uri):
+        return Violation(describe_foreign_source(spec.adapter.uri, name), ADAPTER_ADDRESS)
+    return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, Literal, get_args
 
+from rft_api.inference_endpoint import Serving
+
 LoRARank = Literal[1, 8, 16, 32, 64, 128, 256, 320, 512]
 """The ranks that vLLM has room for; an adapter of another rank gets the next one."""
 
@@ -24,6 +26,8 @@ ENVIRONMENT: Final = {
     "HF_HUB_OFFLINE": "1",  # all files are there before the server starts
 }
 """Environment variables of every server."""
+LOADER_ENVIRONMENT: Final = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+"""Environment variables of servers whose adapters a loader loads and unloads."""
 SHARED_CPUS: Final = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # other programs compute on the same processors
     "TORCHDYNAMO_DISABLE": "1",
@@ -40,6 +44,21 @@ def cpu_arguments(cache_bytes: int) -> list[str]:
         cache_bytes: memory for keys and values.
     """
     return ["--enforce-eager", "--gpu-memory-utilization", "0.1", "--kv-cache-memory-bytes", str(cache_bytes)]
+
+
+def serving_arguments(serving: Serving) -> list[str]:
+    """Return the arguments that follow from the settings of an endpoint."""
+    arguments: list[str] = []
+    if serving.max_model_length is not None:
+        arguments += ["--max-model-len", str(serving.max_model_length)]
+    if serving.max_adapters:
+        arguments += ["--enable-lora", "--max-loras", str(serving.max_adapters)]
+        arguments += ["--max-lora-rank", str(serving.max_adapter_rank)]
+    if serving.gpus > 1:
+        arguments += ["--tensor-parallel-size", str(serving.gpus)]
+    if serving.precision != "Auto":
+        arguments += ["--dtype", serving.precision.lower()]
+    return arguments
 
 
 def room_for_rank(rank: int) -> int:

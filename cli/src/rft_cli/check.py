@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
-from rft_api.addresses import Address, job_addresses
+from rft_api.addresses import Address, endpoint_address, job_addresses
 from rft_api.data_formats import FORMATS
 from rft_api.hub_address import DATASET_SHAPE, SHAPE, parse_dataset_address, parse_hub_address
-from rft_api.inference_endpoint import Serving, describe_foreign_source
+from rft_api.inference_endpoint import describe_foreign_source, find_adapter_violation, serving_of
 from rft_api.manifests import (
     ManifestError,
     ManifestErrors,
@@ -34,6 +34,7 @@ _SCHEMES = {
     "model": {"", "hf", "s3", "pvc"},
     "data": {"", "configmap", "hf", "s3", "pvc"},
     "output": {"", "s3", "pvc"},
+    "adapter": {"", "s3", "pvc"},
 }
 
 # Replaces a function that is missing or wrong, so that the rest of the job can still be checked.
@@ -61,9 +62,9 @@ def check_manifests(paths: Iterable[Path]) -> tuple[Manifests, list[ManifestErro
     for job in manifests.jobs:
         errors += _job_errors(manifests, job)
         errors += _model_errors(manifests, job)
-    errors += _adapter_errors(manifests)
-    errors += _log_errors(manifests)
-    return manifests, _in_order(errors)
+    errors += _job_adapter_errors(manifests)
+    errors += endpoint_errors(manifests)
+    return manifests, in_order(errors)
 
 
 def read_manifests(paths: Iterable[Path]) -> tuple[Manifests, list[ManifestError]]:
@@ -77,10 +78,11 @@ def read_manifests(paths: Iterable[Path]) -> tuple[Manifests, list[ManifestError
             manifests.error("RewardFunction", function.metadata.name, violation.location, violation.message)
             for violation in source_errors(function, manifests.config_maps)
         ]
-    return manifests, _in_order(errors)
+    return manifests, in_order(errors)
 
 
-def _in_order(errors: Iterable[ManifestError]) -> list[ManifestError]:
+def in_order(errors: Iterable[ManifestError]) -> list[ManifestError]:
+    """Return errors, or remarks, in the order of files and lines."""
     return sorted(errors, key=lambda error: (error.file, error.line or 0))
 
 
@@ -105,7 +107,7 @@ def _job_errors(manifests: Manifests, job: RFTJob) -> Iterator[ManifestError]:
             message = f"RewardFunction {reward} is not defined{hint}"
             yield manifests.error("RFTJob", name, location, message)
     for address in job_addresses(job):
-        problem = _address_problem(manifests, job, address)
+        problem = _address_problem(manifests, manifests.folders[name], address)
         if problem:
             yield manifests.error("RFTJob", name, address.location, problem)
     for item in job.spec.sources():
@@ -135,26 +137,34 @@ def _model_errors(manifests: Manifests, job: RFTJob) -> Iterator[ManifestError]:
         yield manifests.error("RFTJob", job.metadata.name, ENGINE, problem)
 
 
-def _adapter_errors(manifests: Manifests) -> Iterator[ManifestError]:
-    """Yield an error for each adapter, of an endpoint or of a job, that its base endpoint does not admit."""
-    bases = {
-        endpoint.metadata.name: endpoint.spec.serving or Serving()
-        for endpoint in manifests.endpoints
-        if endpoint.spec.model is not None
-    }
-    adapters = [
-        ("InferenceEndpoint", endpoint.metadata.name, ("spec", "adapter", "uri"), endpoint.spec.base_endpoint, uri)
-        for endpoint in manifests.endpoints
-        if endpoint.spec.adapter is not None and (uri := endpoint.spec.adapter.uri)
-    ]
+def endpoint_errors(manifests: Manifests) -> Iterator[ManifestError]:
+    """Yield every error of the endpoints: addresses, adapters that their base cannot serve, and patterns of logs."""
+    endpoints = {endpoint.metadata.name: endpoint for endpoint in manifests.endpoints}
+    for name, endpoint in endpoints.items():
+        address = endpoint_address(endpoint)
+        folder = manifests.origins["InferenceEndpoint", name].file.parent
+        problem = _address_problem(manifests, folder, address)
+        if problem:
+            yield manifests.error("InferenceEndpoint", name, address.location, problem)
+        base = endpoints.get(endpoint.spec.base_endpoint or "")
+        violation = find_adapter_violation(endpoint, base) if base is not None else None
+        if violation is not None:
+            yield manifests.error("InferenceEndpoint", name, violation.location, violation.message)
+    yield from _log_errors(manifests)
+
+
+def _job_adapter_errors(manifests: Manifests) -> Iterator[ManifestError]:
+    """Yield an error for each job whose adapter the base endpoint that it names does not admit."""
+    endpoints = {endpoint.metadata.name: endpoint for endpoint in manifests.endpoints if endpoint.spec.model}
     for job in manifests.jobs:
         # A local run, which may have a path, creates no endpoint.
-        if job.spec.endpoint is not None and "://" in job.spec.output.uri:
-            best, base = best_address(job.spec.output.uri), job.spec.endpoint.base_endpoint
-            adapters.append(("RFTJob", job.metadata.name, ("spec", "endpoint", "baseEndpoint"), base, best))
-    for kind, name, location, base, uri in adapters:
-        if base in bases and not bases[base].admits_adapter(uri):
-            yield manifests.error(kind, name, location, describe_foreign_source(uri, base))
+        if job.spec.endpoint is None or "://" not in job.spec.output.uri:
+            continue
+        best, base = best_address(job.spec.output.uri), endpoints.get(job.spec.endpoint.base_endpoint or "")
+        if base is not None and not serving_of(base).admits_adapter(best):
+            location = ("spec", "endpoint", "baseEndpoint")
+            message = describe_foreign_source(best, base.metadata.name)
+            yield manifests.error("RFTJob", job.metadata.name, location, message)
 
 
 def _log_errors(manifests: Manifests) -> Iterator[ManifestError]:
@@ -176,7 +186,7 @@ def _reward_references(job: RFTJob) -> Iterator[tuple[Location, str]]:
         yield ("spec", "shadowRewards", index), shadow
 
 
-def _address_problem(manifests: Manifests, job: RFTJob, address: Address) -> str | None:
+def _address_problem(manifests: Manifests, folder: Path, address: Address) -> str | None:
     if address.scheme not in _SCHEMES[address.role]:
         schemes = ", ".join(f"{scheme}://" for scheme in sorted(_SCHEMES[address.role]) if scheme)
         return f"{address.scheme}:// is not supported here; use {schemes} or a path"
@@ -191,8 +201,8 @@ def _address_problem(manifests: Manifests, job: RFTJob, address: Address) -> str
         return None if parse_hub_address(address.uri) else f"must look like {SHAPE}"
     if address.scheme or address.role == "output":
         return None
-    path = manifests.folders[job.metadata.name] / Path(address.uri).expanduser()
-    if address.role == "model":
+    path = folder / Path(address.uri).expanduser()
+    if address.role in ("model", "adapter"):
         return None if path.is_dir() else f"there is no folder {path.resolve()}"
     if address.many:
         return None if path.exists() else f"there is no file or folder {path.resolve()}"

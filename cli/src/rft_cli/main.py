@@ -166,16 +166,35 @@ def usage(
 
 @app.command()
 def serve(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of a run with an exported model.")],
+    places: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN|FILE...",
+            help="Output folder of a run with an exported model; or manifests of InferenceEndpoints, or folders "
+            "with manifests.",
+            show_default=False,
+        ),
+    ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 is a free one.", min=0, max=65535)] = 8000,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one line when it is ready: the address and a key, as JSON.")
     ] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for keys, ledger, logs and fetched models; by default serving, in the run or beside the first "
+            "manifest.",
+            show_default=False,
+        ),
+    ] = None,
     logs: Annotated[
         str | None,
         typer.Option(
-            metavar="ADDRESS", help="Keep conversations in this folder, or at s3://BUCKET/PREFIX.", show_default=False
+            metavar="ADDRESS",
+            help="Keep conversations in this folder, or at s3://BUCKET/PREFIX, in place of spec.logs.",
+            show_default=False,
         ),
     ] = None,
     logs_fraction: Annotated[
@@ -190,16 +209,16 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Serve a run's model with OpenAI's API on this machine, until Ctrl-C.
+    """Serve a run's model, or InferenceEndpoints, with OpenAI's API on this machine, until Ctrl-C.
 
-    The base model is served, too, under its own name. Who asks needs the key that is printed; requests and tokens are
-    counted. With --logs, conversations are kept to train the next model.
+    The base model of a run is served, too, under its own name. Who asks needs the key that is printed; requests and
+    tokens are counted. With --logs, conversations are kept to train the next model.
     """
     with _user_errors():
-        from rft_cli.serve import serve as serve_run
+        from rft_cli.serve import serve as serve_places
         from rft_cli.served_logs import log_of
 
-        serve_run(run_folder, host, port, as_json, log_of(logs, logs_fraction, logs_redact))
+        serve_places(places, host, port, as_json, folder, log_of(logs, logs_fraction, logs_redact))
 
 
 if __name__ == "__main__":

