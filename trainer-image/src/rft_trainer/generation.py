@@ -127,11 +127,29 @@ class _Chooser:
         if self._temperature != 1:
             scores = scores / self._temperature
         probabilities = scores.softmax(-1)
+        likely = probabilities.argmax(-1).tolist()
         if self._drawing is not None:
             self._drawing.result()
-        # These are the numbers of `exponential_`, which is slow on CPU, while the logarithm of doubles is vectorized.
-        exponential = self._uniform[places].neg_().log1p_().neg_().float()
-        return (probabilities[leaf] / exponential).argmax(-1)
+        pairs = zip(leaf.tolist(), places.tolist(), strict=True)
+        return torch.stack([_winner(probabilities[row], self._uniform[place], likely[row]) for row, place in pairs])
+
+
+def _winner(probabilities: torch.Tensor, uniform: torch.Tensor, likely: int) -> torch.Tensor:
+    """Return, as a scalar, the token with the largest quotient of its probability and its number -log(1 - u).
+
+    The logarithms of a whole vocabulary take long: for 23 completions and 49,152 tokens as long as four layers of a
+    small model. So they are computed only for tokens that may win. As -log(1 - u) is at least u, a token whose u is
+    above its probability divided by the quotient of a likely token cannot win.
+    """
+
+    def quotients(tokens: torch.Tensor) -> torch.Tensor:
+        # These are the numbers of `exponential_`.
+        return probabilities[tokens] / uniform[tokens].neg().log1p().neg().float()
+
+    # The factor allows for rounding. A quotient that is no number excludes no token.
+    bounds = probabilities / quotients(torch.tensor([likely])) * 1.0001
+    candidates = (uniform > bounds).logical_not().nonzero().flatten()
+    return candidates[quotients(candidates).argmax()]
 
 
 class _Leaves:
@@ -208,10 +226,14 @@ class _Slots:
         return slots
 
     def move(self, parents: torch.Tensor) -> None:
-        """Copy to each place the leaf that is at the place of its parent."""
-        places = (parents != torch.arange(len(parents))).nonzero().flatten()  # those whose leaf changes
-        if len(places):
-            self.parts[:, places, :, : self.length] = self.parts[:, parents[places], :, : self.length]
+        """Copy to each place the leaf that is at the place of its parent.
+
+        No place that changes is the place of a parent, see `_Leaves.grow`. So the leaves can be copied one by one,
+        which takes a twentieth of the time that an index of them all takes.
+        """
+        for place, parent in enumerate(parents.tolist()):
+            if place != parent:
+                self.parts[:, place, :, : self.length] = self.parts[:, parent, :, : self.length]
         self.leaves = len(parents)
 
 
