@@ -35,6 +35,9 @@ from rft_trainer.process_group import Command, ProcessGroup
 
 log = logging.getLogger(__name__)
 
+_ALLOCATION = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=67108864:glibc.malloc.trim_threshold=268435456"
+"""Settings of glibc: ask for huge pages, keep tensors of up to 64 MiB on the heap, and keep 256 MiB of it when free."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the trainer's command line; return an exit code of `rft_api.exit_codes.ExitCode`."""
@@ -202,6 +205,9 @@ def _commands(
     if not config.compute.on_gpus:
         # Nothing is compiled on CPUs, and DeepSpeed would import torch's compiler for an optimizer that is not used.
         shared.setdefault("TORCHDYNAMO_DISABLE", "1")
+        # With the defaults, most large tensors get new memory, which the kernel clears page by page: in the quickstart
+        # 40,000 times while it samples for a step. Without that, sampling takes a tenth less CPU time.
+        shared.setdefault("GLIBC_TUNABLES", _ALLOCATION)
     if config.compute.effective_deepspeed is None:
         # There is one process. With the variables below, accelerate would wrap the model for several.
         return [Command(0, command, shared)]
