@@ -10,6 +10,9 @@ from rich.text import Text
 
 from rft_api.foreign.text import one_line
 
+_MARGIN = 4
+"""Columns of the sign that turns, and of what is kept free."""
+
 
 @contextmanager
 def show_progress(console: Console) -> Iterator[Callable[[str], None]]:
@@ -18,4 +21,10 @@ def show_progress(console: Console) -> Iterator[Callable[[str], None]]:
         yield lambda text: None
         return
     with console.status("") as status:
-        yield lambda text: status.update(Text(one_line(text), no_wrap=True, overflow="ellipsis"))
+
+        def show(text: str) -> None:
+            line = Text(one_line(text))
+            line.truncate(max(console.width - _MARGIN, 1), overflow="ellipsis")
+            status.update(line)
+
+        yield show
