@@ -89,6 +89,27 @@ def test_every_write_is_logged_with_why(writes, lines):
     assert len(writes.cluster.sent) == 4
 
 
+def test_what_others_add_is_left_alone_and_what_they_change_is_restored(writes, lines):
+    def meddled(version: int, **metadata: Any) -> dict[str, Any]:
+        return {**service(1), "metadata": {**METADATA, "uid": "s", "resourceVersion": str(version), **metadata}}
+
+    labels, annotations = METADATA["labels"], {"deployment.kubernetes.io/revision": "1"}
+    ours = {"note": "ours"}
+    desired = {**service(1), "metadata": {**METADATA, "annotations": ours}}
+    writes.execute(desired=[DesiredObject(desired, "trainers use it")])
+    assert len(lines()) == 1
+    added = meddled(5000, annotations={**ours, **annotations}, labels={**labels, "team": "a"})
+    writes.router.store_event("Service", "MODIFIED", added)
+    writes.execute(desired=[DesiredObject(desired, "trainers use it")])
+    assert lines() == []
+    changes: list[dict[str, Any]] = [{"annotations": {"note": "theirs"}}, {"annotations": {}}, {"labels": {}}]
+    for version, change in enumerate(changes, start=6000):
+        writes.router.store_event("Service", "MODIFIED", meddled(version, **{"annotations": ours, **change}))
+        writes.execute(desired=[DesiredObject(desired, "trainers use it")])
+        (line,) = lines()
+        assert "restored (after changes by others)" in line
+
+
 def test_what_is_created_once_and_what_is_deleted_is_logged_too(writes, lines):
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {**METADATA, "name": "token"}}
     writes.execute(desired=[DesiredObject(secret, "it is asked for", create_only=True)])

@@ -123,6 +123,7 @@ def test_from_zero_and_back(patient_kubectl, namespace_there, operator, gateways
     assert kubelet.pods(SERVERS, 0) == []
     last = "server pods: 1 to 0: nobody has asked for its models for 10s"
     kubectl.wait_for("events", f"--namespace={team}", until=lambda events: last in said(events))
+    assert [line for line in operator.log().splitlines() if "after changes by others" in line] == []
 
 
 def test_without_a_gateway_the_model_is_served(patient_kubectl, namespace_there, operator_kubeconfig, tmp_path):

@@ -121,7 +121,7 @@ class Applier:
         key = key_of(desired.object["kind"], desired.object)
         digest = hashlib.sha256(json.dumps(desired.object, sort_keys=True).encode()).digest()
         exists, applied = self._store.version(key) is not None, self._applied.get(key)
-        if exists and applied == (digest, self._store.fingerprint(key)):
+        if exists and applied == (digest, self._store.fingerprint(key, desired.object)):
             return
         if KINDS[key.kind].child:
             # Server-side apply would take over an object of the same name that belongs to another owner.
@@ -129,7 +129,7 @@ class Applier:
             if existing is not None:
                 _check_owner(key, existing, owner_uid)
         self._store_response(owner, await self._cluster.apply(desired.object))
-        self._applied[key] = (digest, self._store.fingerprint(key))
+        self._applied[key] = (digest, self._store.fingerprint(key, desired.object))
         _log_write(owner, _verb(exists, applied, digest), key, desired.why)
 
 

@@ -185,10 +185,18 @@ class Store:
         entry = self._entries.get(key)
         return None if entry is None else entry.version
 
-    def fingerprint(self, key: Key) -> bytes | None:
-        """Return a digest of an object without its status, or None when it is not stored."""
+    def fingerprint(self, key: Key, applied: Json) -> bytes | None:
+        """Return a digest of a stored object, or None when it is not stored.
+
+        Its status is left out, and so are labels and annotations that the applied object does not have: Kubernetes'
+        controllers and others add theirs, such as the revision of a Deployment, and applying again would keep them.
+
+        Args:
+            key: the object.
+            applied: what the operator applies.
+        """
         obj = self.get(key)
-        return None if obj is None else _fingerprint(obj)
+        return None if obj is None else _fingerprint(obj, applied)
 
     def read(self, model: type[M], key: Key) -> M | None:
         """Return an object as a model; None when it is not stored or not valid."""
@@ -242,10 +250,11 @@ def _is_owned(obj: Json, uid: str) -> bool:
     return any(owner["uid"] == uid for owner in obj["metadata"].get("ownerReferences", []))
 
 
-def _fingerprint(obj: Json) -> bytes:
-    # Of our resources, the operator writes no annotation that is stored.
-    annotations = None if KINDS[obj["kind"]].ours else obj["metadata"].get("annotations")
-    kept = [obj["metadata"].get("labels"), annotations, obj["metadata"].get("ownerReferences")]
+def _fingerprint(obj: Json, applied: Json) -> bytes:
+    kept = [obj["metadata"].get("ownerReferences")]
+    for field in ("labels", "annotations"):
+        present = obj["metadata"].get(field, {})
+        kept.append({name: present.get(name) for name in applied["metadata"].get(field, {})})
     content = {name: value for name, value in obj.items() if name not in ("metadata", "status")}
     return hashlib.sha256(json.dumps([kept, content], sort_keys=True).encode()).digest()[:16]
 
