@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from support.gateway_in_cluster import endpoint, endpoint_slice
 
-from rft_api.gateway_key import Key, secret_document
+from rft_api.gateway_key import Key, KeyData, secret_document
+from rft_api.model import camel
 from rft_gateway.cluster.objects import (
     make_routes,
     merge_dated_keys,
@@ -200,3 +202,23 @@ def test_credentials_of_logs_are_those_of_s3():
     ):
         with pytest.raises(ValueError, match=message):
             read_credentials(item)
+
+
+@pytest.mark.parametrize("value", [b"x7Qp secret", b"\xffx7Qp", b"x7Qp\n" * 1000, b"x7Qp,,"])
+@pytest.mark.parametrize("write", [base64.b64encode, bytes], ids=["in base64", "plain"])
+def test_what_is_wrong_with_a_secret_is_said_without_its_values(value, write):
+    """The message comes into the log, and a value may be a token or the key of an account."""
+    text = write(value).decode("latin1")
+    for name in (*map(camel, KeyData.model_fields), "unknown"):
+        item = secret_document(Key("ci", "team", "a" * 64))
+        item["stringData"].pop(name, None)
+        assert_is_hidden(text, read_key, {**item, "data": {name: text}})
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        assert_is_hidden(text, read_credentials, {"data": {name: text}})
+
+
+def assert_is_hidden(value: str, read: Callable[[dict[str, Any]], object], item: dict[str, Any]) -> None:
+    with pytest.raises(ValueError) as told:  # noqa: PT011 - the message is looked at below
+        read(item)
+    assert value not in str(told.value)
+    assert "x7Qp" not in str(told.value)
