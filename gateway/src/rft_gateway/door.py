@@ -23,6 +23,7 @@ from rft_gateway.proxy import Exchange, Proxy
 from rft_gateway.records import Record, Records
 from rft_gateway.requests import Api, Call, parse_body, read_call
 from rft_gateway.routes import RouteTable
+from rft_gateway.starts import Starts
 from rft_gateway.turns import Turns
 from rft_gateway.usage_api import PAGES
 
@@ -30,6 +31,8 @@ MODELS = "/v1/models"
 HEALTH = "/healthz"
 REQUEST_ID = "x-request-id"
 """Header of every answer; OpenAI's clients show it with an error."""
+NOBODY = ""
+"""Stands for the namespace of requests whose key opens nothing; namespaces have names."""
 _LONGEST_NAME = 200
 """Characters of what a client has named that an error repeats."""
 _APIS = {api.value: api for api in Api}
@@ -48,6 +51,7 @@ class Door:
         self._proxy = proxy
         self._bodies = Bodies()
         self._turns = Turns()
+        self._starts = Starts()
         self._started = int(time.time())
 
     async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -83,7 +87,12 @@ class Door:
         path = request.path
         if path == HEALTH:
             return web.Response(text="ok\n")
-        key = self._authenticate(request)
+        try:
+            key = self._authenticate(request)
+        except ApiError:
+            await self._starts.wait(NOBODY)
+            raise
+        await self._starts.wait(key.namespace)
         if path == MODELS or path.startswith(f"{MODELS}/"):
             _require(request, "GET")
             return self._answer_models(key, path.removeprefix(MODELS).removeprefix("/"))
