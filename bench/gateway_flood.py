@@ -4,7 +4,9 @@ Run, as root: .venv/bin/python bench/gateway_flood.py [--seconds 8] [--rounds 3]
 A client of one namespace asks steadily for short answers, through the gateway and also directly at its server, which
 shows what the load on the machine does. Meanwhile clients of another namespace flood the gateway. The floods, and
 nothing as one of them, follow each other in every round, and the table has the medians of the rounds. The gateway has
-a core of its own. All else shares another one, on which the steady client and its server run before the flood.
+a core of its own. All else shares another one, on which the steady client and its server run before the flood. Where
+other programs run, `setsid sh -c 'echo -20 > /proc/self/autogroup; exec .venv/bin/python bench/gateway_flood.py'` puts
+the gateway before them; the niceness of a process alone does not where Linux groups processes by sessions.
 """
 
 import argparse
