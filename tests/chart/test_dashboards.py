@@ -13,6 +13,9 @@ import pytest
 from prometheus_client import Metric
 from support.dashboards import METRIC, alert_queries, panel_queries, read_dashboards
 
+from rft_gateway.budgets import Budgets
+from rft_gateway.keys import KeyRing
+from rft_gateway.limits import Limiter
 from rft_gateway.metrics import Metrics as GatewayMetrics
 from rft_operator.reconcile.metrics import Metrics as OperatorMetrics
 from rft_operator.resources import RESOURCES
@@ -56,6 +59,7 @@ def test_every_query_is_promql(promtool: Path, tmp_path: Path):
 def test_every_metric_is_served():
     gateway = GatewayMetrics()
     gateway.watch_logs(float, float, float)
+    gateway.registry.register(Budgets(KeyRing(), Limiter(0.0)))
     registries = (
         OperatorMetrics(RESOURCES).registry,
         gateway.registry,

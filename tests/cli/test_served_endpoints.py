@@ -10,6 +10,7 @@ import pytest
 import yaml
 from support.tiny import write_model
 
+from rft_api import vllm_server
 from rft_api.conversation_logs import ConversationLogs
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.manifests import ManifestErrors
@@ -58,7 +59,7 @@ def refusals(folder: Path, *documents: dict[str, Any], gpus: tuple[str, ...] = (
 def test_each_base_has_a_server_that_has_its_adapters(tmp_path):
     documents = [
         adapter("first"), base(serving={"gpus": 0, "maxModelLength": 512, "maxAdapterRank": 16, **SOURCES}),
-        base("other", serving={"gpus": 0, "precision": "Float32"}), adapter("second"),
+        base("other", serving={"gpus": 0, "precision": "Float32", "mediaDomains": ["a.example"]}), adapter("second"),
     ]  # fmt: skip
     servers, remarks = plan(tmp_path, *documents)
     assert remarks == []
@@ -66,15 +67,16 @@ def test_each_base_has_a_server_that_has_its_adapters(tmp_path):
         ["small", "first", "second"], ["other"],
     ]  # fmt: skip
     assert servers[0].arguments() == [
+        *vllm_server.media_arguments(()),
         "--max-model-len", "512", "--enable-lora", "--max-loras", "2", "--max-lora-rank", "16",
     ]  # fmt: skip
-    assert servers[1].arguments() == ["--dtype", "float32"]
+    assert servers[1].arguments() == ["--allowed-media-domains", "a.example", "--dtype", "float32"]
     assert servers[0].adapters[0].address == "s3://rft/runs/first/best"
 
 
 def test_a_server_has_no_more_adapters_at_once_than_the_manifest_says(tmp_path):
     servers, _ = plan(tmp_path, base(serving={"maxAdapters": 1, **SOURCES}), adapter("first"), adapter("second"))
-    assert servers[0].arguments()[:3] == ["--enable-lora", "--max-loras", "1"]
+    assert servers[0].arguments()[2:5] == ["--enable-lora", "--max-loras", "1"]
 
 
 def test_paths_start_from_the_folder_of_the_manifest(tmp_path):
@@ -115,7 +117,7 @@ def test_gpus_are_shared_out(tmp_path):
     documents = [base(serving={"gpus": 2}), base("other"), base("third", serving={"gpus": 0})]
     servers, remarks = plan(tmp_path, *documents, gpus=("0", "1", "2", "3"))
     assert [server.gpus for server in servers] == [("0", "1"), ("2",), ("3",)]
-    assert servers[0].arguments() == ["--tensor-parallel-size", "2"]
+    assert servers[0].arguments()[-2:] == ["--tensor-parallel-size", "2"]
     assert [str(remark).partition("spec.")[2] for remark in remarks] == [
         "serving.gpus: has no effect here: it is 0, but the vLLM of this machine computes on GPUs; it takes one"
     ]

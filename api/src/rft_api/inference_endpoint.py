@@ -34,6 +34,12 @@ AdapterSource = Annotated[
 """A place of adapters: s3://BUCKET, s3://BUCKET/PREFIX, pvc://CLAIM or pvc://CLAIM/PATH, with everything below it."""
 
 
+MediaDomain = Annotated[
+    str, Field(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$")
+]
+"""The name of a host that media come from, as it is in their URLs, such as images.example.com."""
+
+
 class Serving(Model):
     """Settings of the server of an endpoint."""
 
@@ -59,6 +65,10 @@ class Serving(Model):
     """Places that adapters may come from: s3://BUCKET/PREFIX or pvc://CLAIM/PATH, each with everything below it. An
     adapter from another place is refused, because the pods of this endpoint fetch adapters with its credentials, and
     mount its claims."""
+    media_domains: Annotated[list[MediaDomain], Field(max_length=256)] = []
+    """Names of hosts from which the server fetches images, audio and video that requests name by http and https URLs.
+    Without any, requests must have them as data: URLs, because the server would reach every address that its pod
+    reaches."""
     precision: Precision = "Auto"
     """Precision in which CPUs compute the model. Auto uses the precision of the model's files where the processor has
     instructions for bfloat16, and Float32 elsewhere, because emulating bfloat16 is several times slower."""
@@ -184,7 +194,7 @@ class InferenceEndpointStatus(Model):
     conditions: Conditions = []
     """Conditions of the endpoint. Each describes one aspect of its state."""
     url: Annotated[str, Field(max_length=2048)] | None = None
-    """Base URL of the OpenAI-compatible API."""
+    """Base URL of the OpenAI-compatible API: that of the gateway, if clients cannot ask the servers themselves."""
     model_name: Annotated[str, Field(max_length=253)] | None = None
     """Name of the model in the API."""
     replicas: Integer | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal, get_args
 
 from rft_api.inference_endpoint import Serving
@@ -20,10 +21,13 @@ QUIET_ARGUMENTS: Final = ("--disable-uvicorn-access-log", "--no-enable-log-reque
 """Arguments of servers on which another program reports."""
 METERED_ARGUMENTS: Final = ("--enable-prompt-tokens-details",)
 """Arguments of servers behind a gateway: answers state how many tokens of their prompt were in the cache."""
+_NO_DOMAIN: Final = "none: send media as data: URLs"
+"""In the place of a domain: no URL has it, because names of hosts have no spaces. vLLM repeats it to the client."""
 ENVIRONMENT: Final = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",  # all files are there before the server starts
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",  # a redirect would lead away from the domains that media may come from
 }
 """Environment variables of every server."""
 LOADER_ENVIRONMENT: Final = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
@@ -48,7 +52,7 @@ def cpu_arguments(cache_bytes: int) -> list[str]:
 
 def serving_arguments(serving: Serving) -> list[str]:
     """Return the arguments that follow from the settings of an endpoint."""
-    arguments: list[str] = []
+    arguments = media_arguments(serving.media_domains)
     if serving.max_model_length is not None:
         arguments += ["--max-model-len", str(serving.max_model_length)]
     if serving.max_adapters:
@@ -59,6 +63,17 @@ def serving_arguments(serving: Serving) -> list[str]:
     if serving.precision != "Auto":
         arguments += ["--dtype", serving.precision.lower()]
     return arguments
+
+
+def media_arguments(domains: Sequence[str]) -> list[str]:
+    """Return the arguments of a server that fetches media from these domains only; data: URLs are always accepted.
+
+    Without them, and with an empty list, vLLM fetches whatever URL a client names, from inside the cluster.
+
+    Args:
+        domains: names of hosts, as they are in URLs.
+    """
+    return ["--allowed-media-domains", *(domains or [_NO_DOMAIN])]
 
 
 def room_for_rank(rank: int) -> int:

@@ -53,13 +53,15 @@ class ServedModels:
         return (self.tuned,) if self.adapter is None else (self.tuned, self.base)
 
     def arguments(self) -> list[str]:
-        """Return the arguments of vLLM that follow from the adapter."""
+        """Return the arguments of vLLM that follow from the adapter, and have no media fetched."""
+        arguments = vllm_server.media_arguments(())
         if self.adapter is None:
-            return []
+            return arguments
         module = {"name": self.tuned, "path": str(self.adapter.folder), "base_model_name": self.base}
         rank = str(self.adapter.rank)
         return [
-            "--enable-lora", "--max-loras", "1", "--max-lora-rank", rank, "--lora-modules", json.dumps(module)
+            *arguments,
+            "--enable-lora", "--max-loras", "1", "--max-lora-rank", rank, "--lora-modules", json.dumps(module),
         ]  # fmt: skip
 
     def routes(self, server: str, logs: ConversationLogs | None) -> list[Route]:
