@@ -388,6 +388,33 @@ def test_a_gateway_that_is_stopped_answers_what_has_begun(tmp_path, server):
         assert (entry["outcome"], entry["completion_tokens"]) == ("Answered", 4)
 
 
+def test_what_a_gateway_that_is_stopped_has_no_time_for_is_counted_and_not_taken_for_a_client_that_left(
+    tmp_path, server
+):
+    with Gateway(tmp_path, [route("m", server.url)], "--drain-seconds", "0.1") as gateway:
+        server.behaviour.pause_at = 2
+        with gateway.client() as client, client.stream("POST", CHAT, json=question(stream=True)) as stream:
+            parts, received = stream.iter_bytes(), b""  # httpx leaves when nobody holds the iterator any more
+            while b"w1 " not in received:
+                received += next(parts)
+            assert gateway.stop() == 0
+        (entry,) = gateway.entries()
+        assert (entry["outcome"], entry["status"], entry["completion_tokens"]) == ("GatewayStopped", 503, 2)
+
+
+def test_a_client_that_leaves_while_the_gateway_stops_has_left(tmp_path, server):
+    with Gateway(tmp_path, [route("m", server.url)], "--drain-seconds", str(PATIENCE_SECONDS)) as gateway:
+        server.behaviour.pause_at = 2
+        with gateway.client() as client, client.stream("POST", CHAT, json=question(stream=True)) as stream:
+            parts = stream.iter_bytes()
+            next(parts)
+            gateway.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: "stopping" in gateway.log)
+        assert gateway.process.wait(PATIENCE_SECONDS) == 0
+        (entry,) = gateway.entries()
+        assert (entry["outcome"], entry["status"]) == ("ClientLeft", 499)
+
+
 def test_metrics_and_the_log_have_no_prompt(tmp_path, server):
     with Gateway(tmp_path, [route("m", server.url, base="base")]) as gateway:
         gateway.post(CHAT, question())

@@ -19,18 +19,21 @@ from rft_gateway.proxy import Proxy
 from rft_gateway.records import Records
 from rft_gateway.replicas import Replicas
 from rft_gateway.routes import RouteTable
+from rft_gateway.traces import Traces
 from rft_gateway.waiting import Waiting
 from support.patience import PATIENCE_SECONDS
 
 
 @contextlib.asynccontextmanager
-async def door_in_process(routes: RouteTable, keys: KeyRing, ledger: Ledger) -> AsyncIterator[tuple[str, Demand]]:
+async def door_in_process(
+    routes: RouteTable, keys: KeyRing, ledger: Ledger, traces: Traces | None = None
+) -> AsyncIterator[tuple[str, Demand]]:
     """Opens a door; yields its address, and what counts its requests."""
     metrics, demand = Metrics(), Demand()
     conversations = Conversations(None, Stores(), metrics, segment_seconds=1.0)
     waiting = Waiting(routes, demand, metrics)
     async with Proxy(Replicas(time.monotonic), waiting, PATIENCE_SECONDS) as proxy:
-        records = Records(ledger, metrics, conversations)
+        records = Records(ledger, metrics, conversations, traces)
         runner = web.ServerRunner(web.Server(Door(routes, keys, Limiter(time.time()), records, proxy).respond))
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -114,7 +114,7 @@ class Door:
                 self._limiter.admit(key, time.time(), call.token_estimate) as admission,
                 self._metrics.in_flight.track_inprogress(),
             ):
-                record = Record(self._records, request_id, arrival, key, route, call, admission)
+                record = Record(self._records, request_id, arrival, key, route, call, admission, request.headers)
                 headers = {**admission.headers, REQUEST_ID: request_id}
                 check = partial(self._check, request, call.model)
                 exchange = Exchange(request, call, route, _affinity(key, call), record, check, body, headers)

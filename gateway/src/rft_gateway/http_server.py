@@ -38,15 +38,33 @@ class HttpServer(web.Server):
         await super().shutdown(None if timeout is None else timeout / 2)
 
 
+def has_left(request: web.BaseRequest) -> bool:
+    """Return whether a request was cancelled because its client is gone, and not because this program ends."""
+    return isinstance(request.protocol, _Connection) and request.protocol.has_left
+
+
 class _Connection(web.RequestHandler):
     """A connection that is closed when a head is too large: aiohttp limits its lines and their number only."""
 
-    __slots__ = ("_body", "_head_bytes")
+    __slots__ = ("_body", "_head_bytes", "_is_stopping", "has_left")
 
     def __init__(self, manager: web.Server, **more: Any):
         super().__init__(manager, **more)
         self._head_bytes = 0
         self._body: StreamReader | None = None
+        self._is_stopping = False
+        self.has_left = False
+        """Whether the connection has ended, and not because this program ends."""
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        """Wait until the request has ended, for a time in seconds; then cancel it, and close the connection."""
+        self._is_stopping = True
+        await super().shutdown(timeout)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Note that the connection has ended, and cancel its request."""
+        self.has_left = not self._is_stopping or self.transport is not None  # aiohttp drops what it closes itself
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the client."""

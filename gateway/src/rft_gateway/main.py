@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import uvloop
 from aiohttp import web
@@ -38,6 +39,9 @@ from rft_gateway.routes import RouteFile, RoutesError, RouteTable
 from rft_gateway.settings import Settings, read_settings
 from rft_gateway.tls import Certificate, CertificateError
 from rft_gateway.waiting import Waiting, Wake
+
+if TYPE_CHECKING:
+    from rft_gateway.traces import Traces
 
 LINGERING_SECONDS = 2.0
 """Time in which the rest of a body is read after its request was refused, so that the client reads the answer."""
@@ -77,6 +81,7 @@ async def serve(settings: Settings) -> None:
     routes.call_on_change(lambda table: replicas.keep_only(table.servers()))
     routes.call_on_change(demand.keep_only)
     async with contextlib.AsyncExitStack() as stack:
+        traces = _open_traces(stack) if settings.traces else None
         stores = Stores()
         follow, wake = await _open_source(stack, settings, routes, keys, stores)
         ledger = Ledger(settings.ledger)
@@ -89,7 +94,7 @@ async def serve(settings: Settings) -> None:
         conversations = Conversations(_spool(settings), stores, metrics, settings.log_seconds)
         await conversations.start()
         stack.push_async_callback(conversations.close)
-        records = Records(ledger, metrics, conversations)
+        records = Records(ledger, metrics, conversations, traces)
         waiting = Waiting(routes, demand, metrics, wake)
         proxy = await stack.enter_async_context(Proxy(replicas, waiting, settings.answer_seconds))
         _run_beside(stack, follow(), stop)
@@ -127,6 +132,18 @@ async def _open_source(
         await asyncio.gather(file.follow(), folder.watch())
 
     return follow, None
+
+
+def _open_traces(stack: contextlib.AsyncExitStack) -> Traces:
+    # OpenTelemetry takes half a second to import, which would be for nothing without an endpoint.
+    from rft_gateway.traces import Traces
+
+    try:
+        traces = Traces()
+    except (OSError, ValueError) as error:
+        raise StartError(f"an environment variable of OpenTelemetry is wrong: {error}") from None
+    stack.callback(traces.close)
+    return traces
 
 
 def _spool(settings: Settings) -> Spool | None:

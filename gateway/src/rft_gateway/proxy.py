@@ -19,6 +19,7 @@ from rft_gateway import server_errors
 from rft_gateway.answers import ClientLeft, give, in_time
 from rft_gateway.bodies import HeldBody
 from rft_gateway.errors import ApiError
+from rft_gateway.http_server import has_left
 from rft_gateway.ledger import Outcome
 from rft_gateway.logs import Assembly
 from rft_gateway.records import Record
@@ -32,6 +33,8 @@ CLIENT_LEFT = 499
 """The status code that the ledger has for a client that left before it got one; nginx's."""
 CONNECT_SECONDS = 5.0
 """Time in which a server takes a connection. Servers are near."""
+STOPPED = 503
+"""The status code that the ledger has for a request that had not ended when the gateway did."""
 KEEP_ALIVE_SECONDS = 3.0
 """Time for which a connection to a server is kept for the next request. vLLM closes it after 5 s: a request that is
 sent at this very moment would be lost."""
@@ -103,7 +106,7 @@ class Proxy:
 
         Raises:
             ApiError: when the client gets an error instead of an answer.
-            asyncio.CancelledError: when the client has left.
+            asyncio.CancelledError: when the client has left, or the gateway has no more time.
         """
         try:
             async with self._answer(exchange) as answer:
@@ -112,9 +115,12 @@ class Proxy:
                 if exchange.stream is not None:
                     raise server_errors.broken_off()  # a stream has begun while it waited, and the server sends none
                 return await _pass_document(exchange, answer)
-        except (asyncio.CancelledError, ClientLeft):
+        except (asyncio.CancelledError, ClientLeft) as reason:
             # Leaving the block has closed the connection, so the server stops. What it had generated is counted.
-            exchange.record.write(exchange.tally.usage(), CLIENT_LEFT, Outcome.CLIENT_LEFT)
+            if isinstance(reason, ClientLeft) or has_left(exchange.request):
+                exchange.record.write(exchange.tally.usage(), CLIENT_LEFT, Outcome.CLIENT_LEFT)
+            else:
+                exchange.record.write(exchange.tally.usage(), STOPPED, Outcome.GATEWAY_STOPPED)
             raise asyncio.CancelledError from None
         except ApiError as error:
             failed = error.status >= 500 and exchange.record.is_sent
@@ -185,9 +191,10 @@ class Proxy:
 
     async def _post(self, replica: Replica, exchange: Exchange, body: bytes) -> aiohttp.ClientResponse:
         url = f"{replica.url}{exchange.call.api.value}"
-        return await self._session.post(
-            url, data=body, headers={"x-request-id": exchange.record.id}, allow_redirects=False
-        )
+        headers = {"x-request-id": exchange.record.id}
+        if exchange.record.span is not None:
+            headers |= exchange.record.span.headers_for(replica.url)
+        return await self._session.post(url, data=body, headers=headers, allow_redirects=False)
 
 
 def _server_error(exchange: Exchange, answer: aiohttp.ClientResponse, body: bytes) -> ApiError:

@@ -6,8 +6,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from rft_api import price as prices
 from rft_api.gateway_routes import Route
@@ -21,16 +23,27 @@ from rft_gateway.metrics import Metrics
 from rft_gateway.requests import Call
 from rft_gateway.usage import Usage
 
+if TYPE_CHECKING:
+    from rft_gateway.traces import RequestSpan, Traces
+
 _logger = logging.getLogger(__name__)
 
 
 class Records:
-    """Keeps what is left of all requests."""
+    """Keeps what is left of all requests.
 
-    def __init__(self, ledger: Ledger, metrics: Metrics, conversations: Conversations):
+    Args:
+        ledger: gets their usage.
+        metrics: the metrics.
+        conversations: gets the conversations of models with a log.
+        traces: gets a span for each; None if nobody wants them.
+    """
+
+    def __init__(self, ledger: Ledger, metrics: Metrics, conversations: Conversations, traces: Traces | None = None):
         self.ledger = ledger
         self.metrics = metrics
         self.conversations = conversations
+        self.traces = traces
         self._writing: set[asyncio.Task[None]] = set()
 
     def begin(self, write: asyncio.Task[None]) -> None:
@@ -60,11 +73,12 @@ class Record:
         route: the model.
         call: the request itself.
         admission: the request at its key's limits.
+        headers: its headers, which may name the span of the caller.
     """
 
     def __init__(
         self, records: Records, request_id: str, arrival: datetime, key: Key, route: Route, call: Call,
-        admission: Admission,
+        admission: Admission, headers: Mapping[str, str],
     ):  # fmt: skip
         self.id = request_id
         self._records = records
@@ -80,14 +94,22 @@ class Record:
         self.is_sent = False
         """Whether a server has the request, and may have begun to work for it."""
         self._cold_start_seconds = 0.0
+        traces = records.traces
+        self.span: RequestSpan | None = None if traces is None else traces.begin(arrival, route, call, headers)
+        """The span of the request in its trace, where there are traces."""
 
     def note_cold_start(self, seconds: float) -> None:
-        """Note how long the request has waited for a server."""
+        """Note how long the request has waited for a server, until now."""
         self._cold_start_seconds = seconds
+        if self.span is not None:
+            self.span.note_wait_end()
 
     def note_first_part(self) -> None:
         """Note that the first part of a stream is sent."""
-        self._records.metrics.observe_first_token(self._route, time.monotonic() - self._started)
+        seconds = time.monotonic() - self._started
+        self._records.metrics.observe_first_token(self._route, seconds)
+        if self.span is not None:
+            self.span.note_first_part(seconds)
 
     def note_error(self, error: ApiError) -> None:
         """Note that a client is told an error as the last event of a stream."""
@@ -152,13 +174,20 @@ class Record:
         )
 
     async def _write_all(self, entry: Entry, conversation: Conversation | None) -> None:
-        if conversation is None:
-            return await self._write_entry(entry)
-        keeping = asyncio.create_task(self._records.conversations.keep(conversation))
+        failure: ApiError | None = None
+        keeping = None
+        if conversation is not None:
+            keeping = asyncio.create_task(self._records.conversations.keep(conversation))
         try:
             await self._write_entry(entry)
+        except ApiError as error:
+            failure = error
+            raise
         finally:
-            await keeping
+            if keeping is not None:
+                await keeping
+            if self.span is not None:
+                self.span.end(entry, failure)
 
     async def _write_entry(self, entry: Entry) -> None:
         started = time.monotonic()

@@ -11,6 +11,10 @@ from pathlib import Path
 
 LEDGER_VARIABLE = "RFT_GATEWAY_LEDGER"
 """Environment variable with the address of the ledger, which may contain a password."""
+TRACES_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+"""OpenTelemetry's environment variables with the address that gets traces; the first one counts."""
+_PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_PROTOCOL = "http/protobuf"
 _NAMESPACE = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -46,6 +50,8 @@ class Settings:
     """How many bytes may wait there."""
     log_seconds: float
     """Time for which conversations are collected for one object of a log."""
+    traces: bool
+    """Whether traces are sent; OpenTelemetry's environment variables say where to."""
 
 
 def read_settings(arguments: Sequence[str] | None) -> Settings:
@@ -88,7 +94,7 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
         "--operation-port",
         type=int,
         metavar="PORT",
-        help="port for /metrics, /healthz and /readyz; without it, there are no metrics",
+        help="port for /metrics, /demand, /healthz and /readyz; without it, there are none of them",
     )
     parser.add_argument(
         "--operation-host", default="127.0.0.1", metavar="HOST", help="address for that port (default: 127.0.0.1)"
@@ -127,7 +133,7 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
         metavar="SECONDS",
         help="time for which conversations are collected for one object of a log (default: 60)",
     )
-    settings = Settings(**vars(parser.parse_args(arguments)))
+    settings = Settings(**vars(parser.parse_args(arguments)), traces=_first_variable(TRACES_VARIABLES) is not None)
     problem = _find_problem(settings)
     if problem is not None:
         parser.error(problem)
@@ -144,7 +150,24 @@ def _find_problem(settings: Settings) -> str | None:
         return "--namespaces needs --kubernetes"
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         return "--tls-certificate and --tls-key must be given together"
+    return _find_problem_of_traces() if settings.traces else None
+
+
+def _find_problem_of_traces() -> str | None:
+    """OpenTelemetry would only log it, once for each request."""
+    endpoint = _first_variable(TRACES_VARIABLES)
+    if endpoint is not None and not endpoint[1].startswith(("http://", "https://")):
+        return f"{endpoint[0]}: must be a URL such as http://collector:4318"
+    protocol = _first_variable(_PROTOCOL_VARIABLES)
+    if protocol is not None and protocol[1] != _PROTOCOL:
+        return f"{protocol[0]}: must be {_PROTOCOL}; the gateway has no other one"
     return None
+
+
+def _first_variable(names: Sequence[str]) -> tuple[str, str] | None:
+    """Return the first of several environment variables that has a value, with it."""
+    values = ((name, os.environ.get(name, "").strip()) for name in names)
+    return next(((name, value) for name, value in values if value), None)
 
 
 def _parse_namespaces(text: str) -> tuple[str, ...]:

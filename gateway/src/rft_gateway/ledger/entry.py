@@ -19,9 +19,13 @@ class Outcome(StrEnum):
     ANSWERED = "Answered"
     CLIENT_LEFT = "ClientLeft"
     """The client closed its connection before the end; what was generated until then is counted."""
+    GATEWAY_STOPPED = "GatewayStopped"
+    """The gateway was told to stop, and the request had not ended in the time for that; counted as if its client had
+    left."""
     SERVER_FAILED = "ServerFailed"
+    """A server has begun the request, and failed."""
     REFUSED = "Refused"
-    """By the gateway: no server has worked for this request."""
+    """The client has got an error, of the gateway or of a server, before any server has worked for the request."""
 
 
 @dataclass(frozen=True)
