@@ -74,6 +74,8 @@ SHAPES: dict[str, list[dict[str, Any]]] = {
                 "service": {"type": "LoadBalancer", "port": 443, "annotations": {"note": "mine"}},
                 "clients": [{"namespaceSelector": {}}, {"ipBlock": {"cidr": "203.0.113.0/24"}}],
                 "drainSeconds": 300,
+                "logs": {"spoolGibibytes": 1, "seconds": 10},
+                "tracing": {"endpoint": "http://collector:4318", "egress": [{"cidr": "192.0.2.8/32", "port": 4318}]},
                 "nodeSelector": {"pool": "system"},
                 "tolerations": [{"key": "pool", "operator": "Exists", "effect": "NoSchedule"}],
                 "affinity": {"nodeAffinity": {}},
@@ -230,7 +232,9 @@ def test_the_operator_knows_its_arguments(chart: Helm, values: dict[str, Any]):
     assert options.metrics_namespace == values.get("metrics", {}).get("namespace")
     gateway = values.get("gateway", {})
     assert options.gateway_demand == ([DEMAND] if gateway.get("enabled") else [])
-    assert options.gateway_exclusive == bool(gateway.get("enabled") and gateway.get("exclusive", True))
+    is_exclusive = gateway.get("enabled") and gateway.get("exclusive", True)
+    scheme = "https" if gateway.get("tls") else "http"
+    assert options.exclusive_gateway == (f"{scheme}://{GATEWAY}.rft-system.svc:8080/v1" if is_exclusive else None)
     assert options.trainer_image == values.get("images", {}).get("trainer", "localhost/rft-trainer-cuda:0.1.0")
     # Where it listens is where it is asked.
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}

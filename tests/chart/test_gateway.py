@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 from cluster.kubectl import Manifest
-from support.helm import SYSTEM, Helm, find
+from support.helm import CHART, RELEASE, SYSTEM, Helm, find
 
-from rft_gateway.settings import LEDGER_VARIABLE, Settings, read_settings
+from rft_gateway.settings import LEDGER_VARIABLE, TRACES_VARIABLES, Settings, read_settings
 
 GOLDEN = Path(__file__).parents[1] / "operator" / "golden"
 OPERATOR = "rft-rft-operator"
@@ -41,10 +41,11 @@ def ports_of(container: dict[str, Any]) -> dict[str, int]:
 
 def settings_of(container: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Settings:
     """What the gateway reads from its command line, and from its environment."""
-    variables = {variable["name"] for variable in container.get("env", [])}
-    monkeypatch.delenv(LEDGER_VARIABLE, raising=False)
-    if LEDGER_VARIABLE in variables:
-        monkeypatch.setenv(LEDGER_VARIABLE, "postgresql://database/ledger")
+    variables = {variable["name"]: variable.get("value") for variable in container.get("env", [])}
+    for name in (LEDGER_VARIABLE, *TRACES_VARIABLES):
+        monkeypatch.delenv(name, raising=False)
+        if name in variables:
+            monkeypatch.setenv(name, variables[name] or "postgresql://database/ledger")
     return read_settings(container["args"])
 
 
@@ -85,10 +86,13 @@ def only(mapping: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def test_it_knows_its_arguments(chart: Helm, monkeypatch: pytest.MonkeyPatch):
-    container = container_of(render(chart, {"drainSeconds": 90}, watchNamespaces=["team-a", "team-b"]))
+    values = {"drainSeconds": 90, "answerSeconds": 900, "logs": {"spoolGibibytes": 20, "seconds": 30}}
+    container = container_of(render(chart, values, watchNamespaces=["team-a", "team-b"]))
     assert container["command"] == ["python", "-m", "rft_gateway"]
     settings = settings_of(container, monkeypatch)
-    assert (settings.host, settings.operation_host, settings.drain_seconds) == ("0.0.0.0", "0.0.0.0", 90)
+    assert (settings.host, settings.operation_host) == ("0.0.0.0", "0.0.0.0")
+    assert (settings.drain_seconds, settings.answer_seconds) == (90, 900)
+    assert (settings.spool_bytes, settings.log_seconds) == (20 << 30, 30)
     assert (settings.kubernetes, settings.namespaces) == (True, ("team-a", "team-b"))
     # Where it listens is where it is asked.
     assert ports_of(container) == {"http": settings.port, "operation": settings.operation_port}
@@ -144,7 +148,9 @@ def test_several_pods_share_a_database(chart: Helm, monkeypatch: pytest.MonkeyPa
     assert settings.ledger.startswith("postgresql://")
     # Its root file system is read-only.
     volumes = deployment["template"]["spec"]["volumes"]
-    assert {"name": volume_of(container, settings.spool), "emptyDir": {}} in volumes
+    (volume,) = [volume for volume in volumes if volume["name"] == volume_of(container, settings.spool)]
+    limit = int(volume["emptyDir"]["sizeLimit"].removesuffix("Gi")) << 30
+    assert limit > settings.spool_bytes  # otherwise the pod would be evicted
     assert [m for m in manifests if m["kind"] == "PersistentVolumeClaim" and GATEWAY in m["metadata"]["name"]] == []
     egress = find(manifests, "NetworkPolicy", GATEWAY)["spec"]["egress"]
     database = {"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}], "ports": [{"protocol": "TCP", "port": 5432}]}
@@ -208,6 +214,29 @@ def test_the_store_of_logs_is_reached_once_it_is_said(chart: Helm):
     egress = find(render(chart, {**DATABASE, **logs}), "NetworkPolicy", GATEWAY)["spec"]["egress"]
     assert egress[1]["ports"] == [{"protocol": "TCP", "port": 5432}]
     assert egress[2:] == [store]
+
+
+def test_traces_are_sent_once_it_is_said_where(chart: Helm, monkeypatch: pytest.MonkeyPatch):
+    assert not settings_of(container_of(render(chart)), monkeypatch).traces
+    tracing = {"endpoint": "http://collector:4318", "egress": [{"cidr": "192.0.2.8/32", "port": 4318}]}
+    manifests = render(chart, {"tracing": tracing})
+    container = container_of(manifests)
+    assert settings_of(container, monkeypatch).traces
+    variables = {variable["name"]: variable for variable in container["env"]}
+    assert variables["POD_NAME"]["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+    attributes = variables["OTEL_RESOURCE_ATTRIBUTES"]["value"]
+    assert attributes == f"k8s.namespace.name={SYSTEM},k8s.pod.name=$(POD_NAME)"
+    collector = {"to": [{"ipBlock": {"cidr": "192.0.2.8/32"}}], "ports": [{"protocol": "TCP", "port": 4318}]}
+    assert find(manifests, "NetworkPolicy", GATEWAY)["spec"]["egress"][1:] == [collector]
+
+
+@pytest.mark.parametrize("tls", ["", "gateway-tls"])
+def test_the_notes_say_where_it_is_and_how_to_get_a_key(chart: Helm, tls: str):
+    values = {"gateway": {"enabled": True, "service": {"port": 8443}, "tls": {"secretName": tls}}}
+    said = chart("install", RELEASE, str(CHART), f"--namespace={SYSTEM}", "--dry-run=client", values=values)
+    notes = said.partition("NOTES:")[2]
+    assert f"  {'https' if tls else 'http'}://{GATEWAY}.{SYSTEM}.svc:8443/v1\n" in notes
+    assert "  rft keys create NAME --namespace NAMESPACE\n" in notes
 
 
 def test_who_may_connect_can_be_said(chart: Helm):

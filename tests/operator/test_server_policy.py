@@ -14,7 +14,8 @@ from rft_operator.inference_endpoint.plan import plan_inference_endpoint
 from rft_operator.inference_endpoint.world import InferenceEndpointWorld
 from rft_operator.kube.plan import Plan
 
-EXCLUSIVE = replace(SETTINGS, gateway_exclusive=True)
+GATEWAY = "https://gateway.rft-system.svc:8080/v1"
+EXCLUSIVE = replace(SETTINGS, exclusive_gateway=GATEWAY)
 LABELS = {
     "app.kubernetes.io/managed-by": "rft-operator",
     "app.kubernetes.io/component": "server",
@@ -70,3 +71,9 @@ def test_without_a_gateway_the_policy_goes():
 def test_an_adapter_has_no_policy_because_its_base_has_the_pods(exclusive):
     planned = plan(ADAPTER, exclusive)
     assert (policies(planned), planned.deletions) == ([], [])
+
+
+@pytest.mark.parametrize("endpoint", [OWN, ADAPTER], ids=["own", "adapter"])
+def test_the_status_has_an_address_that_clients_reach(endpoint):
+    assert plan(endpoint, exclusive=True).status["url"] == GATEWAY
+    assert plan(endpoint, exclusive=False).status["url"] == "http://x-server.team.svc:8000/v1"

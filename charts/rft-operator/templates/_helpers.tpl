@@ -98,6 +98,12 @@ matchExpressions:
 {{- include "rft-operator.name" . }}-gateway
 {{- end }}
 
+{{- /* Base URL of the gateway for clients in the cluster. */ -}}
+{{- define "rft-operator.gatewayUrl" -}}
+{{- $scheme := ternary "https" "http" (ne .Values.gateway.tls.secretName "") -}}
+{{- printf "%s://%s.%s.svc:%v/v1" $scheme (include "rft-operator.gatewayName" .) .Release.Namespace .Values.gateway.service.port -}}
+{{- end }}
+
 {{- /* What the operator asks each pod of the gateway for: how many requests there are. */ -}}
 {{- define "rft-operator.gatewayDemandUrl" -}}
 {{- printf "http://%s-pods.%s.svc:9090" (include "rft-operator.gatewayName" .) .Release.Namespace -}}

@@ -70,9 +70,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--metrics-namespace", help="namespace of Prometheus, for network policies")
     parser.add_argument(
-        "--gateway-exclusive",
-        action="store_true",
-        help="have network policies let only the gateway, judges, the operator and Prometheus ask servers",
+        "--exclusive-gateway",
+        metavar="URL",
+        help="base URL of the gateway for clients: the status of endpoints has it, and network policies let only the "
+        "gateway, judges, the operator and Prometheus ask servers",
     )
     parser.add_argument("--package-index", metavar="URL", help="package index for reward code (PyPI)")
     parser.add_argument(
@@ -164,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
         namespace=options.namespace,
         metrics_namespace=options.metrics_namespace,
         namespaces=tuple(sorted(set(options.watch_namespace))),
-        gateway_exclusive=options.gateway_exclusive,
+        exclusive_gateway=options.exclusive_gateway,
         bounds=options.bounds,
         gpu_hour_price=options.gpu_hour_price,
         gateway_demand=tuple(options.gateway_demand),

@@ -47,8 +47,9 @@ class Settings:
     """Namespace of Prometheus, from which network policies allow connections; None when there is none."""
     namespaces: tuple[str, ...] = ()
     """Namespaces that the operator watches; all when empty."""
-    gateway_exclusive: bool = False
-    """Whether the servers of endpoints may be asked by the gateway only, and not by every pod."""
+    exclusive_gateway: str | None = None
+    """Base URL of the gateway, if clients may ask the servers of endpoints through it only; None if every pod may ask
+    them."""
     package_index: PackageIndex = PackageIndex()
     """Where the packages that reward code declares are installed from."""
     bounds: Bounds = field(default_factory=Bounds)

@@ -129,7 +129,7 @@ _ENDPOINTS = Row(
     (
         Panel(
             "Ready replicas",
-            "Healthy: as many as spec.replicas.",
+            "Healthy: as many as spec.replicas, or with spec.autoscale as the requests need, which can be none.",
             (Query('rft_endpoint_replicas{namespace=~"$namespace", endpoint=~"$endpoint"}', "{{endpoint}}"),),
         ),
         Panel(
@@ -159,7 +159,8 @@ _GATEWAY = Row(
         Panel(
             "Requests by outcome",
             "Healthy: `Answered`. `ClientLeft` are clients that disconnected, `Refused` requests that a server found "
-            "wrong, and `ServerFailed` failures of servers.",
+            "wrong, `GatewayStopped` those for which the gateway had no time when it stopped, and `ServerFailed` "
+            "failures of servers.",
             (Query(_rate("rft_gateway_requests_total", "outcome"), f"{_MODEL} {{{{outcome}}}}"),),
             "reqps",
         ),

@@ -93,7 +93,7 @@ def plan_inference_endpoint(world: InferenceEndpointWorld, settings: Settings) -
     selector = ",".join(f"{key}={value}" for key, value in kinds.INFERENCE_ENDPOINT.child_labels(metadata.name).items())
     status = InferenceEndpointStatus(
         conditions=conditions,
-        url=names.endpoint_url(metadata.name, metadata.namespace),
+        url=settings.exclusive_gateway or names.endpoint_url(metadata.name, metadata.namespace),
         model_name=metadata.name,
         replicas=len(_ready(world.pods)) if own else None,
         selector=selector if own else None,
@@ -186,7 +186,7 @@ def _objects(
             DesiredObject(build_server_deployment(endpoint, replicas, settings), why),
             DesiredObject(build_endpoint_service(endpoint), "it leads to the server's pods"),
         ]
-        if settings.gateway_exclusive:
+        if settings.exclusive_gateway:
             policy = build_server_policy(endpoint, settings)
             objects.append(DesiredObject(policy, "it leaves the server's door to the gateway"))
         return objects if serving_of(endpoint).max_adapters else objects[1:], None
@@ -195,7 +195,7 @@ def _objects(
 
 
 def _deletions(world: InferenceEndpointWorld, settings: Settings) -> list[Deletion]:
-    if settings.gateway_exclusive or world.policy_uid is None:
+    if settings.exclusive_gateway or world.policy_uid is None:
         return []
     name, why = names.server(world.endpoint.metadata.name), "the server may be asked by others than the gateway"
     return [Deletion(kinds.NETWORK_POLICY, name, world.policy_uid, why)]
