@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 
-from rft_trainer.generation import _winners, sample_completions
+from rft_trainer.generation import sample_completions
 from rft_trainer.inference import merged_adapter
 
 VOCABULARY, PAD, ENDS = 61, 0, [1, 2, 3]
@@ -92,21 +92,6 @@ def test_random_numbers_are_those_of_exponential():
     drawn = torch.empty(40, 1000).exponential_()
     torch.manual_seed(7)
     assert torch.equal(drawn, torch.rand(40, 1000, dtype=torch.float64).neg_().log1p_().neg_().float())
-
-
-@pytest.mark.parametrize("sharpness", [0, 1, 5, 40], ids=["equal", "flat", "peaked", "certain"])
-def test_tokens_that_cannot_win_are_left_out_only(sharpness):
-    torch.manual_seed(7)
-    probabilities = (sharpness * torch.randn(50, 3000)).softmax(-1)
-    uniform = torch.rand(50, 3000, dtype=torch.float64)
-    winners = (probabilities / uniform.neg().log1p().neg().float()).argmax(-1)
-    assert torch.equal(_winners(probabilities, uniform), winners)
-
-
-def test_the_random_number_zero_wins_and_probabilities_that_are_no_numbers_raise_nothing():
-    uniform = torch.tensor([[0.5, 0.0, 0.5]], dtype=torch.float64)
-    assert _winners(torch.tensor([[0.9, 0.01, 0.09]]), uniform).tolist() == [1]
-    assert _winners(torch.full((1, 3), torch.nan), uniform).item() in range(3)
 
 
 def test_a_generator_of_its_own_leaves_the_global_one_alone():

@@ -129,28 +129,9 @@ class _Chooser:
         probabilities = scores.softmax(-1)
         if self._drawing is not None:
             self._drawing.result()
-        return _winners(probabilities[leaf], self._uniform[places])
-
-
-def _winners(probabilities: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """Return, for each row [n, V], the token with the largest quotient of its probability and its number -log(1 - u).
-
-    The logarithms of a whole vocabulary take long: for 23 completions and 49,152 tokens as long as four layers of a
-    small model. So they are computed only for tokens that may win. As -log(1 - u) is at least u, a token whose u is
-    above its probability divided by the quotient of a likely token cannot win.
-    """
-
-    def quotients(rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        # These are the numbers of `exponential_`.
-        return probabilities[rows, tokens] / uniform[rows, tokens].neg().log1p().neg().float()
-
-    of_likely = quotients(torch.arange(len(uniform)), probabilities.argmax(-1))
-    # The factor allows for rounding. A quotient that is no number excludes no token.
-    excluded = uniform > probabilities * (1.0001 / of_likely)[:, None]
-    rows, tokens = excluded.logical_not_().nonzero(as_tuple=True)
-    counts = rows.bincount().tolist()
-    candidates = zip(tokens.split(counts), quotients(rows, tokens).split(counts), strict=True)
-    return torch.stack([tokens_of_row[values.argmax()] for tokens_of_row, values in candidates])
+        # These are the numbers of `exponential_`, which is slow on CPU, while the logarithm of doubles is vectorized.
+        exponential = self._uniform[places].neg_().log1p_().neg_().float()
+        return (probabilities[leaf] / exponential).argmax(-1)
 
 
 class _Leaves:
