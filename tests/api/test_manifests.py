@@ -116,6 +116,15 @@ def test_numbers_without_quotes_are_refused_as_by_a_cluster(tmp_path, number, te
     assert load(tmp_path, job.replace(number, f'"{text}"')).jobs
 
 
+def test_other_kinds_than_the_given_are_only_known_by_their_origin(tmp_path):
+    file = tmp_path / "m.yaml"
+    incomplete = [HEAD.format("RFTJob", "j"), HEAD.format("RFTJob", "j"), "kind: ConfigMap\n", "kind: Secret\n"]
+    file.write_text("---\n".join([*incomplete, ENDPOINT]))
+    found = load_manifests([file], {"InferenceEndpoint"})
+    assert (len(found.endpoints), found.jobs, found.documents) == (1, [], 5)
+    assert list(found.origins) == [("RFTJob", "j"), ("ConfigMap", ""), ("InferenceEndpoint", "e")]
+
+
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(ManifestErrors) as raised:
         load_manifests([tmp_path, tmp_path / "gone.yaml"])

@@ -195,7 +195,7 @@ def test_nothing_is_left_of_one_that_is_killed(run, tmp_path):
 def test_a_folder_without_a_model_is_refused(rft, tmp_path, run):
     ended = rft("serve", tmp_path)
     assert ended.returncode == ExitCode.CONFIGURATION_INVALID
-    assert "holds no run" in ended.stderr
+    assert f"{tmp_path} holds neither an exported run nor manifests (*.yaml); give " in ended.stderr
     atomic_write(tmp_path / "job.json", run.config.read_bytes())
     ended = rft("serve", tmp_path)
     assert ended.returncode == ExitCode.CONFIGURATION_INVALID

@@ -103,7 +103,7 @@ def test_a_base_and_adapters_from_s3_and_a_folder(tmp_path, models, s3):
         "first: ready",
         "second: ready",
         f"second: conversations are kept in {uri}/logs",
-        "small: 1 requests",
+        "small: 1 request, ",
         "stopping; usage is in ",
     ):
         assert note in notes

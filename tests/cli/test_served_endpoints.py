@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import socket
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from rft_api.manifests import ManifestErrors
 from rft_cli.served_endpoints import plan_servers
 from rft_cli.serving_folder import ServingFolder
 from rft_cli.vllm_command import server_environment
+from rft_gateway.keys import KeyFolder, KeyRing
 
 
 def endpoint(name: str, spec: dict[str, Any], **metadata: str) -> dict[str, Any]:
@@ -36,6 +39,7 @@ def adapter(name: str = "tuned", **spec: Any) -> dict[str, Any]:
     return endpoint(name, {"baseEndpoint": "small", "adapter": {"uri": f"s3://rft/runs/{name}/best"}, **spec})
 
 
+INCOMPLETE_JOB = {"apiVersion": "rft.dev/v1alpha1", "kind": "RFTJob", "metadata": {"name": "tax"}}
 SOURCES = {"adapterSources": ["s3://rft/runs/"]}
 LOGS = {"uri": "s3://rft/logs", "credentials": {"secretName": "s3"}, "fraction": "0.5"}
 
@@ -170,7 +174,7 @@ def test_each_field_without_effect_has_a_remark(tmp_path):
         ([base(), endpoint("b", {"model": {"uri": "s3://rft/b"}}, namespace="team-b")],
          "metadata.namespace: is not default, the namespace of small; serve the endpoints of one namespace"),
         ([base(model={"uri": "pvc://claim/model"})],
-         "spec.model.uri: pvc:// can be opened in a cluster only; use the path of a folder, or s3://"),
+         "spec.model.uri: pvc:// can be opened in a cluster only; use the path of a folder, s3:// or hf://"),
         ([base(model={"uri": "hf://nobody"})], "spec.model.uri: must look like hf://OWNER/NAME"),
         ([base(model={"uri": "models/none"})], "spec.model.uri: there is no folder "),
         ([base(model={"uri": "."})], "spec.model.uri: {folder}: is no model: it holds no config.json"),
@@ -178,6 +182,8 @@ def test_each_field_without_effect_has_a_remark(tmp_path):
          "spec.adapter.uri: {folder}: is no adapter: it holds no adapter_config.json"),
         ([base(logs={**LOGS, "redact": {"patterns": [{"pattern": "("}]}})],
          "spec.logs.redact.patterns[0].pattern: is not a regular expression"),
+        ([base(logs={"uri": "logs", "credentials": {"secretName": "s3"}})],
+         "; for a folder, leave out spec.logs and use --logs FOLDER"),
         ([base(servings={})], "spec.servings: "),
     ],
 )  # fmt: skip
@@ -191,6 +197,31 @@ def test_without_an_endpoint_nothing_can_be_served(tmp_path):
     with pytest.raises(RunError, match="no InferenceEndpoint, so nothing can be served") as refusal:
         plan(tmp_path, {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}})
     assert refusal.value.code is ExitCode.CONFIGURATION_INVALID
+
+
+def test_the_output_of_a_job_can_be_served(tmp_path):
+    with pytest.raises(RunError, match="when rft run has trained RFTJob tax, serve its output folder"):
+        plan(tmp_path, INCOMPLETE_JOB)
+
+
+def test_a_file_without_documents_is_empty(tmp_path):
+    (tmp_path / "endpoints.yaml").write_text("# later\n")
+    with pytest.raises(RunError, match=f"{tmp_path}: empty, so nothing can be served"):
+        plan_servers([tmp_path], ())
+
+
+def test_a_job_that_is_incomplete_is_ignored_as_every_job(tmp_path):
+    servers, remarks = plan(tmp_path, INCOMPLETE_JOB, base(serving={"gpus": 0}))
+    assert [server.base.name for server in servers] == ["small"]
+    assert [remark.message for remark in remarks] == ["RFTJob tax is ignored: only InferenceEndpoints are served"]
+
+
+def test_without_gpus_a_manifest_that_says_nothing_of_them_is_told_what_to_write(tmp_path):
+    _, [remark] = plan(tmp_path, base())
+    assert remark.message == (
+        "has no effect here: it is 1 by default, but vLLM finds no GPU on this machine and computes on its CPUs; write "
+        "serving: {gpus: 0}"
+    )
 
 
 def test_the_command_prints_every_error_with_its_line(rft, tmp_path):
@@ -223,4 +254,33 @@ def test_a_run_is_served_by_itself(rft, finished_run, tmp_path):
 def test_a_file_that_is_missing_is_named(rft, tmp_path):
     ended = rft("serve", tmp_path / "none.yaml")
     assert ended.returncode == ExitCode.CONFIGURATION_INVALID
-    assert "none.yaml: No such file or directory" in ended.stderr
+    assert ended.stderr == f"error: {tmp_path}/none.yaml: No such file or directory\n"
+
+
+def test_a_folder_with_nothing_in_it_is_named(rft, tmp_path):
+    (tmp_path / "nothing").mkdir()
+    ended = rft("serve", write(tmp_path, base()), tmp_path / "nothing")
+    assert ended.returncode == ExitCode.CONFIGURATION_INVALID
+    assert f"{tmp_path}/nothing holds neither an exported run nor manifests (*.yaml)" in ended.stderr
+
+
+def test_a_port_that_is_in_use_is_noticed_before_anything_is_fetched(rft, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        ended = rft("serve", write(tmp_path, base()), "--port", port)
+    assert ended.returncode == ExitCode.CONFIGURATION_INVALID
+    assert f"port {port}: the port is in use; choose another --port, or 0" in ended.stderr
+    assert "fetching" not in ended.stdout
+
+
+def test_the_command_for_keys_makes_one_that_opens_the_models(rft, tmp_path):
+    files = ServingFolder(tmp_path / "a folder")
+    files.path.mkdir()
+    files.prepare("team-a")
+    program, *arguments = shlex.split(files.key_command("team-a").replace("NAME", "ann"))
+    assert program == "rft"
+    token = rft(*arguments).stdout.strip()
+    ring = KeyRing()
+    KeyFolder(files.keys, ring)
+    key = ring.find(token)
+    assert (key.name, key.namespace) == ("ann", "team-a")

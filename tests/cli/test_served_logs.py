@@ -62,9 +62,12 @@ def test_addresses_are_those_of_this_machine_or_of_s3(tmp_path, monkeypatch):
     [
         ((None, "0.5", None), "--logs-fraction has no meaning without --logs"),
         ((None, None, ["x"]), "--logs-redact has no meaning without --logs"),
-        (("logs", "2", None), "--logs: fraction: must be from 0 to 1"),
-        (("logs", "half", None), "--logs: fraction: must look like"),
-        (("s3://", None, None), "--logs: uri: "),
+        (("logs", "2", None), "--logs-fraction: must be from 0 to 1"),
+        (("logs", "half", None), "--logs-fraction: must look like"),
+        (("s3://", None, None), "--logs s3://: must be a folder, or s3://BUCKET/PREFIX"),
+        (("S3://bucket/logs", None, None), "--logs S3://bucket/logs: must be a folder, or s3://BUCKET/PREFIX"),
+        (("ftp://host/logs", None, None), "--logs ftp://host/logs: must be a folder, or s3://BUCKET/PREFIX"),
+        (("s3://bucket/a b", None, None), "--logs: must match"),
         (("logs", None, ["("]), "--logs-redact (: is not a regular expression that RE2 knows"),
     ],
 )

@@ -36,7 +36,7 @@ def test_without_a_terminal_each_change_is_a_line():
         display.update(parse_usage(METRICS))
     assert output.getvalue().splitlines() == [
         "tuned: 1,234 requests, 5,000 prompt tokens (4,000 cached), 1,500,000 completion tokens",
-        "base: 1 requests, 0 prompt tokens, 0 completion tokens",
+        "base: 1 request, 0 prompt tokens, 0 completion tokens",
     ]
 
 

@@ -182,7 +182,7 @@ def test_all_errors_of_all_files_at_once(rft, folder):
     assert len(lines) == 3
     assert "learningRate" in lines[0]
     assert "nobody" in lines[1]
-    assert "third.yaml: No such file" in lines[2]
+    assert lines[2] == f"error: {folder / 'third.yaml'}: No such file or directory"
 
 
 def test_a_wrong_reward_function_is_not_also_undefined(rft, folder):

@@ -79,6 +79,7 @@ def test_what_is_no_ledger_is_named(tmp_path, capsys, monkeypatch):
     connect(str(other)).connect().close()
     for arguments, message in [
         ([str(tmp_path / "missing.db")], "missing.db: there is no such file"),
+        ([str(tmp_path)], f"{tmp_path}: is a folder; name the file of the ledger, such as {tmp_path}/ledger.db"),
         ([str(other)], "other.db: cannot be read as a ledger: no such table"),
         ([], "name the ledger"),
     ]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ KINDS: Mapping[str, type[RFTJob] | type[RewardFunction] | type[InferenceEndpoint
     "RewardFunction": RewardFunction,
     "InferenceEndpoint": InferenceEndpoint,
 }
+_CONFIG_MAP = "ConfigMap"
+READ_KINDS = frozenset({*KINDS, _CONFIG_MAP})
+"""Kinds of the documents that are read."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,9 @@ class Manifests:
     folders: dict[str, Path] = field(default_factory=dict)
     """Folder of the file of each job, by the name of the job; relative paths are relative to it."""
     origins: dict[tuple[str, str], Origin] = field(default_factory=dict)
-    """Origin of each document, by kind and name; also of documents with errors."""
+    """Origin of each document of a kind that is read, by kind and name; also of documents with errors."""
+    documents: int = 0
+    """Number of documents of all kinds."""
 
     def error(self, kind: str, name: str, location: Location, message: str) -> ManifestError:
         """A problem of a document at a location, with its file and line."""
@@ -95,10 +100,14 @@ class ManifestErrors(Exception):
         """The documents without errors, so that further checks can go on with them."""
 
 
-def load_manifests(files: Iterable[Path]) -> Manifests:
+def load_manifests(files: Iterable[Path], kinds: Collection[str] = READ_KINDS) -> Manifests:
     """Reads and validates manifests.
 
     Documents of other kinds than ours and ConfigMap are ignored, as `kubectl` would apply them without us.
+
+    Args:
+        files: the manifests.
+        kinds: which of ours and ConfigMap are read; of documents of the others only the origin is.
 
     Raises:
         ManifestErrors: with everything that is wrong: unreadable files, broken YAML, wrong fields, duplicates.
@@ -107,12 +116,15 @@ def load_manifests(files: Iterable[Path]) -> Manifests:
     errors: list[ManifestError] = []
     for file in files:
         for node, document in _documents(file, errors):
+            manifests.documents += 1
             if not isinstance(document, dict):
                 errors.append(ManifestError(str(file), _line(node, ()), "", "a manifest is a mapping of fields"))
                 continue
             kind = str(document.get("kind"))
             origin = Origin(file, node)
-            if kind == "ConfigMap":
+            if kind in READ_KINDS and kind not in kinds:
+                manifests.origins.setdefault((kind, _name(document)), origin)
+            elif kind == _CONFIG_MAP:
                 _read_config_map(origin, document, manifests, errors)
             elif kind in KINDS:
                 resource = _validated(origin, document, kind, errors)
@@ -134,13 +146,17 @@ def load_manifests(files: Iterable[Path]) -> Manifests:
 
 
 def _remember(origin: Origin, document: Json, kind: str, manifests: Manifests, errors: list[ManifestError]) -> None:
-    metadata = document.get("metadata")
-    name = str(metadata.get("name")) if isinstance(metadata, dict) else ""
+    name = _name(document)
     earlier = manifests.origins.setdefault((kind, name), origin)
     if name and earlier is not origin:
         message = f"{kind} {name} is already defined in {earlier.file}, line {_line(earlier.node, ())}"
         line = _line(origin.node, ("metadata", "name"))
         errors.append(ManifestError(str(origin.file), line, "metadata.name", message))
+
+
+def _name(document: Json) -> str:
+    metadata = document.get("metadata")
+    return str(metadata.get("name")) if isinstance(metadata, dict) else ""
 
 
 def _add(resource: Resource, manifests: Manifests, folder: Path) -> None:
@@ -164,7 +180,7 @@ def _read_config_map(origin: Origin, document: Json, manifests: Manifests, error
         line = _line(origin.node, ("data",))
         errors.append(ManifestError(str(origin.file), line, "data", "must map keys to texts"))
     else:
-        _remember(origin, document, "ConfigMap", manifests, errors)
+        _remember(origin, document, _CONFIG_MAP, manifests, errors)
         manifests.config_maps.setdefault(metadata["name"], dict(data))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 
@@ -46,7 +47,12 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=socket.AddressFamily(family), backlog=server_limits.BACKLOG)
-    except (OSError, OverflowError) as error:
+    except socket.gaierror as error:
+        raise ListenError(f"--host {host}: the name cannot be resolved: {error.strerror}") from None
+    except (OSError, OverflowError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            text = f"--host {host}, port {port}: the port is in use; choose another --port, or 0 for a free one"
+            raise ListenError(text) from None
         raise ListenError(f"--host {host}, port {port}: cannot listen there: {error}") from None
 
 

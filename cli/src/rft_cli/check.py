@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from rft_api.data_formats import FORMATS
 from rft_api.hub_address import DATASET_SHAPE, SHAPE, parse_dataset_address, parse_hub_address
 from rft_api.inference_endpoint import describe_foreign_source, find_adapter_violation, serving_of
 from rft_api.manifests import (
+    READ_KINDS,
     ManifestError,
     ManifestErrors,
     Manifests,
@@ -67,10 +68,15 @@ def check_manifests(paths: Iterable[Path]) -> tuple[Manifests, list[ManifestErro
     return manifests, in_order(errors)
 
 
-def read_manifests(paths: Iterable[Path]) -> tuple[Manifests, list[ManifestError]]:
-    """Read and check manifests as `check_manifests` does, but do not check what jobs refer to."""
+def read_manifests(paths: Iterable[Path], kinds: Collection[str] = READ_KINDS) -> tuple[Manifests, list[ManifestError]]:
+    """Read and check manifests as `check_manifests` does, but do not check what jobs refer to.
+
+    Args:
+        paths: manifests, or folders with manifests.
+        kinds: the kinds of `load_manifests`.
+    """
     try:
-        manifests, errors = load_manifests(manifest_files(paths)), []
+        manifests, errors = load_manifests(manifest_files(paths), kinds), []
     except ManifestErrors as error:
         manifests, errors = error.manifests, list(error.errors)
     for function in manifests.reward_functions.values():

@@ -17,6 +17,7 @@ from rft_api.conversation_logs import ConversationLogs
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.foreign.text import one_line
 from rft_api.gateway_routes import Route
+from rft_api.ports import ListenError, listen
 from rft_api.run_folder import RunFolder
 from rft_cli.check import manifest_files
 from rft_cli.console import make_console
@@ -91,6 +92,7 @@ def serve(
     files = ServingFolder((folder or default).expanduser().resolve())
     with ExitStack() as stack:
         stack.enter_context(files.lock())
+        _check_address(host, port)
         stop = stack.enter_context(_signals())
         token = files.prepare(serving.namespace)
         routes = serving.start(files, stack, stop)
@@ -101,7 +103,7 @@ def serve(
         stack.callback(gateway.program.stop)
         if not gateway.wait_until_ready(stop):
             return
-        _announce(serving, f"{gateway.url}/v1", token, notes, as_json)
+        _announce(serving, files, f"{gateway.url}/v1", token, notes, as_json)
         with UsageDisplay(notes, serving.names) as display:
             while not stop.wait(POLL_SECONDS):
                 serving.watch()
@@ -121,7 +123,14 @@ def _open(paths: Sequence[Path], logs: ConversationLogs | None, notes: Console) 
     Raises:
         ManifestErrors, RunError: when it cannot be served.
     """
-    runs = [path for path in paths if _is_run(path)]
+    runs = [path for path in paths if RunFolder(path).config.is_file()]
+    for path in paths:
+        if path.is_dir() and path not in runs and not manifest_files([path]):
+            text = (
+                f"{path} holds neither an exported run nor manifests (*.yaml); give the output folder of a job, or "
+                "manifests"
+            )
+            raise RunError(ExitCode.CONFIGURATION_INVALID, text)
     if not runs:
         servers, remarks = plan_servers(paths, find_gpus(os.environ))
         for remark in remarks:
@@ -134,12 +143,19 @@ def _open(paths: Sequence[Path], logs: ConversationLogs | None, notes: Console) 
     return RunServing(find_models(run), logs, notes), run.path / _FOLDER
 
 
-def _is_run(path: Path) -> bool:
-    """Return whether a path is the folder of a run: it has the configuration of one, or at least no manifest."""
-    return path.is_dir() and (RunFolder(path).config.is_file() or not manifest_files([path]))
+def _check_address(host: str, port: int) -> None:
+    """Find out that the gateway cannot listen on its address before vLLM takes minutes to start.
+
+    Raises:
+        RunError: CONFIGURATION_INVALID when it cannot.
+    """
+    try:
+        listen(host, port).close()
+    except ListenError as error:
+        raise RunError(ExitCode.CONFIGURATION_INVALID, str(error)) from None
 
 
-def _announce(serving: Serving, url: str, token: str, notes: Console, as_json: bool) -> None:
+def _announce(serving: Serving, files: ServingFolder, url: str, token: str, notes: Console, as_json: bool) -> None:
     if as_json:
         # print instead of the console, which would wrap and colour the line.
         print(json.dumps({"url": url, "key": token}), flush=True)
@@ -147,6 +163,7 @@ def _announce(serving: Serving, url: str, token: str, notes: Console, as_json: b
     notes.print(f"address  {url}", soft_wrap=True)
     notes.print(f"key      {token}", soft_wrap=True)
     notes.print(f"models   {', '.join(serving.names)}", soft_wrap=True)
+    notes.print(f"new key  {files.key_command(serving.namespace)}", soft_wrap=True)
     question = json.dumps({"model": serving.question_model, "messages": [{"role": "user", "content": "..."}]})
     notes.print(
         f"curl {url}/chat/completions -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' "

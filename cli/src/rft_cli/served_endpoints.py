@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -21,8 +21,10 @@ from rft_cli.check import endpoint_errors, in_order, read_manifests
 from rft_cli.served_models import ADAPTER_CONFIGURATION
 
 _KIND = "InferenceEndpoint"
+_JOB = "RFTJob"
 _MODEL_ADDRESS: Location = ("spec", "model", "uri")
 _GPUS: Location = ("spec", "serving", "gpus")
+_LOG_ADDRESS = "spec.logs.uri"
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def plan_servers(paths: Iterable[Path], gpus: Sequence[str]) -> tuple[list[Endpo
         RunError: CONFIGURATION_INVALID when there is no endpoint.
     """
     paths = list(paths)
-    manifests, errors = read_manifests(paths)
+    manifests, errors = read_manifests(paths, {_KIND})
+    errors = [_with_option(error) for error in errors]
     errors += endpoint_errors(manifests)
     if not errors:
         errors += _place_errors(manifests)
@@ -118,7 +121,7 @@ def plan_servers(paths: Iterable[Path], gpus: Sequence[str]) -> tuple[list[Endpo
         raise ManifestErrors(in_order(errors), manifests)
     if not manifests.endpoints:
         places = ", ".join(str(path) for path in paths)
-        raise RunError(ExitCode.CONFIGURATION_INVALID, f"{places}: no {_KIND}, so nothing can be served")
+        raise RunError(ExitCode.CONFIGURATION_INVALID, f"{places}: {_nothing_to_serve(manifests)}")
     served = [_served(manifests, endpoint) for endpoint in manifests.endpoints]
     errors += [served_error for each in served for served_error in _folder_errors(each)]
     servers: list[EndpointServer] = []
@@ -135,6 +138,23 @@ def plan_servers(paths: Iterable[Path], gpus: Sequence[str]) -> tuple[list[Endpo
         raise ManifestErrors(in_order(errors), manifests)
     remarks = [*_ignored_documents(manifests), *(remark for server in servers for remark in _remarks(server))]
     return servers, in_order(remarks)
+
+
+def _with_option(error: ManifestError) -> ManifestError:
+    """Name the option for a folder where an address of a log is refused: in a manifest it is in S3."""
+    if error.path != _LOG_ADDRESS:
+        return error
+    return replace(error, message=f"{error.message}; for a folder, leave out spec.logs and use --logs FOLDER")
+
+
+def _nothing_to_serve(manifests: Manifests) -> str:
+    if not manifests.documents:
+        return "empty, so nothing can be served"
+    text = f"no {_KIND}, so nothing can be served"
+    job = next((name for kind, name in manifests.origins if kind == _JOB), None)
+    if job is None:
+        return text
+    return f"{text}; when rft run has trained {_JOB} {job}, serve its output folder: rft serve FOLDER"
 
 
 def _served(manifests: Manifests, endpoint: InferenceEndpoint) -> ServedEndpoint:
@@ -160,7 +180,8 @@ def _place_errors(manifests: Manifests) -> Iterator[ManifestError]:
             yield manifests.error(_KIND, name, ("spec", "baseEndpoint"), message)
         address = endpoint_address(endpoint)
         if address.scheme == "pvc":
-            message = "pvc:// can be opened in a cluster only; use the path of a folder, or s3://"
+            others = "or s3://" if address.role == "adapter" else "s3:// or hf://"
+            message = f"pvc:// can be opened in a cluster only; use the path of a folder, {others}"
             yield manifests.error(_KIND, name, address.location, message)
 
 
@@ -218,7 +239,10 @@ def _fields_without_effect(endpoint: InferenceEndpoint, gpus: int) -> Iterator[t
     if spec.model is not None:
         stated = serving_of(endpoint).gpus
         if stated and not gpus:
-            yield _GPUS, f"it is {stated}, but vLLM finds no GPU on this machine and computes on its CPUs"
+            is_default = serving is None or "gpus" not in serving.model_fields_set
+            default, hint = (" by default", "; write serving: {gpus: 0}") if is_default else ("", "")
+            text = f"it is {stated}{default}, but vLLM finds no GPU on this machine and computes on its CPUs{hint}"
+            yield _GPUS, text
         elif gpus and not stated:
             yield _GPUS, "it is 0, but the vLLM of this machine computes on GPUs; it takes one"
     if serving is not None and "gpu_resource" in serving.model_fields_set:

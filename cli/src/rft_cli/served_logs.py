@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from rft_api.redaction import pattern_problem
 from rft_api.violations import violations
 
 _SCHEME = "s3://"
+_OPTIONS = {"uri": "--logs", "fraction": "--logs-fraction", "redact": "--logs-redact"}
+"""The options that become the fields of a log."""
 
 
 def log_of(address: str | None, fraction: str | None, redact: Sequence[str] | None) -> ConversationLogs | None:
@@ -31,6 +34,10 @@ def log_of(address: str | None, fraction: str | None, redact: Sequence[str] | No
             if value:
                 raise RunError(ExitCode.CONFIGURATION_INVALID, f"{option} has no meaning without --logs")
         return None
+    if "://" in address and not re.match(rf"{_SCHEME}[^/\s]", address):
+        # As a folder, it would be one of this name, and the conversations would not be where they are looked for.
+        text = f"--logs {address}: must be a folder, or s3://BUCKET/PREFIX"
+        raise RunError(ExitCode.CONFIGURATION_INVALID, text)
     fields = {
         "uri": address if address.startswith(_SCHEME) else str(Path(address).expanduser().resolve()),
         "fraction": fraction or "1",
@@ -40,7 +47,8 @@ def log_of(address: str | None, fraction: str | None, redact: Sequence[str] | No
         logs = ConversationLogs.model_validate(fields)
     except ValidationError as error:
         first = next(violations(error, fields, ConversationLogs))
-        raise RunError(ExitCode.CONFIGURATION_INVALID, f"--logs: {first}") from None
+        text = f"{_OPTIONS[str(first.location[0])]}: {first.message}"
+        raise RunError(ExitCode.CONFIGURATION_INVALID, text) from None
     for rule in logs.redact.patterns if logs.redact else []:
         problem = pattern_problem(rule)
         if problem:

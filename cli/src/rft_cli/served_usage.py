@@ -69,9 +69,9 @@ class UsageDisplay:
             return
         for model in changed:
             counts = usage.get(model, Counter())
-            numbers = f"{counts['requests']:,} requests, {counts['prompt']:,} prompt tokens"
+            numbers = f"{_amount(counts['requests'], 'request')}, {_amount(counts['prompt'], 'prompt token')}"
             cached = f" ({counts['cached']:,} cached)" if counts["cached"] else ""
-            self._console.print(f"{model}: {numbers}{cached}, {counts['completion']:,} completion tokens")
+            self._console.print(f"{model}: {numbers}{cached}, {_amount(counts['completion'], 'completion token')}")
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 2))
@@ -81,3 +81,7 @@ class UsageDisplay:
             counts = self._last.get(model, Counter())
             table.add_row(model, *(f"{counts[column]:,}" for column in COLUMNS))
         return table
+
+
+def _amount(count: int, unit: str) -> str:
+    return f"{count:,} {unit}{'' if count == 1 else 's'}"

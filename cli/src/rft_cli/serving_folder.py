@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,6 +91,14 @@ class ServingFolder:
         key = Key(name=KEY_NAME, namespace=namespace, digest=token_digest(token))
         atomic_write(self.keys / f"{KEY_NAME}.yaml", yaml.safe_dump(secret_document(key), sort_keys=False))
         return token
+
+    def key_command(self, namespace: str) -> str:
+        """Return the command that makes a key for somebody else.
+
+        Args:
+            namespace: that of the models which it opens.
+        """
+        return shlex.join(["rft", "keys", "create", "NAME", "--folder", str(self.keys), "--namespace", namespace])
 
     def write_routes(self, routes: Sequence[Route]) -> None:
         """Write the models and their servers for the gateway."""

@@ -27,7 +27,9 @@ def user_errors() -> Iterator[None]:
             yield
     except ManifestErrors as errors:
         for error in errors.errors:
-            typer.echo(one_line(str(error), _LONGEST_ERROR), err=True)
+            # What has no line is about a file as a whole, and does not look like an error by itself.
+            prefix = "error: " if error.line is None else ""
+            typer.echo(one_line(f"{prefix}{error}", _LONGEST_ERROR), err=True)
         raise typer.Exit(ExitCode.CONFIGURATION_INVALID) from None
     except RunError as error:
         interrupted = error.code is ExitCode.INTERRUPTED  # The user has stopped the run, so this is no error.

@@ -72,7 +72,7 @@ def connect(address: str, *, must_exist: bool = False) -> Engine:
     """Return an engine for a file of SQLite or a URL of PostgreSQL. Nothing is opened yet.
 
     Raises:
-        LedgerError: the address is neither, or `must_exist` and there is no such file.
+        LedgerError: the address is neither, or a folder, or `must_exist` and there is no such file.
     """
     url = _parse(address)
     if url.drivername == _POSTGRESQL:
@@ -87,6 +87,8 @@ def connect(address: str, *, must_exist: bool = False) -> Engine:
     file = Path(str(url.database))
     if not file.parent.is_dir():
         raise LedgerError(f"{file}: there is no folder {file.parent}")
+    if file.is_dir():
+        raise LedgerError(f"{file}: is a folder; name the file of the ledger, such as {file / 'ledger.db'}")
     if must_exist and not file.is_file():
         raise LedgerError(f"{file}: there is no such file")
     engine = create_engine(url, connect_args={"timeout": 1.0})
