@@ -87,18 +87,20 @@ def test_a_trace_goes_on_from_the_caller_to_the_server(tmp_path, server):
         headers = {"traceparent": f"00-{TRACE}-{CALLER}-01", "tracestate": f"x={SECRET}"}
         client.post(CHAT, json=question(), headers=headers)
         client.post(CHAT, json=question(), headers={"traceparent": SECRET})
+        client.post(CHAT, json=question(), headers={"traceparent": f"00-{TRACE}-{CALLER}-00-{'x' * 2000}"})
         client.post(
             CHAT, json=question(), headers={"traceparent": f"00-{TRACE}-{CALLER}-00"}
         )  # the caller records none
         client.post(CHAT, json=question())
-        first, second, last = receiver.wait_for_spans(3)
+        first, second, long, last = receiver.wait_for_spans(4)
         gateway.stop()
+        assert "traceparent" not in gateway.log.lower()
     assert (first.trace_id, first.parent) == (TRACE, CALLER)
-    assert second.parent == last.parent == ""
+    assert second.parent == long.parent == last.parent == ""
     passed = [sent["traceparent"].split("-") for sent in server.headers]
-    assert passed[2][1] == TRACE
-    assert [parts[1:3] for parts in (*passed[:2], passed[3])] == [
-        [span.trace_id, span.id] for span in (first, second, last)
+    assert passed[3][1] == TRACE
+    assert [parts[1:3] for parts in (*passed[:3], passed[4])] == [
+        [span.trace_id, span.id] for span in (first, second, long, last)
     ]
     assert not [sent for sent in server.headers if "tracestate" in sent]
     assert SECRET.encode() not in b"".join(receiver.bodies)

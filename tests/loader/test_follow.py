@@ -1,5 +1,6 @@
 """`rft_loader follow`, with a server that speaks vLLM's protocol and a real S3 server."""
 
+import errno
 import json
 import os
 import shutil
@@ -16,9 +17,12 @@ from support.patience import PATIENCE_SECONDS, wait_until
 from rft_api.exit_codes import ExitCode
 from rft_loader import follow
 from rft_loader.follow import Follower, Settings
+from rft_loader.problems import Problem
 from rft_loader.room import Room
+from rft_loader.source import fetch_files
 from rft_loader.sources import MountedFolder
 from rft_loader.validation import WEIGHTS
+from rft_loader.versions import remove_versions
 
 
 class Following:
@@ -210,14 +214,70 @@ def test_a_copy_of_a_mounted_file_is_the_same(tmp_path, parts):
     (tmp_path / "copies").mkdir()
     folder.fetch(listed, tmp_path / "copies")
     assert (tmp_path / "copies/source").read_bytes() == (tmp_path / "source").read_bytes()
-    # What is written later is not copied, and what was cut off is missing: `fetch_files` compares the sizes.
-    with (tmp_path / "source").open("ab") as file:
-        file.write(b"more")
-    folder.fetch(listed, tmp_path / "copies")
-    assert (tmp_path / "copies/source").stat().st_size == listed.size
-    os.truncate(tmp_path / "source", size // 2 * len(parts))
-    folder.fetch(listed, tmp_path / "copies")
-    assert (tmp_path / "copies/source").read_bytes() == (tmp_path / "source").read_bytes()
+
+
+def test_a_copy_that_broke_off_is_made_again(tmp_path, monkeypatch):
+    """It had the size of the whole file, so that the rest of it was zeros."""
+    (tmp_path / "source").write_bytes(os.urandom(3 << 20))
+    folder, copies = MountedFolder(tmp_path), tmp_path / "copies"
+    real = os.sendfile
+
+    def full_disk(target, source, offset, count):
+        if offset:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(target, source, offset, 1 << 20)
+
+    monkeypatch.setattr(os, "sendfile", full_disk)
+    with pytest.raises(Problem, match="No space left"):
+        fetch_files(folder, folder.files(), copies)
+    monkeypatch.setattr(os, "sendfile", real)
+    fetch_files(folder, folder.files(), copies)
+    assert (copies / "source").read_bytes() == (tmp_path / "source").read_bytes()
+
+
+@pytest.mark.parametrize("change", ["longer", "shorter", "other"])
+def test_a_file_that_changes_while_it_is_copied_leaves_nothing(tmp_path, monkeypatch, change):
+    path, real = tmp_path / "source", os.sendfile
+    path.write_bytes(os.urandom(3 << 20))
+    folder, copies = MountedFolder(tmp_path), tmp_path / "copies"
+    listed = folder.files()
+
+    def write_meanwhile(target, source, offset, count):
+        if not offset:
+            path.write_bytes(bytes({"longer": 4 << 20, "shorter": 1 << 20, "other": 3 << 20}[change]))
+            return real(target, source, offset, 1 << 20)
+        return real(target, source, offset, count)
+
+    monkeypatch.setattr(os, "sendfile", write_meanwhile)
+    with pytest.raises(Problem, match="source changed while it was copied") as raised:
+        fetch_files(folder, listed, copies)
+    assert not raised.value.permanent
+    assert not list(copies.iterdir())
+
+
+def test_versions_go_although_their_adapter_is_looked_at_again_and_again(tmp_path):
+    home = tmp_path / "a-0123"
+    old, partial = home / "old", home / "new.partial"
+    for folder in (old, partial):
+        folder.mkdir(parents=True)
+    since = {}
+    for minute in range(10):
+        for busy in (set(), {home}):
+            remove_versions(tmp_path, set(), busy, since, minute * 60.0, 600.0)
+    assert old.exists()
+    remove_versions(tmp_path, set(), set(), since, 600.0, 600.0)
+    assert not old.exists()
+    assert partial.exists(), "what is being fetched waits from its last attempt on"
+    remove_versions(tmp_path, set(), set(), since, 1200.0, 600.0)
+    assert not home.exists()
+
+
+def test_a_copy_that_goes_on_counts_once(tmp_path):
+    room, partial = Room(tmp_path, 1 << 20), tmp_path / "a" / "new.partial"
+    partial.mkdir(parents=True)
+    (partial / WEIGHTS).write_bytes(bytes(600 << 10))
+    with room.reserve("s3://b/a", partial, 700 << 10), pytest.raises(Problem, match="takes 400 KiB"):
+        room.reserve("s3://b/b", tmp_path / "b", 400 << 10).__enter__()
 
 
 def test_the_copies_of_all_adapters_take_bounded_room(following, bucket, adapters):

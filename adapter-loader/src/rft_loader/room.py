@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 from rft_api.foreign.sizes import format_size
@@ -48,7 +48,7 @@ class Room:
         """
         with self._lock:
             if self._taken + size > self._maximum:
-                self._taken = self._stored() + sum(self._reserved.values())
+                self._taken = self._stored({copy, *self._reserved}) + sum(self._reserved.values())
             if self._taken + size > self._maximum:
                 raise Problem(
                     f"{uri}: takes {format_size(size)}, and the copies of this server's adapters take "
@@ -64,12 +64,12 @@ class Room:
             with self._lock:
                 del self._reserved[copy]
 
-    def _stored(self) -> int:
-        """Return what the copies take on the disk, without those that are being written."""
+    def _stored(self, written: Set[Path]) -> int:
+        """Return what the copies take on the disk, without those that are being written, in part perhaps."""
         total = 0
         for path, names, files in os.walk(self._folder):
             folder = Path(path)
-            names[:] = [name for name in names if folder / name not in self._reserved]
+            names[:] = [name for name in names if folder / name not in written]
             for name in files:
                 with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                     total += (folder / name).lstat().st_blocks * _BLOCK

@@ -77,13 +77,10 @@ class MountedFolder:
             raise Problem(f"{self.path}: there is no such folder") from error
         except OSError as error:
             raise Problem(f"{self.path}: {error.strerror}", permanent=False) from error
-        return [SourceFile(name, stat.st_size, str(stat.st_mtime_ns)) for name, stat in stats]
+        return [_file(name, stat) for name, stat in stats]
 
     def fetch(self, file: SourceFile, folder: Path) -> None:
-        """See `Source`. No more is copied than was listed; `fetch_files` says when that is not the whole file.
-
-        Holes stay holes: a file that costs its owner nothing costs nothing here either.
-        """
+        """See `Source`. Holes stay holes: a file that costs its owner nothing costs nothing here either."""
         path = self.path / file.name
         try:
             with open_file(path) as source, open_new(folder / file.name) as target:
@@ -91,22 +88,31 @@ class MountedFolder:
                 opened = Path(f"/proc/self/fd/{source.fileno()}").readlink()
                 if not opened.is_relative_to(_volume_of(self.path).resolve()):
                     raise Problem(f"{path}: is a link that leads out of its volume; copy the file itself there")
-                _copy(source.fileno(), target.fileno(), min(file.size, os.fstat(source.fileno()).st_size))
+                _copy(source.fileno(), target.fileno(), file.size)
+                if _file(file.name, os.fstat(source.fileno())) != file:
+                    (folder / file.name).unlink()
+                    raise Problem(f"{file.name} changed while it was copied", permanent=False)
         except OSError as error:
             raise Problem(f"{path}: {error.strerror}", permanent=False) from error
+
+
+def _file(name: str, stat: os.stat_result) -> SourceFile:
+    return SourceFile(name, stat.st_size, str(stat.st_mtime_ns))
 
 
 def _copy(source: int, target: int, size: int) -> None:
     """Copy the first bytes of an open file to another one without holding them in memory, and leave its holes out.
 
+    The copy has its size at the end only. One that broke off is shorter, so that `fetch_files` copies it again.
+
     Raises:
         OSError: when one of them cannot be read or written.
     """
-    os.truncate(target, size)
     for start, end in _data(source, size):
         os.lseek(target, start, os.SEEK_SET)
         while start < end and (count := os.sendfile(target, source, start, end - start)):
             start += count
+    os.truncate(target, size)
 
 
 def _data(file: int, size: int) -> Iterator[tuple[int, int]]:

@@ -39,6 +39,9 @@ def prepare_version(uri: str, source: Source, home: Path, room: Room, check: Che
     if not version.exists():
         home.mkdir(parents=True, exist_ok=True)
         partial, size = partial_path(version), sum(file.size for file in files)
+        for other in home.glob(f"*{PARTIAL_SUFFIX}"):
+            if other != partial:
+                shutil.rmtree(other)
         with room.reserve(uri, partial, size):
             log.info("fetching %s: %.1f MB", uri, size / 1e6)
             fetch_files(source, files, partial)
@@ -65,7 +68,10 @@ def remove_versions(
         keep: seconds that a version stays on disk while it is not needed.
     """
     present = {version for home in folder.glob("*/") if home not in busy for version in home.iterdir()}
-    for version in unneeded_since.keys() - (present - needed):
+    # Time passes for the versions of busy adapters, too: each is busy when it is looked at, once a minute. It does not
+    # for what is being fetched, which a later attempt completes.
+    waiting = {each for each in unneeded_since if each.parent in busy and not each.name.endswith(PARTIAL_SUFFIX)}
+    for version in unneeded_since.keys() - waiting - (present - needed):
         del unneeded_since[version]
     for version in present - needed:
         if now - unneeded_since.setdefault(version, now) < keep:

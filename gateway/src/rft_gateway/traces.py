@@ -25,6 +25,8 @@ from rft_gateway.requests import Api, Call
 
 _TRACEPARENT = "traceparent"
 """Header with the span of the caller. Its companion `tracestate`, which may have any text, is not passed on."""
+_LONGEST_TRACEPARENT = 256
+"""Characters of that header; those of version 00 have 55."""
 CLOSE_SECONDS = 5.0
 """Time for what is left to send when the gateway ends."""
 _OPERATIONS = {
@@ -59,7 +61,10 @@ class Traces:
             call: the request.
             headers: its headers; the span continues the trace that `traceparent` names.
         """
-        context = _PROPAGATOR.extract({_TRACEPARENT: headers.get(_TRACEPARENT, "")})
+        parent = headers.get(_TRACEPARENT, "")
+        if len(parent) > _LONGEST_TRACEPARENT:
+            parent = ""  # OpenTelemetry would write a line to the log for each
+        context = _PROPAGATOR.extract({_TRACEPARENT: parent})
         operation = _OPERATIONS[call.api]
         span = self._tracer.start_span(
             f"{operation} {route.model}",

@@ -99,6 +99,7 @@ class Reconciler:
             raise  # that is no fault of the operator
         except Exception:
             now = datetime.now(UTC)
+            obj = self._store.get(key) or obj  # its status may have been written before the fault
             plan = plan_problem(self._resources[key.kind], obj, Reason.OPERATOR_FAILING, FAULT, now)
             with suppress(Conflict, Unavailable, Refused):  # the next attempt says it
                 await self._report(key, obj, plan, now)
