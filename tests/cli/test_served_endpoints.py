@@ -15,8 +15,10 @@ from support.tiny import write_model
 from rft_api import vllm_server
 from rft_api.conversation_logs import ConversationLogs
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.gateway_routes import RouteList
 from rft_api.manifests import ManifestErrors
 from rft_cli.served_endpoints import plan_servers
+from rft_cli.served_logs import log_of
 from rft_cli.serving_folder import ServingFolder
 from rft_cli.vllm_command import server_environment
 from rft_gateway.keys import KeyFolder, KeyRing
@@ -115,6 +117,26 @@ def test_routes_have_prices_and_logs(tmp_path):
     files = ServingFolder(tmp_path)
     files.write_routes(routes)
     assert "secretName" not in files.routes.read_text()
+
+
+REDACTED = {**LOGS, "redact": {"patterns": [{"pattern": "own"}]}}
+
+
+@pytest.mark.parametrize(
+    ("fraction", "redact", "expected"),
+    [(None, None, (0.5, ["own"])), ("0.25", None, (0.25, ["own"])), (None, ["other"], (0.5, ["other"]))],
+)
+def test_what_a_manifest_redacts_stays_redacted_in_the_log_of_the_command_line(tmp_path, fraction, redact, expected):
+    servers, _ = plan(tmp_path, base(serving=SOURCES), adapter("first", logs=REDACTED))
+    option = log_of(str(tmp_path / "logs"), fraction, redact)
+    other, first = (route.logs for route in servers[0].routes("http://127.0.0.1:1", option))
+    assert (first.uri, other) == (str(tmp_path / "logs"), option)
+    assert (first.fraction, [rule.pattern for rule in first.redact.patterns]) == expected
+    # As the gateway reads them.
+    files = ServingFolder(tmp_path)
+    files.write_routes(servers[0].routes("http://127.0.0.1:1", option))
+    routes = RouteList.model_validate_json(files.routes.read_text()).routes
+    assert [route.logs for route in routes] == [other, first]
 
 
 def test_gpus_are_shared_out(tmp_path):

@@ -16,7 +16,7 @@ from support.patience import PATIENCE_SECONDS
 import rft_api.hub
 from rft_api.exit_codes import ExitCode
 from rft_api.ports import free_port
-from rft_loader.fetch import fetch_model
+from rft_loader.fetch import fetch_model, fetch_newest_model
 from rft_loader.problems import Problem
 from rft_loader.sources import Sources
 
@@ -297,3 +297,33 @@ def test_the_newest_is_fetched_again_only_when_the_model_has_changed(tmp_path, b
     assert "note" not in target.read_text()
     assert fetch("--newest").returncode == 0
     assert "another" in target.read_text()
+
+
+class FailingWeights:
+    """A source whose weights cannot be read."""
+
+    def __init__(self, source):
+        self.files = source.files
+        self._source = source
+
+    def fetch(self, file, folder):
+        if file.name == "model.safetensors":
+            raise Problem("the store has gone away", permanent=False)
+        self._source.fetch(file, folder)
+
+
+def test_the_model_before_stays_until_the_newest_is_complete(tmp_path, bucket, model):
+    shutil.rmtree(model / "original")
+    uri, target = bucket.put(model, "models/tiny"), tmp_path / "to/base"
+    target.parent.mkdir()
+    fetch_newest_model(uri, Sources().open(uri), target)
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "note": "another"}))
+    bucket.put(model, "models/tiny")
+    with pytest.raises(Problem, match="the store has gone away"):
+        fetch_newest_model(uri, FailingWeights(Sources().open(uri)), target)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+    fetch_newest_model(uri, Sources().open(uri), target)
+    assert "another" in (target / "config.json").read_text()
+    assert {path.name for path in target.parent.iterdir()} == {"base", "base.revision"}

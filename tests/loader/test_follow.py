@@ -320,6 +320,50 @@ def test_a_store_that_is_away(following, server, bucket, s3, adapters, monkeypat
     assert following.settle() == {"a": LOADED}
 
 
+def test_a_start_with_a_new_server_leaves_the_newest_versions_only(following, server, bucket, adapters, monkeypatch):
+    """Starts that end within ten minutes would otherwise leave a copy each, until there is no room for more."""
+    uri, others = bucket.put(adapters / "one", "run"), {"other": adapters / "two", "mine": adapters / "one"}
+    write_list(following.list, {"a": uri, **others})
+    following.settle()
+    first = server.adapters["a"]
+    bucket.put(adapters / "two", "run")
+    following.settle(61)
+    newest = server.adapters["a"]
+    (Path(newest).parent / "next.partial").mkdir()
+    write_list(following.list, {"a": uri, "mine": adapters / "one"})
+    following.restart()
+    following.follower.remove_older_versions()
+    assert first != newest
+    assert {str(path) for path in following.versions()} == {newest, server.adapters["mine"]}
+    assert len(list(following.folder.iterdir())) == 2
+    # What has stayed is served while the store does not answer.
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    server.adapters.clear()
+    assert following.settle()["a"][1].startswith("what was fetched before is served, because: ")
+    assert server.adapters["a"] == newest
+
+
+def test_nothing_is_removed_while_the_list_cannot_be_read(following, adapters):
+    write_list(following.list, {"a": adapters / "one"})
+    following.settle()
+    versions = following.versions()
+    following.list.unlink()
+    following.restart()
+    following.follower.remove_older_versions()
+    assert following.versions() == versions
+
+
+def test_what_fails_says_whether_it_may_pass(following, server, bucket, adapters, monkeypatch):
+    server.refusals["refused"] = "no room for another"
+    away = bucket.put(adapters / "one", "one")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    write_list(following.list, {"away": away, "wide": adapters / "wide", "refused": adapters / "one"})
+    states = following.settle()
+    assert {state for state, _ in states.values()} == {"Failed"}
+    reports = following.follower.reports().adapters
+    assert {item.name: item.permanent for item in reports} == {"away": False, "wide": True, "refused": True}
+
+
 def test_failing_adapters_do_not_disturb_others(following, server, bucket, adapters):
     (adapters / "two/adapter_model.safetensors").rename(adapters / "two/adapter_model.bin")
     pickle, good = bucket.put(adapters / "two", "two"), bucket.put(adapters / "one", "one")

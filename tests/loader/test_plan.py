@@ -1,10 +1,11 @@
 """What the loader decides, as a table."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rft_api.adapter_protocol import ListedAdapter
+from rft_api.adapter_protocol import AdapterReport, ListedAdapter
 from rft_loader import plan
 from rft_loader.plan import AdapterState, Load, Prepare, Unload
 
@@ -96,19 +97,20 @@ def test_another_address_is_looked_at_anew():
 def test_pauses_grow_to_five_minutes():
     state, pauses = AdapterState(URI), []
     for _ in range(5000):
-        state = plan.after_failure(state, "no", loading=False, now=0.0)
+        state = plan.after_failure(state, "no", permanent=False, loading=False, now=0.0)
         pauses.append(state.look_at)
     assert pauses[:7] == [10, 20, 40, 80, 160, 300, 300]
     assert set(pauses[6:]) == {300}
 
 
 def test_a_refusal_is_told_until_loading_succeeds():
-    refused = plan.after_failure(READY, "no room", loading=True, now=NOW)
+    refused = plan.after_failure(READY, "no room", permanent=True, loading=True, now=NOW)
     fetched = plan.after_preparation(refused, NEW, "", served=False, now=NOW + 10)
     assert fetched.problem == "no room"
-    assert plan.after_loading(fetched).problem == ""
-    broken = plan.after_failure(AdapterState(URI), "no such bucket", loading=False, now=NOW)
-    assert plan.after_preparation(broken, NEW, "", served=False, now=NOW + 10).problem == ""
+    assert plan.after_loading(fetched) == replace(READY, look_at=fetched.look_at)
+    broken = plan.after_failure(AdapterState(URI), "no such bucket", permanent=True, loading=False, now=NOW)
+    mended = plan.after_preparation(broken, NEW, "", served=False, now=NOW + 10)
+    assert (mended.problem, mended.permanent) == ("", False)
 
 
 @pytest.mark.parametrize(
@@ -128,4 +130,17 @@ def test_a_refusal_is_told_until_loading_succeeds():
 )
 def test_the_report(adapter_state, listed, state, message):
     report = plan.report(A, adapter_state, HOME, listed)
-    assert report.to_json_object() == {"name": "a", "uri": URI, "state": state, "message": message}
+    assert report.to_json_object() == {
+        "name": "a", "uri": URI, "state": state, "message": message, "permanent": False,
+    }  # fmt: skip
+
+
+def test_a_report_says_whether_another_attempt_cannot_help():
+    state = plan.after_failure(AdapterState(URI), "no such bucket", permanent=True, loading=False, now=NOW)
+    assert plan.report(A, state, HOME, {}).permanent
+    passing = plan.after_failure(state, "no answer", permanent=False, loading=False, now=NOW)
+    assert not plan.report(A, passing, HOME, {}).permanent
+
+
+def test_a_report_of_an_older_loader_can_be_read():
+    assert not AdapterReport(name="a", uri=URI, state="Failed").permanent

@@ -27,13 +27,13 @@ def fetch_model(uri: str, source: Source, target: Path) -> None:
     if _is_complete(target):
         log.info("%s is complete already", target)
         return
-    _fetch(uri, source, _list_files(source), target)
+    _finish(uri, _fetch(uri, source, _list_files(source), target), target)
 
 
 def fetch_newest_model(uri: str, source: Source, target: Path) -> None:
     """Fetch a model as `fetch_model` does, and fetch it again when its files at the address have changed.
 
-    A complete folder stays as it is while the files at the address cannot be listed.
+    A complete folder stays as it is while the files at the address cannot be listed, and until the new ones are there.
 
     Raises:
         Problem: as `fetch_model`.
@@ -52,10 +52,15 @@ def fetch_newest_model(uri: str, source: Source, target: Path) -> None:
     if _is_complete(target) and _read_revision(revision_file) == revision:
         log.info("%s is complete already", target)
         return
+    partial = _fetch(uri, source, files, target)
+    # A name of partial downloads, so that the next one removes it if this process ends here.
+    former = partial_path(target.with_name(f"{target.name}.former"))
     if target.exists():
-        shutil.rmtree(target)
-    _fetch(uri, source, files, target)
+        target.rename(former)
+    _finish(uri, partial, target)
     atomic_write(revision_file, revision)
+    if former.exists():
+        shutil.rmtree(former)
 
 
 def _is_complete(target: Path) -> bool:
@@ -73,7 +78,8 @@ def _read_revision(path: Path) -> str:
         return ""
 
 
-def _fetch(uri: str, source: Source, files: Mapping[str, SourceFile], target: Path) -> None:
+def _fetch(uri: str, source: Source, files: Mapping[str, SourceFile], target: Path) -> Path:
+    """Return the folder of the complete download, which has the name of a partial one."""
     with storage_problems():
         others, names = choose_files(uri, files)
     partial = _partial_folder(target, revision_of(files.values()))
@@ -90,6 +96,10 @@ def _fetch(uri: str, source: Source, files: Mapping[str, SourceFile], target: Pa
         )
     # The hub's library keeps its notes about downloads there.
     shutil.rmtree(partial / ".cache", ignore_errors=True)
+    return partial
+
+
+def _finish(uri: str, partial: Path, target: Path) -> None:
     partial.rename(target)
     log.info("%s is complete", target)
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rft_api.adapter_protocol import AdapterReports, ListedAdapter
+from rft_api.files import PARTIAL_SUFFIX
 from rft_api.foreign.text import one_line
+from rft_api.system_errors import may_pass
 from rft_loader import plan
 from rft_loader.adapter_list import AdapterFile
 from rft_loader.base_model import read_base_model
@@ -53,6 +55,8 @@ class Settings:
     """URL of the server."""
     maximum_rank: int
     """The largest rank that the server takes."""
+    new_server: bool = False
+    """Whether the server starts together with the loader, so that nobody reads the versions on disk."""
 
 
 class Follower:
@@ -82,10 +86,21 @@ class Follower:
 
     def run(self) -> None:
         """Reconcile until the process ends."""
+        if self._settings.new_server:
+            self.remove_older_versions()
         while True:
             self._wake.clear()
             self.tick()
             self._wake.wait(TICK_SECONDS)
+
+    def remove_older_versions(self) -> None:
+        """Remove all versions but the newest of each adapter of the list, which is served if its address is away."""
+        self._list.refresh()
+        if self._list.adapters is not None:
+            folder = self._settings.folder
+            newest = [_newest(plan.home_of(folder, adapter)) for adapter in self._list.adapters]
+            needed = {version for version in newest if version is not None}
+            remove_versions(folder, needed, set(), {}, now=0.0, keep=0.0)
 
     def tick(self) -> None:
         """Reconcile once: read the list, ask the server for its adapters if it is time, and start the actions."""
@@ -141,7 +156,7 @@ class Follower:
         except Exception as error:
             if not isinstance(error, (Problem, ServerRefused, OSError)):
                 log.exception("%s", action)
-            outcome = self._failure(action, str(error) or type(error).__name__)
+            outcome = self._failure(action, error)
         with self._lock:
             self._busy.discard((action.name, action.uri))
             state = self._states.get(action.name)
@@ -175,10 +190,16 @@ class Follower:
         log.info("%s is no longer served", action.name)
         return None
 
-    def _failure(self, action: Action, text: str) -> Outcome:
-        text = one_line(text)  # it may be what a server or a file says
+    def _failure(self, action: Action, error: Exception) -> Outcome:
+        text = one_line(str(error) or type(error).__name__)  # it may be what a server or a file says
         log.error("%s: %s", action.name, text)
-        return functools.partial(plan.after_failure, problem=text, loading=isinstance(action, Load), now=self._clock())
+        return functools.partial(
+            plan.after_failure,
+            problem=text,
+            permanent=_is_permanent(error),
+            loading=isinstance(action, Load),
+            now=self._clock(),
+        )
 
     def _check(self, version: Path) -> None:
         with self._large if has_large_header(version / WEIGHTS) else contextlib.nullcontext():
@@ -190,3 +211,16 @@ class Follower:
             busy = {plan.home_of(folder, ListedAdapter(name=name, uri=uri)) for name, uri in self._busy if uri}
             needed = plan.needed_versions(self._states.values(), listed)
         remove_versions(folder, needed, busy, self._unneeded_since, now, plan.KEPT_SECONDS)
+
+
+def _is_permanent(error: Exception) -> bool:
+    """Whether a retry cannot help until somebody changes something."""
+    if isinstance(error, (Problem, ServerRefused)):
+        return error.permanent
+    return not (isinstance(error, OSError) and may_pass(error))
+
+
+def _newest(home: Path) -> Path | None:
+    """Return the version of an adapter that was fetched last; None without a complete one."""
+    versions = [path for path in home.glob("*/") if not path.name.endswith(PARTIAL_SUFFIX)]
+    return max(versions, key=lambda path: path.lstat().st_mtime, default=None)

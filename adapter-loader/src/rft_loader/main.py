@@ -43,7 +43,14 @@ def main(arguments: list[str] | None = None) -> int:
             gpus.append((options.largest_gpu_bytes, options.largest_gpu_source))
         return _plan_memory(options.job, options.uri, gpus)
     return _follow(
-        Settings(options.adapters, options.folder.absolute(), options.base, options.server, options.maximum_rank),
+        Settings(
+            options.adapters,
+            options.folder.absolute(),
+            options.base,
+            options.server,
+            options.maximum_rank,
+            options.new_server,
+        ),
         options.host,
         options.port,
     )
@@ -62,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     follow.add_argument("--base", required=True, type=Path, help="folder of the base model")
     follow.add_argument("--server", required=True, help="the server's URL")
     follow.add_argument("--maximum-rank", required=True, type=int, help="the server's --max-lora-rank")
+    follow.add_argument(
+        "--new-server", action="store_true", help="the server starts now and reads no files yet: remove older versions"
+    )
     follow.add_argument("--host", default="0.0.0.0", help="address to listen on (default: 0.0.0.0)")
     follow.add_argument("--port", required=True, type=int, help="for GET /adapters and GET /healthz")
     memory = commands.add_parser("memory", help="say whether a job fits its GPUs, from config.json of its model alone")

@@ -41,6 +41,8 @@ class AdapterState:
     """Folder of the newest version that was fetched and checked."""
     problem: str = ""
     """Why the last attempt to fetch, check or load it failed; empty after a success."""
+    permanent: bool = False
+    """Whether another attempt cannot help until somebody changes something; about the problem."""
     note: str = ""
     """A remark for the user about an adapter that has no problem."""
     failures: int = 0
@@ -129,14 +131,15 @@ def keep_states(adapters: Iterable[ListedAdapter], states: Mapping[str, AdapterS
 def after_preparation(state: AdapterState, version: Path, note: str, served: bool, now: float) -> AdapterState:
     """Return the state after a version was fetched and checked; a failure to load stays until loading succeeds."""
     if served or state.load_at <= 0:
-        state = replace(state, problem="", failures=0)
+        state = replace(state, problem="", permanent=False, failures=0)
     return replace(state, version=version, note=note, look_at=now + LOOK_SECONDS)
 
 
-def after_failure(state: AdapterState, problem: str, loading: bool, now: float) -> AdapterState:
+def after_failure(state: AdapterState, problem: str, permanent: bool, loading: bool, now: float) -> AdapterState:
     """Return the state after a failed attempt; the pause before the next attempt doubles with each failure."""
     pause = min(FIRST_PAUSE_SECONDS * 2 ** min(state.failures, 10), LONGEST_PAUSE_SECONDS)
-    state = replace(state, problem=problem, failures=state.failures + 1, look_at=now + pause)
+    failures = state.failures + 1
+    state = replace(state, problem=problem, permanent=permanent, failures=failures, look_at=now + pause)
     return replace(state, load_at=now + pause) if loading else state
 
 
@@ -147,7 +150,7 @@ def after_no_answer(state: AdapterState, now: float) -> AdapterState:
 
 def after_loading(state: AdapterState) -> AdapterState:
     """Return the state after loading. Whether the server serves the adapter follows from the server's next list."""
-    return replace(state, problem="", failures=0, load_at=0.0)
+    return replace(state, problem="", permanent=False, failures=0, load_at=0.0)
 
 
 def home_of(folder: Path, adapter: ListedAdapter) -> Path:
@@ -179,7 +182,7 @@ def report(adapter: ListedAdapter, state: AdapterState, home: Path, listed: Mapp
     else:
         message = "fetching" if state.version is None else "loading"
     stage: Literal["Loading", "Loaded", "Failed"] = "Failed" if state.problem else "Loaded" if is_ours else "Loading"
-    return AdapterReport(name=adapter.name, uri=adapter.uri, state=stage, message=message)
+    return AdapterReport(name=adapter.name, uri=adapter.uri, state=stage, message=message, permanent=state.permanent)
 
 
 def needed_versions(states: Iterable[AdapterState], listed: Mapping[str, str]) -> set[Path]:

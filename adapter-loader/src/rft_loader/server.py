@@ -21,7 +21,16 @@ class ServerAway(Exception):
 
 
 class ServerRefused(Exception):
-    """The server refuses a request; the text is the server's."""
+    """The server refuses a request.
+
+    Args:
+        message: the text is the server's.
+        permanent: whether a retry cannot help until somebody changes something.
+    """
+
+    def __init__(self, message: str, permanent: bool = True):
+        super().__init__(message)
+        self.permanent = permanent
 
 
 class Server:
@@ -89,7 +98,8 @@ class Server:
         try:
             answer = ask_once("POST", f"{self._url}{path}", LOAD_SECONDS, _LARGEST_ANSWER, body)
         except LateAnswerError as error:
-            raise ServerRefused(f"the server has not answered {path} for {LOAD_SECONDS:.0f} s") from error
+            message = f"the server has not answered {path} for {LOAD_SECONDS:.0f} s"
+            raise ServerRefused(message, permanent=False) from error
         except ForeignAnswerError as error:
             raise ServerAway(f"it {error}") from error
         if 200 <= answer.status < 300 or (missing_is_fine and answer.status == _NOT_FOUND):

@@ -51,6 +51,8 @@ class AdapterReport(_Answer):
     """Where it stands."""
     message: str = ""
     """The state in words, for a person; empty when there is nothing to say."""
+    permanent: bool = False
+    """Whether another attempt cannot help until somebody changes something; of Failed only."""
 
 
 class AdapterReports(_Answer):

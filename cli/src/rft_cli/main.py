@@ -193,7 +193,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Keep conversations in this folder, or at s3://BUCKET/PREFIX, in place of spec.logs.",
+            help="Keep conversations in this folder, or at s3://BUCKET/PREFIX, in place of spec.logs.uri.",
             show_default=False,
         ),
     ] = None,

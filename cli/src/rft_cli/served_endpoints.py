@@ -78,7 +78,7 @@ class EndpointServer:
 
         Args:
             server: address of the server.
-            logs: a log that takes the place of those that the manifests name.
+            logs: the log of the command line; see `log_of`.
         """
         return [
             Route(
@@ -88,16 +88,28 @@ class EndpointServer:
                 served_model=served.name,
                 price=served.endpoint.spec.price or self.base.endpoint.spec.price,
                 servers=[server],
-                logs=logs or log_of(served.endpoint),
+                logs=log_of(served.endpoint, logs),
             )
             for served in self.endpoints
         ]
 
 
-def log_of(endpoint: InferenceEndpoint) -> ConversationLogs | None:
-    """Return the log of an endpoint's conversations, without the Secret that only a cluster has."""
+def log_of(endpoint: InferenceEndpoint, option: ConversationLogs | None) -> ConversationLogs | None:
+    """Return the log of an endpoint's conversations, without the Secret that only a cluster has.
+
+    Args:
+        endpoint: the endpoint.
+        option: the log of the command line, which takes the place of what the manifest says. Where it leaves out the
+            fraction or what is redacted, the manifest's stay, so that another address does not reveal private data.
+    """
     logs = endpoint.spec.logs
-    return logs and ConversationLogs.model_construct(uri=logs.uri, fraction=logs.fraction, redact=logs.redact)
+    if logs is None:
+        return option
+    own = ConversationLogs.model_construct(uri=logs.uri, fraction=logs.fraction, redact=logs.redact)
+    if option is None:
+        return own
+    kept = {"fraction", "redact"} - option.model_fields_set
+    return option.model_copy(update={name: getattr(own, name) for name in kept})
 
 
 def plan_servers(paths: Iterable[Path], gpus: Sequence[str]) -> tuple[list[EndpointServer], list[ManifestError]]:

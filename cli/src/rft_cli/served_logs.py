@@ -19,7 +19,7 @@ _OPTIONS = {"uri": "--logs", "fraction": "--logs-fraction", "redact": "--logs-re
 
 
 def log_of(address: str | None, fraction: str | None, redact: Sequence[str] | None) -> ConversationLogs | None:
-    """Return the log that models have; None without an address.
+    """Return the log that models have; None without an address. Only the fields that were given are set in it.
 
     Args:
         address: an address in S3, or a folder.
@@ -38,11 +38,12 @@ def log_of(address: str | None, fraction: str | None, redact: Sequence[str] | No
         # As a folder, it would be one of this name, and the conversations would not be where they are looked for.
         text = f"--logs {address}: must be a folder, or s3://BUCKET/PREFIX"
         raise RunError(ExitCode.CONFIGURATION_INVALID, text)
-    fields = {
-        "uri": address if address.startswith(_SCHEME) else str(Path(address).expanduser().resolve()),
-        "fraction": fraction or "1",
-        "redact": {"patterns": [{"pattern": pattern} for pattern in redact]} if redact else None,
-    }
+    uri = address if address.startswith(_SCHEME) else str(Path(address).expanduser().resolve())
+    fields: dict[str, object] = {"uri": uri}
+    if fraction:
+        fields["fraction"] = fraction
+    if redact:
+        fields["redact"] = {"patterns": [{"pattern": pattern} for pattern in redact]}
     try:
         logs = ConversationLogs.model_validate(fields)
     except ValidationError as error:

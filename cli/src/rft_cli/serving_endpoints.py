@@ -55,7 +55,7 @@ class EndpointServing:
 
     Args:
         plans: what is served.
-        logs: a log that takes the place of those that the manifests name.
+        logs: the log of the command line; see `log_of`.
         notes: where progress is printed.
     """
 
@@ -122,7 +122,8 @@ class EndpointServing:
         """Wait until all models answer; return False when it is time to stop.
 
         Raises:
-            RunError: when a program has ended; MODEL_INVALID when an adapter cannot be served.
+            RunError: when a program has ended; MODEL_INVALID when an adapter cannot be served until somebody
+                changes something.
         """
         begin = time.monotonic()
         with show_progress(self._notes) as show:
@@ -146,12 +147,12 @@ class EndpointServing:
         reports = each.loader.reports() if each.loader is not None else {}
         for name, report in reports.items():
             if report != each.reports.get(name):
-                self._say(name, ": ".join(filter(None, [_STATES[report.state], report.message])))
+                self._say(name, _describe(report))
         each.reports |= reports
 
     def _announce_logs(self) -> None:
         for served in (served for plan in self._plans for served in plan.endpoints):
-            logs = self._logs or log_of(served.endpoint)
+            logs = log_of(served.endpoint, self._logs)
             if logs is not None:
                 self._say(served.name, f"conversations are kept in {logs.uri}")
 
@@ -159,8 +160,15 @@ class EndpointServing:
         self._notes.print(one_line(f"{name}: {text}"), soft_wrap=True)
 
 
+def _describe(report: AdapterReport) -> str:
+    state = _STATES[report.state]
+    if report.state == "Failed" and not report.permanent:
+        state = "failed for now"  # the loader tries again
+    return ": ".join(filter(None, [state, report.message]))
+
+
 def _fail_if_rejected(each: _Running) -> None:
     for adapter in each.plan.adapters:
         report = each.reports.get(adapter.name)
-        if report is not None and report.state == "Failed":
+        if report is not None and report.state == "Failed" and report.permanent:
             raise RunError(ExitCode.MODEL_INVALID, str(adapter.address_error(report.message)))

@@ -29,6 +29,7 @@ _LOG_SECONDS = 10.0
 """Time for which conversations are collected for one object: one user makes few, and wants to see them."""
 _REPORT_SECONDS = 5.0
 _LARGEST_REPORT = 8 << 20
+_TRACING_PREFIX = "OTEL_"
 
 
 class Server:
@@ -94,16 +95,16 @@ def run_fetch(address: str, folder: Path, log: Path, stop: threading.Event, show
 
 
 def _bytes_of(folder: Path) -> int:
-    """Return the size of what has come of a folder that is being fetched; its name begins with that of the folder."""
+    """Return the size of what has come of a folder that is being fetched, in one whose name begins with its own."""
     total = 0
-    for path in folder.parent.glob(f"{folder.name}*/**/*"):
+    for path in folder.parent.glob(f"{folder.name}.*/**/*"):
         with suppress(OSError):  # a file may have got its final name meanwhile
             total += path.stat().st_size if path.is_file() else 0
     return total
 
 
 class Loader:
-    """The loader, which fetches, checks and loads the adapters of a server, as a child process.
+    """The loader, which fetches, checks and loads the adapters of a server that starts, as a child process.
 
     Args:
         files: the folder of serving.
@@ -124,7 +125,7 @@ class Loader:
         command = [
             sys.executable, "-m", "rft_loader", "follow", "--adapters", str(files.adapter_list(name)),
             "--folder", str(files.adapters / name), "--base", str(base), "--server", server,
-            "--maximum-rank", str(maximum_rank), "--host", "127.0.0.1", "--port", str(port),
+            "--maximum-rank", str(maximum_rank), "--host", "127.0.0.1", "--port", str(port), "--new-server",
         ]  # fmt: skip
         self.program = Program(command, files.loader_log(name), os.environ)
 
@@ -144,7 +145,7 @@ class Loader:
 
 
 class Gateway:
-    """The gateway, as a child process.
+    """The gateway, as a child process. It makes no traces.
 
     Args:
         files: its files.
@@ -162,7 +163,10 @@ class Gateway:
             "--operation-port", str(operation_port), "--drain-seconds", f"{_DRAIN_SECONDS:g}",
             "--spool", str(files.spool), "--log-seconds", f"{_LOG_SECONDS:g}",
         ]  # fmt: skip
-        self.program = Program(command, files.gateway_log, os.environ)
+        # OpenTelemetry's variables are often there for other programs, and a collector that the gateway cannot speak to
+        # would end it.
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(_TRACING_PREFIX)}
+        self.program = Program(command, files.gateway_log, environment)
 
     def wait_until_ready(self, stop: threading.Event) -> bool:
         """Wait until it listens; return False when it is time to stop.
