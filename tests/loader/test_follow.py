@@ -522,7 +522,7 @@ def test_the_program_restarts_and_ends(tmp_path, base, server, bucket, adapters)
     loader.stop(9)
     loader.start()
     loader.wait_for(lambda adapters: all(item["state"] == "Loaded" for item in adapters.values()) and adapters)
-    assert loader.adapters()["a"] == {"name": "a", "uri": uri, "state": "Loaded", "message": ""}
+    assert loader.adapters()["a"] == {"name": "a", "uri": uri, "state": "Loaded", "message": "", "permanent": False}
     assert loader.stop() == ExitCode.INTERRUPTED
     assert server.requests == [("load", "a"), ("load", "b")], "nothing was loaded again"
     assert loader.log.count("fetching s3://") == 1
