@@ -18,12 +18,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import httpx
 import psutil
 import uvloop
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
+from gateway_machine import pin, wait_for  # noqa: E402
 from support.gateway import Gateway, route  # noqa: E402
 
 from rft_api.gateway_key import Limits  # noqa: E402
@@ -175,9 +175,7 @@ def main():
             files = Gateway(Path(folder), [route(MODEL, server)])
             token = files.add_key("limited", limits=LIMITS)
             with files as gateway:
-                psutil.Process(gateway.process.pid).cpu_affinity([second])
-                for thread in psutil.Process(gateway.process.pid).threads():
-                    os.sched_setaffinity(thread.id, {second})
+                pin(gateway.process.pid, second)
                 wait_for(server)
                 others = dict(each.split("=", 1) for each in options.address)
                 for url in others.values():
@@ -191,15 +189,6 @@ def main():
     finally:
         stand_in.kill()
         stand_in.wait()
-
-
-def wait_for(address):
-    while True:
-        try:
-            httpx.get(address, trust_env=False)
-            return
-        except httpx.TransportError:
-            time.sleep(0.1)
 
 
 if __name__ == "__main__":

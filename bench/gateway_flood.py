@@ -26,11 +26,11 @@ from pathlib import Path
 
 import aiohttp
 import httpx
-import psutil
 import uvloop
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
+from gateway_machine import pin, wait_for  # noqa: E402
 from support.gateway import Gateway, route  # noqa: E402
 
 from rft_api.gateway_key import Limits, make_token  # noqa: E402
@@ -266,21 +266,6 @@ def start_server():
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)  # about clients that have left
     return process, f"http://127.0.0.1:{port}"
-
-
-def pin(process, core):
-    psutil.Process(process).cpu_affinity([core])
-    for thread in psutil.Process(process).threads():
-        os.sched_setaffinity(thread.id, {core})
-
-
-def wait_for(address):
-    while True:
-        try:
-            httpx.get(address, trust_env=False)
-            return
-        except httpx.TransportError:
-            time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,16 @@ from support.patience import PATIENCE_SECONDS, wait_until
 NAMESPACE = "team"
 
 
+def ledger_rows(file: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a ledger in SQLite, in the order of arrival."""
+    connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
+    try:
+        connection.row_factory = sqlite3.Row
+        return [dict(row) for row in connection.execute("SELECT * FROM ledger_entries ORDER BY id")]
+    finally:
+        connection.close()
+
+
 class Gateway:
     """A gateway; a context manager that waits until it listens, and ends it.
 
@@ -154,12 +164,7 @@ class Gateway:
 
     def entries(self) -> list[dict[str, Any]]:
         """Returns the rows of the ledger, in the order of arrival."""
-        connection = sqlite3.connect(f"file:{self.ledger_file}?mode=ro", uri=True)
-        try:
-            connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute("SELECT * FROM ledger_entries ORDER BY id")]
-        finally:
-            connection.close()
+        return ledger_rows(self.ledger_file)
 
     def wait_for_entries(self, count: int) -> list[dict[str, Any]]:
         """Waits until the ledger has so many rows, and returns them."""

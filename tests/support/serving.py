@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import httpx
 import openai
 import psutil
 
+from support.gateway import ledger_rows
 from support.patience import PATIENCE_SECONDS, wait_until
 
 
@@ -60,12 +60,7 @@ class Served:
 
     def entries(self) -> list[dict[str, Any]]:
         """What the ledger has."""
-        connection = sqlite3.connect(f"file:{self.folder / 'ledger.db'}?mode=ro", uri=True)
-        try:
-            connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute("SELECT * FROM ledger_entries ORDER BY id")]
-        finally:
-            connection.close()
+        return ledger_rows(self.folder / "ledger.db")
 
     def counters(self) -> tuple[int, int]:
         """Tokens of prompts and completions that vLLM has counted."""

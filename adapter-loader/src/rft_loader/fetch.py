@@ -11,7 +11,7 @@ from rft_api.files import atomic_write, partial_path
 from rft_api.foreign.files import read_file
 from rft_api.model_files import choose_files, indexed_weights
 from rft_loader.problems import Problem, storage_problems
-from rft_loader.source import Source, SourceFile, fetch_files, revision_of
+from rft_loader.source import Source, SourceFile, fetch_files, remove_other_partials, revision_of
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,5 @@ def _finish(uri: str, partial: Path, target: Path) -> None:
 def _partial_folder(target: Path, revision: str) -> Path:
     """Return the folder for the partial download of this revision; remove partial downloads of other revisions."""
     partial = partial_path(target.with_name(f"{target.name}.{revision}"))
-    for other in target.parent.glob(partial_path(target.with_name(f"{target.name}.*")).name):
-        if other != partial:
-            shutil.rmtree(other)
+    remove_other_partials(partial, f"{target.name}.*")
     return partial

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rft_api.adapter_protocol import AdapterReports, ListedAdapter
-from rft_api.files import PARTIAL_SUFFIX
 from rft_api.foreign.text import one_line
 from rft_api.system_errors import may_pass
 from rft_loader import plan
@@ -25,7 +24,7 @@ from rft_loader.server import Server, ServerAway, ServerRefused
 from rft_loader.sources import Sources
 from rft_loader.tensors import has_large_header
 from rft_loader.validation import WEIGHTS, check_adapter
-from rft_loader.versions import prepare_version, remove_versions
+from rft_loader.versions import complete_versions, prepare_version, remove_versions
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +97,8 @@ class Follower:
         self._list.refresh()
         if self._list.adapters is not None:
             folder = self._settings.folder
-            newest = [_newest(plan.home_of(folder, adapter)) for adapter in self._list.adapters]
-            needed = {version for version in newest if version is not None}
+            homes = [plan.home_of(folder, adapter) for adapter in self._list.adapters]
+            needed = {version for home in homes for version in complete_versions(home)[:1]}
             remove_versions(folder, needed, set(), {}, now=0.0, keep=0.0)
 
     def tick(self) -> None:
@@ -218,9 +217,3 @@ def _is_permanent(error: Exception) -> bool:
     if isinstance(error, (Problem, ServerRefused)):
         return error.permanent
     return not (isinstance(error, OSError) and may_pass(error))
-
-
-def _newest(home: Path) -> Path | None:
-    """Return the version of an adapter that was fetched last; None without a complete one."""
-    versions = [path for path in home.glob("*/") if not path.name.endswith(PARTIAL_SUFFIX)]
-    return max(versions, key=lambda path: path.lstat().st_mtime, default=None)

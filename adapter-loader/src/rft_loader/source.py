@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from rft_api.files import partial_path
 from rft_loader.problems import Problem
 
 
@@ -62,3 +64,15 @@ def fetch_files(source: Source, files: Iterable[SourceFile], folder: Path) -> No
         source.fetch(file, folder)
         if path.stat().st_size != file.size:
             raise Problem(f"{file.name} changed while it was fetched", permanent=False)
+
+
+def remove_other_partials(partial: Path, pattern: str) -> None:
+    """Remove partial downloads of other revisions.
+
+    Args:
+        partial: the partial download that stays.
+        pattern: a pattern of the names that downloads in its folder have when they are complete.
+    """
+    for other in partial.parent.glob(partial_path(Path(pattern)).name):
+        if other != partial:
+            shutil.rmtree(other)

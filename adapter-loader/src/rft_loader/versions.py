@@ -10,7 +10,7 @@ from pathlib import Path
 from rft_api.files import PARTIAL_SUFFIX, partial_path
 from rft_loader.problems import Problem
 from rft_loader.room import Room
-from rft_loader.source import Source, fetch_files, revision_of
+from rft_loader.source import Source, fetch_files, remove_other_partials, revision_of
 from rft_loader.validation import choose_files
 
 log = logging.getLogger(__name__)
@@ -39,9 +39,7 @@ def prepare_version(uri: str, source: Source, home: Path, room: Room, check: Che
     if not version.exists():
         home.mkdir(parents=True, exist_ok=True)
         partial, size = partial_path(version), sum(file.size for file in files)
-        for other in home.glob(f"*{PARTIAL_SUFFIX}"):
-            if other != partial:
-                shutil.rmtree(other)
+        remove_other_partials(partial, "*")
         with room.reserve(uri, partial, size):
             log.info("fetching %s: %.1f MB", uri, size / 1e6)
             fetch_files(source, files, partial)
@@ -86,11 +84,14 @@ def remove_versions(
             version.parent.rmdir()
 
 
+def complete_versions(home: Path) -> list[Path]:
+    """Return the versions of an adapter that were fetched whole, the newest first."""
+    versions = [path for path in home.glob("*/") if not path.name.endswith(PARTIAL_SUFFIX)]
+    return sorted(versions, key=lambda path: path.lstat().st_mtime, reverse=True)
+
+
 def _newest_version(home: Path, check: Check) -> Path | None:
-    if not home.is_dir():
-        return None
-    versions = [path for path in home.iterdir() if path.is_dir() and not path.name.endswith(PARTIAL_SUFFIX)]
-    for version in sorted(versions, key=lambda path: path.lstat().st_mtime, reverse=True):
+    for version in complete_versions(home):
         try:
             check(version)
         except Problem:
