@@ -131,7 +131,8 @@ def test_the_command_line_refuses_them_with_the_same_sentences(tmp_path, functio
         main(["--function", str(file), "--port", "0"])
         refusal = capsys.readouterr().err
         result = CliRunner().invoke(app, [command, str(file), *(["no-completions"] if command == "score" else [])])
-        assert (result.exit_code, result.stderr) == (10, refusal)
+        # The command line marks a sentence that names no line as an error, because it has others to print.
+        assert (result.exit_code, result.stderr.removeprefix("error: ")) == (10, refusal)
 
 
 @pytest.mark.parametrize(("spec", "message"), LACKING)

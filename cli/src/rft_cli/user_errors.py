@@ -13,6 +13,13 @@ import typer
 
 _LONGEST_ERROR = 2000
 """Characters of an error in a manifest; it may quote a value, which may have any size."""
+_AGAIN_SECONDS = 0.05
+"""Time until a signal whose exception was lost is sent again."""
+_SIGNALS: dict[type[BaseException], signal.Signals] = {
+    SystemExit: signal.SIGTERM,
+    KeyboardInterrupt: signal.SIGINT,
+}
+"""Which signal has raised which exception."""
 
 
 @contextmanager
@@ -42,16 +49,31 @@ def user_errors() -> Iterator[None]:
 
 @contextmanager
 def _ending_in_order() -> Iterator[None]:
-    """Let SIGTERM end the command as Ctrl-C does: what it has started ends first, and its folders are removed."""
+    """Let SIGTERM end the command as Ctrl-C does: what it has started ends first, and its folders are removed.
+
+    An exception of a signal's handler is lost when the signal comes where Python cannot raise: in a finalizer, or in
+    code of C or Rust that calls Python and ignores errors. The signal is then sent once more.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
 
+    def send_again(lost: sys.UnraisableHookArgs) -> None:
+        number = _SIGNALS.get(type(lost.exc_value)) if lost.exc_value is not None else None
+        if number is None:
+            previous_hook(lost)
+        else:  # From a thread, because this hook cannot raise either.
+            again = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (threading.get_ident(), number))
+            again.daemon = True
+            again.start()
+
     if threading.current_thread() is not threading.main_thread():  # only the main thread handles signals
         yield
         return
-    previous = signal.signal(signal.SIGTERM, end)
+    previous, previous_hook = signal.signal(signal.SIGTERM, end), sys.unraisablehook
+    sys.unraisablehook = send_again
     try:
         yield
     finally:
+        sys.unraisablehook = previous_hook
         signal.signal(signal.SIGTERM, previous)
