@@ -4,7 +4,8 @@ Run: .venv/bin/python bench/attacks.py [SERVER ...] (six minutes; needs Linux, a
 Each server runs twice, and one of the two is attacked. An innocent caller asks both in turn meanwhile, so the load of
 the machine is the same for both, and what is left of the ratio is the attack's. The command fails when a ratio exceeds
 its bound. The memory is the most that the server's process had meanwhile; for attacks on the memory of the kernel, it
-is that of the server, its workers and what the kernel holds for them.
+is that of the server, its workers and what the kernel holds for them. The loader's memory is without that of the
+process in which it checks large headers, one at a time, which has a limit of its own.
 """
 
 import argparse
@@ -496,10 +497,12 @@ def loader_cases(folder):
     longest = write_adapter_bytes(folder / "longest", (90_000_000).to_bytes(8, "little"), good)
     os.truncate(longest / "adapter_model.safetensors", 1 << 30)
     values = b"[" + b",".join([b"[]"] * 1_900_000) + b"]"
+    names = b"{" + b",".join(b'"%07d":[]' % number for number in range(990_000)) + b"}"
     hostile = {
         "a sparse configuration of 1 GiB": sparse,
         "a header that should have 90 MB": longest,
         "a header of 2 million values": write_adapter_bytes(folder / "values", safetensors(values), good),
+        "a header of 990,000 names": write_adapter_bytes(folder / "names", safetensors(names), good),
     }
     loaders = [LoaderProgram(folder / name, base, server.url) for name in ("attacked", "undisturbed")]
     try:

@@ -70,14 +70,14 @@ LOADED = ("Loaded", "")
 def test_only_adapters_with_large_headers_take_turns(following, tmp_path, monkeypatch, is_large):
     running, counts, together = [], [], threading.Barrier(follow.LARGE_AT_ONCE if is_large else 8)
 
-    def check(version, base, maximum_rank):
+    def check(version, base, maximum_rank):  # in place of both checks
         running.append(version)
         counts.append(len(running))
         together.wait(PATIENCE_SECONDS)  # nobody ends before so many have begun
         time.sleep(0.05)  # one more would be seen now
         running.remove(version)
 
-    monkeypatch.setattr(follow, "check_adapter", check)
+    monkeypatch.setattr(follow, "check_apart" if is_large else "check_adapter", check)
     size = (300 if is_large else 200) << 10
     weights = safetensors(json.dumps({**header(), "__metadata__": {"x": "x" * size}}).encode())
     write_adapter_bytes(tmp_path / "a", weights, json.dumps(configuration()).encode())

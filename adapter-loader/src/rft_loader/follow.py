@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import threading
@@ -17,6 +16,7 @@ from rft_api.system_errors import may_pass
 from rft_loader import plan
 from rft_loader.adapter_list import AdapterFile
 from rft_loader.base_model import read_base_model
+from rft_loader.check_process import check_apart
 from rft_loader.plan import Action, AdapterState, Key, Load, Prepare, Unload
 from rft_loader.problems import Problem
 from rft_loader.room import Room
@@ -32,9 +32,9 @@ TICK_SECONDS = 1.0
 LIST_SECONDS = 5.0
 """Time between two requests for the server's list of adapters while nothing has changed."""
 
-LARGE_AT_ONCE = 2
-"""Adapters with a large header that are checked at the same time: each takes up to some 150 MB meanwhile. The others
-wait for nobody."""
+LARGE_AT_ONCE = 1
+"""Adapters with a large header that are checked at the same time: each takes a processor and up to half a gigabyte
+meanwhile. The others wait for nobody."""
 
 Outcome = Callable[[AdapterState], AdapterState]
 """Turns an adapter's state before an action into its state after it."""
@@ -201,7 +201,10 @@ class Follower:
         )
 
     def _check(self, version: Path) -> None:
-        with self._large if has_large_header(version / WEIGHTS) else contextlib.nullcontext():
+        if has_large_header(version / WEIGHTS):
+            with self._large:
+                check_apart(version, self._settings.base if self._base else None, self._settings.maximum_rank)
+        else:
             check_adapter(version, self._base, self._settings.maximum_rank)
 
     def _remove_versions(self, listed: dict[str, str], now: float) -> None:
