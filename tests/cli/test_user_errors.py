@@ -9,9 +9,12 @@ import sys
 import pytest
 
 FINALIZER = """
-import os, time
+import os, signal, time
 import typer
 from rft_cli.user_errors import user_errors
+
+# A shell starts what runs in its background with SIGINT ignored, and Python leaves that so.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Finalized:
     def __del__(self):
