@@ -3,9 +3,10 @@
 Run: .venv/bin/python bench/attacks.py [SERVER ...] (six minutes; needs Linux, and root for the memory of the kernel)
 Each server runs twice, and one of the two is attacked. An innocent caller asks both in turn meanwhile, so the load of
 the machine is the same for both, and what is left of the ratio is the attack's. The command fails when a ratio exceeds
-its bound. The memory is the most that the server's process had meanwhile; for attacks on the memory of the kernel, it
-is that of the server, its workers and what the kernel holds for them. The loader's memory is without that of the
-process in which it checks large headers, one at a time, which has a limit of its own.
+its bound. The memory is the most that the server's process had meanwhile. For attacks on the memory of the kernel, it
+is that of the server, its workers and what the kernel holds for them, beside that of the undisturbed one and what its
+code may take, `sandbox.memory`. The loader's memory is without that of the process in which it checks large headers,
+one at a time, which has a limit of its own.
 """
 
 import argparse
@@ -44,6 +45,7 @@ from views import pod
 from rft_api.foreign import server_limits
 from rft_api.metrics import TrainMetrics
 from rft_api.ports import free_port
+from rft_api.quantities import quantity_value
 from rft_api.reward_protocol import SCORE_PATH
 from rft_operator.pods.probe import PodClient
 from rft_operator.pods.slots import Limits
@@ -77,10 +79,14 @@ class Subject:
 
 
 class Group(Subject):
-    """A server with all processes that it starts, and with what the kernel holds for them: a group of processes."""
+    """A server with all processes that it starts, and with what the kernel holds for them: a group of processes.
 
-    def __init__(self, folder, ask):
+    `allowance`: the bytes that code may take there, and did not.
+    """
+
+    def __init__(self, folder, ask, allowance):
         super().__init__(0, ask)
+        self.allowance = allowance
         self.current = folder / ("memory.current" if (folder / "memory.current").exists() else "memory.usage_in_bytes")
         self.most = 0
 
@@ -92,7 +98,7 @@ class Group(Subject):
 
     def peak(self):
         self.sample()
-        return self.most
+        return self.most + self.allowance
 
 
 def measure(attacked, undisturbed, attack, seconds):
@@ -245,9 +251,10 @@ def kernel_memory_cases(folder):
     with process_group() as one, process_group() as two:
         servers = [RewardServer(folder / each.name, spec, launcher=joining(each)) for each in (one, two)]
         with servers[0], servers[1]:
+            allowances = 0, int(quantity_value(spec["sandbox"]["memory"]))
             pair = [
-                Group(group, ask_page(f"{server.url}/healthz"))
-                for group, server in zip((one, two), servers, strict=True)
+                Group(group, ask_page(f"{server.url}/healthz"), allowance)
+                for group, server, allowance in zip((one, two), servers, allowances, strict=True)
             ]
             attacks = {"large pairs of sockets": LARGE_PAIRS, "sockets of many processes": MANY_PAIRS, "pipes": PIPES}
             for name, code in attacks.items():
@@ -561,7 +568,7 @@ def listing(loader, adapter, number):
 
 SERVERS = {
     "reward": ("Reward server", reward_server_cases, 2.5, 15.0),
-    "kernel": ("Reward server with its workers", kernel_memory_cases, 2.5, 10.0),
+    "kernel": ("Reward server with its workers", kernel_memory_cases, 1.5, 10.0),
     "trainer": ("Trainer's port", trainer_cases, 1.5, 10.0),
     "operator": ("Operator's questions to pods", operator_cases, 1.5, 10.0),
     "loader": ("Loader", loader_cases, 4.0, 10.0),

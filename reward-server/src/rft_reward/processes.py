@@ -8,7 +8,7 @@ import itertools
 import os
 import signal
 from collections import defaultdict
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
 _QUICK_LOOKS = 100
@@ -22,18 +22,20 @@ def strays(workers: Set[int]) -> list[int]:
     This process adopts orphans (`sandbox.adopt_orphans`). So all processes that a dead worker started are among them,
     also those in another session or process group.
     """
-    children = _children()
-    processes = [child for child in children[os.getpid()] if child not in workers]
+    return _strays_among(_children(), workers)
+
+
+def _strays_among(children: Mapping[int, list[int]], workers: Set[int]) -> list[int]:
+    processes = [child for child in children.get(os.getpid(), ()) if child not in workers]
     for process in processes:
-        processes += children[process]
+        processes += children.get(process, ())
     return processes
 
 
 def descendant(process: int, generations: int) -> int:
     """The first child of the first child, and so on for a number of generations, or the last one that exists."""
-    children = _children()
     for _ in range(generations):
-        process = min(children[process], default=process)
+        process = min(_children_of(process), default=process)
     return process
 
 
@@ -109,7 +111,10 @@ async def end_strays(workers: Set[int]) -> bool:
     """Kill strays until there are none. Return whether that succeeded."""
     for _ in range(400):
         _end_children(workers)
-        processes = strays(workers)
+        # In a thread, because the kernel takes a while to tell of all processes of a machine. Workers that end or start
+        # meanwhile are none.
+        before = frozenset(workers)
+        processes = _strays_among(await asyncio.to_thread(_children), before | workers)
         if not processes:
             return True
         for process in processes:
@@ -147,11 +152,13 @@ def _end_children(workers: Set[int]) -> None:
 def _children() -> defaultdict[int, list[int]]:
     """The children of every process, by the id of their parent."""
     children = defaultdict(list)
-    for process in Path("/proc").glob("[0-9]*"):
+    with os.scandir("/proc") as entries:
+        listed = [entry.name for entry in entries if entry.name.isdigit()]
+    for process in listed:
         try:
             # The name, in parentheses, may contain any characters. The state and the parent follow it.
-            parent = int((process / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+            parent = int(_read(f"/proc/{process}/stat").rpartition(b")")[2].split()[1])
         except OSError:  # the process has ended
             continue
-        children[parent].append(int(process.name))
+        children[parent].append(int(process))
     return children

@@ -7,8 +7,9 @@ import os
 import re
 import resource
 import secrets
-from collections.abc import Iterable, Set
+from collections.abc import Set
 from pathlib import Path
+from typing import NamedTuple
 
 from rft_reward import processes
 from rft_reward.sandbox import MAXIMUM_LOCKS, SCRATCH_BYTES, SCRATCH_FILES
@@ -18,6 +19,16 @@ _LOCK = re.compile(rb"POSIX +\S+ +\S+ +(\d+) ")
 """A line of the kernel's list of locks, with the process that holds it or waits for it."""
 _MOST_OF_THE_LOCKS = 384 << 10
 """Bytes that are read of the list, which are more than `MAXIMUM_LOCKS` take: the list may be of any length."""
+
+
+class Excess(NamedTuple):
+    """A limit that a worker exceeds."""
+
+    reason: str
+    message: str
+    is_certain: bool = False
+    """Whether one measurement is enough. It is not for the memory of processes: one that is about to execute a program
+    still has its parent's."""
 
 
 class Watch:
@@ -39,21 +50,22 @@ class Watch:
         self._scratch = scratch
         self._before = _own_bytes(worker)
 
-    def excess(self, offspring: Iterable[int]) -> tuple[str, str] | None:
-        """The limit that the worker and its descendants exceed together, as reason and message; None if none is."""
+    def excess(self) -> Excess | None:
+        """The limit that the worker and its descendants exceed together; None if none is."""
+        held = 0 if self._sockets is None else _socket_bytes(self._sockets)
+        text = f"the code's processes together used more than {self._memory}"
+        memory = f"{text}: make them use less, or raise spec.sandbox.memory"
+        if held > self._memory_bytes:
+            return Excess("memory", memory, is_certain=True)
         # Forks of the worker share its initial memory until they write to it.
-        members = {self._worker, *offspring}
-        used = sum(max(0, _own_bytes(process) - self._before) for process in members)
-        if self._sockets is not None:
-            used += _socket_bytes(self._sockets)
-        if used > self._memory_bytes:
-            text = f"the code's processes together used more than {self._memory}"
-            return "memory", f"{text}: make them use less, or raise spec.sandbox.memory"
+        members = {self._worker, *processes.offspring(self._worker)}
+        if held + sum(max(0, _own_bytes(process) - self._before) for process in members) > self._memory_bytes:
+            return Excess("memory", memory)
         if _locks_of(members) > MAXIMUM_LOCKS:
-            return "memory", f"the code held more than {MAXIMUM_LOCKS:,} locks of files: make it hold fewer"
+            return Excess("memory", f"the code held more than {MAXIMUM_LOCKS:,} locks of files: make it hold fewer")
         if self._scratch is not None and _holds_more(self._scratch, SCRATCH_BYTES, SCRATCH_FILES):
             text = f"the code wrote more than {SCRATCH_BYTES >> 20} MiB or {SCRATCH_FILES} files, or hid a folder"
-            return "scratch", f"{text}: make it write less"
+            return Excess("scratch", f"{text}: make it write less")
         return None
 
     def crowded(self) -> bool:

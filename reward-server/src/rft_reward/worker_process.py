@@ -115,7 +115,7 @@ class WorkerProcess:
         self._watch: watch.Watch | None = None
         self._excessive = False
         self._excess: WorkerLost | None = None
-        self._next_look: asyncio.TimerHandle | None = None
+        self._next_look: asyncio.TimerHandle | asyncio.Task[None] | None = None
         self._attached = contextlib.ExitStack()
 
     async def start(self) -> None:
@@ -325,15 +325,18 @@ class WorkerProcess:
         self._next_look = asyncio.get_running_loop().call_later(WATCH_SECONDS, self._look)
 
     def _look(self) -> None:
+        self._next_look = asyncio.get_running_loop().create_task(self._measure())
+
+    async def _measure(self) -> None:
         """Kill the worker if its processes together exceed a limit, now and at the previous measurement."""
         if self._watch is not None and self._process is not None:
-            excess = self._watch.excess(processes.offspring(self._worker))
-            if excess is not None and self._excessive:
-                self._excess = WorkerLost(*excess)
+            # In a thread, because the kernel has those wait who ask for the locks of all processes.
+            excess = await asyncio.to_thread(self._watch.excess)
+            if excess is not None and (self._excessive or excess.is_certain):
+                self._excess = WorkerLost(excess.reason, excess.message)
                 self.lost.set()
                 self._process.kill()
                 return
-            # One measurement is not enough: a process that is about to execute a program still has its parent's memory.
             self._excessive = excess is not None
         self._look_later()
 
