@@ -229,7 +229,18 @@ class Bench:
             await self.create_all(space, objects)
         await self.until_running(before + len(numbers) * len(spaces))
         say("waiting for all of them to be asked")
+        for space in spaces:
+            await self.until_noticed(space)
         await asyncio.sleep(20)
+
+    async def until_noticed(self, namespace):
+        """Wait until the operator has noticed of all jobs of a namespace that they run, so that it asks their pods."""
+        waiting = True
+        while waiting:
+            self.check()
+            await asyncio.sleep(3)
+            jobs = await self.request("GET", f"{GROUP}/namespaces/{namespace}/rftjobs", None)
+            waiting = [j for j in jobs["items"] if running_reason(j) != "Running"]
 
     async def until_running(self, number):
         while self.running < number:
@@ -395,6 +406,12 @@ class Bench:
             text = await response.text()
             assert response.status in (200, 201), text[:1000]
             return json.loads(text)
+
+
+def running_reason(found):
+    """Why a job has not succeeded; None if nothing says so yet."""
+    conditions = found.get("status", {}).get("conditions", [])
+    return next((c["reason"] for c in conditions if c["type"] == "Succeeded"), None)
 
 
 def good_names():
