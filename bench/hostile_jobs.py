@@ -38,7 +38,7 @@ from cluster.runs import RunFolder, remove_abandoned
 from cluster.versions import CONTROL_PLANE
 from lives import JOB, REWARD, write_operator_kubeconfig
 from operator_scale import cpu_seconds, markdown_table, memory, say
-from pretending import Operator
+from pretending import Operator, reason
 from support.hostile_pods import KINDS
 
 from rft_operator.inference_endpoint.names import LOADER_PORT, SERVER_PORT
@@ -240,7 +240,7 @@ class Bench:
             self.check()
             await asyncio.sleep(3)
             jobs = await self.request("GET", f"{GROUP}/namespaces/{namespace}/rftjobs", None)
-            waiting = [j for j in jobs["items"] if running_reason(j) != "Running"]
+            waiting = [j for j in jobs["items"] if reason(j, "Succeeded") != "Running"]
 
     async def until_running(self, number):
         while self.running < number:
@@ -406,12 +406,6 @@ class Bench:
             text = await response.text()
             assert response.status in (200, 201), text[:1000]
             return json.loads(text)
-
-
-def running_reason(found):
-    """Why a job has not succeeded; None if nothing says so yet."""
-    conditions = found.get("status", {}).get("conditions", [])
-    return next((c["reason"] for c in conditions if c["type"] == "Succeeded"), None)
 
 
 def good_names():

@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 from rft_api.foreign.files import parse_bounded
+from rft_api.foreign.memory import bounded_growth
 from rft_api.foreign.sizes import format_size
 from rft_loader.base_model import read_base_model
 from rft_loader.problems import Problem
@@ -62,16 +62,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--base", type=Path, help="folder of the base model")
     options = parser.parse_args(arguments)
     os.nice(19)
-    _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = _MEMORY_BYTES if most == resource.RLIM_INFINITY else min(_MEMORY_BYTES, most)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
     try:
-        base = None if options.base is None else read_base_model(options.base)
-        check_adapter(options.version, base, options.maximum_rank)
+        with bounded_growth(_MEMORY_BYTES):
+            base = None if options.base is None else read_base_model(options.base)
+            check_adapter(options.version, base, options.maximum_rank)
     except Problem as problem:
         print(json.dumps({"message": str(problem), "permanent": problem.permanent}))
     except MemoryError:
-        text = f"{WEIGHTS}: its header takes more than {format_size(limit)} of memory; save fewer tensors"
+        text = f"{WEIGHTS}: its header takes more than {format_size(_MEMORY_BYTES)} of memory; save fewer tensors"
         print(json.dumps({"message": text, "permanent": True}))
     return 0
 

@@ -202,8 +202,9 @@ class Follower:
 
     def _check(self, version: Path) -> None:
         if has_large_header(version / WEIGHTS):
+            base = None if self._base is None else self._settings.base
             with self._large:
-                check_apart(version, self._settings.base if self._base else None, self._settings.maximum_rank)
+                check_apart(version, base, self._settings.maximum_rank)
         else:
             check_adapter(version, self._base, self._settings.maximum_rank)
 

@@ -59,7 +59,7 @@ def _ending_in_order() -> Iterator[None]:
         sys.exit(128 + number)
 
     def send_again(lost: sys.UnraisableHookArgs) -> None:
-        number = _SIGNALS.get(type(lost.exc_value)) if lost.exc_value is not None else None
+        number = _SIGNALS.get(lost.exc_type)
         if number is None:
             previous_hook(lost)
         else:  # From a thread, because this hook cannot raise either.
