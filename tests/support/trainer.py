@@ -58,12 +58,14 @@ from rft_trainer.progress import ProgressReporter
 record = ProgressReporter.record_step
 
 def record_and_wait(self, metrics, new_tokens):
-    record(self, metrics, new_tokens)
     if metrics.step != int(os.environ["PAUSE_AFTER"]):
+        record(self, metrics, new_tokens)
         return
+    # Before the line is written: a test that sees the line may send its signal at once.
     signals = []
     previous = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, lambda *arguments: (signals.append(arguments), previous(*arguments)))
+    record(self, metrics, new_tokens)
     while not (signals or Path(os.environ["PAUSE_ENDS"]).exists()):
         time.sleep(0.02)
 
