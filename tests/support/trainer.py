@@ -49,27 +49,27 @@ def lambda_handler(event, context):
 """
 
 
-# The first process waits after a step: for a signal to end, or until the test goes on.
+# The first process waits after a step: for a signal to end, or until the test goes on. The line of the step is what tests
+# wait for, so that what comes after it may hear a signal too late.
 _PAUSE = """
 import os, signal, time
 from pathlib import Path
-from rft_trainer.progress import ProgressReporter
+from rft_trainer import metrics_log
 
-record = ProgressReporter.record_step
+append = metrics_log.append_metrics
 
-def record_and_wait(self, metrics, new_tokens):
-    if metrics.step != int(os.environ["PAUSE_AFTER"]):
-        record(self, metrics, new_tokens)
+def append_and_wait(folder, metrics):
+    if metrics.split != "train" or metrics.step != int(os.environ["PAUSE_AFTER"]):
+        append(folder, metrics)
         return
-    # Before the line is written: a test that sees the line may send its signal at once.
     signals = []
     previous = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, lambda *arguments: (signals.append(arguments), previous(*arguments)))
-    record(self, metrics, new_tokens)
+    append(folder, metrics)
     while not (signals or Path(os.environ["PAUSE_ENDS"]).exists()):
         time.sleep(0.02)
 
-ProgressReporter.record_step = record_and_wait
+metrics_log.append_metrics = append_and_wait
 """
 
 
