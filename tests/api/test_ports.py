@@ -2,6 +2,9 @@
 
 import random
 import socket
+import subprocess
+import sys
+from contextlib import ExitStack
 
 import pytest
 
@@ -12,12 +15,38 @@ def test_equal_seeds_do_not_give_equal_ports(monkeypatch):
     """As tests in two processes have them after a trainer was made in each."""
     found = []
     for _ in range(2):
-        monkeypatch.setattr(ports, "_returned_ports", set())
+        monkeypatch.setattr(ports, "_reservations", reservations := {})
         random.seed(42)
         found.append([ports.free_port() for _ in range(4)])
+        for reservation in reservations.values():
+            reservation.close()
     assert found[0] != found[1]
     assert len(set(found[0])) == 4
     assert all(20000 <= port < 30000 for port in found[0])
+
+
+OTHER = """
+import sys
+from rft_api import ports
+ports._RANGE = (29950, 29999)
+print(*(ports.free_port() for _ in range(10)), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_programs_that_run_at_the_same_time_get_different_ports():
+    """Nobody listens yet: before, one of two programs that had got the same port ended."""
+    with ExitStack() as stack:
+        others = [
+            stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", OTHER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            )
+            for _ in range(3)
+        ]
+        found = [port for other in others for port in other.stdout.readline().split()]
+        for other in others:
+            other.communicate()
+    assert len(found) == len(set(found)) == 30
 
 
 def test_a_port_that_is_in_use_is_named():

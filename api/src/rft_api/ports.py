@@ -16,25 +16,31 @@ class ListenError(Exception):
 _RANGE = (20000, 29999)
 """Ports below those of Kubernetes' NodePorts (from 30000) and below those that Linux assigns to outgoing connections
 (from 32768, /proc/sys/net/ipv4/ip_local_port_range), which might be taken before the program listens on them."""
-_returned_ports: set[int] = set()
+_reservations: dict[int, socket.socket] = {}
+"""By port, what keeps it from other processes: a socket whose name only one process has at a time."""
 _random = random.SystemRandom()
 """A generator of its own: programs that set the same seed would otherwise choose the same ports."""
 
 
 def free_port() -> int:
-    """A port that nothing listens on, on any address; this process gets each port once."""
+    """A port that nothing listens on, on any address; nobody else gets it from here while this process runs.
+
+    A program may take half a minute until it listens, in which others look for a port, too.
+    """
     while True:
         port = _random.randint(*_RANGE)
-        if port in _returned_ports:
-            continue
-        with socket.socket() as probe:
-            # As servers do: connections that have just ended do not keep a port.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
+        reservation = socket.socket(socket.AF_UNIX)
+        try:
+            # A name without a file, which the kernel takes back however the process ends.
+            reservation.bind(f"\0rft-port-{port}")
+            with socket.socket() as probe:
+                # As servers do: connections that have just ended do not keep a port.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(("0.0.0.0", port))
-            except OSError:
-                continue
-        _returned_ports.add(port)
+        except OSError:
+            reservation.close()
+            continue
+        _reservations[port] = reservation
         return port
 
 
