@@ -49,8 +49,8 @@ def lambda_handler(event, context):
 """
 
 
-# The first process waits after a step: for a signal to end, or until the test goes on. The line of the step is what tests
-# wait for, so that what comes after it may hear a signal too late.
+# The first process waits after a step: for a signal to end, or until the test goes on. Tests wait for the line of the
+# step, and may send their signal at once: what listens for it has to be there before the line.
 _PAUSE = """
 import os, signal, time
 from pathlib import Path
