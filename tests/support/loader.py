@@ -123,7 +123,7 @@ class PretendedServer:
         self.adapters: dict[str, str] = {}
         self.refusals: dict[str, str] = {}
         self.requests: list[tuple[str, str]] = []
-        self.port = 0
+        self.port = free_port()  # which nobody else takes while it is stopped
         self.start()
 
     @property
@@ -139,7 +139,7 @@ class PretendedServer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 listed = [{"id": "base", "root": "/models/base", "parent": None}]
-                listed += [{"id": name, "root": root, "parent": "base"} for name, root in outer.adapters.items()]
+                listed += [{"id": name, "root": root, "parent": "base"} for name, root in dict(outer.adapters).items()]
                 self._answer(200, {"data": listed})
 
             def do_POST(self) -> None:
@@ -168,7 +168,6 @@ class PretendedServer:
             def log_message(self, format: str, *args: object) -> None: ...
 
         self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self) -> None:
