@@ -33,8 +33,8 @@ class Adapted(Vllm):
 
 @pytest.fixture
 def vllm(tmp_path, base):
+    """A server that has not been started."""
     server = Adapted(tmp_path, base)
-    server.start()
     yield server
     server.stop()
 
@@ -44,7 +44,7 @@ def test_names_answer_as_the_list_says(tmp_path, vllm, base, bucket, adapters):
     one, two = bucket.put(adapters / "one", "runs/one/best"), adapters / "two"
     loader = LoaderProgram(tmp_path / "loader", base, vllm.url, bucket.environment)
     write_list(loader.list, {"a": one, "b": two, "wide": adapters / "wide"})
-    loader.start()  # as in a pod, long before the server answers
+    loader.start()
 
     def states(**expected):
         def reached(said):
@@ -52,7 +52,9 @@ def test_names_answer_as_the_list_says(tmp_path, vllm, base, bucket, adapters):
 
         loader.wait_for(reached)
 
+    # As in a pod, long before the server answers; it is started only now, so that it cannot be faster.
     states(a="Loading", b="Loading", wide="Failed")
+    vllm.start()
     vllm.wait()
     states(a="Loaded", b="Loaded", wide="Failed")
     plain, by_one, by_two = vllm.answer("base"), vllm.answer("a"), vllm.answer("b")
@@ -66,10 +68,11 @@ def test_names_answer_as_the_list_says(tmp_path, vllm, base, bucket, adapters):
     assert "conflicts with a served base model" in loader.adapters()["base"]["message"]
     loader.wait_for(lambda _: vllm.answer("b") is None)
 
-    # The loader starts again: nothing is loaded again.
+    # The loader starts again: nothing is loaded again. What was refused goes before, because it is tried again and again.
+    write_list(loader.list, {"a": two, "c": one})
+    states(a="Loaded", c="Loaded")
     loader.stop()
     before = (tmp_path / "vllm.log").read_text().count("POST /v1/load_lora_adapter")
-    write_list(loader.list, {"a": two, "c": one})
     loader.start()
     states(a="Loaded", c="Loaded")
     time.sleep(3)

@@ -35,6 +35,7 @@ class Vllm:
         self._log = folder / "vllm.log"
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
+        self._process: subprocess.Popen[bytes] | None = None
         self._command = [
             sys.executable, "-X", "faulthandler", "-m", "rft_trainer.cpu_server", "--model", str(model),
             "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32",
@@ -74,20 +75,25 @@ class Vllm:
             AssertionError: it ended, or does not answer; with its log, and where its processes are.
         """
 
+        process = self._process
+        assert process is not None
+
         def answers() -> bool:
-            assert self._process.poll() is None, self._tail()
+            assert process.poll() is None, self._tail()
             return self._answers()
 
         def stuck() -> str:
-            for process in (*psutil.Process(self._process.pid).children(recursive=True), self._process):
-                process.send_signal(signal.SIGABRT)  # Python writes its stacks
+            for each in (*psutil.Process(process.pid).children(recursive=True), process):
+                each.send_signal(signal.SIGABRT)  # Python writes its stacks
             time.sleep(2)
             return f"{self.url} does not answer:\n{self._tail()}"
 
         wait_until(answers, self._tail, stuck, pause=0.5)
 
     def stop(self) -> None:
-        """Ends it."""
+        """Ends it, if it was started."""
+        if self._process is None:
+            return
         self._process.terminate()
         try:
             self._process.wait(PATIENCE_SECONDS)
