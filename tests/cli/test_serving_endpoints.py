@@ -72,6 +72,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         url = pretended.url
 
         def __init__(self, command: list[str], log: Path, environment: dict[str, str]):
+            pretended.adapters.clear()  # as one that starts: with the adapters of before, all would be ready at once
             self.program = Program(["sleep", "infinity"], log, environment)
 
         def is_ready(self) -> bool:
