@@ -8,10 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 from support.conversation_logs import read
-from support.patience import PATIENCE_SECONDS, wait_until
+from support.patience import PATIENCE_SECONDS
 from support.vllm_bytes import VllmBytes
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_cli import processes
 from rft_cli.served_logs import log_of
 from rft_cli.served_models import ServedModels
 from rft_cli.serving_folder import ServingFolder
@@ -20,7 +21,9 @@ from rft_cli.serving_programs import Gateway
 MESSAGES = [{"role": "user", "content": "I am jane@example.org"}]
 
 
-def test_conversations_of_both_models_are_kept(tmp_path):
+def test_conversations_of_both_models_are_kept(tmp_path, monkeypatch):
+    # It uploads before it ends, which may take longer here than a user would wait.
+    monkeypatch.setattr(processes, "STOP_SECONDS", PATIENCE_SECONDS)
     logs = log_of(str(tmp_path / "logs"), None, [r"\S+@\S+"])
     files = ServingFolder(tmp_path / "serving")
     with VllmBytes("tuned", "base") as server, files.lock():
@@ -37,8 +40,7 @@ def test_conversations_of_both_models_are_kept(tmp_path):
             )
             assert answer.is_success
         finally:
-            gateway.program.stop()  # it uploads before it ends
-        wait_until(lambda: (tmp_path / "logs").is_dir())
+            gateway.program.stop()
     [prompt], _ = read(tmp_path / "logs")
     assert prompt.messages == [{"role": "user", "content": "I am [redacted]"}]
     assert prompt.answer == "w0 w1 "
