@@ -50,7 +50,8 @@ class Child:
         )
         self.port = int(self.process.stdout.readline())
         self.idle_files = self.files()
-        scrape(self.port)
+        # Until the page has been made once. A server that is in a hurry may hang up on a client that is slow here.
+        wait_until(lambda: is_whole(ask(self.port, GET + b"\r\n")))
 
     def files(self) -> int:
         return open_files(self.process.pid)
@@ -92,10 +93,12 @@ def ask(port, request):
         return read_all(client)
 
 
+def is_whole(answer):
+    return answer.startswith(b"HTTP/1.1 200 OK\r\n") and answer.endswith(b"\r\n\r\n" + BODY)
+
+
 def scrape(port):
-    answer = ask(port, GET + b"\r\n")
-    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert answer.endswith(b"\r\n\r\n" + BODY)
+    assert is_whole(ask(port, GET + b"\r\n"))
 
 
 FLOODS = floods("/metrics", "/metrics")

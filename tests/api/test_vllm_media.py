@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from support.patience import PATIENCE_SECONDS
 
 from rft_api import vllm_server
 
@@ -90,7 +91,7 @@ def load(domains: list[str], *urls: str) -> list[str]:
         [sys.executable, "-c", LOADER, json.dumps([arguments, urls])],
         capture_output=True,
         text=True,
-        env={**os.environ, **vllm_server.ENVIRONMENT},
+        env={**os.environ, **vllm_server.ENVIRONMENT, "VLLM_IMAGE_FETCH_TIMEOUT": str(int(PATIENCE_SECONDS))},
     )
     assert done.returncode == 0, done.stderr
     results: list[Any] = json.loads(done.stdout.splitlines()[-1])
