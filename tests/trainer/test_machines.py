@@ -6,14 +6,14 @@ import uuid
 import pytest
 from safetensors.torch import load_file
 from support.patience import wait_until
-from support.reward_server import RewardServer
 from support.trainer import (
-    DIGIT_SHARE,
     TrainerProgram,
     assert_whole_adapter,
     curve,
+    end_pause,
     hyperparameters,
     job_spec,
+    pause_after,
     render,
 )
 
@@ -24,14 +24,6 @@ from rft_api.summary import Summary
 
 # Checkpoints after steps 2, 4, 6, 8 and 9; that after step 3, a validation, has only weights.
 STEPS = hyperparameters(microBatchSize=4, maxSteps=9, evalInterval=3)
-# Half a second for each request: the run must not be over before its first checkpoint is in the store.
-SLOWLY = DIGIT_SHARE.replace("    rows = []", "    import time\n    time.sleep(0.5)\n    rows = []")
-
-
-@pytest.fixture(scope="module")
-def rewards(tmp_path_factory):
-    with RewardServer(tmp_path_factory.mktemp("slow"), {"python": {"source": SLOWLY}}) as server:
-        yield server
 
 
 def adapter_spec(model, data, output, nodes, processes):
@@ -58,11 +50,12 @@ class TwoMachines:
         self.config = render(spec, folder, rewards.url, rewards.token_file)
         self.environment = s3.environment()
 
-    def start(self):
+    def start(self, pause=None):
+        """Starts both; `pause` has the variables with which the run pauses."""
         port = str(free_port())
         self.first, self.second = (
             TrainerProgram(
-                self.config, folder, free_port(), environment=self.environment,
+                self.config, folder, free_port(), environment=self.environment | (pause or {}),
                 arguments=["--node-rank", str(rank), "--master-address", "127.0.0.1", "--master-port", port],
             )
             for rank, folder in enumerate(self.folders)
@@ -101,17 +94,18 @@ def test_machines_are_lost_and_new_ones_go_on_from_the_store(tmp_path, s3, model
     assert_whole_adapter(reference.folder)
 
     machines = TwoMachines(tmp_path / "two", s3, model, data, rewards)
-    first, second = machines.start()
+    first, second = machines.start(pause_after(5, tmp_path / "pause"))
     machines.wait_for_stored()
     second.kill()
+    end_pause(tmp_path / "pause")
     code = first.wait()
     assert code not in (0, ExitCode.INTERRUPTED), first.log
     assert not ExitCode(code).permanent, first.log
     assert not list(machines.stored.checkpoints.glob("checkpoint-*")), "half a checkpoint was copied"
     machines.lose_disks()
 
-    first, second = machines.start()
-    first.wait_for_line(5)
+    first, second = machines.start(pause_after(6, tmp_path / "again"))
+    first.wait_for_line(6)
     first.kill()
     second.kill()
     machines.lose_disks()
