@@ -68,7 +68,7 @@ def test_names_answer_as_the_list_says(tmp_path, vllm, base, bucket, adapters):
     assert "conflicts with a served base model" in loader.adapters()["base"]["message"]
     loader.wait_for(lambda _: vllm.answer("b") is None)
 
-    # The loader starts again: nothing is loaded again. What was refused goes before, because it is tried again and again.
+    # The loader starts again: nothing is loaded again. Before, what was refused goes: it is tried again and again.
     write_list(loader.list, {"a": two, "c": one})
     states(a="Loaded", c="Loaded")
     loader.stop()

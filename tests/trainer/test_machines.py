@@ -3,7 +3,6 @@
 import shutil
 import uuid
 
-import pytest
 from safetensors.torch import load_file
 from support.patience import wait_until
 from support.trainer import (
