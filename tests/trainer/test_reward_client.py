@@ -5,6 +5,7 @@ import threading
 import zlib
 
 import pytest
+from support.patience import PATIENCE_SECONDS
 from support.raw_server import drip, drip_headers, endless, raw_server
 from support.reward_server import RewardServer
 from support.services import Answer, Service
@@ -17,7 +18,8 @@ from rft_trainer.data import Prompt
 from rft_trainer.reward_transport import Rollout
 from rft_trainer.rewards import RewardClient
 
-TIMEOUT = "8s"
+TIMEOUT = 30
+"""Seconds in which a hung batch ends; each of its samples then gets an eighth of them, however busy the machine is."""
 SOURCE = """
 import time
 
@@ -28,7 +30,7 @@ def lambda_handler(event, context):
         if text == "raise":
             raise ValueError("no reward for this")
         if text == "hang":
-            time.sleep(60)
+            time.sleep(3600)
         if text == "missing":
             continue
         value = {"nan": float("nan"), "text": "0.5"}.get(text, float(len(text)))
@@ -52,13 +54,13 @@ def score(client, batch):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    spec = {"python": {"source": SOURCE}, "timeout": TIMEOUT}
+    spec = {"python": {"source": SOURCE}, "timeout": f"{PATIENCE_SECONDS:.0f}s"}
     with RewardServer(tmp_path_factory.mktemp("client"), spec) as server:
         yield server
 
 
-def target(server):
-    return {"r": RewardTarget(url=server.url, token_file=str(server.token_file), timeout_seconds=8, digest="d")}
+def target(server, seconds=PATIENCE_SECONDS):
+    return {"r": RewardTarget(url=server.url, token_file=str(server.token_file), timeout_seconds=seconds, digest="d")}
 
 
 @pytest.fixture
@@ -79,7 +81,6 @@ def test_scores_come_back_in_order_over_many_batches(client):
     ("bad", "reason"),
     [
         ("raise", "no reward for this"),
-        ("hang", f"spec.timeout, {TIMEOUT}"),
         ("nan", "not a finite number"),
         ("text", "a string, not a number"),
         ("missing", "no row with this id"),
@@ -90,6 +91,15 @@ def test_a_failed_sample_has_an_error_and_no_reward(client, bad, reason):
     assert [s.aggregate_reward_score for s in scores] == [3.0, None, 5.0]
     assert reason in scores[1].error
     assert client.failed_total == 1
+
+
+def test_a_sample_that_hangs_has_an_error_and_no_reward(tmp_path):
+    with RewardServer(tmp_path, {"python": {"source": SOURCE}, "timeout": f"{TIMEOUT}s"}) as server:
+        client = RewardClient(target(server, TIMEOUT))
+        scores = score(client, rollouts("one", "hang", "three"))
+        client.close()
+    assert [s.aggregate_reward_score for s in scores] == [3.0, None, 5.0]
+    assert f"spec.timeout, {TIMEOUT}s" in scores[1].error
 
 
 def test_too_many_failures_stop_the_run_with_the_first_error(client):
