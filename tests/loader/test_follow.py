@@ -14,6 +14,7 @@ from support.adapters import configuration, header, safetensors, write_adapter_b
 from support.loader import LoaderProgram, write_list
 from support.patience import PATIENCE_SECONDS, wait_until
 
+import rft_loader.server
 from rft_api.exit_codes import ExitCode
 from rft_loader import follow
 from rft_loader.follow import Follower, Settings
@@ -59,7 +60,9 @@ class Following:
 
 
 @pytest.fixture
-def following(tmp_path, base, server):
+def following(tmp_path, base, server, monkeypatch):
+    # The list comes from this process, which may have to wait for a processor.
+    monkeypatch.setattr(rft_loader.server, "LIST_SECONDS", PATIENCE_SECONDS)
     return Following(tmp_path, base, server)
 
 
