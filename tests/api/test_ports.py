@@ -4,6 +4,7 @@ import random
 import socket
 import subprocess
 import sys
+from collections import deque
 from contextlib import ExitStack
 
 import pytest
@@ -15,10 +16,11 @@ def test_equal_seeds_do_not_give_equal_ports(monkeypatch):
     """As tests in two processes have them after a trainer was made in each."""
     found = []
     for _ in range(2):
-        monkeypatch.setattr(ports, "_reservations", reservations := {})
+        monkeypatch.setattr(ports, "_ports", set())
+        monkeypatch.setattr(ports, "_reservations", reservations := deque())
         random.seed(42)
         found.append([ports.free_port() for _ in range(4)])
-        for reservation in reservations.values():
+        for reservation in reservations:
             reservation.close()
     assert found[0] != found[1]
     assert len(set(found[0])) == 4
@@ -47,6 +49,16 @@ def test_programs_that_run_at_the_same_time_get_different_ports():
         for other in others:
             other.communicate()
     assert len(found) == len(set(found)) == 30
+
+
+def test_a_process_that_gets_many_ports_keeps_few_files_open(monkeypatch):
+    monkeypatch.setattr(ports, "_ports", set())
+    monkeypatch.setattr(ports, "_reservations", reservations := deque())
+    found = {ports.free_port() for _ in range(100)}
+    assert len(found) == 100
+    assert len(reservations) == 64
+    for reservation in reservations:
+        reservation.close()
 
 
 def test_a_port_that_is_in_use_is_named():
