@@ -99,6 +99,10 @@ class Kubectl:
         """Apply the custom resource definitions in a folder, and wait until their kinds are served."""
         self("apply", "--server-side", "-f", str(folder))
         self.wait("condition=Established", "-f", str(folder))
+        # The API server tells clients of a kind a moment after it is established.
+        for definition in self("get", "--output=name", "-f", str(folder)).split():
+            kind = definition.partition("/")[2]
+            wait_until(lambda kind=kind: self.run("get", kind).returncode == 0, explain=lambda kind=kind: kind)
 
     @contextlib.contextmanager
     def namespace(self, name: str, labels: dict[str, str] | None = None) -> Iterator[str]:

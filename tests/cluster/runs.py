@@ -26,8 +26,11 @@ class RunFolder:
     def __init__(self) -> None:
         self.path = cache_folder() / "runs" / f"{int(time.time())}-{os.getpid()}"
         self.path.mkdir(parents=True, mode=0o700)
-        self._lock = (self.path / "lock").open("w")
+        # It gets its name when it is held: another process that begins now would take it for that of a killed run.
+        new = self.path / "new-lock"
+        self._lock = new.open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        new.rename(self.path / "lock")
 
     def remove(self) -> None:
         """Removes the folder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
@@ -9,6 +10,7 @@ from threading import Thread
 import httpx
 from support.patience import PATIENCE_SECONDS, wait_until
 
+from cluster import runs
 from cluster.node import clean_up
 from cluster.other_runs import OtherRun
 from cluster.runs import RunFolder, remove_abandoned
@@ -116,3 +118,20 @@ def test_a_run_removes_its_folder():
     assert run.path.is_dir()
     run.remove()
     assert not run.path.exists()
+
+
+def test_a_run_that_just_begins_is_not_taken_for_one_that_was_killed(monkeypatch, tmp_path):
+    """Several processes begin theirs at the same time, and each looks for what killed ones have left."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    lock, removed = fcntl.flock, []
+
+    def lock_late(file, how):
+        if how == fcntl.LOCK_EX:
+            removed.extend(remove_abandoned(lambda folder: None))
+        lock(file, how)
+
+    monkeypatch.setattr(runs.fcntl, "flock", lock_late)
+    run = RunFolder()
+    assert removed == []
+    assert run.path.exists()
+    run.remove()
