@@ -144,7 +144,7 @@ class Life:
         self.kubelet.run(first, "trainer")
         reached("running")
         self.kubelet.end(first, "trainer", 1, "Unexpected: lightning")
-        self._wait("rftjob/job", lambda found: found["status"].get("retries"))
+        self._wait("rftjob/job", lambda found: found.get("status", {}).get("retries"))
         reached("failed")
         second = self._trainer()
         self.kubelet.run(second, "trainer")

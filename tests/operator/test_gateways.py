@@ -14,6 +14,7 @@ import httpx
 import pytest
 from support.patience import PATIENCE_SECONDS
 
+from rft_api.ports import free_port
 from rft_operator.kube.store import Key
 from rft_operator.main import parse_arguments
 from rft_operator.pods import gateways as module
@@ -213,7 +214,7 @@ def test_endpoints_are_reconciled_when_their_demand_changes(monkeypatch):
     async def scenario(make):
         changed: asyncio.Queue[Key] = asyncio.Queue()
         gateway = Gateway()
-        port = await gateway.listen()
+        port = await gateway.listen(port=free_port())  # nobody else takes it while the gateway is away
         asking = make(f"http://127.0.0.1:{port}", enqueue=changed.put_nowait)
         following = asyncio.create_task(asking.follow())
         await asyncio.sleep(0.1)

@@ -94,9 +94,8 @@ def test_a_job_waits_for_its_reward(kubectl, team, kubelet):
 def test_a_job_succeeds_and_leaves_endpoints(kubectl, team, kubelet):
     kubectl.apply(job(endpoint={"name": "tuned"}), namespace=team)
     (pod,) = kubelet.pods(TRAINERS)
-    said = kubectl.wait_for("rftjob/job", f"--namespace={team}", until=lambda found: "status" in found)
+    said = wait_for(kubectl, team, "rftjob/job", "Succeeded", "Starting", "Unschedulable")
     begun = reason(said, "Succeeded")  # depends on how soon the scheduler finds no node
-    assert begun in ("Starting", "Unschedulable")
     kubelet.run(pod, "trainer")
     wait_for(kubectl, team, "rftjob/job", "Succeeded", "Running")
     kubelet.end(pod, "trainer", 0, json.dumps(RESULT))
@@ -159,7 +158,9 @@ def test_failures_that_may_pass_are_retried_as_often_as_allowed(kubectl, team, k
         kubelet.run(pod, "trainer")
     kubelet.end(second, "trainer", 76, "RewardUnreachable: silence")
     # The reason Retrying stays for some seconds only.
-    kubectl.wait_for("rftjob/job", f"--namespace={team}", until=lambda found: found["status"].get("retries") == 1)
+    kubectl.wait_for(
+        "rftjob/job", f"--namespace={team}", until=lambda found: found.get("status", {}).get("retries") == 1
+    )
     # Both pods are made anew: none can go on without the other.
     pods = kubelet.pods(f"{TRAINERS},rft.dev/attempt=1", 2)
     assert not {first, second} & set(pods)

@@ -8,9 +8,10 @@ import re
 from typing import Any
 
 import pytest
-from audit import OPERATOR
+from audit import OPERATOR, Audit
 from lives import PLANNERS, RESULT, REWARD, REWARDS, ROOT, SERVERS, TRAINERS, Life, bind, job, wait_for
 from pretending import running_operator
+from support.patience import wait_until
 from worlds_from_yaml import SETTINGS
 
 from rft_api.inference_endpoint import InferenceEndpoint
@@ -89,12 +90,19 @@ def test_every_permission_is_used_and_none_is_missing(patient_kubectl, operator_
         wait_for(kubectl, life.namespace, "rftjob/refused", "Succeeded", "PodsMissing")
         of_proxied = ["pod", proxied, f"--namespace={life.namespace}"]
         kubectl.wait_for(*of_proxied, until=lambda found: "deletionTimestamp" in found["metadata"])
+    needed = {(p.group, resource, verb) for p in ALWAYS for resource in p.resources for verb in p.verbs}
+    # The API server records a request after its answer.
+    wait_until(lambda: needed <= used_permissions(audit), explain=lambda: needed - used_permissions(audit))
+    assert used_permissions(audit) == needed
+    assert [request for request in audit.requests() if request.code == 403] == []
+
+
+def used_permissions(audit: Audit) -> set[tuple[str, str, str]]:
+    """Group, resource and verb of what the operator has asked."""
     requests = audit.requests()
-    assert [request for request in requests if request.code == 403] == []
     used = {(request.group, request.resource, request.verb) for request in requests}
     # What is applied is patched; where there was nothing before, it is created, too.
-    used |= {(r.group, r.resource, "create") for r in requests if r.verb == "patch" and r.code == 201}
-    assert used == {(p.group, resource, verb) for p in ALWAYS for resource in p.resources for verb in p.verbs}
+    return used | {(r.group, r.resource, "create") for r in requests if r.verb == "patch" and r.code == 201}
 
 
 def another(name: str, **spec: Any) -> dict[str, Any]:

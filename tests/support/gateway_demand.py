@@ -6,19 +6,22 @@ from datetime import UTC, datetime, timedelta
 
 from rft_api.foreign.small_server import Page, SmallServer
 from rft_api.gateway_demand import DEMAND_PATH, DemandReport, EndpointDemand
+from rft_api.ports import free_port
 
 
 class PretendedGateway:
     """A gateway that has started a day ago, as it says.
 
     Args:
-        port: the port that it listens at; 0 takes a free one.
+        port: the port that it listens at, by default a free one. Nobody else takes it while the gateway is away.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int | None = None) -> None:
         self._started = datetime.now(UTC) - timedelta(days=1)
         self._endpoints: dict[tuple[str, str], EndpointDemand] = {}
-        self._server = SmallServer("127.0.0.1", port, {DEMAND_PATH: Page("application/json", self._report)})
+        self._server = SmallServer(
+            "127.0.0.1", port or free_port(), {DEMAND_PATH: Page("application/json", self._report)}
+        )
         self.port = self._server.port
         self.url = f"http://127.0.0.1:{self.port}"
 
