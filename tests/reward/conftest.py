@@ -79,6 +79,6 @@ def handler(server_for):
     """A server for the body of a handler, given as code."""
 
     def get(source):
-        return server_for({"timeout": "5s", "python": {"source": source}})
+        return server_for({"timeout": "60s", "python": {"source": source}})
 
     return get

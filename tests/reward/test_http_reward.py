@@ -28,7 +28,7 @@ def service(start_service):
 
 @pytest.fixture
 def scored_by(service, start_server):
-    def start(more=None, environment=None, timeout="20s"):
+    def start(more=None, environment=None, timeout="60s"):
         spec = {"timeout": timeout, "http": {"url": f"{service.url}/grade", **(more or {})}}
         return start_server(spec, environment=environment).wait_ready()
 
@@ -130,7 +130,7 @@ def test_a_certificate_of_the_users_own(start_server, tmp_path, build_sample):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "both.pem")
     service = Service(lengths, context)
-    spec = {"timeout": "10s", "http": {"url": service.url, "caKey": "GRADER_CA"}}
+    spec = {"timeout": "60s", "http": {"url": service.url, "caKey": "GRADER_CA"}}
     trusting = start_server(spec, environment={"GRADER_CA": certificate}).wait_ready()
     assert trusting.score_one("four")["aggregate_reward_score"] == 4.0
     spec = {"timeout": "10s", "http": {"url": service.url}}

@@ -28,7 +28,7 @@ def judge(start_service):
 def judged_by(judge, start_server):
     """A server whose rewards come from the judge."""
 
-    def start(more=None, model=None, environment=None, timeout="10s"):
+    def start(more=None, model=None, environment=None, timeout="60s"):
         model = {"url": f"{judge.url}/v1", "name": "m", **(model or {})}
         spec = {"timeout": timeout, "judge": {"template": "Reasoning", "model": model, **(more or {})}}
         return start_server(spec, environment=environment).wait_ready()
@@ -214,7 +214,7 @@ def test_a_refusal_of_everything_is_an_error(judge, judged_by):
 
 
 def test_the_median_of_the_votes_counts(judge, judged_by):
-    server = judged_by({"votes": 5})
+    server = judged_by({"votes": 5}, timeout="10s")
     ratings = [rating(1, "low"), rating(5, "high"), rating(4, "near"), rating(4, "near"), rating(2, "low")]
     judge.respond = lambda asked: ratings.pop()
     row = server.score_one("x")

@@ -135,7 +135,7 @@ def test_processes_that_cannot_be_seen_count_as_the_kernel_counts_them():
     user, unseen = 61234, 70
     script = f"import os\nfrom rft_reward import sandbox\nos.setresuid({user}, {user}, {user})\n"
     script += "print(len([name for name in os.listdir('/proc') if name.isdigit()]), sandbox._tasks_of_this_user())"
-    others = [subprocess.Popen(["sleep", "60"], user=user) for _ in range(unseen)]
+    others = [subprocess.Popen(["sleep", "infinity"], user=user) for _ in range(unseen)]
     try:
         command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", script]
         seen, counted = map(int, subprocess.run(command, capture_output=True, check=True, text=True).stdout.split())

@@ -242,8 +242,8 @@ def lambda_handler(event, context):
 """
     tests = [{"prompt": "p", "completion": "c", "expect": {"minimum": "1"}}]
     server = start_server({"sandbox": {"processes": 1}, "python": {"source": source}, "tests": tests})
-    server.wait_not_ready("test 1")
     server.wait_ready()
+    assert "test 1 (spec.tests[0]): expected a reward of at least 1, got 0" in server.log()
 
 
 def test_a_test_that_cannot_be_scored_says_why(start_server):
