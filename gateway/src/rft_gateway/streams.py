@@ -10,10 +10,11 @@ import orjson
 from rft_api.foreign import server_limits
 from rft_api.foreign.files import most_values
 from rft_api.foreign.sizes import format_size
+from rft_gateway.chunk_shapes import ChunkShape, shape_of
 from rft_gateway.errors import ApiError
 from rft_gateway.logs import Assembly
 from rft_gateway.requests import Api, Call
-from rft_gateway.usage import StreamTally
+from rft_gateway.usage import StreamTally, Usage
 
 LARGEST_EVENT = 64 << 20
 """Largest event in bytes, as the largest body: the last event of /v1/responses repeats the whole answer."""
@@ -21,6 +22,8 @@ _END = b"\n\n"
 _DATA = b"data: "
 _DONE = b"[DONE]"
 _USAGE = b',"usage":{'
+_SHAPES = 8
+"""Chunks of a stream of which the shape is made, until one of them has none that repeats."""
 _LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 
 
@@ -49,6 +52,9 @@ class EventStream:
         self._server_error = server_error
         self._assembly = assembly
         self._pass_on = self._response_event if call.api is Api.RESPONSES else self._chunk
+        self._shape: ChunkShape | None = None
+        """The shape of the chunks before; the next ones are compared with it before they are parsed."""
+        self._shapes_left = 0 if assembly is not None or call.api is Api.RESPONSES else _SHAPES
         self._parts: list[bytes] = []
         """Of the event whose end has not come. They are joined once: an event may have thousands."""
         self._size = 0
@@ -84,6 +90,10 @@ class EventStream:
         return b"".join([self._pass_event(event) for event in events])
 
     def _pass_event(self, event: bytes) -> bytes:
+        if self._shape is not None and (alike := self._shape.compare(event)) is not None:
+            usage, plain = alike
+            self._tally.add_delta(self._shape.index, usage)
+            return (event if self._call.wants_continuous_usage else plain) + _END
         start = 0 if event.startswith(_DATA) else event.find(b"\n" + _DATA) + 1
         content = event[start + len(_DATA) :] if start or event.startswith(_DATA) else b""
         if self._has_ended:
@@ -106,17 +116,26 @@ class EventStream:
         return self._hold(passed) if self.is_complete or self.error else passed
 
     def _hold(self, event: bytes) -> bytes:
+        self._shape, self._shapes_left = None, 0  # what follows is dropped
         self.held += event
         return b""
 
     def _chunk(self, event: bytes, chunk: dict[str, Any]) -> bytes:
         """Count a chunk of chat or completions, and return what the client gets of it."""
         usage = self._tally.add_chunk(chunk)
-        if usage is None or self._call.wants_continuous_usage:
-            return event + _END
         if chunk.get("choices"):
-            return without_usage(event, chunk) + _END
-        return event + _END if self._call.wants_usage else b""
+            plain = event if usage is None else without_usage(event, chunk)
+            if self._shapes_left:
+                self._learn_shape(event, chunk, usage, plain)
+            return (event if self._call.wants_continuous_usage else plain) + _END
+        return event + _END if usage is None or self._call.wants_usage else b""
+
+    def _learn_shape(self, event: bytes, chunk: dict[str, Any], usage: Usage | None, plain: bytes) -> None:
+        """Have the next chunks compared with this one, if the comparison says of it what its parsing has said."""
+        self._shapes_left -= 1
+        shape = shape_of(event, chunk)
+        if shape is not None and shape.compare(event) == (usage, plain):
+            self._shape = shape
 
     def _response_event(self, event: bytes, document: dict[str, Any]) -> bytes:
         """Count an event of /v1/responses, which the client gets as it is."""

@@ -82,11 +82,20 @@ class StreamTally:
         if not choices:
             self._total = usage or self._total
             return usage
+        index = choices[0].get("index") if isinstance(choices, list) and isinstance(choices[0], dict) else 0
+        self.add_delta(min(_count(index), _MOST_COMPLETIONS), usage)
+        return usage
+
+    def add_delta(self, index: int, usage: Usage | None) -> None:
+        """Count a chunk of one completion.
+
+        Args:
+            index: the number of the completion.
+            usage: the tokens so far that the chunk states.
+        """
         self._deltas += 1
         if usage is not None:
-            index = choices[0].get("index") if isinstance(choices, list) and isinstance(choices[0], dict) else 0
-            self._latest[min(_count(index), _MOST_COMPLETIONS)] = usage
-        return usage
+            self._latest[index] = usage
 
     def add_event(self, event: dict[str, Any]) -> None:
         """Count an event of /v1/responses. The last one has the usage; those before it have a part of the text each."""
