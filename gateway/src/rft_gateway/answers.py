@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Coroutine, Generator
+from types import coroutine
+from typing import Any
 
 from aiohttp import web
 
@@ -14,8 +16,11 @@ class ClientLeft(Exception):
     """The client does not take the answer any more."""
 
 
-async def in_time(request: web.BaseRequest, work: Awaitable[object]) -> None:
+async def in_time(request: web.BaseRequest, work: Coroutine[Any, Any, object]) -> None:
     """Wait until a client has taken a part of its answer.
+
+    Most parts go into the buffer of the connection at once. Only what has to wait for the client gets a timer: one for
+    each part of a stream would take as long as writing it.
 
     Args:
         request: the request of the client.
@@ -25,14 +30,33 @@ async def in_time(request: web.BaseRequest, work: Awaitable[object]) -> None:
         ClientLeft: when it has closed the connection, or takes nothing for too long.
     """
     try:
+        try:
+            awaited = work.send(None)
+        except StopIteration:
+            return
         async with asyncio.timeout(server_limits.ANSWER_SECONDS):
-            await work
+            await _go_on(work, awaited)
     except TimeoutError:
         if (transport := request.transport) is not None:
             transport.abort()  # closing would wait until the client has taken everything
         raise ClientLeft from None
     except ConnectionError:
         raise ClientLeft from None
+
+
+@coroutine
+def _go_on(work: Coroutine[Any, Any, object], awaited: Any) -> Generator[Any, Any, None]:
+    """Await work that has begun, and awaits something: as `await work` would have gone on."""
+    try:
+        while True:
+            try:
+                value = yield awaited
+            except BaseException as error:
+                awaited = work.throw(error)
+            else:
+                awaited = work.send(value)
+    except StopIteration:
+        return
 
 
 async def give(request: web.BaseRequest, response: web.StreamResponse) -> None:

@@ -72,8 +72,9 @@ class HeldBody:
             await in_time(request, request.writer.write(_CONTINUE))
             request.writer.output_size = 0  # nothing of the answer has begun
         content = bytearray()
+        seconds = None if request.content.is_eof() else server_limits.BODY_SECONDS  # it may have come with its head
         try:
-            async with asyncio.timeout(server_limits.BODY_SECONDS):
+            async with asyncio.timeout(seconds):
                 async for data in request.content.iter_any():
                     self.take(len(data))
                     content += data

@@ -226,7 +226,7 @@ async def _pass_stream(exchange: Exchange, answer: aiohttp.ClientResponse) -> we
     error: ApiError | None = None
     has_parts = False
     try:
-        async for data in _chunks(answer):
+        while data := await _next_part(answer):
             passed = events.feed(data)
             if not passed:
                 continue
@@ -284,20 +284,18 @@ async def _begin_stream(exchange: Exchange) -> web.StreamResponse:
 
 
 async def _end_stream(exchange: Exchange, stream: web.StreamResponse, end: bytes) -> web.StreamResponse:
-    await in_time(exchange.request, stream.write(end))
-    await in_time(exchange.request, stream.write_eof())
+    await in_time(exchange.request, stream.write_eof(end))
     return stream
 
 
-async def _chunks(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Yield what the server sends.
+async def _next_part(answer: aiohttp.ClientResponse) -> bytes:
+    """Return what the server sends next; nothing at the end.
 
     Raises:
         ApiError: when it ends the connection, or sends nothing for too long.
     """
     try:
-        async for data in answer.content.iter_any():
-            yield data
+        return await answer.content.readany()
     except TimeoutError:
         raise server_errors.too_late() from None
     except (aiohttp.ClientError, OSError):
@@ -306,7 +304,7 @@ async def _chunks(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
 
 async def _read(answer: aiohttp.ClientResponse, maximum: int, memory: HeldBody | None = None) -> bytes:
     parts = bytearray()
-    async for data in _chunks(answer):
+    while data := await _next_part(answer):
         if memory is not None:
             memory.take(len(data))
         parts += data
