@@ -330,3 +330,17 @@ def test_sums_of_money_are_exact_however_large(ledger_address):
 def test_a_price_that_is_none_is_named(amount):
     with pytest.raises(ValueError, match=f"not '{amount}'"):
         Price.per_million("1", amount)
+
+
+def test_the_statement_of_entries_is_compiled_once(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise AssertionError("compiled again")
+
+    async def write() -> None:
+        async with opened(str(tmp_path / "ledger.db")) as ledger:
+            monkeypatch.setattr("rft_gateway.ledger.database.sqlite.insert", fail)
+            await ledger.write(entry(id="1"))
+            await ledger.write(entry(id="2"))
+
+    asyncio.run(write())
+    assert [row["id"] for row in rows(str(tmp_path / "ledger.db"))] == ["1", "2"]

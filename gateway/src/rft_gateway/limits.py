@@ -191,7 +191,9 @@ class Limiter:
         self._day.add(identity, tokens)
         self._month.add(identity, tokens)
         self._running[identity] = running + 1
-        return Admission(self, reservation, _headers(self._gauges(key, minute), now))
+        for gauge in gauges:
+            gauge.used += _amount(gauge, tokens)
+        return Admission(self, reservation, _headers(gauges, now))
 
     def budget_shares(self, key: Key, now: float) -> Iterator[tuple[str, float]]:
         """Yield the period, day or month, of each such limit of a key, and the share of its tokens that is used.

@@ -9,9 +9,9 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
+    Dialect,
     Double,
     Engine,
-    Insert,
     Integer,
     MetaData,
     SmallInteger,
@@ -130,7 +130,7 @@ def create_tables(engine: Engine) -> None:
         if connection.dialect.name == "postgresql":
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})"))
         connection.execute(CreateTable(VERSIONS, if_not_exists=True))
-        connection.execute(insert_once(connection, VERSIONS), [{"id": 1, "version": SCHEMA_VERSION}])
+        InsertOnce(engine.dialect, VERSIONS).execute(connection, [{"id": 1, "version": SCHEMA_VERSION}])
         check_version(connection)
         connection.execute(CreateTable(ENTRIES, if_not_exists=True))
         for index in ENTRIES.indexes:
@@ -147,11 +147,28 @@ def check_version(connection: Connection) -> None:
         )
 
 
-def insert_once(connection: Connection, table: Table) -> Insert:
-    """Return the statement that inserts rows, except for those whose id is there already."""
-    if connection.dialect.name == "postgresql":
-        return postgresql.insert(table).on_conflict_do_nothing(index_elements=["id"])
-    return sqlite.insert(table).on_conflict_do_nothing(index_elements=["id"])
+class InsertOnce:
+    """The statement that inserts rows, except for those whose id is there already.
+
+    It is compiled once: otherwise that would take as long as everything else for a row.
+
+    Args:
+        dialect: that of the database.
+        table: the table, with a column `id`.
+    """
+
+    def __init__(self, dialect: Dialect, table: Table):
+        insert = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
+        compiled = insert(table).on_conflict_do_nothing(index_elements=["id"]).compile(dialect=dialect)
+        self._text = str(compiled)
+        self._names = compiled.positiontup
+        """The columns in the order of the parameters; None where they have names."""
+
+    def execute(self, connection: Connection, rows: list[dict[str, Any]]) -> None:
+        """Insert rows, each of which has all columns."""
+        names = self._names
+        parameters = rows if names is None else [tuple(row[name] for name in names) for row in rows]
+        connection.exec_driver_sql(self._text, parameters)
 
 
 def name_of(engine: Engine) -> str:

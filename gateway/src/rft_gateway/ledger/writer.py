@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from rft_gateway.group_commit import CommitError, GroupCommit
-from rft_gateway.ledger.database import ENTRIES, LedgerError, connect, create_tables, describe, insert_once, name_of
+from rft_gateway.ledger.database import ENTRIES, InsertOnce, LedgerError, connect, create_tables, describe, name_of
 from rft_gateway.ledger.entry import Entry
 from rft_gateway.ledger.totals import Total, read_totals
 
@@ -35,6 +35,7 @@ class Ledger:
 
     def __init__(self, address: str, patience: float = 30.0):
         self.engine = connect(address)
+        self._insert_once = InsertOnce(self.engine.dialect, ENTRIES)
         self._patience = patience
         self._commits = GroupCommit("ledger", self._insert, self._describe, batch_size=_MOST_ENTRIES, patience=patience)
 
@@ -122,7 +123,7 @@ class Ledger:
         """Insert rows in one transaction, and return for each why it never can be in the ledger, or None."""
         try:
             with self.engine.begin() as connection:
-                connection.execute(insert_once(connection, ENTRIES), rows)
+                self._insert_once.execute(connection, rows)
         except (DataError, IntegrityError, OverflowError, ValueError) as error:
             # The database refuses a value. It must not take the other rows with it.
             if len(rows) == 1:
