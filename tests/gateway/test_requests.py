@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
+import orjson
 import pytest
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import from_json
 
 from rft_gateway.errors import ApiError
 from rft_gateway.requests import BEGINNING, Api, read_call
@@ -41,6 +46,41 @@ def test_every_stream_states_its_usage(api, options, wants, continuous):
     assert (call.wants_usage, call.wants_continuous_usage) == (wants, continuous)
     sent = json.loads(call.body_for("m"))["stream_options"]
     assert sent == {"include_usage": True, "continuous_usage_stats": True}
+
+
+def servers_read(body: bytes) -> Iterator[dict[str, Any]]:
+    """What servers make of a body: vLLM and SGLang parse it with json or orjson, others with pydantic."""
+
+    class Request(BaseModel):
+        model_config = ConfigDict(extra="allow")
+        model: str
+        stream_options: dict[str, Any] | None = None
+
+    yield json.loads(body)
+    yield orjson.loads(body)
+    yield Request.model_validate_json(body).model_dump()
+    yield Request.model_validate(json.loads(body)).model_dump()
+    yield from_json(body)
+
+
+@pytest.mark.parametrize("end", ["", " ", "\r\n\t "])
+def test_servers_understand_what_the_gateway_does_where_a_field_is_there_twice(end):
+    body = (
+        '{"model": "x", "stream": false, "stream_options": 3, "messages": [{"model": "y"}], "stream": true,'
+        ' "model": "m", "n": 1, "stream_options": {"include_usage": false, "more": [1]}}' + end
+    )
+    call = read(body.encode())
+    assert (call.model, call.stream, call.wants_usage) == ("m", True, False)
+    sent = call.body_for("served")
+    assert sent.startswith(body.rstrip()[:-1].encode())
+    for document in servers_read(sent):
+        assert document["model"] == "served"
+        assert document["stream"] is True
+        options = {"include_usage": True, "more": [1], "continuous_usage_stats": True}
+        assert document["stream_options"] == options
+        assert document["messages"] == [{"model": "y"}]
+    for document in servers_read(call.body_for("m")):
+        assert document["model"] == "m"
 
 
 def test_responses_have_no_such_options():

@@ -11,6 +11,7 @@ from aiohttp import web
 from rft_gateway.demand import Demand
 from rft_gateway.door import Door
 from rft_gateway.keys import KeyRing
+from rft_gateway.large_bodies import LargeBodies
 from rft_gateway.ledger import Ledger
 from rft_gateway.limits import Limiter
 from rft_gateway.logs import Conversations, Stores
@@ -32,9 +33,9 @@ async def door_in_process(
     metrics, demand = Metrics(), Demand()
     conversations = Conversations(None, Stores(), metrics, segment_seconds=1.0)
     waiting = Waiting(routes, demand, metrics)
-    async with Proxy(Replicas(time.monotonic), waiting, PATIENCE_SECONDS) as proxy:
+    async with Proxy(Replicas(time.monotonic), waiting, PATIENCE_SECONDS) as proxy, LargeBodies() as large:
         records = Records(ledger, metrics, conversations, traces)
-        runner = web.ServerRunner(web.Server(Door(routes, keys, Limiter(time.time()), records, proxy).respond))
+        runner = web.ServerRunner(web.Server(Door(routes, keys, Limiter(time.time()), records, proxy, large).respond))
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         try:

@@ -17,11 +17,12 @@ from rft_gateway.bodies import Bodies
 from rft_gateway.errors import ApiError, model_not_found, starting
 from rft_gateway.feedback import FEEDBACK, find_model, keep_feedback, read_feedback
 from rft_gateway.keys import Key, KeyRing
+from rft_gateway.large_bodies import LargeBodies
 from rft_gateway.ledger import Outcome, make_id
 from rft_gateway.limits import Limiter
 from rft_gateway.proxy import Exchange, Proxy
 from rft_gateway.records import Record, Records
-from rft_gateway.requests import Api, Call, parse_body, read_call
+from rft_gateway.requests import Api, Call, parse_body
 from rft_gateway.routes import RouteTable
 from rft_gateway.starts import Starts
 from rft_gateway.turns import Turns
@@ -42,7 +43,9 @@ _logger = logging.getLogger(__name__)
 class Door:
     """Answers requests of OpenAI's API."""
 
-    def __init__(self, routes: RouteTable, keys: KeyRing, limiter: Limiter, records: Records, proxy: Proxy):
+    def __init__(
+        self, routes: RouteTable, keys: KeyRing, limiter: Limiter, records: Records, proxy: Proxy, large: LargeBodies
+    ):
         self._routes = routes
         self._keys = keys
         self._limiter = limiter
@@ -50,6 +53,7 @@ class Door:
         self._metrics = records.metrics
         self._proxy = proxy
         self._bodies = Bodies()
+        self._large_bodies = large
         self._turns = Turns()
         self._starts = Starts()
         self._started = int(time.time())
@@ -108,7 +112,7 @@ class Door:
             raise ApiError(404, f"Invalid URL ({request.method} {path[:_LONGEST_NAME]})", code="unknown_url")
         _require(request, "POST")
         with self._bodies.held(key.namespace) as body:
-            call = read_call(api, await body.read(request))
+            call = await self._large_bodies.read_call(api, await body.read(request), key.namespace)
             route = self._find_route(key, call.model)
             with (
                 self._limiter.admit(key, time.time(), call.token_estimate) as admission,

@@ -27,6 +27,7 @@ from rft_gateway.demand import Demand
 from rft_gateway.door import Door
 from rft_gateway.http_server import HttpServer
 from rft_gateway.keys import KeyFolder, KeyRing
+from rft_gateway.large_bodies import LargeBodies
 from rft_gateway.ledger import Ledger, LedgerError, Total
 from rft_gateway.limits import Limiter
 from rft_gateway.logs import Conversations, Spool, SpoolError, Stores
@@ -97,8 +98,9 @@ async def serve(settings: Settings) -> None:
         records = Records(ledger, metrics, conversations, traces)
         waiting = Waiting(routes, demand, metrics, wake)
         proxy = await stack.enter_async_context(Proxy(replicas, waiting, settings.answer_seconds))
+        large_bodies = await stack.enter_async_context(LargeBodies())
         _run_beside(stack, follow(), stop)
-        door = Door(routes, keys, limiter, records, proxy)
+        door = Door(routes, keys, limiter, records, proxy, large_bodies)
         operation = Operation(metrics, demand, lambda: routes.is_complete and keys.is_complete and not stop.is_set())
         await _listen(settings, door, operation, stop, waiting)
         await records.close()

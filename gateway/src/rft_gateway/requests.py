@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import orjson
@@ -15,6 +16,8 @@ from rft_gateway.errors import ApiError
 
 BEGINNING = 256
 """Characters of a prompt by which a replica is chosen: those that a system prompt and a first question have."""
+_SPACES = b" \t\n\r"
+"""What JSON may have around its values."""
 _CHARACTERS_OF_A_TOKEN = 4
 """Of English text, about; only estimates use it."""
 
@@ -43,8 +46,8 @@ class Call:
 
     api: Api
     body: bytes
-    document: dict[str, Any]
-    """The body, parsed."""
+    added: bytes
+    """Fields that the gateway adds to the body: `,"NAME":VALUE`, again and again."""
     model: str
     stream: bool
     wants_usage: bool
@@ -60,19 +63,21 @@ class Call:
     token_estimate: int
     """Number of tokens that the request may use, with those of its completions as far as it limits them."""
 
-    def body_for(self, served_model: str) -> bytes:
-        """Return the body for a server. It is the client's own, byte for byte, unless something has to change.
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The body, parsed."""
+        return parse_body(self.body)
 
-        A stream always states its usage, chunk by chunk: otherwise nobody would know the tokens of a stream that its
-        client leaves. What the client has not asked for is taken out again on the way back.
+    def body_for(self, served_model: str) -> bytes:
+        """Return the body for a server. It is the client's own, byte for byte, and may have further fields at its end.
+
+        Of a field that is there twice, the last one counts: for orjson, with which the gateway reads a body, and for
+        json and pydantic, with which servers do. So a body is not written anew, which takes long for a large one.
         """
-        changes: dict[str, Any] = {}
+        added = self.added
         if served_model != self.model:
-            changes["model"] = served_model
-        if self.stream and self.api in (Api.CHAT, Api.COMPLETIONS) and not self.wants_continuous_usage:
-            options = self.document.get("stream_options") or {}
-            changes["stream_options"] = {**options, "include_usage": True, "continuous_usage_stats": True}
-        return orjson.dumps({**self.document, **changes}) if changes else self.body
+            added += b',"model":' + orjson.dumps(served_model)
+        return self.body.rstrip(_SPACES)[:-1] + added + b"}" if added else self.body
 
 
 def read_call(api: Api, body: bytes) -> Call:
@@ -98,19 +103,30 @@ def read_call(api: Api, body: bytes) -> Call:
     wants_continuous_usage = _flag(options or {}, "continuous_usage_stats", "stream_options.")
     texts = list(_texts(document))
     prompt_estimate = sum(len(text) for text in texts) // _CHARACTERS_OF_A_TOKEN + 1
+    wants_continuous_usage = wants_usage and wants_continuous_usage
+    adds_usage = stream and api in (Api.CHAT, Api.COMPLETIONS) and not wants_continuous_usage
     return Call(
         api=api,
         body=body,
-        document=document,
+        added=_usage_field(options or {}) if adds_usage else b"",
         model=model,
         stream=stream,
         wants_usage=wants_usage,
-        wants_continuous_usage=wants_usage and wants_continuous_usage,
+        wants_continuous_usage=wants_continuous_usage,
         completions=max(1, _count(document, "n")),
         beginning=_beginning(texts),
         prompt_estimate=prompt_estimate,
         token_estimate=prompt_estimate + _most_completion_tokens(api, document),
     )
+
+
+def _usage_field(options: dict[str, Any]) -> bytes:
+    """Return the field with which a stream states its usage, chunk by chunk.
+
+    Otherwise nobody would know the tokens of a stream that its client leaves. What the client has not asked for is
+    taken out again on the way back.
+    """
+    return b',"stream_options":' + orjson.dumps({**options, "include_usage": True, "continuous_usage_stats": True})
 
 
 def parse_body(body: bytes) -> dict[str, Any]:

@@ -1,0 +1,141 @@
+"""Reads large bodies in a process of its own: the gateway would stand still for everybody while it parses one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from functools import partial
+from typing import Any, BinaryIO
+
+import orjson
+
+from rft_api.foreign import server_limits
+from rft_api.foreign.files import most_values
+from rft_gateway.errors import ApiError
+from rft_gateway.requests import Api, Call, read_call
+from rft_gateway.server_errors import RETRY_SECONDS
+from rft_gateway.turns import Turns
+
+LARGE_BYTES = 256 << 10
+LARGE_VALUES = 10_000
+"""Bytes and values of a body above which the other process reads it. Below, that takes a millisecond at most."""
+NICENESS = 10
+"""What the other process leaves to the gateway where both want the same processor core."""
+_SIZE_BYTES = 8
+_READ_FIELDS = (
+    "model", "stream", "wants_usage", "wants_continuous_usage", "completions", "beginning", "prompt_estimate",
+    "token_estimate",
+)  # fmt: skip
+"""The fields of a Call that the other process answers with, besides what is added to the body."""
+
+
+class LargeBodies:
+    """Reads bodies, the large ones in another process. It is an async context manager.
+
+    The process starts with the first large body, and again when it has died. It reads one body after another; a
+    namespace waits with all of its bodies but one until that one is read.
+    """
+
+    def __init__(self) -> None:
+        self._turns = Turns()
+        self._lock = asyncio.Lock()
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> LargeBodies:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._end()
+
+    async def read_call(self, api: Api, body: bytes, namespace: str) -> Call:
+        """Read the body of a request of a namespace, as `requests.read_call` does.
+
+        Raises:
+            ApiError: 400 when it is no request, 503 when the other process has died of it.
+        """
+        if len(body) <= LARGE_BYTES and most_values(body) <= LARGE_VALUES:
+            return read_call(api, body)
+        return await self._turns.take(namespace, partial(self._read_elsewhere, api, body))
+
+    async def _read_elsewhere(self, api: Api, body: bytes) -> Call:
+        async with self._lock:
+            try:
+                async with asyncio.timeout(server_limits.BODY_SECONDS):
+                    reply = orjson.loads(await self._ask(api, body))
+            except (OSError, EOFError):  # also when it takes too long
+                await self._end()
+                message = "The gateway could not read the body of the request. Please try again."
+                headers = {"retry-after": RETRY_SECONDS}
+                raise ApiError(503, message, code="overloaded", headers=headers) from None
+        if "error" in reply:
+            raise ApiError(**reply["error"])
+        return Call(api=api, body=body, added=reply["added"].encode(), **reply["call"])
+
+    async def _ask(self, api: Api, body: bytes) -> bytes:
+        """Return what the other process answers to a body.
+
+        Raises:
+            OSError, EOFError: when it has died.
+        """
+        if self._process is None or self._process.returncode is not None:
+            command = [sys.executable, "-m", __name__]
+            pipe = asyncio.subprocess.PIPE
+            # In a session of its own: Ctrl-C in a terminal is for the gateway, which then ends it.
+            self._process = await asyncio.create_subprocess_exec(
+                *command, stdin=pipe, stdout=pipe, start_new_session=True
+            )
+        requests, replies = self._process.stdin, self._process.stdout
+        assert requests is not None
+        assert replies is not None
+        name = api.value.encode()
+        requests.write(_size(name) + name + _size(body))
+        requests.write(body)
+        await requests.drain()
+        return await replies.readexactly(int.from_bytes(await replies.readexactly(_SIZE_BYTES)))
+
+    async def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+def serve(requests: BinaryIO, replies: BinaryIO) -> None:
+    """Answer bodies with what `requests.read_call` makes of them, until there are no more.
+
+    Args:
+        requests: the path of the operation and the body, again and again; each begins with its size.
+        replies: gets the fields of the Call, or those of the ApiError, in JSON that begins with its size.
+    """
+    while (name := _read_part(requests)) is not None and (body := _read_part(requests)) is not None:
+        reply = orjson.dumps(_reply(Api(name.decode()), body))
+        del body
+        replies.write(_size(reply) + reply)
+        replies.flush()
+
+
+def _reply(api: Api, body: bytes) -> dict[str, Any]:
+    try:
+        call = read_call(api, body)
+    except ApiError as error:
+        fields = ("status", "message", "type", "param", "code", "headers")
+        return {"error": {name: getattr(error, name) for name in fields}}
+    return {"call": {name: getattr(call, name) for name in _READ_FIELDS}, "added": call.added.decode()}
+
+
+def _read_part(file: BinaryIO) -> bytes | None:
+    """Return the next part of the requests; None at their end."""
+    size = file.read(_SIZE_BYTES)
+    return file.read(int.from_bytes(size)) if len(size) == _SIZE_BYTES else None
+
+
+def _size(part: bytes) -> bytes:
+    return len(part).to_bytes(_SIZE_BYTES)
+
+
+if __name__ == "__main__":
+    os.nice(NICENESS)
+    serve(sys.stdin.buffer, sys.stdout.buffer)
