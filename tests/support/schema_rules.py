@@ -94,7 +94,7 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
             Sampling,
             {"chatTemplateArguments": {"enable_thinking": False, "effort": "low", "budget": 3, "share": 0.5}},
             {"chatTemplateArguments": {"enable_thinking": False, name: value}},
-            "remove the names that belong to its caller: messages, conversation",
+            f"remove the names that belong to its caller: {name}",
         )
         for name, value in (
             ("chat_template", "x"),

@@ -153,15 +153,16 @@ def _structural(node: Json, definitions: dict[str, Json]) -> Json:
     if "default" in result:
         if result["default"] is None:
             del result["default"]
-        elif isinstance(result["default"], dict):
-            # The API server fills an empty object from the defaults of its own fields.
-            result["default"] = {}
         elif isinstance(result["default"], float):
             result["default"] = decimal_text(result["default"])
     if node.get("x-kubernetes-preserve-unknown-fields") and "properties" not in node:
         return result
     if "properties" in node:
         result["properties"] = {name: _structural(value, definitions) for name, value in node["properties"].items()}
+        if "default" in result:
+            # The defaults of its own fields: the API server evaluates the object's rules on it, as it stands here.
+            fields = result["properties"].items()
+            result["default"] = {name: field["default"] for name, field in fields if "default" in field}
     elif isinstance(node.get("additionalProperties"), dict):
         result["additionalProperties"] = _structural(node["additionalProperties"], definitions)
     if "items" in node:
@@ -170,10 +171,10 @@ def _structural(node: Json, definitions: dict[str, Json]) -> Json:
 
 
 def _with_rules(name: str, schema: Json) -> Json:
-    rules = _rules_of(name)
-    if rules:
-        own = [{"rule": rule.cel, "message": rule.message} for rule in rules]
-        schema["x-kubernetes-validations"] = [*schema.get("x-kubernetes-validations", []), *own]
+    for rule in _rules_of(name):
+        place = schema["properties"][rule.field] if rule.field else schema
+        own = {"rule": rule.cel, "message": rule.message}
+        place["x-kubernetes-validations"] = [*place.get("x-kubernetes-validations", []), own]
     return schema
 
 

@@ -147,8 +147,10 @@ def _type(field: Json) -> str:
 
 def _rules(schema: Json, path: str) -> list[tuple[str, str]]:
     rules = []
-    if schema.get("type") == "object":
+    if schema.get("type") in ("object", "array"):
         rules += [(path, validation["message"]) for validation in schema.get("x-kubernetes-validations", [])]
+    if schema.get("x-kubernetes-preserve-unknown-fields"):
+        return rules
     for name, field in schema.get("properties", {}).items():
         rules += _rules(field, f"{path}.{name}")
     if "items" in schema:

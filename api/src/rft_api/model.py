@@ -22,6 +22,10 @@ class Rule:
 
     `cel` is what the API server evaluates (`x-kubernetes-validations`), `holds` is the same predicate on the
     validated model, `message` is what the user reads in both places.
+
+    The API server evaluates the rules at each write of a status, too, and copies the schemas of all fields of an object
+    whenever a rule looks at one of them (`Structural.Properties` of Kubernetes 1.35). So a rule first looks at what is
+    seldom set, at as few fields as possible, and asks `has` only of fields without a default.
     """
 
     cel: str
@@ -29,6 +33,8 @@ class Rule:
     holds: Callable[[Any], bool]
     places: Callable[[Any], Sequence[Location]] = lambda _: [()]
     """Locations of the fields of a model that break the rule, from the model. By default, the model itself."""
+    field: str = ""
+    """Field whose schema has the rule in CEL, where `self` is its value; empty for the schema of the model."""
 
 
 @dataclass(frozen=True)

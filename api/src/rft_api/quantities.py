@@ -235,22 +235,21 @@ class AtLeast:
 
 def exactly_one_of(*fields: str) -> Rule:
     """The rule that exactly one of the optional fields is set."""
-    return _number_set(fields, "exactly one", "== 1", lambda number: number == 1)
-
-
-def at_most_one_of(*fields: str) -> Rule:
-    """The rule that no two of the optional fields are set."""
-    return _number_set(fields, "at most one", "<= 1", lambda number: number <= 1)
-
-
-def _number_set(fields: tuple[str, ...], words: str, comparison: str, holds: Callable[[int], bool]) -> Rule:
-    """The rule about how many of the optional fields are set: in words, in CEL and in Python."""
     names = [camel(field).rstrip("_") for field in fields]
-    terms = " + ".join(f"(has(self.{cel_name(name)}) ? 1 : 0)" for name in names)
     return Rule(
-        cel=f"{terms} {comparison}",
-        message=f"set {words} of {', '.join(names)}",
-        holds=lambda model: holds(sum(getattr(model, field) is not None for field in fields)),
+        cel=" + ".join(f"(has(self.{cel_name(name)}) ? 1 : 0)" for name in names) + " == 1",
+        message=f"set exactly one of {', '.join(names)}",
+        holds=lambda model: sum(getattr(model, field) is not None for field in fields) == 1,
+    )
+
+
+def at_most_one_of(first: str, second: str) -> Rule:
+    """The rule that two optional fields are not set both."""
+    names = camel(first), camel(second)
+    return Rule(
+        cel=" || ".join(f"!has(self.{name})" for name in names),
+        message=f"set at most one of {', '.join(names)}",
+        holds=lambda model: getattr(model, first) is None or getattr(model, second) is None,
     )
 
 

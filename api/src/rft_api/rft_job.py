@@ -97,18 +97,19 @@ class RFTJobSpec(Model):
             ),
         ),
         Rule(
-            cel="!has(self.shadowRewards) || self.shadowRewards.all(a, self.shadowRewards.exists_one(b, b == a))",
+            cel="self.all(a, self.exists_one(b, b == a))",
             message="shadowRewards: every name may appear only once",
             holds=lambda spec: len(set(spec.shadow_rewards)) == len(spec.shadow_rewards),
+            field="shadowRewards",
         ),
         Rule(
-            cel="!has(self.shadowRewards) || !self.data.train.exists(s, s.reward in self.shadowRewards)",
+            cel="size(self.shadowRewards) == 0 || !self.data.train.exists(s, s.reward in self.shadowRewards)",
             message="shadowRewards: a reward that is trained on is recorded anyway; remove it from shadowRewards",
             holds=lambda spec: not {source.reward for source in spec.data.train} & set(spec.shadow_rewards),
         ),
         Rule(
-            cel="!has(self.hyperparameters.importanceSampling) || (has(self.compute.rollouts) && has("
-            "self.compute.rollouts.engine) ? self.compute.rollouts.engine == 'vLLM' : self.compute.gpusPerNode > 0)",
+            cel="!has(self.hyperparameters.importanceSampling) || (has(self.compute.rollouts.engine) ? "
+            "self.compute.rollouts.engine == 'vLLM' : self.compute.gpusPerNode > 0)",
             message="hyperparameters.importanceSampling belongs to compute.rollouts.engine vLLM; remove it or set the "
             "engine",
             holds=lambda spec: (
@@ -133,8 +134,7 @@ class RFTJobSpec(Model):
         ),
         Rule(
             # TRL takes every completion without an EOS token for truncated.
-            cel="!has(self.sampling) || !has(self.sampling.stop) || !has(self.hyperparameters) || "
-            "!has(self.hyperparameters.maskTruncatedCompletions) || !self.hyperparameters.maskTruncatedCompletions",
+            cel="!has(self.sampling.stop) || !self.hyperparameters.maskTruncatedCompletions",
             message="sampling.stop and hyperparameters.maskTruncatedCompletions exclude each other: a completion that "
             "ends with a stop string has no EOS token, and would be masked",
             holds=lambda spec: not spec.sampling.stop_strings or not spec.hyperparameters.mask_truncated_completions,
@@ -192,7 +192,7 @@ class RFTJob(Model):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             # A single pod has no Service.
-            cel=f"self.spec.compute.nodes == 1 || {first_letter('self.metadata.name')}",
+            cel=f"{first_letter('self.metadata.name')} || self.spec.compute.nodes == 1",
             message=f"with several nodes (compute.nodes) {SERVICE_MESSAGE}",
             holds=lambda job: job.spec.compute.nodes == 1 or is_service_name(trainer_service(job.metadata.name)),
             places=lambda _: [("metadata", "name")],

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from rft_api.model import Json, Model, Rule
@@ -36,6 +37,20 @@ schemas."""
 Argument = bool | int | float | str
 
 
+def _reserved(names: Iterable[str]) -> str:
+    return (
+        "chatTemplateArguments sets variables of the model's own chat template; remove the names that belong to its "
+        f"caller: {', '.join(names)}"
+    )
+
+
+def _check_names(arguments: dict[str, Argument]) -> dict[str, Argument]:
+    reserved = [name for name in arguments if name in RESERVED_ARGUMENTS]
+    if reserved:
+        raise PydanticCustomError("reserved", "{message}", {"message": _reserved(reserved)})
+    return arguments
+
+
 def _check_argument(value: Any) -> Argument:
     if isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
         return value
@@ -48,14 +63,20 @@ ChatTemplateArguments = Annotated[
         Annotated[Argument, PlainValidator(_check_argument)],
     ],
     Field(max_length=32),
+    AfterValidator(_check_names),
     # A structural schema has no union of types, so the API server takes values of every type.
     WithJsonSchema(
         {
             "type": "object",
             "maxProperties": 32,
             "x-kubernetes-preserve-unknown-fields": True,
+            # The rule of a name is evaluated only where it is set; one rule of all names would look for each of them.
             "properties": {
-                name: {**schema, "description": "Must not be set: the name belongs to the caller of the chat template."}
+                name: {
+                    **schema,
+                    "description": "Must not be set: the name belongs to the caller of the chat template.",
+                    "x-kubernetes-validations": [{"rule": "false", "message": _reserved([name])}],
+                }
                 for name, schema in RESERVED_ARGUMENTS.items()
             },
         }
@@ -69,25 +90,15 @@ StopString = Annotated[str, Field(min_length=1, max_length=256)]
 class Sampling(Model):
     """What completions are sampled from, and where they end, in training and in every evaluation."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="!has(self.chatTemplateArguments) || !("
-            + " || ".join(f"has(self.chatTemplateArguments.{name})" for name in RESERVED_ARGUMENTS)
-            + ")",
-            message="chatTemplateArguments sets variables of the model's own chat template; remove the names that "
-            f"belong to its caller: {', '.join(RESERVED_ARGUMENTS)}",
-            holds=lambda sampling: not RESERVED_ARGUMENTS.keys() & sampling.chat_template_arguments.keys(),
-        ),
-    )
-
     system_prompt: Annotated[str, Field(min_length=1, max_length=32768)] | None = None
     """Text of a system message that is put before every conversation that has none, in all splits and in the warm-up.
     Rows that have a message with the role system or developer keep theirs, and do not get this one. Rewards and stored
     completions have the message, too, because the model has read it. It counts in maxPromptTokens."""
     chat_template_arguments: ChatTemplateArguments = {}
     """Variables that the model's chat template gets wherever it is applied, such as {enable_thinking: false}: names
-    with booleans, numbers or strings. A name that the template never reads is refused before training. The served
-    model has to be asked with the same ones, as chat_template_kwargs of a request."""
+    with booleans, numbers or strings. Names that belong to the caller of a template are refused, such as messages,
+    tools, tokenize and max_length; a name that the template never reads is refused before training. The served model
+    has to be asked with the same ones, as chat_template_kwargs of a request."""
     stop: Annotated[list[StopString], Field(min_length=1, max_length=4)] | None = None
     """Texts that end a completion, in addition to the EOS tokens of the model. The completion ends with the token that
     completes one of them, keeps it, and counts as ended, not as truncated. Texts of special tokens count, too."""
@@ -103,8 +114,7 @@ class EvaluationSettings(Model):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="!has(self.samplesPerPrompt) || self.samplesPerPrompt == 1 || "
-            "(has(self.temperature) && double(self.temperature) > 0.0)",
+            cel="self.samplesPerPrompt == 1 || double(self.temperature) > 0.0",
             message="samplesPerPrompt above 1 needs a temperature above 0: greedy completions of a prompt are all the "
             "same",
             holds=lambda evaluation: evaluation.samples_per_prompt == 1 or evaluation.temperature > 0,

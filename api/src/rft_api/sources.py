@@ -75,9 +75,10 @@ def distinct_names(field: str) -> Rule:
         return len({source.name for source in sources}) == len(sources)
 
     return Rule(
-        cel=f"!has(self.{field}) || self.{field}.all(a, self.{field}.exists_one(b, b.name == a.name))",
+        cel="size(self) < 2 || self.all(a, self.exists_one(b, b.name == a.name))",
         message=f"{field}: every source needs a name of its own",
         holds=holds,
+        field=field,
     )
 
 

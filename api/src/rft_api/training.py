@@ -143,12 +143,6 @@ class DeepSpeed(Model):
     """Optimizer keeps the state of the optimizer in the memory of the host instead of the GPU's."""
 
 
-_STATES_SERVERS = (
-    "(self.rollouts.placement != 'Shared' || has(self.rollouts.servers) || has(self.rollouts.gpusPerServer)"
-    " || has(self.rollouts.memoryShare))"
-)
-
-
 class TrainerCompute(Model):
     """The processes of the trainer and their devices: the part of `spec.compute` that the trainer reads."""
 
@@ -163,15 +157,15 @@ class TrainerCompute(Model):
             ),
         ),
         Rule(
-            cel="!has(self.rollouts) || (has(self.rollouts.engine) ? self.rollouts.engine == 'vLLM' : "
-            f"self.gpusPerNode > 0) || !{_STATES_SERVERS}",
+            cel="[self.rollouts].all(r, (r.placement == 'Shared' && !has(r.servers) && !has(r.gpusPerServer) && "
+            "!has(r.memoryShare)) || (has(r.engine) ? r.engine == 'vLLM' : self.gpusPerNode > 0))",
             message="rollouts.placement, servers, gpusPerServer and memoryShare belong to engine vLLM; remove them or "
             "set rollouts.engine: vLLM",
             holds=lambda compute: compute.rollout_engine == "vLLM" or not compute.rollouts.states_servers,
         ),
         Rule(
-            cel="!has(self.rollouts) || self.gpusPerNode > 0 || (self.rollouts.placement == 'Shared' && "
-            "!has(self.rollouts.gpusPerServer) && !has(self.rollouts.memoryShare))",
+            cel="self.gpusPerNode > 0 || [self.rollouts].all(r, r.placement == 'Shared' && !has(r.gpusPerServer) && "
+            "!has(r.memoryShare))",
             message="rollouts.placement Dedicated, gpusPerServer and memoryShare need GPUs: set gpusPerNode, or remove "
             "them",
             holds=lambda compute: (
@@ -184,8 +178,7 @@ class TrainerCompute(Model):
             ),
         ),
         Rule(
-            cel="!has(self.rollouts) || self.gpusPerNode == 0 || self.rollouts.placement == 'Dedicated' || "
-            "!has(self.rollouts.servers)",
+            cel="!has(self.rollouts.servers) || self.gpusPerNode == 0 || self.rollouts.placement == 'Dedicated'",
             message="rollouts.servers is for placement Dedicated and for CPUs; with placement Shared, servers cover "
             "the GPUs of the trainer",
             holds=lambda compute: (
@@ -195,7 +188,7 @@ class TrainerCompute(Model):
             ),
         ),
         Rule(
-            cel="!has(self.rollouts) || !has(self.rollouts.gpusPerServer) || self.rollouts.placement == 'Dedicated' || "
+            cel="!has(self.rollouts.gpusPerServer) || self.rollouts.placement == 'Dedicated' || "
             "self.gpusPerNode % self.rollouts.gpusPerServer == 0",
             message="rollouts.gpusPerServer has to divide gpusPerNode with placement Shared",
             holds=lambda compute: (
@@ -204,7 +197,7 @@ class TrainerCompute(Model):
             ),
         ),
         Rule(
-            cel="!has(self.rollouts) || !has(self.rollouts.overlap) || self.rollouts.overlap == 0 || "
+            cel="self.rollouts.overlap == 0 || "
             "((has(self.rollouts.engine) ? self.rollouts.engine == 'vLLM' : self.gpusPerNode > 0) && "
             "(self.gpusPerNode == 0 || self.rollouts.placement == 'Dedicated'))",
             message="rollouts.overlap needs servers that compute beside the trainer: set rollouts.engine: vLLM and, "
@@ -218,17 +211,17 @@ class TrainerCompute(Model):
             ),
         ),
         Rule(
-            cel="!has(self.precision) || self.precision == 'Auto' || self.gpusPerNode == 0",
+            cel="self.precision == 'Auto' || self.gpusPerNode == 0",
             message="precision is for CPU training (gpusPerNode: 0); on GPUs the trainer computes in bfloat16",
             holds=lambda compute: compute.gpus_per_node == 0 or compute.precision == "Auto",
         ),
         Rule(
-            cel="self.gpusPerNode > 0 || !has(self.gpuMemory)",
+            cel="!has(self.gpuMemory) || self.gpusPerNode > 0",
             message="gpuMemory is the memory of a GPU; with gpusPerNode: 0 leave it out",
             holds=lambda compute: compute.gpus_per_node > 0 or compute.gpu_memory is None,
         ),
         Rule(
-            cel="self.gpusPerNode > 0 || !has(self.ignoreMemoryPlan) || !self.ignoreMemoryPlan",
+            cel="!self.ignoreMemoryPlan || self.gpusPerNode > 0",
             message="ignoreMemoryPlan is for GPUs, whose memory is planned; with gpusPerNode: 0 leave it out",
             holds=lambda compute: compute.gpus_per_node > 0 or not compute.ignore_memory_plan,
         ),

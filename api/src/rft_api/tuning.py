@@ -31,9 +31,10 @@ class Tuning(Model):
             ),
         ),
         Rule(
-            cel="!has(self.targetModules) || self.targetModules.all(a, self.targetModules.exists_one(b, b == a))",
+            cel="self.all(a, self.exists_one(b, b == a))",
             message="targetModules: every name may appear only once",
             holds=lambda tuning: len(set(tuning.target_modules or ())) == len(tuning.target_modules or ()),
+            field="targetModules",
         ),
     )
 
