@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.model import Model
 from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import Compute, RFTJob, RFTJobSpec
+from rft_api.sampling import RESERVED_ARGUMENTS, Sampling
 from rft_api.sources import Data
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +102,36 @@ def test_rules_reach_the_crds():
     for model in with_rules(Model):
         for rule in model.rules:
             assert rule.message in rules, model
+
+
+def test_rules_ask_only_for_fields_that_may_be_missing():
+    """Each `has` has the API server copy the schemas of all fields of an object, at every write of a status, too."""
+    for path, node in every_node():
+        rules = [rule["rule"] for rule in node.get("x-kubernetes-validations", [])]
+        for place in re.findall(r"has\(self\.([\w.]+)\)", " ".join(rules)):
+            field = node
+            for name in place.split("."):
+                field = field["properties"][name.strip("_")]
+            assert "default" not in field, (path, place)
+
+
+def test_the_default_of_an_object_is_that_of_its_fields():
+    """The API server evaluates the rules of an object on its default, and fills its fields only afterwards."""
+    for path, node in every_node():
+        if node.get("type") == "object" and "default" in node:
+            fields = node.get("properties", {}).items()
+            assert node["default"] == {name: field["default"] for name, field in fields if "default" in field}, path
+
+
+@pytest.mark.parametrize("name", RESERVED_ARGUMENTS)
+def test_a_reserved_name_of_a_chat_template_is_refused_where_it_stands(name):
+    """A rule of all names was a quarter of what the API server allocated for the rules of a job."""
+    with pytest.raises(ValidationError, match=f"belong to its caller: {name}"):
+        Sampling.model_validate({"chatTemplateArguments": {name: 1}})
+    (argument,) = [node for path, node in every_node() if path.endswith(f".chatTemplateArguments.{name}")]
+    (rule,) = argument["x-kubernetes-validations"]
+    assert rule["rule"] == "false"
+    assert rule["message"].endswith(f"belong to its caller: {name}")
 
 
 @pytest.mark.parametrize(("model", "right", "wrong", "message"), RULES)

@@ -207,7 +207,7 @@ class FormatReward(BuiltinOptions):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel=" || ".join(f"has(self.{camel(name)})" for name in _SCALARS)
-            + " || (has(self.contains) && size(self.contains) > 0) || (has(self.excludes) && size(self.excludes) > 0)",
+            + " || size(self.contains) > 0 || size(self.excludes) > 0",
             message="state a constraint: pattern, language, contains, excludes, or a minimum or maximum of characters, "
             "words, sentences or lines",
             holds=lambda options: bool(

@@ -105,7 +105,7 @@ class FeedbackFilter(Model):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="has(self.rating) || (has(self.labels) && size(self.labels) > 0)",
+            cel="has(self.rating) || size(self.labels) > 0",
             message="set rating, labels or both",
             holds=lambda one: one.rating is not None or bool(one.labels),
         ),
