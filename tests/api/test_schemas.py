@@ -150,7 +150,8 @@ def test_every_rule_is_tested():
             yield from declared(inner)
 
     tested = {model for model, *_ in RULES}
-    assert {model.__name__ for model in declared(Model)} == {model.__name__ for model in tested}
+    # Some rows are about the check of one field.
+    assert {model.__name__ for model in declared(Model)} <= {model.__name__ for model in tested}
 
 
 def test_all_broken_rules_are_reported_together():
