@@ -32,7 +32,7 @@ def server(service, start_server):
         "AWS_CONFIG_FILE": "/nowhere",
     }
     model = {"bedrock": {"modelId": MODEL, "region": "eu-central-1"}}
-    spec = {"timeout": "60s", "judge": {"template": "Summarization", "model": model}}
+    spec = {"timeout": "10s", "judge": {"template": "Summarization", "model": model}}
     return start_server(spec, environment=environment).wait_ready()
 
 
