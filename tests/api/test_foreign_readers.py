@@ -68,7 +68,6 @@ _ALLOWED = {
     "reward-server remote.* * *": "an answer that has been read to a limit",
     "reward-server graders.* * *": "runs in a worker's sandbox, whose memory and time are limited",
     # trainer
-    "trainer-image digests * open": "weights, which are hashed in blocks",
     "trainer-image own_disks _read open": "files of a checkpoint of this run, of a size that is known",
     "trainer-image launcher _available_cpus read_text": _PROC,
     "trainer-image processor * read_text": _PROC,

@@ -58,6 +58,8 @@ class Origin:
     """Its file."""
     node: yaml.Node
     """Its YAML tree, which knows the lines."""
+    document: Json
+    """What it says, as the user has written it: without defaults."""
 
     def error(self, violation: Violation) -> ManifestError:
         """A problem of the document, with its file and line."""
@@ -82,6 +84,8 @@ class Manifests:
     """Folder of the file of each job, by the name of the job; relative paths are relative to it."""
     origins: dict[tuple[str, str], Origin] = field(default_factory=dict)
     """Origin of each document of a kind that is read, by kind and name; also of documents with errors."""
+    others: list[Origin] = field(default_factory=list)
+    """Documents of kinds that are not read, in their order."""
     documents: int = 0
     """Number of documents of all kinds."""
 
@@ -121,7 +125,7 @@ def load_manifests(files: Iterable[Path], kinds: Collection[str] = READ_KINDS) -
                 errors.append(ManifestError(str(file), _line(node, ()), "", "a manifest is a mapping of fields"))
                 continue
             kind = str(document.get("kind"))
-            origin = Origin(file, node)
+            origin = Origin(file, node, document)
             if kind in READ_KINDS and kind not in kinds:
                 manifests.origins.setdefault((kind, _name(document)), origin)
             elif kind == _CONFIG_MAP:
@@ -136,6 +140,8 @@ def load_manifests(files: Iterable[Path], kinds: Collection[str] = READ_KINDS) -
             elif document.get("apiVersion") == API_VERSION or "kind" not in document:
                 message = f"must be one of {', '.join(KINDS)}"
                 errors.append(ManifestError(str(file), _line(node, ("kind",)), "kind", message))
+            else:
+                manifests.others.append(origin)
     # Several functions may read the same code of a ConfigMap. Its problems are reported once.
     functions, config_maps = manifests.reward_functions.values(), manifests.config_maps
     problems = [problem for function in functions for problem in reward_problems(function, config_maps)]

@@ -104,7 +104,7 @@ def _changes(
     before: TrainerConfig | RFTJobSpec, after: TrainerConfig | RFTJobSpec, allowed: Collection[Location]
 ) -> list[Change]:
     """Return the changes outside of the allowed locations."""
-    changes = _differences(_comparable(before), _comparable(after), ())
+    changes = differences(_comparable(before), _comparable(after), ())
     return [change for change in changes if not any(_covers(path, change.location) for path in allowed)]
 
 
@@ -148,12 +148,13 @@ def _covers(path: Location, location: Location) -> bool:
     return all(expected in (ANY, part) for expected, part in zip(path, location, strict=False))
 
 
-def _differences(before: Any, after: Any, location: Location) -> Iterator[Change]:
+def differences(before: Any, after: Any, location: Location = ()) -> Iterator[Change]:
+    """The fields in which two JSON documents differ, from a location on; lists of other lengths differ as a whole."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in [*before, *(key for key in after if key not in before)]:
-            yield from _differences(before.get(key), after.get(key), (*location, key))
+            yield from differences(before.get(key), after.get(key), (*location, key))
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         for index, (one, other) in enumerate(zip(before, after, strict=True)):
-            yield from _differences(one, other, (*location, index))
+            yield from differences(one, other, (*location, index))
     elif before != after:
         yield Change(location, before, after)

@@ -24,6 +24,7 @@ from rft_api.files import atomic_file, atomic_write
 from rft_api.foreign.files import read_json
 from rft_api.foreign.text import one_line
 from rft_api.progress import OnBytes, Report, count_bytes, ignore_bytes, ignore_report
+from rft_api.resumable_upload import Target, upload_file
 from rft_api.storage_error import StorageError, check_stored_name
 
 log = logging.getLogger(__name__)
@@ -185,6 +186,23 @@ class ObjectStore:
         bucket, key = _split(uri)
         with _explained("write", uri):
             self._client.upload_file(str(path), bucket, key, Callback=_serial(on_bytes))
+
+    def upload_digested(self, path: Path, uri: str, digest: str, on_bytes: OnBytes = ignore_bytes) -> None:
+        """Copies a file whose digest is known to an address; goes on where an interrupted upload has ended.
+
+        Args:
+            path: the file.
+            uri: the address.
+            digest: the SHA-256 of the file as `sha256:HEX`.
+            on_bytes: called with the sizes of the parts that are stored.
+
+        Raises:
+            StorageError: when it cannot be written, or the file no longer has this digest.
+            OSError: when the file cannot be read.
+        """
+        bucket, key = _split(uri)
+        with _explained("write", uri):
+            upload_file(Target(self._client, bucket, key), path, digest, on_bytes)
 
     def put(self, uri: str, content: bytes) -> None:
         """Writes an object, in the place of one that is there.

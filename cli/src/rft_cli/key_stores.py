@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +11,7 @@ from rft_api.foreign.files import parse_bounded
 from rft_api.foreign.text import one_line
 from rft_api.gateway_key import KEY_LABEL, InvalidKey, Key, parse_secret, secret_document
 from rft_api.gateway_key_files import KeyFile, merge_key_files, read_key_folder
+from rft_cli.kubectl import KubectlMissing, run_kubectl
 from rft_cli.new_file import new_files
 
 
@@ -168,11 +168,7 @@ def _kubectl(*arguments: str, content: str = "") -> bytes:
         RunError: CONFIGURATION_INVALID when it cannot be run, or fails; with what it says.
     """
     try:
-        result = subprocess.run(["kubectl", *arguments], input=content.encode(), capture_output=True, check=False)
-    except OSError as error:
-        message = f"kubectl: {error.strerror or error}; without a cluster, name the folder of keys: --folder DIR"
-        raise RunError(ExitCode.CONFIGURATION_INVALID, message) from None
-    if result.returncode:
-        cause = one_line(result.stderr.decode(errors="replace"))
-        raise RunError(ExitCode.CONFIGURATION_INVALID, f"kubectl {arguments[0]}: {cause}")
-    return result.stdout
+        return run_kubectl(*arguments, content=content)
+    except KubectlMissing as error:
+        hint = "without a cluster, name the folder of keys: --folder DIR"
+        raise RunError(ExitCode.CONFIGURATION_INVALID, f"{error.message}; {hint}") from None

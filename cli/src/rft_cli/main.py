@@ -37,7 +37,7 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
     ] = False,
 ) -> None:
-    """Reinforcement fine-tuning of language models, on this machine."""
+    """Reinforcement fine-tuning of language models, on this machine and in clusters."""
 
 
 @app.command()
@@ -70,6 +70,111 @@ def run(
         from rft_cli.run import run as run_job
 
         run_job(files, job, output)
+
+
+KubeConfig = Annotated[
+    str | None,
+    typer.Option("--kubeconfig", metavar="FILE", help="Kubeconfig, as for kubectl.", show_default=False),
+]
+Context = Annotated[
+    str | None, typer.Option("--context", metavar="NAME", help="Context of the kubeconfig.", show_default=False)
+]
+Namespace = Annotated[
+    str | None,
+    typer.Option(
+        "--namespace", "-n", metavar="NAME", help="Namespace, by default that of the context.", show_default=False
+    ),
+]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="Name of the RFTJob.")]
+
+
+@app.command()
+def submit(
+    files: Manifests,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="s3://BUCKET/PREFIX, in place of spec.output.uri.", show_default=False),
+    ] = None,
+    job: Annotated[
+        str | None, typer.Option(help="Name of the RFTJob, when the files define several.", show_default=False)
+    ] = None,
+    kubeconfig: KubeConfig = None,
+    context: Context = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            "--namespace",
+            "-n",
+            metavar="NAME",
+            help="Namespace, by default that of the manifest, or of the context.",
+            show_default=False,
+        ),
+    ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="Change rewards, ConfigMaps and endpoints that exist with other contents, and delete a job of this "
+            "name that has ended.",
+        ),
+    ] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end of the job.")] = False,
+) -> None:
+    """Run manifests in a cluster: upload local data and models, apply the objects, and show the job until it ends.
+
+    What is uploaded already is not sent again. Ctrl-C leaves the job running; the same command shows it again. The last
+    line of the output is the result as JSON.
+    """
+    with _user_errors():
+        from rft_cli.submit.command import Options
+        from rft_cli.submit.command import submit as submit_files
+
+        submit_files(files, Options(job, output, kubeconfig, context, namespace, replace, detach))
+
+
+@app.command()
+def jobs(
+    kubeconfig: KubeConfig = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Jobs of all namespaces.")] = False,
+) -> None:
+    """List the jobs of a cluster: state, step, reward, gain and output."""
+    with _user_errors():
+        from rft_cli.console import make_console
+        from rft_cli.kubectl import Kubectl
+        from rft_cli.submit.jobs import list_jobs
+
+        list_jobs(Kubectl(kubeconfig, context, namespace), all_namespaces, make_console())
+
+
+@app.command()
+def logs(
+    job: JobName,
+    kubeconfig: KubeConfig = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the pod ends.")] = False,
+) -> None:
+    """Print the log of a job's trainer: of the first pod of its newest attempt."""
+    with _user_errors():
+        from rft_cli.kubectl import Kubectl
+        from rft_cli.submit.jobs import print_log
+
+        print_log(Kubectl(kubeconfig, context, namespace), job, follow)
+
+
+@app.command()
+def cancel(job: JobName, kubeconfig: KubeConfig = None, context: Context = None, namespace: Namespace = None) -> None:
+    """Stop a job of a cluster: it saves a checkpoint, and gives its GPUs back (spec.suspend).
+
+    What it has written stays. The same `rft submit` resumes it.
+    """
+    with _user_errors():
+        from rft_cli.kubectl import Kubectl
+        from rft_cli.submit.jobs import cancel_job
+
+        print(cancel_job(Kubectl(kubeconfig, context, namespace), job))
 
 
 @app.command()
@@ -125,14 +230,21 @@ def score(
 
 @app.command()
 def report(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of a run, finished or not.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Output of a run, finished or not: a folder, or s3://BUCKET/PREFIX.")
+    ],
 ) -> None:
     """Compare a run's model before and after, and draw its curves."""
     with _user_errors():
         from rft_cli.console import make_console
         from rft_cli.report import report as report_run
 
-        report_run(run_folder, make_console())
+        if run.startswith("s3://"):
+            from rft_cli.stored_run import fetch_run
+
+            report_run(fetch_run(run), make_console(), run.rstrip("/"))
+        else:
+            report_run(Path(run), make_console())
 
 
 @app.command()
@@ -219,6 +331,11 @@ def serve(
         from rft_cli.served_logs import log_of
 
         serve_places(places, host, port, as_json, folder, log_of(logs, logs_fraction, logs_redact))
+
+
+def kubectl_plugin() -> None:
+    """Run the command line as the plugin `kubectl rft`."""
+    app(prog_name="kubectl rft")
 
 
 if __name__ == "__main__":

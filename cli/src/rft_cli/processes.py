@@ -25,6 +25,7 @@ from rft_api.readiness import READINESS_PATH, Readiness, find_address
 from rft_api.remote_graders import reads_credential
 from rft_api.reward_document import reward_document
 from rft_api.reward_function import RewardFunction
+from rft_cli.caches import cache_folder
 
 RESTARTS = 3
 """How many times a reward server is started again after it has ended."""
@@ -38,7 +39,7 @@ _INHERITED = {
     "OMP_NUM_THREADS", "PATH", "PYTHONPATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "TZ", "USER",
 }  # fmt: skip
 """Environment variables that every reward server gets."""
-PACKAGES = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "rft-operator" / "reward-packages"
+PACKAGES = cache_folder("reward-packages")
 """Folder of the packages that reward code declares; those of each list are installed once."""
 STOP_SECONDS = 10.0
 """Seconds that a program has to end after SIGTERM, before it is killed."""

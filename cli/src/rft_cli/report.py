@@ -24,7 +24,7 @@ from rft_api.exit_codes import ExitCode, RunError
 from rft_api.foreign.files import read_document
 from rft_api.foreign.text import one_line, printable
 from rft_api.progress import format_seconds
-from rft_api.run_folder import RolloutRow, RunFolder, Stage
+from rft_api.run_folder import RolloutRow, RunFolder, Stage, best_address
 from rft_api.summary import Evaluation, PreflightVerdict, Summary
 from rft_api.tables import read_table
 from rft_api.trainer_config import TrainerConfig
@@ -48,10 +48,16 @@ class Run:
     summary: Summary | None
     preflight: PreflightVerdict | None
     history: History
+    address: str
+    """Where the run is, for people: its folder, or the address that the folder is a copy of."""
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path, address: str | None = None) -> Run:
     """Read the folder of a run, which may be unfinished.
+
+    Args:
+        path: the folder.
+        address: the address that it is a copy of, if it is one.
 
     Raises:
         RunError: OUTPUT_INVALID when it is not the folder of a run, or when its files are damaged.
@@ -66,7 +72,7 @@ def read_run(path: Path) -> Run:
     history.update()
     summary = read_model(folder.summary, Summary)
     preflight = summary.preflight if summary else read_model(folder.preflight, PreflightVerdict)
-    return Run(folder, config, summary, preflight, history)
+    return Run(folder, config, summary, preflight, history, address or str(path))
 
 
 def read_model(file: Path, model: type[AnyModel]) -> AnyModel | None:
@@ -177,7 +183,7 @@ def _print_result(run: Run, summary: Summary, console: Console) -> None:
         )
     early_stop = " (stopped early: validation no longer improved)" if summary.stopped_early else ""
     console.print(
-        f"Exported: step {summary.best_step} of {summary.steps}{early_stop} → {short_path(run.folder.best)}",
+        f"Exported: step {summary.best_step} of {summary.steps}{early_stop} → {short_path(best_address(run.address))}",
         highlight=False,
         soft_wrap=True,
     )
@@ -353,40 +359,17 @@ def _sample_panel(label: str, rows: Sequence[tuple[str, RolloutRow, str]]) -> Pa
     return Panel(Group(grid), title=label, title_align="left", border_style="dim", box=box.ROUNDED)
 
 
-def final_line(run: Run, summary: Summary, changed_inputs: Sequence[str] | None = ()) -> str:
-    """Return the result as one line of JSON, which programs can read.
+def report(path: Path, console: Console, address: str | None = None) -> Run:
+    """Print the report of a run, draw its curves to curves.svg and curves.png in its folder, and return the run.
 
     Args:
-        run: the run.
-        summary: its summary.
-        changed_inputs: the inputs that are no longer what was measured; None if that is not known. The line has them
-            unless there are none.
+        path: the folder.
+        console: the console.
+        address: the address that the folder is a copy of, if it is one.
     """
-    return json.dumps(
-        {
-            "job": summary.name,
-            "baselineReward": summary.base.reward,
-            "tunedReward": summary.tuned.reward,
-            "gain": summary.gain.mean,
-            "interval": [summary.gain.low, summary.gain.high],
-            "prompts": summary.prompts,
-            "heldOut": summary.held_out,
-            "rewardHackingSuspected": summary.reward_hacking.suspected if summary.reward_hacking else None,
-            "bestStep": summary.best_step,
-            "steps": summary.steps,
-            "seconds": round(sum(summary.seconds.values()), 1),
-            "output": str(run.folder.path),
-            **({"changedInputs": changed_inputs} if changed_inputs is None or changed_inputs else {}),
-        },
-        ensure_ascii=False,
-    )
-
-
-def report(path: Path, console: Console) -> Run:
-    """Print the report of a run, draw its curves to curves.svg and curves.png in its folder, and return the run."""
     from rft_cli.charts import draw_curves
 
-    run = read_run(path)
+    run = read_run(path, address)
     print_report(run, console)
     if not run.history.training and not run.history.validation:
         return run

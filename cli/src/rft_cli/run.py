@@ -42,7 +42,8 @@ from rft_cli.display import Display
 from rft_cli.history import History
 from rft_cli.local_rewards import local_reward_errors
 from rft_cli.processes import LOG_LINES, Program, RewardServer
-from rft_cli.report import final_line, read_model, report
+from rft_cli.report import read_model, report
+from rft_cli.result_line import final_line
 
 POLL_SECONDS = 0.5
 _STALE = """\
@@ -66,7 +67,7 @@ def run(files: Sequence[Path], job_name: str | None, output: Path | None) -> Non
     manifests, errors = check_manifests(files)
     if errors:
         raise ManifestErrors(errors, manifests)
-    job = _choose_job(manifests, job_name)
+    job = choose_job(manifests, job_name)
     folder = RunFolder(_output_folder(manifests, job, output))
     _require_local(manifests, job, output)
     for remark in _ignored_fields(manifests, job):
@@ -104,7 +105,12 @@ def run(files: Sequence[Path], job_name: str | None, output: Path | None) -> Non
     print(final_line(result, result.summary, changes), flush=True)
 
 
-def _choose_job(manifests: Manifests, name: str | None) -> RFTJob:
+def choose_job(manifests: Manifests, name: str | None) -> RFTJob:
+    """Return the job of this name, or the only one.
+
+    Raises:
+        RunError: CONFIGURATION_INVALID when there is none, or there are several and no name.
+    """
     names = ", ".join(job.metadata.name for job in manifests.jobs)
     if not manifests.jobs:
         raise RunError(ExitCode.CONFIGURATION_INVALID, "there is no RFTJob in the given files")

@@ -5,25 +5,23 @@ This module does not import torch, because inputs are compared before anything e
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rft_api.data_formats import FileFilter, file_filter
+from rft_api.data_formats import file_filter
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.file_digests import file_digests, files_at, listed_digest
 from rft_api.foreign.files import read_document
 from rft_api.model_files import choose_files
-from rft_api.progress import OnBytes, Report, count_bytes, ignore_report
+from rft_api.progress import Report, ignore_report
 from rft_api.run_folder import RunFolder
 from rft_api.summary import Provenance
 from rft_api.trainer_config import TrainerConfig
 from rft_trainer.base_model import REPOSITORY, REVISION, BaseModel, local_base_model
 
 log = logging.getLogger(__name__)
-
-_BLOCK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -46,9 +44,9 @@ def input_digests(config: TrainerConfig, base: BaseModel, report: Report = ignor
         base: its base model.
         report: called with the number of bytes that have been read, and the number of all bytes.
     """
-    files = {item.label: _files(Path(item.source.uri), file_filter(item.source)) for item in config.sources()}
+    files = {item.label: files_at(Path(item.source.uri), file_filter(item.source)) for item in config.sources()}
     model = [] if base.commit is not None else _model_files(Path(base.folder))
-    digests = _file_digests({*model, *(file for paths in files.values() for file in paths)}, report)
+    digests = file_digests({*model, *(file for paths in files.values() for file in paths)}, report)
     return InputDigests(
         model={path.name: digests[path] for path in model} or {REPOSITORY: base.name, REVISION: base.commit or ""},
         data={item.label: _data_digest(Path(item.source.uri), files[item.label], digests) for item in config.sources()},
@@ -129,16 +127,6 @@ def changed_inputs(
     ]
 
 
-def file_digest(path: Path, on_bytes: OnBytes) -> str:
-    """Return the SHA-256 of a file; `on_bytes` is called with the size of each block that has been read."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-            on_bytes(len(block))
-    return "sha256:" + digest.hexdigest()
-
-
 def _changed(recorded: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
     """Return the names whose digests differ, or that only one of both has."""
     return sorted(name for name in {*recorded, *current} if recorded.get(name) != current.get(name))
@@ -148,25 +136,10 @@ def _data_digest(path: Path, files: Iterable[Path], digests: Mapping[Path, str])
     """Return the digest of a file; for a folder, return the digest of the names and digests of its files."""
     if path.is_file():
         return digests[path]
-    lines = [f"{digests[file]} {file.relative_to(path).as_posix()}\n" for file in files]
-    return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+    return listed_digest({file.relative_to(path).as_posix(): digests[file] for file in files})
 
 
 def _model_files(folder: Path) -> list[Path]:
     """Return the configuration, the tokenizer and the weights of a model; other files have no effect on a run."""
     others, weights = choose_files(str(folder), [path.name for path in folder.iterdir() if path.is_file()])
     return [folder / name for name in (*others, *weights)]
-
-
-def _files(path: Path, is_read: FileFilter) -> list[Path]:
-    """Return the file at a path, or the files that are read of a folder."""
-    if path.is_file():
-        return [path]
-    files = (file for file in path.rglob("*") if file.is_file())
-    return sorted(file for file in files if is_read(file.relative_to(path).as_posix()))
-
-
-def _file_digests(paths: Iterable[Path], report: Report) -> dict[Path, str]:
-    ordered = sorted(paths)
-    count = count_bytes(sum(path.stat().st_size for path in ordered), report)
-    return {path: file_digest(path, count) for path in ordered}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
+from rft_api.file_digests import file_digest
 from rft_api.progress import Report, ignore_bytes, ignore_report
 from rft_api.run_folder import RunFolder
 from rft_api.summary import Provenance
 from rft_api.trainer_config import TrainerConfig
 from rft_trainer.base_model import BaseModel
-from rft_trainer.digests import file_digest, input_digests
+from rft_trainer.digests import input_digests
 from rft_trainer.modeling import model_dtype
 
 _PACKAGES = (

@@ -1,0 +1,169 @@
+"""Runs kubectl, which knows the clusters, contexts and log-in of the user, and has no other permissions than theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
+
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.foreign.files import parse_bounded
+from rft_api.foreign.text import one_line
+from rft_api.model import Json
+
+_LONGEST_MESSAGE = 2000
+"""Characters of what kubectl says that are shown."""
+_PATIENCE = "--request-timeout=60s"
+"""A request that takes longer fails; without the flag, kubectl waits for an API server that does not answer."""
+
+
+class KubectlError(RunError):
+    """kubectl cannot be run, or has refused something; the message has what it says."""
+
+    def __init__(self, message: str):
+        super().__init__(ExitCode.CONFIGURATION_INVALID, message)
+
+
+class KubectlMissing(KubectlError):
+    """There is no kubectl on this machine."""
+
+
+def run_kubectl(*arguments: str, content: str = "") -> bytes:
+    """Run kubectl, and return its standard output.
+
+    Args:
+        arguments: its arguments.
+        content: its standard input.
+
+    Raises:
+        KubectlError: when it cannot be run, or fails; with what it says.
+    """
+    try:
+        result = subprocess.run(["kubectl", *arguments], input=content.encode(), capture_output=True, check=False)
+    except OSError as error:
+        raise KubectlMissing(f"kubectl: {error.strerror or error}") from None
+    if result.returncode:
+        cause = one_line(result.stderr.decode(errors="replace"), _LONGEST_MESSAGE)
+        raise KubectlError(f"kubectl {arguments[0]}: {cause}")
+    return result.stdout
+
+
+class Kubectl:
+    """kubectl with the user's choice of kubeconfig, context and namespace.
+
+    Args:
+        kubeconfig: path of the kubeconfig; None for what KUBECONFIG and the home folder say.
+        context: name of the context; None for the current one.
+        namespace: name of the namespace; None for that of the context.
+
+    Attributes:
+        context: name of the context.
+        namespace: the namespace of the user's choice, or else of the context.
+
+    Raises:
+        KubectlError: when there is no kubectl, no kubeconfig or no such context.
+    """
+
+    def __init__(self, kubeconfig: str | None = None, context: str | None = None, namespace: str | None = None):
+        self._options = [f"--kubeconfig={kubeconfig}"] if kubeconfig else []
+        self._options += [f"--context={context}"] if context else []
+        try:
+            answer = parse_bounded(run_kubectl("config", "view", "--minify", "--output=json", *self._options))
+        except KubectlError as error:
+            raise KubectlError(_explain_configuration(error.message, kubeconfig)) from None
+        contexts = answer.get("contexts") or []
+        if not contexts:
+            raise KubectlError(_explain_configuration("kubectl: there is no current context", kubeconfig))
+        self.context: str = contexts[0]["name"]
+        self.namespace: str = namespace or contexts[0]["context"].get("namespace") or "default"
+
+    def __call__(self, *arguments: str, content: str = "") -> bytes:
+        """Run it with these arguments in the context; see `run_kubectl`."""
+        return run_kubectl(*arguments, *self._options, _PATIENCE, content=content)
+
+    def find(self, documents: Sequence[Json]) -> list[Json]:
+        """Return those of the objects, by their kinds, namespaces and names, that exist.
+
+        Raises:
+            KubectlError: when they may not be read, or the API server does not know a kind.
+        """
+        if not documents:
+            return []
+        answer = self("get", "--filename=-", "--ignore-not-found", "--output=json", content=_stream(documents))
+        return _objects(answer)
+
+    def apply(self, document: Json, *, dry_run: bool = False) -> Json:
+        """Apply an object with server-side apply, and return it as stored.
+
+        Args:
+            document: the object.
+            dry_run: whether the API server only says what it would store.
+
+        Raises:
+            KubectlError: when the API server refuses it.
+        """
+        options = ["--server-side", "--force-conflicts", "--field-manager=rft", "--output=json"]
+        options += ["--dry-run=server"] if dry_run else []
+        (applied,) = _objects(self("apply", *options, "--filename=-", content=_stream([document])))
+        return applied
+
+    def get(self, kind: str, name: str) -> Json | None:
+        """Return an object of the namespace, or None when it does not exist.
+
+        Raises:
+            KubectlError: when it may not be read, or the API server does not answer.
+        """
+        place = f"--namespace={self.namespace}"
+        objects = _objects(self("get", kind, name, place, "--ignore-not-found", "--output=json"))
+        return objects[0] if objects else None
+
+    @contextmanager
+    def output_of(self, *arguments: str) -> Iterator[IO[bytes]]:
+        """Yield the standard output of kubectl while it runs; end it with the block. Its errors go to ours.
+
+        Raises:
+            KubectlError: when it cannot be run, or fails.
+        """
+        try:
+            process = subprocess.Popen(["kubectl", *arguments, *self._options], stdout=subprocess.PIPE)
+        except OSError as error:
+            raise KubectlMissing(f"kubectl: {error.strerror or error}") from None
+        try:
+            assert process.stdout is not None
+            yield process.stdout
+            if process.wait():
+                raise KubectlError(f"kubectl {arguments[0]} ended with code {process.returncode}")
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+
+
+def _stream(documents: Sequence[Json]) -> str:
+    return "\n---\n".join(json.dumps(document, ensure_ascii=False) for document in documents)
+
+
+def _objects(answer: bytes) -> list[Json]:
+    """Return the objects of an answer: of a list, a single one, or none."""
+    if not answer.strip():
+        return []
+    document: Any = parse_bounded(answer)
+    if document.get("kind") == "List":
+        items: list[Json] = document["items"]
+        return items
+    return [document]
+
+
+def _explain_configuration(problem: str, kubeconfig: str | None) -> str:
+    place = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    if "does not exist" in problem and "context" in problem:
+        return f"{problem}; kubectl config get-contexts lists those of {place}"
+    if "current-context" in problem or "current context" in problem:
+        return (
+            f"there is no cluster to submit to: {place} has no current context; name a context (--context) or a "
+            "kubeconfig (--kubeconfig, KUBECONFIG)"
+        )
+    return problem

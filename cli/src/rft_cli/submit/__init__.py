@@ -1,0 +1,1 @@
+"""`rft submit`: upload what is local, apply the manifests in a cluster, and show the job there."""

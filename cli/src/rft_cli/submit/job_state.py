@@ -1,0 +1,80 @@
+"""What the status of a job in a cluster says, as a local run would show it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from rft_api.exit_codes import ExitCode
+from rft_api.job_status import JobProgress, RFTJobStatus
+from rft_api.model import Json
+from rft_api.progress import PHASE_TITLES, HackingVerdict, Phase, Progress
+from rft_api.quantities import duration_seconds
+from rft_api.resource import Condition
+
+_SUCCEEDED = "Succeeded"
+_HACKING = "RewardHackingSuspected"
+_RUNNING = "Running"
+_CODES: Mapping[str, ExitCode] = {code.reason: code for code in ExitCode}
+
+
+def read_status(job: Json) -> RFTJobStatus:
+    """Return the status of a job; an empty one when there is none, or one that this version of rft does not know."""
+    try:
+        return RFTJobStatus.model_validate(job.get("status") or {})
+    except ValidationError:
+        return RFTJobStatus()
+
+
+def condition_of(status: RFTJobStatus, kind: str = _SUCCEEDED) -> Condition | None:
+    """Return the condition of a type, or None when there is none."""
+    return next((condition for condition in status.conditions if condition.type == kind), None)
+
+
+def end_of(job: Json) -> Condition | None:
+    """Return the condition that says that a job has ended; None while it has not."""
+    condition = condition_of(read_status(job))
+    return condition if condition is not None and condition.status != "Unknown" else None
+
+
+def exit_code(reason: str) -> ExitCode:
+    """Return the exit code for the reason of a job's end: that of the trainer where it has the reason."""
+    return _CODES.get(reason, ExitCode.UNEXPECTED)
+
+
+def progress_of(status: RFTJobStatus) -> Progress:
+    """Return the progress that a status states, with what the job waits for as its message."""
+    stated, condition = status.progress or JobProgress(), condition_of(status)
+    message = "waiting for the operator" if condition is None else ""
+    is_running = condition is not None and condition.reason == _RUNNING
+    if condition is not None and not (is_running and not condition.message):
+        message = f"{condition.reason}: {condition.message}".rstrip(": ")
+    phase: Phase = stated.phase if stated.phase in PHASE_TITLES and is_running else "Starting"  # type: ignore[assignment]
+    in_steps = phase == "Training"
+    hacking = condition_of(status, _HACKING)
+    return Progress(
+        phase=phase,
+        message=message,
+        done=(stated.step or 0) if in_steps else 0,
+        planned=(stated.total_steps or 0) if in_steps else 0,
+        unit="steps",
+        step=stated.step or 0,
+        total_steps=stated.total_steps or 0,
+        reward=_number(stated.reward),
+        validation_reward=_number(stated.validation_reward),
+        episode_length=_number(stated.episode_length),
+        gradient_norm=_number(stated.gradient_norm),
+        eta_seconds=duration_seconds(stated.eta) if stated.eta is not None and is_running else None,
+        reward_hacking=(
+            None
+            if hacking is None
+            else HackingVerdict(suspected={"True": True, "False": False}.get(hacking.status), message=hacking.message)
+        ),
+    )
+
+
+def _number(text: str | None) -> float | None:
+    value = float(text) if text is not None else None
+    return value if value is not None and math.isfinite(value) else None
