@@ -54,7 +54,9 @@ _OF_NODE = ("tests/node/", "tests/cluster/test_node.py")
 """Where the tests are that need the machine's one node."""
 _OF_IMAGES = ("tests/images/",)
 """Where the tests are that build images."""
-_OF_CONTROL_PLANE = ("tests/chart/", "tests/cluster/", "tests/gateway/in_cluster/", "tests/operator/")
+_OF_CONTROL_PLANE = (
+    "tests/chart/", "tests/cli/test_submit.py", "tests/cluster/", "tests/gateway/in_cluster/", "tests/operator/",
+)  # fmt: skip
 """Where the other tests of an API server are."""
 
 

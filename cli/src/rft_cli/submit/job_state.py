@@ -51,7 +51,7 @@ def progress_of(status: RFTJobStatus) -> Progress:
     is_running = condition is not None and condition.reason == _RUNNING
     if condition is not None and not (is_running and not condition.message):
         message = f"{condition.reason}: {condition.message}".rstrip(": ")
-    phase: Phase = stated.phase if stated.phase in PHASE_TITLES and is_running else "Starting"  # type: ignore[assignment]
+    phase: Phase = stated.phase if stated.phase in PHASE_TITLES and is_running else "Starting"
     in_steps = phase == "Training"
     hacking = condition_of(status, _HACKING)
     return Progress(
