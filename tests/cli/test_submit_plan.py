@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from rft_api.addresses import job_addresses
+from rft_api.exit_codes import RunError
 from rft_api.job_status import RFTJobStatus
 from rft_api.manifests import load_manifests
-from rft_cli.submit.job_state import end_of, exit_code, progress_of
+from rft_cli.submit.job_state import end_of, exit_code, progress_of, read_status
 from rft_cli.submit.plan import (
     LocalInput,
     job_document,
@@ -169,6 +170,16 @@ def test_the_progress_of_a_job_in_a_cluster():
     waiting = progress_of(RFTJobStatus.model_validate(status("WaitingForRewards", message="amount is not Ready")))
     assert (waiting.phase, waiting.message) == ("Starting", "WaitingForRewards: amount is not Ready")
     assert progress_of(RFTJobStatus()).message == "waiting for the operator"
+
+
+def test_fields_that_a_newer_operator_adds_are_left_out_and_others_are_not_guessed():
+    job = {"metadata": {"name": "a"}, "status": status("Running", progress={"phase": "Training", "step": 3, "new": 1})}
+    job["status"] |= {"new": {}}
+    job["status"]["conditions"][0]["new"] = 1
+    assert progress_of(read_status(job)).step == 3
+    job["status"]["conditions"][0]["status"] = "Perhaps"
+    with pytest.raises(RunError, match=r"the status of RFTJob a cannot be read"):
+        end_of(job)
 
 
 def test_the_end_of_a_job_in_a_cluster():

@@ -72,11 +72,13 @@ class Kubectl:
         self._options += [f"--context={context}"] if context else []
         try:
             answer = parse_bounded(run_kubectl("config", "view", "--minify", "--output=json", *self._options))
+        except KubectlMissing:
+            raise
         except KubectlError as error:
-            raise KubectlError(_explain_configuration(error.message, kubeconfig)) from None
+            raise KubectlError(_explain_configuration(error.message, kubeconfig, context)) from None
         contexts = answer.get("contexts") or []
         if not contexts:
-            raise KubectlError(_explain_configuration("kubectl: there is no current context", kubeconfig))
+            raise KubectlError(_explain_configuration("kubectl config: no context", kubeconfig, context))
         self.context: str = contexts[0]["name"]
         self.namespace: str = namespace or contexts[0]["context"].get("namespace") or "default"
 
@@ -157,13 +159,11 @@ def _objects(answer: bytes) -> list[Json]:
     return [document]
 
 
-def _explain_configuration(problem: str, kubeconfig: str | None) -> str:
+def _explain_configuration(problem: str, kubeconfig: str | None, context: str | None) -> str:
     place = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
-    if "does not exist" in problem and "context" in problem:
-        return f"{problem}; kubectl config get-contexts lists those of {place}"
-    if "current-context" in problem or "current context" in problem:
-        return (
-            f"there is no cluster to submit to: {place} has no current context; name a context (--context) or a "
-            "kubeconfig (--kubeconfig, KUBECONFIG)"
-        )
-    return problem
+    if context is not None:
+        return f"{problem}; kubectl config get-contexts lists the contexts of {place}"
+    return (
+        f"{problem}: {place} names no cluster; name a context (--context) or another kubeconfig (--kubeconfig, "
+        "KUBECONFIG)"
+    )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TypeVar
 
 from pydantic import ValidationError
 
-from rft_api.exit_codes import ExitCode
-from rft_api.job_status import JobProgress, RFTJobStatus
-from rft_api.model import Json
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.foreign.text import one_line
+from rft_api.job_status import JobProgress, JobResult, RFTJobStatus
+from rft_api.model import Json, Model, camel
 from rft_api.progress import PHASE_TITLES, HackingVerdict, Phase, Progress
 from rft_api.quantities import duration_seconds
 from rft_api.resource import Condition
@@ -19,13 +21,33 @@ _HACKING = "RewardHackingSuspected"
 _RUNNING = "Running"
 _CODES: Mapping[str, ExitCode] = {code.reason: code for code in ExitCode}
 
+Known = TypeVar("Known", bound=Model)
+
 
 def read_status(job: Json) -> RFTJobStatus:
-    """Return the status of a job; an empty one when there is none, or one that this version of rft does not know."""
+    """Return what the status of a job says that is shown; fields that a newer operator has added are left out.
+
+    Raises:
+        RunError: when the fields that are shown are others in the cluster.
+    """
+    stated: Json = job.get("status") or {}
     try:
-        return RFTJobStatus.model_validate(job.get("status") or {})
-    except ValidationError:
-        return RFTJobStatus()
+        return RFTJobStatus(
+            conditions=[_known(Condition, item) for item in stated.get("conditions", [])],
+            progress=_known(JobProgress, stated["progress"]) if "progress" in stated else None,
+            result=_known(JobResult, stated["result"]) if "result" in stated else None,
+        )
+    except ValidationError as error:
+        problem = one_line(f"{error.errors()[0]['loc']}: {error.errors()[0]['msg']}")
+        name = job["metadata"]["name"]
+        message = f"the status of RFTJob {name} cannot be read ({problem}); install the rft of the operator's version"
+        raise RunError(ExitCode.UNEXPECTED, message) from None
+
+
+def _known(model: type[Known], document: Json) -> Known:
+    """Return a part of a status without the fields that this version does not know."""
+    names = {camel(name) for name in model.model_fields}
+    return model.model_validate({name: value for name, value in document.items() if name in names})
 
 
 def condition_of(status: RFTJobStatus, kind: str = _SUCCEEDED) -> Condition | None:
