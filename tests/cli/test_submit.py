@@ -20,8 +20,13 @@ from support.counting_proxy import CountingProxy
 from support.finished_runs import write_run
 from support.patience import PATIENCE_SECONDS, wait_until
 
+from rft_api.render import RewardAddress, render_trainer_config
 from rft_api.resumable_upload import PART_BYTES
+from rft_api.reward_function import RewardFunction
+from rft_api.rft_job import RFTJob
 from rft_api.run_folder import RunFolder
+from rft_api.trainer_config import TrainerConfig
+from rft_trainer.inputs import fetch_inputs
 
 JOB = """\
 apiVersion: rft.dev/v1alpha1
@@ -181,6 +186,36 @@ def test_everything_local_is_uploaded_once_and_applied(rft, project):
     assert project.job()["metadata"]["resourceVersion"] == version
 
 
+def fetched(project: Project, scratch: Path) -> TrainerConfig:
+    """The configuration of the submitted job's trainer, with the paths to which the trainer has copied its inputs."""
+    reward = project.kubectl.get("rewardfunction", "share", f"--namespace={project.namespace}")
+    functions = {"share": RewardFunction.model_validate(reward)}
+    job = RFTJob.model_validate(project.job())
+    return fetch_inputs(render_trainer_config(job, functions, {"share": RewardAddress("", None)}, str), scratch)
+
+
+def test_the_trainer_reads_what_was_local(rft, project, tmp_path):
+    assert rft("submit", project.manifest, "--detach").returncode == 0
+    config = fetched(project, tmp_path / "scratch")
+    copy, model = Path(config.model), project.folder / "model"
+    assert {file.name for file in copy.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors"}
+    assert all(file.read_bytes() == (model / file.name).read_bytes() for file in copy.iterdir())
+    assert config.data.test is not None
+    for source, name in ((config.data.train[0], "train"), (config.data.test[0], "test")):
+        assert Path(source.uri).read_bytes() == (project.folder / "data" / f"{name}.jsonl").read_bytes()
+
+
+def test_of_a_folder_of_data_the_files_that_are_read_are_uploaded(rft, project, tmp_path):
+    project.change("uri: data/train.jsonl", "uri: data, split: train")
+    project.change("uri: data/test.jsonl", "uri: data/., split: test")
+    (project.folder / "data" / "README.md").write_text("not uploaded")
+    result = rft("submit", project.manifest, "--detach")
+    assert result.returncode == 0, result.stderr
+    assert {name for name in project.uploads() if "model" not in name} == {"data/train.jsonl", "data/test.jsonl"}
+    config = fetched(project, tmp_path / "scratch")
+    assert [file.name for file in Path(config.data.train[0].uri).iterdir()] == ["train.jsonl"]
+
+
 def test_an_interrupted_upload_goes_on(project, s3, monkeypatch):
     proxy = CountingProxy(int(s3.url.rpartition(":")[2]))
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
@@ -258,6 +293,14 @@ def test_a_job_that_fails_ends_the_command_with_its_code(rft, project):
     assert result.returncode == 11
     assert "has ended without a result: DataInvalid: train.jsonl:1: has no \\x1b[31mmessages" in result.stderr
     assert "rft logs digits" in result.stderr
+    assert "--replace" not in result.stderr
+    uid = project.job()["metadata"]["uid"]
+    project.write_status("RetriesExhausted", "False", "attempt 4 failed")
+    result = rft("submit", project.manifest)
+    assert result.returncode == 1
+    assert "rft submit --replace creates it again" in result.stderr
+    assert "deleted and created" in rft("submit", project.manifest, "--replace", "--detach").stdout
+    assert project.job()["metadata"]["uid"] != uid
 
 
 def test_what_differs_is_said_and_nothing_is_changed_unasked(rft, project):
@@ -269,7 +312,10 @@ def test_what_differs_is_said_and_nothing_is_changed_unasked(rft, project):
     assert result.returncode == 10
     assert "RFTJob digits exists already, and differs:\n  algorithm: GRPO there, DAPO here\n" in result.stderr
     assert "rft cancel digits" in result.stderr
-    assert "RewardFunction share exists already, and differs:\n  spec.python.source: def lambda" in result.stderr
+    assert (
+        "RewardFunction share exists already, and differs:\n  spec.python.source, line 3: nothing there, # better here"
+        in result.stderr
+    )
     assert project.job()["spec"]["algorithm"] == "GRPO"
     assert project.uploads() == before
     refused = rft("submit", project.manifest, "--detach", "--replace")
@@ -285,6 +331,24 @@ def test_what_differs_is_said_and_nothing_is_changed_unasked(rft, project):
     assert "RewardFunction share: changed" in replaced.stdout
     assert project.job()["spec"]["algorithm"] == "DAPO"
     assert project.job()["metadata"]["uid"] != uid
+
+
+def test_what_others_have_set_does_not_pass_for_what_is_submitted(rft, project):
+    place = f"--namespace={project.namespace}"
+    assert rft("submit", project.manifest, "--detach").returncode == 0
+    for patch in (
+        ("rftjob/digits", '{"spec": {"algorithm": "DAPO"}}'),
+        ("rewardfunction/share", '{"spec": {"timeout": "60s"}}'),
+    ):
+        project.kubectl("patch", patch[0], place, "--type=merge", f"--patch={patch[1]}")
+    result = rft("submit", project.manifest, "--detach")
+    assert "  algorithm: DAPO there, GRPO here\n" in result.stderr
+    assert "  spec.timeout: 60s there, 30s here\n" in result.stderr
+    project.write_status("DataInvalid", "False")
+    result = rft("submit", project.manifest, "--detach", "--replace")
+    assert result.returncode == 10
+    assert "Another program has set these fields, and they would stay" in result.stderr
+    assert project.job()["spec"]["algorithm"] == "DAPO"
 
 
 def test_other_data_under_the_same_name_is_another_run(rft, project):
@@ -335,13 +399,36 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(project):
     assert "suspend" in project.job()["spec"]
 
 
-def test_logs_are_those_of_the_newest_attempt(rft, project):
+def test_logs_are_those_of_the_newest_attempt(rft, project, cluster):
     assert rft("submit", project.manifest, "--detach").returncode == 0
     result = rft("logs", "digits")
     assert result.returncode == 10
     assert "has no pod of a trainer, so there is no log: the operator has not looked at it yet" in result.stderr
-    missing = rft("logs", "other")
-    assert "there is no RFTJob other in namespace" in missing.stderr
+    assert "there is no RFTJob other in namespace" in rft("logs", "other").stderr
+    for attempt in (2, 10, 9):
+        labels = {
+            "app.kubernetes.io/component": "trainer", "rft.dev/owner": "digits", "rft.dev/attempt": str(attempt),
+            "batch.kubernetes.io/job-completion-index": "0",
+        }  # fmt: skip
+        container = {"name": "trainer", "image": "example.com/none"}
+        pod = {
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"pod-{attempt}", "labels": labels},
+            "spec": {"containers": [container]},
+        }  # fmt: skip
+        project.kubectl.apply(pod, namespace=project.namespace)
+    # No kubelet runs, so a program stands for `kubectl logs` that says what it is asked for.
+    kubectl = project.folder.parent / "bin" / "kubectl"
+    kubectl.unlink()
+    words = """#!/bin/sh
+if [ "$1" = logs ]; then echo "$@"; printf '\\033[31mred\\n'; else exec BINARY "$@"; fi
+"""
+    kubectl.write_text(words.replace("BINARY", str(cluster.kubectl.binary)))
+    kubectl.chmod(0o755)
+    log = rft("logs", "digits", "-f")
+    assert log.returncode == 0, log.stderr
+    asked, red = log.stdout.splitlines()
+    assert asked == f"logs pod-10 --namespace={project.namespace} --container=trainer --follow"
+    assert red == "\\x1b[31mred"
 
 
 def test_permissions_are_those_of_the_user(rft, project, cluster, tmp_path, monkeypatch):

@@ -58,7 +58,13 @@ def follow(kubectl: Kubectl, name: str, output: str, console: Console) -> RFTJob
         )
     if end.status == "False":
         text = f"{place} has ended without a result: {end.reason}: {end.message}".rstrip(": ")
-        raise RunError(exit_code(end.reason), f"{text}\nrft logs {name} -n {kubectl.namespace} shows its log.")
+        text += f"\nrft logs {name} -n {kubectl.namespace} shows its log."
+        code = exit_code(end.reason)
+        if not code.permanent:
+            text += (
+                "\nrft submit --replace creates it again; with the same output, it resumes from its last checkpoint."
+            )
+        raise RunError(code, text)
     return status
 
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.foreign.text import one_line
+from rft_api.manifests import KINDS
 from rft_api.model import Json
 from rft_api.rft_job import RFTJobSpec
 from rft_api.same_run import Change, changes_of_job, differences
 from rft_cli.kubectl import Kubectl, KubectlError
 from rft_cli.submit.job_state import end_of
 
-_CONTENTS = ("spec", "data", "binaryData", "immutable")
-"""Fields of an object that a user submits; the rest is metadata, or written by the cluster."""
+_DATA = ("data", "binaryData")
+"""The contents of a ConfigMap."""
 _MOST_SHOWN = 10
 _LONGEST_VALUE = 100
 
@@ -68,8 +70,7 @@ def plan_objects(kubectl: Kubectl, documents: Sequence[Json], *, replace: bool) 
         if before is None:
             steps.append(Step("create", document))
             continue
-        changes = list(differences(_contents(before), _contents(after)))
-        action, refusal = _decide(before, after, changes, replace)
+        action, refusal = _decide(before, document, after, replace)
         steps.append(Step(action, document))
         if refusal:
             refusals.append(refusal)
@@ -109,46 +110,68 @@ def explain_refusal(message: str, kubectl: Kubectl) -> str:
     return message
 
 
-def _decide(before: Json, after: Json, changes: Sequence[Change], replace: bool) -> tuple[Action, str]:
-    """Return what is done for an object that exists, and why it is refused, if it is."""
+def _decide(before: Json, document: Json, after: Json, replace: bool) -> tuple[Action, str]:
+    """Return what is done for an object that exists, and why it is refused, if it is.
+
+    Args:
+        before: the object of the cluster.
+        document: what is submitted.
+        after: what the API server would store.
+        replace: as for `plan_objects`.
+    """
+    if replace and before["kind"] == "RFTJob" and end_of(before) is not None:
+        return "replace", ""  # also an equal one, which resumes its run
+    # Not compared with what would be stored: that has fields of others, which the manifest does not have.
+    changes = list(differences(_contents(before), _contents(document)))
     if not changes:
         return "keep", ""
-    name = title(before)
-    if before["kind"] != "RFTJob":
-        if replace:
-            return "change", ""
+    differs = f"{title(before)} exists already, and differs:\n"
+    if before["kind"] == "RFTJob":
+        return _decide_on_job(before, document, changes, differs)
+    if not replace:
         uses = " Jobs that use it now would get the new one." if before["kind"] == "RewardFunction" else ""
-        hint = f"Give it another name, or change it with --replace.{uses}"
-        return "keep", f"{name} exists already, and differs:\n{_listing(changes)}\n{hint}"
-    started_with = _spec(before)
-    of_run = changes if started_with is None else changes_of_job(started_with, RFTJobSpec.model_validate(after["spec"]))
+        return "keep", f"{differs}{_listing(changes)}\nGive it another name, or change it with --replace.{uses}"
+    kept = list(differences(_contents(after), _contents(document)))
+    if kept:
+        # Server-side apply removes only fields that it has set.
+        hint = "Another program has set these fields, and they would stay: state them here, or delete the object."
+        return "keep", f"{differs}{_listing(kept)}\n{hint}"
+    return "change", ""
+
+
+def _decide_on_job(before: Json, document: Json, changes: Sequence[Change], differs: str) -> tuple[Action, str]:
+    try:
+        started_with = RFTJobSpec.model_validate(before["spec"])
+        of_run = changes_of_job(started_with, RFTJobSpec.model_validate(document["spec"]))
+    except ValidationError:  # the cluster has fields that this version of rft does not know
+        of_run = list(changes)
     if not of_run:
         return "change", ""  # such as suspend and limits, which may change at any time
     if end_of(before) is None:
         hint = f"It has not ended: rft cancel {before['metadata']['name']} stops it. Give this one another name."
-    elif replace:
-        return "replace", ""
     else:
         hint = "It has ended. Give this one another name, or delete that one by --replace, with the endpoint it owns."
-    return "keep", f"{name} exists already, and differs:\n{_listing(of_run)}\n{hint}"
-
-
-def _spec(job: Json) -> RFTJobSpec | None:
-    """Return the spec of a job of the cluster; None when this version of rft does not know all of its fields."""
-    try:
-        return RFTJobSpec.model_validate(job["spec"])
-    except ValidationError:
-        return None
+    return "keep", f"{differs}{_listing(of_run)}\n{hint}"
 
 
 def _listing(changes: Sequence[Change]) -> str:
-    lines = [f"  {change.path}: {_value(change.before)} there, {_value(change.after)} here" for change in changes]
+    lines = [f"  {_described(change)}" for change in changes]
     more = len(lines) - _MOST_SHOWN
     return "\n".join([*lines[:_MOST_SHOWN], *([f"  and {more} more"] if more > 0 else [])])
 
 
+def _described(change: Change) -> str:
+    """Return the field and both of its values; of texts with several lines, the first line that differs."""
+    before, after, place = change.before, change.after, change.path
+    if isinstance(before, str) and isinstance(after, str) and "\n" in before + after:
+        pairs = list(zip_longest(before.split("\n"), after.split("\n")))
+        number = next(index for index, (one, other) in enumerate(pairs) if one != other)
+        (before, after), place = pairs[number], f"{place}, line {number + 1}"
+    return f"{place}: {_value(before)} there, {_value(after)} here"
+
+
 def _value(value: Any) -> str:
-    if value is None:
+    if value in (None, ""):
         return "nothing"
     return one_line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), _LONGEST_VALUE)
 
@@ -159,4 +182,11 @@ def _key(document: Json) -> tuple[str, str, str]:
 
 
 def _contents(document: Json) -> Json:
-    return {name: document[name] for name in _CONTENTS if name in document}
+    """Return what a user submits of an object, with the defaults of its kind; the rest is metadata and status."""
+    if document["kind"] in KINDS:
+        try:
+            spec = KINDS[document["kind"]].model_validate({**document, "status": None}).spec
+            return {"spec": spec.to_json_object()}
+        except ValidationError:  # the cluster has fields that this version of rft does not know
+            return {"spec": document["spec"]}
+    return {name: document[name] for name in _DATA if document.get(name)}
