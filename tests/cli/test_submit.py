@@ -468,12 +468,12 @@ def test_manifests_that_a_cluster_cannot_use(rft, project):
     project.change(f"output: {{uri: {project.output}}}", "output: {uri: ../runs}")
     result = rft("submit", project.manifest)
     assert result.returncode == 10
-    assert f"{project.manifest}:10: spec.output.uri: must be s3://BUCKET/PREFIX" in result.stderr
+    assert f"{project.manifest}:11: spec.output.uri: must be s3://BUCKET/PREFIX" in result.stderr
     assert rft("submit", project.manifest, "--output", project.output, "--detach").returncode == 0
     assert project.job()["spec"]["output"]["uri"] == project.output
     project.change("metadata: {name: share}", "metadata: {name: share, namespace: other}")
     result = rft("submit", project.manifest, "--output", project.output)
-    assert f"{project.manifest}:15: metadata.namespace: is other, and the job is submitted to" in result.stderr
+    assert f"{project.manifest}:16: metadata.namespace: is other, and the job is submitted to" in result.stderr
     (project.folder / "model" / "model.safetensors").unlink()
     result = rft("submit", project.manifest, "--output", project.output)
     assert f"{project.manifest}:5: spec.model.uri: " in result.stderr
