@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -250,25 +253,41 @@ def test_an_interrupted_upload_goes_on(project, s3, monkeypatch):
     proxy.close()
 
 
-def test_the_job_is_shown_until_it_ends_and_its_report_follows(rft, project):
-    run = RunFolder(project.bucket / "runs" / "digits")
+@contextmanager
+def operated(project: Project, operate: Callable[[], None]) -> Iterator[None]:
+    """Does what an operator does with the job once it is there; if that fails, deletes it: nobody waits for it."""
+    place = f"--namespace={project.namespace}"
 
-    def live() -> None:
-        project.kubectl.wait_for("rftjob", "digits", f"--namespace={project.namespace}", until=lambda _: True)
+    def run() -> None:
+        project.kubectl.wait_for("rftjob", "digits", place, until=lambda _: True)
+        try:
+            operate()
+        except BaseException:
+            project.kubectl("delete", "rftjob", "digits", place)
+            raise
+
+    operator = threading.Thread(target=run)
+    operator.start()
+    yield
+    operator.join()
+
+
+def test_the_job_is_shown_until_it_ends_and_its_report_follows(rft, project):
+    def operate() -> None:
         project.write_status("Running", progress={"phase": "Training", "step": 30, "totalSteps": 60})
-        write_run(run)
+        write_run(RunFolder(project.bucket / "runs" / "digits"))
         result = {
             "baselineReward": "0.4500", "bestReward": "0.7500", "gain": "+0.3000", "interval": "+0.1 to +0.5",
             "checkpoint": f"{project.output}/best",
         }  # fmt: skip
-        project.write_status("Succeeded", "True", result=result)
+        progress = {"phase": "Done", "step": 60, "totalSteps": 60}
+        project.write_status("Succeeded", "True", progress=progress, result=result)
 
-    operator = threading.Thread(target=live)
-    operator.start()
-    result = rft("submit", project.manifest)
-    operator.join()
+    with operated(project, operate):
+        result = rft("submit", project.manifest)
     assert result.returncode == 0, result.stderr
     text = " ".join(result.stdout.split())
+    assert re.search(r"step 60/60 · reward 0\.\d+", result.stdout)
     assert "10 held-out prompts base warm-up tuned difference" in text
     assert f"→ {project.output}/best" in result.stdout
     line = json.loads(result.stdout.splitlines()[-1])
@@ -284,6 +303,14 @@ def test_the_job_is_shown_until_it_ends_and_its_report_follows(rft, project):
     assert listed.returncode == 0, listed.stderr
     assert "+0.3000" in listed.stdout
     assert "Succeeded" in listed.stdout
+
+
+def test_a_job_that_is_deleted_ends_the_command(rft, project):
+    place = f"--namespace={project.namespace}"
+    with operated(project, lambda: project.kubectl.delete("rftjob", "digits", place)):
+        result = rft("submit", project.manifest)
+    assert result.returncode == 75
+    assert f"RFTJob digits in namespace {project.namespace} has been deleted" in result.stderr
 
 
 def test_a_job_that_fails_ends_the_command_with_its_code(rft, project):

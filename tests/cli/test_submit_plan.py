@@ -170,6 +170,10 @@ def test_the_progress_of_a_job_in_a_cluster():
     waiting = progress_of(RFTJobStatus.model_validate(status("WaitingForRewards", message="amount is not Ready")))
     assert (waiting.phase, waiting.message) == ("Starting", "WaitingForRewards: amount is not Ready")
     assert progress_of(RFTJobStatus()).message == "waiting for the operator"
+    done = status("Succeeded", "True", progress={"phase": "Done", "step": 8, "totalSteps": 8})
+    assert progress_of(RFTJobStatus.model_validate(done)).phase == "Done"
+    retrying = status("Retrying", progress={"phase": "Training", "step": 3, "totalSteps": 8})
+    assert progress_of(RFTJobStatus.model_validate(retrying)).phase == "Starting"
 
 
 def test_fields_that_a_newer_operator_adds_are_left_out_and_others_are_not_guessed():

@@ -73,7 +73,9 @@ def progress_of(status: RFTJobStatus) -> Progress:
     is_running = condition is not None and condition.reason == _RUNNING
     if condition is not None and not (is_running and not condition.message):
         message = f"{condition.reason}: {condition.message}".rstrip(": ")
-    phase: Phase = stated.phase if stated.phase in PHASE_TITLES and is_running else "Starting"
+    # A job that waits or is tried again still has the phase of its last attempt.
+    is_current = is_running or (condition is not None and condition.status != "Unknown")
+    phase: Phase = stated.phase if stated.phase in PHASE_TITLES and is_current else "Starting"
     in_steps = phase == "Training"
     hacking = condition_of(status, _HACKING)
     return Progress(
