@@ -82,7 +82,8 @@ WRONG_JOBS = {
         "  output:",
         "  sampling: {chatTemplateArguments: {tokenize: false}}\n  output:",
         11,
-        "spec.sampling: chatTemplateArguments sets variables of the model's own chat template; remove the names",
+        "spec.sampling.chatTemplateArguments: chatTemplateArguments sets variables of the model's own chat template; "
+        "remove the names that belong to its caller: tokenize",
     ),
     "null argument": (
         "  output:",

@@ -46,7 +46,15 @@ BODIES = [
 
 def children() -> list[psutil.Process]:
     """The processes that read bodies for this one."""
-    return [child for child in psutil.Process().children() if "rft_gateway.large_bodies" in child.cmdline()]
+    return [child for child in psutil.Process().children() if "rft_gateway.large_bodies" in command_of(child)]
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """The command line of a process; nothing for one that has ended, as those of other tests may have."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 async def outcome(reading: Coroutine[Any, Any, object]) -> object:
