@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -257,6 +258,26 @@ def test_a_change_while_servers_are_tried_is_not_missed():
                 await place.wait(None)  # returns at once
 
     asyncio.run(scenario())
+
+
+def test_a_long_wait_without_signs_of_life_leaves_the_processor_to_others(monkeypatch):
+    checks = []
+    check = Place._check
+    monkeypatch.setattr(Place, "_check", lambda place: (checks.append(place), check(place)))
+    monkeypatch.setattr(waiting_module, "HEARTBEAT_SECONDS", 0.1)
+
+    async def scenario() -> float:
+        async with limited() as hall:
+            ask = asyncio.create_task(hall.ask("base"))
+            start = time.monotonic()
+            await asyncio.sleep(1.0)
+            seconds = time.monotonic() - start
+            hall.set_servers({"base": ["http://a:1"]})
+            assert await ask == "base"
+            return seconds
+
+    seconds = asyncio.run(scenario())
+    assert len(checks) <= 2 + seconds / 0.1
 
 
 def test_the_end_of_the_gateway_ends_all_waits():

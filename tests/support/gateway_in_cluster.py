@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import httpx
 import psutil
 from cluster.control_plane import Cluster, ControlPlane
 from cluster.kubectl import CRDS, Kubectl
+from cluster.network import HOST
 
 from rft_api.gateway_key import Key, Limits, make_token, secret_document, token_digest
 from rft_api.object_labels import COMPONENT, MANAGED_BY, OPERATOR, OWNER, SERVER_COMPONENT, SERVER_PORT_NAME
@@ -49,13 +51,17 @@ def bind_role(plane: Cluster) -> Path:
     return plane.write_kubeconfig("gateway", plane.authority.issue("gateway"))
 
 
+@cache
 def own_address() -> str:
-    """An address of this machine that EndpointSlices may have: not a loopback one."""
+    """An address of this machine that EndpointSlices may have: not a loopback one, and the same at each call.
+
+    A test node that another process starts meanwhile adds an address, which goes away with it.
+    """
     addresses = [
         address.address
         for interface in psutil.net_if_addrs().values()
         for address in interface
-        if address.family is socket.AF_INET and not address.address.startswith(("127.", "169.254."))
+        if address.family is socket.AF_INET and not address.address.startswith(("127.", "169.254.", HOST))
     ]
     return sorted(addresses)[0]
 

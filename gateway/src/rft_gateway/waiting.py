@@ -247,8 +247,9 @@ class Place:
             if self._released.is_set():
                 break
             self._check()
-            if beat is not None and time.monotonic() >= beaten + HEARTBEAT_SECONDS:
-                await beat()
+            if time.monotonic() >= beaten + HEARTBEAT_SECONDS:
+                if beat is not None:
+                    await beat()
                 beaten = time.monotonic()
         self._released.clear()
 
