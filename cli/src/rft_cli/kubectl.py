@@ -83,8 +83,13 @@ class Kubectl:
         self.namespace: str = namespace or contexts[0]["context"].get("namespace") or "default"
 
     def __call__(self, *arguments: str, content: str = "") -> bytes:
-        """Run it with these arguments in the context; see `run_kubectl`."""
-        return run_kubectl(*arguments, *self._options, _PATIENCE, content=content)
+        """Run it with these arguments in the context; see `run_kubectl`. Errors say what to do about them."""
+        try:
+            return run_kubectl(*arguments, *self._options, _PATIENCE, content=content)
+        except KubectlMissing:
+            raise
+        except KubectlError as error:
+            raise KubectlError(_explain_refusal(error.message, self.context)) from None
 
     def find(self, documents: Sequence[Json]) -> list[Json]:
         """Return those of the objects, by their kinds, namespaces and names, that exist.
@@ -167,3 +172,17 @@ def _explain_configuration(problem: str, kubeconfig: str | None, context: str | 
         f"{problem}: {place} names no cluster; name a context (--context) or another kubeconfig (--kubeconfig, "
         "KUBECONFIG)"
     )
+
+
+def _explain_refusal(message: str, context: str) -> str:
+    """Return what kubectl says, with what to do about it."""
+    if "no matches for kind" in message or "doesn't have a resource type" in message:
+        return (
+            f"the cluster of context {context} does not know the resources of rft.dev: install rft-operator "
+            f"there, or name another context (--context) ({message})"
+        )
+    if "(Forbidden)" in message or "is forbidden" in message:
+        return f"{message}; ask for a role that allows it, or name another namespace (-n) or context (--context)"
+    if "(NotFound)" in message and "namespaces" in message:
+        return f"{message}; create the namespace, or name another one (-n)"
+    return message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO
 
 from rich import box
 from rich.console import Console
@@ -15,15 +15,10 @@ from rft_api.exit_codes import ExitCode, RunError
 from rft_api.foreign.files import parse_bounded
 from rft_api.foreign.text import one_line, printable
 from rft_api.model import Json
-from rft_api.object_labels import COMPONENT, OWNER
-from rft_cli.kubectl import Kubectl, KubectlError
+from rft_api.object_labels import ATTEMPT, COMPLETION_INDEX, COMPONENT, OWNER, TRAINER
+from rft_cli.kubectl import Kubectl
 from rft_cli.submit.job_state import condition_of, end_of, read_status
-from rft_cli.submit.objects import explain_refusal
 
-_TRAINER = "trainer"
-"""Name of the container of a trainer, and component of its pods."""
-_ATTEMPT = "rft.dev/attempt"
-_INDEX = "batch.kubernetes.io/job-completion-index"
 _LONGEST_LINE = 64 << 10
 
 
@@ -34,7 +29,7 @@ def list_jobs(kubectl: Kubectl, all_namespaces: bool, console: Console) -> None:
         RunError: when they may not be listed.
     """
     place = "--all-namespaces" if all_namespaces else f"--namespace={kubectl.namespace}"
-    items = _ask(kubectl, "get", "rftjobs.rft.dev", place, "--output=json")["items"]
+    items = parse_bounded(kubectl("get", "rftjobs.rft.dev", place, "--output=json"))["items"]
     if not items:
         where = "in any namespace" if all_namespaces else f"in namespace {kubectl.namespace}"
         console.print(f"There are no jobs {where} of context {kubectl.context}.", highlight=False, soft_wrap=True)
@@ -63,15 +58,15 @@ def print_log(kubectl: Kubectl, name: str, follow: bool) -> None:
     """
     _find(kubectl, name)
     place = f"--namespace={kubectl.namespace}"
-    selector = f"--selector={COMPONENT}={_TRAINER},{OWNER}={name},{_INDEX}=0"
-    pods = _ask(kubectl, "get", "pods", place, selector, "--output=json")["items"]
+    selector = f"--selector={COMPONENT}={TRAINER},{OWNER}={name},{COMPLETION_INDEX}=0"
+    pods = parse_bounded(kubectl("get", "pods", place, selector, "--output=json"))["items"]
     if not pods:
         state = describe_state(_find(kubectl, name))
         raise RunError(
             ExitCode.CONFIGURATION_INVALID, f"RFTJob {name} has no pod of a trainer, so there is no log: {state}"
         )
     pod = max(pods, key=_age)["metadata"]["name"]
-    arguments = ["logs", pod, place, f"--container={_TRAINER}", *(["--follow"] if follow else [])]
+    arguments = ["logs", pod, place, f"--container={TRAINER}", *(["--follow"] if follow else [])]
     with kubectl.output_of(*arguments) as output:
         for line in _lines(output):
             print(printable(line), flush=follow)
@@ -89,7 +84,7 @@ def cancel_job(kubectl: Kubectl, name: str) -> str:
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"{place} has ended already: {describe_state(job)}")
     patch = json.dumps({"spec": {"suspend": True}})
     arguments = ["rftjob", name, f"--namespace={kubectl.namespace}", "--type=merge", f"--patch={patch}"]
-    _ask(kubectl, "patch", *arguments, "--field-manager=rft-cancel", "--output=json")
+    kubectl("patch", *arguments, "--field-manager=rft-cancel")
     return (
         f"{place} is suspended: its pods save a checkpoint within ten minutes and end, and its GPUs are free then.\n"
         f"What it has written stays in {one_line(job['spec']['output']['uri'])}. The same rft submit resumes it from "
@@ -106,10 +101,7 @@ def describe_state(job: Json) -> str:
 
 
 def _find(kubectl: Kubectl, name: str) -> Json:
-    try:
-        job = kubectl.get("rftjobs.rft.dev", name)
-    except KubectlError as error:
-        raise KubectlError(explain_refusal(error.message, kubectl)) from None
+    job = kubectl.get("rftjobs.rft.dev", name)
     if job is None:
         text = f"there is no RFTJob {name} in namespace {kubectl.namespace} of context {kubectl.context}"
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"{text}; rft jobs lists those that are there")
@@ -134,21 +126,9 @@ def _row(job: Json) -> list[str]:
 
 def _age(pod: Json) -> tuple[int, str]:
     metadata = pod["metadata"]
-    return int(metadata["labels"].get(_ATTEMPT, "0")), metadata["creationTimestamp"]
+    return int(metadata["labels"].get(ATTEMPT, "0")), metadata["creationTimestamp"]
 
 
 def _lines(output: IO[bytes]) -> Iterator[str]:
     while line := output.readline(_LONGEST_LINE):
         yield line.decode("utf-8", "replace").rstrip("\n")
-
-
-def _ask(kubectl: Kubectl, *arguments: str) -> Any:
-    """Return the JSON that kubectl answers.
-
-    Raises:
-        KubectlError: when it fails.
-    """
-    try:
-        return parse_bounded(kubectl(*arguments))
-    except KubectlError as error:
-        raise KubectlError(explain_refusal(error.message, kubectl)) from None

@@ -16,7 +16,7 @@ from rft_api.manifests import KINDS
 from rft_api.model import Json
 from rft_api.rft_job import RFTJobSpec
 from rft_api.same_run import Change, changes_of_job, differences
-from rft_cli.kubectl import Kubectl, KubectlError
+from rft_cli.kubectl import Kubectl
 from rft_cli.submit.job_state import end_of
 
 _DATA = ("data", "binaryData")
@@ -58,11 +58,8 @@ def plan_objects(kubectl: Kubectl, documents: Sequence[Json], *, replace: bool) 
     Raises:
         RunError: when the API server refuses an object, or one exists with other contents.
     """
-    try:
-        existing = {_key(item): item for item in kubectl.find(documents)}
-        checked = [kubectl.apply(document, dry_run=True) for document in documents]
-    except KubectlError as error:
-        raise KubectlError(explain_refusal(error.message, kubectl)) from None
+    existing = {_key(item): item for item in kubectl.find(documents)}
+    checked = [kubectl.apply(document, dry_run=True) for document in documents]
     steps: list[Step] = []
     refusals: list[str] = []
     for document, after in zip(documents, checked, strict=True):
@@ -87,27 +84,10 @@ def apply_step(kubectl: Kubectl, step: Step) -> None:
     """
     if step.action == "keep":
         return
-    try:
-        if step.action == "replace":
-            metadata = step.document["metadata"]
-            kubectl("delete", "rftjob", metadata["name"], f"--namespace={metadata['namespace']}", "--ignore-not-found")
-        kubectl.apply(step.document)
-    except KubectlError as error:
-        raise KubectlError(explain_refusal(error.message, kubectl)) from None
-
-
-def explain_refusal(message: str, kubectl: Kubectl) -> str:
-    """Return what kubectl says, with what to do about it."""
-    if "no matches for kind" in message or "doesn't have a resource type" in message:
-        return (
-            f"the cluster of context {kubectl.context} does not know the resources of rft.dev: install rft-operator "
-            f"there, or name another context (--context) ({message})"
-        )
-    if "(Forbidden)" in message or "is forbidden" in message:
-        return f"{message}; ask for a role that allows it, or name another namespace (-n) or context (--context)"
-    if "(NotFound)" in message and "namespaces" in message:
-        return f"{message}; create the namespace, or name another one (-n)"
-    return message
+    if step.action == "replace":
+        metadata = step.document["metadata"]
+        kubectl("delete", "rftjob", metadata["name"], f"--namespace={metadata['namespace']}", "--ignore-not-found")
+    kubectl.apply(step.document)
 
 
 def _decide(before: Json, document: Json, after: Json, replace: bool) -> tuple[Action, str]:

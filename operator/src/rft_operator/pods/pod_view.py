@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from rft_api.model import Json
+from rft_api.object_labels import COMPLETION_INDEX
 from rft_operator.kube.kinds import JOB
 from rft_operator.kube.timestamps import parse_timestamp
 from rft_operator.status.reasons import Reason
 
 OOM_KILLED = "OOMKilled"
 """Reason with which Kubernetes reports a container that the kernel killed because its memory ran out."""
-_COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 _PULL_REASONS = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 _BLOCK_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 
@@ -175,7 +175,7 @@ def describe_unready_sidecars(pods: Sequence[PodView]) -> str:
 
 def _read_index(labels: Json) -> int | None:
     # Users may add labels to the pods of servers, which have no index.
-    index = labels.get(_COMPLETION_INDEX, "")
+    index = labels.get(COMPLETION_INDEX, "")
     return int(index) if index.isdecimal() and index.isascii() else None
 
 

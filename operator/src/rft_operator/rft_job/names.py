@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from rft_api.object_labels import ATTEMPT, TRAINER
 from rft_api.object_names import base_endpoint, memory_plan, run_configuration, trainer_service, training_job
 
 __all__ = [
@@ -25,15 +26,11 @@ __all__ = [
     "training_job",
 ]
 
-TRAINER: Final = "trainer"
-"""Name of the container of a trainer."""
 PLANNER: Final = "memory-plan"
 """Name of the container that plans the memory of a run."""
 PLANS: Final = "rft.dev/plans"
 """Label of the Job that plans before the first attempt, and of its pod, with what they plan: `memory`. The operator
 does not read it: it is for people and policies."""
-ATTEMPT: Final = "rft.dev/attempt"
-"""Label of a training Job and of its pods with the number of the attempt, from 0."""
 RETRIES_BEFORE: Final = "rft.dev/retries-before"
 """Annotation of a training Job with the number of failures before it that count against the limit of retries."""
 CREATED_FOR: Final = "rft.dev/created-for"
