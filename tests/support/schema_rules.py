@@ -118,6 +118,22 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
         {"gpusPerNode": 0, "rollouts": {"servers": 2}},
         "belong to engine vLLM",
     ),
+    *(
+        (Compute, {"gpusPerNode": 1, "rollouts": part}, {"gpusPerNode": 0, "rollouts": part}, "belong to engine vLLM")
+        for part in ({"placement": "Dedicated"}, {"gpusPerServer": 1}, {"memoryShare": "0.5"})
+    ),
+    (
+        Compute,
+        {"gpusPerNode": 0, "rollouts": {"engine": "vLLM"}},
+        {"gpusPerNode": 0, "rollouts": {"engine": "vLLM", "gpusPerServer": 1}},
+        "need GPUs: set gpusPerNode",
+    ),
+    (
+        Compute,
+        {"gpusPerNode": 1, "rollouts": {"memoryShare": "0.5"}},
+        {"gpusPerNode": 0, "rollouts": {"engine": "vLLM", "memoryShare": "0.5"}},
+        "need GPUs: set gpusPerNode",
+    ),
     (
         Compute,
         {"rollouts": {"placement": "Dedicated", "servers": 2, "gpusPerServer": 2, "memoryShare": "0.8"}},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import BaseModel
 
 from rft_api.inference_endpoint import InferenceEndpoint
@@ -170,12 +172,31 @@ def _structural(node: Json, definitions: dict[str, Json]) -> Json:
     return result
 
 
+def messages(validation: Json) -> list[str]:
+    """What a schema's `x-kubernetes-validations` entry says: the message of each of its rules."""
+    if "message" in validation:
+        return [validation["message"]]
+    return re.findall('"([^"]*)"', validation["messageExpression"])
+
+
 def _with_rules(name: str, schema: Json) -> Json:
-    for rule in _rules_of(name):
-        place = schema["properties"][rule.field] if rule.field else schema
-        own = {"rule": rule.cel, "message": rule.message}
-        place["x-kubernetes-validations"] = [*place.get("x-kubernetes-validations", []), own]
+    together: dict[str | int, list[Rule]] = {}
+    for index, rule in enumerate(_rules_of(name)):
+        together.setdefault(rule.unless or index, []).append(rule)
+    for rules in together.values():
+        place = schema["properties"][rules[0].field] if rules[0].field else schema
+        place["x-kubernetes-validations"] = [*place.get("x-kubernetes-validations", []), _validation(rules)]
     return schema
+
+
+def _validation(rules: list[Rule]) -> Json:
+    """Rules that state the same `unless` as one for the API server, which says what each broken one says."""
+    unless = rules[0].unless
+    if not unless:
+        return {"rule": rules[0].cel, "message": rules[0].message}
+    hold = " && ".join(f"({rule.cel})" for rule in rules)
+    said = ", ".join(f"({rule.cel}) ? '' : \"{rule.message}\"" for rule in rules)
+    return {"rule": f"{unless} || ({hold})", "messageExpression": f"[{said}].filter(m, m != '').join('; ')"}
 
 
 def _rules_of(name: str) -> tuple[Rule, ...]:

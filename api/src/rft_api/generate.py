@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from rft_api.builtin_table import BUILTINS, options_key
-from rft_api.crd import build_crds
+from rft_api.crd import build_crds, messages
 from rft_api.foreign.yaml_text import take_numbers_as_kubectl
 from rft_api.metrics import (
     RUN_SERIES,
@@ -79,7 +79,7 @@ def _reference(crds: list[Json]) -> str:
         schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
         parts.append(f"\n## {crd['spec']['names']['kind']}\n\n{schema['description']}\n")
         if "x-kubernetes-validations" in schema:
-            rules = [rule["message"] for rule in schema["x-kubernetes-validations"]]
+            rules = [message for rule in schema["x-kubernetes-validations"] for message in messages(rule)]
             parts.append("\nRules for the name:\n\n" + "".join(f"- `metadata.name`: {message}\n" for message in rules))
         for section in ("spec", "status"):
             parts.append(f"\n### {crd['spec']['names']['kind']} {section}\n\n| field | type | default | meaning |\n")
@@ -148,7 +148,8 @@ def _type(field: Json) -> str:
 def _rules(schema: Json, path: str) -> list[tuple[str, str]]:
     rules = []
     if schema.get("type") in ("object", "array"):
-        rules += [(path, validation["message"]) for validation in schema.get("x-kubernetes-validations", [])]
+        validations = schema.get("x-kubernetes-validations", [])
+        rules += [(path, message) for validation in validations for message in messages(validation)]
     if schema.get("x-kubernetes-preserve-unknown-fields"):
         return rules
     for name, field in schema.get("properties", {}).items():

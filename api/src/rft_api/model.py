@@ -25,7 +25,8 @@ class Rule:
 
     The API server evaluates the rules at each write of a status, too, and copies the schemas of all fields of an object
     whenever a rule looks at one of them (`Structural.Properties` of Kubernetes 1.35). So a rule first looks at what is
-    seldom set, at as few fields as possible, and asks `has` only of fields without a default.
+    seldom set, at as few fields as possible, and asks `has` only of fields without a default. Rules about the same
+    fields share a look at them: `unless`.
     """
 
     cel: str
@@ -35,6 +36,9 @@ class Rule:
     """Locations of the fields of a model that break the rule, from the model. By default, the model itself."""
     field: str = ""
     """Field whose schema has the rule in CEL, where `self` is its value; empty for the schema of the model."""
+    unless: str = ""
+    """What makes the rule hold whatever `cel` says, in CEL. The API server gets the rules of a model that state the
+    same as one rule: it looks at these fields once, and at others only where this is false."""
 
 
 @dataclass(frozen=True)

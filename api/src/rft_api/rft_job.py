@@ -80,32 +80,40 @@ class JobEndpoint(Model):
     """Whether the InferenceEndpoint is deleted together with the job."""
 
 
+_ADAPTER = "self.tuning.type == 'LoRA'"
+_WITHOUT_SHADOWS = "size(self.shadowRewards) == 0"
+_PLAIN_UPDATE = "[self.hyperparameters].all(h, !has(h.importanceSampling) && !has(h.scaleRewards))"
+
+
 class RFTJobSpec(Model):
     """The desired state of a job: what is trained, on which data, with which rewards."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="self.tuning.type == 'LoRA' || self.compute.precision != 'BFloat16'",
+            cel="self.compute.precision != 'BFloat16'",
             message="compute.precision BFloat16 is for tuning type LoRA; all weights are trained in Float32",
             holds=lambda spec: spec.tuning.type == "LoRA" or spec.compute.precision != "BFloat16",
+            unless=_ADAPTER,
         ),
         Rule(
-            cel="!has(self.endpoint) || !has(self.endpoint.baseEndpoint) || self.tuning.type == 'LoRA'",
+            cel="!has(self.endpoint) || !has(self.endpoint.baseEndpoint)",
             message="endpoint.baseEndpoint serves LoRA adapters; with tuning type Full leave it out",
             holds=lambda spec: (
                 spec.endpoint is None or spec.endpoint.base_endpoint is None or spec.tuning.type == "LoRA"
             ),
+            unless=_ADAPTER,
         ),
         Rule(
-            cel="self.all(a, self.exists_one(b, b == a))",
+            cel="self.shadowRewards.all(a, self.shadowRewards.exists_one(b, b == a))",
             message="shadowRewards: every name may appear only once",
             holds=lambda spec: len(set(spec.shadow_rewards)) == len(spec.shadow_rewards),
-            field="shadowRewards",
+            unless=_WITHOUT_SHADOWS,
         ),
         Rule(
-            cel="size(self.shadowRewards) == 0 || !self.data.train.exists(s, s.reward in self.shadowRewards)",
+            cel="!self.data.train.exists(s, s.reward in self.shadowRewards)",
             message="shadowRewards: a reward that is trained on is recorded anyway; remove it from shadowRewards",
             holds=lambda spec: not {source.reward for source in spec.data.train} & set(spec.shadow_rewards),
+            unless=_WITHOUT_SHADOWS,
         ),
         Rule(
             cel="!has(self.hyperparameters.importanceSampling) || (has(self.compute.rollouts.engine) ? "
@@ -115,6 +123,7 @@ class RFTJobSpec(Model):
             holds=lambda spec: (
                 spec.hyperparameters.importance_sampling is None or spec.compute.rollout_engine == "vLLM"
             ),
+            unless=_PLAIN_UPDATE,
         ),
         Rule(
             # Its loss has a weight for each sequence of its own.
@@ -124,6 +133,7 @@ class RFTJobSpec(Model):
             holds=lambda spec: (
                 spec.algorithm != "VESPO" or spec.hyperparameters.effective_importance_sampling.mode.startswith("Token")
             ),
+            unless=_PLAIN_UPDATE,
         ),
         Rule(
             cel="self.algorithm != 'DrGRPO' || !has(self.hyperparameters.scaleRewards) || "
@@ -131,6 +141,7 @@ class RFTJobSpec(Model):
             message="algorithm DrGRPO is defined without scaling: remove hyperparameters.scaleRewards, or set None; "
             "for another scale use another algorithm, such as GRPO",
             holds=lambda spec: spec.algorithm != "DrGRPO" or spec.hyperparameters.scale_rewards in (None, "None"),
+            unless=_PLAIN_UPDATE,
         ),
         Rule(
             # TRL takes every completion without an EOS token for truncated.

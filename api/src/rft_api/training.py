@@ -143,6 +143,12 @@ class DeepSpeed(Model):
     """Optimizer keeps the state of the optimizer in the memory of the host instead of the GPU's."""
 
 
+_PLAIN_ROLLOUTS = (
+    "[self.rollouts].all(r, r.placement == 'Shared' && r.overlap == 0 && !has(r.servers) && !has(r.gpusPerServer) && "
+    "!has(r.memoryShare))"
+)
+
+
 class TrainerCompute(Model):
     """The processes of the trainer and their devices: the part of `spec.compute` that the trainer reads."""
 
@@ -162,6 +168,7 @@ class TrainerCompute(Model):
             message="rollouts.placement, servers, gpusPerServer and memoryShare belong to engine vLLM; remove them or "
             "set rollouts.engine: vLLM",
             holds=lambda compute: compute.rollout_engine == "vLLM" or not compute.rollouts.states_servers,
+            unless=_PLAIN_ROLLOUTS,
         ),
         Rule(
             cel="self.gpusPerNode > 0 || [self.rollouts].all(r, r.placement == 'Shared' && !has(r.gpusPerServer) && "
@@ -176,6 +183,7 @@ class TrainerCompute(Model):
                     and compute.rollouts.memory_share is None
                 )
             ),
+            unless=_PLAIN_ROLLOUTS,
         ),
         Rule(
             cel="!has(self.rollouts.servers) || self.gpusPerNode == 0 || self.rollouts.placement == 'Dedicated'",
@@ -186,6 +194,7 @@ class TrainerCompute(Model):
                 or compute.rollouts.placement == "Dedicated"
                 or compute.rollouts.servers is None
             ),
+            unless=_PLAIN_ROLLOUTS,
         ),
         Rule(
             cel="!has(self.rollouts.gpusPerServer) || self.rollouts.placement == 'Dedicated' || "
@@ -195,6 +204,7 @@ class TrainerCompute(Model):
                 compute.rollouts.placement == "Dedicated"
                 or compute.gpus_per_node % compute.rollouts.effective_gpus_per_server == 0
             ),
+            unless=_PLAIN_ROLLOUTS,
         ),
         Rule(
             cel="self.rollouts.overlap == 0 || "
@@ -209,6 +219,7 @@ class TrainerCompute(Model):
                     and (compute.gpus_per_node == 0 or compute.rollouts.placement == "Dedicated")
                 )
             ),
+            unless=_PLAIN_ROLLOUTS,
         ),
         Rule(
             cel="self.precision == 'Auto' || self.gpusPerNode == 0",
