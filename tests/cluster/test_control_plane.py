@@ -124,12 +124,11 @@ def test_a_broken_rule_is_refused_as_the_models_do(kubectl, model, right, wrong,
     assert message in kubectl.refuse(place(wrong))
 
 
-def test_all_broken_rules_about_the_same_fields_are_said(kubectl):
-    rollouts = {"placement": "Dedicated", "overlap": 1}
-    refused = kubectl.refuse(manifest("RFTJob", {**JOB, "compute": {"gpusPerNode": 0, "rollouts": rollouts}}))
-    assert "belong to engine vLLM; remove them or set rollouts.engine: vLLM; rollouts.placement Dedicated" in refused
-    assert "need GPUs: set gpusPerNode, or remove them; rollouts.overlap needs servers" in refused
-    assert "rollouts.servers is for" not in refused
+def test_of_rules_about_the_same_fields_the_first_broken_one_is_said(kubectl):
+    rollouts = {"servers": 2, "overlap": 1}
+    refused = kubectl.refuse(manifest("RFTJob", {**JOB, "compute": {"gpusPerNode": 1, "rollouts": rollouts}}))
+    assert "rollouts.servers is for placement Dedicated" in refused
+    assert "belong to engine vLLM" not in refused
 
 
 WRONG_FIELDS = [
