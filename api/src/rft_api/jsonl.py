@@ -6,7 +6,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from rft_api.exact_json import after_space, decode, not_utf8, parse_line, parse_row
 from rft_api.foreign.files import open_file
+from rft_api.foreign.sizes import format_size
 from rft_api.model import Json
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -32,6 +33,7 @@ MAXIMUM_UNPACKED_BYTES = 4 << 30
 _COMPRESSED = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 # An object that begins with a line of its own goes on in the next lines.
 _INDENTED_OBJECT = re.compile(rb"\{[ \t]*\r?\n")
+_ARRAY_TO_LINES = "write one object per line: jq -c '.[]' FILE > NEW"
 # The first line of a table: names between commas, semicolons or tabs.
 _TABLE_HEAD = re.compile(r"[\w \"-]+([,;\t][\w \"-]+)+")
 
@@ -50,8 +52,27 @@ class DataRow:
     """The object."""
 
 
+@dataclass(frozen=True)
+class LineFault:
+    """What is wrong with a file of lines."""
+
+    number: int | None
+    """Number of the line, counted from 1; None for what is wrong with the whole file."""
+    reason: str
+    """Follows the name of the file, or of the line."""
+
+
 class TooLarge(ValueError):
-    """A file is too large to be read; the message follows the name of the file."""
+    """A file is too large to be read; the message follows the name of the file.
+
+    Args:
+        message: why.
+        line: number of the line that is too long.
+    """
+
+    def __init__(self, message: str, line: int | None = None):
+        super().__init__(message)
+        self.line = line
 
 
 def numbered_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -98,6 +119,41 @@ def read_json_rows(path: Path, problems: list[str]) -> list[DataRow]:
     return rows
 
 
+def iterate_lines(
+    path: Path, line_bytes: int = MAXIMUM_LINE_BYTES, parse: Callable[[bytes], Any] = parse_row
+) -> Iterator[DataRow | LineFault]:
+    """Read the objects of a JSONL file one after another, with what is wrong in between; no row stays in memory.
+
+    Arrays and objects over several lines would be read whole: they are refused here, and so are compressed files.
+
+    Args:
+        path: the file.
+        line_bytes: largest size of a line; a longer one ends the file.
+        parse: parses a line; raises ValueError with the reason.
+
+    Raises:
+        OSError: when the file cannot be read.
+    """
+    with open_file(path) as file:
+        head = file.peek(64)
+        start = head.removeprefix(BYTE_ORDER_MARK).lstrip()
+        problem = _other_encoding(head)
+        if head.startswith(GZIP):
+            problem = "is compressed with gzip; unpack it"
+        elif start.startswith(b"["):
+            problem = f"is a JSON array; {_ARRAY_TO_LINES}"
+        elif _INDENTED_OBJECT.match(start):
+            problem = "has objects over several lines; write one object per line: jq -c . FILE > NEW"
+        if problem:
+            yield LineFault(None, problem)
+            return
+        try:
+            yield from _parse_lines(path, _bounded_lines(file, line_bytes), parse)
+        except TooLarge as error:
+            whole, line = str(error), f"has more than {format_size(line_bytes)}"
+            yield LineFault(error.line, whole if error.line is None else line)
+
+
 def _other_encoding(head: bytes) -> str | None:
     """Say what a file is that begins with these bytes and is not UTF-8; None for all others."""
     # Texts begin with a byte order mark, or with a character that has one byte.
@@ -111,11 +167,12 @@ def _other_encoding(head: bytes) -> str | None:
     return None
 
 
-def _bounded_lines(file: BufferedReader) -> Iterator[bytes]:
-    unpacked = 0
-    while line := file.readline(MAXIMUM_LINE_BYTES + 1):
-        if len(line) > MAXIMUM_LINE_BYTES:
-            raise TooLarge(f"has a line of more than {MAXIMUM_LINE_BYTES >> 20} MiB")
+def _bounded_lines(file: BufferedReader, line_bytes: int = MAXIMUM_LINE_BYTES) -> Iterator[bytes]:
+    unpacked = number = 0
+    while line := file.readline(line_bytes + 1):
+        number += 1
+        if len(line) > line_bytes:
+            raise TooLarge(f"has a line of more than {format_size(line_bytes)}", number)
         unpacked += len(line)
         if unpacked > MAXIMUM_UNPACKED_BYTES and isinstance(file, gzip.GzipFile):
             raise TooLarge(f"unpacks to more than {MAXIMUM_UNPACKED_BYTES >> 20} MiB; split it")
@@ -123,23 +180,32 @@ def _bounded_lines(file: BufferedReader) -> Iterator[bytes]:
 
 
 def _read_lines(path: Path, lines: Iterable[bytes], problems: list[str]) -> Iterator[DataRow]:
+    for each in _parse_lines(path, lines, parse_row):
+        if isinstance(each, DataRow):
+            yield each
+        else:
+            place = path if each.number is None else f"{path}:{each.number}"
+            problems.append(f"{place}: {each.reason}")
+
+
+def _parse_lines(path: Path, lines: Iterable[bytes], parse: Callable[[bytes], Any]) -> Iterator[DataRow | LineFault]:
     for count, (number, text) in enumerate(numbered_lines(lines), start=1):
         if count > MAXIMUM_ROWS:
             raise TooLarge(too_many_rows())
-        place = f"{path}:{number}"
         try:
-            value = parse_row(text)
+            value = parse(text)
         except ValueError as error:
             head = text.decode("utf-8", "replace") if number == 1 else ""
             if _TABLE_HEAD.fullmatch(head):
-                problems.append(f"{path}: is a table of texts (CSV), not JSON; convert it: {_table_to_jsonl(head)}")
+                reason = f"is a table of texts (CSV), not JSON; convert it: {_table_to_jsonl(head)}"
+                yield LineFault(None, reason)
                 return
-            problems.append(f"{place}: {error}{_advice(text)}")
+            yield LineFault(number, f"{error}{_advice(text)}")
             continue
         if isinstance(value, dict):
-            yield DataRow(number, place, text, value)
+            yield DataRow(number, f"{path}:{number}", text, value)
         else:
-            problems.append(f"{place}: {_not_an_object(value)}")
+            yield LineFault(number, _not_an_object(value))
 
 
 def _table_to_jsonl(head: str) -> str:
@@ -197,10 +263,7 @@ def _read_whole(path: Path, file: BufferedReader, problems: list[str]) -> Iterat
 
 
 def _too_large_to_be_whole() -> str:
-    return (
-        f"is a JSON array of more than {MAXIMUM_WHOLE_BYTES >> 20} MiB, which is read whole; write one object per "
-        f"line: jq -c '.[]' FILE > NEW"
-    )
+    return f"is a JSON array of more than {MAXIMUM_WHOLE_BYTES >> 20} MiB, which is read whole; {_ARRAY_TO_LINES}"
 
 
 def too_many_rows() -> str:

@@ -124,6 +124,16 @@ def _resume(target: Target) -> tuple[str, dict[int, tuple[int, str]]]:
     }
 
 
+def abort_uploads(target: Target) -> None:
+    """End the unfinished uploads to an object; the parts that they have stored are removed.
+
+    Raises:
+        botocore's errors: when the store refuses.
+    """
+    for upload in _unfinished(target):
+        target.client.abort_multipart_upload(**target.place, UploadId=upload["UploadId"])
+
+
 def _unfinished(target: Target) -> list[dict[str, Any]]:
     """Return the unfinished uploads to the object; none where the user may not list them, who then begins anew."""
     pages = target.client.get_paginator("list_multipart_uploads").paginate(Bucket=target.bucket, Prefix=target.key)

@@ -24,7 +24,7 @@ from rft_api.files import atomic_file, atomic_write
 from rft_api.foreign.files import read_json
 from rft_api.foreign.text import one_line
 from rft_api.progress import OnBytes, Report, count_bytes, ignore_bytes, ignore_report
-from rft_api.resumable_upload import Target, upload_file
+from rft_api.resumable_upload import Target, abort_uploads, upload_file
 from rft_api.storage_error import StorageError, check_stored_name
 
 log = logging.getLogger(__name__)
@@ -213,6 +213,37 @@ class ObjectStore:
         bucket, key = _split(uri)
         with _explained("write", uri):
             self._client.put_object(Bucket=bucket, Key=key, Body=content)
+
+    @contextmanager
+    def reading(self, uri: str) -> Iterator[Callable[[int], bytes]]:
+        """Open an object; yields a function that returns its next bytes, at most so many, and none at its end.
+
+        Raises:
+            StorageError: when it cannot be read, at the beginning or later.
+        """
+        bucket, key = _split(uri)
+        with _explained("read", uri):
+            body = self._client.get_object(Bucket=bucket, Key=key)["Body"]
+
+        def read(size: int) -> bytes:
+            with _explained("read", uri):
+                return bytes(body.read(size))
+
+        try:
+            yield read
+        finally:
+            body.close()
+
+    def discard(self, uri: str) -> None:
+        """Removes the object at an address, if there is one, and what interrupted uploads to it have left.
+
+        Raises:
+            StorageError: when it cannot be removed.
+        """
+        self.delete(uri)
+        bucket, key = _split(uri)
+        with _explained("remove", uri):
+            abort_uploads(Target(self._client, bucket, key))
 
     def delete(self, uri: str) -> None:
         """Removes the object at an address, if there is one.

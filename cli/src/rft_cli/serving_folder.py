@@ -1,4 +1,4 @@
-"""The folder of what is served on this machine: key, routes, ledger, logs, and models that have been fetched."""
+"""The folder of what is served on this machine: key, routes, ledger, logs, files, and models that have been fetched."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class ServingFolder:
         self.keys = path / "keys"
         self.ledger = path / "ledger.db"
         self.spool = path / "spool"
+        self.files = path / "files"
         self.adapters = path / "adapters"
         self.gateway_log = path / "gateway.log"
         self._token = path / "token"

@@ -161,7 +161,7 @@ class Gateway:
             sys.executable, "-m", "rft_gateway", "--routes", str(files.routes), "--keys", str(files.keys),
             "--ledger", str(files.ledger), "--host", host, "--port", str(port),
             "--operation-port", str(operation_port), "--drain-seconds", f"{_DRAIN_SECONDS:g}",
-            "--spool", str(files.spool), "--log-seconds", f"{_LOG_SECONDS:g}",
+            "--spool", str(files.spool), "--log-seconds", f"{_LOG_SECONDS:g}", "--files", str(files.files),
         ]  # fmt: skip
         # OpenTelemetry's variables are often there for other programs, and a collector that the gateway cannot speak to
         # would end it.

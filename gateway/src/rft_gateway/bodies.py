@@ -68,9 +68,8 @@ class HeldBody:
         """
         if (request.content_length or 0) > server_limits.BODY_BYTES:
             raise _too_large()
-        if request.version >= HttpVersion11 and request.headers.get("expect", "").lower() == "100-continue":
-            await in_time(request, request.writer.write(_CONTINUE))
-            request.writer.output_size = 0  # nothing of the answer has begun
+        if expects_continue(request):
+            await send_continue(request)
         content = bytearray()
         seconds = None if request.content.is_eof() else server_limits.BODY_SECONDS  # it may have come with its head
         try:
@@ -85,6 +84,21 @@ class HeldBody:
         except (web.RequestPayloadError, ValueError):
             raise ApiError(400, "The body of the request cannot be read.") from None
         return bytes(content)
+
+
+def expects_continue(request: web.BaseRequest) -> bool:
+    """Return whether a client waits for a sign before it sends its body."""
+    return request.version >= HttpVersion11 and request.headers.get("expect", "").lower() == "100-continue"
+
+
+async def send_continue(request: web.BaseRequest) -> None:
+    """Give a client the sign that it may send its body.
+
+    Raises:
+        ClientLeft: when it has left.
+    """
+    await in_time(request, request.writer.write(_CONTINUE))
+    request.writer.output_size = 0  # nothing of the answer has begun
 
 
 def _too_large() -> ApiError:

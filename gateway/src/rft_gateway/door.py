@@ -16,6 +16,7 @@ from rft_gateway.answers import ClientLeft, give
 from rft_gateway.bodies import Bodies
 from rft_gateway.errors import ApiError, model_not_found, starting
 from rft_gateway.feedback import FEEDBACK, find_model, keep_feedback, read_feedback
+from rft_gateway.files.api import FilesApi, files_are_off, is_files_path
 from rft_gateway.keys import Key, KeyRing
 from rft_gateway.large_bodies import LargeBodies
 from rft_gateway.ledger import Outcome, make_id
@@ -44,7 +45,14 @@ class Door:
     """Answers requests of OpenAI's API."""
 
     def __init__(
-        self, routes: RouteTable, keys: KeyRing, limiter: Limiter, records: Records, proxy: Proxy, large: LargeBodies
+        self,
+        routes: RouteTable,
+        keys: KeyRing,
+        limiter: Limiter,
+        records: Records,
+        proxy: Proxy,
+        large: LargeBodies,
+        files: FilesApi | None,
     ):
         self._routes = routes
         self._keys = keys
@@ -54,6 +62,7 @@ class Door:
         self._proxy = proxy
         self._bodies = Bodies()
         self._large_bodies = large
+        self._files = files
         self._turns = Turns()
         self._starts = Starts()
         self._started = int(time.time())
@@ -108,6 +117,8 @@ class Door:
             _require(request, "POST")
             return await self._take_feedback(request, key)
         api = _APIS.get(path)
+        if api is None and is_files_path(path):
+            return await self._answer_files(request, key, request_id)
         if api is None:
             raise ApiError(404, f"Invalid URL ({request.method} {path[:_LONGEST_NAME]})", code="unknown_url")
         _require(request, "POST")
@@ -123,6 +134,12 @@ class Door:
                 check = partial(self._check, request, call.model)
                 exchange = Exchange(request, call, route, _affinity(key, call), record, check, body, headers)
                 return await self._forward(exchange)
+
+    async def _answer_files(self, request: web.BaseRequest, key: Key, request_id: str) -> web.StreamResponse:
+        if self._files is None:
+            raise files_are_off()
+        with self._bodies.held(key.namespace) as body, self._limiter.admit(key, time.time(), estimate=0) as admission:
+            return await self._files.answer(request, key, body, {**admission.headers, REQUEST_ID: request_id})
 
     async def _take_feedback(self, request: web.BaseRequest, key: Key) -> web.Response:
         with self._bodies.held(key.namespace) as body, self._limiter.admit(key, time.time(), estimate=0) as admission:

@@ -25,6 +25,9 @@ from rft_api.readiness import format_address
 from rft_gateway.budgets import Budgets
 from rft_gateway.demand import Demand
 from rft_gateway.door import Door
+from rft_gateway.errors import ApiError
+from rft_gateway.files.api import FilesApi
+from rft_gateway.files.opening import open_files
 from rft_gateway.http_server import HttpServer
 from rft_gateway.keys import KeyFolder, KeyRing
 from rft_gateway.large_bodies import LargeBodies
@@ -37,7 +40,7 @@ from rft_gateway.proxy import Proxy
 from rft_gateway.records import Records
 from rft_gateway.replicas import Replicas
 from rft_gateway.routes import RouteFile, RoutesError, RouteTable
-from rft_gateway.settings import Settings, read_settings
+from rft_gateway.settings import FileSettings, Settings, read_settings
 from rft_gateway.tls import Certificate, CertificateError
 from rft_gateway.waiting import Waiting, Wake
 
@@ -100,7 +103,8 @@ async def serve(settings: Settings) -> None:
         proxy = await stack.enter_async_context(Proxy(replicas, waiting, settings.answer_seconds))
         large_bodies = await stack.enter_async_context(LargeBodies())
         _run_beside(stack, follow(), stop)
-        door = Door(routes, keys, limiter, records, proxy, large_bodies)
+        files = await _open_files(stack, settings.files, ledger)
+        door = Door(routes, keys, limiter, records, proxy, large_bodies, files)
         operation = Operation(metrics, demand, lambda: routes.is_complete and keys.is_complete and not stop.is_set())
         await _listen(settings, door, operation, stop, waiting)
         await records.close()
@@ -134,6 +138,19 @@ async def _open_source(
         await asyncio.gather(file.follow(), folder.watch())
 
     return follow, None
+
+
+async def _open_files(
+    stack: contextlib.AsyncExitStack, settings: FileSettings | None, ledger: Ledger
+) -> FilesApi | None:
+    if settings is None:
+        return None
+    try:
+        return (await stack.enter_async_context(open_files(settings, ledger.engine))).api
+    except OSError as error:
+        raise StartError(f"--files: {error.filename or settings.uri}: {error.strerror}") from None
+    except ApiError as error:
+        raise StartError(f"--files: {error}") from None
 
 
 def _open_traces(stack: contextlib.AsyncExitStack) -> Traces:

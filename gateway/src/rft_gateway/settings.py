@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 LEDGER_VARIABLE = "RFT_GATEWAY_LEDGER"
@@ -16,6 +16,24 @@ TRACES_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_EN
 _PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _PROTOCOL = "http/protobuf"
 _NAMESPACE = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True)
+class FileSettings:
+    """Where files for fine-tuning are kept, and how large they may be."""
+
+    uri: str
+    """An absolute path, or s3://BUCKET/PREFIX."""
+    credentials: Path | None
+    """Folder with the credentials for S3; None for those of the environment."""
+    staging: Path | None
+    """Folder for files on their way to S3; None for one beside the files of a folder."""
+    staging_bytes: int
+    """Bytes of all files on their way."""
+    namespace_bytes: int
+    """Bytes of all files of a namespace."""
+    file_bytes: int
+    """Largest size of a file."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,8 @@ class Settings:
     """Time for which conversations are collected for one object of a log."""
     traces: bool
     """Whether traces are sent; OpenTelemetry's environment variables say where to."""
+    files: FileSettings | None
+    """None keeps none."""
 
 
 def read_settings(arguments: Sequence[str] | None) -> Settings:
@@ -133,11 +153,69 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
         metavar="SECONDS",
         help="time for which conversations are collected for one object of a log (default: 60)",
     )
-    settings = Settings(**vars(parser.parse_args(arguments)), traces=_first_variable(TRACES_VARIABLES) is not None)
-    problem = _find_problem(settings)
+    _add_files(parser)
+    values = vars(parser.parse_args(arguments))
+    files = FileSettings(**{field.name: values.pop(f"files_{field.name}") for field in fields(FileSettings)})
+    traces = _first_variable(TRACES_VARIABLES) is not None
+    settings = Settings(**values, traces=traces, files=files if files.uri else None)
+    problem = _find_problem(settings) or _find_problem_of_files(files)
     if problem is not None:
         parser.error(problem)
     return settings
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--files", dest="files_uri", metavar="URI", help="folder or s3://BUCKET/PREFIX that keeps files for fine-tuning"
+    )
+    parser.add_argument(
+        "--files-credentials",
+        type=Path,
+        metavar="FOLDER",
+        help="folder with a file AWS_ACCESS_KEY_ID and so on for S3 (default: what the environment says)",
+    )
+    parser.add_argument(
+        "--files-staging", type=Path, metavar="FOLDER", help="folder for files on their way to S3, which needs one"
+    )
+    parser.add_argument(
+        "--files-staging-bytes",
+        type=int,
+        default=4 << 30,
+        metavar="BYTES",
+        help="how much may be on its way (default: 4 GiB)",
+    )
+    parser.add_argument(
+        "--files-namespace-bytes",
+        type=int,
+        default=100 << 30,
+        metavar="BYTES",
+        help="how much a namespace may keep (default: 100 GiB)",
+    )
+    parser.add_argument(
+        "--file-bytes",
+        dest="files_file_bytes",
+        type=int,
+        default=1 << 30,
+        metavar="BYTES",
+        help="largest file (default: 1 GiB)",
+    )
+
+
+def _find_problem_of_files(files: FileSettings) -> str | None:
+    is_s3 = bool(files.uri) and files.uri.startswith("s3://")
+    if not is_s3 and (files.credentials or files.staging):
+        return "--files-credentials and --files-staging are for --files s3://BUCKET/PREFIX"
+    if not files.uri:
+        return None
+    if is_s3 and not files.uri.removeprefix("s3://").strip("/"):
+        return "--files: name a bucket, such as s3://BUCKET/PREFIX"
+    if is_s3 and files.staging is None:
+        return "--files-staging: name a folder for files on their way to S3"
+    if not is_s3 and not Path(files.uri).is_absolute():
+        return "--files: must be an absolute path, or s3://BUCKET/PREFIX"
+    if files.file_bytes < 1 or files.staging_bytes < 2 * files.file_bytes:
+        return "--files-staging-bytes must be twice --file-bytes at least: a namespace may take half of it"
+    return None
 
 
 def _find_problem(settings: Settings) -> str | None:
