@@ -42,6 +42,7 @@ _ALLOWED = {
     "cli score _write open": "the user names the file, which may be a pipe",
     # gateway
     "gateway cluster.api_server * orjson.loads": "the API server's answer, which is read to a limit",
+    "gateway files.checker _find_problems orjson.loads": "the answer of the gateway's own process",
     "gateway large_bodies _read_elsewhere orjson.loads": "the answer of the gateway's own process",
     "gateway requests parse_body orjson.loads": "a request, whose bytes and values are limited",
     "gateway proxy _pass_document orjson.loads": "an answer that has been read to a limit",

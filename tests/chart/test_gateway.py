@@ -216,6 +216,40 @@ def test_the_store_of_logs_is_reached_once_it_is_said(chart: Helm):
     assert egress[2:] == [store]
 
 
+FILES = {"uri": "s3://bucket/files", "credentials": {"secretName": "files"}, "stagingGibibytes": 6}
+
+
+def test_files_are_kept_once_it_is_said_where(chart: Helm, monkeypatch: pytest.MonkeyPatch):
+    assert settings_of(container_of(render(chart)), monkeypatch).files is None
+    egress = [{"cidr": "192.0.2.9/32", "port": 443}]
+    manifests = render(chart, {**DATABASE, "files": {**FILES, "fileMebibytes": 3072, "egress": egress}})
+    container = container_of(manifests)
+    settings = settings_of(container, monkeypatch)
+    files = settings.files
+    assert files is not None
+    assert (files.uri, files.file_bytes, files.staging_bytes) == ("s3://bucket/files", 3 << 30, 6 << 30)
+    assert files.namespace_bytes == 100 << 30
+    pod = find(manifests, "Deployment", GATEWAY)["spec"]["template"]["spec"]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert volumes[volume_of(container, files.credentials)]["secret"] == {"secretName": "files"}
+    state = volumes[volume_of(container, files.staging)]
+    limit = int(state["emptyDir"]["sizeLimit"].removesuffix("Gi")) << 30
+    assert limit > settings.spool_bytes + files.staging_bytes
+    store = {"to": [{"ipBlock": {"cidr": "192.0.2.9/32"}}], "ports": [{"protocol": "TCP", "port": 443}]}
+    assert store in find(manifests, "NetworkPolicy", GATEWAY)["spec"]["egress"]
+    without = render(chart, {"files": {"uri": "s3://bucket"}})
+    files = settings_of(container_of(without), monkeypatch).files
+    assert files is not None
+    assert files.credentials is None
+
+
+def test_the_room_for_files_has_to_be_enough(chart: Helm):
+    with pytest.raises(AssertionError, match=r"have no room for two files of 4096 MiB"):
+        render(chart, {"files": {**FILES, "fileMebibytes": 4096}})
+    with pytest.raises(AssertionError, match="uri"):
+        render(chart, {"files": {"uri": "/folder"}})
+
+
 def test_traces_are_sent_once_it_is_said_where(chart: Helm, monkeypatch: pytest.MonkeyPatch):
     assert not settings_of(container_of(render(chart)), monkeypatch).traces
     tracing = {"endpoint": "http://collector:4318", "egress": [{"cidr": "192.0.2.8/32", "port": 4318}]}

@@ -50,36 +50,52 @@ def gateway(shared_gateway: Gateway, server: VllmBytes) -> Gateway:
     return shared_gateway
 
 
-@pytest.fixture(params=["folder and sqlite", "s3 and postgresql"])
-def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Stored:
+@pytest.fixture(scope="module", params=["folder and sqlite", "s3 and postgresql"])
+def shared_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stored:
     """Where files are kept, in both kinds of stores and databases."""
+    path = tmp_path_factory.mktemp("store")
     if request.param == "folder and sqlite":
-        folder = tmp_path / "files"
+        folder, ledger = path / "files", path / "ledger.db"
+        environment = {"RFT_GATEWAY_LEDGER": str(ledger)}
         return Stored(
-            ("--files", str(folder)), {}, folder, folder / ".incoming", str(folder), f"sqlite:///{tmp_path}/ledger.db"
+            ("--files", str(folder)), environment, folder, folder / ".incoming", str(folder), f"sqlite:///{ledger}"
         )
-    s3, address = request.getfixturevalue("s3"), request.getfixturevalue("postgres")
+    s3 = request.getfixturevalue("s3")
+    address = request.getfixturevalue("postgres_server").create_database()
     bucket = s3.make_bucket(f"files-{uuid.uuid4().hex[:12]}")
-    credentials = tmp_path / "credentials"
+    credentials = path / "credentials"
     credentials.mkdir()
     for name, value in s3.environment().items():
         (credentials / name).write_text(f"{value}\n", encoding="utf-8")
-    uri, staging = f"s3://{bucket.name}/kept", tmp_path / "staging"
+    uri, staging = f"s3://{bucket.name}/kept", path / "staging"
     arguments = ("--files", uri, "--files-credentials", str(credentials), "--files-staging", str(staging))
     database = address.replace("postgresql://", "postgresql+psycopg://")
     return Stored(arguments, {"RFT_GATEWAY_LEDGER": address}, bucket / "kept", staging, uri, database)
 
 
-@pytest.fixture
-def file_gateway(tmp_path: Path, stored: Stored) -> Iterator[Gateway]:
-    """A gateway that keeps files."""
-    limits = ("--file-bytes", str(64 << 20), "--files-namespace-bytes", str(256 << 20))
-    with Gateway(tmp_path, [], *stored.arguments, *limits, environment=stored.environment) as gateway:
+@pytest.fixture(scope="module")
+def shared_file_gateway(tmp_path_factory: pytest.TempPathFactory, shared_store: Stored) -> Iterator[Gateway]:
+    limits = ("--file-bytes", str(16 << 20), "--files-namespace-bytes", str(64 << 20))
+    folder = tmp_path_factory.mktemp("gateway")
+    with Gateway(folder, [], *shared_store.arguments, *limits, environment=shared_store.environment) as gateway:
         yield gateway
 
 
 @pytest.fixture
+def stored(shared_store: Stored, shared_file_gateway: Gateway) -> Stored:
+    """Where the gateway keeps files, with nothing in it yet."""
+    shared_store.clear()
+    return shared_store
+
+
+@pytest.fixture
+def file_gateway(shared_file_gateway: Gateway, stored: Stored) -> Gateway:
+    """A gateway that keeps files, and has none yet: at most 16 MiB each, and 64 MiB of a namespace."""
+    return shared_file_gateway
+
+
+@pytest.fixture
 def client(file_gateway: Gateway) -> Iterator[openai.OpenAI]:
-    """OpenAI's own client at a gateway that keeps files; files of tests may have another one."""
+    """OpenAI's own client at a gateway that keeps files; tests of models have another one."""
     with openai_client(file_gateway) as client:
         yield client

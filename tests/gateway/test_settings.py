@@ -16,6 +16,25 @@ def test_the_environment_names_the_ledger_unless_an_argument_does(monkeypatch):
     assert read_settings((*FILES, "--ledger", "ledger.db")).ledger == "ledger.db"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--files", "folder"), "--files: must be an absolute path"),
+        (("--files", "s3://"), "--files: name a bucket"),
+        (("--files", "s3://bucket/a"), "--files-staging: name a folder"),
+        (("--files", "/a", "--files-staging", "/b"), "are for --files s3://"),
+        (("--files-credentials", "/b"), "are for --files s3://"),
+        (("--files", "/a", "--file-bytes", "9", "--files-staging-bytes", "17"), "must be twice --file-bytes"),
+    ],
+)
+def test_wrong_settings_of_files_are_said(monkeypatch, capsys, arguments, message):
+    monkeypatch.setenv(LEDGER_VARIABLE, URL)
+    with pytest.raises(SystemExit):
+        read_settings((*FILES, *arguments))
+    assert message in capsys.readouterr().err
+    assert read_settings(FILES).files is None
+
+
 def test_a_gateway_without_a_ledger_does_not_start(monkeypatch, capsys):
     monkeypatch.delenv(LEDGER_VARIABLE, raising=False)
     with pytest.raises(SystemExit):

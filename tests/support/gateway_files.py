@@ -74,6 +74,13 @@ class Stored:
         finally:
             engine.dispose()
 
+    def clear(self) -> None:
+        """Removes everything."""
+        for table in ("gateway_files", "gateway_uploads", "gateway_upload_parts", "gateway_file_leftovers"):
+            self.execute(f"DELETE FROM {table}")
+        for name in self.contents():
+            (self.folder / name).unlink()
+
     def wait_until_only_files_are_left(self) -> None:
         """Waits until nothing is stored beside the content of files."""
 

@@ -109,7 +109,7 @@ def read_json_rows(path: Path, problems: list[str]) -> list[DataRow]:
             elif start.startswith(b"[") or _INDENTED_OBJECT.match(start):
                 rows.extend(_read_whole(path, file, problems))
             else:
-                rows.extend(_read_lines(path, _bounded_lines(file), problems))
+                rows.extend(_read_lines(path, _bounded_lines(file, MAXIMUM_LINE_BYTES), problems))
     except OSError as error:
         problems.append(f"{path}: {error.strerror or error}")
     except (EOFError, zlib.error) as error:
@@ -120,7 +120,7 @@ def read_json_rows(path: Path, problems: list[str]) -> list[DataRow]:
 
 
 def iterate_lines(
-    path: Path, line_bytes: int = MAXIMUM_LINE_BYTES, parse: Callable[[bytes], Any] = parse_row
+    path: Path, line_bytes: int, parse: Callable[[bytes], Any]
 ) -> Iterator[DataRow | LineFault]:
     """Read the objects of a JSONL file one after another, with what is wrong in between; no row stays in memory.
 
@@ -167,7 +167,7 @@ def _other_encoding(head: bytes) -> str | None:
     return None
 
 
-def _bounded_lines(file: BufferedReader, line_bytes: int = MAXIMUM_LINE_BYTES) -> Iterator[bytes]:
+def _bounded_lines(file: BufferedReader, line_bytes: int) -> Iterator[bytes]:
     unpacked = number = 0
     while line := file.readline(line_bytes + 1):
         number += 1

@@ -137,7 +137,12 @@ class UploadOperations:
         if size != upload.bytes:
             text = f"part_ids: the parts have {size} bytes together, and the upload was declared with {upload.bytes}"
             raise wrong("part_ids", text)
-        await self._tasks.finish(self._join(upload, parts, key, wanted.md5))
+        try:
+            await self._tasks.finish(self._join(upload, parts, key, wanted.md5))
+        except ApiError:
+            # Somebody else may have completed it meanwhile, after which its parts are removed.
+            if (await self._find(name, key)).status == "pending":
+                raise
         return await self._describe(await self._find(name, key))
 
     async def cancel(self, name: str, key: Key) -> dict[str, Any]:
