@@ -119,9 +119,7 @@ def read_json_rows(path: Path, problems: list[str]) -> list[DataRow]:
     return rows
 
 
-def iterate_lines(
-    path: Path, line_bytes: int, parse: Callable[[bytes], Any]
-) -> Iterator[DataRow | LineFault]:
+def iterate_lines(path: Path, line_bytes: int, parse: Callable[[bytes], Any]) -> Iterator[DataRow | LineFault]:
     """Read the objects of a JSONL file one after another, with what is wrong in between; no row stays in memory.
 
     Arrays and objects over several lines would be read whole: they are refused here, and so are compressed files.

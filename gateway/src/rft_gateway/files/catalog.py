@@ -77,7 +77,7 @@ class FileCatalog:
             file_count, file_bytes = connection.execute(files).one()
             part_count, part_bytes = connection.execute(parts).one()
             entries = file_count + part_count + connection.execute(uploads).scalar_one()
-            return int(file_bytes) + int(part_bytes) + entries * ENTRY_BYTES
+            return int(file_bytes + part_bytes + entries * ENTRY_BYTES)
 
         return await self._database.run(read)
 

@@ -36,7 +36,7 @@ class Checker:
         problems = await self._turns.take(namespace, partial(self._find_problems, path))
         if problems:
             text = "; ".join(problems)
-            raise wrong("file", f"The file cannot be used for training: {text}", "invalid_file")
+            raise wrong("file", f"The file cannot be used for training: {text}", code="invalid_file")
 
     async def _find_problems(self, path: Path) -> list[str]:
         async with self._room:
@@ -52,7 +52,7 @@ class Checker:
         if process.returncode == 0:
             return list(orjson.loads(output))
         if process.returncode == -signal.SIGALRM:
-            raise wrong("file", f"To check the file took more than {CHECK_SECONDS} s: split it", "invalid_file")
+            raise wrong("file", f"To check the file took more than {CHECK_SECONDS} s: split it", code="invalid_file")
         if process.returncode == check.MEMORY_CODE:
             raise wrong(
                 "file", "To check the file took too much memory: split it, or its longest lines", "invalid_file"

@@ -107,7 +107,7 @@ def check_filename(param: str, name: str | None) -> str:
 def check_size(size: int, limit: int) -> None:
     """Raise ApiError (400) for a declared size above the limit in bytes."""
     if size > limit:
-        raise wrong("bytes", f"bytes: this gateway takes files of {format_size(limit)} at most", "file_too_large")
+        raise wrong("bytes", f"bytes: this gateway takes files of {format_size(limit)} at most", code="file_too_large")
 
 
 def read_expiry(fields: Mapping[str, str]) -> int | None:
