@@ -47,8 +47,7 @@ def test_what_is_on_its_way_stays_where_a_gateway_lives(file_gateway, stored, tm
             with openai_client(other) as client:  # has what is left over removed
                 file = client.files.create(file=("a", data()), purpose="fine-tune")
                 client.files.delete(file.id)
-            wait_until(lambda: not stored.rows("gateway_file_leftovers"))
-            assert len(stored.incoming()) == 1
+            wait_until(lambda: not stored.rows("gateway_file_leftovers") and len(stored.incoming()) == 1)
         connection.sendall(body[-40:])
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
     assert len(stored.rows("gateway_files")) == 1
