@@ -34,6 +34,9 @@ CredentialKey = Annotated[str, Field(max_length=253, pattern=r"^[A-Za-z_][A-Za-z
 Url = Annotated[str, Field(max_length=2048, pattern=r"^https?://.+$"), AfterValidator(_check_url)]
 """The address of an HTTP server."""
 
+FunctionArn = Annotated[str, Field(max_length=2048, pattern=r"^arn:[^:]+:lambda:[^:]+:[0-9]+:function:.+$")]
+"""The ARN of an AWS Lambda."""
+
 BatchSize = Annotated[Integer, Field(ge=1, le=8192)]
 
 Concurrency = Annotated[Integer, Field(ge=1, le=256)]
@@ -129,7 +132,7 @@ class JudgeReward(Model):
 class LambdaReward(Model):
     """An AWS Lambda that follows the contract of Amazon Bedrock's reward Lambdas."""
 
-    function_arn: Annotated[str, Field(max_length=2048, pattern=r"^arn:[^:]+:lambda:[^:]+:[0-9]+:function:.+$")]
+    function_arn: FunctionArn
     """ARN of the function, with or without a version or alias."""
     text_reference_answer: TextReferenceAnswer | None = None
     """How the samples hold a reference answer that is a text: as it is (AsText, the default), or as {"text": ...}

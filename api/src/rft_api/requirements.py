@@ -11,6 +11,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from rft_api.python_source import imported_modules
+
 _VERSION = r"(===|~=|==|!=|<=|>=|<|>) *[A-Za-z0-9][A-Za-z0-9.*+!_-]*"
 REQUIREMENT_PATTERN = (
     r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
@@ -91,6 +93,12 @@ def missing_modules(modules: Iterable[str], requirements: Sequence[str]) -> list
     unexplained = names - {distribution_of(module) for module in foreign}
     undeclared = [module for module in foreign if distribution_of(module) not in names]
     return [module for module in undeclared if not unexplained or module in _DISTRIBUTIONS]
+
+
+def imported_packages(sources: Iterable[str]) -> list[str]:
+    """Return the packages that codes import, each once, in their order; code that is no Python imports none."""
+    modules = [item.module.partition(".")[0] for source in sources for item in imported_modules(source)]
+    return list(dict.fromkeys(distribution_of(module) for module in missing_modules(modules, [])))
 
 
 def requirements_digest(requirements: Sequence[str], interpreter: str) -> str:

@@ -9,8 +9,7 @@ from typing import Any
 from rft_api.exact_json import parse_row
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.model import Json
-from rft_api.python_source import imported_modules
-from rft_api.requirements import distribution_of, missing_modules
+from rft_api.requirements import imported_packages
 
 _PLACES = (("method", "reinforcement", "grader"), ("reinforcement", "grader"), ("grader",), ())
 """Where a file has its grader: in the request of a fine-tuning job, in its method, in a request to run it, or alone."""
@@ -36,9 +35,7 @@ def grader_spec(file: Path, content: str) -> dict[str, Any]:
         raise RunError(ExitCode.CONFIGURATION_INVALID, message)
     if grader["type"] == "lambda":  # of Amazon Bedrock's jobs in the form of OpenAI's
         return {"lambda": {"functionArn": _at(grader, ("lambda", "function"))}}
-    sources = [part["source"] for part in _parts(grader) if isinstance(part.get("source"), str)]
-    modules = [item.module.partition(".")[0] for source in sources for item in imported_modules(source)]
-    packages = list(dict.fromkeys(distribution_of(module) for module in missing_modules(modules, [])))
+    packages = imported_packages(part["source"] for part in _parts(grader) if isinstance(part.get("source"), str))
     models = [part["model"] for part in _parts(grader) if isinstance(part.get("model"), str)]
     spec: dict[str, Any] = {"openai": {**({"requirements": packages} if packages else {}), "grader": grader}}
     if models:

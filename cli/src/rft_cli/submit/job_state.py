@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TypeVar
 
-from pydantic import ValidationError
-
+from rft_api import observed_status
 from rft_api.exit_codes import ExitCode, RunError
-from rft_api.foreign.text import one_line
-from rft_api.job_status import JobProgress, JobResult, RFTJobStatus
-from rft_api.model import Json, Model, camel
+from rft_api.job_status import JobProgress, RFTJobStatus
+from rft_api.model import Json
 from rft_api.progress import PHASE_TITLES, HackingVerdict, Phase, Progress
 from rft_api.quantities import duration_seconds
 from rft_api.resource import Condition
@@ -21,8 +18,6 @@ _HACKING = "RewardHackingSuspected"
 _RUNNING = "Running"
 _CODES: Mapping[str, ExitCode] = {code.reason: code for code in ExitCode}
 
-Known = TypeVar("Known", bound=Model)
-
 
 def read_status(job: Json) -> RFTJobStatus:
     """Return what the status of a job says that is shown; fields that a newer operator has added are left out.
@@ -30,29 +25,17 @@ def read_status(job: Json) -> RFTJobStatus:
     Raises:
         RunError: when the fields that are shown are others in the cluster.
     """
-    stated: Json = job.get("status") or {}
     try:
-        return RFTJobStatus(
-            conditions=[_known(Condition, item) for item in stated.get("conditions", [])],
-            progress=_known(JobProgress, stated["progress"]) if "progress" in stated else None,
-            result=_known(JobResult, stated["result"]) if "result" in stated else None,
-        )
-    except ValidationError as error:
-        problem = one_line(f"{error.errors()[0]['loc']}: {error.errors()[0]['msg']}")
+        return observed_status.read_status(job)
+    except ValueError as problem:
         name = job["metadata"]["name"]
         message = f"the status of RFTJob {name} cannot be read ({problem}); install the rft of the operator's version"
         raise RunError(ExitCode.UNEXPECTED, message) from None
 
 
-def _known(model: type[Known], document: Json) -> Known:
-    """Return a part of a status without the fields that this version does not know."""
-    names = {camel(name) for name in model.model_fields}
-    return model.model_validate({name: value for name, value in document.items() if name in names})
-
-
 def condition_of(status: RFTJobStatus, kind: str = _SUCCEEDED) -> Condition | None:
     """Return the condition of a type, or None when there is none."""
-    return next((condition for condition in status.conditions if condition.type == kind), None)
+    return observed_status.condition_of(status, kind)
 
 
 def end_of(job: Json) -> Condition | None:

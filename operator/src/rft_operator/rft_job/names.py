@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from rft_api.object_labels import ATTEMPT, TRAINER
+from rft_api.object_labels import ATTEMPT, CREATED_FOR, TRAINER
 from rft_api.object_names import base_endpoint, memory_plan, run_configuration, trainer_service, training_job
 
 __all__ = [
@@ -33,8 +33,6 @@ PLANS: Final = "rft.dev/plans"
 does not read it: it is for people and policies."""
 RETRIES_BEFORE: Final = "rft.dev/retries-before"
 """Annotation of a training Job with the number of failures before it that count against the limit of retries."""
-CREATED_FOR: Final = "rft.dev/created-for"
-"""Label of an InferenceEndpoint that the operator has created, with the RFTJob for which it was created first."""
 ASK_WITH: Final = "rft.dev/ask-with"
 """Annotation of an InferenceEndpoint that the operator has created, with the `spec.sampling` of its RFTJob as JSON: how
 the model has to be asked."""

@@ -1,0 +1,171 @@
+"""Makes OpenAI's events of a job: of its conditions, and of the metrics of its steps under OpenAI's names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Final, Literal
+
+from rft_api.metrics import TrainMetrics, ValidationMetrics
+from rft_api.model import Json
+from rft_api.resource import Condition
+from rft_gateway.fine_tuning.job import Job, unix_time
+
+Level = Literal["info", "warn", "error"]
+
+_USUAL: Final = frozenset({"Queued", "Running", "Starting", "Stopping", "Suspended", "WaitingForRewards"})
+"""Reasons of a job that has not ended, of which nobody needs to be warned."""
+_SUSPICION = "RewardHackingSuspected"
+_SUCCEEDED = "Succeeded"
+
+
+def describe_events(job: Job, metrics: Sequence[TrainMetrics | ValidationMetrics] = ()) -> list[Json]:
+    """Return the events of a job, newest first.
+
+    Args:
+        job: the job.
+        metrics: the lines of the run's `metrics.jsonl`. Without them, only the last step is known, from the status.
+    """
+    events = [_event(job, "created", job.created_at, f"Created fine-tuning job: {job.name}")]
+    events += _metric_events(job, metrics) if metrics else _progress_events(job)
+    events += [_condition_event(job, condition) for condition in job.status.conditions if condition.type != _SUCCEEDED]
+    end = job.finished_at or job.created_at
+    events += [
+        _event(job, f"checkpoint/{each.step}", end, f"Kept the checkpoint of step {each.step}: {each.uri}")
+        for each in job.status.checkpoints
+    ]
+    if (condition := job.condition) is not None:
+        events.append(_condition_event(job, condition))
+    if job.state == "cancelled":
+        events.append(_event(job, "cancelled", end, "The job was cancelled. Its files and its checkpoint are kept."))
+    return sorted(events, key=lambda event: int(event["created_at"]))[::-1]
+
+
+def trained_tokens(metrics: Sequence[TrainMetrics | ValidationMetrics]) -> int | None:
+    """Return how many tokens of prompts and completions a run has processed; None without metrics of a step."""
+    return next((line.tokens for line in reversed(metrics) if isinstance(line, TrainMetrics)), None)
+
+
+def _event(job: Job, key: str, time: int, message: str, level: Level = "info", data: Json | None = None) -> Json:
+    """Return an event. Its id is the same whenever it is asked for."""
+    digest = hashlib.sha256(f"{job.metadata.get('uid')}/{job.name}/{key}".encode()).hexdigest()
+    return {
+        "object": "fine_tuning.job.event",
+        "id": f"ftevent-{digest[:24]}",
+        "created_at": max(time, job.created_at),
+        "level": level,
+        "message": message,
+        "type": "message" if data is None else "metrics",
+        "data": data or {},
+    }
+
+
+def _condition_event(job: Job, condition: Condition) -> Json:
+    time = unix_time(condition.last_transition_time) or job.created_at
+    if condition.type == _SUCCEEDED and condition.reason == "Running":
+        time = unix_time(job.status.start_time) or time  # the time of the transition is that of the status, Unknown
+    text = f"{condition.reason}: {condition.message}".rstrip(": ")
+    if condition.type == _SUCCEEDED and condition.status == "True":
+        text = f"The job has successfully completed. {condition.message}".rstrip()
+    key = f"{condition.type}/{condition.status}/{condition.reason}/{condition.last_transition_time}"
+    return _event(job, key, time, text, _level(condition))
+
+
+def _level(condition: Condition) -> Level:
+    if condition.type == _SUCCEEDED:
+        if condition.status == "False":
+            return "error"
+        return "info" if condition.status == "True" or condition.reason in _USUAL else "warn"
+    wrong = "True" if condition.type == _SUSPICION else "False"
+    return "warn" if condition.status == wrong else "info"
+
+
+def _progress_events(job: Job) -> Iterator[Json]:
+    """The last step, from the status, which keeps no other one."""
+    progress = job.status.progress
+    if progress is None or not progress.step:
+        return
+    data: Json = {"step": progress.step, "total_steps": progress.total_steps}
+    if progress.reward is not None:
+        data["train_mean_reward"] = float(progress.reward)
+    if progress.validation_reward is not None:
+        data["full_valid_mean_reward"] = float(progress.validation_reward)
+    if progress.episode_length is not None:
+        data["completion_tokens_mean"] = float(progress.episode_length)
+    yield _event(job, f"step/{progress.step}", _observed_at(job), _step_text(data), data=data)
+
+
+def _metric_events(job: Job, metrics: Sequence[TrainMetrics | ValidationMetrics]) -> Iterator[Json]:
+    """An event of each step, with its validation if it has one.
+
+    Lines have no times, but the seconds that each has taken: they are added up from the start of the run.
+    """
+    total = job.status.progress.total_steps if job.status.progress is not None else None
+    start, end = unix_time(job.status.start_time) or job.created_at, job.finished_at
+    by_step: dict[int, list[TrainMetrics | ValidationMetrics]] = {}
+    for line in metrics:
+        by_step.setdefault(line.step, []).append(line)
+    passed = 0.0
+    for step, lines in sorted(by_step.items()):
+        data: Json = {"step": step, "total_steps": total}
+        for line in lines:
+            data = _merged(data, _train_data(line) if isinstance(line, TrainMetrics) else _validation_data(line))
+            passed += _seconds(line)
+        time = int(start + passed)
+        yield _event(job, f"step/{step}", time if end is None else min(time, end), _step_text(data), data=data)
+
+
+def _train_data(line: TrainMetrics) -> Json:
+    return {
+        "train_mean_reward": line.reward,
+        "completion_tokens_mean": line.episode_length,
+        "scores": {"train": line.components},
+        "errors": {"train": {"rewards_failed": line.rewards_failed}},
+        "usage": {"tokens": line.tokens},
+        "timing": {
+            "step": {
+                "sampling": line.generate_seconds,
+                "training": line.update_seconds,
+                "full_iteration": _seconds(line),
+            },
+            "graders": {"train": line.reward_request_seconds},
+        },
+    }
+
+
+def _validation_data(line: ValidationMetrics) -> Json:
+    return {
+        "full_valid_mean_reward": line.reward,
+        "scores": {"valid": line.components},
+        "errors": {"valid": {"rewards_failed": line.rewards_failed}},
+        "timing": {"step": {"eval": line.seconds}},
+    }
+
+
+def _merged(one: Json, other: Json) -> Json:
+    """Return the fields of two objects, those of inner objects too."""
+    merged = dict(one)
+    for name, value in other.items():
+        before = merged.get(name)
+        merged[name] = _merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _seconds(line: TrainMetrics | ValidationMetrics) -> float:
+    if isinstance(line, ValidationMetrics):
+        return line.seconds
+    return line.generate_seconds + line.reward_seconds + line.update_seconds
+
+
+def _step_text(data: Json) -> str:
+    names = {"train_mean_reward": "train mean reward", "full_valid_mean_reward": "validation mean reward"}
+    rewards = [f"{text}={data[name]:.4f}" for name, text in names.items() if data.get(name) is not None]
+    steps = f"{data['step']}/{data['total_steps']}" if data.get("total_steps") else str(data["step"])
+    return f"Step {steps}: {', '.join(rewards) or 'no rewards'}"
+
+
+def _observed_at(job: Job) -> int:
+    """Return the time at which the operator has last written the status; Kubernetes notes it."""
+    fields = job.metadata.get("managedFields") or []
+    times = [unix_time(field.get("time")) for field in fields if field.get("subresource") == "status"]
+    return max((time for time in times if time), default=unix_time(job.status.start_time) or job.created_at)

@@ -1,0 +1,248 @@
+"""Reads the request that creates a fine-tuning job. What cannot be honoured is refused, with the path of its field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from rft_api.foreign.text import one_line
+from rft_api.model import Json, RuleViolations, Violation, format_location
+from rft_api.openai_grader import LabelModel, Multi, PythonScript, ScoreModel, StringCheck, TextSimilarity
+from rft_api.quantities import Name
+from rft_api.remote_reward import FunctionArn
+from rft_api.violations import violations
+from rft_gateway.errors import ApiError
+
+MOST_PAIRS = 16
+LONGEST_KEY = 64
+LONGEST_VALUE = 512
+_MOST_SHOWN = 5
+
+_METHODS = {
+    "supervised": "a supervised job of its own is not supported: an RFTJob learns from a reward, and can only begin "
+    "with a supervised stage (spec.warmup, with kubectl)",
+    "dpo": "preferences (dpo) are not supported; use reinforcement with a grader",
+}
+_ENDPOINT_GRADER = (
+    "a grader of type endpoint, as Azure OpenAI has it, gets one sample in each request, which reward servers do not "
+    "send: make a RewardFunction with spec.http, whose server gets lists of samples, and name it by "
+    '{"type": "reward_function", "name": ...}'
+)
+_RESPONSE_FORMAT = "completions cannot be bound to a format in training: leave response_format out"
+
+
+class _Fields(BaseModel):
+    """An object of the request. Unknown fields are refused; null is as good as nothing: OpenAI's clients write it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    unsupported: ClassVar[Mapping[str, str]] = {}
+    """Fields that other services have, with the reason why they are refused."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stated(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        stated = {name: value for name, value in fields.items() if value is not None}
+        refused = [Violation(cls.unsupported[name], (name,)) for name in stated if name in cls.unsupported]
+        if refused:
+            raise RuleViolations(refused)
+        return stated
+
+
+def _whole(low: int, high: int) -> PlainValidator:
+    def check(value: Any) -> Any:
+        if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and low <= value <= high):
+            return value
+        raise PydanticCustomError("setting", f'must be "auto" or a whole number from {low:,} to {high:,}')
+
+    return PlainValidator(check)
+
+
+def _multiplier(low: float, high: float, text: str) -> PlainValidator:
+    def check(value: Any) -> Any:
+        if value == "auto" or (isinstance(value, (int, float)) and not isinstance(value, bool) and low < value <= high):
+            return value
+        raise PydanticCustomError("setting", 'must be "auto" or a number {text}', {"text": text})
+
+    return PlainValidator(check)
+
+
+Whole = int | Literal["auto"]
+Multiplier = float | Literal["auto"]
+
+
+class Hyperparameters(_Fields):
+    """Hyperparameters of a job, in OpenAI's bounds; "auto" leaves one to the namespace's defaults."""
+
+    batch_size: Annotated[Whole, _whole(1, 256)] = "auto"
+    """Number of prompts for each step."""
+    n_epochs: Annotated[Whole, _whole(1, 50)] = "auto"
+    """Number of passes over the training prompts."""
+    learning_rate_multiplier: Annotated[Multiplier, _multiplier(0, 1e9, "above 0")] = "auto"
+    """Factor of the default learning rate."""
+    compute_multiplier: Annotated[Multiplier, _multiplier(1e-5, 10, "above 0.00001 and at most 10")] = "auto"
+    """Factor of the default number of completions for each prompt."""
+    eval_interval: Annotated[Whole, _whole(1, 1_000_000)] = "auto"
+    """Number of steps between two validations."""
+    eval_samples: Annotated[Whole, _whole(1, 128)] = "auto"
+    """Number of completions for each validation prompt."""
+    reasoning_effort: Literal["default", "low", "medium", "high"] = "default"
+    """How much the model is to think, for models whose chat template has this variable."""
+
+
+class LambdaFunction(_Fields):
+    """An AWS Lambda, as a grader of Amazon Bedrock names it."""
+
+    function: FunctionArn
+    """Its ARN."""
+
+
+class LambdaGrader(_Fields):
+    """A grader of Amazon Bedrock: an AWS Lambda."""
+
+    type: Literal["lambda"]
+    name: Annotated[str, Field(max_length=256)] = ""
+    """Name of the grader, which only whoever asks reads."""
+    lambda_: Annotated[LambdaFunction, Field(alias="lambda")]
+    """The Lambda."""
+
+
+class FunctionGrader(_Fields):
+    """A RewardFunction of the namespace."""
+
+    type: Literal["reward_function"]
+    name: Name
+    """Its name."""
+
+
+OpenAIGrader = StringCheck | TextSimilarity | PythonScript | ScoreModel | LabelModel | Multi
+Grader = OpenAIGrader | LambdaGrader | FunctionGrader
+
+
+def _is_supported(grader: Any) -> Any:
+    if isinstance(grader, dict) and grader.get("type") == "endpoint":
+        raise RuleViolations([Violation(_ENDPOINT_GRADER, ("type",))])
+    return grader
+
+
+class Reinforcement(_Fields):
+    """What a job by reinforcement is."""
+
+    unsupported = {
+        "response_format": _RESPONSE_FORMAT,
+        "tools": "tools in training are not supported: leave tools out",
+        "max_episode_steps": "episodes of several turns are not supported: leave max_episode_steps out",
+    }
+
+    grader: Annotated[Grader, Field(discriminator="type"), BeforeValidator(_is_supported)]
+    """What scores completions."""
+    hyperparameters: Hyperparameters = Hyperparameters()
+    """Its hyperparameters."""
+
+
+class Method(_Fields):
+    """How the model is trained."""
+
+    type: Literal["reinforcement"]
+    reinforcement: Reinforcement
+    """The part for this type."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_known(cls, fields: Any) -> Any:
+        kind = fields.get("type") if isinstance(fields, dict) else None
+        if isinstance(kind, str) and kind in _METHODS:
+            raise RuleViolations([Violation(_METHODS[kind], ("type",))])
+        return fields
+
+
+def _check_metadata(pairs: dict[str, str]) -> dict[str, str]:
+    if len(pairs) > MOST_PAIRS:
+        raise RuleViolations([Violation(f"must have at most {MOST_PAIRS} pairs, and has {len(pairs):,}")])
+    wrong = [
+        Violation(f"the key must have at most {LONGEST_KEY} characters") for key in pairs if len(key) > LONGEST_KEY
+    ]
+    wrong += [
+        Violation(f"must have at most {LONGEST_VALUE} characters, and has {len(value):,}", (key,))
+        for key, value in pairs.items()
+        if len(value) > LONGEST_VALUE
+    ]
+    if wrong:
+        raise RuleViolations(wrong)
+    return pairs
+
+
+def _without_integrations(integrations: list[Any]) -> list[Any]:
+    if integrations:
+        message = "runs are not sent to trackers from here: leave integrations out"
+        raise PydanticCustomError("integrations", "{message}", {"message": message})
+    return integrations
+
+
+class CreateRequest(_Fields):
+    """The request that creates a job."""
+
+    unsupported = {"hyperparameters": "is no place for them any more: write method.reinforcement.hyperparameters"}
+
+    model: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name of the base endpoint whose model is tuned."""
+    training_file: Annotated[str, Field(min_length=1, max_length=1024)]
+    """Id of the file with the training prompts."""
+    validation_file: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """Id of the file with the validation prompts. Without it, some of the training prompts are set aside."""
+    method: Method
+    """How the model is trained."""
+    suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """Text that the name of the tuned model has."""
+    seed: Annotated[int, Field(ge=0, le=2147483647)] | None = None
+    """Seed of all random numbers."""
+    metadata: Annotated[dict[str, str], AfterValidator(_check_metadata)] = {}
+    """Texts that belong to the job."""
+    integrations: Annotated[list[Any], AfterValidator(_without_integrations)] = []
+    """Trackers: none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_method(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and fields.get("method") is None:
+            message = 'is required: {"type": "reinforcement", ...}; without it, a job would be supervised, and '
+            raise RuleViolations([Violation(f"{message}{_METHODS['supervised']}", ("method",))])
+        return fields
+
+
+def read_request(document: Json) -> CreateRequest:
+    """Return the request for a job.
+
+    Args:
+        document: the body of the request.
+
+    Raises:
+        ApiError: 400 with the first wrong field as `param`; the message has up to five of them.
+    """
+    try:
+        return CreateRequest.model_validate(document, strict=True)
+    except ValidationError as invalid:
+        found = list(violations(invalid, document, CreateRequest))
+        more = f"; and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
+        message = one_line("; ".join(map(str, found[:_MOST_SHOWN])), 4000) + more
+        raise ApiError(400, message, param=format_location(found[0].location) or None) from None
+
+
+def stated(document: Any) -> Any:
+    """Return a document without the fields that are null, at any depth: what whoever asks has stated."""
+    if isinstance(document, dict):
+        return {name: stated(value) for name, value in document.items() if value is not None}
+    return [stated(item) for item in document] if isinstance(document, list) else document

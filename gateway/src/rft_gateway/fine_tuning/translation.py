@@ -1,0 +1,303 @@
+"""Makes the RewardFunction and the RFTJob of a request, with what the namespace gives its jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from rft_api.foreign.text import one_line
+from rft_api.inference_endpoint import InferenceEndpoint, find_adapter_violation
+from rft_api.manifests import describe_invalid
+from rft_api.model import Json
+from rft_api.object_labels import CREATED_FOR, FINE_TUNING_DIGESTS, FINE_TUNING_REQUEST, MANAGED_BY
+from rft_api.object_names import bounded
+from rft_api.openai_grader import LabelModel, PythonScript, ScoreModel, asks_for_embeddings, single_graders
+from rft_api.quantities import Name, decimal_text
+from rft_api.requirements import imported_packages
+from rft_api.resource import API_VERSION
+from rft_api.reward_function import RewardFunction
+from rft_api.rft_job import RFTJob
+from rft_api.run_folder import best_address
+from rft_gateway.errors import ApiError
+from rft_gateway.fine_tuning.defaults import CONFIG_MAP, Defaults, default_fields
+from rft_gateway.fine_tuning.request import (
+    CreateRequest,
+    FunctionGrader,
+    Grader,
+    LambdaGrader,
+    OpenAIGrader,
+    stated,
+)
+
+MANAGER: Final = "rft-gateway"
+"""Value of the label app.kubernetes.io/managed-by of what the API has made."""
+LARGEST_REQUEST: Final = 200 << 10
+"""Largest size in bytes of a request in an annotation: Kubernetes takes 256 KiB for all annotations of an object."""
+_GRADER = "method.reinforcement.grader"
+_SETTINGS = "method.reinforcement.hyperparameters"
+_SAMPLES = (2, 128)
+_LARGEST_RATE = 0.1
+_DIGITS = 12
+"""Significant digits of a learning rate: products of decimal numbers have some that nobody has asked for."""
+_NAME = TypeAdapter(Name)
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of the request."""
+
+    id: str
+    """Its id, or its address, as the request names it."""
+    uri: str
+    """Its address."""
+    digest: str = ""
+    """SHA-256 of its content; empty where it is not known."""
+
+
+@dataclass(frozen=True)
+class JobObjects:
+    """The objects of a job."""
+
+    reward_function: Json | None
+    """The RewardFunction of the grader; None when the request names one."""
+    job: Json
+    """The RFTJob."""
+
+
+def make_objects(
+    request: CreateRequest,
+    document: Json,
+    place: tuple[str, str],
+    defaults: Defaults,
+    base: InferenceEndpoint,
+    files: tuple[DataFile, DataFile | None],
+) -> JobObjects:
+    """Return the objects of a job, which are valid.
+
+    Args:
+        request: what is asked.
+        document: the same as a document.
+        place: the namespace, and the name of the job and of its RewardFunction.
+        defaults: what the namespace gives its jobs.
+        base: the endpoint that the request names.
+        files: the training file, and the validation file if there is one.
+
+    Raises:
+        ApiError: 400 when the request asks for something that is not possible, with its field as `param`.
+    """
+    namespace, name = place
+    grader = request.method.reinforcement.grader
+    reward = grader.name if isinstance(grader, FunctionGrader) else name
+    function = None
+    if not isinstance(grader, FunctionGrader):
+        spec = _lambda_spec(grader) if isinstance(grader, LambdaGrader) else _openai_spec(grader, defaults)
+        fields = default_fields_of_function(defaults)
+        function = _object("RewardFunction", namespace, name, {}, {**fields, **spec})
+        _validate(RewardFunction, function, _GRADER)
+    job = _object(
+        "RFTJob",
+        namespace,
+        name,
+        _annotations(document, files),
+        _job_spec(request, name, defaults, base, files, reward),
+    )
+    valid = _validate(RFTJob, job, None)
+    _check_adapter(valid, base)
+    return JobObjects(function, job)
+
+
+def default_fields_of_function(defaults: Defaults) -> Json:
+    """Return the fields of a RewardFunction's spec that the namespace states, without those of the grader itself."""
+    graders = defaults.graders.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+    return {
+        name: value for name, value in graders.items() if name not in ("models", "embeddings", "limits", "requirements")
+    }
+
+
+def tuned_model(base: str, suffix: str | None, job: str) -> str:
+    """Return the name of a tuned model: that of its base, the suffix, and the end of the job's name.
+
+    Raises:
+        ApiError: 400 when the suffix has no letter and no digit.
+    """
+    middle = re.sub(r"[^a-z0-9]+", "-", (suffix or "").lower()).strip("-")
+    if suffix is not None and not middle:
+        message = "suffix: needs a letter from a to z, or a digit: names of models have these and hyphens"
+        raise ApiError(400, message, param="suffix")
+    return bounded(f"{base}-{middle}" if middle else base, job[-8:])
+
+
+def _object(kind: str, namespace: str, name: str, annotations: Json, spec: Json) -> Json:
+    metadata: Json = {"name": name, "namespace": namespace, "labels": {MANAGED_BY: MANAGER}}
+    if annotations:
+        metadata["annotations"] = annotations
+    return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def _annotations(document: Json, files: tuple[DataFile, DataFile | None]) -> Json:
+    text = json.dumps(stated(document), ensure_ascii=False, separators=(",", ":"))
+    if (size := len(text.encode())) > LARGEST_REQUEST:
+        message = f"the request has {size:,} bytes, and may have {LARGEST_REQUEST:,}: shorten {_GRADER}"
+        raise ApiError(400, message, param=_GRADER)
+    digests = {file.id: file.digest for file in files if file is not None and file.digest}
+    return {
+        FINE_TUNING_REQUEST: text,
+        **({FINE_TUNING_DIGESTS: json.dumps(digests, sort_keys=True)} if digests else {}),
+    }
+
+
+def _lambda_spec(grader: LambdaGrader) -> Json:
+    return {"lambda": {"functionArn": grader.lambda_.function}}
+
+
+def _openai_spec(grader: OpenAIGrader, defaults: Defaults) -> Json:
+    settings = defaults.graders
+    spec: Json = {"grader": grader.model_dump(mode="json", exclude_unset=True)}
+    parts = [part for _, part in single_graders(grader)]
+    packages = imported_packages(part.source for part in parts if isinstance(part, PythonScript))
+    if requirements := list(dict.fromkeys([*(settings.requirements or []), *packages])):
+        spec["requirements"] = requirements
+    asked = asked_models(grader)
+    if len(asked) > 1:
+        message = f"{_GRADER}: its parts ask {' and '.join(asked)}; all of them have to ask one model"
+        raise ApiError(400, one_line(message), param=_GRADER)
+    if asked:
+        spec["model"] = _grader_model(asked[0], defaults)
+    if asks_for_embeddings(grader):
+        if settings.embeddings is None:
+            message = f"cosine needs a model for embeddings, which the ConfigMap {CONFIG_MAP} has in graders.embeddings"
+            raise ApiError(400, f"{_GRADER}: {message}; use another evaluation_metric", param=_GRADER)
+        spec["embeddings"] = settings.embeddings.to_json_object()
+    if settings.limits is not None and (asked or "embeddings" in spec):
+        spec["limits"] = settings.limits.to_json_object()
+    return {"openai": spec}
+
+
+def asked_models(grader: Grader) -> list[str]:
+    """Return the names of the models that a grader asks, as it has them."""
+    if isinstance(grader, (LambdaGrader, FunctionGrader)):
+        return []
+    parts = [part for _, part in single_graders(grader)]
+    return list(dict.fromkeys(part.model for part in parts if isinstance(part, (ScoreModel, LabelModel))))
+
+
+def _grader_model(name: str, defaults: Defaults) -> Json:
+    """Return the model that a grader asks. None takes the place of another one in silence."""
+    if (model := defaults.graders.models.get(name)) is not None:
+        return model.to_json_object()
+    try:
+        return {"endpoint": _NAME.validate_python(name)}
+    except ValidationError:
+        message = (
+            f"{_GRADER}.model: there is no model {one_line(name, 100)}; name an InferenceEndpoint, or a model of "
+            f"graders.models in the ConfigMap {CONFIG_MAP}"
+        )
+        raise ApiError(400, message, param=f"{_GRADER}.model", code="model_not_found") from None
+
+
+def _job_spec(
+    request: CreateRequest,
+    name: str,
+    defaults: Defaults,
+    base: InferenceEndpoint,
+    files: tuple[DataFile, DataFile | None],
+    reward: str,
+) -> Json:
+    if base.spec.model is None:
+        message = f"model: {base.metadata.name} is an adapter; name the endpoint of its base, which can be tuned"
+        raise ApiError(400, message, param="model", code="model_not_tunable")
+    training, validation = files
+    data: Json = {"train": [{"name": "training", "uri": training.uri, "reward": reward}]}
+    if validation is not None:
+        data["validation"] = [{"name": "validation", "uri": validation.uri, "reward": reward}]
+    endpoint: Json = {"name": tuned_model(base.metadata.name, request.suffix, name)}
+    if defaults.tuning.type == "LoRA":
+        endpoint["baseEndpoint"] = base.metadata.name
+    if defaults.deletion_policy != "Delete":
+        endpoint["deletionPolicy"] = defaults.deletion_policy
+    given = default_fields(
+        defaults, "algorithm", "tuning", "compute", "credentials", "preflight", "limits", "queue_name"
+    )
+    return {
+        "model": {"uri": base.spec.model.uri},
+        "data": data,
+        "hyperparameters": _hyperparameters(request, name, defaults),
+        **_sampling(request, defaults),
+        **_evaluation(request, defaults),
+        **given,
+        "output": {"uri": f"{defaults.output.rstrip('/')}/{name}"},
+        "endpoint": endpoint,
+    }
+
+
+def _hyperparameters(request: CreateRequest, name: str, defaults: Defaults) -> Json:
+    asked, given = request.method.reinforcement.hyperparameters, defaults.hyperparameters
+    fields: Json = given.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    seed = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) & 0x7FFFFFFF
+    fields["seed"] = request.seed if request.seed is not None else seed
+    wholes = {"epochs": asked.n_epochs, "batchSize": asked.batch_size, "evalInterval": asked.eval_interval}
+    fields |= {field: value for field, value in wholes.items() if value != "auto"}
+    if asked.learning_rate_multiplier != "auto":
+        rate = float(f"{given.learning_rate * asked.learning_rate_multiplier:.{_DIGITS}g}")
+        if not 0 < rate <= _LARGEST_RATE:
+            message = f"{_SETTINGS}.learning_rate_multiplier: makes the learning rate {rate:g}, which has to be above 0"
+            message += f" and at most {_LARGEST_RATE}; the default is {given.learning_rate:g}"
+            raise ApiError(400, message, param=f"{_SETTINGS}.learning_rate_multiplier")
+        fields["learningRate"] = decimal_text(rate)
+    if asked.compute_multiplier != "auto":
+        samples = round(given.samples_per_prompt * asked.compute_multiplier)
+        if not _SAMPLES[0] <= samples <= _SAMPLES[1]:
+            message = f"{_SETTINGS}.compute_multiplier: makes {samples} completions for each prompt, which have to be "
+            message += f"{_SAMPLES[0]} to {_SAMPLES[1]}; the default is {given.samples_per_prompt}"
+            raise ApiError(400, message, param=f"{_SETTINGS}.compute_multiplier")
+        fields["samplesPerPrompt"] = samples
+    return fields
+
+
+def _sampling(request: CreateRequest, defaults: Defaults) -> Json:
+    fields: Json = default_fields(defaults, "sampling").get("sampling", {})
+    effort = request.method.reinforcement.hyperparameters.reasoning_effort
+    if effort != "default":
+        arguments = {**fields.get("chatTemplateArguments", {}), "reasoning_effort": effort}
+        fields = {**fields, "chatTemplateArguments": arguments}
+    return {"sampling": fields} if fields else {}
+
+
+def _evaluation(request: CreateRequest, defaults: Defaults) -> Json:
+    fields: Json = default_fields(defaults, "evaluation").get("evaluation", {})
+    samples = request.method.reinforcement.hyperparameters.eval_samples
+    if samples != "auto":
+        fields = {**fields, "samplesPerPrompt": samples}
+        if samples > 1 and not defaults.evaluation.temperature:
+            fields["temperature"] = "1"  # greedy completions of a prompt are all the same
+    return {"evaluation": fields} if fields else {}
+
+
+def _validate(model: type[Any], document: Json, param: str | None) -> Any:
+    try:
+        return model.model_validate(document, by_alias=True, by_name=False)
+    except ValidationError as invalid:
+        problem = describe_invalid(document, invalid)
+        message = f"the {document['kind']} of this request would not be valid: {problem}"
+        raise ApiError(400, one_line(message, 4000), param=param, code="invalid_job") from None
+
+
+def _check_adapter(job: RFTJob, base: InferenceEndpoint) -> None:
+    """Refuse a job whose adapter its base endpoint would not serve: that would be known only after the training."""
+    endpoint = job.spec.endpoint
+    if endpoint is None or endpoint.base_endpoint is None or CREATED_FOR in base.metadata.labels:
+        return  # the operator has made this base for jobs, and has it serve the adapters of all of them
+    spec: Json = {"baseEndpoint": base.metadata.name, "adapter": {"uri": best_address(job.spec.output.uri)}}
+    if job.spec.credentials is not None:
+        spec["credentials"] = job.spec.credentials.to_json_object()
+    metadata = {"name": endpoint.name, "namespace": job.metadata.namespace}
+    adapter = InferenceEndpoint.model_validate({"apiVersion": API_VERSION, "metadata": metadata, "spec": spec})
+    violation = find_adapter_violation(adapter, base)
+    if violation is not None:
+        message = f"model: the tuned model could not be served: {violation.message}"
+        raise ApiError(400, one_line(message), param="model", code="model_not_tunable")
