@@ -10,10 +10,9 @@ from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from support.fine_tuning import CREATED, ENDED, STARTED, STRING_CHECK, condition, request, rft_job
 
-from rft_api.metrics import TrainMetrics, ValidationMetrics
 from rft_api.object_labels import FINE_TUNING_CANCELLED, FINE_TUNING_REQUEST
 from rft_gateway.fine_tuning.checkpoints import describe_checkpoints
-from rft_gateway.fine_tuning.events import describe_events, trained_tokens
+from rft_gateway.fine_tuning.events import describe_events
 from rft_gateway.fine_tuning.job import Job
 
 SUCCEEDED = condition("Succeeded", "True", "Succeeded", "reward 0.2 -> 0.8", ENDED)
@@ -78,14 +77,14 @@ def test_states(conditions, suspend, state):
 
 
 def test_a_job_of_kubectl():
-    described = job(SUCCEEDED, startTime=STARTED, completionTime=ENDED).describe(trained_tokens=1234)
+    described = job(SUCCEEDED, startTime=STARTED, completionTime=ENDED).describe()
     read = read_job(described)
     assert (read.id, read.model, read.fine_tuned_model, read.organization_id) == ("amounts", "base", "amounts", "team")
     assert (read.created_at, read.finished_at) == (seconds(CREATED), seconds(ENDED))
     assert (read.training_file, read.validation_file, read.seed) == ("s3://data/train.jsonl", None, 7)
     assert (read.hyperparameters.n_epochs, read.hyperparameters.batch_size) == (2, 16)
     assert read.hyperparameters.learning_rate_multiplier is None
-    assert (read.trained_tokens, read.error, read.metadata) == (1234, None, None)
+    assert (read.trained_tokens, read.error, read.metadata) == (None, None, None)
     assert described["method"]["reinforcement"]["grader"] == {"type": "reward_function", "name": "exact"}
 
 
@@ -167,8 +166,8 @@ def test_checkpoints():
     assert describe_checkpoints(job(unknown("Running"))) == []
 
 
-def events(job: Job, metrics=()) -> list[FineTuningJobEvent]:
-    return [FineTuningJobEvent.model_validate(event, strict=True) for event in describe_events(job, metrics)]
+def events(job: Job) -> list[FineTuningJobEvent]:
+    return [FineTuningJobEvent.model_validate(event, strict=True) for event in describe_events(job)]
 
 
 def test_events_of_conditions():
@@ -211,60 +210,9 @@ def test_the_last_step_of_the_status():
     }  # fmt: skip
 
 
-def train_line(step: int, reward: float | None, tokens: int) -> TrainMetrics:
-    return TrainMetrics(
-        step=step, epoch=0.1 * step, loss=0.0, reward=reward, reward_std=0.1, components={"exact": 0.5}, sources={},
-        episode_length=30.0, gradient_norm=0.1, advantage_mean=0.0, advantage_std=1.0, advantage_abs_mean=0.8,
-        policy_entropy=0.5, zero_variance_group_ratio=0.1, clipped_completion_ratio=0.0, learning_rate=1e-5,
-        generate_seconds=6.0, reward_seconds=1.0, reward_request_seconds=2.5, update_seconds=3.0, tokens=tokens,
-        rewards_failed=2,
-    )  # fmt: skip
 
-
-def validation_line(step: int, reward: float) -> ValidationMetrics:
-    return ValidationMetrics(
-        step=step, reward=reward, components={"exact": 0.4}, sources={}, episode_length=28.0, rewards_failed=1,
-        seconds=20.0,
-    )  # fmt: skip
-
-
-METRICS = [validation_line(0, 0.1), train_line(1, 0.2, 1000), train_line(2, None, 2000), validation_line(2, 0.3)]
-
-
-def test_metrics_of_each_step():
-    running = job(unknown("Running"), startTime=STARTED, progress={"step": 2, "totalSteps": 20})
-    found = [event for event in events(running, METRICS) if event.type == "metrics"]
-    assert [event.message for event in found] == [
-        "Step 2/20: validation mean reward=0.3000",
-        "Step 1/20: train mean reward=0.2000",
-        "Step 0/20: validation mean reward=0.1000",
-    ]
-    # lines have no times: their seconds are added up from the start
-    assert [event.created_at - seconds(STARTED) for event in found] == [60, 30, 20]
-    assert found[0].data == {
-        "step": 2,
-        "total_steps": 20,
-        "train_mean_reward": None,
-        "full_valid_mean_reward": 0.3,
-        "completion_tokens_mean": 30.0,
-        "scores": {"train": {"exact": 0.5}, "valid": {"exact": 0.4}},
-        "errors": {"train": {"rewards_failed": 2}, "valid": {"rewards_failed": 1}},
-        "usage": {"tokens": 2000},
-        "timing": {
-            "step": {"sampling": 6.0, "training": 3.0, "full_iteration": 10.0, "eval": 20.0},
-            "graders": {"train": 2.5},
-        },
-    }
-
-
-def test_steps_are_not_after_the_end():
-    ended = job(SUCCEEDED, startTime=STARTED, completionTime="2026-11-30T12:05:25Z", checkpoints=CHECKPOINTS)
-    times = [event.created_at - seconds(STARTED) for event in events(ended, METRICS) if event.type == "metrics"]
-    assert times == [25, 25, 20]
-    messages = [event.message for event in events(ended, METRICS)]
-    assert "Kept the checkpoint of step 20: s3://runs/amounts/checkpoints/step-20" in messages
-
-
-def test_trained_tokens():
-    assert trained_tokens(METRICS) == 2000
-    assert trained_tokens([validation_line(0, 0.1)]) is None
+def test_checkpoints_among_the_events():
+    ended = job(SUCCEEDED, startTime=STARTED, completionTime=ENDED, checkpoints=CHECKPOINTS)
+    messages = [event.message for event in events(ended)]
+    assert messages[0] == "The job has successfully completed. reward 0.2 -> 0.8"
+    assert messages[2] == "Kept the checkpoint of step 20: s3://runs/amounts/checkpoints/step-20"

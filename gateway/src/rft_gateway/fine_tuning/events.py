@@ -1,12 +1,11 @@
-"""Makes OpenAI's events of a job: of its conditions, and of the metrics of its steps under OpenAI's names."""
+"""Makes OpenAI's events of a job: of its conditions, and of the metrics of its last step under OpenAI's names."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final, Literal
 
-from rft_api.metrics import TrainMetrics, ValidationMetrics
 from rft_api.model import Json
 from rft_api.resource import Condition
 from rft_gateway.fine_tuning.job import Job, unix_time
@@ -19,15 +18,10 @@ _SUSPICION = "RewardHackingSuspected"
 _SUCCEEDED = "Succeeded"
 
 
-def describe_events(job: Job, metrics: Sequence[TrainMetrics | ValidationMetrics] = ()) -> list[Json]:
-    """Return the events of a job, newest first.
-
-    Args:
-        job: the job.
-        metrics: the lines of the run's `metrics.jsonl`. Without them, only the last step is known, from the status.
-    """
+def describe_events(job: Job) -> list[Json]:
+    """Return the events of a job, newest first: what its status says now."""
     events = [_event(job, "created", job.created_at, f"Created fine-tuning job: {job.name}")]
-    events += _metric_events(job, metrics) if metrics else _progress_events(job)
+    events += _progress_events(job)
     events += [_condition_event(job, condition) for condition in job.status.conditions if condition.type != _SUCCEEDED]
     end = job.finished_at or job.created_at
     events += [
@@ -39,11 +33,6 @@ def describe_events(job: Job, metrics: Sequence[TrainMetrics | ValidationMetrics
     if job.state == "cancelled":
         events.append(_event(job, "cancelled", end, "The job was cancelled. Its files and its checkpoint are kept."))
     return sorted(events, key=lambda event: int(event["created_at"]))[::-1]
-
-
-def trained_tokens(metrics: Sequence[TrainMetrics | ValidationMetrics]) -> int | None:
-    """Return how many tokens of prompts and completions a run has processed; None without metrics of a step."""
-    return next((line.tokens for line in reversed(metrics) if isinstance(line, TrainMetrics)), None)
 
 
 def _event(job: Job, key: str, time: int, message: str, level: Level = "info", data: Json | None = None) -> Json:
@@ -93,68 +82,6 @@ def _progress_events(job: Job) -> Iterator[Json]:
     if progress.episode_length is not None:
         data["completion_tokens_mean"] = float(progress.episode_length)
     yield _event(job, f"step/{progress.step}", _observed_at(job), _step_text(data), data=data)
-
-
-def _metric_events(job: Job, metrics: Sequence[TrainMetrics | ValidationMetrics]) -> Iterator[Json]:
-    """An event of each step, with its validation if it has one.
-
-    Lines have no times, but the seconds that each has taken: they are added up from the start of the run.
-    """
-    total = job.status.progress.total_steps if job.status.progress is not None else None
-    start, end = unix_time(job.status.start_time) or job.created_at, job.finished_at
-    by_step: dict[int, list[TrainMetrics | ValidationMetrics]] = {}
-    for line in metrics:
-        by_step.setdefault(line.step, []).append(line)
-    passed = 0.0
-    for step, lines in sorted(by_step.items()):
-        data: Json = {"step": step, "total_steps": total}
-        for line in lines:
-            data = _merged(data, _train_data(line) if isinstance(line, TrainMetrics) else _validation_data(line))
-            passed += _seconds(line)
-        time = int(start + passed)
-        yield _event(job, f"step/{step}", time if end is None else min(time, end), _step_text(data), data=data)
-
-
-def _train_data(line: TrainMetrics) -> Json:
-    return {
-        "train_mean_reward": line.reward,
-        "completion_tokens_mean": line.episode_length,
-        "scores": {"train": line.components},
-        "errors": {"train": {"rewards_failed": line.rewards_failed}},
-        "usage": {"tokens": line.tokens},
-        "timing": {
-            "step": {
-                "sampling": line.generate_seconds,
-                "training": line.update_seconds,
-                "full_iteration": _seconds(line),
-            },
-            "graders": {"train": line.reward_request_seconds},
-        },
-    }
-
-
-def _validation_data(line: ValidationMetrics) -> Json:
-    return {
-        "full_valid_mean_reward": line.reward,
-        "scores": {"valid": line.components},
-        "errors": {"valid": {"rewards_failed": line.rewards_failed}},
-        "timing": {"step": {"eval": line.seconds}},
-    }
-
-
-def _merged(one: Json, other: Json) -> Json:
-    """Return the fields of two objects, those of inner objects too."""
-    merged = dict(one)
-    for name, value in other.items():
-        before = merged.get(name)
-        merged[name] = _merged(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def _seconds(line: TrainMetrics | ValidationMetrics) -> float:
-    if isinstance(line, ValidationMetrics):
-        return line.seconds
-    return line.generate_seconds + line.reward_seconds + line.update_seconds
 
 
 def _step_text(data: Json) -> str:

@@ -110,12 +110,8 @@ class Job:
         pairs = (self.request or {}).get("metadata")
         return {str(key): str(value) for key, value in pairs.items()} if isinstance(pairs, dict) else {}
 
-    def describe(self, trained_tokens: int | None = None) -> Json:
-        """Return OpenAI's object of the job.
-
-        Args:
-            trained_tokens: number of tokens that it has processed; None if it is not known.
-        """
+    def describe(self) -> Json:
+        """Return OpenAI's object of the job. What its status does not say is null."""
         asked, used = self.request or {}, {**Hyperparameters().to_json_object(), **self.spec.get("hyperparameters", {})}
         return {
             "object": "fine_tuning.job",
@@ -131,7 +127,7 @@ class Job:
             "training_file": str(asked.get("training_file") or self.spec["data"]["train"][0]["uri"]),
             "validation_file": asked.get("validation_file") or self._validation_address(),
             "result_files": [],
-            "trained_tokens": trained_tokens if self.state == "succeeded" else None,
+            "trained_tokens": None,
             "seed": used["seed"],
             "hyperparameters": {
                 "n_epochs": used["epochs"],
