@@ -11,6 +11,7 @@ import yaml
 from cluster.kubectl import Manifest
 from support.helm import CHART, RELEASE, SYSTEM, Helm, find
 
+from rft_gateway.fine_tuning.defaults import CONFIG_MAP
 from rft_gateway.settings import LEDGER_VARIABLE, TRACES_VARIABLES, Settings, read_settings
 
 GOLDEN = Path(__file__).parents[1] / "operator" / "golden"
@@ -24,6 +25,13 @@ RULES = [
     {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]},
 ]
 """All that the gateway may."""
+FINE_TUNING_RULES = [
+    {"apiGroups": ["rft.dev"], "resources": ["inferenceendpoints"], "verbs": ["get"]},
+    {"apiGroups": ["rft.dev"], "resources": ["rftjobs"], "verbs": ["get", "list", "create", "patch"]},
+    {"apiGroups": ["rft.dev"], "resources": ["rewardfunctions"], "verbs": ["get", "create", "patch"]},
+    {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [CONFIG_MAP], "verbs": ["get"]},
+]
+"""What it may beside that where it answers the fine-tuning API."""
 
 
 def render(chart: Helm, gateway: dict[str, Any] | None = None, **values: Any) -> list[Manifest]:
@@ -59,6 +67,13 @@ def test_there_is_none_unless_it_is_wanted(chart: Helm):
     names = {manifest["metadata"]["name"] for manifest in chart.template({})}
     assert [name for name in names if "gateway" in name] == []
     assert not [argument for argument in container_of(chart.template({}), OPERATOR)["args"] if "gateway" in argument]
+
+
+def test_the_fine_tuning_api_is_wanted_apart(chart: Helm, monkeypatch: pytest.MonkeyPatch):
+    assert not settings_of(container_of(render(chart)), monkeypatch).fine_tuning
+    manifests = render(chart, {"fineTuning": {"enabled": True}})
+    assert settings_of(container_of(manifests), monkeypatch).fine_tuning
+    assert find(manifests, "ClusterRole", GATEWAY)["rules"] == [*RULES, *FINE_TUNING_RULES]
 
 
 @pytest.mark.parametrize("namespaces", [[], ["team-a", "team-b"]], ids=["all", "listed"])

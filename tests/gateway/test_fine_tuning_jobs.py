@@ -210,7 +210,6 @@ def test_the_last_step_of_the_status():
     }  # fmt: skip
 
 
-
 def test_checkpoints_among_the_events():
     ended = job(SUCCEEDED, startTime=STARTED, completionTime=ENDED, checkpoints=CHECKPOINTS)
     messages = [event.message for event in events(ended)]

@@ -40,3 +40,12 @@ def test_a_gateway_without_a_ledger_does_not_start(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         read_settings(FILES)
     assert "--ledger" in capsys.readouterr().err
+
+
+def test_the_fine_tuning_api_needs_a_cluster(monkeypatch, capsys):
+    monkeypatch.setenv(LEDGER_VARIABLE, URL)
+    with pytest.raises(SystemExit):
+        read_settings((*FILES, "--fine-tuning"))
+    assert "--fine-tuning needs --kubernetes" in capsys.readouterr().err
+    assert read_settings(("--kubernetes", "--fine-tuning")).fine_tuning
+    assert not read_settings(("--kubernetes",)).fine_tuning

@@ -35,7 +35,7 @@ async def door_in_process(
     waiting = Waiting(routes, demand, metrics)
     async with Proxy(Replicas(time.monotonic), waiting, PATIENCE_SECONDS) as proxy, LargeBodies() as large:
         records = Records(ledger, metrics, conversations, traces)
-        door = Door(routes, keys, Limiter(time.time()), records, proxy, large, files=None)
+        door = Door(routes, keys, Limiter(time.time()), records, proxy, large, files=None, jobs=None)
         runner = web.ServerRunner(web.Server(door.respond))
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

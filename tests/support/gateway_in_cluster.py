@@ -31,9 +31,13 @@ ROLE: dict[str, Any] = {
         {"apiGroups": ["rft.dev"], "resources": ["inferenceendpoints"], "verbs": ["list", "watch", "patch"]},
         {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]},
+        {"apiGroups": ["rft.dev"], "resources": ["inferenceendpoints"], "verbs": ["get"]},
+        {"apiGroups": ["rft.dev"], "resources": ["rftjobs"], "verbs": ["get", "list", "create", "patch"]},
+        {"apiGroups": ["rft.dev"], "resources": ["rewardfunctions"], "verbs": ["get", "create", "patch"]},
+        {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["rft-fine-tuning"], "verbs": ["get"]},
     ],
 }
-"""The permissions of a gateway."""
+"""The permissions of a gateway, with those for the fine-tuning API."""
 
 
 def bind_role(plane: Cluster) -> Path:

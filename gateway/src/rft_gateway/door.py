@@ -17,6 +17,8 @@ from rft_gateway.bodies import Bodies
 from rft_gateway.errors import ApiError, model_not_found, starting
 from rft_gateway.feedback import FEEDBACK, find_model, keep_feedback, read_feedback
 from rft_gateway.files.api import FilesApi, files_are_off, is_files_path
+from rft_gateway.fine_tuning import routes as fine_tuning
+from rft_gateway.fine_tuning.routes import FineTuning
 from rft_gateway.keys import Key, KeyRing
 from rft_gateway.large_bodies import LargeBodies
 from rft_gateway.ledger import Outcome, make_id
@@ -53,6 +55,7 @@ class Door:
         proxy: Proxy,
         large: LargeBodies,
         files: FilesApi | None,
+        jobs: FineTuning | None,
     ):
         self._routes = routes
         self._keys = keys
@@ -63,6 +66,7 @@ class Door:
         self._bodies = Bodies()
         self._large_bodies = large
         self._files = files
+        self._jobs = jobs
         self._turns = Turns()
         self._starts = Starts()
         self._started = int(time.time())
@@ -116,6 +120,8 @@ class Door:
         if path == FEEDBACK:
             _require(request, "POST")
             return await self._take_feedback(request, key)
+        if self._jobs is not None and (path == fine_tuning.PATH or path.startswith(f"{fine_tuning.PATH}/")):
+            return await self._answer_jobs(request, self._jobs, key, request_id)
         api = _APIS.get(path)
         if api is None and is_files_path(path):
             return await self._answer_files(request, key, request_id)
@@ -149,6 +155,17 @@ class Door:
                 feedback, request_id, self._find_route(key, model), self._records.conversations
             )
         response = _json_response(answer)
+        response.headers.update(admission.headers)
+        return response
+
+    async def _answer_jobs(self, request: web.BaseRequest, jobs: FineTuning, key: Key, request_id: str) -> web.Response:
+        with self._bodies.held(key.namespace) as body, self._limiter.admit(key, time.time(), estimate=0) as admission:
+            if (request.method, request.path.rstrip("/")) == ("POST", fine_tuning.PATH):
+                document = parse_body(await body.read(request))
+                answer = partial(jobs.create, key, document, request_id, request.headers)
+            else:
+                answer = partial(jobs.find(request.method, request.path), key, request.query)
+            response = _json_response(await self._turns.take(key.namespace, answer))
         response.headers.update(admission.headers)
         return response
 

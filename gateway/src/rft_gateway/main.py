@@ -28,6 +28,7 @@ from rft_gateway.door import Door
 from rft_gateway.errors import ApiError
 from rft_gateway.files.api import FilesApi
 from rft_gateway.files.opening import open_files
+from rft_gateway.fine_tuning.routes import FineTuning
 from rft_gateway.http_server import HttpServer
 from rft_gateway.keys import KeyFolder, KeyRing
 from rft_gateway.large_bodies import LargeBodies
@@ -87,7 +88,7 @@ async def serve(settings: Settings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         traces = _open_traces(stack) if settings.traces else None
         stores = Stores()
-        follow, wake = await _open_source(stack, settings, routes, keys, stores)
+        follow, wake, jobs = await _open_source(stack, settings, routes, keys, stores)
         ledger = Ledger(settings.ledger)
         await ledger.prepare()
         stack.push_async_callback(ledger.close)
@@ -104,7 +105,7 @@ async def serve(settings: Settings) -> None:
         large_bodies = await stack.enter_async_context(LargeBodies())
         _run_beside(stack, follow(), stop)
         files = await _open_files(stack, settings.files, ledger)
-        door = Door(routes, keys, limiter, records, proxy, large_bodies, files)
+        door = Door(routes, keys, limiter, records, proxy, large_bodies, files, jobs)
         operation = Operation(metrics, demand, lambda: routes.is_complete and keys.is_complete and not stop.is_set())
         await _listen(settings, door, operation, stop, waiting)
         await records.close()
@@ -112,17 +113,19 @@ async def serve(settings: Settings) -> None:
 
 async def _open_source(
     stack: contextlib.AsyncExitStack, settings: Settings, routes: RouteTable, keys: KeyRing, stores: Stores
-) -> tuple[Callable[[], Coroutine[None, None, None]], Wake | None]:
-    """Open what models and keys come from; return what follows it, and what wakes endpoints there."""
+) -> tuple[Callable[[], Coroutine[None, None, None]], Wake | None, FineTuning | None]:
+    """Open what models and keys come from; return what follows it, what wakes endpoints there, and the jobs there."""
     if settings.kubernetes:
         # The client of Kubernetes takes a second to import, which would be for nothing on one machine.
         from rft_gateway.cluster.source import ClusterError, open_cluster
+        from rft_gateway.fine_tuning.store import ClusterJobs
 
         try:
             cluster = await stack.enter_async_context(open_cluster(settings.namespaces, routes, keys, stores))
         except ClusterError as error:
             raise StartError(str(error)) from None
-        return cluster.follow, cluster.wake
+        jobs = FineTuning(ClusterJobs(cluster.server)) if settings.fine_tuning else None
+        return cluster.follow, cluster.wake, jobs
     assert settings.routes is not None  # the settings have one of both
     assert settings.keys is not None
     file = RouteFile(settings.routes, routes)
@@ -137,7 +140,7 @@ async def _open_source(
     async def follow() -> None:
         await asyncio.gather(file.follow(), folder.watch())
 
-    return follow, None
+    return follow, None, None
 
 
 async def _open_files(

@@ -68,6 +68,8 @@ class Settings:
     """How many bytes may wait there."""
     log_seconds: float
     """Time for which conversations are collected for one object of a log."""
+    fine_tuning: bool
+    """Whether the fine-tuning API is answered."""
     traces: bool
     """Whether traces are sent; OpenTelemetry's environment variables say where to."""
     files: FileSettings | None
@@ -153,6 +155,11 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
         metavar="SECONDS",
         help="time for which conversations are collected for one object of a log (default: 60)",
     )
+    parser.add_argument(
+        "--fine-tuning",
+        action="store_true",
+        help="answer OpenAI's fine-tuning API, in namespaces that have a ConfigMap rft-fine-tuning; needs --kubernetes",
+    )
     _add_files(parser)
     values = vars(parser.parse_args(arguments))
     files = FileSettings(**{field.name: values.pop(f"files_{field.name}") for field in fields(FileSettings)})
@@ -226,6 +233,8 @@ def _find_problem(settings: Settings) -> str | None:
         return "either --kubernetes, or both --routes FILE and --keys FOLDER, must be given"
     if settings.namespaces and not settings.kubernetes:
         return "--namespaces needs --kubernetes"
+    if settings.fine_tuning and not settings.kubernetes:
+        return "--fine-tuning needs --kubernetes"
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         return "--tls-certificate and --tls-key must be given together"
     return _find_problem_of_traces() if settings.traces else None

@@ -25,6 +25,9 @@ _CONNECT_SECONDS = 5.0
 _REQUEST_SECONDS = 30.0
 _LARGEST_PAGE = 128 << 20
 _LARGEST_ERROR = 1 << 20
+_LARGEST_OBJECT = 8 << 20
+_NOT_FOUND = 404
+_JSON = "application/json"
 _LONGEST_METADATA = 4096
 _LAST_METADATA = re.compile(rb'"metadata":(\{[^{}]*\})\}\s*$')
 _FIELD_MANAGER = "rft-gateway"
@@ -36,6 +39,20 @@ class ClusterError(Exception):
 
 class Unavailable(Exception):
     """The API server cannot be reached, or refuses a request; the message says why."""
+
+
+class Refused(Unavailable):
+    """The API server has answered with an error.
+
+    Args:
+        status: the status code of HTTP.
+        message: what it says.
+    """
+
+    def __init__(self, status: int, message: str):
+        super().__init__(f"HTTP {status}: {message}")
+        self.status = status
+        self.message = message
 
 
 class Expired(Exception):
@@ -139,6 +156,34 @@ class ApiServer:
         ):  # fmt: skip
             pass
 
+    async def get(self, resource: Resource, namespace: str, name: str) -> Json | None:
+        """Return an object, or None when there is none."""
+        try:
+            return await self._ask("GET", resource.path(namespace, name), {})
+        except Refused as refused:
+            if refused.status == _NOT_FOUND:
+                return None
+            raise
+
+    async def create(self, resource: Resource, namespace: str, document: Json) -> Json:
+        """Create an object, and return it as it is stored. Refused has the status 409 when there is one already."""
+        return await self._ask("POST", resource.path(namespace), {"fieldManager": _FIELD_MANAGER}, document)
+
+    async def patch(self, resource: Resource, namespace: str, name: str, changes: Json) -> Json:
+        """Change the fields of an object that a merge patch has, and return the object."""
+        query = {"fieldManager": _FIELD_MANAGER}
+        return await self._ask("PATCH", resource.path(namespace, name), query, changes, "application/merge-patch+json")
+
+    async def _ask(
+        self, method: str, path: str, query: dict[str, str], body: Json | None = None, content_type: str = _JSON
+    ) -> Json:
+        timeout = aiohttp.ClientTimeout(total=_REQUEST_SECONDS, sock_connect=_CONNECT_SECONDS)
+        async with self._request(method, path, query, timeout, body, content_type) as answer:
+            document = _parse(await _read(answer, _LARGEST_OBJECT))
+        if document is None:
+            raise Unavailable("the object is nested too deeply to be read")
+        return document
+
     @asynccontextmanager
     async def _request(
         self,
@@ -147,7 +192,7 @@ class ApiServer:
         query: dict[str, str],
         timeout: aiohttp.ClientTimeout,
         body: Json | None = None,
-        content_type: str = "application/json",
+        content_type: str = _JSON,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         headers = {"Accept": "application/json", "Content-Type": content_type}
         parameters = [(name, value) for name, value in query.items() if value]
@@ -160,7 +205,7 @@ class ApiServer:
                 if answer.status == 410:
                     raise Expired
                 if answer.status >= 300:
-                    raise Unavailable(f"HTTP {answer.status}: {_message(await _read(answer, _LARGEST_ERROR))}")
+                    raise Refused(answer.status, _message(await _read(answer, _LARGEST_ERROR)))
                 yield answer
             finally:
                 answer.release()  # closes the connection if something is left of the answer

@@ -46,7 +46,8 @@ class ClusterSource:
     """
 
     def __init__(self, server: ApiServer, namespaces: Sequence[str], routes: RouteTable, keys: KeyRing, stores: Stores):
-        self._server = server
+        self.server = server
+        """The API server."""
         self._routes = routes
         self._keys = keys
         self._stores = stores
@@ -73,7 +74,7 @@ class ClusterSource:
         """Ask the operator for a server pod of an endpoint. What goes wrong is logged: who waits asks again."""
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         try:
-            await self._server.annotate(ENDPOINTS, namespace, endpoint, {WAKE_ANNOTATION: now})
+            await self.server.annotate(ENDPOINTS, namespace, endpoint, {WAKE_ANNOTATION: now})
         except (Unavailable, Expired) as error:
             _logger.warning("InferenceEndpoint %s/%s cannot be woken: %s", namespace, endpoint, error)
 

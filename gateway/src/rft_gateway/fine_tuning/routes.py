@@ -1,0 +1,216 @@
+"""Answers the requests of OpenAI's fine-tuning API."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from multidict import CIMultiDictProxy, MultiMapping
+
+from rft_api.model import Json
+from rft_api.object_labels import FINE_TUNING_CANCELLED
+from rft_gateway.errors import ApiError, model_not_found
+from rft_gateway.fine_tuning.checkpoints import describe_checkpoints
+from rft_gateway.fine_tuning.events import describe_events
+from rft_gateway.fine_tuning.job import ENDED, Job
+from rft_gateway.fine_tuning.listing import NewestJobs, make_page, read_paging, take_page
+from rft_gateway.fine_tuning.request import CreateRequest, FunctionGrader, read_request
+from rft_gateway.fine_tuning.translation import DataFile, asked_models, make_objects
+from rft_gateway.keys import Key
+
+if TYPE_CHECKING:  # the client of Kubernetes takes a second to import, which is for nothing on one machine
+    from rft_gateway.fine_tuning.store import ClusterJobs
+
+PATH: Final = "/v1/fine_tuning/jobs"
+IDEMPOTENCY: Final = "idempotency-key"
+"""Header with a text by which a request that is sent again is known."""
+_DEFAULT_JOBS, _DEFAULT_EVENTS, _DEFAULT_CHECKPOINTS = 20, 20, 10
+_LONGEST_NAME = 253
+_logger = logging.getLogger(__name__)
+
+Answer = Callable[[Key, str, MultiMapping[str]], Coroutine[None, None, Json]]
+
+
+class FineTuning:
+    """The operations on jobs.
+
+    Args:
+        store: the place of the jobs.
+    """
+
+    def __init__(self, store: ClusterJobs):
+        self._store = store
+        self._operations: dict[tuple[str, str], Answer] = {
+            ("GET", ""): self._retrieve,
+            ("GET", "events"): self._events,
+            ("GET", "checkpoints"): self._checkpoints,
+            ("POST", "cancel"): self._cancel,
+            ("POST", "pause"): self._pause,
+            ("POST", "resume"): self._resume,
+        }
+
+    def find(self, method: str, path: str) -> Callable[[Key, MultiMapping[str]], Coroutine[None, None, Json]]:
+        """Return what answers a request for a path below `PATH`, but for the one that creates a job.
+
+        Raises:
+            ApiError: 404 when there is no such operation, 405 when there is one with another method.
+        """
+        name, _, operation = path.removeprefix(PATH).removeprefix("/").partition("/")
+        if not name:
+            if method != "GET":
+                raise _not_allowed(method, path, "GET, POST")
+            return self._list
+        answer = self._operations.get((method, operation))
+        if answer is None:
+            allowed = [each for each, known in self._operations if known == operation]
+            if allowed:
+                raise _not_allowed(method, path, ", ".join(allowed))
+            raise ApiError(404, f"Invalid URL ({method[:20]} {path[:200]})", code="unknown_url")
+        return lambda key, query: answer(key, name[:_LONGEST_NAME], query)
+
+    async def create(self, key: Key, document: Json, request_id: str, headers: CIMultiDictProxy[str]) -> Json:
+        """Create a job, and return it.
+
+        Args:
+            key: the key of whoever asks.
+            document: the body of the request.
+            request_id: the id of the request, of which the name of the job is made.
+            headers: the headers of the request.
+
+        Raises:
+            ApiError: when it cannot be created.
+        """
+        request = read_request(document)
+        if not _may_ask(key, request.model):
+            raise model_not_found(request.model[:_LONGEST_NAME])
+        defaults = await self._store.defaults(key.namespace)
+        base = await self._store.base(key.namespace, _object_name(request.model))
+        grader = request.method.reinforcement.grader
+        closed = [
+            name for name in asked_models(grader) if name not in defaults.graders.models and not _may_ask(key, name)
+        ]
+        if closed:
+            raise model_not_found(closed[0])
+        if isinstance(grader, FunctionGrader) and not await self._store.has_function(key.namespace, grader.name):
+            param = "method.reinforcement.grader.name"
+            message = f"{param}: there is no RewardFunction {grader.name} in namespace {key.namespace}"
+            raise ApiError(400, message, param=param, code="reward_function_not_found")
+        files = _find_files(request, defaults.admits_data)
+        name = _job_name(key, document, headers.get(IDEMPOTENCY) or request_id)
+        # The code of a grader is parsed for the packages that it imports.
+        make = partial(make_objects, request, document, (key.namespace, name), defaults, base, files)
+        return _read(await self._store.create(await asyncio.to_thread(make))).describe()
+
+    async def _list(self, key: Key, query: MultiMapping[str]) -> Json:
+        paging = read_paging(query, _DEFAULT_JOBS, of_jobs=True)
+        after = None if paging.after is None else await self._find(key, paging.after, "after")
+        newest = NewestJobs(paging.limit, after)
+        async for document in self._store.jobs(key.namespace):
+            try:
+                job = Job(document)
+            except ValueError as problem:
+                _logger.warning("RFTJob %s/%s: %s", key.namespace, document["metadata"]["name"], problem)
+                continue
+            if _opens(key, job) and paging.admits(job):
+                newest.add(job)
+        return make_page([job.describe() for job in newest.newest_first()], newest.has_more)
+
+    async def _retrieve(self, key: Key, name: str, query: MultiMapping[str]) -> Json:
+        return (await self._find(key, name)).describe()
+
+    async def _events(self, key: Key, name: str, query: MultiMapping[str]) -> Json:
+        return take_page(describe_events(await self._find(key, name)), read_paging(query, _DEFAULT_EVENTS))
+
+    async def _checkpoints(self, key: Key, name: str, query: MultiMapping[str]) -> Json:
+        return take_page(describe_checkpoints(await self._find(key, name)), read_paging(query, _DEFAULT_CHECKPOINTS))
+
+    async def _cancel(self, key: Key, name: str, query: MultiMapping[str]) -> Json:
+        await self._find_open(key, name)
+        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        changes = {"metadata": {"annotations": {FINE_TUNING_CANCELLED: now}}, "spec": {"suspend": True}}
+        return _read(await self._store.change(key.namespace, name, changes)).describe()
+
+    async def _pause(self, key: Key, name: str, query: MultiMapping[str]) -> Json:
+        await self._find_open(key, name)
+        return _read(await self._store.change(key.namespace, name, {"spec": {"suspend": True}})).describe()
+
+    async def _resume(self, key: Key, name: str, query: MultiMapping[str]) -> Json:
+        await self._find_open(key, name)
+        return _read(await self._store.change(key.namespace, name, {"spec": {"suspend": False}})).describe()
+
+    async def _find_open(self, key: Key, name: str) -> Job:
+        """Return a job that has not ended.
+
+        Raises:
+            ApiError: 404 when there is none, 400 when it has ended.
+        """
+        job = await self._find(key, name)
+        if job.state in ENDED:
+            raise ApiError(400, f"Job {name} has already ended: it is {job.state}.", code="job_ended")
+        return job
+
+    async def _find(self, key: Key, name: str, param: str = "fine_tuning_job_id") -> Job:
+        missing = ApiError(404, f"Could not find fine-tuning job: {name[:100]}", param=param, code="job_not_found")
+        document = await self._store.get(key.namespace, _object_name(name, missing))
+        job = _read(document) if document is not None else None
+        if job is None or not _opens(key, job):
+            raise missing
+        return job
+
+
+def _find_files(request: CreateRequest, admits: Callable[[str], bool]) -> tuple[DataFile, DataFile | None]:
+    """Return the files of a request: addresses that its namespace admits."""
+    for field, value in (("training_file", request.training_file), ("validation_file", request.validation_file)):
+        if value is not None and not admits(value):
+            message = f"{field}: is no address that the namespace admits (data in its ConfigMap): {value[:100]}"
+            raise ApiError(400, message, param=field, code="file_not_found")
+    validation = request.validation_file
+    return (
+        DataFile(request.training_file, request.training_file),
+        DataFile(validation, validation) if validation is not None else None,
+    )
+
+
+def _job_name(key: Key, document: Json, once: str) -> str:
+    """Return the name of a job: the same for the same request with the same idempotency key."""
+    parts = (key.namespace, key.name, once, repr(document))
+    return f"ftjob-{hashlib.sha256(chr(0).join(parts).encode('utf-8', 'surrogatepass')).hexdigest()[:24]}"
+
+
+def _object_name(name: str, missing: ApiError | None = None) -> str:
+    """Return a name that an object can have, and so be a part of a path at the API server.
+
+    Raises:
+        ApiError: 404 for any other one.
+    """
+    allowed = "abcdefghijklmnopqrstuvwxyz0123456789-."
+    if not name or name[0] in "-." or len(name) > _LONGEST_NAME or any(letter not in allowed for letter in name):
+        raise missing or model_not_found(name[:_LONGEST_NAME])
+    return name
+
+
+def _opens(key: Key, job: Job) -> bool:
+    return _may_ask(key, job.base)
+
+
+def _may_ask(key: Key, model: str) -> bool:
+    return not key.models or model in key.models
+
+
+def _read(document: Json) -> Job:
+    try:
+        return Job(document)
+    except ValueError as problem:
+        name = document["metadata"]["name"]
+        message = f"The status of RFTJob {name} is that of another version of rft-operator: {problem}"
+        raise ApiError(500, message, code="unknown_status", headers={"x-should-retry": "false"}) from None
+
+
+def _not_allowed(method: str, path: str, allowed: str) -> ApiError:
+    message = f"Not allowed to {method[:20]} on {path[:200]}."
+    return ApiError(405, message, code="method_not_allowed", headers={"allow": allowed})

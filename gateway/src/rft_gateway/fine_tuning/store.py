@@ -1,0 +1,146 @@
+"""Where jobs are: what the fine-tuning API needs of it, and the cluster as such a place."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+from pydantic import ValidationError
+
+from rft_api.foreign.text import one_line
+from rft_api.inference_endpoint import InferenceEndpoint
+from rft_api.model import Json
+from rft_api.resource import API_VERSION
+from rft_api.violations import violations
+from rft_gateway.cluster.api_server import ApiServer, Expired, Refused, Resource, Unavailable
+from rft_gateway.cluster.objects import ENDPOINTS
+from rft_gateway.errors import ApiError, model_not_found
+from rft_gateway.fine_tuning.defaults import CONFIG_MAP, Defaults, DefaultsError, read_defaults
+from rft_gateway.fine_tuning.translation import JobObjects
+
+JOBS = Resource("RFTJob", API_VERSION, "rftjobs")
+FUNCTIONS = Resource("RewardFunction", API_VERSION, "rewardfunctions")
+CONFIG_MAPS = Resource("ConfigMap", "v1", "configmaps")
+_FORBIDDEN, _CONFLICT = 403, 409
+_INVALID = (400, 422)
+_logger = logging.getLogger(__name__)
+
+
+class ClusterJobs:
+    """The RFTJobs of a cluster. Every method raises ApiError: 503 when the API server is away or cannot do it now, 403
+    when it does not allow it, 400 when it takes an object for invalid.
+
+    Args:
+        server: the API server.
+    """
+
+    def __init__(self, server: ApiServer):
+        self._server = server
+
+    async def defaults(self, namespace: str) -> Defaults:
+        """Return what a namespace gives its jobs.
+
+        Raises:
+            ApiError: 403 when it has no ConfigMap for them, 503 when this is wrong.
+        """
+        with _explained():
+            found = await self._server.get(CONFIG_MAPS, namespace, CONFIG_MAP)
+        if found is None:
+            message = f"Fine-tuning is not enabled in namespace {namespace}: it has no ConfigMap {CONFIG_MAP}."
+            raise ApiError(403, message, type="permission_error", code="fine_tuning_not_enabled")
+        try:
+            return read_defaults(found)
+        except DefaultsError as error:
+            message = f"Whoever administrates the namespace has to correct this: {error}"
+            # OpenAI's clients obey this header: to ask again does not help.
+            headers = {"x-should-retry": "false"}
+            raise ApiError(503, message, code="fine_tuning_misconfigured", headers=headers) from None
+
+    async def base(self, namespace: str, name: str) -> InferenceEndpoint:
+        """Return an endpoint, whose model is to be tuned.
+
+        Raises:
+            ApiError: 404 when there is none.
+        """
+        with _explained():
+            found = await self._server.get(ENDPOINTS, namespace, name)
+        if found is None:
+            raise model_not_found(name)
+        found.pop("status", None)
+        try:
+            return InferenceEndpoint.model_validate(found, by_alias=True, by_name=False)
+        except ValidationError as invalid:
+            problem = next(violations(invalid, found, InferenceEndpoint))
+            message = one_line(f"model: InferenceEndpoint {name} is of another version of rft-operator: {problem}")
+            raise ApiError(400, message, param="model", code="model_not_tunable") from None
+
+    async def has_function(self, namespace: str, name: str) -> bool:
+        """Return whether there is a RewardFunction."""
+        with _explained():
+            return await self._server.get(FUNCTIONS, namespace, name) is not None
+
+    async def create(self, objects: JobObjects) -> Json:
+        """Create the objects of a job, and return the RFTJob; those that exist already stay as they are.
+
+        The RewardFunction is first, and belongs to the job at the end: a gateway that is killed between the two leaves
+        a RewardFunction without a job, and never a job without its reward.
+        """
+        namespace, name = objects.job["metadata"]["namespace"], objects.job["metadata"]["name"]
+        with _explained():
+            if objects.reward_function is not None:
+                await self._create(FUNCTIONS, objects.reward_function)
+            job = await self._create(JOBS, objects.job)
+            if objects.reward_function is not None:
+                owner = {"apiVersion": API_VERSION, "kind": "RFTJob", "name": name, "uid": job["metadata"]["uid"]}
+                await self._server.patch(FUNCTIONS, namespace, name, {"metadata": {"ownerReferences": [owner]}})
+        return job
+
+    async def get(self, namespace: str, name: str) -> Json | None:
+        """Return an RFTJob, or None when there is none."""
+        with _explained():
+            return await self._server.get(JOBS, namespace, name)
+
+    async def jobs(self, namespace: str) -> AsyncIterator[Json]:
+        """Yield the RFTJobs of a namespace, in the order of their names."""
+        with _explained():
+            async for page in self._server.list(JOBS, namespace):
+                for item in page.items:
+                    yield item
+
+    async def change(self, namespace: str, name: str, changes: Json) -> Json:
+        """Change the fields of an RFTJob that a merge patch has, and return the RFTJob."""
+        with _explained():
+            return await self._server.patch(JOBS, namespace, name, changes)
+
+    async def _create(self, resource: Resource, document: Json) -> Json:
+        namespace, name = document["metadata"]["namespace"], document["metadata"]["name"]
+        try:
+            return await self._server.create(resource, namespace, document)
+        except Refused as refused:
+            existing = await self._server.get(resource, namespace, name) if refused.status == _CONFLICT else None
+            if existing is None:
+                raise
+            return existing
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Raise errors of the API server as those of OpenAI's API."""
+    try:
+        yield
+    except Refused as refused:
+        message = one_line(refused.message, 4000)
+        if refused.status in _INVALID:
+            raise ApiError(400, message, code="invalid_job") from None
+        if refused.status == _FORBIDDEN:  # by its role, a quota or a policy
+            raise ApiError(403, message, type="permission_error", code="not_allowed") from None
+        raise _unavailable(str(refused)) from None
+    except (Unavailable, Expired) as error:
+        raise _unavailable(str(error)) from None
+
+
+def _unavailable(problem: str) -> ApiError:
+    _logger.warning("fine-tuning: the API server: %s", problem)
+    message = "The cluster does not answer at the moment. Please try again."
+    return ApiError(503, message, code="cluster_unavailable", headers={"retry-after": "2"})

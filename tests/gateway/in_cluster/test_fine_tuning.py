@@ -1,0 +1,216 @@
+"""OpenAI's fine-tuning API on a real API server, asked by the real openai package."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from support.fine_tuning import ENDED, LAMBDA, STARTED, STRING_CHECK, condition, config_map, request, rft_job
+from support.gateway_in_cluster import ClusterGateway, Team
+from support.patience import PATIENCE_SECONDS, wait_until
+
+from rft_api.object_labels import FINE_TUNING_CANCELLED
+
+DATA = "['s3://data/train.jsonl', 's3://data/valid/']"
+REWARD = {
+    "apiVersion": "rft.dev/v1alpha1", "kind": "RewardFunction", "metadata": {"name": "exact"},
+    "spec": {"openai": {"grader": STRING_CHECK}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tuning_gateway(tmp_path_factory: pytest.TempPathFactory, kubeconfig: Path) -> Iterator[ClusterGateway]:
+    with ClusterGateway(tmp_path_factory.mktemp("gateway"), kubeconfig, "--fine-tuning") as gateway:
+        gateway.wait_until_ready()
+        yield gateway
+
+
+@pytest.fixture
+def client(tuning_gateway: ClusterGateway, team: Team) -> Iterator[openai.OpenAI]:
+    """A client with a key of a namespace that has a base endpoint and a ConfigMap for jobs."""
+    defaults = config_map(data=DATA)
+    del defaults["metadata"]["namespace"]
+    team.apply(defaults)
+    team.add_base("base", serving={"adapterSources": ["s3://runs/jobs"]})
+    with connect(tuning_gateway, team.add_key("ci")) as client:
+        yield client
+
+
+def connect(gateway: ClusterGateway, token: str) -> openai.OpenAI:
+    gateway.wait_for_status(token, 200)
+    return openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=token, max_retries=0, timeout=PATIENCE_SECONDS)
+
+
+def create(client: openai.OpenAI, *arguments: Any, **fields: Any) -> Any:
+    return client.fine_tuning.jobs.create(**request(*arguments, **fields))
+
+
+def set_status(team: Team, name: str, *conditions: dict[str, str], **status: Any) -> None:
+    """Writes the status of a job, as the operator does."""
+    patch = json.dumps({"status": {"conditions": list(conditions), **status}})
+    team("patch", "rftjob", name, "--subresource=status", "--type=merge", f"--patch={patch}")
+
+
+def test_a_job_from_its_request_to_its_model(client, team):
+    made = create(client, suffix="Prices", metadata={"run": "7"}, validation_file="s3://data/valid/a.jsonl", seed=3)
+    assert (made.status, made.model, made.seed, made.metadata) == ("validating_files", "base", 3, {"run": "7"})
+    job, function = team.read("rftjob", made.id), team.read("rewardfunction", made.id)
+    assert job["spec"]["data"]["train"][0]["reward"] == made.id
+    assert function["metadata"]["ownerReferences"] == [
+        {"apiVersion": "rft.dev/v1alpha1", "kind": "RFTJob", "name": made.id, "uid": job["metadata"]["uid"]}
+    ]
+    set_status(team, made.id, condition("Succeeded", "Unknown", "Running"), startTime=STARTED)
+    assert client.fine_tuning.jobs.retrieve(made.id).status == "running"
+    result = {
+        "baselineReward": "0.2000", "bestReward": "0.8000", "gain": "+0.6000", "interval": "+0.5000 to +0.7000",
+        "checkpoint": "s3://runs/jobs/x/best",
+    }  # fmt: skip
+    checkpoints = [{"step": 20, "validationReward": "0.8000", "uri": "s3://runs/jobs/x/checkpoints/step-20"}]
+    set_status(
+        team, made.id, condition("Succeeded", "True", "Succeeded", "reward 0.2 -> 0.8", ENDED), result=result,
+        checkpoints=checkpoints, completionTime=ENDED,
+    )  # fmt: skip
+    ended = client.fine_tuning.jobs.retrieve(made.id)
+    assert (ended.status, ended.fine_tuned_model) == ("succeeded", job["spec"]["endpoint"]["name"])
+    assert ended.fine_tuned_model == f"base-prices-{made.id[-8:]}"
+    (checkpoint,) = client.fine_tuning.jobs.checkpoints.list(made.id)
+    assert (checkpoint.step_number, checkpoint.fine_tuned_model_checkpoint) == (20, ended.fine_tuned_model)
+    messages = [event.message for event in client.fine_tuning.jobs.list_events(made.id, limit=1)]
+    assert messages[-1] == f"Created fine-tuning job: {made.id}"
+    assert "The job has successfully completed. reward 0.2 -> 0.8" in messages
+    with pytest.raises(openai.BadRequestError, match="has already ended: it is succeeded"):
+        client.fine_tuning.jobs.cancel(made.id)
+
+
+def test_pause_resume_and_cancel(client, team):
+    made = create(client)
+    assert client.fine_tuning.jobs.pause(made.id).status == "paused"
+    assert team.read("rftjob", made.id)["spec"]["suspend"] is True
+    assert client.fine_tuning.jobs.resume(made.id).status == "validating_files"
+    assert team.read("rftjob", made.id)["spec"]["suspend"] is False
+    assert client.fine_tuning.jobs.cancel(made.id).status == "cancelled"
+    cancelled = team.read("rftjob", made.id)
+    assert cancelled["spec"]["suspend"] is True
+    assert FINE_TUNING_CANCELLED in cancelled["metadata"]["annotations"]
+    for operation in (client.fine_tuning.jobs.resume, client.fine_tuning.jobs.pause, client.fine_tuning.jobs.cancel):
+        with pytest.raises(openai.BadRequestError, match="it is cancelled"):
+            operation(made.id)
+
+
+def test_graders_of_others(client, team):
+    made = create(client, LAMBDA)
+    assert team.read("rewardfunction", made.id)["spec"]["lambda"]["functionArn"] == LAMBDA["lambda"]["function"]
+    ours = {"type": "reward_function", "name": "exact"}
+    with pytest.raises(openai.BadRequestError, match="there is no RewardFunction exact") as refused:
+        create(client, ours)
+    assert refused.value.param == "method.reinforcement.grader.name"
+    team.apply(REWARD)
+    made = create(client, ours)
+    assert team.read("rftjob", made.id)["spec"]["data"]["train"][0]["reward"] == "exact"
+    assert made.id not in team("get", "rewardfunctions", "--output=name")
+
+
+def test_lists(client, team):
+    older = rft_job()
+    del (
+        older["status"],
+        older["metadata"]["uid"],
+        older["metadata"]["creationTimestamp"],
+        older["metadata"]["namespace"],
+    )
+    team.apply(older, REWARD)
+    made = [create(client, metadata={"number": str(number), "team": "x"}).id for number in range(3)]
+    jobs = client.fine_tuning.jobs
+    assert {job.id for job in jobs.list()} == {"amounts", *made}
+    order = [job.id for job in jobs.list(limit=1)]
+    assert order == [job.id for job in jobs.list()]
+    assert [job.id for job in jobs.list(metadata={"number": "1", "team": "x"})] == [made[1]]
+    assert list(jobs.list(metadata={"number": "9"})) == []
+    assert [job.id for job in jobs.list(extra_query={"metadata": "null"})] == ["amounts"]
+    assert [job.id for job in jobs.list(after=order[1], limit=1)] == order[2:]
+    assert len(jobs.list(limit=2).data) == 2
+    with pytest.raises(openai.NotFoundError):
+        jobs.list(after="other")
+    with pytest.raises(openai.BadRequestError, match="from 1 to 100"):
+        jobs.list(limit=0)
+    with pytest.raises(openai.BadRequestError, match="is not a parameter"):
+        jobs.list(extra_query={"before": "x"})
+
+
+def test_a_request_that_is_sent_again_makes_no_second_job(client, team):
+    headers = {"Idempotency-Key": "notebook-1"}
+    first = create(client, extra_headers=headers)
+    assert create(client, extra_headers=headers).id == first.id
+    assert create(client, suffix="other", extra_headers=headers).id != first.id
+    # the gateway was killed when only the reward existed
+    team("delete", "rftjob", first.id)
+    assert create(client, extra_headers=headers).id == first.id
+    assert (
+        team.read("rewardfunction", first.id)["metadata"]["ownerReferences"][-1]["uid"]
+        == (team.read("rftjob", first.id)["metadata"]["uid"])
+    )
+
+
+def test_errors(client, team, other_team, tuning_gateway):
+    jobs = client.fine_tuning.jobs
+    with pytest.raises(openai.NotFoundError, match="does not exist"):
+        create(client, model="other")
+    for name in ("other", "a/../b", "A", "%2e"):
+        with pytest.raises(openai.NotFoundError):
+            jobs.retrieve(name)
+    with pytest.raises(openai.BadRequestError, match="no address that the namespace admits") as refused:
+        create(client, training_file="s3://secrets/x")
+    assert refused.value.param == "training_file"
+    with pytest.raises(openai.BadRequestError, match="whole number from 1 to 256") as refused:
+        create(client, hyperparameters={"batch_size": 0})
+    assert refused.value.param == "method.reinforcement.hyperparameters.batch_size"
+    team.add_adapter("tax", "base")
+    with pytest.raises(openai.BadRequestError, match="is an adapter"):
+        create(client, model="tax")
+    made = create(client)
+    with connect(tuning_gateway, other_team.add_key("ci")) as other:
+        with pytest.raises(openai.NotFoundError):
+            other.fine_tuning.jobs.retrieve(made.id)
+        with pytest.raises(openai.PermissionDeniedError, match="Fine-tuning is not enabled in namespace"):
+            create(other)
+    with connect(tuning_gateway, team.add_key("narrow", models=("tax",))) as narrow:
+        assert list(narrow.fine_tuning.jobs.list()) == []
+        with pytest.raises(openai.NotFoundError):
+            narrow.fine_tuning.jobs.cancel(made.id)
+        with pytest.raises(openai.NotFoundError):
+            create(narrow)
+    team("patch", "configmap", "rft-fine-tuning", "--patch", json.dumps({"data": {"compute": "{gpus: 1}"}}))
+    with pytest.raises(openai.InternalServerError, match=r"data\.compute\.gpus: unknown field"):
+        create(client)
+    assert team("get", "rftjobs", "--output=name").split() == [f"rftjob.rft.dev/{made.id}"]
+    address, headers = f"{tuning_gateway.url}/v1/fine_tuning/jobs", {"Authorization": f"Bearer {client.api_key}"}
+    for method, path, status in (("DELETE", "", 405), ("GET", "/x/cancel", 405), ("GET", "/x/permissions", 404)):
+        answer = httpx.request(method, address + path, headers=headers, timeout=PATIENCE_SECONDS, trust_env=False)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (status, "invalid_request_error")
+
+
+def test_what_the_api_server_refuses_is_said(client, team):
+    quota = {
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "jobs"},
+        "spec": {"hard": {"count/rftjobs.rft.dev": "0"}},
+    }  # fmt: skip
+    team.apply(quota)
+
+    def is_refused() -> bool:
+        try:
+            create(client)
+        except openai.PermissionDeniedError as error:
+            return "quota" in error.message
+        return False
+
+    wait_until(is_refused)
+
+
+def test_a_gateway_without_the_api(gateway):
+    with connect(gateway, gateway.token) as client, pytest.raises(openai.NotFoundError, match="Invalid URL"):
+        client.fine_tuning.jobs.list()
