@@ -16,7 +16,12 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADERS_OF_THE_SERVER = {"content-length", "content-type", "host", "transfer-encoding"}
 
 
-def _check_url(url: str) -> str:
+def check_url(url: str) -> str:
+    """Return a URL that can be requested, for fields.
+
+    Raises:
+        PydanticCustomError: when it is none.
+    """
     try:
         parts = urlsplit(url)
         valid = bool(parts.hostname) and parts.port != 0
@@ -31,7 +36,7 @@ def _check_url(url: str) -> str:
 CredentialKey = Annotated[str, Field(max_length=253, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 """A key of the Secret that spec.credentials names. It becomes an environment variable, so it must be a name of one."""
 
-Url = Annotated[str, Field(max_length=2048, pattern=r"^https?://.+$"), AfterValidator(_check_url)]
+Url = Annotated[str, Field(max_length=2048, pattern=r"^https?://.+$"), AfterValidator(check_url)]
 """The address of an HTTP server."""
 
 FunctionArn = Annotated[str, Field(max_length=2048, pattern=r"^arn:[^:]+:lambda:[^:]+:[0-9]+:function:.+$")]

@@ -120,6 +120,7 @@ def render_trainer_config(
         compute=spec.compute.for_trainer(),
         output=locate(spec.output.uri),
         checkpoints=spec.checkpoints,
+        trackers=spec.trackers,
         preflight=spec.preflight,
         early_stopping=spec.early_stopping,
     )

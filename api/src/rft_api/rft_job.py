@@ -15,6 +15,7 @@ from rft_api.quantities import AtLeast, Between, Boolean, Decimal, Duration, Int
 from rft_api.resource import API_VERSION, Metadata, PodOverrides, SecretReference
 from rft_api.sampling import EvaluationSettings, Sampling
 from rft_api.sources import Data, Uri
+from rft_api.trackers import Trackers
 from rft_api.training import (
     Algorithm,
     EarlyStopping,
@@ -177,8 +178,11 @@ class RFTJobSpec(Model):
     """Where the run writes its files."""
     checkpoints: Checkpoints = Checkpoints()
     """Which checkpoints the run writes and keeps."""
+    trackers: Trackers = []
+    """Products to which the run sends its curves, configuration, results and samples. A tracker that does not answer
+    never stops a run."""
     credentials: SecretReference | None = None
-    """Secret with the credentials for s3:// and hf:// addresses."""
+    """Secret with the credentials for s3:// and hf:// addresses, and for trackers."""
     preflight: Preflight = Preflight()
     """A check, before training, of whether the model can learn from the reward."""
     limits: Limits = Limits()

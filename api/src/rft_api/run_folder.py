@@ -112,6 +112,20 @@ class RunFolder:
         """`timings.json`: seconds of each stage but training, over all starts of the run."""
         return self.path / "timings.json"
 
+    def tracker(self, key: str) -> Path:
+        """`trackers/KEY.json`: what a tracker has been sent."""
+        return self.path / "trackers" / f"{key}.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def wandb(self) -> Path:
+        """Folder in which Weights & Biases keeps files of the run."""
+        return self.path / "wandb"
+
     @property
     def curves(self) -> Path:
         """Chart of the curves, without its suffix (.svg, .png)."""

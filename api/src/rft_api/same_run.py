@@ -32,6 +32,7 @@ MAY_CHANGE: Mapping[Location, str] = {
     ("compute", "rollouts", "servers"): "A completion does not depend on the server that samples it.",
     ("compute", "rollouts", "memoryShare"): "It decides how many completions are sampled at once.",
     ("checkpoints",): "They decide which files are written and kept, and do not change the training.",
+    ("trackers",): "They are sent what the run has written, and do not change it.",
     ("preflight",): "It decides whether training begins, and does not change the training.",
 }
 """Fields of a trainer's configuration that may change from one start of a run to the next, and the reason why."""

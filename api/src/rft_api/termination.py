@@ -32,6 +32,10 @@ KEPT_INPUTS = 5
 LONGEST_INPUT = 200
 """Characters of the name of an input in a termination message."""
 
+KEPT_TRACKERS = 4
+LONGEST_SENTENCE = 500
+"""Characters of a sentence about a tracker in a termination message."""
+
 _REVISION = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _ERROR, _STOPPED = "error", "stopped"
 _END = re.compile(rf"^(?:{_ERROR}|{_STOPPED}): ", re.MULTILINE)
@@ -63,6 +67,8 @@ class RunResult(Model):
     """Verdict of comparing the reward with its shadows."""
     changed_inputs: list[str] | None = None
     """Inputs that are no longer what was measured, of a run that had already ended when it was started again."""
+    not_tracked: list[str] | None = None
+    """Sentences about what has not reached the run's trackers."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,20 @@ def success_message(summary: Summary, changed_inputs: Sequence[str] = ()) -> str
         reward_hacking=summary.reward_hacking,
         changed_inputs=names or None,
     ).model_dump_json(by_alias=True, exclude_none=True)
+
+
+def add_missing(message: str, sentences: Sequence[str]) -> str:
+    """Add sentences about what has not reached trackers to the message of a run that has succeeded, as far as it holds
+    them."""
+    result = parse_result(message)
+    if result is None:
+        return message
+    for count in range(min(len(sentences), KEPT_TRACKERS), 0, -1):
+        shown = [one_line(sentence, LONGEST_SENTENCE) for sentence in sentences[:count]]
+        longer = result.model_copy(update={"not_tracked": shown}).model_dump_json(by_alias=True, exclude_none=True)
+        if len(longer.encode()) <= MAXIMUM_BYTES:
+            return longer
+    return message
 
 
 def parse_result(message: str) -> RunResult | None:

@@ -12,6 +12,7 @@ from rft_api.checkpoint_settings import Checkpoints
 from rft_api.model import Model
 from rft_api.sampling import EvaluationSettings, Sampling
 from rft_api.sources import Data
+from rft_api.trackers import Trackers
 from rft_api.training import (
     Algorithm,
     EarlyStopping,
@@ -75,6 +76,8 @@ class TrainerConfig(Model):
     """Folder of the run's files."""
     checkpoints: Checkpoints = Checkpoints()
     """Which checkpoints the run writes and keeps."""
+    trackers: Trackers = []
+    """Products to which the run sends its curves."""
     preflight: Preflight
     """The check before training."""
     early_stopping: EarlyStopping | None = None

@@ -248,6 +248,20 @@ def report(
 
 
 @app.command()
+def track(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Output of a run that has ended: a folder, or s3://BUCKET/PREFIX.")
+    ],
+) -> None:
+    """Send a run's trackers what has not reached them."""
+    with _user_errors():
+        from rft_cli.console import make_console
+        from rft_cli.track import track as track_run
+
+        track_run(run, make_console())
+
+
+@app.command()
 def usage(
     ledger: Annotated[
         str | None,

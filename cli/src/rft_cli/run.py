@@ -34,6 +34,8 @@ from rft_api.run_folder import RunFolder
 from rft_api.same_run import changes_of_run
 from rft_api.scratch import scratch_folder
 from rft_api.termination import find_end
+from rft_api.tracker_state import missing_sentences
+from rft_api.trackers import missing_packages
 from rft_api.trainer_config import TrainerConfig
 from rft_cli.addresses import INPUTS, Places
 from rft_cli.check import check_manifests
@@ -101,6 +103,8 @@ def run(files: Sequence[Path], job_name: str | None, output: Path | None) -> Non
         raise RunError(ExitCode.UNEXPECTED, f"the trainer ended without {folder.summary}")
     if remark:
         console.print(Text(remark, style="bold yellow"), soft_wrap=True)
+    for sentence in missing_sentences(folder, job.spec.trackers, str(folder.path)):
+        console.print(Text(sentence, style="bold yellow"), soft_wrap=True)
     # print instead of the console, which would wrap and colour the line.
     print(final_line(result, result.summary, changes), flush=True)
 
@@ -154,6 +158,8 @@ def _require_local(manifests: Manifests, job: RFTJob, output: Path | None) -> No
             refuse("RFTJob", job_name, address.location, message)
     if job.spec.compute.nodes > 1:
         refuse("RFTJob", job_name, ("spec", "compute", "nodes"), "must be 1 on this machine")
+    for location, problem in missing_packages(job.spec.trackers):
+        refuse("RFTJob", job_name, location, problem)
     for name in reward_names(job):
         errors += local_reward_errors(manifests, manifests.reward_functions[name])
     if errors:

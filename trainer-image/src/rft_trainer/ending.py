@@ -15,6 +15,7 @@ from rft_api.summary import Summary
 from rft_api.termination import (
     MAXIMUM_BYTES,
     TERMINATION_FILE,
+    add_missing,
     failure_message,
     format_end,
     parse_failure,
@@ -120,6 +121,13 @@ def _report(ending: Ending) -> None:
         # On a full disk, only the exit code reaches the launcher.
         with contextlib.suppress(OSError):
             Path(target).write_text(ending.termination_message, encoding="utf-8")
+
+
+def with_missing(ending: Ending, sentences: Sequence[str]) -> Ending:
+    """Return the ending of a run with what has not reached its trackers; only a result says so, the log does anyway."""
+    if ending.code != ExitCode.SUCCEEDED or not sentences:
+        return ending
+    return Ending(ending.code, add_missing(ending.message, sentences))
 
 
 def announce(ending: Ending) -> ExitCode:

@@ -29,9 +29,10 @@ from rft_api.run_folder import RunFolder
 from rft_api.same_run import Change, changes_of_run
 from rft_api.system_errors import NOT_WRITABLE, may_pass
 from rft_api.trainer_config import TrainerConfig
-from rft_trainer.ending import Ending, announce
+from rft_trainer.ending import Ending, announce, with_missing
 from rft_trainer.failures import explain
 from rft_trainer.process_group import Command, ProcessGroup
+from rft_trainer.trackers.processes import Followers, check_trackers, prepare_states
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ def _compare_inputs(options: argparse.Namespace, config: TrainerConfig) -> Endin
 
 def _run(options: argparse.Namespace, config: TrainerConfig) -> Ending:
     """Run the stages, with local copies of what is in object stores; return why the run has ended."""
+    check_trackers(config)
     group = ProcessGroup()
     if any(map(is_remote, _uris(config))):
         return _run_with_copies(group, options, config)
@@ -130,6 +132,7 @@ def _run_with_copies(group: ProcessGroup, options: argparse.Namespace, config: T
             shutil.rmtree(output, ignore_errors=True)
     _claim_output(config, output)
     if mirror:
+        prepare_states(RunFolder(output), config)
         mirror.start()
 
     def run_stages() -> Ending:
@@ -170,6 +173,21 @@ def _quiet_clients() -> None:
 
 def _run_stages(
     group: ProcessGroup, options: argparse.Namespace, file: Path, config: TrainerConfig, own_disks: bool = False
+) -> Ending:
+    """Run the stages, while the first machine sends what they write to the trackers."""
+    if options.node_rank > 0 or not config.trackers:
+        return _run_in_order(group, options, file, config, own_disks)
+    followers, code = Followers(RunFolder(config.output), config), ExitCode.UNEXPECTED
+    try:
+        ending = _run_in_order(group, options, file, config, own_disks)
+        code = ending.code
+    finally:
+        missing = followers.finish(code)
+    return with_missing(ending, missing)
+
+
+def _run_in_order(
+    group: ProcessGroup, options: argparse.Namespace, file: Path, config: TrainerConfig, own_disks: bool
 ) -> Ending:
     # If machines have disks of their own, only the first one knows whether the warm-up is complete. So all start the
     # stage, whose processes ask one another.

@@ -252,6 +252,8 @@ def _run_finding(state: RunState, world: RFTJobWorld) -> Finding:
             f"the run had already ended, and the result is of what it measured then; these inputs have changed since: "
             f"{inputs}. To measure what is there now, choose another spec.output"
         )
+    if state.reason is Reason.SUCCEEDED and run_result is not None and run_result.not_tracked:
+        message = ". ".join([*([message] if message else []), *map(one_line, run_result.not_tracked)])
     return Finding(ConditionType.SUCCEEDED, state.status, state.reason, message)
 
 

@@ -1,0 +1,93 @@
+"""`rft track`: send the trackers of a run what has not reached them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from rft_api.exit_codes import ExitCode, RunError
+from rft_api.foreign.files import read_document
+from rft_api.run_folder import RunFolder
+from rft_api.scratch import scratch_folder
+from rft_api.storage import ObjectStore
+from rft_api.storage_error import StorageError
+from rft_api.tracker_state import missing_sentences, read_state
+from rft_api.trackers import distinct_trackers
+from rft_api.trainer_config import TrainerConfig
+
+SECONDS = 600.0
+"""How long a tracker that does not answer is tried."""
+_FILES = ("job.json", "metrics.jsonl", "summary.json")
+_FOLDERS = ("evaluations/", "validations/", "trackers/", "tensorboard/", "wandb/")
+_WRITTEN = ("trackers", "tensorboard", "wandb")
+
+
+def track(run: str, console: Console) -> None:
+    """Send each tracker what it does not have; say where it shows the run.
+
+    Args:
+        run: the run's folder, or its address in an object store.
+        console: where the result is shown.
+
+    Raises:
+        RunError: OUTPUT_INVALID when there is no run, or it may not be read or written; STORAGE_UNREACHABLE when its
+            store, or UNEXPECTED when one of its trackers does not answer.
+    """
+    if not run.startswith("s3://"):
+        _send(RunFolder(run), run, console)
+        return
+    address = run.rstrip("/")
+    with scratch_folder("rft-track-") as scratch:
+        folder = RunFolder(scratch / "run")
+        store = ObjectStore()
+        try:
+            store.fetch(address, folder.path, lambda name: name in _FILES or name.startswith(_FOLDERS))
+            if not folder.summary.exists():
+                raise RunError(ExitCode.OUTPUT_INVALID, f"{address}: no run that has ended is stored there")
+            before = _files(folder.path)
+            try:
+                _send(folder, address, console)
+            finally:
+                for name, content in _files(folder.path).items():
+                    if before.get(name) != content:
+                        store.upload(folder.path / name, f"{address}/{name}")
+                for name in before.keys() - _files(folder.path).keys():
+                    store.delete(f"{address}/{name}")
+        except StorageError as error:
+            code = ExitCode.OUTPUT_INVALID if error.permanent else ExitCode.STORAGE_UNREACHABLE
+            raise RunError(code, str(error)) from error
+
+
+def _send(folder: RunFolder, address: str, console: Console) -> None:
+    if not folder.config.exists():
+        raise RunError(ExitCode.OUTPUT_INVALID, f"{address}: there is no run")
+    try:
+        trackers = distinct_trackers(read_document(folder.config, TrainerConfig).trackers)
+    except (OSError, ValueError) as error:
+        raise RunError(ExitCode.OUTPUT_INVALID, f"{folder.config}: {error}") from error
+    if not trackers:
+        raise RunError(ExitCode.OUTPUT_INVALID, f"{address}: this run has no trackers (spec.trackers)")
+    for tracker in trackers:
+        command = [sys.executable, "-m", "rft_trainer.trackers", str(folder.path), tracker.key]
+        subprocess.run([*command, "--seconds", str(SECONDS)], stdin=subprocess.DEVNULL, env=os.environ)
+    missing = list(missing_sentences(folder, trackers, address))
+    if missing:
+        raise RunError(ExitCode.UNEXPECTED, "; ".join(missing))
+    for tracker in trackers:
+        place = read_state(folder, tracker).address
+        line = f"{tracker.description} has all of this run{f': {place}' if place else ''}"
+        console.print(Text(line), soft_wrap=True)
+
+
+def _files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of each file that trackers write."""
+    found = {}
+    for path in (file for name in _WRITTEN for file in (folder / name).rglob("*") if file.is_file()):
+        status = path.stat()
+        found[path.relative_to(folder).as_posix()] = (status.st_size, status.st_mtime_ns)
+    return found
