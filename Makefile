@@ -75,14 +75,15 @@ images: ## build every container image: make images REGISTRY=registry.example.co
 
 # Versions in the existing file are kept. Without that file, the newest versions are taken.
 CUDA := trainer-image/requirements-cuda
+TRACKERS := --extra mlflow --extra tensorboard --extra wandb
 generate: install ## generate crds/, parts of the chart, pages of docs/reference and the CUDA image's requirements
 	@$(RUN) python -m rft_api.generate .
 	@$(RUN) python -m rft_charts.generate .
-	@$(UV) export --quiet --frozen --no-dev --no-emit-workspace --no-hashes --package rft-trainer \
+	@$(UV) export --quiet --frozen --no-dev --no-emit-workspace --no-hashes --package rft-trainer $(TRACKERS) \
 	  --output-file .cache/constraints.txt
 	@$(UV) pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --no-emit-index-url --custom-compile-command "make generate" --constraints .cache/constraints.txt \
-	  --extra hub --extra storage --no-emit-package rft-api --output-file $(CUDA).txt \
+	  --extra hub --extra storage $(TRACKERS) --no-emit-package rft-api --output-file $(CUDA).txt \
 	  api/pyproject.toml trainer-image/pyproject.toml $(CUDA).in > /dev/null
 
 # The packages that users get: all but rft-charts, which only generates files.

@@ -35,6 +35,7 @@ from rft_api.reward_function import (
 from rft_api.rft_job import Compute, RFTJob, RFTJobSpec
 from rft_api.sampling import EvaluationSettings, Sampling
 from rft_api.sources import Data, DataSource, WarmupSource
+from rft_api.trackers import Tracker
 from rft_api.training import DeepSpeed, Hyperparameters, Warmup
 from rft_api.tuning import Tuning
 
@@ -71,6 +72,7 @@ PLACES: dict[type[Model], Callable[[Any], Manifest]] = {
     Tuning: lambda part: manifest("RFTJob", {**JOB, "tuning": part}),
     DeepSpeed: lambda part: manifest("RFTJob", {**JOB, "compute": {"deepspeed": part}}),
     Compute: lambda part: manifest("RFTJob", {**JOB, "compute": part}),
+    Tracker: lambda part: manifest("RFTJob", {**JOB, "trackers": [part]}),
     RFTJobSpec: lambda part: manifest("RFTJob", part),
     PythonReward: lambda part: manifest("RewardFunction", {"python": part}),
     SourceFrom: lambda part: manifest("RewardFunction", {"python": {"sourceFrom": part}}),
@@ -152,6 +154,7 @@ WRONG_FIELDS = [
     ("RFTJob", ("compute",), {"gpuMemory": "80 GB"}, "spec.compute.gpuMemory"),
     ("RFTJob", ("compute",), {"gpuMemory": "80Mi"}, "must be at least 1Gi"),
     ("RFTJob", ("suspend",), "yes", "spec.suspend"),
+    ("RFTJob", ("trackers",), [{"mlflow": {"uri": "http://user:secret@mlflow"}}], "spec.trackers[0].mlflow.uri"),
     ("RFTJob", ("data",), {"train": []}, "should have at least 1 items"),
     ("RFTJob", ("data",), {**JOB["data"], "validationFraction": "0.9"}, "must be from 0.001 to 0.5"),
     ("RFTJob", ("data",), {"train": [{**LOGS, "invocationLog": {"from": "yesterday"}}]}, "invocationLog.from"),

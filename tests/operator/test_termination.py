@@ -13,6 +13,7 @@ from rft_api.summary import DataReport, Evaluation, Summary
 from rft_api.termination import (
     MAXIMUM_BYTES,
     Failure,
+    add_missing,
     failure_message,
     find_end,
     format_end,
@@ -22,7 +23,7 @@ from rft_api.termination import (
     parse_result,
     success_message,
 )
-from rft_operator.rft_job.results import describe_result
+from rft_operator.rft_job.results import describe_result, remarks
 
 
 def summary(components: int) -> Summary:
@@ -68,6 +69,21 @@ def test_a_result_names_inputs_that_have_changed_since():
     assert names[0].startswith("s3://data/0x")
     assert names[-1] == "and 35 more"
     assert "changedInputs" not in success_message(summary(components=1))
+
+
+def test_a_result_says_what_has_not_reached_trackers_as_far_as_there_is_room():
+    message = success_message(summary(components=1))
+    two = add_missing(message, ["1 lines have not\nreached MLflow", "2 lines have not reached W&B"])
+    assert remarks(parse_result(two)) == "1 lines have not reached MLflow. 2 lines have not reached W&B"
+    assert add_missing(message, []) == message
+    assert remarks(parse_result(message)) == ""
+    inputs = [f"s3://data/{number}" + "\N{SNOWMAN}" * 9000 for number in range(5)]
+    full = add_missing(success_message(summary(components=1), inputs), ["\N{SNOWMAN}" * 900] * 9)
+    assert len(full.encode()) <= MAXIMUM_BYTES
+    assert len(parse_result(full).changed_inputs) == 5
+    many = parse_result(add_missing(message, ["x" * 9000] * 9)).not_tracked
+    assert len(many) == 4
+    assert len(many[0]) < 600
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from support.patience import wait_until
-
 from rft_api.ports import free_port
+from support.patience import wait_until
 
 
 class TrackingServer:
@@ -28,8 +27,9 @@ class TrackingServer:
     def start(self) -> None:
         folder = self._folder
         command = [
-            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
-            "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"),
+            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
+            "--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
+            "--artifacts-destination", str(folder / "artifacts"),
         ]  # fmt: skip
         with (folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(

@@ -24,6 +24,7 @@ from rft_api.reward_function import (
 from rft_api.rft_job import Compute, RFTJob, RFTJobSpec
 from rft_api.sampling import EvaluationSettings, Sampling
 from rft_api.sources import Data, DataSource, WarmupSource
+from rft_api.trackers import Tracker
 from rft_api.training import DeepSpeed, Hyperparameters, Warmup
 from rft_api.tuning import Tuning
 
@@ -217,6 +218,8 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
         {**SPEC, "hyperparameters": {"importanceSampling": {"cap": "3"}}, "compute": {"gpusPerNode": 0}},
         "importanceSampling belongs to compute.rollouts.engine vLLM",
     ),
+    (Tracker, {"mlflow": {"uri": "http://m"}}, {}, "set exactly one of mlflow, wandb, tensorboard"),
+    (Tracker, {"tensorboard": {}}, {"tensorboard": {}, "wandb": {"project": "p"}}, "set exactly one of mlflow, wandb"),
     (PythonReward, {"source": "x"}, {}, "set exactly one of source, sourceFrom"),
     (SourceFrom, {"file": "reward.py"}, {"file": "a", "configMap": {"name": "c", "key": "k"}}, "configMap, file"),
     (PythonReward, {"source": "x"}, {"source": "x", "sourceFrom": {"configMap": {"name": "c", "key": "k"}}}, "exactly"),

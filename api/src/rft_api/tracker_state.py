@@ -71,12 +71,12 @@ def missing_sentences(folder: RunFolder, trackers: Sequence[Tracker], address: s
         except (OSError, ValueError) as error:
             state = TrackerState(identity="", problem=f"{folder.tracker(tracker.key)}: {error}")
         lines = _count_lines(folder, state.sent.bytes)
-        parts = [f"{lines} lines of metrics.jsonl"] if lines else []
+        parts = [f"{lines} line{'s' if lines > 1 else ''} of metrics.jsonl"] if lines else []
         if folder.summary.exists() and not state.has_result:
             parts.append("the result")
         if parts:
             reason = one_line(state.problem or "there was no time left", LONGEST_REASON)
-            verb = "have" if len(parts) > 1 or lines else "has"
+            verb = "have" if len(parts) > 1 or lines > 1 else "has"
             yield (
                 f"{' and '.join(parts)} {verb} not reached {tracker.description}: {reason}; 'rft track {address}' "
                 f"sends what is missing"

@@ -13,9 +13,7 @@ from rft_api.model import Location, Model, Rule
 from rft_api.quantities import Integer, exactly_one_of
 from rft_api.remote_reward import CredentialKey, check_url
 
-TrackerUrl = Annotated[
-    str, Field(max_length=2048, pattern=r"^https?://[^/@]+(/[^@]*)?$"), AfterValidator(check_url)
-]
+TrackerUrl = Annotated[str, Field(max_length=2048, pattern=r"^https?://[^/@]+(/[^@]*)?$"), AfterValidator(check_url)]
 """The address of a tracker's server. It is stored with the run and shown, so it holds no credentials."""
 
 Label = Annotated[str, Field(min_length=1, max_length=250, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -111,7 +109,9 @@ _PACKAGES = {"mlflow": "mlflow-skinny", "wandb": "wandb", "tensorboard": "tensor
 def missing_packages(trackers: Sequence[Tracker]) -> Iterator[tuple[Location, str]]:
     """Yield the place in `spec` of each tracker whose package is not installed, and what to do about it."""
     for index, tracker in enumerate(trackers):
-        if importlib.util.find_spec(tracker.kind) is None:
+        spec = importlib.util.find_spec(tracker.kind)
+        # A folder of this name in the working directory is no package, though it can be imported.
+        if spec is None or spec.origin is None:
             yield (
                 ("spec", "trackers", index, tracker.kind),
                 f"the package {_PACKAGES[tracker.kind]} is not installed with the trainer: run pip install "

@@ -7,7 +7,6 @@ from datetime import datetime
 
 from rft_api.bounds import POD_PLACES, pod_violations
 from rft_api.exit_codes import ExitCode, RunError
-from rft_api.foreign.text import one_line
 from rft_api.job_status import JobCheckpoint, JobProgress, JobResult, JobUsage, RFTJobStatus
 from rft_api.progress import HackingVerdict
 from rft_api.quantities import duration_seconds
@@ -41,7 +40,7 @@ from rft_operator.rft_job.plan_memory import (
     memory_finding,
     plan_planning_end,
 )
-from rft_operator.rft_job.results import describe_progress, describe_result, finish_progress
+from rft_operator.rft_job.results import describe_progress, describe_result, finish_progress, remarks
 from rft_operator.rft_job.run_state import RunFacts, RunState, awaited_objects, awaits_pod_status, decide_run_state
 from rft_operator.rft_job.usage import count_usage, price_usage, seconds_of_gpus
 from rft_operator.rft_job.world import RFTJobWorld
@@ -246,14 +245,8 @@ def _unfinished(newest: Attempt | None) -> Attempt | None:
 def _run_finding(state: RunState, world: RFTJobWorld) -> Finding:
     message = state.message
     run_result = _run_result(world)
-    if state.reason is Reason.SUCCEEDED and not message and run_result is not None and run_result.changed_inputs:
-        inputs = one_line(", ".join(run_result.changed_inputs))
-        message = (
-            f"the run had already ended, and the result is of what it measured then; these inputs have changed since: "
-            f"{inputs}. To measure what is there now, choose another spec.output"
-        )
-    if state.reason is Reason.SUCCEEDED and run_result is not None and run_result.not_tracked:
-        message = ". ".join([*([message] if message else []), *map(one_line, run_result.not_tracked)])
+    if state.reason is Reason.SUCCEEDED and not message and run_result is not None:
+        message = remarks(run_result)
     return Finding(ConditionType.SUCCEEDED, state.status, state.reason, message)
 
 

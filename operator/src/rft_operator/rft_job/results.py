@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from rft_api.foreign.text import one_line
 from rft_api.hub_address import HubAddress, parse_hub_address
 from rft_api.job_status import JobCheckpoint, JobProgress, JobResult
 from rft_api.progress import Progress
@@ -61,6 +62,18 @@ def describe_result(result: RunResult, output: str, model: str) -> tuple[JobResu
         if checkpoint.validation_reward is not None
     ]
     return described, checkpoints
+
+
+def remarks(result: RunResult) -> str:
+    """Return what the condition of a job that has succeeded says about its result; empty without anything to say."""
+    texts = [one_line(sentence) for sentence in result.not_tracked or []]
+    if result.changed_inputs:
+        texts.insert(
+            0,
+            f"the run had already ended, and the result is of what it measured then; these inputs have changed since: "
+            f"{one_line(', '.join(result.changed_inputs))}. To measure what is there now, choose another spec.output",
+        )
+    return ". ".join(texts)
 
 
 def _decimal(value: float | None) -> str | None:

@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not is_ours:
             log.warning("%s: another process is sending this run", tracker.description)
             return 1
-        return 0 if Follower(folder, config, tracker, _client(folder, tracker), ending).run() else 1
+        return 0 if Follower(folder, config, tracker, connect(folder, tracker), ending).run() else 1
 
 
 def _listen(folder: RunFolder, ending: Ending, seconds: float) -> None:
@@ -86,12 +86,16 @@ def _lock(folder: RunFolder, tracker: Tracker, ending: Ending) -> Iterator[bool]
                 return
 
 
-def _client(folder: RunFolder, tracker: Tracker) -> TrackerClient:
+def connect(folder: RunFolder, tracker: Tracker) -> TrackerClient:
     """The connection to a tracker; its package takes a while to import."""
     if tracker.mlflow is not None:
         from rft_trainer.trackers.mlflow import MLflowSender
 
         return MLflowSender(tracker.mlflow)
+    if tracker.wandb is not None:
+        from rft_trainer.trackers.wandb import WandbClient
+
+        return WandbClient(folder, tracker.wandb)
     from rft_trainer.trackers.tensorboard import TensorBoardClient
 
     return TensorBoardClient(folder)

@@ -142,6 +142,7 @@ class Follower:
         # The identity is stored before a tracker knows it.
         self._save()
         self._end: Position | None = None
+        self._has_result = False
 
     def run(self) -> bool:
         """Follow until the run has ended and all is sent, or the time has passed; return whether all is sent."""
@@ -176,17 +177,18 @@ class Follower:
             self._end = lines[-1].end
             if not self._client.answers_at_close:
                 self._save(sent=self._end, sending=None, problem=None)
-        result = None if self._state.has_result else read_result(self._folder, self._tracker.samples)
+        result = None if self._has_result else read_result(self._folder, self._tracker.samples)
         if result is not None:
             self._client.send_result(result)
-            self._save(has_result=not self._client.answers_at_close)
+            self._has_result = True
+            if not self._client.answers_at_close:
+                self._save(has_result=True)
 
     def _close(self) -> None:
         """End the connection; what was sent has arrived now."""
         assert self._end is not None  # it is open
         self._client.close(self._ending.code)
-        has_result = self._folder.summary.exists()
-        self._save(sent=self._end, sending=None, problem=None, has_result=has_result)
+        self._save(sent=self._end, sending=None, problem=None, has_result=self._has_result)
 
     def _open(self) -> Position:
         """Open the connection; return the place in metrics.jsonl up to which the tracker has it.
@@ -201,6 +203,7 @@ class Follower:
             fitting = [position for position in known if is_at(self._folder, position)]
             if contents.lines <= max(position.lines for position in fitting):
                 position = position_of(self._folder, contents.lines)
+                self._has_result = contents.has_result
                 self._save(
                     sent=position, sending=None, has_result=contents.has_result, address=contents.address, problem=None
                 )
@@ -214,6 +217,7 @@ class Follower:
             self._save(generation=self._state.generation + 1, sent=Position(), sending=None, has_result=False)
             contents = self._client.open(self._identity())
             if not contents.lines:
+                self._has_result = False
                 self._save(address=contents.address, problem=None)
                 return Position()
 

@@ -20,10 +20,11 @@ os.environ |= {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
-from mlflow import MlflowClient, MlflowException  # noqa: E402
-from mlflow.entities import Metric, Param, Run, RunStatus, RunTag  # noqa: E402
+from mlflow import MlflowClient, MlflowException
+from mlflow.entities import Metric, Param, Run, RunStatus, RunTag
 
 _IDENTITY, _GENERATION, _REPLACED, _TABLES = "rft.run", "rft.generation", "rft.replaced", "mlflow.loggedArtifacts"
 _MOST_POINTS = 900
@@ -34,7 +35,7 @@ _LONGEST_NAME = 250
 
 
 class MLflowSender:
-    """The run of MLflow that stands for a run. The metrics of a line are sent with one request, which takes all or none.
+    """The run of MLflow that stands for a run. The metrics of a line go with one request, which takes all or none.
 
     Args:
         tracker: the tracking server.
@@ -74,9 +75,7 @@ class MLflowSender:
         self._run = current.info.run_id
         self._tables = [table["path"] for table in parse_text(current.data.tags.get(_TABLES, "[]"))]
         self._client.update_run(self._run, RunStatus.to_string(RunStatus.RUNNING))
-        parameters = [
-            Param(_key(name), value[:_LONGEST_PARAMETER]) for name, value in run.parameters.items() if value
-        ]
+        parameters = [Param(_key(name), value[:_LONGEST_PARAMETER]) for name, value in run.parameters.items() if value]
         new = [parameter for parameter in parameters if parameter.key not in current.data.params]
         for start in range(0, len(new), _MOST_PARAMETERS):
             self._client.log_batch(self._run, params=new[start : start + _MOST_PARAMETERS])

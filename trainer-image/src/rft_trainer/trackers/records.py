@@ -92,7 +92,9 @@ def lines_from(folder: RunFolder, start: Position, samples: int) -> Iterator[Lin
         while (text := file.readline(_LARGEST_LINE)).endswith(b"\n"):
             digest.update(text)
             count, size = count + 1, size + len(text)
-            yield _line(folder, parse_text(text.decode()), samples, Position(lines=count, bytes=size, sha256=digest.hexdigest()))
+            yield _line(
+                folder, parse_text(text.decode()), samples, Position(lines=count, bytes=size, sha256=digest.hexdigest())
+            )
 
 
 def is_at(folder: RunFolder, position: Position) -> bool:
