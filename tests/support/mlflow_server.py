@@ -15,6 +15,10 @@ from rft_api.ports import free_port
 from support.patience import wait_until
 
 
+# Without the second one, it starts eight more processes, for what runs do not use.
+_SETTINGS = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
 class TrackingServer:
     """The server; `start` and `stop` can be repeated, and its data stays."""
 
@@ -34,7 +38,7 @@ class TrackingServer:
         with (folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+                env={**os.environ, **_SETTINGS},
             )  # fmt: skip
         wait_until(self._answers, explain=lambda: (folder / "server.log").read_text()[-2000:])
 

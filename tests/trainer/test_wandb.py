@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
-import pytest
 from support import wandb_files
 from support.finished_runs import write_metrics
+from support.patience import wait_until
 from support.tracked import curves, follow, points_of, tracked_run
 
 from rft_api.exit_codes import ExitCode
 from rft_api.ports import free_port
-from rft_api.tracker_state import missing_sentences
-from rft_trainer.trackers.__main__ import connect
+from rft_api.tracker_state import Position, missing_sentences, read_state
 
 OFFLINE = {"wandb": {"project": "amounts", "mode": "Offline"}}
 
@@ -44,17 +45,15 @@ def test_the_files_have_every_point_once_with_configuration_result_and_samples(t
 
 def test_a_process_that_ends_in_the_middle_leaves_nothing_behind_that_is_sent_twice(tmp_path):
     folder, [tracker] = tracked_run(tmp_path / "run", OFFLINE)
-    client = connect(folder, tracker)
-
-    class Killed(BaseException):
-        pass
-
-    def end(result):
-        raise Killed
-
-    client.send_result = end
-    with pytest.raises(Killed):
-        follow(folder, tracker, client)
+    summary = folder.summary.read_bytes()
+    folder.summary.unlink()
+    command = [sys.executable, "-m", "rft_trainer.trackers", str(folder.path), tracker.key]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    # It has been given all lines, and waits for more.
+    wait_until(lambda: (read_state(folder, tracker).sending or Position()).lines == 67, watch=lambda: None)
+    process.kill()
+    process.wait()
+    folder.summary.write_bytes(summary)
     [sentence] = missing_sentences(folder, [tracker], "RUN")
     assert sentence.startswith("67 lines of metrics.jsonl and the result have not reached Weights & Biases (offline): ")
     assert follow(folder, tracker)

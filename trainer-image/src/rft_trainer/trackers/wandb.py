@@ -114,6 +114,7 @@ class WandbClient:
             finish_timeout=_FINISH_SECONDS,
             finish_timeout_raises=True,
             x_disable_stats=True,
+            x_save_requirements=False,
             x_disable_meta=True,
             x_disable_machine_info=True,
             **given,
