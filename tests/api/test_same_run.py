@@ -82,6 +82,7 @@ CHANGES: list[tuple[str, Any, list[str]]] = [
     ("compute.gradientCheckpointing", True, []),
     ("checkpoints.interval", 5, []),
     ("checkpoints.keep", 2, []),
+    ("trackers", [{"tensorboard": {}}], []),
     ("preflight.action", "Warn", []),
     ("suspend", True, []),
     ("limits.retries", 9, []),

@@ -14,7 +14,6 @@ from pathlib import Path
 from rft_api.ports import free_port
 from support.patience import wait_until
 
-
 # Without the second one, it starts eight more processes, for what runs do not use.
 _SETTINGS = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 

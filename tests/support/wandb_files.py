@@ -49,7 +49,8 @@ def points(file: Path) -> dict[str, list[tuple[int, float]]]:
     found = defaultdict(list)
     for row in rows(file):
         for name, value in row.items():
-            if not name.startswith("_") and name != "step" and isinstance(value, (int, float)):
+            # Those of samples are the sizes of tables.
+            if not name.startswith(("_", "samples/")) and name != "step" and isinstance(value, (int, float)):
                 found[name].append((row["step"], float(value)))
     return found
 

@@ -195,10 +195,10 @@ def test_what_a_tracker_that_is_away_has_missed_is_said_and_sent_later(tmp_path,
         server.stop()
         assert not follow(folder, tracker)
         [sentence] = missing_sentences(folder, [tracker], "RUN")
-        assert sentence.startswith(
-            f"67 lines of metrics.jsonl and the result have not reached MLflow at {server.url}: "
+        said = (
+            f"67 lines of metrics.jsonl and the result have not reached MLflow at {server.url}; 'rft track RUN' sends"
         )
-        assert sentence.endswith("'rft track RUN' sends what is missing")
+        assert sentence.startswith(f"{said} what is missing. The reason: API request to {server.url}")
         assert "\n" not in sentence
         server.start()
         done = subprocess.run(

@@ -55,8 +55,8 @@ def test_a_process_that_ends_in_the_middle_leaves_nothing_behind_that_is_sent_tw
     process.wait()
     folder.summary.write_bytes(summary)
     [sentence] = missing_sentences(folder, [tracker], "RUN")
-    assert sentence.startswith("67 lines of metrics.jsonl and the result have not reached Weights & Biases (offline): ")
-    assert follow(folder, tracker)
+    assert sentence.startswith("67 lines of metrics.jsonl and the result have not reached Weights & Biases (offline); ")
+    assert follow(folder, tracker), read_state(folder, tracker).problem
     assert curves(wandb_files.points(written(folder))) == curves(points_of(folder))
 
 

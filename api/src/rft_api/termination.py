@@ -33,7 +33,7 @@ LONGEST_INPUT = 200
 """Characters of the name of an input in a termination message."""
 
 KEPT_TRACKERS = 4
-LONGEST_SENTENCE = 500
+LONGEST_SENTENCE = 900
 """Characters of a sentence about a tracker in a termination message."""
 
 _REVISION = re.compile(r"[0-9A-Za-z._-]{1,64}")

@@ -77,9 +77,10 @@ def missing_sentences(folder: RunFolder, trackers: Sequence[Tracker], address: s
         if parts:
             reason = one_line(state.problem or "there was no time left", LONGEST_REASON)
             verb = "have" if len(parts) > 1 or lines > 1 else "has"
+            # The reason is the last, because a sentence that is too long for its place loses its end.
             yield (
-                f"{' and '.join(parts)} {verb} not reached {tracker.description}: {reason}; 'rft track {address}' "
-                f"sends what is missing"
+                f"{' and '.join(parts)} {verb} not reached {tracker.description}; 'rft track {address}' sends what is "
+                f"missing. The reason: {reason}"
             )
 
 

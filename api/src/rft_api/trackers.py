@@ -26,7 +26,7 @@ class MLflowTracker(Model):
     """A tracking server of MLflow."""
 
     uri: TrackerUrl
-    """Address of the tracking server, such as http://mlflow:5000."""
+    """Address of the tracking server, such as https://mlflow.example.com."""
     experiment: Label = "rft"
     """Name of the experiment. It is created if it does not exist."""
     run_name: Label | None = None

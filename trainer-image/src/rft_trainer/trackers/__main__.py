@@ -46,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(5)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # what it says is in the errors of its users
     folder = RunFolder(options.folder)
     config = read_document(folder.config, TrainerConfig)
     tracker = next(tracker for tracker in config.trackers if tracker.key == options.key)
