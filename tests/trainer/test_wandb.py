@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -38,7 +39,7 @@ def test_the_files_have_every_point_once_with_configuration_result_and_samples(t
     rows = wandb_files.rows(file)
     assert [row["_step"] for row in rows] == list(range(68))
     assert rows[-1]["result/tuned/reward"] == 0.75
-    table = json.loads((file.parent / "files" / rows[-1]["samples/before-and-after"]["path"]).read_text())
+    table = json.loads((file.parent / "files" / rows[-1]["samples/before-and-after/path"]).read_text())
     assert table["data"][3][3:] == ["It cost 3 dollars, I think.", 0.5, '{"value": "3", "unit": "$"}', 0.0]
     assert not list(missing_sentences(folder, [tracker], "RUN"))
 
@@ -48,7 +49,9 @@ def test_a_process_that_ends_in_the_middle_leaves_nothing_behind_that_is_sent_tw
     summary = folder.summary.read_bytes()
     folder.summary.unlink()
     command = [sys.executable, "-m", "rft_trainer.trackers", str(folder.path), tracker.key]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    # Processes do not share the one that sends for them, as those of one trainer never do.
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
     # It has been given all lines, and waits for more.
     wait_until(lambda: (read_state(folder, tracker).sending or Position()).lines == 67, watch=lambda: None)
     process.kill()
@@ -56,7 +59,7 @@ def test_a_process_that_ends_in_the_middle_leaves_nothing_behind_that_is_sent_tw
     folder.summary.write_bytes(summary)
     [sentence] = missing_sentences(folder, [tracker], "RUN")
     assert sentence.startswith("67 lines of metrics.jsonl and the result have not reached Weights & Biases (offline); ")
-    assert follow(folder, tracker), read_state(folder, tracker).problem
+    subprocess.run(command, stdin=subprocess.DEVNULL, env=environment, check=True)
     assert curves(wandb_files.points(written(folder))) == curves(points_of(folder))
 
 
