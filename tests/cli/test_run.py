@@ -223,6 +223,13 @@ def test_a_run_that_is_stopped_goes_on_and_ends_with_its_result(folder, started,
     change(folder, "metadata: {name: brief}\nspec:\n", "metadata: {name: brief}\nspec:\n  timeout: 5m\n")
     assert rft("run", folder / "job.yaml").returncode == 0
 
+    # A tracker that it gets afterwards is sent everything.
+    change(folder, "output: {uri: out}", "output: {uri: out}\n  trackers: [{tensorboard: {}}]")
+    said = f"lines of metrics.jsonl and the result have not reached TensorBoard; 'rft track {out.path}' sends what is"
+    assert said in rft("run", folder / "job.yaml").stdout
+    assert "TensorBoard has all of this run" in rft("track", out.path).stdout
+    assert said not in rft("run", folder / "job.yaml").stdout
+
     # Another configuration is not mixed in.
     change(folder, '"1e-3"', '"1e-4"')
     change(folder, "right + digits", "2 * right + digits")

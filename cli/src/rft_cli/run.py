@@ -46,6 +46,7 @@ from rft_cli.local_rewards import local_reward_errors
 from rft_cli.processes import LOG_LINES, Program, RewardServer
 from rft_cli.report import read_model, report
 from rft_cli.result_line import final_line
+from rft_cli.track import take_over_trackers
 
 POLL_SECONDS = 0.5
 _STALE = """\
@@ -92,6 +93,7 @@ def run(files: Sequence[Path], job_name: str | None, output: Path | None) -> Non
         if not folder.summary.exists():
             _train(job, functions, places, folder, console)
         else:
+            take_over_trackers(folder, job.spec.trackers)
             console.print(f"This run is finished; here is its report. Folder: {folder.path}", soft_wrap=True)
             try:
                 changes = _compare_inputs(_render(job, functions, places, []), folder, console)

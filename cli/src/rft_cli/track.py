@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.files import atomic_write
 from rft_api.foreign.files import read_document
 from rft_api.run_folder import RunFolder
 from rft_api.scratch import scratch_folder
 from rft_api.storage import ObjectStore
 from rft_api.storage_error import StorageError
 from rft_api.tracker_state import missing_sentences, read_state
-from rft_api.trackers import distinct_trackers
+from rft_api.trackers import Tracker, distinct_trackers
 from rft_api.trainer_config import TrainerConfig
+from rft_cli.report import read_model
 
 SECONDS = 600.0
 """How long a tracker that does not answer is tried."""
@@ -61,6 +64,14 @@ def track(run: str, console: Console) -> None:
         except StorageError as error:
             code = ExitCode.OUTPUT_INVALID if error.permanent else ExitCode.STORAGE_UNREACHABLE
             raise RunError(code, str(error)) from error
+
+
+def take_over_trackers(folder: RunFolder, trackers: Sequence[Tracker]) -> None:
+    """Have a run that has ended be sent to the trackers that its manifest names now."""
+    config = read_model(folder.config, TrainerConfig)
+    if config is not None and config.trackers != trackers:
+        changed = config.model_copy(update={"trackers": trackers})
+        atomic_write(folder.config, changed.model_dump_json(by_alias=True, indent=2) + "\n")
 
 
 def _send(folder: RunFolder, address: str, console: Console) -> None:

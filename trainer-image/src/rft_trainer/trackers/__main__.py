@@ -90,9 +90,9 @@ def _lock(folder: RunFolder, tracker: Tracker, ending: Ending) -> Iterator[bool]
 def connect(folder: RunFolder, tracker: Tracker) -> TrackerClient:
     """The connection to a tracker; its package takes a while to import."""
     if tracker.mlflow is not None:
-        from rft_trainer.trackers.mlflow import MLflowSender
+        from rft_trainer.trackers.mlflow import MLflowTrackingClient
 
-        return MLflowSender(tracker.mlflow)
+        return MLflowTrackingClient(tracker.mlflow)
     if tracker.wandb is not None:
         from rft_trainer.trackers.wandb import WandbClient
 

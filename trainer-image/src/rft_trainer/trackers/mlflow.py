@@ -34,7 +34,7 @@ _LONGEST_PARAMETER = 6000
 _LONGEST_NAME = 250
 
 
-class MLflowSender:
+class MLflowTrackingClient:
     """The run of MLflow that stands for a run. The metrics of a line go with one request, which takes all or none.
 
     Args:

@@ -84,7 +84,7 @@ def lines_from(folder: RunFolder, start: Position, samples: int) -> Iterator[Lin
         ValueError: when a line is none.
         OSError: when a file cannot be read.
     """
-    if not folder.metrics.exists():
+    if not folder.metrics.exists() or folder.metrics.stat().st_size <= start.bytes:
         return
     digest, count, size = _digest(folder, start.bytes), start.lines, start.bytes
     with open_file(folder.metrics) as file:
