@@ -6,7 +6,6 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +20,8 @@ from cluster.control_plane import Cluster
 from cluster.kubectl import CRDS, Kubectl
 from support.counting_proxy import CountingProxy
 from support.finished_runs import write_run
-from support.patience import PATIENCE_SECONDS, wait_until
+from support.patience import wait_until
+from support.rft_program import RftProgram
 
 from rft_api.render import RewardAddress, render_trainer_config
 from rft_api.resumable_upload import PART_BYTES
@@ -219,36 +219,27 @@ def test_of_a_folder_of_data_the_files_that_are_read_are_uploaded(rft, project, 
     assert [file.name for file in Path(config.data.train[0].uri).iterdir()] == ["train.jsonl"]
 
 
-def test_an_interrupted_upload_goes_on(project, s3, monkeypatch):
+def test_an_interrupted_upload_goes_on(rft, project, s3, monkeypatch):
     proxy = CountingProxy(int(s3.url.rpartition(":")[2]))
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
-    command = [sys.executable, "-m", "rft_cli.main", "submit", str(project.manifest), "--detach"]
     proxy.limit = 3 * PART_BYTES
-    # A shell starts what runs in its background with SIGINT ignored, and Python leaves that so.
-    reset = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    code = reset + f"sys.argv = {command[2:]!r}; from rft_cli.main import app; app()"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        wait_until(lambda: proxy.is_holding or process.poll() is not None, lambda: proxy.sent)
-        assert process.poll() is None, process.communicate()
-        process.send_signal(signal.SIGINT)
-        proxy.limit, sent = None, proxy.sent
-        _, errors = process.communicate(timeout=PATIENCE_SECONDS)
-    finally:
-        process.kill()
-        process.communicate()
-    assert process.returncode == 75, errors
-    assert errors.endswith("the same command goes on from there.\n")
+    with RftProgram("submit", project.manifest, "--detach") as program:
+        wait_until(lambda: proxy.is_holding or program.has_ended, lambda: proxy.sent)
+        assert not program.has_ended, program.errors
+        program.interrupt()
+        proxy.limit = None
+        assert program.finish() == 75, program.errors
+        assert program.errors.endswith("the same command goes on from there.\n")
     assert "model/model.safetensors" not in project.uploads()
     assert "digits" not in project.kubectl("get", "rftjobs", f"--namespace={project.namespace}")
     sent = proxy.sent
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = rft("submit", project.manifest, "--detach")
     assert done.returncode == 0, done.stderr
     whole = project.folder / "model" / "model.safetensors"
     assert project.uploads()["model/model.safetensors"].read_bytes() == whole.read_bytes()
     assert proxy.sent - sent < whole.stat().st_size - PART_BYTES  # some parts were there already
     sent = proxy.sent
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert rft("submit", project.manifest, "--detach").returncode == 0
     assert proxy.sent - sent < 100_000
     proxy.close()
 
@@ -403,30 +394,56 @@ def test_a_job_is_cancelled_and_resumed(rft, project):
     assert "has ended already: Succeeded" in ended.stderr
 
 
-def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(project):
-    code = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        f"sys.argv = ['rft', 'submit', {str(project.manifest)!r}]; from rft_cli.main import app; app()"
-    )
-    command = [sys.executable, "-u", "-c", code]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "starting" in line:
-                break
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=PATIENCE_SECONDS)
-    finally:
-        process.kill()
-        process.communicate()
-    assert process.returncode == 75, errors
-    assert f"RFTJob digits goes on in namespace {project.namespace} of context test." in errors
-    assert "rft logs digits" in errors
-    assert "suspend" in project.job()["spec"]
+def stand_in(project: Project, words: str) -> None:
+    """Has a shell run some words before kubectl does what it is asked for, or in its place."""
+    kubectl = project.folder.parent / "bin" / "kubectl"
+    kubectl.unlink()
+    kubectl.write_text(f'#!/bin/sh\n{words}\nexec {project.kubectl.binary} "$@"\n')
+    kubectl.chmod(0o755)
 
 
-def test_logs_are_those_of_the_newest_attempt(rft, project, cluster):
+def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(rft, project):
+    with RftProgram("submit", project.manifest, "--context", "test") as program:
+        program.wait_for("starting")
+        program.interrupt()
+        assert program.finish() == 75, program.errors
+        errors = program.errors
+    assert f"RFTJob digits goes on in namespace {project.namespace} of context test.\n" in errors
+    for command in (["jobs"], ["logs", "digits"], ["cancel", "digits"]):
+        command += ["-n", project.namespace, "--context=test"]
+        assert f"rft {' '.join(command)} " in errors
+    assert rft(*command).returncode == 0
+    assert project.job()["spec"]["suspend"] is True
+
+
+def test_ctrl_c_while_objects_are_applied_says_which_one_may_be_there(rft, project):
+    reached = project.folder / "reached"
+    # The third object is the job: it only says that it has come so far.
+    words = f"""case "$*" in
+    *--dry-run*) ;;
+    apply*) touch "{project.folder}/applied-$$"
+        if [ "$(ls {project.folder}/applied-* | wc -l)" = 3 ]; then touch {reached}; exec sleep infinity; fi ;;
+esac"""
+    stand_in(project, words)
+    with RftProgram("submit", project.manifest) as program:
+        wait_until(lambda: reached.exists() or program.has_ended, lambda: program.output)
+        assert not program.has_ended, program.errors
+        program.interrupt()
+        assert program.finish() == 75, program.errors
+        assert "RewardFunction share: created" in program.output
+        said = "Stopped while RFTJob digits was applied, which may be there now or not: see rft jobs "
+        assert f"{said}-n {project.namespace}. The same command goes on from there." in program.errors
+    assert rft("submit", project.manifest, "--detach").stdout.endswith("stops it.\n")
+
+
+def test_logs_are_those_of_the_newest_attempt(rft, project):
+    def write_container(pod: str, **states: Any) -> None:
+        """Writes what a kubelet says of the trainer's container."""
+        container = {"name": "trainer", "image": "", "imageID": "", "ready": False, "restartCount": 0, **states}
+        patch = json.dumps({"status": {"containerStatuses": [container]}})
+        place = [f"--namespace={project.namespace}", "--subresource=status", "--type=merge"]
+        project.kubectl("patch", "pod", pod, *place, f"--patch={patch}")
+
     assert rft("submit", project.manifest, "--detach").returncode == 0
     result = rft("logs", "digits")
     assert result.returncode == 10
@@ -444,13 +461,13 @@ def test_logs_are_those_of_the_newest_attempt(rft, project, cluster):
         }  # fmt: skip
         project.kubectl.apply(pod, namespace=project.namespace)
     # No kubelet runs, so a program stands for `kubectl logs` that says what it is asked for.
-    kubectl = project.folder.parent / "bin" / "kubectl"
-    kubectl.unlink()
-    words = """#!/bin/sh
-if [ "$1" = logs ]; then echo "$@"; printf '\\033[31mred\\n'; else exec BINARY "$@"; fi
-"""
-    kubectl.write_text(words.replace("BINARY", str(cluster.kubectl.binary)))
-    kubectl.chmod(0o755)
+    stand_in(project, """[ "$1" = logs ] && echo "$@" && printf '\\033[31mred\\n' && exit""")
+    write_container("pod-10", state={"waiting": {"reason": "ContainerCreating"}})
+    project.write_status("Starting", message="pods are starting")
+    early = rft("logs", "digits")
+    assert early.returncode == 10
+    assert "pod-10, whose trainer has not started, so there is no log: Starting: pods are starting" in early.stderr
+    write_container("pod-10", state={"running": {"startedAt": "2026-01-01T00:00:00Z"}})
     log = rft("logs", "digits", "-f")
     assert log.returncode == 0, log.stderr
     asked, red = log.stdout.splitlines()

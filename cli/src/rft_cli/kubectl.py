@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -90,6 +91,15 @@ class Kubectl:
             raise
         except KubectlError as error:
             raise KubectlError(_explain_refusal(error.message, self.context)) from None
+
+    @property
+    def flags(self) -> str:
+        """The options with which another command of rft, or kubectl, finds the same namespace, as a shell takes them.
+
+        They state the context and the kubeconfig where the user has: without these, a command that is copied from a
+        message would mean an object of the same name in another cluster.
+        """
+        return shlex.join(["-n", self.namespace, *self._options])
 
     def find(self, documents: Sequence[Json]) -> list[Json]:
         """Return those of the objects, by their kinds, namespaces and names, that exist.

@@ -24,7 +24,7 @@ from rft_cli.run import choose_job
 from rft_cli.submit.digests import known_digests
 from rft_cli.submit.follow import follow, print_result
 from rft_cli.submit.inputs import find_inputs
-from rft_cli.submit.objects import apply_step, plan_objects
+from rft_cli.submit.objects import Step, apply_step, plan_objects
 from rft_cli.submit.plan import (
     LocalInput,
     UploadPlan,
@@ -37,6 +37,8 @@ from rft_cli.submit.plan import (
 from rft_cli.submit.uploads import missing_uploads, shown_bytes, upload_all
 
 _CONFIG_MAP = "ConfigMap"
+_DONE = {"create": "created", "change": "changed", "replace": "deleted and created", "keep": "unchanged"}
+"""What is printed for each action."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,11 @@ def submit(files: Sequence[Path], options: Options) -> None:
     except KeyboardInterrupt:
         text = "Stopped. Nothing was applied. What is uploaded stays, and the same command goes on from there."
         raise RunError(ExitCode.INTERRUPTED, text) from None
-    for step in steps:
-        apply_step(kubectl, step)
-        words = {"create": "created", "change": "changed", "replace": "deleted and created", "keep": "unchanged"}
-        console.print(f"{step.title}: {words[step.action]}", highlight=False)
+    _apply(kubectl, steps, console)
+    flags = kubectl.flags
     come_back = (
-        f"The same command, or rft jobs and rft logs {name}, -n {kubectl.namespace}, show it; rft cancel stops it."
+        f"The same command shows it again, and rft jobs {flags} its state.\n"
+        f"rft logs {name} {flags} shows its log, and rft cancel {name} {flags} stops it."
     )
     if options.detach:
         console.print(come_back, highlight=False, soft_wrap=True)
@@ -92,7 +93,7 @@ def submit(files: Sequence[Path], options: Options) -> None:
     try:
         status = follow(kubectl, name, output, console)
     except KeyboardInterrupt:
-        text = f"RFTJob {name} goes on in namespace {kubectl.namespace} of context {kubectl.context}. {come_back}"
+        text = f"RFTJob {name} goes on in namespace {kubectl.namespace} of context {kubectl.context}.\n{come_back}"
         raise RunError(ExitCode.INTERRUPTED, text) from None
     print_result(name, status, output, console)
 
@@ -217,3 +218,21 @@ def _upload(plan: UploadPlan, console: Console) -> None:
     total = sum(upload.size for upload in missing) / 1e6
     console.print(f"Uploading {len(missing)} of {files}, {total:,.1f} MB.", highlight=False)
     upload_all(store, missing, console)
+
+
+def _apply(kubectl: Kubectl, steps: Sequence[Step], console: Console) -> None:
+    """Apply the objects, and print what was done for each.
+
+    Raises:
+        RunError: when the API server refuses an object; INTERRUPTED after Ctrl-C.
+    """
+    for step in steps:
+        try:
+            apply_step(kubectl, step)
+        except KeyboardInterrupt:
+            text = (
+                f"Stopped while {step.title} was applied, which may be there now or not: see rft jobs "
+                f"{kubectl.flags}. The same command goes on from there."
+            )
+            raise RunError(ExitCode.INTERRUPTED, text) from None
+        console.print(f"{step.title}: {_DONE[step.action]}", highlight=False)

@@ -58,7 +58,7 @@ def follow(kubectl: Kubectl, name: str, output: str, console: Console) -> RFTJob
         )
     if end.status == "False":
         text = f"{place} has ended without a result: {end.reason}: {end.message}".rstrip(": ")
-        text += f"\nrft logs {name} -n {kubectl.namespace} shows its log."
+        text += f"\nrft logs {name} {kubectl.flags} shows its log."
         code = exit_code(end.reason)
         if not code.permanent:
             text += (

@@ -60,13 +60,12 @@ def print_log(kubectl: Kubectl, name: str, follow: bool) -> None:
     place = f"--namespace={kubectl.namespace}"
     selector = f"--selector={COMPONENT}={TRAINER},{OWNER}={name},{COMPLETION_INDEX}=0"
     pods = parse_bounded(kubectl("get", "pods", place, selector, "--output=json"))["items"]
-    if not pods:
+    pod = max(pods, key=_age, default=None)
+    if pod is None or not _has_started(pod):
+        what = "no pod of a trainer" if pod is None else f"pod {pod['metadata']['name']}, whose trainer has not started"
         state = describe_state(_find(kubectl, name))
-        raise RunError(
-            ExitCode.CONFIGURATION_INVALID, f"RFTJob {name} has no pod of a trainer, so there is no log: {state}"
-        )
-    pod = max(pods, key=_age)["metadata"]["name"]
-    arguments = ["logs", pod, place, f"--container={TRAINER}", *(["--follow"] if follow else [])]
+        raise RunError(ExitCode.CONFIGURATION_INVALID, f"RFTJob {name} has {what}, so there is no log: {state}")
+    arguments = ["logs", pod["metadata"]["name"], place, f"--container={TRAINER}", *(["--follow"] if follow else [])]
     with kubectl.output_of(*arguments) as output:
         for line in _lines(output):
             print(printable(line), flush=follow)
@@ -88,7 +87,7 @@ def cancel_job(kubectl: Kubectl, name: str) -> str:
     return (
         f"{place} is suspended: its pods save a checkpoint within ten minutes and end, and its GPUs are free then.\n"
         f"What it has written stays in {one_line(job['spec']['output']['uri'])}. The same rft submit resumes it from "
-        f"the checkpoint;\nkubectl delete rftjob {name} -n {kubectl.namespace} ends it for good, and leaves the files."
+        f"the checkpoint;\nkubectl delete rftjob {name} {kubectl.flags} ends it for good, and leaves the files."
     )
 
 
@@ -104,7 +103,7 @@ def _find(kubectl: Kubectl, name: str) -> Json:
     job = kubectl.get("rftjobs.rft.dev", name)
     if job is None:
         text = f"there is no RFTJob {name} in namespace {kubectl.namespace} of context {kubectl.context}"
-        raise RunError(ExitCode.CONFIGURATION_INVALID, f"{text}; rft jobs lists those that are there")
+        raise RunError(ExitCode.CONFIGURATION_INVALID, f"{text}; rft jobs {kubectl.flags} lists those that are there")
     return job
 
 
@@ -127,6 +126,14 @@ def _row(job: Json) -> list[str]:
 def _age(pod: Json) -> tuple[int, str]:
     metadata = pod["metadata"]
     return int(metadata["labels"].get(ATTEMPT, "0")), metadata["creationTimestamp"]
+
+
+def _has_started(pod: Json) -> bool:
+    """Return whether the container of the trainer runs, or has run; before that, there is nothing to read."""
+    for container in pod.get("status", {}).get("containerStatuses", []):
+        if container["name"] == TRAINER:
+            return bool(container.get("state", {}).keys() & {"running", "terminated"} or container.get("lastState"))
+    return False
 
 
 def _lines(output: IO[bytes]) -> Iterator[str]:

@@ -67,7 +67,7 @@ def plan_objects(kubectl: Kubectl, documents: Sequence[Json], *, replace: bool) 
         if before is None:
             steps.append(Step("create", document))
             continue
-        action, refusal = _decide(before, document, after, replace)
+        action, refusal = _decide(before, document, after, replace, kubectl.flags)
         steps.append(Step(action, document))
         if refusal:
             refusals.append(refusal)
@@ -90,7 +90,7 @@ def apply_step(kubectl: Kubectl, step: Step) -> None:
     kubectl.apply(step.document)
 
 
-def _decide(before: Json, document: Json, after: Json, replace: bool) -> tuple[Action, str]:
+def _decide(before: Json, document: Json, after: Json, replace: bool, flags: str) -> tuple[Action, str]:
     """Return what is done for an object that exists, and why it is refused, if it is.
 
     Args:
@@ -98,6 +98,7 @@ def _decide(before: Json, document: Json, after: Json, replace: bool) -> tuple[A
         document: what is submitted.
         after: what the API server would store.
         replace: as for `plan_objects`.
+        flags: those of the cluster and the namespace, for commands that are recommended.
     """
     if replace and before["kind"] == "RFTJob" and end_of(before) is not None:
         return "replace", ""  # also an equal one, which resumes its run
@@ -107,7 +108,7 @@ def _decide(before: Json, document: Json, after: Json, replace: bool) -> tuple[A
         return "keep", ""
     differs = f"{title(before)} exists already, and differs:\n"
     if before["kind"] == "RFTJob":
-        return _decide_on_job(before, document, changes, differs)
+        return _decide_on_job(before, document, changes, differs, flags)
     if not replace:
         uses = " Jobs that use it now would get the new one." if before["kind"] == "RewardFunction" else ""
         return "keep", f"{differs}{_listing(changes)}\nGive it another name, or change it with --replace.{uses}"
@@ -119,7 +120,9 @@ def _decide(before: Json, document: Json, after: Json, replace: bool) -> tuple[A
     return "change", ""
 
 
-def _decide_on_job(before: Json, document: Json, changes: Sequence[Change], differs: str) -> tuple[Action, str]:
+def _decide_on_job(
+    before: Json, document: Json, changes: Sequence[Change], differs: str, flags: str
+) -> tuple[Action, str]:
     try:
         started_with = RFTJobSpec.model_validate(before["spec"])
         of_run = changes_of_job(started_with, RFTJobSpec.model_validate(document["spec"]))
@@ -128,7 +131,8 @@ def _decide_on_job(before: Json, document: Json, changes: Sequence[Change], diff
     if not of_run:
         return "change", ""  # such as suspend and limits, which may change at any time
     if end_of(before) is None:
-        hint = f"It has not ended: rft cancel {before['metadata']['name']} stops it. Give this one another name."
+        name = before["metadata"]["name"]
+        hint = f"It has not ended: rft cancel {name} {flags} stops it. Give this one another name."
     else:
         hint = "It has ended. Give this one another name, or delete that one by --replace, with the endpoint it owns."
     return "keep", f"{differs}{_listing(of_run)}\n{hint}"
