@@ -167,6 +167,10 @@ def test_the_progress_of_a_job_in_a_cluster():
     assert (progress.phase, progress.message) == ("Training", "")
     assert (progress.done, progress.planned, progress.unit, progress.total_steps) == (3, 8, "steps", 8)
     assert (progress.reward, progress.eta_seconds) == (0.5, 65)
+    for message, shown in (("Training", ""), ("Training: saving", "saving"), ("waiting for pods", "waiting for pods")):
+        running = status("Running", message=message, progress={"phase": "Training", "step": 3, "totalSteps": 8})
+        progress = progress_of(RFTJobStatus.model_validate(running))
+        assert (progress.phase, progress.message) == ("Training", shown)
     waiting = progress_of(RFTJobStatus.model_validate(status("WaitingForRewards", message="amount is not Ready")))
     assert (waiting.phase, waiting.message) == ("Starting", "WaitingForRewards: amount is not Ready")
     assert progress_of(RFTJobStatus()).message == "waiting for the operator"

@@ -52,9 +52,13 @@ def exit_code(reason: str) -> ExitCode:
 def progress_of(status: RFTJobStatus) -> Progress:
     """Return the progress that a status states, with what the job waits for as its message."""
     stated, condition = status.progress or JobProgress(), condition_of(status)
-    message = "waiting for the operator" if condition is None else ""
     is_running = condition is not None and condition.reason == _RUNNING
-    if condition is not None and not (is_running and not condition.message):
+    if condition is None:
+        message = "waiting for the operator"
+    elif is_running:  # the message begins with the phase, which is shown in words of its own
+        first, _, rest = condition.message.partition(": ")
+        message = rest if first == stated.phase else condition.message
+    else:
         message = f"{condition.reason}: {condition.message}".rstrip(": ")
     # A job that waits or is tried again still has the phase of its last attempt.
     is_current = is_running or (condition is not None and condition.status != "Unknown")
