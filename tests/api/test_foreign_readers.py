@@ -45,7 +45,8 @@ _ALLOWED = {
     "gateway files.checker _find_problems orjson.loads": "the answer of the gateway's own process",
     "gateway large_bodies _read_elsewhere orjson.loads": "the answer of the gateway's own process",
     "gateway requests parse_body orjson.loads": "a request, whose bytes and values are limited",
-    "gateway proxy _pass_document orjson.loads": "an answer that has been read to a limit",
+    "gateway large_bodies _parse_answer orjson.loads": "an answer whose bytes and values are limited",
+    "gateway logs.record conversation_line orjson.loads": "an answer that has been parsed before, within limits",
     "gateway server_errors _stated_error orjson.loads": "an answer that has been read to a limit",
     "gateway streams _parse orjson.loads": "an event of a limited size",
     # operator

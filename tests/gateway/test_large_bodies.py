@@ -1,4 +1,4 @@
-"""Large bodies: another process reads them as the gateway would, and the gateway survives it."""
+"""Large bodies and answers: another process reads them as the gateway would, and the gateway survives it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from support.patience import PATIENCE_SECONDS, wait_until
 from rft_gateway.errors import ApiError
 from rft_gateway.large_bodies import LARGE_BYTES, LARGE_VALUES, NICENESS, LargeBodies, serve
 from rft_gateway.requests import Api, read_call
+from rft_gateway.usage import Usage
 
 CHAT = "/v1/chat/completions"
 
@@ -42,6 +43,10 @@ BODIES = [
     (Api.CHAT, b'{"model":"m","x":[' + b"0," * 2_000_001 + b"0]}"),
     (Api.RESPONSES, json.dumps({"model": "m", "input": "x" * LARGE_BYTES, "background": True}).encode()),
 ]
+
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 3}}
+BROKEN_OFF = (502, "server_disconnected")
 
 
 def children() -> list[psutil.Process]:
@@ -89,6 +94,29 @@ def test_small_bodies_need_no_other_process():
             body = chat(LARGE_BYTES // 2, numbers=[0] * (LARGE_VALUES // 2))
             assert (await bodies.read_call(Api.CHAT, body, "a")).body == body
             assert not children()
+
+    asyncio.run(scenario())
+
+
+def test_the_other_process_reads_the_usage_of_large_answers():
+    def answer(**more: object) -> bytes:
+        return json.dumps({"data": [[1]] * LARGE_VALUES, **more}).encode()
+
+    async def scenario() -> None:
+        async with LargeBodies() as bodies:
+            small = {"choices": [], "usage": USAGE}
+            assert await bodies.read_answer(json.dumps(small).encode(), "a") == (Usage(7, 3, 2), small)
+            assert await bodies.read_answer(b"[]", "a") == (None, None)
+            assert not children()
+            for large in (answer(usage=USAGE), answer(usage=USAGE, text="x" * LARGE_BYTES)):
+                assert await bodies.read_answer(large, "a") == (Usage(7, 3, 2), large)
+            assert len(children()) == 1
+            assert await bodies.read_answer(answer(usage=None), "a") == (None, answer(usage=None))
+            assert await bodies.read_answer(b"[" + answer() + b"]", "a") == (None, None)
+            for broken in (b"{", answer()[:-1]):
+                with pytest.raises(ApiError) as error:
+                    await bodies.read_answer(broken, "a")
+                assert (error.value.status, error.value.code) == BROKEN_OFF
 
     asyncio.run(scenario())
 

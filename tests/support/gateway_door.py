@@ -33,7 +33,8 @@ async def door_in_process(
     metrics, demand = Metrics(), Demand()
     conversations = Conversations(None, Stores(), metrics, segment_seconds=1.0)
     waiting = Waiting(routes, demand, metrics)
-    async with Proxy(Replicas(time.monotonic), waiting, PATIENCE_SECONDS) as proxy, LargeBodies() as large:
+    replicas = Replicas(time.monotonic)
+    async with LargeBodies() as large, Proxy(replicas, waiting, large, PATIENCE_SECONDS) as proxy:
         records = Records(ledger, metrics, conversations, traces)
         door = Door(routes, keys, Limiter(time.time()), records, proxy, large, files=None, jobs=None)
         runner = web.ServerRunner(web.Server(door.respond))

@@ -1,4 +1,4 @@
-"""Reads large bodies in a process of its own: the gateway would stand still for everybody while it parses one."""
+"""Reads large bodies and answers in a process of its own: the gateway would stand still for everybody meanwhile."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
+from dataclasses import astuple
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -13,17 +14,25 @@ import orjson
 
 from rft_api.foreign import server_limits
 from rft_api.foreign.files import most_values
+from rft_api.model import Json
+from rft_gateway import server_errors
 from rft_gateway.errors import ApiError
 from rft_gateway.requests import Api, Call, read_call
 from rft_gateway.server_errors import RETRY_SECONDS
 from rft_gateway.turns import Turns
+from rft_gateway.usage import Usage, usage_of
 
 LARGE_BYTES = 256 << 10
 LARGE_VALUES = 10_000
 """Bytes and values of a body above which the other process reads it. Below, that takes a millisecond at most."""
+MOST_VALUES = 8_000_000
+"""Largest number of values of an answer: that of embeddings has some 8 bytes for each. More of them would be shorter,
+and take more memory than a gateway has."""
 NICENESS = 10
 """What the other process leaves to the gateway where both want the same processor core."""
 _SIZE_BYTES = 8
+_ANSWER = "answer"
+"""Stands for the path of the operation where the body is that of an answer."""
 _READ_FIELDS = (
     "model", "stream", "wants_usage", "wants_continuous_usage", "completions", "beginning", "prompt_estimate",
     "token_estimate",
@@ -32,7 +41,7 @@ _READ_FIELDS = (
 
 
 class LargeBodies:
-    """Reads bodies, the large ones in another process. It is an async context manager.
+    """Reads bodies of requests and of answers, the large ones in another process. It is an async context manager.
 
     The process starts with the first large body, and again when it has died. It reads one body after another; a
     namespace waits with all of its bodies but one until that one is read.
@@ -57,23 +66,46 @@ class LargeBodies:
         """
         if len(body) <= LARGE_BYTES and most_values(body) <= LARGE_VALUES:
             return read_call(api, body)
-        return await self._turns.take(namespace, partial(self._read_elsewhere, api, body))
+        reply = await self._turns.take(namespace, partial(self._read_elsewhere, api.value, body))
+        return Call(api=api, body=body, added=reply["added"].encode(), **reply["call"])
 
-    async def _read_elsewhere(self, api: Api, body: bytes) -> Call:
+    async def read_answer(self, body: bytes, namespace: str) -> tuple[Usage | None, Json | bytes | None]:
+        """Read an answer to a request of a namespace, which is no stream.
+
+        Parsed, a large answer takes ten times its bytes, for as long as somebody holds it: it is given back as it is.
+
+        Returns:
+            the usage that it states, if it does; and its document, or the bytes of a large one. None if it is no
+            object.
+
+        Raises:
+            ApiError: 502 when it is no JSON, or has too many values; 503 when the other process has died of it.
+        """
+        values = most_values(body)
+        if values > MOST_VALUES:
+            raise server_errors.answer_too_large()
+        if len(body) <= LARGE_BYTES and values <= LARGE_VALUES:
+            document = _parse_answer(body)
+            return usage_of(document), document if isinstance(document, dict) else None
+        reply = await self._turns.take(namespace, partial(self._read_elsewhere, _ANSWER, body))
+        return None if reply["usage"] is None else Usage(*reply["usage"]), body if reply["is_object"] else None
+
+    async def _read_elsewhere(self, name: str, body: bytes) -> Json:
         async with self._lock:
             try:
                 async with asyncio.timeout(server_limits.BODY_SECONDS):
-                    reply = orjson.loads(await self._ask(api, body))
+                    reply: Json = orjson.loads(await self._ask(name, body))
             except (OSError, EOFError):  # also when it takes too long
                 await self._end()
-                message = "The gateway could not read the body of the request. Please try again."
+                part = "answer" if name == _ANSWER else "body of the request"
+                message = f"The gateway could not read the {part}. Please try again."
                 headers = {"retry-after": RETRY_SECONDS}
                 raise ApiError(503, message, code="overloaded", headers=headers) from None
         if "error" in reply:
             raise ApiError(**reply["error"])
-        return Call(api=api, body=body, added=reply["added"].encode(), **reply["call"])
+        return reply
 
-    async def _ask(self, api: Api, body: bytes) -> bytes:
+    async def _ask(self, name: str, body: bytes) -> bytes:
         """Return what the other process answers to a body.
 
         Raises:
@@ -89,8 +121,7 @@ class LargeBodies:
         requests, replies = self._process.stdin, self._process.stdout
         assert requests is not None
         assert replies is not None
-        name = api.value.encode()
-        requests.write(_size(name) + name + _size(body))
+        requests.write(_size(name.encode()) + name.encode() + _size(body))
         requests.write(body)
         await requests.drain()
         return await replies.readexactly(int.from_bytes(await replies.readexactly(_SIZE_BYTES)))
@@ -104,26 +135,44 @@ class LargeBodies:
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
-    """Answer bodies with what `requests.read_call` makes of them, until there are no more.
+    """Answer bodies with what there is to know of them, until there are no more.
 
     Args:
-        requests: the path of the operation and the body, again and again; each begins with its size.
-        replies: gets the fields of the Call, or those of the ApiError, in JSON that begins with its size.
+        requests: the path of the operation, or that it is an answer, and the body, again and again; each begins with
+            its size.
+        replies: gets the fields of the Call, the usage of the answer, or the fields of the ApiError, in JSON that
+            begins with its size.
     """
     while (name := _read_part(requests)) is not None and (body := _read_part(requests)) is not None:
-        reply = orjson.dumps(_reply(Api(name.decode()), body))
+        reply = orjson.dumps(_reply(name.decode(), body))
         del body
         replies.write(_size(reply) + reply)
         replies.flush()
 
 
-def _reply(api: Api, body: bytes) -> dict[str, Any]:
+def _reply(name: str, body: bytes) -> Json:
     try:
-        call = read_call(api, body)
+        if name == _ANSWER:
+            document = _parse_answer(body)
+            usage = usage_of(document)
+            return {"usage": None if usage is None else astuple(usage), "is_object": isinstance(document, dict)}
+        call = read_call(Api(name), body)
     except ApiError as error:
         fields = ("status", "message", "type", "param", "code", "headers")
         return {"error": {name: getattr(error, name) for name in fields}}
     return {"call": {name: getattr(call, name) for name in _READ_FIELDS}, "added": call.added.decode()}
+
+
+def _parse_answer(body: bytes) -> Any:
+    """Parse an answer.
+
+    Raises:
+        ApiError: 502 when it is no JSON.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise server_errors.broken_off() from None
 
 
 def _read_part(file: BinaryIO) -> bytes | None:

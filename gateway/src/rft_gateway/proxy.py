@@ -13,20 +13,20 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from rft_api.foreign.files import most_values
 from rft_api.gateway_routes import Route
 from rft_gateway import server_errors
 from rft_gateway.answers import ClientLeft, give, in_time
 from rft_gateway.bodies import HeldBody
 from rft_gateway.errors import ApiError
 from rft_gateway.http_server import has_left
+from rft_gateway.large_bodies import LargeBodies
 from rft_gateway.ledger import Outcome
 from rft_gateway.logs import Assembly
 from rft_gateway.records import Record
 from rft_gateway.replicas import Replica, Replicas
 from rft_gateway.requests import Api, Call
 from rft_gateway.streams import EventStream
-from rft_gateway.usage import StreamTally, usage_of
+from rft_gateway.usage import StreamTally
 from rft_gateway.waiting import Waiting
 
 CLIENT_LEFT = 499
@@ -40,9 +40,6 @@ KEEP_ALIVE_SECONDS = 3.0
 sent at this very moment would be lost."""
 LARGEST_ANSWER = 64 << 20
 """Largest answer in bytes that is no stream: as the largest request."""
-MOST_VALUES = 8_000_000
-"""Largest number of values of such an answer: that of embeddings has some 8 bytes for each. More of them would be
-shorter, and take more memory than a gateway has."""
 LARGEST_ERROR = 1 << 20
 HEARTBEAT = b": waiting for the model to start\n\n"
 _CHUNK = 1 << 16
@@ -79,12 +76,14 @@ class Proxy:
     Args:
         replicas: the servers, with their load.
         waiting: the requests whose model has no server.
+        large: reads answers that are no streams.
         answer_seconds: the longest time in which a server may send nothing, before it is given up.
     """
 
-    def __init__(self, replicas: Replicas, waiting: Waiting, answer_seconds: float):
+    def __init__(self, replicas: Replicas, waiting: Waiting, large: LargeBodies, answer_seconds: float):
         self._replicas = replicas
         self._waiting = waiting
+        self._large_bodies = large
         self._timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=answer_seconds)
 
     async def __aenter__(self) -> Proxy:
@@ -114,7 +113,7 @@ class Proxy:
                     return await _pass_stream(exchange, answer)
                 if exchange.stream is not None:
                     raise server_errors.broken_off()  # a stream has begun while it waited, and the server sends none
-                return await _pass_document(exchange, answer)
+                return await self._pass_document(exchange, answer)
         except (asyncio.CancelledError, ClientLeft) as reason:
             # Leaving the block has closed the connection, so the server stops. What it had generated is counted.
             if isinstance(reason, ClientLeft) or has_left(exchange.request):
@@ -130,6 +129,21 @@ class Proxy:
             except ApiError as unrecorded:
                 error = unrecorded
             return await _tell(exchange, error)
+
+    async def _pass_document(self, exchange: Exchange, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        """Pass on an answer that is no stream. While its client takes it, only its bytes are held: these are counted."""
+        body = await _read(answer, LARGEST_ANSWER, exchange.memory)
+        await self._record_document(exchange, body, answer.status)
+        headers = {"content-type": answer.headers.get("content-type", "application/json"), **exchange.headers}
+        body = _renamed(exchange.route, body)
+        response = web.Response(body=body, status=answer.status, headers=headers)
+        await give(exchange.request, response)
+        return response
+
+    async def _record_document(self, exchange: Exchange, body: bytes, status: int) -> None:
+        usage, document = await self._large_bodies.read_answer(body, exchange.route.namespace)
+        whole = None if exchange.call.api is Api.EMBEDDINGS else document
+        await asyncio.shield(exchange.record.write(usage, status, Outcome.ANSWERED, whole))
 
     @asynccontextmanager
     async def _answer(self, exchange: Exchange) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -200,23 +214,6 @@ class Proxy:
 def _server_error(exchange: Exchange, answer: aiohttp.ClientResponse, body: bytes) -> ApiError:
     retry_after = answer.headers.get("retry-after")
     return server_errors.from_answer(exchange.call.api, exchange.route.model, answer.status, body, retry_after)
-
-
-async def _pass_document(exchange: Exchange, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-    """Pass on an answer that is no stream."""
-    body = await _read(answer, LARGEST_ANSWER, exchange.memory)
-    if most_values(body) > MOST_VALUES:
-        raise _too_large()
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise server_errors.broken_off() from None
-    whole = document if isinstance(document, dict) and exchange.call.api is not Api.EMBEDDINGS else None
-    await asyncio.shield(exchange.record.write(usage_of(document), answer.status, Outcome.ANSWERED, whole))
-    headers = {"content-type": answer.headers.get("content-type", "application/json"), **exchange.headers}
-    response = web.Response(body=_renamed(exchange.route, body), status=answer.status, headers=headers)
-    await give(exchange.request, response)
-    return response
 
 
 async def _pass_stream(exchange: Exchange, answer: aiohttp.ClientResponse) -> web.StreamResponse:
@@ -309,12 +306,8 @@ async def _read(answer: aiohttp.ClientResponse, maximum: int, memory: HeldBody |
             memory.take(len(data))
         parts += data
         if len(parts) > maximum:
-            raise _too_large()
+            raise server_errors.answer_too_large()
     return bytes(parts)
-
-
-def _too_large() -> ApiError:
-    return ApiError(502, "The server's answer is too large.", code="answer_too_large")
 
 
 def _renamed(route: Route, data: bytes) -> bytes:

@@ -116,7 +116,7 @@ class Record:
         self._records.metrics.count_error(error.code or error.type)
 
     def write(
-        self, usage: Usage | None, status: int, outcome: Outcome, answer: Json | None = None
+        self, usage: Usage | None, status: int, outcome: Outcome, answer: Json | bytes | None = None
     ) -> asyncio.Task[None]:
         """Begin to write the entry, and return the task that ends when it is durable; only the first call writes.
 
@@ -128,7 +128,7 @@ class Record:
             usage: the tokens; None where the server should have stated them, and has not.
             status: the status code of HTTP of the answer.
             outcome: how the request has ended.
-            answer: the whole answer, if there is one.
+            answer: the whole answer, if there is one: its document, or its bytes, of a large one.
         """
         if self._write is None:
             seconds = time.monotonic() - self._started

@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import orjson
@@ -62,11 +61,6 @@ class Call:
     """Number of tokens that the prompt may have."""
     token_estimate: int
     """Number of tokens that the request may use, with those of its completions as far as it limits them."""
-
-    @cached_property
-    def document(self) -> dict[str, Any]:
-        """The body, parsed."""
-        return parse_body(self.body)
 
     def body_for(self, served_model: str) -> bytes:
         """Return the body for a server. It is the client's own, byte for byte, and may have further fields at its end.

@@ -35,6 +35,11 @@ def broken_off(status: int = 502) -> ApiError:
     return ApiError(status, message, code="server_disconnected")
 
 
+def answer_too_large() -> ApiError:
+    """Return the error for an answer that is no stream, and has more bytes or values than the gateway takes."""
+    return ApiError(502, "The server's answer is too large.", code="answer_too_large")
+
+
 def too_late() -> ApiError:
     """Return the error for a server that has sent nothing for too long."""
     return ApiError(504, "The server has sent nothing for too long. Please try again.", code="server_timeout")

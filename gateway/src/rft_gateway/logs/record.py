@@ -16,7 +16,7 @@ from rft_api.invocation_lines import MAXIMUM_BYTES
 from rft_api.invocation_log import Redaction, RedactionPattern
 from rft_api.model import Json
 from rft_api.redaction import redactor
-from rft_gateway.requests import Call
+from rft_gateway.requests import Call, parse_body
 from rft_gateway.usage import Usage
 
 _STRUCTURE = frozenset({
@@ -48,7 +48,8 @@ class Conversation:
     arrival: datetime
     route: Route
     call: Call
-    answer: Json
+    answer: Json | bytes
+    """The answer; the bytes of a large one, which takes more memory once it is parsed."""
     usage: Usage
 
 
@@ -59,10 +60,14 @@ def conversation_line(conversation: Conversation) -> bytes:
         LineTooLarge: when it is too long, also before its redaction, which takes time that grows with it.
         ValueError: when a pattern of its redaction cannot be used.
     """
-    if len(conversation.call.body) > MAXIMUM_BYTES:
+    call, usage, model, answer = conversation.call, conversation.usage, conversation.route.model, conversation.answer
+    if len(call.body) > MAXIMUM_BYTES or (isinstance(answer, bytes) and len(answer) > MAXIMUM_BYTES):
         raise LineTooLarge
-    call, usage, model = conversation.call, conversation.usage, conversation.route.model
-    metadata = call.document.get("metadata")
+    if isinstance(answer, bytes):
+        answer = orjson.loads(answer)
+    # Both are parsed here, and forgotten with the line: a client may take its answer for longer.
+    document = parse_body(call.body)
+    metadata = document.get("metadata")
     record: Json = {
         "schemaType": "ModelInvocationLog",
         "schemaVersion": "1.0",
@@ -74,12 +79,12 @@ def conversation_line(conversation: Conversation) -> bytes:
     texts: Json = {
         "input": {
             "inputContentType": "application/json",
-            "inputBodyJson": call.document,
+            "inputBodyJson": document,
             "inputTokenCount": usage.prompt_tokens,
         },
         "output": {
             "outputContentType": "application/json",
-            "outputBodyJson": {**conversation.answer, "model": model},
+            "outputBodyJson": {**answer, "model": model},
             "outputTokenCount": usage.completion_tokens,
         },
     }

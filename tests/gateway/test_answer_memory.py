@@ -1,0 +1,77 @@
+"""Answers that nobody reads: the gateway holds their bytes, which it counts, and not what it has made of them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from support.gateway import Gateway, ledger_rows, route
+from support.gateway_door import door_in_process
+from support.patience import PATIENCE_SECONDS
+from support.raw_server import raw_server
+
+from rft_api.conversation_logs import ConversationLogs
+from rft_gateway.keys import KeyFolder, KeyRing
+from rft_gateway.ledger import Ledger
+from rft_gateway.routes import RouteFile, RouteTable
+
+CLIENTS = 3
+LISTS = 100_000
+"""Lists in the answer, and in the request: objects that Python's garbage collector counts."""
+ANSWER = json.dumps({"choices": [["x" * 100]] * LISTS, "usage": {"prompt_tokens": 3, "completion_tokens": 4}}).encode()
+"""More bytes than the buffers of a connection take."""
+
+
+def answer(connection: socket.socket) -> None:
+    """Answers with it, whatever was asked."""
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(ANSWER)}\r\n\r\n"
+    connection.sendall(head.encode() + ANSWER)
+
+
+async def ask(url: str, token: str) -> socket.socket:
+    """Asks for an answer, and returns the connection, from which only its beginning was read."""
+    body = json.dumps({"model": "m", "messages": [], "metadata": {}, "more": [[1]] * LISTS}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n"
+    host, port = url.removeprefix("http://").split(":")
+    loop = asyncio.get_running_loop()
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    client.setblocking(False)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await loop.sock_connect(client, (host, int(port)))
+        await loop.sock_sendall(client, f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        assert (await loop.sock_recv(client, 15)).startswith(b"HTTP/1.1 200 OK")
+    return client
+
+
+def objects() -> int:
+    """Number of objects that are held, of those that hold others."""
+    gc.collect()
+    return len(gc.get_objects())
+
+
+@pytest.mark.parametrize("is_logged", [False, True])
+def test_what_is_parsed_is_not_held_while_a_client_takes_its_answer(tmp_path: Path, is_logged):
+    logs = ConversationLogs(uri=str(tmp_path / "logs")) if is_logged else None
+
+    async def scenario(files: Gateway) -> None:
+        routes, keys = RouteTable(), KeyRing()
+        RouteFile(files.folder / "routes.json", routes).load()
+        KeyFolder(files.folder / "keys", keys)
+        ledger = Ledger(str(files.ledger_file))
+        await ledger.prepare()
+        async with door_in_process(routes, keys, ledger) as (url, _):
+            before = objects()
+            clients = [await ask(url, files.token) for _ in range(CLIENTS)]
+            assert [row["completion_tokens"] for row in ledger_rows(files.ledger_file)] == [4] * CLIENTS
+            assert objects() < before + LISTS // 2
+            for client in clients:
+                client.close()
+        await ledger.close()
+
+    with raw_server(answer) as url:
+        asyncio.run(scenario(Gateway(tmp_path, [route("m", url, logs=logs)])))
