@@ -42,7 +42,7 @@ class Metrics:
         )
         self._without_usage = Counter(
             "rft_gateway_without_usage",
-            "Answers whose server has stated no usage, so that no tokens could be counted",
+            "Answers whose server has not stated their usage: tokens of streams are estimated, others not counted",
             model,
             registry=registry,
         )

@@ -131,7 +131,7 @@ class Proxy:
             return await _tell(exchange, error)
 
     async def _pass_document(self, exchange: Exchange, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-        """Pass on an answer that is no stream. While its client takes it, only its bytes are held: these are counted."""
+        """Pass on an answer that is no stream. Only its bytes are held while its client takes it: they are counted."""
         body = await _read(answer, LARGEST_ANSWER, exchange.memory)
         await self._record_document(exchange, body, answer.status)
         headers = {"content-type": answer.headers.get("content-type", "application/json"), **exchange.headers}
@@ -244,8 +244,10 @@ async def _pass_stream(exchange: Exchange, answer: aiohttp.ClientResponse) -> we
         error = server_errors.broken_off()
     outcome = Outcome.SERVER_FAILED if error or events.error else Outcome.ANSWERED
     whole = assembly.answer() if assembly else None
+    usage = exchange.tally.usage()
+    stated = usage if exchange.tally.is_complete or outcome is not Outcome.ANSWERED else None
     try:
-        await asyncio.shield(exchange.record.write(exchange.tally.usage(), answer.status, outcome, whole))
+        await asyncio.shield(exchange.record.write(stated, answer.status, outcome, whole, estimate=usage))
     except ApiError as failure:
         error = failure  # an answer whose usage cannot be recorded is not given
     end = events.held if error is None else _last_event(exchange, error)

@@ -26,6 +26,7 @@ from rft_gateway.usage import Usage
 if TYPE_CHECKING:
     from rft_gateway.traces import RequestSpan, Traces
 
+_NO_USAGE = Usage()
 _logger = logging.getLogger(__name__)
 
 
@@ -116,8 +117,9 @@ class Record:
         self._records.metrics.count_error(error.code or error.type)
 
     def write(
-        self, usage: Usage | None, status: int, outcome: Outcome, answer: Json | bytes | None = None
-    ) -> asyncio.Task[None]:
+        self, usage: Usage | None, status: int, outcome: Outcome, answer: Json | bytes | None = None,
+        estimate: Usage = _NO_USAGE,
+    ) -> asyncio.Task[None]:  # fmt: skip
         """Begin to write the entry, and return the task that ends when it is durable; only the first call writes.
 
         So is then the conversation, if the log of the model gets it.
@@ -129,31 +131,35 @@ class Record:
             status: the status code of HTTP of the answer.
             outcome: how the request has ended.
             answer: the whole answer, if there is one: its document, or its bytes, of a large one.
+            estimate: what counts in place of the tokens that the server has not stated.
         """
         if self._write is None:
             seconds = time.monotonic() - self._started
-            self._count(usage, status, outcome, seconds)
-            entry = self._entry(usage or Usage(), status, outcome, seconds)
+            if usage is None:
+                self._note_missing_usage()
+            counted = usage or estimate
+            self._count(counted, status, outcome, seconds)
+            entry = self._entry(counted, status, outcome, seconds)
             conversation = None
             if self.keeps_conversation and outcome is Outcome.ANSWERED and answer is not None:
-                conversation = Conversation(self.id, self._arrival, self._route, self._call, answer, usage or Usage())
+                conversation = Conversation(self.id, self._arrival, self._route, self._call, answer, counted)
             self._write = asyncio.create_task(self._write_all(entry, conversation))
             self._records.begin(self._write)
         return self._write
 
-    def _count(self, usage: Usage | None, status: int, outcome: Outcome, seconds: float) -> None:
-        counted = usage or Usage()
-        tokens = counted.prompt_tokens + counted.completion_tokens
+    def _note_missing_usage(self) -> None:
+        self._records.metrics.count_missing_usage(self._route)
+        _logger.warning("%s: %s/%s: no usage in the answer", self.id, self._route.namespace, self._route.model)
+
+    def _count(self, usage: Usage, status: int, outcome: Outcome, seconds: float) -> None:
+        tokens = usage.prompt_tokens + usage.completion_tokens
         if outcome is Outcome.CLIENT_LEFT and self.is_sent:
             # Whoever leaves before an answer must not get round the limits: the server has read the prompt.
             tokens = max(tokens, self._call.prompt_estimate)
         self._admission.settle(time.time(), tokens)
         metrics = self._records.metrics
         metrics.count_request(self._route, outcome, status, seconds)
-        metrics.count_usage(self._route, counted)
-        if usage is None:
-            metrics.count_missing_usage(self._route)
-            _logger.warning("%s: %s/%s: no usage in the answer", self.id, self._route.namespace, self._route.model)
+        metrics.count_usage(self._route, usage)
 
     def _entry(self, usage: Usage, status: int, outcome: Outcome, seconds: float) -> Entry:
         return Entry(

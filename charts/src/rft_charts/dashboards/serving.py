@@ -224,7 +224,7 @@ _GATEWAY = Row(
         ),
         Panel(
             "Answers without usage",
-            "Answers whose tokens could not be counted, because the server did not state them. Healthy: 0.",
+            "Answers whose server did not state their tokens: estimated in streams, else not counted. Healthy: 0.",
             (Query(_rate("rft_gateway_without_usage_total"), _MODEL),),
             "reqps",
         ),

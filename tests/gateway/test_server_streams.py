@@ -1,0 +1,73 @@
+"""Streams of servers that do not write what vLLM writes: what is recorded of them, and what their clients get."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from support.gateway import Gateway, route
+from support.raw_server import raw_server
+
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+WORDS = b'data: {"id":"1","choices":[{"index":0,"delta":{"content":"three words here"},"finish_reason":null}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+class Server:
+    """A gateway before a server of the model `m` that answers with bytes of the test."""
+
+    def __init__(self, gateway: Gateway, answers: list[bytes]):
+        self.gateway = gateway
+        self._answers = answers
+
+    def ask(self, path: str, answer: bytes) -> httpx.Response:
+        """Sends a request for a stream, which the server answers with these events."""
+        self._answers[:] = [answer]
+        content = {"messages": [{"role": "user", "content": "x" * 40}]} if path == CHAT else {"input": "x" * 40}
+        return self.gateway.post(path, {"model": "m", "stream": True, **content})
+
+    def recorded(self) -> tuple[str, int, int]:
+        """Returns the outcome of the last request, and its tokens: of the prompt and of the completion."""
+        entry = self.gateway.entries()[-1]
+        return entry["outcome"], entry["prompt_tokens"], entry["completion_tokens"]
+
+
+def sender(answers: list[bytes]) -> Callable[[socket.socket], None]:
+    return lambda connection: connection.sendall(HEAD + answers[0])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    answers: list[bytes] = []
+    folder: Path = tmp_path_factory.mktemp("gateway")
+    with raw_server(sender(answers)) as url, Gateway(folder, [route("m", url)]) as gateway:
+        yield Server(gateway, answers)
+
+
+def without_usage(server: Server) -> float:
+    return server.gateway.metrics().get('rft_gateway_without_usage_total{model="m",namespace="team"}', 0)
+
+
+def test_tokens_that_a_server_does_not_state_are_estimated_and_that_is_counted(server):
+    before = without_usage(server)
+    answer = server.ask(CHAT, WORDS * 5 + DONE)
+    assert answer.content == WORDS * 5 + DONE
+    assert server.recorded() == ("Answered", 11, 5)  # a part for a token, and four characters for one of the prompt
+    assert without_usage(server) == before + 1
+    assert f"{answer.headers['x-request-id']}: team/m: no usage in the answer" in server.gateway.log
+
+
+def test_what_is_stated_or_fails_is_not_counted_as_an_estimate(server):
+    before = without_usage(server)
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    total = f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n".encode()
+    server.ask(CHAT, WORDS + total + DONE)
+    assert server.recorded() == ("Answered", 3, 2)
+    server.ask(CHAT, WORDS)
+    assert server.recorded() == ("ServerFailed", 11, 1)
+    assert without_usage(server) == before
