@@ -71,3 +71,11 @@ def test_what_is_stated_or_fails_is_not_counted_as_an_estimate(server):
     server.ask(CHAT, WORDS)
     assert server.recorded() == ("ServerFailed", 11, 1)
     assert without_usage(server) == before
+
+
+def test_a_response_that_failed_is_not_recorded_as_answered(server):
+    part = {"type": "response.output_text.delta", "delta": "x"}
+    failed = {"type": "response.failed", "response": {"status": "failed", "error": {"message": "x"}, "usage": None}}
+    events = b"".join(b"event: x\ndata: " + json.dumps(event).encode() + b"\n\n" for event in (part, failed))
+    assert server.ask(RESPONSES, events).content == events
+    assert server.recorded() == ("ServerFailed", 11, 1)

@@ -24,7 +24,8 @@ _DONE = b"[DONE]"
 _USAGE = b',"usage":{'
 _SHAPES = 8
 """Chunks of a stream of which the shape is made, until one of them has none that repeats."""
-_LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed")
+_FAILED = "response.failed"
+_LAST_EVENTS = ("response.completed", "response.incomplete", _FAILED)
 
 
 class EventStream:
@@ -142,6 +143,9 @@ class EventStream:
         self._tally.add_event(document)
         if document.get("type") in _LAST_EVENTS:
             self.is_complete = True
+        if document.get("type") == _FAILED:
+            response = document.get("response")
+            self.error = self._server_error(response.get("error") if isinstance(response, dict) else None)
         return event + _END
 
 
