@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import pytest
 from support.conversation_logs import objects, read, records
 from support.gateway import Gateway, route
 from support.patience import PATIENCE_SECONDS, wait_until
+from support.raw_server import raw_server
 
 from rft_api.conversation_logs import ConversationLogs
 from rft_api.exit_codes import ExitCode
 from rft_api.invocation_log import Redaction, RedactionPattern
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "one two"}]
+MIB = 1 << 20
 MAIL = "jane.doe@example.org"
 REDACTION = Redaction(patterns=[RedactionPattern(pattern=r"[\w.+-]+@[\w-]+\.[\w.]+", replacement="[email]")])
 
@@ -228,6 +231,24 @@ def test_what_is_too_large_for_the_reader_is_not_kept(tmp_path, server, redactio
         assert gateway.metrics()['rft_gateway_log_records_total{model="m",namespace="team",result="TooLarge"}'] == 2
         assert gateway.post("/v1/completions", {**body, "prompt": "one"}).is_success
         assert [record["input"]["inputBodyJson"]["prompt"] for record in logged.wait_for_records(1)] == ["one"]
+
+
+def test_a_stream_that_is_too_large_for_the_reader_is_counted(tmp_path):
+    chunk = {"id": "1", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "x" * MIB}}]}
+    last = {"id": "1", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    total = {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 9}}
+    events = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in [*[chunk] * 9, last, total])
+
+    def stream(connection: socket.socket) -> None:
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+        connection.sendall(head + events + b"data: [DONE]\n\n")
+
+    with raw_server(stream) as url:
+        logged = Logged(tmp_path, url)
+        with logged.gateway as gateway:
+            assert gateway.post("/v1/chat/completions", {"model": "m", "messages": MESSAGES, "stream": True}).is_success
+            assert gateway.metrics()['rft_gateway_log_records_total{model="m",namespace="team",result="TooLarge"}'] == 1
+    assert records(logged.logs) == []
 
 
 def test_a_spool_belongs_to_one_gateway(logged):

@@ -244,6 +244,8 @@ async def _pass_stream(exchange: Exchange, answer: aiohttp.ClientResponse) -> we
         error = server_errors.broken_off()
     outcome = Outcome.SERVER_FAILED if error or events.error else Outcome.ANSWERED
     whole = assembly.answer() if assembly else None
+    if assembly is not None and assembly.is_too_large and outcome is Outcome.ANSWERED:
+        exchange.record.note_too_large()
     usage = exchange.tally.usage()
     stated = usage if exchange.tally.is_complete or outcome is not Outcome.ANSWERED else None
     try:

@@ -18,7 +18,7 @@ from rft_gateway.errors import ApiError
 from rft_gateway.keys import Key
 from rft_gateway.ledger import Entry, Ledger, LedgerError, Outcome, Price
 from rft_gateway.limits import Admission
-from rft_gateway.logs import Conversation, Conversations
+from rft_gateway.logs import Conversation, Conversations, LineTooLarge
 from rft_gateway.metrics import Metrics
 from rft_gateway.requests import Call
 from rft_gateway.usage import Usage
@@ -111,6 +111,10 @@ class Record:
         self._records.metrics.observe_first_token(self._route, seconds)
         if self.span is not None:
             self.span.note_first_part(seconds)
+
+    def note_too_large(self) -> None:
+        """Note that the conversation is too large for the log of the model."""
+        self._records.metrics.count_log_record(self._route, LineTooLarge.RESULT)
 
     def note_error(self, error: ApiError) -> None:
         """Note that a client is told an error as the last event of a stream."""

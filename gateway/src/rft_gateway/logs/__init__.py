@@ -2,7 +2,7 @@
 
 from rft_gateway.logs.assembly import Assembly
 from rft_gateway.logs.conversations import Conversations
-from rft_gateway.logs.record import Conversation, line, redacted, timestamp
+from rft_gateway.logs.record import Conversation, LineTooLarge, line, redacted, timestamp
 from rft_gateway.logs.spool import Spool, SpoolError
 from rft_gateway.logs.stores import Stores
 
@@ -10,6 +10,7 @@ __all__ = [
     "Assembly",
     "Conversation",
     "Conversations",
+    "LineTooLarge",
     "Spool",
     "SpoolError",
     "Stores",

@@ -44,6 +44,11 @@ class Assembly:
         self._response: Json | None = None
         self._size = 0
 
+    @property
+    def is_too_large(self) -> bool:
+        """Whether the answer is too large for a log."""
+        return self._size > MAXIMUM_BYTES
+
     def add(self, document: Json) -> None:
         """Add a chunk of chat or completions, or an event of /v1/responses."""
         if "type" in document and "choices" not in document:
@@ -56,7 +61,7 @@ class Assembly:
         choices = document.get("choices")
         for choice in choices if isinstance(choices, list) else []:
             self._add_choice(choice)
-        if self._size > MAXIMUM_BYTES:
+        if self.is_too_large:
             self._choices.clear()
 
     def answer(self) -> Json | None:
@@ -64,7 +69,7 @@ class Assembly:
         if self._response is not None:
             return self._response
         choices = [self._choices[index] for index in sorted(self._choices)]
-        if not choices or self._size > MAXIMUM_BYTES or any(choice.finish_reason is None for choice in choices):
+        if not choices or self.is_too_large or any(choice.finish_reason is None for choice in choices):
             return None
         is_chat = str(self._head.get("object", "")).startswith("chat")
         parts = [
@@ -76,7 +81,7 @@ class Assembly:
 
     def _add_choice(self, part: Any) -> None:
         index = part.get("index", 0) if isinstance(part, dict) else None
-        if not isinstance(index, int) or not 0 <= index < _MOST_CHOICES or self._size > MAXIMUM_BYTES:
+        if not isinstance(index, int) or not 0 <= index < _MOST_CHOICES or self.is_too_large:
             return
         choice = self._choices.setdefault(index, _Choice())
         choice.finish_reason = part.get("finish_reason") or choice.finish_reason

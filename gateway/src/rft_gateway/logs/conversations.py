@@ -90,7 +90,7 @@ class Conversations:
             redact = partial(self._redact, make_line)
             line = await self._turns.take(route.namespace, redact) if route.logs.redact else make_line()
         except LineTooLarge:
-            reason = "TooLarge"
+            reason = LineTooLarge.RESULT
         except (ValueError, TypeError, RecursionError) as error:
             # Its message might have a part of the request.
             _log.error("a line for the log of %s/%s: %s", route.namespace, route.model, type(error).__name__)

@@ -39,6 +39,9 @@ _FIELD = re.compile("[a-z][A-Za-z_]{0,63}")
 class LineTooLarge(Exception):
     """A line would be longer than what readers take."""
 
+    RESULT = "TooLarge"
+    """What metrics call it."""
+
 
 @dataclass(frozen=True)
 class Conversation:
