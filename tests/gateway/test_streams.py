@@ -85,6 +85,26 @@ def test_other_line_ends_and_comments_pass(cuts):
     assert feed(stream(), sent, cuts) == b": keep-alive\n\n" + chunks(False, False)
 
 
+def test_events_are_read_in_all_forms_that_the_standard_allows():
+    usage = {"prompt_tokens": 5, "completion_tokens": 1}
+    first = {"choices": [{"index": 0, "delta": {"content": "x"}}], "usage": usage}
+    plain = compact({"choices": first["choices"]})
+    total = compact({"choices": [], "usage": {**usage, "completion_tokens": 2}})
+    lines = ["data:{}\n\n", "id: 1\ndata:{}\nid: 1\n\n", "data: {}\nretry: 5\n\n"]
+    for line in lines:
+        tally = StreamTally()
+        events = EventStream(read_call(Api.CHAT, b'{"model":"m","stream":true}'), tally, server_errors.from_event)
+        sent = line.replace("{}", compact(first)) + line.replace("{}", total) + line.replace("{}", "[DONE]")
+        assert events.feed(sent.encode()).decode() == line.replace("{}", plain)
+        assert events.held.decode() == line.replace("{}", "[DONE]")
+        assert events.is_complete
+        assert tally.usage() == Usage(5, 0, 2)
+    tally = StreamTally()
+    events = EventStream(read_call(Api.CHAT, b'{"model":"m","stream":true}'), tally, server_errors.from_event)
+    events.feed(f"data: {total[:1]}\ndata:{total[1:]}\n\n".encode())
+    assert tally.usage() == Usage(5, 0, 2)
+
+
 class Data(bytes):
     """What a server sends, and how many bytes are copied when something is put before it."""
 

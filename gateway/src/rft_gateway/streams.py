@@ -20,6 +20,8 @@ LARGEST_EVENT = 64 << 20
 """Largest event in bytes, as the largest body: the last event of /v1/responses repeats the whole answer."""
 _END = b"\n\n"
 _DATA = b"data: "
+_FIELD = b"data:"
+"""The field of an event with its data; a space behind it does not belong to them."""
 _DONE = b"[DONE]"
 _USAGE = b',"usage":{'
 _SHAPES = 8
@@ -95,8 +97,8 @@ class EventStream:
             usage, plain = alike
             self._tally.add_delta(self._shape.index, usage)
             return (event if self._call.wants_continuous_usage else plain) + _END
-        start = 0 if event.startswith(_DATA) else event.find(b"\n" + _DATA) + 1
-        content = event[start + len(_DATA) :] if start or event.startswith(_DATA) else b""
+        start = 0 if event.startswith(_FIELD) else event.find(b"\n" + _FIELD) + 1
+        content = _content(event, start) if start or event.startswith(_FIELD) else b""
         if self._has_ended:
             return b""
         if content == _DONE:
@@ -167,6 +169,15 @@ def without_usage(event: bytes, chunk: dict[str, Any]) -> bytes:
         if not depth:
             return event[:start] + event[position:]
     return _DATA + orjson.dumps({name: value for name, value in chunk.items() if name != "usage"})
+
+
+def _content(event: bytes, start: int) -> bytes:
+    """Return the data of an event, whose first line of them begins at a place."""
+    content = event[start + len(_DATA if event.startswith(_DATA, start) else _FIELD) :]
+    if b"\n" not in content:
+        return content
+    lines = [line for line in event[start:].split(b"\n") if line.startswith(_FIELD)]
+    return b"\n".join(line[len(_FIELD) :].removeprefix(b" ") for line in lines)
 
 
 def _parse(content: bytes) -> dict[str, Any] | None:
