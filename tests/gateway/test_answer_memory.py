@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 from support.gateway import Gateway, ledger_rows, route
 from support.gateway_door import door_in_process
@@ -15,6 +18,8 @@ from support.patience import PATIENCE_SECONDS
 from support.raw_server import raw_server
 
 from rft_api.conversation_logs import ConversationLogs
+from rft_api.foreign import server_limits
+from rft_api.gateway_key import Limits
 from rft_gateway.keys import KeyFolder, KeyRing
 from rft_gateway.ledger import Ledger
 from rft_gateway.routes import RouteFile, RouteTable
@@ -30,6 +35,21 @@ def answer(connection: socket.socket) -> None:
     """Answers with it, whatever was asked."""
     head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(ANSWER)}\r\n\r\n"
     connection.sendall(head.encode() + ANSWER)
+
+
+@contextlib.asynccontextmanager
+async def door(files: Gateway) -> AsyncIterator[str]:
+    """Opens a door in this process, with the files of a gateway; yields its address."""
+    routes, keys = RouteTable(), KeyRing()
+    RouteFile(files.folder / "routes.json", routes).load()
+    KeyFolder(files.folder / "keys", keys)
+    ledger = Ledger(str(files.ledger_file))
+    await ledger.prepare()
+    try:
+        async with door_in_process(routes, keys, ledger) as (url, _):
+            yield url
+    finally:
+        await ledger.close()
 
 
 async def ask(url: str, token: str) -> socket.socket:
@@ -59,19 +79,32 @@ def test_what_is_parsed_is_not_held_while_a_client_takes_its_answer(tmp_path: Pa
     logs = ConversationLogs(uri=str(tmp_path / "logs")) if is_logged else None
 
     async def scenario(files: Gateway) -> None:
-        routes, keys = RouteTable(), KeyRing()
-        RouteFile(files.folder / "routes.json", routes).load()
-        KeyFolder(files.folder / "keys", keys)
-        ledger = Ledger(str(files.ledger_file))
-        await ledger.prepare()
-        async with door_in_process(routes, keys, ledger) as (url, _):
+        async with door(files) as url:
             before = objects()
             clients = [await ask(url, files.token) for _ in range(CLIENTS)]
             assert [row["completion_tokens"] for row in ledger_rows(files.ledger_file)] == [4] * CLIENTS
             assert objects() < before + LISTS // 2
             for client in clients:
                 client.close()
-        await ledger.close()
 
     with raw_server(answer) as url:
         asyncio.run(scenario(Gateway(tmp_path, [route("m", url, logs=logs)])))
+
+
+def test_an_answer_for_which_there_is_no_memory_is_no_fault_of_its_server_and_counts_for_the_limits(
+    tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(server_limits, "BODIES_BYTES", len(ANSWER))
+    question = {"model": "m", "messages": [{"role": "user", "content": "x" * 4000}]}
+
+    async def scenario(files: Gateway) -> list[tuple[int, str]]:
+        headers = {"authorization": f"Bearer {files.add_key('limited', limits=Limits(tokens_per_day=1500))}"}
+        async with door(files) as url, httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as client:
+            answers = [await client.post(f"{url}/v1/chat/completions", json=question, headers=headers) for _ in "ab"]
+        return [(answer.status_code, answer.json()["error"]["code"]) for answer in answers]
+
+    with raw_server(answer) as url:
+        files = Gateway(tmp_path, [route("m", url)])
+        assert asyncio.run(scenario(files)) == [(503, "overloaded"), (429, "rate_limit_exceeded")]
+    (row,) = ledger_rows(files.ledger_file)
+    assert (row["outcome"], row["status"], row["completion_tokens"]) == ("GatewayFailed", 503, 0)

@@ -11,8 +11,7 @@ from aiohttp import HttpVersion11, web
 from rft_api.foreign import server_limits
 from rft_api.foreign.sizes import format_size
 from rft_gateway.answers import in_time
-from rft_gateway.errors import ApiError
-from rft_gateway.server_errors import RETRY_SECONDS
+from rft_gateway.errors import ApiError, overloaded
 from rft_gateway.shares import Shares
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -49,8 +48,7 @@ class HeldBody:
             ApiError: 503 when there is no room for them.
         """
         if not self._shares.have_room(self._namespace, size):
-            message = "The requests at the same time take too much memory. Please try again."
-            raise ApiError(503, message, code="overloaded", headers={"retry-after": RETRY_SECONDS})
+            raise overloaded("The requests at the same time take too much memory.")
         self._shares.add(self._namespace, size)
         self._size += size
 

@@ -8,6 +8,8 @@ import orjson
 
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
+OVERLOADED = "overloaded"
+"""The code of errors of the gateway itself, which has no memory or time for a request; servers' errors have others."""
 
 
 class ApiError(Exception):
@@ -50,6 +52,11 @@ def model_not_found(model: str) -> ApiError:
     """Return the error for a model that does not exist, or that is not this key's: both look the same."""
     message = f"The model `{model}` does not exist or you do not have access to it."
     return ApiError(404, message, param="model", code="model_not_found")
+
+
+def overloaded(message: str) -> ApiError:
+    """Return the error for a request for which the gateway itself has no memory, or has lost what reads it."""
+    return ApiError(503, f"{message} Please try again.", code=OVERLOADED, headers={"retry-after": "1"})
 
 
 def starting() -> ApiError:

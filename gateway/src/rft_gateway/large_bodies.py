@@ -16,9 +16,8 @@ from rft_api.foreign import server_limits
 from rft_api.foreign.files import most_values
 from rft_api.model import Json
 from rft_gateway import server_errors
-from rft_gateway.errors import ApiError
+from rft_gateway.errors import ApiError, overloaded
 from rft_gateway.requests import Api, Call, read_call
-from rft_gateway.server_errors import RETRY_SECONDS
 from rft_gateway.turns import Turns
 from rft_gateway.usage import Usage, usage_of
 
@@ -98,9 +97,7 @@ class LargeBodies:
             except (OSError, EOFError):  # also when it takes too long
                 await self._end()
                 part = "answer" if name == _ANSWER else "body of the request"
-                message = f"The gateway could not read the {part}. Please try again."
-                headers = {"retry-after": RETRY_SECONDS}
-                raise ApiError(503, message, code="overloaded", headers=headers) from None
+                raise overloaded(f"The gateway could not read the {part}.") from None
         if "error" in reply:
             raise ApiError(**reply["error"])
         return reply

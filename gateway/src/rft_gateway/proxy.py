@@ -17,7 +17,7 @@ from rft_api.gateway_routes import Route
 from rft_gateway import server_errors
 from rft_gateway.answers import ClientLeft, give, in_time
 from rft_gateway.bodies import HeldBody
-from rft_gateway.errors import ApiError
+from rft_gateway.errors import OVERLOADED, ApiError
 from rft_gateway.http_server import has_left
 from rft_gateway.large_bodies import LargeBodies
 from rft_gateway.ledger import Outcome
@@ -122,8 +122,9 @@ class Proxy:
                 exchange.record.write(exchange.tally.usage(), STOPPED, Outcome.GATEWAY_STOPPED)
             raise asyncio.CancelledError from None
         except ApiError as error:
-            failed = error.status >= 500 and exchange.record.is_sent
-            outcome = Outcome.SERVER_FAILED if failed else Outcome.REFUSED
+            outcome = Outcome.REFUSED
+            if error.status >= 500 and exchange.record.is_sent:
+                outcome = Outcome.GATEWAY_FAILED if error.code == OVERLOADED else Outcome.SERVER_FAILED
             try:
                 await asyncio.shield(exchange.record.write(exchange.tally.usage(), error.status, outcome))
             except ApiError as unrecorded:

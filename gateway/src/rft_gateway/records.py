@@ -157,8 +157,9 @@ class Record:
 
     def _count(self, usage: Usage, status: int, outcome: Outcome, seconds: float) -> None:
         tokens = usage.prompt_tokens + usage.completion_tokens
-        if outcome is Outcome.CLIENT_LEFT and self.is_sent:
-            # Whoever leaves before an answer must not get round the limits: the server has read the prompt.
+        if outcome in (Outcome.CLIENT_LEFT, Outcome.GATEWAY_FAILED) and self.is_sent:
+            # Whoever leaves before an answer, or asks for more of them than there is memory for, must not get round the
+            # limits: the server has read the prompt.
             tokens = max(tokens, self._call.prompt_estimate)
         self._admission.settle(time.time(), tokens)
         metrics = self._records.metrics

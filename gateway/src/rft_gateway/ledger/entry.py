@@ -22,6 +22,9 @@ class Outcome(StrEnum):
     GATEWAY_STOPPED = "GatewayStopped"
     """The gateway was told to stop, and the request had not ended in the time for that; counted as if its client had
     left."""
+    GATEWAY_FAILED = "GatewayFailed"
+    """A server has begun the request, and the gateway had no memory for its answer; counted as if its client had
+    left."""
     SERVER_FAILED = "ServerFailed"
     """A server has begun the request, and failed."""
     REFUSED = "Refused"
