@@ -56,6 +56,24 @@ def test_the_table_has_a_sum(ledger):
     )
 
 
+def test_keys_of_two_namespaces_with_the_same_name_are_two(ledger):
+    assert report(ledger, *SINCE) == (
+        "namespace  key    model    requests  prompt tokens  cached tokens  completion tokens     cost\n"
+        "─────────────────────────────────────────────────────────────────────────────────────────────\n"
+        "team-a     alice  amounts         2            200             80                 20  0.04016\n"
+        "team-a     bob    amounts         1        1234567             40                 10        0\n"
+        "team-b     alice  amounts         1            100             40                 10        0\n"
+        "─────────────────────────────────────────────────────────────────────────────────────────────\n"
+        "total                             4        1234867            160                 40  0.04016\n"
+    )
+    rows = list(csv.DictReader(io.StringIO(report(ledger, *SINCE, "--by", "key", "--csv"))))
+    assert [(row["namespace"], row["key"], row["requests"]) for row in rows] == [
+        ("team-a", "alice", "2"),
+        ("team-a", "bob", "1"),
+        ("team-b", "alice", "1"),
+    ]
+
+
 def test_csv_by_day_and_namespace(ledger, monkeypatch):
     monkeypatch.setenv(LEDGER_VARIABLE, ledger)
     lines = list(csv.DictReader(io.StringIO(report(*SINCE, "--until", "2026-11-05", "--by", "day,namespace", "--csv"))))

@@ -30,6 +30,8 @@ _NUMBERS: dict[str, Callable[[Total], str]] = {
 def main(arguments: Sequence[str] | None = None, output: TextIO = sys.stdout) -> int:
     """Print the report, and return the exit code."""
     options = _parser().parse_args(arguments)
+    if "key" in options.by and not options.namespace:
+        options.by.append("namespace")  # Keys of two namespaces may have the same name.
     address = options.ledger or os.environ.get(LEDGER_VARIABLE)
     try:
         if not address:
@@ -57,7 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rft usage", description="Print what was used through the gateway.")
     help_ = f"file of the ledger, or URL of PostgreSQL; by default what {LEDGER_VARIABLE} says"
     parser.add_argument("ledger", nargs="?", help=help_)
-    parser.add_argument("--by", type=_groups, default=["key", "model"], help="of day,namespace,key,model; none: ''")
+    by = "of day,namespace,key,model; key brings namespace, unless --namespace names one; none: ''"
+    parser.add_argument("--by", type=_groups, default="key,model", help=by)
     month = datetime.now(UTC).date().replace(day=1)
     parser.add_argument("--since", type=date.fromisoformat, default=month, help="first day (UTC): the month's first")
     parser.add_argument("--until", type=date.fromisoformat, default=date.max, help="last day (UTC)")
