@@ -130,6 +130,22 @@ def test_without_an_end_the_last_bucket_is_today(tmp_path):
     assert sum(result.num_model_requests for bucket in page.data for result in bucket.results) == 1
 
 
+@pytest.mark.parametrize("path", PAGES)
+def test_the_last_bucket_is_that_of_the_last_date(tmp_path, path):
+    end = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
+
+    async def both(client: AsyncOpenAI) -> tuple[dict[str, object], openai.APIStatusError]:
+        question = f"{path.removeprefix('/v1')}?start_time="
+        last = await client.get(f"{question}{end - 1}", cast_to=dict[str, object])
+        with pytest.raises(openai.APIStatusError) as told:
+            await client.get(f"{question}{end}", cast_to=object)
+        return last, told.value
+
+    last, told = ask(tmp_path, both)
+    assert last["data"] == [{"object": "bucket", "start_time": end - 1, "end_time": end, "results": []}]
+    assert (told.status_code, told.param) == (400, "start_time")
+
+
 def test_costs_by_line_item(tmp_path):
     page = ask(
         tmp_path,

@@ -17,8 +17,9 @@ from multidict import MultiMapping
 from rft_gateway.errors import ApiError
 from rft_gateway.ledger import Ledger, LedgerError, Total
 
-_LATEST = 253_402_300_799
-"""The last second of the year 9999."""
+_LATEST = 253_402_214_400
+"""The beginning of the last day of the year 9999. Buckets that begin before it end in this year, too: there are no
+dates after it."""
 _GROUPS = {"project_id": "namespace", "api_key_id": "key", "model": "model"}
 _FILTERS = {"project_ids": "namespace", "api_key_ids": "key", "models": "model"}
 _COMMON = {"start_time", "end_time", "bucket_width", "limit", "page", "group_by", "project_ids", "api_key_ids"}
@@ -86,7 +87,7 @@ class _Question:
         for name in self.groups:
             if name not in groups:
                 raise _wrong("group_by", f"group_by must be one of {', '.join(sorted(groups))}, not {name!r}")
-        self.start = self._integer("start_time", 0, _LATEST, None)
+        self.start = self._integer("start_time", 0, _LATEST - 1, None)
         # without an end, the bucket that contains the present is the last
         end_of_now = self._boundary(int(time.time()))
         self.end = self._integer("end_time", self.start + 1, _LATEST, max(end_of_now, self._boundary(self.start)))
