@@ -79,8 +79,8 @@ def _reference(crds: list[Json]) -> str:
         schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
         parts.append(f"\n## {crd['spec']['names']['kind']}\n\n{schema['description']}\n")
         if "x-kubernetes-validations" in schema:
-            rules = [message for rule in schema["x-kubernetes-validations"] for message in messages(rule)]
-            parts.append("\nRules for the name:\n\n" + "".join(f"- `metadata.name`: {message}\n" for message in rules))
+            names = [message for rule in schema["x-kubernetes-validations"] for message in messages(rule)]
+            parts.append("\nRules for the name:\n\n" + "".join(f"- `metadata.name`: {message}\n" for message in names))
         for section in ("spec", "status"):
             parts.append(f"\n### {crd['spec']['names']['kind']} {section}\n\n| field | type | default | meaning |\n")
             parts.append("|---|---|---|---|\n")

@@ -26,8 +26,7 @@ from rft_gateway.budgets import Budgets
 from rft_gateway.demand import Demand
 from rft_gateway.door import Door
 from rft_gateway.errors import ApiError
-from rft_gateway.files.api import FilesApi
-from rft_gateway.files.opening import open_files
+from rft_gateway.files.opening import OpenFiles, open_files
 from rft_gateway.fine_tuning.routes import FineTuning
 from rft_gateway.http_server import HttpServer
 from rft_gateway.keys import KeyFolder, KeyRing
@@ -46,6 +45,7 @@ from rft_gateway.tls import Certificate, CertificateError
 from rft_gateway.waiting import Waiting, Wake
 
 if TYPE_CHECKING:
+    from rft_gateway.fine_tuning.store import ClusterJobs
     from rft_gateway.traces import Traces
 
 LINGERING_SECONDS = 2.0
@@ -88,7 +88,7 @@ async def serve(settings: Settings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         traces = _open_traces(stack) if settings.traces else None
         stores = Stores()
-        follow, wake, jobs = await _open_source(stack, settings, routes, keys, stores)
+        follow, wake, jobs_store = await _open_source(stack, settings, routes, keys, stores)
         ledger = Ledger(settings.ledger)
         await ledger.prepare()
         stack.push_async_callback(ledger.close)
@@ -105,7 +105,9 @@ async def serve(settings: Settings) -> None:
         proxy = await stack.enter_async_context(Proxy(replicas, waiting, large_bodies, settings.answer_seconds))
         _run_beside(stack, follow(), stop)
         files = await _open_files(stack, settings.files, ledger)
-        door = Door(routes, keys, limiter, records, proxy, large_bodies, files, jobs)
+        api = files.api if files is not None else None
+        jobs = FineTuning(jobs_store, files.catalog if files is not None else None) if jobs_store is not None else None
+        door = Door(routes, keys, limiter, records, proxy, large_bodies, api, jobs)
         operation = Operation(metrics, demand, lambda: routes.is_complete and keys.is_complete and not stop.is_set())
         await _listen(settings, door, operation, stop, waiting)
         await records.close()
@@ -113,8 +115,8 @@ async def serve(settings: Settings) -> None:
 
 async def _open_source(
     stack: contextlib.AsyncExitStack, settings: Settings, routes: RouteTable, keys: KeyRing, stores: Stores
-) -> tuple[Callable[[], Coroutine[None, None, None]], Wake | None, FineTuning | None]:
-    """Open what models and keys come from; return what follows it, what wakes endpoints there, and the jobs there."""
+) -> tuple[Callable[[], Coroutine[None, None, None]], Wake | None, ClusterJobs | None]:
+    """Open what models and keys come from; return what follows it, what wakes endpoints there, and where jobs are."""
     if settings.kubernetes:
         # The client of Kubernetes takes a second to import, which would be for nothing on one machine.
         from rft_gateway.cluster.source import ClusterError, open_cluster
@@ -124,7 +126,7 @@ async def _open_source(
             cluster = await stack.enter_async_context(open_cluster(settings.namespaces, routes, keys, stores))
         except ClusterError as error:
             raise StartError(str(error)) from None
-        jobs = FineTuning(ClusterJobs(cluster.server)) if settings.fine_tuning else None
+        jobs = ClusterJobs(cluster.server) if settings.fine_tuning else None
         return cluster.follow, cluster.wake, jobs
     assert settings.routes is not None  # the settings have one of both
     assert settings.keys is not None
@@ -145,11 +147,11 @@ async def _open_source(
 
 async def _open_files(
     stack: contextlib.AsyncExitStack, settings: FileSettings | None, ledger: Ledger
-) -> FilesApi | None:
+) -> OpenFiles | None:
     if settings is None:
         return None
     try:
-        return (await stack.enter_async_context(open_files(settings, ledger.engine))).api
+        return await stack.enter_async_context(open_files(settings, ledger.engine))
     except OSError as error:
         raise StartError(f"--files: {error.filename or settings.uri}: {error.strerror}") from None
     except ApiError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from support.fine_tuning import ENDED, LAMBDA, STARTED, STRING_CHECK, condition,
 from support.gateway_in_cluster import ClusterGateway, Team
 from support.patience import PATIENCE_SECONDS, wait_until
 
-from rft_api.object_labels import FINE_TUNING_CANCELLED
+from rft_api.object_labels import FINE_TUNING_CANCELLED, FINE_TUNING_DIGESTS
 
 DATA = "['s3://data/train.jsonl', 's3://data/valid/']"
 REWARD = {
@@ -85,6 +87,58 @@ def test_a_job_from_its_request_to_its_model(client, team):
     assert "The job has successfully completed. reward 0.2 -> 0.8" in messages
     with pytest.raises(openai.BadRequestError, match="has already ended: it is succeeded"):
         client.fine_tuning.jobs.cancel(made.id)
+
+
+def test_a_job_trains_on_files_that_were_uploaded(tmp_path, kubeconfig, team, other_team, s3):
+    bucket = s3.make_bucket(f"files-{uuid.uuid4().hex[:12]}")
+    arguments = ("--fine-tuning", "--files", f"s3://{bucket.name}/kept", "--files-staging", str(tmp_path / "staging"))
+    gateway = ClusterGateway(tmp_path / "gateway", kubeconfig, *arguments)
+    gateway.environment |= s3.environment()
+    content = b'{"messages": [{"role": "user", "content": "2 + 2?"}], "answer": "4"}\n'
+    defaults = config_map(data="[]")
+    del defaults["metadata"]["namespace"]
+    for each in (team, other_team):
+        each.apply(defaults)
+        each.add_base("base", serving={"adapterSources": ["s3://runs/jobs"]})
+    with gateway:
+        gateway.wait_until_ready()
+        with connect(gateway, team.add_key("ci")) as client, connect(gateway, other_team.add_key("ci")) as other:
+            file = client.files.create(file=("train.jsonl", content), purpose="fine-tune")
+            made = create(client, training_file=file.id, validation_file=file.id)
+            assert (made.training_file, made.validation_file) == (file.id, file.id)
+            job = team.read("rftjob", made.id)
+            uris = {source["uri"] for split in ("train", "validation") for source in job["spec"]["data"][split]}
+            (uri,) = uris
+            assert (bucket.parent / uri.removeprefix("s3://")).read_bytes() == content
+            digests = json.loads(job["metadata"]["annotations"][FINE_TUNING_DIGESTS])
+            assert digests == {file.id: hashlib.sha256(content).hexdigest()}
+            refuse_file(other, file.id)
+            assert not other_team.read("rftjobs")["items"]
+            client.files.delete(file.id)
+            refuse_file(client, file.id)
+            refuse_file(client, uri)
+
+
+def test_files_in_a_folder_are_no_data_of_pods(tmp_path, kubeconfig, team):
+    gateway = ClusterGateway(tmp_path / "gateway", kubeconfig, "--fine-tuning", "--files", str(tmp_path / "files"))
+    defaults = config_map(data=DATA)
+    del defaults["metadata"]["namespace"]
+    team.apply(defaults)
+    team.add_base("base", serving={"adapterSources": ["s3://runs/jobs"]})
+    with gateway:
+        gateway.wait_until_ready()
+        with connect(gateway, team.add_key("ci")) as client:
+            content = b'{"messages": [{"role": "user", "content": "2 + 2?"}], "answer": "4"}\n'
+            file = client.files.create(file=("train.jsonl", content), purpose="fine-tune")
+            refuse_file(client, file.id, "keeps its files in a folder, which pods cannot read")
+
+
+def refuse_file(
+    client: openai.OpenAI, name: str, message: str = "is neither the id of a file of the namespace"
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=f"training_file: .*{message}") as refused:
+        create(client, training_file=name)
+    assert (refused.value.param, refused.value.code) == ("training_file", "file_not_found")
 
 
 def test_pause_resume_and_cancel(client, team):
@@ -163,7 +217,9 @@ def test_errors(client, team, other_team, tuning_gateway):
     for name in ("other", "a/../b", "A", "%2e"):
         with pytest.raises(openai.NotFoundError):
             jobs.retrieve(name)
-    with pytest.raises(openai.BadRequestError, match="no address that the namespace admits") as refused:
+    with pytest.raises(
+        openai.BadRequestError, match="neither the id of a file of the namespace, nor an address that it admits"
+    ) as refused:
         create(client, training_file="s3://secrets/x")
     assert refused.value.param == "training_file"
     with pytest.raises(openai.BadRequestError, match="whole number from 1 to 256") as refused:

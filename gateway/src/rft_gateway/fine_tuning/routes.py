@@ -15,11 +15,14 @@ from multidict import CIMultiDictProxy, MultiMapping
 from rft_api.model import Json
 from rft_api.object_labels import FINE_TUNING_CANCELLED
 from rft_gateway.errors import ApiError, model_not_found
+from rft_gateway.files.catalog import FileCatalog
+from rft_gateway.files.store import SCHEME
 from rft_gateway.fine_tuning.checkpoints import describe_checkpoints
+from rft_gateway.fine_tuning.defaults import Defaults
 from rft_gateway.fine_tuning.events import describe_events
 from rft_gateway.fine_tuning.job import ENDED, Job
 from rft_gateway.fine_tuning.listing import NewestJobs, make_page, read_paging, take_page
-from rft_gateway.fine_tuning.request import CreateRequest, FunctionGrader, read_request
+from rft_gateway.fine_tuning.request import FunctionGrader, read_request
 from rft_gateway.fine_tuning.translation import DataFile, asked_models, make_objects
 from rft_gateway.keys import Key
 
@@ -41,10 +44,12 @@ class FineTuning:
 
     Args:
         store: the place of the jobs.
+        files: the files that were uploaded; None when the gateway keeps none.
     """
 
-    def __init__(self, store: ClusterJobs):
+    def __init__(self, store: ClusterJobs, files: FileCatalog | None):
         self._store = store
+        self._files = files
         self._operations: dict[tuple[str, str], Answer] = {
             ("GET", ""): self._retrieve,
             ("GET", "events"): self._events,
@@ -100,11 +105,36 @@ class FineTuning:
             param = "method.reinforcement.grader.name"
             message = f"{param}: there is no RewardFunction {grader.name} in namespace {key.namespace}"
             raise ApiError(400, message, param=param, code="reward_function_not_found")
-        files = _find_files(request, defaults.admits_data)
+        training = await self._data(key, "training_file", request.training_file, defaults)
+        validation = None
+        if request.validation_file is not None:
+            validation = await self._data(key, "validation_file", request.validation_file, defaults)
         name = _job_name(key, document, headers.get(IDEMPOTENCY) or request_id)
         # The code of a grader is parsed for the packages that it imports.
-        make = partial(make_objects, request, document, (key.namespace, name), defaults, base, files)
+        make = partial(make_objects, request, document, (key.namespace, name), defaults, base, (training, validation))
         return _read(await self._store.create(await asyncio.to_thread(make))).describe()
+
+    async def _data(self, key: Key, field: str, name: str, defaults: Defaults) -> DataFile:
+        """Return the file that a request names: one that was uploaded, or an address that its namespace admits.
+
+        Raises:
+            ApiError: 400 when there is none, or its content is in no place that pods can read.
+        """
+        if defaults.admits_data(name):
+            return DataFile(name, name)
+        record = await self._files.file(key.namespace, name) if self._files is not None else None
+        if record is None:
+            message = (
+                f"{field}: is neither the id of a file of the namespace, nor an address that it admits (data in its "
+                f"ConfigMap): {name[:100]}"
+            )
+            raise ApiError(400, message, param=field, code="file_not_found")
+        if not record.uri.startswith(SCHEME):
+            message = (
+                f"{field}: the gateway keeps its files in a folder, which pods cannot read; its --files has to be on S3"
+            )
+            raise ApiError(400, message, param=field, code="file_not_found")
+        return DataFile(record.id, record.uri, record.sha256)
 
     async def _list(self, key: Key, query: MultiMapping[str]) -> Json:
         paging = read_paging(query, _DEFAULT_JOBS, of_jobs=True)
@@ -161,19 +191,6 @@ class FineTuning:
         if job is None or not _opens(key, job):
             raise missing
         return job
-
-
-def _find_files(request: CreateRequest, admits: Callable[[str], bool]) -> tuple[DataFile, DataFile | None]:
-    """Return the files of a request: addresses that its namespace admits."""
-    for field, value in (("training_file", request.training_file), ("validation_file", request.validation_file)):
-        if value is not None and not admits(value):
-            message = f"{field}: is no address that the namespace admits (data in its ConfigMap): {value[:100]}"
-            raise ApiError(400, message, param=field, code="file_not_found")
-    validation = request.validation_file
-    return (
-        DataFile(request.training_file, request.training_file),
-        DataFile(validation, validation) if validation is not None else None,
-    )
 
 
 def _job_name(key: Key, document: Json, once: str) -> str:
