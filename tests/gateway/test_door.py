@@ -90,6 +90,21 @@ def test_a_stream_is_what_the_server_sends_byte_for_byte(gateway, server, path, 
     assert through.headers["content-type"] == direct.headers["content-type"]
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+@pytest.mark.parametrize("wants_usage", [False, True])
+def test_the_fingerprint_of_a_server_is_in_streams_with_usage_only(gateway, server, path, wants_usage):
+    server.behaviour.fingerprint = "vllm-0.31.0-1234"
+    body = question(stream=True, prompt="one two", stream_options={"include_usage": wants_usage})
+    through = gateway.post(path, body)
+    headers = {"x-request-id": through.headers["x-request-id"]}
+    direct = httpx.post(f"{server.url}{path}", json=body, headers=headers, timeout=PATIENCE_SECONDS, trust_env=False)
+    field = b',"system_fingerprint":"vllm-0.31.0-1234"'
+    assert direct.content.count(field) == 1
+    assert through.content == (direct.content if wants_usage else direct.content.replace(field, b""))
+    whole = gateway.post(path, question(prompt="one two"))
+    assert whole.json()["system_fingerprint"] == "vllm-0.31.0-1234"
+
+
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/responses"])
 def test_an_answer_is_what_the_server_sends_byte_for_byte(gateway, server, path):
     body = json.dumps(question(prompt="one two", input="one two", n=2), indent=3).encode()

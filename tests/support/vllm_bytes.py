@@ -51,6 +51,8 @@ class Behaviour:
     finish: str = "length"
     """Why completions end."""
     token_seconds: float = 0.0
+    fingerprint: str | None = None
+    """vLLM's `system_fingerprint`: in streams, of the chunk with the usage, or of chunks that end a completion."""
 
 
 class VllmBytes:
@@ -162,7 +164,7 @@ class VllmBytes:
             if document.get("stream"):
                 return await self._stream(request, document, "chat.completion.chunk", f"chatcmpl-{_id(request)}")
             choices = [await self._chat_choice(request, document, index) for index in range(document.get("n") or 1)]
-            return _json(_chat_answer(request, document, choices))
+            return _json(_chat_answer(request, document, choices, self.behaviour.fingerprint))
         except _Refusal as refusal:
             return refusal.response()
         except asyncio.CancelledError:
@@ -208,8 +210,9 @@ class VllmBytes:
             usage = _usage(sum(map(_words, prompts)), len(texts) * _tokens(document))
             answer = {
                 "id": f"cmpl-{_id(request)}", "object": "text_completion", "created": CREATED,
-                "model": document["model"], "choices": choices, "service_tier": None, "system_fingerprint": None,
-                "usage": usage, "kv_transfer_params": None, "ec_transfer_params": None, "metrics": None,
+                "model": document["model"], "choices": choices, "service_tier": None,
+                "system_fingerprint": self.behaviour.fingerprint, "usage": usage, "kv_transfer_params": None,
+                "ec_transfer_params": None, "metrics": None,
             }  # fmt: skip
             return _json(answer)
         except _Refusal as refusal:
@@ -227,6 +230,8 @@ class VllmBytes:
         prompts = [_prompt_tokens(document)] if is_chat else [_words(prompt) for prompt in _prompts(document)]
         completions, count = document.get("n") or 1, _tokens(document)
         total = len(prompts) * completions
+        stated = self.behaviour.fingerprint
+        fingerprint = {} if stated is None else {"system_fingerprint": stated}
         response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
 
         async def write(choices: list[Any], usage: dict[str, Any] | None, **more: Any) -> None:
@@ -263,10 +268,11 @@ class VllmBytes:
                     if is_chat and "tools" in document:
                         delta, finish = _tool_delta(document, number, count)
                     choice = _stream_choice(index, delta, finish) if is_chat else _text_choice(index, token, finish)
-                    await write([choice], usage_of(index, number + 1))
+                    ends = {} if include or finish is None else fingerprint
+                    await write([choice], usage_of(index, number + 1), **ends)
             if include:
                 final = {"prompt_tokens": sum(prompts), "total_tokens": sum(prompts) + total * count}
-                await write([], {**final, "completion_tokens": total * count})
+                await write([], {**final, "completion_tokens": total * count}, **fingerprint)
         except _Refusal as refusal:
             await response.write(b"data: " + refusal.body() + b"\n\n")
         await response.write(b"data: [DONE]\n\n")
@@ -364,10 +370,10 @@ def _usage(prompt: int, completion: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _chat_answer(request: web.Request, document: Any, choices: list[Any]) -> dict[str, Any]:
+def _chat_answer(request: web.Request, document: Any, choices: list[Any], fingerprint: str | None) -> dict[str, Any]:
     return {
         "id": f"chatcmpl-{_id(request)}", "object": "chat.completion", "created": CREATED, "model": document["model"],
-        "choices": choices, "service_tier": None, "system_fingerprint": None,
+        "choices": choices, "service_tier": None, "system_fingerprint": fingerprint,
         "usage": _usage(_prompt_tokens(document), len(choices) * _tokens(document)),
         "prompt_logprobs": None, "prompt_token_ids": None, "prompt_text": None, "kv_transfer_params": None,
         "ec_transfer_params": None, "metrics": None,
