@@ -76,8 +76,13 @@ def test_fuzzed_calls_are_answered(file_gateway, stored):
     with openai_client(file_gateway) as client:
         file = client.files.create(file=("a.jsonl", data()), purpose="fine-tune")
         upload = client.uploads.create(bytes=len(data()), filename="a", mime_type="a", purpose="fine-tune")
-    words = (text for text in TEXTS[:-1] if len(text) < 100 and text.isprintable())
-    names = [file.id, upload.id, file.id, upload.id, *words]
+    names = [
+        file.id,
+        upload.id,
+        file.id,
+        upload.id,
+        *(text for text in TEXTS[:-1] if len(text) < 100 and text.isprintable()),
+    ]
     statuses = []
     with file_gateway.client() as raw:
         for call in range(CALLS):
