@@ -124,6 +124,17 @@ def test_feedback_counts_for_the_limits_of_its_key(gateway):
     assert give(gateway, name, token, rating="up").status_code == 429
 
 
+def test_feedback_is_taken_when_the_tokens_of_its_key_are_used_up(gateway):
+    token = gateway.add_new_key("spent", limits=Limits(tokens_per_day=4))
+    answer = ask(gateway, "one two", token=token)
+    (entry,) = gateway.wait_for_entries(1)
+    assert entry["prompt_tokens"] + entry["completion_tokens"] >= 4
+    refused = gateway.post("/v1/completions", {"model": "m", "prompt": "one"}, token)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    given = give(gateway, answer.json()["id"], token, rating="up")
+    assert (given.status_code, given.headers["x-ratelimit-remaining-tokens"]) == (200, "0")
+
+
 def test_feedback_outlives_a_kill(gateway, logs):
     names = [ask(gateway, text).json()["id"] for text in ("one", "two")]
     for name in names:

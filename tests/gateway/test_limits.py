@@ -250,6 +250,18 @@ def test_a_refused_request_counts_for_nothing():
     assert headers_of(limiter, key, NOON) == before
 
 
+def test_what_uses_no_tokens_is_let_in_when_none_are_left():
+    limiter = Limiter(NOON)
+    key = make_key(requests_per_minute=9, tokens_per_minute=8, tokens_per_day=9, tokens_per_month=10)
+    limiter.admit(key, NOON, 8).settle(NOON, 100)
+    before = headers_of(limiter, key, NOON)
+    assert before["x-ratelimit-remaining-tokens"] == "0"
+    limiter.admit(key, NOON, 0).release()
+    after = {"x-ratelimit-remaining-requests": "7", "x-ratelimit-reset-requests": "1m0s"}
+    assert headers_of(limiter, key, NOON) == {**before, **after}
+    assert refusal(limiter, key, NOON, 1) is not None
+
+
 def test_days_and_months_end_at_midnight_of_utc():
     limiter = Limiter(NOON)
     day, month = make_key("day", tokens_per_day=10), make_key("month", tokens_per_month=10)

@@ -167,32 +167,33 @@ class Limiter:
             key: the key that asks.
             now: seconds since 1970.
             estimate: the tokens that the request will use, as far as they are known: those of its prompt, and those of
-                its completions if it limits them.
+                its completions if it limits them; 0 for what uses none, which no limit of tokens refuses.
 
         Raises:
             ApiError: 429 when it would exceed a limit; then nothing is counted.
         """
         identity, parallel = (key.namespace, key.name), key.limits.parallel_requests
-        tokens = max(1, estimate)
         self._begin(now)
         minute = self._minute_of(key, now)
         gauges = list(self._gauges(key, minute))
         refusals = [
-            _refuse(key, gauge, now, amount) for gauge in gauges if (amount := _amount(gauge, tokens)) > gauge.remaining
+            _refuse(key, gauge, now, amount)
+            for gauge in gauges
+            if (amount := _amount(gauge, estimate)) > gauge.remaining
         ]
         running = self._running.get(identity, 0)
         if parallel is not None and running >= parallel:
             refusals.append(_refuse_parallel(key, parallel, running))
         if refusals:
             raise _error(refusals, _headers(gauges, now))
-        reservation = _Reservation(identity, tokens, self._day, self._month, minute)
+        reservation = _Reservation(identity, estimate, self._day, self._month, minute)
         if minute is not None:
-            reservation.entry = minute.add(now, 1, tokens)
-        self._day.add(identity, tokens)
-        self._month.add(identity, tokens)
+            reservation.entry = minute.add(now, 1, estimate)
+        self._day.add(identity, estimate)
+        self._month.add(identity, estimate)
         self._running[identity] = running + 1
         for gauge in gauges:
-            gauge.used += _amount(gauge, tokens)
+            gauge.used += _amount(gauge, estimate)
         return Admission(self, reservation, _headers(gauges, now))
 
     def budget_shares(self, key: Key, now: float) -> Iterator[tuple[str, float]]:
