@@ -18,6 +18,7 @@ from rft_gateway.limits import Admission, Limiter, format_duration
 NOON = datetime(2027, 2, 28, 12, tzinfo=UTC).timestamp()
 MIDNIGHT = datetime(2027, 3, 1, tzinfo=UTC).timestamp()
 """The end of a day that is the last of its month."""
+DAY = 86_400
 
 
 def make_key(name: str = "ci", **limits: int) -> Key:
@@ -321,16 +322,48 @@ def test_a_limit_that_changes_holds_at_once():
 
 @given(st.lists(st.tuples(st.integers(-300, 300), amounts), min_size=1, max_size=40))
 def test_a_clock_that_is_set_back_locks_nobody_out(arrivals):
-    """A request waits for a minute at most, whatever the clock did before; and no day ends twice."""
+    """A request waits for a minute at most, whatever the clock did before; and no day's tokens are given twice."""
     limiter, now = Limiter(NOON), MIDNIGHT
     key = make_key(requests_per_minute=2, tokens_per_minute=50)
     budget = make_key("budget", tokens_per_day=1000)
+    limiter.admit(budget, MIDNIGHT - 1, 1000)
     limiter.admit(budget, MIDNIGHT, 1000)
     for step, amount in arrivals:
         now += step
         refusal_of_admit(limiter, key, now, amount)
         assert refusal(limiter, budget, now, 1) is not None
     assert refusal(limiter, key, now + 60, 50) is None
+
+
+def test_days_of_a_clock_that_was_40_days_ahead_are_not_those_of_the_right_one():
+    wrong = NOON + 40 * DAY
+    limiter, key = Limiter(wrong), make_key(tokens_per_day=100, tokens_per_month=250)
+    limiter.admit(key, wrong, 60)
+    assert headers_of(limiter, key, wrong)["x-ratelimit-remaining-tokens"] == "40"
+    for now in (MIDNIGHT, MIDNIGHT + DAY):
+        limiter.admit(key, now, 100)
+        error = refusal(limiter, key, now + DAY / 2, 1)
+        assert (error.headers["retry-after"], error.headers["x-ratelimit-remaining-tokens"]) == (str(DAY // 2), "0")
+    limiter.admit(key, MIDNIGHT + 2 * DAY, 50)
+    assert "tokens per month: Limit 250, Used 250" in refusal(limiter, key, MIDNIGHT + 2 * DAY, 1).message
+
+
+@pytest.mark.parametrize("days", [-400, -2, 1, 40])
+def test_a_clock_that_was_wrong_for_a_while_gives_no_tokens_twice(days):
+    limiter = Limiter(NOON)
+    key = make_key(tokens_per_day=100, tokens_per_month=1000)
+    limiter.admit(key, NOON, 30).settle(NOON, 100)
+    wrong = NOON + days * DAY
+    # Prometheus asks on two of the wrong days, a request comes on one.
+    assert dict(limiter.budget_shares(key, wrong))["day"] == 0
+    assert dict(limiter.budget_shares(key, wrong + DAY / 2))["day"] == 0
+    limiter.admit(key, wrong, 40)
+    assert dict(limiter.budget_shares(key, wrong))["day"] == 0.4
+    right = NOON + 60
+    assert dict(limiter.budget_shares(key, right))["day"] == 1
+    error = refusal(limiter, key, right, 1)
+    assert "tokens per day (TPD): Limit 100, Used 100" in error.message
+    assert error.headers["retry-after"] == str(DAY // 2 - 60)
 
 
 def test_memory_is_bounded_with_many_keys():
@@ -347,6 +380,9 @@ def test_memory_is_bounded_with_many_keys():
     busy.release()
     limiter.admit(keys[1], MIDNIGHT, 1).release()
     assert len(limiter._minutes) == len(limiter._month.tokens) == len(limiter._day.tokens) == 1
+    for day in range(100):
+        limiter.admit(keys[1], MIDNIGHT + day * DAY, 1).release()
+    assert [len(limiter._days), len(limiter._months)] == [3, 3]
     # A key that never rests has no more entries than seconds, however many its requests are.
     busy_key = make_key("busy", requests_per_minute=10**9)
     for index in range(20_000):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from types import TracebackType
@@ -21,6 +21,10 @@ from rft_gateway.minute import Entry, Kind, Minute
 _PARALLEL_WAIT = 1.0
 """Seconds after which to try again when too many requests run; nobody knows when one of them ends."""
 
+_KEPT_PERIODS = 3
+"""Days, and months, whose tokens are known: a clock that was wrong comes back to the day that it had left, and may have
+reached the end of the wrong day meanwhile."""
+
 _Identity = tuple[str, str]
 """Namespace and name of a key."""
 
@@ -31,6 +35,8 @@ class _Period:
 
     first: date
     """Its first day."""
+    start: float
+    """Its beginning, in seconds since 1970."""
     end: float
     """Its end, in seconds since 1970."""
     tokens: dict[_Identity, int]
@@ -134,8 +140,8 @@ class Admission:
 class Limiter:
     """Lets requests in or refuses them, by the limits of their keys.
 
-    Its memory is bounded by the keys that have had a request this month, with two numbers for each, and by the requests
-    of the last minute.
+    Its memory is bounded by the keys that have had a request in three months, with a number for each of these months
+    and of three days, and by the requests of the last minute.
     """
 
     def __init__(self, now: float):
@@ -143,6 +149,8 @@ class Limiter:
         today = _day_of(now)
         self._day = _day(today)
         self._month = _month(today)
+        self._days = {self._day.first: self._day}
+        self._months = {self._month.first: self._month}
         self._minutes: OrderedDict[_Identity, Minute] = OrderedDict()
         """The minutes of keys that have a limit for them, the one that was used last at the end."""
         self._running: dict[_Identity, int] = {}
@@ -215,12 +223,14 @@ class Limiter:
                 yield period, span.tokens.get(identity, 0) / limit
 
     def _begin(self, now: float) -> None:
-        """Begin a new day and month where they have begun, and forget the minutes of keys that have used nothing."""
-        if now >= self._day.end:
+        """Count for the day and month of the time, and forget the minutes of keys that have used nothing.
+
+        They may be those before the present ones: a clock can be set back.
+        """
+        if not self._day.start <= now < self._day.end:
             today = _day_of(now)
-            self._day = _day(today)
-            if now >= self._month.end:
-                self._month = _month(today)
+            self._day = _chosen(self._days, today, _day)
+            self._month = _chosen(self._months, today.replace(day=1), _month)
         while self._minutes and next(iter(self._minutes.values())).is_over(now):
             self._minutes.popitem(last=False)
 
@@ -287,12 +297,20 @@ def _day_of(now: float) -> date:
 
 
 def _day(first: date) -> _Period:
-    return _Period(first, _midnight(first + timedelta(days=1)), {})
+    return _Period(first, _midnight(first), _midnight(first + timedelta(days=1)), {})
 
 
 def _month(day: date) -> _Period:
     first = day.replace(day=1)
-    return _Period(first, _midnight((first + timedelta(days=31)).replace(day=1)), {})
+    return _Period(first, _midnight(first), _midnight((first + timedelta(days=31)).replace(day=1)), {})
+
+
+def _chosen(periods: dict[date, _Period], first: date, make: Callable[[date], _Period]) -> _Period:
+    """Return the period with this first day, which becomes the last one; the first ones are forgotten."""
+    period = periods[first] = periods.pop(first, None) or make(first)
+    while len(periods) > _KEPT_PERIODS:
+        del periods[next(iter(periods))]
+    return period
 
 
 def _midnight(day: date) -> float:
