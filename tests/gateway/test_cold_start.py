@@ -12,6 +12,7 @@ from support.gateway import route
 from support.patience import PATIENCE_SECONDS
 
 from rft_api.gateway_routes import Route
+from rft_gateway import proxy
 from rft_gateway import waiting as waiting_module
 from rft_gateway.cold_start import WAITING_BYTES, Crowd, Reason, refuse
 from rft_gateway.demand import Demand
@@ -203,7 +204,7 @@ def test_an_endpoint_is_woken_again_while_it_has_no_pod(monkeypatch):
 
 
 def test_one_of_a_crowd_asks_a_server_that_does_not_have_the_adapter_yet(monkeypatch):
-    """When it seems to be answered, all others follow."""
+    """When it is answered, all others follow."""
     monkeypatch.setattr(waiting_module, "TICK_SECONDS", 0.01)
 
     async def scenario() -> None:
@@ -218,7 +219,9 @@ def test_one_of_a_crowd_asks_a_server_that_does_not_have_the_adapter_yet(monkeyp
                         place.find_route()
                         attempts.append(number)
                         if loaded.is_set():
-                            await asyncio.sleep(0.05)  # as long as an answer takes
+                            place.note_answer()
+                            while len(set(attempts[asked:])) < 20:
+                                await asyncio.sleep(0.01)  # an answer may take as long as it likes
                             return
                         await place.wait(None)
 
@@ -226,10 +229,81 @@ def test_one_of_a_crowd_asks_a_server_that_does_not_have_the_adapter_yet(monkeyp
             while len(attempts) < 25:
                 await asyncio.sleep(0)
             assert set(attempts[20:]) == {0}
+            asked = len(attempts)
             loaded.set()
             await asyncio.gather(*asks)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("connects", [True, False])
+def test_others_of_a_crowd_wait_while_one_only_connects(monkeypatch, connects):
+    """Until a server must have taken the connection: then it may take its time for an answer."""
+    monkeypatch.setattr(waiting_module, "TICK_SECONDS", 0.01 if not connects else 1.0)
+    monkeypatch.setattr(waiting_module, "CONNECT_SECONDS", PATIENCE_SECONDS if connects else 0.0)
+
+    async def scenario() -> None:
+        async with limited() as hall:
+            hall.set_servers({"tax": ["http://a:1"]})
+            attempts: list[int] = []
+            ends = asyncio.Event()
+
+            async def ask(number: int) -> None:
+                with hall.waiting.place(hall.route("tax"), 1) as place:
+                    place.find_route()
+                    await place.wait(None)
+                    attempts.append(number)
+                    await ends.wait()  # neither refused nor answered
+
+            asks = [asyncio.create_task(ask(number)) for number in range(3)]
+            await hall.crowd(3)
+            room = hall.waiting.room_of(hall.route("tax"))
+            if connects:
+                for _ in range(10):
+                    room._ask_again()
+                    await asyncio.sleep(0.01)
+                assert attempts == [0]
+            else:
+                while len(attempts) < 3:
+                    await asyncio.sleep(0.01)
+            ends.set()
+            await asyncio.gather(*asks)
+
+    asyncio.run(scenario())
+
+
+def test_signs_of_life_go_on_while_servers_are_tried(monkeypatch):
+    """They end when a server answers."""
+    monkeypatch.setattr(waiting_module, "HEARTBEAT_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        async with limited() as hall:
+            beats: list[str] = []
+
+            async def beat() -> None:
+                beats.append(phase)
+
+            with hall.waiting.place(hall.route("base"), 1) as place:
+                place.find_route()
+                phase = "waits"
+                waits = asyncio.create_task(place.wait(beat))
+                while len(beats) < 2:
+                    await asyncio.sleep(0.01)
+                phase = "tries"
+                hall.set_servers({"base": ["http://a:1"]})
+                await waits
+                while beats.count("tries") < 3:
+                    await asyncio.sleep(0.01)
+                place.note_answer()
+                phase = "answered"
+                await asyncio.sleep(0.1)
+            assert set(beats) == {"waits", "tries"}
+
+    asyncio.run(scenario())
+
+
+def test_the_proxy_connects_for_as_long_as_the_crowd_supposes():
+    assert proxy.CONNECT_SECONDS == waiting_module.CONNECT_SECONDS
 
 
 def test_whoever_leaves_gives_its_place_up():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 from rft_api.gateway_routes import Route
+from rft_gateway.answers import ClientLeft
 from rft_gateway.cold_start import WAITING_BYTES, Crowd, Reason, refuse
 from rft_gateway.demand import Demand
 from rft_gateway.errors import model_not_found
@@ -21,6 +23,9 @@ HEARTBEAT_SECONDS = 10.0
 """Time between two signs of life to a client that waits. Proxies close connections that are silent for a minute."""
 TICK_SECONDS = 1.0
 """Time after which a server that has not taken a request, or has not loaded its adapter, is asked again."""
+CONNECT_SECONDS = 5.0
+"""Time in which a server takes a connection, as the proxy has it. A request that has tried each of its servers for so
+long is not connecting any more: one of them has it."""
 WAKE_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0)
 """Times after which an endpoint is woken again while it has no pod; the last of them is repeated."""
 
@@ -148,15 +153,68 @@ class Room:
             self._ask_again()
 
     def _ask_again(self) -> None:
-        """Have the oldest request of each model try its servers; when that seems to be answered, all others, too."""
+        """Have the oldest request of each model try its servers; when one seems to be answered, all others, too.
+
+        Nobody else tries while one only connects: with an address that hangs, that takes seconds.
+        """
         of_model: dict[str, list[Place]] = {}
         for place in self.places:
             if place.has_servers:
                 of_model.setdefault(place.route.model, []).append(place)
         for places in of_model.values():
             waiting = [place for place in places if place.is_waiting]
-            for place in waiting[:1] if len(waiting) == len(places) else waiting:
+            if any(place.seems_answered for place in places):
+                released = waiting
+            else:
+                released = waiting[:1] if len(waiting) == len(places) else []
+            for place in released:
                 place.release()
+
+
+class _Heartbeat:
+    """The signs of life for the client of one request, from its first wait on.
+
+    While the request waits, it gives them itself. While it tries servers, they are given beside it: an address that
+    hangs takes seconds, and a model may have many.
+    """
+
+    def __init__(self, beat: Beat):
+        self._beat = beat
+        self._last = time.monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def due(self) -> float:
+        """The time of the next one, by the monotonic clock."""
+        return self._last + HEARTBEAT_SECONDS
+
+    async def give(self) -> None:
+        """Give one now."""
+        await self._beat()
+        self._last = time.monotonic()
+
+    def begin_beside(self) -> None:
+        """Give them beside the request, until `stop_beside`. Returns at once."""
+        rest = max(0.0, self.due - time.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(rest, self._begin_task)
+
+    def stop_beside(self) -> None:
+        """Give none beside the request any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+        self._timer = self._task = None
+
+    def _begin_task(self) -> None:
+        self._task = asyncio.ensure_future(self._give_all())
+
+    async def _give_all(self) -> None:
+        with contextlib.suppress(ClientLeft):  # its connection has been closed, which ends the request
+            while True:
+                await self.give()
+                await asyncio.sleep(HEARTBEAT_SECONDS)
 
 
 class Place:
@@ -173,6 +231,14 @@ class Place:
         self._arrival: float | None = None
         self._released = asyncio.Event()
         self._seen: _Snapshot | None = None
+        self._heartbeat: _Heartbeat | None = None
+        self._connects_until = math.inf
+        """When it will not be connecting any more, by the monotonic clock."""
+
+    @property
+    def seems_answered(self) -> bool:
+        """Whether a server has the request: it has begun to answer, or nothing else could have taken so long."""
+        return not self.is_waiting and time.monotonic() > self._connects_until
 
     @property
     def state(self) -> EndpointState:
@@ -201,20 +267,27 @@ class Place:
         """Wait until the servers of the model may be tried again.
 
         Args:
-            beat: gives the client a sign of life, again and again.
+            beat: gives the client a sign of life, again and again, until the request is answered or leaves.
 
         Raises:
             ApiError: when the request does not wait, or has waited for too long.
         """
+        if self._heartbeat is not None:
+            self._heartbeat.stop_beside()
         self._check()
         if self._arrival is None:
             self._arrival = time.monotonic()
+            self._heartbeat = _Heartbeat(beat) if beat is not None else None
             self._room = self._waiting.room_of(self.route)
             self._room.places[self] = None
-        if self.has_changed():  # while its servers were tried
-            return
-        with self._counted():
-            await self._sleep(self._arrival, beat)
+        if not self.has_changed():  # while its servers were tried
+            with self._counted():
+                await self._sleep(self._arrival)
+        route = self._find()
+        connects = CONNECT_SECONDS * len(route.servers) if route is not None else 0.0
+        self._connects_until = time.monotonic() + connects + TICK_SECONDS
+        if self._heartbeat is not None:
+            self._heartbeat.begin_beside()
 
     def has_changed(self) -> bool:
         """Return whether the model or its servers have changed since they were tried."""
@@ -227,19 +300,24 @@ class Place:
     def note_answer(self) -> None:
         """Note that a server has begun to answer the request."""
         if self._room is not None and self._arrival is not None:
+            self._connects_until = -math.inf
+            if self._heartbeat is not None:
+                self._heartbeat.stop_beside()
             self._room.note_start(self._arrival + self.seconds - self._room.opened)
 
     def leave(self) -> None:
         """Give the place up."""
         if self._room is not None:
+            if self._heartbeat is not None:
+                self._heartbeat.stop_beside()
             self._room.leave(self)
             self._room = None
 
-    async def _sleep(self, arrival: float, beat: Beat | None) -> None:
-        beaten = time.monotonic()
+    async def _sleep(self, arrival: float) -> None:
         while not self._released.is_set():
             now = time.monotonic()
-            rest = min(arrival + self.state.timeout, beaten + HEARTBEAT_SECONDS) - now
+            due = self._heartbeat.due if self._heartbeat is not None else now + HEARTBEAT_SECONDS
+            rest = min(arrival + self.state.timeout, due) - now
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, rest)):
                     await self._released.wait()
@@ -247,10 +325,8 @@ class Place:
             if self._released.is_set():
                 break
             self._check()
-            if time.monotonic() >= beaten + HEARTBEAT_SECONDS:
-                if beat is not None:
-                    await beat()
-                beaten = time.monotonic()
+            if self._heartbeat is not None and time.monotonic() >= self._heartbeat.due:
+                await self._heartbeat.give()
         self._released.clear()
 
     def _check(self) -> None:
