@@ -157,6 +157,45 @@ def test_those_that_have_waited_for_too_long_fail_alone():
     assert store.batches == [[0], [0, 1], [1]]
 
 
+def test_a_commit_that_does_not_return_holds_nobody_for_longer_than_the_patience(caplog):
+    store = Store()
+
+    async def scenario(commits: GroupCommit[int, int]) -> list[Any]:
+        tasks = await submit_behind(store, commits, [1, 2])
+        results = await asyncio.gather(*tasks, return_exceptions=True)  # the store is held until all are told
+        store.free.set()
+        return [*results, await commits.submit(3)]
+
+    begun, *not_begun, later = run(store, scenario, patience=0.2)
+    assert str(begun) == "the store has not confirmed it for 0.2 s, and may still write it"
+    message = "a commit has not returned, and entries have waited for 0.2 s"
+    assert [str(error) for error in not_begun] == [message, message]
+    assert {type(error) for error in (begun, *not_begun)} == {CommitError}
+    assert later == 9
+    assert store.batches == [[0], [3]]  # what was said not to be written is not written later
+    assert caplog.messages == [f"store: {message}", "store: is written again"]
+
+
+def test_those_that_have_come_later_wait_on_when_the_first_are_told():
+    store = Store()
+    now = 0.0
+
+    async def scenario(commits: GroupCommit[int, int]) -> list[Any]:
+        nonlocal now
+        tasks = await submit_behind(store, commits, [1])
+        now = 100.0
+        tasks.append(asyncio.create_task(commits.submit(2)))
+        await asyncio.wait(tasks[:2])
+        assert not tasks[2].done()
+        store.free.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    *old, new = run(store, scenario, patience=0.2, clock=lambda: now)
+    assert [type(error) for error in old] == [CommitError, CommitError]
+    assert new == 4
+    assert store.batches == [[0], [2]]
+
+
 def test_other_work_waits_for_the_batch_before_it():
     store = Store()
 

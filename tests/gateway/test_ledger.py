@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
+import psycopg
 import pytest
 from sqlalchemy import event, text
 from support.ledger_entries import NOON, entry, rows
@@ -214,6 +215,34 @@ def test_when_the_database_stays_away_writers_are_told(postgres_server, postgres
 
     assert "postgres" in asyncio.run(write())
     assert len(rows(postgres)) == 1
+
+
+def test_when_a_commit_does_not_return_writers_are_told_that_it_may_still_be_written(postgres_server, postgres):
+    """The database waits for a synchronous standby that is away."""
+
+    def set_standby(name: str) -> None:
+        with psycopg.connect(postgres_server.url("postgres"), autocommit=True) as connection:
+            connection.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+            connection.execute("SELECT pg_reload_conf()")
+
+    def wait_for_standby() -> bool:
+        with psycopg.connect(postgres_server.url("postgres")) as connection:
+            return connection.execute("SHOW synchronous_standby_names").fetchone() == ("away",)
+
+    async def write():
+        async with opened(postgres, patience=1.0) as ledger:
+            await ledger.write(entry())
+            await asyncio.to_thread(set_standby, "away")
+            try:
+                await asyncio.to_thread(wait_until, wait_for_standby)
+                with pytest.raises(LedgerError, match="has not confirmed it for 1 s, and may still write it"):
+                    await ledger.write(entry())
+            finally:
+                await asyncio.to_thread(set_standby, "")
+            await ledger.write(entry())
+
+    asyncio.run(write())
+    assert len(rows(postgres)) == 3
 
 
 def test_a_full_disk_is_told_and_passes(tmp_path):

@@ -41,8 +41,8 @@ class GroupCommit(Generic[Item, Result]):
         describe: makes a sentence of an error of `commit`.
         batch_size: size at which a batch is full. The item that reaches it belongs to the batch.
         size_of: returns the size of an item.
-        patience: seconds during which a commit that fails is tried again. After each failed attempt, the items that
-            have waited for longer fail.
+        patience: seconds during which a commit that fails is tried again. Items that have waited for longer fail, also
+            while a commit does not return. If it is 0, items fail with the first attempt, and wait for its end.
         clock: returns seconds, for the patience.
     """
 
@@ -67,6 +67,8 @@ class GroupCommit(Generic[Item, Result]):
         self._patience = patience
         self._clock = clock
         self._waiting: list[_Waiting[Item, Result]] = []
+        self._committing: list[_Waiting[Item, Result]] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._committer: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, title)
         self._is_finished = False
@@ -80,7 +82,7 @@ class GroupCommit(Generic[Item, Result]):
         """Return the item's result when it is committed. If the caller is cancelled, it is committed all the same.
 
         Raises:
-            CommitError: it could not be committed in time.
+            CommitError: it was not committed in time; the message says so if a commit may still be writing it.
         """
         if self._is_finished:
             raise CommitError(f"the {self._title} is closed")
@@ -89,6 +91,8 @@ class GroupCommit(Generic[Item, Result]):
         self._waiting.append(waiting)
         if self._committer is None or self._committer.done():
             self._committer = loop.create_task(self._commit_all())
+        if self._timer is None and self._patience:
+            self._timer = loop.call_later(self._patience, self._tell_late)
         return await waiting.result
 
     async def run(self, work: Callable[[], Value]) -> Value:
@@ -104,12 +108,14 @@ class GroupCommit(Generic[Item, Result]):
     async def close(self) -> None:
         """Finish, and end the thread."""
         await self.finish()
+        if self._timer is not None:
+            self._timer.cancel()
         self._thread.shutdown()
 
     async def _commit_all(self) -> None:
         pause = _SHORTEST_PAUSE
         while self._waiting:
-            batch = self._next_batch()
+            batch = self._committing = self._next_batch()
             try:
                 results = await self.run(partial(self._commit, [each.item for each in batch]))
             except Exception as error:  # of whatever kind: nobody else would tell those who wait
@@ -119,6 +125,7 @@ class GroupCommit(Generic[Item, Result]):
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
+            self._committing = []
             self._note(None)
             pause = _SHORTEST_PAUSE
             for each, result in zip(batch, results, strict=True):
@@ -140,8 +147,27 @@ class GroupCommit(Generic[Item, Result]):
             if each.deadline <= now and not each.result.done():
                 each.result.set_exception(CommitError(failure))
         patient = [each for each in batch if each.deadline > now]
-        self._waiting = patient + self._waiting
+        self._committing, self._waiting = [], patient + self._waiting
         return len(patient)
+
+    def _tell_late(self) -> None:
+        """Fail what has waited for too long. What no commit has begun to write is not written later, either."""
+        now, late = self._clock(), f"for {self._patience:g} s"
+        count = _count_late(self._waiting, now)
+        not_begun, self._waiting = self._waiting[:count], self._waiting[count:]
+        begun = self._committing[: _count_late(self._committing, now)]
+        if begun:
+            self._note(f"a commit has not returned, and entries have waited {late}")
+        for each in begun:
+            if not each.result.done():
+                message = f"the {self._title} has not confirmed it {late}, and may still write it"
+                each.result.set_exception(CommitError(message))
+        for each in not_begun:
+            if not each.result.done():
+                each.result.set_exception(CommitError(self.failure or f"the {self._title} was busy {late}"))
+        rest = self._committing[len(begun) : len(begun) + 1] or self._waiting[:1]
+        pause = max(rest[0].deadline - now, _SHORTEST_PAUSE) if rest else 0.0
+        self._timer = asyncio.get_running_loop().call_later(pause, self._tell_late) if rest else None
 
     def _note(self, failure: str | None) -> None:
         """Log that commits fail, and that they succeed again; each once."""
@@ -150,3 +176,8 @@ class GroupCommit(Generic[Item, Result]):
         elif self.failure and not failure:
             _logger.warning("%s: is written again", self._title)
         self.failure = failure
+
+
+def _count_late(items: list[_Waiting[Item, Result]], now: float) -> int:
+    """Return how many items are over their deadlines: they are the first ones."""
+    return next((count for count, each in enumerate(items) if each.deadline > now), len(items))
