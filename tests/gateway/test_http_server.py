@@ -1,15 +1,90 @@
-"""The HTTP server takes bodies of any size, and ends within the time that it has for it."""
+"""The HTTP server takes bodies of any size, bounds what clients cost, and ends within the time that it has for it."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 from support.patience import PATIENCE_SECONDS
 
+from rft_api.foreign import server_limits
 from rft_gateway import http_server
+
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+UNFINISHED = b"GET / HTTP/1.1\r\nhost: x\r\na: "
+
+
+class CountingServer(http_server.HttpServer):
+    """Counts the pieces of requests without a key that have come."""
+
+    held = 0
+
+    def hold(self, connection: Any, size: int) -> None:
+        self.held += 1
+        super().hold(connection, size)
+
+
+@asynccontextmanager
+async def serving(
+    respond: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+) -> AsyncIterator[Callable[[bytes], Awaitable[Stream]]]:
+    """Serve, and yield what connects, and returns when the server has the bytes that it has sent."""
+
+    async def connect(data: bytes) -> Stream:
+        reader, writer = await asyncio.open_connection(*address[:2])
+        writers.append(writer)
+        before = server.held
+        writer.write(data)
+        while data and server.held == before:
+            await asyncio.sleep(0)
+        return reader, writer
+
+    writers: list[asyncio.StreamWriter] = []
+    server = CountingServer(respond, handler_cancellation=True)
+    runner = web.ServerRunner(server, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    address: Any = runner.addresses[0]
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            yield connect
+    finally:
+        for writer in writers:
+            writer.close()
+        await runner.cleanup()
+
+
+async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Read an answer that has a length."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].split()[0])
+    return int(head.split()[1]), await reader.readexactly(length)
+
+
+async def read_end(reader: asyncio.StreamReader) -> bytes:
+    """Read until the server ends the connection."""
+    try:
+        return await reader.read()
+    except ConnectionError:
+        return b""
+
+
+async def respond_ok(request: web.BaseRequest) -> web.StreamResponse:
+    return web.Response(text="ok")
+
+
+async def respond_to_key(request: web.BaseRequest) -> web.StreamResponse:
+    """Answer what has a key when it is told to, and the rest never."""
+    if "authorization" in request.headers:
+        http_server.note_key(request)
+        return web.Response(text=await request.text())
+    await asyncio.Event().wait()
+    raise AssertionError
 
 
 def test_the_end_of_a_body_is_no_head():
@@ -67,3 +142,71 @@ def test_requests_that_do_not_end_are_cancelled_when_the_time_is_over(monkeypatc
 
     asyncio.run(scenario())
     assert waits == [0.25]  # twice
+
+
+def test_connections_without_a_head_in_time_are_closed_and_others_are_kept(monkeypatch):
+    monkeypatch.setattr(server_limits, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(http_server, "LOOK_SECONDS", 0.05)
+
+    async def scenario() -> None:
+        closed = asyncio.Event()
+
+        async def respond(request: web.BaseRequest) -> web.StreamResponse:
+            if request.path == "/slow":
+                await closed.wait()
+            return web.Response(text="ok")
+
+        async with serving(respond) as connect:
+            kept, again = await connect(GET), await connect(GET)
+            for reader, _ in (kept, again):
+                assert await read_answer(reader) == (200, b"ok")
+            slow, _ = await connect(GET.replace(b"/", b"/slow", 1))
+            again[1].write(UNFINISHED)
+            for reader, _ in (await connect(b""), await connect(UNFINISHED), again):
+                assert await read_end(reader) == b""
+            closed.set()
+            assert await read_answer(slow) == (200, b"ok")
+            kept[1].write(GET)
+            assert await read_answer(kept[0]) == (200, b"ok")
+
+    asyncio.run(scenario())
+
+
+def test_requests_without_a_key_take_a_bounded_memory_and_the_oldest_are_closed(monkeypatch):
+    monkeypatch.setattr(server_limits, "UNKNOWN_BYTES", 10_000)
+
+    async def scenario() -> None:
+        async with serving(respond_to_key) as connect:
+            body = bytes(9_000)
+            post = f"POST / HTTP/1.1\r\nhost: x\r\nauthorization: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+            with_key, writer = await connect(post)
+            unfinished, _ = await connect(UNFINISHED + b"a" * 4_000)
+            complete, _ = await connect(UNFINISHED + b"a" * 4_000 + b"\r\n\r\n")
+            newest, _ = await connect(UNFINISHED + b"a" * 4_000)
+            assert await read_end(unfinished) == b""
+            await connect(UNFINISHED + b"a" * 4_000)
+            assert await read_end(complete) == b""
+            writer.write(body)
+            assert await read_answer(with_key) == (200, body)
+            assert not newest.at_eof()
+
+    asyncio.run(scenario())
+
+
+def test_of_too_many_connections_that_wait_the_longest_waiting_are_closed(monkeypatch):
+    monkeypatch.setattr(server_limits, "WAITING_CONNECTIONS", 2)
+    monkeypatch.setattr(http_server, "LOOK_SECONDS", 0.05)
+
+    async def scenario() -> None:
+        async with serving(respond_ok) as connect:
+            streams = []
+            for _ in range(4):
+                streams.append(await connect(GET))
+                assert await read_answer(streams[-1][0]) == (200, b"ok")
+            for reader, _ in streams[:2]:
+                assert await read_end(reader) == b""
+            for reader, writer in streams[2:]:
+                writer.write(GET)
+                assert await read_answer(reader) == (200, b"ok")
+
+    asyncio.run(scenario())

@@ -19,6 +19,7 @@ from rft_gateway.feedback import FEEDBACK, find_model, keep_feedback, read_feedb
 from rft_gateway.files.api import FilesApi, files_are_off, is_files_path
 from rft_gateway.fine_tuning import routes as fine_tuning
 from rft_gateway.fine_tuning.routes import FineTuning
+from rft_gateway.http_server import note_key
 from rft_gateway.keys import Key, KeyRing
 from rft_gateway.large_bodies import LargeBodies
 from rft_gateway.ledger import Outcome, make_id
@@ -109,6 +110,7 @@ class Door:
         except ApiError:
             await self._starts.wait(NOBODY)
             raise
+        note_key(request)
         await self._starts.wait(key.namespace)
         if path == MODELS or path.startswith(f"{MODELS}/"):
             _require(request, "GET")

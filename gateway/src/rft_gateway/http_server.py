@@ -1,9 +1,11 @@
-"""The HTTP server: the head of a request is bounded, its end comes in time, and the log has no bytes of a request."""
+"""The HTTP server: what a client costs is bounded in bytes, chunks and time, and the log has no bytes of a request."""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
+import math
 from typing import Any
 
 from aiohttp import StreamReader, web
@@ -11,6 +13,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from rft_api.foreign import server_limits
 
+LOOK_SECONDS = 1.0
+"""Time between two looks at the connections that wait for a request."""
+_MOST_HELD_BYTES = 4 * server_limits.HEAD_BYTES
+"""What a request counts for at most before its key is known: aiohttp stops to read a body that nobody reads."""
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -24,6 +30,10 @@ class HttpServer(web.Server):
 
     def __init__(self, handler: Any, **more: Any):
         super().__init__(handler, access_log=None, logger=_http_logger(), max_headers=server_limits.HEAD_FIELDS, **more)
+        self._unknown: dict[_Connection, int] = {}
+        """Bytes of requests whose key is not known yet, by connection; the oldest is first."""
+        self._unknown_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
 
     def __call__(self) -> web.RequestHandler:
         """Return what serves a new connection."""
@@ -36,6 +46,40 @@ class HttpServer(web.Server):
         cancelled later than planned is killed before its usage is recorded.
         """
         await super().shutdown(None if timeout is None else timeout / 2)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """Note a new connection."""
+        super().connection_made(handler, transport)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look)
+
+    def hold(self, connection: _Connection, size: int) -> None:
+        """Count bytes of a request whose key is not known; beyond the limit, end the connections with the oldest."""
+        held = self._unknown.get(connection, 0)
+        size = min(size, _MOST_HELD_BYTES - held)
+        self._unknown[connection] = held + size
+        self._unknown_bytes += size
+        while self._unknown_bytes > server_limits.UNKNOWN_BYTES:
+            next(iter(self._unknown)).end()
+
+    def release(self, connection: _Connection) -> None:
+        """Count nothing of a connection any more."""
+        self._unknown_bytes -= self._unknown.pop(connection, 0)
+
+    def _look(self) -> None:
+        """End connections that have no request in time, and those that wait longest when there are too many."""
+        now = asyncio.get_running_loop().time()
+        waiting = [each for each in self._connections if isinstance(each, _Connection) and each.is_waiting()]
+        for each in waiting:
+            if each.head_deadline < now:
+                each.end()
+        excess = len(waiting) - server_limits.WAITING_CONNECTIONS
+        if excess > 0:
+            for each in heapq.nsmallest(excess, waiting, key=_Connection.keep_alive_deadline):
+                each.end()
+        self._timer = asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look) if self._connections else None
 
 
 def has_left(request: web.BaseRequest) -> bool:
@@ -43,14 +87,24 @@ def has_left(request: web.BaseRequest) -> bool:
     return isinstance(request.protocol, _Connection) and request.protocol.has_left
 
 
+def note_key(request: web.BaseRequest) -> None:
+    """Note that a request has a key: its memory has limits of its own from now on."""
+    if isinstance(request.protocol, _Connection):
+        request.protocol.note_key()
+
+
 class _Connection(web.RequestHandler):
-    """A connection that is closed when a head is too large: aiohttp limits its lines and their number only."""
+    """A connection that is closed when a head is too large or slow: aiohttp limits its lines and their number only."""
 
-    __slots__ = ("_body", "_head_bytes", "_is_stopping", "has_left")
+    __slots__ = ("_body", "_has_key", "_head_bytes", "_is_stopping", "_last_bytes", "_server", "has_left", "head_deadline")
 
-    def __init__(self, manager: web.Server, **more: Any):
+    def __init__(self, manager: HttpServer, **more: Any):
         super().__init__(manager, **more)
-        self._head_bytes = 0
+        self._server = manager
+        self._has_key = False
+        self._head_bytes = self._last_bytes = 0
+        self.head_deadline = self._loop.time() + server_limits.HEAD_SECONDS
+        """When the head of a request that has begun has to be complete, as a time of the event loop."""
         self._body: StreamReader | None = None
         self._is_stopping = False
         self.has_left = False
@@ -64,7 +118,44 @@ class _Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Note that the connection has ended, and cancel its request."""
         self.has_left = not self._is_stopping or self.transport is not None  # aiohttp drops what it closes itself
+        self._server.release(self)
         super().connection_lost(exc)
+
+    def end(self) -> None:
+        """End the connection at once, also when the client has not taken what was sent."""
+        transport = self.transport
+        self._server.release(self)
+        self.force_close()
+        if transport is not None:
+            transport.abort()
+
+    def is_waiting(self) -> bool:
+        """Return whether it waits for a request."""
+        return self._waiter is not None and not self._waiter.done()
+
+    def _hold(self, size: int, is_complete: bool) -> None:
+        """Count bytes of a client without a key until it sends a complete head again, or leaves."""
+        if is_complete:  # what came with the last head may have had the beginning of this one
+            size += self._last_bytes + self._head_bytes
+            self._server.release(self)
+        self._server.hold(self, size)
+
+    def keep_alive_deadline(self) -> float:
+        """Return when it is closed without another request; of two, the one that has waited longer has the earlier."""
+        return self._next_keepalive_close_time
+
+    def note_key(self) -> None:
+        """Note that the request has a key."""
+        self._has_key = True
+        self._server.release(self)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the rest of an answer."""
+        result = await super().finish_response(request, resp, start_time)
+        self._has_key = False
+        return result
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the client."""
@@ -72,9 +163,15 @@ class _Connection(web.RequestHandler):
         # Otherwise these bytes begin with a part of a body, or aiohttp has stopped to read heads.
         is_head = requests < self._max_msg_queue_size and (self._body is None or self._body.is_eof())
         super().data_received(data)
-        if len(self._messages) > requests:
-            self._head_bytes, self._body = 0, self._messages[-1][1]
-        elif is_head:
+        is_complete = len(self._messages) > requests
+        if data and not self._has_key:
+            self._hold(len(data), is_complete)
+        if is_complete:
+            self._head_bytes, self._body, self.head_deadline = 0, self._messages[-1][1], math.inf
+            self._last_bytes = len(data)
+        elif is_head and data and not self._close:
+            if self._head_bytes == 0 and self.head_deadline == math.inf:
+                self.head_deadline = self._loop.time() + server_limits.HEAD_SECONDS
             self._head_bytes += len(data)
         if self._head_bytes > server_limits.HEAD_BYTES and self.transport is not None:
             if self._current_request is None:

@@ -44,6 +44,14 @@ CONNECTIONS: Final = 512
 """Largest number of connections. Each holds at most about twice `HEAD_BYTES` before its request is admitted, together
 64 MiB, and this leaves half of the 1,024 files that a process may usually open. Beyond it, the connection that has
 waited longest without a request is closed, of the client that has most of them."""
+WAITING_CONNECTIONS: Final = 16384
+"""Largest number of connections to a gateway that wait for a request: clients of thousands of streams keep theirs for
+the next ones. Each takes some 10 KiB. Beyond it, those are closed that have waited longest. Those that are answered are
+not limited."""
+UNKNOWN_BYTES: Final = 64 << 20
+"""Bytes of all requests to a gateway whose key is not known yet: 60,000 heads of clients, or 1,024 of the largest.
+Beyond it, the connection is closed whose request is the oldest; heads of clients come in one packet, and their key is
+known at once."""
 PIPELINED_REQUESTS: Final = 16
 """Largest number of requests that a client may send on a connection before it has read the answer to the first. Few
 clients do so at all, and one packet has room for thousands."""
