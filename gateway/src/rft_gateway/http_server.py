@@ -96,7 +96,16 @@ def note_key(request: web.BaseRequest) -> None:
 class _Connection(web.RequestHandler):
     """A connection that is closed when a head is too large or slow: aiohttp limits its lines and their number only."""
 
-    __slots__ = ("_body", "_has_key", "_head_bytes", "_is_stopping", "_last_bytes", "_server", "has_left", "head_deadline")
+    __slots__ = (
+        "_body",
+        "_has_key",
+        "_head_bytes",
+        "_is_stopping",
+        "_last_bytes",
+        "_server",
+        "has_left",
+        "head_deadline",
+    )
 
     def __init__(self, manager: HttpServer, **more: Any):
         super().__init__(manager, **more)

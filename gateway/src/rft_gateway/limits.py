@@ -307,7 +307,8 @@ def _month(day: date) -> _Period:
 
 def _chosen(periods: dict[date, _Period], first: date, make: Callable[[date], _Period]) -> _Period:
     """Return the period with this first day, which becomes the last one; the first ones are forgotten."""
-    period = periods[first] = periods.pop(first, None) or make(first)
+    period = periods.pop(first) if first in periods else make(first)
+    periods[first] = period
     while len(periods) > _KEPT_PERIODS:
         del periods[next(iter(periods))]
     return period
