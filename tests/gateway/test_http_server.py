@@ -31,7 +31,7 @@ class CountingServer(http_server.HttpServer):
 
 @asynccontextmanager
 async def serving(
-    respond: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+    respond: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], **settings: Any
 ) -> AsyncIterator[Callable[[bytes], Awaitable[Stream]]]:
     """Serve, and yield what connects, and returns when the server has the bytes that it has sent."""
 
@@ -45,7 +45,7 @@ async def serving(
         return reader, writer
 
     writers: list[asyncio.StreamWriter] = []
-    server = CountingServer(respond, handler_cancellation=True)
+    server = CountingServer(respond, handler_cancellation=True, **settings)
     runner = web.ServerRunner(server, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -208,5 +208,51 @@ def test_of_too_many_connections_that_wait_the_longest_waiting_are_closed(monkey
             for reader, writer in streams[2:]:
                 writer.write(GET)
                 assert await read_answer(reader) == (200, b"ok")
+
+    asyncio.run(scenario())
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+SMALL_CHUNK = b"1\r\nx\r\n"
+
+
+def test_a_body_of_small_chunks_without_end_is_refused_and_its_connection_is_closed():
+    async def respond(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return web.Response(text=str(len(await request.content.read())))
+        except http_server.SmallChunksError as error:
+            return web.Response(status=400, text=str(error))
+
+    async def scenario() -> None:
+        async with serving(respond) as connect:
+            for first in (b"", SMALL_CHUNK * 100):
+                reader, writer = await connect(CHUNKED + first)
+                writer.write(SMALL_CHUNK * 2 * server_limits.SMALL_CHUNKS)
+                message = b"The body has more than 4,096 chunks of fewer than 64 bytes. Send larger ones."
+                assert await read_answer(reader) == (400, message)
+                assert await read_end(reader) == b""
+            sizes = {1: server_limits.SMALL_CHUNKS, server_limits.CHUNK_BYTES: 3 * server_limits.SMALL_CHUNKS}
+            for size, count in sizes.items():
+                reader, writer = await connect(CHUNKED)
+                writer.write(b"%x\r\n%b\r\n" % (size, bytes(size)) * count + b"0\r\n\r\n")
+                assert await read_answer(reader) == (200, str(size * count).encode())
+
+    asyncio.run(scenario())
+
+
+def test_after_a_refusal_large_chunks_are_read_on_and_small_ones_are_not():
+    async def refuse(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=401)
+
+    async def scenario() -> None:
+        async with serving(refuse, lingering_time=2 * PATIENCE_SECONDS) as connect:
+            small, writer = await connect(CHUNKED + SMALL_CHUNK)
+            assert await read_answer(small) == (401, b"")
+            writer.write(SMALL_CHUNK * 300)
+            assert await read_end(small) == b""
+            large, writer = await connect(CHUNKED + SMALL_CHUNK)
+            assert await read_answer(large) == (401, b"")
+            writer.write(b"2000\r\n%b\r\n" % bytes(0x2000) * 400 + b"0\r\n\r\n" + GET)
+            assert await read_answer(large) == (401, b"")
 
     asyncio.run(scenario())

@@ -12,6 +12,7 @@ from rft_api.foreign import server_limits
 from rft_api.foreign.sizes import format_size
 from rft_gateway.answers import in_time
 from rft_gateway.errors import ApiError, overloaded
+from rft_gateway.http_server import SmallChunksError
 from rft_gateway.shares import Shares
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -79,6 +80,8 @@ class HeldBody:
                         raise _too_large()
         except TimeoutError:
             raise ApiError(408, f"The body has not come within {server_limits.BODY_SECONDS:g} s.") from None
+        except SmallChunksError as error:
+            raise ApiError(400, str(error)) from None
         except (web.RequestPayloadError, ValueError):
             raise ApiError(400, "The body of the request cannot be read.") from None
         return bytes(content)

@@ -93,15 +93,27 @@ def note_key(request: web.BaseRequest) -> None:
         request.protocol.note_key()
 
 
+class SmallChunksError(web.RequestPayloadError):
+    """A body has too many small chunks."""
+
+    def __init__(self) -> None:
+        most, size = server_limits.SMALL_CHUNKS, server_limits.CHUNK_BYTES
+        super().__init__(f"The body has more than {most:,} chunks of fewer than {size} bytes. Send larger ones.")
+
+
 class _Connection(web.RequestHandler):
     """A connection that is closed when a head is too large or slow: aiohttp limits its lines and their number only."""
 
     __slots__ = (
         "_body",
+        "_chunks",
+        "_dropped_chunks",
         "_has_key",
         "_head_bytes",
         "_is_stopping",
         "_last_bytes",
+        "_read_bytes",
+        "_refused_body",
         "_server",
         "has_left",
         "head_deadline",
@@ -115,6 +127,9 @@ class _Connection(web.RequestHandler):
         self.head_deadline = self._loop.time() + server_limits.HEAD_SECONDS
         """When the head of a request that has begun has to be complete, as a time of the event loop."""
         self._body: StreamReader | None = None
+        self._refused_body: StreamReader | None = None
+        """The newest body whose request was answered; what still comes of it is dropped."""
+        self._chunks = self._dropped_chunks = self._read_bytes = 0
         self._is_stopping = False
         self.has_left = False
         """Whether the connection has ended, and not because this program ends."""
@@ -149,6 +164,19 @@ class _Connection(web.RequestHandler):
             self._server.release(self)
         self._server.hold(self, size)
 
+    def _limit_chunks(self, body: StreamReader, count: int) -> None:
+        """Count chunks of a body; beyond a limit, it cannot be read any more, and the connection ends."""
+        self._chunks += count
+        if body is self._refused_body:
+            self._dropped_chunks += count
+            size = server_limits.DROPPED_BYTES + body.total_bytes - self._read_bytes
+            if self._dropped_chunks > size // server_limits.DROPPED_CHUNK_BYTES:
+                self.end()
+        elif self._chunks > server_limits.SMALL_CHUNKS + body.total_bytes // server_limits.CHUNK_BYTES:
+            body.set_exception(SmallChunksError())
+            body.feed_eof()  # nobody waits for the rest after the answer
+            self.close()
+
     def keep_alive_deadline(self) -> float:
         """Return when it is closed without another request; of two, the one that has waited longer has the earlier."""
         return self._next_keepalive_close_time
@@ -164,6 +192,8 @@ class _Connection(web.RequestHandler):
         """Send the rest of an answer."""
         result = await super().finish_response(request, resp, start_time)
         self._has_key = False
+        self._refused_body, self._dropped_chunks = request.content, 0
+        self._read_bytes = request.content.total_bytes
         return result
 
     def data_received(self, data: bytes) -> None:
@@ -171,6 +201,7 @@ class _Connection(web.RequestHandler):
         requests = len(self._messages)
         # Otherwise these bytes begin with a part of a body, or aiohttp has stopped to read heads.
         is_head = requests < self._max_msg_queue_size and (self._body is None or self._body.is_eof())
+        chunks = _count_chunks(self._body)
         super().data_received(data)
         is_complete = len(self._messages) > requests
         if data and not self._has_key:
@@ -178,14 +209,22 @@ class _Connection(web.RequestHandler):
         if is_complete:
             self._head_bytes, self._body, self.head_deadline = 0, self._messages[-1][1], math.inf
             self._last_bytes = len(data)
+            self._chunks = chunks = 0
         elif is_head and data and not self._close:
             if self._head_bytes == 0 and self.head_deadline == math.inf:
                 self.head_deadline = self._loop.time() + server_limits.HEAD_SECONDS
             self._head_bytes += len(data)
+        if (count := _count_chunks(self._body) - chunks) > 0 and self._body is not None:
+            self._limit_chunks(self._body, count)
         if self._head_bytes > server_limits.HEAD_BYTES and self.transport is not None:
             if self._current_request is None:
                 self.transport.write(_TOO_LARGE)
             self.force_close()
+
+
+def _count_chunks(body: StreamReader | None) -> int:
+    """Return how many chunks of a body are held. aiohttp says nowhere else that a chunk has come."""
+    return len(getattr(body, "_http_chunk_splits", None) or ())
 
 
 def _http_logger() -> logging.Logger:
