@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import pytest
 from aiohttp import web
 from support.patience import PATIENCE_SECONDS
 
@@ -254,5 +256,33 @@ def test_after_a_refusal_large_chunks_are_read_on_and_small_ones_are_not():
             assert await read_answer(large) == (401, b"")
             writer.write(b"2000\r\n%b\r\n" % bytes(0x2000) * 400 + b"0\r\n\r\n" + GET)
             assert await read_answer(large) == (401, b"")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "message"),
+    [
+        (b"\x16\x03\x01 secret\r\n\r\n", 400, "This is no request of HTTP, or a part of its head is too long."),
+        (
+            b"GET / HTTP/1.1\r\nsecret : x\r\n\r\n",
+            400,
+            "This is no request of HTTP, or a part of its head is too long.",
+        ),
+        (UNFINISHED + (b"secret" * 1_000 + b"\r\na: ") * 12, 431, "The head of the request is larger than 64 KiB."),
+        (GET, 500, "The gateway had an error while processing your request."),
+    ],
+)
+def test_errors_of_http_have_the_form_of_the_api_and_no_bytes_of_the_client(data, status, message):
+    async def fail(request: web.BaseRequest) -> web.StreamResponse:
+        raise ValueError("secret")
+
+    async def scenario() -> None:
+        async with serving(fail) as connect:
+            reader, _ = await connect(data)
+            answered, body = await read_answer(reader)
+            assert (answered, json.loads(body)["error"]["message"]) == (status, message)
+            assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+            assert b"secret" not in body
 
     asyncio.run(scenario())

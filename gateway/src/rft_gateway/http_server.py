@@ -12,12 +12,20 @@ from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from rft_api.foreign import server_limits
+from rft_api.foreign.sizes import format_size
+from rft_gateway.errors import ApiError
 
 LOOK_SECONDS = 1.0
 """Time between two looks at the connections that wait for a request."""
 _MOST_HELD_BYTES = 4 * server_limits.HEAD_BYTES
 """What a request counts for at most before its key is known: aiohttp stops to read a body that nobody reads."""
-_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_TOO_LARGE = ApiError(431, f"The head of the request is larger than {format_size(server_limits.HEAD_BYTES)}.").body()
+_REFUSAL = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: application/json\r\n"
+    b"content-length: %d\r\n\r\n%b" % (len(_TOO_LARGE), _TOO_LARGE)
+)
+_UNREADABLE = "This is no request of HTTP, or a part of its head is too long."
+_FAILED = "The gateway had an error while processing your request."
 
 
 class HttpServer(web.Server):
@@ -186,6 +194,16 @@ class _Connection(web.RequestHandler):
         self._has_key = True
         self._server.release(self)
 
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Return an error as OpenAI's API states it. The text of aiohttp has bytes of the client."""
+        super().handle_error(request, status, exc, message)  # logs it, and raises an error if an answer has begun
+        error = ApiError(status, _UNREADABLE if status == 400 else _FAILED)
+        response = web.Response(status=status, body=error.body(), content_type="application/json")
+        response.force_close()
+        return response
+
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
@@ -218,7 +236,7 @@ class _Connection(web.RequestHandler):
             self._limit_chunks(self._body, count)
         if self._head_bytes > server_limits.HEAD_BYTES and self.transport is not None:
             if self._current_request is None:
-                self.transport.write(_TOO_LARGE)
+                self.transport.write(_REFUSAL)
             self.force_close()
 
 
