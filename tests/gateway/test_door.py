@@ -193,6 +193,14 @@ def test_a_client_that_waits_until_its_body_is_wanted(gateway, server):
         assert answer.read().startswith(b"HTTP/1.1 200")
 
 
+def test_a_body_of_too_many_small_chunks_is_refused(gateway, server):
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.token}\r\n"
+    answer = gateway.exchange(head.encode() + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 5_000)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"more than 4,096 chunks of fewer than 64 bytes. Send larger ones." in answer
+    assert server.counters.requests == 0
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
