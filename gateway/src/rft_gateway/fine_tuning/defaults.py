@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from rft_api.foreign.text import one_line
 from rft_api.foreign.yaml_text import parse_documents
-from rft_api.model import Json, Model, Rule, camel, format_location
+from rft_api.model import Json, Model, camel, format_location
 from rft_api.quantities import AtLeast, Duration, Integer, Name
 from rft_api.remote_reward import JudgeLimits, JudgeModel
 from rft_api.requirements import Requirements
@@ -25,6 +26,13 @@ from rft_api.violations import violations
 CONFIG_MAP: Final = "rft-fine-tuning"
 """Name of the ConfigMap. A namespace that has none has no fine-tuning API."""
 _STORES = ("s3://", "pvc://")
+
+
+def _check_output(uri: str) -> str:
+    if not uri.startswith(_STORES):
+        message = "must be an address that pods can write to: s3://BUCKET/PREFIX or pvc://CLAIM/PATH"
+        raise PydanticCustomError("output", message)
+    return uri
 
 
 class DefaultsError(ValueError):
@@ -60,16 +68,7 @@ class GraderDefaults(Model):
 class Defaults(Model):
     """What a namespace gives its jobs. Each field is a key of the ConfigMap."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="",  # no object of the API server has this schema
-            message="must be an address that pods can write to: s3://BUCKET/PREFIX or pvc://CLAIM/PATH",
-            holds=lambda defaults: defaults.output.startswith(_STORES),
-            places=lambda _: [("output",)],
-        ),
-    )
-
-    output: Uri
+    output: Annotated[Uri, AfterValidator(_check_output)]
     """Address below which each job gets a folder of its own: s3://BUCKET/PREFIX or pvc://CLAIM/PATH."""
     credentials: SecretReference | None = None
     """Secret with the credentials for s3:// and hf:// addresses."""
