@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import openai
 from support.gateway import Gateway
@@ -72,7 +73,7 @@ class Senders:
                     file = self.create(client, content, in_parts=count % 2 == 0)
                     self.kept[file] = content
             except (openai.APIConnectionError, openai.InternalServerError):
-                self.stop.wait(0.02)  # it has been killed
+                time.sleep(0.02)  # it has been killed
 
     def create(self, client: openai.OpenAI, content: bytes, in_parts: bool) -> str:
         if not in_parts:

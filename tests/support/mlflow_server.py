@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rft_api.ports import free_port
-from support.patience import wait_until
+from support.patience import PATIENCE_SECONDS, wait_until
 
 # Without the second one, it starts eight more processes, for what runs do not use.
 _SETTINGS = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -45,7 +45,7 @@ class TrackingServer:
         assert self._process is not None
         assert self._process.poll() is None, (self._folder / "server.log").read_text()[-2000:]
         try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=PATIENCE_SECONDS) as answer:
                 return answer.status == 200
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return False
