@@ -27,12 +27,10 @@ from rft_gateway.replicas import Replica, Replicas
 from rft_gateway.requests import Api, Call
 from rft_gateway.streams import EventStream
 from rft_gateway.usage import StreamTally
-from rft_gateway.waiting import Waiting
+from rft_gateway.waiting import CONNECT_SECONDS, Waiting
 
 CLIENT_LEFT = 499
 """The status code that the ledger has for a client that left before it got one; nginx's."""
-CONNECT_SECONDS = 5.0
-"""Time in which a server takes a connection. Servers are near."""
 STOPPED = 503
 """The status code that the ledger has for a request that had not ended when the gateway did."""
 KEEP_ALIVE_SECONDS = 3.0

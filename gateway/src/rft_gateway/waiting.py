@@ -24,8 +24,8 @@ HEARTBEAT_SECONDS = 10.0
 TICK_SECONDS = 1.0
 """Time after which a server that has not taken a request, or has not loaded its adapter, is asked again."""
 CONNECT_SECONDS = 5.0
-"""Time in which a server takes a connection, as the proxy has it. A request that has tried each of its servers for so
-long is not connecting any more: one of them has it."""
+"""Time in which a server takes a connection; servers are near. A request that has tried each of its servers for so long
+is not connecting any more: one of them has it."""
 WAKE_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0)
 """Times after which an endpoint is woken again while it has no pod; the last of them is repeated."""
 
