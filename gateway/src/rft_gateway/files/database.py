@@ -12,20 +12,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from sqlalchemy import BigInteger, Column, Connection, Engine, MetaData, SmallInteger, Table, Text, text
+from sqlalchemy import BigInteger, Column, Connection, Engine, MetaData, SmallInteger, Table, Text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from rft_gateway.files.errors import unavailable
-from rft_gateway.ledger.database import describe, name_of
+from rft_gateway.ledger.database import create_missing, describe, lock_schema, name_of
 
 _THREADS = 4
 """Transactions at the same time; each takes milliseconds."""
 _PATIENCE_SECONDS = 5.0
 """Time in which a transaction is tried again: SQLite has one writer, and PostgreSQL may restart."""
 _PAUSE_SECONDS = 0.05
-_SCHEMA_LOCK = 0x7266_7466
-"""Number of PostgreSQL's lock under which gateways that start at the same time create the tables one by one."""
 _logger = logging.getLogger(__name__)
 
 METADATA = MetaData()
@@ -141,9 +138,6 @@ def now_milliseconds() -> int:
 
 
 def _create_tables(connection: Connection) -> None:
-    if connection.dialect.name == "postgresql":
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})"))
+    lock_schema(connection)
     for table in METADATA.sorted_tables:
-        connection.execute(CreateTable(table, if_not_exists=True))
-        for index in table.indexes:
-            connection.execute(CreateIndex(index, if_not_exists=True))
+        create_missing(connection, table)

@@ -127,14 +127,24 @@ def create_tables(engine: Engine) -> None:
         LedgerError: a newer gateway has made this ledger.
     """
     with engine.begin() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})"))
-        connection.execute(CreateTable(VERSIONS, if_not_exists=True))
+        lock_schema(connection)
+        create_missing(connection, VERSIONS)
         InsertOnce(engine.dialect, VERSIONS).execute(connection, [{"id": 1, "version": SCHEMA_VERSION}])
         check_version(connection)
-        connection.execute(CreateTable(ENTRIES, if_not_exists=True))
-        for index in ENTRIES.indexes:
-            connection.execute(CreateIndex(index, if_not_exists=True))
+        create_missing(connection, ENTRIES)
+
+
+def lock_schema(connection: Connection) -> None:
+    """Have gateways that start at the same time create tables one by one, until the transaction ends."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})"))
+
+
+def create_missing(connection: Connection, table: Table) -> None:
+    """Create a table and its indexes where they are missing."""
+    connection.execute(CreateTable(table, if_not_exists=True))
+    for index in table.indexes:
+        connection.execute(CreateIndex(index, if_not_exists=True))
 
 
 def check_version(connection: Connection) -> None:
