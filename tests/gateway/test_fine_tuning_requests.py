@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from support.fine_tuning import LAMBDA, SCORE_MODEL, STRING_CHECK, request
 
@@ -133,3 +136,9 @@ def test_several_problems_are_told_at_once():
     assert f"{SETTINGS}.batch_size" in refused.value.message
     assert f"{SETTINGS}.n_epochs" in refused.value.message
     assert "seed: must be at least 0" in refused.value.message
+
+
+def test_a_gateway_without_the_api_does_not_import_it():
+    code = "import sys, rft_gateway.main; print([name for name in sys.modules if '.fine_tuning' in name])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -7,6 +7,7 @@ import logging
 import time
 from datetime import UTC, datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 import orjson
 from aiohttp import web
@@ -17,8 +18,6 @@ from rft_gateway.bodies import Bodies
 from rft_gateway.errors import ApiError, model_not_found, starting
 from rft_gateway.feedback import FEEDBACK, find_model, keep_feedback, read_feedback
 from rft_gateway.files.api import FilesApi, files_are_off, is_files_path
-from rft_gateway.fine_tuning import routes as fine_tuning
-from rft_gateway.fine_tuning.routes import FineTuning
 from rft_gateway.http_server import note_key
 from rft_gateway.keys import Key, KeyRing
 from rft_gateway.large_bodies import LargeBodies
@@ -31,6 +30,9 @@ from rft_gateway.routes import RouteTable
 from rft_gateway.starts import Starts
 from rft_gateway.turns import Turns
 from rft_gateway.usage_api import PAGES
+
+if TYPE_CHECKING:  # main imports it where it is wanted
+    from rft_gateway.fine_tuning.routes import FineTuning
 
 MODELS = "/v1/models"
 HEALTH = "/healthz"
@@ -122,7 +124,7 @@ class Door:
         if path == FEEDBACK:
             _require(request, "POST")
             return await self._take_feedback(request, key)
-        if self._jobs is not None and (path == fine_tuning.PATH or path.startswith(f"{fine_tuning.PATH}/")):
+        if self._jobs is not None and self._jobs.answers(path):
             return await self._answer_jobs(request, self._jobs, key, request_id)
         api = _APIS.get(path)
         if api is None and is_files_path(path):
@@ -162,7 +164,7 @@ class Door:
 
     async def _answer_jobs(self, request: web.BaseRequest, jobs: FineTuning, key: Key, request_id: str) -> web.Response:
         with self._bodies.held(key.namespace) as body, self._limiter.admit(key, time.time(), estimate=0) as admission:
-            if (request.method, request.path.rstrip("/")) == ("POST", fine_tuning.PATH):
+            if jobs.creates(request.method, request.path):
                 document = parse_body(await body.read(request))
                 answer = partial(jobs.create, key, document, request_id, request.headers)
             else:

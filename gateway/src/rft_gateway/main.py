@@ -27,7 +27,6 @@ from rft_gateway.demand import Demand
 from rft_gateway.door import Door
 from rft_gateway.errors import ApiError
 from rft_gateway.files.opening import OpenFiles, open_files
-from rft_gateway.fine_tuning.routes import FineTuning
 from rft_gateway.http_server import HttpServer
 from rft_gateway.keys import KeyFolder, KeyRing
 from rft_gateway.large_bodies import LargeBodies
@@ -45,6 +44,7 @@ from rft_gateway.tls import Certificate, CertificateError
 from rft_gateway.waiting import Waiting, Wake
 
 if TYPE_CHECKING:
+    from rft_gateway.fine_tuning.routes import FineTuning
     from rft_gateway.fine_tuning.store import ClusterJobs
     from rft_gateway.traces import Traces
 
@@ -106,7 +106,7 @@ async def serve(settings: Settings) -> None:
         _run_beside(stack, follow(), stop)
         files = await _open_files(stack, settings.files, ledger)
         api = files.api if files is not None else None
-        jobs = FineTuning(jobs_store, files.catalog if files is not None else None) if jobs_store is not None else None
+        jobs = _open_jobs(jobs_store, files) if jobs_store is not None else None
         door = Door(routes, keys, limiter, records, proxy, large_bodies, api, jobs)
         operation = Operation(metrics, demand, lambda: routes.is_complete and keys.is_complete and not stop.is_set())
         await _listen(settings, door, operation, stop, waiting)
@@ -120,14 +120,16 @@ async def _open_source(
     if settings.kubernetes:
         # The client of Kubernetes takes a second to import, which would be for nothing on one machine.
         from rft_gateway.cluster.source import ClusterError, open_cluster
-        from rft_gateway.fine_tuning.store import ClusterJobs
 
         try:
             cluster = await stack.enter_async_context(open_cluster(settings.namespaces, routes, keys, stores))
         except ClusterError as error:
             raise StartError(str(error)) from None
-        jobs = ClusterJobs(cluster.server) if settings.fine_tuning else None
-        return cluster.follow, cluster.wake, jobs
+        if not settings.fine_tuning:
+            return cluster.follow, cluster.wake, None
+        from rft_gateway.fine_tuning.store import ClusterJobs
+
+        return cluster.follow, cluster.wake, ClusterJobs(cluster.server)
     assert settings.routes is not None  # the settings have one of both
     assert settings.keys is not None
     file = RouteFile(settings.routes, routes)
@@ -156,6 +158,13 @@ async def _open_files(
         raise StartError(f"--files: {error.filename or settings.uri}: {error.strerror}") from None
     except ApiError as error:
         raise StartError(f"--files: {error}") from None
+
+
+def _open_jobs(store: ClusterJobs, files: OpenFiles | None) -> FineTuning:
+    # The models of manifests take a fifth of a second to import, which most gateways would do for nothing.
+    from rft_gateway.fine_tuning.routes import FineTuning
+
+    return FineTuning(store, files.catalog if files is not None else None)
 
 
 def _open_traces(stack: contextlib.AsyncExitStack) -> Traces:

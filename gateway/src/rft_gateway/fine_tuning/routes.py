@@ -59,6 +59,14 @@ class FineTuning:
             ("POST", "resume"): self._resume,
         }
 
+    def answers(self, path: str) -> bool:
+        """Return whether a path belongs to this API."""
+        return path == PATH or path.startswith(f"{PATH}/")
+
+    def creates(self, method: str, path: str) -> bool:
+        """Return whether a request is the one that creates a job; `find` knows the others."""
+        return (method, path.rstrip("/")) == ("POST", PATH)
+
     def find(self, method: str, path: str) -> Callable[[Key, MultiMapping[str]], Coroutine[None, None, Json]]:
         """Return what answers a request for a path below `PATH`, but for the one that creates a job.
 
