@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,14 @@ class Stored:
 
     def contents(self) -> dict[str, bytes]:
         """What is stored, by name; without files on their way."""
-        found = {}
-        for path in self.folder.rglob("*"):
-            # A bucket of the S3 server has parts of unfinished uploads in a folder of its own.
-            if path.is_file() and not path.is_relative_to(self.staging) and ".sgwtmp" not in path.parts:
-                found[path.relative_to(self.folder).as_posix()] = path.read_bytes()
-        return found
+        contents = {}
+        for folder, _, names in os.walk(self.folder):
+            for path in (Path(folder) / name for name in names):
+                # A bucket of the S3 server has parts of unfinished uploads in a folder of its own.
+                if not path.is_relative_to(self.staging) and ".sgwtmp" not in path.parts:
+                    with suppress(FileNotFoundError):  # the gateway removes files meanwhile
+                        contents[path.relative_to(self.folder).as_posix()] = path.read_bytes()
+        return contents
 
     def incoming(self) -> list[Path]:
         """Files on their way."""
@@ -79,7 +82,7 @@ class Stored:
         for table in ("gateway_files", "gateway_uploads", "gateway_upload_parts", "gateway_file_leftovers"):
             self.execute(f"DELETE FROM {table}")
         for name in self.contents():
-            (self.folder / name).unlink()
+            (self.folder / name).unlink(missing_ok=True)
 
     def wait_until_only_files_are_left(self) -> None:
         """Waits until nothing is stored beside the content of files."""
