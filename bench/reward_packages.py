@@ -10,7 +10,6 @@ and uses it once for each sample. The figures are medians of several workers:
 - first call and later calls: the processor time of a call with one sample.
 """
 
-import asyncio
 import hashlib
 import itertools
 import statistics
@@ -18,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import uvloop
 
 from rft_reward.configuration import load_function, scoring_settings
 from rft_reward.worker_process import WorkerProcess
@@ -74,7 +75,7 @@ def figures(folder, packages):
         spec = {"python": {"source": using(packages), "requirements": list(USES)}}
         function = load_function(write_function(Path(temporary) / "function.json", spec))
         settings = scoring_settings(function, Path(temporary), None, packages=folder).pools[0].worker
-        runs = [asyncio.run(measure(settings)) for _ in range(WORKERS + 1)]
+        runs = [uvloop.run(measure(settings)) for _ in range(WORKERS + 1)]
     return [statistics.median(values) for values in zip(*runs[1:], strict=True)]  # the first reads the files
 
 

@@ -7,18 +7,15 @@ from types import SimpleNamespace
 
 import orjson
 from support.mutation import bounded, mutated
+from support.worker_settings import SETTINGS
 
 from rft_reward import frames
 from rft_reward.metrics import Metrics
 from rft_reward.pool import Pool, PoolSettings
-from rft_reward.worker_process import WorkerProcess, WorkerSettings
+from rft_reward.worker_process import WorkerProcess
 
 NUMBER = 10_000
 IDS = ["one", "two", "three"]
-SETTINGS = WorkerSettings(
-    terms=[{}, {}], function_name="f", memory="64Mi", memory_bytes=64 << 20, needs_libraries=False, folder="/",
-    hidden_file=None, readable=[], runs_code=True, code_path=[], code_imports=[], companions=0,
-)  # fmt: skip
 POOL = PoolSettings(
     worker=SETTINGS, workers=1, timeout="60s", timeout_seconds=60.0, combined=(["first", "second"], [0.5, 0.5])
 )

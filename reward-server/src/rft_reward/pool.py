@@ -229,7 +229,13 @@ class Pool:
             else:
                 future: asyncio.Future[WorkerProcess] = asyncio.get_running_loop().create_future()
                 self._waiting.append(future)
-                worker = await future
+                try:
+                    worker = await future
+                except asyncio.CancelledError:
+                    # It may have got a worker just before, which is for the next who waits.
+                    if future.done() and not future.cancelled() and future.exception() is None:
+                        self._offer(future.result())
+                    raise
             if not worker.lost.is_set():
                 return worker
 
@@ -252,27 +258,41 @@ class Pool:
 
     async def _keep(self) -> None:
         """Keep one worker running."""
-        backoff = 0.0
+        task, backoff = asyncio.current_task(), 0.0
+        assert task is not None
         while True:
-            worker = WorkerProcess(self._settings.worker)
-            self._show_workers()
             try:
-                await worker.start()
-                backoff, self.start_error = 0.0, None
-                self._live += 1
-                self._report_sandbox(worker)
-                self._offer(worker)
-                self._started.set()
-                try:
-                    await worker.lost.wait()
-                finally:
-                    self._live -= 1
+                await self._run_worker()
+                backoff = 0.0
             except (WorkerLost, OSError) as error:
+                if task.cancelling():  # the last worker could not be ended
+                    raise
                 backoff = min(_LONGEST_BACKOFF_SECONDS, 2 * backoff or 1.0)
                 self._start_failed(f"a worker could not be started: {error}")
-            finally:
-                await worker.end()
             await asyncio.sleep(backoff)
+
+    async def _run_worker(self) -> None:
+        """Start a worker, offer it, and end it when it must not be used any more.
+
+        Raises:
+            WorkerLost: it could not be started, or what it left could not be cleared away.
+            OSError: the same.
+        """
+        worker = WorkerProcess(self._settings.worker)
+        self._show_workers()
+        try:
+            await worker.start()
+            self.start_error = None
+            self._live += 1
+            self._report_sandbox(worker)
+            self._offer(worker)
+            self._started.set()
+            try:
+                await worker.lost.wait()
+            finally:
+                self._live -= 1
+        finally:
+            await worker.end()
 
     def _start_failed(self, text: str) -> None:
         text = error_line(text)

@@ -264,11 +264,16 @@ class WorkerProcess:
         attached.callback(os.close, self._log)
         loop.add_reader(self._log, self._read_log)
         attached.callback(loop.remove_reader, self._log)
+        # uvloop closes the descriptor of a pipe by itself, and closes its file object after that. By then, a thread may
+        # have opened something else under the same number, so the file objects leave the descriptors open.
         replies, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(self._reader), os.fdopen(self._replies, "rb", buffering=0)
+            lambda: asyncio.StreamReaderProtocol(self._reader),
+            os.fdopen(self._replies, "rb", buffering=0, closefd=False),
         )
         attached.callback(replies.close)
-        self._writer, _ = await loop.connect_write_pipe(asyncio.Protocol, os.fdopen(self._requests, "wb", buffering=0))
+        self._writer, _ = await loop.connect_write_pipe(
+            asyncio.Protocol, os.fdopen(self._requests, "wb", buffering=0, closefd=False)
+        )
         attached.callback(self._writer.close)
         # A process that has inherited the pipes could keep them open, so the end of the worker itself is watched.
         self._pidfd = os.pidfd_open(process)
