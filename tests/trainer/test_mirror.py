@@ -66,3 +66,7 @@ def test_a_store_that_takes_nothing_is_noticed_before_training(tmp_path, monkeyp
         assert raised.value.code is ExitCode.OUTPUT_INVALID
     else:
         copy.start()  # it may answer before the run is over
+        monkeypatch.setattr(mirror, "FINAL_SECONDS", 0)
+        with pytest.raises(RunError, match="AccessDenied") as raised:
+            copy.finish()
+        assert raised.value.code is ExitCode.OUTPUT_FAILED
