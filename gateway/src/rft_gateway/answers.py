@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Mapping
 from types import coroutine
 from typing import Any
 
@@ -57,6 +57,16 @@ def _go_on(work: Coroutine[Any, Any, object], awaited: Any) -> Generator[Any, An
                 awaited = work.send(value)
     except StopIteration:
         return
+
+
+def event_stream(headers: Mapping[str, str]) -> web.StreamResponse:
+    """Return an answer that is a stream of server-sent events, and has not begun.
+
+    Args:
+        headers: those of the answer besides those of its content.
+    """
+    content = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+    return web.StreamResponse(headers={**content, **headers})
 
 
 async def give(request: web.BaseRequest, response: web.StreamResponse) -> None:

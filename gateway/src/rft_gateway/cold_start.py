@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rft_api.condition_reasons import LASTING
 from rft_api.foreign import server_limits
 from rft_gateway import server_errors
-from rft_gateway.errors import ApiError
+from rft_gateway.errors import ApiError, stopping
 from rft_gateway.routes import EndpointState
 
 WAITING_BYTES = server_limits.BODIES_BYTES // 2
@@ -73,7 +73,7 @@ def refuse(model: str, state: EndpointState, crowd: Crowd, waited: float | None)
         error = ApiError(503, message, code="model_cannot_start", headers={"x-should-retry": "false"})
         return Refusal(Reason.CANNOT_START, error)
     if crowd.is_stopping:
-        return Refusal(Reason.STOPPING, _error(503, "stopping", "The gateway is stopping. Please try again.", "1"))
+        return Refusal(Reason.STOPPING, stopping())
     if waited is not None:
         if waited < state.timeout:
             return None
@@ -94,5 +94,5 @@ def _describe(state: EndpointState) -> str:
     return f" ({said})" if said else ""
 
 
-def _error(status: int, code: str, message: str, retry_after: str = _RETRY_SECONDS) -> ApiError:
-    return ApiError(status, message, code=code, headers={"retry-after": retry_after})
+def _error(status: int, code: str, message: str) -> ApiError:
+    return ApiError(status, message, code=code, headers={"retry-after": _RETRY_SECONDS})

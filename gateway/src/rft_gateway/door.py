@@ -162,8 +162,13 @@ class Door:
         response.headers.update(admission.headers)
         return response
 
-    async def _answer_jobs(self, request: web.BaseRequest, jobs: FineTuning, key: Key, request_id: str) -> web.Response:
+    async def _answer_jobs(
+        self, request: web.BaseRequest, jobs: FineTuning, key: Key, request_id: str
+    ) -> web.StreamResponse:
         with self._bodies.held(key.namespace) as body, self._limiter.admit(key, time.time(), estimate=0) as admission:
+            if jobs.streams(request):
+                headers = {**admission.headers, REQUEST_ID: request_id}
+                return await jobs.stream(request, partial(self._authenticate, request), headers)
             if jobs.creates(request.method, request.path):
                 document = parse_body(await body.read(request))
                 answer = partial(jobs.create, key, document, request_id, request.headers)

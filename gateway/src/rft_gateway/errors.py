@@ -59,6 +59,12 @@ def overloaded(message: str) -> ApiError:
     return ApiError(503, f"{message} Please try again.", code=OVERLOADED, headers={"retry-after": "1"})
 
 
+def stopping() -> ApiError:
+    """Return the error for what the gateway does not go on with, because it is about to end."""
+    message = "The gateway is stopping. Please try again."
+    return ApiError(503, message, code="stopping", headers={"retry-after": "1"})
+
+
 def starting() -> ApiError:
     """Return the error while the gateway does not know yet which models and keys there are."""
     message = "The gateway is starting, and has not read its models and keys yet. Please try again."

@@ -106,7 +106,7 @@ async def serve(settings: Settings) -> None:
         _run_beside(stack, follow(), stop)
         files = await _open_files(stack, settings.files, ledger)
         api = files.api if files is not None else None
-        jobs = _open_jobs(jobs_store, files) if jobs_store is not None else None
+        jobs = _open_jobs(jobs_store, files, stop) if jobs_store is not None else None
         door = Door(routes, keys, limiter, records, proxy, large_bodies, api, jobs)
         operation = Operation(metrics, demand, lambda: routes.is_complete and keys.is_complete and not stop.is_set())
         await _listen(settings, door, operation, stop, waiting)
@@ -160,11 +160,11 @@ async def _open_files(
         raise StartError(f"--files: {error}") from None
 
 
-def _open_jobs(store: ClusterJobs, files: OpenFiles | None) -> FineTuning:
+def _open_jobs(store: ClusterJobs, files: OpenFiles | None, stop: asyncio.Event) -> FineTuning:
     # The models of manifests take a fifth of a second to import, which most gateways would do for nothing.
     from rft_gateway.fine_tuning.routes import FineTuning
 
-    return FineTuning(store, files.catalog if files is not None else None)
+    return FineTuning(store, files.catalog if files is not None else None, stop)
 
 
 def _open_traces(stack: contextlib.AsyncExitStack) -> Traces:

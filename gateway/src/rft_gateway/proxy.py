@@ -15,7 +15,7 @@ from aiohttp import web
 
 from rft_api.gateway_routes import Route
 from rft_gateway import server_errors
-from rft_gateway.answers import ClientLeft, give, in_time
+from rft_gateway.answers import ClientLeft, event_stream, give, in_time
 from rft_gateway.bodies import HeldBody
 from rft_gateway.errors import OVERLOADED, ApiError
 from rft_gateway.http_server import has_left
@@ -277,8 +277,7 @@ async def _beat(exchange: Exchange) -> None:
 
 
 async def _begin_stream(exchange: Exchange) -> web.StreamResponse:
-    headers = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", **exchange.headers}
-    exchange.stream = web.StreamResponse(headers=headers)
+    exchange.stream = event_stream(exchange.headers)
     await in_time(exchange.request, exchange.stream.prepare(exchange.request))
     return exchange.stream
 

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from openai.types.fine_tuning import FineTuningJobEvent
 from support.fine_tuning import ENDED, LAMBDA, STARTED, STRING_CHECK, condition, config_map, request, rft_job
 from support.gateway_in_cluster import ClusterGateway, Team
 from support.patience import PATIENCE_SECONDS, wait_until
@@ -139,6 +140,66 @@ def refuse_file(
     with pytest.raises(openai.BadRequestError, match=f"training_file: .*{message}") as refused:
         create(client, training_file=name)
     assert (refused.value.param, refused.value.code) == ("training_file", "file_not_found")
+
+
+def open_events(client: openai.OpenAI, job: str) -> openai.Stream[FineTuningJobEvent]:
+    """The events of a job as they come."""
+    return client.get(
+        f"/fine_tuning/jobs/{job}/events", options={"params": {"stream": "true"}}, cast_to=FineTuningJobEvent,
+        stream=True, stream_cls=openai.Stream[FineTuningJobEvent],
+    )  # fmt: skip
+
+
+def test_events_as_they_come(client, team):
+    made = create(client)
+    with open_events(client, made.id) as stream:
+        assert next(stream).message == f"Created fine-tuning job: {made.id}"
+        for step in (1, 2):
+            progress = {"step": step, "totalSteps": 3, "reward": f"0.{step}000"}
+            set_status(
+                team, made.id, condition("Succeeded", "Unknown", "Running"), startTime=STARTED, progress=progress
+            )
+            wanted = {f"Step {step}/3: train mean reward=0.{step}000"} | ({"Running"} if step == 1 else set())
+            assert {next(stream).message for _ in wanted} == wanted
+        set_status(team, made.id, condition("Succeeded", "False", "OutOfMemory", "x", ENDED), completionTime=ENDED)
+        assert [event.message for event in stream] == ["OutOfMemory: x"]
+    listed = {event.message for event in client.fine_tuning.jobs.list_events(made.id)}
+    assert {f"Created fine-tuning job: {made.id}", "OutOfMemory: x"} < listed
+    with pytest.raises(openai.BadRequestError, match="limit: does not go with stream"):
+        client.fine_tuning.jobs.list_events(made.id, limit=1, extra_query={"stream": "true"})
+    assert client.fine_tuning.jobs.list_events(made.id, limit=1, extra_query={"stream": "false"}).has_more
+
+
+def test_streams_of_events_that_end_before_the_job(client, team, other_team, tuning_gateway):
+    made = create(client)
+    with connect(tuning_gateway, other_team.add_key("ci")) as other, pytest.raises(openai.NotFoundError):
+        open_events(other, made.id)
+    token = team.add_key("leaving")
+    with connect(tuning_gateway, token) as leaving, open_events(leaving, made.id) as stream:
+        next(stream)
+        team("delete", "secret", "leaving")
+        with pytest.raises(openai.APIError, match="Incorrect API key provided"):
+            list(stream)
+    with open_events(client, made.id) as stream:
+        next(stream)
+        team("delete", "rftjob", made.id)
+        with pytest.raises(openai.APIError, match=f"Fine-tuning job {made.id} was deleted"):
+            list(stream)
+
+
+def test_streams_of_events_end_with_the_gateway(tmp_path, kubeconfig, team):
+    defaults = config_map(data=DATA)
+    del defaults["metadata"]["namespace"]
+    team.apply(defaults)
+    team.add_base("base", serving={"adapterSources": ["s3://runs/jobs"]})
+    with ClusterGateway(tmp_path / "gateway", kubeconfig, "--fine-tuning") as gateway:
+        gateway.wait_until_ready()
+        with connect(gateway, team.add_key("ci")) as client, open_events(client, create(client).id) as stream:
+            next(stream)
+            gateway.process.terminate()
+            with pytest.raises(openai.APIError, match="The gateway is stopping"):
+                list(stream)
+        assert gateway.process.wait(PATIENCE_SECONDS) == 0
 
 
 def test_pause_resume_and_cancel(client, team):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final, Literal
 
@@ -33,6 +34,32 @@ def describe_events(job: Job) -> list[Json]:
     if job.state == "cancelled":
         events.append(_event(job, "cancelled", end, "The job was cancelled. Its files and its checkpoint are kept."))
     return sorted(events, key=lambda event: int(event["created_at"]))[::-1]
+
+
+class NewEvents:
+    """The events of a job that a reader has not had yet, as the status changes."""
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+        """The events of the last status."""
+        self._times: Counter[str] = Counter()
+        """How often each event has come."""
+
+    def take(self, job: Job) -> list[Json]:
+        """Return what the status has not said when it was last looked at, oldest first.
+
+        What it says again, such as a step that is repeated after a restart, is an event of its own: its id ends with
+        the number of times.
+        """
+        events = describe_events(job)[::-1]
+        new = [event for event in events if event["id"] not in self._ids]
+        self._ids = {event["id"] for event in events}
+        self._times.update(event["id"] for event in new)
+        return [_numbered(event, self._times[event["id"]]) for event in new]
+
+
+def _numbered(event: Json, times: int) -> Json:
+    return event if times == 1 else {**event, "id": f"{event['id']}-{times}"}
 
 
 def _event(job: Job, key: str, time: int, message: str, level: Level = "info", data: Json | None = None) -> Json:
@@ -92,7 +119,9 @@ def _step_text(data: Json) -> str:
 
 
 def _observed_at(job: Job) -> int:
-    """Return the time at which the operator has last written the status; Kubernetes notes it."""
+    """Return the time at which the operator has last written the status; Kubernetes notes it. It writes the last step
+    when the job has ended already, which is no time of a step."""
     fields = job.metadata.get("managedFields") or []
     times = [unix_time(field.get("time")) for field in fields if field.get("subresource") == "status"]
-    return max((time for time in times if time), default=unix_time(job.status.start_time) or job.created_at)
+    observed = max((time for time in times if time), default=unix_time(job.status.start_time) or job.created_at)
+    return observed if job.finished_at is None else min(observed, job.finished_at)

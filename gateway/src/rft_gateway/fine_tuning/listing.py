@@ -65,6 +65,21 @@ def read_paging(query: MultiMapping[str], default: int, *, of_jobs: bool = False
     return Paging(limit, query.get("after"), metadata or None, without)
 
 
+def asks_for_stream(query: MultiMapping[str]) -> bool:
+    """Return whether the parameters of a request for events ask for a stream of them.
+
+    Raises:
+        ApiError: 400 when it is not said clearly, or there are parameters that a stream does not have.
+    """
+    value = query.get("stream", "false")
+    if value not in ("true", "false"):
+        raise ApiError(400, "stream: must be true or false", param="stream")
+    more = next((name[:100] for name in query if name != "stream"), None)
+    if value == "true" and more is not None:
+        raise ApiError(400, f"{more}: does not go with stream, which has all events", param=more)
+    return value == "true"
+
+
 def take_page(items: Sequence[Json], paging: Paging) -> Json:
     """Return a page of a list.
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from multidict import CIMultiDictProxy, MultiMapping
+from aiohttp import web
+from multidict import CIMultiDictProxy, MultiDict, MultiMapping
 
 from rft_api.model import Json
 from rft_api.object_labels import FINE_TUNING_CANCELLED
@@ -19,9 +20,10 @@ from rft_gateway.files.catalog import FileCatalog
 from rft_gateway.files.store import SCHEME
 from rft_gateway.fine_tuning.checkpoints import describe_checkpoints
 from rft_gateway.fine_tuning.defaults import Defaults
+from rft_gateway.fine_tuning.event_streams import EventStreams, StreamLimits
 from rft_gateway.fine_tuning.events import describe_events
 from rft_gateway.fine_tuning.job import ENDED, Job
-from rft_gateway.fine_tuning.listing import NewestJobs, make_page, read_paging, take_page
+from rft_gateway.fine_tuning.listing import NewestJobs, asks_for_stream, make_page, read_paging, take_page
 from rft_gateway.fine_tuning.request import FunctionGrader, read_request
 from rft_gateway.fine_tuning.translation import DataFile, asked_models, make_objects
 from rft_gateway.keys import Key
@@ -45,11 +47,13 @@ class FineTuning:
     Args:
         store: the place of the jobs.
         files: the files that were uploaded; None when the gateway keeps none.
+        stop: is set when the gateway is about to end, which ends streams of events.
     """
 
-    def __init__(self, store: ClusterJobs, files: FileCatalog | None):
+    def __init__(self, store: ClusterJobs, files: FileCatalog | None, stop: asyncio.Event):
         self._store = store
         self._files = files
+        self._streams = EventStreams(stop, StreamLimits())
         self._operations: dict[tuple[str, str], Answer] = {
             ("GET", ""): self._retrieve,
             ("GET", "events"): self._events,
@@ -73,7 +77,7 @@ class FineTuning:
         Raises:
             ApiError: 404 when there is no such operation, 405 when there is one with another method.
         """
-        name, _, operation = path.removeprefix(PATH).removeprefix("/").partition("/")
+        name, operation = _parts(path)
         if not name:
             if method != "GET":
                 raise _not_allowed(method, path, "GET, POST")
@@ -85,6 +89,34 @@ class FineTuning:
                 raise _not_allowed(method, path, ", ".join(allowed))
             raise ApiError(404, f"Invalid URL ({method[:20]} {path[:200]})", code="unknown_url")
         return lambda key, query: answer(key, name[:_LONGEST_NAME], query)
+
+    def streams(self, request: web.BaseRequest) -> bool:
+        """Return whether a request asks for the events of a job as a stream.
+
+        Raises:
+            ApiError: 400 when it does so with parameters that do not go together.
+        """
+        name, operation = _parts(request.path)
+        return bool(name) and (request.method, operation) == ("GET", "events") and asks_for_stream(request.query)
+
+    async def stream(
+        self, request: web.BaseRequest, find_key: Callable[[], Key], headers: Mapping[str, str]
+    ) -> web.StreamResponse:
+        """Send the events of a job until it has ended.
+
+        Args:
+            request: one that `streams` knows.
+            find_key: returns the key of whoever asks, as it is now; raises the ApiError of one that opens nothing.
+            headers: those of the answer.
+
+        Raises:
+            ApiError: when the client gets an error instead of a stream.
+            ClientLeft: when it has left.
+        """
+        name, _ = _parts(request.path)
+        return await self._streams.send(
+            request, find_key().namespace, lambda: self._find(find_key(), name[:_LONGEST_NAME]), headers
+        )
 
     async def create(self, key: Key, document: Json, request_id: str, headers: CIMultiDictProxy[str]) -> Json:
         """Create a job, and return it.
@@ -162,7 +194,9 @@ class FineTuning:
         return (await self._find(key, name)).describe()
 
     async def _events(self, key: Key, name: str, query: MultiMapping[str]) -> Json:
-        return take_page(describe_events(await self._find(key, name)), read_paging(query, _DEFAULT_EVENTS))
+        parameters = MultiDict(query)
+        parameters.popall("stream", None)  # false, or there would be a stream
+        return take_page(describe_events(await self._find(key, name)), read_paging(parameters, _DEFAULT_EVENTS))
 
     async def _checkpoints(self, key: Key, name: str, query: MultiMapping[str]) -> Json:
         return take_page(describe_checkpoints(await self._find(key, name)), read_paging(query, _DEFAULT_CHECKPOINTS))
@@ -199,6 +233,12 @@ class FineTuning:
         if job is None or not _opens(key, job):
             raise missing
         return job
+
+
+def _parts(path: str) -> tuple[str, str]:
+    """Return the name of a job and what is asked of it; empty where a path has none."""
+    name, _, operation = path.removeprefix(PATH).removeprefix("/").partition("/")
+    return name, operation
 
 
 def _job_name(key: Key, document: Json, once: str) -> str:
