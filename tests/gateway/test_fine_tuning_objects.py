@@ -13,7 +13,8 @@ from support.fine_tuning import LAMBDA, SCORE_MODEL, STRING_CHECK, base_endpoint
 from rft_api.object_labels import CREATED_FOR, FINE_TUNING_DIGESTS, FINE_TUNING_REQUEST
 from rft_gateway.errors import ApiError
 from rft_gateway.fine_tuning.defaults import DefaultsError, read_defaults
-from rft_gateway.fine_tuning.request import read_request
+from rft_gateway.fine_tuning.graders import make_function
+from rft_gateway.fine_tuning.request import read_request, read_validation
 from rft_gateway.fine_tuning.translation import DataFile, JobObjects, make_objects
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -139,6 +140,35 @@ def test_refused(document, param, message):
         objects(document)
     assert (refused.value.status, refused.value.param) == (400, param)
     assert message in refused.value.message
+
+
+WITHOUT_CREDENTIALS = {"graders": "{models: {gpt-4o: {url: 'https://x/v1', name: large, tokenKey: TOKEN}}}"}
+OF_TWO = {**TWO_JUDGES, "graders": {"a": STRING_CHECK, "b": {**SCORE_MODEL, "model": "GPT_4"}}}
+
+
+@pytest.mark.parametrize(
+    ("grader", "config", "param", "message"),
+    [
+        ({**SCORE_MODEL, "model": "GPT_4"}, {}, "grader.model", "grader.model: there is no model GPT_4"),
+        (OF_TWO, {}, "grader.graders.b.model", "grader.graders.b.model: there is no model GPT_4"),
+        (COSINE, {}, "grader", "grader: cosine needs a model for embeddings"),
+        (TWO_JUDGES, {}, "grader", "grader: its parts ask judge and other; all of them have to ask one model"),
+        ({**SCORE_MODEL, "model": "gpt-4o"}, WITHOUT_CREDENTIALS, "grader", "the RewardFunction of this request would"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_grader_alone_is_refused_with_its_own_path(grader, config, param, message):
+    defaults = read_defaults(config_map(**config))
+    with pytest.raises(ApiError) as refused:
+        make_function(read_validation({"grader": grader}).grader, ("team", "grader"), defaults, "grader")
+    assert (refused.value.status, refused.value.param) == (400, param)
+    assert refused.value.message.startswith(message)
+
+
+def test_the_model_of_a_part_is_refused_with_its_path():
+    with pytest.raises(ApiError) as refused:
+        objects(request(OF_TWO))
+    assert refused.value.param == f"{GRADER}.graders.b.model"
 
 
 def test_a_base_that_would_not_serve_the_adapter():

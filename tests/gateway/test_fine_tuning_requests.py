@@ -9,7 +9,7 @@ import pytest
 from support.fine_tuning import LAMBDA, SCORE_MODEL, STRING_CHECK, request
 
 from rft_gateway.errors import ApiError
-from rft_gateway.fine_tuning.request import read_request
+from rft_gateway.fine_tuning.request import read_request, read_validation
 
 PYTHON = {"type": "python", "name": "code", "source": "def grade(sample, item):\n    return 1.0\n"}
 LABEL = {
@@ -32,7 +32,9 @@ REWARD_FUNCTION = {"type": "reward_function", "name": "exact"}
     ids=lambda grader: grader["type"],
 )
 def test_graders(grader):
-    assert read_request(request(grader)).method.reinforcement.grader.type == grader["type"]
+    asked = read_request(request(grader)).method.reinforcement.grader
+    assert asked.type == grader["type"]
+    assert read_validation({"grader": grader}).grader == asked
 
 
 def test_everything():
@@ -118,6 +120,28 @@ def test_refused(document, param, message):
     assert (refused.value.status, refused.value.param) == (400, param)
     assert refused.value.message.startswith(f"{param}: ")
     assert message in refused.value.message
+
+
+GRADERS = [each for each in REFUSED if each[1].startswith(GRADER)]
+
+
+@pytest.mark.parametrize(("document", "param", "message"), GRADERS, ids=[each[1] for each in GRADERS])
+def test_a_grader_is_refused_as_in_a_job(document, param, message):
+    with pytest.raises(ApiError) as refused:
+        read_validation({"grader": document["method"]["reinforcement"]["grader"]})
+    assert (refused.value.status, refused.value.param) == (400, param.removeprefix("method.reinforcement."))
+    with pytest.raises(ApiError) as of_job:
+        read_request(document)
+    assert f"method.reinforcement.{refused.value.message}" == of_job.value.message
+
+
+@pytest.mark.parametrize(
+    ("document", "param"), [({}, "grader"), ({"grader": None}, "grader"), ({"model_sample": "x"}, "model_sample")]
+)
+def test_a_request_that_has_no_grader(document, param):
+    with pytest.raises(ApiError) as refused:
+        read_validation({"grader": STRING_CHECK, **document} if "model_sample" in document else document)
+    assert refused.value.param == param
 
 
 @pytest.mark.parametrize("field", ["response_format", "tools", "max_episode_steps"])

@@ -19,7 +19,7 @@ from rft_gateway.errors import ApiError, model_not_found, starting
 from rft_gateway.feedback import FEEDBACK, find_model, keep_feedback, read_feedback
 from rft_gateway.files.api import FilesApi, files_are_off, is_files_path
 from rft_gateway.http_server import note_key
-from rft_gateway.keys import Key, KeyRing
+from rft_gateway.keys import Key, KeyRing, opens
 from rft_gateway.large_bodies import LargeBodies
 from rft_gateway.ledger import Outcome, make_id
 from rft_gateway.limits import Limiter
@@ -169,9 +169,9 @@ class Door:
             if jobs.streams(request):
                 headers = {**admission.headers, REQUEST_ID: request_id}
                 return await jobs.stream(request, partial(self._authenticate, request), headers)
-            if jobs.creates(request.method, request.path):
+            if (take := jobs.find_with_body(request.method, request.path)) is not None:
                 document = parse_body(await body.read(request))
-                answer = partial(jobs.create, key, document, request_id, request.headers)
+                answer = partial(take, key, document, request_id, request.headers)
             else:
                 answer = partial(jobs.find(request.method, request.path), key, request.query)
             response = _json_response(await self._turns.take(key.namespace, answer))
@@ -208,7 +208,7 @@ class Door:
         self._find_route(self._authenticate(request), model)
 
     def _find_route(self, key: Key, model: str) -> Route:
-        route = self._routes.find(key.namespace, model) if _opens(key, model) else None
+        route = self._routes.find(key.namespace, model) if opens(key, model) else None
         if route is None and not self._routes.is_complete:
             raise starting()
         if route is None:
@@ -218,7 +218,7 @@ class Door:
     def _answer_models(self, key: Key, name: str) -> web.Response:
         if name:
             return _json_response(self._describe(self._find_route(key, name)))
-        routes = [route for route in self._routes.of_namespace(key.namespace) if _opens(key, route.model)]
+        routes = [route for route in self._routes.of_namespace(key.namespace) if opens(key, route.model)]
         return _json_response({"object": "list", "data": [self._describe(route) for route in routes]})
 
     def _describe(self, route: Route) -> dict[str, object]:
@@ -234,10 +234,6 @@ class Door:
 def _affinity(key: Key, call: Call) -> str:
     """Return the text that requests share when they share a beginning. Keys share no cache, so nobody can probe it."""
     return "\0".join((key.namespace, key.name, call.model, call.beginning)) if call.beginning else ""
-
-
-def _opens(key: Key, model: str) -> bool:
-    return not key.models or model in key.models
 
 
 def _require(request: web.BaseRequest, method: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from rft_api.gateway_key import Key, Limits, is_token, parse_secret, token_digest
 from rft_api.gateway_key_files import KeyFile, key_paths, merge_key_files, read_key_file
 
-__all__ = ["Key", "KeyFolder", "KeyRing", "Limits", "parse_secret"]
+__all__ = ["Key", "KeyFolder", "KeyRing", "Limits", "opens", "parse_secret"]
 
 WATCH_SECONDS = 1.0
 """Seconds between two looks at the folder: a key that is revoked opens nothing after this time."""
@@ -26,6 +26,11 @@ _OF_NO_KEY = "0" * 64
 _log = logging.getLogger(__name__)
 
 _Signature = tuple[int, int, int, int]
+
+
+def opens(key: Key, model: str) -> bool:
+    """Return whether a key opens a model of its namespace."""
+    return not key.models or model in key.models
 
 
 @dataclass(frozen=True)

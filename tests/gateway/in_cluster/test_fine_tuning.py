@@ -13,7 +13,17 @@ import httpx
 import openai
 import pytest
 from openai.types.fine_tuning import FineTuningJobEvent
-from support.fine_tuning import ENDED, LAMBDA, STARTED, STRING_CHECK, condition, config_map, request, rft_job
+from support.fine_tuning import (
+    ENDED,
+    LAMBDA,
+    SCORE_MODEL,
+    STARTED,
+    STRING_CHECK,
+    condition,
+    config_map,
+    request,
+    rft_job,
+)
 from support.gateway_in_cluster import ClusterGateway, Team
 from support.patience import PATIENCE_SECONDS, wait_until
 
@@ -228,6 +238,58 @@ def test_graders_of_others(client, team):
     made = create(client, ours)
     assert team.read("rftjob", made.id)["spec"]["data"]["train"][0]["reward"] == "exact"
     assert made.id not in team("get", "rewardfunctions", "--output=name")
+
+
+def test_graders_are_validated_as_jobs_check_them(client, team, tuning_gateway):
+    validate = client.fine_tuning.alpha.graders.validate
+    python = {"type": "python", "name": "code", "source": "import numpy\n\ndef grade(sample, item):\n    return 1.0\n"}
+    label = {
+        "type": "label_model", "name": "label", "model": "base", "labels": ["good", "bad"], "passing_labels": ["good"],
+        "input": [{"role": "user", "content": "{{ sample.output_text }}"}],
+    }  # fmt: skip
+    similar = {**STRING_CHECK, "type": "text_similarity", "evaluation_metric": "bleu"}
+    del similar["operation"]
+    judge = {**SCORE_MODEL, "model": "base"}
+    multi = {
+        "type": "multi", "name": "both", "graders": {"a": STRING_CHECK, "b": judge}, "calculate_output": "a + b"
+    }  # fmt: skip
+    ours = {"type": "reward_function", "name": "exact"}
+    refused_both(client, ours, "grader.name", "there is no RewardFunction exact")
+    team.apply(REWARD)
+    for grader in (STRING_CHECK, similar, python, judge, label, multi, LAMBDA, ours):
+        assert validate(grader=grader).to_dict() == {"grader": grader}
+    for grader, param, message in (
+        ({**STRING_CHECK, "operation": "is"}, "grader.operation", "must be one of"),
+        ({"type": "endpoint", "url": "https://x/grade"}, "grader.type", "make a RewardFunction with spec.http"),
+        (SCORE_MODEL, "grader.model", "there is no model judge"),
+        ({**multi, "graders": {"a": STRING_CHECK, "b": SCORE_MODEL}}, "grader.graders.b.model", "no model judge"),
+        ({**similar, "evaluation_metric": "cosine"}, "grader", "cosine needs a model for embeddings"),
+        ({**python, "source": "x" * 250_000}, "grader", "may have 204,800"),
+    ):
+        refused_both(client, grader, param, message)
+    assert [each["metadata"]["name"] for each in team.read("rewardfunctions")["items"]] == ["exact"]
+    assert not team.read("rftjobs")["items"]
+    team.add_base("judge")
+    assert validate(grader=SCORE_MODEL).grader.model == "judge"
+    with connect(tuning_gateway, team.add_key("narrow", models=("base",))) as narrow:
+        refused_both(narrow, SCORE_MODEL, "grader.model", "or this key does not open it")
+        address, headers = (
+            f"{tuning_gateway.url}/v1/fine_tuning/alpha/graders",
+            {"Authorization": f"Bearer {narrow.api_key}"},
+        )
+        for method, path, status in (("GET", "/validate", 405), ("POST", "/run", 404)):
+            answer = httpx.request(method, address + path, headers=headers, timeout=PATIENCE_SECONDS, trust_env=False)
+            assert answer.status_code == status
+
+
+def refused_both(client: openai.OpenAI, grader: dict[str, Any], param: str, message: str) -> None:
+    """A grader is refused alone and in a job, in the same words."""
+    with pytest.raises(openai.BadRequestError, match=message) as alone:
+        client.fine_tuning.alpha.graders.validate(grader=grader)
+    with pytest.raises(openai.BadRequestError, match=message) as in_job:
+        create(client, grader)
+    assert (alone.value.param, in_job.value.param) == (param, f"method.reinforcement.{param}")
+    assert alone.value.code == in_job.value.code
 
 
 def test_lists(client, team):

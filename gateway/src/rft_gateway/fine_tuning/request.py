@@ -1,9 +1,9 @@
-"""Reads the request that creates a fine-tuning job. What cannot be honoured is refused, with the path of its field."""
+"""Reads requests for fine-tuning jobs and about graders. What cannot be honoured is refused, with its field's path."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -138,6 +138,10 @@ def _is_supported(grader: Any) -> Any:
     return grader
 
 
+GraderField = Annotated[Grader, Field(discriminator="type"), BeforeValidator(_is_supported)]
+"""A grader as a field of a request."""
+
+
 class Reinforcement(_Fields):
     """What a job by reinforcement is."""
 
@@ -147,7 +151,7 @@ class Reinforcement(_Fields):
         "max_episode_steps": "episodes of several turns are not supported: leave max_episode_steps out",
     }
 
-    grader: Annotated[Grader, Field(discriminator="type"), BeforeValidator(_is_supported)]
+    grader: GraderField
     """What scores completions."""
     hyperparameters: Hyperparameters = Hyperparameters()
     """Its hyperparameters."""
@@ -223,6 +227,16 @@ class CreateRequest(_Fields):
         return fields
 
 
+class ValidateRequest(_Fields):
+    """The request that asks whether a grader could be a job's."""
+
+    grader: GraderField
+    """The grader."""
+
+
+_Request = TypeVar("_Request", bound=_Fields)
+
+
 def read_request(document: Json) -> CreateRequest:
     """Return the request for a job.
 
@@ -232,10 +246,26 @@ def read_request(document: Json) -> CreateRequest:
     Raises:
         ApiError: 400 with the first wrong field as `param`; the message has up to five of them.
     """
+    return _read(CreateRequest, document)
+
+
+def read_validation(document: Json) -> ValidateRequest:
+    """Return the request to validate a grader.
+
+    Args:
+        document: the body of the request.
+
+    Raises:
+        ApiError: 400 as that of `read_request`.
+    """
+    return _read(ValidateRequest, document)
+
+
+def _read(model: type[_Request], document: Json) -> _Request:
     try:
-        return CreateRequest.model_validate(document, strict=True)
+        return model.model_validate(document, strict=True)
     except ValidationError as invalid:
-        found = list(violations(invalid, document, CreateRequest))
+        found = list(violations(invalid, document, model))
         more = f"; and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
         message = one_line("; ".join(map(str, found[:_MOST_SHOWN])), 4000) + more
         raise ApiError(400, message, param=format_location(found[0].location) or None) from None

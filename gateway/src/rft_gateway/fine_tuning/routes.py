@@ -22,23 +22,30 @@ from rft_gateway.fine_tuning.checkpoints import describe_checkpoints
 from rft_gateway.fine_tuning.defaults import Defaults
 from rft_gateway.fine_tuning.event_streams import EventStreams, StreamLimits
 from rft_gateway.fine_tuning.events import describe_events
+from rft_gateway.fine_tuning.grader_names import check_names
+from rft_gateway.fine_tuning.graders import make_function, request_text
 from rft_gateway.fine_tuning.job import ENDED, Job
 from rft_gateway.fine_tuning.listing import NewestJobs, asks_for_stream, make_page, read_paging, take_page
-from rft_gateway.fine_tuning.request import FunctionGrader, read_request
-from rft_gateway.fine_tuning.translation import DataFile, asked_models, make_objects
-from rft_gateway.keys import Key
+from rft_gateway.fine_tuning.request import read_request, read_validation, stated
+from rft_gateway.fine_tuning.translation import GRADER, DataFile, make_objects
+from rft_gateway.keys import Key, opens
 
 if TYPE_CHECKING:  # the client of Kubernetes takes a second to import, which is for nothing on one machine
     from rft_gateway.fine_tuning.store import ClusterJobs
 
 PATH: Final = "/v1/fine_tuning/jobs"
+VALIDATE: Final = "/v1/fine_tuning/alpha/graders/validate"
 IDEMPOTENCY: Final = "idempotency-key"
 """Header with a text by which a request that is sent again is known."""
 _DEFAULT_JOBS, _DEFAULT_EVENTS, _DEFAULT_CHECKPOINTS = 20, 20, 10
 _LONGEST_NAME = 253
+_FIELD = "grader"
+"""Where a request to validate a grader has it; and the name of its RewardFunction, which nobody gets to see."""
 _logger = logging.getLogger(__name__)
 
 Answer = Callable[[Key, str, MultiMapping[str]], Coroutine[None, None, Json]]
+AnswerToBody = Callable[[Key, Json, str, CIMultiDictProxy[str]], Coroutine[None, None, Json]]
+"""Answers a request with a body, of which it gets the key, the body, the id and the headers."""
 
 
 class FineTuning:
@@ -65,14 +72,22 @@ class FineTuning:
 
     def answers(self, path: str) -> bool:
         """Return whether a path belongs to this API."""
-        return path == PATH or path.startswith(f"{PATH}/")
+        return path in (PATH, VALIDATE) or path.startswith(f"{PATH}/")
 
-    def creates(self, method: str, path: str) -> bool:
-        """Return whether a request is the one that creates a job; `find` knows the others."""
-        return (method, path.rstrip("/")) == ("POST", PATH)
+    def find_with_body(self, method: str, path: str) -> AnswerToBody | None:
+        """Return what answers a request with a body; None for any other one, which `find` knows.
+
+        Raises:
+            ApiError: 405 when such an operation has another method.
+        """
+        if path == VALIDATE:
+            if method != "POST":
+                raise _not_allowed(method, path, "POST")
+            return lambda key, document, *_: self._validate(key, document)
+        return self.create if (method, path.rstrip("/")) == ("POST", PATH) else None
 
     def find(self, method: str, path: str) -> Callable[[Key, MultiMapping[str]], Coroutine[None, None, Json]]:
-        """Return what answers a request for a path below `PATH`, but for the one that creates a job.
+        """Return what answers a request for a path below `PATH`, but for those that `find_with_body` knows.
 
         Raises:
             ApiError: 404 when there is no such operation, 405 when there is one with another method.
@@ -131,20 +146,11 @@ class FineTuning:
             ApiError: when it cannot be created.
         """
         request = read_request(document)
-        if not _may_ask(key, request.model):
+        if not opens(key, request.model):
             raise model_not_found(request.model[:_LONGEST_NAME])
         defaults = await self._store.defaults(key.namespace)
         base = await self._store.base(key.namespace, _object_name(request.model))
-        grader = request.method.reinforcement.grader
-        closed = [
-            name for name in asked_models(grader) if name not in defaults.graders.models and not _may_ask(key, name)
-        ]
-        if closed:
-            raise model_not_found(closed[0])
-        if isinstance(grader, FunctionGrader) and not await self._store.has_function(key.namespace, grader.name):
-            param = "method.reinforcement.grader.name"
-            message = f"{param}: there is no RewardFunction {grader.name} in namespace {key.namespace}"
-            raise ApiError(400, message, param=param, code="reward_function_not_found")
+        await check_names(request.method.reinforcement.grader, GRADER, key, defaults, self._store)
         training = await self._data(key, "training_file", request.training_file, defaults)
         validation = None
         if request.validation_file is not None:
@@ -153,6 +159,15 @@ class FineTuning:
         # The code of a grader is parsed for the packages that it imports.
         make = partial(make_objects, request, document, (key.namespace, name), defaults, base, (training, validation))
         return _read(await self._store.create(await asyncio.to_thread(make))).describe()
+
+    async def _validate(self, key: Key, document: Json) -> Json:
+        """Return a grader that could be a job's; ApiError says why it could not."""
+        request = read_validation(document)
+        request_text(document, _FIELD)
+        defaults = await self._store.defaults(key.namespace)
+        await check_names(request.grader, _FIELD, key, defaults, self._store)
+        await asyncio.to_thread(make_function, request.grader, (key.namespace, _FIELD), defaults, _FIELD)
+        return {"grader": stated(document["grader"])}
 
     async def _data(self, key: Key, field: str, name: str, defaults: Defaults) -> DataFile:
         """Return the file that a request names: one that was uploaded, or an address that its namespace admits.
@@ -260,11 +275,7 @@ def _object_name(name: str, missing: ApiError | None = None) -> str:
 
 
 def _opens(key: Key, job: Job) -> bool:
-    return _may_ask(key, job.base)
-
-
-def _may_ask(key: Key, model: str) -> bool:
-    return not key.models or model in key.models
+    return opens(key, job.base)
 
 
 def _read(document: Json) -> Job:

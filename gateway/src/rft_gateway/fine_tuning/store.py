@@ -75,6 +75,11 @@ class ClusterJobs:
             message = one_line(f"model: InferenceEndpoint {name} is of another version of rft-operator: {problem}")
             raise ApiError(400, message, param="model", code="model_not_tunable") from None
 
+    async def has_endpoint(self, namespace: str, name: str) -> bool:
+        """Return whether there is an InferenceEndpoint."""
+        with _explained():
+            return await self._server.get(ENDPOINTS, namespace, name) is not None
+
     async def has_function(self, namespace: str, name: str) -> bool:
         """Return whether there is a RewardFunction."""
         with _explained():

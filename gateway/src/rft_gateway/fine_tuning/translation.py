@@ -6,45 +6,30 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Final
-
-from pydantic import TypeAdapter, ValidationError
+from typing import Final
 
 from rft_api.foreign.text import one_line
 from rft_api.inference_endpoint import InferenceEndpoint, find_adapter_violation
-from rft_api.manifests import describe_invalid
 from rft_api.model import Json
-from rft_api.object_labels import CREATED_FOR, FINE_TUNING_DIGESTS, FINE_TUNING_REQUEST, MANAGED_BY
+from rft_api.object_labels import CREATED_FOR, FINE_TUNING_DIGESTS, FINE_TUNING_REQUEST
 from rft_api.object_names import bounded
-from rft_api.openai_grader import LabelModel, PythonScript, ScoreModel, asks_for_embeddings, single_graders
-from rft_api.quantities import Name, decimal_text
-from rft_api.requirements import imported_packages
+from rft_api.quantities import decimal_text
 from rft_api.resource import API_VERSION
-from rft_api.reward_function import RewardFunction
 from rft_api.rft_job import RFTJob
 from rft_api.run_folder import best_address
 from rft_gateway.errors import ApiError
-from rft_gateway.fine_tuning.defaults import CONFIG_MAP, Defaults, default_fields
-from rft_gateway.fine_tuning.request import (
-    CreateRequest,
-    FunctionGrader,
-    Grader,
-    LambdaGrader,
-    OpenAIGrader,
-    stated,
-)
+from rft_gateway.fine_tuning.defaults import Defaults, default_fields
+from rft_gateway.fine_tuning.graders import make_function, request_text
+from rft_gateway.fine_tuning.objects import make_object, validate
+from rft_gateway.fine_tuning.request import CreateRequest, FunctionGrader
 
-MANAGER: Final = "rft-gateway"
-"""Value of the label app.kubernetes.io/managed-by of what the API has made."""
-LARGEST_REQUEST: Final = 200 << 10
-"""Largest size in bytes of a request in an annotation: Kubernetes takes 256 KiB for all annotations of an object."""
-_GRADER = "method.reinforcement.grader"
+GRADER: Final = "method.reinforcement.grader"
+"""Where a request for a job has its grader."""
 _SETTINGS = "method.reinforcement.hyperparameters"
 _SAMPLES = (2, 128)
 _LARGEST_RATE = 0.1
 _DIGITS = 12
 """Significant digits of a learning rate: products of decimal numbers have some that nobody has asked for."""
-_NAME = TypeAdapter(Name)
 
 
 @dataclass(frozen=True)
@@ -90,33 +75,15 @@ def make_objects(
     Raises:
         ApiError: 400 when the request asks for something that is not possible, with its field as `param`.
     """
-    namespace, name = place
+    _, name = place
     grader = request.method.reinforcement.grader
     reward = grader.name if isinstance(grader, FunctionGrader) else name
-    function = None
-    if not isinstance(grader, FunctionGrader):
-        spec = _lambda_spec(grader) if isinstance(grader, LambdaGrader) else _openai_spec(grader, defaults)
-        fields = default_fields_of_function(defaults)
-        function = _object("RewardFunction", namespace, name, {}, {**fields, **spec})
-        _validate(RewardFunction, function, _GRADER)
-    job = _object(
-        "RFTJob",
-        namespace,
-        name,
-        _annotations(document, files),
-        _job_spec(request, name, defaults, base, files, reward),
-    )
-    valid = _validate(RFTJob, job, None)
+    function = make_function(grader, place, defaults, GRADER)
+    spec = _job_spec(request, name, defaults, base, files, reward)
+    job = make_object("RFTJob", place, _annotations(document, files), spec)
+    valid = validate(RFTJob, job, None)
     _check_adapter(valid, base)
     return JobObjects(function, job)
-
-
-def default_fields_of_function(defaults: Defaults) -> Json:
-    """Return the fields of a RewardFunction's spec that the namespace states, without those of the grader itself."""
-    graders = defaults.graders.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
-    return {
-        name: value for name, value in graders.items() if name not in ("models", "embeddings", "limits", "requirements")
-    }
 
 
 def tuned_model(base: str, suffix: str | None, job: str) -> str:
@@ -132,72 +99,12 @@ def tuned_model(base: str, suffix: str | None, job: str) -> str:
     return bounded(f"{base}-{middle}" if middle else base, job[-8:])
 
 
-def _object(kind: str, namespace: str, name: str, annotations: Json, spec: Json) -> Json:
-    metadata: Json = {"name": name, "namespace": namespace, "labels": {MANAGED_BY: MANAGER}}
-    if annotations:
-        metadata["annotations"] = annotations
-    return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec}
-
-
 def _annotations(document: Json, files: tuple[DataFile, DataFile | None]) -> Json:
-    text = json.dumps(stated(document), ensure_ascii=False, separators=(",", ":"))
-    if (size := len(text.encode())) > LARGEST_REQUEST:
-        message = f"the request has {size:,} bytes, and may have {LARGEST_REQUEST:,}: shorten {_GRADER}"
-        raise ApiError(400, message, param=_GRADER)
     digests = {file.id: file.digest for file in files if file is not None and file.digest}
     return {
-        FINE_TUNING_REQUEST: text,
+        FINE_TUNING_REQUEST: request_text(document, GRADER),
         **({FINE_TUNING_DIGESTS: json.dumps(digests, sort_keys=True)} if digests else {}),
     }
-
-
-def _lambda_spec(grader: LambdaGrader) -> Json:
-    return {"lambda": {"functionArn": grader.lambda_.function}}
-
-
-def _openai_spec(grader: OpenAIGrader, defaults: Defaults) -> Json:
-    settings = defaults.graders
-    spec: Json = {"grader": grader.model_dump(mode="json", exclude_unset=True)}
-    parts = [part for _, part in single_graders(grader)]
-    packages = imported_packages(part.source for part in parts if isinstance(part, PythonScript))
-    if requirements := list(dict.fromkeys([*(settings.requirements or []), *packages])):
-        spec["requirements"] = requirements
-    asked = asked_models(grader)
-    if len(asked) > 1:
-        message = f"{_GRADER}: its parts ask {' and '.join(asked)}; all of them have to ask one model"
-        raise ApiError(400, one_line(message), param=_GRADER)
-    if asked:
-        spec["model"] = _grader_model(asked[0], defaults)
-    if asks_for_embeddings(grader):
-        if settings.embeddings is None:
-            message = f"cosine needs a model for embeddings, which the ConfigMap {CONFIG_MAP} has in graders.embeddings"
-            raise ApiError(400, f"{_GRADER}: {message}; use another evaluation_metric", param=_GRADER)
-        spec["embeddings"] = settings.embeddings.to_json_object()
-    if settings.limits is not None and (asked or "embeddings" in spec):
-        spec["limits"] = settings.limits.to_json_object()
-    return {"openai": spec}
-
-
-def asked_models(grader: Grader) -> list[str]:
-    """Return the names of the models that a grader asks, as it has them."""
-    if isinstance(grader, (LambdaGrader, FunctionGrader)):
-        return []
-    parts = [part for _, part in single_graders(grader)]
-    return list(dict.fromkeys(part.model for part in parts if isinstance(part, (ScoreModel, LabelModel))))
-
-
-def _grader_model(name: str, defaults: Defaults) -> Json:
-    """Return the model that a grader asks. None takes the place of another one in silence."""
-    if (model := defaults.graders.models.get(name)) is not None:
-        return model.to_json_object()
-    try:
-        return {"endpoint": _NAME.validate_python(name)}
-    except ValidationError:
-        message = (
-            f"{_GRADER}.model: there is no model {one_line(name, 100)}; name an InferenceEndpoint, or a model of "
-            f"graders.models in the ConfigMap {CONFIG_MAP}"
-        )
-        raise ApiError(400, message, param=f"{_GRADER}.model", code="model_not_found") from None
 
 
 def _job_spec(
@@ -276,15 +183,6 @@ def _evaluation(request: CreateRequest, defaults: Defaults) -> Json:
         if samples > 1 and not defaults.evaluation.temperature:
             fields["temperature"] = "1"  # greedy completions of a prompt are all the same
     return {"evaluation": fields} if fields else {}
-
-
-def _validate(model: type[Any], document: Json, param: str | None) -> Any:
-    try:
-        return model.model_validate(document, by_alias=True, by_name=False)
-    except ValidationError as invalid:
-        problem = describe_invalid(document, invalid)
-        message = f"the {document['kind']} of this request would not be valid: {problem}"
-        raise ApiError(400, one_line(message, 4000), param=param, code="invalid_job") from None
 
 
 def _check_adapter(job: RFTJob, base: InferenceEndpoint) -> None:
