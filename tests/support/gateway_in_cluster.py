@@ -20,6 +20,7 @@ from cluster.network import HOST
 from rft_api.gateway_key import Key, Limits, make_token, secret_document, token_digest
 from rft_api.object_labels import COMPONENT, MANAGED_BY, OPERATOR, OWNER, SERVER_COMPONENT, SERVER_PORT_NAME
 from rft_api.object_names import server
+from support.fine_tuning import config_map
 from support.gateway import Gateway
 from support.patience import PATIENCE_SECONDS, wait_until
 
@@ -125,6 +126,18 @@ class Team:
     def add_adapter(self, name: str, base: str) -> None:
         """Writes an endpoint with an adapter."""
         self.apply(endpoint(name, {"baseEndpoint": base, "adapter": {"uri": "s3://models/adapter"}}))
+
+    def enable_fine_tuning(self, **data: str) -> None:
+        """Writes what jobs need of a namespace: the base endpoint `base`, and the ConfigMap with further keys."""
+        defaults = config_map(**data)
+        del defaults["metadata"]["namespace"]
+        self.apply(defaults)
+        self.add_base("base", serving={"adapterSources": [defaults["data"]["output"]]})
+
+    def set_job_status(self, name: str, *conditions: dict[str, str], **status: Any) -> None:
+        """Writes the status of a job, as the operator does."""
+        patch = json.dumps({"status": {"conditions": list(conditions), **status}})
+        self("patch", "rftjob", name, "--subresource=status", "--type=merge", f"--patch={patch}")
 
     def set_ready(self, name: str, status: str, reason: str, message: str = "") -> None:
         """Writes the condition Ready, as the operator does."""

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, Final
 
 import orjson
+from pydantic import BaseModel, ValidationError
+
+from rft_api.foreign.text import one_line
+from rft_api.model import Location, format_location
+from rft_api.violations import violations
 
 INVALID_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
 OVERLOADED = "overloaded"
 """The code of errors of the gateway itself, which has no memory or time for a request; servers' errors have others."""
+INVALID_VALUE: Final = "invalid_value"
+MISSING_PARAMETER: Final = "missing_required_parameter"
+UNKNOWN_PARAMETER: Final = "unknown_parameter"
+"""OpenAI's codes for a field or parameter that is wrong, not there, or none of the operation."""
+_MOST_SHOWN = 5
 
 
 class ApiError(Exception):
@@ -46,6 +57,36 @@ class ApiError(Exception):
         """Return the answer's body; in a stream it is the data of an event."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return orjson.dumps({"error": error})
+
+
+def invalid_document(invalid: ValidationError, document: Any, model: type[BaseModel]) -> ApiError:
+    """Return the error for the body of a request that is none of its kind.
+
+    Its `param` is the first wrong field, and its message has up to five of them.
+
+    Args:
+        invalid: what the validation has raised.
+        document: the body.
+        model: what it has to be.
+    """
+    found = list(violations(invalid, document, model))
+    more = f"; and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
+    message = one_line("; ".join(map(str, found[:_MOST_SHOWN])), 4000) + more
+    code = INVALID_VALUE
+    if invalid.errors()[0]["type"] == "extra_forbidden":
+        code = UNKNOWN_PARAMETER
+    elif _is_missing(document, found[0].location):
+        code = MISSING_PARAMETER
+    return ApiError(400, message, param=format_location(found[0].location) or None, code=code)
+
+
+def _is_missing(document: Any, location: Location) -> bool:
+    for part in location:
+        try:
+            document = document[part]
+        except (LookupError, TypeError):
+            return True
+    return document is None
 
 
 def model_not_found(model: str) -> ApiError:

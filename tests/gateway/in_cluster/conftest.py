@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cluster.control_plane import Cluster
+from cluster.object_store import ObjectStore
 from support.gateway_in_cluster import ClusterGateway, Team, bind_role, own_address
 from support.vllm_bytes import Behaviour, Counters, VllmBytes
 
@@ -45,6 +46,26 @@ def gateway(shared_gateway: ClusterGateway, team: Team) -> ClusterGateway:
     shared_gateway.token = team.add_key("ci")
     shared_gateway.wait_for_status(shared_gateway.token, 200)
     return shared_gateway
+
+
+@pytest.fixture(scope="module")
+def bucket(s3: ObjectStore) -> Path:
+    """The bucket in which `tuning_gateway` keeps files."""
+    return s3.make_bucket(f"files-{secrets.token_hex(6)}")
+
+
+@pytest.fixture(scope="module")
+def tuning_gateway(
+    tmp_path_factory: pytest.TempPathFactory, kubeconfig: Path, s3: ObjectStore, bucket: Path
+) -> Iterator[ClusterGateway]:
+    """A gateway with the fine-tuning API, which keeps files on a real S3 server."""
+    path = tmp_path_factory.mktemp("gateway")
+    arguments = ("--fine-tuning", "--files", f"s3://{bucket.name}/kept", "--files-staging", str(path / "staging"))
+    gateway = ClusterGateway(path, kubeconfig, *arguments)
+    gateway.environment |= s3.environment()
+    with gateway:
+        gateway.wait_until_ready()
+        yield gateway
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,7 +18,6 @@ from support.fine_tuning import (
     STARTED,
     STRING_CHECK,
     condition,
-    config_map,
     request,
     rft_job,
 )
@@ -36,20 +33,10 @@ REWARD = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def tuning_gateway(tmp_path_factory: pytest.TempPathFactory, kubeconfig: Path) -> Iterator[ClusterGateway]:
-    with ClusterGateway(tmp_path_factory.mktemp("gateway"), kubeconfig, "--fine-tuning") as gateway:
-        gateway.wait_until_ready()
-        yield gateway
-
-
 @pytest.fixture
 def client(tuning_gateway: ClusterGateway, team: Team) -> Iterator[openai.OpenAI]:
     """A client with a key of a namespace that has a base endpoint and a ConfigMap for jobs."""
-    defaults = config_map(data=DATA)
-    del defaults["metadata"]["namespace"]
-    team.apply(defaults)
-    team.add_base("base", serving={"adapterSources": ["s3://runs/jobs"]})
+    team.enable_fine_tuning(data=DATA)
     with connect(tuning_gateway, team.add_key("ci")) as client:
         yield client
 
@@ -63,12 +50,6 @@ def create(client: openai.OpenAI, *arguments: Any, **fields: Any) -> Any:
     return client.fine_tuning.jobs.create(**request(*arguments, **fields))
 
 
-def set_status(team: Team, name: str, *conditions: dict[str, str], **status: Any) -> None:
-    """Writes the status of a job, as the operator does."""
-    patch = json.dumps({"status": {"conditions": list(conditions), **status}})
-    team("patch", "rftjob", name, "--subresource=status", "--type=merge", f"--patch={patch}")
-
-
 def test_a_job_from_its_request_to_its_model(client, team):
     made = create(client, suffix="Prices", metadata={"run": "7"}, validation_file="s3://data/valid/a.jsonl", seed=3)
     assert (made.status, made.model, made.seed, made.metadata) == ("validating_files", "base", 3, {"run": "7"})
@@ -77,15 +58,15 @@ def test_a_job_from_its_request_to_its_model(client, team):
     assert function["metadata"]["ownerReferences"] == [
         {"apiVersion": "rft.dev/v1alpha1", "kind": "RFTJob", "name": made.id, "uid": job["metadata"]["uid"]}
     ]
-    set_status(team, made.id, condition("Succeeded", "Unknown", "Running"), startTime=STARTED)
+    team.set_job_status(made.id, condition("Succeeded", "Unknown", "Running"), startTime=STARTED)
     assert client.fine_tuning.jobs.retrieve(made.id).status == "running"
     result = {
         "baselineReward": "0.2000", "bestReward": "0.8000", "gain": "+0.6000", "interval": "+0.5000 to +0.7000",
         "checkpoint": "s3://runs/jobs/x/best",
     }  # fmt: skip
     checkpoints = [{"step": 20, "validationReward": "0.8000", "uri": "s3://runs/jobs/x/checkpoints/step-20"}]
-    set_status(
-        team, made.id, condition("Succeeded", "True", "Succeeded", "reward 0.2 -> 0.8", ENDED), result=result,
+    team.set_job_status(
+        made.id, condition("Succeeded", "True", "Succeeded", "reward 0.2 -> 0.8", ENDED), result=result,
         checkpoints=checkpoints, completionTime=ENDED,
     )  # fmt: skip
     ended = client.fine_tuning.jobs.retrieve(made.id)
@@ -100,42 +81,28 @@ def test_a_job_from_its_request_to_its_model(client, team):
         client.fine_tuning.jobs.cancel(made.id)
 
 
-def test_a_job_trains_on_files_that_were_uploaded(tmp_path, kubeconfig, team, other_team, s3):
-    bucket = s3.make_bucket(f"files-{uuid.uuid4().hex[:12]}")
-    arguments = ("--fine-tuning", "--files", f"s3://{bucket.name}/kept", "--files-staging", str(tmp_path / "staging"))
-    gateway = ClusterGateway(tmp_path / "gateway", kubeconfig, *arguments)
-    gateway.environment |= s3.environment()
+def test_a_job_trains_on_files_that_were_uploaded(tuning_gateway, client, team, other_team, bucket):
     content = b'{"messages": [{"role": "user", "content": "2 + 2?"}], "answer": "4"}\n'
-    defaults = config_map(data="[]")
-    del defaults["metadata"]["namespace"]
-    for each in (team, other_team):
-        each.apply(defaults)
-        each.add_base("base", serving={"adapterSources": ["s3://runs/jobs"]})
-    with gateway:
-        gateway.wait_until_ready()
-        with connect(gateway, team.add_key("ci")) as client, connect(gateway, other_team.add_key("ci")) as other:
-            file = client.files.create(file=("train.jsonl", content), purpose="fine-tune")
-            made = create(client, training_file=file.id, validation_file=file.id)
-            assert (made.training_file, made.validation_file) == (file.id, file.id)
-            job = team.read("rftjob", made.id)
-            uris = {source["uri"] for split in ("train", "validation") for source in job["spec"]["data"][split]}
-            (uri,) = uris
-            assert (bucket.parent / uri.removeprefix("s3://")).read_bytes() == content
-            digests = json.loads(job["metadata"]["annotations"][FINE_TUNING_DIGESTS])
-            assert digests == {file.id: hashlib.sha256(content).hexdigest()}
-            refuse_file(other, file.id)
-            assert not other_team.read("rftjobs")["items"]
-            client.files.delete(file.id)
-            refuse_file(client, file.id)
-            refuse_file(client, uri)
+    other_team.enable_fine_tuning()
+    file = client.files.create(file=("train.jsonl", content), purpose="fine-tune")
+    made = create(client, training_file=file.id, validation_file=file.id)
+    assert (made.training_file, made.validation_file) == (file.id, file.id)
+    job = team.read("rftjob", made.id)
+    (uri,) = {source["uri"] for split in ("train", "validation") for source in job["spec"]["data"][split]}
+    assert (bucket.parent / uri.removeprefix("s3://")).read_bytes() == content
+    digests = json.loads(job["metadata"]["annotations"][FINE_TUNING_DIGESTS])
+    assert digests == {file.id: hashlib.sha256(content).hexdigest()}
+    with connect(tuning_gateway, other_team.add_key("ci")) as other:
+        refuse_file(other, file.id)
+    assert not other_team.read("rftjobs")["items"]
+    client.files.delete(file.id)
+    refuse_file(client, file.id)
+    refuse_file(client, uri)
 
 
 def test_files_in_a_folder_are_no_data_of_pods(tmp_path, kubeconfig, team):
     gateway = ClusterGateway(tmp_path / "gateway", kubeconfig, "--fine-tuning", "--files", str(tmp_path / "files"))
-    defaults = config_map(data=DATA)
-    del defaults["metadata"]["namespace"]
-    team.apply(defaults)
-    team.add_base("base", serving={"adapterSources": ["s3://runs/jobs"]})
+    team.enable_fine_tuning(data=DATA)
     with gateway:
         gateway.wait_until_ready()
         with connect(gateway, team.add_key("ci")) as client:
@@ -166,12 +133,12 @@ def test_events_as_they_come(client, team):
         assert next(stream).message == f"Created fine-tuning job: {made.id}"
         for step in (1, 2):
             progress = {"step": step, "totalSteps": 3, "reward": f"0.{step}000"}
-            set_status(
-                team, made.id, condition("Succeeded", "Unknown", "Running"), startTime=STARTED, progress=progress
+            team.set_job_status(
+                made.id, condition("Succeeded", "Unknown", "Running"), startTime=STARTED, progress=progress
             )
             wanted = {f"Step {step}/3: train mean reward=0.{step}000"} | ({"Running"} if step == 1 else set())
             assert {next(stream).message for _ in wanted} == wanted
-        set_status(team, made.id, condition("Succeeded", "False", "OutOfMemory", "x", ENDED), completionTime=ENDED)
+        team.set_job_status(made.id, condition("Succeeded", "False", "OutOfMemory", "x", ENDED), completionTime=ENDED)
         assert [event.message for event in stream] == ["OutOfMemory: x"]
     listed = {event.message for event in client.fine_tuning.jobs.list_events(made.id)}
     assert {f"Created fine-tuning job: {made.id}", "OutOfMemory: x"} < listed
@@ -198,10 +165,7 @@ def test_streams_of_events_that_end_before_the_job(client, team, other_team, tun
 
 
 def test_streams_of_events_end_with_the_gateway(tmp_path, kubeconfig, team):
-    defaults = config_map(data=DATA)
-    del defaults["metadata"]["namespace"]
-    team.apply(defaults)
-    team.add_base("base", serving={"adapterSources": ["s3://runs/jobs"]})
+    team.enable_fine_tuning(data=DATA)
     with ClusterGateway(tmp_path / "gateway", kubeconfig, "--fine-tuning") as gateway:
         gateway.wait_until_ready()
         with connect(gateway, team.add_key("ci")) as client, open_events(client, create(client).id) as stream:

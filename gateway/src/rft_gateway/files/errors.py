@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from rft_api.foreign.sizes import format_size
-from rft_gateway.errors import ApiError
+from rft_gateway.errors import INVALID_VALUE, ApiError
 
 _LONGEST_NAME = 64
 
 
-def wrong(param: str, message: str, code: str | None = None) -> ApiError:
+def wrong(param: str, message: str, code: str = INVALID_VALUE) -> ApiError:
     """Return the error for a field or parameter that is wrong. Both texts may quote what a client has sent."""
     return ApiError(400, _text(message), param=_text(param), code=code)
 

@@ -11,7 +11,7 @@ from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from rft_gateway.bodies import expects_continue, send_continue
-from rft_gateway.errors import ApiError
+from rft_gateway.errors import MISSING_PARAMETER, UNKNOWN_PARAMETER, ApiError
 from rft_gateway.files.errors import too_large, wrong
 from rft_gateway.files.limits import ENVELOPE_BYTES, FIELD_BYTES, FIELDS, SILENCE_SECONDS, TRANSFER_SECONDS
 
@@ -51,7 +51,7 @@ async def read_form(
             raises.
     """
     if request.content_type != _TYPE:
-        raise ApiError(400, f"The body must be {_TYPE}, with the file in the field {file_field}.", param=file_field)
+        raise wrong(file_field, f"The body must be {_TYPE}, with the file in the field {file_field}.", "invalid_form")
     if (request.content_length or 0) > limit + ENVELOPE_BYTES:
         raise too_large(file_field, limit)
     if expects_continue(request):
@@ -61,11 +61,11 @@ async def read_form(
             form = await _Reader(request, file_field, names, limit, write).read()
     except TimeoutError:
         message = f"Nothing of the body has come for {SILENCE_SECONDS:g} s, or not all of it in {TRANSFER_SECONDS:g} s."
-        raise ApiError(408, message) from None
+        raise ApiError(408, f"{message} Please send it again.", code="request_timeout") from None
     except (HttpProcessingError, web.RequestPayloadError, ValueError, LookupError, RuntimeError, AssertionError):
-        raise ApiError(400, f"The body cannot be read as {_TYPE}.") from None
+        raise wrong(file_field, f"The body cannot be read as {_TYPE}.", "invalid_form") from None
     if not form.has_file:
-        raise wrong(file_field, f"{file_field} is missing")
+        raise wrong(file_field, f"{file_field} is missing", MISSING_PARAMETER)
     return form
 
 
@@ -102,7 +102,8 @@ class _Reader:
             await self._read_file(part)
             return
         if name not in self._names:
-            self._note(wrong(name[:FIELD_BYTES] or self._file_field, f"the field {name[:64]!r} is not supported here"))
+            text = f"the field {name[:64]!r} is not supported here"
+            self._note(wrong(name[:FIELD_BYTES] or self._file_field, text, UNKNOWN_PARAMETER))
         value = bytearray()
         while chunk := await _in_time(part.read_chunk(_CHUNK_BYTES)):
             if len(value) + len(chunk) > FIELD_BYTES:

@@ -11,9 +11,7 @@ from multidict import MultiMapping
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rft_api.foreign.sizes import format_size
-from rft_api.model import format_location
-from rft_api.violations import violations
-from rft_gateway.errors import ApiError
+from rft_gateway.errors import MISSING_PARAMETER, UNKNOWN_PARAMETER, invalid_document
 from rft_gateway.files.errors import wrong
 from rft_gateway.files.limits import LONGEST_LIFE, LONGEST_LIST, NAME_BYTES, PARTS, SHORTEST_LIFE
 
@@ -78,14 +76,13 @@ def read_document(document: dict[str, Any], model: type[Document]) -> Document:
     try:
         return model.model_validate(document, strict=True)
     except ValidationError as invalid:
-        first = next(violations(invalid, document, model))
-        raise ApiError(400, str(first), param=format_location(first.location) or None) from None
+        raise invalid_document(invalid, document, model) from None
 
 
 def check_purpose(purpose: str | None) -> None:
     """Raise ApiError (400) for a purpose other than fine-tuning."""
     if purpose is None:
-        raise wrong("purpose", "purpose is missing: it must be fine-tune")
+        raise wrong("purpose", "purpose is missing: it must be fine-tune", MISSING_PARAMETER)
     if purpose != PURPOSE:
         given = purpose[:_LONGEST_PURPOSE]
         raise wrong("purpose", f"purpose must be {PURPOSE}, not {given!r}: this gateway has no other use for files")
@@ -147,7 +144,8 @@ def read_list_question(query: MultiMapping[str]) -> ListQuestion:
     """
     for name in query:
         if name not in _LIST_PARAMETERS:
-            raise wrong(name[:NAME_BYTES], f"the parameter {name[:NAME_BYTES]} is not supported here")
+            text = f"the parameter {name[:NAME_BYTES]} is not supported here; there are {', '.join(_LIST_PARAMETERS)}"
+            raise wrong(name[:NAME_BYTES], text, UNKNOWN_PARAMETER)
     after, purpose = query.get("after"), query.get("purpose")
     if after is not None and not FILE_ID.fullmatch(after):
         raise wrong("after", "after must be the id of a file")

@@ -18,7 +18,7 @@ from rft_api.openai_grader import LabelModel, PythonScript, ScoreModel, asks_for
 from rft_api.quantities import Name
 from rft_api.requirements import imported_packages
 from rft_api.reward_function import RewardFunction
-from rft_gateway.errors import ApiError
+from rft_gateway.errors import INVALID_VALUE, ApiError
 from rft_gateway.fine_tuning.defaults import CONFIG_MAP, Defaults
 from rft_gateway.fine_tuning.objects import make_object, validate
 from rft_gateway.fine_tuning.request import FunctionGrader, Grader, LambdaGrader, OpenAIGrader, stated
@@ -57,7 +57,7 @@ def request_text(document: Any, path: str) -> str:
     text = json.dumps(stated(document), ensure_ascii=False, separators=(",", ":"))
     if (size := len(text.encode())) > LARGEST_REQUEST:
         message = f"the request has {size:,} bytes, and may have {LARGEST_REQUEST:,}: shorten {path}"
-        raise ApiError(400, message, param=path)
+        raise ApiError(400, message, param=path, code=INVALID_VALUE)
     return text
 
 
@@ -115,14 +115,15 @@ def _openai_spec(grader: OpenAIGrader, defaults: Defaults, path: str) -> Json:
         asked.setdefault(name, param)
     if len(asked) > 1:
         message = f"{path}: its parts ask {' and '.join(asked)}; all of them have to ask one model"
-        raise ApiError(400, one_line(message), param=path)
+        raise ApiError(400, one_line(message), param=path, code=INVALID_VALUE)
     for name, param in asked.items():
         model = settings.models.get(name)
         spec["model"] = model.to_json_object() if model is not None else {"endpoint": endpoint_name(name, param)}
     if asks_for_embeddings(grader):
         if settings.embeddings is None:
             message = f"cosine needs a model for embeddings, which the ConfigMap {CONFIG_MAP} has in graders.embeddings"
-            raise ApiError(400, f"{path}: {message}; use another evaluation_metric", param=path)
+            text = f"{path}: {message}; use another evaluation_metric"
+            raise ApiError(400, text, param=path, code=INVALID_VALUE)
         spec["embeddings"] = settings.embeddings.to_json_object()
     if settings.limits is not None and (asked or "embeddings" in spec):
         spec["limits"] = settings.limits.to_json_object()

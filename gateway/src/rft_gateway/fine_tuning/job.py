@@ -13,6 +13,7 @@ from rft_api.object_labels import FINE_TUNING_CANCELLED, FINE_TUNING_REQUEST
 from rft_api.observed_status import condition_of, read_status
 from rft_api.resource import Condition
 from rft_api.training import Hyperparameters
+from rft_gateway.errors import ApiError
 
 State = Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
 ENDED: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
@@ -64,6 +65,11 @@ class Job:
     def condition(self) -> Condition | None:
         """The condition that says how far it is; None while the operator has not looked at it."""
         return condition_of(self.status, _SUCCEEDED)
+
+    @property
+    def is_in_deletion(self) -> bool:
+        """Whether somebody has deleted it, and Kubernetes waits for something before it goes."""
+        return "deletionTimestamp" in self.metadata
 
     @property
     def state(self) -> State:
@@ -170,6 +176,12 @@ class Job:
             grader["names"] = rewards
         settings = {"n_epochs": used["epochs"], "batch_size": used["batchSize"], "eval_interval": used["evalInterval"]}
         return {"type": "reinforcement", "reinforcement": {"grader": grader, "hyperparameters": settings}}
+
+
+def job_in_deletion(name: str) -> ApiError:
+    """Return the error for a job that somebody has deleted, and that is not gone yet."""
+    message = f"Job {name} is being deleted. Create another one; with the same Idempotency-Key, when this one is gone."
+    return ApiError(409, message, code="job_in_deletion", headers={"retry-after": "2"})
 
 
 def unix_time(text: str | None) -> int | None:

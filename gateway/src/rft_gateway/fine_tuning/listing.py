@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from multidict import MultiMapping
 
 from rft_api.model import Json
-from rft_gateway.errors import ApiError
+from rft_gateway.errors import INVALID_VALUE, UNKNOWN_PARAMETER, ApiError
 from rft_gateway.fine_tuning.job import Job
 
 _MOST = 100
@@ -53,15 +53,18 @@ def read_paging(query: MultiMapping[str], default: int, *, of_jobs: bool = False
             metadata[match[1]] = value
         elif name == "limit":
             if not value.isdecimal() or len(value) > 9 or not 1 <= int(value) <= _MOST:
-                raise ApiError(400, f"limit: must be a whole number from 1 to {_MOST}", param="limit")
+                raise ApiError(
+                    400, f"limit: must be a whole number from 1 to {_MOST}", param="limit", code=INVALID_VALUE
+                )
             limit = int(value)
         elif name == "metadata" and of_jobs and value == "null":
             continue
         elif name != "after":
-            raise ApiError(400, f"{name[:100]}: is not a parameter of this operation", param=name[:100])
+            message = f"{name[:100]}: is not a parameter of this operation, which has {', '.join(_parameters(of_jobs))}"
+            raise ApiError(400, message, param=name[:100], code=UNKNOWN_PARAMETER)
     without = query.get("metadata") == "null"
     if without and metadata:
-        raise ApiError(400, "metadata: null and metadata[...] exclude each other", param="metadata")
+        raise ApiError(400, "metadata: null and metadata[...] exclude each other", param="metadata", code=INVALID_VALUE)
     return Paging(limit, query.get("after"), metadata or None, without)
 
 
@@ -73,11 +76,16 @@ def asks_for_stream(query: MultiMapping[str]) -> bool:
     """
     value = query.get("stream", "false")
     if value not in ("true", "false"):
-        raise ApiError(400, "stream: must be true or false", param="stream")
+        raise ApiError(400, "stream: must be true or false", param="stream", code=INVALID_VALUE)
     more = next((name[:100] for name in query if name != "stream"), None)
     if value == "true" and more is not None:
-        raise ApiError(400, f"{more}: does not go with stream, which has all events", param=more)
+        message = f"{more}: does not go with stream, which has all events"
+        raise ApiError(400, message, param=more, code=UNKNOWN_PARAMETER)
     return value == "true"
+
+
+def _parameters(of_jobs: bool) -> tuple[str, ...]:
+    return ("after", "limit", "metadata") if of_jobs else ("after", "limit")
 
 
 def take_page(items: Sequence[Json], paging: Paging) -> Json:
@@ -90,7 +98,7 @@ def take_page(items: Sequence[Json], paging: Paging) -> Json:
     if paging.after is not None:
         found = next((index for index, item in enumerate(items) if item["id"] == paging.after), None)
         if found is None:
-            raise ApiError(400, f"after: there is no {paging.after[:100]}", param="after")
+            raise ApiError(400, f"after: there is no {paging.after[:100]}", param="after", code=INVALID_VALUE)
         start = found + 1
     return make_page(items[start : start + paging.limit], len(items) > start + paging.limit)
 

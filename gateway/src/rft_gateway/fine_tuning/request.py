@@ -17,18 +17,15 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from rft_api.foreign.text import one_line
-from rft_api.model import Json, RuleViolations, Violation, format_location
+from rft_api.model import Json, RuleViolations, Violation
 from rft_api.openai_grader import LabelModel, Multi, PythonScript, ScoreModel, StringCheck, TextSimilarity
 from rft_api.quantities import Name
 from rft_api.remote_reward import FunctionArn
-from rft_api.violations import violations
-from rft_gateway.errors import ApiError
+from rft_gateway.errors import invalid_document
 
 MOST_PAIRS = 16
 LONGEST_KEY = 64
 LONGEST_VALUE = 512
-_MOST_SHOWN = 5
 
 _METHODS = {
     "supervised": "a supervised job of its own is not supported: an RFTJob learns from a reward, and can only begin "
@@ -265,10 +262,7 @@ def _read(model: type[_Request], document: Json) -> _Request:
     try:
         return model.model_validate(document, strict=True)
     except ValidationError as invalid:
-        found = list(violations(invalid, document, model))
-        more = f"; and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
-        message = one_line("; ".join(map(str, found[:_MOST_SHOWN])), 4000) + more
-        raise ApiError(400, message, param=format_location(found[0].location) or None) from None
+        raise invalid_document(invalid, document, model) from None
 
 
 def stated(document: Any) -> Any:

@@ -24,7 +24,7 @@ from rft_gateway.fine_tuning.event_streams import EventStreams, StreamLimits
 from rft_gateway.fine_tuning.events import describe_events
 from rft_gateway.fine_tuning.grader_names import check_names
 from rft_gateway.fine_tuning.graders import make_function, request_text
-from rft_gateway.fine_tuning.job import ENDED, Job
+from rft_gateway.fine_tuning.job import ENDED, Job, job_in_deletion
 from rft_gateway.fine_tuning.listing import NewestJobs, asks_for_stream, make_page, read_paging, take_page
 from rft_gateway.fine_tuning.request import read_request, read_validation, stated
 from rft_gateway.fine_tuning.translation import GRADER, DataFile, make_objects
@@ -234,15 +234,19 @@ class FineTuning:
         """Return a job that has not ended.
 
         Raises:
-            ApiError: 404 when there is none, 400 when it has ended.
+            ApiError: 404 when there is none, 400 when it has ended, 409 when it is in deletion.
         """
         job = await self._find(key, name)
         if job.state in ENDED:
-            raise ApiError(400, f"Job {name} has already ended: it is {job.state}.", code="job_ended")
+            message = f"Job {name} has already ended: it is {job.state}. Create another one."
+            raise ApiError(400, message, param="fine_tuning_job_id", code="job_ended")
+        if job.is_in_deletion:
+            raise job_in_deletion(name)
         return job
 
     async def _find(self, key: Key, name: str, param: str = "fine_tuning_job_id") -> Job:
-        missing = ApiError(404, f"Could not find fine-tuning job: {name[:100]}", param=param, code="job_not_found")
+        message = f"There is no fine-tuning job {name[:100]}, or this key does not open its model."
+        missing = ApiError(404, message, param=param, code="job_not_found")
         document = await self._store.get(key.namespace, _object_name(name, missing))
         job = _read(document) if document is not None else None
         if job is None or not _opens(key, job):

@@ -17,6 +17,7 @@ from rft_gateway.cluster.api_server import ApiServer, Expired, Refused, Resource
 from rft_gateway.cluster.objects import ENDPOINTS
 from rft_gateway.errors import ApiError, model_not_found
 from rft_gateway.fine_tuning.defaults import CONFIG_MAP, Defaults, DefaultsError, read_defaults
+from rft_gateway.fine_tuning.job import job_in_deletion
 from rft_gateway.fine_tuning.translation import JobObjects
 
 JOBS = Resource("RFTJob", API_VERSION, "rftjobs")
@@ -28,8 +29,9 @@ _logger = logging.getLogger(__name__)
 
 
 class ClusterJobs:
-    """The RFTJobs of a cluster. Every method raises ApiError: 503 when the API server is away or cannot do it now, 403
-    when it does not allow it, 400 when it takes an object for invalid.
+    """The RFTJobs of a cluster. Every method raises ApiError: 503 when the API server is away or cannot do it now, 409
+    when something else happens to an object at the same time, 403 when the API server does not allow it, 400 when it
+    takes an object for invalid.
 
     Args:
         server: the API server.
@@ -47,7 +49,10 @@ class ClusterJobs:
         with _explained():
             found = await self._server.get(CONFIG_MAPS, namespace, CONFIG_MAP)
         if found is None:
-            message = f"Fine-tuning is not enabled in namespace {namespace}: it has no ConfigMap {CONFIG_MAP}."
+            message = (
+                f"Fine-tuning is not enabled in namespace {namespace}: it has no ConfigMap {CONFIG_MAP}. Whoever "
+                "administrates the namespace has to create it."
+            )
             raise ApiError(403, message, type="permission_error", code="fine_tuning_not_enabled")
         try:
             return read_defaults(found)
@@ -86,7 +91,8 @@ class ClusterJobs:
             return await self._server.get(FUNCTIONS, namespace, name) is not None
 
     async def create(self, objects: JobObjects) -> Json:
-        """Create the objects of a job, and return the RFTJob; those that exist already stay as they are.
+        """Create the objects of a job, and return the RFTJob; those that exist already stay as they are. One that
+        somebody has deleted, and that is not gone yet, would take the job with it: that is a conflict.
 
         The RewardFunction is first, and belongs to the job at the end: a gateway that is killed between the two leaves
         a RewardFunction without a job, and never a job without its reward.
@@ -126,6 +132,8 @@ class ClusterJobs:
             existing = await self._server.get(resource, namespace, name) if refused.status == _CONFLICT else None
             if existing is None:
                 raise
+            if "deletionTimestamp" in existing["metadata"]:
+                raise job_in_deletion(name) from None
             return existing
 
 
@@ -138,6 +146,8 @@ def _explained() -> Iterator[None]:
         message = one_line(refused.message, 4000)
         if refused.status in _INVALID:
             raise ApiError(400, message, code="invalid_job") from None
+        if refused.status == _CONFLICT:  # it was there a moment ago, or somebody else has changed a quota meanwhile
+            raise ApiError(409, message, code="conflict", headers={"retry-after": "1"}) from None
         if refused.status == _FORBIDDEN:  # by its role, a quota or a policy
             raise ApiError(403, message, type="permission_error", code="not_allowed") from None
         raise _unavailable(str(refused)) from None

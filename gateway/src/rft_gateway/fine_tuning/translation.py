@@ -17,7 +17,7 @@ from rft_api.quantities import decimal_text
 from rft_api.resource import API_VERSION
 from rft_api.rft_job import RFTJob
 from rft_api.run_folder import best_address
-from rft_gateway.errors import ApiError
+from rft_gateway.errors import INVALID_VALUE, ApiError
 from rft_gateway.fine_tuning.defaults import Defaults, default_fields
 from rft_gateway.fine_tuning.graders import make_function, request_text
 from rft_gateway.fine_tuning.objects import make_object, validate
@@ -95,7 +95,7 @@ def tuned_model(base: str, suffix: str | None, job: str) -> str:
     middle = re.sub(r"[^a-z0-9]+", "-", (suffix or "").lower()).strip("-")
     if suffix is not None and not middle:
         message = "suffix: needs a letter from a to z, or a digit: names of models have these and hyphens"
-        raise ApiError(400, message, param="suffix")
+        raise ApiError(400, message, param="suffix", code=INVALID_VALUE)
     return bounded(f"{base}-{middle}" if middle else base, job[-8:])
 
 
@@ -154,14 +154,14 @@ def _hyperparameters(request: CreateRequest, name: str, defaults: Defaults) -> J
         if not 0 < rate <= _LARGEST_RATE:
             message = f"{_SETTINGS}.learning_rate_multiplier: makes the learning rate {rate:g}, which has to be above 0"
             message += f" and at most {_LARGEST_RATE}; the default is {given.learning_rate:g}"
-            raise ApiError(400, message, param=f"{_SETTINGS}.learning_rate_multiplier")
+            raise ApiError(400, message, param=f"{_SETTINGS}.learning_rate_multiplier", code=INVALID_VALUE)
         fields["learningRate"] = decimal_text(rate)
     if asked.compute_multiplier != "auto":
         samples = round(given.samples_per_prompt * asked.compute_multiplier)
         if not _SAMPLES[0] <= samples <= _SAMPLES[1]:
             message = f"{_SETTINGS}.compute_multiplier: makes {samples} completions for each prompt, which have to be "
             message += f"{_SAMPLES[0]} to {_SAMPLES[1]}; the default is {given.samples_per_prompt}"
-            raise ApiError(400, message, param=f"{_SETTINGS}.compute_multiplier")
+            raise ApiError(400, message, param=f"{_SETTINGS}.compute_multiplier", code=INVALID_VALUE)
         fields["samplesPerPrompt"] = samples
     return fields
 
