@@ -142,7 +142,6 @@ def test_refused(document, param, message):
     assert message in refused.value.message
 
 
-WITHOUT_CREDENTIALS = {"graders": "{models: {gpt-4o: {url: 'https://x/v1', name: large, tokenKey: TOKEN}}}"}
 OF_TWO = {**TWO_JUDGES, "graders": {"a": STRING_CHECK, "b": {**SCORE_MODEL, "model": "GPT_4"}}}
 
 
@@ -153,7 +152,7 @@ OF_TWO = {**TWO_JUDGES, "graders": {"a": STRING_CHECK, "b": {**SCORE_MODEL, "mod
         (OF_TWO, {}, "grader.graders.b.model", "grader.graders.b.model: there is no model GPT_4"),
         (COSINE, {}, "grader", "grader: cosine needs a model for embeddings"),
         (TWO_JUDGES, {}, "grader", "grader: its parts ask judge and other; all of them have to ask one model"),
-        ({**SCORE_MODEL, "model": "gpt-4o"}, WITHOUT_CREDENTIALS, "grader", "the RewardFunction of this request would"),
+        (COSINE, {"graders": "{embeddings: {endpoint: base}}"}, "grader", "the RewardFunction of this request"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
