@@ -20,8 +20,10 @@ from rft_trainer.data import Prompt, load_conversations, load_dataset, mix
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name not in ("rewards", "serving"))
-"""The examples that are jobs; test_rewards_from_files.py has the rewards, and test_serving.py the endpoints."""
+OTHERS = ("fine-tuning-api", "rewards", "serving")
+NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name not in OTHERS)
+"""The examples that are jobs; test_rewards_from_files.py has the rewards, test_serving.py the endpoints, and
+tests/gateway/in_cluster/test_fine_tuning_scripts.py the scripts."""
 
 every_example = pytest.mark.parametrize("name", NAMES)
 

@@ -120,6 +120,9 @@ def test_refused(document, param, message):
     assert (refused.value.status, refused.value.param) == (400, param)
     assert refused.value.message.startswith(f"{param}: ")
     assert message in refused.value.message
+    codes = {"is required": "missing_required_parameter", "unknown field": "unknown_parameter"}
+    expected = next((code for words, code in codes.items() if message.startswith(words)), "invalid_value")
+    assert refused.value.code == expected
 
 
 GRADERS = [each for each in REFUSED if each[1].startswith(GRADER)]

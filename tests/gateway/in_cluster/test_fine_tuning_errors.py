@@ -23,6 +23,7 @@ from rft_api.gateway_key import Limits
 
 GRADER = "method.reinforcement.grader"
 SETTINGS = "method.reinforcement.hyperparameters"
+JOB_ID = "fine_tuning_job_id"
 MISSING, UNKNOWN, INVALID = "missing_required_parameter", "unknown_parameter", "invalid_value"
 
 
@@ -53,11 +54,6 @@ def knows(client: openai.OpenAI) -> bool:
 
 def create(client: openai.OpenAI, *arguments: Any, **fields: Any) -> Any:
     return client.fine_tuning.jobs.create(**request(*arguments, **fields))
-
-
-def create_with(client: openai.OpenAI, **extra: Any) -> Any:
-    """A job with fields that the package does not know, or wrong ones."""
-    return client.fine_tuning.jobs.create(**request(), extra_body=extra)
 
 
 def upload(client: openai.OpenAI, content: bytes = data(), **fields: Any) -> Any:
@@ -92,7 +88,7 @@ BAD_REQUESTS: list[tuple[str, Call, str, str, str]] = [
         INVALID, "method.type", "spec.warmup, with kubectl",
     ),
     (
-        "older hyperparameters", lambda client: create(client) and create_with(client, hyperparameters={"n_epochs": 1}),
+        "older hyperparameters", lambda client: create(client, extra_body={"hyperparameters": {"n_epochs": 1}}),
         INVALID, "hyperparameters", "write method.reinforcement.hyperparameters",
     ),
     # fields of a job
@@ -131,7 +127,7 @@ BAD_REQUESTS: list[tuple[str, Call, str, str, str]] = [
     ),
     (
         "a judge of OpenAI's", lambda client: create(client, {**SCORE_MODEL, "model": "gpt-4o-2024-08-06"}),
-        "model_not_found", f"{GRADER}.model", "name an InferenceEndpoint of the namespace, or a model of graders.models",
+        "model_not_found", f"{GRADER}.model", "name an InferenceEndpoint of the namespace, or a model of graders",
     ),
     (
         "no RewardFunction", lambda client: create(client, {"type": "reward_function", "name": "exact"}),
@@ -184,7 +180,7 @@ def test_bad_requests(client, team):
 def test_a_job_that_has_ended(client, team):
     made = create(client)
     client.fine_tuning.jobs.cancel(made.id)
-    with refused(openai.BadRequestError, "job_ended", "fine_tuning_job_id", "it is cancelled. Create another one"):
+    with refused(openai.BadRequestError, "job_ended", JOB_ID, "it is cancelled. Create another one"):
         client.fine_tuning.jobs.resume(made.id)
 
 
@@ -212,9 +208,7 @@ def test_what_is_not_there(client, tuning_gateway, team):
     with refused(openai.NotFoundError, "model_not_found", "model", "does not exist or you do not have access to it"):
         create(client, model="gpt-4o-mini")
     for call in (jobs.retrieve, jobs.cancel, jobs.pause, jobs.list_events, jobs.checkpoints.list):
-        with refused(
-            openai.NotFoundError, "job_not_found", "fine_tuning_job_id", "There is no fine-tuning job ftjob-1"
-        ):
+        with refused(openai.NotFoundError, "job_not_found", JOB_ID, "There is no fine-tuning job ftjob-1"):
             call("ftjob-1")
     with refused(openai.NotFoundError, "job_not_found", "after", "There is no fine-tuning job ftjob-1"):
         jobs.list(after="ftjob-1")
@@ -227,9 +221,7 @@ def test_what_is_not_there(client, tuning_gateway, team):
     made = create(client)
     team.add_adapter("tax", "base")
     with connect(tuning_gateway, team.add_key("narrow", models=("tax",))) as narrow:
-        with refused(
-            openai.NotFoundError, "job_not_found", "fine_tuning_job_id", "or this key does not open its model"
-        ):
+        with refused(openai.NotFoundError, "job_not_found", JOB_ID, "or this key does not open its model"):
             narrow.fine_tuning.jobs.retrieve(made.id)
         with refused(openai.NotFoundError, "model_not_found", "model", "you do not have access to it"):
             create(narrow)
@@ -278,7 +270,7 @@ def test_a_namespace_whose_administrator_has_made_a_mistake(client, team):
     team("patch", "configmap", "rft-fine-tuning", "--patch", json.dumps({"data": {"compute": "{gpus: 1}"}}))
     message = "Whoever administrates the namespace has to correct this: ConfigMap "
     with refused(openai.InternalServerError, "fine_tuning_misconfigured", None, message):
-        create(client.with_options(max_retries=5))  # a header says that to ask again does not help
+        create(client)
 
 
 def test_a_store_of_files_that_is_away(tmp_path, kubeconfig, team, s3):
@@ -286,9 +278,12 @@ def test_a_store_of_files_that_is_away(tmp_path, kubeconfig, team, s3):
     arguments = ("--fine-tuning", "--files", "s3://nothing/here", "--files-staging", str(tmp_path / "staging"))
     gateway = ClusterGateway(tmp_path / "gateway", kubeconfig, *arguments)
     gateway.environment |= environment
-    with gateway, connect(gateway, team.add_key("ci")) as client:
-        with refused(openai.InternalServerError, "files_unavailable", None, "Please try again"):
-            upload(client)
+    with (
+        gateway,
+        connect(gateway, team.add_key("ci")) as client,
+        refused(openai.InternalServerError, "files_unavailable", None, "Please try again"),
+    ):
+        upload(client)
 
 
 class Killer(io.BytesIO):

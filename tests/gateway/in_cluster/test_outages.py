@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import openai
 import pytest
 from cluster.build import find_binaries
 from cluster.cache import Report
 from cluster.control_plane import Cluster, ControlPlane
 from cluster.versions import CONTROL_PLANE
+from support.fine_tuning import request
+from support.gateway_files import openai_client
 from support.gateway_in_cluster import ClusterGateway, Team, bind_role
 from support.patience import wait_until
 
@@ -73,6 +76,31 @@ def test_the_last_state_serves_on_while_the_api_server_is_away(tmp_path: Path, p
         team.set_servers("tax", pod.port, number=5)
         assert [answer.result().status_code for answer in waiting] == [200] * 10
         wait_until(lambda: gateway.log.count("are followed again") == KINDS, lambda: gateway.log)
+
+
+def test_jobs_while_the_api_server_is_away(tmp_path: Path, plane):
+    """They cannot be created or seen meanwhile, which is said; afterwards they are as they were."""
+    kubeconfig = bind_role(plane)
+    with (
+        plane.kubectl.namespace(f"team-{secrets.token_hex(3)}") as name,
+        ClusterGateway(tmp_path, kubeconfig, "--fine-tuning") as gateway,
+    ):
+        team = Team(plane.kubectl, name)
+        team.enable_fine_tuning(data="['s3://data/']")
+        gateway.token = team.add_key("ci")
+        gateway.wait_for_status(gateway.token, 200)
+        with openai_client(gateway) as client:
+            jobs = client.fine_tuning.jobs
+            made = jobs.create(**request())
+            plane.api_server.kill()
+            for call in (jobs.list, lambda: jobs.retrieve(made.id), lambda: jobs.create(**request())):
+                with pytest.raises(openai.InternalServerError, match="Please try again") as raised:
+                    call()
+                assert (raised.value.status_code, raised.value.code) == (503, "cluster_unavailable")
+                assert raised.value.response.headers["retry-after"] == "2"
+            plane.api_server.start()
+            plane.wait_until_ready()
+            assert [job.id for job in client.with_options(max_retries=9).fine_tuning.jobs.list()] == [made.id]
 
 
 def test_a_gateway_that_starts_while_the_api_server_is_away(tmp_path: Path, plane):
