@@ -23,6 +23,8 @@ from rft_api.gateway_key import Limits
 
 GRADER = "method.reinforcement.grader"
 SETTINGS = "method.reinforcement.hyperparameters"
+HASTE_SECONDS = 0.2
+"""How long a hasty client waits. The gateway stands still meanwhile, so that any time is too short."""
 JOB_ID = "fine_tuning_job_id"
 MISSING, UNKNOWN, INVALID = "missing_required_parameter", "unknown_parameter", "invalid_value"
 
@@ -346,7 +348,7 @@ def test_a_gateway_that_does_not_answer_in_time(own_gateway):
         made = create(client)
         own_gateway.process.send_signal(signal.SIGSTOP)
         try:
-            hasty = client.with_options(timeout=0.2)
+            hasty = client.with_options(timeout=HASTE_SECONDS)
             for call in (hasty.fine_tuning.jobs.list, lambda: create(hasty), lambda: upload(hasty)):
                 with pytest.raises(openai.APITimeoutError):
                     call()
