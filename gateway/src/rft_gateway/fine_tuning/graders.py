@@ -85,8 +85,8 @@ def endpoint_name(name: str, param: str) -> str:
 def no_model(name: str, param: str) -> ApiError:
     """Return the error of a grader whose model does not exist, or is not this key's: both look the same."""
     message = (
-        f"{param}: there is no model {one_line(name, 100)}, or this key does not open it; name an InferenceEndpoint, "
-        f"or a model of graders.models in the ConfigMap {CONFIG_MAP}"
+        f"{param}: there is no model {one_line(name, 100)}, or this key does not open it; name an InferenceEndpoint of "
+        f"the namespace, or a model of graders.models in the ConfigMap {CONFIG_MAP}"
     )
     return ApiError(400, message, param=param, code="model_not_found")
 
