@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
-import yaml
 from aiohttp import web
+from kubernetes.aio import client
 from support.fine_tuning import rft_job
 
-from rft_gateway.cluster.api_server import connect
+from rft_gateway.cluster.api_server import ApiServer
 from rft_gateway.errors import ApiError
 from rft_gateway.fine_tuning.store import ClusterJobs
 from rft_gateway.fine_tuning.translation import JobObjects
@@ -24,7 +23,7 @@ async def answer(request: web.Request) -> web.Response:
     return web.json_response({"kind": "Status", "code": status, "message": message}, status=status)
 
 
-async def create(kubeconfig: Path) -> None:
+async def create() -> None:
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(application)
@@ -32,22 +31,17 @@ async def create(kubeconfig: Path) -> None:
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         address = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        context = {"name": "test", "context": {"cluster": "test", "user": "test"}}
-        document = {
-            "clusters": [{"name": "test", "cluster": {"server": address}}], "users": [{"name": "test", "user": {}}],
-            "contexts": [context], "current-context": "test",
-        }  # fmt: skip
-        kubeconfig.write_text(yaml.safe_dump(document), encoding="utf-8")
-        async with connect() as server:
-            await ClusterJobs(server).create(JobObjects(None, rft_job()))
+        configuration = client.Configuration(host=address)
+        configuration.client_session_kwargs = {"trust_env": False}
+        async with client.ApiClient(configuration) as server:
+            await ClusterJobs(ApiServer(server)).create(JobObjects(None, rft_job()))
     finally:
         await runner.cleanup()
 
 
-def test_a_quota_that_changes_at_the_same_time_is_a_conflict(tmp_path, monkeypatch):
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+def test_a_quota_that_changes_at_the_same_time_is_a_conflict():
     with pytest.raises(ApiError) as raised:
-        asyncio.run(create(tmp_path / "kubeconfig"))
+        asyncio.run(create())
     error = raised.value
     assert (error.status, error.code, error.type) == (409, "conflict", "invalid_request_error")
     assert error.message == QUOTA
