@@ -234,9 +234,7 @@ def test_a_judge_that_the_key_does_not_open_looks_like_none(client, tuning_gatew
     team.add_adapter("tax", "base")
     with connect(tuning_gateway, team.add_key("narrow", models=("base",))) as narrow:
         for name in ("tax", "none"):
-            with refused(
-                openai.BadRequestError, "model_not_found", f"{GRADER}.model", f"no model {name}, or this"
-            ):
+            with refused(openai.BadRequestError, "model_not_found", f"{GRADER}.model", f"no model {name}, or this"):
                 create(narrow, {**SCORE_MODEL, "model": name})
 
 
