@@ -8,6 +8,7 @@ import pytest
 from support.pages import ROOT, page
 
 from rft_api.gateway_routes import Route
+from rft_gateway import errors
 from rft_gateway.budgets import Budgets
 from rft_gateway.keys import Key, KeyRing, Limits
 from rft_gateway.limits import Limiter
@@ -70,4 +71,5 @@ def test_every_code_of_an_error_is_on_the_page():
     stated = [code for row in rows for code in re.findall(r"`([a-z_]+)`", row)]
     source = "".join(file.read_text(encoding="utf-8") for file in sorted(SOURCES.rglob("*.py")))
     raised = re.findall(r'\bcode ?= ?"([a-z_]+)"', source) + re.findall(r'_error\(\d{3}, "([a-z_]+)"', source)
+    raised += [getattr(errors, name) for name in re.findall(r"\bcode ?= ?([A-Z_]{2,})\b", source)]
     assert sorted(stated) == sorted(set(raised))

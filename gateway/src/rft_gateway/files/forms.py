@@ -51,7 +51,8 @@ async def read_form(
             raises.
     """
     if request.content_type != _TYPE:
-        raise wrong(file_field, f"The body must be {_TYPE}, with the file in the field {file_field}.", "invalid_form")
+        message = f"The body must be {_TYPE}, with the file in the field {file_field}."
+        raise wrong(file_field, message, code="invalid_form")
     if (request.content_length or 0) > limit + ENVELOPE_BYTES:
         raise too_large(file_field, limit)
     if expects_continue(request):
@@ -63,7 +64,7 @@ async def read_form(
         message = f"Nothing of the body has come for {SILENCE_SECONDS:g} s, or not all of it in {TRANSFER_SECONDS:g} s."
         raise ApiError(408, f"{message} Please send it again.", code="request_timeout") from None
     except (HttpProcessingError, web.RequestPayloadError, ValueError, LookupError, RuntimeError, AssertionError):
-        raise wrong(file_field, f"The body cannot be read as {_TYPE}.", "invalid_form") from None
+        raise wrong(file_field, f"The body cannot be read as {_TYPE}.", code="invalid_form") from None
     if not form.has_file:
         raise wrong(file_field, f"{file_field} is missing", MISSING_PARAMETER)
     return form
