@@ -103,6 +103,23 @@ def openai_client(gateway: Gateway, token: str | None = None) -> Iterator[openai
         yield client
 
 
+@contextmanager
+def connect(gateway: Gateway, token: str) -> Iterator[openai.OpenAI]:
+    """OpenAI's own client, as soon as the gateway knows its key."""
+    with openai_client(gateway, token) as client:
+        wait_until(lambda: knows(client))
+        yield client
+
+
+def knows(client: openai.OpenAI) -> bool:
+    """Whether the gateway knows the key of a client."""
+    try:
+        client.models.list()
+    except openai.AuthenticationError:
+        return False
+    return True
+
+
 def sha256(content: bytes) -> str:
     """The digest of a content, in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()

@@ -21,6 +21,7 @@ from support.fine_tuning import (
     request,
     rft_job,
 )
+from support.gateway_files import connect
 from support.gateway_in_cluster import ClusterGateway, Team
 from support.patience import PATIENCE_SECONDS, wait_until
 
@@ -39,11 +40,6 @@ def client(tuning_gateway: ClusterGateway, team: Team) -> Iterator[openai.OpenAI
     team.enable_fine_tuning(data=DATA)
     with connect(tuning_gateway, team.add_key("ci")) as client:
         yield client
-
-
-def connect(gateway: ClusterGateway, token: str) -> openai.OpenAI:
-    gateway.wait_for_status(token, 200)
-    return openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=token, max_retries=0, timeout=PATIENCE_SECONDS)
 
 
 def create(client: openai.OpenAI, *arguments: Any, **fields: Any) -> Any:

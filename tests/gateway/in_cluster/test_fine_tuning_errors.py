@@ -15,7 +15,7 @@ import openai
 import pytest
 from support.fine_tuning import SCORE_MODEL, STRING_CHECK, request
 from support.gateway import Gateway
-from support.gateway_files import data, openai_client
+from support.gateway_files import connect, data, knows
 from support.gateway_in_cluster import ClusterGateway, Team
 from support.patience import wait_until
 
@@ -35,23 +35,6 @@ def client(tuning_gateway: ClusterGateway, team: Team) -> Iterator[openai.OpenAI
     team.enable_fine_tuning(data="['s3://data/']")
     with connect(tuning_gateway, team.add_key("ci")) as client:
         yield client
-
-
-@contextmanager
-def connect(gateway: Gateway, token: str) -> Iterator[openai.OpenAI]:
-    """A client, as soon as the gateway knows its key."""
-    with openai_client(gateway, token) as client:
-        wait_until(lambda: knows(client))
-        yield client
-
-
-def knows(client: openai.OpenAI) -> bool:
-    """Whether the gateway knows the key of a client."""
-    try:
-        client.models.list()
-    except openai.AuthenticationError:
-        return False
-    return True
 
 
 def create(client: openai.OpenAI, *arguments: Any, **fields: Any) -> Any:

@@ -201,7 +201,7 @@ class FineTuning:
             except ValueError as problem:
                 _logger.warning("RFTJob %s/%s: %s", key.namespace, document["metadata"]["name"], problem)
                 continue
-            if _opens(key, job) and paging.admits(job):
+            if opens(key, job.base) and paging.admits(job):
                 newest.add(job)
         return make_page([job.describe() for job in newest.newest_first()], newest.has_more)
 
@@ -249,7 +249,7 @@ class FineTuning:
         missing = ApiError(404, message, param=param, code="job_not_found")
         document = await self._store.get(key.namespace, _object_name(name, missing))
         job = _read(document) if document is not None else None
-        if job is None or not _opens(key, job):
+        if job is None or not opens(key, job.base):
             raise missing
         return job
 
@@ -276,10 +276,6 @@ def _object_name(name: str, missing: ApiError | None = None) -> str:
     if not name or name[0] in "-." or len(name) > _LONGEST_NAME or any(letter not in allowed for letter in name):
         raise missing or model_not_found(name[:_LONGEST_NAME])
     return name
-
-
-def _opens(key: Key, job: Job) -> bool:
-    return opens(key, job.base)
 
 
 def _read(document: Json) -> Job:
