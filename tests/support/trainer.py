@@ -59,7 +59,7 @@ from rft_trainer import metrics_log
 append = metrics_log.append_metrics
 
 def append_and_wait(folder, metrics):
-    if metrics.split != "train" or metrics.step != int(os.environ["PAUSE_AFTER"]):
+    if metrics.split == "validation" or metrics.step != int(os.environ["PAUSE_AFTER"]):
         append(folder, metrics)
         return
     signals = []
@@ -120,7 +120,7 @@ def hyperparameters(**changes: Any) -> dict[str, Any]:
 def render(spec: dict[str, Any], folder: Path, address: str | dict[str, str], token_file: Path | None) -> TrainerConfig:
     """Renders a spec with the operator's and the command line's own function; rewards are digits and others by name."""
     splits = ("train", "validation", "test")
-    names = sorted({s["reward"] for split in splits for s in spec["data"].get(split, [])})
+    names = sorted({s["reward"] for split in splits for s in spec.get("data", {}).get(split, [])})
     names += spec.get("shadowRewards", [])
     addresses = address if isinstance(address, dict) else dict.fromkeys(names, address)
     documents = [{"apiVersion": "rft.dev/v1alpha1", "kind": "RFTJob", "metadata": {"name": "test"}, "spec": spec}]

@@ -36,7 +36,7 @@ class DataFormat:
     read_conversations: Callable[
         [WarmupSource, list[str], Check], tuple[list[Conversation], InvocationLogReport | None]
     ]
-    """Reads the conversations of a source of warm-up data, in the same way."""
+    """Reads the conversations of a source of warm-up data, in the same way; a row with several answers is several."""
     files: Callable[[Source], FileFilter] | None = None
     """Which files of a folder, or of a prefix in an object store, are read; None for formats of a single file."""
     option_problems: Callable[[Source], Iterator[tuple[Location, str]]] = _no_problems

@@ -31,6 +31,10 @@ class JobProgress(Model):
     """Mean number of tokens in the completions of the last step."""
     gradient_norm: DecimalString | None = None
     """Norm of the gradient in the last step, before clipping."""
+    loss: DecimalString | None = None
+    """Loss of the last step of a warm-up alone."""
+    validation_loss: DecimalString | None = None
+    """Its loss on the validation conversations, when it was last measured."""
     eta: Duration | None = None
     """Estimated time until the current stage ends."""
 
@@ -38,14 +42,22 @@ class JobProgress(Model):
 class JobResult(Model):
     """The result of a finished job, measured on held-out prompts."""
 
-    baseline_reward: SignedDecimalString
-    """Mean reward of the base model on the held-out prompts."""
-    best_reward: SignedDecimalString
+    baseline_reward: SignedDecimalString | None = None
+    """Mean reward of the base model on the held-out prompts; absent without prompts, of a warm-up alone."""
+    best_reward: SignedDecimalString | None = None
     """Mean reward of the tuned model on the held-out prompts."""
-    gain: Annotated[str, Field(max_length=32)]
+    gain: Annotated[str, Field(max_length=32)] | None = None
     """Mean reward of the tuned model minus that of the base model, with a sign."""
-    interval: Annotated[str, Field(max_length=64)]
+    interval: Annotated[str, Field(max_length=64)] | None = None
     """95 % confidence interval of the gain, computed by a paired bootstrap."""
+    baseline_loss: DecimalString | None = None
+    """Loss of the base model on the held-out conversations of a warm-up alone, in nats for each token of an answer."""
+    tuned_loss: DecimalString | None = None
+    """Loss of the tuned model on the same conversations."""
+    loss_change: Annotated[str, Field(max_length=32)] | None = None
+    """Loss of the tuned model minus that of the base model, with a sign; below 0, the tuned model is better."""
+    loss_interval: Annotated[str, Field(max_length=64)] | None = None
+    """95 % confidence interval of this change, computed by a paired bootstrap over conversations."""
     checkpoint: Annotated[str, Field(max_length=1024)]
     """Address of the exported model or adapter, ready to be served."""
     base_model: Annotated[str, Field(max_length=1024)] | None = None

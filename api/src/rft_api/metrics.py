@@ -60,7 +60,7 @@ class Sample:
 
 
 class Gain(Model):
-    """The difference of two models' mean rewards on the same prompts, with its uncertainty."""
+    """The difference of two models' means on the same prompts or conversations, with its uncertainty."""
 
     mean: float
     """Mean of the paired differences."""
@@ -266,6 +266,38 @@ class ValidationMetrics(Model):
     [the rule](../curves.md#reward-hacking-is-suspected)."""
 
 
+class WarmupMetrics(Model):
+    """A line in `metrics.jsonl` of a step of a job that is its warm-up alone."""
+
+    split: Literal["warmup"] = "warmup"
+    """Which kind of line this is: `warmup`."""
+    step: Annotated[int, STEPS_DONE]
+    """Optimizer steps done."""
+    epoch: float
+    """Passes over the conversations done."""
+    loss: Annotated[float | None, Served("rft_train_warmup_loss"), Healthy("Falls, with noise.")]
+    """Mean negative log-probability, in nats, of the tokens of the step that are imitated."""
+    validation_loss: Annotated[
+        float | None,
+        Served("rft_train_warmup_validation_loss"),
+        Healthy("Falls with the loss. When it rises again, take fewer epochs or a lower learning rate."),
+    ] = None
+    """The same on the validation conversations, after the step; `null` in steps without a validation."""
+    gradient_norm: Annotated[float | None, Served("rft_train_gradient_norm"), Healthy("Of one order of magnitude.")]
+    """Gradient norm before clipping to `maximumGradientNorm`."""
+    learning_rate: Annotated[float, Healthy("Falls linearly to 0.")]
+    """Learning rate of the step."""
+    tokens: Annotated[int, Served("rft_train_tokens", counter=True)]
+    """Tokens of conversations processed so far, prompts included."""
+    seconds: float
+    """Seconds since the step before, with validations and checkpoints."""
+
+
+Metrics = TrainMetrics | ValidationMetrics | WarmupMetrics
+"""A line of `metrics.jsonl`."""
+_SPLITS: Mapping[object, type[Metrics]] = {"train": TrainMetrics, "warmup": WarmupMetrics}
+
+
 PLANNED_STEPS = Served("rft_train_planned_steps", "Optimizer steps planned.")
 CHECKPOINT_TIME = Served(
     "rft_train_checkpoint_timestamp_seconds",
@@ -288,15 +320,14 @@ RUN_SERIES: Mapping[Served, Healthy] = {
 """Series of a run as a whole, which belong to no line of `metrics.jsonl`."""
 
 
-def parse_metrics(line: object) -> TrainMetrics | ValidationMetrics:
+def parse_metrics(line: object) -> Metrics:
     """The metrics of a line of `metrics.jsonl`, from its JSON.
 
     Raises:
         ValueError: when it is none.
     """
-    of_a_step = isinstance(line, dict) and line.get("split") == "train"
-    model = TrainMetrics if of_a_step else ValidationMetrics
-    return model.model_validate(line)
+    split = line.get("split") if isinstance(line, dict) else None
+    return _SPLITS.get(split if isinstance(split, str) else None, ValidationMetrics).model_validate(line)
 
 
 def metadata_of(model: type[Model], name: str, kind: type[MetadataT]) -> MetadataT | None:
@@ -314,13 +345,16 @@ def served_fields(model: type[Model]) -> Iterator[tuple[str, Served]]:
 
 def all_series() -> dict[str, Served]:
     """Every series that a trainer serves, by its name."""
-    lines = [served for model in (TrainMetrics, ValidationMetrics, ShadowScores) for _, served in served_fields(model)]
+    models = (WarmupMetrics, TrainMetrics, ValidationMetrics, ShadowScores)
+    lines = [served for model in models for _, served in served_fields(model)]
     return {served.name: served for served in [*lines, *RUN_SERIES]}
 
 
-def samples(metrics: TrainMetrics | ValidationMetrics) -> Iterator[Sample]:
+def samples(metrics: Metrics) -> Iterator[Sample]:
     """The values of a line, as series; what has not been measured is absent."""
     yield from _samples(metrics, metrics.split)
+    if isinstance(metrics, WarmupMetrics):
+        return
     for name, scores in metrics.shadows.items():
         yield from _samples(scores, metrics.split, name)
 

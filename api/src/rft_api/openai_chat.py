@@ -73,10 +73,18 @@ class ChatRow:
     reference_answer: Any
     metadata: Json
     """The row's `metadata`, and its further fields."""
+    imitated: tuple[int, ...] = ()
+    """Which messages are imitated, by their places; none unless it was read for that."""
 
 
-def split_row(row: Json, use: Use) -> ChatRow:
+def split_row(row: Json, use: Use, *, every_answer: bool = False) -> ChatRow:
     """Divide a row into its messages, its reference answer and its metadata.
+
+    Args:
+        row: the row.
+        use: what it is read for.
+        every_answer: whether all messages of the assistant are imitated, and not only the last one, unless they have a
+            weight that says otherwise.
 
     Raises:
         ValueError: when it cannot be used so; the message says why, with the field.
@@ -84,7 +92,7 @@ def split_row(row: Json, use: Use) -> ChatRow:
     for field in _TOOLS:
         if row.get(field) and row[field] not in _NO_TOOLS:
             raise ValueError(f"{field}: definitions of tools are not supported yet; leave the field out, or the row")
-    messages = _messages(row, use)
+    messages, imitated = _messages(row, use, every_answer)
     nested = row.get("metadata")
     if nested is None:
         nested = {}
@@ -98,29 +106,39 @@ def split_row(row: Json, use: Use) -> ChatRow:
     elif metadata.get("reference_answer") not in (None, reference_answer):
         # Rewards find the answer in both places, so one of the two would be lost.
         raise ValueError("reference_answer and metadata.reference_answer differ; keep one, or rename the other")
-    return ChatRow(messages, reference_answer, metadata)
+    return ChatRow(messages, reference_answer, metadata, imitated)
 
 
 def read_prompts(source: DataSource, problems: list[str], check: Check) -> tuple[list[Prompt], None]:
     """The prompts of a file; see `rft_api.data_formats.DataFormat`."""
-    rows = _checked_rows(source, "prompt", problems, check)
-    return [prompt_of(source, line, row.messages, row.reference_answer, row.metadata) for line, row in rows], None
-
-
-def read_conversations(source: WarmupSource, problems: list[str], check: Check) -> tuple[list[Conversation], None]:
-    """The conversations of a file; see `rft_api.data_formats.DataFormat`."""
-    rows = _checked_rows(source, "conversation", problems, check)
-    return [Conversation(source.name, row.messages, line) for line, row in rows], None
-
-
-def _checked_rows(source: Source, use: Use, problems: list[str], check: Check) -> Iterator[tuple[int, ChatRow]]:
-    """Yield the rows of a source that can be used and that the check accepts, with the numbers of their lines."""
-    for row, chat in read_chat_rows(Path(source.uri), use, problems, source.split):
+    prompts = []
+    for row, chat in read_chat_rows(Path(source.uri), "prompt", problems, source.split):
         problem = refusal(check, chat.messages)
         if problem:
             problems.append(f"{row.place}: {problem}")
         else:
-            yield row.number, chat
+            prompts.append(prompt_of(source, row.number, chat.messages, chat.reference_answer, chat.metadata))
+    return prompts, None
+
+
+def read_conversations(source: WarmupSource, problems: list[str], check: Check) -> tuple[list[Conversation], None]:
+    """The conversations of a file; see `rft_api.data_formats.DataFormat`."""
+    conversations = []
+    every_answer = source.imitate == "EveryAnswer"
+    for row, chat in read_chat_rows(
+        Path(source.uri), "conversation", problems, source.split, every_answer=every_answer
+    ):
+        of_row = [Conversation(source.name, chat.messages[: place + 1], row.number) for place in chat.imitated]
+        refusals = [(problem, each) for each in of_row if (problem := refusal(check, each.messages))]
+        if refusals:
+            problem, answer = refusals[0]
+            earlier = (
+                "" if len(answer.messages) == len(chat.messages) else f"the first {len(answer.messages)} messages: "
+            )
+            problems.append(f"{row.place}: {earlier}{problem}")
+        else:
+            conversations += of_row
+    return conversations, None
 
 
 @dataclass(frozen=True)
@@ -140,12 +158,12 @@ def files(source: Source) -> SplitFiles:
 
 
 def read_chat_rows(
-    path: Path, use: Use, problems: list[str], split: str | None = None
+    path: Path, use: Use, problems: list[str], split: str | None = None, *, every_answer: bool = False
 ) -> Iterator[tuple[DataRow, ChatRow]]:
     """Read the rows of a file that can be used; what is wrong with the others is appended to `problems`."""
     for row in read_rows(path, problems, split):
         try:
-            chat = split_row(row.row, use)
+            chat = split_row(row.row, use, every_answer=every_answer)
         except ValueError as error:
             problems.append(f"{row.place}: {error}")
         else:
@@ -219,7 +237,8 @@ def _unpacked(entries: Any, field: str) -> Any:
         raise ValueError(f"{field}: {error}") from None
 
 
-def _messages(row: Json, use: Use) -> list[Message]:
+def _messages(row: Json, use: Use, every_answer: bool) -> tuple[list[Message], tuple[int, ...]]:
+    """Return the messages of a row, and the places of those that are imitated."""
     if row.get("messages") is None:
         raise ValueError(f"messages is missing{_conversion(row)}")
     entries = _unpacked(row["messages"], "messages")
@@ -241,21 +260,48 @@ def _messages(row: Json, use: Use) -> list[Message]:
             purpose = "imitated" if use == "conversation" else "scored"
             raise ValueError(f"the last message must be the assistant's, which is {purpose}, not the {last}'s")
         if use == "conversation":
-            _require_no_thoughts(entries)
+            answers = _imitated(entries, every_answer)
+            shift = len(messages) - len(entries)  # of the row's `system`
+            for place in answers:
+                _require_no_thoughts(entries[place], place)
+                if place < len(entries) - 1:
+                    _require_prompt(messages[: place + shift], f"messages[{place}]: it is imitated, and ")
+            if answers[-1] == len(entries) - 1:
+                _require_prompt(messages[:-1])
+            return messages, tuple(place + shift for place in answers)
         prompt = messages[:-1]
+    _require_prompt(prompt)
+    return messages, ()
+
+
+def _require_prompt(prompt: list[Message], place: str = "") -> None:
+    """Refuse a prompt that says nothing."""
     if not any(_shows_something(message["content"]) for message in prompt):
-        raise ValueError("the prompt is empty: no message has a text")
+        raise ValueError(f"{place}the prompt is empty: no message has a text")
     if prompt[-1]["role"] == "user" and not _shows_something(prompt[-1]["content"]):
-        raise ValueError("the prompt is empty: the user's last message has no text")
-    return messages
+        raise ValueError(f"{place}the prompt is empty: the user's last message has no text")
 
 
-def _require_no_thoughts(entries: list[Json]) -> None:
+def _imitated(entries: list[Json], every_answer: bool) -> list[int]:
+    """Return the places of the messages that are imitated: their weight says so, or else their role and place."""
+    places = []
+    for place, entry in enumerate(entries):
+        is_answer, weight = _ASSISTANTS.get(entry["role"], entry["role"]) == "assistant", entry.get("weight")
+        if weight is not None and (isinstance(weight, bool) or weight not in (0, 1) or not is_answer):
+            raise ValueError(f"messages[{place}].weight: must be 0 or 1, of a message of the assistant")
+        if is_answer and (weight == 1 or (weight is None and (every_answer or place == len(entries) - 1))):
+            places.append(place)
+    if not places:
+        raise ValueError("no message is imitated: those of the assistant have the weight 0")
+    return places
+
+
+def _require_no_thoughts(entry: Json, place: int) -> None:
     """Refuse an answer whose thoughts are in a field of their own: they would not be imitated, in silence."""
     for field in _THOUGHTS:
-        if entries[-1].get(field):
+        if entry.get(field):
             raise ValueError(
-                f"messages[{len(entries) - 1}].{field}: only content is imitated; write it there in the form in which "
+                f"messages[{place}].{field}: only content is imitated; write it there in the form in which "
                 "the model thinks, or leave it out"
             )
 

@@ -86,6 +86,10 @@ class Progress(Model):
     """Mean number of tokens in the completions of the last step."""
     gradient_norm: float | None = None
     """Norm of the gradient in the last step, before clipping."""
+    loss: float | None = None
+    """Loss of the last step of a warm-up alone."""
+    validation_loss: float | None = None
+    """Its loss on the validation conversations, when it was last measured."""
     rewards_failed: int = 0
     """Number of samples so far that could not be scored."""
     eta_seconds: float | None = None

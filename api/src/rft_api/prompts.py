@@ -40,7 +40,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A conversation whose last message is to be imitated."""
+    """A conversation whose last message is to be imitated. A row with several such answers is several of them, with the
+    same line."""
 
     source: str
     messages: list[Message]
@@ -98,7 +99,8 @@ def split_by_prompt(
     digests = {name: [prompt_digest(prompt.messages) for prompt in prompts] for name, prompts in sources.items()}
     chosen: set[bytes] = set()
     for name, prompts in sources.items():
-        chosen |= _choose(prompts, digests[name], round(len(prompts) * fraction))
+        contents = [_content_digest(prompt) for prompt in prompts]
+        chosen |= _choose(contents, digests[name], round(len(prompts) * fraction))
     stay: dict[str, list[Prompt]] = {}
     aside: dict[str, list[Prompt]] = {}
     for name, prompts in sources.items():
@@ -114,11 +116,52 @@ def split_by_prompt(
     return stay, aside
 
 
-def _choose(prompts: Sequence[Prompt], digests: Sequence[bytes], count: int) -> set[bytes]:
-    """Choose prompts that together have about `count` rows; returns their digests."""
+def split_conversations(
+    conversations: Sequence[Conversation], fraction: float
+) -> tuple[list[Conversation], list[Conversation]]:
+    """Set a share of the rows of each source of conversations aside, as `split_by_prompt` does with prompts.
+
+    Answers of one row stay together, and rows whose first prompts are the same.
+
+    Returns:
+        The conversations that stay, and those that are set aside.
+
+    Raises:
+        RunError: DATA_INVALID when of a source nothing or everything would be set aside.
+    """
+    rows: dict[str, dict[int, list[Conversation]]] = {}
+    for conversation in conversations:
+        rows.setdefault(conversation.source, {}).setdefault(conversation.line, []).append(conversation)
+    firsts = {
+        name: {line: prompt_digest(row[0].messages[:-1]) for line, row in lines.items()} for name, lines in rows.items()
+    }
+    chosen: set[bytes] = set()
+    for name, lines in rows.items():
+        contents = [hashlib.sha256(_canonical(row[-1].messages).encode()).hexdigest() for row in lines.values()]
+        chosen |= _choose(contents, list(firsts[name].values()), round(len(lines) * fraction))
+    aside = [each for each in conversations if firsts[each.source][each.line] in chosen]
+    stay = [each for each in conversations if firsts[each.source][each.line] not in chosen]
+    for name, lines in rows.items():
+        if not all(any(each.source == name for each in part) for part in (stay, aside)):
+            raise RunError(
+                ExitCode.DATA_INVALID,
+                f"warmup.data {name}: {len(lines)} conversations cannot be split with validationFraction {fraction}; "
+                f"add conversations or name a source in warmup.validation",
+            )
+    return stay, aside
+
+
+def _choose(contents: Sequence[str], digests: Sequence[bytes], count: int) -> set[bytes]:
+    """Choose prompts that together have about `count` rows; returns their digests.
+
+    Args:
+        contents: digest of each row.
+        digests: digest of its prompt.
+        count: the number of rows.
+    """
     groups: dict[bytes, list[str]] = {}
-    for prompt, digest in zip(prompts, digests, strict=True):
-        groups.setdefault(digest, []).append(_content_digest(prompt))
+    for content, digest in zip(contents, digests, strict=True):
+        groups.setdefault(digest, []).append(content)
     chosen: set[bytes] = set()
     rows = 0
     order = sorted(groups, key=lambda digest: min(groups[digest]))

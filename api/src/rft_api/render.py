@@ -124,7 +124,8 @@ def render_trainer_config(
         preflight=spec.preflight,
         early_stopping=spec.early_stopping,
     )
-    _check_batches(config)
+    if config.is_reinforced:
+        _check_batches(config)
     return config
 
 

@@ -23,10 +23,10 @@ from rft_api.training import (
     Preflight,
     SplitSource,
     TrainerCompute,
-    Warmup,
     split_sources,
 )
 from rft_api.tuning import Tuning
+from rft_api.warmup import Warmup
 
 
 class ModelSource(Model):
@@ -83,6 +83,7 @@ class JobEndpoint(Model):
 
 _ADAPTER = "self.tuning.type == 'LoRA'"
 _WITHOUT_SHADOWS = "size(self.shadowRewards) == 0"
+_REINFORCED = "has(self.data.train)"
 _PLAIN_UPDATE = "[self.hyperparameters].all(h, !has(h.importanceSampling) && !has(h.scaleRewards))"
 
 
@@ -111,9 +112,9 @@ class RFTJobSpec(Model):
             unless=_WITHOUT_SHADOWS,
         ),
         Rule(
-            cel="!self.data.train.exists(s, s.reward in self.shadowRewards)",
+            cel="!has(self.data.train) || !self.data.train.exists(s, s.reward in self.shadowRewards)",
             message="shadowRewards: a reward that is trained on is recorded anyway; remove it from shadowRewards",
-            holds=lambda spec: not {source.reward for source in spec.data.train} & set(spec.shadow_rewards),
+            holds=lambda spec: not {source.reward for source in spec.data.train or []} & set(spec.shadow_rewards),
             unless=_WITHOUT_SHADOWS,
         ),
         Rule(
@@ -151,17 +152,55 @@ class RFTJobSpec(Model):
             "ends with a stop string has no EOS token, and would be masked",
             holds=lambda spec: not spec.sampling.stop_strings or not spec.hyperparameters.mask_truncated_completions,
         ),
+        Rule(
+            cel="has(self.warmup)",
+            message="data.train (prompts whose completions a reward scores) or warmup (conversations to imitate) is "
+            "required",
+            holds=lambda spec: bool(spec.data.train) or spec.warmup is not None,
+            unless=_REINFORCED,
+        ),
+        Rule(
+            cel="!has(self.data.validation) && !has(self.data.validationFraction)",
+            message="data.validation and data.validationFraction choose a checkpoint of reinforcement learning, which "
+            "needs data.train; the loss of a job without it is measured on warmup.validation",
+            holds=lambda spec: (
+                bool(spec.data.train) or (spec.data.validation is None and spec.data.validation_fraction is None)
+            ),
+            unless=_REINFORCED,
+        ),
+        Rule(
+            cel="!has(self.earlyStopping) && !has(self.hyperparameters.maxSteps) && size(self.shadowRewards) == 0",
+            message="earlyStopping, hyperparameters.maxSteps and shadowRewards belong to reinforcement learning; "
+            "remove them, or add data.train",
+            holds=lambda spec: (
+                bool(spec.data.train)
+                or (spec.early_stopping is None and spec.hyperparameters.max_steps is None and not spec.shadow_rewards)
+            ),
+            unless=_REINFORCED,
+        ),
+        Rule(
+            cel="!has(self.warmup) || (!has(self.warmup.validation) && !has(self.warmup.validationFraction))",
+            message="warmup.validation and warmup.validationFraction measure the result of a job without data.train; "
+            "remove them: data.validation and data.test measure this one",
+            holds=lambda spec: (
+                not spec.data.train
+                or spec.warmup is None
+                or (spec.warmup.validation is None and spec.warmup.validation_fraction is None)
+            ),
+            unless="!has(self.data.train)",
+        ),
     )
 
     model: ModelSource
     """The base model, from which training starts."""
-    data: Data
+    data: Data = Data()
     """The prompts to train and to evaluate on."""
     shadow_rewards: Annotated[list[Name], Field(max_length=8)] = []
     """Names of RewardFunctions that also score every completion. Their scores are recorded and compared with the
     reward, but never trained on."""
     warmup: Warmup | None = None
-    """A supervised stage before reinforcement learning. When absent, there is none."""
+    """A supervised stage before reinforcement learning; without data.train, all that the job does. When absent, there
+    is none."""
     algorithm: Algorithm = "GRPO"
     """The policy-gradient loss, by the name that the literature uses."""
     hyperparameters: Hyperparameters = Hyperparameters()

@@ -73,6 +73,10 @@ class RunFolder:
         """Scored held-out completions of one model, in parquet."""
         return self.path / "evaluations" / f"{stage}.parquet"
 
+    def losses(self, stage: Stage) -> Path:
+        """Loss of one model on each held-out answer of a warm-up alone, in parquet."""
+        return self.path / "evaluations" / f"{stage}.losses.parquet"
+
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
@@ -86,6 +90,10 @@ class RunFolder:
     def warmup(self) -> Path:
         """Folder of the weights after the warm-up."""
         return self.path / "warmup"
+
+    def after_warmup(self, is_reinforced: bool) -> Path:
+        """Folder of the weights after the warm-up, which are those to serve if no reinforcement learning follows."""
+        return self.warmup if is_reinforced else self.best
 
     @property
     def best(self) -> Path:

@@ -112,6 +112,9 @@ def _changes(
 def _comparable(document: TrainerConfig | RFTJobSpec) -> Json:
     """The document as JSON, with the defaults that depend on other fields: stating a default is no change."""
     tuning, data, compute, training = document.tuning, document.data, document.compute, document.hyperparameters
+    warmup = document.warmup
+    if warmup is not None and not data.train:
+        warmup = warmup.model_copy(update={"validation_fraction": warmup.effective_validation_fraction})
     lora: Json = {
         "rank": tuning.effective_rank,
         "alpha": tuning.effective_alpha,
@@ -124,6 +127,7 @@ def _comparable(document: TrainerConfig | RFTJobSpec) -> Json:
         update={
             "tuning": tuning.model_copy(update=lora if tuning.type == "LoRA" else {}),
             "data": data.model_copy(update={"validation_fraction": data.effective_validation_fraction}),
+            "warmup": warmup,
             "hyperparameters": training.model_copy(
                 update={
                     "importance_sampling": training.effective_importance_sampling,

@@ -60,8 +60,14 @@ class DataSource(Source):
 
 
 class WarmupSource(Source):
-    """Conversations that end with the answer of the assistant that is imitated. In invocation logs this is the logged
+    """Conversations that end with an answer of the assistant, which is imitated. In invocation logs this is the logged
     answer."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (*Source.rules, _options_of("OpenAIChat", "imitate"))
+
+    imitate: Literal["LastAnswer", "EveryAnswer"] | None = None
+    """Which messages of the assistant are imitated: the last one, or all of them. A message that has a weight, 0 or 1,
+    says so itself. The default is LastAnswer."""
 
 
 Sources = Annotated[list[DataSource], Field(min_length=1, max_length=32)]
@@ -92,8 +98,9 @@ class Data(Model):
         distinct_names("test"),
     )
 
-    train: Sources
-    """Sources of the training prompts. They are mixed in proportion to their weights."""
+    train: Sources | None = None
+    """Sources of the training prompts. They are mixed in proportion to their weights. Without them there is no
+    reinforcement learning, and the job is its warm-up alone."""
     validation: Sources | None = None
     """Sources of the validation prompts, which choose the best checkpoint."""
     validation_fraction: Annotated[Decimal, Between("0.001", "0.5")] | None = None
@@ -104,7 +111,8 @@ class Data(Model):
 
     @property
     def effective_validation_fraction(self) -> float:
-        """Share of the training prompts that is set aside for validation; 0 when validation has sources of its own."""
-        if self.validation:
+        """Share of the training prompts that is set aside for validation; 0 when validation has sources of its own, and
+        without training prompts."""
+        if self.validation or not self.train:
             return 0.0
         return DEFAULT_VALIDATION_FRACTION if self.validation_fraction is None else self.validation_fraction

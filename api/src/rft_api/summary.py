@@ -29,6 +29,21 @@ class Evaluation(Model):
     """Mean of each shadow over those of the same prompts that it could score."""
 
 
+class LossComparison(Model):
+    """The loss of the base model and of the tuned model on the same held-out conversations."""
+
+    conversations: int
+    """Number of conversations."""
+    tokens: int
+    """Number of tokens of their answers that are imitated."""
+    base: float
+    """Mean of the negative log-probability, in nats, that the base model gives these tokens."""
+    tuned: float
+    """The same of the exported model."""
+    change: Gain
+    """Difference between the tuned model and the base model; below 0, the tuned model is better."""
+
+
 class PreflightVerdict(Model):
     """The verdict of the check before training."""
 
@@ -60,6 +75,8 @@ class DataReport(Model):
     """Number of test prompts, on which the models are compared."""
     warmup_conversations: int
     """Number of conversations of the warm-up."""
+    warmup_validation_conversations: int = 0
+    """Number of conversations on which its loss was measured."""
     too_long: dict[str, int]
     """Number of prompts that were left out for their length, by split and source; sources without any are absent."""
     invocation_logs: dict[str, InvocationLogReport] = {}
@@ -81,21 +98,23 @@ class Summary(Model):
     """Validation reward of the exported checkpoint."""
     checkpoints: list[CheckpointInfo]
     """The checkpoints with the highest validation reward, best first."""
-    held_out: Literal["test", "validation"]
+    held_out: Literal["test", "validation"] | None
     """Prompts on which the models were compared. Validation prompts have chosen the checkpoint, so that the result on
-    them is biased upwards."""
+    them is biased upwards. Null without prompts, of a warm-up alone."""
     prompts: int
     """Number of prompts for which every model has a score. The comparison is over these prompts."""
-    base: Evaluation
-    """Scores of the base model."""
+    base: Evaluation | None = None
+    """Scores of the base model; absent without prompts."""
     base_revision: str | None = None
     """Commit of the base model on the Hugging Face hub; absent for a model in a folder."""
     warmup: Evaluation | None = None
     """Scores of the model after the warm-up; absent without a warm-up."""
-    tuned: Evaluation
-    """Scores of the exported model."""
-    gain: Gain
-    """Difference between the tuned model and the base model."""
+    tuned: Evaluation | None = None
+    """Scores of the exported model; absent without prompts."""
+    gain: Gain | None = None
+    """Difference between the tuned model and the base model; absent without prompts."""
+    loss: LossComparison | None = None
+    """Loss before and after a job that is its warm-up alone; absent for others."""
     sampling: Sampling = Sampling()
     """What the models were asked with. The tuned model has to be asked with the same."""
     evaluation: EvaluationSettings = EvaluationSettings()

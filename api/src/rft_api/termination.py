@@ -19,7 +19,7 @@ from rft_api.metrics import Gain
 from rft_api.model import Model
 from rft_api.progress import HackingVerdict, MemoryVerdict
 from rft_api.run_folder import CheckpointInfo
-from rft_api.summary import Summary
+from rft_api.summary import LossComparison, Summary
 
 TERMINATION_FILE: Final = "RFT_TERMINATION_LOG"
 """Environment variable with the file in which a program leaves its termination message."""
@@ -55,14 +55,16 @@ class RunResult(Model):
     """The checkpoints with the highest validation reward, best first."""
     prompts: int
     """Number of held-out prompts over which the rewards are means."""
-    base_reward: float
-    """Mean reward of the base model."""
-    tuned_reward: float
+    base_reward: float | None = None
+    """Mean reward of the base model; absent without prompts, of a warm-up alone."""
+    tuned_reward: float | None = None
     """Mean reward of the exported model."""
     base_revision: str | None = None
     """Commit of the base model on the Hugging Face hub."""
-    gain: Gain
+    gain: Gain | None = None
     """Difference between the tuned model and the base model."""
+    loss: LossComparison | None = None
+    """Loss before and after a warm-up alone."""
     reward_hacking: HackingVerdict | None = None
     """Verdict of comparing the reward with its shadows."""
     changed_inputs: list[str] | None = None
@@ -97,10 +99,11 @@ def success_message(summary: Summary, changed_inputs: Sequence[str] = ()) -> str
         best_step=summary.best_step,
         checkpoints=summary.checkpoints[:KEPT_CHECKPOINTS],
         prompts=summary.prompts,
-        base_reward=summary.base.reward,
-        tuned_reward=summary.tuned.reward,
+        base_reward=summary.base.reward if summary.base else None,
+        tuned_reward=summary.tuned.reward if summary.tuned else None,
         base_revision=summary.base_revision,
         gain=summary.gain,
+        loss=summary.loss,
         reward_hacking=summary.reward_hacking,
         changed_inputs=names or None,
     ).model_dump_json(by_alias=True, exclude_none=True)
@@ -127,8 +130,16 @@ def parse_result(message: str) -> RunResult | None:
     except ValidationError:
         return None
     rewards = [checkpoint.validation_reward or 0.0 for checkpoint in result.checkpoints]
-    numbers = (result.base_reward, result.tuned_reward, result.gain.mean, result.gain.low, result.gain.high, *rewards)
-    counts = (result.steps, result.best_step, result.prompts, *(checkpoint.step for checkpoint in result.checkpoints))
+    counts = [result.steps, result.best_step, result.prompts, *(checkpoint.step for checkpoint in result.checkpoints)]
+    gains = [result.gain] if result.gain else []
+    numbers = [result.base_reward or 0.0, result.tuned_reward or 0.0, *rewards]
+    if result.loss is not None:
+        gains.append(result.loss.change)
+        numbers += [result.loss.base, result.loss.tuned]
+        counts += [result.loss.conversations, result.loss.tokens]
+    elif result.base_reward is None or result.tuned_reward is None or result.gain is None:
+        return None
+    numbers += [number for gain in gains for number in (gain.mean, gain.low, gain.high)]
     is_usual = all(map(math.isfinite, numbers)) and all(0 <= count <= _LARGEST_COUNT for count in counts)
     is_short = len(result.checkpoints) <= KEPT_CHECKPOINTS
     is_commit = result.base_revision is None or _REVISION.fullmatch(result.base_revision) is not None

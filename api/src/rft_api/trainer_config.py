@@ -21,11 +21,11 @@ from rft_api.training import (
     RewardScale,
     SplitSource,
     TrainerCompute,
-    Warmup,
     default_scale,
     split_sources,
 )
 from rft_api.tuning import Tuning
+from rft_api.warmup import Warmup
 
 
 class RewardTarget(Model):
@@ -59,7 +59,7 @@ class TrainerConfig(Model):
     shadows: list[str] = []
     """Names of the rewards that also score every completion but are not trained on."""
     warmup: Warmup | None = None
-    """The supervised stage before reinforcement learning; None when there is none."""
+    """The supervised stage before reinforcement learning, or in its place; None when there is none."""
     algorithm: Algorithm
     """The policy-gradient loss."""
     hyperparameters: Hyperparameters
@@ -86,6 +86,11 @@ class TrainerConfig(Model):
     def sources(self) -> Iterator[SplitSource]:
         """All sources of prompts and conversations."""
         return split_sources(self.data, self.warmup)
+
+    @property
+    def is_reinforced(self) -> bool:
+        """Whether the run learns from rewards; otherwise it is its warm-up alone."""
+        return bool(self.data.train)
 
     @property
     def effective_scale_rewards(self) -> RewardScale:

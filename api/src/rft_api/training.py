@@ -11,7 +11,8 @@ from pydantic import Field
 from rft_api.model import Location, Model, Rule
 from rft_api.quantities import AtLeast, Between, Boolean, Decimal, Integer, Quantity, at_most_one_of
 from rft_api.rollouts import ImportanceSampling, RolloutEngine, Rollouts
-from rft_api.sources import Data, DataSource, Source, WarmupSource, distinct_names
+from rft_api.sources import Data, DataSource, Source, WarmupSource
+from rft_api.warmup import Warmup
 
 Precision = Literal["Auto", "BFloat16", "Float32"]
 Algorithm = Literal["GRPO", "DrGRPO", "DAPO", "BNPO", "CISPO", "SAPO", "LUSPO", "VESPO", "GSPO"]
@@ -21,21 +22,6 @@ RewardScale = Literal["Group", "Batch", "None"]
 def default_scale(algorithm: Algorithm) -> RewardScale:
     """What an algorithm scales advantages by, unless the manifest states it."""
     return "None" if algorithm == "DrGRPO" else "Group"
-
-
-class Warmup(Model):
-    """A supervised stage before reinforcement learning."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (distinct_names("data"),)
-
-    data: Annotated[list[WarmupSource], Field(min_length=1, max_length=32)]
-    """Sources of the conversations that the model learns to imitate."""
-    epochs: Annotated[Integer, Field(ge=1, le=100)] = 1
-    """Number of passes over the conversations."""
-    batch_size: Annotated[Integer, Field(ge=1, le=4096)] = 16
-    """Number of conversations per optimizer step, summed over all processes."""
-    learning_rate: Annotated[Decimal, Between("0", "0.1", low_included=False)] = 2e-5
-    """Learning rate at the start of the stage. It decays linearly to 0."""
 
 
 DEFAULT_TOKENS_PER_MICRO_BATCH = 8192
@@ -332,7 +318,7 @@ class EarlyStopping(Model):
     """Amount by which a validation reward has to exceed the best one so far to count as an improvement."""
 
 
-Split = Literal["train", "validation", "test", "warmup"]
+Split = Literal["train", "validation", "test", "warmup", "warmupValidation"]
 
 
 @dataclass(frozen=True)
@@ -359,6 +345,7 @@ def split_sources(data: Data, warmup: Warmup | None) -> Iterator[SplitSource]:
         ("validation", ("data", "validation"), data.validation),
         ("test", ("data", "test"), data.test),
         ("warmup", ("warmup", "data"), warmup.data if warmup else None),
+        ("warmupValidation", ("warmup", "validation"), warmup.validation if warmup else None),
     ]
     for split, location, sources in splits:
         for index, source in enumerate(sources or []):
@@ -374,4 +361,6 @@ def relocate(data: Data, warmup: Warmup | None, locate: Callable[[Source], str])
     moved_data = data.model_copy(
         update={"train": moved(data.train), "validation": moved(data.validation), "test": moved(data.test)}
     )
-    return moved_data, warmup and warmup.model_copy(update={"data": moved(warmup.data)})
+    return moved_data, warmup and warmup.model_copy(
+        update={"data": moved(warmup.data), "validation": moved(warmup.validation)}
+    )

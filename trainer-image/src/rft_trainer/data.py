@@ -10,11 +10,23 @@ from functools import partial
 from rft_api.data_formats import read_conversations, read_prompts
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLogReport
-from rft_api.prompts import Check, Conversation, Message, Prompt, problem_report, split_by_prompt, with_system_prompt
+from rft_api.prompts import (
+    Check,
+    Conversation,
+    Message,
+    Prompt,
+    problem_report,
+    split_by_prompt,
+    split_conversations,
+    with_system_prompt,
+)
 from rft_api.sources import Data, DataSource, WarmupSource
+from rft_api.training import Split
+from rft_api.warmup import Warmup
 
 __all__ = [
-    "Conversation", "Dataset", "Message", "Prompt", "WarmupData", "load_conversations", "load_dataset", "mix",
+    "Conversation", "Dataset", "Message", "Prompt", "WarmupData", "load_conversations", "load_dataset", "load_warmup",
+    "mix",
 ]  # fmt: skip
 
 
@@ -40,6 +52,9 @@ class WarmupData:
     """The conversations of a warm-up."""
 
     conversations: list[Conversation]
+    """Those that are imitated."""
+    validation: list[Conversation]
+    """Those on which the loss is measured; empty before reinforcement learning."""
     invocation_logs: dict[str, InvocationLogReport]
     """The report of each source that is an invocation log, by split and source."""
 
@@ -101,19 +116,37 @@ def load_dataset(
         train=train,
         validation=held_out,
         test=[prompt for rows in test.values() for prompt in rows],
-        weights={source.name: source.weight for source in data.train},
+        weights={source.name: source.weight for source in data.train or []},
         too_long=too_long,
         invocation_logs=logs,
     )
 
 
-def load_conversations(sources: Sequence[WarmupSource], check: Check, system_prompt: str | None = None) -> WarmupData:
-    """Read and check the files of a warm-up.
+def load_warmup(warmup: Warmup, check: Check, system_prompt: str | None, is_alone: bool) -> WarmupData:
+    """Read and check the files of a warm-up; arguments and errors are those of `load_conversations`.
+
+    If it is alone, without reinforcement learning, some conversations are for validation.
+    """
+    read = load_conversations(warmup.data, check, system_prompt)
+    if not is_alone:
+        return read
+    if warmup.validation:
+        other = load_conversations(warmup.validation, check, system_prompt, "warmupValidation")
+        return WarmupData(read.conversations, other.conversations, {**read.invocation_logs, **other.invocation_logs})
+    stay, aside = split_conversations(read.conversations, warmup.effective_validation_fraction)
+    return WarmupData(stay, aside, read.invocation_logs)
+
+
+def load_conversations(
+    sources: Sequence[WarmupSource], check: Check, system_prompt: str | None = None, split: Split = "warmup"
+) -> WarmupData:
+    """Read and check files of conversations.
 
     Args:
         sources: the files.
         check: raises ValueError, with the reason, for a conversation to refuse.
         system_prompt: text of a system message that conversations without one begin with; None for none.
+        split: what they are read for.
 
     Raises:
         RunError: DATA_INVALID; the message lists all problems of all files, with file, line and reason.
@@ -127,10 +160,10 @@ def load_conversations(sources: Sequence[WarmupSource], check: Check, system_pro
         )
         conversations += [replace(row, messages=with_system_prompt(row.messages, system_prompt)) for row in rows]
         if report is not None:
-            logs[f"warmup/{source.name}"] = report
+            logs[f"{split}/{source.name}"] = report
     if problems:
         raise RunError(ExitCode.DATA_INVALID, problem_report(problems))
-    return WarmupData(conversations, logs)
+    return WarmupData(conversations, [], logs)
 
 
 def mix(train: dict[str, list[Prompt]], weights: dict[str, float], epochs: int, seed: int) -> list[Prompt]:

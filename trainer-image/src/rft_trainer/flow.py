@@ -24,22 +24,23 @@ from rft_api.foreign.files import read_document
 from rft_api.model import Model
 from rft_api.progress import Phase, Unit
 from rft_api.run_folder import CheckpointInfo, RunFolder, Stage
-from rft_api.summary import Provenance, Summary
+from rft_api.summary import Summary
 from rft_api.trainer_config import TrainerConfig
+from rft_api.warmup import Warmup
 from rft_trainer import checkpoints, own_disks
 from rft_trainer.arguments import planned_steps
 from rft_trainer.base_model import BaseModel, fetch_base_model, local_base_model
 from rft_trainer.component_limit import ComponentLimit, recorded_names
 from rft_trainer.conversations import conversation_check, token_counter
-from rft_trainer.data import Dataset, Message, Prompt, load_conversations, load_dataset, mix
+from rft_trainer.data import Dataset, Message, Prompt, WarmupData, load_dataset, load_warmup, mix
 from rft_trainer.distributed import any_rank, gather, local_rank, rank, wait_for_all
-from rft_trainer.engines import VLLM, InProcess, Policy, start_engine
+from rft_trainer.engines import VLLM, Engine, InProcess, Policy, start_engine
 from rft_trainer.evaluation import repeat
 from rft_trainer.evaluator import Evaluator
 from rft_trainer.failures import memory_for
 from rft_trainer.grpo import RFTTrainer
 from rft_trainer.memory_check import check_memory
-from rft_trainer.metrics_log import read_validations, rewind
+from rft_trainer.metrics_log import read_validations
 from rft_trainer.modeling import (
     add_adapter,
     check_base_model,
@@ -52,9 +53,10 @@ from rft_trainer.modeling import (
     model_dtype,
     stated_end_token_ids,
 )
+from rft_trainer.output_state import prepare_output
 from rft_trainer.preflight import judge
 from rft_trainer.progress import REPORTED_ROWS, ProgressReporter
-from rft_trainer.provenance import build_provenance, precision
+from rft_trainer.provenance import build_provenance, warn_of_other_precision
 from rft_trainer.random_numbers import own_random_numbers
 from rft_trainer.rewards import RewardClient
 from rft_trainer.rollout_servers.command import BASE
@@ -107,11 +109,8 @@ class Run:
         if warmup is None:
             return
         base = self._fetch_base_model()
-        self._phase("Data", "reading conversations")
-        tokenizer, sampling = self._load_tokenizer(base), self._config.sampling
-        check = conversation_check(base.folder, tokenizer, sampling.chat_template_arguments)
-        conversations = load_conversations(warmup.data, check, sampling.system_prompt).conversations
-        check_same_data(conversations)
+        tokenizer = self._load_tokenizer(base)
+        conversations = self._conversations(base, tokenizer, warmup).conversations
         self._dataset(base, tokenizer)
         # Before anything is computed from the model, because a later start must use the same model.
         self._record_provenance(base)
@@ -126,10 +125,7 @@ class Run:
             RunError: for every fault that a user can correct; INTERRUPTED when the run must stop.
         """
         if any_rank(self._folder.summary.exists()):
-            self._phase("Done", "the run has already ended; there is nothing left to do")
-            if rank() > 0:
-                return None
-            return read_document(self._folder.summary, Summary)
+            return self._earlier_summary()
         base = self._fetch_base_model()
         tokenizer = self._load_tokenizer(base)
         dataset = self._dataset(base, tokenizer)
@@ -155,11 +151,22 @@ class Run:
             self._export(base)
             self._evaluate_tuned(base, held_out, evaluator)
         client.close()
+        return self._finish(
+            lambda seconds: build_summary(self._config, dataset, base, trainer_steps, stopped_early, seconds)
+        )
+
+    def _earlier_summary(self) -> Summary | None:
+        """Return the summary of a run that has already ended, on rank 0."""
+        self._phase("Done", "the run has already ended; there is nothing left to do")
+        return read_document(self._folder.summary, Summary) if rank() == 0 else None
+
+    def _finish(self, build: Callable[[dict[str, float]], Summary]) -> Summary | None:
+        """Write the summary, which `build` makes with the seconds of the stages, and return it on rank 0."""
         wait_for_all()
         self._phase("Done", "")
         if rank() > 0:
             return None
-        summary = build_summary(self._config, dataset, base, trainer_steps, stopped_early, self._clock.read())
+        summary = build(self._clock.read())
         _write(self._folder.summary, summary)
         return summary
 
@@ -185,41 +192,15 @@ class Run:
         if rank() > 0:
             return
         if self._folder.provenance.exists():
-            recorded = read_document(self._folder.provenance, Provenance).precision
-            current = precision(self._config, base)
-            if current != recorded:
-                log.warning(
-                    "this run started in %s and goes on in %s; set spec.compute.precision to compute on all machines "
-                    "in the same", recorded, current,
-                )  # fmt: skip
+            warn_of_other_precision(self._config, base)
             return
         self._phase("Data", "computing digests of model and data", unit="MB")
         _write(self._folder.provenance, build_provenance(self._config, base, self._report_bytes))
 
     def _prepare_output(self, base: BaseModel) -> CheckpointInfo | None:
-        """Clean up the files of an earlier start, and copy them to all machines; return the resume checkpoint."""
-        folder = self._folder
-        inherited_files = [folder.metrics, folder.preflight, folder.warmup, folder.evaluation("base").parent]
-        if rank() == 0:
-            removed = checkpoints.remove_torn(folder)
-            if removed:
-                log.warning("removed incomplete checkpoints %s", ", ".join(removed))
-            self._record_provenance(base)
-            resume = checkpoints.resume_point(folder)
-            checkpoints.remove_after(folder, resume.step if resume else -1)
-            rewind(folder, resume.step if resume else -1)
-            inherited_files += [folder.checkpoint(resume.step)] if resume else []
-        own_disks.spread(folder.path, inherited_files)
-        wait_for_all()
-        resume = checkpoints.resume_point(folder)
-        resume_steps = gather(resume.step if resume else None)
-        if len(set(resume_steps)) > 1:
-            raise RunError(
-                ExitCode.OUTPUT_FAILED,
-                f"{folder.checkpoints}: processes see different checkpoints to go on from: steps {resume_steps}; "
-                f"start again when the folder is the same on all machines",
-            )
-        return resume
+        """Record what the run is made from, and clean up what an earlier start has left; see `prepare_output`."""
+        self._record_provenance(base)
+        return prepare_output(self._folder, self._config.is_reinforced)
 
     def _phase(self, phase: Phase, message: str, planned: int = 0, unit: Unit = "samples") -> None:
         self._reporter.update(phase=phase, message=message, done=0, planned=planned, unit=unit, eta_seconds=None)
@@ -254,13 +235,25 @@ class Run:
             log.info("%s: %s", source, report)
         return dataset
 
+    def _conversations(self, base: BaseModel, tokenizer: PreTrainedTokenizerBase, warmup: Warmup) -> WarmupData:
+        """Read the conversations of the supervised stage."""
+        self._phase("Data", "reading conversations")
+        sampling = self._config.sampling
+        check = conversation_check(base.folder, tokenizer, sampling.chat_template_arguments)
+        read = load_warmup(warmup, check, sampling.system_prompt, not self._config.is_reinforced)
+        check_same_data([*read.conversations, *read.validation])
+        return read
+
+    def _wait_for_servers(self, engine: Engine) -> None:
+        """While it starts, vLLM measures how much memory of a GPU is free. The trainer must not take any meanwhile."""
+        if isinstance(engine, VLLM):
+            self._phase("Baseline", "waiting for vLLM")
+            engine.wait_until_ready()
+            wait_for_all()
+
     def _evaluate_start(self, base: BaseModel, held_out: Sequence[Prompt], evaluator: Evaluator) -> Policy:
         """Evaluate the base model and the warm-up; return the policy that reinforcement learning starts from."""
-        if isinstance(evaluator.engine, VLLM):
-            # While it starts, vLLM measures how much memory of a GPU is free. The trainer must not take any meanwhile.
-            self._phase("Baseline", "waiting for vLLM")
-            evaluator.engine.wait_until_ready()
-            wait_for_all()
+        self._wait_for_servers(evaluator.engine)
         self._phase("Baseline", "loading the model")
         config = self._config
         model = self._load(base, base.folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -16,17 +15,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.models.utils import unwrap_model_for_generation
 
-from rft_api.exit_codes import ExitCode, RunError
 from rft_api.run_folder import CheckpointInfo, RunFolder
 from rft_api.trainer_config import TrainerConfig
-from rft_trainer import checkpoints, own_disks
+from rft_trainer import checkpoints
 from rft_trainer.arguments import build_arguments, clips_gradients, planned_steps
+from rft_trainer.checkpoint_writing import complete_checkpoint
 from rft_trainer.component_limit import ComponentLimit, recorded_names
 from rft_trainer.data import Prompt
 from rft_trainer.distributed import any_rank, gather, independent_passes, rank, wait_for_all
 from rft_trainer.engines import VLLM, InProcess, Policy
 from rft_trainer.evaluation import Complete, complete
-from rft_trainer.failures import first_line, write_failure
 from rft_trainer.generation import Finished
 from rft_trainer.inference import without_dropout
 from rft_trainer.modeling import end_token_ids
@@ -344,36 +342,11 @@ class RFTTrainer(PackedGRPOTrainer):
         step = self.state.global_step
         resumable = not self.args.save_only_model
         info = CheckpointInfo(step=step, validation_reward=self._validation_reward, resumable=resumable)
-        self._reporter.update(message=f"saving checkpoint step-{step}")
-        partial_checkpoint = self._folder.checkpoints / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-        try:
+        with complete_checkpoint(self._folder, info, self._config.checkpoints.keep, self._reporter):
             super()._save_checkpoint(model, trial)
             if self._next_step is not None and isinstance(self._engine, VLLM) and rank() == 0:
+                partial_checkpoint = self._folder.checkpoints / f"{PREFIX_CHECKPOINT_DIR}-{step}"
                 self._engine.store_version(checkpoints.sampler(partial_checkpoint))
-            wait_for_all()
-            own_disks.collect(partial_checkpoint)
-            if rank() == 0:
-                checkpoints.complete(self._folder, partial_checkpoint, info, self._config.checkpoints.keep)
-                if resumable:
-                    self._reporter.record_checkpoint()
-        except Exception as error:
-            advice = write_failure(error, self._folder.checkpoints)
-            if rank() == 0:
-                with contextlib.suppress(OSError):
-                    checkpoints.remove_torn(self._folder)
-            if advice is None:
-                raise
-            outlook = "it goes on from the last complete checkpoint"
-            if own_disks.on_first_machine():
-                last = checkpoints.resume_point(self._folder)
-                outlook = f"it goes on from step {last.step}" if last else "it starts from the beginning"
-            raise RunError(
-                ExitCode.OUTPUT_FAILED,
-                f"checkpoint step-{step} could not be written to {self._folder.checkpoints}: {first_line(error)}: "
-                f"{advice} and start again: {outlook}",
-            ) from error
-        wait_for_all()
-        self._reporter.update(message="")
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write nothing, because the summary and the provenance describe the run."""

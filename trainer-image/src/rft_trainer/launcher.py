@@ -191,7 +191,8 @@ def _run_in_order(
 ) -> Ending:
     # If machines have disks of their own, only the first one knows whether the warm-up is complete. So all start the
     # stage, whose processes ask one another.
-    warm_up = config.warmup and (own_disks or not RunFolder(config.output).warmup.exists())
+    result = RunFolder(config.output).after_warmup(config.is_reinforced)
+    warm_up = config.warmup and (own_disks or not result.exists())
     if warm_up:
         ending = group.run(_commands(options, file, config, "warmup", own_disks))
         if ending.code != ExitCode.SUCCEEDED:

@@ -7,7 +7,7 @@ from pathlib import Path
 from rft_api.exact_json import parse_text
 from rft_api.files import atomic_write, open_in_place
 from rft_api.foreign.files import read_file
-from rft_api.metrics import TrainMetrics, ValidationMetrics, parse_metrics
+from rft_api.metrics import Metrics, TrainMetrics, ValidationMetrics, parse_metrics
 from rft_api.model import Json
 from rft_api.run_folder import RunFolder
 
@@ -15,7 +15,7 @@ _LARGEST_LOG = 1 << 30
 """Largest size in bytes; a step has about 2 KiB."""
 
 
-def append_metrics(folder: RunFolder, metrics: TrainMetrics | ValidationMetrics) -> None:
+def append_metrics(folder: RunFolder, metrics: Metrics) -> None:
     """Append a line with the metrics."""
     with open_in_place(folder.metrics) as file:
         file.write(f"{metrics.model_dump_json(by_alias=True)}\n".encode())
@@ -40,7 +40,7 @@ def rewind(folder: RunFolder, step: int) -> None:
             path.unlink()
 
 
-def _read(folder: RunFolder) -> list[TrainMetrics | ValidationMetrics]:
+def _read(folder: RunFolder) -> list[Metrics]:
     return [parse_metrics(line) for _, line in _lines(folder.metrics)]
 
 

@@ -18,9 +18,11 @@ from rft_api.metrics import (
     NONFINITE_STEPS,
     PLANNED_STEPS,
     STEPS_DONE,
+    Metrics,
     Served,
     TrainMetrics,
     ValidationMetrics,
+    WarmupMetrics,
     all_series,
     samples,
 )
@@ -140,13 +142,19 @@ class ProgressReporter:
         self.update(validation_reward=metrics.reward)
         self._record(metrics)
 
+    def record_warmup(self, metrics: WarmupMetrics, new_tokens: int) -> None:
+        """Publish a step of a warm-up alone; `new_tokens` are those of this step, as in `record_step`."""
+        self._record(metrics.model_copy(update={"tokens": new_tokens}))
+        if metrics.loss is None or metrics.gradient_norm is None:
+            self._publish(NONFINITE_STEPS, 1)
+
     def record_hacking(self, verdict: HackingVerdict) -> None:
         """Publish the verdict of the comparison of the reward with its shadows."""
         self.update(reward_hacking=verdict)
         if verdict.suspected is not None:
             self._publish(HACKING_SUSPECTED, verdict.suspected)
 
-    def _record(self, metrics: TrainMetrics | ValidationMetrics) -> None:
+    def _record(self, metrics: Metrics) -> None:
         for sample in samples(metrics):
             self._publish(sample.served, sample.value, **sample.labels)
 

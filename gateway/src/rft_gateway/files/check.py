@@ -69,7 +69,7 @@ def _problem(row: DataRow) -> str | None:
     last = messages[-1] if isinstance(messages, list) and messages else None
     is_answered = isinstance(last, dict) and last.get("role") == "assistant"
     try:
-        split_row(row.row, "conversation" if is_answered else "prompt")
+        split_row(row.row, "conversation" if is_answered else "prompt", every_answer=True)
     except ValueError as error:
         return str(error)
     return None
