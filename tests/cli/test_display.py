@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from support.finished_runs import train_metrics, validation_metrics
+from support.finished_runs import train_metrics, validation_metrics, warmup_metrics
 
 from rft_api.progress import Progress
 from rft_cli.display import SILENCE_SECONDS, Display
@@ -44,6 +44,14 @@ def begin(lines: list[str]) -> list[str]:
 @pytest.fixture
 def metrics(tmp_path):
     return tmp_path / "metrics.jsonl"
+
+
+def test_steps_of_a_warm_up_alone(metrics):
+    shown = Shown(metrics)
+    metrics.write_text(measured(warmup_metrics(9), warmup_metrics(10)))
+    lines = shown.lines(Progress(phase="WarmUp", total_steps=20, step=10, planned=20, unit="steps"))
+    assert begin(lines) == ["step 9/20 · loss", "step 10/20 · loss", "warm-up · 20 steps"]
+    assert re.search(r"loss 0\.736 · validation loss 0\.773 · gradient norm 1\.000$", lines[1])
 
 
 def test_every_step_has_a_line_though_several_passed_unseen(metrics):

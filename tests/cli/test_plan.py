@@ -53,6 +53,18 @@ def test_a_job_that_fits(rft, tmp_path):
     assert re.search(r"The cache holds \d+ sequences of 1536 tokens", ended.stdout)
 
 
+def test_a_warm_up_alone_is_not_planned(rft, tmp_path):
+    file = write(tmp_path, "{gpuMemory: 80Gi}", QWEN3_8B)
+    text = file.read_text().replace("data:\n    train:\n    - {name: texts, uri: train.jsonl, reward: exact}", "WARMUP")
+    assert "WARMUP" in text
+    file.write_text(text.replace("WARMUP", "warmup: {data: [{name: texts, uri: train.jsonl}]}"))
+    ended = rft("plan", file)
+    assert ended.returncode == 0, ended.stderr
+    assert "RFTJob job: the memory cannot be planned: a warm-up alone takes the memory" in " ".join(
+        ended.stdout.split()
+    )
+
+
 def test_a_job_that_does_not_fit_ends_with_its_exit_code_and_advice(rft, tmp_path):
     ended = rft("plan", write(tmp_path, "{gpuMemory: 24Gi}", QWEN3_32B))
     assert ended.returncode == ExitCode.DOES_NOT_FIT

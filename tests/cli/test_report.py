@@ -7,9 +7,10 @@ import struct
 from xml.etree import ElementTree
 
 import pytest
-from support.finished_runs import summary
+from support.finished_runs import summary, write_supervised_run
 
-from rft_api.run_folder import RolloutRow
+from rft_api.metrics import Gain
+from rft_api.run_folder import RolloutRow, RunFolder
 from rft_cli.history import History
 from rft_cli.report import choose_samples
 
@@ -52,6 +53,39 @@ def test_how_completions_were_sampled_and_how_the_model_has_to_be_asked(rft, fin
     svg = finished_run.curves.with_suffix(".svg").read_text()
     assert "<!-- validation (sampled) -->" in svg
     assert "greedy" not in svg
+
+
+@pytest.mark.parametrize(
+    ("change", "remark"),
+    [
+        (Gain(mean=-1.5, low=-1.75, high=-1.25), ""),
+        (Gain(mean=-0.5, low=-1.5, high=0.5), "The interval includes 0: this change may be chance."),
+        (Gain(mean=1.5, low=1.25, high=1.75), "The tuned model predicts these answers worse than the base model."),
+    ],
+    ids=["better", "chance", "worse"],
+)
+def test_a_run_that_is_its_warm_up_alone(rft, tmp_path, change, remark):
+    folder = RunFolder(tmp_path / "run")
+    write_supervised_run(folder, change)
+    result = rft("report", folder.path)
+    assert (result.returncode, result.stderr) == (0, "")
+    text = " ".join(result.stdout.replace("−", "-").split())
+    assert "40 validation conversations base tuned difference" in text
+    interval = f"[{change.low:+.3f} … {change.high:+.3f}]"
+    assert f"loss 2.000 {2 + change.mean:.3f} {change.mean:+.3f} {interval}" in text
+    assert "the 520 tokens of their answers; lower is better" in text
+    assert (remark in text) and ("chance" in text) == ("chance" in remark) and ("worse" in text) == ("worse" in remark)
+    assert "reward" not in text
+    assert "Data: 160 conversations that were imitated, 40 for validation" in text
+    assert "Exported: step 20 of 20" in text
+    svg = folder.curves.with_suffix(".svg").read_text()
+    assert "<!-- Loss -->" in svg
+    assert "<!-- validation -->" in svg
+    assert "Advantages" not in svg
+    folder.summary.unlink()
+    unfinished = " ".join(rft("report", folder.path).stdout.split())
+    assert "validation loss 0.773 0.284 0.284" in unfinished
+    assert "Steps: 20" in unfinished
 
 
 NAMES = ["$\\x$", "$\\frac{", "_hidden", "a$b$c", "half \ud800", "\x1b[2J\u202e", "x" * 5000, "<script>&"]

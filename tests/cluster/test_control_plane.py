@@ -36,8 +36,9 @@ from rft_api.rft_job import Compute, RFTJob, RFTJobSpec
 from rft_api.sampling import EvaluationSettings, Sampling
 from rft_api.sources import Data, DataSource, WarmupSource
 from rft_api.trackers import Tracker
-from rft_api.training import DeepSpeed, Hyperparameters, Warmup
+from rft_api.training import DeepSpeed, Hyperparameters
 from rft_api.tuning import Tuning
+from rft_api.warmup import Warmup
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*/*.yaml"))

@@ -92,10 +92,11 @@ def test_its_data_loads_and_suffices(name, tokenizer):
 
     dataset = load_dataset(config.data, training.max_prompt_tokens, count_tokens)
     assert dataset.too_long == {}
-    assert dataset.validation
-    assert training.max_steps is not None
-    order = mix(dataset.train, dataset.weights, training.epochs, training.seed)
-    assert len(order) // training.batch_size >= training.max_steps
+    if config.is_reinforced:
+        assert dataset.validation
+        assert training.max_steps is not None
+        order = mix(dataset.train, dataset.weights, training.epochs, training.seed)
+        assert len(order) // training.batch_size >= training.max_steps
     if config.warmup:
         assert load_conversations(config.warmup.data, count_tokens).conversations
     assert all(prompt.reference_answer for prompt in every_prompt(config))

@@ -149,6 +149,48 @@ def test_errors(reason, code, param):
     }  # fmt: skip
 
 
+def imitating(*conditions, **status):
+    """An RFTJob that is its warm-up alone, made with kubectl."""
+    made = rft_job(*conditions, **status)
+    source = {"name": "rows", "uri": "s3://data/answers.jsonl"}
+    made["spec"]["warmup"] = {"data": [source], "epochs": 4, "batchSize": 8}
+    del made["spec"]["data"]
+    return made
+
+
+def test_a_supervised_job():
+    made = imitating(unknown("Running"))
+    described = Job(made).describe()
+    job = FineTuningJob.model_validate(described, strict=True)
+    assert (job.training_file, job.validation_file) == ("s3://data/answers.jsonl", None)
+    assert (job.hyperparameters.n_epochs, job.hyperparameters.batch_size) == (4, 8)
+    assert job.method is not None
+    assert job.method.type == "supervised"
+    assert described["method"] == {
+        "type": "supervised",
+        "supervised": {"hyperparameters": {"n_epochs": 4, "batch_size": 8}},
+    }
+    made["spec"]["warmup"]["validation"] = [{"name": "v", "uri": "s3://data/v.jsonl"}]
+    for asked in (
+        {"method": {"type": "supervised", "supervised": {"hyperparameters": {"learning_rate_multiplier": 2}}}},
+        {"hyperparameters": {"learning_rate_multiplier": 2}},
+    ):
+        document = {"model": "base", "training_file": "file-a", **asked}
+        made["metadata"]["annotations"] = {FINE_TUNING_REQUEST: json.dumps(document)}
+        job = FineTuningJob.model_validate(Job(made).describe(), strict=True)
+        assert (job.training_file, job.validation_file) == ("file-a", "s3://data/v.jsonl")
+        assert job.hyperparameters.learning_rate_multiplier == 2
+        assert job.method is not None
+        assert job.method.type == "supervised"
+
+
+def test_the_last_step_of_a_supervised_job():
+    progress = {"phase": "WarmUp", "step": 4, "totalSteps": 20, "loss": "1.2500", "validationLoss": "1.3000"}
+    event = events(Job(imitating(unknown("Running"), startTime=STARTED, progress=progress)))[0]
+    assert (event.type, event.message) == ("metrics", "Step 4/20: training loss=1.2500, full validation loss=1.3000")
+    assert event.data == {"step": 4, "total_steps": 20, "train_loss": 1.25, "full_valid_loss": 1.3}
+
+
 def test_a_status_of_a_newer_operator():
     newer = rft_job({**SUCCEEDED, "more": 1}, progress={"phase": "Done", "speed": 3}, more=1)
     assert Job(newer).state == "succeeded"

@@ -55,6 +55,29 @@ CASES = {
     ),
     "lambda": (request(LAMBDA), config_map(graders="{credentials: {secretName: aws}}"), (TRAINING, None)),
     "reward-function": (request({"type": "reward_function", "name": "exact"}), config_map(), (TRAINING, None)),
+    "supervised": (
+        request(
+            method={
+                "type": "supervised",
+                "supervised": {
+                    "hyperparameters": {"n_epochs": 3, "batch_size": 8, "learning_rate_multiplier": 2}
+                },
+            },
+            suffix="Tone", seed=5, metadata={"team": "support"},
+        ),
+        config_map(
+            hyperparameters='{learningRate: "2e-5", maxSteps: 100, weightDecay: "0.1"}',
+            warmup='{learningRate: "1e-4", epochs: 2}',
+            sampling="{systemPrompt: Be brief.}", algorithm="DAPO", preflight="{action: Warn}",
+            evaluation="{samplesPerPrompt: 1}",
+        ),
+        (TRAINING, VALIDATION),
+    ),
+    "supervised-minimal": (
+        {"model": "base", "training_file": "file-train"},
+        config_map(),
+        (TRAINING, None),
+    ),
     "full-weights": (request(), config_map(tuning="{type: Full}", deletionPolicy="Keep"), (TRAINING, None)),
     "python": (
         request({"type": "python", "source": "import numpy\n\ndef grade(sample, item):\n    return float(numpy.pi)\n"}),
@@ -125,6 +148,11 @@ REFUSED = [
     ),
     (request(hyperparameters={"compute_multiplier": 0.1}), f"{SETTINGS}.compute_multiplier", "makes 1 completions"),
     (request(suffix="模型"), "suffix", "needs a letter"),
+    (
+        request(method={"type": "supervised", "supervised": {"hyperparameters": {"learning_rate_multiplier": 1e5}}}),
+        "method.supervised.hyperparameters.learning_rate_multiplier",
+        "makes the learning rate 2, which has to be above 0 and at most 0.1; the default is 2e-05",
+    ),
     (request({**SCORE_MODEL, "model": "GPT_4"}), f"{GRADER}.model", "there is no model GPT_4"),
     (request(COSINE), GRADER, "cosine needs a model for embeddings"),
     (request(TWO_JUDGES), GRADER, "judge and other; all of them have to ask one model"),
@@ -194,6 +222,7 @@ def test_an_adapter_cannot_be_tuned():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
+        ({"warmup": "{data: []}"}, "data.warmup.data: unknown field"),
         ({"output": "/tmp/runs"}, "data.output: must be an address that pods can write to"),
         ({"compute": "{gpus: 1}"}, "data.compute.gpus: unknown field"),
         ({"compute": "{gpusPerNode: one}"}, "data.compute.gpusPerNode: must be a whole number"),

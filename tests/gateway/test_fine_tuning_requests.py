@@ -48,6 +48,18 @@ def test_everything():
     assert {name: getattr(read, name) for name in fields} == fields
 
 
+def test_a_supervised_job():
+    settings = {"batch_size": 8, "n_epochs": 3, "learning_rate_multiplier": 2}
+    method = {"type": "supervised", "supervised": {"hyperparameters": settings}}
+    read = read_request(request(method=method))
+    assert read.reinforcement is None
+    assert read.supervised.model_dump() == settings
+    # As scripts have it that are older than methods, and as the least that there is.
+    assert read_request(request(method=None) | {"hyperparameters": settings}).supervised == read.supervised
+    assert read_request(request(method=None)).supervised.n_epochs == "auto"
+    assert read_request(request(method={"type": "supervised"})).supervised.n_epochs == "auto"
+
+
 def test_null_is_as_good_as_nothing():
     nulls = dict.fromkeys(("validation_file", "suffix", "seed", "metadata", "integrations", "hyperparameters"))
     assert read_request(request(**nulls)) == read_request(request())
@@ -63,10 +75,16 @@ SETTINGS = "method.reinforcement.hyperparameters"
 GRADER = "method.reinforcement.grader"
 REFUSED = [
     # the method
-    (request(method=None), "method", "is required"),
-    (request(method={"type": "supervised", "supervised": {}}), "method.type", "a supervised job"),
+    (request(method={"type": "supervised", "reinforcement": {"grader": STRING_CHECK}}), "method.reinforcement",
+     "belongs to type reinforcement, and the type is supervised"),
+    (request() | {"method": {**request()["method"], "supervised": {}}}, "method.supervised", "belongs to type"),
+    (request(method={"type": "supervised", "supervised": {"hyperparameters": {"eval_interval": 3}}}),
+     "method.supervised.hyperparameters.eval_interval", "unknown field"),
+    (request(method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 51}}}),
+     "method.supervised.hyperparameters.n_epochs", 'must be "auto" or a whole number from 1 to 50'),
+    (request(method=None) | {"hyperparameters": {"beta": 1}}, "hyperparameters.beta", "unknown field"),
     (request(method={"type": "dpo", "dpo": {}}), "method.type", "preferences"),
-    (request(method={"type": "other"}), "method.type", "must be reinforcement"),
+    (request(method={"type": "other"}), "method.type", "must be one of reinforcement, supervised"),
     (request(method={"type": "reinforcement"}), "method.reinforcement", "is required"),
     (request(method="reinforcement"), "method", "must be a mapping of fields"),
     (request(hyperparameters={"n_epochs": 3}) | {"hyperparameters": {"n_epochs": 3}}, "hyperparameters", "is no place"),

@@ -11,13 +11,14 @@ import pyarrow
 import pyarrow.parquet
 
 from rft_api.invocation_log import InvocationLogReport
-from rft_api.metrics import Gain, TrainMetrics, ValidationMetrics
+from rft_api.metrics import Gain, TrainMetrics, ValidationMetrics, WarmupMetrics
 from rft_api.run_folder import RunFolder, Stage
-from rft_api.sources import Data, DataSource
-from rft_api.summary import DataReport, Evaluation, PreflightVerdict, Summary
+from rft_api.sources import Data, DataSource, WarmupSource
+from rft_api.summary import DataReport, Evaluation, LossComparison, PreflightVerdict, Summary
 from rft_api.trainer_config import RewardTarget, TrainerConfig
 from rft_api.training import Hyperparameters, Preflight, TrainerCompute
 from rft_api.tuning import Tuning
+from rft_api.warmup import Warmup
 
 
 def config(folder: Path) -> TrainerConfig:
@@ -155,6 +156,42 @@ def summary(held_out: str = "test", sources: tuple[str, ...] = ("texts",)) -> Su
             "accelerator_hours": 0.0,
         }
     )
+
+
+def warmup_metrics(step: int) -> WarmupMetrics:
+    return WarmupMetrics(
+        step=step,
+        epoch=step / 10,
+        loss=2.0 * math.exp(-step / 10),
+        validation_loss=2.1 * math.exp(-step / 10) if step % 10 == 0 else None,
+        gradient_norm=1.0,
+        learning_rate=1e-4,
+        tokens=100 * step,
+        seconds=1.0,
+    )
+
+
+def write_supervised_run(folder: RunFolder, change: Gain) -> None:
+    """A run of 20 steps that is its warm-up alone."""
+    folder.path.mkdir()
+    warmup = Warmup(data=[WarmupSource(name="answers", uri="/data/answers.jsonl")])
+    alone = config(folder.path).model_copy(update={"data": Data(), "rewards": {}, "warmup": warmup})
+    folder.config.write_text(alone.model_dump_json(by_alias=True), encoding="utf-8")
+    lines = [warmup_metrics(step).model_dump_json(by_alias=True) for step in range(1, 21)]
+    folder.metrics.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    data = DataReport(
+        train_prompts=0, validation_prompts=0, test_prompts=0, warmup_conversations=160,
+        warmup_validation_conversations=40, too_long={},
+    )  # fmt: skip
+    loss = LossComparison(conversations=40, tokens=520, base=2.0, tuned=2.0 + change.mean, change=change)
+    ended = summary().model_copy(
+        update={
+            "steps": 20, "best_step": 20, "held_out": None, "prompts": 0, "base": None, "warmup": None, "tuned": None,
+            "gain": None, "loss": loss, "preflight": None, "data": data, "checkpoints": [],
+            "best_validation_reward": None, "rewards_failed": 0,
+        }
+    )  # fmt: skip
+    folder.summary.write_text(ended.model_dump_json(by_alias=True), encoding="utf-8")
 
 
 def write_metrics(folder: RunFolder, steps: int) -> None:

@@ -25,13 +25,16 @@ from rft_api.rft_job import Compute, RFTJob, RFTJobSpec
 from rft_api.sampling import EvaluationSettings, Sampling
 from rft_api.sources import Data, DataSource, WarmupSource
 from rft_api.trackers import Tracker
-from rft_api.training import DeepSpeed, Hyperparameters, Warmup
+from rft_api.training import DeepSpeed, Hyperparameters
 from rft_api.tuning import Tuning
+from rft_api.warmup import Warmup
 
 DATA = {"train": [{"name": "a", "uri": "a.jsonl", "reward": "r"}]}
 TWICE = [{"name": "a", "uri": "a.jsonl", "reward": "r"}] * 2
 LOG = "BedrockInvocationLog"
 SPEC = {"model": {"uri": "m"}, "data": DATA, "output": {"uri": "o"}}
+ANSWERS = [{"name": "a", "uri": "a"}]
+IMITATES = {"model": {"uri": "m"}, "warmup": {"data": ANSWERS}, "output": {"uri": "o"}}
 MATH = {"name": "a", "builtin": {"name": "Math"}}
 JUDGE = {"template": "Reasoning", "model": {"endpoint": "e"}, "orders": 2}
 COSINE = {"type": "text_similarity", "input": "x", "reference": "y", "evaluation_metric": "cosine"}
@@ -49,7 +52,46 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
     (Data, {**DATA, "validation": DATA["train"]}, {"train": TWICE}, "train: every source needs a name of its own"),
     (Data, DATA, {**DATA, "validation": TWICE}, "validation: every source needs a name of its own"),
     (Data, {**DATA, "test": DATA["train"]}, {**DATA, "test": TWICE}, "test: every source needs a name of its own"),
-    (Warmup, {"data": [{"name": "a", "uri": "a"}]}, {"data": [{"name": "a", "uri": "a"}] * 2}, "data: every source"),
+    (Warmup, {"data": ANSWERS}, {"data": ANSWERS * 2}, "data: every source"),
+    (
+        RFTJobSpec,
+        {**IMITATES, "warmup": {"data": ANSWERS, "validation": ANSWERS}},
+        {**IMITATES, "warmup": {"data": ANSWERS, "validation": ANSWERS * 2}},
+        "validation: every source",
+    ),
+    (
+        RFTJobSpec,
+        {**IMITATES, "warmup": {"data": ANSWERS, "validationFraction": "0.2"}},
+        {**IMITATES, "warmup": {"data": ANSWERS, "validation": ANSWERS, "validationFraction": "0.2"}},
+        "set at most one of validation, validationFraction",
+    ),
+    (
+        WarmupSource,
+        {"name": "a", "uri": "a", "imitate": "EveryAnswer"},
+        {"name": "a", "uri": "a", "imitate": "EveryAnswer", "format": LOG},
+        "imitate belongs to format OpenAIChat",
+    ),
+    (
+        RFTJobSpec,
+        IMITATES,
+        {"model": {"uri": "m"}, "output": {"uri": "o"}},
+        "or warmup (conversations to imitate) is r",
+    ),
+    (
+        RFTJobSpec,
+        {**IMITATES, "data": {"test": DATA["train"]}},
+        {**IMITATES, "data": {"validation": DATA["train"]}},
+        "the loss of a job without it is measured on warmup.validation",
+    ),
+    (RFTJobSpec, IMITATES, {**IMITATES, "earlyStopping": {}}, "belong to reinforcement learning; remove them"),
+    (RFTJobSpec, IMITATES, {**IMITATES, "hyperparameters": {"maxSteps": 3}}, "belong to reinforcement learning"),
+    (RFTJobSpec, IMITATES, {**IMITATES, "shadowRewards": ["s"]}, "belong to reinforcement learning"),
+    (
+        RFTJobSpec,
+        {**SPEC, "warmup": {"data": ANSWERS}},
+        {**SPEC, "warmup": {"data": ANSWERS, "validation": ANSWERS}},
+        "measure the result of a job without data.train",
+    ),
     (
         DataSource,
         {**DATA["train"][0], "format": LOG, "invocationLog": {"limit": 3}},

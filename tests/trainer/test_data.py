@@ -14,7 +14,8 @@ from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLog
 from rft_api.sources import Data, DataSource, WarmupSource
 from rft_trainer.base_model import local_base_model
-from rft_trainer.data import Prompt, load_conversations, load_dataset, mix
+from rft_api.warmup import Warmup
+from rft_trainer.data import Prompt, load_conversations, load_dataset, load_warmup, mix
 from rft_trainer.inputs import fetch_inputs
 from rft_trainer.modeling import load_tokenizer, prompt_token_ids
 from rft_trainer.provenance import build_provenance
@@ -143,6 +144,99 @@ def test_conversations_end_with_the_assistant(tmp_path):
     with pytest.raises(RunError) as caught:
         load_conversations([WarmupSource(name="w", uri=str(file))], len)
     assert f"{file}:1: the last message must be the assistant's, which is imitated, not the user's" in str(caught.value)
+
+
+TURNS = [
+    {"role": "user", "content": "1"},
+    {"role": "assistant", "content": "a"},
+    {"role": "user", "content": "2"},
+    {"role": "assistant", "content": "b"},
+]
+
+
+def imitated(tmp_path, weights, imitate=None, **fields):
+    """The answers of a conversation with these weights that are imitated, each with the length of what is before."""
+    messages = [dict(message) for message in TURNS]
+    for message, weight in zip(messages[1::2], weights, strict=True):
+        message |= {} if weight is None else {"weight": weight}
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps({"messages": messages, **fields}) + "\n")
+    source = WarmupSource(name="w", uri=str(file), imitate=imitate)
+    read = load_conversations([source], len).conversations
+    assert {conversation.line for conversation in read} == {1}
+    return [(len(each.messages) - 1, each.messages[-1]["content"]) for each in read]
+
+
+def test_which_answers_are_imitated(tmp_path):
+    first, last = (1, "a"), (3, "b")
+    assert imitated(tmp_path, (None, None)) == [last]
+    assert imitated(tmp_path, (None, None), "LastAnswer") == [last]
+    assert imitated(tmp_path, (None, None), "EveryAnswer") == [first, last]
+    assert imitated(tmp_path, (1, None)) == [first, last]
+    assert imitated(tmp_path, (1, 0)) == [first]
+    assert imitated(tmp_path, (0, None), "EveryAnswer") == [last]
+    assert imitated(tmp_path, (None, 0), "EveryAnswer") == [first]
+    assert imitated(tmp_path, (None, None), "EveryAnswer", system="Be brief.") == [(2, "a"), (4, "b")]
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        ((None, 0), "no message is imitated: those of the assistant have the weight 0"),
+        ((2, 1), "messages[1].weight: must be 0 or 1"),
+        ((True, 1), "messages[1].weight: must be 0 or 1"),
+        ((None, "1"), "messages[3].weight: must be 0 or 1"),
+    ],
+)
+def test_weights_that_are_refused(tmp_path, weights, reason):
+    with pytest.raises(RunError) as caught:
+        imitated(tmp_path, weights)
+    assert f"a.jsonl:1: {reason}" in caught.value.message
+
+
+def test_an_earlier_answer_is_checked_as_the_last_one_is(tmp_path):
+    rows = [
+        [{"role": "assistant", "content": "Hello"}, *TURNS],
+        [TURNS[0], {**TURNS[1], "reasoning": "x"}, *TURNS[2:]],
+        [{**TURNS[0], "weight": 1}, *TURNS[1:]],
+        TURNS,
+    ]
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in rows))
+
+    def check(messages):
+        if messages[-1]["content"] == "a" and len(messages) == 2:
+            raise ValueError("the template says no")
+
+    with pytest.raises(RunError) as caught:
+        load_conversations([WarmupSource(name="w", uri=str(file), imitate="EveryAnswer")], check)
+    assert caught.value.message.splitlines() == [
+        f"{file}:1: messages[0]: it is imitated, and the prompt is empty: no message has a text",
+        f"{file}:2: messages[1].reasoning: only content is imitated; write it there in the form in which the model "
+        "thinks, or leave it out",
+        f"{file}:3: messages[0].weight: must be 0 or 1, of a message of the assistant",
+        f"{file}:4: the first 2 messages: the template says no",
+    ]
+
+
+def test_conversations_that_are_set_aside_share_no_first_prompt_with_the_others(tmp_path):
+    rows = [[{"role": "user", "content": f"{n // 2}"}, {"role": "assistant", "content": f"{n}"}] for n in range(40)]
+    rows += [[*row, {"role": "user", "content": "more"}, {"role": "assistant", "content": "x"}] for row in rows[:4]]
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in rows))
+    source = {"name": "w", "uri": str(file), "imitate": "EveryAnswer"}
+    warmup = Warmup.model_validate({"data": [source], "validationFraction": "0.25"})
+    read = load_warmup(warmup, len, None, is_alone=True)
+    assert len(read.conversations) + len(read.validation) == 48
+    lines = [{each.line for each in part} for part in (read.conversations, read.validation)]
+    assert not lines[0] & lines[1]
+    assert 8 <= len(lines[1]) <= 14
+    firsts = [{each.messages[0]["content"] for each in part} for part in (read.conversations, read.validation)]
+    assert not firsts[0] & firsts[1]
+    assert load_warmup(warmup, len, None, is_alone=False).validation == []
+    few = warmup.model_copy(update={"validation_fraction": 0.001})
+    with pytest.raises(RunError, match="44 conversations cannot be split with validationFraction 0.001"):
+        load_warmup(few, len, None, is_alone=True)
 
 
 LOGGED = {

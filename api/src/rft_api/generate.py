@@ -18,9 +18,11 @@ from rft_api.foreign.yaml_text import take_numbers_as_kubectl
 from rft_api.metrics import (
     RUN_SERIES,
     Healthy,
+    Metrics,
     ShadowScores,
     TrainMetrics,
     ValidationMetrics,
+    WarmupMetrics,
     metadata_of,
     served_fields,
 )
@@ -162,7 +164,12 @@ def _rules(schema: Json, path: str) -> list[tuple[str, str]]:
 def _metrics_reference() -> str:
     parts = [_METRICS_TITLE]
     header = "| `metrics.jsonl` | Prometheus | What it is | Healthy |\n|---|---|---|---|\n"
-    for title, model in (("a step", TrainMetrics), ("a validation", ValidationMetrics)):
+    parts_of_runs: tuple[tuple[str, type[Metrics]], ...] = (
+        ("a step", TrainMetrics),
+        ("a validation", ValidationMetrics),
+        ("a step of a warm-up alone", WarmupMetrics),
+    )
+    for title, model in parts_of_runs:
         parts.append(f"\n## The metrics of {title}\n\n{header}")
         for name, field in model.model_fields.items():
             healthy = metadata_of(model, name, Healthy)
@@ -173,7 +180,7 @@ def _metrics_reference() -> str:
     return "".join(parts)
 
 
-def _series(model: type[TrainMetrics] | type[ValidationMetrics], name: str) -> str:
+def _series(model: type[Metrics], name: str) -> str:
     """The series of a field, with their labels, as queries name them."""
     fields = dict(served_fields(ShadowScores if name == "shadows" else model))
     texts = []

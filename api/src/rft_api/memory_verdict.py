@@ -20,6 +20,9 @@ from rft_api.trainer_config import TrainerConfig
 from rft_api.vllm_models import ENGINE, vllm_problem
 
 
+NOT_PLANNED = "a warm-up alone takes the memory of its longest conversations, which only the data show"
+
+
 def judge_configuration(
     read: Callable[[], Any], config: TrainerConfig, gpus: Sequence[tuple[float | None, str]]
 ) -> MemoryVerdict:
@@ -32,6 +35,8 @@ def judge_configuration(
             is known from, or why it is not (empty when the GPU itself was asked); first of the smallest GPU that the
             run may get, then of the largest if it is another.
     """
+    if not config.is_reinforced:
+        return unplanned(NOT_PLANNED)
     try:
         configuration = read()
         problem = vllm_problem(configuration, config.compute.rollout_engine, config.tuning)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from rft_api.component_names import MOST_RECORDED_NAMES, component_name
 from rft_api.files import atomic_file
-from rft_api.metrics import TrainMetrics
+from rft_api.metrics import TrainMetrics, WarmupMetrics
 from rft_api.summary import Summary
 from rft_cli.history import History
 
@@ -49,6 +49,8 @@ STYLE: Any = {
     "svg.hashsalt": "rft",  # With a fixed salt, the same run gives the same file.
 }
 
+MetricsT = TypeVar("MetricsT", TrainMetrics, WarmupMetrics)
+
 SMOOTHING_STEPS = 20
 """Curves with more points than this get a smoothed line over the noisy one."""
 
@@ -58,14 +60,16 @@ def draw_curves(history: History, target: Path, title: str, summary: Summary | N
 
     `kind` says what completions of validation prompts are: greedy or sampled.
     """
+    panels: list[Callable[[Axes, History, Summary | None], None]] = [
+        partial(_reward, kind), _components, _episode_length, _gradient_norm, _advantages, _entropy, _ratios, _seconds,
+    ]  # fmt: skip
+    if history.warmup:
+        panels = [_loss, _warmup_gradient_norm]
+    rows = len(panels) // 2
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11, 13), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08))
+        figure = Figure(figsize=(11, 3.25 * rows), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08))
         figure.suptitle(title, x=0.01, ha="left", fontsize=14, fontweight="bold")
-        panels: list[Callable[[Axes, History, Summary | None], None]] = [
-            partial(_reward, kind), _components, _episode_length, _gradient_norm, _advantages, _entropy, _ratios,
-            _seconds,
-        ]  # fmt: skip
-        axes = figure.subplots(4, 2, sharex="all").flat
+        axes = figure.subplots(rows, 2, sharex="all").flat
         for axis, panel in zip(axes, panels, strict=True):
             axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
             axis.set_xlabel("step")
@@ -79,9 +83,7 @@ def draw_curves(history: History, target: Path, title: str, summary: Summary | N
         return files
 
 
-def _plot(
-    axis: Axes, steps: Sequence[TrainMetrics], pick: Callable[[TrainMetrics], float | None], **style: str
-) -> None:
+def _plot(axis: Axes, steps: Sequence[MetricsT], pick: Callable[[MetricsT], float | None], **style: str) -> None:
     """Draw the curve of a training metric; a long curve is drawn faintly, under its moving average."""
     points = [(step.step, value) for step in steps if (value := pick(step)) is not None]
     if not points:
@@ -132,6 +134,25 @@ def _reward(kind: str, axis: Axes, history: History, summary: Summary | None) ->
                 xs, ys, color=colour, linestyle=":", marker="s", markersize=3, label=f"shadow {_label(name)} ({kind})"
             )
     _legend(axis)
+
+
+def _loss(axis: Axes, history: History, summary: Summary | None) -> None:
+    axis.set_title("Loss")
+    axis.set_ylabel("nats per token of an answer")
+    _plot(axis, history.warmup_steps, lambda step: step.loss, color=BLUE, label="training")
+    points = [(step.step, step.validation_loss) for step in history.warmup_steps if step.validation_loss is not None]
+    if summary is not None and summary.loss is not None:
+        points.insert(0, (0, summary.loss.base))
+    if points:
+        xs, ys = zip(*points, strict=True)
+        axis.plot(xs, ys, color=VERMILION, marker="o", markersize=4, label="validation")
+    _legend(axis)
+
+
+def _warmup_gradient_norm(axis: Axes, history: History, summary: Summary | None) -> None:
+    axis.set_title("Gradient norm")
+    axis.set_ylabel("norm before clipping")
+    _plot(axis, history.warmup_steps, lambda step: step.gradient_norm, color=BLUE)
 
 
 def _label(name: str) -> str:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rft_api.foreign.text import printable
-from rft_api.metrics import TrainMetrics, ValidationMetrics
+from rft_api.metrics import Metrics
 from rft_api.progress import PHASE_TITLES, Phase, Progress, describe_progress, format_seconds
 from rft_cli.history import History
 from rft_cli.texts import number, signed, sparkline
@@ -28,6 +28,9 @@ _CURVES = (
     ("validation reward", "validation", "reward", 3),
     ("episode length", "train", "episode_length", 1),
     ("gradient norm", "train", "gradient_norm", 3),
+    ("loss", "warmup", "loss", 3),
+    ("validation loss", "warmup", "validation_loss", 3),
+    ("gradient norm", "warmup", "gradient_norm", 3),
 )
 """The metrics that are shown: title, split, field, and number of decimals."""
 
@@ -52,7 +55,7 @@ class Display:
         self._activity: tuple[Phase, str] | None = None
         self._activity_start = self._start
         self._phase: Phase | None = None
-        self._last_step = {"train": -1, "validation": -1}
+        self._last_step = {"train": -1, "validation": -1, "warmup": -1}
         history.update()
         self._new_rows()  # Steps that an earlier start of the same run has printed are not printed again.
         self._note = ""
@@ -105,13 +108,17 @@ class Display:
         elapsed = format_seconds(self._last_line - self._start)
         self._console.print(Text(f"[{elapsed:>7}] {text}"), soft_wrap=True)
 
-    def _new_rows(self) -> list[TrainMetrics | ValidationMetrics]:
+    def _rows(self) -> dict[str, Sequence[Metrics]]:
+        history = self._history
+        return {"train": history.steps, "validation": history.validations, "warmup": history.warmup_steps}
+
+    def _new_rows(self) -> list[Metrics]:
         """Return the steps and validations since the last call, in order.
 
         A trainer that resumes repeats steps, so the last step may also be lower than at the last call.
         """
-        new_rows: list[TrainMetrics | ValidationMetrics] = []
-        for split, rows in (("train", self._history.steps), ("validation", self._history.validations)):
+        new_rows: list[Metrics] = []
+        for split, rows in self._rows().items():
             new_rows += [row for row in rows if row.step > self._last_step[split]]
             self._last_step[split] = rows[-1].step if rows else -1
         return sorted(new_rows, key=lambda row: (row.step, row.split))
@@ -123,7 +130,7 @@ class Display:
         activity = " · ".join(part for part in (progress.message, progress.detail) if part)
         if activity:
             body.append(Text(printable(activity), style="dim", overflow="ellipsis", no_wrap=True))
-        if self._history.training or self._history.validation:
+        if not self._history.is_empty:
             body += [Text(), self._numbers(progress)]
         if progress.reward_hacking is not None and progress.reward_hacking.suspected:
             text = f"Reward hacking suspected: {progress.reward_hacking.message}"
@@ -152,8 +159,7 @@ class Display:
         table.add_column(justify="right")
         table.add_column(justify="right", style="dim")
         table.add_column(style="cyan")
-        rows: dict[str, Sequence[TrainMetrics | ValidationMetrics]]
-        rows = {"train": self._history.steps, "validation": self._history.validations}
+        rows = self._rows()
         for title, split, field, digits in _CURVES:
             values = [value for row in rows[split] if (value := getattr(row, field)) is not None]
             if values:
@@ -164,7 +170,7 @@ class Display:
         return table
 
 
-def _sentence(row: TrainMetrics | ValidationMetrics, total: int) -> str:
+def _sentence(row: Metrics, total: int) -> str:
     parts = [f"step {row.step}/{total}" if total else f"step {row.step}"]
     for title, split, field, digits in _CURVES:
         if split == row.split and (value := getattr(row, field)) is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rft_api.exact_json import parse_line
 from rft_api.foreign.files import open_file
-from rft_api.metrics import TrainMetrics, ValidationMetrics, parse_metrics
+from rft_api.metrics import TrainMetrics, ValidationMetrics, WarmupMetrics, parse_metrics
 
 _LONGEST_LINE = 4 << 20
 """Bytes of a line that are read at once; a longer line is none of a trainer, and its parts are left out."""
@@ -21,6 +21,7 @@ class History:
     def __init__(self, file: Path):
         self.training: dict[int, TrainMetrics] = {}
         self.validation: dict[int, ValidationMetrics] = {}
+        self.warmup: dict[int, WarmupMetrics] = {}
         self._file = file
         self._offset = 0
 
@@ -32,6 +33,7 @@ class History:
             self._offset = 0
             self.training.clear()
             self.validation.clear()
+            self.warmup.clear()
         with open_file(self._file) as file:
             file.seek(self._offset)
             while line := file.readline(_LONGEST_LINE):
@@ -47,6 +49,8 @@ class History:
             return  # A crash cut this line off; the lines of the next attempt follow.
         if isinstance(metrics, TrainMetrics):
             self.training[metrics.step] = metrics
+        elif isinstance(metrics, WarmupMetrics):
+            self.warmup[metrics.step] = metrics
         else:
             self.validation[metrics.step] = metrics
 
@@ -59,3 +63,13 @@ class History:
     def validations(self) -> list[ValidationMetrics]:
         """The metrics of the validations, in the order of the steps."""
         return [self.validation[step] for step in sorted(self.validation)]
+
+    @property
+    def warmup_steps(self) -> list[WarmupMetrics]:
+        """The metrics of the steps of a warm-up alone, in the order of the steps."""
+        return [self.warmup[step] for step in sorted(self.warmup)]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no metrics yet."""
+        return not (self.training or self.validation or self.warmup)

@@ -18,6 +18,7 @@ from rft_api.manifests import ManifestErrors
 from rft_api.memory_advice import Fields, advise
 from rft_api.memory_devices import Devices, Placement, devices_of
 from rft_api.memory_plan import GIB, MemoryPlan, trained_weights
+from rft_api.memory_verdict import NOT_PLANNED, unplanned
 from rft_api.model import format_location
 from rft_api.model_files import MAXIMUM_CONFIGURATION, read_model_configuration
 from rft_api.model_shape import ModelShape, UnknownShape, read_shape
@@ -53,6 +54,9 @@ def plan(files: Sequence[Path], console: Console) -> None:
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"{places}: no RFTJob, so nothing can be planned")
     unfit = []
     for job in manifests.jobs:
+        if not job.spec.data.train:
+            console.print(f"RFTJob {job.metadata.name}: {unplanned(NOT_PLANNED).message}", highlight=False)
+            continue
         uri = job.spec.model.uri
         configuration = read_configuration(uri, manifests.folders[job.metadata.name])
         problem = vllm_problem(configuration, job.spec.compute.rollout_engine, job.spec.tuning)

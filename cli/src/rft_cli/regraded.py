@@ -112,7 +112,7 @@ def reward_of_sources(config: TrainerConfig) -> SplitRewards:
     def rewards(sources: Sequence[DataSource]) -> dict[str, str]:
         return {source.name: source.reward for source in sources}
 
-    train = rewards(data.train)
+    train = rewards(data.train or [])
     # Without sources of their own, validation prompts are set aside from training prompts, and are held out.
     validation = rewards(data.validation) if data.validation else train
     return SplitRewards(train, validation, rewards(data.test) if data.test else validation)

@@ -25,12 +25,14 @@ from rft_api.foreign.files import read_document
 from rft_api.foreign.text import one_line, printable
 from rft_api.progress import format_seconds
 from rft_api.run_folder import RolloutRow, RunFolder, Stage, best_address
+from rft_api.metrics import Gain
 from rft_api.summary import Evaluation, PreflightVerdict, Summary
 from rft_api.tables import read_table
 from rft_api.trainer_config import TrainerConfig
 from rft_cli.history import History
+from rft_cli.loss_table import print_losses
 from rft_cli.requests import describe_completions, describe_request
-from rft_cli.texts import last_user_message, number, read_cell, short_path, shorten, signed
+from rft_cli.texts import describe_data, last_user_message, number, read_cell, short_path, shorten, signed
 
 SAMPLES = 5
 SAME_REWARD = 1e-9
@@ -109,14 +111,14 @@ def print_report(run: Run, console: Console, *, samples: bool = True) -> None:
 
 
 def _print_unfinished(run: Run, console: Console) -> None:
-    steps, validations = run.history.steps, run.history.validations
+    steps, validations, warmup = run.history.steps, run.history.validations, run.history.warmup_steps
     console.print(
         Text.assemble(
             ("This run is not finished", "yellow"),
             ": there is no summary.json, so no before/after comparison yet.",
         )
     )
-    if not steps and not validations:
+    if run.history.is_empty:
         console.print("No training step has been recorded.")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -128,14 +130,39 @@ def _print_unfinished(run: Run, console: Console) -> None:
     for title, values in (("training reward", rewards), ("validation reward", validation_rewards)):
         if values:
             table.add_row(title, number(values[0]), number(values[-1]), number(max(values)))
+    losses = [step.loss for step in warmup if step.loss is not None]
+    validation_losses = [step.validation_loss for step in warmup if step.validation_loss is not None]
+    for title, values in (("loss", losses), ("validation loss", validation_losses)):
+        if values:
+            table.add_row(title, number(values[0]), number(values[-1]), number(min(values)))
     if steps:
         lengths = [step.episode_length for step in steps]
         table.add_row("episode length, tokens", number(lengths[0], 1), number(lengths[-1], 1), "")
     console.print(table)
-    console.print(f"Steps: {steps[-1].step if steps else 0}")
+    done = [*steps, *warmup]
+    console.print(f"Steps: {done[-1].step if done else 0}")
 
 
 def _print_result(run: Run, summary: Summary, console: Console) -> None:
+    if summary.loss is not None:
+        print_losses(summary.loss, console)
+    if summary.gain is not None:
+        _print_rewards(summary, summary.gain, console)
+    early_stop = " (stopped early: validation no longer improved)" if summary.stopped_early else ""
+    console.print(
+        f"Exported: step {summary.best_step} of {summary.steps}{early_stop} → {short_path(best_address(run.address))}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    times = [f"{one_line(stage)} {format_seconds(seconds)}" for stage, seconds in summary.seconds.items()]
+    total = format_seconds(sum(summary.seconds.values()))
+    console.print(f"Time: {total} ({', '.join(times)})", highlight=False)
+    if summary.accelerator_hours:
+        console.print(f"GPU hours: {summary.accelerator_hours:.2f}", highlight=False)
+
+
+def _print_rewards(summary: Summary, gain_of_run: Gain, console: Console) -> None:
+    """Print the table of rewards before and after."""
     stages: dict[Stage, Evaluation | None] = {"base": summary.base, "warmup": summary.warmup, "tuned": summary.tuned}
     evaluations = {stage: evaluation for stage, evaluation in stages.items() if evaluation is not None}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -152,7 +179,7 @@ def _print_result(run: Run, summary: Summary, console: Console) -> None:
 
     # The gain, whose interval stands beside it, is that of the prompts with a reward from both models. When one of them
     # lacks some, it differs from the difference of the means.
-    gain, low, high = (signed(value) for value in (summary.gain.mean, summary.gain.low, summary.gain.high))
+    gain, low, high = (signed(value) for value in (gain_of_run.mean, gain_of_run.low, gain_of_run.high))
     rewards = [number(evaluation.reward) for evaluation in evaluations.values()]
     table.add_row("reward", *rewards, f"{gain}  [{low} … {high}]", style="bold")
     for component in sorted({name for e in evaluations.values() for name in e.components}):
@@ -169,29 +196,18 @@ def _print_result(run: Run, summary: Summary, console: Console) -> None:
     console.print(table)
     console.print(
         Text(
-            f"In brackets: {summary.gain.confidence:.0%} interval of the gain (paired bootstrap over prompts). "
+            f"In brackets: {gain_of_run.confidence:.0%} interval of the gain (paired bootstrap over prompts). "
             f"{describe_completions(summary.evaluation)}",
             style="dim",
         )
     )
-    if summary.gain.low <= 0 <= summary.gain.high:
+    if gain_of_run.low <= 0 <= gain_of_run.high:
         console.print(Text("The interval includes 0: this gain may be chance.", style="yellow"))
     if summary.held_out == "validation":
         console.print(
             Text("The checkpoint was chosen on these same prompts, so the gain flatters it.", style="yellow"),
             Text("Set spec.data.test to prompts that nothing else uses for an unbiased figure."),
         )
-    early_stop = " (stopped early: validation no longer improved)" if summary.stopped_early else ""
-    console.print(
-        f"Exported: step {summary.best_step} of {summary.steps}{early_stop} → {short_path(best_address(run.address))}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    times = [f"{one_line(stage)} {format_seconds(seconds)}" for stage, seconds in summary.seconds.items()]
-    total = format_seconds(sum(summary.seconds.values()))
-    console.print(f"Time: {total} ({', '.join(times)})", highlight=False)
-    if summary.accelerator_hours:
-        console.print(f"GPU hours: {summary.accelerator_hours:.2f}", highlight=False)
 
 
 def _remarks(run: Run) -> Iterator[Text]:
@@ -211,10 +227,7 @@ def _remarks(run: Run) -> Iterator[Text]:
         yield Text(request)
     if run.summary is not None:
         data = run.summary.data
-        yield Text(
-            f"Data: {data.train_prompts} training, {data.validation_prompts} validation, {data.test_prompts} test "
-            f"prompts" + (f", {data.warmup_conversations} warm-up conversations" if data.warmup_conversations else "")
-        )
+        yield Text(f"Data: {describe_data(data)}")
         for source, count in data.too_long.items():
             limit = run.config.hyperparameters.max_prompt_tokens
             yield Text(f"Left out of {source}: {count} prompts longer than {limit} tokens", style="yellow")
@@ -371,7 +384,7 @@ def report(path: Path, console: Console, address: str | None = None) -> Run:
 
     run = read_run(path, address)
     print_report(run, console)
-    if not run.history.training and not run.history.validation:
+    if run.history.is_empty:
         return run
     kind = "sampled" if run.config.evaluation.temperature else "greedy"
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from rft_api.model import Json
 from rft_api.summary import Summary
 from rft_cli.report import Run
 
@@ -21,12 +22,8 @@ def final_line(run: Run, summary: Summary, changed_inputs: Sequence[str] | None 
     return json.dumps(
         {
             "job": summary.name,
-            "baselineReward": summary.base.reward,
-            "tunedReward": summary.tuned.reward,
-            "gain": summary.gain.mean,
-            "interval": [summary.gain.low, summary.gain.high],
-            "prompts": summary.prompts,
-            "heldOut": summary.held_out,
+            **_rewards(summary),
+            **_losses(summary),
             "rewardHackingSuspected": summary.reward_hacking.suspected if summary.reward_hacking else None,
             "bestStep": summary.best_step,
             "steps": summary.steps,
@@ -36,3 +33,29 @@ def final_line(run: Run, summary: Summary, changed_inputs: Sequence[str] | None 
         },
         ensure_ascii=False,
     )
+
+
+def _rewards(summary: Summary) -> Json:
+    if summary.base is None or summary.tuned is None or summary.gain is None:
+        return {}
+    return {
+        "baselineReward": summary.base.reward,
+        "tunedReward": summary.tuned.reward,
+        "gain": summary.gain.mean,
+        "interval": [summary.gain.low, summary.gain.high],
+        "prompts": summary.prompts,
+        "heldOut": summary.held_out,
+    }
+
+
+def _losses(summary: Summary) -> Json:
+    loss = summary.loss
+    if loss is None:
+        return {}
+    return {
+        "baselineLoss": loss.base,
+        "tunedLoss": loss.tuned,
+        "lossChange": loss.change.mean,
+        "lossInterval": [loss.change.low, loss.change.high],
+        "conversations": loss.conversations,
+    }

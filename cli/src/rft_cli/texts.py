@@ -10,6 +10,7 @@ from typing import Any
 
 from rft_api.exact_json import parse_text
 from rft_api.foreign.text import printable
+from rft_api.summary import DataReport
 
 _BARS = "▁▂▃▄▅▆▇█"
 
@@ -77,3 +78,15 @@ def read_cell(text: str) -> Any:
         return parse_text(text)
     except ValueError:
         return text
+
+
+def describe_data(data: DataReport) -> str:
+    """Return how many rows a run has read, and for what."""
+    conversations = data.warmup_conversations
+    if data.warmup_validation_conversations:
+        text = (
+            f"{conversations} conversations that were imitated, {data.warmup_validation_conversations} for validation"
+        )
+        return text + (f", {data.test_prompts} test prompts" if data.test_prompts else "")
+    text = f"{data.train_prompts} training, {data.validation_prompts} validation, {data.test_prompts} test prompts"
+    return text + (f", {conversations} warm-up conversations" if conversations else "")

@@ -96,6 +96,55 @@ def test_a_job_trains_on_files_that_were_uploaded(tuning_gateway, client, team, 
     refuse_file(client, uri)
 
 
+def test_a_supervised_job_from_its_file_to_its_model(client, team):
+    content = b"".join(
+        json.dumps(
+            {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": "yes"}]}
+        ).encode()
+        + b"\n"
+        for n in range(20)
+    )
+    file = client.files.create(file=("train.jsonl", content), purpose="fine-tune")
+    settings = {"n_epochs": 3, "batch_size": "auto", "learning_rate_multiplier": 2}
+    made = client.fine_tuning.jobs.create(
+        model="base", training_file=file.id, validation_file=file.id, suffix="Tone", seed=4, metadata={"run": "7"},
+        method={"type": "supervised", "supervised": {"hyperparameters": settings}},
+    )  # fmt: skip
+    assert (made.status, made.seed, made.metadata, made.method.type) == (
+        "validating_files", 4, {"run": "7"}, "supervised"
+    )  # fmt: skip
+    assert (made.hyperparameters.n_epochs, made.hyperparameters.batch_size) == (3, 16)
+    assert made.hyperparameters.learning_rate_multiplier == 2
+    assert made.method.supervised.hyperparameters.n_epochs == 3
+    job = team.read("rftjob", made.id)
+    assert job["spec"]["warmup"]["epochs"] == 3
+    assert job["spec"]["warmup"]["learningRate"] == "0.00004"
+    assert {each["imitate"] for split in ("data", "validation") for each in job["spec"]["warmup"][split]} == {
+        "EveryAnswer"
+    }
+    assert "train" not in job["spec"].get("data", {})
+    assert not team.read("rewardfunctions")["items"]
+    progress = {"phase": "WarmUp", "step": 2, "totalSteps": 6, "loss": "2.5000"}
+    team.set_job_status(made.id, condition("Succeeded", "Unknown", "Running"), startTime=STARTED, progress=progress)
+    event = next(each for each in client.fine_tuning.jobs.list_events(made.id) if each.type == "metrics")
+    assert event.data == {"step": 2, "total_steps": 6, "train_loss": 2.5}
+    result = {
+        "baselineLoss": "2.9000", "tunedLoss": "0.4000", "lossChange": "-2.5000",
+        "lossInterval": "-2.6000 to -2.4000", "checkpoint": "s3://runs/jobs/x/best",
+    }  # fmt: skip
+    team.set_job_status(
+        made.id, condition("Succeeded", "True", "Succeeded", "", ENDED), result=result, completionTime=ENDED
+    )
+    ended = client.fine_tuning.jobs.retrieve(made.id)
+    assert (ended.status, ended.fine_tuned_model) == ("succeeded", f"base-tone-{made.id[-8:]}")
+    # As scripts have it that are older than methods.
+    older = client.fine_tuning.jobs.create(model="base", training_file=file.id, hyperparameters={"n_epochs": 2})
+    assert team.read("rftjob", older.id)["spec"]["warmup"]["epochs"] == 2
+    assert older.hyperparameters.n_epochs == 2
+    assert client.fine_tuning.jobs.pause(older.id).status == "paused"
+    assert client.fine_tuning.jobs.cancel(older.id).status == "cancelled"
+
+
 def test_files_in_a_folder_are_no_data_of_pods(tmp_path, kubeconfig, team):
     gateway = ClusterGateway(tmp_path / "gateway", kubeconfig, "--fine-tuning", "--files", str(tmp_path / "files"))
     team.enable_fine_tuning(data=DATA)

@@ -65,12 +65,15 @@ Call = Callable[[openai.OpenAI], Any]
 BAD_REQUESTS: list[tuple[str, Call, str, str, str]] = [
     # as people have them for supervised fine-tuning
     (
-        "no method", lambda client: client.fine_tuning.jobs.create(model="base", training_file="s3://data/a"),
-        MISSING, "method", 'is required: {"type": "reinforcement", ...}',
+        "preferences", lambda client: create(client, method={"type": "dpo", "dpo": {}}),
+        INVALID, "method.type", "use reinforcement with a grader, or supervised",
     ),
     (
-        "supervised", lambda client: create(client, method={"type": "supervised", "supervised": {}}),
-        INVALID, "method.type", "spec.warmup, with kubectl",
+        "an interval", lambda client: client.fine_tuning.jobs.create(
+            model="base", training_file="s3://data/a",
+            method={"type": "supervised", "supervised": {"hyperparameters": {"eval_interval": 3}}},
+        ),
+        UNKNOWN, "method.supervised.hyperparameters.eval_interval", "unknown field",
     ),
     (
         "older hyperparameters", lambda client: create(client, extra_body={"hyperparameters": {"n_epochs": 1}}),

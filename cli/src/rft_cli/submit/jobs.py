@@ -117,8 +117,8 @@ def _row(job: Json) -> list[str]:
         metadata["name"],
         condition.reason if condition is not None else "",
         step,
-        result.best_reward if result is not None else reward,
-        result.gain if result is not None else "",
+        (result.best_reward or "") if result is not None else reward,
+        (result.gain or "") if result is not None else "",
         job["spec"]["output"]["uri"],
     ]
 

@@ -22,6 +22,7 @@ from rft_api.sources import Uri
 from rft_api.training import Algorithm, Hyperparameters, Preflight
 from rft_api.tuning import Tuning
 from rft_api.violations import violations
+from rft_api.warmup import WarmupSettings
 
 CONFIG_MAP: Final = "rft-fine-tuning"
 """Name of the ConfigMap. A namespace that has none has no fine-tuning API."""
@@ -78,6 +79,8 @@ class Defaults(Model):
     """The policy-gradient loss."""
     hyperparameters: Hyperparameters = Hyperparameters()
     """Hyperparameters where a request says "auto", and those that requests cannot state."""
+    warmup: WarmupSettings = WarmupSettings()
+    """Those of supervised jobs."""
     sampling: Sampling = Sampling()
     """What completions are sampled from, and where they end."""
     evaluation: EvaluationSettings = EvaluationSettings()

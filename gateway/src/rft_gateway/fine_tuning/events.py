@@ -102,6 +102,10 @@ def _progress_events(job: Job) -> Iterator[Json]:
     if progress is None or not progress.step:
         return
     data: Json = {"step": progress.step, "total_steps": progress.total_steps}
+    if progress.loss is not None:
+        data["train_loss"] = float(progress.loss)
+    if progress.validation_loss is not None:
+        data["full_valid_loss"] = float(progress.validation_loss)
     if progress.reward is not None:
         data["train_mean_reward"] = float(progress.reward)
     if progress.validation_reward is not None:
@@ -112,7 +116,12 @@ def _progress_events(job: Job) -> Iterator[Json]:
 
 
 def _step_text(data: Json) -> str:
-    names = {"train_mean_reward": "train mean reward", "full_valid_mean_reward": "validation mean reward"}
+    names = {
+        "train_loss": "training loss",
+        "full_valid_loss": "full validation loss",
+        "train_mean_reward": "train mean reward",
+        "full_valid_mean_reward": "validation mean reward",
+    }
     rewards = [f"{text}={data[name]:.4f}" for name, text in names.items() if data.get(name) is not None]
     steps = f"{data['step']}/{data['total_steps']}" if data.get("total_steps") else str(data["step"])
     return f"Step {steps}: {', '.join(rewards) or 'no rewards'}"

@@ -13,6 +13,7 @@ from rft_api.object_labels import FINE_TUNING_CANCELLED, FINE_TUNING_REQUEST
 from rft_api.observed_status import condition_of, read_status
 from rft_api.resource import Condition
 from rft_api.training import Hyperparameters
+from rft_api.warmup import WarmupSettings
 from rft_gateway.errors import ApiError
 
 State = Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
@@ -118,7 +119,7 @@ class Job:
 
     def describe(self) -> Json:
         """Return OpenAI's object of the job. What its status does not say is null."""
-        asked, used = self.request or {}, {**Hyperparameters().to_json_object(), **self.spec.get("hyperparameters", {})}
+        asked, used = self.request or {}, self._used()
         return {
             "object": "fine_tuning.job",
             "id": self.name,
@@ -130,7 +131,7 @@ class Job:
             "model": self.base,
             "fine_tuned_model": self.tuned_model,
             "organization_id": self.metadata.get("namespace"),
-            "training_file": str(asked.get("training_file") or self.spec["data"]["train"][0]["uri"]),
+            "training_file": str(asked.get("training_file") or self._training_address()),
             "validation_file": asked.get("validation_file") or self._validation_address(),
             "result_files": [],
             "trained_tokens": None,
@@ -153,28 +154,47 @@ class Job:
         code = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", condition.reason).lower()
         return {"code": code, "message": condition.message or condition.reason, "param": _PARAMS.get(condition.reason)}
 
+    def _used(self) -> Json:
+        """Return the hyperparameters that are used: those of the warm-up, if it is alone, take the places of others."""
+        used = {**Hyperparameters().to_json_object(), **self.spec.get("hyperparameters", {})}
+        if self._is_reinforced:
+            return used
+        settings = {**WarmupSettings().to_json_object(), **self.spec["warmup"]}
+        return {**used, "epochs": settings["epochs"], "batchSize": settings["batchSize"]}
+
+    @property
+    def _is_reinforced(self) -> bool:
+        return bool((self.spec.get("data") or {}).get("train"))
+
+    def _training_address(self) -> str:
+        sources = self.spec["data"]["train"] if self._is_reinforced else self.spec["warmup"]["data"]
+        return str(sources[0]["uri"])
+
     def _validation_address(self) -> str | None:
-        sources = self.spec["data"].get("validation")
+        sources = (self.spec["data"] if self._is_reinforced else self.spec["warmup"]).get("validation")
         return str(sources[0]["uri"]) if sources else None
 
     def _asked_multiplier(self) -> Any:
         return self._asked_settings().get("learning_rate_multiplier", "auto") if self.request else None
 
     def _asked_settings(self) -> Json:
-        try:
-            settings = (self.request or {})["method"]["reinforcement"]["hyperparameters"]
-        except (KeyError, TypeError):
-            return {}
+        asked = self.request or {}
+        method = asked.get("method")
+        part = method.get(method.get("type")) if isinstance(method, dict) else asked
+        settings = part.get("hyperparameters") if isinstance(part, dict) else None
         return settings if isinstance(settings, dict) else {}
 
     def _method(self, used: Json) -> Json:
         if self.request is not None and isinstance(self.request.get("method"), dict):
             return dict(self.request["method"])
+        settings = {"n_epochs": used["epochs"], "batch_size": used["batchSize"]}
+        if not self._is_reinforced:
+            return {"type": "supervised", "supervised": {"hyperparameters": settings}}
         rewards = list(dict.fromkeys(source["reward"] for source in self.spec["data"]["train"]))
         grader: Json = {"type": "reward_function", "name": rewards[0]}
         if len(rewards) > 1:
             grader["names"] = rewards
-        settings = {"n_epochs": used["epochs"], "batch_size": used["batchSize"], "eval_interval": used["evalInterval"]}
+        settings["eval_interval"] = used["evalInterval"]
         return {"type": "reinforcement", "reinforcement": {"grader": grader, "hyperparameters": settings}}
 
 

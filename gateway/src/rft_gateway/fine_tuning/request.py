@@ -27,11 +27,7 @@ MOST_PAIRS = 16
 LONGEST_KEY = 64
 LONGEST_VALUE = 512
 
-_METHODS = {
-    "supervised": "a supervised job of its own is not supported: an RFTJob learns from a reward, and can only begin "
-    "with a supervised stage (spec.warmup, with kubectl)",
-    "dpo": "preferences (dpo) are not supported; use reinforcement with a grader",
-}
+_METHODS = {"dpo": "preferences (dpo) are not supported; use reinforcement with a grader, or supervised"}
 _ENDPOINT_GRADER = (
     "a grader of type endpoint, as Azure OpenAI has it, gets one sample in each request, which reward servers do not "
     "send: make a RewardFunction with spec.http, whose server gets lists of samples, and name it by "
@@ -100,6 +96,17 @@ class Hyperparameters(_Fields):
     """How much the model is to think, for models whose chat template has this variable."""
 
 
+class SupervisedHyperparameters(_Fields):
+    """Hyperparameters of a supervised job, in OpenAI's bounds; "auto" leaves one to the namespace's defaults."""
+
+    batch_size: Annotated[Whole, _whole(1, 256)] = "auto"
+    """Number of answers for each step."""
+    n_epochs: Annotated[Whole, _whole(1, 50)] = "auto"
+    """Number of passes over the conversations."""
+    learning_rate_multiplier: Annotated[Multiplier, _multiplier(0, 1e9, "above 0")] = "auto"
+    """Factor of the default learning rate."""
+
+
 class LambdaFunction(_Fields):
     """An AWS Lambda, as a grader of Amazon Bedrock names it."""
 
@@ -154,12 +161,21 @@ class Reinforcement(_Fields):
     """Its hyperparameters."""
 
 
+class Supervised(_Fields):
+    """What a supervised job is."""
+
+    hyperparameters: SupervisedHyperparameters = SupervisedHyperparameters()
+    """Its hyperparameters."""
+
+
 class Method(_Fields):
     """How the model is trained."""
 
-    type: Literal["reinforcement"]
-    reinforcement: Reinforcement
+    type: Literal["reinforcement", "supervised"]
+    reinforcement: Reinforcement | None = None
     """The part for this type."""
+    supervised: Supervised | None = None
+    """The part for this type, whose hyperparameters may all be those of the namespace."""
 
     @model_validator(mode="before")
     @classmethod
@@ -168,6 +184,15 @@ class Method(_Fields):
         if isinstance(kind, str) and kind in _METHODS:
             raise RuleViolations([Violation(_METHODS[kind], ("type",))])
         return fields
+
+    @model_validator(mode="after")
+    def _has_its_part(self) -> Method:
+        if self.type == "reinforcement" and self.reinforcement is None:
+            raise RuleViolations([Violation("is required", ("reinforcement",))])
+        other = "supervised" if self.type == "reinforcement" else "reinforcement"
+        if getattr(self, other) is not None:
+            raise RuleViolations([Violation(f"belongs to type {other}, and the type is {self.type}", (other,))])
+        return self
 
 
 def _check_metadata(pairs: dict[str, str]) -> dict[str, str]:
@@ -196,16 +221,16 @@ def _without_integrations(integrations: list[Any]) -> list[Any]:
 class CreateRequest(_Fields):
     """The request that creates a job."""
 
-    unsupported = {"hyperparameters": "is no place for them any more: write method.reinforcement.hyperparameters"}
-
     model: Annotated[str, Field(min_length=1, max_length=253)]
     """Name of the base endpoint whose model is tuned."""
     training_file: Annotated[str, Field(min_length=1, max_length=1024)]
-    """Id of the file with the training prompts."""
+    """Id of the file with the training prompts, or with the conversations of a supervised job."""
     validation_file: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
-    """Id of the file with the validation prompts. Without it, some of the training prompts are set aside."""
-    method: Method
+    """Id of the file with rows for validation. Without it, some of the training file are set aside."""
+    method: Method = Method(type="supervised")
     """How the model is trained."""
+    hyperparameters: SupervisedHyperparameters | None = None
+    """Those of a supervised job without a method, as scripts from before methods have them."""
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     """Text that the name of the tuned model has."""
     seed: Annotated[int, Field(ge=0, le=2147483647)] | None = None
@@ -215,13 +240,24 @@ class CreateRequest(_Fields):
     integrations: Annotated[list[Any], AfterValidator(_without_integrations)] = []
     """Trackers: none."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _has_method(cls, fields: Any) -> Any:
-        if isinstance(fields, dict) and fields.get("method") is None:
-            message = 'is required: {"type": "reinforcement", ...}; without it, a job would be supervised, and '
-            raise RuleViolations([Violation(f"{message}{_METHODS['supervised']}", ("method",))])
-        return fields
+    @model_validator(mode="after")
+    def _states_hyperparameters_once(self) -> CreateRequest:
+        if self.hyperparameters is not None and "method" in self.model_fields_set:
+            message = f"is no place for them beside a method: write method.{self.method.type}.hyperparameters"
+            raise RuleViolations([Violation(message, ("hyperparameters",))])
+        return self
+
+    @property
+    def reinforcement(self) -> Reinforcement | None:
+        """What a job by reinforcement is; None of a supervised one."""
+        return self.method.reinforcement
+
+    @property
+    def supervised(self) -> SupervisedHyperparameters:
+        """The hyperparameters of a supervised job."""
+        if self.hyperparameters is not None:
+            return self.hyperparameters
+        return (self.method.supervised or Supervised()).hyperparameters
 
 
 class ValidateRequest(_Fields):

@@ -150,7 +150,8 @@ class FineTuning:
             raise model_not_found(request.model[:_LONGEST_NAME])
         defaults = await self._store.defaults(key.namespace)
         base = await self._store.base(key.namespace, _object_name(request.model))
-        await check_names(request.method.reinforcement.grader, GRADER, key, defaults, self._store)
+        if request.reinforcement is not None:
+            await check_names(request.reinforcement.grader, GRADER, key, defaults, self._store)
         training = await self._data(key, "training_file", request.training_file, defaults)
         validation = None
         if request.validation_file is not None:

@@ -13,7 +13,6 @@ from rft_api.inference_endpoint import InferenceEndpoint, find_adapter_violation
 from rft_api.model import Json
 from rft_api.object_labels import CREATED_FOR, FINE_TUNING_DIGESTS, FINE_TUNING_REQUEST
 from rft_api.object_names import bounded
-from rft_api.quantities import decimal_text
 from rft_api.resource import API_VERSION
 from rft_api.rft_job import RFTJob
 from rft_api.run_folder import best_address
@@ -21,15 +20,13 @@ from rft_gateway.errors import INVALID_VALUE, ApiError
 from rft_gateway.fine_tuning.defaults import Defaults, default_fields
 from rft_gateway.fine_tuning.graders import make_function, request_text
 from rft_gateway.fine_tuning.objects import make_object, validate
-from rft_gateway.fine_tuning.request import CreateRequest, FunctionGrader
+from rft_gateway.fine_tuning.request import CreateRequest, FunctionGrader, Hyperparameters, Reinforcement
+from rft_gateway.fine_tuning.supervised import learning_rate, supervised_spec
 
 GRADER: Final = "method.reinforcement.grader"
 """Where a request for a job has its grader."""
 _SETTINGS = "method.reinforcement.hyperparameters"
 _SAMPLES = (2, 128)
-_LARGEST_RATE = 0.1
-_DIGITS = 12
-"""Significant digits of a learning rate: products of decimal numbers have some that nobody has asked for."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +73,16 @@ def make_objects(
         ApiError: 400 when the request asks for something that is not possible, with its field as `param`.
     """
     _, name = place
-    grader = request.method.reinforcement.grader
-    reward = grader.name if isinstance(grader, FunctionGrader) else name
-    function = make_function(grader, place, defaults, GRADER)
-    spec = _job_spec(request, name, defaults, base, files, reward)
+    part, function = request.reinforcement, None
+    if part is None:
+        training, validation = files
+        spec = _job_spec(request, name, defaults, base)
+        spec |= supervised_spec(request.supervised, defaults, training.uri, validation and validation.uri)
+    else:
+        reward = part.grader.name if isinstance(part.grader, FunctionGrader) else name
+        function = make_function(part.grader, place, defaults, GRADER)
+        spec = _job_spec(request, name, defaults, base) | _reinforcement_spec(part, defaults, files, reward)
+    spec["hyperparameters"]["seed"] = _seed(request, name)
     job = make_object("RFTJob", place, _annotations(document, files), spec)
     valid = validate(RFTJob, job, None)
     _check_adapter(valid, base)
@@ -107,55 +110,53 @@ def _annotations(document: Json, files: tuple[DataFile, DataFile | None]) -> Jso
     }
 
 
-def _job_spec(
-    request: CreateRequest,
-    name: str,
-    defaults: Defaults,
-    base: InferenceEndpoint,
-    files: tuple[DataFile, DataFile | None],
-    reward: str,
-) -> Json:
+def _job_spec(request: CreateRequest, name: str, defaults: Defaults, base: InferenceEndpoint) -> Json:
+    """Return the fields that jobs of all methods have."""
     if base.spec.model is None:
         message = f"model: {base.metadata.name} is an adapter; name the endpoint of its base, which can be tuned"
         raise ApiError(400, message, param="model", code="model_not_tunable")
-    training, validation = files
-    data: Json = {"train": [{"name": "training", "uri": training.uri, "reward": reward}]}
-    if validation is not None:
-        data["validation"] = [{"name": "validation", "uri": validation.uri, "reward": reward}]
     endpoint: Json = {"name": tuned_model(base.metadata.name, request.suffix, name)}
     if defaults.tuning.type == "LoRA":
         endpoint["baseEndpoint"] = base.metadata.name
     if defaults.deletion_policy != "Delete":
         endpoint["deletionPolicy"] = defaults.deletion_policy
-    given = default_fields(
-        defaults, "algorithm", "tuning", "compute", "credentials", "preflight", "limits", "queue_name"
-    )
     return {
         "model": {"uri": base.spec.model.uri},
-        "data": data,
-        "hyperparameters": _hyperparameters(request, name, defaults),
-        **_sampling(request, defaults),
-        **_evaluation(request, defaults),
-        **given,
+        **default_fields(defaults, "sampling", "tuning", "compute", "credentials", "limits", "queue_name"),
         "output": {"uri": f"{defaults.output.rstrip('/')}/{name}"},
         "endpoint": endpoint,
     }
 
 
-def _hyperparameters(request: CreateRequest, name: str, defaults: Defaults) -> Json:
-    asked, given = request.method.reinforcement.hyperparameters, defaults.hyperparameters
+def _seed(request: CreateRequest, name: str) -> int:
+    if request.seed is not None:
+        return request.seed
+    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) & 0x7FFFFFFF
+
+
+def _reinforcement_spec(
+    part: Reinforcement, defaults: Defaults, files: tuple[DataFile, DataFile | None], reward: str
+) -> Json:
+    training, validation = files
+    data: Json = {"train": [{"name": "training", "uri": training.uri, "reward": reward}]}
+    if validation is not None:
+        data["validation"] = [{"name": "validation", "uri": validation.uri, "reward": reward}]
+    return {
+        "data": data,
+        "hyperparameters": _hyperparameters(part.hyperparameters, defaults),
+        **_sampling(part.hyperparameters, defaults),
+        **_evaluation(part.hyperparameters, defaults),
+        **default_fields(defaults, "algorithm", "preflight"),
+    }
+
+
+def _hyperparameters(asked: Hyperparameters, defaults: Defaults) -> Json:
+    given = defaults.hyperparameters
     fields: Json = given.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    seed = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) & 0x7FFFFFFF
-    fields["seed"] = request.seed if request.seed is not None else seed
     wholes = {"epochs": asked.n_epochs, "batchSize": asked.batch_size, "evalInterval": asked.eval_interval}
     fields |= {field: value for field, value in wholes.items() if value != "auto"}
     if asked.learning_rate_multiplier != "auto":
-        rate = float(f"{given.learning_rate * asked.learning_rate_multiplier:.{_DIGITS}g}")
-        if not 0 < rate <= _LARGEST_RATE:
-            message = f"{_SETTINGS}.learning_rate_multiplier: makes the learning rate {rate:g}, which has to be above 0"
-            message += f" and at most {_LARGEST_RATE}; the default is {given.learning_rate:g}"
-            raise ApiError(400, message, param=f"{_SETTINGS}.learning_rate_multiplier", code=INVALID_VALUE)
-        fields["learningRate"] = decimal_text(rate)
+        fields["learningRate"] = learning_rate(asked.learning_rate_multiplier, given.learning_rate, _SETTINGS)
     if asked.compute_multiplier != "auto":
         samples = round(given.samples_per_prompt * asked.compute_multiplier)
         if not _SAMPLES[0] <= samples <= _SAMPLES[1]:
@@ -166,18 +167,18 @@ def _hyperparameters(request: CreateRequest, name: str, defaults: Defaults) -> J
     return fields
 
 
-def _sampling(request: CreateRequest, defaults: Defaults) -> Json:
+def _sampling(asked: Hyperparameters, defaults: Defaults) -> Json:
     fields: Json = default_fields(defaults, "sampling").get("sampling", {})
-    effort = request.method.reinforcement.hyperparameters.reasoning_effort
+    effort = asked.reasoning_effort
     if effort != "default":
         arguments = {**fields.get("chatTemplateArguments", {}), "reasoning_effort": effort}
         fields = {**fields, "chatTemplateArguments": arguments}
     return {"sampling": fields} if fields else {}
 
 
-def _evaluation(request: CreateRequest, defaults: Defaults) -> Json:
+def _evaluation(asked: Hyperparameters, defaults: Defaults) -> Json:
     fields: Json = default_fields(defaults, "evaluation").get("evaluation", {})
-    samples = request.method.reinforcement.hyperparameters.eval_samples
+    samples = asked.eval_samples
     if samples != "auto":
         fields = {**fields, "samplesPerPrompt": samples}
         if samples > 1 and not defaults.evaluation.temperature:

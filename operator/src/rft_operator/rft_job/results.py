@@ -7,6 +7,7 @@ import math
 from rft_api.foreign.text import one_line
 from rft_api.hub_address import HubAddress, parse_hub_address
 from rft_api.job_status import JobCheckpoint, JobProgress, JobResult
+from rft_api.metrics import Gain
 from rft_api.progress import Progress
 from rft_api.run_folder import best_address, checkpoint_address
 from rft_api.termination import RunResult
@@ -29,6 +30,8 @@ def describe_progress(progress: Progress) -> JobProgress:
         validation_reward=_decimal(progress.validation_reward),
         episode_length=_positive(progress.episode_length),
         gradient_norm=_positive(progress.gradient_norm),
+        loss=_positive(progress.loss),
+        validation_loss=_positive(progress.validation_loss),
         eta=_eta(progress.eta_seconds),
     )
 
@@ -44,11 +47,16 @@ def finish_progress(progress: JobProgress | None, result: RunResult) -> JobProgr
 def describe_result(result: RunResult, output: str, model: str) -> tuple[JobResult, list[JobCheckpoint]]:
     """Return the result and the best checkpoints as the status shows them, for the addresses of output and model."""
     address = parse_hub_address(model) if result.base_revision is not None else None
+    gain, loss = result.gain, result.loss
     described = JobResult(
-        baseline_reward=_number(result.base_reward),
-        best_reward=_number(result.tuned_reward),
-        gain=_difference(result.gain.mean),
-        interval=f"{_difference(result.gain.low)} to {_difference(result.gain.high)}",
+        baseline_reward=_decimal(result.base_reward),
+        best_reward=_decimal(result.tuned_reward),
+        gain=_difference(gain.mean) if gain else None,
+        interval=_interval(gain) if gain else None,
+        baseline_loss=_positive(loss.base) if loss else None,
+        tuned_loss=_positive(loss.tuned) if loss else None,
+        loss_change=_difference(loss.change.mean) if loss else None,
+        loss_interval=_interval(loss.change) if loss else None,
         checkpoint=best_address(output),
         base_model=str(HubAddress(address.repository, result.base_revision)) if address is not None else None,
     )
@@ -86,6 +94,10 @@ def _number(value: float) -> str:
 
 def _difference(value: float) -> str:
     return f"{value:+.4f}" if abs(value) < _EXACT_BELOW else f"{value:+.4e}"
+
+
+def _interval(gain: Gain) -> str:
+    return f"{_difference(gain.low)} to {_difference(gain.high)}"
 
 
 def _positive(value: float | None) -> str | None:

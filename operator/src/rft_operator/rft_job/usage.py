@@ -45,13 +45,13 @@ def price_usage(usage: JobUsage, result: JobResult | None, gpu_hour_price: Decim
 
     Args:
         usage: the usage, without a cost where GPU time was counted anew.
-        result: the result of the job, whose gain is what was bought; None before its end.
+        result: the result of the job, whose gain is what was bought; None before its end. A warm-up alone may have none.
         gpu_hour_price: the price of a GPU for an hour; None when it is not stated.
     """
     cost = Decimal(usage.cost) if usage.cost is not None else None
     if cost is None and gpu_hour_price is not None:
         cost = (gpu_hour_price * usage.gpu_seconds / 3600).quantize(_CENT)
-    points = Decimal(result.gain) * 100 if result is not None else Decimal(0)
+    points = Decimal(result.gain) * 100 if result is not None and result.gain is not None else Decimal(0)
     if cost is None or points <= 0:
         return usage.model_copy(update={"cost": None if cost is None else str(cost)})
     return usage.model_copy(update={"cost": str(cost), "cost_per_point": f"{cost / points:.2f}"})

@@ -13,7 +13,7 @@ from rft_api.exact_json import parse_text
 from rft_api.exit_codes import ExitCode
 from rft_api.trackers import MLflowTracker
 from rft_trainer.trackers.follower import Contents, RunIdentity
-from rft_trainer.trackers.records import RESULT_MARK, TRAIN_MARK, VALIDATION_MARK, Line, Result, Table
+from rft_trainer.trackers.records import LINE_MARKS, RESULT_MARKS, Line, Result, Table
 
 # The package reads these when it is imported. The follower itself tries again, and MLflow would wait for minutes.
 os.environ |= {
@@ -79,8 +79,8 @@ class MLflowTrackingClient:
         new = [parameter for parameter in parameters if parameter.key not in current.data.params]
         for start in range(0, len(new), _MOST_PARAMETERS):
             self._client.log_batch(self._run, params=new[start : start + _MOST_PARAMETERS])
-        counts = [len(self._client.get_metric_history(self._run, key)) for key in (TRAIN_MARK, VALIDATION_MARK)]
-        has_result = bool(self._client.get_metric_history(self._run, RESULT_MARK))
+        counts = [len(self._client.get_metric_history(self._run, key)) for key in LINE_MARKS]
+        has_result = any(self._client.get_metric_history(self._run, key) for key in RESULT_MARKS)
         return Contents(sum(counts), has_result, f"{self._tracker.uri}/#/experiments/{experiment}/runs/{self._run}")
 
     def send(self, lines: Sequence[Line]) -> None:

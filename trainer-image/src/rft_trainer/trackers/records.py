@@ -19,10 +19,10 @@ from rft_api.tables import read_table
 from rft_api.tracker_state import Position
 from rft_api.trainer_config import TrainerConfig
 
-TRAIN_MARK, VALIDATION_MARK = "train/tokens", "validation/seconds"
+LINE_MARKS = ("train/tokens", "validation/seconds", "warmup/tokens")
 """Points that every line of its kind has; a tracker has as many lines as it has points of these names."""
-RESULT_MARK = "result/gain/mean"
-"""A point that every result has."""
+RESULT_MARKS = ("result/gain/mean", "result/loss/change/mean")
+"""Points of which every result has at least one."""
 LINES_AT_ONCE = 100
 LONGEST_TEXT = 4000
 """Characters of a prompt or completion in a table of samples."""
@@ -45,7 +45,7 @@ class Line:
     """A line of metrics.jsonl, as trackers take it."""
 
     split: str
-    """`train` or `validation`."""
+    """`train`, `validation` or `warmup`."""
     step: int
     """Optimizer steps done."""
     points: dict[str, float]
@@ -134,7 +134,7 @@ def _digest(folder: RunFolder, size: int) -> hashlib._Hash:
 
 def _line(folder: RunFolder, line: Json, samples: int, end: Position) -> Line:
     split, step = str(line["split"]), int(line["step"])
-    file = folder.rollout(step) if split == "train" else folder.validation(step)
+    file = folder.validation(step) if split == "validation" else folder.rollout(step)
     has_file = file.exists()
     table = _samples(file, samples) if split == "validation" and samples and has_file else None
     numbers = {key: value for key, value in line.items() if key not in ("split", "step")}
@@ -186,8 +186,9 @@ def read_result(folder: RunFolder, samples: int) -> Result | None:
     summary = read_document(folder.summary, Summary)
     models = {"base": summary.base, "warmup": summary.warmup, "tuned": summary.tuned}
     there = {name: model for name, model in models.items() if model is not None}
-    document = {name: model.model_dump(mode="json", by_alias=True) for name, model in there.items()}
-    points = dict(_points({**document, "gain": summary.gain.model_dump(mode="json")}, "result"))
+    parts = {**there, "gain": summary.gain, "loss": summary.loss}
+    document = {name: part.model_dump(mode="json", by_alias=True) for name, part in parts.items() if part is not None}
+    points = dict(_points(document, "result"))
     return Result(summary.steps, points, _comparison(there), _pairs(folder, samples) if samples else None)
 
 

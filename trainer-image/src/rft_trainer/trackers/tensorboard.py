@@ -19,7 +19,7 @@ from rft_api.exit_codes import ExitCode
 from rft_api.files import open_new
 from rft_api.run_folder import RunFolder
 from rft_trainer.trackers.follower import Contents, RunIdentity
-from rft_trainer.trackers.records import RESULT_MARK, TRAIN_MARK, VALIDATION_MARK, Line, Result, Table
+from rft_trainer.trackers.records import LINE_MARKS, RESULT_MARKS, Line, Result, Table
 
 _FILE = "events.out.tfevents.{:010d}.{:04d}"
 
@@ -39,7 +39,7 @@ class TensorBoardClient:
             self._writer.close()
         folder = self._folder
         folder.mkdir(parents=True, exist_ok=True)
-        marks = {TRAIN_MARK: 0, VALIDATION_MARK: 0, RESULT_MARK: 0, "configuration": 0}
+        marks = dict.fromkeys((*LINE_MARKS, *RESULT_MARKS, "configuration"), 0)
         files = sorted(path for path in folder.iterdir() if ".tfevents." in path.name)
         for path in files:
             if not path.name.endswith(_suffix(run)):
@@ -56,8 +56,8 @@ class TensorBoardClient:
             self._write(Event(wall_time=time.time(), step=0, session_log=SessionLog(status=SessionLog.START)))
             self._write(_event(0, time.time(), {}, {"configuration": _markdown(_parameters(run.parameters))}))
         self._writer.flush()
-        lines = marks[TRAIN_MARK] + marks[VALIDATION_MARK]
-        return Contents(lines, marks[RESULT_MARK] > 0, str(folder))
+        lines = sum(marks[mark] for mark in LINE_MARKS)
+        return Contents(lines, any(marks[mark] for mark in RESULT_MARKS), str(folder))
 
     def send(self, lines: Sequence[Line]) -> None:
         """Append an event for each line."""

@@ -13,7 +13,7 @@ from rft_api.exit_codes import ExitCode
 from rft_api.run_folder import RunFolder
 from rft_api.trackers import WandbTracker
 from rft_trainer.trackers.follower import Contents, RunIdentity
-from rft_trainer.trackers.records import RESULT_MARK, Line, Result, Table
+from rft_trainer.trackers.records import RESULT_MARKS, Line, Result, Table
 
 # The package reads these when it is imported. It sends nothing about this machine, its code or its own errors.
 os.environ |= {"WANDB_ERROR_REPORTING": "false", "WANDB_DISABLE_GIT": "true", "WANDB_DISABLE_CODE": "true"}
@@ -72,7 +72,7 @@ class WandbClient:
         self._run.define_metric(_STEP, hidden=True)
         self._run.define_metric("*", step_metric=_STEP)
         self._next_row = self._run.starting_step
-        has_result = self._is_online and self._run.summary.get(RESULT_MARK) is not None
+        has_result = self._is_online and any(self._run.summary.get(mark) is not None for mark in RESULT_MARKS)
         place = self._run.url if self._is_online else str(self._folder.wandb)
         return Contents(self._next_row - has_result, has_result, place)
 
