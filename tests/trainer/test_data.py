@@ -235,7 +235,7 @@ def test_conversations_that_are_set_aside_share_no_first_prompt_with_the_others(
     assert not firsts[0] & firsts[1]
     assert load_warmup(warmup, len, None, is_alone=False).validation == []
     few = warmup.model_copy(update={"validation_fraction": 0.001})
-    with pytest.raises(RunError, match="44 conversations cannot be split with validationFraction 0.001"):
+    with pytest.raises(RunError, match=r"44 conversations cannot be split with validationFraction 0\.001"):
         load_warmup(few, len, None, is_alone=True)
 
 

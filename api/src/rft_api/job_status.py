@@ -23,6 +23,10 @@ class JobProgress(Model):
     """Number of optimizer steps that the run will take, unless it stops early."""
     epoch: DecimalString | None = None
     """Number of passes over the training prompts so far."""
+    loss: DecimalString | None = None
+    """Loss of the last step of a warm-up alone."""
+    validation_loss: DecimalString | None = None
+    """Its loss on the validation conversations, when it was last measured."""
     reward: SignedDecimalString | None = None
     """Mean reward of the completions of the last step."""
     validation_reward: SignedDecimalString | None = None
@@ -31,10 +35,6 @@ class JobProgress(Model):
     """Mean number of tokens in the completions of the last step."""
     gradient_norm: DecimalString | None = None
     """Norm of the gradient in the last step, before clipping."""
-    loss: DecimalString | None = None
-    """Loss of the last step of a warm-up alone."""
-    validation_loss: DecimalString | None = None
-    """Its loss on the validation conversations, when it was last measured."""
     eta: Duration | None = None
     """Estimated time until the current stage ends."""
 

@@ -78,6 +78,10 @@ class Progress(Model):
     """Number of optimizer steps that are planned."""
     epoch: float = 0.0
     """Number of passes over the training prompts so far."""
+    loss: float | None = None
+    """Loss of the last step of a warm-up alone."""
+    validation_loss: float | None = None
+    """Its loss on the validation conversations, when it was last measured."""
     reward: float | None = None
     """Mean reward of the completions of the last step."""
     validation_reward: float | None = None
@@ -86,10 +90,6 @@ class Progress(Model):
     """Mean number of tokens in the completions of the last step."""
     gradient_norm: float | None = None
     """Norm of the gradient in the last step, before clipping."""
-    loss: float | None = None
-    """Loss of the last step of a warm-up alone."""
-    validation_loss: float | None = None
-    """Its loss on the validation conversations, when it was last measured."""
     rewards_failed: int = 0
     """Number of samples so far that could not be scored."""
     eta_seconds: float | None = None

@@ -22,8 +22,8 @@ def print_losses(loss: LossComparison, console: Console) -> None:
     console.print(table)
     console.print(
         Text(
-            f"Mean negative log-probability, in nats, of the {loss.tokens} tokens of their answers; lower is better. In "
-            f"brackets: {loss.change.confidence:.0%} interval of the change (paired bootstrap over conversations).",
+            f"Mean negative log-probability, in nats, of the {loss.tokens} tokens of their answers; lower is better. "
+            f"In brackets: {loss.change.confidence:.0%} interval of the change (paired bootstrap over conversations).",
             style="dim",
         )
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from rft_api.exact_json import parse_text
 from rft_api.files import atomic_write, open_in_place
 from rft_api.foreign.files import read_file
-from rft_api.metrics import Metrics, TrainMetrics, ValidationMetrics, parse_metrics
+from rft_api.metrics import Metrics, TrainMetrics, ValidationMetrics, WarmupMetrics, parse_metrics
 from rft_api.model import Json
 from rft_api.run_folder import RunFolder
 
@@ -29,6 +29,11 @@ def read_steps(folder: RunFolder) -> list[TrainMetrics]:
 def read_validations(folder: RunFolder) -> list[ValidationMetrics]:
     """Return the metrics of the validations."""
     return [metrics for metrics in _read(folder) if isinstance(metrics, ValidationMetrics)]
+
+
+def read_warmup_steps(folder: RunFolder) -> list[WarmupMetrics]:
+    """Return the metrics of the steps of a warm-up alone."""
+    return [metrics for metrics in _read(folder) if isinstance(metrics, WarmupMetrics)]
 
 
 def rewind(folder: RunFolder, step: int) -> None:

@@ -21,7 +21,6 @@ from rft_api.run_folder import CheckpointInfo, RunFolder, Stage
 from rft_api.summary import Summary
 from rft_api.trainer_config import TrainerConfig
 from rft_api.warmup import Warmup
-from rft_trainer import own_disks
 from rft_trainer.base_model import BaseModel
 from rft_trainer.checkpoint_writing import complete_checkpoint
 from rft_trainer.data import Conversation, Dataset, WarmupData
@@ -30,7 +29,7 @@ from rft_trainer.engines import Policy, start_engine
 from rft_trainer.evaluator import Evaluator
 from rft_trainer.flow import Run
 from rft_trainer.losses import mean_loss, measure_losses, write_losses
-from rft_trainer.metrics_log import append_metrics
+from rft_trainer.metrics_log import append_metrics, read_warmup_steps
 from rft_trainer.modeling import export_adapter, export_model, forget_zero_3, load_adapter, stated_end_token_ids
 from rft_trainer.progress import ProgressReporter
 from rft_trainer.recorder import DIVERGED_STEPS
@@ -103,8 +102,6 @@ class SupervisedRun(Run):
 
     def _load_tuned(self, base: BaseModel) -> Any:
         """Load the exported model or adapter, from the files that will be served."""
-        own_disks.spread(self._folder.path, [self._folder.best])
-        wait_for_all()
         if self._config.tuning.type == "Full":
             return self._load(base, str(self._folder.best))
         return load_adapter(self._load(base, base.folder), self._folder.best, trainable=False).to(self._device)
@@ -184,7 +181,7 @@ class ImitationTrainer(SFTTrainer):
         )  # fmt: skip
         super().__init__(**arguments, callbacks=[_StepCallback(self)])
         self.remove_callback(PrinterCallback)
-        batches = len(self.get_train_dataloader())
+        batches = math.ceil(len(data.conversations) / self.args.per_device_train_batch_size / config.compute.world_size)
         self.total_steps = warmup.epochs * math.ceil(batches / self.args.gradient_accumulation_steps)
         """Optimizer steps of the whole run."""
 
@@ -196,6 +193,9 @@ class ImitationTrainer(SFTTrainer):
         """
         self._reporter.plan(self.total_steps, done=resume.step if resume else 0)
         self._reporter.update(planned=self.total_steps, done=resume.step if resume else 0)
+        earlier = read_warmup_steps(self._folder)
+        # TRL counts from 0 again.
+        self._total_train_tokens = self._tokens = earlier[-1].tokens if earlier else 0
         if resume is None or resume.step < self.total_steps:
             self.train(resume_from_checkpoint=str(self._folder.checkpoint(resume.step)) if resume else None)
 
@@ -258,6 +258,7 @@ class ImitationTrainer(SFTTrainer):
         report = self._reporter.part(len(self._validation), "conversations")
         arguments = self._config.sampling.chat_template_arguments
         with (
+            self.compute_loss_context_manager(),
             unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model,
             independent_passes(self.model_wrapped),
         ):

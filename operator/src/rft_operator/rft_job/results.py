@@ -26,12 +26,12 @@ def describe_progress(progress: Progress) -> JobProgress:
         step=progress.step,
         total_steps=progress.total_steps,
         epoch=_positive(progress.epoch),
+        loss=_positive(progress.loss),
+        validation_loss=_positive(progress.validation_loss),
         reward=_decimal(progress.reward),
         validation_reward=_decimal(progress.validation_reward),
         episode_length=_positive(progress.episode_length),
         gradient_norm=_positive(progress.gradient_norm),
-        loss=_positive(progress.loss),
-        validation_loss=_positive(progress.validation_loss),
         eta=_eta(progress.eta_seconds),
     )
 
@@ -92,12 +92,12 @@ def _number(value: float) -> str:
     return f"{value:.4f}" if abs(value) < _EXACT_BELOW else f"{value:.4e}"
 
 
-def _difference(value: float) -> str:
-    return f"{value:+.4f}" if abs(value) < _EXACT_BELOW else f"{value:+.4e}"
-
-
 def _interval(gain: Gain) -> str:
     return f"{_difference(gain.low)} to {_difference(gain.high)}"
+
+
+def _difference(value: float) -> str:
+    return f"{value:+.4f}" if abs(value) < _EXACT_BELOW else f"{value:+.4e}"
 
 
 def _positive(value: float | None) -> str | None:

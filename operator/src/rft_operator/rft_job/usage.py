@@ -45,7 +45,8 @@ def price_usage(usage: JobUsage, result: JobResult | None, gpu_hour_price: Decim
 
     Args:
         usage: the usage, without a cost where GPU time was counted anew.
-        result: the result of the job, whose gain is what was bought; None before its end. A warm-up alone may have none.
+        result: the result of the job, whose gain is what was bought; None before its end. A warm-up alone may have no
+            gain.
         gpu_hour_price: the price of a GPU for an hour; None when it is not stated.
     """
     cost = Decimal(usage.cost) if usage.cost is not None else None
