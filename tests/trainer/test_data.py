@@ -13,8 +13,8 @@ from support.trainer import job_spec, render
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLog
 from rft_api.sources import Data, DataSource, WarmupSource
-from rft_trainer.base_model import local_base_model
 from rft_api.warmup import Warmup
+from rft_trainer.base_model import local_base_model
 from rft_trainer.data import Prompt, load_conversations, load_dataset, load_warmup, mix
 from rft_trainer.inputs import fetch_inputs
 from rft_trainer.modeling import load_tokenizer, prompt_token_ids

@@ -19,7 +19,6 @@ from rft_api.storage_error import StorageError
 from rft_api.trainer_config import TrainerConfig
 from rft_api.vllm_models import ENGINE, vllm_problem
 
-
 NOT_PLANNED = "a warm-up alone takes the memory of its longest conversations, which only the data show"
 
 

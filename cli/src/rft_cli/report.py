@@ -23,9 +23,9 @@ from rft_api.component_names import MOST_RECORDED_NAMES
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.foreign.files import read_document
 from rft_api.foreign.text import one_line, printable
+from rft_api.metrics import Gain
 from rft_api.progress import format_seconds
 from rft_api.run_folder import RolloutRow, RunFolder, Stage, best_address
-from rft_api.metrics import Gain
 from rft_api.summary import Evaluation, PreflightVerdict, Summary
 from rft_api.tables import read_table
 from rft_api.trainer_config import TrainerConfig
