@@ -59,6 +59,8 @@ NAMES = {
     "rft_train_step": set(),
     "rft_train_step_seconds": {"phase"},
     "rft_train_tokens_total": set(),
+    "rft_train_warmup_loss": set(),
+    "rft_train_warmup_validation_loss": set(),
     "rft_train_zero_variance_group_ratio": set(),
 }
 

@@ -27,7 +27,7 @@ def build() -> Dashboard:
             Variable("namespace", "Namespace", "label_values(rft_train_planned_steps, namespace)"),
             Variable("job", "Job", 'label_values(rft_train_planned_steps{namespace=~"$namespace"}, job)'),
         ),
-        (_OVERVIEW, _REWARD, _POLICY, _SPEED),
+        (_OVERVIEW, _REWARD, _POLICY, _SPEED, _IMITATION),
     )
 
 
@@ -233,6 +233,23 @@ _SPEED = Row(
             "Steps that were not finite",
             "Steps whose loss or gradient norm was NaN or infinite. Healthy: 0. Three in a row end the run.",
             (Query(f"increase({_of('rft_train_nonfinite_steps_total')}[$__rate_interval])", "{{job}}"),),
+        ),
+    ),
+)
+
+_IMITATION = Row(
+    "Imitation (a warm-up alone)",
+    (
+        Panel(
+            "Loss",
+            "Mean negative log-probability of the tokens that are imitated, in nats: of each step, and of the "
+            "validation conversations after each epoch. Healthy: both fall. When that of the validation rises again, "
+            "take fewer epochs or a lower learning rate.",
+            (
+                Query(_of("rft_train_warmup_loss"), "{{job}} steps"),
+                Query(_of("rft_train_warmup_validation_loss"), "{{job}} validation"),
+            ),
+            span=12,
         ),
     ),
 )
