@@ -48,12 +48,10 @@ class SupervisedRun(Run):
         Raises:
             RunError: when the data or the model is invalid, the run has diverged, or it must stop.
         """
-        base, tokenizer, data, _ = self._inputs()
+        base, _, data, _ = self._inputs()
         resume = self._prepare_output(base)
         self._phase("WarmUp", f"imitating {len(data.conversations)} answers", unit="steps")
-        trainer = ImitationTrainer(
-            self._config, base, self._warmup(), data, tokenizer, self._reporter, self._should_stop
-        )
+        trainer = ImitationTrainer(self._config, base, self._warmup(), data, self._reporter, self._should_stop)
         trainer.imitate(resume)
         if trainer.interrupted:
             raise RunError(
@@ -149,7 +147,6 @@ class ImitationTrainer(SFTTrainer):
         base: its base model.
         warmup: its supervised stage.
         data: its conversations.
-        tokenizer: the model's tokenizer.
         reporter: where progress is published.
         should_stop: polled after every step; when true on any rank, a checkpoint is saved and training ends.
     """
@@ -160,7 +157,6 @@ class ImitationTrainer(SFTTrainer):
         base: BaseModel,
         warmup: Warmup,
         data: WarmupData,
-        tokenizer: PreTrainedTokenizerBase,
         reporter: ProgressReporter,
         should_stop: Callable[[], bool],
     ):
@@ -168,7 +164,6 @@ class ImitationTrainer(SFTTrainer):
         self._config = config
         self._folder = RunFolder(config.output)
         self._validation = data.validation
-        self._tokenizer = tokenizer
         self._reporter = reporter
         self._should_stop = should_stop
         self._diverged_steps = 0
@@ -262,7 +257,7 @@ class ImitationTrainer(SFTTrainer):
             unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model,
             independent_passes(self.model_wrapped),
         ):
-            return mean_loss(measure_losses(model, self._tokenizer, self._validation, arguments, report))
+            return mean_loss(measure_losses(model, self.processing_class, self._validation, arguments, report))
 
     def _stop_if_diverged(self, step: int, loss: float, norm: float | None) -> None:
         is_finite = math.isfinite(loss) and (norm is None or math.isfinite(norm))
