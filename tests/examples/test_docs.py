@@ -24,7 +24,8 @@ from rft_api.metrics import TrainMetrics, ValidationMetrics
 from rft_api.progress import HackingVerdict
 from rft_api.resource import API_VERSION
 from rft_api.sources import Data, DataSource, WarmupSource
-from rft_trainer.data import Message, load_conversations, load_dataset
+from rft_api.warmup import Warmup
+from rft_trainer.data import Message, load_conversations, load_dataset, load_warmup
 from rft_trainer.progress import ProgressReporter
 
 ROOT = Path(__file__).parents[2]
@@ -275,6 +276,26 @@ def data_messages(folder: Path) -> Iterator[str]:
     for file in (fine, thinks):
         with pytest.raises(RunError) as caught:
             load_conversations([WarmupSource(name="w", uri=str(file))], len)
+        yield from caught.value.message.splitlines()
+    greets, weights = folder / "greets", folder / "weights"
+    seven, eight = {"role": "assistant", "content": "7"}, {"role": "assistant", "content": "8"}
+    greets.write_text(json.dumps({"messages": [eight, MESSAGE, seven]}), encoding="utf-8")
+    rows = [[MESSAGE, {**seven, "weight": weight}] for weight in (2, 0)]
+    weights.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows), encoding="utf-8")
+    answered = folder / "answered"
+    answered.write_text(json.dumps({"messages": [MESSAGE, seven, MESSAGE, eight]}), encoding="utf-8")
+
+    def refuse_seven(messages: list[Message]) -> None:
+        if messages[-1] == seven:
+            raise ValueError("no")
+
+    def accept(messages: list[Message]) -> None:
+        pass
+
+    for file, check in ((greets, accept), (weights, accept), (answered, refuse_seven), (answered, accept)):
+        source = WarmupSource(name="w", uri=str(file), imitate="EveryAnswer")
+        with pytest.raises(RunError) as caught:
+            load_warmup(Warmup(data=[source]), check, None, is_alone=True)
         yield from caught.value.message.splitlines()
     config = render(job_spec(folder, folder, folder), folder / "job", "http://127.0.0.1:1", None)
     with pytest.raises(RunError) as caught:
