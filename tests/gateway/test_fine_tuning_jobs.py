@@ -186,7 +186,8 @@ def test_a_supervised_job():
 
 def test_the_last_step_of_a_supervised_job():
     progress = {"phase": "WarmUp", "step": 4, "totalSteps": 20, "loss": "1.2500", "validationLoss": "1.3000"}
-    event = events(Job(imitating(unknown("Running"), startTime=STARTED, progress=progress)))[0]
+    found = events(Job(imitating(unknown("Running"), startTime=STARTED, progress=progress)))
+    (event,) = (event for event in found if event.type == "metrics")
     assert (event.type, event.message) == ("metrics", "Step 4/20: training loss=1.2500, full validation loss=1.3000")
     assert event.data == {"step": 4, "total_steps": 20, "train_loss": 1.25, "full_valid_loss": 1.3}
 

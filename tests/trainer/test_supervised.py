@@ -189,7 +189,7 @@ def test_every_answer_with_a_weight_is_imitated_and_nothing_else(tmp_path, model
     tokenizer = arguments["processing_class"]
     learned = []
     for row, conversation in zip(trainer.train_dataset, conversations, strict=True):
-        answer = [token for token, mask in zip(row["input_ids"], row["completion_mask"], strict=True) if mask]
+        answer = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != -100]
         learned.append(tokenizer.decode(answer))
         # What is measured is what is trained.
         assert encode_answer(tokenizer, conversation.messages, {}) == (

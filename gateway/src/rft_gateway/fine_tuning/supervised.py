@@ -7,7 +7,7 @@ from typing import Final
 from rft_api.model import Json
 from rft_api.quantities import decimal_text
 from rft_gateway.errors import INVALID_VALUE, ApiError
-from rft_gateway.fine_tuning.defaults import Defaults
+from rft_gateway.fine_tuning.defaults import Defaults, default_fields
 from rft_gateway.fine_tuning.request import SupervisedHyperparameters
 
 SETTINGS: Final = "method.supervised.hyperparameters"
@@ -45,7 +45,7 @@ def supervised_spec(
     if asked.learning_rate_multiplier != "auto":
         warmup["learningRate"] = learning_rate(asked.learning_rate_multiplier, given.learning_rate, SETTINGS)
     shared = defaults.hyperparameters.model_dump(mode="json", by_alias=True, exclude_unset=True, include=set(_SHARED))
-    return {"warmup": warmup, "hyperparameters": shared}
+    return {"warmup": warmup, "hyperparameters": shared, **default_fields(defaults, "sampling")}
 
 
 def learning_rate(multiplier: float, default: float, settings: str) -> str:

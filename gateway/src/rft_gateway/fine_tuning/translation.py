@@ -27,6 +27,10 @@ GRADER: Final = "method.reinforcement.grader"
 """Where a request for a job has its grader."""
 _SETTINGS = "method.reinforcement.hyperparameters"
 _SAMPLES = (2, 128)
+_GIVEN = ("algorithm", "tuning", "compute", "credentials", "preflight", "limits", "queue_name")
+"""Fields of the namespace that jobs have as they are."""
+_OF_REINFORCEMENT = ("algorithm", "preflight")
+"""Those of them that supervised jobs do not have."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +80,15 @@ def make_objects(
     part, function = request.reinforcement, None
     if part is None:
         training, validation = files
-        spec = _job_spec(request, name, defaults, base)
-        spec |= supervised_spec(request.supervised, defaults, training.uri, validation and validation.uri)
+        fields = supervised_spec(request.supervised, defaults, training.uri, validation and validation.uri)
+        given = tuple(field for field in _GIVEN if field not in _OF_REINFORCEMENT)
     else:
         reward = part.grader.name if isinstance(part.grader, FunctionGrader) else name
         function = make_function(part.grader, place, defaults, GRADER)
-        spec = _job_spec(request, name, defaults, base) | _reinforcement_spec(part, defaults, files, reward)
-    spec["hyperparameters"]["seed"] = _seed(request, name)
+        fields = _reinforcement_spec(part, defaults, files, reward)
+        given = _GIVEN
+    fields["hyperparameters"]["seed"] = _seed(request, name)
+    spec = _job_spec(request, name, defaults, base, fields | default_fields(defaults, *given))
     job = make_object("RFTJob", place, _annotations(document, files), spec)
     valid = validate(RFTJob, job, None)
     _check_adapter(valid, base)
@@ -110,8 +116,8 @@ def _annotations(document: Json, files: tuple[DataFile, DataFile | None]) -> Jso
     }
 
 
-def _job_spec(request: CreateRequest, name: str, defaults: Defaults, base: InferenceEndpoint) -> Json:
-    """Return the fields that jobs of all methods have."""
+def _job_spec(request: CreateRequest, name: str, defaults: Defaults, base: InferenceEndpoint, fields: Json) -> Json:
+    """Return the spec of a job with the fields of its method."""
     if base.spec.model is None:
         message = f"model: {base.metadata.name} is an adapter; name the endpoint of its base, which can be tuned"
         raise ApiError(400, message, param="model", code="model_not_tunable")
@@ -122,7 +128,7 @@ def _job_spec(request: CreateRequest, name: str, defaults: Defaults, base: Infer
         endpoint["deletionPolicy"] = defaults.deletion_policy
     return {
         "model": {"uri": base.spec.model.uri},
-        **default_fields(defaults, "sampling", "tuning", "compute", "credentials", "limits", "queue_name"),
+        **fields,
         "output": {"uri": f"{defaults.output.rstrip('/')}/{name}"},
         "endpoint": endpoint,
     }
@@ -146,7 +152,6 @@ def _reinforcement_spec(
         "hyperparameters": _hyperparameters(part.hyperparameters, defaults),
         **_sampling(part.hyperparameters, defaults),
         **_evaluation(part.hyperparameters, defaults),
-        **default_fields(defaults, "algorithm", "preflight"),
     }
 
 
