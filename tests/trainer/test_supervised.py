@@ -138,6 +138,28 @@ def test_a_killed_run_and_a_stopped_one_go_on_to_the_same_weights(tmp_path, mode
         assert all(torch.equal(weight, expected[key]) for key, weight in weights.items())
 
 
+def test_two_processes_with_an_odd_number_of_validation_conversations(tmp_path, model, answers):
+    compute = {"gpusPerNode": 0, "processesPerNode": 2}
+    folder = tmp_path / "answers"
+    folder.mkdir()
+    shutil.copy(answers / "train.jsonl", folder)
+    lines = (answers / "validation.jsonl").read_text().splitlines(keepends=True)
+    (folder / "validation.jsonl").write_text("".join(lines[:5]))
+    run = start(supervised(model, folder, tmp_path / "out", compute=compute), tmp_path / "run")
+    summary = run.succeed()
+    assert summary.steps == 15
+    assert summary.loss is not None
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    for folder_of, measured in ((model, summary.loss.base), (run.folder.best, summary.loss.tuned)):
+        expected, tokens = loss_of(
+            AutoModelForCausalLM.from_pretrained(folder_of), tokenizer, folder / "validation.jsonl"
+        )
+        assert (measured, summary.loss.tokens) == (pytest.approx(expected, abs=1e-4), tokens)
+    lines = [line for line in run.metrics() if line["validationLoss"] is not None]
+    assert [line["step"] for line in lines] == [5, 10, 15]
+    assert lines[-1]["validationLoss"] == pytest.approx(summary.loss.tuned, abs=1e-4)
+
+
 def test_a_reward_scores_both_models_on_test_prompts(tmp_path, model, answers, data, rewards):
     prompts = {"test": [{"name": "digits", "uri": str(data / "test.jsonl"), "reward": "digits"}]}
     changes = {"validation": None, "validationFraction": "0.25"}
