@@ -20,7 +20,7 @@ import rft_api.jsonl
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.invocation_log import InvocationLog, LeftOut
 from rft_api.manifests import KINDS, load_manifests
-from rft_api.metrics import TrainMetrics, ValidationMetrics
+from rft_api.metrics import TrainMetrics, ValidationMetrics, WarmupMetrics
 from rft_api.progress import HackingVerdict
 from rft_api.resource import API_VERSION
 from rft_api.sources import Data, DataSource, WarmupSource
@@ -42,7 +42,7 @@ def pages() -> list[Path]:
 
 
 PAGES = pages()
-AnyMetrics = TypeVar("AnyMetrics", TrainMetrics, ValidationMetrics)
+AnyMetrics = TypeVar("AnyMetrics", TrainMetrics, ValidationMetrics, WarmupMetrics)
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -123,16 +123,23 @@ def test_the_table_of_exit_codes_is_the_enumeration():
 
 @pytest.mark.parametrize(
     ("heading", "model"),
-    [("## The metrics of a step", TrainMetrics), ("## The metrics of a validation", ValidationMetrics)],
+    [
+        ("## The metrics of a step", TrainMetrics),
+        ("## The metrics of a validation", ValidationMetrics),
+        ("## The metrics of a step of a warm-up alone", WarmupMetrics),
+    ],
 )
 def test_the_metrics_of_a_line_are_all_on_the_page(heading, model):
     stated = [code(row[0]) for row in table(text_of("reference/metrics.md"), heading)]
     assert sorted(stated) == sorted(field.alias or name for name, field in model.model_fields.items())
 
 
+PARTS = ("step", "validation", "step of a warm-up alone")
+
+
 def test_the_names_for_prometheus_are_those_that_the_trainer_serves():
     page = text_of("reference/metrics.md")
-    cells = [row[1] for of in ("step", "validation") for row in table(page, f"## The metrics of a {of}")]
+    cells = [row[1] for of in PARTS for row in table(page, f"## The metrics of a {of}")]
     cells += [row[0] for row in table(page, "## The metrics of a run")]
     stated: dict[str, set[str]] = {}
     for series in re.findall(r"`([^`]+)`", " ".join(cells)):
@@ -152,6 +159,7 @@ def served() -> dict[str, set[str]]:
     reporter.plan(2)
     reporter.record_step(example(TrainMetrics), new_tokens=1)
     reporter.record_validation(example(ValidationMetrics))
+    reporter.record_warmup(example(WarmupMetrics), new_tokens=1)
     reporter.record_hacking(HackingVerdict(suspected=False, message="fine"))
     samples = [sample for family in reporter.registry.collect() for sample in family.samples]
     return {

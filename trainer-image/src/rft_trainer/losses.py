@@ -98,9 +98,15 @@ def compare_losses(base: Sequence[AnswerLoss], tuned: Sequence[AnswerLoss]) -> L
     Answers of one conversation depend on each other, so the interval resamples conversations.
 
     Raises:
-        RunError: DIVERGED when the loss of the tuned model is not finite.
+        RunError: DIVERGED when the loss of the tuned model is not finite, MODEL_INVALID when that of the base is not.
     """
     before, after = mean_loss(base), mean_loss(tuned)
+    if not math.isfinite(before):
+        raise RunError(
+            ExitCode.MODEL_INVALID,
+            "the loss of the base model on the validation conversations is not finite: its weights are broken, or "
+            "overflow in this precision (spec.compute.precision)",
+        )
     if not math.isfinite(after):
         raise RunError(
             ExitCode.DIVERGED,

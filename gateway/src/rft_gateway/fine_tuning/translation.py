@@ -80,7 +80,8 @@ def make_objects(
     part, function = request.reinforcement, None
     if part is None:
         training, validation = files
-        fields = supervised_spec(request.supervised, defaults, training.uri, validation and validation.uri)
+        held_out = validation.uri if validation is not None else None
+        fields = supervised_spec(request.supervised, defaults, training.uri, held_out)
         given = tuple(field for field in _GIVEN if field not in _OF_REINFORCEMENT)
     else:
         reward = part.grader.name if isinstance(part.grader, FunctionGrader) else name
