@@ -75,7 +75,7 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
         RFTJobSpec,
         IMITATES,
         {"model": {"uri": "m"}, "output": {"uri": "o"}},
-        "or warmup (conversations to imitate) is r",
+        "prompts whose completions a reward scores",
     ),
     (
         RFTJobSpec,
