@@ -118,7 +118,7 @@ def test_a_supervised_job_from_its_file_to_its_model(client, team):
     assert made.method.supervised.hyperparameters.n_epochs == 3
     job = team.read("rftjob", made.id)
     assert job["spec"]["warmup"]["epochs"] == 3
-    assert job["spec"]["warmup"]["learningRate"] == "0.00004"
+    assert job["spec"]["warmup"]["learningRate"] == "4e-5"
     assert {each["imitate"] for split in ("data", "validation") for each in job["spec"]["warmup"][split]} == {
         "EveryAnswer"
     }
