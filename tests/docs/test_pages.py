@@ -13,13 +13,13 @@ from pydantic import BaseModel
 from support.pages import DOCS, ROOT, page
 
 from rft_api.builtin_table import BUILTINS
+from rft_api.conditions import Reason
 from rft_api.crd import structural_schema
 from rft_api.reward_function import RewardFunction
 from rft_api.reward_protocol import Score, with_facts
 from rft_api.rft_job import RFTJob, RFTJobSpec
 from rft_api.training import Hyperparameters
 from rft_cli.main import app
-from rft_operator.status.reasons import Reason
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("examples/**/*.md"))]
 every_page = pytest.mark.parametrize("file", PAGES, ids=lambda file: str(file.relative_to(ROOT)))

@@ -25,6 +25,8 @@ PHASE_TITLES: dict[Phase, str] = {
     "Done": "done",
 }
 """The stages of a run in words."""
+_SEPARATOR = ": "
+"""What separates the phase from the message in a `running_message`."""
 _SCORED = ("Baseline", "Preflight", "Evaluating")
 """Stages whose samples are counted when they are generated, and then scored."""
 Unit = Literal["samples", "steps", "rows", "MB"]
@@ -116,6 +118,18 @@ def describe_progress(progress: Progress, seconds: float) -> str:
     elif not progress.detail:
         parts.append(f"for {format_seconds(seconds)}")
     return " · ".join(parts)
+
+
+def running_message(progress: Progress) -> str:
+    """Return the message of the condition Succeeded while the trainer runs: the phase, and what the run is doing."""
+    return f"{progress.phase}{_SEPARATOR}{progress.message}" if progress.message else progress.phase
+
+
+def message_without_phase(message: str, phase: str | None) -> str:
+    """Return what the run is doing from a `running_message` of this phase; that of another phase stays as it is."""
+    if message == phase:
+        return ""
+    return message.removeprefix(f"{phase}{_SEPARATOR}")
 
 
 def format_seconds(seconds: float) -> str:

@@ -343,11 +343,11 @@ def _explained(verb: str, uri: str) -> Iterator[None]:
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         permanent = code in _MISSING or status in (301, 400, 401, 403, 404)
-        raise StorageError(f"cannot {verb} {uri}: {error}", permanent) from error
+        raise StorageError(f"cannot {verb} {uri}: {error}", permanent, request_failed=True) from error
     except (BotoCoreError, Boto3Error) as error:
         # Without credentials or region no try can succeed; everything else is the network.
         permanent = type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "NoRegionError")
-        raise StorageError(f"cannot {verb} {uri}: {error}", permanent) from error
+        raise StorageError(f"cannot {verb} {uri}: {error}", permanent, request_failed=True) from error
 
 
 def _split(uri: str) -> tuple[str, str]:

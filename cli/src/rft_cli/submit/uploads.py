@@ -63,7 +63,7 @@ def explained() -> Iterator[None]:
         yield
     except StorageError as error:
         code = ExitCode.OUTPUT_INVALID if error.permanent else ExitCode.STORAGE_UNREACHABLE
-        hint = f"; {_CREDENTIALS}" if str(error).startswith("cannot ") else ""
+        hint = f"; {_CREDENTIALS}" if error.request_failed else ""
         raise RunError(code, f"{error}{hint}") from error
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from rft_api.conditions import ConditionType
 from rft_api.conversation_logs import CREDENTIALS_LABEL, EndpointLogs
 from rft_api.foreign.text import one_line
 from rft_api.gateway_key import KEY_LABEL, Key, merge_keys, parse_secret
@@ -40,7 +41,6 @@ LOG_CREDENTIALS = Resource("Secret", "v1", "secrets", f"{CREDENTIALS_LABEL}=true
 _NEEDED = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _VARIABLES = (*_NEEDED, "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL")
 _SERVICE_LABEL = "kubernetes.io/service-name"
-_READY = "Ready"
 
 _M = TypeVar("_M", bound=Model)
 
@@ -157,7 +157,7 @@ def read_endpoint(item: Json) -> Endpoint:
     endpoint = _validate(_InferenceEndpoint, item)
     metadata, spec = endpoint.metadata, endpoint.spec
     conditions = endpoint.status.conditions if endpoint.status is not None else []
-    condition = next((each for each in conditions if each.type == _READY), None)
+    condition = next((each for each in conditions if each.type == ConditionType.READY), None)
     if condition is not None and condition.observed_generation not in (None, metadata.generation):
         condition = None  # it tells of a spec that has been changed since
     is_ready = condition is not None and condition.status == "True"

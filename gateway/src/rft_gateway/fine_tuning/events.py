@@ -7,23 +7,32 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final, Literal
 
+from rft_api.conditions import ConditionType, Reason
 from rft_api.model import Json
 from rft_api.resource import Condition
 from rft_gateway.fine_tuning.job import Job, unix_time
 
 Level = Literal["info", "warn", "error"]
 
-_USUAL: Final = frozenset({"Queued", "Running", "Starting", "Stopping", "Suspended", "WaitingForRewards"})
+_USUAL: Final = frozenset(
+    {
+        Reason.QUEUED,
+        Reason.RUNNING,
+        Reason.STARTING,
+        Reason.STOPPING,
+        Reason.SUSPENDED,
+        Reason.WAITING_FOR_REWARDS,
+    }
+)
 """Reasons of a job that has not ended, of which nobody needs to be warned."""
-_SUSPICION = "RewardHackingSuspected"
-_SUCCEEDED = "Succeeded"
 
 
 def describe_events(job: Job) -> list[Json]:
     """Return the events of a job, newest first: what its status says now."""
     events = [_event(job, "created", job.created_at, f"Created fine-tuning job: {job.name}")]
     events += _progress_events(job)
-    events += [_condition_event(job, condition) for condition in job.status.conditions if condition.type != _SUCCEEDED]
+    others = [condition for condition in job.status.conditions if condition.type != ConditionType.SUCCEEDED]
+    events += [_condition_event(job, condition) for condition in others]
     end = job.finished_at or job.created_at
     events += [
         _event(job, f"checkpoint/{each.step}", end, f"Kept the checkpoint of step {each.step}: {each.uri}")
@@ -78,21 +87,21 @@ def _event(job: Job, key: str, time: int, message: str, level: Level = "info", d
 
 def _condition_event(job: Job, condition: Condition) -> Json:
     time = unix_time(condition.last_transition_time) or job.created_at
-    if condition.type == _SUCCEEDED and condition.reason == "Running":
+    if condition.type == ConditionType.SUCCEEDED and condition.reason == Reason.RUNNING:
         time = unix_time(job.status.start_time) or time  # the time of the transition is that of the status, Unknown
     text = f"{condition.reason}: {condition.message}".rstrip(": ")
-    if condition.type == _SUCCEEDED and condition.status == "True":
+    if condition.type == ConditionType.SUCCEEDED and condition.status == "True":
         text = f"The job has successfully completed. {condition.message}".rstrip()
     key = f"{condition.type}/{condition.status}/{condition.reason}/{condition.last_transition_time}"
     return _event(job, key, time, text, _level(condition))
 
 
 def _level(condition: Condition) -> Level:
-    if condition.type == _SUCCEEDED:
+    if condition.type == ConditionType.SUCCEEDED:
         if condition.status == "False":
             return "error"
         return "info" if condition.status == "True" or condition.reason in _USUAL else "warn"
-    wrong = "True" if condition.type == _SUSPICION else "False"
+    wrong = "True" if condition.type == ConditionType.REWARD_HACKING_SUSPECTED else "False"
     return "warn" if condition.status == wrong else "info"
 
 

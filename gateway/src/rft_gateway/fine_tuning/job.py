@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
+from rft_api.conditions import ConditionType, Reason, is_end
 from rft_api.foreign.files import parse_bounded
 from rft_api.job_status import RFTJobStatus
 from rft_api.model import Json
@@ -19,17 +21,16 @@ State = Literal["validating_files", "queued", "running", "paused", "succeeded", 
 ENDED: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
 """The states in which nothing happens to a job any more."""
 
-_SUCCEEDED = "Succeeded"
-_BEFORE_START = ("WaitingForRewards", "ConfigurationInvalid")
+_BEFORE_START = (Reason.WAITING_FOR_REWARDS, Reason.CONFIGURATION_INVALID)
 """Reasons of a job of which something is being checked, or has to be corrected, before it can start."""
-_AT_WORK = ("Running", "Retrying", "Stopping")
-_UNSERVED = ("EndpointTaken", "ConfigurationInvalid")
+_AT_WORK = (Reason.RUNNING, Reason.RETRYING, Reason.STOPPING)
+_UNSERVED = (Reason.ENDPOINT_TAKEN, Reason.CONFIGURATION_INVALID)
 """Reasons of the condition EndpointReady of a tuned model that no endpoint serves."""
-_PARAMS = {
-    "DataInvalid": "training_file",
-    "ModelInvalid": "model",
-    "RewardFailing": "method.reinforcement.grader",
-    "NotLearnable": "method.reinforcement.grader",
+_PARAMS: Mapping[str, str] = {
+    Reason.DATA_INVALID: "training_file",
+    Reason.MODEL_INVALID: "model",
+    Reason.REWARD_FAILING: "method.reinforcement.grader",
+    Reason.NOT_LEARNABLE: "method.reinforcement.grader",
 }
 """The field of the request that a failure is about, by the reason of the failure."""
 
@@ -64,7 +65,7 @@ class Job:
     @property
     def condition(self) -> Condition | None:
         """The condition that says how far it is; None while the operator has not looked at it."""
-        return condition_of(self.status, _SUCCEEDED)
+        return condition_of(self.status, ConditionType.SUCCEEDED)
 
     @property
     def is_in_deletion(self) -> bool:
@@ -75,7 +76,7 @@ class Job:
     def state(self) -> State:
         """What OpenAI's API calls its state."""
         condition = self.condition
-        if condition is not None and condition.status != "Unknown":
+        if condition is not None and is_end(condition.type, condition.status):
             return "succeeded" if condition.status == "True" else "failed"
         if self._cancelled is not None:
             return "cancelled"
@@ -105,7 +106,7 @@ class Job:
     @property
     def tuned_model(self) -> str | None:
         """Name of the tuned model, once it answers or is about to; None before, and if nothing serves it."""
-        endpoint, served = self.spec.get("endpoint"), condition_of(self.status, "EndpointReady")
+        endpoint, served = self.spec.get("endpoint"), condition_of(self.status, ConditionType.ENDPOINT_READY)
         if self.state != "succeeded" or endpoint is None or (served is not None and served.reason in _UNSERVED):
             return None
         return str(endpoint["name"])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+from rft_api.conditions import ConditionType, Reason
 from rft_api.inference_endpoint import (
     MAXIMUM_ADAPTER_SOURCES,
     InferenceEndpoint,
@@ -23,7 +24,6 @@ from rft_operator.kube.plan import DesiredObject
 from rft_operator.rft_job import names
 from rft_operator.rft_job.world import RFTJobWorld, base_endpoint_name
 from rft_operator.status.conditions import Finding, find_condition
-from rft_operator.status.reasons import ConditionType, Reason
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rft_api.conditions import has_ended
 from rft_api.model import Json
 from rft_operator.kube.kinds import INFERENCE_ENDPOINT, REWARD_FUNCTION
 from rft_operator.kube.store import Key
 from rft_operator.rft_job import names
-from rft_operator.rft_job.end import has_ended
 
 
 def find_references(job: Json) -> Iterator[Key]:

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
+from rft_api.conditions import ConditionType
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.manifests import describe_invalid
 from rft_api.model import Json
@@ -25,7 +26,6 @@ from rft_operator.rft_job.attempts import Attempt, Outcome, read_attempt
 from rft_operator.rft_job.gpu_memory import NOT_ASKED, GpuMemory
 from rft_operator.rft_job.objects import CONFIGURATION_KEY, SPEC_KEY
 from rft_operator.rft_job.plan_memory import MemoryPlanning, read_memory_planning
-from rft_operator.status.reasons import ConditionType
 
 MAXIMUM_SHARING = 100
 """Largest number of jobs that own a base endpoint together.
