@@ -9,7 +9,7 @@ import httpx
 import pytest
 import torch
 import transformers
-from support.patience import PATIENCE_SECONDS
+from support.patience import PATIENCE_SECONDS, wait_until
 from support.trainer import job_spec, render
 
 from rft_api.metrics import ShadowScores, TrainMetrics, all_series
@@ -187,6 +187,29 @@ def test_a_part_of_a_stage_is_told_until_something_else_begins(clock):
     )
     reporter.update(message="saving a checkpoint")
     assert reporter.progress.detail == ""
+
+
+def test_bytes_of_a_part_are_told_with_the_time_left(clock):
+    reporter = ProgressReporter("team", "tax", clock)
+    reporter.update(message="saving")
+    report = reporter.report_bytes("copying")
+    report(0, 999_999)
+    assert (reporter.progress.message, reporter.progress.detail) == ("saving", ""), "it takes no time"
+    report(0, 3_000_000_000)
+    clock.now += 10
+    report(1_000_000_000, 3_000_000_000)
+    assert reporter.describe() == "starting · copying · 1000/3000 MB, about 20s left"
+
+
+@pytest.mark.parametrize("total", [40_000_000, None])
+def test_what_is_written_to_a_folder_is_told_while_it_is_written(tmp_path, total):
+    reporter = ProgressReporter("team", "tax")
+    reporter.update(phase="Exporting", message="step 3")
+    with reporter.writing(tmp_path / "new", total):
+        (tmp_path / "new/deep").mkdir(parents=True)
+        (tmp_path / "new/deep/model.safetensors").write_bytes(bytes(10_000_000))
+        expected = "10 MB written" if total is None else "10/40 MB, about "
+        wait_until(lambda: reporter.progress.detail.startswith(expected), lambda: reporter.progress.detail)
 
 
 def test_the_log_has_a_line_every_ten_seconds_while_something_lasts(clock, caplog):

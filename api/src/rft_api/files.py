@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,6 +77,25 @@ def atomic_file(target: Path, durable: bool = False) -> Iterator[BinaryIO]:
             sync(target.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield a new folder to fill. It replaces `target` when the block ends; after an error `target` is unchanged.
+
+    Only one process at a time may write to a target. What an interrupted one has left is removed.
+    """
+    partial = partial_path(target)
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def atomic_write(target: Path, content: str | bytes, durable: bool = False) -> None:

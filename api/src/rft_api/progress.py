@@ -98,6 +98,26 @@ class Progress(Model):
     """Verdict of planning the memory of the GPUs; absent on CPUs, and before the model's config.json has been read."""
 
 
+class Pace:
+    """The speed at which a stage completes its units.
+
+    Args:
+        start: when the stage began, in seconds of the clock.
+        initial: units that were complete at its start.
+    """
+
+    def __init__(self, start: float, initial: int = 0):
+        self._start = start
+        self._initial = initial
+
+    def seconds_left(self, completed: int, planned: int, now: float) -> float | None:
+        """Return the seconds until all units are complete; None before the first one, and after the last one."""
+        units = completed - self._initial
+        if units <= 0 or completed >= planned:
+            return None
+        return (planned - completed) * (now - self._start) / units
+
+
 def describe_progress(progress: Progress, seconds: float) -> str:
     """One line for a log: the stage, how far it is, and the time left.
 

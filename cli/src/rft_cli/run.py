@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -282,13 +283,16 @@ def _train(
         interruption = stack.enter_context(_Interruption().listening())
         private = stack.enter_context(scratch_folder())
         display = stack.enter_context(Display(console, job.metadata.name, History(folder.metrics)))
-        starting = Progress(message="starting the reward servers and running their tests")
+        tests = sum(len(function.spec.tests) for function in functions.values())
+        starting = Progress(message=f"starting the reward servers and running their {tests} tests")
         servers = []
         for name, function in functions.items():
             requirements = ", ".join(function.spec.requirements())
             installing = Progress(message=f"installing the packages of reward {name}: {requirements}")
-            display.update(installing if requirements else starting)
-            servers.append(stack.enter_context(RewardServer(function, private, folder.path / f"reward-{name}.log")))
+            on_wait = partial(display.update, installing if requirements else starting)
+            on_wait()
+            log = folder.path / f"reward-{name}.log"
+            servers.append(stack.enter_context(RewardServer(function, private, log, on_wait)))
 
         def is_cancelled() -> bool:
             display.update(starting)
@@ -317,13 +321,17 @@ def _compare_inputs(config: TrainerConfig, folder: RunFolder, console: Console) 
     with scratch_folder() as private, Display(console, config.name, History(folder.metrics)) as display:
         file = private / "job.json"
         atomic_write(file, config.model_dump_json(by_alias=True))
-        command = [sys.executable, "-m", "rft_trainer", str(file), "--compare-inputs"]
+        port = free_port()
+        command = [sys.executable, "-m", "rft_trainer", str(file), "--compare-inputs", "--port", str(port)]
         command += ["--scratch", str(folder.path / INPUTS / "stored")]
         trainer = Program(command, private / "trainer.log", os.environ)
+        progress = Progress(phase="Data", message="comparing model and data with those that were measured")
         try:
-            while (code := trainer.exit_code()) is None:
-                display.update(Progress(phase="Data", message="comparing model and data with those that were measured"))
-                time.sleep(POLL_SECONDS)
+            with httpx.Client(timeout=2, trust_env=False) as client:
+                while (code := trainer.exit_code()) is None:
+                    progress = _ask_progress(client, port) or progress
+                    display.update(progress)
+                    time.sleep(POLL_SECONDS)
         finally:
             trainer.kill()
         if code != ExitCode.SUCCEEDED:

@@ -14,6 +14,7 @@ from rich.text import Text
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.files import atomic_write
 from rft_api.foreign.files import read_document
+from rft_api.progress import count_bytes
 from rft_api.run_folder import RunFolder
 from rft_api.scratch import scratch_folder
 from rft_api.storage import ObjectStore
@@ -22,6 +23,7 @@ from rft_api.tracker_state import missing_sentences, read_state
 from rft_api.trackers import Tracker, distinct_trackers
 from rft_api.trainer_config import TrainerConfig
 from rft_cli.report import read_model
+from rft_cli.stage_display import shown_stage
 
 SECONDS = 600.0
 """How long a tracker that does not answer is tried."""
@@ -49,16 +51,21 @@ def track(run: str, console: Console) -> None:
         folder = RunFolder(scratch / "run")
         store = ObjectStore()
         try:
-            store.fetch(address, folder.path, lambda name: name in _FILES or name.startswith(_FOLDERS))
+            with shown_stage() as stage:
+                report = stage.report_bytes(f"fetching {address}")
+                store.fetch(address, folder.path, lambda name: name in _FILES or name.startswith(_FOLDERS), report)
             if not folder.summary.exists():
                 raise RunError(ExitCode.OUTPUT_INVALID, f"{address}: no run that has ended is stored there")
             before = _files(folder.path)
             try:
                 _send(folder, address, console)
             finally:
-                for name, content in _files(folder.path).items():
-                    if before.get(name) != content:
-                        store.upload(folder.path / name, f"{address}/{name}")
+                changed = [name for name, content in _files(folder.path).items() if before.get(name) != content]
+                with shown_stage() as stage:
+                    size = sum((folder.path / name).stat().st_size for name in changed)
+                    count = count_bytes(size, stage.report_bytes(f"uploading to {address}"))
+                    for name in changed:
+                        store.upload(folder.path / name, f"{address}/{name}", count)
                 for name in before.keys() - _files(folder.path).keys():
                     store.delete(f"{address}/{name}")
         except StorageError as error:
@@ -85,7 +92,9 @@ def _send(folder: RunFolder, address: str, console: Console) -> None:
         raise RunError(ExitCode.OUTPUT_INVALID, f"{address}: this run has no trackers (spec.trackers)")
     for tracker in trackers:
         command = [sys.executable, "-m", "rft_trainer.trackers", str(folder.path), tracker.key]
-        subprocess.run([*command, "--seconds", str(SECONDS)], stdin=subprocess.DEVNULL, env=os.environ)
+        with shown_stage() as stage:
+            stage.update(f"sending the run to {tracker.description}")
+            subprocess.run([*command, "--seconds", str(SECONDS)], stdin=subprocess.DEVNULL, env=os.environ)
     missing = list(missing_sentences(folder, trackers, address))
     if missing:
         raise RunError(ExitCode.UNEXPECTED, "; ".join(missing))

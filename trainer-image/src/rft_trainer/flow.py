@@ -68,6 +68,8 @@ from rft_trainer.warmup import run_warmup
 
 log = logging.getLogger(__name__)
 
+_SPREADING = "copying files of the run to the other machines"
+
 
 class Run:
     """One start of a run, as one of its ranks executes it.
@@ -209,7 +211,7 @@ class Run:
             checkpoints.remove_after(folder, resume.step if resume else -1)
             rewind(folder, resume.step if resume else -1)
             inherited_files += [folder.checkpoint(resume.step)] if resume else []
-        own_disks.spread(folder.path, inherited_files)
+        own_disks.spread(folder.path, inherited_files, self._reporter.report_bytes(_SPREADING))
         wait_for_all()
         resume = checkpoints.resume_point(folder)
         resume_steps = gather(resume.step if resume else None)
@@ -384,9 +386,9 @@ class Run:
             best = checkpoints.best_or_newest(self._folder)
             self._phase("Exporting", f"step {best.step}")
             export = export_model if self._config.tuning.type == "Full" else export_adapter
-            export(self._folder.checkpoint(best.step), base, self._folder.best)
+            export(self._folder.checkpoint(best.step), base, self._folder.best, self._reporter)
         wait_for_all()
-        own_disks.spread(self._folder.path, [self._folder.best])
+        own_disks.spread(self._folder.path, [self._folder.best], self._reporter.report_bytes(_SPREADING))
         wait_for_all()
 
 

@@ -347,7 +347,8 @@ class RFTTrainer(PackedGRPOTrainer):
         self._reporter.update(message=f"saving checkpoint step-{step}")
         partial_checkpoint = self._folder.checkpoints / f"{PREFIX_CHECKPOINT_DIR}-{step}"
         try:
-            super()._save_checkpoint(model, trial)
+            with self._reporter.writing(partial_checkpoint, checkpoints.expected_bytes(self._folder)):
+                super()._save_checkpoint(model, trial)
             if self._next_step is not None and isinstance(self._engine, VLLM) and rank() == 0:
                 self._engine.store_version(checkpoints.sampler(partial_checkpoint))
             wait_for_all()
