@@ -158,14 +158,8 @@ def read_messages(entries: Any, field: str = "messages") -> list[Message]:
     Raises:
         ValueError: when they are no such messages; the message says why, with the field.
     """
-    entries = _unpacked(entries, field)
-    if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{field} must be a list with at least one message")
     messages = []
-    for index, message in enumerate(entries):
-        place = f"{field}[{index}]"
-        if not isinstance(message, dict):
-            raise ValueError(f"{place} must be an object with role and content")
+    for place, message in read_turns(_unpacked(entries, field), field, "message", "role and content"):
         role = message.get("role")
         role = _ASSISTANTS.get(role, role) if isinstance(role, str) else role
         if role not in ROLES:
@@ -175,6 +169,27 @@ def read_messages(entries: Any, field: str = "messages") -> list[Message]:
                 raise ValueError(f"{place}.{calls}: tool calls are not supported")
         messages.append({"role": role, "content": read_text(message.get("content"), f"{place}.content")})
     return messages
+
+
+def read_turns(turns: Any, field: str, noun: str, parts: str) -> Iterator[tuple[str, Json]]:
+    """Yield the objects of a list, each with its place, such as `messages[2]`.
+
+    Args:
+        turns: the list.
+        field: the name of its field, for messages.
+        noun: what an object is called.
+        parts: the fields that an object has, in words.
+
+    Raises:
+        ValueError: when it is no list of objects, or empty; the message says why, with the field.
+    """
+    if not isinstance(turns, list) or not turns:
+        raise ValueError(f"{field} must be a list with at least one {noun}")
+    for index, turn in enumerate(turns):
+        place = f"{field}[{index}]"
+        if not isinstance(turn, dict):
+            raise ValueError(f"{place} must be an object with {parts}")
+        yield place, turn
 
 
 def with_system(messages: list[Message], system: Any) -> list[Message]:
