@@ -67,7 +67,11 @@ else:
         **{
             _attribute(name): (
                 options | None,
-                Field(None, alias=options_key(name), description=f"Options of {name}."),
+                Field(
+                    None,
+                    alias=options_key(name),
+                    description=f"Options of the builtin {name}. It scores {options.summary}.",
+                ),
             )
             for name, options in BUILTINS.items()
         },
