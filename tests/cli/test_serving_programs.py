@@ -64,6 +64,6 @@ class Stages(StageDisplay):
         super().__init__(Console(file=io.StringIO()))
         self.plans: list[tuple[int, str]] = []
 
-    def update(self, text: str, done: int = 0, planned: int = 0, unit: str = "", detail: str = "") -> None:
+    def update(self, text: str, completed: int = 0, planned: int = 0, unit: str = "", detail: str = "") -> None:
         self.plans.append((planned, unit))
-        super().update(text, done, planned, unit, detail)
+        super().update(text, completed, planned, unit, detail)

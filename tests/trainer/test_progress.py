@@ -121,7 +121,7 @@ def test_what_has_not_been_measured_is_absent():
     reporter = ProgressReporter(**LABELS)
     counters = {"rft_train_tokens", "rft_train_nonfinite_steps", "rft_train_rewards_failed"}
     assert {family.name for family in reporter.registry.collect() if family.samples} == counters
-    reporter.plan(10, done=4)
+    reporter.plan(10, completed=4)
     assert value(reporter, "rft_train_step") == 4
     reporter.record_step(STEP, new_tokens=10)
     assert value(reporter, "rft_train_gradient_norm") == 1

@@ -20,7 +20,7 @@ from rft_api.invocation_log import FeedbackFilter, parse_timestamp
 class Opinion:
     """What was said last about the answer to a request."""
 
-    given: datetime
+    time: datetime
     rating: Rating | None
     label: str | None
     corrected_answer: str | None
@@ -53,7 +53,7 @@ def read_opinions(files: Iterable[Path], before: str | None) -> tuple[dict[str, 
                 damaged.append((file, number, str(error)))
                 continue
             earlier = opinions.get(name)
-            if (end is None or opinion.given < end) and (earlier is None or earlier.given <= opinion.given):
+            if (end is None or opinion.time < end) and (earlier is None or earlier.time <= opinion.time):
                 opinions[name] = opinion
     return opinions, damaged
 
@@ -83,10 +83,10 @@ def _opinion(line: bytes | Exception) -> tuple[str, Opinion]:
     document = parse_line(line)
     try:
         feedback = Feedback.model_validate(document, by_alias=True, by_name=False)
-        given = parse_timestamp(feedback.timestamp)
+        time = parse_timestamp(feedback.timestamp)
     except (ValidationError, ValueError):
         raise ValueError("is no feedback, as the gateway writes it") from None
     correction = feedback.corrected_answer
     if correction is not None and len(correction) > LONGEST_CORRECTION:
         raise ValueError(f"has a corrected answer of more than {LONGEST_CORRECTION:,} characters")
-    return feedback.request_id, Opinion(given, feedback.rating, feedback.label, correction or None)
+    return feedback.request_id, Opinion(time, feedback.rating, feedback.label, correction or None)

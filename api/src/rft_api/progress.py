@@ -164,12 +164,12 @@ def format_seconds(seconds: float) -> str:
 
 def count_bytes(total: int, report: Report) -> OnBytes:
     """Adds up bytes: `report` gets those that have been read or copied so far, and their total."""
-    done = 0
+    completed = 0
 
     def count(more: int) -> None:
-        nonlocal done
-        done += more
-        report(done, total)
+        nonlocal completed
+        completed += more
+        report(completed, total)
 
     return count
 
@@ -178,5 +178,5 @@ def ignore_bytes(count: int) -> None:
     """Takes bytes that nobody counts."""
 
 
-def ignore_report(done: int, total: int) -> None:
+def ignore_report(completed: int, total: int) -> None:
     """Takes the progress of what nobody waits for."""

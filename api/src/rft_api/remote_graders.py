@@ -24,8 +24,8 @@ def models(grader: Grader) -> Iterator[tuple[tuple[str, str], JudgeModel]]:
 
 def judge_endpoints(spec: RewardFunctionSpec) -> list[str]:
     """Names of the InferenceEndpoints that graders ask, sorted."""
-    asked = [model for _, grader in spec.graders() for _, model in models(grader)]
-    return sorted({model.endpoint for model in asked if model.endpoint is not None})
+    used_models = [model for _, grader in spec.graders() for _, model in models(grader)]
+    return sorted({model.endpoint for model in used_models if model.endpoint is not None})
 
 
 def leaves_cluster(spec: RewardFunctionSpec) -> bool:
@@ -41,12 +41,12 @@ def leaves_cluster(spec: RewardFunctionSpec) -> bool:
 def reads_credential(spec: RewardFunctionSpec, variable: str) -> bool:
     """Whether a grader reads an environment variable of the reward server."""
     for _, grader in spec.graders():
-        http, asked = grader.http, [model for _, model in models(grader)]
-        if any(variable in (model.token_key, model.ca_key) for model in asked):
+        http, used_models = grader.http, [model for _, model in models(grader)]
+        if any(variable in (model.token_key, model.ca_key) for model in used_models):
             return True
         if http is not None and variable in (http.token_key, http.ca_key, *http.headers.values()):
             return True
-        aws = grader.lambda_ is not None or any(model.bedrock is not None for model in asked)
+        aws = grader.lambda_ is not None or any(model.bedrock is not None for model in used_models)
         if aws and variable.startswith(AWS_PREFIX):
             return True
     return False

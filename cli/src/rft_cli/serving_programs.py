@@ -96,8 +96,8 @@ def run_fetch(address: str, folder: Path, log: Path, stop: threading.Event, stag
             if code == ExitCode.SUCCEEDED:
                 return True
             reason = find_end(program.output()) or program.last_lines(LOG_LINES)
-            known = code in (ExitCode.MODEL_INVALID, ExitCode.OUTPUT_FAILED, ExitCode.STORAGE_UNREACHABLE)
-            raise RunError(ExitCode(code) if known else ExitCode.UNEXPECTED, printable(reason))
+            has_meaning = code in (ExitCode.MODEL_INVALID, ExitCode.OUTPUT_FAILED, ExitCode.STORAGE_UNREACHABLE)
+            raise RunError(ExitCode(code) if has_meaning else ExitCode.UNEXPECTED, printable(reason))
     finally:
         program.stop()
     return False
@@ -200,8 +200,8 @@ def _fail_if_ended(name: str, program: Program) -> None:
     if code is None:
         return
     tail = printable(program.last_lines(LOG_LINES))
-    known = code == ExitCode.CONFIGURATION_INVALID
+    is_invalid = code == ExitCode.CONFIGURATION_INVALID
     raise RunError(
-        ExitCode.CONFIGURATION_INVALID if known else ExitCode.UNEXPECTED,
+        ExitCode.CONFIGURATION_INVALID if is_invalid else ExitCode.UNEXPECTED,
         f"{name} has ended with code {code}; the end of {program.log}:\n{tail}",
     )

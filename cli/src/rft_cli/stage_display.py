@@ -37,14 +37,14 @@ class StageDisplay:
         self._last_line = self._begin = clock()
         self._pace = Pace(self._begin)
         self._text = self._unit = self._detail = ""
-        self._done = self._planned = 0
+        self._completed = self._planned = 0
 
-    def update(self, text: str, done: int = 0, planned: int = 0, unit: str = "", detail: str = "") -> None:
+    def update(self, text: str, completed: int = 0, planned: int = 0, unit: str = "", detail: str = "") -> None:
         """Say what the command does now. Another text, or another amount of work, begins another stage.
 
         Args:
             text: what it does, such as `scoring`.
-            done: the units that are complete.
+            completed: the units that are complete.
             planned: the units of the stage; 0 when nobody knows, so that no time left is stated.
             unit: the unit, such as `samples`.
             detail: what the program that is waited for says.
@@ -53,23 +53,24 @@ class StageDisplay:
             if (text, planned) != (self._text, self._planned):
                 if text != self._text:
                     self._begin = self._clock()
-                self._pace = Pace(self._clock(), done)
-            self._text, self._done, self._planned, self._unit, self._detail = text, done, planned, unit, detail
+                self._pace = Pace(self._clock(), completed)
+            self._text, self._unit, self._detail = text, unit, detail
+            self._completed, self._planned = completed, planned
 
     def report_bytes(self, text: str) -> Report:
         """Return a function that takes the bytes of a stage that are read or copied, and their total."""
         self.update(text)
-        return lambda done, total: self.update(text, done // 10**6, total // 10**6, "MB")
+        return lambda completed, total: self.update(text, completed // 10**6, total // 10**6, "MB")
 
     def describe(self) -> str:
         """Return the stage in one line: what is done, how far it is, and the time left or else since its start."""
         with self._lock:
             now, parts = self._clock(), [self._text]
             if self._planned:
-                parts.append(f"{self._done:,}/{self._planned:,} {self._unit}")
-            elif self._done:
-                parts.append(f"{self._done:,} {self._unit}")
-            seconds_left = self._pace.seconds_left(self._done, self._planned, now)
+                parts.append(f"{self._completed:,}/{self._planned:,} {self._unit}")
+            elif self._completed:
+                parts.append(f"{self._completed:,} {self._unit}")
+            seconds_left = self._pace.seconds_left(self._completed, self._planned, now)
             if seconds_left is not None:
                 parts.append(f"about {format_seconds(seconds_left)} left")
             else:

@@ -106,8 +106,8 @@ def _send(folder: RunFolder, address: str, console: Console) -> None:
 
 def _files(folder: Path) -> dict[str, tuple[int, int]]:
     """Size and time of each file that trackers write."""
-    found = {}
+    states = {}
     for path in (file for name in _WRITTEN for file in (folder / name).rglob("*") if file.is_file()):
         status = path.stat()
-        found[path.relative_to(folder).as_posix()] = (status.st_size, status.st_mtime_ns)
-    return found
+        states[path.relative_to(folder).as_posix()] = (status.st_size, status.st_mtime_ns)
+    return states

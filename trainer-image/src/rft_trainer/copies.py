@@ -25,10 +25,10 @@ def copying(config: TrainerConfig, phase: Phase, port: int | None) -> Iterator[C
     reporter = ProgressReporter(config.namespace, config.name)
     reporter.update(phase=phase, unit="MB")
 
-    def report(text: str, done: int, total: int) -> None:
+    def report(text: str, completed: int, total: int) -> None:
         if reporter.progress.message != text:
             reporter.update(message=text, done=0, planned=total // 10**6, eta_seconds=None)
-        reporter.update(done=done // 10**6, planned=total // 10**6)
+        reporter.update(done=completed // 10**6, planned=total // 10**6)
 
     stop = serve_progress(reporter, port) if port is not None else lambda: None
     try:

@@ -119,7 +119,7 @@ class RFTTrainer(PackedGRPOTrainer):
             reporter,
             self._total_steps,
         )
-        reporter.plan(self._total_steps, done=checkpoint.step if checkpoint else 0)
+        reporter.plan(self._total_steps, completed=checkpoint.step if checkpoint else 0)
 
     def training_began(self) -> None:
         """Validate before the first step if the run has shadows, so that later validations can be compared with it.

@@ -104,7 +104,7 @@ class ProgressReporter:
         """
         report: Callable[[int], None] | None = None
 
-        def take(done: int, total: int) -> None:
+        def take(completed: int, total: int) -> None:
             nonlocal report
             if total < 10**6:
                 return
@@ -112,7 +112,7 @@ class ProgressReporter:
                 if message is not None:
                     self.update(message=message)
                 report = self.part(total // 10**6, "MB")
-            report(done // 10**6)
+            report(completed // 10**6)
 
         return take
 
@@ -147,11 +147,11 @@ class ProgressReporter:
         """Return the progress as one line for the log."""
         return describe_progress(self.progress, self._clock() - self._active_since)
 
-    def plan(self, total_steps: int, done: int = 0) -> None:
+    def plan(self, total_steps: int, completed: int = 0) -> None:
         """Publish how many steps the run will make, and how many of them an earlier start has made."""
         self.update(total_steps=total_steps)
         self._publish(PLANNED_STEPS, total_steps)
-        self._publish(STEPS_DONE, done)
+        self._publish(STEPS_DONE, completed)
         self.record_checkpoint()
 
     def record_step(self, metrics: TrainMetrics, new_tokens: int) -> None:

@@ -137,11 +137,11 @@ class Uploader:
 async def _in_thread_of_its_own(work: Callable[[], None]) -> None:
     """Run a function that may never end. Unlike the threads of an executor, this one lets the program end."""
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
+    future: asyncio.Future[None] = loop.create_future()
 
     def settle(error: Exception | None) -> None:
-        if not done.done():  # nobody waits any more
-            done.set_result(None) if error is None else done.set_exception(error)
+        if not future.done():  # nobody waits any more
+            future.set_result(None) if error is None else future.set_exception(error)
 
     def run() -> None:
         failure: Exception | None = None
@@ -153,4 +153,4 @@ async def _in_thread_of_its_own(work: Callable[[], None]) -> None:
             loop.call_soon_threadsafe(settle, failure)
 
     threading.Thread(target=run, name="upload", daemon=True).start()
-    await done
+    await future
