@@ -21,7 +21,7 @@ class _BuiltinReward(Model):
         return BUILTINS[self.name]() if stated is None else stated
 
     def stated_options(self, name: str) -> BuiltinOptions | None:
-        """The options that the manifest states for a builtin, if any."""
+        """Return the options that the manifest states for a builtin, if any."""
         options: BuiltinOptions | None = getattr(self, _attribute(name))
         return options
 

@@ -159,7 +159,7 @@ class JsonReward(BuiltinOptions):
     """Whether the JSON may be in a Markdown code fence that is the whole completion."""
 
     def problems(self) -> Iterator[Violation]:
-        """What makes jsonSchema unusable."""
+        """Yield what makes jsonSchema unusable."""
         if self.json_schema is not None:
             for message in schema_problems(self.json_schema):
                 yield Violation(message, ("jsonSchema",))
@@ -170,7 +170,7 @@ _SCALARS = ("pattern", *(name for bounds in _BOUNDS for name in bounds), "langua
 
 
 def _ordered(minimum: str, maximum: str) -> Rule:
-    """The rule that a minimum is not above its maximum, because then no completion could satisfy both."""
+    """Return the rule that a minimum is not above its maximum, because then no completion could satisfy both."""
     low, high = camel(minimum), camel(maximum)
 
     def holds(options: FormatReward) -> bool:
@@ -280,7 +280,7 @@ class CodeReward(BuiltinOptions):
     fail."""
 
     def for_grader(self) -> Json:
-        """The options, with the timeout in seconds as well."""
+        """Return the options, with the timeout in seconds as well."""
         return {**super().for_grader(), "seconds": duration_seconds(self.timeout)}
 
 
@@ -379,5 +379,5 @@ BUILTINS: Mapping[str, type[BuiltinOptions]] = {
 
 
 def options_key(name: str) -> str:
-    """The field of a builtin's options in manifests: `exactMatch` for ExactMatch."""
+    """Return the field of a builtin's options in manifests: `exactMatch` for ExactMatch."""
     return name[0].lower() + name[1:]

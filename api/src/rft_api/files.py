@@ -15,7 +15,8 @@ PARTIAL_SUFFIX = ".partial"
 
 
 def partial_path(target: Path) -> Path:
-    """The path at which a file or folder is written before it is renamed to `target`; it is in the same folder."""
+    """Return the path at which a file or folder is written before it is renamed to `target`; it is in the same
+    folder."""
     return target.with_name(target.name + PARTIAL_SUFFIX)
 
 
@@ -58,7 +59,7 @@ def open_in_place(path: Path) -> BinaryIO:
 
 @contextmanager
 def atomic_file(target: Path, durable: bool = False) -> Iterator[BinaryIO]:
-    """A file to write to. It replaces `target` when the block ends; after an error `target` is unchanged.
+    """Yield a file to write to. It replaces `target` when the block ends; after an error `target` is unchanged.
 
     Args:
         target: the file; missing folders above it are made.
@@ -99,13 +100,13 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def atomic_write(target: Path, content: str | bytes, durable: bool = False) -> None:
-    """Writes a file atomically, text in UTF-8: readers see either the old contents or the new. See `atomic_file`."""
+    """Write a file atomically, text in UTF-8: readers see either the old contents or the new. See `atomic_file`."""
     with atomic_file(target, durable) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def sync(path: Path) -> None:
-    """Waits until the contents of a file, or the entries of a folder, are on the disk."""
+    """Wait until the contents of a file, or the entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -27,7 +27,7 @@ class Opinion:
 
 
 def is_feedback(name: str) -> bool:
-    """Whether an object below the address of a log holds feedback, by its name."""
+    """Return whether an object below the address of a log holds feedback, by its name."""
     return FEEDBACK_FOLDER in PurePosixPath(name).parts
 
 
@@ -59,7 +59,7 @@ def read_opinions(files: Iterable[Path], before: str | None) -> tuple[dict[str, 
 
 
 def satisfies(opinion: Opinion | None, condition: FeedbackFilter | None) -> bool:
-    """Whether what was said about an answer satisfies a condition."""
+    """Return whether what was said about an answer satisfies a condition."""
     if condition is None:
         return True
     if opinion is None:
@@ -72,7 +72,7 @@ def satisfies(opinion: Opinion | None, condition: FeedbackFilter | None) -> bool
 
 
 def correction_of(opinions: Mapping[str, Opinion], request_id: str) -> str | None:
-    """The answer that should have been given to a request, if somebody has written one."""
+    """Return the answer that should have been given to a request, if somebody has written one."""
     opinion = opinions.get(request_id)
     return opinion.corrected_answer if opinion else None
 

@@ -289,7 +289,7 @@ RUN_SERIES: Mapping[Served, Healthy] = {
 
 
 def parse_metrics(line: object) -> TrainMetrics | ValidationMetrics:
-    """The metrics of a line of `metrics.jsonl`, from its JSON.
+    """Return the metrics of a line of `metrics.jsonl`, from its JSON.
 
     Raises:
         ValueError: when it is none.
@@ -300,12 +300,12 @@ def parse_metrics(line: object) -> TrainMetrics | ValidationMetrics:
 
 
 def metadata_of(model: type[Model], name: str, kind: type[MetadataT]) -> MetadataT | None:
-    """What a field is annotated with, of one kind; None when it is not."""
+    """Return what a field is annotated with, of one kind; None when it is not."""
     return next((item for item in model.model_fields[name].metadata if isinstance(item, kind)), None)
 
 
 def served_fields(model: type[Model]) -> Iterator[tuple[str, Served]]:
-    """The fields of a model that are served, with their series."""
+    """Yield the fields of a model that are served, with their series."""
     for name, field in model.model_fields.items():
         served = metadata_of(model, name, Served)
         if served is not None:
@@ -313,13 +313,13 @@ def served_fields(model: type[Model]) -> Iterator[tuple[str, Served]]:
 
 
 def all_series() -> dict[str, Served]:
-    """Every series that a trainer serves, by its name."""
+    """Return every series that a trainer serves, by its name."""
     lines = [served for model in (TrainMetrics, ValidationMetrics, ShadowScores) for _, served in served_fields(model)]
     return {served.name: served for served in [*lines, *RUN_SERIES]}
 
 
 def samples(metrics: TrainMetrics | ValidationMetrics) -> Iterator[Sample]:
-    """The values of a line, as series; what has not been measured is absent."""
+    """Yield the values of a line, as series; what has not been measured is absent."""
     yield from _samples(metrics, metrics.split)
     for name, scores in metrics.shadows.items():
         yield from _samples(scores, metrics.split, name)

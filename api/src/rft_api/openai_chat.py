@@ -102,13 +102,13 @@ def split_row(row: Json, use: Use) -> ChatRow:
 
 
 def read_prompts(source: DataSource, problems: list[str], check: Check) -> tuple[list[Prompt], None]:
-    """The prompts of a file; see `rft_api.data_formats.DataFormat`."""
+    """Return the prompts of a file; see `rft_api.data_formats.DataFormat`."""
     rows = _checked_rows(source, "prompt", problems, check)
     return [prompt_of(source, line, row.messages, row.reference_answer, row.metadata) for line, row in rows], None
 
 
 def read_conversations(source: WarmupSource, problems: list[str], check: Check) -> tuple[list[Conversation], None]:
-    """The conversations of a file; see `rft_api.data_formats.DataFormat`."""
+    """Return the conversations of a file; see `rft_api.data_formats.DataFormat`."""
     rows = _checked_rows(source, "conversation", problems, check)
     return [Conversation(source.name, row.messages, line) for line, row in rows], None
 
@@ -130,12 +130,12 @@ class SplitFiles:
     split: str | None
 
     def __call__(self, name: str) -> bool:
-        """Whether a file, by its name relative to the folder, is read."""
+        """Return whether a file, by its name relative to the folder, is read."""
         return is_data_file(name, self.split)
 
 
 def files(source: Source) -> SplitFiles:
-    """The filter of the files of a folder that can hold rows of the source's split."""
+    """Return the filter of the files of a folder that can hold rows of the source's split."""
     return SplitFiles(source.split)
 
 
@@ -153,7 +153,7 @@ def read_chat_rows(
 
 
 def read_messages(entries: Any, field: str = "messages") -> list[Message]:
-    """The messages of a conversation as role and text; `field` is the name of their field, for messages.
+    """Return the messages of a conversation as role and text; `field` is the name of their field, for messages.
 
     Raises:
         ValueError: when they are no such messages; the message says why, with the field.
@@ -193,7 +193,8 @@ def read_turns(turns: Any, field: str, noun: str, parts: str) -> Iterator[tuple[
 
 
 def with_system(messages: list[Message], system: Any) -> list[Message]:
-    """Messages that begin with the `system` of their row, a text or a list of parts; unchanged if it has none.
+    """Return the messages that begin with the `system` of their row, a text or a list of parts; unchanged if it has
+    none.
 
     Raises:
         ValueError: when it is no text, or when the messages begin with a system message already.
@@ -206,7 +207,7 @@ def with_system(messages: list[Message], system: Any) -> list[Message]:
 
 
 def read_text(content: Any, place: str) -> str:
-    """A text, or the joined texts of a list of parts in the form of OpenAI or of Amazon Bedrock's Converse.
+    """Return a text, or the joined texts of a list of parts in the form of OpenAI or of Amazon Bedrock's Converse.
 
     Raises:
         ValueError: when it is neither; the message begins with the place.
@@ -225,7 +226,7 @@ def read_text(content: Any, place: str) -> str:
 
 
 def _unpacked(entries: Any, field: str) -> Any:
-    """A list that may be JSON in a text, as some datasets keep it; anything else as it is."""
+    """Return a list that may be JSON in a text, as some datasets keep it; anything else as it is."""
     if not isinstance(entries, str) or not entries.lstrip().startswith("["):
         return entries
     try:
@@ -284,7 +285,7 @@ def _shows_something(text: str) -> bool:
 
 
 def _conversion(row: Json) -> str:
-    """The command that makes rows of this format of a row of another one; empty for a row without fields."""
+    """Return the command that makes rows of this format of a row of another one; empty for a row without fields."""
     for field, value in row.items():
         if isinstance(value, dict) and "messages" in value:
             return f"; it is in {field}: jq -c '.{field}' FILE > NEW"
@@ -307,7 +308,7 @@ def _conversion(row: Json) -> str:
 
 
 def _answer_field(row: Json, prompt_field: str) -> str | None:
-    """The field that most likely holds the answer of a row of another format."""
+    """Return the field that most likely holds the answer of a row of another format."""
     for name in ("reward_model", "reward_spec"):  # rows of verl and SkyRL
         if isinstance(row.get(name), dict) and "ground_truth" in row[name]:
             return f"{name}.ground_truth"

@@ -119,7 +119,7 @@ class Pace:
 
 
 def describe_progress(progress: Progress, seconds: float) -> str:
-    """One line for a log: the stage, how far it is, and the time left.
+    """Return one line for a log: the stage, how far it is, and the time left.
 
     Args:
         progress: the progress of the run.
@@ -153,7 +153,7 @@ def message_without_phase(message: str, phase: str | None) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration for a reader: 42s, 3m 05s, 2h 10m."""
+    """Return a duration for a reader: 42s, 3m 05s, 2h 10m."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -163,7 +163,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def count_bytes(total: int, report: Report) -> OnBytes:
-    """Adds up bytes: `report` gets those that have been read or copied so far, and their total."""
+    """Add up bytes: `report` gets those that have been read or copied so far, and their total."""
     completed = 0
 
     def count(more: int) -> None:
@@ -175,8 +175,8 @@ def count_bytes(total: int, report: Report) -> OnBytes:
 
 
 def ignore_bytes(count: int) -> None:
-    """Takes bytes that nobody counts."""
+    """Take bytes that nobody counts."""
 
 
 def ignore_report(completed: int, total: int) -> None:
-    """Takes the progress of what nobody waits for."""
+    """Take the progress of what nobody waits for."""

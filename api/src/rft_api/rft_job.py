@@ -46,7 +46,7 @@ class Compute(TrainerCompute):
     """Settings of the trainer's pods that replace or extend the operator's."""
 
     def for_trainer(self) -> TrainerCompute:
-        """The part that the trainer reads."""
+        """Return the part that the trainer reads."""
         return TrainerCompute.model_construct(**{name: getattr(self, name) for name in TrainerCompute.model_fields})
 
 
@@ -197,7 +197,7 @@ class RFTJobSpec(Model):
     """The InferenceEndpoint that is created when the job has succeeded. When absent, none is created."""
 
     def sources(self) -> Iterator[SplitSource]:
-        """All sources of prompts and conversations."""
+        """Return all sources of prompts and conversations."""
         return split_sources(self.data, self.warmup)
 
 

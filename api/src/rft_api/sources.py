@@ -18,7 +18,7 @@ DEFAULT_VALIDATION_FRACTION = 0.1
 
 
 def _options_of(format_name: FormatName, field: str) -> Rule:
-    """The rule that the options of a format stand only where the format does."""
+    """Return the rule that the options of a format stand only where the format does."""
     name = camel(field)
     return Rule(
         cel=f"!has(self.{name}) || self.format == '{format_name}'",
@@ -70,7 +70,7 @@ Sources = Annotated[list[DataSource], Field(min_length=1, max_length=32)]
 
 
 def distinct_names(field: str) -> Rule:
-    """The rule that no two sources in a field have the same name."""
+    """Return the rule that no two sources in a field have the same name."""
 
     def holds(model: Model) -> bool:
         sources: list[Source] = getattr(model, field) or []

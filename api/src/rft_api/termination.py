@@ -82,7 +82,7 @@ class Failure:
 
 
 def success_message(summary: Summary, changed_inputs: Sequence[str] = ()) -> str:
-    """The termination message that rank 0 writes when the run has succeeded.
+    """Return the termination message that rank 0 writes when the run has succeeded.
 
     Args:
         summary: the summary of the run.
@@ -121,7 +121,8 @@ def add_missing(message: str, sentences: Sequence[str]) -> str:
 
 
 def parse_result(message: str) -> RunResult | None:
-    """The result in a termination message; None when it holds no result, or numbers that a status cannot have."""
+    """Return the result in a termination message; None when it holds no result, or numbers that a status cannot
+    have."""
     try:
         result = RunResult.model_validate_json(message)
     except ValidationError:
@@ -136,7 +137,8 @@ def parse_result(message: str) -> RunResult | None:
 
 
 def memory_message(verdict: MemoryVerdict) -> str:
-    """The termination message of the pod that plans the memory of a job; a long text is cut, so that it stays JSON."""
+    """Return the termination message of the pod that plans the memory of a job; a long text is cut, so that it stays
+    JSON."""
     for maximum in (2000, 1000, 500):
         shown = verdict.model_copy(update={"message": one_line(verdict.message, maximum)})
         message = shown.model_dump_json(by_alias=True)
@@ -146,7 +148,7 @@ def memory_message(verdict: MemoryVerdict) -> str:
 
 
 def parse_memory(message: str) -> MemoryVerdict | None:
-    """The verdict in the termination message of such a pod; None when it holds none."""
+    """Return the verdict in the termination message of such a pod; None when it holds none."""
     try:
         verdict = MemoryVerdict.model_validate_json(message)
     except ValidationError:
@@ -155,7 +157,7 @@ def parse_memory(message: str) -> MemoryVerdict | None:
 
 
 def parse_failure(message: str) -> Failure:
-    """The failure in a termination message; without the trainer's own, Kubernetes gives the end of the log."""
+    """Return the failure in a termination message; without the trainer's own, Kubernetes gives the end of the log."""
     text = message.strip()
     reason, separator, rest = text.partition(": ")
     if separator and reason in {code.reason for code in ExitCode}:
@@ -167,12 +169,12 @@ def parse_failure(message: str) -> Failure:
 
 
 def failure_message(code: ExitCode, message: str) -> str:
-    """The termination message of a program that has failed."""
+    """Return the termination message of a program that has failed."""
     return f"{code.reason}: {message}"
 
 
 def format_end(code: ExitCode, message: str, rank: int | None = None) -> str:
-    """What a program that does not succeed writes to standard error as its last words.
+    """Return what a program that does not succeed writes to standard error as its last words.
 
     Args:
         code: its exit code.
@@ -184,7 +186,8 @@ def format_end(code: ExitCode, message: str, rank: int | None = None) -> str:
 
 
 def find_end(output: str) -> str | None:
-    """The message of one line or more with which a program has ended, from its output; None when there is none."""
+    """Return the message of one line or more with which a program has ended, from its output; None when there is
+    none."""
     ends = list(_END.finditer(output))
     if not ends:
         return None

@@ -85,7 +85,7 @@ def missing_sentences(folder: RunFolder, trackers: Sequence[Tracker], address: s
 
 
 def _count_lines(folder: RunFolder, start: int) -> int:
-    """The number of complete lines of `metrics.jsonl` from a byte on."""
+    """Return the number of complete lines of `metrics.jsonl` from a byte on."""
     if not folder.metrics.exists():
         return 0
     lines = 0

@@ -19,7 +19,7 @@ RewardScale = Literal["Group", "Batch", "None"]
 
 
 def default_scale(algorithm: Algorithm) -> RewardScale:
-    """What an algorithm scales advantages by, unless the manifest states it."""
+    """Return what an algorithm scales advantages by, unless the manifest states it."""
     return "None" if algorithm == "DrGRPO" else "Group"
 
 
@@ -360,7 +360,7 @@ class SplitSource:
 
 
 def split_sources(data: Data, warmup: Warmup | None) -> Iterator[SplitSource]:
-    """Every source of a job: those of the training prompts first, those of the warm-up last."""
+    """Yield every source of a job: those of the training prompts first, those of the warm-up last."""
     splits: list[tuple[Split, Location, Sequence[DataSource | WarmupSource] | None]] = [
         ("train", ("data", "train"), data.train),
         ("validation", ("data", "validation"), data.validation),
@@ -373,7 +373,7 @@ def split_sources(data: Data, warmup: Warmup | None) -> Iterator[SplitSource]:
 
 
 def relocate(data: Data, warmup: Warmup | None, locate: Callable[[Source], str]) -> tuple[Data, Warmup | None]:
-    """The same data at other addresses; `locate` returns the new address of a source."""
+    """Return the same data at other addresses; `locate` returns the new address of a source."""
 
     def moved(sources: Sequence[Source] | None) -> list[Source] | None:
         return None if sources is None else [source.model_copy(update={"uri": locate(source)}) for source in sources]

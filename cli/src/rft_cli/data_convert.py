@@ -161,7 +161,8 @@ def convert_rows(
 
 
 def _is_unseen(row: Json, name: str) -> bool:
-    """Whether a row has a field from which prompts are usually made, and any of its texts is not in the prompt."""
+    """Return whether a row has a field from which prompts are usually made, and any of its texts is not in the
+    prompt."""
     prompt = "\n".join(message["content"] for message in row["messages"])
     return any(text not in prompt for text in _texts(row.get(name)))
 

@@ -82,7 +82,7 @@ def convert_row(row: Json, form: RowFormat, prompt_field: str | None, answer_fie
 
 
 def _with_field(row: Json, name: str | None, advice: str) -> Json:
-    """The row with the field that an option names at its top level."""
+    """Return the row with the field that an option names at its top level."""
     if name is None or name in row:
         return row
     value: Any = row
@@ -173,7 +173,7 @@ def _prompt_turns(row: Json, field: str) -> list[Message]:
 
 
 def _only_answer(value: Any, field: str) -> Any:
-    """The text of an answer that is written as a list of one message; any other answer as it is."""
+    """Return the text of an answer that is written as a list of one message; any other answer as it is."""
     if not isinstance(value, list) or not value or not isinstance(value[0], dict) or "role" not in value[0]:
         return value
     messages = read_messages(value, field)

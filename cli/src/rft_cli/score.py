@@ -163,7 +163,7 @@ def _read_rows(file: Path) -> list[Line]:
 
 
 def _is_rollouts(file: Path) -> bool:
-    """Whether a file is one of rollouts; other tables have a column of messages."""
+    """Return whether a file is one of rollouts; other tables have a column of messages."""
     if file.suffix != ".parquet" or not file.is_file():
         return False
     import pyarrow.parquet
@@ -220,7 +220,7 @@ def _score(
 
 
 def _with_group(line: Line) -> Json:
-    """A sample with the id of its group: the completions of the same prompt with the same reference answer."""
+    """Return a sample with the id of its group: the completions of the same prompt with the same reference answer."""
     sample = line.sample
     return {**sample, "group": f"{line.part}/{group_id(sample['messages'][:-1], sample['reference_answer'])}"}
 

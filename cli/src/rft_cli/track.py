@@ -105,7 +105,7 @@ def _send(folder: RunFolder, address: str, console: Console) -> None:
 
 
 def _files(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of each file that trackers write."""
+    """Return the size and the time of each file that trackers write."""
     states = {}
     for path in (file for name in _WRITTEN for file in (folder / name).rglob("*") if file.is_file()):
         status = path.stat()

@@ -144,7 +144,8 @@ class _Question:
         return [*self._query.getall(name, []), *self._query.getall(f"{name}[]", [])]
 
     def _buckets(self) -> list[tuple[int, int]]:
-        """Beginning and end of each bucket of the page; the first and the last may be shorter than the others."""
+        """Return the beginning and the end of each bucket of the page; the first and the last may be shorter than the
+        others."""
         buckets: list[tuple[int, int]] = []
         first = self.start
         while first < self.end and len(buckets) < self.limit:
@@ -219,7 +220,7 @@ def _cost_results(totals: list[Total], by_line: bool, lines: list[str], currency
 
 
 def _line_items(total: Total) -> Iterator[tuple[str, int, Decimal]]:
-    """The lines of a bill for one model: name, tokens and cost."""
+    """Yield the lines of a bill for one model: name, tokens and cost."""
     yield f"{total.model}, input_tokens", total.prompt_tokens - total.cached_tokens, total.prompt_cost
     yield f"{total.model}, input_cached_tokens", total.cached_tokens, total.cached_cost
     yield f"{total.model}, output_tokens", total.completion_tokens, total.completion_cost

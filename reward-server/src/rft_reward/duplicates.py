@@ -10,7 +10,8 @@ from rft_api.reward_protocol import DUPLICATE_ROWS
 
 
 def explain_duplicates(samples: Sequence[dict[str, Any]], rows: list[Json]) -> list[Json]:
-    """The rows, with a more exact error where the cause of several rows is most likely a missing reference answer.
+    """Return the rows, with a more exact error where the cause of several rows is most likely a missing reference
+    answer.
 
     Published handlers append a row for a sample without a reference answer, and go on to append the usual one.
     """

@@ -134,7 +134,7 @@ def _belongs_to_extra(requirement: Requirement, extra: str) -> bool:
 
 
 def _bundled_folder(requirements: Sequence[str]) -> Path | None:
-    """The folder of the packages that the image brings, if they satisfy the requirements."""
+    """Return the folder of the packages that the image brings, if they satisfy the requirements."""
     folder = os.environ.get(BUNDLED_PACKAGES)
     return Path(folder) if folder and satisfies(Path(folder), requirements) else None
 

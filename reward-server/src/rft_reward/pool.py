@@ -141,7 +141,8 @@ class Pool:
     async def _call_fairly(
         self, samples: Sequence[dict[str, Any]], seconds: float, *, is_last: bool
     ) -> tuple[list[Json] | _Failure, float]:
-        """Like `_call`, but code of an earlier sample that wrote to the worker's pipe does not fail the last attempt.
+        """Return the like `_call`, but code of an earlier sample that wrote to the worker's pipe does not fail the last
+        attempt.
 
         The samples get another worker instead. After as many attempts as there are workers, it is a new one.
         """
@@ -154,7 +155,7 @@ class Pool:
         return outcome, spent
 
     async def _call(self, samples: Sequence[dict[str, Any]], seconds: float) -> tuple[list[Json] | _Failure, float]:
-        """Rows or a failure, and the seconds that scoring took, without the wait for a worker."""
+        """Return the rows or a failure, and the seconds that scoring took, without the wait for a worker."""
         try:
             payload = orjson.dumps(samples)
         except TypeError as error:  # the sample is too deep to be written, or comes from the tests of the manifest

@@ -35,7 +35,7 @@ async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> RFTJ
 
 
 def _problem_condition(status: Json) -> tuple[ConditionType, Truth]:
-    """The end of a run is final: after it, an error can only be one of the endpoint."""
+    """Return the end of a run is final: after it, an error can only be one of the endpoint."""
     return (ConditionType.ENDPOINT_READY, "False") if has_ended(status) else (ConditionType.SUCCEEDED, "Unknown")
 
 

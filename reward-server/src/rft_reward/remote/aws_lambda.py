@@ -96,7 +96,7 @@ class AwsLambda:
 
 
 def _function_error(problem: str, answer: bytes) -> RemoteError:
-    """The error of a failed function. AWS returns the type and the message of its exception."""
+    """Return the error of a failed function. AWS returns the type and the message of its exception."""
     try:
         error = json.loads(answer)
     except (ValueError, RecursionError):

@@ -105,7 +105,7 @@ class GroupJudge:
     async def _rank_all(
         self, sample: Json, orders: Sequence[list[_Answer]], deadline: float
     ) -> list[tuple[Ranking, list[_Answer]]]:
-        """The rankings of the answers in each order.
+        """Return the rankings of the answers in each order.
 
         Raises:
             RemoteError: an order has no ranking; without its reverse, an order would favour some positions.
@@ -148,7 +148,8 @@ class GroupJudge:
 
 
 def _orders(answers: list[_Answer], count: int) -> list[list[_Answer]]:
-    """Orders of the answers, each followed by its reverse. They depend on nothing but the texts of the answers."""
+    """Return the orders of the answers, each followed by its reverse. They depend on nothing but the texts of the
+    answers."""
     generator = random.Random(json.dumps([answer.text for answer in answers]))
     orders: list[list[_Answer]] = []
     while len(orders) < count:
@@ -158,7 +159,7 @@ def _orders(answers: list[_Answer], count: int) -> list[list[_Answer]]:
 
 
 def _share_beaten(text: str, ranking: Ranking, order: list[_Answer]) -> float:
-    """The share of the other completions of the group that an answer beats, where a tie counts half."""
+    """Return the share of the other completions of the group that an answer beats, where a tie counts half."""
     beaten = tied = 0
     is_worse = False
     for place in ranking.places:

@@ -76,7 +76,7 @@ class Judge:
         }
 
     async def _rate(self, messages: list[dict[str, str]], deadline: float) -> Rating:
-        """The median of the votes, with the reason of the vote that is nearest to it."""
+        """Return the median of the votes, with the reason of the vote that is nearest to it."""
         votes = await asyncio.gather(
             *(self._vote(messages, deadline) for _ in range(self._judge.votes)), return_exceptions=True
         )

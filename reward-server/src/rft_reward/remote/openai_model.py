@@ -128,7 +128,7 @@ class OpenAIModelGrader:
     async def _score_part(
         self, key: str, part: _Question | _Similarity, values: Values, deadline: float
     ) -> tuple[float, str]:
-        """The score of one part, and the reason for it in words."""
+        """Return the score of one part, and the reason for it in words."""
         if isinstance(part, _Similarity):
             assert self._embeddings is not None
             return await self._embeddings.similarity(*part.texts(values), deadline), ""
@@ -172,7 +172,7 @@ class _Similarity:
         self.threshold = grader.pass_threshold
 
     def texts(self, values: Values) -> tuple[str, str]:
-        """The texts for a sample."""
+        """Return the texts for a sample."""
         text, reference = values.render(self._input, self._reference)
         return text, reference
 
@@ -199,7 +199,8 @@ class _Question:
             self.field, self.schema, self.form = "result", _SCORE_SCHEMA, _SCORE_FORM
 
     def messages(self, values: Values) -> list[dict[str, str]]:
-        """The messages about a sample. They state the form of the answer, for models that do not support schemas."""
+        """Return the messages about a sample. They state the form of the answer, for models that do not support
+        schemas."""
         texts = values.render(*(parts for _, parts in self._templates))
         messages = [{"role": role, "content": text} for (role, _), text in zip(self._templates, texts, strict=True)]
         return [{"role": "system", "content": self.form}, *messages]
@@ -250,7 +251,7 @@ def _label_schema(labels: Sequence[str]) -> dict[str, Any]:
 
 
 def _last_object(text: str) -> dict[str, Any] | None:
-    """The JSON object that is the text, or at its end, because models put it in a code fence or after words."""
+    """Return the JSON object that is the text, or at its end, because models put it in a code fence or after words."""
     last = None
     for value in json_objects(text):
         last = value

@@ -245,7 +245,7 @@ class Follower:
 
 
 def is_as_long(folder: RunFolder, position: Position) -> bool:
-    """Whether metrics.jsonl still reaches to a place."""
+    """Return whether metrics.jsonl still reaches to a place."""
     return not position.bytes or (folder.metrics.exists() and folder.metrics.stat().st_size >= position.bytes)
 
 

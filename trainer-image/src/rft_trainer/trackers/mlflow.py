@@ -124,7 +124,7 @@ class MLflowTrackingClient:
         return str(experiment.experiment_id)
 
     def _runs(self, experiment: str, run: RunIdentity) -> dict[int, Run]:
-        """The runs of MLflow that stand for a run, by their generation."""
+        """Return the runs of MLflow that stand for a run, by their generation."""
         runs = self._client.search_runs([experiment], f"tags.`{_IDENTITY}` = '{run.identity}'")
         return {int(each.data.tags[_GENERATION]): each for each in runs}
 
@@ -146,7 +146,7 @@ def _metrics(points: dict[str, float], step: int, moment: float) -> list[Metric]
 
 
 def _key(name: str) -> str:
-    """A name of a metric or parameter that MLflow takes; other names have other ones.
+    """Return a name of a metric or parameter that MLflow takes; other names have other ones.
 
     It takes letters, digits, `_-. :/`, and paths that are not shortened, such as `a//b`. Other characters become their
     code between colons.

@@ -122,5 +122,5 @@ class WandbClient:
 
 
 def _table(table: Table) -> wandb.Table:
-    """A table; columns may hold numbers and nothing."""
+    """Return a table; columns may hold numbers and nothing."""
     return wandb.Table(columns=table.columns, data=table.rows, allow_mixed_types=True)
