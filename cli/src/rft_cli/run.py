@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import httpx
 from pydantic import ValidationError
@@ -43,6 +42,7 @@ from rft_cli.check import check_manifests
 from rft_cli.console import make_console
 from rft_cli.display import Display
 from rft_cli.history import History
+from rft_cli.interruption import Interruption
 from rft_cli.local_rewards import local_reward_errors
 from rft_cli.processes import LOG_LINES, Program, RewardServer
 from rft_cli.report import read_model, report
@@ -252,35 +252,11 @@ def _value_text(value: object) -> str:
     return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
-class _Interruption:
-    """Counts Ctrl-C and SIGTERM: the first one ends the run after a checkpoint, the second one ends it at once."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __bool__(self) -> bool:
-        return self.count > 0
-
-    @contextmanager
-    def listening(self) -> Iterator[_Interruption]:
-        """Handle the signals until the block ends, and then restore the previous handlers."""
-
-        def count_signal(number: int, frame: FrameType | None) -> None:
-            self.count += 1
-
-        previous = {number: signal.signal(number, count_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-
 def _train(
     job: RFTJob, functions: dict[str, RewardFunction], places: Places, folder: RunFolder, console: Console
 ) -> None:
     with ExitStack() as stack:
-        interruption = stack.enter_context(_Interruption().listening())
+        interruption = stack.enter_context(Interruption().listening())
         private = stack.enter_context(scratch_folder())
         display = stack.enter_context(Display(console, job.metadata.name, History(folder.metrics)))
         tests = sum(len(function.spec.tests) for function in functions.values())
@@ -349,7 +325,7 @@ def _start_trainer(config: TrainerConfig, folder: RunFolder, port: int) -> Progr
 
 
 def _follow(
-    trainer: Program, port: int, servers: Sequence[RewardServer], display: Display, interruption: _Interruption
+    trainer: Program, port: int, servers: Sequence[RewardServer], display: Display, interruption: Interruption
 ) -> int:
     """Show the run until the trainer ends, and return its exit code.
 
