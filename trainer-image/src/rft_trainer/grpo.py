@@ -25,7 +25,7 @@ from rft_trainer.component_limit import ComponentLimit, recorded_names
 from rft_trainer.data import Prompt
 from rft_trainer.distributed import any_rank, gather, independent_passes, rank, wait_for_all
 from rft_trainer.engines import VLLM, InProcess, Policy
-from rft_trainer.evaluation import Complete, complete
+from rft_trainer.evaluation import Complete, Decoding, complete
 from rft_trainer.failures import first_line, write_failure
 from rft_trainer.generation import Finished
 from rft_trainer.inference import without_dropout
@@ -286,20 +286,13 @@ class RFTTrainer(PackedGRPOTrainer):
     def _complete(
         self, prompt_ids: list[list[int]], temperature: float, on_finished: Finished | None = None
     ) -> list[list[int]]:
+        pad_id = self.processing_class.pad_token_id
+        decoding = Decoding(self.max_completion_length, temperature, self._end_ids, pad_id, self._stops)
         with (
             unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model,
             independent_passes(self.model_wrapped),
         ):
-            return complete(
-                model,
-                prompt_ids,
-                on_finished,
-                max_new_tokens=self.max_completion_length,
-                temperature=temperature,
-                end_ids=self._end_ids,
-                pad_id=self.processing_class.pad_token_id,
-                stops=self._stops,
-            )
+            return complete(model, prompt_ids, decoding, on_finished)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         """Return the reward servers' scores, NaN for a completion that could not be scored.
