@@ -15,7 +15,7 @@ from typing import Any
 from multidict import MultiMapping
 
 from rft_gateway.errors import ApiError
-from rft_gateway.ledger import Ledger, LedgerError, Total
+from rft_gateway.ledger import Ledger, LedgerError, Total, TotalsQuery
 
 _LATEST = 253_402_214_400
 """The beginning of the last day of the year 9999. Buckets that begin before it end in this year, too: there are no
@@ -115,13 +115,8 @@ class _Question:
         if "key" in by:
             by.add("namespace")  # Keys of two namespaces may have the same name.
         try:
-            totals = await ledger.totals(
-                datetime.fromtimestamp(self.start, UTC),
-                datetime.fromtimestamp(end, UTC),
-                by=by,
-                bucket_seconds=self.width.seconds,
-                only=only,
-            )
+            start_time, end_time = (datetime.fromtimestamp(time, UTC) for time in (self.start, end))
+            totals = await ledger.totals(TotalsQuery(start_time, end_time, by, self.width.seconds, only))
         except LedgerError as error:
             raise ApiError(503, "the usage cannot be read at the moment; try again later") from error
         by_bucket: dict[int, list[Total]] = {}
