@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +21,7 @@ from rft_api.run_folder import RunFolder
 from rft_api.scratch import scratch_folder
 from rft_api.storage import ObjectStore
 from rft_api.storage_error import StorageError
-from rft_api.tracker_state import missing_sentences, read_state
+from rft_api.tracker_state import count_lines, missing_sentences, read_state
 from rft_api.trackers import Tracker, distinct_trackers
 from rft_api.trainer_config import TrainerConfig
 from rft_cli.report import read_model
@@ -27,6 +29,7 @@ from rft_cli.stage_display import shown_stage
 
 SECONDS = 600.0
 """How long a tracker that does not answer is tried."""
+_POLL_SECONDS = 0.25
 _FILES = ("job.json", "metrics.jsonl", "summary.json")
 _FOLDERS = ("evaluations/", "validations/", "trackers/", "tensorboard/", "wandb/")
 _WRITTEN = ("trackers", "tensorboard", "wandb")
@@ -90,11 +93,21 @@ def _send(folder: RunFolder, address: str, console: Console) -> None:
         raise RunError(ExitCode.OUTPUT_INVALID, f"{folder.config}: {error}") from error
     if not trackers:
         raise RunError(ExitCode.OUTPUT_INVALID, f"{address}: this run has no trackers (spec.trackers)")
+    total = count_lines(folder)
     for tracker in trackers:
         command = [sys.executable, "-m", "rft_trainer.trackers", str(folder.path), tracker.key]
-        with shown_stage() as stage:
-            stage.update(f"sending the run to {tracker.description}")
-            subprocess.run([*command, "--seconds", str(SECONDS)], stdin=subprocess.DEVNULL, env=os.environ)
+        sender = subprocess.Popen([*command, "--seconds", str(SECONDS)], stdin=subprocess.DEVNULL, env=os.environ)
+        try:
+            with shown_stage() as stage:
+                while sender.poll() is None:
+                    sent = 0
+                    with suppress(OSError, ValueError):  # what is wrong with its state is said below
+                        sent = read_state(folder, tracker).sent.lines
+                    stage.update(f"sending the run to {tracker.description}", sent, total, "lines of metrics.jsonl")
+                    time.sleep(_POLL_SECONDS)
+        finally:
+            sender.kill()  # after Ctrl-C; one that has ended stays as it is
+            sender.wait()
     missing = list(missing_sentences(folder, trackers, address))
     if missing:
         raise RunError(ExitCode.UNEXPECTED, "; ".join(missing))
