@@ -106,7 +106,7 @@ def _level(condition: Condition) -> Level:
 
 
 def _progress_events(job: Job) -> Iterator[Json]:
-    """The last step, from the status, which keeps no other one."""
+    """Yield the event of the last step, from the status, which keeps no other one."""
     progress = job.status.progress
     if progress is None or not progress.step:
         return

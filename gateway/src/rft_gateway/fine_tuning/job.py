@@ -100,8 +100,8 @@ class Job:
     def base(self) -> str:
         """Name of the model that is tuned; its address, where the job names no endpoint."""
         endpoint = self.spec.get("endpoint") or {}
-        asked = (self.request or {}).get("model")
-        return str(asked or endpoint.get("baseEndpoint") or self.spec["model"]["uri"])
+        model = (self.request or {}).get("model")
+        return str(model or endpoint.get("baseEndpoint") or self.spec["model"]["uri"])
 
     @property
     def tuned_model(self) -> str | None:
@@ -119,7 +119,8 @@ class Job:
 
     def describe(self) -> Json:
         """Return OpenAI's object of the job. What its status does not say is null."""
-        asked, used = self.request or {}, {**Hyperparameters().to_json_object(), **self.spec.get("hyperparameters", {})}
+        request = self.request or {}
+        hyperparameters = {**Hyperparameters().to_json_object(), **self.spec.get("hyperparameters", {})}
         return {
             "object": "fine_tuning.job",
             "id": self.name,
@@ -131,20 +132,20 @@ class Job:
             "model": self.base,
             "fine_tuned_model": self.tuned_model,
             "organization_id": self.metadata.get("namespace"),
-            "training_file": str(asked.get("training_file") or self.spec["data"]["train"][0]["uri"]),
-            "validation_file": asked.get("validation_file") or self._validation_address(),
+            "training_file": str(request.get("training_file") or self.spec["data"]["train"][0]["uri"]),
+            "validation_file": request.get("validation_file") or self._validation_address(),
             "result_files": [],
             "trained_tokens": None,
-            "seed": used["seed"],
+            "seed": hyperparameters["seed"],
             "hyperparameters": {
-                "n_epochs": used["epochs"],
-                "batch_size": used["batchSize"],
+                "n_epochs": hyperparameters["epochs"],
+                "batch_size": hyperparameters["batchSize"],
                 "learning_rate_multiplier": self._asked_multiplier(),
             },
-            "method": self._method(used),
+            "method": self._method(hyperparameters),
             "integrations": [],
             "metadata": self.user_metadata or None,
-            "suffix": asked.get("suffix"),
+            "suffix": request.get("suffix"),
         }
 
     def _error(self) -> Json | None:

@@ -99,7 +99,7 @@ class FineTuning:
             return self._list
         answer = self._operations.get((method, operation))
         if answer is None:
-            allowed = [each for each, known in self._operations if known == operation]
+            allowed = [each for each, suffix in self._operations if suffix == operation]
             if allowed:
                 raise _not_allowed(method, path, ", ".join(allowed))
             raise ApiError(404, f"Invalid URL ({method[:20]} {path[:200]})", code="unknown_url")

@@ -47,15 +47,15 @@ class ClusterJobs:
             ApiError: 403 when it has no ConfigMap for them, 503 when this is wrong.
         """
         with _explained():
-            found = await self._server.get(CONFIG_MAPS, namespace, CONFIG_MAP)
-        if found is None:
+            config_map = await self._server.get(CONFIG_MAPS, namespace, CONFIG_MAP)
+        if config_map is None:
             message = (
                 f"Fine-tuning is not enabled in namespace {namespace}: it has no ConfigMap {CONFIG_MAP}. Whoever "
                 "administrates the namespace has to create it."
             )
             raise ApiError(403, message, type="permission_error", code="fine_tuning_not_enabled")
         try:
-            return read_defaults(found)
+            return read_defaults(config_map)
         except DefaultsError as error:
             message = f"Whoever administrates the namespace has to correct this: {error}"
             # OpenAI's clients obey this header: to ask again does not help.
@@ -69,14 +69,14 @@ class ClusterJobs:
             ApiError: 404 when there is none.
         """
         with _explained():
-            found = await self._server.get(ENDPOINTS, namespace, name)
-        if found is None:
+            endpoint = await self._server.get(ENDPOINTS, namespace, name)
+        if endpoint is None:
             raise model_not_found(name)
-        found.pop("status", None)
+        endpoint.pop("status", None)
         try:
-            return InferenceEndpoint.model_validate(found, by_alias=True, by_name=False)
+            return InferenceEndpoint.model_validate(endpoint, by_alias=True, by_name=False)
         except ValidationError as invalid:
-            problem = next(violations(invalid, found, InferenceEndpoint))
+            problem = next(violations(invalid, endpoint, InferenceEndpoint))
             message = one_line(f"model: InferenceEndpoint {name} is of another version of rft-operator: {problem}")
             raise ApiError(400, message, param="model", code="model_not_tunable") from None
 

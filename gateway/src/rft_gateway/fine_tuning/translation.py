@@ -127,7 +127,7 @@ def _job_spec(
         endpoint["baseEndpoint"] = base.metadata.name
     if defaults.deletion_policy != "Delete":
         endpoint["deletionPolicy"] = defaults.deletion_policy
-    given = default_fields(
+    stated = default_fields(
         defaults, "algorithm", "tuning", "compute", "credentials", "preflight", "limits", "queue_name"
     )
     return {
@@ -136,31 +136,31 @@ def _job_spec(
         "hyperparameters": _hyperparameters(request, name, defaults),
         **_sampling(request, defaults),
         **_evaluation(request, defaults),
-        **given,
+        **stated,
         "output": {"uri": f"{defaults.output.rstrip('/')}/{name}"},
         "endpoint": endpoint,
     }
 
 
 def _hyperparameters(request: CreateRequest, name: str, defaults: Defaults) -> Json:
-    asked, given = request.method.reinforcement.hyperparameters, defaults.hyperparameters
-    fields: Json = given.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    settings, own = request.method.reinforcement.hyperparameters, defaults.hyperparameters
+    fields: Json = own.model_dump(mode="json", by_alias=True, exclude_unset=True)
     seed = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) & 0x7FFFFFFF
     fields["seed"] = request.seed if request.seed is not None else seed
-    wholes = {"epochs": asked.n_epochs, "batchSize": asked.batch_size, "evalInterval": asked.eval_interval}
+    wholes = {"epochs": settings.n_epochs, "batchSize": settings.batch_size, "evalInterval": settings.eval_interval}
     fields |= {field: value for field, value in wholes.items() if value != "auto"}
-    if asked.learning_rate_multiplier != "auto":
-        rate = float(f"{given.learning_rate * asked.learning_rate_multiplier:.{_DIGITS}g}")
+    if settings.learning_rate_multiplier != "auto":
+        rate = float(f"{own.learning_rate * settings.learning_rate_multiplier:.{_DIGITS}g}")
         if not 0 < rate <= _LARGEST_RATE:
             message = f"{_SETTINGS}.learning_rate_multiplier: makes the learning rate {rate:g}, which has to be above 0"
-            message += f" and at most {_LARGEST_RATE}; the default is {given.learning_rate:g}"
+            message += f" and at most {_LARGEST_RATE}; the default is {own.learning_rate:g}"
             raise ApiError(400, message, param=f"{_SETTINGS}.learning_rate_multiplier", code=INVALID_VALUE)
         fields["learningRate"] = decimal_text(rate)
-    if asked.compute_multiplier != "auto":
-        samples = round(given.samples_per_prompt * asked.compute_multiplier)
+    if settings.compute_multiplier != "auto":
+        samples = round(own.samples_per_prompt * settings.compute_multiplier)
         if not _SAMPLES[0] <= samples <= _SAMPLES[1]:
             message = f"{_SETTINGS}.compute_multiplier: makes {samples} completions for each prompt, which have to be "
-            message += f"{_SAMPLES[0]} to {_SAMPLES[1]}; the default is {given.samples_per_prompt}"
+            message += f"{_SAMPLES[0]} to {_SAMPLES[1]}; the default is {own.samples_per_prompt}"
             raise ApiError(400, message, param=f"{_SETTINGS}.compute_multiplier", code=INVALID_VALUE)
         fields["samplesPerPrompt"] = samples
     return fields

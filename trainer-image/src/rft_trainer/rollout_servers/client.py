@@ -59,7 +59,7 @@ class Sampling:
     """Texts that end a completion, too, and are part of it."""
 
     def body(self) -> dict[str, Any]:
-        """The fields of a request that do not depend on its prompt."""
+        """Return the fields of a request that do not depend on its prompt."""
         return {
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
