@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -30,8 +31,9 @@ from rft_api.memory_plan import GIB, plan_memory
 from rft_api.model_shape import read_shape
 from rft_api.training import TrainerCompute
 from rft_trainer.rollout_servers import process, servers
-from rft_trainer.rollout_servers.client import Completion, Lost, RolloutClient, Sampling, read_completion, sample_seed
+from rft_trainer.rollout_servers.client import Lost, RolloutClient, Sampling, read_completion, sample_seed
 from rft_trainer.rollout_servers.command import ServerSettings, server_command, server_environment
+from rft_trainer.rollout_servers.generation import Completion
 from rft_trainer.rollout_servers.placement import gpu_memory_share, on_devices, server_cache_bytes, server_settings
 from rft_trainer.rollout_servers.process import NotLoaded, RolloutServer, failure_file
 from rft_trainer.rollout_servers.servers import Version, socket_of
@@ -263,7 +265,7 @@ def test_a_version_that_is_not_acknowledged_is_not_loaded(folder, tmp_path, refu
 
     version = Version("policy-v1", tmp_path, is_adapter="lora" in refused, is_temporary=True)
     with server(socket_of(folder, 0), respond), pytest.raises(NotLoaded, match=words):
-        servers.load(socket_of(folder, 0), version)
+        servers.load(socket_of(folder, 0), version, math.inf)
 
 
 def config_of(folder, compute=None, **changes):
