@@ -319,9 +319,9 @@ class Run:
         wait_for_all()
 
     def _report_completed(self, completed: int) -> None:
-        """Publish the progress of an evaluation, or stop it."""
+        """Publish the progress of an evaluation, or stop it; completions by vLLM are left by all ranks together."""
         self._reporter.update(done=completed)
-        if self._should_stop():
+        if self._config.compute.rollout_engine == "InProcess" and self._should_stop():
             raise RunError(ExitCode.INTERRUPTED, "stopped; start again to go on")
 
     def _check_learnable(self, policy: Policy, prompts: Sequence[Prompt], evaluator: Evaluator) -> None:
