@@ -340,6 +340,7 @@ def test_a_whole_job_that_trains_all_weights_whose_server_is_killed(
         data,
         tmp_path / "out",
         hyperparameters=hyperparameters(maxSteps=4, learningRate="1e-3"),
+        preflight={"prompts": 4, "action": "Warn"},
         compute={"gpusPerNode": 0, "rollouts": {"engine": "vLLM"}},
     )
     config = render(spec, tmp_path, rewards.url, rewards.token_file)
