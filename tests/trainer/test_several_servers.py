@@ -209,6 +209,8 @@ def test_a_run_that_samples_ahead_goes_on_exactly_from_a_periodic_checkpoint(tmp
     (tmp_path / "stopped").mkdir()
     hold(tmp_path / "stopped", model="policy-v2")
     stopped = start("stopped", tmp_path / "out", pause_after(3, tmp_path / "stopped"))
+    # The line of the killed run goes first.
+    wait_until(lambda: asked(tmp_path / "stopped", model="policy-v2"), stopped._written, stopped._stuck)
     stopped.wait_for_line(3)
     stopped.process.send_signal(signal.SIGTERM)
     assert stopped.wait() == ExitCode.INTERRUPTED, stopped.log
