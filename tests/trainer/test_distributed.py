@@ -5,6 +5,7 @@ import signal
 
 import psutil
 import pytest
+import torch
 from safetensors.torch import load_file
 from support.trainer import (
     TrainerProgram,
@@ -74,10 +75,24 @@ def test_the_same_numbers_at_every_stage(run_at, stage):
         assert weights[name].sub(weight).abs().max() < 1e-4, name
 
 
-def test_a_gradient_norm_and_clipping_without_zero(run_at):
-    _, run = run_at(0)
-    steps = [line for line in run.metrics() if line["split"] == "train"]
-    assert all(line["gradientNorm"] > 0 for line in steps)
+@pytest.mark.parametrize("stage", [0, 2])
+def test_a_gradient_is_clipped_to_its_largest_norm(tmp_path, model, data, rewards, stage):
+    """At stage 0 by the trainer, at others by DeepSpeed; the norm that is recorded is that before."""
+    spec = job_spec(
+        model,
+        data,
+        tmp_path / "out",
+        compute=two_processes(stage),
+        # AdamW's first step is the gradient, times the learning rate, where its elements are far below adamEpsilon.
+        hyperparameters=hyperparameters(maxSteps=1, learningRate="0.1", adamEpsilon="1", maximumGradientNorm="0.01"),
+    )
+    run = start(spec, tmp_path / "run", rewards)
+    run.succeed()
+    (line,) = [line for line in run.metrics() if line["split"] == "train"]
+    assert line["gradientNorm"] > 0.1
+    before, after = (load_file(folder / "model.safetensors") for folder in (model, run.folder.best))
+    change = torch.cat([(after[name] - weight).flatten() for name, weight in before.items()])
+    assert change.norm().item() == pytest.approx(0.1 * 0.01, rel=0.02)
 
 
 def test_an_adapter_with_warmup_without_zero(tmp_path, model, data, rewards):

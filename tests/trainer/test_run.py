@@ -1,6 +1,7 @@
 """Whole runs of the trainer program on a tiny model: what they leave behind, and how they go on after an end."""
 
 import json
+import re
 import signal
 
 import pyarrow.parquet as pq
@@ -108,9 +109,16 @@ def test_full_training_that_stops_early_and_resumes_after_sigterm(tmp_path, mode
     stopped.process.send_signal(signal.SIGTERM)
     assert stopped.wait() == ExitCode.INTERRUPTED, stopped.log
     assert "its checkpoint is saved" in stopped.log
-    resumed = start(spec, tmp_path / "run2", rewards)
+    resumed = start(spec, tmp_path / "run2", rewards, environment=pause_after(7, tmp_path / "again"))
+    resumed.wait_for_line(7)
+    # Since this start: step 7 is counted after its line.
+    (published,) = re.findall(r"^rft_train_tokens_total{.*} (.*)$", resumed.get("/metrics").text, re.MULTILINE)
+    end_pause(tmp_path / "again")
     assert resumed.succeed().tuned == summary.tuned
     assert curve(resumed.metrics()) == curve(undisturbed.metrics())
+    tokens = {line["step"]: line["tokens"] for line in resumed.metrics() if line["split"] == "train"}
+    assert "going on from step 4" in resumed.log
+    assert float(published) == tokens[6] - tokens[4]
 
 
 def test_a_torn_checkpoint_is_not_resumed_from(tmp_path, model, data, rewards):

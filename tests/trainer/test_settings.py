@@ -136,6 +136,20 @@ def test_a_step_of_truncated_completions_changes_nothing_and_says_so(
     assert line.reward > 0
 
 
+def test_gradients_above_the_largest_norm_are_clipped_to_it(tmp_path, model, data, rewards):
+    """AdamW's first step is the gradient, times the learning rate, where its elements are far below adamEpsilon."""
+    base, norms = load_file(model / "model.safetensors"), []
+    for maximum in (0.01, 1000):
+        learning = {"maxSteps": 1, "learningRate": "0.1", "adamEpsilon": "1", "maximumGradientNorm": str(maximum)}
+        trainer, folder = train(tmp_path / str(maximum), model, data, rewards, learning=learning)
+        (line,) = read_steps(folder)
+        norms.append(line.gradient_norm)
+        weights = weights_of(trainer)
+        change = torch.cat([(weights[name] - weight).flatten() for name, weight in base.items()]).norm().item()
+        assert change == pytest.approx(0.1 * min(maximum, line.gradient_norm), rel=0.05)
+    assert norms[0] == norms[1] > 0.1, "the norm that is recorded is that before"
+
+
 def test_the_default_scale_is_that_of_the_algorithm():
     for algorithm, settings in SETTINGS.items():
         assert default_scale(algorithm).lower() == settings.get("scale_rewards", "group")

@@ -321,9 +321,9 @@ class Run:
         wait_for_all()
 
     def _report_completed(self, completed: int) -> None:
-        """Publish the progress of an evaluation, or stop it."""
+        """Publish the progress of an evaluation, or stop it; completions by vLLM are left by all ranks together."""
         self._reporter.update(done=completed)
-        if self._should_stop():
+        if self._config.compute.rollout_engine == "InProcess" and self._should_stop():
             raise RunError(ExitCode.INTERRUPTED, "stopped; start again to go on")
 
     def _check_learnable(self, policy: Policy, prompts: Sequence[Prompt], evaluator: Evaluator) -> None:
@@ -365,7 +365,9 @@ class Run:
         total = planned_steps(self._config, len(prompts))
         self._phase("Training", f"going on from step {resume.step}" if resume else "starting", total, "steps")
         stopped_early = stop_early(read_validations(self._folder), self._config.early_stopping)
-        if resume is not None and (resume.step >= total or stopped_early):
+        # The last validation is missing where the run was interrupted in it.
+        has_ended = resume is not None and resume.step >= total and resume.validation_reward is not None
+        if resume is not None and (has_ended or stopped_early):
             return resume.step, resume.step < total
         with memory_for("update"):
             trainer = RFTTrainer(
@@ -376,7 +378,9 @@ class Run:
         if trainer.interrupted:
             raise RunError(
                 ExitCode.INTERRUPTED,
-                f"stopped after step {trainer.state.global_step}; its checkpoint is saved, start again to go on",
+                f"stopped after step {trainer.state.global_step}; its checkpoint is saved, start again to go on"
+                if trainer.state.global_step
+                else "stopped before the end of the first step; start again",
             )
         return trainer.state.global_step, trainer.stopped_early
 

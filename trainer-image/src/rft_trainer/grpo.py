@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -16,25 +15,25 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.models.utils import unwrap_model_for_generation
 
-from rft_api.exit_codes import ExitCode, RunError
 from rft_api.run_folder import CheckpointInfo, RunFolder
 from rft_api.trainer_config import TrainerConfig
 from rft_trainer import checkpoints, own_disks
 from rft_trainer.arguments import build_arguments, clips_gradients, planned_steps
+from rft_trainer.checkpoint_failures import explained
 from rft_trainer.component_limit import ComponentLimit, recorded_names
 from rft_trainer.data import Prompt
 from rft_trainer.distributed import any_rank, gather, independent_passes, rank, wait_for_all
 from rft_trainer.engines import VLLM, InProcess, Policy
 from rft_trainer.evaluation import Complete, Decoding, complete
-from rft_trainer.failures import first_line, write_failure
 from rft_trainer.generation import Finished
+from rft_trainer.importance_ratios import clipped_share
 from rft_trainer.inference import without_dropout
 from rft_trainer.modeling import end_token_ids
 from rft_trainer.overlap import NextStep
 from rft_trainer.progress import ProgressReporter
 from rft_trainer.recorder import CLIPPED_RATIOS, Recorder
 from rft_trainer.rewards import RewardClient
-from rft_trainer.rollout_servers.client import Completion
+from rft_trainer.rollout_servers.generation import Completion, Stopped
 from rft_trainer.step import Step
 from rft_trainer.stop_strings import stop_strings
 from rft_trainer.update import PackedGRPOTrainer
@@ -57,7 +56,8 @@ class RFTTrainer(PackedGRPOTrainer):
         client: the reward servers.
         engine: what completes prompts.
         reporter: where progress is published.
-        should_stop: polled after every step; when true on any rank, a checkpoint is saved and training ends.
+        should_stop: polled after every step, and by servers' completions; when true on any rank, a checkpoint is saved
+            and training ends.
         checkpoint: the checkpoint that training resumes from, if any.
     """
 
@@ -86,6 +86,7 @@ class RFTTrainer(PackedGRPOTrainer):
         self._should_stop = should_stop
         self._checkpoint = checkpoint
         self.tokens_per_micro_batch = config.hyperparameters.effective_tokens_per_micro_batch
+        self._resumable_step = checkpoint.step if checkpoint else 0
         self._validation_reward: float | None = None
         self._gradient_norm: float | None = None
         self._rewards = torch.empty(0)
@@ -125,8 +126,9 @@ class RFTTrainer(PackedGRPOTrainer):
         """Validate before the first step if the run has shadows, so that later validations can be compared with it.
 
         A resumed run instead catches up on the validation that the interrupted run has skipped to save its checkpoint
-        at once.
+        at once, which may have been its last one.
         """
+        self._recorder.go_on(self.state.num_input_tokens_seen)
         checkpoint = self._checkpoint
         if checkpoint is None:
             if self._client.shadows:
@@ -141,6 +143,9 @@ class RFTTrainer(PackedGRPOTrainer):
                     checkpoint.model_copy(update={"validation_reward": reward}),
                 )
             wait_for_all()
+            self.stopped_early = checkpoint.step < self._total_steps and self._validator.should_stop()
+            if self.stopped_early or checkpoint.step == self._total_steps:
+                raise _NothingLeft
 
     def step_ended(self, number: int) -> tuple[bool, bool]:
         """Record the step, and validate if it is due; return whether to save a checkpoint and whether to stop.
@@ -158,8 +163,11 @@ class RFTTrainer(PackedGRPOTrainer):
         is_due = self._validator.is_due(number)
         self._validation_reward = None
         if is_due and not self.interrupted:
-            self._validation_reward = self._validator.validate(number).reward
-            self.stopped_early = number < self._total_steps and self._validator.should_stop()
+            try:
+                self._validation_reward = self._validator.validate(number).reward
+                self.stopped_early = number < self._total_steps and self._validator.should_stop()
+            except Stopped:
+                self.interrupted = True
         interval, stops = self._config.checkpoints.interval, self.stopped_early or self.interrupted
         if stops or number == self._total_steps or (number % interval == 0 if interval else is_due):
             self.args.save_only_model = False
@@ -176,21 +184,20 @@ class RFTTrainer(PackedGRPOTrainer):
         samples = self._config.hyperparameters.samples_per_prompt
         return Step(prompts, self._client, self.processing_class, self._end_ids, samples, self._stops)
 
-    def _record_clipped_ratios(self, ratios: torch.Tensor, mask: torch.Tensor) -> None:
-        """Add to TRL's metrics the share of importance ratios that the correction has changed.
-
-        Args:
-            ratios: those of each token [B, T] or of each completion [B, 1], truncated or masked.
-            mask: 1 for the tokens of completions [B, T].
-        """
-        truncates = self.vllm_importance_sampling_mode.endswith("truncate")
-        clipped = ratios >= self.vllm_importance_sampling_clip_max if truncates else ratios == 0
-        counted = mask.bool() if ratios.shape == mask.shape else torch.ones_like(ratios, dtype=torch.bool)
-        counts = gather((int((clipped & counted).sum()), int(counted.sum())))
-        share = sum(count for count, _ in counts) / max(1, sum(count for _, count in counts))
-        self._metrics["train"][CLIPPED_RATIOS].append(share)
-
     # The methods below override those of TRL and transformers.
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; where the run is to stop while completions are sampled, leave them and save the step before."""
+        try:
+            return super().train(*args, **kwargs)
+        except _NothingLeft:
+            return None
+        except Stopped:
+            self.interrupted = True
+            if self.state.global_step > self._resumable_step:
+                self.args.save_only_model = False
+                self._save_checkpoint(self.model, None)
+            return None
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         """Keep the completions and advantages of the step, of which TRL logs only means."""
@@ -218,7 +225,9 @@ class RFTTrainer(PackedGRPOTrainer):
             # of its own in each pass, it would be far enough from 1 for the narrow clipping range of GSPO.
             output.pop("old_per_token_logps", None)
         if self.use_vllm:
-            self._record_clipped_ratios(output["importance_sampling_ratio"], output["completion_mask"])
+            mode, cap = self.vllm_importance_sampling_mode, self.vllm_importance_sampling_clip_max
+            share = clipped_share(output["importance_sampling_ratio"], output["completion_mask"], mode, cap)
+            self._metrics["train"][CLIPPED_RATIOS].append(share)
         if self.scale_rewards == "batch":
             self.record_equal_rewards(self._rewards)
         self._rollouts.set_advantages(output["advantages"].tolist())
@@ -339,7 +348,7 @@ class RFTTrainer(PackedGRPOTrainer):
         info = CheckpointInfo(step=step, validation_reward=self._validation_reward, resumable=resumable)
         self._reporter.update(message=f"saving checkpoint step-{step}")
         partial_checkpoint = self._folder.checkpoints / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-        try:
+        with explained(self._folder, step):
             with self._reporter.writing(partial_checkpoint, checkpoints.expected_bytes(self._folder)):
                 super()._save_checkpoint(model, trial)
             if self._next_step is not None and isinstance(self._engine, VLLM) and rank() == 0:
@@ -350,27 +359,17 @@ class RFTTrainer(PackedGRPOTrainer):
                 checkpoints.complete(self._folder, partial_checkpoint, info, self._config.checkpoints.keep)
                 if resumable:
                     self._reporter.record_checkpoint()
-        except Exception as error:
-            advice = write_failure(error, self._folder.checkpoints)
-            if rank() == 0:
-                with contextlib.suppress(OSError):
-                    checkpoints.remove_torn(self._folder)
-            if advice is None:
-                raise
-            outlook = "it goes on from the last complete checkpoint"
-            if own_disks.on_first_machine():
-                last = checkpoints.resume_point(self._folder)
-                outlook = f"it goes on from step {last.step}" if last else "it starts from the beginning"
-            raise RunError(
-                ExitCode.OUTPUT_FAILED,
-                f"checkpoint step-{step} could not be written to {self._folder.checkpoints}: {first_line(error)}: "
-                f"{advice} and start again: {outlook}",
-            ) from error
+        if resumable:
+            self._resumable_step = step
         wait_for_all()
         self._reporter.update(message="")
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write nothing, because the summary and the provenance describe the run."""
+
+
+class _NothingLeft(Exception):
+    """The validation on which a resumed run has caught up is its last one."""
 
 
 class _StepCallback(TrainerCallback):

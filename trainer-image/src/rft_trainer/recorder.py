@@ -68,6 +68,10 @@ class Recorder:
         self._previous_tokens = 0
         self._diverged_steps = 0
 
+    def go_on(self, tokens: int) -> None:
+        """Begin after the tokens that earlier starts of the run have counted, which are not those of a step here."""
+        self._previous_tokens = tokens
+
     def record_rollouts(self, number: int, step: Step) -> None:
         """Gather the step's completions from all ranks, and write them on rank 0."""
         self._rows = [row for rows in gather(step.rows) for row in rows]
