@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from rft_trainer.inference import decoding_attention, evaluating, packed_weights
 from rft_trainer.model_access import contiguous_head, language_model
+from rft_trainer.multinomial import sample_tokens
 from rft_trainer.stop_strings import StopStrings
 from rft_trainer.token_tree import sees_trees, token_trees
 
@@ -129,9 +130,8 @@ class _Chooser:
         probabilities = scores.softmax(-1)
         if self._drawing is not None:
             self._drawing.result()
-        # These are the numbers of `exponential_`, which is slow on CPU, while the logarithm of doubles is vectorized.
-        exponential = self._uniform[places].neg_().log1p_().neg_().float()
-        return (probabilities[leaf] / exponential).argmax(-1)
+        uniform = self._uniform if len(places) == len(self._uniform) else self._uniform[places]
+        return sample_tokens(probabilities[leaf], uniform)
 
 
 class _Leaves:
