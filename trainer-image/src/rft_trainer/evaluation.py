@@ -24,6 +24,7 @@ from rft_trainer.batch import Batch, decode
 from rft_trainer.data import Prompt
 from rft_trainer.distributed import gather, rank, world_size
 from rft_trainer.failures import memory_for
+from rft_trainer.frozen_states import FrozenStates
 from rft_trainer.generation import Finished, sample_completions
 from rft_trainer.inference import merged_adapter, without_dropout
 from rft_trainer.modeling import end_token_ids, prompt_token_ids
@@ -99,6 +100,7 @@ def complete(
     on_finished: Finished | None = None,
     *,
     max_new_tokens: int,
+    frozen_states: FrozenStates | None = None,
     temperature: float,
     end_ids: list[int],
     pad_id: int,
@@ -107,7 +109,7 @@ def complete(
     """Return the completions of prompts by a plain model, each up to and including its EOS token or stop string.
 
     Return an empty list without prompts. On CPU `on_finished` is called with completions that have ended while others
-    go on.
+    go on, and `frozen_states` records what frozen layers compute.
 
     Raises:
         OutOfMemory: when the batch does not fit.
@@ -122,6 +124,7 @@ def complete(
                 model,
                 prompt_ids,
                 max_new_tokens=max_new_tokens,
+                frozen_states=frozen_states,
                 temperature=temperature,
                 eos_token_ids=end_ids,
                 pad_token_id=pad_id,

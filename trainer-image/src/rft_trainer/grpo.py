@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather as gather_tensors
 from datasets import Dataset as ArrowDataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.models.utils import unwrap_model_for_generation
 
@@ -27,6 +27,7 @@ from rft_trainer.distributed import any_rank, gather, independent_passes, rank, 
 from rft_trainer.engines import VLLM, InProcess, Policy
 from rft_trainer.evaluation import Complete, complete
 from rft_trainer.failures import first_line, write_failure
+from rft_trainer.frozen_states import FrozenStates
 from rft_trainer.generation import Finished
 from rft_trainer.inference import without_dropout
 from rft_trainer.modeling import end_token_ids
@@ -36,6 +37,7 @@ from rft_trainer.recorder import CLIPPED_RATIOS, Recorder
 from rft_trainer.rewards import RewardClient
 from rft_trainer.rollout_servers.client import Completion
 from rft_trainer.step import Step
+from rft_trainer.step_callback import StepCallback
 from rft_trainer.stop_strings import stop_strings
 from rft_trainer.update import PackedGRPOTrainer
 from rft_trainer.validator import Validator
@@ -95,7 +97,7 @@ class RFTTrainer(PackedGRPOTrainer):
             args=build_arguments(config, self._total_steps),
             train_dataset=ArrowDataset.from_list([{"prompt": p.messages, "index": i} for i, p in enumerate(prompts)]),
             processing_class=tokenizer,
-            callbacks=[_StepCallback(self)],
+            callbacks=[StepCallback(self)],
         )
         self.remove_callback(PrinterCallback)
         # With it TRL computes importance ratios from the log-probabilities that `_generate_single_turn` returns.
@@ -245,7 +247,7 @@ class RFTTrainer(PackedGRPOTrainer):
         if self.accelerator.device.type != "cpu" and self._stops is None:
             with without_dropout(self.model):
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        return self._complete(prompt_ids, self.temperature, self._rollouts.send_finished), None
+        return self._complete(prompt_ids, self.temperature, self._rollouts.send_finished, self.frozen_states), None
 
     def _sample(self, engine: VLLM, prompt_ids: list[list[int]]) -> list[Completion]:
         """Return the completions of the step, which may have been sampled ahead."""
@@ -284,7 +286,11 @@ class RFTTrainer(PackedGRPOTrainer):
         engine.sync(self.accelerator.unwrap_model(self.model_wrapped), self.state.global_step)
 
     def _complete(
-        self, prompt_ids: list[list[int]], temperature: float, on_finished: Finished | None = None
+        self,
+        prompt_ids: list[list[int]],
+        temperature: float,
+        on_finished: Finished,
+        frozen_states: FrozenStates | None = None,
     ) -> list[list[int]]:
         with (
             unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model,
@@ -295,6 +301,7 @@ class RFTTrainer(PackedGRPOTrainer):
                 prompt_ids,
                 on_finished,
                 max_new_tokens=self.max_completion_length,
+                frozen_states=frozen_states,
                 temperature=temperature,
                 end_ids=self._end_ids,
                 pad_id=self.processing_class.pad_token_id,
@@ -377,21 +384,6 @@ class RFTTrainer(PackedGRPOTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write nothing, because the summary and the provenance describe the run."""
-
-
-class _StepCallback(TrainerCallback):
-    """Passes the events of the training loop to the trainer."""
-
-    def __init__(self, trainer: RFTTrainer):
-        self._trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._trainer.training_began()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        save, stop = self._trainer.step_ended(state.global_step)
-        control.should_save = control.should_save or save
-        control.should_training_stop = control.should_training_stop or stop
 
 
 def _scored_over_http(**kwargs: Any) -> list[float]:
