@@ -24,6 +24,7 @@ from rft_trainer.batch import Batch, decode
 from rft_trainer.data import Prompt
 from rft_trainer.distributed import gather, rank, world_size
 from rft_trainer.failures import memory_for
+from rft_trainer.frozen_states import FrozenStates
 from rft_trainer.generation import Finished, sample_completions
 from rft_trainer.inference import merged_adapter, without_dropout
 from rft_trainer.modeling import end_token_ids, prompt_token_ids
@@ -102,12 +103,16 @@ def plain_completer(
 
 
 def complete(
-    model: PreTrainedModel, prompt_ids: list[list[int]], decoding: Decoding, on_finished: Finished | None = None
+    model: PreTrainedModel,
+    prompt_ids: list[list[int]],
+    decoding: Decoding,
+    on_finished: Finished | None = None,
+    frozen_states: FrozenStates | None = None,
 ) -> list[list[int]]:
     """Return the completions of prompts by a plain model, each up to and including its EOS token or stop string.
 
     Return an empty list without prompts. On CPU `on_finished` is called with completions that have ended while others
-    go on.
+    go on, and `frozen_states` records what frozen layers compute.
 
     Raises:
         OutOfMemory: when the batch does not fit.
@@ -122,6 +127,7 @@ def complete(
                 model,
                 prompt_ids,
                 max_new_tokens=decoding.max_new_tokens,
+                frozen_states=frozen_states,
                 temperature=decoding.temperature,
                 eos_token_ids=decoding.end_ids,
                 pad_token_id=decoding.pad_id,

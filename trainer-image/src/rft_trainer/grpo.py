@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather as gather_tensors
 from datasets import Dataset as ArrowDataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.models.utils import unwrap_model_for_generation
 
@@ -25,6 +25,7 @@ from rft_trainer.data import Prompt
 from rft_trainer.distributed import any_rank, gather, independent_passes, rank, wait_for_all
 from rft_trainer.engines import VLLM, InProcess, Policy
 from rft_trainer.evaluation import Complete, Decoding, complete
+from rft_trainer.frozen_states import FrozenStates
 from rft_trainer.generation import Finished
 from rft_trainer.importance_ratios import clipped_share
 from rft_trainer.inference import without_dropout
@@ -35,6 +36,7 @@ from rft_trainer.recorder import CLIPPED_RATIOS, Recorder
 from rft_trainer.rewards import RewardClient
 from rft_trainer.rollout_servers.generation import Completion, Stopped
 from rft_trainer.step import Step
+from rft_trainer.step_callback import StepCallback
 from rft_trainer.stop_strings import stop_strings
 from rft_trainer.update import PackedGRPOTrainer
 from rft_trainer.validator import Validator
@@ -96,7 +98,7 @@ class RFTTrainer(PackedGRPOTrainer):
             args=build_arguments(config, self._total_steps),
             train_dataset=ArrowDataset.from_list([{"prompt": p.messages, "index": i} for i, p in enumerate(prompts)]),
             processing_class=tokenizer,
-            callbacks=[_StepCallback(self)],
+            callbacks=[StepCallback(self)],
         )
         self.remove_callback(PrinterCallback)
         # With it TRL computes importance ratios from the log-probabilities that `_generate_single_turn` returns.
@@ -254,7 +256,7 @@ class RFTTrainer(PackedGRPOTrainer):
         if self.accelerator.device.type != "cpu" and self._stops is None:
             with without_dropout(self.model):
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        return self._complete(prompt_ids, self.temperature, self._rollouts.send_finished), None
+        return self._complete(prompt_ids, self.temperature, self._rollouts.send_finished, self.frozen_states), None
 
     def _sample(self, engine: VLLM, prompt_ids: list[list[int]]) -> list[Completion]:
         """Return the completions of the step, which may have been sampled ahead."""
@@ -293,7 +295,11 @@ class RFTTrainer(PackedGRPOTrainer):
         engine.sync(self.accelerator.unwrap_model(self.model_wrapped), self.state.global_step)
 
     def _complete(
-        self, prompt_ids: list[list[int]], temperature: float, on_finished: Finished | None = None
+        self,
+        prompt_ids: list[list[int]],
+        temperature: float,
+        on_finished: Finished,
+        frozen_states: FrozenStates | None = None,
     ) -> list[list[int]]:
         pad_id = self.processing_class.pad_token_id
         decoding = Decoding(self.max_completion_length, temperature, self._end_ids, pad_id, self._stops)
@@ -301,7 +307,7 @@ class RFTTrainer(PackedGRPOTrainer):
             unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model,
             independent_passes(self.model_wrapped),
         ):
-            return complete(model, prompt_ids, decoding, on_finished)
+            return complete(model, prompt_ids, decoding, on_finished, frozen_states)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         """Return the reward servers' scores, NaN for a completion that could not be scored.
@@ -370,21 +376,6 @@ class RFTTrainer(PackedGRPOTrainer):
 
 class _NothingLeft(Exception):
     """The validation on which a resumed run has caught up is its last one."""
-
-
-class _StepCallback(TrainerCallback):
-    """Passes the events of the training loop to the trainer."""
-
-    def __init__(self, trainer: RFTTrainer):
-        self._trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._trainer.training_began()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        save, stop = self._trainer.step_ended(state.global_step)
-        control.should_save = control.should_save or save
-        control.should_training_stop = control.should_training_stop or stop
 
 
 def _scored_over_http(**kwargs: Any) -> list[float]:

@@ -5,12 +5,15 @@ DeepSpeed) keep working, and the gradients of all completions flow through the p
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from rft_api.memory_layers import CHUNK
+from rft_trainer.adapted_linear import adapters_in_few_operations
+from rft_trainer.frozen_states import FrozenStates
 from rft_trainer.model_access import contiguous_head, language_model
 from rft_trainer.token_tree import TokenTrees, plain_rows, sees_trees, token_trees
 
@@ -26,12 +29,15 @@ def completion_logprobs(
     completion_mask: torch.Tensor,
     temperature: float,
     entropy: bool,
+    frozen_states: FrozenStates | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return log-probabilities [B, C] and, on request, entropies [B, C] in nats; float32, and 0 where the mask is 0.
 
     Prompts [B, P] are padded on the left, completions [B, C] on the right; `temperature` divides the logits. Only the
     log-probabilities have a gradient. `model` may be wrapped (PEFT, DeepSpeed) and is called exactly once. Peak
     memory: the logits of the scored positions in the model's dtype, and as much again in backward.
+
+    `frozen_states` may know what the frozen layers compute; then they are left out.
     """
     prompts = [ids[mask.bool()].tolist() for ids, mask in zip(prompt_ids, prompt_mask, strict=True)]
     completions = [ids[mask.bool()].tolist() for ids, mask in zip(completion_ids, completion_mask, strict=True)]
@@ -43,7 +49,8 @@ def completion_logprobs(
     rows = trees.rows.repeat_interleave(torch.tensor([len(path) for path in predicting], device=trees.rows.device))
     if not len(columns):
         columns = columns.new_zeros(1)
-    with contiguous_head(model):
+    reused = nullcontext() if frozen_states is None else frozen_states.reused(trees, prompts, completions)
+    with contiguous_head(model), adapters_in_few_operations(model), reused:
         logits = model(
             input_ids=trees.ids,
             attention_mask=trees.attention_mask(_mask_dtype(model, trees.ids.device)),
