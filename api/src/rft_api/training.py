@@ -91,6 +91,9 @@ class Hyperparameters(Model):
     kl_coefficient: Annotated[Decimal, Between("0", "10")] = 0.0
     """Weight, in the loss, of the KL divergence from the model that reinforcement learning starts from (after a
     warm-up). With 0 the divergence is not computed."""
+    entropy_coefficient: Annotated[Decimal, Between("0", "10")] = 0.0
+    """Weight, in the loss, of the entropy of the policy, which is subtracted: the mean over the tokens of completions,
+    in nats, at temperature. A small weight, such as 0.001, keeps samples from becoming all alike."""
     scale_rewards: RewardScale | None = None
     """What the distances of rewards from the mean of their group are divided by, to become advantages: the standard
     deviation of the group's rewards, that of all rewards of the step, or nothing. The default is Group, but None with
