@@ -68,14 +68,15 @@ def test_settings_do_what_they_do_in_trl(tmp_path, model, data, rewards, early_p
         tmp_path / "bare", model, data,
         LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "down_proj"], use_rslora=True, task_type="CAUSAL_LM"),
         passes=1, steps=STEPS, loss_type="dapo", epsilon_high=0.28, scale_rewards="batch",
-        mask_truncated_completions=True, lr_scheduler_type="constant_with_warmup", warmup_steps=2, weight_decay=0.3,
-        adam_beta1=0.7, adam_beta2=0.9, adam_epsilon=1e-4,
+        mask_truncated_completions=True, entropy_coef=0.03, lr_scheduler_type="constant_with_warmup", warmup_steps=2,
+        weight_decay=0.3, adam_beta1=0.7, adam_beta2=0.9, adam_epsilon=1e-4,
     )  # fmt: skip
     trainer, folder = train(
         tmp_path, model, data, rewards,
         learning={
             **OPTIMIZER, **passes, "maxSteps": STEPS, "seed": 3, "temperature": "0.9", "epochs": 2,
-            "scaleRewards": "Batch", "maskTruncatedCompletions": True, "warmupRatio": "0.5",
+            "scaleRewards": "Batch", "maskTruncatedCompletions": True, "entropyCoefficient": "0.03",
+            "warmupRatio": "0.5",
         },
         algorithm="DAPO",
         tuning={
@@ -99,6 +100,42 @@ def test_settings_do_what_they_do_in_trl(tmp_path, model, data, rewards, early_p
         assert 0 < line.clipped_completion_ratio < 1, "the case needs completions of both kinds"
         groups = [{row["reward"] for row in rows[start : start + 4]} for start in range(0, 16, 4)]
         assert line.zero_variance_group_ratio == sum(len(group) == 1 for group in groups) / 4
+
+
+class Noted(RFTTrainer):
+    """A trainer whose rewards are all alike, so that only entropies have gradients; it keeps what it has sampled."""
+
+    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
+        self.prompt_ids = prompt_ids
+        self.completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        return self.completion_ids, logprobs
+
+    def _calculate_rewards(self, *args, **kwargs):
+        return torch.ones_like(super()._calculate_rewards(*args, **kwargs))
+
+
+@pytest.mark.parametrize("algorithm", ["GRPO", "DAPO", "BNPO", "GSPO"])
+@pytest.mark.parametrize("passes", [{"microBatchSize": 16}, {"microBatchSize": None, "tokensPerMicroBatch": 30}])
+def test_entropy_is_weighed_as_by_hand(tmp_path, model, data, rewards, algorithm, passes):
+    """Loss and gradient of a step whose advantages are all 0, computed token by token with transformers' model."""
+    weight, temperature = 0.25, 0.8
+    learning = {**passes, "maxSteps": 1, "entropyCoefficient": str(weight), "temperature": str(temperature)}
+    trainer, folder = train(tmp_path, model, data, rewards, Noted, learning, algorithm=algorithm)
+    plain = modeling.load_model(str(model), torch.float32)
+    entropies = []
+    for prompt, completion in zip(trainer.prompt_ids, trainer.completion_ids, strict=True):
+        logits = plain(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]
+        logps = (logits / temperature).log_softmax(-1)
+        entropies.append(-(logps.exp() * logps).sum(-1))
+    mean = torch.cat(entropies).mean()
+    (-weight * mean).backward()
+    norm = torch.stack([parameter.grad.norm() for parameter in plain.parameters()]).norm()
+    (line,) = read_steps(folder)
+    assert line.loss == pytest.approx(-weight * mean.item(), rel=1e-4)
+    assert line.gradient_norm == pytest.approx(norm.item(), rel=1e-4)
+    assert line.policy_entropy == pytest.approx(mean.item(), rel=1e-4)
+    assert norm > 0.01
+    assert len({len(ids) for ids in trainer.completion_ids}) > 1, "the case needs completions of several lengths"
 
 
 class Truncated(RFTTrainer):

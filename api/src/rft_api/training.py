@@ -94,6 +94,9 @@ class Hyperparameters(Model):
     kl_coefficient: Annotated[Decimal, Between("0", "10")] = 0.0
     """Weight of the KL divergence in the loss. The divergence is that from the model with which reinforcement learning
     starts, which is the model after the warm-up if there is one. With 0 the divergence is not computed."""
+    entropy_coefficient: Annotated[Decimal, Between("0", "10")] = 0.0
+    """Weight, in the loss, of the entropy of the policy, which is subtracted: the mean over the tokens of completions,
+    in nats, at temperature. A small weight, such as 0.001, keeps samples from becoming all alike."""
     scale_rewards: RewardScale | None = None
     """How advantages are scaled. The advantage of a completion is its reward minus the mean reward of its group. Group
     divides it by the standard deviation of the rewards of the group, Batch divides it by that of all rewards of the

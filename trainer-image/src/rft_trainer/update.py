@@ -149,12 +149,18 @@ class PackedGRPOTrainer(GRPOTrainer):
         parts = self._split(sequences)
         tokens = [int(inputs["completion_mask"][part].sum()) for part in parts]
         total = torch.zeros((), device=self.accelerator.device)
+        entropy_coefficient = self.entropy_coef
         for number, part in enumerate(parts):
-            loss = super().compute_loss(model, select(inputs, part))
-            loss = loss * self._weight(len(part) / len(sequences), tokens[number] / max(1, sum(tokens)))
+            of_tokens = tokens[number] / max(1, sum(tokens))
+            weight = self._weight(len(part) / len(sequences), of_tokens)
+            # TRL subtracts the mean entropy of the part's tokens, so of the whole batch it is a mean over tokens,
+            # whatever the weight of the rest of the loss.
+            self.entropy_coef = entropy_coefficient * of_tokens / weight if weight else 0.0
+            loss = super().compute_loss(model, select(inputs, part)) * weight
             if number < len(parts) - 1:
                 self._accumulate(loss)
             total = total + loss.detach()
+        self.entropy_coef = entropy_coefficient
         if len(parts) > 1:
             self._average_metrics(tokens)
         return loss + (total - loss.detach())
