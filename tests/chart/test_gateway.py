@@ -76,6 +76,13 @@ def test_the_fine_tuning_api_is_wanted_apart(chart: Helm, monkeypatch: pytest.Mo
     assert find(manifests, "ClusterRole", GATEWAY)["rules"] == [*RULES, *FINE_TUNING_RULES]
 
 
+def test_the_store_of_outputs_is_reached_once_it_is_said(chart: Helm):
+    outputs = {"fineTuning": {"enabled": True, "egress": [{"cidr": "192.0.2.7/32", "port": 9000}]}}
+    store = {"to": [{"ipBlock": {"cidr": "192.0.2.7/32"}}], "ports": [{"protocol": "TCP", "port": 9000}]}
+    _, egress = find(render(chart, outputs), "NetworkPolicy", GATEWAY)["spec"]["egress"]
+    assert egress == store
+
+
 @pytest.mark.parametrize("namespaces", [[], ["team-a", "team-b"]], ids=["all", "listed"])
 def test_it_may_no_more_than_it_does(chart: Helm, namespaces: list[str]):
     manifests = [m for m in render(chart, watchNamespaces=namespaces) if m["metadata"]["name"] == GATEWAY]

@@ -22,6 +22,8 @@ COMPLETION_INDEX: Final = "batch.kubernetes.io/job-completion-index"
 """Kubernetes' label of the pods of an indexed Job with the number of the pod, from 0."""
 CREATED_FOR: Final = "rft.dev/created-for"
 """Label of an InferenceEndpoint that the operator has created, with the RFTJob for which it was created first."""
+RESULTS_LABEL: Final = "rft.dev/gateway-results"
+"""Label of Secrets with which gateways may read the metrics of jobs in their outputs; its value is "true"."""
 
 # What the fine-tuning API knows of a job and an RFTJob has no field for. All of it has this prefix.
 FINE_TUNING_PREFIX: Final = "fine-tuning.rft.dev/"

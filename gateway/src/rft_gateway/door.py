@@ -174,7 +174,8 @@ class Door:
                 answer = partial(take, key, document, request_id, request.headers)
             else:
                 answer = partial(jobs.find(request.method, request.path), key, request.query)
-            response = _json_response(await self._turns.take(key.namespace, answer))
+            result = await self._turns.take(key.namespace, answer)
+        response = result if isinstance(result, web.Response) else _json_response(result)
         response.headers.update(admission.headers)
         return response
 

@@ -14,7 +14,7 @@ from rft_api.model import Json
 from rft_api.resource import API_VERSION
 from rft_api.violations import violations
 from rft_gateway.cluster.api_server import ApiServer, Expired, Refused, Resource, Unavailable
-from rft_gateway.cluster.objects import ENDPOINTS
+from rft_gateway.cluster.objects import ENDPOINTS, RESULT_CREDENTIALS, read_credentials
 from rft_gateway.errors import ApiError, model_not_found
 from rft_gateway.fine_tuning.defaults import CONFIG_MAP, Defaults, DefaultsError, read_defaults
 from rft_gateway.fine_tuning.job import job_in_deletion
@@ -89,6 +89,19 @@ class ClusterJobs:
         """Return whether there is a RewardFunction."""
         with _explained():
             return await self._server.get(FUNCTIONS, namespace, name) is not None
+
+    async def result_credentials(self, namespace: str) -> dict[str, dict[str, str]]:
+        """Return the credentials of a namespace with which gateways may read outputs, by the names of their Secrets."""
+        credentials = {}
+        with _explained():
+            async for page in self._server.list(RESULT_CREDENTIALS, namespace):
+                for item in page.items:
+                    name = str(item["metadata"]["name"])
+                    try:
+                        credentials[name] = read_credentials(item)
+                    except ValueError as problem:
+                        _logger.warning("Secret %s/%s: %s", namespace, name, problem)
+        return credentials
 
     async def create(self, objects: JobObjects) -> Json:
         """Create the objects of a job, and return the RFTJob; those that exist already stay as they are. One that
