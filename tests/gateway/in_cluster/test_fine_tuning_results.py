@@ -16,6 +16,7 @@ from cluster.object_store import ObjectStore
 from support.fine_tuning import ENDED, STARTED, condition, request
 from support.gateway_files import connect
 from support.gateway_in_cluster import ClusterGateway, Team
+from support.patience import wait_until
 from support.run_metrics import step_line, validation_line
 
 from rft_api.object_labels import RESULTS_LABEL
@@ -154,3 +155,34 @@ def test_the_secret_is_that_of_the_job(tenant):
     data = {key: base64.b64encode(value.encode()).decode() for key, value in tenant.variables.items()}
     tenant.team.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data})
     assert tenant.client.fine_tuning.jobs.retrieve(job).result_files == []
+
+
+def test_each_checkpoint_answers_by_its_name(tenant, tuning_gateway, pod):
+    client, job = tenant.client, tenant.create()
+    endpoint = tenant.team.read("rftjob", job)["spec"]["endpoint"]
+    assert (endpoint["baseEndpoint"], endpoint["checkpoints"]) == ("base", True)
+    checkpoints = [
+        {"step": step, "validationReward": f"0.{step}00", "uri": f"s3://runs/jobs/x/checkpoints/step-{step}"}
+        for step in (30, 20, 10)
+    ]
+    tenant.run(job, 30, SUCCEEDED, completionTime=ENDED, checkpoints=checkpoints)
+    kept = list(client.fine_tuning.jobs.checkpoints.list(job))
+    names = [each.fine_tuned_model_checkpoint for each in kept]
+    tuned = client.fine_tuning.jobs.retrieve(job).fine_tuned_model
+    assert names == [tuned, f"{tuned}-step-20", f"{tuned}-step-10"]
+    assert [each.step_number for each in kept] == [30, 20, 10]
+    # As the operator makes them.
+    for name in names:
+        tenant.team.add_adapter(name, "base")
+        pod.models.append(name)
+    tenant.team.set_servers("base", pod.port)
+    messages = [{"role": "user", "content": "one"}]
+
+    def status(name: str) -> int:
+        question = {"model": name, "messages": messages, "max_tokens": 1}
+        return tuning_gateway.post("/v1/chat/completions", question, client.api_key).status_code
+
+    wait_until(lambda: [status(name) for name in names] == [200] * 3, lambda: tuning_gateway.log)
+    assert set(names) <= {model.id for model in client.models.list()}
+    for name in names:
+        assert client.chat.completions.create(model=name, messages=messages, max_tokens=1).model == name
