@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -23,11 +23,12 @@ from rft_gateway.fine_tuning.defaults import Defaults
 from rft_gateway.fine_tuning.event_streams import EventStreams, StreamLimits
 from rft_gateway.fine_tuning.events import describe_events
 from rft_gateway.fine_tuning.grader_names import check_names
+from rft_gateway.fine_tuning.grader_runs import GraderRuns
 from rft_gateway.fine_tuning.graders import make_function, request_text
 from rft_gateway.fine_tuning.job import ENDED, Job, job_in_deletion
 from rft_gateway.fine_tuning.listing import NewestJobs, asks_for_stream, make_page, read_paging, take_page
 from rft_gateway.fine_tuning.outputs import Outputs
-from rft_gateway.fine_tuning.request import read_request, read_validation, stated
+from rft_gateway.fine_tuning.request import read_request, read_run, read_validation, stated
 from rft_gateway.fine_tuning.result_files import (
     content_response,
     describe_file,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:  # the client of Kubernetes takes a second to import, which is
 
 PATH: Final = "/v1/fine_tuning/jobs"
 VALIDATE: Final = "/v1/fine_tuning/alpha/graders/validate"
+RUN: Final = "/v1/fine_tuning/alpha/graders/run"
 IDEMPOTENCY: Final = "idempotency-key"
 """Header with a text by which a request that is sent again is known."""
 _DEFAULT_JOBS, _DEFAULT_EVENTS, _DEFAULT_CHECKPOINTS = 20, 20, 10
@@ -69,6 +71,7 @@ class FineTuning:
     def __init__(self, store: ClusterJobs, files: FileCatalog | None, stop: asyncio.Event):
         self._store = store
         self._files = files
+        self._runs = GraderRuns(store.grader_servers())
         self._outputs = Outputs(store.result_credentials)
         self._streams = EventStreams(stop, StreamLimits())
         self._operations: dict[tuple[str, str], Answer] = {
@@ -82,7 +85,15 @@ class FineTuning:
 
     def answers(self, path: str) -> bool:
         """Return whether a path belongs to this API."""
-        return path in (PATH, VALIDATE) or path.startswith(f"{PATH}/") or parse_path(path) is not None
+        return path in (PATH, VALIDATE, RUN) or path.startswith(f"{PATH}/") or parse_path(path) is not None
+
+    async def sweep(self, namespaces: Sequence[str]) -> None:
+        """Delete what runs of graders have left, until the task is cancelled; everywhere if no namespace is named."""
+        await self._runs.sweep(namespaces)
+
+    def waits(self, path: str) -> bool:
+        """Return whether a request for a path may wait for long, and so holds up no others of its namespace."""
+        return path == RUN
 
     def find_with_body(self, method: str, path: str) -> AnswerToBody | None:
         """Return what answers a request with a body; None for any other one, which `find` knows.
@@ -90,10 +101,11 @@ class FineTuning:
         Raises:
             ApiError: 405 when such an operation has another method.
         """
-        if path == VALIDATE:
+        if path in (VALIDATE, RUN):
             if method != "POST":
                 raise _not_allowed(method, path, "POST")
-            return lambda key, document, *_: self._validate(key, document)
+            answer = self._validate if path == VALIDATE else self._run
+            return lambda key, document, *_: answer(key, document)
         return self.create if (method, path.rstrip("/")) == ("POST", PATH) else None
 
     def find(
@@ -183,6 +195,13 @@ class FineTuning:
         await check_names(request.grader, _FIELD, key, defaults, self._store)
         await asyncio.to_thread(make_function, request.grader, (key.namespace, _FIELD), defaults, _FIELD)
         return {"grader": stated(document["grader"])}
+
+    async def _run(self, key: Key, document: Json) -> Json:
+        """Return the score of a sample; ApiError says why there is none."""
+        request = read_run(document)
+        defaults = await self._store.defaults(key.namespace)
+        await check_names(request.grader, _FIELD, key, defaults, self._store)
+        return await self._runs.run(key.namespace, request, defaults)
 
     async def _data(self, key: Key, field: str, name: str, defaults: Defaults) -> DataFile:
         """Return the file that a request names: one that was uploaded, or an address that its namespace admits.
