@@ -287,6 +287,9 @@ def test_numbers_that_a_status_cannot_have(name, number):
         ("eta", "1e300", None),
         ("eta", "Infinity", None),
         ("eta", "-5", None),
+        ("trainedTokens", "9007199254740992", 2**53),
+        ("trainedTokens", "9007199254740993", None),
+        ("trainedTokens", "-1", None),
     ],
 )
 def test_a_number_that_a_status_cannot_have_does_not_cost_the_others(name, number, shown):

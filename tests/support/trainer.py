@@ -316,7 +316,7 @@ class TrainerProgram:
 
 
 # Fields of a metrics line that differ between two equal runs.
-CLOCK = ("generateSeconds", "rewardSeconds", "rewardRequestSeconds", "updateSeconds", "seconds")
+CLOCK = ("generateSeconds", "rewardSeconds", "rewardRequestSeconds", "updateSeconds", "seconds", "endedAt")
 
 
 def curve(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:

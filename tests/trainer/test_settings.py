@@ -95,8 +95,12 @@ def test_settings_do_what_they_do_in_trl(tmp_path, model, data, rewards, early_p
     assert {name.split(".")[-4] for name in weights if "lora_A" in name} == {"q_proj", "down_proj"}
     assert early_passes == [True] * STEPS
 
-    for line in read_steps(folder):
+    learnt = 0
+    for line, logged in zip(read_steps(folder), logs, strict=True):
         rows = pq.read_table(folder.rollout(line.step)).to_pylist()
+        whole = 16 * (1 - logged["completions/clipped_ratio"])
+        learnt += round(whole * logged["completions/mean_terminated_length"])
+        assert line.trained_tokens == learnt
         assert 0 < line.clipped_completion_ratio < 1, "the case needs completions of both kinds"
         groups = [{row["reward"] for row in rows[start : start + 4]} for start in range(0, 16, 4)]
         assert line.zero_variance_group_ratio == sum(len(group) == 1 for group in groups) / 4
@@ -168,7 +172,8 @@ def test_a_step_of_truncated_completions_changes_nothing_and_says_so(
     assert any(not torch.equal(third[name], weight) for name, weight in weights_of(trainer).items())
     (message,) = [record.getMessage() for record in caplog.records if "changes no weights" in record.getMessage()]
     assert message.startswith("step 2 changes no weights: all of its completions were truncated")
-    line = read_steps(folder)[1]
+    before, line, after = read_steps(folder)
+    assert before.trained_tokens == line.trained_tokens < after.trained_tokens
     assert (line.loss, line.gradient_norm, line.clipped_completion_ratio) == (0, 0, 1)
     assert line.reward > 0
 

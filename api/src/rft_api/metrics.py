@@ -231,11 +231,17 @@ class TrainMetrics(Model):
     """Seconds spent on the rest: log-probabilities, backward pass, optimizer."""
     tokens: Annotated[int, Served("rft_train_tokens", counter=True)]
     """Prompt and completion tokens processed so far."""
+    trained_tokens: int | None = None
+    """Completion tokens so far that counted in the loss: all but those of the completions that
+    `maskTruncatedCompletions` leaves out. Tokens of prompts and of the warm-up do not count. `null` in a run that an
+    older version has begun."""
     rewards_failed: Annotated[int, _FAILED, Healthy("0")]
     """Completions of the step that could not be scored."""
     shadows: Annotated[dict[str, ShadowScores], Healthy("Moves as the reward does.")] = {}
     """Of each [shadow](../rewards.md#shadow-rewards): the mean over the completions that it could score, and how many
     it could not."""
+    ended_at: float | None = None
+    """When the step had ended, in Unix seconds; absent in lines of older versions."""
 
 
 class ValidationMetrics(Model):
@@ -264,6 +270,8 @@ class ValidationMetrics(Model):
     comparisons: dict[str, ShadowComparison] = {}
     """Reward and each shadow against the validation before training: see
     [the rule](../curves.md#reward-hacking-is-suspected)."""
+    ended_at: float | None = None
+    """When the validation had ended, in Unix seconds; absent in lines of older versions."""
 
 
 PLANNED_STEPS = Served("rft_train_planned_steps", "Optimizer steps planned.")

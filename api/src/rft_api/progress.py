@@ -88,6 +88,8 @@ class Progress(Model):
     """Mean number of tokens in the completions of the last step."""
     gradient_norm: float | None = None
     """Norm of the gradient in the last step, before clipping."""
+    trained_tokens: int | None = None
+    """Number of completion tokens so far that counted in the loss; null before training, and when it is not known."""
     rewards_failed: int = 0
     """Number of samples so far that could not be scored."""
     eta_seconds: float | None = None

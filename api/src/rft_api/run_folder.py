@@ -35,9 +35,14 @@ def best_address(output: str) -> str:
     return f"{output.rstrip('/')}/{_BEST}"
 
 
+def checkpoints_address(output: str) -> str:
+    """Address of all checkpoints, from the address of the run's output."""
+    return f"{output.rstrip('/')}/{_CHECKPOINTS}"
+
+
 def checkpoint_address(output: str, step: int) -> str:
     """Return the address of one checkpoint, from the address of the run's output."""
-    return f"{output.rstrip('/')}/{_CHECKPOINTS}/step-{step}"
+    return f"{checkpoints_address(output)}/step-{step}"
 
 
 class RunFolder:

@@ -75,6 +75,8 @@ class Summary(Model):
     """Number of optimizer steps of the run."""
     stopped_early: bool
     """Whether early stopping ended the run."""
+    trained_tokens: int | None = None
+    """Number of completion tokens that counted in the loss; absent in a run that an older version has begun."""
     best_step: int
     """Step of the exported checkpoint."""
     best_validation_reward: float | None

@@ -49,6 +49,8 @@ class RunResult(Model):
     """Number of optimizer steps of the run."""
     stopped_early: bool
     """Whether early stopping ended the run."""
+    trained_tokens: int | None = None
+    """Number of completion tokens that counted in the loss."""
     best_step: int
     """Step of the exported checkpoint."""
     checkpoints: list[CheckpointInfo]
@@ -94,6 +96,7 @@ def success_message(summary: Summary, changed_inputs: Sequence[str] = ()) -> str
     return RunResult(
         steps=summary.steps,
         stopped_early=summary.stopped_early,
+        trained_tokens=summary.trained_tokens,
         best_step=summary.best_step,
         checkpoints=summary.checkpoints[:KEPT_CHECKPOINTS],
         prompts=summary.prompts,
@@ -129,7 +132,8 @@ def parse_result(message: str) -> RunResult | None:
         return None
     rewards = [checkpoint.validation_reward or 0.0 for checkpoint in result.checkpoints]
     numbers = (result.base_reward, result.tuned_reward, result.gain.mean, result.gain.low, result.gain.high, *rewards)
-    counts = (result.steps, result.best_step, result.prompts, *(checkpoint.step for checkpoint in result.checkpoints))
+    steps = [result.steps, result.best_step, *(checkpoint.step for checkpoint in result.checkpoints)]
+    counts = (*steps, result.prompts, result.trained_tokens or 0)
     is_usual = all(map(math.isfinite, numbers)) and all(0 <= count <= _LARGEST_COUNT for count in counts)
     is_short = len(result.checkpoints) <= KEPT_CHECKPOINTS
     is_commit = result.base_revision is None or _REVISION.fullmatch(result.base_revision) is not None

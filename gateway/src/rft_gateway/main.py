@@ -107,6 +107,8 @@ async def serve(settings: Settings) -> None:
         files = await _open_files(stack, settings.files, ledger)
         api = files.api if files is not None else None
         jobs = _open_jobs(jobs_store, files, stop) if jobs_store is not None else None
+        if jobs is not None:
+            _run_beside(stack, jobs.sweep(settings.namespaces), stop)
         door = Door(routes, keys, limiter, records, proxy, large_bodies, api, jobs)
         operation = Operation(metrics, demand, lambda: routes.is_complete and keys.is_complete and not stop.is_set())
         await _listen(settings, door, operation, stop, waiting)

@@ -233,6 +233,7 @@ class RFTTrainer(PackedGRPOTrainer):
         if self.scale_rewards == "batch":
             self.record_equal_rewards(self._rewards)
         self._rollouts.set_advantages(output["advantages"].tolist())
+        self._rollouts.trained_tokens = int(output["completion_mask"].sum())
         return output
 
     def _generate(self, prompts: list[Any]) -> Any:

@@ -80,6 +80,7 @@ def build_summary(
         name=config.name,
         steps=steps,
         stopped_early=stopped_early,
+        trained_tokens=metrics[-1].trained_tokens if metrics else None,
         best_step=best.step,
         best_validation_reward=best.validation_reward,
         checkpoints=checkpoints.best_first(checkpoints.complete_checkpoints(folder))[: checkpoints.KEPT],

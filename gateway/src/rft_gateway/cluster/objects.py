@@ -22,7 +22,14 @@ from rft_api.gateway_key import KEY_LABEL, Key, merge_keys, parse_secret
 from rft_api.gateway_routes import Route
 from rft_api.inference_endpoint import ColdStart
 from rft_api.model import Json, Model
-from rft_api.object_labels import COMPONENT, MANAGED_BY, OPERATOR, SERVER_COMPONENT, SERVER_PORT_NAME
+from rft_api.object_labels import (
+    COMPONENT,
+    MANAGED_BY,
+    OPERATOR,
+    RESULTS_LABEL,
+    SERVER_COMPONENT,
+    SERVER_PORT_NAME,
+)
 from rft_api.object_names import server
 from rft_api.price import Price
 from rft_api.quantities import Name, duration_seconds
@@ -38,6 +45,7 @@ SLICES = Resource(
 )  # fmt: skip
 KEYS = Resource("Secret", "v1", "secrets", f"{KEY_LABEL}=true")
 LOG_CREDENTIALS = Resource("Secret", "v1", "secrets", f"{CREDENTIALS_LABEL}=true")
+RESULT_CREDENTIALS = Resource("Secret", "v1", "secrets", f"{RESULTS_LABEL}=true")
 _NEEDED = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _VARIABLES = (*_NEEDED, "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL")
 _SERVICE_LABEL = "kubernetes.io/service-name"
@@ -206,7 +214,7 @@ def read_key(item: Json) -> DatedKey:
 
 
 def read_credentials(item: Json) -> dict[str, str]:
-    """Return the credentials for logs that a Secret holds.
+    """Return the credentials for S3 that a Secret holds.
 
     Raises:
         ValueError: when it has none. The message has no value.
@@ -221,7 +229,7 @@ def read_credentials(item: Json) -> dict[str, str]:
         if value:
             variables[name] = value
         elif name in _NEEDED:
-            raise ValueError(f"data.{name}: is required in credentials for logs")
+            raise ValueError(f"data.{name}: is required in credentials for S3")
     return variables
 
 

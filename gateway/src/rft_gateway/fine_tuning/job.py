@@ -135,7 +135,7 @@ class Job:
             "training_file": str(request.get("training_file") or self.spec["data"]["train"][0]["uri"]),
             "validation_file": request.get("validation_file") or self._validation_address(),
             "result_files": [],
-            "trained_tokens": None,
+            "trained_tokens": self._trained_tokens(),
             "seed": hyperparameters["seed"],
             "hyperparameters": {
                 "n_epochs": hyperparameters["epochs"],
@@ -147,6 +147,10 @@ class Job:
             "metadata": self.user_metadata or None,
             "suffix": request.get("suffix"),
         }
+
+    def _trained_tokens(self) -> int | None:
+        """The number of a run that has succeeded; what was last seen of another one may be of an earlier step."""
+        return self.status.progress.trained_tokens if self.state == "succeeded" and self.status.progress else None
 
     def _error(self) -> Json | None:
         condition = self.condition

@@ -16,7 +16,7 @@ from rft_api.object_names import bounded
 from rft_api.quantities import decimal_text
 from rft_api.resource import API_VERSION
 from rft_api.rft_job import RFTJob
-from rft_api.run_folder import best_address
+from rft_api.run_folder import best_address, checkpoints_address
 from rft_gateway.errors import INVALID_VALUE, ApiError
 from rft_gateway.fine_tuning.defaults import Defaults, default_fields
 from rft_gateway.fine_tuning.graders import make_function, request_text
@@ -124,7 +124,7 @@ def _job_spec(
         data["validation"] = [{"name": "validation", "uri": validation.uri, "reward": reward}]
     endpoint: Json = {"name": tuned_model(base.metadata.name, request.suffix, name)}
     if defaults.tuning.type == "LoRA":
-        endpoint["baseEndpoint"] = base.metadata.name
+        endpoint |= {"baseEndpoint": base.metadata.name, "checkpoints": True}
     if defaults.deletion_policy != "Delete":
         endpoint["deletionPolicy"] = defaults.deletion_policy
     stated = default_fields(
@@ -190,12 +190,14 @@ def _check_adapter(job: RFTJob, base: InferenceEndpoint) -> None:
     endpoint = job.spec.endpoint
     if endpoint is None or endpoint.base_endpoint is None or CREATED_FOR in base.metadata.labels:
         return  # the operator has made this base for jobs, and has it serve the adapters of all of them
-    spec: Json = {"baseEndpoint": base.metadata.name, "adapter": {"uri": best_address(job.spec.output.uri)}}
-    if job.spec.credentials is not None:
-        spec["credentials"] = job.spec.credentials.to_json_object()
-    metadata = {"name": endpoint.name, "namespace": job.metadata.namespace}
-    adapter = InferenceEndpoint.model_validate({"apiVersion": API_VERSION, "metadata": metadata, "spec": spec})
-    violation = find_adapter_violation(adapter, base)
-    if violation is not None:
+    for uri in (best_address(job.spec.output.uri), checkpoints_address(job.spec.output.uri)):
+        spec: Json = {"baseEndpoint": base.metadata.name, "adapter": {"uri": uri}}
+        if job.spec.credentials is not None:
+            spec["credentials"] = job.spec.credentials.to_json_object()
+        metadata = {"name": endpoint.name, "namespace": job.metadata.namespace}
+        adapter = InferenceEndpoint.model_validate({"apiVersion": API_VERSION, "metadata": metadata, "spec": spec})
+        violation = find_adapter_violation(adapter, base)
+        if violation is None:
+            continue
         message = f"model: the tuned model could not be served: {violation.message}"
         raise ApiError(400, one_line(message), param="model", code="model_not_tunable")

@@ -64,7 +64,10 @@ def plan_rft_job(world: RFTJobWorld, settings: Settings) -> Plan:
     state, objects, problem = _state(world, settings, job, before, start_time, usage.gpu_seconds if usage else 0)
     progress, result, checkpoints, verdict = _outcome(world, job, before)
     base_model = (result and result.base_model) or job.spec.model.uri
-    endpoint = plan_job_endpoint(replace(world, job=job), state.status == "True", base_model)
+    succeeded = state.status == "True"
+    # Only of checkpoints that the status has had before, it is known whether others have the names of their endpoints.
+    known = before.checkpoints if succeeded else []
+    endpoint = plan_job_endpoint(replace(world, job=job), succeeded, base_model, known)
 
     leftovers, leftovers_due = plan_leftovers(world, before, state)
 

@@ -22,6 +22,9 @@ def find_references(job: Json) -> Iterator[Key]:
     if endpoint:
         for name in (endpoint["name"], endpoint.get("baseEndpoint") or names.base_endpoint(endpoint["name"])):
             yield Key(INFERENCE_ENDPOINT.name, namespace, name)
+        for checkpoint in job.get("status", {}).get("checkpoints") or () if endpoint.get("checkpoints") else ():
+            name = names.checkpoint_endpoint(endpoint["name"], checkpoint["step"])
+            yield Key(INFERENCE_ENDPOINT.name, namespace, name)
     if has_ended(job.get("status", {})):
         return  # the plan of a job that has ended does not depend on its rewards
     data = spec.get("data", {})

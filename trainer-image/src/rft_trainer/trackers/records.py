@@ -137,9 +137,9 @@ def _line(folder: RunFolder, line: Json, samples: int, end: Position) -> Line:
     file = folder.rollout(step) if split == "train" else folder.validation(step)
     has_file = file.exists()
     table = _samples(file, samples) if split == "validation" and samples and has_file else None
-    numbers = {key: value for key, value in line.items() if key not in ("split", "step")}
-    # The copy of a run in an object store has lost the times of its files, and brings no rollouts back.
-    moment = file.stat().st_mtime if has_file else time.time()
+    numbers = {key: value for key, value in line.items() if key not in ("split", "step", "endedAt")}
+    # Lines of older versions have no time. The copy of a run in an object store has lost the times of its files.
+    moment = line.get("endedAt") or (file.stat().st_mtime if has_file else time.time())
     return Line(split, step, dict(_points(numbers, split)), moment, table, end)
 
 
