@@ -283,14 +283,18 @@ class TrainerProgram:
 
     def wait_for_line(self, step: int, split: str = "train") -> None:
         """Returns when the metrics hold the line of a step."""
+        self.wait_for(lambda: any(line["step"] >= step and line["split"] == split for line in self.metrics()))
 
-        def is_there() -> bool:
-            if any(line["step"] >= step and line["split"] == split for line in self.metrics()):
+    def wait_for(self, holds: Callable[[], bool]) -> None:
+        """Returns when something holds; the program must not end before, and is killed when it writes nothing."""
+
+        def has_come() -> bool:
+            if holds():
                 return True
-            assert self.process.poll() is None, f"ended before {split} step {step}:\n{self.log[-4000:]}"
+            assert self.process.poll() is None, f"ended before what was waited for:\n{self.log[-4000:]}"
             return False
 
-        wait_until(is_there, self._written, self._stuck, pause=0.05)
+        wait_until(has_come, self._written, self._stuck, pause=0.05)
 
     def _written(self) -> tuple[int, int]:
         """How much it has written to its log and to its metrics."""

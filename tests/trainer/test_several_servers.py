@@ -9,7 +9,6 @@ from collections import Counter
 
 import psutil
 import pytest
-from support.patience import wait_until
 from support.rollout_stand_in import hold_file, requests_of
 from support.trainer import (
     TrainerProgram,
@@ -139,7 +138,7 @@ def test_a_run_that_is_stopped_while_healthy_servers_sample_saves_its_last_step(
     validation = {"model": "policy-v2", "temperature": 0}
     hold(first, **validation)
     end_pause(first)
-    wait_until(lambda: asked(first, **validation), run._written, run._stuck)
+    run.wait_for(lambda: asked(first, **validation))
     run.process.send_signal(signal.SIGTERM)
     assert run.wait() == ExitCode.INTERRUPTED, run.log
     assert "stopped after step 2; its checkpoint is saved" in run.log
@@ -150,7 +149,7 @@ def test_a_run_that_is_stopped_while_healthy_servers_sample_saves_its_last_step(
     rollouts = {"model": "policy-v3", "temperature": 1}
     hold(second, **rollouts)
     end_pause(second)
-    wait_until(lambda: asked(second, **rollouts), run._written, run._stuck)
+    run.wait_for(lambda: asked(second, **rollouts))
     (worker,) = [p for p in psutil.Process(run.process.pid).children() if p.environ().get("RANK") == "1"]
     worker.send_signal(signal.SIGTERM)
     assert run.wait() == ExitCode.INTERRUPTED, run.log
@@ -170,7 +169,7 @@ def test_a_run_that_is_stopped_in_its_last_validation_makes_it_when_it_goes_on(t
     validation = {"model": f"policy-v{STEPS}", "temperature": 0}
     hold(tmp_path / "first", **validation)
     end_pause(tmp_path / "first")
-    wait_until(lambda: asked(tmp_path / "first", **validation), run._written, run._stuck)
+    run.wait_for(lambda: asked(tmp_path / "first", **validation))
     run.process.send_signal(signal.SIGTERM)
     assert run.wait() == ExitCode.INTERRUPTED, run.log
     resumed = start(tmp_path / "second", output)
@@ -210,7 +209,7 @@ def test_a_run_that_samples_ahead_goes_on_exactly_from_a_periodic_checkpoint(tmp
     hold(tmp_path / "stopped", model="policy-v2")
     stopped = start("stopped", tmp_path / "out", pause_after(3, tmp_path / "stopped"))
     # The line of the killed run goes first.
-    wait_until(lambda: asked(tmp_path / "stopped", model="policy-v2"), stopped._written, stopped._stuck)
+    stopped.wait_for(lambda: asked(tmp_path / "stopped", model="policy-v2"))
     stopped.wait_for_line(3)
     stopped.process.send_signal(signal.SIGTERM)
     assert stopped.wait() == ExitCode.INTERRUPTED, stopped.log
