@@ -109,6 +109,24 @@ def test_an_adapter_with_warmup_without_zero(tmp_path, model, data, rewards):
     assert_whole_adapter(run.folder)
 
 
+def test_an_adapter_on_the_last_layer_learns_the_same_where_the_other_layers_are_left_out_of_the_update(
+    tmp_path, model, data, rewards
+):
+    """At stage 2 each process knows from generation what the first layer computes; at stage 3 it is computed again."""
+    curves = {}
+    for stage in (2, 3):
+        tuning = {"type": "LoRA", "rank": 4, "lastLayers": 1}
+        spec = spec_at(stage, model, data, tmp_path / f"out-{stage}", tuning=tuning)
+        run = start(spec, tmp_path / f"run-{stage}", rewards)
+        run.succeed()
+        assert ("frozen layers whose output the update takes from generation: 1" in run.log) == (stage == 2)
+        curves[stage] = curve(run.metrics())
+    for line, other in zip(curves[2], curves[3], strict=True):
+        for name in CLOSE:
+            if other.get(name) is not None:
+                assert line[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5), f"{name} of step {line['step']}"
+
+
 def test_one_process_dies_then_all_and_the_curve_is_the_undisturbed_one(tmp_path, model, data, rewards, run_at):
     summary, undisturbed = run_at(2)
     spec = spec_at(2, model, data, tmp_path / "out")

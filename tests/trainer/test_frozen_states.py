@@ -181,9 +181,10 @@ def test_bfloat16_is_close_to_the_plain_way():
         lambda: adapted(transformers.LlamaConfig(**SIZES, attention_dropout=0.1)),
         lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES)),
         lambda: checkpointed(adapted()),
+        lambda: divided(adapted()),
         lambda: reading_the_first_layer_again(adapted()),
     ],
-    ids=["first layer", "embedding", "sliding", "dropout", "full", "gradient checkpointing", "read again"],
+    ids=["first layer", "embedding", "sliding", "dropout", "full", "gradient checkpointing", "ZeRO-3", "read again"],
 )
 def test_layers_that_cannot_be_left_out_are_computed(make):
     model = make()
@@ -200,6 +201,12 @@ def test_layers_that_cannot_be_left_out_are_computed(make):
 def checkpointed(model):
     model.gradient_checkpointing_enable()
     model.enable_input_require_grads()
+    return model
+
+
+def divided(model):
+    """As DeepSpeed marks the weights that it divides among processes."""
+    model.get_base_model().model.layers[0].self_attn.q_proj.weight.ds_id = 1
     return model
 
 

@@ -7,7 +7,7 @@ tokens are the same.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -69,7 +69,9 @@ def sample_completions(
     active = torch.arange(count)  # indices of the completions that have not ended
     searches = [stops.search() for _ in range(count)] if stops else []
     leaf = torch.tensor([distinct[tuple(prompt)] for prompt in prompt_ids])  # the leaf of each active completion
-    recorded = nullcontext() if frozen_states is None else frozen_states.recorded(count, max_new_tokens - 1)
+    recorded: AbstractContextManager[Recording | None] = (
+        nullcontext() if frozen_states is None else frozen_states.recorded(count, max_new_tokens - 1)
+    )
     with (
         evaluating(model),
         packed_weights(model),

@@ -103,6 +103,8 @@ class RFTTrainer(PackedGRPOTrainer):
         self.remove_callback(PrinterCallback)
         # With it TRL computes importance ratios from the log-probabilities that `_generate_single_turn` returns.
         self.use_vllm = isinstance(engine, VLLM)
+        if self.frozen_states.layers and not self.use_vllm and rank() == 0:
+            log.info("frozen layers whose output the update takes from generation: %d", self.frozen_states.layers)
         self._end_ids = end_token_ids(model, tokenizer)
         self._stops = stop_strings(tokenizer, config.sampling)
         self._rollouts = self._begin_step([])

@@ -5,7 +5,7 @@ DeepSpeed) keep working, and the gradients of all completions flow through the p
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -49,7 +49,9 @@ def completion_logprobs(
     rows = trees.rows.repeat_interleave(torch.tensor([len(path) for path in predicting], device=trees.rows.device))
     if not len(columns):
         columns = columns.new_zeros(1)
-    reused = nullcontext() if frozen_states is None else frozen_states.reused(trees, prompts, completions)
+    reused: AbstractContextManager[Any] = (
+        nullcontext() if frozen_states is None else frozen_states.reused(trees, prompts, completions)
+    )
     with contiguous_head(model), adapters_in_few_operations(model), reused:
         logits = model(
             input_ids=trees.ids,
