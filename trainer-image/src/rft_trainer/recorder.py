@@ -65,6 +65,7 @@ class Recorder:
         self._components = components
         self._components_left_out = 0
         self._rows: list[ScoredCompletion] = []
+        self._step_tokens = 0
         self._recent_seconds: list[float] = []
         self._previous_tokens = 0
         steps = read_steps(self._folder)
@@ -81,6 +82,7 @@ class Recorder:
         """Gather the step's completions from all ranks, and write them on rank 0."""
         self._rows = [row for rows in gather(step.rows) for row in rows]
         self._components_left_out = self._components.apply(self._rows)
+        self._step_tokens = sum(gather(step.trained_tokens))
         if rank() == 0:
             write_rollouts(self._folder.rollout(number), self._rows)
 
@@ -91,9 +93,8 @@ class Recorder:
             RunError: DIVERGED when loss or gradient norm have not been finite for `DIVERGED_STEPS` steps.
         """
         self._stop_if_diverged(number, logs["loss"], gradient_norm)
-        trained_tokens = sum(gather(step.trained_tokens))
         if self._trained_tokens is not None:
-            self._trained_tokens += trained_tokens
+            self._trained_tokens += self._step_tokens
         rows = self._rows
         advantages = np.asarray([row.advantage for row in rows], dtype=np.float64)
         rewards = [row.reward for row in rows if row.reward is not None]

@@ -24,6 +24,7 @@ from rft_gateway.fine_tuning.grader_results import describe_run
 from rft_gateway.fine_tuning.graders import make_function, request_text
 from rft_gateway.fine_tuning.request import FunctionGrader, Grader, RunRequest
 from rft_gateway.shares import Shares
+from rft_gateway.turns import Turns
 
 if TYPE_CHECKING:  # the client of Kubernetes takes a second to import, which is for nothing on one machine
     from rft_gateway.fine_tuning.grader_servers import GraderServers
@@ -57,6 +58,7 @@ class GraderRuns:
     def __init__(self, servers: GraderServers):
         self._servers = servers
         self._open = Shares(_RUNS)
+        self._turns = Turns()
 
     async def run(self, namespace: str, request: RunRequest, defaults: Defaults) -> Json:
         """Return OpenAI's object of a run. The names that the grader has were checked.
@@ -71,7 +73,7 @@ class GraderRuns:
             name = await self._require(namespace, request.grader, defaults)
             function, address = await self._wait_until_ready(namespace, name)
             started = time.monotonic()
-            score = await _ask(address, _sample(request, function), _seconds(function))
+            score = await _ask(address, make_sample(request, function), _seconds(function))
             return describe_run(request.grader, score, time.monotonic() - started)
         finally:
             self._open.add(namespace, -1)
@@ -91,9 +93,10 @@ class GraderRuns:
         if isinstance(grader, FunctionGrader):
             return grader.name
         # The code of a grader is parsed for the packages that it imports.
-        make: Callable[[], Json] = partial(_make_run, grader, namespace, defaults)
+        make: Callable[[], Json] = partial(make_run, grader, namespace, defaults)
         function = await asyncio.to_thread(make)
-        await self._servers.require(function)
+        # One after the other: many at once would not see that there are too many.
+        await self._turns.take(namespace, partial(self._servers.require, function))
         return str(function["metadata"]["name"])
 
     async def _wait_until_ready(self, namespace: str, name: str) -> tuple[Json, tuple[str, str]]:
@@ -117,8 +120,12 @@ class GraderRuns:
             await asyncio.sleep(_POLL_SECONDS)
 
 
-def _make_run(grader: Grader, namespace: str, defaults: Defaults) -> Json:
-    """Return the RewardFunction of a run, which is named after what it is."""
+def make_run(grader: Grader, namespace: str, defaults: Defaults) -> Json:
+    """Return the RewardFunction of a run, which is named after what it is.
+
+    Raises:
+        ApiError: 400 when the grader asks for something that is not possible.
+    """
     request_text(grader.model_dump(mode="json", by_alias=True), FIELD)
     function = make_function(grader, (namespace, FIELD), defaults, FIELD)
     assert function is not None  # a grader that names one has none of its own
@@ -137,7 +144,13 @@ def _readiness(function: Json) -> tuple[str, str, str]:
     return "Unknown", "Starting", "the operator has not seen it yet"
 
 
-def _sample(request: RunRequest, function: Json) -> Json:
+def make_sample(request: RunRequest, function: Json) -> Json:
+    """Return the sample of a run, as a job would send it.
+
+    Args:
+        request: the request.
+        function: the RewardFunction that scores it.
+    """
     item = request.item
     messages = item.get("messages")
     is_conversation = isinstance(messages, list) and all(isinstance(each, dict) for each in messages)
