@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from transformers import TrainerCallback
 
-if TYPE_CHECKING:
-    from rft_trainer.grpo import RFTTrainer
+
+class StepObserver(Protocol):
+    """Whoever acts at the beginning of training and after each step."""
+
+    def training_began(self) -> None:
+        """Act before the first step of this start."""
+
+    def step_ended(self, number: int) -> tuple[bool, bool]:
+        """Act after a step, and return whether to save a checkpoint, and whether to stop."""
 
 
 class StepCallback(TrainerCallback):
     """Tells the trainer when training begins and when a step has ended, and what the loop has to do then.
 
     Args:
-        trainer: the trainer.
+        trainer: who is told.
     """
 
-    def __init__(self, trainer: RFTTrainer):
+    def __init__(self, trainer: StepObserver):
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

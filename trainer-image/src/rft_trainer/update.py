@@ -149,7 +149,7 @@ class PackedGRPOTrainer(GRPOTrainer):
         parts = self._split(sequences)
         tokens = [int(inputs["completion_mask"][part].sum()) for part in parts]
         total = torch.zeros((), device=self.accelerator.device)
-        entropy_coefficient = self.entropy_coef
+        entropy_coefficient: float = self.args.entropy_coef
         for number, part in enumerate(parts):
             of_tokens = tokens[number] / max(1, sum(tokens))
             weight = self._weight(len(part) / len(sequences), of_tokens)
