@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import secrets
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ class RewardOperator:
 
     def _follow(self) -> None:
         try:
-            while not self._stop.wait(0.2):
+            while not self._stop.is_set():
+                time.sleep(0.2)
                 for function in self._team.read("rewardfunctions")["items"]:
                     if function["metadata"]["name"] not in self.servers:
                         self._serve(function)

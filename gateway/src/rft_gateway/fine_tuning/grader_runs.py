@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
+from rft_api.conditions import Reason
 from rft_api.foreign.files import parse_bounded
 from rft_api.foreign.text import one_line
 from rft_api.model import Json
@@ -39,7 +40,7 @@ _RUNS = 32
 """Runs at the same time. Those of a namespace may not be more than what is still free."""
 _MORE_SECONDS = 15.0
 """Seconds that a server may take beyond the timeout of its function."""
-_REFUSED = ("ConfigurationInvalid", "SourceMissing", "ServerFailing", "TestsFailing")
+_REFUSED = frozenset({Reason.CONFIGURATION_INVALID, Reason.SOURCE_MISSING, Reason.SERVER_FAILING, Reason.TESTS_FAILING})
 """Reasons of a RewardFunction that does not become ready by waiting."""
 _CONNECT_SECONDS = 5.0
 _ID = "run"
