@@ -28,7 +28,7 @@ left() {
 report() {
   # Its own process has another parent when the script was killed.
   local own=$BASHPID megabytes
-  while sleep "$interval" > /dev/null 2>&1 && [ "$(awk '{print $4}' "/proc/$own/stat")" = $$ ]; do
+  while sleep "$interval" > /dev/null 2>&1 && [ "$(awk '{print $4}' "/proc/$own/stat" 2> /dev/null)" = $$ ]; do
     megabytes=$(written)
     mkdir -p "$(dirname "$notes")"
     echo "$SECONDS $megabytes" > "$notes.now"

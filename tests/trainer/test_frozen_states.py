@@ -14,7 +14,7 @@ from rft_api.memory_plan import plan_memory
 from rft_api.model_shape import read_shape
 from rft_api.training import Hyperparameters
 from rft_api.tuning import Tuning
-from rft_trainer.evaluation import complete
+from rft_trainer.evaluation import Decoding, complete
 from rft_trainer.frozen_states import FrozenStates
 from rft_trainer.logprobs import completion_logprobs
 
@@ -64,7 +64,7 @@ def change(model):
 
 def sample(model, states):
     torch.manual_seed(1)
-    return complete(model, PROMPTS, max_new_tokens=9, frozen_states=states, temperature=1.0, end_ids=[END], pad_id=0)
+    return complete(model, PROMPTS, Decoding(9, 1.0, [END], 0), frozen_states=states)
 
 
 def update(model, completions, states, learnt=None):
@@ -157,7 +157,7 @@ def test_masked_completions_are_known_and_other_tokens_are_computed():
     assert counts == [3, 3, 4, 4]
     # The states of other completions have taken the place of those that were recorded before.
     torch.manual_seed(5)
-    complete(model, [[20, 21]], max_new_tokens=1, frozen_states=states, temperature=1.0, end_ids=[END], pad_id=0)
+    complete(model, [[20, 21]], Decoding(1, 1.0, [END], 0), frozen_states=states)
     before = counts[0]
     update(model, completions, states)
     assert counts[0] == before + 1
@@ -226,7 +226,7 @@ def test_the_memory_of_the_states_is_planned(layers):
     model = adapted(configuration, range(4 - layers, 4))
     states = FrozenStates(model)
     prompts = [[number] * 10 for number in (5, 6, 7) for _ in range(4)]
-    complete(model, prompts, max_new_tokens=30, frozen_states=states, temperature=1.0, end_ids=[], pad_id=0)
+    complete(model, prompts, Decoding(30, 1.0, [], 0), frozen_states=states)
     shape = read_shape(json.loads(configuration.to_json_string(use_diff=False)))
     parameters = Hyperparameters(batch_size=3, samples_per_prompt=4, max_prompt_tokens=10, max_completion_tokens=30)
     plan = plan_memory(shape, parameters, Tuning(rank=4, last_layers=layers), Devices(1, on_gpus=False))

@@ -117,16 +117,14 @@ def _input_bytes(shape: ModelShape, precision: Precision, adapter: Adapter | Non
         return precision.activations * (sum(readers) + product + experts)
     inputs = [item.inputs for item in adapter.linears]
     between = adapter.rank * len(inputs)
-    if adapter.mask or precision.autocast:
-        # Each adapter makes a copy of its layer's input: in the dtype of autocast, or after dropout.
+    if adapter.mask or precision.autocast or precision.adapter != precision.activations:
+        # Each adapter makes a copy of its layer's input: in its own dtype, or that of autocast, or after dropout.
         unit = precision.activations if precision.autocast else precision.adapter
         return unit * (sum(inputs) + between) + adapter.mask * sum(inputs)
     names = {item.name for item in adapter.linears}
     # Layers that read the same stream keep it once; the input of `o_proj` is the output of the attention.
     own = shape.hidden * (bool(names - _READ_COMPUTED - _READ_MLP_STREAM) + bool(names & _READ_MLP_STREAM))
-    # On CPUs the adapter computes in its own dtype, but keeps its layer's input (`rft_trainer.adapted_linear`).
-    kept = own + (product if "down_proj" in names else 0)
-    return precision.activations * kept + precision.adapter * between
+    return precision.activations * (own + (product if "down_proj" in names else 0) + between)
 
 
 def backward_bytes(shape: ModelShape, precision: Precision) -> float:

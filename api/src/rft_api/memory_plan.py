@@ -259,8 +259,11 @@ def _kept(
         # TRL loads a second model, or copies the adapter, as the reference of the KL divergence.
         weights = shape.weights * precision.weights if tuning.type == "Full" else trained * precision.adapter
         items["reference"] = weights / partitions
-    states = _frozen_states(shape, hyperparameters, tuning, devices, precision)
-    return {**items, "states of frozen layers": states} if states else items
+    if not devices.on_gpus and devices.placement == "InProcess":
+        states = _frozen_states(shape, hyperparameters, tuning, devices, precision)
+        if states:
+            items["states of frozen layers"] = states
+    return items
 
 
 def _frozen_states(
@@ -268,10 +271,10 @@ def _frozen_states(
 ) -> float:
     """Bytes of what the last frozen layer computes for the tokens of a step, which generation keeps for the update.
 
-    Only on CPUs, when the trainer generates by itself and the first layer has no adapter (`rft_trainer.frozen_states`).
+    Only where the first layer has no adapter (`rft_trainer.frozen_states`).
     """
-    is_reused = not devices.on_gpus and devices.placement == "InProcess" and not devices.keeps_inputs_only
-    if not is_reused or tuning.type == "Full" or shape.adapted_layers(tuning.last_layers) == shape.layers:
+    is_reused = tuning.type == "LoRA" and not devices.keeps_inputs_only
+    if not is_reused or shape.adapted_layers(tuning.last_layers) == shape.layers:
         return 0.0
     prompts = hyperparameters.batch_size / devices.trainers
     answers = hyperparameters.samples_per_prompt * hyperparameters.max_completion_tokens

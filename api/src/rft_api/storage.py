@@ -344,6 +344,10 @@ def _explained(verb: str, uri: str) -> Iterator[None]:
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         permanent = code in _MISSING or status in (301, 400, 401, 403, 404)
         raise StorageError(f"cannot {verb} {uri}: {error}", permanent, request_failed=True) from error
+    except RecursionError:
+        # botocore asks a bucket for its region when it is sent elsewhere, and again when that question is, without end.
+        text = "the store sends every question elsewhere, and does not say which region the bucket is in"
+        raise StorageError(f"cannot {verb} {uri}: {text}", permanent=True, request_failed=True) from None
     except (BotoCoreError, Boto3Error) as error:
         # Without credentials or region no try can succeed; everything else is the network.
         permanent = type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "NoRegionError")

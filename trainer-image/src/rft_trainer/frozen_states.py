@@ -163,7 +163,7 @@ def _removable_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
         if own & trained:
             break
         frozen.append(layer)
-    for layer in layers[len(frozen) :]:
+    for layer in list(layers)[len(frozen) :]:
         above -= {id(parameter) for parameter in layer.parameters()}
     return frozen if frozen and not above and _can_be_left_out(model, frozen) else []
 

@@ -98,7 +98,7 @@ class RFTTrainer(PackedGRPOTrainer):
             args=build_arguments(config, self._total_steps),
             train_dataset=ArrowDataset.from_list([{"prompt": p.messages, "index": i} for i, p in enumerate(prompts)]),
             processing_class=tokenizer,
-            callbacks=[StepCallback(self)],
+            callbacks=[StepCallback(self.training_began, self.step_ended)],
         )
         self.remove_callback(PrinterCallback)
         # With it TRL computes importance ratios from the log-probabilities that `_generate_single_turn` returns.

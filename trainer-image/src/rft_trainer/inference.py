@@ -34,8 +34,8 @@ def merged_adapter(model: torch.nn.Module) -> Iterator[None]:
         if isinstance(layer, BaseTunerLayer) and not layer.merged and not layer.disable_adapters
     ]
     originals: list[tuple[torch.Tensor, torch.Tensor]] = []
-    simple = [layer for layer in layers if has_one_plain_adapter(layer)]
-    others = [layer for layer in layers if not has_one_plain_adapter(layer)]
+    simple = [layer for layer in layers if _has_one_usual_adapter(layer)]
+    others = [layer for layer in layers if not _has_one_usual_adapter(layer)]
     weights = {id(weight): weight for layer in others for weight in layer.get_base_layer().parameters()}
     try:
         for weight in weights.values():
@@ -53,11 +53,12 @@ def merged_adapter(model: torch.nn.Module) -> Iterator[None]:
         for layer in layers:
             # `unmerge` would subtract the adapter instead.
             layer.merged_adapters.clear()
-        for weight, original in originals:
+        # In reversed order, because layers may share a weight.
+        for weight, original in reversed(originals):
             weight.data = original
 
 
-def has_one_plain_adapter(layer: BaseTunerLayer) -> bool:
+def _has_one_usual_adapter(layer: BaseTunerLayer) -> bool:
     """Return whether a layer is a linear one with one usual LoRA adapter, and nothing else."""
     return (
         type(layer) is LoraLinear

@@ -12,7 +12,6 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from rft_api.memory_layers import CHUNK
-from rft_trainer.adapted_linear import adapters_in_few_operations
 from rft_trainer.frozen_states import FrozenStates
 from rft_trainer.model_access import contiguous_head, language_model
 from rft_trainer.token_tree import TokenTrees, plain_rows, sees_trees, token_trees
@@ -52,7 +51,7 @@ def completion_logprobs(
     reused: AbstractContextManager[Any] = (
         nullcontext() if frozen_states is None else frozen_states.reused(trees, prompts, completions)
     )
-    with contiguous_head(model), adapters_in_few_operations(model), reused:
+    with contiguous_head(model), reused:
         logits = model(
             input_ids=trees.ids,
             attention_mask=trees.attention_mask(_mask_dtype(model, trees.ids.device)),
