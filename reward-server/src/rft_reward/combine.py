@@ -1,7 +1,7 @@
 """Combined rewards: the weighted sum of the scores of several terms. Each score is reported as a component.
 
-A row is a score in the format of the reward protocol: {"id", "aggregate_reward_score", "metrics_list"}, "error" if there
-is no score, and "warnings" if there are any.
+A row is a score in the format of the reward protocol: {"id", "aggregate_reward_score", "metrics_list"}, "error" if
+there is no score, and "warnings" if there are any.
 """
 
 from __future__ import annotations
