@@ -100,6 +100,7 @@ def _compare_inputs(options: argparse.Namespace, config: TrainerConfig) -> Endin
 
     with copying(config, "Data", options.port) as report:
         report_bytes = partial(report, "comparing model and data with those that were measured")
+        report_bytes(0, 0)  # nobody knows yet how much there is to read
         changes = changed_inputs(config, pin_base_model(config), report_bytes)
     print(json.dumps([name for _, name in changes]), flush=True)
     return Ending(ExitCode.SUCCEEDED)
