@@ -1,6 +1,6 @@
 """Completions of vLLM servers: those of the trainer's own process, whatever happens to the servers meanwhile.
 
-A vLLM takes minutes to start. All tests share one; the two that kill it wait for another start each.
+A vLLM takes minutes to start. All tests share one; the test that kills it waits for a second start.
 """
 
 from __future__ import annotations
@@ -19,21 +19,18 @@ from support.patience import PATIENCE_SECONDS, wait_until
 from support.tiny import write_model
 from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, render, train_in_process
 
-from rft_api.exit_codes import RunError
 from rft_api.ports import free_port
 from rft_api.run_folder import RunFolder
 from rft_api.sampling import Sampling
 from rft_api.tuning import Tuning
-from rft_trainer import engines, flow, recorder
+from rft_trainer import engines
 from rft_trainer.base_model import BaseModel
 from rft_trainer.checkpoints import sampler
 from rft_trainer.engines import VLLM, InProcess, Policy
 from rft_trainer.evaluation import plain_completer
-from rft_trainer.flow import Run
 from rft_trainer.grpo import RFTTrainer
 from rft_trainer.metrics_log import read_steps
 from rft_trainer.modeling import add_adapter, end_token_ids, load_model, load_tokenizer, prompt_token_ids
-from rft_trainer.progress import ProgressReporter
 from rft_trainer.rollout_servers import process
 from rft_trainer.rollout_servers.command import BASE
 from rft_trainer.rollout_servers.process import call
@@ -329,80 +326,6 @@ def test_whole_weights_take_the_place_of_the_base_model(engine, base, tokenizer)
     assert seen[0] != seen[1]
     # What follows is about adapters on the base model again.
     whole.sync(load_model(str(base), torch.float32), 2002)
-
-
-def test_a_whole_job_that_trains_all_weights_whose_server_is_killed(
-    engine, base, tokenizer, data, rewards, tmp_path, monkeypatch
-):
-    """From the baseline to the table: the server is killed after step 1, and the run is interrupted after step 3."""
-    spec = job_spec(
-        base,
-        data,
-        tmp_path / "out",
-        hyperparameters=hyperparameters(maxSteps=4, learningRate="1e-3"),
-        preflight={"prompts": 4, "action": "Warn"},
-        compute={"gpusPerNode": 0, "rollouts": {"engine": "vLLM"}},
-    )
-    config = render(spec, tmp_path, rewards.url, rewards.token_file)
-    folder, job = RunFolder(config.output), copy.copy(engine)
-    job._config = config
-    original, stopping, append = load_model(str(base), torch.float32), threading.Event(), recorder.append_metrics
-
-    def name_versions(start):
-        monkeypatch.setattr(engines, "policy_version", lambda step: f"{start}-v{step}")
-
-    name_versions("whole-undisturbed")
-    own = config.model_copy(update={"output": str(tmp_path / "undisturbed")})
-    train_in_process(own, None, job)
-    name_versions("whole-base")
-    job.sync(original, 0)
-    job._current = job._model = BASE
-
-    def disturb(run_folder, metrics):
-        append(run_folder, metrics)
-        if metrics.split == "train" and metrics.step == 1:
-            server_processes(engine)[1].kill()
-        if metrics.split == "train" and metrics.step == 2:
-            stopping.set()
-
-    def start(name):
-        name_versions(name)
-        return Run(config, None, 0, ProgressReporter("default", "test"), stopping.is_set).train()
-
-    monkeypatch.setattr(flow, "start_engine", lambda *arguments: job)
-    monkeypatch.setattr(job, "close", lambda: None, raising=False)
-    folder.path.mkdir()
-    folder.config.write_text(config.model_dump_json(by_alias=True), encoding="utf-8")
-    with monkeypatch.context() as patch:
-        patch.setattr(recorder, "append_metrics", disturb)
-        before = server_processes(engine)
-        with pytest.raises(RunError, match="stopped after step 3; its checkpoint is saved"):
-            start("whole-interrupted")
-        assert server_processes(engine) != before, "the server was not started again"
-    stopping.clear()
-    summary = start("whole-resumed")
-    assert summary.steps == 4
-
-    lines = [
-        curve([json.loads(line) for line in RunFolder(each.output).metrics.read_text(encoding="utf-8").splitlines()])
-        for each in (config, own)
-    ]
-    assert lines[0] == lines[1]
-    for step in read_steps(folder):
-        assert step.importance_ratio_mean == pytest.approx(1, abs=1e-3)
-        assert step.logprob_difference_max < 1e-4
-        assert step.gradient_norm > 0
-    tables = {}
-    for stage, model in (("base", base), ("tuned", folder.best)):
-        rows = pq.read_table(folder.evaluation(stage)).to_pylist()
-        prompts = [prompt_token_ids(tokenizer, json.loads(row["prompt"])) for row in rows]
-        complete = plain_completer(load_model(str(model), torch.float32), tokenizer, 8, 0.0)
-        tables[stage] = [row["completion"] for row in rows]
-        assert tables[stage] == tokenizer.batch_decode(complete(prompts, lambda ended: None), skip_special_tokens=True)
-    assert tables["base"] != tables["tuned"]
-    # What follows is about adapters on the base model again.
-    name_versions("whole-restored")
-    job.sync(original, 0)
 
 
 def test_a_killed_engine_costs_time_and_changes_nothing(engine, policy, tokenizer):
