@@ -1,17 +1,23 @@
 """Compare the seconds per step of the trainer and of a bare TRL script; print a Markdown table.
 
-Run: .venv/bin/python bench/trainer_overhead.py (about six minutes; needs the quickstart's model, see `make demo`)
+Run: .venv/bin/python bench/trainer_overhead.py (about nine minutes on two cores with instructions for bfloat16; needs
+the quickstart's model, see `make demo`)
 Both train the quickstart with the same configuration and seed, in turn, twice each. The trainer is the whole program
 with its reward server, as `rft run` starts it; the script calls the same reward function in its own process. The first
-step of each is left out.
+step of each is left out. So there are 14 pairs of steps, enough for an interval of the median ratio.
 
-With --long-prompts (about twenty minutes) every prompt has about 1,000 tokens, most of them other sentences of the
-training data, and completions have up to 50 tokens; a step has 2 prompts with 8 completions each.
+ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 before the command shows a processor without these instructions, on
+which both sides compute in float32.
+
+With --long-prompts (about twenty minutes with the default of 4 steps) every prompt has about 1,000 tokens, most of them
+other sentences of the training data, and completions have up to 50 tokens; a step has 2 prompts with 8 completions
+each.
 """
 
 import argparse
 import copy
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -21,9 +27,11 @@ from pathlib import Path
 
 import yaml
 
+from rft_trainer.processor import has_bfloat16_instructions
+
 ROOT = Path(__file__).parents[1]
 QUICKSTART = ROOT / "examples/quickstart"
-ROUNDS, STEPS = 2, 4
+ROUNDS, STEPS, STEPS_WITH_LONG_PROMPTS = 2, 8, 4
 
 
 def bare(job: dict, output: Path) -> None:
@@ -38,7 +46,6 @@ def bare(job: dict, output: Path) -> None:
     from trl import GRPOTrainer
 
     from rft_trainer.data import mix
-    from rft_trainer.processor import has_bfloat16_instructions
 
     hyperparameters, tuning = job["spec"]["hyperparameters"], job["spec"]["tuning"]
     seed = hyperparameters.get("seed", 0)
@@ -82,7 +89,7 @@ def bare(job: dict, output: Path) -> None:
         reward_funcs=reward,
         args=grpo_config(
             output.parent / "trl",
-            max_steps=STEPS,
+            max_steps=hyperparameters["maxSteps"],
             per_device_train_batch_size=hyperparameters["batchSize"] * hyperparameters["samplesPerPrompt"],
             gradient_accumulation_steps=1,
             num_generations=hyperparameters["samplesPerPrompt"],
@@ -102,7 +109,7 @@ def bare(job: dict, output: Path) -> None:
         callbacks=[Clock()],
     )
     trainer.train()
-    rewards = [entry["reward"] for entry in trainer.state.log_history[:STEPS]]
+    rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
     output.write_text(json.dumps([{"reward": r, "seconds": s} for r, s in zip(rewards, seconds, strict=True)]))
 
 
@@ -128,10 +135,10 @@ def ours(job: dict, folder: Path) -> list[dict]:
     ]
 
 
-def quickstart(long_prompts: bool, folder: Path) -> dict:
+def quickstart(long_prompts: bool, steps: int, folder: Path) -> dict:
     """Return the manifest of the job with few steps and absolute addresses; write data that it needs to the folder."""
     job = yaml.safe_load((QUICKSTART / "job.yaml").read_text(encoding="utf-8"))
-    job["spec"]["hyperparameters"] |= {"maxSteps": STEPS, "evalInterval": STEPS}
+    job["spec"]["hyperparameters"] |= {"maxSteps": steps, "evalInterval": steps}
     job["spec"]["preflight"] = {"action": "Skip"}
     job["spec"]["model"]["uri"] = str((QUICKSTART / job["spec"]["model"]["uri"]).resolve())
     for sources in job["spec"]["data"].values():
@@ -158,18 +165,32 @@ def _lengthen(file: Path) -> list[str]:
     return lines
 
 
+def median_interval(values: list[float]) -> tuple[float, float]:
+    """Return an interval that has the median of the population with a probability of at least 95 %.
+
+    Each value is above the median with probability 1/2, so that the number above it has a binomial distribution. Of
+    fewer than 6 values, it is from the least to the most, with a smaller probability.
+    """
+    values, count, left_out = sorted(values), len(values), 0
+    while 2 * sum(math.comb(count, above) for above in range(left_out + 2)) / 2**count <= 0.05:
+        left_out += 1
+    return values[left_out], values[-1 - left_out]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--long-prompts", action="store_true", help="prompts of 1,000 tokens, completions of 50")
+    parser.add_argument("--steps", type=int, help=f"default: {STEPS}, with long prompts {STEPS_WITH_LONG_PROMPTS}")
     parser.add_argument("--bare", type=Path, nargs=2, metavar="FILE", help="run the TRL script only (used internally)")
     options = parser.parse_args()
     if options.bare:
         job, output = options.bare
         return bare(json.loads(job.read_text(encoding="utf-8")), output)
     seconds: dict[str, list[float]] = {"bare TRL": [], "rft_trainer": []}
+    steps = options.steps or (STEPS_WITH_LONG_PROMPTS if options.long_prompts else STEPS)
     ratios, equal = [], 0
     with tempfile.TemporaryDirectory() as temporary:
-        job = quickstart(options.long_prompts, Path(temporary))
+        job = quickstart(options.long_prompts, steps, Path(temporary))
         for number in range(ROUNDS):
             print(f"round {number + 1} of {ROUNDS}", file=sys.stderr)
             folder = Path(temporary) / str(number)
@@ -185,12 +206,15 @@ def main() -> None:
             pairs = list(zip(*sides.values(), strict=True))
             equal = sum(abs(a["reward"] - b["reward"]) < 1e-6 for a, b in pairs)
             ratios += [our["seconds"] / theirs["seconds"] for theirs, our in pairs[1:]]
-    print(f"Steps of {STEPS} whose mean reward is the same on both sides: {equal}")
-    print("\n| | seconds a step (median) |\n|---|---|")
-    for name, values in seconds.items():
-        print(f"| {name} | {statistics.median(values):.1f} |")
-    print(f"| ratio, step by step: median (least to most) | {statistics.median(ratios):.2f} "
-          f"({min(ratios):.2f} to {max(ratios):.2f}) |")  # fmt: skip
+    print(f"Steps of {steps} whose mean reward is the same on both sides: {equal}")
+    print("The median of {} ratios is {:.3f}, its 95 % interval {:.3f} to {:.3f}".format(
+        len(ratios), statistics.median(ratios), *median_interval(ratios)))  # fmt: skip
+    print("\n| | bare TRL, seconds a step (median) | rft_trainer | ratio, step by step: median (least to most) |")
+    print("|---|---|---|---|")
+    case = "prompts of 1,000 tokens" if options.long_prompts else "quickstart"
+    processor = f"with{'' if has_bfloat16_instructions() else 'out'} instructions for bfloat16"
+    print(f"| {case}, {processor} | {' | '.join(f'{statistics.median(values):.1f}' for values in seconds.values())} "
+          f"| {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |")  # fmt: skip
 
 
 if __name__ == "__main__":

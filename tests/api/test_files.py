@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rft_api.files import atomic_file, atomic_write, open_in_place, partial_path
+from rft_api.files import atomic_file, atomic_folder, atomic_write, open_in_place, partial_path
 from rft_api.run_folder import RunFolder, best_address, checkpoint_address
 
 
@@ -35,6 +35,21 @@ def _write_half(target: Path) -> None:
         file.flush()
         assert target.read_text() == "old"
         raise RuntimeError
+
+
+def test_a_folder_replaces_the_old_one_when_it_is_complete_and_an_error_leaves_that(tmp_path: Path):
+    target = tmp_path / "new" / "best"
+    partial_path(target).mkdir(parents=True)
+    (partial_path(target) / "rest").write_text("of an interrupted process")
+    for name in ("one", "two"):
+        with atomic_folder(target) as folder:
+            (folder / name).write_text(name)
+            assert not (target / name).exists()
+    assert [path.name for path in target.iterdir()] == ["two"]
+    with pytest.raises(FileNotFoundError), atomic_folder(target) as folder:
+        (folder / "none" / "three").write_text("half")
+    assert [path.name for path in target.iterdir()] == ["two"]
+    assert [path.name for path in target.parent.iterdir()] == ["best"]
 
 
 def test_a_durable_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

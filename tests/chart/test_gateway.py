@@ -28,7 +28,7 @@ RULES = [
 FINE_TUNING_RULES = [
     {"apiGroups": ["rft.dev"], "resources": ["inferenceendpoints"], "verbs": ["get"]},
     {"apiGroups": ["rft.dev"], "resources": ["rftjobs"], "verbs": ["get", "list", "create", "patch"]},
-    {"apiGroups": ["rft.dev"], "resources": ["rewardfunctions"], "verbs": ["get", "create", "patch"]},
+    {"apiGroups": ["rft.dev"], "resources": ["rewardfunctions"], "verbs": ["get", "list", "create", "patch", "delete"]},
     {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [CONFIG_MAP], "verbs": ["get"]},
 ]
 """What it may beside that where it answers the fine-tuning API."""
@@ -74,6 +74,22 @@ def test_the_fine_tuning_api_is_wanted_apart(chart: Helm, monkeypatch: pytest.Mo
     manifests = render(chart, {"fineTuning": {"enabled": True}})
     assert settings_of(container_of(manifests), monkeypatch).fine_tuning
     assert find(manifests, "ClusterRole", GATEWAY)["rules"] == [*RULES, *FINE_TUNING_RULES]
+
+
+def test_the_store_of_outputs_is_reached_once_it_is_said(chart: Helm):
+    outputs = {"fineTuning": {"enabled": True, "egress": [{"cidr": "192.0.2.7/32", "port": 9000}]}}
+    store = {"to": [{"ipBlock": {"cidr": "192.0.2.7/32"}}], "ports": [{"protocol": "TCP", "port": 9000}]}
+    *_, egress = find(render(chart, outputs), "NetworkPolicy", GATEWAY)["spec"]["egress"]
+    assert egress == store
+
+
+def test_reward_servers_are_reached_where_graders_are_run(chart: Helm):
+    _, servers = find(render(chart, {"fineTuning": {"enabled": True}}), "NetworkPolicy", GATEWAY)["spec"]["egress"]
+    plan = yaml.safe_load((GOLDEN / "reward-first.plan.yaml").read_text(encoding="utf-8"))
+    (deployment,) = [desired for desired in plan["desired"] if desired["kind"] == "Deployment"]
+    assert selects(servers["to"][0]["podSelector"]["matchLabels"], deployment)
+    server = deployment["spec"]["template"]["spec"]["containers"][0]
+    assert [port["port"] for port in servers["ports"]] == [ports_of(server)["http"]]
 
 
 @pytest.mark.parametrize("namespaces", [[], ["team-a", "team-b"]], ids=["all", "listed"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from support.finished_runs import write_run
 from typer.testing import CliRunner
 
 from rft_api.run_folder import RunFolder
+from rft_cli import stage_display
 from rft_cli.main import app
 
 
@@ -25,8 +27,9 @@ class Ended:
 
 
 @pytest.fixture
-def rft() -> Callable[..., Ended]:
-    """Calls the command line."""
+def rft(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
+    """Calls the command line. What it says while it works depends on the speed of the machine, and is left out."""
+    monkeypatch.setattr(stage_display, "SILENCE_SECONDS", math.inf)
 
     def call(*arguments: object) -> Ended:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])

@@ -17,6 +17,7 @@ from support.manifests import reward_manifest
 
 from rft_api.data_formats import read_conversations, read_prompts
 from rft_api.sources import DataSource, WarmupSource
+from rft_cli.stage_display import StageDisplay
 
 REWARD = "---\n" + reward_manifest("exact", "builtin: {name: ExactMatch}\n")
 
@@ -273,6 +274,28 @@ def test_files_on_an_object_store(rft, tmp_path, bucket):
     assert sorted(file.name for file in (tmp_path / "new").iterdir()) == [
         "train.test.jsonl", "train.train.jsonl", "train.validation.jsonl",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "command", [("check",), ("convert", "--from", "OpenAIChat", "--output", "new.jsonl"), ("split", "--output", ".")]
+)
+def test_without_a_terminal_a_copy_of_data_says_how_far_it_is(rft, tmp_path, bucket, monkeypatch, command):
+    written(bucket / "data/train.jsonl", *(row(f"{i} {'x' * 100_000}") for i in range(300)))
+    reports = []
+    report_bytes = StageDisplay.report_bytes
+
+    def recorded(stage, text):
+        report = report_bytes(stage, text)
+        return lambda done, total: (report(done, total), reports.append((stage.describe(), done, total)))
+
+    monkeypatch.setattr(StageDisplay, "report_bytes", recorded)
+    monkeypatch.chdir(tmp_path)
+    address = f"s3://{bucket.name}/data/train.jsonl"
+    name, *options = command
+    assert rft("data", name, address, *options).returncode == 0
+    assert {total for _, _, total in reports} == {(bucket / "data/train.jsonl").stat().st_size}
+    assert reports[0][0].startswith(f"fetching {address} · ")
+    assert reports[-1][1] == reports[-1][2]
 
 
 def test_statistics(rft, tmp_path):

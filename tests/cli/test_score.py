@@ -24,6 +24,7 @@ from rft_api.manifests import load_manifests
 from rft_api.prompts import Prompt
 from rft_api.reward_protocol import Score
 from rft_api.run_folder import RunFolder
+from rft_cli import stage_display
 from rft_cli.processes import reward_environment
 from rft_trainer.rollouts import scored, write_rollouts
 
@@ -392,3 +393,17 @@ def test_errors_of_the_reward_are_in_the_order_of_its_lines(tmp_path, rft):
     assert result.returncode == ExitCode.CONFIGURATION_INVALID
     errors = [text.partition(" imports ")[2].partition(",")[0] for text in result.stderr.splitlines()]
     assert errors == ["numpy", ".own", "scipy", "boto3"]
+
+
+def test_without_a_terminal_scoring_says_how_far_it_is_and_the_time_left(tmp_path, reward, rft, monkeypatch):
+    slow = tmp_path / "slow.yaml"
+    code = (
+        "import time\n\ndef lambda_handler(event, context):\n    time.sleep(0.01 * len(event))\n"
+        "    return [{'id': s['id'], 'aggregate_reward_score': 1.0} for s in event]\n"
+    )
+    slow.write_text(python_reward("slow", code))
+    monkeypatch.setattr(stage_display, "SILENCE_SECONDS", 0.0)
+    result = rft("score", slow, written(tmp_path, *[line("4")] * 640))
+    assert result.returncode == 0
+    assert "starting the reward server · for " in result.stderr
+    assert re.search(r"^scoring with slow · \d+/640 completions · about \d+s left$", result.stderr, re.MULTILINE)

@@ -18,7 +18,7 @@ from support.patience import PATIENCE_SECONDS, wait_until
 from support.tiny import write_model
 
 from rft_api.exit_codes import ExitCode, RunError
-from rft_cli import serving_endpoints
+from rft_cli import serving_endpoints, stage_display
 from rft_cli.processes import Program
 from rft_cli.served_endpoints import plan_servers
 from rft_cli.serving_endpoints import EndpointServing
@@ -105,11 +105,13 @@ def test_while_a_store_does_not_answer_it_waits_and_says_so(start: Start, s3, mo
     for name, value in s3.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(stage_display, "SILENCE_SECONDS", 0.0)
     start.write("s3://bucket/tuned")
     with ThreadPoolExecutor() as pool:
         models = pool.submit(start.models)
         try:
-            wait_until(lambda: models.done() or "failed for now" in start.notes, lambda: start.notes)
+            said = ("failed for now", "waiting for tuned · for ")
+            wait_until(lambda: models.done() or all(text in start.notes for text in said), lambda: start.notes)
             assert not models.done()
         finally:
             start.stop.set()

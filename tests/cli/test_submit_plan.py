@@ -11,6 +11,7 @@ from rft_api.addresses import job_addresses
 from rft_api.exit_codes import RunError
 from rft_api.job_status import RFTJobStatus
 from rft_api.manifests import load_manifests
+from rft_api.storage_error import StorageError
 from rft_cli.submit.job_state import end_of, exit_code, progress_of, read_status
 from rft_cli.submit.plan import (
     LocalInput,
@@ -20,6 +21,7 @@ from rft_cli.submit.plan import (
     stored_name,
     uploads_address,
 )
+from rft_cli.submit.uploads import explained
 
 TRAIN = ("spec", "data", "train", 0, "uri")
 MODEL = ("spec", "model", "uri")
@@ -196,3 +198,11 @@ def test_the_end_of_a_job_in_a_cluster():
     end = end_of({"status": status("DataInvalid", "False")})
     assert end is not None
     assert [int(exit_code(reason)) for reason in (end.reason, "RetriesExhausted")] == [11, 1]
+
+
+@pytest.mark.parametrize("request_failed", [True, False])
+def test_credentials_are_a_hint_about_requests_that_failed_however_the_sentence_reads(request_failed):
+    error = StorageError("cannot say it in other words", request_failed=request_failed)
+    with pytest.raises(RunError, match="cannot say it in other words") as refusal, explained():
+        raise error
+    assert ("AWS_PROFILE" in refusal.value.message) == request_failed

@@ -12,10 +12,12 @@ from support.mutation import bounded, mutated
 from rft_gateway.errors import ApiError
 from rft_gateway.fine_tuning.defaults import read_defaults
 from rft_gateway.fine_tuning.events import describe_events
+from rft_gateway.fine_tuning.grader_runs import make_run, make_sample
 from rft_gateway.fine_tuning.job import Job
-from rft_gateway.fine_tuning.request import read_request
+from rft_gateway.fine_tuning.request import read_request, read_run
 from rft_gateway.fine_tuning.translation import DataFile, make_objects
 from rft_gateway.requests import parse_body
+from rft_reward.samples import read_samples
 
 PYTHON = {"type": "python", "source": "import re\n\ndef grade(sample, item):\n    return 1.0\n"}
 MULTI = {"type": "multi", "graders": {"a": STRING_CHECK, "b": PYTHON}, "calculate_output": "min(a, 0.5 * b)"}
@@ -46,5 +48,29 @@ def test_requests(grader):
         assert job.describe()["status"] == "validating_files"
         assert job.user_metadata == read.metadata
         assert len(describe_events(job)) == 1
+        outcomes.add("made")
+    assert outcomes == {400, "made"}
+
+
+@pytest.mark.parametrize("grader", GRADERS[:-1], ids=lambda grader: grader["type"])
+def test_runs_of_graders(grader):
+    generator = random.Random(8)
+    defaults = read_defaults(config_map())
+    item = {"answer": "4", "messages": [{"role": "user", "content": "2 + 2?"}], "reference_answer": {"a": [1]}}
+    content = json.dumps({"grader": grader, "model_sample": '{"a": 1}', "item": item}).encode()
+    outcomes = set()
+    for _ in range(300):
+        body = mutated(generator, content)
+        try:
+            with bounded():
+                read = read_run(parse_body(body))
+                function = make_run(read.grader, "team", defaults)
+                sample = make_sample(read, function)
+        except ApiError as error:
+            outcomes.add(error.status)
+            continue
+        read_samples(json.dumps([sample]).encode(), by_group=False)
+        assert sample["messages"][-1]["content"] == read.model_sample
+        assert len(function["metadata"]["name"]) == len("run-") + 24
         outcomes.add("made")
     assert outcomes == {400, "made"}

@@ -204,6 +204,10 @@ def test_checkpoints():
     best, second = (FineTuningJobCheckpoint.model_validate(each, strict=True) for each in describe_checkpoints(ended))
     assert (best.id, best.step_number, best.fine_tuned_model_checkpoint) == ("ftckpt-amounts-20", 20, "amounts")
     assert second.fine_tuned_model_checkpoint == "s3://runs/amounts/checkpoints/step-10"
+    served = rft_job(SUCCEEDED, completionTime=ENDED, checkpoints=CHECKPOINTS)
+    served["spec"]["endpoint"]["checkpoints"] = True
+    names = [each["fine_tuned_model_checkpoint"] for each in describe_checkpoints(Job(served))]
+    assert names == ["amounts", "amounts-step-10"]
     assert (best.created_at, best.fine_tuning_job_id) == (seconds(ENDED), "amounts")
     assert describe_checkpoints(ended)[0]["metrics"] == {"step": 20, "full_valid_mean_reward": 0.8}
     assert describe_checkpoints(job(unknown("Running"))) == []

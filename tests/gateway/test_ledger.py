@@ -18,7 +18,7 @@ from sqlalchemy import event, text
 from support.ledger_entries import NOON, entry, rows
 from support.patience import PATIENCE_SECONDS, wait_until
 
-from rft_gateway.ledger import Ledger, LedgerError, Outcome, Price
+from rft_gateway.ledger import Ledger, LedgerError, Outcome, Price, TotalsQuery
 from rft_gateway.ledger.database import SCHEMA_VERSION, connect, create_tables
 
 DAY = 86_400
@@ -324,9 +324,9 @@ def test_totals_by_key_model_and_day(ledger_address):
         async with opened(ledger_address) as ledger:
             await asyncio.gather(*map(ledger.write, entries))
             start, end = NOON, NOON + timedelta(days=2)
-            by_key = await ledger.totals(start, end, by=["namespace", "key"], bucket_seconds=DAY)
-            by_model = await ledger.totals(start, end, by=["model"], only={"namespace": ["team-a"]})
-            return by_key, by_model, await ledger.totals(start, NOON + timedelta(days=1))
+            by_key = await ledger.totals(TotalsQuery(start, end, by=["namespace", "key"], bucket_seconds=DAY))
+            by_model = await ledger.totals(TotalsQuery(start, end, by=["model"], only={"namespace": ["team-a"]}))
+            return by_key, by_model, await ledger.totals(TotalsQuery(start, NOON + timedelta(days=1)))
 
     by_key, by_model, together = asyncio.run(read())
     assert [(total.time, total.namespace, total.key, total.requests, total.cost) for total in by_key] == [
@@ -349,7 +349,7 @@ def test_sums_of_money_are_exact_however_large(ledger_address):
         async with opened(ledger_address) as ledger:
             many = [entry(completion_tokens=1 << 40, cached_tokens=0, price=price) for _ in range(20)]
             await asyncio.gather(*map(ledger.write, many))
-            return await ledger.totals(NOON, NOON + timedelta(days=1))
+            return await ledger.totals(TotalsQuery(NOON, NOON + timedelta(days=1)))
 
     (total,) = asyncio.run(read())
     assert total.cost == 20 * (1 << 40) + Decimal(20 * 100).scaleb(-12)

@@ -12,6 +12,7 @@ from support.mutation import bounded
 from views import ADAPTER, NOW, pod
 
 from rft_api.adapter_protocol import AdapterReport, AdapterReports
+from rft_api.conditions import ConditionType, Reason
 from rft_api.foreign.http import Answer
 from rft_api.progress import HackingVerdict, Progress
 from rft_api.readiness import NotReady, NotReadyReason, Readiness
@@ -23,7 +24,6 @@ from rft_operator.reward_function.probe import ask_readiness
 from rft_operator.rft_job.probe import ask_progress
 from rft_operator.rft_job.results import describe_progress, describe_result
 from rft_operator.status.conditions import Finding, build_conditions
-from rft_operator.status.reasons import ConditionType, Reason
 
 COUNT = 10_000
 STATUS = Draft202012Validator(
@@ -287,6 +287,9 @@ def test_numbers_that_a_status_cannot_have(name, number):
         ("eta", "1e300", None),
         ("eta", "Infinity", None),
         ("eta", "-5", None),
+        ("trainedTokens", "9007199254740992", 2**53),
+        ("trainedTokens", "9007199254740993", None),
+        ("trainedTokens", "-1", None),
     ],
 )
 def test_a_number_that_a_status_cannot_have_does_not_cost_the_others(name, number, shown):

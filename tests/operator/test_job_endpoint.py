@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from rft_api.inference_endpoint import InferenceEndpoint
+from rft_api.job_status import JobCheckpoint
 from rft_api.rft_job import RFTJob
 from rft_operator.rft_job import names
 from rft_operator.rft_job.endpoint import EndpointPlan, plan_job_endpoint
@@ -33,11 +37,15 @@ def endpoint(name: str, created_for: str | None = None, **spec: Any) -> Inferenc
 
 
 def plan(
-    of: RFTJob, *existing: InferenceEndpoint, sharing: list[RFTJob] | None = None, base_model: str = "hf://a/b"
+    of: RFTJob,
+    *existing: InferenceEndpoint,
+    sharing: list[RFTJob] | None = None,
+    base_model: str = "hf://a/b",
+    checkpoints: Sequence[JobCheckpoint] = (),
 ) -> EndpointPlan:
     endpoints = {found.metadata.name: found for found in existing}
     world = RFTJobWorld(of, {}, None, [], [], None, endpoints, sharing or [of], NOW)
-    return plan_job_endpoint(world, True, base_model)
+    return plan_job_endpoint(world, True, base_model, checkpoints)
 
 
 def made(planned: EndpointPlan) -> dict[str, dict[str, Any]]:
@@ -154,6 +162,35 @@ def test_a_whole_model_gets_a_server_of_its_own():
 
 def test_an_adapter_without_a_base_gets_one_of_its_own():
     assert set(made(plan(job(endpoint={"name": "served"})))) == {"served", "served-base"}
+
+
+CHECKPOINTS = [
+    JobCheckpoint(step=step, validation_reward="0.5", uri=f"s3://o/job/checkpoints/step-{step}")
+    for step in (10, 30, 20)
+]
+
+
+def test_other_checkpoints_are_served_where_that_is_asked_for():
+    served = {"name": "served", "baseEndpoint": "base", "checkpoints": True}
+    planned = plan(job(endpoint=served), checkpoints=CHECKPOINTS)
+    objects = made(planned)
+    assert set(objects) == {"base", "served", "served-step-30", "served-step-20"}
+    adapter = objects["served-step-30"]
+    assert adapter["spec"] == {"baseEndpoint": "base", "adapter": {"uri": "s3://o/job/checkpoints/step-30"}}
+    assert owners(adapter) == ["job"]
+    assert sources(planned) == ["s3://o/job/best", "s3://o/job/checkpoints"]
+    assert set(made(plan(job(), checkpoints=CHECKPOINTS))) == {"base", "job-served"}
+
+
+def test_an_endpoint_with_the_name_of_a_checkpoint_is_left_alone():
+    wanted = job(endpoint={"name": "served", "baseEndpoint": "base", "checkpoints": True})
+    theirs, ours = endpoint("served-step-30"), endpoint("served-step-20", created_for="job")
+    assert set(made(plan(wanted, theirs, ours, checkpoints=CHECKPOINTS))) == {"base", "served", "served-step-20"}
+
+
+def test_the_checkpoints_of_a_whole_model_have_no_server():
+    with pytest.raises(ValueError, match=r"endpoint.checkpoints serves LoRA adapters"):
+        job(tuning={"type": "Full"}, endpoint={"name": "served", "checkpoints": True})
 
 
 def test_a_job_that_wants_none_gets_none():

@@ -11,6 +11,7 @@ import pytest
 from views import FUNCTION, NOW, OWN, ago, deployment, pod
 from worlds_from_yaml import SETTINGS
 
+from rft_api.conditions import Reason
 from rft_api.rft_job import Limits
 from rft_operator.inference_endpoint.plan import plan_inference_endpoint
 from rft_operator.inference_endpoint.world import InferenceEndpointWorld
@@ -21,7 +22,6 @@ from rft_operator.reward_function.plan import plan_reward_function
 from rft_operator.reward_function.world import RewardFunctionWorld
 from rft_operator.rft_job.attempts import Attempt, Outcome
 from rft_operator.rft_job.run_state import RunFacts, awaited_objects, decide_run_state
-from rft_operator.status.reasons import Reason
 
 QUOTA = 'pods "x" is forbidden: exceeded quota: gpus'
 PENDING = pod(phase="Pending", ready=False, running_since=None, started=False)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from views import NOW, failed, pod
 
+from rft_api.conditions import ConditionType, Reason
 from rft_api.job_status import JobResult, JobUsage
 from rft_api.resource import PodOverrides
 from rft_operator.kube.timestamps import format_duration, format_timestamp
@@ -20,7 +21,6 @@ from rft_operator.reward_function.names import reward_configuration, reward_user
 from rft_operator.rft_job import names
 from rft_operator.rft_job.usage import count_usage, price_usage
 from rft_operator.status.conditions import Finding, build_conditions
-from rft_operator.status.reasons import ConditionType, Reason
 
 
 @given(st.from_regex(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True), st.integers(0, 10_000))

@@ -10,6 +10,7 @@ from views import ADAPTER, FUNCTION, METADATA, NOW, OWN, ago, deployment, endpoi
 from worlds_from_yaml import SETTINGS, plan_objects, read_case
 
 from rft_api.adapter_protocol import AdapterReport
+from rft_api.conditions import Reason
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.readiness import NotReady, NotReadyReason, Readiness
 from rft_api.reward_function import RewardFunction
@@ -19,7 +20,6 @@ from rft_operator.pods.demand import Demand
 from rft_operator.pods.pod_view import PodView, Termination
 from rft_operator.reward_function.plan import plan_reward_function
 from rft_operator.reward_function.world import RewardFunctionWorld
-from rft_operator.status.reasons import Reason
 
 
 def waiting(**changes: Any) -> PodView:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from rft_operator.status.reasons import EXPLANATIONS, Reason
+from rft_api.conditions import Reason
+from rft_operator.status.reasons import EXPLANATIONS
 from rft_operator.status.reference import render_reference
 
 ROOT = Path(__file__).parents[2]

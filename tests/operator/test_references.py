@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from worlds_from_yaml import CASES, plan_objects, read_case, router_of
 
+from rft_api.conditions import has_ended
 from rft_operator.kube.kinds import KINDS, POD
 from rft_operator.kube.store import Key, Store
-from rft_operator.rft_job.end import has_ended
 
 
 @pytest.mark.parametrize("file", CASES, ids=lambda file: file.stem)

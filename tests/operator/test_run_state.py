@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from views import NOW, ago, failed, pod
 
+from rft_api.conditions import Reason
 from rft_api.exit_codes import ExitCode
 from rft_api.progress import Progress
 from rft_api.rft_job import Limits
 from rft_operator.pods.pod_view import Termination
 from rft_operator.rft_job.attempts import Attempt, Outcome
 from rft_operator.rft_job.run_state import RunFacts, awaits_pod_status, decide_run_state
-from rft_operator.status.reasons import Reason, reason_of
+from rft_operator.status.reasons import reason_of
 
 
 def attempt(outcome: Outcome = Outcome.UNFINISHED, number: int = 0, **changes: Any) -> Attempt:

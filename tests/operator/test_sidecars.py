@@ -9,6 +9,7 @@ import pytest
 from views import FUNCTION, NOW, OWN, ago, deployment, pod
 from worlds_from_yaml import SETTINGS, plan_objects
 
+from rft_api.conditions import Reason
 from rft_api.rft_job import Limits
 from rft_operator.inference_endpoint.plan import plan_inference_endpoint
 from rft_operator.inference_endpoint.world import InferenceEndpointWorld
@@ -18,7 +19,6 @@ from rft_operator.reward_function.plan import plan_reward_function
 from rft_operator.reward_function.world import RewardFunctionWorld
 from rft_operator.rft_job.attempts import Attempt, Outcome, find_cause, read_attempt
 from rft_operator.rft_job.run_state import RunFacts, decide_run_state
-from rft_operator.status.reasons import Reason
 
 PROXY = {"name": "istio-proxy", "ready": True, "state": {"running": {"startedAt": "2026-01-31T11:50:00Z"}}}
 

@@ -6,6 +6,7 @@ import pytest
 
 from rft_api.exit_codes import ExitCode
 from rft_api.foreign.text import one_line
+from rft_api.job_status import JobProgress
 from rft_api.metrics import Gain
 from rft_api.progress import MemoryVerdict
 from rft_api.run_folder import CheckpointInfo
@@ -23,7 +24,7 @@ from rft_api.termination import (
     parse_result,
     success_message,
 )
-from rft_operator.rft_job.results import describe_result, remarks
+from rft_operator.rft_job.results import describe_result, finish_progress, remarks
 
 
 def summary(components: int) -> Summary:
@@ -50,6 +51,12 @@ def test_the_base_model_is_named_with_its_commit():
         assert result.base_model == "hf://a/b@0123"
     result, _ = describe_result(parse_result(success_message(summary(components=1))), "s3://o/job", "s3://m/base")
     assert result.base_model is None
+
+
+def test_the_end_has_numbers_of_the_last_step_which_nobody_has_observed():
+    result = parse_result(success_message(summary(components=1).model_copy(update={"trained_tokens": 1234})))
+    progress = finish_progress(JobProgress(phase="Evaluation", step=19, total_steps=20, trained_tokens=900), result)
+    assert (progress.phase, progress.step, progress.trained_tokens) == ("Done", 20, 1234)
 
 
 def test_a_result_fits_and_is_read_again():

@@ -166,8 +166,11 @@ def warmup_metrics(step: int) -> WarmupMetrics:
         validation_loss=2.1 * math.exp(-step / 10) if step % 10 == 0 else None,
         gradient_norm=1.0,
         learning_rate=1e-4,
+        accuracy=1.0 - math.exp(-step / 10),
         tokens=100 * step,
+        trained_tokens=30 * step,
         seconds=1.0,
+        ended_at=1_800_000_000.0 + step,
     )
 
 

@@ -34,7 +34,11 @@ ROLE: dict[str, Any] = {
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]},
         {"apiGroups": ["rft.dev"], "resources": ["inferenceendpoints"], "verbs": ["get"]},
         {"apiGroups": ["rft.dev"], "resources": ["rftjobs"], "verbs": ["get", "list", "create", "patch"]},
-        {"apiGroups": ["rft.dev"], "resources": ["rewardfunctions"], "verbs": ["get", "create", "patch"]},
+        {
+            "apiGroups": ["rft.dev"],
+            "resources": ["rewardfunctions"],
+            "verbs": ["get", "list", "create", "patch", "delete"],
+        },
         {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["rft-fine-tuning"], "verbs": ["get"]},
     ],
 }
@@ -138,6 +142,11 @@ class Team:
         """Writes the status of a job, as the operator does."""
         patch = json.dumps({"status": {"conditions": list(conditions), **status}})
         self("patch", "rftjob", name, "--subresource=status", "--type=merge", f"--patch={patch}")
+
+    def set_reward_status(self, name: str, *conditions: dict[str, str]) -> None:
+        """Writes the status of a RewardFunction, as the operator does."""
+        patch = json.dumps({"status": {"conditions": list(conditions)}})
+        self("patch", "rewardfunction", name, "--subresource=status", "--type=merge", f"--patch={patch}")
 
     def set_ready(self, name: str, status: str, reason: str, message: str = "") -> None:
         """Writes the condition Ready, as the operator does."""

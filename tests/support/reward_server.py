@@ -65,6 +65,7 @@ class RewardServer:
         environment: variables beside those of this process.
         packages: folder below which the packages of its requirements are installed; by default they are kept for
             other tests.
+        host: address to listen on.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class RewardServer:
         launcher: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         packages: Path = PACKAGES,
+        host: str = "127.0.0.1",
     ):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -89,6 +91,7 @@ class RewardServer:
         if "requirements" in json.dumps(spec):
             install_packages(function, packages)
             self._command += ["--packages", str(packages)]
+        self._command += ["--host", host]
         self._command += [] if token is None else ["--token-file", str(self.token_file)]
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._environment = {**os.environ, **(environment or {})}

@@ -56,6 +56,7 @@ def points_of(folder: RunFolder) -> Points:
     for text in folder.metrics.read_text(encoding="utf-8").splitlines():
         line = json.loads(text)
         step, split = line.pop("step"), line.pop("split")
+        line.pop("endedAt")  # the time of a point, and no point of its own
         add(line, split, step)
     return points
 

@@ -73,15 +73,50 @@ metrics_log.append_metrics = append_and_wait
 """
 
 
+# What a trainer executes before anything else.
+_HOOKS = """
+from pathlib import Path
+
+for hook in sorted(Path(__file__).parent.glob("*.hook")):
+    exec(compile(hook.read_text(encoding="utf-8"), str(hook), "exec"), {})
+"""
+
+_STAND_INS = """
+import os, sys
+from pathlib import Path
+
+sys.path.append(os.environ["STAND_IN_TESTS"])
+from rft_trainer.rollout_servers import process
+from support.rollout_stand_in import stand_in_command
+
+process.server_command = lambda settings, socket: stand_in_command(socket, Path(os.environ["STAND_IN_FOLDER"]))
+"""
+
+
+def _hook(folder: Path, name: str, source: str, **variables: str) -> dict[str, str]:
+    """Variables with which a trainer executes some source before anything else, besides that of other names."""
+    hooks = folder / "hooks"
+    hooks.mkdir(parents=True, exist_ok=True)
+    (hooks / "sitecustomize.py").write_text(_HOOKS, encoding="utf-8")
+    (hooks / f"{name}.hook").write_text(source, encoding="utf-8")
+    return {"PYTHONPATH": str(hooks), **variables}
+
+
 def pause_after(step: int, folder: Path) -> dict[str, str]:
     """Variables with which a trainer pauses after a step, so that a test can do something to it before its next one.
 
     The pause ends with SIGTERM, or when `end_pause` is called with the same folder.
     """
-    hooks = folder / "hooks"
-    hooks.mkdir(parents=True, exist_ok=True)
-    (hooks / "sitecustomize.py").write_text(_PAUSE, encoding="utf-8")
-    return {"PYTHONPATH": str(hooks), "PAUSE_AFTER": str(step), "PAUSE_ENDS": str(hooks / "ended")}
+    return _hook(folder, "pause", _PAUSE, PAUSE_AFTER=str(step), PAUSE_ENDS=str(folder / "hooks/ended"))
+
+
+def stand_in_servers(folder: Path) -> dict[str, str]:
+    """Variables with which a trainer starts stand-ins for its rollout servers; see `support.rollout_stand_in`.
+
+    Their requests are written to the folder. They may be joined with those of `pause_after` for the same folder.
+    """
+    tests = str(Path(__file__).parents[1])
+    return _hook(folder, "servers", _STAND_INS, STAND_IN_FOLDER=str(folder), STAND_IN_TESTS=tests)
 
 
 def end_pause(folder: Path) -> None:
@@ -248,14 +283,18 @@ class TrainerProgram:
 
     def wait_for_line(self, step: int, split: str = "train") -> None:
         """Returns when the metrics hold the line of a step."""
+        self.wait_for(lambda: any(line["step"] >= step and line["split"] == split for line in self.metrics()))
 
-        def is_there() -> bool:
-            if any(line["step"] >= step and line["split"] == split for line in self.metrics()):
+    def wait_for(self, holds: Callable[[], bool]) -> None:
+        """Returns when something holds; the program must not end before, and is killed when it writes nothing."""
+
+        def has_come() -> bool:
+            if holds():
                 return True
-            assert self.process.poll() is None, f"ended before {split} step {step}:\n{self.log[-4000:]}"
+            assert self.process.poll() is None, f"ended before what was waited for:\n{self.log[-4000:]}"
             return False
 
-        wait_until(is_there, self._written, self._stuck, pause=0.05)
+        wait_until(has_come, self._written, self._stuck, pause=0.05)
 
     def _written(self) -> tuple[int, int]:
         """How much it has written to its log and to its metrics."""
@@ -281,7 +320,7 @@ class TrainerProgram:
 
 
 # Fields of a metrics line that differ between two equal runs.
-CLOCK = ("generateSeconds", "rewardSeconds", "rewardRequestSeconds", "updateSeconds", "seconds")
+CLOCK = ("generateSeconds", "rewardSeconds", "rewardRequestSeconds", "updateSeconds", "seconds", "endedAt")
 
 
 def curve(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from rft_trainer.architecture import expert_weights
 from rft_trainer.base_model import BaseModel
 from rft_trainer.inference import merged_adapter
 from rft_trainer.modeling import add_adapter, check_base_model, export_adapter, export_model, load_adapter, load_model
+from rft_trainer.progress import ProgressReporter
 
 SHAPE = {
     "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -38,6 +39,7 @@ TEXT_AND_IMAGES = {
 }  # fmt: skip
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+REPORTER = ProgressReporter("team", "tax")
 LORA = Tuning(type="LoRA", rank=4)
 
 
@@ -158,7 +160,7 @@ def test_an_exported_adapter_is_accepted_by_the_loader_and_loads_in_peft(tmp_pat
         folder, data, tmp_path / "out", tuning={"type": "LoRA", "rank": 4}, hyperparameters=hyperparameters(maxSteps=1)
     )
     trainer = train_in_process(render(spec, tmp_path, rewards.url, rewards.token_file))
-    export_adapter(RunFolder(tmp_path / "out").checkpoint(1), base_of(folder), tmp_path / "best")
+    export_adapter(RunFolder(tmp_path / "out").checkpoint(1), base_of(folder), tmp_path / "best", REPORTER)
     check_adapter(tmp_path / "best", read_base_model(folder), 8)
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     loaded = PeftModel.from_pretrained(plain, str(tmp_path / "best"))
@@ -208,10 +210,10 @@ def test_what_was_trained_is_exported_and_loads_again(tmp_path, model, data, rew
     trainer = train_in_process(render(spec, tmp_path, rewards.url, rewards.token_file))
     checkpoint, target = RunFolder(tmp_path / "out").checkpoint(2), tmp_path / "best"
     if tuning["type"] == "LoRA":
-        export_adapter(checkpoint, base_of(folder), target)
+        export_adapter(checkpoint, base_of(folder), target, REPORTER)
         loaded = load_adapter(load_model(str(folder), torch.float32), target, trainable=False)
     else:
-        export_model(checkpoint, base_of(folder), target)
+        export_model(checkpoint, base_of(folder), target, REPORTER)
         loaded = load_model(str(target), torch.float32)
     trained, before = logits(trainer.model), logits(load_model(str(folder), torch.float32))
     assert torch.allclose(logits(loaded), trained, atol=1e-5)
@@ -287,7 +289,7 @@ def test_a_checkpoint_that_lacks_weights_is_not_exported(tmp_path, model):
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(RunError, match=r"lacks weights .*: model.layers.1.mlp.up_proj.weight"):
-        export_model(folder, base_of(model), tmp_path / "best")
+        export_model(folder, base_of(model), tmp_path / "best", REPORTER)
     assert not (tmp_path / "best").exists()
 
 

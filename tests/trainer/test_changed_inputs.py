@@ -67,6 +67,15 @@ def test_each_changed_input_is_named(tmp_path, inputs, name, label, code):
     assert "Restore what was there" in caught.value.message
 
 
+def test_a_resumed_run_says_how_much_of_its_inputs_it_has_compared(tmp_path, inputs):
+    config = started(tmp_path, inputs)
+    reports = []
+    check_inputs(config, None, lambda done, total: reports.append((done, total)))
+    read = [path for path in inputs[0].iterdir() if path.name != "README.md"]
+    assert reports[-1][0] == reports[-1][1] >= (inputs[0] / "model.safetensors").stat().st_size
+    assert len(reports) > len(read) / 2
+
+
 def test_a_changed_reward_is_named(tmp_path, inputs):
     config = started(tmp_path, inputs)
     rewards = {name: target.model_copy(update={"digest": "sha256:other"}) for name, target in config.rewards.items()}

@@ -5,6 +5,7 @@ import signal
 
 import psutil
 import pytest
+import torch
 from safetensors.torch import load_file
 from support.trainer import (
     TrainerProgram,
@@ -74,10 +75,24 @@ def test_the_same_numbers_at_every_stage(run_at, stage):
         assert weights[name].sub(weight).abs().max() < 1e-4, name
 
 
-def test_a_gradient_norm_and_clipping_without_zero(run_at):
-    _, run = run_at(0)
-    steps = [line for line in run.metrics() if line["split"] == "train"]
-    assert all(line["gradientNorm"] > 0 for line in steps)
+@pytest.mark.parametrize("stage", [0, 2])
+def test_a_gradient_is_clipped_to_its_largest_norm(tmp_path, model, data, rewards, stage):
+    """At stage 0 by the trainer, at others by DeepSpeed; the norm that is recorded is that before."""
+    spec = job_spec(
+        model,
+        data,
+        tmp_path / "out",
+        compute=two_processes(stage),
+        # AdamW's first step is the gradient, times the learning rate, where its elements are far below adamEpsilon.
+        hyperparameters=hyperparameters(maxSteps=1, learningRate="0.1", adamEpsilon="1", maximumGradientNorm="0.01"),
+    )
+    run = start(spec, tmp_path / "run", rewards)
+    run.succeed()
+    (line,) = [line for line in run.metrics() if line["split"] == "train"]
+    assert line["gradientNorm"] > 0.1
+    before, after = (load_file(folder / "model.safetensors") for folder in (model, run.folder.best))
+    change = torch.cat([(after[name] - weight).flatten() for name, weight in before.items()])
+    assert change.norm().item() == pytest.approx(0.1 * 0.01, rel=0.02)
 
 
 def test_an_adapter_with_warmup_without_zero(tmp_path, model, data, rewards):
@@ -92,6 +107,24 @@ def test_an_adapter_with_warmup_without_zero(tmp_path, model, data, rewards):
     run = start(spec, tmp_path / "run", rewards)
     assert run.succeed().warmup is not None
     assert_whole_adapter(run.folder)
+
+
+def test_an_adapter_on_the_last_layer_learns_the_same_where_the_other_layers_are_left_out_of_the_update(
+    tmp_path, model, data, rewards
+):
+    """At stage 2 each process knows from generation what the first layer computes; at stage 3 it is computed again."""
+    curves = {}
+    for stage in (2, 3):
+        tuning = {"type": "LoRA", "rank": 4, "lastLayers": 1}
+        spec = spec_at(stage, model, data, tmp_path / f"out-{stage}", tuning=tuning)
+        run = start(spec, tmp_path / f"run-{stage}", rewards)
+        run.succeed()
+        assert ("frozen layers whose output the update takes from generation: 1" in run.log) == (stage == 2)
+        curves[stage] = curve(run.metrics())
+    for line, other in zip(curves[2], curves[3], strict=True):
+        for name in CLOSE:
+            if other.get(name) is not None:
+                assert line[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5), f"{name} of step {line['step']}"
 
 
 def test_one_process_dies_then_all_and_the_curve_is_the_undisturbed_one(tmp_path, model, data, rewards, run_at):

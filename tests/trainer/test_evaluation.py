@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 from rft_trainer import evaluation
 from rft_trainer.batch import Batch
 from rft_trainer.data import Prompt
-from rft_trainer.evaluation import MOST_ROWS, evaluate, generate, plain_completer, rows_at_once
+from rft_trainer.evaluation import MOST_ROWS, Decoding, evaluate, generate, plain_completer, rows_at_once
 from rft_trainer.modeling import end_token_ids, load_model, load_tokenizer, prompt_token_ids
 from rft_trainer.rewards import RewardClient
 from rft_trainer.rollouts import ScoredCompletion, mean_of_prompts, source_means
@@ -58,7 +58,7 @@ def test_a_generation_config_changes_nothing(model, unusual, tokenizer, temperat
         torch.manual_seed(0)
         sampled = plain_completer(loaded, tokenizer, 8, temperature)(prompts, lambda ended: None)
         torch.manual_seed(0)
-        completions += [sampled, generate(loaded, prompts, 8, temperature, ends, tokenizer.pad_token_id)]
+        completions += [sampled, generate(loaded, prompts, Decoding(8, temperature, ends, tokenizer.pad_token_id))]
     assert all(each == completions[0] for each in completions)
     if temperature:
         assert len({len(tokens) for tokens in completions[0]}) > 1, "the case has to cover early ends"
@@ -175,7 +175,7 @@ def test_stop_strings_cut_what_would_be_sampled_without_them(model, tokenizer, t
     torch.manual_seed(0)
     sampled = plain_completer(loaded, tokenizer, 12, temperature, stops)(prompts, lambda ended: None)
     torch.manual_seed(0)
-    generated = generate(loaded, prompts, 12, temperature, ends, tokenizer.pad_token_id, stops)
+    generated = generate(loaded, prompts, Decoding(12, temperature, ends, tokenizer.pad_token_id, stops))
     assert sampled == generated == [ids[: stops.end(ids)] for ids in whole]
     assert 0 < sum(short != ids for short, ids in zip(sampled, whole, strict=True)) < len(whole)
 

@@ -147,6 +147,18 @@ def test_weights_are_bit_identical_after_merging(dtype):
         assert not any(module.merged for module in model.modules() if isinstance(module, LoraLayer))
 
 
+def test_layers_that_share_a_weight_are_restored():
+    plain = llama()
+    first, second, _ = plain.model.layers
+    second.mlp.up_proj.weight = first.mlp.up_proj.weight
+    model = with_adapter(plain)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    shared = first.mlp.up_proj.base_layer.weight.clone()
+    with merged_adapter(model):
+        assert not torch.equal(first.mlp.up_proj.base_layer.weight, shared)
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+
+
 def test_merged_model_computes_the_same_and_plain_models_are_left_alone():
     model, ids = with_adapter(llama()), torch.tensor([[5, 6, 7]])
     expected = model(input_ids=ids).logits

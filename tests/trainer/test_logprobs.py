@@ -76,20 +76,28 @@ def of_trl(model, prompt_ids, prompt_mask, completion_ids, completion_mask, temp
     return logps, entropies
 
 
+LOSSES = {
+    "log-probabilities": lambda logps, entropies: logps,
+    "entropies": lambda logps, entropies: entropies,
+    "both": lambda logps, entropies: logps + entropies,
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("chunk", [61, 1 << 21])
 @pytest.mark.parametrize("make", [llama, eager, sliding, adapted])
-def test_values_and_gradients_equal_those_of_trl(make, chunk, monkeypatch):
+def test_values_and_gradients_equal_those_of_trl(make, chunk, loss, monkeypatch):
     monkeypatch.setattr(logprobs, "CHUNK", chunk)
     torch.manual_seed(0)
     model, inputs = make(), batch()
-    weights = torch.randn(inputs[2].shape)
+    weights, entropy_weights = torch.randn(2, *inputs[2].shape)
     results = []
     for function in (of_trl, completion_logprobs):
         logps, entropies = function(model, *inputs, TEMPERATURE, True)
-        assert not entropies.requires_grad or function is of_trl
-        (logps * weights).sum().backward()
+        LOSSES[loss](logps * weights, entropies * entropy_weights).sum().backward()
         results.append((logps.detach(), entropies.detach(), {n: p.grad for n, p in model.named_parameters()}))
         model.zero_grad()
+    assert any(gradient is not None and gradient.any() for gradient in results[0][2].values())
     torch.testing.assert_close(results[1], results[0], atol=2e-5, rtol=1e-4)
     assert not results[1][0][inputs[3] == 0].any()
     assert not results[1][1][inputs[3] == 0].any()

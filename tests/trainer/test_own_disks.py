@@ -99,7 +99,13 @@ def test_the_others_have_what_the_first_has(tmp_path, folders):
     def work(rank, folder):
         # Only the first machine's choice counts: the others may know less.
         names = ["best", "metrics", "gone"] if rank == 0 else []
-        own_disks.spread(folder, [folder / name for name in names])
+        reports = []
+        own_disks.spread(folder, [folder / name for name in names], lambda *report: reports.append(report))
+        copied = sum(len(content) for content in contents(folder / "best").values()) + len(b"lines")
+        if rank % 2 == 0:  # one process of each machine copies
+            assert reports[-1] == (copied, copied)
+        else:
+            assert reports == []
 
     assert on_machines(tmp_path, work, machines=3) == [0] * 6
     same = expected(0, "best/") | {"metrics": b"lines"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import threading
 import time
 from functools import partial
 
@@ -9,12 +11,15 @@ import httpx
 import pytest
 import torch
 import transformers
-from support.patience import PATIENCE_SECONDS
+from support.patience import PATIENCE_SECONDS, wait_until
 from support.trainer import job_spec, render
 
+from rft_api.exit_codes import ExitCode, RunError
 from rft_api.metrics import ShadowScores, TrainMetrics, all_series
 from rft_api.ports import free_port
 from rft_api.progress import HackingVerdict, Progress
+from rft_api.run_folder import CHECKPOINT_MARKER, CheckpointInfo, RunFolder
+from rft_trainer import checkpoints, digests, launcher, worker
 from rft_trainer.copies import copying
 from rft_trainer.modeling import load_model
 from rft_trainer.progress import ProgressReporter
@@ -123,7 +128,7 @@ def test_what_has_not_been_measured_is_absent():
     reporter = ProgressReporter(**LABELS)
     counters = {"rft_train_tokens", "rft_train_nonfinite_steps", "rft_train_rewards_failed"}
     assert {family.name for family in reporter.registry.collect() if family.samples} == counters
-    reporter.plan(10, done=4)
+    reporter.plan(10, completed=4)
     assert value(reporter, "rft_train_step") == 4
     reporter.record_step(STEP, new_tokens=10)
     assert value(reporter, "rft_train_gradient_norm") == 1
@@ -191,6 +196,29 @@ def test_a_part_of_a_stage_is_told_until_something_else_begins(clock):
     assert reporter.progress.detail == ""
 
 
+def test_bytes_of_a_part_are_told_with_the_time_left(clock):
+    reporter = ProgressReporter("team", "tax", clock)
+    reporter.update(message="saving")
+    report = reporter.report_bytes("copying")
+    report(0, 999_999)
+    assert (reporter.progress.message, reporter.progress.detail) == ("saving", ""), "it takes no time"
+    report(0, 3_000_000_000)
+    clock.now += 10
+    report(1_000_000_000, 3_000_000_000)
+    assert reporter.describe() == "starting · copying · 1000/3000 MB, about 20s left"
+
+
+@pytest.mark.parametrize("total", [40_000_000, None])
+def test_what_is_written_to_a_folder_is_told_while_it_is_written(tmp_path, total):
+    reporter = ProgressReporter("team", "tax")
+    reporter.update(phase="Exporting", message="step 3")
+    with reporter.writing(tmp_path / "new", total):
+        (tmp_path / "new/deep").mkdir(parents=True)
+        (tmp_path / "new/deep/model.safetensors").write_bytes(bytes(10_000_000))
+        expected = "10 MB written" if total is None else "10/40 MB, about "
+        wait_until(lambda: reporter.progress.detail.startswith(expected), lambda: reporter.progress.detail)
+
+
 def test_the_log_has_a_line_every_ten_seconds_while_something_lasts(clock, caplog):
     reporter = ProgressReporter("team", "tax", clock)
     progress_log = ProgressLog(reporter, clock)
@@ -234,3 +262,52 @@ def test_what_the_launcher_copies_is_served_and_the_port_is_free_again(tmp_path,
         assert (progress.phase, progress.message) == (phase, "s3://bucket/model")
         assert (progress.done, progress.planned, progress.unit) == (250, 1000, "MB")
         assert progress.eta_seconds is not None
+
+
+def served(port: int) -> Progress:
+    answer = httpx.get(f"http://127.0.0.1:{port}/progress", trust_env=False, timeout=PATIENCE_SECONDS)
+    return Progress.model_validate_json(answer.content)
+
+
+def test_how_far_inputs_of_a_finished_run_are_compared_is_served(tmp_path, model, data, monkeypatch, capsys):
+    config = render(job_spec(model, data, tmp_path / "out"), tmp_path, "http://127.0.0.1:1", None)
+    port, progress = free_port(), []
+
+    def compare(config, commit, report):
+        report(250_000_000, 1_000_000_000)
+        progress.append(served(port))
+        return []
+
+    monkeypatch.setattr(digests, "changed_inputs", compare)
+    options = argparse.Namespace(port=port, scratch=tmp_path / "scratch")
+    assert launcher._compare_inputs(options, config).code == ExitCode.SUCCEEDED
+    assert capsys.readouterr().out == "[]\n"
+    (compared,) = progress
+    assert compared.message.startswith("comparing model and data")
+    assert (compared.done, compared.planned, compared.unit) == (250, 1000, "MB")
+
+
+def test_a_resumed_run_says_how_far_it_has_compared_its_inputs(tmp_path, model, data, monkeypatch):
+    config = render(job_spec(model, data, tmp_path / "out"), tmp_path, "http://127.0.0.1:1", None)
+    reporter = ProgressReporter("team", "tax")
+
+    def compare(config, commit, report):
+        report(250_000_000, 1_000_000_000)
+        raise RunError(ExitCode.DATA_INVALID, "stop here")
+
+    monkeypatch.setattr(worker, "check_inputs", compare)
+    with pytest.raises(RunError, match="stop here"):
+        worker._run_stage(config, "train", 0, reporter, threading.Event())
+    assert reporter.progress.detail.startswith("250/1000 MB, about ")
+
+
+def test_a_checkpoint_is_expected_to_be_as_large_as_the_newest_one(tmp_path):
+    folder = RunFolder(str(tmp_path))
+    assert checkpoints.expected_bytes(folder) is None
+    for step, resumable in ((2, True), (4, False)):
+        checkpoint = folder.checkpoint(step)
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "model.safetensors").write_bytes(bytes(1000 * step))
+        checkpoints.write_marker(checkpoint, CheckpointInfo(step=step, validation_reward=None, resumable=resumable))
+    marker = (folder.checkpoint(2) / CHECKPOINT_MARKER).stat().st_size
+    assert checkpoints.expected_bytes(folder) == 2000 + marker

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,8 +32,9 @@ from rft_api.memory_plan import GIB, plan_memory
 from rft_api.model_shape import read_shape
 from rft_api.training import TrainerCompute
 from rft_trainer.rollout_servers import process, servers
-from rft_trainer.rollout_servers.client import Completion, Lost, RolloutClient, Sampling, read_completion, sample_seed
+from rft_trainer.rollout_servers.client import Lost, RolloutClient, Sampling, read_completion, sample_seed
 from rft_trainer.rollout_servers.command import ServerSettings, server_command, server_environment
+from rft_trainer.rollout_servers.generation import Completion
 from rft_trainer.rollout_servers.placement import gpu_memory_share, on_devices, server_cache_bytes, server_settings
 from rft_trainer.rollout_servers.process import NotLoaded, RolloutServer, failure_file
 from rft_trainer.rollout_servers.servers import Version, socket_of
@@ -263,7 +266,7 @@ def test_a_version_that_is_not_acknowledged_is_not_loaded(folder, tmp_path, refu
 
     version = Version("policy-v1", tmp_path, is_adapter="lora" in refused, is_temporary=True)
     with server(socket_of(folder, 0), respond), pytest.raises(NotLoaded, match=words):
-        servers.load(socket_of(folder, 0), version)
+        servers.load(socket_of(folder, 0), version, math.inf)
 
 
 def config_of(folder, compute=None, **changes):
@@ -480,6 +483,70 @@ def test_a_server_that_rejects_a_version_is_not_started_again(folder, client, mo
         assert started._servers[0]._starts == 1
     finally:
         started.stop()
+
+
+TOGETHER = """\
+import http.server, socketserver, sys, time
+from pathlib import Path
+
+own, *others = map(Path, sys.argv[2:])
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.answer()
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        own.touch()
+        while not all(other.exists() for other in others):
+            time.sleep(0.02)
+        self.answer()
+
+    def answer(self):
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def address_string(self):
+        return "client"
+
+socketserver.UnixStreamServer(sys.argv[1], Handler).serve_forever()
+"""
+
+
+@contextmanager
+def two_servers(folder, monkeypatch, others_of):
+    """Two servers that answer a request when some files exist; each writes one when it got its request."""
+    files = [str(folder / f"{number}.got") for number in range(2)]
+
+    def command(settings, socket):
+        number = int(socket.stem.partition("-")[0])
+        return [sys.executable, "-c", TOGETHER, str(socket), files[number], *others_of(number, files)]
+
+    monkeypatch.setattr(process, "server_command", command)
+    client = RolloutClient([socket_of(folder, number) for number in range(2)], lambda: False)
+    started = servers.RolloutServers(folder, [ServerSettings("/m", "float32", 40, 8, 1)] * 2)
+    try:
+        client.wait_until_ready()
+        yield started
+    finally:
+        started.stop()
+        client.close()
+
+
+def test_a_version_is_loaded_into_all_servers_at_the_same_time(folder, monkeypatch):
+    """Each answers only when the other one has been asked, too."""
+    with two_servers(folder, monkeypatch, lambda number, files: [files[1 - number]]) as started:
+        started.load(Version("policy-v1", folder, is_adapter=True, is_temporary=False))
+        assert [server._starts for server in started._servers] == [1, 1]
+
+
+def test_a_server_that_does_not_load_a_version_in_time_is_named_and_started_again(folder, monkeypatch, caplog):
+    with two_servers(folder, monkeypatch, lambda number, files: [str(folder / "never")] * number) as started:
+        monkeypatch.setattr(servers, "LOAD_SECONDS", 2.0)
+        started.load(Version("policy-v1", folder, is_adapter=True, is_temporary=False))
+        assert re.search(r"rollout server 1 .*\(/v1/load_lora_adapter\); starting it again", caplog.text)
+        wait_until(lambda: started._servers[1]._starts > 1)
 
 
 def test_a_server_that_neither_answers_nor_ends_is_given_up_with_its_log(folder, client, monkeypatch):

@@ -1,6 +1,8 @@
 """Whole runs of the trainer program on a tiny model: what they leave behind, and how they go on after an end."""
 
+import itertools
 import json
+import re
 import signal
 
 import pyarrow.parquet as pq
@@ -71,6 +73,10 @@ def test_warmup_and_grpo_with_an_adapter(tmp_path, model, data, rewards):
     mean = sum(row["reward"] for row in rollouts) / 16
     assert abs(mean - steps[2]["reward"]) < 1e-6
     assert any(row["advantage"] for row in rollouts)
+    sampled = [sum(row["tokens"] for row in pq.read_table(run.folder.rollout(n)).to_pylist()) for n in range(1, 9)]
+    assert [line["trainedTokens"] for line in steps] == list(itertools.accumulate(sampled))
+    assert summary.trained_tokens == sum(sampled)
+    assert progress["trainedTokens"] == sum(sampled[: progress["step"]]) > 0
 
     adapter = load_file(run.folder.best / "adapter_model.safetensors")
     assert adapter
@@ -108,9 +114,17 @@ def test_full_training_that_stops_early_and_resumes_after_sigterm(tmp_path, mode
     stopped.process.send_signal(signal.SIGTERM)
     assert stopped.wait() == ExitCode.INTERRUPTED, stopped.log
     assert "its checkpoint is saved" in stopped.log
-    resumed = start(spec, tmp_path / "run2", rewards)
-    assert resumed.succeed().tuned == summary.tuned
+    resumed = start(spec, tmp_path / "run2", rewards, environment=pause_after(7, tmp_path / "again"))
+    resumed.wait_for_line(7)
+    # Since this start: step 7 is counted after its line.
+    (published,) = re.findall(r"^rft_train_tokens_total{.*} (.*)$", resumed.get("/metrics").text, re.MULTILINE)
+    end_pause(tmp_path / "again")
+    ended = resumed.succeed()
+    assert (ended.tuned, ended.trained_tokens) == (summary.tuned, summary.trained_tokens)
     assert curve(resumed.metrics()) == curve(undisturbed.metrics())
+    tokens = {line["step"]: line["tokens"] for line in resumed.metrics() if line["split"] == "train"}
+    assert "going on from step 4" in resumed.log
+    assert float(published) == tokens[6] - tokens[4]
 
 
 def test_a_torn_checkpoint_is_not_resumed_from(tmp_path, model, data, rewards):

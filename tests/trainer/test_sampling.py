@@ -10,6 +10,7 @@ from statistics import fmean
 import pyarrow.parquet as pq
 import pytest
 from support.qwen3 import EMPTY_THINKING, write_qwen3
+from support.rollout_stand_in import requests_of, stand_in_command
 from support.tiny import write_jsonl
 from support.trainer import TrainerProgram, curve, hyperparameters, job_spec, render
 from transformers import PreTrainedTokenizerBase
@@ -29,6 +30,7 @@ from rft_trainer.hacking import compare
 from rft_trainer.modeling import load_tokenizer, prompt_token_ids
 from rft_trainer.progress import ProgressReporter
 from rft_trainer.rewards import ShadowScore
+from rft_trainer.rollout_servers import process
 from rft_trainer.rollouts import ScoredCompletion
 from rft_trainer.statistics import paired_bootstrap, prompt_means
 
@@ -103,6 +105,43 @@ def test_every_prompt_that_is_completed_has_the_settings_of_the_job(tmp_path, qw
     assert summary.sampling == config.sampling
     assert summary.prompts == 24
     assert summary.warmup is not None
+
+
+def test_the_prompts_that_reach_rollout_servers_have_the_settings_of_the_job(
+    tmp_path, qwen3, data, rewards, monkeypatch
+):
+    """In every stage of a run, with the tokens that the chat template of Qwen3 has without thoughts."""
+    monkeypatch.setattr(process, "server_command", lambda settings, socket: stand_in_command(socket, tmp_path))
+    spec = job_spec(
+        qwen3, data, tmp_path / "out",
+        hyperparameters=hyperparameters(maxSteps=2, maxPromptTokens=96, maxCompletionTokens=12),
+        tuning={"type": "LoRA", "rank": 4},
+        sampling={"systemPrompt": SYSTEM, "chatTemplateArguments": NO_THINKING, "stop": STOPS},
+        evaluation={"temperature": "0.9", "samplesPerPrompt": 3},
+        preflight={"prompts": 4, "action": "Warn"},
+        compute={"gpusPerNode": 0, "rollouts": {"engine": "vLLM"}},
+    )  # fmt: skip
+    config = render(spec, tmp_path, rewards.url, rewards.token_file)
+    folder = RunFolder(config.output)
+    folder.path.mkdir()
+    folder.config.write_text(config.model_dump_json(by_alias=True))
+    Run(config, None, 0, ProgressReporter("default", "test"), lambda: False).train()
+
+    tokenizer = load_tokenizer(str(qwen3))
+    dataset = load_dataset(config.data, 96, lambda messages: 1, SYSTEM)
+    training, *held_out = (
+        {tuple(prompt_token_ids(tokenizer, prompt.messages, NO_THINKING)) for prompt in prompts}
+        for prompts in (dataset.train["digits"], dataset.validation, dataset.test)
+    )
+    assert all(tokenizer.decode(ids).endswith(EMPTY_THINKING) for ids in training.union(*held_out))
+    (bodies,) = requests_of(tmp_path, "/v1/completions").values()
+    assert {body["model"] for body in bodies} == {"base", "policy-v0", "policy-v1", "policy-v2", "tuned"}
+    asked = {temperature: [body for body in bodies if body["temperature"] == temperature] for temperature in (0.9, 1.0)}
+    assert {tuple(body["prompt"]) for body in asked[0.9]} == set().union(*held_out)
+    assert {tuple(body["prompt"]) for body in asked[1.0]} <= training
+    assert (len(asked[0.9]), len(asked[1.0])) == (3 * (2 * 24 + 8), 4 * 4 + 2 * 16)
+    assert all(len({body["seed"] for body in each}) == len(each) for each in asked.values())
+    assert all(body["stop"] == STOPS and body["include_stop_str_in_output"] for body in bodies)
 
 
 def test_thinking_is_on_unless_it_is_turned_off(qwen3):

@@ -68,14 +68,15 @@ def test_settings_do_what_they_do_in_trl(tmp_path, model, data, rewards, early_p
         tmp_path / "bare", model, data,
         LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "down_proj"], use_rslora=True, task_type="CAUSAL_LM"),
         passes=1, steps=STEPS, loss_type="dapo", epsilon_high=0.28, scale_rewards="batch",
-        mask_truncated_completions=True, lr_scheduler_type="constant_with_warmup", warmup_steps=2, weight_decay=0.3,
-        adam_beta1=0.7, adam_beta2=0.9, adam_epsilon=1e-4,
+        mask_truncated_completions=True, entropy_coef=0.03, lr_scheduler_type="constant_with_warmup", warmup_steps=2,
+        weight_decay=0.3, adam_beta1=0.7, adam_beta2=0.9, adam_epsilon=1e-4,
     )  # fmt: skip
     trainer, folder = train(
         tmp_path, model, data, rewards,
         learning={
             **OPTIMIZER, **passes, "maxSteps": STEPS, "seed": 3, "temperature": "0.9", "epochs": 2,
-            "scaleRewards": "Batch", "maskTruncatedCompletions": True, "warmupRatio": "0.5",
+            "scaleRewards": "Batch", "maskTruncatedCompletions": True, "entropyCoefficient": "0.03",
+            "warmupRatio": "0.5",
         },
         algorithm="DAPO",
         tuning={
@@ -94,11 +95,51 @@ def test_settings_do_what_they_do_in_trl(tmp_path, model, data, rewards, early_p
     assert {name.split(".")[-4] for name in weights if "lora_A" in name} == {"q_proj", "down_proj"}
     assert early_passes == [True] * STEPS
 
-    for line in read_steps(folder):
+    learnt = 0
+    for line, logged in zip(read_steps(folder), logs, strict=True):
         rows = pq.read_table(folder.rollout(line.step)).to_pylist()
+        whole = 16 * (1 - logged["completions/clipped_ratio"])
+        learnt += round(whole * logged["completions/mean_terminated_length"])
+        assert line.trained_tokens == learnt
         assert 0 < line.clipped_completion_ratio < 1, "the case needs completions of both kinds"
         groups = [{row["reward"] for row in rows[start : start + 4]} for start in range(0, 16, 4)]
         assert line.zero_variance_group_ratio == sum(len(group) == 1 for group in groups) / 4
+
+
+class Noted(RFTTrainer):
+    """A trainer whose rewards are all alike, so that only entropies have gradients; it keeps what it has sampled."""
+
+    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
+        self.prompt_ids = prompt_ids
+        self.completion_ids, logprobs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        return self.completion_ids, logprobs
+
+    def _calculate_rewards(self, *args, **kwargs):
+        return torch.ones_like(super()._calculate_rewards(*args, **kwargs))
+
+
+@pytest.mark.parametrize("algorithm", ["GRPO", "DAPO", "BNPO", "GSPO"])
+@pytest.mark.parametrize("passes", [{"microBatchSize": 16}, {"microBatchSize": None, "tokensPerMicroBatch": 30}])
+def test_entropy_is_weighed_as_by_hand(tmp_path, model, data, rewards, algorithm, passes):
+    """Loss and gradient of a step whose advantages are all 0, computed token by token with transformers' model."""
+    weight, temperature = 0.25, 0.8
+    learning = {**passes, "maxSteps": 1, "entropyCoefficient": str(weight), "temperature": str(temperature)}
+    trainer, folder = train(tmp_path, model, data, rewards, Noted, learning, algorithm=algorithm)
+    plain = modeling.load_model(str(model), torch.float32)
+    entropies = []
+    for prompt, completion in zip(trainer.prompt_ids, trainer.completion_ids, strict=True):
+        logits = plain(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1]
+        logps = (logits / temperature).log_softmax(-1)
+        entropies.append(-(logps.exp() * logps).sum(-1))
+    mean = torch.cat(entropies).mean()
+    (-weight * mean).backward()
+    norm = torch.stack([parameter.grad.norm() for parameter in plain.parameters()]).norm()
+    (line,) = read_steps(folder)
+    assert line.loss == pytest.approx(-weight * mean.item(), rel=1e-4)
+    assert line.gradient_norm == pytest.approx(norm.item(), rel=1e-4)
+    assert line.policy_entropy == pytest.approx(mean.item(), rel=1e-4)
+    assert norm > 0.01
+    assert len({len(ids) for ids in trainer.completion_ids}) > 1, "the case needs completions of several lengths"
 
 
 class Truncated(RFTTrainer):
@@ -131,9 +172,24 @@ def test_a_step_of_truncated_completions_changes_nothing_and_says_so(
     assert any(not torch.equal(third[name], weight) for name, weight in weights_of(trainer).items())
     (message,) = [record.getMessage() for record in caplog.records if "changes no weights" in record.getMessage()]
     assert message.startswith("step 2 changes no weights: all of its completions were truncated")
-    line = read_steps(folder)[1]
+    before, line, after = read_steps(folder)
+    assert before.trained_tokens == line.trained_tokens < after.trained_tokens
     assert (line.loss, line.gradient_norm, line.clipped_completion_ratio) == (0, 0, 1)
     assert line.reward > 0
+
+
+def test_gradients_above_the_largest_norm_are_clipped_to_it(tmp_path, model, data, rewards):
+    """AdamW's first step is the gradient, times the learning rate, where its elements are far below adamEpsilon."""
+    base, norms = load_file(model / "model.safetensors"), []
+    for maximum in (0.01, 1000):
+        learning = {"maxSteps": 1, "learningRate": "0.1", "adamEpsilon": "1", "maximumGradientNorm": str(maximum)}
+        trainer, folder = train(tmp_path / str(maximum), model, data, rewards, learning=learning)
+        (line,) = read_steps(folder)
+        norms.append(line.gradient_norm)
+        weights = weights_of(trainer)
+        change = torch.cat([(weights[name] - weight).flatten() for name, weight in base.items()]).norm().item()
+        assert change == pytest.approx(0.1 * min(maximum, line.gradient_norm), rel=0.05)
+    assert norms[0] == norms[1] > 0.1, "the norm that is recorded is that before"
 
 
 def test_the_default_scale_is_that_of_the_algorithm():

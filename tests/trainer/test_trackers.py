@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from support.finished_runs import train_metrics, write_metrics
 from support.mlflow_server import tracking_server
 from support.patience import wait_until
@@ -33,6 +35,8 @@ from rft_api.ports import free_port
 from rft_api.run_folder import RunFolder
 from rft_api.termination import parse_result
 from rft_api.tracker_state import missing_sentences, read_state
+from rft_cli.stage_display import StageDisplay
+from rft_cli.track import track
 from rft_trainer.trackers import follower as follower_module
 from rft_trainer.trackers.__main__ import connect
 from rft_trainer.trackers.mlflow import _key
@@ -226,6 +230,22 @@ def test_a_run_in_an_object_store_is_sent_as_well(s3, server, tmp_path):
         assert curves(mlflow_points(server.url, run)) == curves(points_of(folder))
         state = read_state(folder, tracker)
         assert (state.sent.lines, state.has_result) == (67, True)
+
+
+def test_sending_to_a_tracker_says_how_many_lines_it_has(server, tmp_path, monkeypatch):
+    folder, [tracker] = tracked_run(tmp_path / "run", {"mlflow": {"uri": server.url, "experiment": "counted"}})
+    stages = []
+    update = StageDisplay.update
+
+    def recorded(stage, text, *amounts, **details):
+        stages.append((text, *amounts))
+        update(stage, text, *amounts, **details)
+
+    monkeypatch.setattr(StageDisplay, "update", recorded)
+    track(str(folder.path), Console(file=io.StringIO()))
+    assert {(text, total, unit) for text, _, total, unit in stages} == {
+        (f"sending the run to {tracker.description}", 67, "lines of metrics.jsonl")
+    }
 
 
 def test_mlflow_has_configuration_result_and_samples(server, tmp_path):

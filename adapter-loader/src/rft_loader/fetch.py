@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from rft_api.adapter_protocol import format_total
 from rft_api.files import atomic_write, partial_path
 from rft_api.foreign.files import read_file
 from rft_api.model_files import choose_files, indexed_weights
@@ -88,6 +89,7 @@ def _fetch(uri: str, source: Source, files: Mapping[str, SourceFile], target: Pa
         weights = [files[name] for name in indexed_weights(uri, partial, names)]
     total, fetched = sum(file.size for file in weights), 0
     log.info("fetching %s: %d files of weights, %.1f MB", uri, len(weights), total / 1e6)
+    log.info("%s", format_total(total))
     for number, file in enumerate(weights, start=1):
         fetch_files(source, [file], partial)
         fetched += file.size

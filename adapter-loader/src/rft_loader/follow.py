@@ -217,7 +217,7 @@ class Follower:
 
 
 def _is_permanent(error: Exception) -> bool:
-    """Whether a retry cannot help until somebody changes something."""
+    """Return whether a retry cannot help until somebody changes something."""
     if isinstance(error, (Problem, ServerRefused)):
         return error.permanent
     return not (isinstance(error, OSError) and may_pass(error))

@@ -132,7 +132,7 @@ def _data(file: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _volume_of(path: Path) -> Path:
-    """The place at which the volume of a path is mounted. The path's own links are not followed."""
+    """Return the place at which the volume of a path is mounted. The path's own links are not followed."""
     path = path.absolute()
     return next(parent for parent in (path, *path.parents) if parent.is_mount() and not parent.is_symlink())
 

@@ -62,7 +62,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def has_large_header(path: Path) -> bool:
-    """Whether the header of a file takes much memory to read; False when the file cannot be read at all."""
+    """Return whether the header of a file takes much memory to read; False when the file cannot be read at all."""
     try:
         with open_file(path) as file:
             return int.from_bytes(file.read(_LENGTH_BYTES), "little") > _USUAL_HEADER

@@ -1,7 +1,8 @@
-"""What the operator and the adapter loader say to each other: which adapters to serve, and how far each is."""
+"""What the adapter loader and its callers say to each other: which adapters to serve, and how far a fetch is."""
 
 from __future__ import annotations
 
+import re
 from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,6 +11,18 @@ from rft_api.model import Model
 
 ADAPTERS_PATH: Final = "/adapters"
 """Where the loader answers with `AdapterReports`."""
+_TOTAL: Final = "bytes of weights to fetch: "
+
+
+def format_total(size: int) -> str:
+    """Return the line in which a loader that fetches a model says how many bytes its weights have."""
+    return f"{_TOTAL}{size}"
+
+
+def find_total(output: str) -> int | None:
+    """Return the number of bytes in the output of a loader that fetches a model; None while it has not said it."""
+    line = re.search(rf"{_TOTAL}(\d+)$", output, re.MULTILINE)
+    return None if line is None else int(line.group(1))
 
 
 class ListedAdapter(Model):

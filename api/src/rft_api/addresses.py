@@ -37,7 +37,7 @@ class Address:
 
 
 def job_addresses(job: RFTJob) -> list[Address]:
-    """All addresses of a job."""
+    """Return all addresses of a job."""
     return [
         Address(("spec", "model", "uri"), "model", job.spec.model.uri),
         *(
@@ -54,7 +54,7 @@ def job_addresses(job: RFTJob) -> list[Address]:
 
 
 def endpoint_address(endpoint: InferenceEndpoint) -> Address:
-    """The address of an endpoint: of its model, or of its adapter."""
+    """Return the address of an endpoint: of its model, or of its adapter."""
     if endpoint.spec.adapter is not None:
         return Address(ADAPTER_ADDRESS, "adapter", endpoint.spec.adapter.uri)
     assert endpoint.spec.model is not None  # it has one of the two
@@ -62,15 +62,15 @@ def endpoint_address(endpoint: InferenceEndpoint) -> Address:
 
 
 def is_stored(uri: str) -> bool:
-    """Whether an address is in an object store, not on a file system."""
+    """Return whether an address is in an object store, not on a file system."""
     return uri.startswith("s3://")
 
 
 def is_remote(uri: str) -> bool:
-    """Whether data must be copied before it can be read: from an object store, or from the Hugging Face hub."""
+    """Return whether data must be copied before it can be read: from an object store, or from the Hugging Face hub."""
     return is_stored(uri) or uri.startswith(SCHEME)
 
 
 def locate_on_hub(uri: str) -> str:
-    """What the trainer opens for an hf:// address: OWNER/NAME of a model, or the address of a dataset."""
+    """Return what the trainer opens for an hf:// address: OWNER/NAME of a model, or the address of a dataset."""
     return uri if uri.startswith(DATASETS) else uri.removeprefix(SCHEME)

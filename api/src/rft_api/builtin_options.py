@@ -56,12 +56,13 @@ class BuiltinOptions(Model):
     """Whether the builtin has no meaning without options."""
 
     def problems(self) -> Iterator[Violation]:
-        """Violations that the types of the options cannot find, because finding them takes time or further imports."""
+        """Yield the violations that the types of the options cannot find, because finding them takes time or further
+        imports."""
         pattern: str | None = getattr(self, "pattern", None)
         problem = None if pattern is None else _pattern_problem(re.compile, pattern)
         if problem is not None:
             yield Violation(problem, ("pattern",))
 
     def for_grader(self) -> Json:
-        """The options for the grader: JSON in which every default is filled in."""
+        """Return the options for the grader: JSON in which every default is filled in."""
         return self.to_json_object()

@@ -59,8 +59,8 @@ class LengthPenaltyReward(BuiltinOptions):
     wrong_long: SignedDecimalString = "-0.5"
     """Score of Cosine for a wrong answer of length maximum."""
     answer_key: AnswerKey | None = None
-    """Field of the ground truth for Cosine, if the reference answer is an object. By default: final_answer, answer,
-    value or text."""
+    """Name of the field with the ground truth, for shape Cosine and reference answers that are objects. By default it
+    is final_answer, answer, value or text."""
 
 
 class RepetitionReward(BuiltinOptions):

@@ -21,7 +21,7 @@ class _BuiltinReward(Model):
         return BUILTINS[self.name]() if stated is None else stated
 
     def stated_options(self, name: str) -> BuiltinOptions | None:
-        """The options that the manifest states for a builtin, if any."""
+        """Return the options that the manifest states for a builtin, if any."""
         options: BuiltinOptions | None = getattr(self, _attribute(name))
         return options
 
@@ -67,7 +67,11 @@ else:
         **{
             _attribute(name): (
                 options | None,
-                Field(None, alias=options_key(name), description=f"Options of {name}."),
+                Field(
+                    None,
+                    alias=options_key(name),
+                    description=f"Options of the builtin {name}. It scores {options.summary}.",
+                ),
             )
             for name, options in BUILTINS.items()
         },

@@ -55,8 +55,8 @@ class MathReward(BuiltinOptions):
     relative_tolerance: Annotated[DecimalString, Between("0", "1")] = "0"
     """Largest relative difference from the ground truth at which an answer still counts as right."""
     answer_key: AnswerKey | None = None
-    """Field of the ground truth, if the reference answer is an object. By default: final_answer, answer,
-    value or text."""
+    """Name of the field with the ground truth, for reference answers that are objects. By default it is final_answer,
+    answer, value or text."""
 
 
 class ExactMatchReward(BuiltinOptions):
@@ -83,14 +83,15 @@ class ExactMatchReward(BuiltinOptions):
     ignore_case: Boolean = False
     """Whether upper case and lower case count as the same."""
     ignore_whitespace: Boolean = False
-    """Whether any run of white space counts as one space. White space around the answer never counts."""
+    """Whether several characters of white space in a row count as one space. White space before and after the answer
+    never counts."""
     ignore_punctuation: Boolean = False
     """Whether punctuation is removed before texts are compared."""
     squad: Boolean = False
     """Whether texts are compared as in SQuAD: without case, ASCII punctuation, runs of white space, a, an and the."""
     answer_key: AnswerKey | None = None
-    """Field of the expected text, if the reference answer is an object. By default: final_answer, answer,
-    value or text."""
+    """Name of the field with the expected text, for reference answers that are objects. By default it is final_answer,
+    answer, value or text."""
     pattern: Pattern | None = None
     """Regular expression that finds the answer: the first group of its last match, or the whole match if there is no
     group. A completion without a match scores 0. By default the whole completion is the answer."""
@@ -119,10 +120,11 @@ class F1Reward(BuiltinOptions):
     """Labels compares sets of labels, from a JSON list or separated by commas or line breaks. Tokens compares words as
     in SQuAD, each as often as it occurs."""
     ignore_case: Boolean = True
-    """Whether upper case and lower case count as the same in labels. In tokens they always do."""
+    """Whether upper case and lower case count as the same in labels. When tokens are compared, they always count as the
+    same."""
     answer_key: AnswerKey | None = None
-    """Field of the labels or text, if the reference answer is an object. By default: final_answer, answer,
-    value or text."""
+    """Name of the field with the labels or the text, for reference answers that are objects. By default it is
+    final_answer, answer, value or text."""
     pattern: Pattern | None = None
     """Regular expression that finds the answer, as in the builtin ExactMatch."""
 
@@ -157,7 +159,7 @@ class JsonReward(BuiltinOptions):
     """Whether the JSON may be in a Markdown code fence that is the whole completion."""
 
     def problems(self) -> Iterator[Violation]:
-        """What makes jsonSchema unusable."""
+        """Yield what makes jsonSchema unusable."""
         if self.json_schema is not None:
             for message in schema_problems(self.json_schema):
                 yield Violation(message, ("jsonSchema",))
@@ -168,7 +170,7 @@ _SCALARS = ("pattern", *(name for bounds in _BOUNDS for name in bounds), "langua
 
 
 def _ordered(minimum: str, maximum: str) -> Rule:
-    """The rule that a minimum is not above its maximum, because then no completion could satisfy both."""
+    """Return the rule that a minimum is not above its maximum, because then no completion could satisfy both."""
     low, high = camel(minimum), camel(maximum)
 
     def holds(options: FormatReward) -> bool:
@@ -278,7 +280,7 @@ class CodeReward(BuiltinOptions):
     fail."""
 
     def for_grader(self) -> Json:
-        """The options, with the timeout in seconds as well."""
+        """Return the options, with the timeout in seconds as well."""
         return {**super().for_grader(), "seconds": duration_seconds(self.timeout)}
 
 
@@ -304,8 +306,8 @@ class RougeReward(BuiltinOptions):
     variant: Literal["Rouge1", "Rouge2", "RougeL"] = "RougeL"
     """What is compared: words (Rouge1), pairs of words (Rouge2), or the longest common subsequence (RougeL)."""
     answer_key: AnswerKey | None = None
-    """Field of the expected text, if the reference answer is an object. By default: final_answer, answer,
-    value or text."""
+    """Name of the field with the expected text, for reference answers that are objects. By default it is final_answer,
+    answer, value or text."""
 
 
 class BleuReward(BuiltinOptions):
@@ -330,8 +332,8 @@ class BleuReward(BuiltinOptions):
     tokenizer: Literal["13a", "intl", "zh", "char"] = "13a"
     """Tokenizer of SacreBLEU: zh or char for languages that do not separate words by spaces."""
     answer_key: AnswerKey | None = None
-    """Field of the expected text, if the reference answer is an object. By default: final_answer, answer,
-    value or text."""
+    """Name of the field with the expected text, for reference answers that are objects. By default it is final_answer,
+    answer, value or text."""
 
 
 class ChrFReward(BuiltinOptions):
@@ -356,8 +358,8 @@ class ChrFReward(BuiltinOptions):
     word_order: Annotated[Integer, Field(ge=0, le=2)] = 0
     """Maximum length of the sequences of words that count beside sequences of characters. 2 makes it chrF++."""
     answer_key: AnswerKey | None = None
-    """Field of the expected text, if the reference answer is an object. By default: final_answer, answer,
-    value or text."""
+    """Name of the field with the expected text, for reference answers that are objects. By default it is final_answer,
+    answer, value or text."""
 
 
 BUILTINS: Mapping[str, type[BuiltinOptions]] = {
@@ -377,5 +379,5 @@ BUILTINS: Mapping[str, type[BuiltinOptions]] = {
 
 
 def options_key(name: str) -> str:
-    """The field of a builtin's options in manifests: `exactMatch` for ExactMatch."""
+    """Return the field of a builtin's options in manifests: `exactMatch` for ExactMatch."""
     return name[0].lower() + name[1:]

@@ -14,8 +14,8 @@ class Checkpoints(Model):
     """The checkpoints of a run. The weights of the three best validations are kept in any case."""
 
     interval: Annotated[Integer, Field(ge=1, le=1000000)] | None = None
-    """Number of optimizer steps between two checkpoints from which the run can resume. The last step, and a run that is
-    told to stop, always write one. By default one is written at each validation."""
+    """Number of optimizer steps between two checkpoints from which the run can resume. A checkpoint is always written
+    after the last step, and when the run is told to stop. By default a checkpoint is written at each validation."""
     keep: Annotated[Integer, Field(ge=1, le=100)] = 1
-    """Number of checkpoints from which the run can resume that are kept: the newest ones. They hold the state of the
-    optimizer, which with tuning type Full is several times as large as the weights."""
+    """Number of checkpoints that are kept so that the run can resume from them. The newest ones are kept. They contain
+    the state of the optimizer, which is several times as large as the weights with tuning type Full."""

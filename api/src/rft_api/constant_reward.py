@@ -28,7 +28,8 @@ _KEYS_OF_ROWS = {"aggregate_reward_score", "metrics_list", "name", "value", "typ
 def constant_reward(
     samples: Sequence[Json], rewards: Sequence[float | None], sources: Sequence[str] = ()
 ) -> str | None:
-    """What to say about a reward that is the same for different completions; None if it differs, or nothing is known.
+    """Return what to say about a reward that is the same for different completions; None if it differs, or nothing is
+    known.
 
     Args:
         samples: the samples, as the reward function gets them.
@@ -49,7 +50,7 @@ def constant_reward(
 
 
 def python_sources(spec: RewardFunctionSpec) -> list[str]:
-    """The Python code of all graders of a function."""
+    """Return the Python code of all graders of a function."""
     sources = []
     for _, grader in spec.graders():
         if grader.python is not None and grader.python.source is not None:
@@ -81,7 +82,7 @@ def _parsed(sources: Sequence[str]) -> Iterator[ast.AST]:
 
 
 def _keys(tree: ast.AST) -> Iterator[str]:
-    """The fields that code reads: x["key"] and x.get("key"). Variables of the environment are no fields."""
+    """Yield the fields that code reads: x["key"] and x.get("key"). Variables of the environment are no fields."""
     for node in ast.walk(tree):
         match node:
             case ast.Subscript(value=value, slice=ast.Constant(value=str() as key), ctx=ast.Load()):
@@ -95,14 +96,14 @@ def _keys(tree: ast.AST) -> Iterator[str]:
 
 
 def _caught(tree: ast.AST) -> Iterator[int]:
-    """The lines where code catches an exception and does not raise it again."""
+    """Yield the lines where code catches an exception and does not raise it again."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ExceptHandler) and not any(isinstance(inner, ast.Raise) for inner in ast.walk(node)):
             yield node.lineno
 
 
 def _fields(value: Any) -> Iterator[str]:
-    """The names of all fields of a sample, at any depth."""
+    """Yield the names of all fields of a sample, at any depth."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield key

@@ -25,7 +25,8 @@ class ConversationLogs(Model):
     uri: LogAddress
     """Address that conversations are stored below, as s3://BUCKET/PREFIX, or, on one machine, a folder."""
     fraction: Annotated[Decimal, Between("0", "1")] = 1.0
-    """Share of the conversations that is kept. The id of a request decides whether its conversation is kept."""
+    """Share of the conversations that is kept, from "0" to "1". Whether a conversation is kept depends on the id of its
+    request."""
     redact: Redaction | None = None
     """Text that is replaced before anything is written."""
 
@@ -34,7 +35,7 @@ class EndpointLogs(ConversationLogs):
     """The log of the conversations with an endpoint's model, which gateways keep."""
 
     uri: Annotated[str, Field(max_length=1024, pattern=r"^s3://[^/\s]+(/\S*)?$")]
-    """Address that conversations are stored below: s3://BUCKET or s3://BUCKET/PREFIX."""
+    """Address below which conversations are stored: s3://BUCKET or s3://BUCKET/PREFIX."""
     credentials: SecretReference
     """Secret with the credentials to write there. It must have the label rft.dev/gateway-logs: "true", without which no
     gateway reads it."""

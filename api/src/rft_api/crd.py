@@ -36,7 +36,7 @@ _AGE = _column("Age", "date", ".metadata.creationTimestamp")
 
 
 def build_crds() -> dict[str, Json]:
-    """All CustomResourceDefinitions, by their file's name."""
+    """Return all CustomResourceDefinitions, by their file's name."""
     return {
         "rftjobs.yaml": _crd(
             RFTJob,
@@ -122,7 +122,7 @@ def _crd(
 
 
 def structural_schema(model: type[BaseModel]) -> Json:
-    """A resource's structural schema (Kubernetes, "Specifying a structural schema")."""
+    """Return a resource's structural schema (Kubernetes, "Specifying a structural schema")."""
     document = model.model_json_schema(by_alias=True, mode="validation")
     schema = _structural(document, document.get("$defs", {}))
     # The API server owns these three; a schema of metadata may only restrict the name.
@@ -173,7 +173,7 @@ def _structural(node: Json, definitions: dict[str, Json]) -> Json:
 
 
 def messages(validation: Json) -> list[str]:
-    """What a schema's `x-kubernetes-validations` entry says: the message of each of its rules."""
+    """Return what a schema's `x-kubernetes-validations` entry says: the message of each of its rules."""
     if "message" in validation:
         return [validation["message"]]
     return re.findall('"([^"]*)"', validation["messageExpression"])
@@ -190,7 +190,8 @@ def _with_rules(name: str, schema: Json) -> Json:
 
 
 def _validation(rules: list[Rule]) -> Json:
-    """Rules that state the same `unless` as one for the API server, which says what the first broken one says."""
+    """Return the rules that state the same `unless` as one for the API server, which says what the first broken one
+    says."""
     unless = rules[0].unless
     if not unless:
         return {"rule": rules[0].cel, "message": rules[0].message}
@@ -201,7 +202,7 @@ def _validation(rules: list[Rule]) -> Json:
 
 
 def _rules_of(name: str) -> tuple[Rule, ...]:
-    """Rules of the model with this class name, which pydantic uses as the schema's name."""
+    """Return the rules of the model with this class name, which pydantic uses as the schema's name."""
 
     def subclasses(model: type[Model]) -> list[type[Model]]:
         return [model, *(inner for direct in model.__subclasses__() for inner in subclasses(direct))]

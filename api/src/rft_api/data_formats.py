@@ -69,23 +69,23 @@ FORMATS: Mapping[str, DataFormat] = {
 def read_prompts(
     source: DataSource, problems: list[str], check: Check = no_check
 ) -> tuple[list[Prompt], InvocationLogReport | None]:
-    """The prompts of a source in its format; see `DataFormat.read_prompts`."""
+    """Return the prompts of a source in its format; see `DataFormat.read_prompts`."""
     return FORMATS[source.format].read_prompts(source, problems, check)
 
 
 def read_conversations(
     source: WarmupSource, problems: list[str], check: Check = no_check
 ) -> tuple[list[Conversation], InvocationLogReport | None]:
-    """The conversations of a source in its format; see `DataFormat.read_conversations`."""
+    """Return the conversations of a source in its format; see `DataFormat.read_conversations`."""
     return FORMATS[source.format].read_conversations(source, problems, check)
 
 
 def file_filter(source: Source) -> FileFilter:
-    """Which files at or below the address of a source are read."""
+    """Return which files at or below the address of a source are read."""
     files = FORMATS[source.format].files
     return files(source) if files is not None else every_file
 
 
 def every_file(name: str) -> bool:
-    """Reads every file."""
+    """Return True: every file is read."""
     return True

@@ -25,7 +25,7 @@ _SHARD = re.compile(rf"((?:{'|'.join(_SPLITS)})[\w.]*)-\d+-of-\d+\.")
 
 
 def is_data_file(name: str, split: str | None = None) -> bool:
-    """Whether a file below a folder can hold rows, of a split if one is named.
+    """Return whether a file below a folder can hold rows, of a split if one is named.
 
     Args:
         name: its name relative to the folder; "" is the address itself.
@@ -80,7 +80,7 @@ def dataset_files(names: Iterable[str], split: str | None = None) -> list[str]:
 
 
 def _ends_with(name: str, endings: tuple[str, ...]) -> bool:
-    """Whether a file has one of the endings, in letters of either case, also if it is compressed."""
+    """Return whether a file has one of the endings, in letters of either case, also if it is compressed."""
     name = name.lower()
     for compression in _COMPRESSIONS:
         name = name.removesuffix(compression)
@@ -88,7 +88,7 @@ def _ends_with(name: str, endings: tuple[str, ...]) -> bool:
 
 
 def _split_of(name: str) -> str:
-    """The split that the name of a file, or else of the folders nearest to it, tells; train when none does."""
+    """Return the split that the name of a file, or else of the folders nearest to it, tells; train when none does."""
     path = PurePosixPath(name.lower())
     shard = _SHARD.match(path.name)
     if shard:

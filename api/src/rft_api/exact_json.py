@@ -57,7 +57,8 @@ def parse_row(text: bytes) -> Any:
 
 
 def first_fault(value: Any) -> str | None:
-    """The first place in a value that a later part could not carry, with the reason; None when all can be carried."""
+    """Return the first place in a value that a later part could not carry, with the reason; None when all can be
+    carried."""
     stack: list[tuple[Location, Any]] = [((), value)]
     while stack:
         place, item = stack.pop()
@@ -83,7 +84,7 @@ def first_fault(value: Any) -> str | None:
 
 
 def not_utf8(byte: int) -> str:
-    """What to say about a line that is not UTF-8, from the number of its first wrong byte, counted from 1."""
+    """Return what to say about a line that is not UTF-8, from the number of its first wrong byte, counted from 1."""
     return f"is not UTF-8 (byte {byte} of the line)"
 
 
@@ -178,7 +179,7 @@ def _float(text: str) -> float:
 
 
 def _is_kept(text: str, value: float) -> bool:
-    """Whether a number is what its text says.
+    """Return whether a number is what its text says.
 
     A number keeps 15 digits. Programs write up to 17, from which the number can be read again: 0.1 may be written as
     0.10000000000000001. More digits, and whole numbers that come out as others, are meant as they are written.
@@ -251,7 +252,7 @@ def _at(place: Location, reason: str) -> str:
 
 
 def after_space(text: str, position: int) -> int:
-    """The position of the first character at or after a position that is not white space."""
+    """Return the position of the first character at or after a position that is not white space."""
     match = _SPACE.match(text, position)
     assert match is not None
     return match.end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ PARTIAL_SUFFIX = ".partial"
 
 
 def partial_path(target: Path) -> Path:
-    """The path at which a file or folder is written before it is renamed to `target`; it is in the same folder."""
+    """Return the path at which a file or folder is written before it is renamed to `target`; it is in the same
+    folder."""
     return target.with_name(target.name + PARTIAL_SUFFIX)
 
 
@@ -57,7 +59,7 @@ def open_in_place(path: Path) -> BinaryIO:
 
 @contextmanager
 def atomic_file(target: Path, durable: bool = False) -> Iterator[BinaryIO]:
-    """A file to write to. It replaces `target` when the block ends; after an error `target` is unchanged.
+    """Yield a file to write to. It replaces `target` when the block ends; after an error `target` is unchanged.
 
     Args:
         target: the file; missing folders above it are made.
@@ -78,14 +80,33 @@ def atomic_file(target: Path, durable: bool = False) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield a new folder to fill. It replaces `target` when the block ends; after an error `target` is unchanged.
+
+    Only one process at a time may write to a target. What an interrupted one has left is removed.
+    """
+    partial = partial_path(target)
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def atomic_write(target: Path, content: str | bytes, durable: bool = False) -> None:
-    """Writes a file atomically, text in UTF-8: readers see either the old contents or the new. See `atomic_file`."""
+    """Write a file atomically, text in UTF-8: readers see either the old contents or the new. See `atomic_file`."""
     with atomic_file(target, durable) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def sync(path: Path) -> None:
-    """Waits until the contents of a file, or the entries of a folder, are on the disk."""
+    """Wait until the contents of a file, or the entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -55,7 +55,7 @@ completions and reference answers. `rft rewards init NAME` writes the example to
 
 
 def generated_files() -> dict[str, str]:
-    """Contents of every generated file, by its path in the repository."""
+    """Return the contents of every generated file, by its path in the repository."""
     crds = build_crds()
     files = {f"crds/{name}": _HEADER + dump_yaml(crd) for name, crd in crds.items()}
     files["docs/reference/manifests.md"] = _reference(list(crds.values()))
@@ -65,7 +65,7 @@ def generated_files() -> dict[str, str]:
 
 
 def dump_yaml(document: Json) -> str:
-    """A document as YAML that versions 1.1 and 1.2 of YAML read alike."""
+    """Return a document as YAML that versions 1.1 and 1.2 of YAML read alike."""
 
     class Dumper(yaml.SafeDumper):
         def ignore_aliases(self, data: Any) -> bool:
@@ -181,7 +181,7 @@ def _metrics_reference() -> str:
 
 
 def _series(model: type[Metrics], name: str) -> str:
-    """The series of a field, with their labels, as queries name them."""
+    """Return the series of a field, with their labels, as queries name them."""
     fields = dict(served_fields(ShadowScores if name == "shadows" else model))
     texts = []
     for served in fields.values() if name == "shadows" else [fields[name]] if name in fields else []:
@@ -197,7 +197,7 @@ def _row(*cells: str) -> str:
 
 
 def write_files(root: Path, files: dict[str, str]) -> None:
-    """Writes the files whose contents have changed, by their path below `root`, and prints their names."""
+    """Write the files whose contents have changed, by their path below `root`, and print their names."""
     for name, content in files.items():
         target = root / name
         target.parent.mkdir(parents=True, exist_ok=True)

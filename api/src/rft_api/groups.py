@@ -9,7 +9,8 @@ from typing import Any
 
 
 def group_id(messages: Sequence[Mapping[str, Any]], reference_answer: Any) -> str:
-    """Id of the group of a completion, from its prompt and reference answer: the completions of one data row share it.
+    """Return the id of the group of a completion, from its prompt and reference answer: the completions of one data row
+    share it.
 
     Args:
         messages: the conversation without the completion.
@@ -20,7 +21,7 @@ def group_id(messages: Sequence[Mapping[str, Any]], reference_answer: Any) -> st
 
 
 def split_groups(samples: Sequence[Mapping[str, Any]], by_group: bool) -> list[list[int]]:
-    """The positions of the samples that have to stay together, in the order of their first samples.
+    """Return the positions of the samples that have to stay together, in the order of their first samples.
 
     Args:
         samples: samples of the reward protocol.
@@ -35,7 +36,7 @@ def split_groups(samples: Sequence[Mapping[str, Any]], by_group: bool) -> list[l
 
 
 def whole_batches(groups: Sequence[list[int]], size: int) -> Iterator[list[list[int]]]:
-    """Batches of whole groups, each of at most `size` positions; a larger group is a batch of its own."""
+    """Yield the batches of whole groups, each of at most `size` positions; a larger group is a batch of its own."""
     batch: list[list[int]] = []
     length = 0
     for group in groups:

@@ -64,7 +64,7 @@ class HubModel:
         disable_progress_bars()
 
     def files(self) -> list[HubFile]:
-        """Its files, by name.
+        """Return its files, by name.
 
         Raises:
             StorageError: when there is no such model, it may not be read, or the hub does not answer.
@@ -77,7 +77,7 @@ class HubModel:
         return sorted(files, key=lambda file: file.name)
 
     def commit(self) -> str:
-        """The commit, as 40 hexadecimal digits.
+        """Return the commit, as 40 hexadecimal digits.
 
         Raises:
             StorageError: as `files`.
@@ -87,7 +87,7 @@ class HubModel:
         return self._revision or ""
 
     def fetch(self, name: str, folder: Path | None = None, on_bytes: OnBytes = ignore_bytes) -> Path:
-        """Copies a file into a folder, or into this machine's cache of the hub, where it stays as it is if it is there.
+        """Copy a file into a folder, or into this machine's cache of the hub, where it stays as it is if it is there.
 
         Args:
             name: the file.
@@ -116,7 +116,7 @@ class HubModel:
         return Path(self._tried(download))
 
     def cached_folder(self) -> Path | None:
-        """The folder of this revision in this machine's cache, whole or not; the hub is not asked."""
+        """Return the folder of this revision in this machine's cache, whole or not; the hub is not asked."""
         try:
             return Path(snapshot_download(self._address.repository, revision=self._revision, local_files_only=True))
         except (LocalEntryNotFoundError, HFValidationError):
@@ -143,7 +143,7 @@ class HubModel:
         raise AssertionError("the last try returns or raises")
 
     def _explained(self, error: Exception) -> StorageError | None:
-        """The error in words, with what to do; None when it is not about the hub."""
+        """Return the error in words, with what to do; None when it is not about the hub."""
         uri = self._uri()
         if isinstance(error, GatedRepoError):
             return StorageError(
@@ -224,5 +224,5 @@ def fetch_dataset(address: DatasetAddress, folder: Path, split: str | None, repo
 
 
 def _without_queries(error: BaseException) -> str:
-    """An error's text in one line, without the signatures that addresses of files carry."""
+    """Return an error's text in one line, without the signatures that addresses of files carry."""
     return re.sub(r"\?\S*", "", " ".join(str(error).split())) or type(error).__name__

@@ -44,7 +44,7 @@ class DatasetAddress:
 
 
 def parse_dataset_address(text: str) -> DatasetAddress | None:
-    """The dataset that an address names; None when it has another shape."""
+    """Return the dataset that an address names; None when it has another shape."""
     match = re.fullmatch(SCHEME + DATASET_PATTERN, text)
     if match is None:
         return None
@@ -52,6 +52,6 @@ def parse_dataset_address(text: str) -> DatasetAddress | None:
 
 
 def parse_hub_address(text: str) -> HubAddress | None:
-    """The model that an address names, with or without its scheme; None when it has another shape."""
+    """Return the model that an address names, with or without its scheme; None when it has another shape."""
     match = re.fullmatch(PATTERN, text.removeprefix(SCHEME))
     return HubAddress(match.group(1), match.group(2)) if match else None

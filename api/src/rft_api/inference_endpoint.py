@@ -66,9 +66,9 @@ class Serving(Model):
     adapter from another place is refused, because the pods of this endpoint fetch adapters with its credentials, and
     mount its claims."""
     media_domains: Annotated[list[MediaDomain], Field(max_length=256)] = []
-    """Names of hosts from which the server fetches images, audio and video that requests name by http and https URLs.
-    Without any, requests must have them as data: URLs, because the server would reach every address that its pod
-    reaches."""
+    """Names of hosts from which the server may fetch images, audio and video, when requests refer to them by http or
+    https URLs. By default there is no such host, and requests must contain media as data: URLs. Otherwise clients could
+    have the server read every address that its pod can reach."""
     precision: Precision = "Auto"
     """Precision in which CPUs compute the model. Auto uses the precision of the model's files where the processor has
     instructions for bfloat16, and Float32 elsewhere, because emulating bfloat16 is several times slower."""
@@ -89,7 +89,7 @@ def describe_foreign_source(uri: str, base: str) -> str:
 
 
 class Autoscale(Model):
-    """How many server pods an endpoint has, by what the gateways are asked for."""
+    """How the number of server pods follows the number of requests that the gateways have for the endpoint."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -100,24 +100,27 @@ class Autoscale(Model):
     )
 
     minimum: Annotated[Integer, Field(ge=0, le=1000)] = 0
-    """Smallest number of server pods. With 0, the endpoint has none while nobody asks for its models."""
+    """Smallest number of server pods. With 0, the endpoint has no pod while there are no requests for its models."""
     maximum: Annotated[Integer, Field(ge=1, le=1000)] = 1
     """Largest number of server pods."""
     target_concurrency: Annotated[Integer, Field(ge=1, le=65536)] = 32
-    """Number of requests at the same time for which one server pod is enough. There are as many pods as this needs."""
+    """Number of simultaneous requests that one server pod can handle. The operator divides the number of requests by it
+    to choose the number of pods."""
     idle_after: Annotated[Duration, AtLeast("10s")] = "10m"
-    """Time without requests after which the last pod ends (with minimum: 0), or with fewer requests after which pods
-    that are not needed end."""
+    """Time after which server pods that are not needed end. A pod is not needed when fewer pods have been enough for
+    the requests during all of this time. The last pod is not needed when there has been no request during this time; it
+    ends only with minimum: 0."""
 
 
 class ColdStart(Model):
     """How requests wait at a gateway for an endpoint that has no server pod yet."""
 
     timeout: Annotated[Duration, AtLeast("1s")] = "10m"
-    """Longest time that a request waits. Then it is answered with 503, which says why the model has not started."""
+    """Longest time that a request waits. After this time it is answered with 503, and the answer says why the model has
+    not started."""
     queue: Annotated[Integer, Field(ge=0, le=65536)] = 256
-    """Number of requests that may wait at each gateway. Further ones are answered with 429. With 0 no request waits: it
-    wakes the endpoint, and is answered with 503."""
+    """Number of requests that may wait at each gateway. Further requests are answered with 429. With 0 no request
+    waits: a request wakes the endpoint, and is answered with 503."""
 
 
 class InferenceEndpointSpec(Model):
@@ -156,20 +159,21 @@ class InferenceEndpointSpec(Model):
     replicas: Annotated[Integer, Field(ge=0, le=1000)] = 1
     """Number of server pods. `kubectl scale` and autoscalers change this number. With autoscale it has no effect."""
     autoscale: Autoscale | None = None
-    """Has the operator choose the number of server pods, by what the gateways are asked for. Without it, the number is
-    that of replicas."""
+    """Automatic scaling. The operator chooses the number of server pods from the number of requests that the gateways
+    have for the endpoint. Without this field, the number of pods is replicas."""
     cold_start: ColdStart | None = None
     """How requests wait while the endpoint has no server pod. It needs autoscale."""
     serving: Serving | None = None
     """Settings of the server. By default it has one GPU and serves up to eight adapters at the same time."""
     price: Price | None = None
-    """What the tokens of this model cost; the gateway's ledger keeps it with every request. The default of an adapter
-    is the price of the endpoint that baseEndpoint names. Without one, tokens are counted and cost nothing."""
+    """Price of the tokens of this model. The ledger of the gateway records the price with every request. The default of
+    an adapter is the price of the endpoint that baseEndpoint names. Without a price, tokens are counted and cost
+    nothing."""
     credentials: SecretReference | None = None
     """Secret with the credentials for s3:// and hf:// addresses."""
     logs: EndpointLogs | None = None
-    """Has gateways keep the conversations with the model, in the format of Amazon Bedrock's invocation logs, to train
-    the next model. Without it, none is kept."""
+    """Where gateways keep the conversations with the model, in the format of Amazon Bedrock's invocation logs, so that
+    the next model can be trained on them. Without this field, no conversation is kept."""
 
 
 class AutoscaleStatus(Model):
@@ -179,13 +183,14 @@ class AutoscaleStatus(Model):
     """
 
     replicas: Integer
-    """Number of server pods that the endpoint is to have."""
+    """Number of server pods that the operator has chosen."""
     last_request_time: Timestamp | None = None
-    """Time of the last request that is remembered."""
+    """Time of the last request. The operator writes it only now and then, so it can be too early by a tenth of
+    idleAfter."""
     last_needed_time: Timestamp | None = None
-    """Time at which all of the pods were last needed, where there are more than one."""
+    """Time at which all pods were last needed; absent when there is at most one pod."""
     sufficient_replicas: Integer | None = None
-    """Number of pods that would have been enough since lastNeededTime."""
+    """Number of pods that has been enough for the requests since lastNeededTime."""
 
 
 class InferenceEndpointStatus(Model):

@@ -37,7 +37,7 @@ class NotUsable(Exception):
 
 
 def request_messages(body: Any) -> list[Message]:
-    """The messages of a request: Converse, Anthropic, Nova, OpenAI, Cohere, Titan, and prompts as text.
+    """Return the messages of a request: Converse, Anthropic, Nova, OpenAI, Cohere, Titan, and prompts as text.
 
     Raises:
         NotUsable: UnknownBody, NotText or NoPrompt.
@@ -63,7 +63,7 @@ def request_messages(body: Any) -> list[Message]:
 
 
 def answer_text(body: Any) -> str:
-    """The text that a model answered with, also in pieces, as streams are logged.
+    """Return the text that a model answered with, also in pieces, as streams are logged.
 
     Raises:
         NotUsable: NoAnswer when there is none, it is not text alone, or it is not the whole answer of the model (cut
@@ -88,7 +88,7 @@ def answer_text(body: Any) -> str:
 
 
 def without_thoughts(text: str) -> str:
-    """An answer without what the model thought, where that stands before it, as gpt-oss and DeepSeek write it.
+    """Return an answer without what the model thought, where that stands before it, as gpt-oss and DeepSeek write it.
 
     Raises:
         NotUsable: NoAnswer when there is nothing else.
@@ -101,12 +101,12 @@ def without_thoughts(text: str) -> str:
 
 
 def makes_no_text(body: Any) -> bool:
-    """Whether an answer is that of a model for embeddings or images, whose requests look like prompts."""
+    """Return whether an answer is that of a model for embeddings or images, whose requests look like prompts."""
     return isinstance(body, dict) and bool({"embedding", "embeddings", "embeddingsByType", "images"} & body.keys())
 
 
 def _prompt(body: Json) -> str:
-    """The prompt of a request without messages. OpenAI's completions may have it as a list of one text."""
+    """Return the prompt of a request without messages. OpenAI's completions may have it as a list of one text."""
     prompt = body.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
@@ -132,7 +132,7 @@ def _kind_of(item: Json) -> LeftOut:
 
 
 def _text(content: Any) -> str:
-    """The text of a content: a string, or a list of parts of one of the formats."""
+    """Return the text of a content: a string, or a list of parts of one of the formats."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -192,7 +192,7 @@ def _is_unfinished(piece: Json) -> bool:
 
 
 def _answer_piece(piece: Json) -> str:
-    """The text of an answer, or of a piece of a streamed one; pieces without text are empty."""
+    """Return the text of an answer, or of a piece of a streamed one; pieces without text are empty."""
     output = piece.get("output")
     if isinstance(output, dict) and isinstance(output.get("message"), dict):  # Converse, Nova
         return _text(output["message"].get("content"))

@@ -20,14 +20,14 @@ from rft_api.invocation_log import FeedbackFilter, parse_timestamp
 class Opinion:
     """What was said last about the answer to a request."""
 
-    given: datetime
+    time: datetime
     rating: Rating | None
     label: str | None
     corrected_answer: str | None
 
 
 def is_feedback(name: str) -> bool:
-    """Whether an object below the address of a log holds feedback, by its name."""
+    """Return whether an object below the address of a log holds feedback, by its name."""
     return FEEDBACK_FOLDER in PurePosixPath(name).parts
 
 
@@ -53,13 +53,13 @@ def read_opinions(files: Iterable[Path], before: str | None) -> tuple[dict[str, 
                 damaged.append((file, number, str(error)))
                 continue
             earlier = opinions.get(name)
-            if (end is None or opinion.given < end) and (earlier is None or earlier.given <= opinion.given):
+            if (end is None or opinion.time < end) and (earlier is None or earlier.time <= opinion.time):
                 opinions[name] = opinion
     return opinions, damaged
 
 
 def satisfies(opinion: Opinion | None, condition: FeedbackFilter | None) -> bool:
-    """Whether what was said about an answer satisfies a condition."""
+    """Return whether what was said about an answer satisfies a condition."""
     if condition is None:
         return True
     if opinion is None:
@@ -72,7 +72,7 @@ def satisfies(opinion: Opinion | None, condition: FeedbackFilter | None) -> bool
 
 
 def correction_of(opinions: Mapping[str, Opinion], request_id: str) -> str | None:
-    """The answer that should have been given to a request, if somebody has written one."""
+    """Return the answer that should have been given to a request, if somebody has written one."""
     opinion = opinions.get(request_id)
     return opinion.corrected_answer if opinion else None
 
@@ -83,10 +83,10 @@ def _opinion(line: bytes | Exception) -> tuple[str, Opinion]:
     document = parse_line(line)
     try:
         feedback = Feedback.model_validate(document, by_alias=True, by_name=False)
-        given = parse_timestamp(feedback.timestamp)
+        time = parse_timestamp(feedback.timestamp)
     except (ValidationError, ValueError):
         raise ValueError("is no feedback, as the gateway writes it") from None
     correction = feedback.corrected_answer
     if correction is not None and len(correction) > LONGEST_CORRECTION:
         raise ValueError(f"has a corrected answer of more than {LONGEST_CORRECTION:,} characters")
-    return feedback.request_id, Opinion(given, feedback.rating, feedback.label, correction or None)
+    return feedback.request_id, Opinion(time, feedback.rating, feedback.label, correction or None)

@@ -15,7 +15,7 @@ record is far shorter, and so is any prompt that a model could be trained on."""
 
 
 def lines(file: Path) -> Iterator[tuple[int, bytes | Exception]]:
-    """The lines that are not empty, with their numbers; an exception stands for a line that cannot be read."""
+    """Yield the lines that are not empty, with their numbers; an exception stands for a line that cannot be read."""
     number = 0
     try:
         with open_data(file) as stream:

@@ -112,9 +112,11 @@ class FeedbackFilter(Model):
     )
 
     rating: Literal["Up", "Down"] | None = None
-    """Up: the answer was liked, or somebody has corrected it. Down: it was not liked."""
+    """Rating of the answers whose records are used. Up stands for answers that somebody has liked or corrected, Down
+    for answers that somebody has not liked."""
     labels: Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=64)] = []
-    """Labels of which the feedback has one. By default any, or none."""
+    """Labels of the feedback. A record is used if its feedback has at least one of these labels. By default the labels
+    do not matter."""
 
 
 class RedactionPattern(Model):
@@ -147,15 +149,16 @@ class InvocationLog(Model):
     )
 
     reference: Literal["LoggedAnswer", "None"] = "None"
-    """LoggedAnswer uses the logged completion as the reference answer of the prompt, or the corrected answer that
-    feedback has, and leaves out records without a complete one. None gives prompts no reference answer."""
+    """Reference answer of the prompts. LoggedAnswer uses the logged completion, or the corrected answer in the feedback
+    if there is one; records without a complete answer are left out. With None, prompts have no reference answer."""
     model_ids: Annotated[list[Annotated[str, Field(min_length=1, max_length=2048)]], Field(max_length=64)] = []
-    """Models whose records are used, by modelId or by the part of an ARN after its last slash. By default the records
-    of all models are used."""
+    """Models whose records are used. A model is named by its modelId, or by the part of its ARN after the last slash.
+    By default the records of all models are used."""
     from_: Annotated[_Timestamp | None, Field(alias="from")] = None
-    """Time from which on records are used."""
+    """Start of the period whose records are used. By default the period begins with the oldest record."""
     to: _Timestamp | None = None
-    """Time before which records are used."""
+    """End of the period whose records are used. Records of this time and later are left out. By default the period ends
+    with the newest record."""
     request_metadata_filters: MetadataFilters | None = None
     """Conditions on the metadata of a request. Only records that satisfy them are used."""
     feedback: FeedbackFilter | None = None

@@ -16,7 +16,7 @@ from rft_api.sources import DataSource, Source, WarmupSource
 def read_prompts(
     source: DataSource, problems: list[str], check: Check
 ) -> tuple[list[Prompt], InvocationLogReport | None]:
-    """The prompts of a log, and the report of the records; see `rft_api.data_formats.DataFormat`.
+    """Return the prompts of a log, and the report of the records; see `rft_api.data_formats.DataFormat`.
 
     Logs are not the user's own writing: records that cannot be used are only counted, unless none is left.
     """
@@ -28,20 +28,20 @@ def read_prompts(
 def read_conversations(
     source: WarmupSource, problems: list[str], check: Check
 ) -> tuple[list[Conversation], InvocationLogReport | None]:
-    """The logged prompts with their answers, and the report of the records; see `read_prompts`."""
+    """Return the logged prompts with their answers, and the report of the records; see `read_prompts`."""
     records, report = _read(source, problems, check, to_imitate=True)
     return [Conversation(source.name, _with_answer(record), record.record) for record in records], report
 
 
 def files(source: Source) -> LogFiles:
-    """The filter of the files of a log: those that can hold records of the stated period, and the bodies of their
-    requests."""
+    """Return the filter of the files of a log: those that can hold records of the stated period, and the bodies of
+    their requests."""
     options = _options(source)
     return LogFiles(options.from_, options.to)
 
 
 def option_problems(source: Source) -> Iterator[tuple[Location, str]]:
-    """Yields the patterns of the options that are not regular expressions."""
+    """Yield the patterns of the options that are not regular expressions."""
     redact = _options(source).redact
     for index, rule in enumerate(redact.patterns if redact else []):
         problem = pattern_problem(rule)

@@ -115,7 +115,7 @@ class InvocationLogReader:
                     return
 
     def report(self) -> InvocationLogReport:
-        """The report of what has been read so far."""
+        """Return the report of what has been read so far."""
         return InvocationLogReport(
             records=self._records,
             taken=self._taken,
@@ -125,7 +125,7 @@ class InvocationLogReader:
         )
 
     def refuse(self, prompt: LoggedPrompt, reason: LeftOut) -> None:
-        """Counts a record that has been returned as left out instead."""
+        """Count a record that has been returned as left out instead."""
         self._taken -= 1
         self._leave_out(reason, prompt.place, "")
 
@@ -223,7 +223,7 @@ class InvocationLogReader:
         return body
 
     def _stored_body(self, address: str, file: Path) -> Any:
-        """A body in an object of its own, which lies among the files at the same place as in the bucket."""
+        """Return a body in an object of its own, which lies among the files at the same place as in the bucket."""
         name = address.removeprefix("s3://").lstrip("/")
         try:
             check_relative_name(name)
@@ -250,18 +250,19 @@ class LogFiles:
     to: str | None
 
     def __call__(self, name: str) -> bool:
-        """Whether the object is read."""
+        """Return whether the object is read."""
         return may_hold(name, self) and (not is_body(name) or ".json" in name)
 
 
 def is_body(name: str) -> bool:
-    """Whether an object below the address of a log holds no records: a request's body, an image, a permission check."""
+    """Return whether an object below the address of a log holds no records: a request's body, an image, a permission
+    check."""
     *folders, last = PurePosixPath(name).parts
     return _BODIES in folders or last == _PERMISSION_CHECK or last.startswith(".")
 
 
 def may_hold(name: str, options: InvocationLog | LogFiles) -> bool:
-    """Whether an object can hold records of the stated period, by the hour in its name (YYYY/MM/DD/HH/)."""
+    """Return whether an object can hold records of the stated period, by the hour in its name (YYYY/MM/DD/HH/)."""
     match = _HOUR.search(name)
     try:
         hour = datetime.strptime(match.group(1), "%Y/%m/%d/%H").replace(tzinfo=UTC) if match else None
@@ -275,7 +276,8 @@ def may_hold(name: str, options: InvocationLog | LogFiles) -> bool:
 
 
 def in_range(timestamp: Any, options: InvocationLog) -> bool:
-    """Whether the timestamp of a record is in the stated period; without one, unknown timestamps are accepted too."""
+    """Return whether the timestamp of a record is in the stated period; without one, unknown timestamps are accepted
+    too."""
     if options.from_ is None and options.to is None:
         return True
     try:
@@ -288,7 +290,7 @@ def in_range(timestamp: Any, options: InvocationLog) -> bool:
 
 
 def matches(filters: MetadataFilters | None, metadata: dict[str, str]) -> bool:
-    """Whether a request's metadata satisfies the filters."""
+    """Return whether a request's metadata satisfies the filters."""
     if filters is None:
         return True
     if filters.and_all is not None:

@@ -35,6 +35,11 @@ class JobProgress(Model):
     """Mean number of tokens in the completions of the last step."""
     gradient_norm: DecimalString | None = None
     """Norm of the gradient in the last step, before clipping."""
+    trained_tokens: Integer | None = None
+    """Number of completion tokens so far that counted in the loss, over all starts of the run: all but those of the
+    completions that maskTruncatedCompletions leaves out. Tokens of prompts and of the warm-up do not count; in a job
+    without data.train, the tokens of the warm-up that are imitated do. Absent before training, and in a run that an
+    older version has begun."""
     eta: Duration | None = None
     """Estimated time until the current stage ends."""
 

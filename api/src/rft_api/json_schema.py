@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def schema_problems(schema: Json) -> Iterator[str]:
-    """The reasons why a schema cannot be used: it is not valid, or it refers to something that it does not contain.
+    """Yield the reasons why a schema cannot be used: it is not valid, or it refers to something that it does not
+    contain.
 
     This needs the extra `schemas` of the package.
     """
@@ -37,7 +38,7 @@ def schema_problems(schema: Json) -> Iterator[str]:
 
 
 def _dangling(resource: Resource[Json], resolver: Resolver[Json]) -> Iterator[str]:
-    """A message for each reference that cannot be resolved."""
+    """Yield a message for each reference that cannot be resolved."""
     from referencing.exceptions import Unresolvable
 
     if isinstance(resource.contents, dict):

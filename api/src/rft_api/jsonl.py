@@ -76,7 +76,8 @@ class TooLarge(ValueError):
 
 
 def numbered_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank and their numbers, counted from 1; line ends and a byte order mark are removed.
+    """Yield the lines that are not blank and their numbers, counted from 1; line ends and a byte order mark are
+    removed.
 
     Tools on Windows write a byte order mark in front of the first line.
     """
@@ -207,7 +208,8 @@ def _parse_lines(path: Path, lines: Iterable[bytes], parse: Callable[[bytes], An
 
 
 def _table_to_jsonl(head: str) -> str:
-    """The command that converts a table of texts with this first line. Excel writes a byte order mark before it."""
+    """Return the command that converts a table of texts with this first line. Excel writes a byte order mark before
+    it."""
     separator = max(",;\t", key=head.count)
     options = "" if separator == "," else f", delimiter={json.dumps(separator)}"
     return (
@@ -217,7 +219,7 @@ def _table_to_jsonl(head: str) -> str:
 
 
 def _advice(line: bytes) -> str:
-    """What to do about a line that is no JSON, where that can be told."""
+    """Return what to do about a line that is no JSON, where that can be told."""
     if line.rstrip().endswith(b"},"):
         return "; write one object per line, without commas between them"
     return "" if _is_utf8(line) else _FROM_WINDOWS
@@ -265,7 +267,7 @@ def _too_large_to_be_whole() -> str:
 
 
 def too_many_rows() -> str:
-    """What to say about a file with more rows than `MAXIMUM_ROWS`."""
+    """Return what to say about a file with more rows than `MAXIMUM_ROWS`."""
     return f"has more than {MAXIMUM_ROWS:,} rows; split it"
 
 

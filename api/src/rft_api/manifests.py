@@ -46,7 +46,7 @@ class ManifestError:
 
 
 def describe_invalid(document: Json, invalid: ValidationError) -> str:
-    """The violations of one of our documents, in one line."""
+    """Return the violations of one of our documents, in one line."""
     return "; ".join(map(str, violations(invalid, document, KINDS[document["kind"]])))
 
 
@@ -62,7 +62,7 @@ class Origin:
     """What it says, as the user has written it: without defaults."""
 
     def error(self, violation: Violation) -> ManifestError:
-        """A problem of the document, with its file and line."""
+        """Return a problem of the document, with its file and line."""
         line, message = _line(self.node, violation.location), violation.message
         if violation.text_line is not None:
             if _is_block(self.node, violation.location):
@@ -90,7 +90,7 @@ class Manifests:
     """Number of documents of all kinds."""
 
     def error(self, kind: str, name: str, location: Location, message: str) -> ManifestError:
-        """A problem of a document at a location, with its file and line."""
+        """Return a problem of a document at a location, with its file and line."""
         return self.origins[kind, name].error(Violation(message, location))
 
 
@@ -105,7 +105,7 @@ class ManifestErrors(Exception):
 
 
 def load_manifests(files: Iterable[Path], kinds: Collection[str] = READ_KINDS) -> Manifests:
-    """Reads and validates manifests.
+    """Read and validate manifests.
 
     Documents of other kinds than ours and ConfigMap are ignored, as `kubectl` would apply them without us.
 
@@ -234,7 +234,7 @@ class SourceTooLong(SourceError):
 
 
 def source_errors(function: RewardFunction, config_maps: Mapping[str, Mapping[str, str]]) -> Iterator[SourceError]:
-    """An exception for each reference to a ConfigMap that does not lead to code that can be used."""
+    """Yield an exception for each reference to a ConfigMap that does not lead to code that can be used."""
     for location, grader in function.spec.graders():
         if grader.python is None or grader.python.source_from is None:
             continue
@@ -261,7 +261,7 @@ def source_errors(function: RewardFunction, config_maps: Mapping[str, Mapping[st
 
 
 def resolve_source(function: RewardFunction, config_maps: Mapping[str, Mapping[str, str]]) -> RewardFunction:
-    """The function with its code, and that of its terms, in place of references to ConfigMaps.
+    """Return the function with its code, and that of its terms, in place of references to ConfigMaps.
 
     Raises:
         SourceMissing: when a ConfigMap or its key is missing, or holds no code.
@@ -321,7 +321,7 @@ def _validated(origin: Origin, document: Json, kind: str, errors: list[ManifestE
 
 
 def _is_block(node: yaml.Node, location: Location) -> bool:
-    """Whether the text at a location is a literal block, whose lines are lines of the file."""
+    """Return whether the text at a location is a literal block, whose lines are lines of the file."""
     for part in location:
         if isinstance(node, yaml.MappingNode):
             node = next((value for key, value in node.value if key.value == part), node)
@@ -331,7 +331,7 @@ def _is_block(node: yaml.Node, location: Location) -> bool:
 
 
 def _line(node: yaml.Node, location: Location) -> int:
-    """Line of the deepest part of a location that the document has."""
+    """Return the line of the deepest part of a location that the document has."""
     line = node.start_mark.line + 1
     for part in location:
         if isinstance(node, yaml.MappingNode):

@@ -38,7 +38,7 @@ class Fields:
     """What follows from `spec.compute`."""
 
     def plan(self, shape: ModelShape) -> MemoryPlan:
-        """The plan of these fields."""
+        """Return the plan of these fields."""
         return plan_memory(shape, self.hyperparameters, self.tuning, self.devices)
 
 
@@ -76,7 +76,7 @@ class _Change:
 
 
 def advise(shape: ModelShape, fields: Fields) -> list[Advice]:
-    """What to change, best first; empty when all fits or the memory of the GPUs is not known.
+    """Return what to change, best first; empty when all fits or the memory of the GPUs is not known.
 
     Changes that suffice by themselves come first, in the order of what they cost; then the others, in the order of what
     they save. When none suffices, the first advice is the least costly combination that does, if there is one.
@@ -99,7 +99,7 @@ def advise(shape: ModelShape, fields: Fields) -> list[Advice]:
 
 
 def judge_memory(shape: ModelShape, fields: Fields, gpu_source: str = "") -> MemoryVerdict:
-    """Whether a job fits its GPUs, in words, with what to change if it does not.
+    """Return whether a job fits its GPUs, in words, with what to change if it does not.
 
     Args:
         shape: the model.
@@ -128,7 +128,7 @@ def judge_memory(shape: ModelShape, fields: Fields, gpu_source: str = "") -> Mem
 
 
 def _combination(shape: ModelShape, fields: Fields) -> Advice | None:
-    """The changes that together suffice, of which the most costly one costs as little as possible."""
+    """Return the changes that together suffice, of which the most costly one costs as little as possible."""
     # The bits of a number say which changes are made. So the last change is made only after all sets of the others.
     for number in range(1, 1 << len(_CHANGES)):
         finders = [find for place, find in enumerate(_CHANGES) if number >> place & 1]
@@ -186,7 +186,7 @@ def _planned_share(shape: ModelShape, fields: Fields) -> _Change:
 
 
 def _wider_servers(shape: ModelShape, fields: Fields) -> _Change:
-    """Servers that divide their weights over more GPUs: on those of the trainer, or on more of their own."""
+    """Return the servers that divide their weights over more GPUs: on those of the trainer, or on more of their own."""
     devices = fields.devices
     shared = devices.placement == "Shared"
     most = devices.node_gpus if shared else devices.server_gpus * MOST_WIDENING
@@ -216,7 +216,7 @@ def _servers_on_own_gpus(shape: ModelShape, fields: Fields) -> _Change:
 
 
 def _served(shape: ModelShape, fields: Fields, placement: Literal["Shared", "Dedicated"]) -> Fields:
-    """The fields with vLLM, which cannot take over the weights of a model with experts."""
+    """Return the fields with vLLM, which cannot take over the weights of a model with experts."""
     if shape.experts:
         return fields
     return replace(fields, devices=replace(fields.devices, placement=placement, server_gpus=1, memory_share=None))
@@ -261,7 +261,7 @@ def _shorter_completions(shape: ModelShape, fields: Fields) -> _Change:
 
 
 def _largest_that_fits(shape: ModelShape, fields: Fields, field: str, sizes: Sequence[int]) -> tuple[int, Fields]:
-    """The first of the sizes with which all fits, else the one that lacks least, with the changed fields.
+    """Return the first of the sizes with which all fits, else the one that lacks least, with the changed fields.
 
     Sizes that validation would refuse are left out; the first one is the field's value now.
     """
@@ -274,7 +274,8 @@ def _largest_that_fits(shape: ModelShape, fields: Fields, field: str, sizes: Seq
 
 
 def _divides_as(before: Fields, after: Fields) -> bool:
-    """Whether the completions of a step divide over processes and passes, and prompts stay whole where they were.
+    """Return whether the completions of a step divide over processes and passes, and prompts stay whole where they
+    were.
 
     The trainer's configuration is refused otherwise (`rft_api.render`).
     """
@@ -287,7 +288,7 @@ def _divides_as(before: Fields, after: Fields) -> bool:
 
 
 def _halves(size: int, least: int) -> list[int]:
-    """The number itself, and its halves down to the smallest that is allowed."""
+    """Return the number itself, and its halves down to the smallest that is allowed."""
     sizes = [size]
     while sizes[-1] // 2 >= least:
         sizes.append(sizes[-1] // 2)

@@ -45,7 +45,7 @@ class Devices:
 
 
 def devices_of(compute: TrainerCompute, gpu_bytes: float | None = None) -> Devices:
-    """The devices of a job.
+    """Return the devices of a job.
 
     Args:
         compute: the trainer's part of `spec.compute`.

@@ -74,7 +74,7 @@ class Pass:
 
 
 def saved_bytes(shape: ModelShape, precision: Precision, adapter: Adapter | None, masked: bool) -> float:
-    """Bytes that one layer keeps for its backward pass, for each token.
+    """Return the bytes that one layer keeps for its backward pass, for each token.
 
     RMSNorm keeps a float32 copy of its input, and its result before it is scaled when the scale is trained. A linear
     layer keeps its input when it, or its adapter, is trained. The attention keeps queries, keys, values and its output;
@@ -97,7 +97,7 @@ def saved_bytes(shape: ModelShape, precision: Precision, adapter: Adapter | None
 
 
 def _mlp_bytes(shape: ModelShape, unit: int) -> float:
-    """Bytes of gate, activated gate and value, for each token, in each expert that the token uses.
+    """Return the bytes of gate, activated gate and value, for each token, in each expert that the token uses.
 
     Beside experts there are their outputs, because the router's weights multiply them, and its scores in float32.
     """
@@ -106,7 +106,8 @@ def _mlp_bytes(shape: ModelShape, unit: int) -> float:
 
 
 def _input_bytes(shape: ModelShape, precision: Precision, adapter: Adapter | None) -> float:
-    """Bytes of the inputs that linear layers keep, and of what adapters keep between their matrices, for each token."""
+    """Return the bytes of the inputs that linear layers keep, and of what adapters keep between their matrices, for
+    each token."""
     product = shape.intermediate * max(1, shape.experts_per_token)
     if adapter is None:
         # The attention keeps its output already. Under autocast, each layer that reads the stream makes its own copy.
@@ -127,7 +128,7 @@ def _input_bytes(shape: ModelShape, precision: Precision, adapter: Adapter | Non
 
 
 def backward_bytes(shape: ModelShape, precision: Precision) -> float:
-    """Bytes of gradients of activations that exist at once in the backward pass of a layer, for each token.
+    """Return the bytes of gradients of activations that exist at once in the backward pass of a layer, for each token.
 
     The most exist in the MLP: those of the product and of its two factors.
     """
@@ -135,7 +136,7 @@ def backward_bytes(shape: ModelShape, precision: Precision) -> float:
 
 
 def logits_bytes(shape: ModelShape, precision: Precision, positions: int) -> int:
-    """Bytes of logits when they take most (`rft_trainer.logprobs`).
+    """Return the bytes of logits when they take most (`rft_trainer.logprobs`).
 
     In the forward pass there are the logits and three float32 pieces: scores, probabilities and their product. In the
     backward pass there are the logits, their gradient, and a piece, or two where it was converted from 16 bits. Under
@@ -148,27 +149,30 @@ def logits_bytes(shape: ModelShape, precision: Precision, positions: int) -> int
 
 
 def logits_gradient_bytes(shape: ModelShape, precision: Precision, positions: int) -> int:
-    """Bytes of the gradient of logits, which has their dtype."""
+    """Return the bytes of the gradient of logits, which has their dtype."""
     return (4 if precision.autocast else precision.activations) * positions * shape.vocabulary
 
 
 def mask_bytes(precision: Precision, load: Pass) -> int:
-    """Bytes of the mask of token trees: which positions each one attends to, as booleans and as numbers to add."""
+    """Return the bytes of the mask of token trees: which positions each one attends to, as booleans and as numbers to
+    add."""
     return load.tokens * load.width * (1 + precision.activations) if load.shared else 0
 
 
 def cache_bytes_per_token(shape: ModelShape, unit: int) -> int:
-    """Bytes of the keys and values of one token (vLLM, `FullAttentionSpec.page_size_bytes` over its block size)."""
+    """Return the bytes of the keys and values of one token (vLLM, `FullAttentionSpec.page_size_bytes` over its block
+    size)."""
     return 2 * shape.layers * shape.key_value_width * unit
 
 
 def cache_bytes_per_sequence(shape: ModelShape, unit: int, tokens: int) -> int:
-    """Bytes of the keys and values of one sequence in whole blocks."""
+    """Return the bytes of the keys and values of one sequence in whole blocks."""
     return math.ceil(tokens / BLOCK) * BLOCK * cache_bytes_per_token(shape, unit)
 
 
 def tree_pass(hidden: int, prompt: int, completion: int, samples: int, tokens: int) -> Pass:
-    """The pass of `tokens` tokens over prompts and completions of the longest lengths, as `token_tree.py` lays it out.
+    """Return the pass of `tokens` tokens over prompts and completions of the longest lengths, as `token_tree.py` lays
+    it out.
 
     A row holds a prompt and as many of its completions as save operations; where a prompt has several rows, each
     repeats it, and all rows are as wide as the widest.
@@ -187,7 +191,7 @@ def tree_pass(hidden: int, prompt: int, completion: int, samples: int, tokens: i
 
 
 def _rows_of_groups(prompt: int, completion: int, samples: int, columns: int, tokens: int) -> int:
-    """Rows of a pass with several prompts."""
+    """Return the rows of a pass with several prompts."""
     groups, rest = divmod(tokens, prompt + samples * completion)
     left = max(0, (rest - prompt) // completion)
     return groups * math.ceil(samples / columns) + math.ceil(left / columns)

@@ -115,7 +115,7 @@ class MemoryPlan:
 
 
 def choose_precision(shape: ModelShape, tuning: Tuning, devices: Devices) -> Precision:
-    """The dtypes of a run, as `rft_trainer.precision`, peft, accelerate and DeepSpeed choose them.
+    """Return the dtypes of a run, as `rft_trainer.precision`, peft, accelerate and DeepSpeed choose them.
 
     On GPUs DeepSpeed casts the whole model to bfloat16, and keeps float32 copies of what it trains
     (`DeepSpeedEngine._configure_distributed_model`). Without DeepSpeed, weights keep their dtype and torch casts the
@@ -133,7 +133,8 @@ def choose_precision(shape: ModelShape, tuning: Tuning, devices: Devices) -> Pre
 
 
 def choose_pass(shape: ModelShape, hyperparameters: Hyperparameters, devices: Devices) -> Pass:
-    """The largest pass of the update: prompts and completions of the longest lengths, as many as the fields allow.
+    """Return the largest pass of the update: prompts and completions of the longest lengths, as many as the fields
+    allow.
 
     On GPUs, TRL computes a pass of one sequence, which shares nothing, without a matrix of logits.
     """
@@ -157,7 +158,7 @@ def plan_memory(
     devices: Devices,
     load: Pass | None = None,
 ) -> MemoryPlan:
-    """The memory that a job needs on each GPU, or in each process on CPUs.
+    """Return the memory that a job needs on each GPU, or in each process on CPUs.
 
     Args:
         shape: the model.
@@ -202,7 +203,7 @@ def plan_memory(
 
 
 def trained_weights(shape: ModelShape, tuning: Tuning) -> int:
-    """Number of weights that are trained.
+    """Return the number of weights that are trained.
 
     Raises:
         UnknownShape: when the model has no linear layers of the names in `targetModules`.
@@ -213,7 +214,7 @@ def trained_weights(shape: ModelShape, tuning: Tuning) -> int:
 
 
 def _adapter(shape: ModelShape, tuning: Tuning, devices: Devices, precision: Precision) -> Adapter | None:
-    """The adapter of one layer; None when all weights are trained."""
+    """Return the adapter of one layer; None when all weights are trained."""
     if tuning.type == "Full":
         return None
     # torch keeps a mask of booleans on GPUs (`native_dropout`), and one in the dtype of the input on CPUs.
@@ -222,7 +223,7 @@ def _adapter(shape: ModelShape, tuning: Tuning, devices: Devices, precision: Pre
 
 
 def _loaded(shape: ModelShape, tuning: Tuning, devices: Devices) -> dict[str, float]:
-    """Bytes of weights while the model is loaded, which each process does whole, but not at ZeRO stage 3.
+    """Return the bytes of weights while the model is loaded, which each process does whole, but not at ZeRO stage 3.
 
     There, transformers constructs the model inside `deepspeed.zero.Init`, which divides the weights of a module as soon
     as it exists, and gathers one module after the other to fill it (`deepspeed.zero.GatheredParameters` in
@@ -242,7 +243,8 @@ def _loaded(shape: ModelShape, tuning: Tuning, devices: Devices) -> dict[str, fl
 def _kept(
     shape: ModelShape, hyperparameters: Hyperparameters, tuning: Tuning, devices: Devices, precision: Precision
 ) -> dict[str, float]:
-    """Bytes of what exists throughout training: weights, optimizer and reference model (arXiv:1910.02054, ZeRO)."""
+    """Return the bytes of what exists throughout training: weights, optimizer and reference model (arXiv:1910.02054,
+    ZeRO)."""
     stage = _stage(devices)
     trained = trained_weights(shape, tuning)
     partitions = _partitions(devices, 3)
@@ -257,11 +259,30 @@ def _kept(
         # TRL loads a second model, or copies the adapter, as the reference of the KL divergence.
         weights = shape.weights * precision.weights if tuning.type == "Full" else trained * precision.adapter
         items["reference"] = weights / partitions
+    if not devices.on_gpus and devices.placement == "InProcess":
+        states = _frozen_states(shape, hyperparameters, tuning, devices, precision)
+        if states:
+            items["states of frozen layers"] = states
     return items
 
 
+def _frozen_states(
+    shape: ModelShape, hyperparameters: Hyperparameters, tuning: Tuning, devices: Devices, precision: Precision
+) -> float:
+    """Bytes of what the last frozen layer computes for the tokens of a step, which generation keeps for the update.
+
+    Only where the first layer has no adapter (`rft_trainer.frozen_states`).
+    """
+    is_reused = tuning.type == "LoRA" and not devices.keeps_inputs_only
+    if not is_reused or shape.adapted_layers(tuning.last_layers) == shape.layers:
+        return 0.0
+    prompts = hyperparameters.batch_size / devices.trainers
+    answers = hyperparameters.samples_per_prompt * hyperparameters.max_completion_tokens
+    return prompts * (hyperparameters.max_prompt_tokens + answers) * shape.hidden * precision.stream
+
+
 def _gradients(shape: ModelShape, tuning: Tuning, devices: Devices, precision: Precision) -> dict[str, float]:
-    """Bytes of gradients, and of the buffer in which DeepSpeed reduces them."""
+    """Return the bytes of gradients, and of the buffer in which DeepSpeed reduces them."""
     stage, trained = _stage(devices), trained_weights(shape, tuning)
     offloaded = devices.deepspeed is not None and devices.deepspeed.offload == "Optimizer"
     # With offload, ZeRO-2 accumulates gradients in the memory of the host.
@@ -273,7 +294,8 @@ def _gradients(shape: ModelShape, tuning: Tuning, devices: Devices, precision: P
 
 
 def _step(shape: ModelShape, tuning: Tuning, devices: Devices, precision: Precision) -> dict[str, float]:
-    """Bytes that exist only while the optimizer updates: DeepSpeed's float32 copies of gradients in 16 bits."""
+    """Return the bytes that exist only while the optimizer updates: DeepSpeed's float32 copies of gradients in 16
+    bits."""
     stage, trained = _stage(devices), trained_weights(shape, tuning)
     if stage is None or precision.gradients == 4 or (devices.deepspeed and devices.deepspeed.offload == "Optimizer"):
         return {}
@@ -284,7 +306,8 @@ def _step(shape: ModelShape, tuning: Tuning, devices: Devices, precision: Precis
 def _activations(
     shape: ModelShape, tuning: Tuning, devices: Devices, precision: Precision, load: Pass
 ) -> dict[str, float]:
-    """Bytes of activations and logits when they take most: at the logits, or in the backward pass of the last layer.
+    """Return the bytes of activations and logits when they take most: at the logits, or in the backward pass of the
+    last layer.
 
     Gradient checkpointing keeps the input of each layer only, and computes the rest again, layer by layer
     (arXiv:1604.06174).
@@ -325,7 +348,8 @@ def _activations(
 def _generation(
     shape: ModelShape, hyperparameters: Hyperparameters, devices: Devices, precision: Precision
 ) -> dict[str, float]:
-    """Bytes for generating a process's completions of a step at once, when the trainer itself generates them.
+    """Return the bytes for generating a process's completions of a step at once, when the trainer itself generates
+    them.
 
     transformers' `generate` keeps float32 logits, probabilities and a copy of each row, beside those of the model, and
     ZeRO-3's weights are gathered whole (`ds3_gather_for_generation` of TRL).
@@ -342,7 +366,7 @@ def _generation(
 
 
 def _cache_unit(devices: Devices, precision: Precision) -> int:
-    """Bytes of an element of the trainer's own cache, which has the dtype of the stream."""
+    """Return the bytes of an element of the trainer's own cache, which has the dtype of the stream."""
     return precision.stream if devices.on_gpus else precision.activations
 
 
@@ -351,6 +375,6 @@ def _stage(devices: Devices) -> int | None:
 
 
 def _partitions(devices: Devices, since_stage: int) -> int:
-    """Number of partitions of what ZeRO divides from a stage on."""
+    """Return the number of partitions of what ZeRO divides from a stage on."""
     stage = _stage(devices)
     return devices.trainers if stage is not None and stage >= since_stage else 1

@@ -42,7 +42,7 @@ class ServerNeed:
 
 
 def server_need(shape: ModelShape, adapter_weights: int, tokens: int, gpus: int) -> ServerNeed:
-    """What a server needs on each of its GPUs.
+    """Return what a server needs on each of its GPUs.
 
     Args:
         shape: the model.
@@ -62,7 +62,8 @@ def server_need(shape: ModelShape, adapter_weights: int, tokens: int, gpus: int)
 
 
 def shared_share(gpu_bytes: float, trainer_bytes: float, server: ServerNeed) -> float:
-    """The share of a GPU's memory for a server that shares the GPU with the trainer: all that the trainer leaves.
+    """Return the share of a GPU's memory for a server that shares the GPU with the trainer: all that the trainer
+    leaves.
 
     It is never less than what the server needs to start. Where that does not suffice for the trainer, nothing would.
 

@@ -231,11 +231,17 @@ class TrainMetrics(Model):
     """Seconds spent on the rest: log-probabilities, backward pass, optimizer."""
     tokens: Annotated[int, Served("rft_train_tokens", counter=True)]
     """Prompt and completion tokens processed so far."""
+    trained_tokens: int | None = None
+    """Completion tokens so far that counted in the loss: all but those of the completions that
+    `maskTruncatedCompletions` leaves out. Tokens of prompts and of the warm-up do not count. `null` in a run that an
+    older version has begun."""
     rewards_failed: Annotated[int, _FAILED, Healthy("0")]
     """Completions of the step that could not be scored."""
     shadows: Annotated[dict[str, ShadowScores], Healthy("Moves as the reward does.")] = {}
     """Of each [shadow](../rewards.md#shadow-rewards): the mean over the completions that it could score, and how many
     it could not."""
+    ended_at: float | None = None
+    """When the step had ended, in Unix seconds; absent in lines of older versions."""
 
 
 class ValidationMetrics(Model):
@@ -264,6 +270,8 @@ class ValidationMetrics(Model):
     comparisons: dict[str, ShadowComparison] = {}
     """Reward and each shadow against the validation before training: see
     [the rule](../curves.md#reward-hacking-is-suspected)."""
+    ended_at: float | None = None
+    """When the validation had ended, in Unix seconds; absent in lines of older versions."""
 
 
 class WarmupMetrics(Model):
@@ -277,6 +285,8 @@ class WarmupMetrics(Model):
     """Passes over the conversations done."""
     loss: Annotated[float | None, Served("rft_train_warmup_loss"), Healthy("Falls, with noise.")]
     """Mean negative log-probability, in nats, of the tokens of the step that are imitated."""
+    accuracy: Annotated[float | None, Healthy("Rises, with noise.")]
+    """Share of these tokens to which the model gives the highest probability, from 0 to 1."""
     validation_loss: Annotated[
         float | None,
         Served("rft_train_warmup_validation_loss"),
@@ -289,8 +299,12 @@ class WarmupMetrics(Model):
     """Learning rate of the step."""
     tokens: Annotated[int, Served("rft_train_tokens", counter=True)]
     """Tokens of conversations processed so far, prompts included."""
+    trained_tokens: int
+    """Tokens so far that counted in the loss: those that are imitated, as often as they were."""
     seconds: float
     """Seconds since the step before, with validations and checkpoints."""
+    ended_at: float
+    """When the step had ended, in Unix seconds."""
 
 
 Metrics = TrainMetrics | ValidationMetrics | WarmupMetrics
@@ -321,7 +335,7 @@ RUN_SERIES: Mapping[Served, Healthy] = {
 
 
 def parse_metrics(line: object) -> Metrics:
-    """The metrics of a line of `metrics.jsonl`, from its JSON.
+    """Return the metrics of a line of `metrics.jsonl`, from its JSON.
 
     Raises:
         ValueError: when it is none.
@@ -331,12 +345,12 @@ def parse_metrics(line: object) -> Metrics:
 
 
 def metadata_of(model: type[Model], name: str, kind: type[MetadataT]) -> MetadataT | None:
-    """What a field is annotated with, of one kind; None when it is not."""
+    """Return what a field is annotated with, of one kind; None when it is not."""
     return next((item for item in model.model_fields[name].metadata if isinstance(item, kind)), None)
 
 
 def served_fields(model: type[Model]) -> Iterator[tuple[str, Served]]:
-    """The fields of a model that are served, with their series."""
+    """Yield the fields of a model that are served, with their series."""
     for name, field in model.model_fields.items():
         served = metadata_of(model, name, Served)
         if served is not None:
@@ -344,14 +358,14 @@ def served_fields(model: type[Model]) -> Iterator[tuple[str, Served]]:
 
 
 def all_series() -> dict[str, Served]:
-    """Every series that a trainer serves, by its name."""
+    """Return every series that a trainer serves, by its name."""
     models = (WarmupMetrics, TrainMetrics, ValidationMetrics, ShadowScores)
     lines = [served for model in models for _, served in served_fields(model)]
     return {served.name: served for served in [*lines, *RUN_SERIES]}
 
 
 def samples(metrics: Metrics) -> Iterator[Sample]:
-    """The values of a line, as series; what has not been measured is absent."""
+    """Yield the values of a line, as series; what has not been measured is absent."""
     yield from _samples(metrics, metrics.split)
     if isinstance(metrics, WarmupMetrics):
         return

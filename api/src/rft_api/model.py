@@ -65,7 +65,7 @@ class RuleViolations(ValueError):
 
 
 def format_location(location: Location) -> str:
-    """A location as people write it, such as `spec.data.train[0].uri`."""
+    """Return a location as people write it, such as `spec.data.train[0].uri`."""
     text = ""
     for part in location:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
@@ -97,10 +97,10 @@ class Model(BaseModel):
         return self
 
     def to_json_object(self) -> Json:
-        """The model as Kubernetes would store it: camelCase keys, fields without a value left out."""
+        """Return the model as Kubernetes would store it: camelCase keys, fields without a value left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def camel(name: str) -> str:
-    """A field's name as manifests spell it."""
+    """Return a field's name as manifests spell it."""
     return to_camel(name)

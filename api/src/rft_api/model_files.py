@@ -32,7 +32,7 @@ def read_model_configuration(path: Path) -> Any:
 
 
 def choose_files(uri: str, names: Collection[str]) -> tuple[list[str], list[str]]:
-    """The names of those files that belong to a model: configuration and tokenizer, and weights.
+    """Return the names of those files that belong to a model: configuration and tokenizer, and weights.
 
     Args:
         uri: where the files are, for messages.
@@ -53,7 +53,7 @@ def choose_files(uri: str, names: Collection[str]) -> tuple[list[str], list[str]
 
 
 def indexed_weights(uri: str, folder: Path, weights: Collection[str]) -> list[str]:
-    """The weights that the index in a folder names, where there is one: repositories often carry a second copy.
+    """Return the weights that the index in a folder names, where there is one: repositories often carry a second copy.
 
     Raises:
         StorageError: when the index cannot be read, or names weights that are missing.

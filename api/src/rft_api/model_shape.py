@@ -74,7 +74,8 @@ class LinearShape:
         return self.inputs * self.outputs + (self.outputs if self.bias else 0)
 
     def adapter(self, rank: int) -> int:
-        """Number of weights of a LoRA adapter: two matrices, [rank, inputs] and [outputs, rank] (arXiv:2106.09685)."""
+        """Return the number of weights of a LoRA adapter: two matrices, [rank, inputs] and [outputs, rank]
+        (arXiv:2106.09685)."""
         return rank * (self.inputs + self.outputs)
 
 
@@ -150,7 +151,7 @@ class ModelShape:
         return max(self.vocabulary * self.hidden, experts, *(item.weights for item in self.linears))
 
     def adapted_linears(self, names: Sequence[str] | None) -> tuple[LinearShape, ...]:
-        """The linear layers of one layer that get an adapter: those with the names, or all without names.
+        """Return the linear layers of one layer that get an adapter: those with the names, or all without names.
 
         Raises:
             UnknownShape: when there is none with one of the names.
@@ -167,7 +168,7 @@ class ModelShape:
         return tuple(item for item in self.linears if item.name in names)
 
     def adapter_weights(self, rank: int, last_layers: int | None = None, names: Sequence[str] | None = None) -> int:
-        """Number of weights of a LoRA adapter on linear layers of all layers, or of the last ones.
+        """Return the number of weights of a LoRA adapter on linear layers of all layers, or of the last ones.
 
         Raises:
             UnknownShape: as `adapted_linears`.
@@ -175,7 +176,7 @@ class ModelShape:
         return self.adapted_layers(last_layers) * sum(item.adapter(rank) for item in self.adapted_linears(names))
 
     def adapted_layers(self, last_layers: int | None) -> int:
-        """Number of layers that get an adapter."""
+        """Return the number of layers that get an adapter."""
         return self.layers if last_layers is None else min(self.layers, last_layers)
 
 
@@ -183,7 +184,7 @@ _ATTENTION = {"q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj"}
 
 
 def read_shape(configuration: Any) -> ModelShape:
-    """The shape that a model's config.json describes.
+    """Return the shape that a model's config.json describes.
 
     Raises:
         UnknownShape: when the family is not known, the weights are quantized, or a size is missing or impossible.
@@ -259,7 +260,8 @@ def _mlp(hidden: int, intermediate: int, bias: bool, fused: bool) -> tuple[Linea
 
 
 def _tied(configuration: Mapping[str, Any], family: str) -> bool:
-    """Whether the output layer has the embedding's weights; the default is that of the family in transformers."""
+    """Return whether the output layer has the embedding's weights; the default is that of the family in
+    transformers."""
     value = configuration.get("tie_word_embeddings", family == "smollm3")
     if not isinstance(value, bool):
         raise UnknownShape(f"config.json: tie_word_embeddings is {one_line(str(value), 100)}, not true or false")
@@ -267,7 +269,8 @@ def _tied(configuration: Mapping[str, Any], family: str) -> bool:
 
 
 def _experts(configuration: Mapping[str, Any]) -> int:
-    """Number of experts, which transformers writes under another name than the files of older models have."""
+    """Return the number of experts, which transformers writes under another name than the files of older models
+    have."""
     return _optional(configuration, "num_local_experts") or _size(configuration, "num_experts")
 
 

@@ -95,6 +95,11 @@ def base_endpoint(endpoint: str) -> str:
     return bounded(endpoint, "base")
 
 
+def checkpoint_endpoint(endpoint: str, step: int) -> str:
+    """Return the name of the endpoint of a job's checkpoint, from that of the endpoint of its tuned model."""
+    return bounded(endpoint, f"step-{step}")
+
+
 def reward_server(function: str) -> str:
     """Return the name of the Deployment, the Service and the NetworkPolicy of a reward function."""
     return bounded(function, "reward")

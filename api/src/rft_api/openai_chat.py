@@ -110,7 +110,7 @@ def split_row(row: Json, use: Use, *, every_answer: bool = False) -> ChatRow:
 
 
 def read_prompts(source: DataSource, problems: list[str], check: Check) -> tuple[list[Prompt], None]:
-    """The prompts of a file; see `rft_api.data_formats.DataFormat`."""
+    """Return the prompts of a file; see `rft_api.data_formats.DataFormat`."""
     prompts = []
     for row, chat in read_chat_rows(Path(source.uri), "prompt", problems, source.split):
         problem = refusal(check, chat.messages)
@@ -122,7 +122,7 @@ def read_prompts(source: DataSource, problems: list[str], check: Check) -> tuple
 
 
 def read_conversations(source: WarmupSource, problems: list[str], check: Check) -> tuple[list[Conversation], None]:
-    """The conversations of a file; see `rft_api.data_formats.DataFormat`."""
+    """Return the conversations of a file; see `rft_api.data_formats.DataFormat`."""
     conversations = []
     every_answer = source.imitate == "EveryAnswer"
     for row, chat in read_chat_rows(
@@ -148,12 +148,12 @@ class SplitFiles:
     split: str | None
 
     def __call__(self, name: str) -> bool:
-        """Whether a file, by its name relative to the folder, is read."""
+        """Return whether a file, by its name relative to the folder, is read."""
         return is_data_file(name, self.split)
 
 
 def files(source: Source) -> SplitFiles:
-    """The filter of the files of a folder that can hold rows of the source's split."""
+    """Return the filter of the files of a folder that can hold rows of the source's split."""
     return SplitFiles(source.split)
 
 
@@ -171,19 +171,13 @@ def read_chat_rows(
 
 
 def read_messages(entries: Any, field: str = "messages") -> list[Message]:
-    """The messages of a conversation as role and text; `field` is the name of their field, for messages.
+    """Return the messages of a conversation as role and text; `field` is the name of their field, for messages.
 
     Raises:
         ValueError: when they are no such messages; the message says why, with the field.
     """
-    entries = _unpacked(entries, field)
-    if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{field} must be a list with at least one message")
     messages = []
-    for index, message in enumerate(entries):
-        place = f"{field}[{index}]"
-        if not isinstance(message, dict):
-            raise ValueError(f"{place} must be an object with role and content")
+    for place, message in read_turns(_unpacked(entries, field), field, "message", "role and content"):
         role = message.get("role")
         role = _ASSISTANTS.get(role, role) if isinstance(role, str) else role
         if role not in ROLES:
@@ -195,8 +189,30 @@ def read_messages(entries: Any, field: str = "messages") -> list[Message]:
     return messages
 
 
+def read_turns(turns: Any, field: str, noun: str, parts: str) -> Iterator[tuple[str, Json]]:
+    """Yield the objects of a list, each with its place, such as `messages[2]`.
+
+    Args:
+        turns: the list.
+        field: the name of its field, for messages.
+        noun: what an object is called.
+        parts: the fields that an object has, in words.
+
+    Raises:
+        ValueError: when it is no list of objects, or empty; the message says why, with the field.
+    """
+    if not isinstance(turns, list) or not turns:
+        raise ValueError(f"{field} must be a list with at least one {noun}")
+    for index, turn in enumerate(turns):
+        place = f"{field}[{index}]"
+        if not isinstance(turn, dict):
+            raise ValueError(f"{place} must be an object with {parts}")
+        yield place, turn
+
+
 def with_system(messages: list[Message], system: Any) -> list[Message]:
-    """Messages that begin with the `system` of their row, a text or a list of parts; unchanged if it has none.
+    """Return the messages that begin with the `system` of their row, a text or a list of parts; unchanged if it has
+    none.
 
     Raises:
         ValueError: when it is no text, or when the messages begin with a system message already.
@@ -209,7 +225,7 @@ def with_system(messages: list[Message], system: Any) -> list[Message]:
 
 
 def read_text(content: Any, place: str) -> str:
-    """A text, or the joined texts of a list of parts in the form of OpenAI or of Amazon Bedrock's Converse.
+    """Return a text, or the joined texts of a list of parts in the form of OpenAI or of Amazon Bedrock's Converse.
 
     Raises:
         ValueError: when it is neither; the message begins with the place.
@@ -228,7 +244,7 @@ def read_text(content: Any, place: str) -> str:
 
 
 def _unpacked(entries: Any, field: str) -> Any:
-    """A list that may be JSON in a text, as some datasets keep it; anything else as it is."""
+    """Return a list that may be JSON in a text, as some datasets keep it; anything else as it is."""
     if not isinstance(entries, str) or not entries.lstrip().startswith("["):
         return entries
     try:
@@ -315,7 +331,7 @@ def _shows_something(text: str) -> bool:
 
 
 def _conversion(row: Json) -> str:
-    """The command that makes rows of this format of a row of another one; empty for a row without fields."""
+    """Return the command that makes rows of this format of a row of another one; empty for a row without fields."""
     for field, value in row.items():
         if isinstance(value, dict) and "messages" in value:
             return f"; it is in {field}: jq -c '.{field}' FILE > NEW"
@@ -338,7 +354,7 @@ def _conversion(row: Json) -> str:
 
 
 def _answer_field(row: Json, prompt_field: str) -> str | None:
-    """The field that most likely holds the answer of a row of another format."""
+    """Return the field that most likely holds the answer of a row of another format."""
     for name in ("reward_model", "reward_spec"):  # rows of verl and SkyRL
         if isinstance(row.get(name), dict) and "ground_truth" in row[name]:
             return f"{name}.ground_truth"

@@ -45,7 +45,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 def _without_nulls(fields: Any) -> Any:
-    """The fields that are stated: OpenAI's client writes those that are not as null."""
+    """Return the fields that are stated: OpenAI's client writes those that are not as null."""
     return {key: value for key, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
 
 
@@ -122,7 +122,7 @@ class PythonScript(_Grader):
 
 
 def _text_of(content: Any) -> Any:
-    """The text of a message's content, in any form that OpenAI accepts."""
+    """Return the text of a message's content, in any form that OpenAI accepts."""
     if isinstance(content, list):
         return "".join(str(_text_of(part)) for part in content)
     if isinstance(content, dict):
@@ -236,7 +236,7 @@ class Multi(_Grader):
     @field_validator("graders", mode="before")
     @classmethod
     def _by_name(cls, graders: Any) -> Any:
-        """The graders by their names; OpenAI's reference also shows them as a list."""
+        """Return the graders by their names; OpenAI's reference also shows them as a list."""
         if isinstance(graders, dict) and isinstance(graders.get("type"), str):
             graders = [graders]
         if not isinstance(graders, list) or not all(isinstance(part, dict) for part in graders):
@@ -271,7 +271,7 @@ AnyGrader = Annotated[
 
 
 def grader_parts(grader: AnyGrader) -> Iterator[tuple[Location, AnyGrader]]:
-    """The graders of a multi grader, with their locations in it. Any other grader is its own only part."""
+    """Yield the graders of a multi grader, with their locations in it. Any other grader is its own only part."""
     if isinstance(grader, Multi):
         for key, part in grader.graders.items():
             yield ("graders", key), part
@@ -280,21 +280,21 @@ def grader_parts(grader: AnyGrader) -> Iterator[tuple[Location, AnyGrader]]:
 
 
 def single_graders(grader: AnyGrader) -> Iterator[tuple[str, AnyGrader]]:
-    """The graders of a multi grader, with their keys. The key of any other grader is its name, or its type."""
+    """Yield the graders of a multi grader, with their keys. The key of any other grader is its name, or its type."""
     for location, part in grader_parts(grader):
         yield str(location[-1]) if location else part.name if part.name.strip() else part.type, part
 
 
 def asks_model(grader: AnyGrader) -> bool:
-    """Whether any part of the grader asks a model, for an answer or for embeddings."""
+    """Return whether any part of the grader asks a model, for an answer or for embeddings."""
     return any(part.asks_model for _, part in single_graders(grader))
 
 
 def asks_chat_model(grader: AnyGrader) -> bool:
-    """Whether any part of the grader asks a model for an answer."""
+    """Return whether any part of the grader asks a model for an answer."""
     return any(isinstance(part, (ScoreModel, LabelModel)) for _, part in single_graders(grader))
 
 
 def asks_for_embeddings(grader: AnyGrader) -> bool:
-    """Whether any part of the grader asks a model for embeddings."""
+    """Return whether any part of the grader asks a model for embeddings."""
     return any(isinstance(part, TextSimilarity) and part.asks_model for _, part in single_graders(grader))

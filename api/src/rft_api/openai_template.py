@@ -13,7 +13,7 @@ SAMPLE_NAMES = ("output_text", "output_json", "output_tools", "choices")
 
 
 def parse_template(text: str) -> list[Part]:
-    """The parts of a template, in order.
+    """Return the parts of a template, in order.
 
     Raises:
         ValueError: the text between double braces is not the path of a value.
@@ -32,7 +32,7 @@ def parse_template(text: str) -> list[Part]:
 
 
 def format_path(path: list[str | int]) -> str:
-    """A path as people write it, such as `item.answers[0].text`."""
+    """Return a path as people write it, such as `item.answers[0].text`."""
     return str(path[0]) + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path[1:])
 
 

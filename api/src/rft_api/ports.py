@@ -29,7 +29,7 @@ _random = random.SystemRandom()
 
 
 def free_port() -> int:
-    """A port that nothing listens on, on any address; this process gets each port once.
+    """Return a port that nothing listens on, on any address; this process gets each port once.
 
     A program may take half a minute until it listens, in which others look for a port, too. So on Linux, no other
     process gets the port while this one runs, unless this one gets many others after it.

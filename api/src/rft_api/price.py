@@ -17,9 +17,8 @@ class Price(Model):
     """What the tokens of a model cost, in the currency that your organization calculates in."""
 
     prompt_tokens: Amount = "0"
-    """For a million tokens of prompts."""
+    """Price of a million tokens in prompts."""
     cached_prompt_tokens: Amount | None = None
-    """For a million tokens of prompts that the server had in its cache. The default is the price of other tokens of
-    prompts."""
+    """Price of a million tokens in prompts that the server had in its cache. The default is promptTokens."""
     completion_tokens: Amount = "0"
-    """For a million tokens that the model has generated."""
+    """Price of a million tokens that the model has generated."""

@@ -25,6 +25,8 @@ PHASE_TITLES: dict[Phase, str] = {
     "Done": "done",
 }
 """The stages of a run in words."""
+_SEPARATOR = ": "
+"""What separates the phase from the message in a `running_message`."""
 _SCORED = ("Baseline", "Preflight", "Evaluating")
 """Stages whose samples are counted when they are generated, and then scored."""
 Unit = Literal["samples", "steps", "rows", "MB"]
@@ -90,6 +92,9 @@ class Progress(Model):
     """Mean number of tokens in the completions of the last step."""
     gradient_norm: float | None = None
     """Norm of the gradient in the last step, before clipping."""
+    trained_tokens: int | None = None
+    """Number of tokens so far that counted in the loss: of completions, or, in a warm-up alone, of answers. It is null
+    before training, and when it is not known."""
     rewards_failed: int = 0
     """Number of samples so far that could not be scored."""
     eta_seconds: float | None = None
@@ -100,8 +105,28 @@ class Progress(Model):
     """Verdict of planning the memory of the GPUs; absent on CPUs, and before the model's config.json has been read."""
 
 
+class Pace:
+    """The speed at which a stage completes its units.
+
+    Args:
+        start: when the stage began, in seconds of the clock.
+        initial: units that were complete at its start.
+    """
+
+    def __init__(self, start: float, initial: int = 0):
+        self._start = start
+        self._initial = initial
+
+    def seconds_left(self, completed: int, planned: int, now: float) -> float | None:
+        """Return the seconds until all units are complete; None before the first one, and after the last one."""
+        units = completed - self._initial
+        if units <= 0 or completed >= planned:
+            return None
+        return (planned - completed) * (now - self._start) / units
+
+
 def describe_progress(progress: Progress, seconds: float) -> str:
-    """One line for a log: the stage, how far it is, and the time left.
+    """Return one line for a log: the stage, how far it is, and the time left.
 
     Args:
         progress: the progress of the run.
@@ -122,8 +147,20 @@ def describe_progress(progress: Progress, seconds: float) -> str:
     return " · ".join(parts)
 
 
+def running_message(progress: Progress) -> str:
+    """Return the message of the condition Succeeded while the trainer runs: the phase, and what the run is doing."""
+    return f"{progress.phase}{_SEPARATOR}{progress.message}" if progress.message else progress.phase
+
+
+def message_without_phase(message: str, phase: str | None) -> str:
+    """Return what the run is doing from a `running_message` of this phase; that of another phase stays as it is."""
+    if message == phase:
+        return ""
+    return message.removeprefix(f"{phase}{_SEPARATOR}")
+
+
 def format_seconds(seconds: float) -> str:
-    """A duration for a reader: 42s, 3m 05s, 2h 10m."""
+    """Return a duration for a reader: 42s, 3m 05s, 2h 10m."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -133,20 +170,20 @@ def format_seconds(seconds: float) -> str:
 
 
 def count_bytes(total: int, report: Report) -> OnBytes:
-    """Adds up bytes: `report` gets those that have been read or copied so far, and their total."""
-    done = 0
+    """Add up bytes: `report` gets those that have been read or copied so far, and their total."""
+    completed = 0
 
     def count(more: int) -> None:
-        nonlocal done
-        done += more
-        report(done, total)
+        nonlocal completed
+        completed += more
+        report(completed, total)
 
     return count
 
 
 def ignore_bytes(count: int) -> None:
-    """Takes bytes that nobody counts."""
+    """Take bytes that nobody counts."""
 
 
-def ignore_report(done: int, total: int) -> None:
-    """Takes the progress of what nobody waits for."""
+def ignore_report(completed: int, total: int) -> None:
+    """Take the progress of what nobody waits for."""

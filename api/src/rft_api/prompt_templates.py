@@ -20,7 +20,7 @@ _ROLES = {"Human": "user", "User": "user", "Assistant": "assistant"}
 
 
 def prompt_messages(prompt: str) -> list[Message]:
-    """The messages of a prompt: those that a template was filled with, or one message of the user.
+    """Return the messages of a prompt: those that a template was filled with, or one message of the user.
 
     The templates are those of Llama 2 to 4, Mistral, DeepSeek, ChatML (Qwen and others) and older models of Anthropic.
     If the last message is the assistant's, it is the start of the answer. Roles are those of the template.
@@ -40,7 +40,8 @@ def prompt_messages(prompt: str) -> list[Message]:
 
 
 def _turns(prompt: str, turn: re.Pattern[str]) -> list[Message]:
-    """The messages of a template that has the system's text first, and then turns of the user and the assistant."""
+    """Return the messages of a template that has the system's text first, and then turns of the user and the
+    assistant."""
     system, *rest = turn.split(prompt)
     turns = [(_ROLES[name], text) for name, text in zip(rest[::2], rest[1::2], strict=True)]
     return _without_empty_end([("system", system), *turns] if system.strip() else turns)

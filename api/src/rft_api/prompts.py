@@ -69,7 +69,7 @@ def no_check(messages: list[Message]) -> None:
 
 
 def refusal(check: Check, messages: list[Message]) -> str | None:
-    """Why a check refuses the messages; None when it accepts them."""
+    """Return why a check refuses the messages; None when it accepts them."""
     try:
         check(messages)
     except ValueError as error:
@@ -78,7 +78,7 @@ def refusal(check: Check, messages: list[Message]) -> str | None:
 
 
 def prompt_digest(messages: list[Message]) -> bytes:
-    """Digest of a prompt; identical messages have the same digest."""
+    """Return the digest of a prompt; identical messages have the same digest."""
     return hashlib.sha256(_canonical(messages).encode()).digest()[:16]
 
 
@@ -179,7 +179,7 @@ def _choose(contents: Sequence[str], digests: Sequence[bytes], count: int) -> se
 
 
 def problem_report(problems: Sequence[str]) -> str:
-    """A text of the first problems and the number of the others."""
+    """Return a text of the first problems and the number of the others."""
     shown = list(problems[:REPORTED_LINES])
     if len(problems) > REPORTED_LINES:
         shown.append(f"and {len(problems) - REPORTED_LINES} more")

@@ -29,7 +29,7 @@ class Import:
 
 
 def imported_modules(source: str) -> list[Import]:
-    """The imports of a module's code, wherever they are; none if the code is not Python."""
+    """Return the imports of a module's code, wherever they are; none if the code is not Python."""
     try:
         with warnings.catch_warnings(action="ignore"):
             return list(_imports(ast.parse(source), is_optional=False))
@@ -62,7 +62,7 @@ def _catches_import_error(handler: ast.ExceptHandler) -> bool:
 
 
 def text_constants(source: str) -> dict[str, int]:
-    """The texts in the code, each with the first line in which it stands; none if the code is not Python."""
+    """Return the texts in the code, each with the first line in which it stands; none if the code is not Python."""
     try:
         with warnings.catch_warnings(action="ignore"):
             nodes = list(ast.walk(ast.parse(source)))
@@ -76,7 +76,7 @@ def text_constants(source: str) -> dict[str, int]:
 
 
 def syntax_problem(source: str) -> Violation | None:
-    """Why a module's code is not valid Python; None if it is."""
+    """Return why a module's code is not valid Python; None if it is."""
     try:
         with warnings.catch_warnings(action="ignore"):  # a warning, such as of an invalid escape sequence, is no error
             # The compiler refuses code that the parser accepts, such as a return outside of a function.
@@ -89,7 +89,7 @@ def syntax_problem(source: str) -> Violation | None:
 
 
 def source_problem(source: str, function: str, advice: str = "") -> Violation | None:
-    """The first problem of a module's code; None if there is none.
+    """Return the first problem of a module's code; None if there is none.
 
     Args:
         source: the code.
@@ -110,7 +110,8 @@ def source_problem(source: str, function: str, advice: str = "") -> Violation | 
 
 
 def call_problem(source: str, function: str, arguments: str) -> Violation | None:
-    """Why a function of a module cannot be called with two arguments; None if it can, or if the code does not show it.
+    """Return why a function of a module cannot be called with two arguments; None if it can, or if the code does not
+    show it.
 
     Args:
         source: the code, which is valid Python.
@@ -127,7 +128,7 @@ def call_problem(source: str, function: str, arguments: str) -> Violation | None
 
 
 def takes_two_arguments(definition: Definition) -> bool:
-    """Whether a function can be called with two arguments, as those that score are: by position."""
+    """Return whether a function can be called with two arguments, as those that score are: by position."""
     parameters = definition.args
     positional = [*parameters.posonlyargs, *parameters.args]
     required = len(positional) - len(parameters.defaults)
@@ -136,7 +137,7 @@ def takes_two_arguments(definition: Definition) -> bool:
 
 
 def _newer_python(error: SyntaxError) -> str:
-    """A hint for f-strings, which may hold more from Python 3.12 on; the code may have been written for that."""
+    """Return a hint for f-strings, which may hold more from Python 3.12 on; the code may have been written for that."""
     if sys.version_info >= (3, 12) or "f-string" not in error.msg:
         return ""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -152,7 +153,8 @@ def _defines(names: symtable.SymbolTable, function: str) -> bool:
 
 
 def _only_definition(tree: ast.Module, name: str) -> Definition | None:
-    """The definition of a function; None if it is decorated, or if anything else in the code may bind its name."""
+    """Return the definition of a function; None if it is decorated, or if anything else in the code may bind its
+    name."""
     bindings = [node for node in ast.walk(tree) if name in _bound_names(node)]
     match bindings:
         case [ast.FunctionDef() | ast.AsyncFunctionDef() as definition] if definition in tree.body:

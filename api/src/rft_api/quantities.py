@@ -29,7 +29,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _bounded(schema: core_schema.CoreSchema, holds: Callable[[Any], bool], message: str) -> core_schema.CoreSchema:
-    """A schema whose values must also be within bounds.
+    """Return a schema whose values must also be within bounds.
 
     A value that has the wrong form as well, such as a number without quotes, is refused with both in one message, so
     that users do not correct one and are then told the other.
@@ -51,7 +51,7 @@ def _bounded(schema: core_schema.CoreSchema, holds: Callable[[Any], bool], messa
 
 
 def _string(pattern: str, example: str, numbers: Callable[[int | float], str] | None = None) -> BeforeValidator:
-    """A check that a value is a string of a form.
+    """Return a check that a value is a string of a form.
 
     Args:
         pattern: the form, as a regular expression.
@@ -105,7 +105,7 @@ SignedDecimalString = Annotated[
 
 
 def decimal_text(number: float) -> str:
-    """A number as manifests write it, in its shortest form; `decimal_text(1e-05) == "1e-5"`."""
+    """Return a number as manifests write it, in its shortest form; `decimal_text(1e-05) == "1e-5"`."""
     return re.sub(r"\.0$|(?<=e[-+])0+", "", repr(float(number)))
 
 
@@ -148,7 +148,7 @@ Name = Annotated[
 
 
 def duration_seconds(duration: str) -> int:
-    """Seconds of a `Duration`; `duration_seconds("1h30m") == 5400`."""
+    """Return the seconds of a `Duration`; `duration_seconds("1h30m") == 5400`."""
     match = re.match(DURATION_PATTERN, duration)
     if not match or not duration:
         raise ValueError(f"{duration!r} is not a duration such as 10m")
@@ -157,7 +157,7 @@ def duration_seconds(duration: str) -> int:
 
 
 def quantity_value(quantity: str) -> float:
-    """The number that a `Quantity` stands for; `quantity_value("512Mi") == 536870912`."""
+    """Return the number that a `Quantity` stands for; `quantity_value("512Mi") == 536870912`."""
     if not re.match(QUANTITY_PATTERN, quantity):
         raise ValueError(f"{quantity!r} is not a quantity such as 512Mi")
     digits = quantity.rstrip("mkMGTPi")
@@ -234,7 +234,7 @@ class AtLeast:
 
 
 def exactly_one_of(*fields: str) -> Rule:
-    """The rule that exactly one of the optional fields is set."""
+    """Return the rule that exactly one of the optional fields is set."""
     names = [camel(field).rstrip("_") for field in fields]
     return Rule(
         cel=" + ".join(f"(has(self.{cel_name(name)}) ? 1 : 0)" for name in names) + " == 1",
@@ -244,7 +244,7 @@ def exactly_one_of(*fields: str) -> Rule:
 
 
 def at_most_one_of(first: str, second: str) -> Rule:
-    """The rule that two optional fields are not set both."""
+    """Return the rule that two optional fields are not set both."""
     names = camel(first), camel(second)
     return Rule(
         cel=" || ".join(f"!has(self.{name})" for name in names),
@@ -258,5 +258,5 @@ _CEL_RESERVED = {"as", "break", "const", "else", "for", "function", "if", "impor
 
 
 def cel_name(name: str) -> str:
-    """A property's name inside a CEL rule."""
+    """Return a property's name inside a CEL rule."""
     return f"__{name}__" if name in _CEL_RESERVED else name

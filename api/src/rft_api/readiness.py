@@ -16,12 +16,12 @@ _LISTENING = "listening on "
 
 
 def format_address(url: str) -> str:
-    """The first line that a reward server prints: where it listens."""
+    """Return the first line that a reward server prints: where it listens."""
     return f"{_LISTENING}{url}"
 
 
 def find_address(output: str) -> str | None:
-    """The URL at which a reward server listens, from its output; None as long as it has not said so."""
+    """Return the URL at which a reward server listens, from its output; None as long as it has not said so."""
     line = re.search(rf"^{_LISTENING}(\S+)\n", output, re.MULTILINE)
     return None if line is None else line.group(1).rstrip("/")
 

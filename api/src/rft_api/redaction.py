@@ -9,7 +9,7 @@ from rft_api.invocation_log import Redaction, RedactionPattern
 
 
 def pattern_problem(rule: RedactionPattern) -> str | None:
-    """The problem of a pattern; None when the pattern can be used."""
+    """Return the problem of a pattern; None when the pattern can be used."""
     import pyarrow
 
     try:
@@ -20,7 +20,7 @@ def pattern_problem(rule: RedactionPattern) -> str | None:
 
 
 def redactor(redaction: Redaction | None) -> Callable[[str], str]:
-    """A function that replaces the text that is to be removed.
+    """Return a function that replaces the text that is to be removed.
 
     Anyone who talks to the application can write the texts. With a backtracking engine, a text could stop a run.
 

@@ -13,7 +13,8 @@ AWS_PREFIX = "AWS_"
 
 
 def models(grader: Grader) -> Iterator[tuple[tuple[str, str], JudgeModel]]:
-    """The models that a grader asks, with the fields that state them: that of the grader, and that in the grader."""
+    """Yield the models that a grader asks, with the fields that state them: that of the grader, and that in the
+    grader."""
     if grader.judge is not None:
         yield ("judge", "model"), grader.judge.model
     if grader.openai is not None and grader.openai.model is not None:
@@ -23,13 +24,13 @@ def models(grader: Grader) -> Iterator[tuple[tuple[str, str], JudgeModel]]:
 
 
 def judge_endpoints(spec: RewardFunctionSpec) -> list[str]:
-    """Names of the InferenceEndpoints that graders ask, sorted."""
-    asked = [model for _, grader in spec.graders() for _, model in models(grader)]
-    return sorted({model.endpoint for model in asked if model.endpoint is not None})
+    """Return the names of the InferenceEndpoints that graders ask, sorted."""
+    used_models = [model for _, grader in spec.graders() for _, model in models(grader)]
+    return sorted({model.endpoint for model in used_models if model.endpoint is not None})
 
 
 def leaves_cluster(spec: RewardFunctionSpec) -> bool:
-    """Whether a grader asks a service outside of the cluster, so that `egress` has to allow it."""
+    """Return whether a grader asks a service outside of the cluster, so that `egress` has to allow it."""
     return any(
         any(model.endpoint is None for _, model in models(grader))
         or grader.lambda_ is not None
@@ -39,21 +40,21 @@ def leaves_cluster(spec: RewardFunctionSpec) -> bool:
 
 
 def reads_credential(spec: RewardFunctionSpec, variable: str) -> bool:
-    """Whether a grader reads an environment variable of the reward server."""
+    """Return whether a grader reads an environment variable of the reward server."""
     for _, grader in spec.graders():
-        http, asked = grader.http, [model for _, model in models(grader)]
-        if any(variable in (model.token_key, model.ca_key) for model in asked):
+        http, used_models = grader.http, [model for _, model in models(grader)]
+        if any(variable in (model.token_key, model.ca_key) for model in used_models):
             return True
         if http is not None and variable in (http.token_key, http.ca_key, *http.headers.values()):
             return True
-        aws = grader.lambda_ is not None or any(model.bedrock is not None for model in asked)
+        aws = grader.lambda_ is not None or any(model.bedrock is not None for model in used_models)
         if aws and variable.startswith(AWS_PREFIX):
             return True
     return False
 
 
 def with_endpoint_urls(function: RewardFunction, url_of: Callable[[str], str]) -> RewardFunction:
-    """A copy of the function with the URLs and model names of its InferenceEndpoints in place of their names.
+    """Return a copy of the function with the URLs and model names of its InferenceEndpoints in place of their names.
 
     Args:
         function: the function.

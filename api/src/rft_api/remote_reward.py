@@ -80,16 +80,16 @@ class JudgeModel(Model):
     )
 
     url: Url | None = None
-    """Base URL of an OpenAI-compatible API, such as https://api.openai.com/v1."""
+    """Base URL of the OpenAI-compatible API that serves the model, such as https://api.openai.com/v1."""
     name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    """Name of the model at that URL."""
+    """Name of the model, as the API at the URL knows it. It must be set together with url, and only then."""
     token_key: CredentialKey | None = None
     """Key, in the credentials Secret, of the bearer token for the URL. By default no token is sent."""
     ca_key: CredentialKey | None = None
     """Key, in the credentials Secret, of the CA certificates (PEM) that the URL's certificate is verified with. The
     default is the system's CA certificates."""
     endpoint: Name | None = None
-    """Name of an InferenceEndpoint in the same namespace."""
+    """Name of the InferenceEndpoint, in the same namespace, that serves the model."""
     bedrock: BedrockModel | None = None
     """A model on Amazon Bedrock."""
 
@@ -118,16 +118,18 @@ class JudgeReward(Model):
     )
 
     template: Literal["InstructionFollowing", "Summarization", "Reasoning", "Faithfulness"]
-    """What the model rates: its task, and the rubric unless another one is given."""
+    """Kind of task that the completions are rated for. The template contains the instructions for the model, and a
+    rubric that is used unless rubric is set."""
     rubric: Annotated[str, Field(min_length=1, max_length=65536)] | None = None
     """Description of what earns each rating from 1 to 5. The default is the rubric of the template."""
     model: JudgeModel
     """The model that rates the completions."""
     votes: Annotated[Integer, Field(ge=1, le=9)] = 1
-    """Number of times that each completion is rated, an odd number. The median rating counts."""
+    """Number of times that each completion is rated. It must be odd, because the median of the ratings counts."""
     orders: Annotated[Integer, Field(ge=1, le=8)] | None = None
-    """Number of orders in which the completions of a group are shown to the model, with spec.scope Group: 2 by default,
-    one the reverse of the other, because models favour some positions. The mean of the orders counts."""
+    """Number of orders in which the completions of a group are shown to the model, for spec.scope Group. The mean over
+    the orders counts, because models favour completions in some positions. The default is 2, of which one is the
+    reverse of the other."""
     max_tokens: Annotated[Integer, Field(ge=16, le=131072)] = 1024
     """Maximum number of tokens that the model may generate for one rating, its reasoning included."""
     limits: JudgeLimits = JudgeLimits()
@@ -140,10 +142,11 @@ class LambdaReward(Model):
     function_arn: FunctionArn
     """ARN of the function, with or without a version or alias."""
     text_reference_answer: TextReferenceAnswer | None = None
-    """How the samples hold a reference answer that is a text: as it is (AsText, the default), or as {"text": ...}
-    (AsObject)."""
+    """Form of a reference answer that is a text in the samples. AsText, the default, sends the text itself. AsObject
+    sends the object {"text": ...}."""
     assistant_role: AssistantRole | None = None
-    """The role of the completion in the samples: assistant, the default, or nova_assistant, as Amazon Nova has it."""
+    """Role of the message with the completion in the samples: assistant, which is the default, or nova_assistant, which
+    Amazon Nova uses."""
     batch_size: BatchSize = 64
     """Maximum number of samples in one invocation."""
     concurrency: Concurrency = 8
@@ -156,14 +159,16 @@ class HttpReward(Model):
     url: Url
     """URL that samples are posted to."""
     text_reference_answer: TextReferenceAnswer | None = None
-    """How the samples hold a reference answer that is a text: as it is (AsText, the default), or as {"text": ...}
-    (AsObject)."""
+    """Form of a reference answer that is a text in the samples. AsText, the default, sends the text itself. AsObject
+    sends the object {"text": ...}."""
     assistant_role: AssistantRole | None = None
-    """The role of the completion in the samples: assistant, the default, or nova_assistant, as Amazon Nova has it."""
+    """Role of the message with the completion in the samples: assistant, which is the default, or nova_assistant, which
+    Amazon Nova uses."""
     token_key: CredentialKey | None = None
     """Key, in the credentials Secret, of the bearer token for the server. By default no token is sent."""
     headers: Annotated[dict[str, CredentialKey], Field(max_length=32)] = {}
-    """Further headers of the requests. Each name of a header has the key, in the credentials Secret, of its value."""
+    """Additional headers of the requests: for the name of each header, the key in the credentials Secret that holds its
+    value."""
     ca_key: CredentialKey | None = None
     """Key, in the credentials Secret, of the CA certificates (PEM) that the server's certificate is verified with. The
     default is the system's CA certificates."""

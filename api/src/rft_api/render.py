@@ -56,14 +56,14 @@ class RewardAddress:
 
 
 def reward_digest(spec: RewardFunctionSpec) -> str:
-    """Digest, `sha256:...`, of what computes the reward. Rewards with equal digests give equal scores."""
+    """Return the digest, `sha256:...`, of what computes the reward. Rewards with equal digests give equal scores."""
     computing = spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=_NOT_COMPUTING)
     canonical = json.dumps(computing, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def reward_names(job: RFTJob) -> list[str]:
-    """Names of the RewardFunctions that a job refers to, its shadows included, sorted."""
+    """Return the names of the RewardFunctions that a job refers to, its shadows included, sorted."""
     scored = {item.source.reward for item in job.spec.sources() if isinstance(item.source, DataSource)}
     return sorted({*scored, *job.spec.shadow_rewards})
 

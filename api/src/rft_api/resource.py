@@ -48,7 +48,8 @@ class Condition(Model):
     type: Annotated[str, Field(max_length=64)]
     """Type of the condition: the aspect that it describes, in CamelCase."""
     status: Literal["True", "False", "Unknown"]
-    """Status of the condition: True when it holds, False when it does not, Unknown when that cannot be said."""
+    """Status of the condition. It is True when the condition holds, False when the condition does not hold, and Unknown
+    when the operator cannot know yet."""
     reason: Annotated[str, Field(max_length=128)]
     """Reason for the status, as a word in CamelCase. docs/reference/conditions.md lists all reasons."""
     message: Annotated[str, Field(max_length=32768)] = ""

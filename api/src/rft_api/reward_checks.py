@@ -30,7 +30,7 @@ Document = tuple[str, str]
 def reward_problems(
     function: RewardFunction, config_maps: Mapping[str, Mapping[str, str]]
 ) -> Iterator[tuple[Document, Violation]]:
-    """The problems of a function, and of the code that it reads from those ConfigMaps that are given."""
+    """Yield the problems of a function, and of the code that it reads from those ConfigMaps that are given."""
     document = ("RewardFunction", function.metadata.name)
     for violation in _clashing_files(function):
         yield document, violation
@@ -42,7 +42,8 @@ def reward_problems(
 
 
 def _clashing_files(function: RewardFunction) -> Iterator[Violation]:
-    """Files of several terms with the same name and different texts; the code of all terms finds them in one folder."""
+    """Yield the files of several terms with the same name and different texts; the code of all terms finds them in one
+    folder."""
     texts: dict[str, str] = {}
     for location, grader in function.spec.graders():
         for name, text in ((grader.python and grader.python.files) or {}).items():
@@ -82,12 +83,12 @@ def _python_problems(
 
 
 def _function_problem(source: str, function: str, arguments: str, advice: str = "") -> Violation | None:
-    """The first problem of code that defines a function which scores."""
+    """Return the first problem of code that defines a function which scores."""
     return source_problem(source, function, advice) or call_problem(source, function, arguments)
 
 
 def _import_problems(source: str, own: Set[str], requirements: Sequence[str]) -> Iterator[Violation]:
-    """The imports of code that cannot succeed.
+    """Yield the imports of code that cannot succeed.
 
     Args:
         source: the code.
@@ -114,7 +115,7 @@ def _import_problems(source: str, own: Set[str], requirements: Sequence[str]) ->
 
 
 def import_remarks(source: str, requirements: Sequence[str]) -> Iterator[Violation]:
-    """The imports of modules that connect to other machines or share memory, which code in the sandbox cannot.
+    """Yield the imports of modules that connect to other machines or share memory, which code in the sandbox cannot.
 
     They are no errors, because code may import such a module and work without this.
 
@@ -141,13 +142,14 @@ def import_remarks(source: str, requirements: Sequence[str]) -> Iterator[Violati
 
 
 def nova_role(source: str) -> int | None:
-    """The line in which code asks for the role nova_assistant; None if it does not, or also knows the usual role."""
+    """Return the line in which code asks for the role nova_assistant; None if it does not, or also knows the usual
+    role."""
     texts = text_constants(source)
     return None if "assistant" in texts else texts.get("nova_assistant")
 
 
 def code_remarks(function: RewardFunction) -> Iterator[Violation]:
-    """What the code of a function most likely cannot do, although it is valid: connect, or find its completions.
+    """Yield what the code of a function most likely cannot do, although it is valid: connect, or find its completions.
 
     Args:
         function: the function, with its code inlined.
@@ -162,7 +164,7 @@ def code_remarks(function: RewardFunction) -> Iterator[Violation]:
 
 
 def _import_remarks(function: RewardFunction) -> Iterator[Violation]:
-    """What is to be said about the imports in all code of a function."""
+    """Yield what is to be said about the imports in all code of a function."""
     for location, grader in function.spec.graders():
         if grader.python is not None:
             place = (*location, "python")

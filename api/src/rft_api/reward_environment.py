@@ -15,7 +15,7 @@ _HEADER_VALUE = re.compile(r"[\x20-\x7e]+")
 
 
 def environment_problems(spec: RewardFunctionSpec, environment: Mapping[str, str]) -> Iterator[Violation]:
-    """The problems of this machine: what the function needs and the machine does not have.
+    """Yield the problems of this machine: what the function needs and the machine does not have.
 
     Args:
         spec: the spec of the function.
@@ -30,7 +30,8 @@ def environment_problems(spec: RewardFunctionSpec, environment: Mapping[str, str
 
 
 def header_value(environment: Mapping[str, str], key: str) -> str:
-    """A credential that is sent in a header, without the line break at the end of Secrets that are made from files."""
+    """Return a credential that is sent in a header, without the line break at the end of Secrets that are made from
+    files."""
     return environment[key].strip()
 
 

@@ -233,7 +233,7 @@ _CODE_IN_TIME = (
 
 
 def _codes_out_of_time(spec: RewardFunctionSpec) -> list[Location]:
-    """The timeouts of Code that are too long for the timeout of the function."""
+    """Return the timeouts of Code that are too long for the timeout of the function."""
     return [
         (*location[1:], "builtin", "code", "timeout")  # from the spec on
         for location, grader in spec.graders()
@@ -304,7 +304,8 @@ class RewardFunctionSpec(Grader):
         return self.scope == "Group"
 
     def graders(self) -> Iterator[tuple[Location, Grader]]:
-        """The graders with their locations in the manifest: the terms of a combined reward, or the spec itself."""
+        """Yield the graders with their locations in the manifest: the terms of a combined reward, or the spec
+        itself."""
         if self.combine is None:
             yield ("spec",), self
             return
@@ -312,7 +313,7 @@ class RewardFunctionSpec(Grader):
             yield ("spec", "combine", "terms", index), term
 
     def requirements(self) -> list[str]:
-        """The packages that the code of all graders needs, sorted and each once."""
+        """Return the packages that the code of all graders needs, sorted and each once."""
         lists = [
             part.requirements or []
             for _, grader in self.graders()
@@ -322,7 +323,7 @@ class RewardFunctionSpec(Grader):
         return sorted({requirement for requirements in lists for requirement in requirements})
 
     def update_graders(self, update: Callable[[Location, Grader], Mapping[str, object]]) -> RewardFunctionSpec:
-        """A copy of the spec with other values in some fields of its graders.
+        """Return a copy of the spec with other values in some fields of its graders.
 
         Args:
             update: returns the new values of a grader's fields, by their names, for its location and the grader. They

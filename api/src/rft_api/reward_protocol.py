@@ -120,7 +120,7 @@ def build_sample(
 
 
 def with_facts(metadata: Mapping[str, Any], tokens: int, finish_reason: FinishReason | None) -> Json:
-    """The metadata of a sample, with what the trainer knows about the completion in its field `rft`.
+    """Return the metadata of a sample, with what the trainer knows about the completion in its field `rft`.
 
     Args:
         metadata: the further fields of the data row.
@@ -191,7 +191,7 @@ def match_rows(ids: Sequence[str], answer: Any) -> list[Json]:
 
 
 def _row_id(row: Any) -> str | None:
-    """The id of a row; None if it has none. A number counts as its text."""
+    """Return the id of a row; None if it has none. A number counts as its text."""
     row_id = row.get("id") if isinstance(row, dict) else None
     # The text of a list is made by a recursion, and that of a long integer is refused by Python: both raise.
     if isinstance(row_id, str):
@@ -200,7 +200,7 @@ def _row_id(row: Any) -> str | None:
 
 
 def _lost_rows(rows: Sequence[Any]) -> str:
-    """What to say about rows that belong to no sample."""
+    """Return what to say about rows that belong to no sample."""
     nameless = [row for row in rows if isinstance(row, dict)]
     others = [row for row in rows if not isinstance(row, dict)]
     text = f"; {len(nameless)} of its rows have no id" if nameless else ""
@@ -215,7 +215,7 @@ def _lost_rows(rows: Sequence[Any]) -> str:
 
 
 def failed_row(sample_id: str, error: str) -> Json:
-    """The row of a sample that could not be scored."""
+    """Return the row of a sample that could not be scored."""
     return {
         "id": sample_id,
         "aggregate_reward_score": None,
@@ -225,7 +225,7 @@ def failed_row(sample_id: str, error: str) -> Json:
 
 
 def _stated(value: Any, maximum: int = LONGEST_ERROR) -> str:
-    """What a handler has put in the place of a text: most often a text."""
+    """Return what a handler has put in the place of a text: most often a text."""
     try:
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     except (ValueError, RecursionError):
@@ -234,7 +234,7 @@ def _stated(value: Any, maximum: int = LONGEST_ERROR) -> str:
 
 
 def error_line(text: str, maximum: int = LONGEST_ERROR) -> str:
-    """The text of an error or a warning, which code of users or another server may have written: as one line."""
+    """Return the text of an error or a warning, which code of users or another server may have written: as one line."""
     return one_line(_text(text), maximum)
 
 
@@ -260,7 +260,7 @@ def _row(sample_id: str, row: Json) -> Json:
 
 
 def _components(metrics: Any) -> tuple[list[Json], list[Json]]:
-    """The components of a row, and warnings about those that had to be converted or dropped.
+    """Return the components of a row, and warnings about those that had to be converted or dropped.
 
     A reward is worth more than its components, so a component that is wrong does not cost the reward.
     """
@@ -297,7 +297,7 @@ def _components(metrics: Any) -> tuple[list[Json], list[Json]]:
 
 
 def _stated_warnings(warnings: Any) -> list[Json]:
-    """The warnings that a row already has, because it comes from another reward server or from a worker."""
+    """Return the warnings that a row already has, because it comes from another reward server or from a worker."""
     if not isinstance(warnings, list):
         return []
     return [

@@ -46,7 +46,7 @@ class Compute(TrainerCompute):
     """Settings of the trainer's pods that replace or extend the operator's."""
 
     def for_trainer(self) -> TrainerCompute:
-        """The part that the trainer reads."""
+        """Return the part that the trainer reads."""
         return TrainerCompute.model_construct(**{name: getattr(self, name) for name in TrainerCompute.model_fields})
 
 
@@ -79,6 +79,9 @@ class JobEndpoint(Model):
     not exist. When absent, the tuned model gets a server of its own."""
     deletion_policy: Literal["Delete", "Keep"] = "Delete"
     """Whether the InferenceEndpoint is deleted together with the job."""
+    checkpoints: Boolean = False
+    """Whether the other checkpoints in the status are served by the same base endpoint, too, each by an
+    InferenceEndpoint that is named after the first one and its step: NAME-step-20."""
 
 
 _ADAPTER = "self.tuning.type == 'LoRA'"
@@ -103,6 +106,12 @@ class RFTJobSpec(Model):
             holds=lambda spec: (
                 spec.endpoint is None or spec.endpoint.base_endpoint is None or spec.tuning.type == "LoRA"
             ),
+            unless=_ADAPTER,
+        ),
+        Rule(
+            cel="!has(self.endpoint) || !self.endpoint.checkpoints",
+            message="endpoint.checkpoints serves LoRA adapters; with tuning type Full leave it out",
+            holds=lambda spec: spec.endpoint is None or not spec.endpoint.checkpoints or spec.tuning.type == "LoRA",
             unless=_ADAPTER,
         ),
         Rule(
@@ -236,7 +245,7 @@ class RFTJobSpec(Model):
     """The InferenceEndpoint that is created when the job has succeeded. When absent, none is created."""
 
     def sources(self) -> Iterator[SplitSource]:
-        """All sources of prompts and conversations."""
+        """Return all sources of prompts and conversations."""
         return split_sources(self.data, self.warmup)
 
 

@@ -19,21 +19,24 @@ class Rollouts(Model):
     """What generates the completions. vLLM starts vLLM servers beside the trainer, and asks them over HTTP; InProcess
     samples with the model in the trainer. The default is vLLM with GPUs and InProcess on CPUs."""
     placement: Literal["Shared", "Dedicated"] = "Shared"
-    """Where vLLM servers run. Shared puts them on the GPUs of the trainer; Dedicated gives them GPUs of their own,
-    which each pod gets beside gpusPerNode."""
+    """Where vLLM servers run. Shared puts them on the GPUs of the trainer. Dedicated gives them GPUs of their own,
+    which each pod gets in addition to gpusPerNode."""
     servers: Annotated[Integer, Field(ge=1, le=64)] | None = None
-    """Number of vLLM servers of each pod, with placement Dedicated or on CPUs. The default is 1. With placement Shared,
-    servers cover the GPUs of the trainer."""
+    """Number of vLLM servers of each pod, for placement Dedicated and for CPUs. The default is 1. With placement Shared
+    on GPUs this field must not be set, because there are as many servers as the GPUs of the trainer can hold."""
     gpus_per_server: Annotated[Integer, Field(ge=1, le=64)] | None = None
     """Number of GPUs of each vLLM server, which divides every weight among them (tensor parallelism). The default is
     1."""
     memory_share: Annotated[Decimal, Between("0.01", "0.98")] | None = None
-    """Share of a GPU's memory that a vLLM server takes for weights and cache. By default, with placement Shared, what
-    the trainer leaves by the plan of the job's memory; with placement Dedicated 0.92."""
+    """Share of the memory of a GPU that a vLLM server uses for its weights and its cache. With placement Shared, the
+    default is the share that the trainer does not need, according to the plan of the job's memory. With placement
+    Dedicated, the default is 0.92."""
     overlap: Annotated[Integer, Field(ge=0, le=1)] = 0
-    """Number of steps whose completions are sampled ahead. With 1, vLLM servers sample those of the next step while the
-    trainer learns from those of this one, so that neither waits for the other. They come from the policy before this
-    step; importanceSampling corrects the loss. Nothing is sampled ahead across a validation."""
+    """Number of steps whose completions are sampled in advance. With 0, the vLLM servers and the trainer take turns.
+    With 1, the servers sample the completions of the next step while the trainer learns from those of the current step,
+    so that neither waits for the other. These completions come from the policy before the current step, and
+    importanceSampling corrects the loss for that. Completions are not sampled in advance when a validation comes
+    between the steps."""
 
     @property
     def effective_servers(self) -> int:
@@ -60,8 +63,10 @@ class ImportanceSampling(Model):
     """
 
     mode: Literal["TokenTruncate", "TokenMask", "SequenceTruncate", "SequenceMask"] = "TokenTruncate"
-    """What has a ratio, and what becomes of one above the cap. Token modes have one for each token, Sequence modes the
-    product of a completion's. Truncate lowers it to the cap; Mask sets it to 0, which leaves the token or completion
-    out."""
+    """How importance ratios above the cap are handled. The importance ratio of a token is its probability in the
+    trainer divided by its probability in vLLM, and it multiplies the loss of the token. TokenTruncate and TokenMask use
+    the ratio of each token. SequenceTruncate and SequenceMask use the product of the ratios of a completion for all of
+    its tokens. The Truncate modes lower a ratio above the cap to the cap. The Mask modes set it to 0, so that the token
+    or the completion does not count."""
     cap: Annotated[Decimal, Between("1", "1000000")] = 2.0
-    """Largest ratio."""
+    """Largest importance ratio that is used without a change. The field mode says what happens to larger ratios."""

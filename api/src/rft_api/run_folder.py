@@ -31,13 +31,18 @@ _CHECKPOINTS = "checkpoints"
 
 
 def best_address(output: str) -> str:
-    """Address of the exported model or adapter, from the address of the run's output."""
+    """Return the address of the exported model or adapter, from the address of the run's output."""
     return f"{output.rstrip('/')}/{_BEST}"
 
 
+def checkpoints_address(output: str) -> str:
+    """Address of all checkpoints, from the address of the run's output."""
+    return f"{output.rstrip('/')}/{_CHECKPOINTS}"
+
+
 def checkpoint_address(output: str, step: int) -> str:
-    """Address of one checkpoint, from the address of the run's output."""
-    return f"{output.rstrip('/')}/{_CHECKPOINTS}/step-{step}"
+    """Return the address of one checkpoint, from the address of the run's output."""
+    return f"{checkpoints_address(output)}/step-{step}"
 
 
 class RunFolder:
@@ -62,15 +67,15 @@ class RunFolder:
         return self.path / "rollouts"
 
     def rollout(self, step: int) -> Path:
-        """Scored completions of one step, in parquet."""
+        """Return the scored completions of one step, in parquet."""
         return self.rollouts / f"step-{step}.parquet"
 
     def validation(self, step: int) -> Path:
-        """Scored validation completions after one step, in parquet."""
+        """Return the scored validation completions after one step, in parquet."""
         return self.path / "validations" / f"step-{step}.parquet"
 
     def evaluation(self, stage: Stage) -> Path:
-        """Scored held-out completions of one model, in parquet."""
+        """Return the scored held-out completions of one model, in parquet."""
         return self.path / "evaluations" / f"{stage}.parquet"
 
     def losses(self, stage: Stage) -> Path:
@@ -83,7 +88,7 @@ class RunFolder:
         return self.path / _CHECKPOINTS
 
     def checkpoint(self, step: int) -> Path:
-        """Folder of one checkpoint."""
+        """Return the folder of one checkpoint."""
         return self.checkpoints / f"step-{step}"
 
     @property
@@ -121,7 +126,7 @@ class RunFolder:
         return self.path / "timings.json"
 
     def tracker(self, key: str) -> Path:
-        """`trackers/KEY.json`: what a tracker has been sent."""
+        """Return `trackers/KEY.json`: what a tracker has been sent."""
         return self.path / "trackers" / f"{key}.json"
 
     @property

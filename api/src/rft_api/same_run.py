@@ -71,22 +71,23 @@ class Change:
 
 
 def changes_of_run(before: TrainerConfig, after: TrainerConfig) -> list[Change]:
-    """The changes that make another run of a configuration; none if both are the same run."""
+    """Return the changes that make another run of a configuration; none if both are the same run."""
     return _changes(before, after, MAY_CHANGE)
 
 
 def changes_of_job(before: RFTJobSpec, after: RFTJobSpec) -> list[Change]:
-    """The changes of what a running trainer has read, which it therefore cannot take over."""
+    """Return the changes of what a running trainer has read, which it therefore cannot take over."""
     return _changes(before, after, NOT_READ)
 
 
 def changes_of_pods(before: RFTJobSpec, after: RFTJobSpec) -> list[Change]:
-    """The changes of what the pods of a run are made from, or its trainer reads."""
+    """Return the changes of what the pods of a run are made from, or its trainer reads."""
     return _changes(before, after, NOT_IN_PODS)
 
 
 def with_live_fields(started: RFTJobSpec, current: RFTJobSpec) -> RFTJobSpec:
-    """The spec with which a run started, with the current values of the fields that its trainer does not read."""
+    """Return the spec with which a run started, with the current values of the fields that its trainer does not
+    read."""
     return started.model_copy(
         update={
             "suspend": current.suspend,
@@ -110,7 +111,7 @@ def _changes(
 
 
 def _comparable(document: TrainerConfig | RFTJobSpec) -> Json:
-    """The document as JSON, with the defaults that depend on other fields: stating a default is no change."""
+    """Return the document as JSON, with the defaults that depend on other fields: stating a default is no change."""
     tuning, data, compute, training = document.tuning, document.data, document.compute, document.hyperparameters
     warmup = document.warmup
     if warmup is not None and not data.train:
@@ -147,14 +148,15 @@ def _comparable(document: TrainerConfig | RFTJobSpec) -> Json:
 
 
 def _covers(path: Location, location: Location) -> bool:
-    """Whether a field is at a location of a table, or inside of it."""
+    """Return whether a field is at a location of a table, or inside of it."""
     if len(location) < len(path):
         return False
     return all(expected in (ANY, part) for expected, part in zip(path, location, strict=False))
 
 
 def differences(before: Any, after: Any, location: Location = ()) -> Iterator[Change]:
-    """The fields in which two JSON documents differ, from a location on; lists of other lengths differ as a whole."""
+    """Yield the fields in which two JSON documents differ, from a location on; lists of other lengths differ as a
+    whole."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in [*before, *(key for key in after if key not in before)]:
             yield from differences(before.get(key), after.get(key), (*location, key))

@@ -74,7 +74,7 @@ ChatTemplateArguments = Annotated[
             "properties": {
                 name: {
                     **schema,
-                    "description": "Must not be set: the name belongs to the caller of the chat template.",
+                    "description": "This variable must not be set, because the caller of the chat template sets it.",
                     "x-kubernetes-validations": [{"rule": "false", "message": _reserved([name])}],
                 }
                 for name, schema in RESERVED_ARGUMENTS.items()
@@ -91,17 +91,18 @@ class Sampling(Model):
     """What completions are sampled from, and where they end, in training and in every evaluation."""
 
     system_prompt: Annotated[str, Field(min_length=1, max_length=32768)] | None = None
-    """Text of a system message that is put before every conversation that has none, in all splits and in the warm-up.
-    Rows that have a message with the role system or developer keep theirs, and do not get this one. Rewards and stored
-    completions have the message, too, because the model has read it. It counts in maxPromptTokens."""
+    """Text of a system message that is added to the beginning of every conversation without one, in all splits and in
+    the warm-up. A row that has a message with the role system or developer keeps its own message. Rewards and stored
+    completions contain the added message, because the model has read it. Its tokens count towards maxPromptTokens."""
     chat_template_arguments: ChatTemplateArguments = {}
-    """Variables that the model's chat template gets wherever it is applied, such as {enable_thinking: false}: names
-    with booleans, numbers or strings. Names that belong to the caller of a template are refused, such as messages,
-    tools, tokenize and max_length; a name that the template never reads is refused before training. The served model
-    has to be asked with the same ones, as chat_template_kwargs of a request."""
+    """Variables of the model's chat template, such as {enable_thinking: false}. The values are booleans, numbers or
+    strings, and they are used wherever the template is applied. Names that belong to the caller of a template, such as
+    messages, tools, tokenize and max_length, are refused. A name that the template never reads is refused before
+    training. Requests to the served model have to state the same variables, as chat_template_kwargs."""
     stop: Annotated[list[StopString], Field(min_length=1, max_length=4)] | None = None
-    """Texts that end a completion, in addition to the EOS tokens of the model. The completion ends with the token that
-    completes one of them, keeps it, and counts as ended, not as truncated. Texts of special tokens count, too."""
+    """Texts that end a completion, in addition to the EOS tokens of the model. A completion ends with the token with
+    which one of these texts is complete. The text stays a part of the completion, and the completion does not count as
+    truncated. The text of a special token, such as <|eot_id|>, can be one of them."""
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -122,8 +123,8 @@ class EvaluationSettings(Model):
     )
 
     temperature: Annotated[Decimal, Between("0", "10")] = 0.0
-    """Temperature at which completions of held-out prompts are sampled. 0 takes the most likely token, so that the same
-    model always answers the same."""
+    """Temperature at which completions of held-out prompts are sampled. With 0 each token is the most likely one, so
+    that the same model always gives the same answer."""
     samples_per_prompt: Annotated[Integer, Field(ge=1, le=128)] = 1
-    """Number of completions that are sampled for each held-out prompt, whose reward is their mean. More than 1 needs a
-    temperature above 0."""
+    """Number of completions that are sampled for each held-out prompt. The reward of the prompt is their mean reward.
+    More than 1 needs a temperature above 0."""

@@ -18,7 +18,7 @@ DEFAULT_VALIDATION_FRACTION = 0.1
 
 
 def _options_of(format_name: FormatName, field: str) -> Rule:
-    """The rule that the options of a format stand only where the format does."""
+    """Return the rule that the options of a format stand only where the format does."""
     name = camel(field)
     return Rule(
         cel=f"!has(self.{name}) || self.format == '{format_name}'",
@@ -36,16 +36,17 @@ class Source(Model):
     )
 
     name: Name
-    """Name of the source. It labels the source's rows in metrics and rollouts."""
+    """Name of the source. Metrics and rollouts have it as a label."""
     uri: Uri
     """Address of the data: s3://BUCKET/KEY, configmap://NAME/KEY, pvc://CLAIM/PATH,
-    hf://datasets/OWNER/NAME[@REVISION][/PATH], or, in local runs, a path. It is that of a file, or of a prefix or
-    folder: of logs, or of a Hugging Face dataset."""
+    hf://datasets/OWNER/NAME[@REVISION][/PATH], or, in local runs, a path. The address names a file. For invocation
+    logs, and for a Hugging Face dataset, it can also name a folder or a prefix; then the files below it are read."""
     format: FormatName = "OpenAIChat"
     """Format of the data. OpenAIChat: rows in OpenAI chat format, as JSON or in tables; BedrockInvocationLog: Amazon
     Bedrock's model invocation logs."""
     split: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
-    """Split of a Hugging Face dataset that is read, such as train. It is needed if the address has several."""
+    """Name of the split that is read of a Hugging Face dataset, such as train. It must be set if there are several
+    splits at the address."""
     invocation_log: InvocationLog | None = None
     """Which records of the invocation logs are used, and how. By default all records are used."""
 
@@ -56,12 +57,13 @@ class DataSource(Source):
     reward: Name
     """Name of the RewardFunction, in the job's namespace, that scores this source's completions."""
     weight: Annotated[Decimal, Between("0", "1000000", low_included=False)] = 1.0
-    """Share of this source in the mixture of training prompts, relative to the weights of the other sources."""
+    """Weight of this source in the mixture of training prompts. A source with weight 2 contributes twice as many
+    prompts as a source with weight 1."""
 
 
 class WarmupSource(Source):
-    """Conversations that end with an answer of the assistant, which is imitated. In invocation logs this is the logged
-    answer."""
+    """Conversations that the model learns to imitate. Each conversation ends with an answer of the assistant, and the
+    model learns to give this answer. In invocation logs it is the logged answer."""
 
     rules: ClassVar[tuple[Rule, ...]] = (*Source.rules, _options_of("OpenAIChat", "imitate"))
 
@@ -74,7 +76,7 @@ Sources = Annotated[list[DataSource], Field(min_length=1, max_length=32)]
 
 
 def distinct_names(field: str) -> Rule:
-    """The rule that no two sources in a field have the same name."""
+    """Return the rule that no two sources in a field have the same name."""
 
     def holds(model: Model) -> bool:
         sources: list[Source] = getattr(model, field) or []

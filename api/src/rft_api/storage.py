@@ -78,7 +78,7 @@ class ObjectStore:
         )
 
     def objects(self, uri: str) -> list[StoredObject]:
-        """The objects below an address, by name; an object at the address itself has the name "".
+        """Return the objects below an address, by name; an object at the address itself has the name "".
 
         Raises:
             StorageError: when they cannot be listed, there are too many, or one has a name that leads out of the folder
@@ -115,7 +115,7 @@ class ObjectStore:
     def download(
         self, uri: str, target: Path, objects: Sequence[StoredObject], on_bytes: OnBytes = ignore_bytes
     ) -> None:
-        """Copies objects below an address to files of the same names below `target`; the name "" is the address itself.
+        """Copy objects below an address to files of the same names below `target`; the name "" is the address itself.
 
         A file gets its name only when it is complete. No more of an object is read than the size that it was listed
         with: the disk was thought to be large enough for that.
@@ -178,7 +178,7 @@ class ObjectStore:
         return bool(objects)
 
     def upload(self, path: Path, uri: str, on_bytes: OnBytes = ignore_bytes) -> None:
-        """Copies a file to an address.
+        """Copy a file to an address.
 
         Raises:
             StorageError: when it cannot be written.
@@ -188,7 +188,7 @@ class ObjectStore:
             self._client.upload_file(str(path), bucket, key, Callback=_serial(on_bytes))
 
     def upload_digested(self, path: Path, uri: str, digest: str, on_bytes: OnBytes = ignore_bytes) -> None:
-        """Copies a file whose digest is known to an address; goes on where an interrupted upload has ended.
+        """Copy a file whose digest is known to an address; go on where an interrupted upload has ended.
 
         Args:
             path: the file.
@@ -205,7 +205,7 @@ class ObjectStore:
             upload_file(Target(self._client, bucket, key), path, digest, on_bytes)
 
     def put(self, uri: str, content: bytes) -> None:
-        """Writes an object, in the place of one that is there.
+        """Write an object, in the place of one that is there.
 
         Raises:
             StorageError: when it cannot be written.
@@ -235,7 +235,7 @@ class ObjectStore:
             body.close()
 
     def discard(self, uri: str) -> None:
-        """Removes the object at an address, if there is one, and what interrupted uploads to it have left.
+        """Remove the object at an address, if there is one, and what interrupted uploads to it have left.
 
         Raises:
             StorageError: when it cannot be removed.
@@ -246,7 +246,7 @@ class ObjectStore:
             abort_uploads(Target(self._client, bucket, key))
 
     def delete(self, uri: str) -> None:
-        """Removes the object at an address, if there is one.
+        """Remove the object at an address, if there is one.
 
         Raises:
             StorageError: when it cannot be removed.
@@ -301,7 +301,7 @@ class _Copies:
             self._etags = dict(read_json(self._file, _LARGEST_LIST_OF_ETAGS))
 
     def hold(self, item: StoredObject) -> bool:
-        """Whether there is a copy of this version of an object; unknown versions count as changed."""
+        """Return whether there is a copy of this version of an object; unknown versions count as changed."""
         path = self._path(item.name)
         same_version = item.etag != "" and self._etags.get(item.name) == item.etag
         return same_version and path.is_file() and path.stat().st_size == item.size
@@ -324,7 +324,7 @@ class _Copies:
 
 
 def _serial(on_bytes: OnBytes) -> OnBytes:
-    """The same for several threads: boto3 copies the parts of a file at once."""
+    """Return the same for several threads: boto3 copies the parts of a file at once."""
     lock = threading.Lock()
 
     def count(more: int) -> None:
@@ -336,18 +336,22 @@ def _serial(on_bytes: OnBytes) -> OnBytes:
 
 @contextmanager
 def _explained(verb: str, uri: str) -> Iterator[None]:
-    """Converts errors of boto3 into a StorageError that names the address."""
+    """Convert errors of boto3 into a StorageError that names the address."""
     try:
         yield
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         permanent = code in _MISSING or status in (301, 400, 401, 403, 404)
-        raise StorageError(f"cannot {verb} {uri}: {error}", permanent) from error
+        raise StorageError(f"cannot {verb} {uri}: {error}", permanent, request_failed=True) from error
+    except RecursionError:
+        # botocore asks a bucket for its region when it is sent elsewhere, and again when that question is, without end.
+        text = "the store sends every question elsewhere, and does not say which region the bucket is in"
+        raise StorageError(f"cannot {verb} {uri}: {text}", permanent=True, request_failed=True) from None
     except (BotoCoreError, Boto3Error) as error:
         # Without credentials or region no try can succeed; everything else is the network.
         permanent = type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "NoRegionError")
-        raise StorageError(f"cannot {verb} {uri}: {error}", permanent) from error
+        raise StorageError(f"cannot {verb} {uri}: {error}", permanent, request_failed=True) from error
 
 
 def _split(uri: str) -> tuple[str, str]:

@@ -16,11 +16,14 @@ class StorageError(Exception):
         message: what was tried on which address, and why it failed; becomes one line, because what stores say is a part
             of it.
         permanent: whether trying again cannot help: nothing is there, or it may not be read.
+        request_failed: whether a request to the store has failed, so that credentials or address may be the cause;
+            other errors are about what is stored.
     """
 
-    def __init__(self, message: str, permanent: bool = True):
+    def __init__(self, message: str, permanent: bool = True, *, request_failed: bool = False):
         super().__init__(one_line(message, _LONGEST_MESSAGE))
         self.permanent = permanent
+        self.request_failed = request_failed
 
 
 def check_stored_name(uri: str, name: str) -> None:

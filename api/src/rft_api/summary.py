@@ -92,6 +92,9 @@ class Summary(Model):
     """Number of optimizer steps of the run."""
     stopped_early: bool
     """Whether early stopping ended the run."""
+    trained_tokens: int | None = None
+    """Number of tokens that counted in the loss: of completions, or, in a warm-up alone, of answers. It is absent in a
+    run that an older version has begun."""
     best_step: int
     """Step of the exported checkpoint."""
     best_validation_reward: float | None

@@ -21,5 +21,5 @@ UNAVAILABLE = {
 
 
 def may_pass(error: OSError) -> bool:
-    """Whether the same access to a file may succeed later, though nobody changes the file or its address."""
+    """Return whether the same access to a file may succeed later, though nobody changes the file or its address."""
     return error.errno in UNAVAILABLE

@@ -28,7 +28,7 @@ _PARQUET, _ARROW_FILE, _ARROW_STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 
 
 def is_table(head: bytes) -> bool:
-    """Whether a file that begins with these bytes is a Parquet or Arrow file."""
+    """Return whether a file that begins with these bytes is a Parquet or Arrow file."""
     return head.startswith((_PARQUET, _ARROW_FILE, _ARROW_STREAM))
 
 
@@ -121,7 +121,7 @@ def _batches(path: Path) -> Iterator[Any]:
 
 
 def _bounded(batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches; what a file says about the size of its rows may be anything, so that they are counted, too."""
+    """Yield the batches; what a file says about the size of its rows may be anything, so that they are counted, too."""
     size = 0
     for batch in batches:
         size += batch.nbytes
@@ -135,7 +135,7 @@ def _check_size(size: int) -> None:
 
 
 def _as_json(value: Any) -> Any:
-    """A value of a table as JSON has it: timestamps, decimal numbers and the keys of maps become texts."""
+    """Return a value of a table as JSON has it: timestamps, decimal numbers and the keys of maps become texts."""
     if isinstance(value, dict):
         return {str(key): _as_json(item) for key, item in value.items()}
     if isinstance(value, list):

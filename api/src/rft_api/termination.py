@@ -49,6 +49,8 @@ class RunResult(Model):
     """Number of optimizer steps of the run."""
     stopped_early: bool
     """Whether early stopping ended the run."""
+    trained_tokens: int | None = None
+    """Number of tokens that counted in the loss."""
     best_step: int
     """Step of the exported checkpoint."""
     checkpoints: list[CheckpointInfo]
@@ -84,7 +86,7 @@ class Failure:
 
 
 def success_message(summary: Summary, changed_inputs: Sequence[str] = ()) -> str:
-    """The termination message that rank 0 writes when the run has succeeded.
+    """Return the termination message that rank 0 writes when the run has succeeded.
 
     Args:
         summary: the summary of the run.
@@ -96,6 +98,7 @@ def success_message(summary: Summary, changed_inputs: Sequence[str] = ()) -> str
     return RunResult(
         steps=summary.steps,
         stopped_early=summary.stopped_early,
+        trained_tokens=summary.trained_tokens,
         best_step=summary.best_step,
         checkpoints=summary.checkpoints[:KEPT_CHECKPOINTS],
         prompts=summary.prompts,
@@ -124,13 +127,15 @@ def add_missing(message: str, sentences: Sequence[str]) -> str:
 
 
 def parse_result(message: str) -> RunResult | None:
-    """The result in a termination message; None when it holds no result, or numbers that a status cannot have."""
+    """Return the result in a termination message; None when it holds no result, or numbers that a status cannot
+    have."""
     try:
         result = RunResult.model_validate_json(message)
     except ValidationError:
         return None
     rewards = [checkpoint.validation_reward or 0.0 for checkpoint in result.checkpoints]
-    counts = [result.steps, result.best_step, result.prompts, *(checkpoint.step for checkpoint in result.checkpoints)]
+    counts = [result.steps, result.best_step, result.prompts, result.trained_tokens or 0]
+    counts += [checkpoint.step for checkpoint in result.checkpoints]
     gains = [result.gain] if result.gain else []
     numbers = [result.base_reward or 0.0, result.tuned_reward or 0.0, *rewards]
     if result.loss is not None:
@@ -147,7 +152,8 @@ def parse_result(message: str) -> RunResult | None:
 
 
 def memory_message(verdict: MemoryVerdict) -> str:
-    """The termination message of the pod that plans the memory of a job; a long text is cut, so that it stays JSON."""
+    """Return the termination message of the pod that plans the memory of a job; a long text is cut, so that it stays
+    JSON."""
     for maximum in (2000, 1000, 500):
         shown = verdict.model_copy(update={"message": one_line(verdict.message, maximum)})
         message = shown.model_dump_json(by_alias=True)
@@ -157,7 +163,7 @@ def memory_message(verdict: MemoryVerdict) -> str:
 
 
 def parse_memory(message: str) -> MemoryVerdict | None:
-    """The verdict in the termination message of such a pod; None when it holds none."""
+    """Return the verdict in the termination message of such a pod; None when it holds none."""
     try:
         verdict = MemoryVerdict.model_validate_json(message)
     except ValidationError:
@@ -166,7 +172,7 @@ def parse_memory(message: str) -> MemoryVerdict | None:
 
 
 def parse_failure(message: str) -> Failure:
-    """The failure in a termination message; without the trainer's own, Kubernetes gives the end of the log."""
+    """Return the failure in a termination message; without the trainer's own, Kubernetes gives the end of the log."""
     text = message.strip()
     reason, separator, rest = text.partition(": ")
     if separator and reason in {code.reason for code in ExitCode}:
@@ -178,12 +184,12 @@ def parse_failure(message: str) -> Failure:
 
 
 def failure_message(code: ExitCode, message: str) -> str:
-    """The termination message of a program that has failed."""
+    """Return the termination message of a program that has failed."""
     return f"{code.reason}: {message}"
 
 
 def format_end(code: ExitCode, message: str, rank: int | None = None) -> str:
-    """What a program that does not succeed writes to standard error as its last words.
+    """Return what a program that does not succeed writes to standard error as its last words.
 
     Args:
         code: its exit code.
@@ -195,7 +201,8 @@ def format_end(code: ExitCode, message: str, rank: int | None = None) -> str:
 
 
 def find_end(output: str) -> str | None:
-    """The message of one line or more with which a program has ended, from its output; None when there is none."""
+    """Return the message of one line or more with which a program has ended, from its output; None when there is
+    none."""
     ends = list(_END.finditer(output))
     if not ends:
         return None

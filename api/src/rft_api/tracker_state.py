@@ -70,7 +70,7 @@ def missing_sentences(folder: RunFolder, trackers: Sequence[Tracker], address: s
             state = read_state(folder, tracker)
         except (OSError, ValueError) as error:
             state = TrackerState(identity="", problem=f"{folder.tracker(tracker.key)}: {error}")
-        lines = _count_lines(folder, state.sent.bytes)
+        lines = count_lines(folder, state.sent.bytes)
         parts = [f"{lines} line{'s' if lines > 1 else ''} of metrics.jsonl"] if lines else []
         if folder.summary.exists() and not state.has_result:
             parts.append("the result")
@@ -84,8 +84,8 @@ def missing_sentences(folder: RunFolder, trackers: Sequence[Tracker], address: s
             )
 
 
-def _count_lines(folder: RunFolder, start: int) -> int:
-    """The number of complete lines of `metrics.jsonl` from a byte on."""
+def count_lines(folder: RunFolder, start: int = 0) -> int:
+    """Return the number of complete lines of `metrics.jsonl` from a byte on."""
     if not folder.metrics.exists():
         return 0
     lines = 0

@@ -120,5 +120,5 @@ def missing_packages(trackers: Sequence[Tracker]) -> Iterator[tuple[Location, st
 
 
 def distinct_trackers(trackers: Sequence[Tracker]) -> list[Tracker]:
-    """The trackers without those that repeat an earlier one's place."""
+    """Return the trackers without those that repeat an earlier one's place."""
     return list({tracker.key: tracker for tracker in reversed(trackers)}.values())[::-1]

@@ -84,7 +84,7 @@ class TrainerConfig(Model):
     """When training ends because the validation reward has stopped improving; None when it does not end early."""
 
     def sources(self) -> Iterator[SplitSource]:
-        """All sources of prompts and conversations."""
+        """Return all sources of prompts and conversations."""
         return split_sources(self.data, self.warmup)
 
     @property

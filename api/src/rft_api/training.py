@@ -20,7 +20,7 @@ RewardScale = Literal["Group", "Batch", "None"]
 
 
 def default_scale(algorithm: Algorithm) -> RewardScale:
-    """What an algorithm scales advantages by, unless the manifest states it."""
+    """Return what an algorithm scales advantages by, unless the manifest states it."""
     return "None" if algorithm == "DrGRPO" else "Group"
 
 
@@ -42,20 +42,23 @@ class Hyperparameters(Model):
     """Number of completions that are sampled for each prompt. Together they are the group in which advantages are
     computed."""
     tokens_per_micro_batch: Annotated[Integer, Field(ge=1, le=16777216)] | None = None
-    """Number of tokens per forward and backward pass of each process. Lower it when memory runs out. Tokens that
-    prompts and completions begin with in common are computed once and counted once. A longer sequence is a pass of its
-    own. The default is 8192, unless microBatchSize is set."""
+    """Number of tokens that each process computes in one forward and backward pass. Lower this number when memory runs
+    out. When several sequences begin with the same tokens, such as the completions of one prompt, these tokens are
+    computed and counted once. A sequence that is longer than this number is computed in a pass of its own. The default
+    is 8192, unless microBatchSize is set."""
     micro_batch_size: Annotated[Integer, Field(ge=1, le=4096)] | None = None
-    """Number of completions per forward and backward pass of each process, drawn at random, as TRL splits a step. It
-    has to divide the number of completions that each process handles per step. Completions of a prompt, which share it,
-    rarely meet in a pass then, so tokensPerMicroBatch is faster."""
+    """Number of completions that each process computes in one forward and backward pass. They are drawn at random, as
+    TRL splits a step. This number has to divide the number of completions that each process handles per step. With it,
+    completions of the same prompt are rarely in the same pass, so their prompt is computed several times, and
+    tokensPerMicroBatch is faster."""
     learning_rate: Annotated[Decimal, Between("0", "0.1", low_included=False)] = 1e-5
     """Learning rate of the optimizer, AdamW."""
     learning_rate_schedule: Literal["Constant", "Linear", "Cosine"] = "Constant"
     """Schedule of the learning rate. Constant keeps it; Linear and Cosine lower it to 0 over the run."""
     warmup_ratio: Annotated[Decimal, Between("0", "1")] = 0.0
-    """Share of the steps in which the learning rate rises linearly from 0, where the first step has it, to
-    learningRate. It then follows the schedule. The supervised stage warmup is something else, and has no such rise."""
+    """Share of the steps in which the learning rate rises linearly from 0, in the first step, to learningRate. After
+    these steps the learning rate follows the schedule. This field does not concern the supervised stage warmup, whose
+    learning rate does not rise."""
     weight_decay: Annotated[Decimal, Between("0", "1")] = 0.0
     """Weight decay of AdamW, also in the stage warmup."""
     adam_beta1: Annotated[Decimal, Between("0", "1", high_included=False)] = 0.9
@@ -75,18 +78,23 @@ class Hyperparameters(Model):
     temperature: Annotated[Decimal, Between("0", "10", low_included=False)] = 1.0
     """Temperature at which training completions are sampled."""
     kl_coefficient: Annotated[Decimal, Between("0", "10")] = 0.0
-    """Weight, in the loss, of the KL divergence from the model that reinforcement learning starts from (after a
-    warm-up). With 0 the divergence is not computed."""
+    """Weight of the KL divergence in the loss. The divergence is that from the model with which reinforcement learning
+    starts, which is the model after the warm-up if there is one. With 0 the divergence is not computed."""
+    entropy_coefficient: Annotated[Decimal, Between("0", "10")] = 0.0
+    """Weight, in the loss, of the entropy of the policy, which is subtracted: the mean over the tokens of completions,
+    in nats, at temperature. A small weight, such as 0.001, keeps samples from becoming all alike."""
     scale_rewards: RewardScale | None = None
-    """What the distances of rewards from the mean of their group are divided by, to become advantages: the standard
-    deviation of the group's rewards, that of all rewards of the step, or nothing. The default is Group, but None with
-    algorithm DrGRPO, which is defined so."""
+    """How advantages are scaled. The advantage of a completion is its reward minus the mean reward of its group. Group
+    divides it by the standard deviation of the rewards of the group, Batch divides it by that of all rewards of the
+    step, and None does not divide it. The default is Group. With the algorithm DrGRPO, which is defined without
+    scaling, the default is None."""
     mask_truncated_completions: Boolean = False
     """Whether the loss leaves out completions that were truncated at maxCompletionTokens. Their rewards still count in
     the mean of their group. A step whose completions are all truncated changes no weights, and the log says so."""
     importance_sampling: ImportanceSampling | None = None
-    """How the update corrects that vLLM computes slightly other probabilities than the trainer. The default is mode
-    TokenTruncate at 2. In the engine InProcess the trainer itself samples, and nothing is corrected."""
+    """How the update corrects the small differences between the probabilities that vLLM computes and those that the
+    trainer computes. The default is mode TokenTruncate with cap 2. With the engine InProcess the trainer samples the
+    completions itself, so there is nothing to correct."""
     eval_interval: Annotated[Integer, Field(ge=1, le=1000000)] = 10
     """Number of optimizer steps between two validations. A checkpoint is written at each validation, unless
     checkpoints.interval is set."""
@@ -126,7 +134,8 @@ class DeepSpeed(Model):
     """Stage of ZeRO. Stage 0 partitions nothing, stage 1 the state of the optimizer, stage 2 also the gradients, stage
     3 also the weights."""
     offload: Literal["None", "Optimizer"] = "None"
-    """Optimizer keeps the state of the optimizer in the memory of the host instead of the GPU's."""
+    """What is kept in the memory of the host instead of the memory of the GPU. Optimizer keeps the state of the
+    optimizer there; None keeps everything on the GPU."""
 
 
 _PLAIN_ROLLOUTS = (
@@ -227,18 +236,19 @@ class TrainerCompute(Model):
     nodes: Annotated[Integer, Field(ge=1, le=1024)] = 1
     """Number of trainer pods."""
     gpus_per_node: Annotated[Integer, Field(ge=0, le=64)] = 1
-    """Number of GPUs of each pod, each with a trainer process of its own. With 0 the job trains on CPUs."""
+    """Number of GPUs of each pod. There is one trainer process for each GPU. With 0 the job trains on CPUs."""
     processes_per_node: Annotated[Integer, Field(ge=1, le=64)] | None = None
     """Number of trainer processes of each pod when gpusPerNode is 0. The default is 1."""
     deepspeed: DeepSpeed | None = None
     """Settings of DeepSpeed. By default, several processes train with ZeRO stage 2, and a single process trains without
     DeepSpeed."""
     gpu_memory: Annotated[Quantity, AtLeast("1Gi")] | None = None
-    """Memory of each GPU, such as 80Gi, with which the memory of the job is planned. Without it, the label of the nodes
-    that is named like gpuResource with .memory counts before the job gets GPUs, and then the trainer's own GPU."""
+    """Memory of each GPU, such as 80Gi. The plan of the job's memory is compared with it. Without this field, the
+    operator takes the memory from a label of the nodes, whose name is that of gpuResource with the suffix .memory, such
+    as nvidia.com/gpu.memory. When the job has its GPUs, the trainer asks its own GPU."""
     ignore_memory_plan: Boolean = False
-    """Whether the job trains even if its planned memory exceeds that of the GPUs. By default it ends before it gets
-    GPUs, or at least before the model's weights are read, and says which fields to lower."""
+    """Whether the job trains even if its planned memory exceeds that of the GPUs. By default such a job ends before it
+    gets GPUs, or at the latest before the model's weights are read, and a message says which fields to lower."""
     precision: Precision = "Auto"
     """Precision in which CPUs compute a model with a LoRA adapter. Auto uses the precision of the model's files where
     the processor has instructions for bfloat16, and Float32 elsewhere, because emulating bfloat16 is several times
@@ -305,8 +315,8 @@ class Preflight(Model):
     prompts: Annotated[Integer, Field(ge=1, le=4096)] = 32
     """Number of training prompts whose completions are sampled and scored."""
     action: Literal["Fail", "Warn", "Skip"] = "Fail"
-    """What happens when the model cannot learn from the reward. Fail ends the job, Warn continues with a warning, Skip
-    leaves the check out."""
+    """What happens when the check finds that the model cannot learn from the reward. Fail ends the job, and Warn
+    continues with a warning. Skip does not check at all."""
 
 
 class EarlyStopping(Model):
@@ -339,7 +349,7 @@ class SplitSource:
 
 
 def split_sources(data: Data, warmup: Warmup | None) -> Iterator[SplitSource]:
-    """Every source of a job: those of the training prompts first, those of the warm-up last."""
+    """Yield every source of a job: those of the training prompts first, those of the warm-up last."""
     splits: list[tuple[Split, Location, Sequence[DataSource | WarmupSource] | None]] = [
         ("train", ("data", "train"), data.train),
         ("validation", ("data", "validation"), data.validation),
@@ -353,7 +363,7 @@ def split_sources(data: Data, warmup: Warmup | None) -> Iterator[SplitSource]:
 
 
 def relocate(data: Data, warmup: Warmup | None, locate: Callable[[Source], str]) -> tuple[Data, Warmup | None]:
-    """The same data at other addresses; `locate` returns the new address of a source."""
+    """Return the same data at other addresses; `locate` returns the new address of a source."""
 
     def moved(sources: Sequence[Source] | None) -> list[Source] | None:
         return None if sources is None else [source.model_copy(update={"uri": locate(source)}) for source in sources]

@@ -39,8 +39,9 @@ class Tuning(Model):
     )
 
     type: Literal["LoRA", "Full"] = "LoRA"
-    """LoRA trains a small adapter on linear layers, Full trains all weights. Both leave the parts of a model for images
-    and sound as they are; LoRA also leaves the experts of a mixture-of-experts model and their routers."""
+    """Which weights are trained. LoRA trains a small adapter on linear layers, and Full trains all weights. Neither
+    trains the parts of a model that read images or sound. In a mixture-of-experts model, LoRA trains neither the
+    experts nor their routers."""
     rank: Annotated[Integer, Field(ge=1, le=512)] | None = None
     """Rank of the adapter. The default is 16."""
     alpha: Annotated[Integer, Field(ge=1, le=4096)] | None = None
@@ -52,13 +53,13 @@ class Tuning(Model):
     """Names of the linear layers that get an adapter, such as q_proj and v_proj: the last parts of their full names. By
     default all linear layers get one. A name that the model does not have is refused."""
     dropout: Annotated[Decimal, Between("0", "1", high_included=False)] | None = None
-    """Share of the inputs of the adapter that each pass of an update sets to 0, at random. The default is 0.
-    Completions are sampled, validated and compared with the reference without dropout, so the update computes slightly
-    other probabilities than those with which the completions were sampled, which nothing corrects."""
+    """Probability with which an input of the adapter is set to 0 in a pass of the update. The default is 0. Dropout is
+    used in the update only. Completions are sampled without it, so the probabilities in the update differ slightly from
+    those with which the completions were sampled. Nothing corrects this difference."""
     rank_stabilized: Boolean | None = None
-    """Whether the adapter's output is multiplied by alpha / sqrt(rank) in place of alpha / rank (rsLoRA), so that a
-    high rank learns as fast as a low one. The default is false. With true, the default of alpha is a large scale: set
-    alpha, too."""
+    """Whether the output of the adapter is multiplied by alpha / sqrt(rank) instead of alpha / rank (rsLoRA). With
+    true, an adapter with a high rank learns as fast as one with a low rank. The default is false. The default of alpha
+    is too large for true, so set alpha as well."""
 
     @property
     def effective_rank(self) -> int:

@@ -22,7 +22,7 @@ _LONGEST_VALUE = 60
 
 
 def violations(invalid: ValidationError, document: Any, model: type[BaseModel]) -> Iterator[Violation]:
-    """The violations of a document's model, each with its location from the root of the document.
+    """Yield the violations of a document's model, each with its location from the root of the document.
 
     Args:
         invalid: the error that the validation of the document raised.
@@ -40,7 +40,7 @@ def violations(invalid: ValidationError, document: Any, model: type[BaseModel]) 
 
 
 def _in_document(document: Any, location: Location, kind: str) -> Location:
-    """The location without the tags of unions, which pydantic puts between the names of fields."""
+    """Return the location without the tags of unions, which pydantic puts between the names of fields."""
     kept: list[int | str] = []
     for index, part in enumerate(location[:-1] if location[-1:] == (_KEY,) else location):
         missing = kind == "missing" and index == len(location) - 1
@@ -104,7 +104,7 @@ def _message(detail: Any, model: type[BaseModel]) -> str:
 
 
 def _one_of(expected: str, value: Any) -> str:
-    """The message for a value that is none of some; pydantic lists them as `'a', 'b' or 'c'`."""
+    """Return the message for a value that is none of some; pydantic lists them as `'a', 'b' or 'c'`."""
     choices = re.findall(r"'([^']*)'|(-?[0-9]+)", expected)
     names = {(text or number).lower(): text or number for text, number in choices}
     close = get_close_matches(str(value).lower(), names, n=1) if isinstance(value, str) and len(names) > 1 else []
@@ -113,14 +113,14 @@ def _one_of(expected: str, value: Any) -> str:
 
 
 def _as_string(value: Any) -> str:
-    """How to write a value that is no string as a string; for others, what it is."""
+    """Return how to write a value that is no string as a string; for others, what it is."""
     if isinstance(value, (bool, int, float, date)):
         return f": write {_in_quotes(value)}, in quotes"
     return " without half surrogate pairs" if isinstance(value, str) else _not_this(value)
 
 
 def _as_number(value: Any, number: type[int] | type[float]) -> str:
-    """How to write a text that is a number as a number; for other values, what they are."""
+    """Return how to write a text that is a number as a number; for other values, what they are."""
     try:
         if isinstance(value, str) and math.isfinite(number(value)):
             return f": write {number(value)}, without quotes"
@@ -134,7 +134,7 @@ def _in_quotes(value: Any) -> str:
 
 
 def _not_this(value: Any) -> str:
-    """The end of a message that says what stands in the place of the right value."""
+    """Return the end of a message that says what stands in the place of the right value."""
     if isinstance(value, dict):
         return ", not a mapping of fields"
     if isinstance(value, list):
@@ -153,7 +153,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _field_names(model: type[BaseModel], location: Location) -> list[str]:
-    """Names that could stand at a place: the fields of the model found by walking down the annotations."""
+    """Return the names that could stand at a place: the fields of the model found by walking down the annotations."""
     current: type[BaseModel] = model
     for part in location:
         if isinstance(part, int):

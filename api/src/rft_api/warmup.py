@@ -19,7 +19,7 @@ class WarmupSettings(Model):
     batch_size: Annotated[Integer, Field(ge=1, le=4096)] = 16
     """Number of conversations per optimizer step, summed over all processes."""
     learning_rate: Annotated[Decimal, Between("0", "0.1", low_included=False)] = 2e-5
-    """Learning rate at the start of the stage. It decays linearly to 0."""
+    """Learning rate at the start of the stage. It falls linearly to 0 until the end of the stage."""
 
 
 WarmupSources = Annotated[list[WarmupSource], Field(min_length=1, max_length=32)]
@@ -35,7 +35,7 @@ class Warmup(WarmupSettings):
     )
 
     data: WarmupSources
-    """Sources of the conversations that the model learns to imitate."""
+    """Sources of the conversations for the supervised stage."""
     validation: WarmupSources | None = None
     """Sources of the conversations on which the loss is measured, of a job without data.train. They choose nothing: the
     weights of the last step are exported."""

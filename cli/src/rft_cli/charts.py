@@ -156,7 +156,7 @@ def _warmup_gradient_norm(axis: Axes, history: History, summary: Summary | None)
 
 
 def _label(name: str) -> str:
-    """The name of a component as a legend shows it, which leaves out names that begin with an underscore."""
+    """Return the name of a component as a legend shows it, which leaves out names that begin with an underscore."""
     shown = component_name(name)
     return f" {shown}" if shown.startswith("_") else shown
 

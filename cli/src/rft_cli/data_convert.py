@@ -24,6 +24,7 @@ from rft_api.violations import violations
 from rft_cli.data_sources import fetch
 from rft_cli.new_file import new_files
 from rft_cli.row_formats import ROW_FORMATS, convert_row
+from rft_cli.stage_display import shown_stage
 
 _PARTS_OF_PROMPTS = ("choices", "options", "context", "passage", "article")
 """Fields of public datasets that a question cannot be answered without."""
@@ -88,7 +89,8 @@ def convert_logs(source: str, options: InvocationLog, output: Path, conversation
         RunError: DATA_INVALID when no record can be used, OUTPUT_INVALID when the file exists already.
     """
     files = LogFiles(options.from_, options.to)
-    with scratch_folder() as scratch, fetch(source, scratch / "data", files) as path:
+    with scratch_folder() as scratch, shown_stage() as stage, fetch(source, scratch / "data", stage, files) as path:
+        stage.update(f"converting {source}")
         try:
             reader = InvocationLogReader(
                 Path(path), options, with_answers=conversations or options.reference == "LoggedAnswer"
@@ -131,8 +133,10 @@ def convert_rows(
     rows = []
     with (
         scratch_folder() as scratch,
-        fetch(source, scratch / "data", is_data_file, split) as path,
+        shown_stage() as stage,
+        fetch(source, scratch / "data", stage, is_data_file, split) as path,
     ):
+        stage.update(f"converting {source}")
         for row in read_rows(Path(path), problems, split):
             try:
                 rows.append(convert_row(row.row, ROW_FORMATS[name], prompt_field, answer_field, conversations))
@@ -157,7 +161,8 @@ def convert_rows(
 
 
 def _is_unseen(row: Json, name: str) -> bool:
-    """Whether a row has a field from which prompts are usually made, and any of its texts is not in the prompt."""
+    """Return whether a row has a field from which prompts are usually made, and any of its texts is not in the
+    prompt."""
     prompt = "\n".join(message["content"] for message in row["messages"])
     return any(text not in prompt for text in _texts(row.get(name)))
 

@@ -19,6 +19,7 @@ from rft_api.scratch import scratch_folder
 from rft_api.sources import DataSource, WarmupSource
 from rft_cli.addresses import Places
 from rft_cli.check import read_manifests
+from rft_cli.stage_display import StageDisplay, shown_stage
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,14 @@ def read_targets(
     """
     sources: list[ReadSource] = []
     trainings: dict[str, list[_Training]] = {}
-    with scratch_folder() as scratch:
+    with scratch_folder() as scratch, shown_stage() as stage:
         for number, target in enumerate(_expand(targets, format_name, conversations, split, scratch)):
             if target.path is None:
                 remarks.append(f"{target.label}: {target.source.uri} can be read in a cluster only")
                 continue
-            copy = fetch(target.path, scratch / str(number), file_filter(target.source), target.source.split)
+            copy = fetch(target.path, scratch / str(number), stage, file_filter(target.source), target.source.split)
             with copy as path:
+                stage.update(f"reading {target.label}")
                 source, prompts, address = _read(target, path, problems)
             sources.append(source)
             if target.fraction and prompts:
@@ -118,10 +120,19 @@ def read_targets(
 
 
 @contextmanager
-def fetch(address: str, scratch: Path, is_read: FileFilter = every_file, split: str | None = None) -> Iterator[str]:
+def fetch(
+    address: str, scratch: Path, stage: StageDisplay, is_read: FileFilter = every_file, split: str | None = None
+) -> Iterator[str]:
     """Yield the path of data: the address itself, or a folder with a copy when it is an s3:// or hf:// address.
 
     Of a dataset on the Hugging Face hub, only the files of the split are copied.
+
+    Args:
+        address: the address, or a path.
+        scratch: the folder for the copy.
+        stage: shows how far it is.
+        is_read: tells by its name whether a file is copied from an object store.
+        split: the split of a dataset on the hub; None if it has one only.
 
     Raises:
         RunError: DATA_INVALID when the object store or the hub refuses, or nothing is stored there;
@@ -136,15 +147,16 @@ def fetch(address: str, scratch: Path, is_read: FileFilter = every_file, split: 
     # These libraries take a while to import, and most data is in files.
     from rft_api.storage_error import StorageError
 
+    report = stage.report_bytes(f"fetching {address}")
     try:
         if dataset is not None:
             from rft_api.hub import fetch_dataset
 
-            copy = fetch_dataset(dataset, scratch, split)
+            copy = fetch_dataset(dataset, scratch, split, report)
         else:
             from rft_api.storage import ObjectStore
 
-            if not ObjectStore().fetch(address, scratch, is_read):
+            if not ObjectStore().fetch(address, scratch, is_read, report):
                 raise RunError(ExitCode.DATA_INVALID, f"{address}: nothing is stored there")
             copy = scratch
     except StorageError as error:

@@ -16,6 +16,7 @@ from rft_api.scratch import scratch_folder
 from rft_api.sources import WarmupSource
 from rft_cli.data_sources import fetch, file_source
 from rft_cli.new_file import new_files
+from rft_cli.stage_display import shown_stage
 
 
 def split(
@@ -38,7 +39,8 @@ def split(
         )
     if output is None and "://" in address:
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"--output is needed: nothing is written to {address}")
-    with scratch_folder() as scratch, fetch(address, scratch / "data") as path:
+    with scratch_folder() as scratch, shown_stage() as stage, fetch(address, scratch / "data", stage) as path:
+        stage.update(f"splitting {address}")
         parts = _parts(path, address, validation, test, seed, conversations)
         counts = Counter(parts.values())
         names = ["train", *(name for name, share in (("validation", validation), ("test", test)) if share)]

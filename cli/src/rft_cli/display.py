@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
 
 from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -18,6 +16,7 @@ from rft_api.foreign.text import printable
 from rft_api.metrics import Metrics
 from rft_api.progress import PHASE_TITLES, Phase, Progress, describe_progress, format_seconds
 from rft_cli.history import History
+from rft_cli.live_view import LiveView
 from rft_cli.texts import number, signed, sparkline
 
 BAR_WIDTH = 40
@@ -35,8 +34,8 @@ _CURVES = (
 """The metrics that are shown: title, split, field, and number of decimals."""
 
 
-class Display:
-    """Shows the progress of a run. It is a context manager.
+class Display(LiveView):
+    """Shows the progress of a run. It is a context manager, which leaves the terminal to the report at the end.
 
     Args:
         console: the console that shows it.
@@ -46,6 +45,7 @@ class Display:
     """
 
     def __init__(self, console: Console, job: str, history: History, clock: Callable[[], float] = time.monotonic):
+        super().__init__(console)
         self._console = console
         self._job = job
         self._history = history
@@ -59,24 +59,11 @@ class Display:
         history.update()
         self._new_rows()  # Steps that an earlier start of the same run has printed are not printed again.
         self._note = ""
-        # The panel is transient: it disappears at the end and leaves the terminal to the report.
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-
-    def __enter__(self) -> Display:
-        if self._live:
-            self._live.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.__exit__(kind, error, trace)
 
     def note(self, message: str) -> None:
         """Show a message, which stays visible until the next one."""
         self._note = message
-        if self._live is None:
+        if not self.is_live:
             self._line(message)
 
     def update(self, progress: Progress) -> None:
@@ -89,8 +76,8 @@ class Display:
         if (progress.phase, progress.message) != self._activity:
             self._activity = progress.phase, progress.message
             self._activity_start = self._clock()
-        if self._live:
-            self._live.update(self._panel(progress), refresh=True)
+        if self.is_live:
+            self.show(self._panel(progress))
             return
         lines = [_sentence(row, progress.total_steps) for row in self._new_rows()]
         if progress.phase != self._phase:

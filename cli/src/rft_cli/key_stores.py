@@ -44,7 +44,7 @@ class SecretFile:
     """A new file for one Secret, for those who apply it themselves."""
 
     def __init__(self, path: Path):
-        """Made for a file that does not exist yet."""
+        """Take a file that does not exist yet."""
         self._path = path
 
     def add(self, key: Key) -> str:
@@ -57,7 +57,7 @@ class KeyFolder:
     """The folder of keys of a gateway on this machine."""
 
     def __init__(self, folder: Path):
-        """Made for a folder, which `add` creates."""
+        """Take a folder, which `add` creates."""
         self._folder = folder
 
     def add(self, key: Key) -> str:

@@ -28,6 +28,7 @@ from rft_api.storage_error import StorageError
 from rft_api.training import DeepSpeed
 from rft_api.vllm_models import ENGINE, vllm_problem
 from rft_cli.check import read_manifests
+from rft_cli.stage_display import shown_stage
 
 _CONFIGURATION = "config.json"
 _PLACEMENTS: dict[Placement, str] = {
@@ -87,7 +88,8 @@ def read_configuration(uri: str, folder: Path) -> Any:
         RunError: MODEL_INVALID when it cannot be read there, STORAGE_UNREACHABLE when the store does not answer.
     """
     try:
-        with scratch_folder() as scratch:
+        with scratch_folder() as scratch, shown_stage() as stage:
+            stage.update(f"reading {_CONFIGURATION} of {uri}")
             return read_model_configuration(_fetch(uri, folder, scratch))
     except StorageError as error:
         code = ExitCode.MODEL_INVALID if error.permanent else ExitCode.STORAGE_UNREACHABLE

@@ -8,6 +8,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -130,13 +131,14 @@ class RewardServer:
         function: the function, with its code inlined.
         private: a folder that only this user can read, for the token.
         log: the file to which the output of the server is appended.
+        on_wait: called again and again while the packages are installed.
 
     Raises:
         RunError: CONFIGURATION_INVALID when the packages cannot be installed; OUTPUT_INVALID when the log cannot be
             written.
     """
 
-    def __init__(self, function: RewardFunction, private: Path, log: Path):
+    def __init__(self, function: RewardFunction, private: Path, log: Path, on_wait: Callable[[], None] = lambda: None):
         self.name = function.metadata.name
         self.url = ""
         self.token_file = private / f"{self.name}.token"
@@ -147,18 +149,26 @@ class RewardServer:
         _write_private(self.token_file, secrets.token_urlsafe(32))
         _write_private(self._function_file, reward_document(function))
         if function.spec.requirements():
-            self._install_packages()
+            self._install_packages(on_wait)
         self._program = self._start(port=0)
 
-    def _install_packages(self) -> None:
+    def _install_packages(self, on_wait: Callable[[], None]) -> None:
         command = [sys.executable, "-m", "rft_reward.packages", "--function", str(self._function_file)]
-        with _open_log(self._log) as log:
+        with _open_log(self._log) as log, tempfile.TemporaryFile() as errors:
             # The installer gets the whole environment, which may name a package index and proxies.
-            installation = subprocess.run(
-                [*command, "--packages", str(PACKAGES)], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.PIPE
+            installation = subprocess.Popen(
+                [*command, "--packages", str(PACKAGES)], stdin=subprocess.DEVNULL, stdout=log, stderr=errors
             )
+            try:
+                while installation.poll() is None:
+                    on_wait()
+                    time.sleep(POLL_SECONDS)
+            finally:
+                installation.kill()  # after Ctrl-C; one that has ended stays as it is
+                installation.wait()
+            errors.seek(0)
+            reason = printable(errors.read(OUTPUT_BYTES).decode(errors="replace").strip())
         if installation.returncode != 0:
-            reason = printable(installation.stderr.decode(errors="replace").strip())
             raise RunError(ExitCode.CONFIGURATION_INVALID, f"RewardFunction {self.name}: {reason}")
 
     @property

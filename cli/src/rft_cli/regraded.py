@@ -8,8 +8,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-from rich.console import Console
-
 from rft_api.constant_reward import SAME
 from rft_api.model import Json
 from rft_api.reward_function import RewardFunction
@@ -18,6 +16,7 @@ from rft_api.sources import DataSource
 from rft_api.trainer_config import TrainerConfig
 from rft_cli.report import Run, read_rollouts
 from rft_cli.score import Line, read_lines, score_lines
+from rft_cli.stage_display import StageDisplay
 
 
 @dataclass(frozen=True)
@@ -119,14 +118,14 @@ def reward_of_sources(config: TrainerConfig) -> SplitRewards:
 
 
 def regrade_files(
-    files: Mapping[Path, Mapping[str, str]], functions: Mapping[str, RewardFunction], console: Console
+    files: Mapping[Path, Mapping[str, str]], functions: Mapping[str, RewardFunction], stage: StageDisplay
 ) -> dict[Path, list[Regraded]]:
     """Return the rows of each file, with their new rewards.
 
     Args:
         files: for each file of rollouts, validations or evaluations, the name of the run's reward of each source.
         functions: the changed rewards, by the name of the reward that each replaces.
-        console: where the progress is shown.
+        stage: shows how far it is.
 
     Raises:
         RunError: when a file cannot be read, or a server does not become ready or does not answer.
@@ -135,6 +134,7 @@ def regrade_files(
     to_score: dict[str, list[tuple[Path, int]]] = {name: [] for name in functions}
     for file, rewards in files.items():
         rows[file] = []
+        stage.update(f"reading {file}")
         for index, (rollout, line) in enumerate(zip(read_rollouts(file), read_lines(file), strict=True)):
             reward = rewards.get(rollout.source, "")
             # Ids are distinct over all files, because all of them are scored by one server.
@@ -147,7 +147,7 @@ def regrade_files(
     for name, places in to_score.items():
         if not places:
             continue
-        scores = score_lines(functions[name], [rows[file][index].line for file, index in places], console)
+        scores = score_lines(functions[name], [rows[file][index].line for file, index in places], stage)
         for (file, index), score in zip(places, scores, strict=True):
             rows[file][index] = replace(rows[file][index], regraded=score.aggregate_reward_score, error=score.error)
     return rows

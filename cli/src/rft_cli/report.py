@@ -139,8 +139,8 @@ def _print_unfinished(run: Run, console: Console) -> None:
         lengths = [step.episode_length for step in steps]
         table.add_row("episode length, tokens", number(lengths[0], 1), number(lengths[-1], 1), "")
     console.print(table)
-    done = [*steps, *warmup]
-    console.print(f"Steps: {done[-1].step if done else 0}")
+    done = [*(step.step for step in steps), *(step.step for step in warmup)]
+    console.print(f"Steps: {done[-1] if done else 0}")
 
 
 def _print_result(run: Run, summary: Summary, console: Console) -> None:

@@ -31,7 +31,8 @@ _DEFAULTS: Mapping[str, Any] = {"extra_info": {}, "info": {}, "task": ""}
 
 
 def with_adapter(source: str, reward: RewardCode) -> str:
-    """The code of a reward function, followed by a handler that calls it as the library does that it was written for.
+    """Return the code of a reward function, followed by a handler that calls it as the library does that it was written
+    for.
 
     Args:
         source: the code.
@@ -70,7 +71,7 @@ def with_adapter(source: str, reward: RewardCode) -> str:
 
 
 def comparison(source: str, reward: RewardCode) -> Violation | None:
-    """Where a function that is called with lists takes the least or the largest of one; None if it does not.
+    """Return where a function that is called with lists takes the least or the largest of one; None if it does not.
 
     It may compare completions with each other, which needs all completions of a prompt in one call.
     """
@@ -87,7 +88,7 @@ def comparison(source: str, reward: RewardCode) -> Violation | None:
 
 
 def _of_lists(reads_messages: bool) -> dict[str, str]:
-    """What a function gets in lists, beside fields of the rows."""
+    """Return what a function gets in lists, beside fields of the rows."""
     return {
         "prompts": "messages[:-1]" if reads_messages else _PROMPT,
         "completions": "messages[-1:]" if reads_messages else _COMPLETION,
@@ -97,7 +98,7 @@ def _of_lists(reads_messages: bool) -> dict[str, str]:
 
 
 def _of_sample(reads_messages: bool) -> dict[str, str]:
-    """What a function gets that is called for each completion, beside fields of the row."""
+    """Return what a function gets that is called for each completion, beside fields of the row."""
     return {
         **dict.fromkeys(TEXTS_OF_COMPLETION, _COMPLETION),
         "completion": "messages[-1:]" if reads_messages else _COMPLETION,
@@ -109,7 +110,7 @@ def _of_sample(reads_messages: bool) -> dict[str, str]:
 
 
 def _computed(reward: RewardCode, arguments: dict[str, str]) -> str:
-    """The code that sets arguments to the values of expressions."""
+    """Return the code that sets arguments to the values of expressions."""
     if reward.form == "Sample":
         return "{" + ", ".join(f'"{name}": {text}' for name, text in arguments.items()) + "}"
     return "\n".join(
@@ -119,7 +120,7 @@ def _computed(reward: RewardCode, arguments: dict[str, str]) -> str:
 
 
 def _optional(reward: RewardCode, function: Definition, fields: dict[str, str], others: set[str]) -> dict[str, str]:
-    """The parameters that are passed if the row has their fields, with these fields.
+    """Return the parameters that are passed if the row has their fields, with these fields.
 
     TRL passes every column. Others pass certain fields only: one that is called like an option of the function, such as
     score, must not change the option.
@@ -133,12 +134,13 @@ def _optional(reward: RewardCode, function: Definition, fields: dict[str, str], 
 
 
 def _answers(names: Sequence[str]) -> list[str]:
-    """The names, among some, by which a function reads the answer that the data has as `reference_answer`."""
+    """Return the names, among some, by which a function reads the answer that the data has as `reference_answer`."""
     return [name for name in dict.fromkeys(names) if name in ANSWERS]
 
 
 def _keywords_read(function: Definition) -> Iterator[str]:
-    """The names that a function reads of its further keyword arguments, as kwargs["answer"] or kwargs.get("answer")."""
+    """Yield the names that a function reads of its further keyword arguments, as kwargs["answer"] or
+    kwargs.get("answer")."""
     keywords = function.args.kwarg.arg if function.args.kwarg is not None else ""
     for node in ast.walk(function):
         match node:
@@ -151,7 +153,7 @@ def _keywords_read(function: Definition) -> Iterator[str]:
 
 
 def _reads_content(source: str, scope: ast.AST) -> bool:
-    """Whether code, or a function or class of its module that it uses, reads the content of messages."""
+    """Return whether code, or a function or class of its module that it uses, reads the content of messages."""
     parts = {node.name: node for node in ast.parse(source).body if isinstance(node, (*FUNCTIONS, ast.ClassDef))}
     seen: set[str] = set()
     scopes: list[ast.AST] = [scope]

@@ -23,6 +23,7 @@ from rft_api.foreign.text import one_line
 from rft_api.model import Json
 from rft_api.reward_protocol import Score
 from rft_cli.score import Line, load_function, read_lines, score_lines
+from rft_cli.stage_display import shown_stage
 from rft_cli.texts import bars, last_user_message, number, shorten, signed
 
 BINS = 20
@@ -63,8 +64,10 @@ def diff(first: Path, second: Path, completions: Path, samples: int, console: Co
         RunError: when the file of completions is wrong, or no completion was scored by both versions.
     """
     functions = [load_function(first), load_function(second)]
-    lines = read_lines(completions)
-    scores = [score_lines(function, lines, console) for function in functions]
+    with shown_stage() as stage:
+        stage.update(f"reading {completions}")
+        lines = read_lines(completions)
+        scores = [score_lines(function, lines, stage) for function in functions]
     pairs = pair_scores(lines, *scores)
     if not pairs:
         raise RunError(ExitCode.REWARD_FAILING, "no completion was scored by both")

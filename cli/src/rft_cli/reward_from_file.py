@@ -100,7 +100,7 @@ def _write(manifest: Path, main: Path, spec: dict[str, Any]) -> None:
 
 
 def _with_blocks(value: Any) -> Any:
-    """A value of a manifest, in which texts of several lines are written as such."""
+    """Return a value of a manifest, in which texts of several lines are written as such."""
     if isinstance(value, dict):
         return {key: _with_blocks(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -111,7 +111,7 @@ def _with_blocks(value: Any) -> Any:
 def _spec(
     main: Path, source: str, reward: RewardCode, requirements: Sequence[str], others: Sequence[Path]
 ) -> dict[str, Any]:
-    """The spec of a function, with the fields in the order in which they are written."""
+    """Return the spec of a function, with the fields in the order in which they are written."""
     packages = {"requirements": list(requirements)} if requirements else {}
     if reward.form == "OpenAI":
         if others:
@@ -165,7 +165,7 @@ def _require_files_beside(files: Sequence[Path]) -> None:
 
 
 def _packages(files: Sequence[Path], *, are_optional: bool) -> list[str]:
-    """The packages that files import, each once: those that they need, or those that they can do without."""
+    """Return the packages that files import, each once: those that they need, or those that they can do without."""
     own = {file.stem for file in files}
     imports = [item for file in files if file.suffix == ".py" for item in imported_modules(_read(file))]
     names = [i.module.partition(".")[0] for i in imports if not i.level and i.is_optional == are_optional]

@@ -52,7 +52,7 @@ def _at(document: Any, place: tuple[str, ...]) -> Any:
 
 
 def _parts(grader: Json) -> Iterator[Json]:
-    """The grader, and those of which it is made."""
+    """Yield the grader, and those of which it is made."""
     yield grader
     graders = grader.get("graders")
     inner = list(graders.values()) if isinstance(graders, dict) else graders if isinstance(graders, list) else []

@@ -38,6 +38,7 @@ from rft_cli.regraded import (
 )
 from rft_cli.report import STAGE_TITLES, Run, read_run
 from rft_cli.score import load_function
+from rft_cli.stage_display import shown_stage
 from rft_cli.texts import last_user_message, number, shorten, signed, sparkline
 
 ERRORS_SHOWN = 5
@@ -73,7 +74,8 @@ def regrade(path: Path, manifest: Path, name: str | None, samples: int, console:
             ExitCode.OUTPUT_INVALID,
             f"{path} holds no completions yet: they are in its folders rollouts, validations and evaluations",
         )
-    rows = regrade_files(files, functions, console)
+    with shown_stage() as stage:
+        rows = regrade_files(files, functions, stage)
     changed = [row for file_rows in rows.values() for row in file_rows if row.changed]
     if not changed:
         names = ", ".join(functions)

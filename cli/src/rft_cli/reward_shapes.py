@@ -101,7 +101,7 @@ def find_reward(file: Path, source: str, name: str) -> RewardCode:
 
 
 def _candidates(functions: Sequence[RewardCode]) -> list[RewardCode]:
-    """The functions that may be meant if none is named.
+    """Return the functions that may be meant if none is named.
 
     Helpers may look like functions that score one completion, so these count only if there are no others, and only
     those that no other function of them calls; compute_score is the name that verl looks for.
@@ -121,7 +121,7 @@ def _candidates(functions: Sequence[RewardCode]) -> list[RewardCode]:
 
 
 def _named(file: Path, source: str, tree: ast.Module, functions: Sequence[RewardCode], name: str) -> RewardCode:
-    """The function that --handler names.
+    """Return the function that --handler names.
 
     Raises:
         RunError: CONFIGURATION_INVALID when it is not there, or cannot be called with (event, context).
@@ -177,7 +177,8 @@ def _callables(tree: ast.Module) -> Iterator[RewardCode]:
 
 
 def _made(call: ast.Call, makers: Mapping[str, Definition | ast.ClassDef]) -> tuple[Definition, ast.AST] | None:
-    """The function that a call returns, without parameters that are set already, and the code that defines it."""
+    """Return the function that a call returns, without parameters that are set already, and the code that defines
+    it."""
     if ast.unparse(call.func) in ("partial", "functools.partial") and call.args and isinstance(call.args[0], ast.Name):
         function = makers.get(call.args[0].id)
         if not isinstance(function, FUNCTIONS):
@@ -197,26 +198,27 @@ def _made(call: ast.Call, makers: Mapping[str, Definition | ast.ClassDef]) -> tu
 
 
 def _inner(maker: Definition) -> Definition | None:
-    """The function that a function defines and returns; None if it returns anything else."""
+    """Return the function that a function defines and returns; None if it returns anything else."""
     inner = {node.name: node for node in maker.body if isinstance(node, FUNCTIONS)}
     result = _result(maker)
     return inner.get(result.id) if isinstance(result, ast.Name) else None
 
 
 def _makes(maker: Definition, makers: Mapping[str, Definition | ast.ClassDef]) -> bool:
-    """Whether a function returns a function that it defines, or an instance of a class of the code."""
+    """Return whether a function returns a function that it defines, or an instance of a class of the code."""
     call = ast.Call(func=ast.Name(id=maker.name), args=[], keywords=[])
     return _made(call, makers) is not None
 
 
 def _result(maker: Definition) -> ast.expr | None:
-    """What the last return at the top level of a function returns."""
+    """Return what the last return at the top level of a function returns."""
     results = [node.value for node in maker.body if isinstance(node, ast.Return)]
     return results[-1] if results else None
 
 
 def _without(function: Definition, names: Set[str | None]) -> Definition:
-    """A definition without some of its parameters, which are set already; those with a default follow the others."""
+    """Return a definition without some of its parameters, which are set already; those with a default follow the
+    others."""
     old = function.args
     positional = [*old.posonlyargs, *old.args]
     defaults = dict(zip(reversed([item.arg for item in positional]), reversed(old.defaults), strict=False))
@@ -259,13 +261,13 @@ def _form(function: Definition) -> Form:
 
 
 def parameter_names(function: Definition) -> list[str]:
-    """The names of all parameters."""
+    """Return the names of all parameters."""
     parameters = function.args
     return [item.arg for item in (*parameters.posonlyargs, *parameters.args, *parameters.kwonlyargs)]
 
 
 def required_parameters(function: Definition) -> Iterator[str]:
-    """The names of the parameters without a default."""
+    """Yield the names of the parameters without a default."""
     parameters = function.args
     positional = [*parameters.posonlyargs, *parameters.args]
     yield from (item.arg for item in positional[: len(positional) - len(parameters.defaults)])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rft_api.model import Json
-from rft_api.openai_chat import read_messages, read_text, split_row, with_system
+from rft_api.openai_chat import read_messages, read_text, read_turns, split_row, with_system
 from rft_api.prompts import Message
 
 _SOLUTION_MARK = "####"
@@ -82,7 +82,7 @@ def convert_row(row: Json, form: RowFormat, prompt_field: str | None, answer_fie
 
 
 def _with_field(row: Json, name: str | None, advice: str) -> Json:
-    """The row with the field that an option names at its top level."""
+    """Return the row with the field that an option names at its top level."""
     if name is None or name in row:
         return row
     value: Any = row
@@ -100,14 +100,8 @@ def _chat(row: Json, prompt_field: str, answer_field: str, imitate: bool) -> _Tu
 
 
 def _sharegpt(row: Json, prompt_field: str, answer_field: str, imitate: bool) -> _Turns:
-    turns = row.get(prompt_field)
-    if not isinstance(turns, list) or not turns:
-        raise ValueError(f"{prompt_field} must be a list with at least one turn")
     messages = []
-    for index, turn in enumerate(turns):
-        place = f"{prompt_field}[{index}]"
-        if not isinstance(turn, dict):
-            raise ValueError(f"{place} must be an object with from and value")
+    for place, turn in read_turns(row.get(prompt_field), prompt_field, "turn", "from and value"):
         speaker = turn.get("from", turn.get("role"))
         role = _SHAREGPT_ROLES.get(speaker) if isinstance(speaker, str) else None
         if role is None:
@@ -179,7 +173,7 @@ def _prompt_turns(row: Json, field: str) -> list[Message]:
 
 
 def _only_answer(value: Any, field: str) -> Any:
-    """The text of an answer that is written as a list of one message; any other answer as it is."""
+    """Return the text of an answer that is written as a list of one message; any other answer as it is."""
     if not isinstance(value, list) or not value or not isinstance(value[0], dict) or "role" not in value[0]:
         return value
     messages = read_messages(value, field)

@@ -10,8 +10,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import httpx
 from pydantic import ValidationError
@@ -42,6 +42,7 @@ from rft_cli.check import check_manifests
 from rft_cli.console import make_console
 from rft_cli.display import Display
 from rft_cli.history import History
+from rft_cli.interruption import Interruption
 from rft_cli.local_rewards import local_reward_errors
 from rft_cli.processes import LOG_LINES, Program, RewardServer
 from rft_cli.report import read_model, report
@@ -251,44 +252,23 @@ def _value_text(value: object) -> str:
     return printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
-class _Interruption:
-    """Counts Ctrl-C and SIGTERM: the first one ends the run after a checkpoint, the second one ends it at once."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __bool__(self) -> bool:
-        return self.count > 0
-
-    @contextmanager
-    def listening(self) -> Iterator[_Interruption]:
-        """Handle the signals until the block ends, and then restore the previous handlers."""
-
-        def count_signal(number: int, frame: FrameType | None) -> None:
-            self.count += 1
-
-        previous = {number: signal.signal(number, count_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-
 def _train(
     job: RFTJob, functions: dict[str, RewardFunction], places: Places, folder: RunFolder, console: Console
 ) -> None:
     with ExitStack() as stack:
-        interruption = stack.enter_context(_Interruption().listening())
+        interruption = stack.enter_context(Interruption().listening())
         private = stack.enter_context(scratch_folder())
         display = stack.enter_context(Display(console, job.metadata.name, History(folder.metrics)))
-        starting = Progress(message="starting the reward servers and running their tests")
+        tests = sum(len(function.spec.tests) for function in functions.values())
+        starting = Progress(message=f"starting the reward servers and running their {tests} tests")
         servers = []
         for name, function in functions.items():
             requirements = ", ".join(function.spec.requirements())
             installing = Progress(message=f"installing the packages of reward {name}: {requirements}")
-            display.update(installing if requirements else starting)
-            servers.append(stack.enter_context(RewardServer(function, private, folder.path / f"reward-{name}.log")))
+            on_wait = partial(display.update, installing if requirements else starting)
+            on_wait()
+            log = folder.path / f"reward-{name}.log"
+            servers.append(stack.enter_context(RewardServer(function, private, log, on_wait)))
 
         def is_cancelled() -> bool:
             display.update(starting)
@@ -317,13 +297,17 @@ def _compare_inputs(config: TrainerConfig, folder: RunFolder, console: Console) 
     with scratch_folder() as private, Display(console, config.name, History(folder.metrics)) as display:
         file = private / "job.json"
         atomic_write(file, config.model_dump_json(by_alias=True))
-        command = [sys.executable, "-m", "rft_trainer", str(file), "--compare-inputs"]
+        port = free_port()
+        command = [sys.executable, "-m", "rft_trainer", str(file), "--compare-inputs", "--port", str(port)]
         command += ["--scratch", str(folder.path / INPUTS / "stored")]
         trainer = Program(command, private / "trainer.log", os.environ)
+        progress = Progress(phase="Data", message="comparing model and data with those that were measured")
         try:
-            while (code := trainer.exit_code()) is None:
-                display.update(Progress(phase="Data", message="comparing model and data with those that were measured"))
-                time.sleep(POLL_SECONDS)
+            with httpx.Client(timeout=2, trust_env=False) as client:
+                while (code := trainer.exit_code()) is None:
+                    progress = _ask_progress(client, port) or progress
+                    display.update(progress)
+                    time.sleep(POLL_SECONDS)
         finally:
             trainer.kill()
         if code != ExitCode.SUCCEEDED:
@@ -341,7 +325,7 @@ def _start_trainer(config: TrainerConfig, folder: RunFolder, port: int) -> Progr
 
 
 def _follow(
-    trainer: Program, port: int, servers: Sequence[RewardServer], display: Display, interruption: _Interruption
+    trainer: Program, port: int, servers: Sequence[RewardServer], display: Display, interruption: Interruption
 ) -> int:
     """Show the run until the trainer ends, and return its exit code.
 

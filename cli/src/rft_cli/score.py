@@ -34,6 +34,7 @@ from rft_cli.local_rewards import local_reward_errors
 from rft_cli.processes import RewardServer
 from rft_cli.report import read_rollouts
 from rft_cli.score_warnings import print_warnings
+from rft_cli.stage_display import StageDisplay, shown_stage
 from rft_cli.texts import number
 
 BATCH = 64
@@ -73,8 +74,10 @@ def score(reward: Path, name: str | None, completions: Path, output: Path | None
                 ExitCode.OUTPUT_INVALID, f"--output {output} would overwrite {source}, which is read; name another file"
             )
     function = load_function(reward, name)
-    lines = read_lines(completions)
-    scores = score_lines(function, lines, console)
+    with shown_stage() as stage:
+        stage.update(f"reading {completions}")
+        lines = read_lines(completions)
+        scores = score_lines(function, lines, stage)
     if output is not None:
         _write(output, lines, scores)
     _print_distribution(function.metadata.name, scores, console)
@@ -122,20 +125,27 @@ def read_lines(file: Path) -> list[Line]:
     return _read_rollouts(file) if _is_rollouts(file) else _read_rows(file)
 
 
-def score_lines(function: RewardFunction, lines: Sequence[Line], console: Console) -> list[Score]:
+def score_lines(function: RewardFunction, lines: Sequence[Line], stage: StageDisplay) -> list[Score]:
     """Start a reward server for the function, and return its score of each completion.
+
+    Args:
+        function: the function.
+        lines: the completions.
+        stage: shows how far it is.
 
     Raises:
         RunError: when the server does not become ready, or does not answer.
     """
     with scratch_folder() as folder:
         requirements = ", ".join(function.spec.requirements())
-        with console.status(Text(f"installing {requirements}" if requirements else "starting the reward server")):
-            server = RewardServer(function, folder, folder / "server.log")
-        with server:
+        if requirements:
+            stage.update(f"installing {requirements}")
+        with RewardServer(function, folder, folder / "server.log") as server:
+            tests = len(function.spec.tests)
+            stage.update(f"starting the reward server{f' and running its {tests} tests' if tests else ''}")
             server.wait_until_ready()
             by_group = function.spec.sees_groups
-            return _score(server, lines, duration_seconds(function.spec.timeout), by_group, console)
+            return _score(server, lines, duration_seconds(function.spec.timeout), by_group, stage)
 
 
 def _read_rows(file: Path) -> list[Line]:
@@ -153,7 +163,7 @@ def _read_rows(file: Path) -> list[Line]:
 
 
 def _is_rollouts(file: Path) -> bool:
-    """Whether a file is one of rollouts; other tables have a column of messages."""
+    """Return whether a file is one of rollouts; other tables have a column of messages."""
     if file.suffix != ".parquet" or not file.is_file():
         return False
     import pyarrow.parquet
@@ -184,7 +194,7 @@ def _read_rollouts(file: Path) -> list[Line]:
 
 
 def _score(
-    server: RewardServer, lines: Sequence[Line], timeout: float, by_group: bool, console: Console
+    server: RewardServer, lines: Sequence[Line], timeout: float, by_group: bool, stage: StageDisplay
 ) -> list[Score]:
     samples = [_with_group(line) if by_group else line.sample for line in lines]
     batches = [
@@ -196,19 +206,21 @@ def _score(
     client = httpx.Client(headers=headers, timeout=timeout + 30, trust_env=False)
     scores: dict[int, Score] = {}
     threads = ThreadPoolExecutor(CONCURRENCY)
-    with client, console.status("") as status:
+    text = f"scoring with {server.name}"
+    stage.update(text, 0, len(lines), "completions")
+    with client:
         requests = [threads.submit(_post, client, server, [samples[place] for place in batch]) for batch in batches]
         try:
             for batch, request in zip(batches, requests, strict=True):
-                status.update(f"scored {len(scores)} of {len(lines)}")
                 scores |= zip(batch, request.result(), strict=True)
+                stage.update(text, len(scores), len(lines), "completions")
         finally:
             threads.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C, no request is waited for
     return [scores[position] for position in range(len(lines))]
 
 
 def _with_group(line: Line) -> Json:
-    """A sample with the id of its group: the completions of the same prompt with the same reference answer."""
+    """Return a sample with the id of its group: the completions of the same prompt with the same reference answer."""
     sample = line.sample
     return {**sample, "group": f"{line.part}/{group_id(sample['messages'][:-1], sample['reference_answer'])}"}
 

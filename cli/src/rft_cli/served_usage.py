@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from types import TracebackType
+from typing import Self
 
 import httpx
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
+
+from rft_cli.live_view import LiveView
 
 _SAMPLE = re.compile(r"^rft_gateway_(requests|tokens)_total\{(.*)\} ([0-9.e+]+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -39,33 +40,26 @@ def parse_usage(metrics: str) -> Usage:
     return usage
 
 
-class UsageDisplay:
+class UsageDisplay(LiveView):
     """Shows the usage: in a table that changes on a terminal, and elsewhere in a line for each change."""
 
     def __init__(self, console: Console, models: tuple[str, ...]):
+        super().__init__(console)
         self._console = console
         self._models = models
         self._last: Usage = {}
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
 
-    def __enter__(self) -> UsageDisplay:
-        if self._live:
-            self._live.__enter__()
-            self._live.update(self._table(), refresh=True)
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.show(self._table())
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.__exit__(kind, error, trace)
 
     def update(self, usage: Usage) -> None:
         """Show the usage, if it has changed."""
         changed = [model for model in self._models if usage.get(model) != self._last.get(model)]
         self._last = usage
-        if self._live:
-            self._live.update(self._table(), refresh=True)
+        if self.is_live:
+            self.show(self._table())
             return
         for model in changed:
             counts = usage.get(model, Counter())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from rft_api.inference_endpoint import serving_of
 from rft_cli.served_endpoints import EndpointServer, ServedEndpoint, log_of
 from rft_cli.serving_folder import ServingFolder
 from rft_cli.serving_programs import POLL_SECONDS, Loader, Server, run_fetch
-from rft_cli.serving_progress import show_progress
+from rft_cli.stage_display import shown_stage
 from rft_cli.vllm_command import server_command, server_environment
 
 _STATES = {"Loading": "", "Loaded": "ready", "Failed": "failed"}
@@ -95,9 +94,9 @@ class EndpointServing:
             return Path(base.address)
         folder, log = files.model(base.name, base.address), files.loader_log(base.name)
         self._say(base.name, f"fetching {base.address} to {folder} (log: {log})")
-        with show_progress(self._notes) as show:
+        with shown_stage(self._notes) as stage:
             try:
-                is_done = run_fetch(base.address, folder, log, stop, show)
+                is_done = run_fetch(base.address, folder, log, stop, stage)
             except RunError as error:
                 raise RunError(error.code, str(base.address_error(error.message))) from None
         return folder if is_done else None
@@ -125,8 +124,7 @@ class EndpointServing:
             RunError: when a program has ended; MODEL_INVALID when an adapter cannot be served until somebody
                 changes something.
         """
-        begin = time.monotonic()
-        with show_progress(self._notes) as show:
+        with shown_stage(self._notes) as stage:
             while not stop.wait(POLL_SECONDS):
                 for each in self._running:
                     if not each.is_ready and each.server.is_ready():
@@ -140,7 +138,7 @@ class EndpointServing:
                     return True
                 names = ", ".join(name for each in waiting for name in each.missing())
                 line = waiting[0].server.program.last_lines(1)
-                show(f"waiting for {names}, {time.monotonic() - begin:.0f} s: {line}")
+                stage.update(f"waiting for {names}", detail=line)
         return False
 
     def _note_reports(self, each: _Running) -> None:

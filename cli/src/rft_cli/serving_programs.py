@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import httpx
 
-from rft_api.adapter_protocol import ADAPTERS_PATH, AdapterList, AdapterReport, AdapterReports, ListedAdapter
+from rft_api.adapter_protocol import (
+    ADAPTERS_PATH,
+    AdapterList,
+    AdapterReport,
+    AdapterReports,
+    ListedAdapter,
+    find_total,
+)
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.files import atomic_write
 from rft_api.foreign.http import ForeignAnswerError, ask_once
@@ -21,6 +28,7 @@ from rft_api.readiness import find_address
 from rft_api.termination import find_end
 from rft_cli.processes import LOG_LINES, Program
 from rft_cli.serving_folder import ServingFolder
+from rft_cli.stage_display import StageDisplay
 
 POLL_SECONDS = 0.5
 _DRAIN_SECONDS = 5.0
@@ -63,7 +71,7 @@ class Server:
         _fail_if_ended("vLLM", self.program)
 
 
-def run_fetch(address: str, folder: Path, log: Path, stop: threading.Event, show: Callable[[str], None]) -> bool:
+def run_fetch(address: str, folder: Path, log: Path, stop: threading.Event, stage: StageDisplay) -> bool:
     """Fetch a model with the loader; return False when it is time to stop.
 
     Args:
@@ -71,7 +79,7 @@ def run_fetch(address: str, folder: Path, log: Path, stop: threading.Event, show
         folder: where it goes; a folder that is complete is only compared with the address.
         log: the file of the loader's output.
         stop: set when it is time to stop.
-        show: called with how far it is.
+        stage: shows how far it is.
 
     Raises:
         RunError: MODEL_INVALID when there is no such model; with another code when it cannot be fetched now.
@@ -82,13 +90,14 @@ def run_fetch(address: str, folder: Path, log: Path, stop: threading.Event, show
         while not stop.wait(POLL_SECONDS):
             code = program.exit_code()
             if code is None:
-                show(f"fetching {address}: {_bytes_of(folder) / 1e6:,.0f} MB")
+                total = find_total(program.output()) or 0
+                stage.update(f"fetching {address}", _bytes_of(folder) // 10**6, total // 10**6, "MB")
                 continue
             if code == ExitCode.SUCCEEDED:
                 return True
             reason = find_end(program.output()) or program.last_lines(LOG_LINES)
-            known = code in (ExitCode.MODEL_INVALID, ExitCode.OUTPUT_FAILED, ExitCode.STORAGE_UNREACHABLE)
-            raise RunError(ExitCode(code) if known else ExitCode.UNEXPECTED, printable(reason))
+            has_meaning = code in (ExitCode.MODEL_INVALID, ExitCode.OUTPUT_FAILED, ExitCode.STORAGE_UNREACHABLE)
+            raise RunError(ExitCode(code) if has_meaning else ExitCode.UNEXPECTED, printable(reason))
     finally:
         program.stop()
     return False
@@ -191,8 +200,8 @@ def _fail_if_ended(name: str, program: Program) -> None:
     if code is None:
         return
     tail = printable(program.last_lines(LOG_LINES))
-    known = code == ExitCode.CONFIGURATION_INVALID
+    is_invalid = code == ExitCode.CONFIGURATION_INVALID
     raise RunError(
-        ExitCode.CONFIGURATION_INVALID if known else ExitCode.UNEXPECTED,
+        ExitCode.CONFIGURATION_INVALID if is_invalid else ExitCode.UNEXPECTED,
         f"{name} has ended with code {code}; the end of {program.log}:\n{tail}",
     )

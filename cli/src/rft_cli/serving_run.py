@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from contextlib import ExitStack
 
 from rich.console import Console
@@ -14,7 +13,7 @@ from rft_api.gateway_routes import Route
 from rft_cli.served_models import NAMESPACE, ServedModels
 from rft_cli.serving_folder import ServingFolder
 from rft_cli.serving_programs import POLL_SECONDS, Server
-from rft_cli.serving_progress import show_progress
+from rft_cli.stage_display import shown_stage
 from rft_cli.vllm_command import find_gpus, server_command, server_environment
 
 
@@ -44,10 +43,10 @@ class RunServing:
         server = self._server = Server(command, log, server_environment(os.environ, gpus))
         stack.callback(server.program.stop)
         self._notes.print(f"starting vLLM with {', '.join(models.names)} (log: {log})", soft_wrap=True)
-        begin = time.monotonic()
-        with show_progress(self._notes) as show:
+        with shown_stage(self._notes) as stage:
             while not server.is_ready():
-                show(f"waiting for vLLM, {time.monotonic() - begin:.0f} s: {server.program.last_lines(1)}")
+                # vLLM does not say how long its start takes. Its last line says what it does.
+                stage.update("waiting for vLLM", detail=server.program.last_lines(1))
                 if stop.wait(POLL_SECONDS):
                     return None
         return models.routes(server.url, self._logs)

@@ -9,6 +9,7 @@ from rft_api.exit_codes import ExitCode, RunError
 from rft_api.storage import ObjectStore
 from rft_api.storage_error import StorageError
 from rft_cli.caches import cache_folder
+from rft_cli.stage_display import shown_stage
 
 _FILES = ("job.json", "metrics.jsonl", "preflight.json", "summary.json")
 _FOLDER = "evaluations/"
@@ -27,7 +28,11 @@ def fetch_run(uri: str) -> Path:
     address = uri.rstrip("/")
     folder = cache_folder("reports") / hashlib.sha256(address.encode()).hexdigest()[:16]
     try:
-        is_there = ObjectStore().fetch(address, folder, lambda name: name in _FILES or name.startswith(_FOLDER))
+        with shown_stage() as stage:
+            report = stage.report_bytes(f"fetching {address}")
+            is_there = ObjectStore().fetch(
+                address, folder, lambda name: name in _FILES or name.startswith(_FOLDER), report
+            )
     except StorageError as error:
         code = ExitCode.OUTPUT_INVALID if error.permanent else ExitCode.STORAGE_UNREACHABLE
         raise RunError(code, str(error)) from error

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -14,17 +16,20 @@ from rich.text import Text
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.files import atomic_write
 from rft_api.foreign.files import read_document
+from rft_api.progress import count_bytes
 from rft_api.run_folder import RunFolder
 from rft_api.scratch import scratch_folder
 from rft_api.storage import ObjectStore
 from rft_api.storage_error import StorageError
-from rft_api.tracker_state import missing_sentences, read_state
+from rft_api.tracker_state import count_lines, missing_sentences, read_state
 from rft_api.trackers import Tracker, distinct_trackers
 from rft_api.trainer_config import TrainerConfig
 from rft_cli.report import read_model
+from rft_cli.stage_display import shown_stage
 
 SECONDS = 600.0
 """How long a tracker that does not answer is tried."""
+_POLL_SECONDS = 0.25
 _FILES = ("job.json", "metrics.jsonl", "summary.json")
 _FOLDERS = ("evaluations/", "validations/", "trackers/", "tensorboard/", "wandb/")
 _WRITTEN = ("trackers", "tensorboard", "wandb")
@@ -49,16 +54,21 @@ def track(run: str, console: Console) -> None:
         folder = RunFolder(scratch / "run")
         store = ObjectStore()
         try:
-            store.fetch(address, folder.path, lambda name: name in _FILES or name.startswith(_FOLDERS))
+            with shown_stage() as stage:
+                report = stage.report_bytes(f"fetching {address}")
+                store.fetch(address, folder.path, lambda name: name in _FILES or name.startswith(_FOLDERS), report)
             if not folder.summary.exists():
                 raise RunError(ExitCode.OUTPUT_INVALID, f"{address}: no run that has ended is stored there")
             before = _files(folder.path)
             try:
                 _send(folder, address, console)
             finally:
-                for name, content in _files(folder.path).items():
-                    if before.get(name) != content:
-                        store.upload(folder.path / name, f"{address}/{name}")
+                changed = [name for name, content in _files(folder.path).items() if before.get(name) != content]
+                with shown_stage() as stage:
+                    size = sum((folder.path / name).stat().st_size for name in changed)
+                    count = count_bytes(size, stage.report_bytes(f"uploading to {address}"))
+                    for name in changed:
+                        store.upload(folder.path / name, f"{address}/{name}", count)
                 for name in before.keys() - _files(folder.path).keys():
                     store.delete(f"{address}/{name}")
         except StorageError as error:
@@ -83,9 +93,21 @@ def _send(folder: RunFolder, address: str, console: Console) -> None:
         raise RunError(ExitCode.OUTPUT_INVALID, f"{folder.config}: {error}") from error
     if not trackers:
         raise RunError(ExitCode.OUTPUT_INVALID, f"{address}: this run has no trackers (spec.trackers)")
+    total = count_lines(folder)
     for tracker in trackers:
         command = [sys.executable, "-m", "rft_trainer.trackers", str(folder.path), tracker.key]
-        subprocess.run([*command, "--seconds", str(SECONDS)], stdin=subprocess.DEVNULL, env=os.environ)
+        sender = subprocess.Popen([*command, "--seconds", str(SECONDS)], stdin=subprocess.DEVNULL, env=os.environ)
+        try:
+            with shown_stage() as stage:
+                while sender.poll() is None:
+                    sent = 0
+                    with suppress(OSError, ValueError):  # what is wrong with its state is said below
+                        sent = read_state(folder, tracker).sent.lines
+                    stage.update(f"sending the run to {tracker.description}", sent, total, "lines of metrics.jsonl")
+                    time.sleep(_POLL_SECONDS)
+        finally:
+            sender.kill()  # after Ctrl-C; one that has ended stays as it is
+            sender.wait()
     missing = list(missing_sentences(folder, trackers, address))
     if missing:
         raise RunError(ExitCode.UNEXPECTED, "; ".join(missing))
@@ -96,9 +118,9 @@ def _send(folder: RunFolder, address: str, console: Console) -> None:
 
 
 def _files(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of each file that trackers write."""
-    found = {}
+    """Return the size and the time of each file that trackers write."""
+    states = {}
     for path in (file for name in _WRITTEN for file in (folder / name).rglob("*") if file.is_file()):
         status = path.stat()
-        found[path.relative_to(folder).as_posix()] = (status.st_size, status.st_mtime_ns)
-    return found
+        states[path.relative_to(folder).as_posix()] = (status.st_size, status.st_mtime_ns)
+    return states

@@ -116,8 +116,8 @@ def shape_of(event: bytes, chunk: dict[str, Any]) -> ChunkShape | None:
     if usage is None:
         return ChunkShape(choice["index"], None, head, (b"", 0), b"", (rest, 0), is_total_first=True)
     stated = b',"usage":' + orjson.dumps(marked["usage"])
-    before, found, after = rest.partition(stated)
-    if not found:
+    before, usage_text, after = rest.partition(stated)
+    if not usage_text:
         return None  # the usage is before the text
     opening, between, closing = _split(stated, [str(_COUNTER_MARKS[name]).encode() for name in counters])
     return ChunkShape(

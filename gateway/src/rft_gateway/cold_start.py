@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from rft_api.condition_reasons import LASTING
+from rft_api.conditions import LASTING
 from rft_api.foreign import server_limits
 from rft_gateway import server_errors
 from rft_gateway.errors import ApiError, stopping

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ import orjson
 from aiohttp import web
 
 from rft_api.gateway_routes import Route
+from rft_api.model import Json
 from rft_gateway.answers import ClientLeft, give
 from rft_gateway.bodies import Bodies
 from rft_gateway.errors import ApiError, model_not_found, starting
@@ -169,12 +171,15 @@ class Door:
             if jobs.streams(request):
                 headers = {**admission.headers, REQUEST_ID: request_id}
                 return await jobs.stream(request, partial(self._authenticate, request), headers)
+            answer: Callable[[], Coroutine[None, None, Json | web.Response]]
             if (take := jobs.find_with_body(request.method, request.path)) is not None:
                 document = parse_body(await body.read(request))
                 answer = partial(take, key, document, request_id, request.headers)
             else:
                 answer = partial(jobs.find(request.method, request.path), key, request.query)
-            response = _json_response(await self._turns.take(key.namespace, answer))
+            waits = jobs.waits(request.path)
+            result = await answer() if waits else await self._turns.take(key.namespace, answer)
+        response = result if isinstance(result, web.Response) else _json_response(result)
         response.headers.update(admission.headers)
         return response
 

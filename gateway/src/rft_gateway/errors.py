@@ -69,15 +69,15 @@ def invalid_document(invalid: ValidationError, document: Any, model: type[BaseMo
         document: the body.
         model: what it has to be.
     """
-    found = list(violations(invalid, document, model))
-    more = f"; and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
-    message = one_line("; ".join(map(str, found[:_MOST_SHOWN])), 4000) + more
+    problems = list(violations(invalid, document, model))
+    more = f"; and {len(problems) - _MOST_SHOWN} more" if len(problems) > _MOST_SHOWN else ""
+    message = one_line("; ".join(map(str, problems[:_MOST_SHOWN])), 4000) + more
     code = INVALID_VALUE
     if invalid.errors()[0]["type"] == "extra_forbidden":
         code = UNKNOWN_PARAMETER
-    elif _is_missing(document, found[0].location):
+    elif _is_missing(document, problems[0].location):
         code = MISSING_PARAMETER
-    return ApiError(400, message, param=format_location(found[0].location) or None, code=code)
+    return ApiError(400, message, param=format_location(problems[0].location) or None, code=code)
 
 
 def _is_missing(document: Any, location: Location) -> bool:

@@ -88,25 +88,25 @@ async def keep_feedback(
     if route.logs is None:
         message = f"No conversations of the model `{route.model}` are kept, so that feedback would be of no use."
         raise ApiError(400, message, param="id", code="model_without_logs")
-    given = datetime.now(UTC)
+    time = datetime.now(UTC)
     reason = await conversations.append(
-        route, FEEDBACK_FOLDER, partial(_feedback_line, feedback, request_id, route, given)
+        route, FEEDBACK_FOLDER, partial(_feedback_line, feedback, request_id, route, time)
     )
     if reason is not None:
         message = "Feedback cannot be kept at the moment. Please try again."
         raise ApiError(503, message, code="log_unavailable", headers={"retry-after": "10"})
     return {
         "object": "feedback",
-        "created": int(given.timestamp()),
+        "created": int(time.timestamp()),
         "model": route.model,
         **feedback.model_dump(exclude_none=True),
     }
 
 
-def _feedback_line(feedback: FeedbackRequest, request_id: str, route: Route, given: datetime) -> bytes:
+def _feedback_line(feedback: FeedbackRequest, request_id: str, route: Route, time: datetime) -> bytes:
     texts = redacted(feedback.model_dump(include={"label", "comment", "corrected_answer"}), route)
     record = Feedback(
-        timestamp=timestamp(given),
+        timestamp=timestamp(time),
         request_id=request_id,
         model_id=route.model,
         rating=_RATINGS.get(feedback.rating),

@@ -103,7 +103,7 @@ class Admission:
     __slots__ = ("_is_released", "_is_settled", "_limiter", "_reservation", "headers")
 
     def __init__(self, limiter: Limiter, reservation: _Reservation, headers: dict[str, str]):
-        """Made by `Limiter.admit`."""
+        """Take what `Limiter.admit` has reserved."""
         self.headers = headers
         """Headers of the answer: what the key has left after this request."""
         self._limiter = limiter

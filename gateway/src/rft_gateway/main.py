@@ -30,7 +30,7 @@ from rft_gateway.files.opening import OpenFiles, open_files
 from rft_gateway.http_server import HttpServer
 from rft_gateway.keys import KeyFolder, KeyRing
 from rft_gateway.large_bodies import LargeBodies
-from rft_gateway.ledger import Ledger, LedgerError, Total
+from rft_gateway.ledger import Ledger, LedgerError, Total, TotalsQuery
 from rft_gateway.limits import Limiter
 from rft_gateway.logs import Conversations, Spool, SpoolError, Stores
 from rft_gateway.metrics import Metrics
@@ -107,6 +107,8 @@ async def serve(settings: Settings) -> None:
         files = await _open_files(stack, settings.files, ledger)
         api = files.api if files is not None else None
         jobs = _open_jobs(jobs_store, files, stop) if jobs_store is not None else None
+        if jobs is not None:
+            _run_beside(stack, jobs.sweep(settings.namespaces), stop)
         door = Door(routes, keys, limiter, records, proxy, large_bodies, api, jobs)
         operation = Operation(metrics, demand, lambda: routes.is_complete and keys.is_complete and not stop.is_set())
         await _listen(settings, door, operation, stop, waiting)
@@ -242,7 +244,7 @@ async def _totals_of_month(ledger: Ledger) -> list[Total]:
     now = datetime.now(UTC)
     start = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     end = now + timedelta(days=1)
-    return await ledger.totals(start, end, by=("namespace", "key"), bucket_seconds=_DAY_SECONDS)
+    return await ledger.totals(TotalsQuery(start, end, ("namespace", "key"), _DAY_SECONDS))
 
 
 def _tokens_of_days(totals: list[Total]) -> Iterator[tuple[str, str, date, int]]:

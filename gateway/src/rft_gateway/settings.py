@@ -241,7 +241,7 @@ def _find_problem(settings: Settings) -> str | None:
 
 
 def _find_problem_of_traces() -> str | None:
-    """OpenTelemetry would only log it, once for each request."""
+    """Return what is wrong with the settings of traces; OpenTelemetry would only log it, once for each request."""
     endpoint = _first_variable(TRACES_VARIABLES)
     if endpoint is not None and not endpoint[1].startswith(("http://", "https://")):
         return f"{endpoint[0]}: must be a URL such as http://collector:4318"

@@ -78,5 +78,5 @@ class Certificate:
 
 
 def _refuse_password() -> str:
-    """Called for a key that is encrypted; without it, the terminal would be asked."""
+    """Refuse a key that is encrypted; without this function, the password would be read from the terminal."""
     raise ValueError("the key is encrypted; store it without a password")

@@ -15,7 +15,7 @@ from typing import Any
 from multidict import MultiMapping
 
 from rft_gateway.errors import ApiError
-from rft_gateway.ledger import Ledger, LedgerError, Total
+from rft_gateway.ledger import Ledger, LedgerError, Total, TotalsQuery
 
 _LATEST = 253_402_214_400
 """The beginning of the last day of the year 9999. Buckets that begin before it end in this year, too: there are no
@@ -115,13 +115,8 @@ class _Question:
         if "key" in by:
             by.add("namespace")  # Keys of two namespaces may have the same name.
         try:
-            totals = await ledger.totals(
-                datetime.fromtimestamp(self.start, UTC),
-                datetime.fromtimestamp(end, UTC),
-                by=by,
-                bucket_seconds=self.width.seconds,
-                only=only,
-            )
+            start_time, end_time = (datetime.fromtimestamp(time, UTC) for time in (self.start, end))
+            totals = await ledger.totals(TotalsQuery(start_time, end_time, by, self.width.seconds, only))
         except LedgerError as error:
             raise ApiError(503, "the usage cannot be read at the moment; try again later") from error
         by_bucket: dict[int, list[Total]] = {}
@@ -144,7 +139,8 @@ class _Question:
         return [*self._query.getall(name, []), *self._query.getall(f"{name}[]", [])]
 
     def _buckets(self) -> list[tuple[int, int]]:
-        """Beginning and end of each bucket of the page; the first and the last may be shorter than the others."""
+        """Return the beginning and the end of each bucket of the page; the first and the last may be shorter than the
+        others."""
         buckets: list[tuple[int, int]] = []
         first = self.start
         while first < self.end and len(buckets) < self.limit:
@@ -219,7 +215,7 @@ def _cost_results(totals: list[Total], by_line: bool, lines: list[str], currency
 
 
 def _line_items(total: Total) -> Iterator[tuple[str, int, Decimal]]:
-    """The lines of a bill for one model: name, tokens and cost."""
+    """Yield the lines of a bill for one model: name, tokens and cost."""
     yield f"{total.model}, input_tokens", total.prompt_tokens - total.cached_tokens, total.prompt_cost
     yield f"{total.model}, input_cached_tokens", total.cached_tokens, total.cached_cost
     yield f"{total.model}, output_tokens", total.completion_tokens, total.completion_cost

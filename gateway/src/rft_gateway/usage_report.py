@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from rft_api.exit_codes import ExitCode
 from rft_gateway.ledger.database import LedgerError, check_version, connect, describe, name_of
-from rft_gateway.ledger.totals import GROUPS, Total, read_totals
+from rft_gateway.ledger.totals import GROUPS, Total, TotalsQuery, read_totals
 from rft_gateway.settings import LEDGER_VARIABLE
 
 _DAY = 86_400
@@ -84,14 +84,9 @@ def _read(address: str, options: argparse.Namespace) -> list[Total]:
     try:
         with engine.connect() as connection:
             check_version(connection)
-            return read_totals(
-                connection,
-                start,
-                end,
-                by=options.by,
-                bucket_seconds=_DAY if "day" in options.by else None,
-                only={"namespace": [options.namespace]} if options.namespace else None,
-            )
+            bucket_seconds = _DAY if "day" in options.by else None
+            only = {"namespace": [options.namespace]} if options.namespace else {}
+            return read_totals(connection, TotalsQuery(start, end, options.by, bucket_seconds, only))
     except DBAPIError as error:
         raise LedgerError(f"{name_of(engine)}: cannot be read as a ledger: {describe(error)}") from error
     finally:

@@ -15,7 +15,8 @@ _ROUNDING = 1e-9
 
 
 def test_samples(tests: Sequence[RewardTest], by_group: bool) -> list[dict[str, Any]]:
-    """The samples that the tests describe. With `by_group`, tests with the same prompt and answer are a group."""
+    """Return the samples that the tests describe. With `by_group`, tests with the same prompt and answer are a
+    group."""
     samples = []
     for number, test in enumerate(tests, 1):
         prompt = [{"role": "user", "content": test.prompt}]
@@ -27,7 +28,7 @@ def test_samples(tests: Sequence[RewardTest], by_group: bool) -> list[dict[str, 
 
 
 def same_reward(tests: Sequence[RewardTest], rows: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> str | None:
-    """What to say if the tests, whose completions differ, all have the same reward; None otherwise.
+    """Return what to say if the tests, whose completions differ, all have the same reward; None otherwise.
 
     Args:
         tests: the tests.
@@ -42,7 +43,7 @@ def same_reward(tests: Sequence[RewardTest], rows: Sequence[Mapping[str, Any]], 
 def failures(
     tests: Sequence[RewardTest], rows: Sequence[Mapping[str, Any]], sources: Sequence[str] = ()
 ) -> list[NotReady]:
-    """The tests whose rows are not as expected, and why.
+    """Return the tests whose rows are not as expected, and why.
 
     If the reward is the same for all tests, the first failure says so, with the likeliest causes in `sources`, the
     Python code of the function.
@@ -61,7 +62,7 @@ def failures(
 
 
 def _outcome(expect: Expectation, row: Mapping[str, Any]) -> str | None:
-    """What came in the place of the expected reward; None when it is as expected."""
+    """Return what came in the place of the expected reward; None when it is as expected."""
     score = row["aggregate_reward_score"]
     if score is None:
         return f", but the sample could not be scored: {row['error']}"

@@ -25,7 +25,7 @@ class Bodies:
 
     @contextmanager
     def held(self) -> Iterator[Callable[[int], None]]:
-        """Within this context, a body is held; call what it yields with the bytes of each part of the body.
+        """Hold a body inside this context, and yield a function that takes the size of each part of the body.
 
         Raises:
             Busy: there is no room for the part. The context is to be left, which makes room for others.

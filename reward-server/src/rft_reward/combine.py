@@ -1,23 +1,23 @@
-"""Combined rewards: the weighted sum of the scores of several terms. Each score is reported as a component."""
+"""Combined rewards: the weighted sum of the scores of several terms. Each score is reported as a component.
+
+A row is a score in the format of the reward protocol: {"id", "aggregate_reward_score", "metrics_list"}, "error" if
+there is no score, and "warnings" if there are any.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from rft_api.model import Json
 from rft_api.reward_protocol import LARGEST_REWARD, failed_row
 
-Row = dict[str, Any]
-"""A score in the format of the reward protocol: {"id", "aggregate_reward_score", "metrics_list"}, "error" if there is
-no score, and "warnings" if there are any."""
 
-
-def combine(names: Sequence[str], weights: Sequence[float], scores: Sequence[Sequence[Row]]) -> list[Row]:
+def combine(names: Sequence[str], weights: Sequence[float], scores: Sequence[Sequence[Json]]) -> list[Json]:
     """Combine one list of rows per term into one row per sample. A sample that a term could not score has no score."""
     return [_combine_sample(names, weights, rows) for rows in zip(*scores, strict=True)]
 
 
-def _combine_sample(names: Sequence[str], weights: Sequence[float], rows: Sequence[Row]) -> Row:
+def _combine_sample(names: Sequence[str], weights: Sequence[float], rows: Sequence[Json]) -> Json:
     sample_id = rows[0]["id"]
     total, components, explanations, warnings = 0.0, [], [], []
     for name, weight, row in zip(names, weights, rows, strict=True):
@@ -33,7 +33,7 @@ def _combine_sample(names: Sequence[str], weights: Sequence[float], rows: Sequen
     return _scored(sample_id, total, components, explanations, warnings)
 
 
-def join(parts: Sequence[Sequence[Row]], names: Sequence[str]) -> list[Row]:
+def join(parts: Sequence[Sequence[Json]], names: Sequence[str]) -> list[Json]:
     """Join the combined rows of several groups of terms into one row per sample. The scores are added.
 
     Args:
@@ -44,7 +44,7 @@ def join(parts: Sequence[Sequence[Row]], names: Sequence[str]) -> list[Row]:
     return [_join_sample(rows, order) for rows in zip(*parts, strict=True)]
 
 
-def _join_sample(rows: Sequence[Row], order: Mapping[str, int]) -> Row:
+def _join_sample(rows: Sequence[Json], order: Mapping[str, int]) -> Json:
     for row in rows:
         if row["aggregate_reward_score"] is None:
             return row
@@ -57,12 +57,12 @@ def _join_sample(rows: Sequence[Row], order: Mapping[str, int]) -> Row:
 
 
 def _scored(
-    sample_id: str, total: float, components: list[Row], explanations: Sequence[str], warnings: list[Row]
-) -> Row:
+    sample_id: str, total: float, components: list[Json], explanations: Sequence[str], warnings: list[Json]
+) -> Json:
     if not -LARGEST_REWARD <= total <= LARGEST_REWARD:
         bounds = f"between -{LARGEST_REWARD:g} and {LARGEST_REWARD:g}"
         return failed_row(sample_id, f"the weighted sum of the terms is {total:.3g}; it must be {bounds}")
-    row: Row = {"id": sample_id, "aggregate_reward_score": total, "metrics_list": components}
+    row: Json = {"id": sample_id, "aggregate_reward_score": total, "metrics_list": components}
     if explanations:
         row["explanation"] = "\n".join(explanations)
     if warnings:

@@ -55,7 +55,7 @@ def scoring_settings(
     code: Path | None = None,
     packages: Path | None = None,
 ) -> ScoringSettings:
-    """Settings for scoring with a function that has been checked.
+    """Return the settings for scoring with a function that has been checked.
 
     Args:
         function: the function.
@@ -116,12 +116,12 @@ def scoring_settings(
 
 
 def _runs_code(term: Grader) -> bool:
-    """Whether workers run code of the user for the term."""
+    """Return whether workers run code of the user for the term."""
     return bool(_code_of(term))
 
 
 def _code_of(term: Grader) -> list[str]:
-    """The code of the user that a term runs in workers: its source, and the modules among its files."""
+    """Return the code of the user that a term runs in workers: its source, and the modules among its files."""
     if term.python is not None:
         modules = [text for name, text in (term.python.files or {}).items() if name.endswith(".py")]
         return [term.python.source or "", *modules]
@@ -131,13 +131,13 @@ def _code_of(term: Grader) -> list[str]:
 
 
 def _package_imports(terms: Sequence[Grader]) -> list[str]:
-    """The modules of packages that the code of the terms imports, each once."""
+    """Return the modules of packages that the code of the terms imports, each once."""
     names = [item.module for term in terms for source in _code_of(term) for item in imported_modules(source)]
     return [name for name in dict.fromkeys(names) if name.partition(".")[0] not in sys.stdlib_module_names]
 
 
 def _is_remote(term: Grader) -> bool:
-    """Whether another service scores the term. The server's process asks it, because workers have no network."""
+    """Return whether another service scores the term. The server's process asks it, because workers have no network."""
     if term.openai is not None:
         return asks_model(term.openai.grader)
     return term.judge is not None or term.lambda_ is not None or term.http is not None
@@ -168,7 +168,7 @@ def _worker_term(term: Grader, by_group: bool) -> dict[str, Any]:
 
 
 def _problems(function: RewardFunction) -> Iterator[Violation]:
-    """The problems that keep this server from scoring on this machine, although the manifest is valid."""
+    """Yield the problems that keep this server from scoring on this machine, although the manifest is valid."""
     for location, grader in function.spec.graders():
         if grader.python is not None and grader.python.source is None:
             text = "must have been replaced by source before the server starts"

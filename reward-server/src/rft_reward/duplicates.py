@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rft_api.model import Json
 from rft_api.reward_protocol import DUPLICATE_ROWS
-from rft_reward.combine import Row
 
 
-def explain_duplicates(samples: Sequence[dict[str, Any]], rows: list[Row]) -> list[Row]:
-    """The rows, with a more exact error where the cause of several rows is most likely a missing reference answer.
+def explain_duplicates(samples: Sequence[dict[str, Any]], rows: list[Json]) -> list[Json]:
+    """Return the rows, with a more exact error where the cause of several rows is most likely a missing reference
+    answer.
 
     Published handlers append a row for a sample without a reference answer, and go on to append the usual one.
     """

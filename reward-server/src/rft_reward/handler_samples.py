@@ -17,7 +17,7 @@ class HandlerForm:
 
 
 def handler_sample(sample: dict[str, Any], form: HandlerForm, *, lift_metadata: bool) -> dict[str, Any]:
-    """A sample for a handler.
+    """Return a sample for a handler.
 
     Args:
         sample: the sample of the request.

@@ -76,12 +76,12 @@ def restrict(readable: Sequence[str], writable: Sequence[str], devices: Sequence
 
 
 def version() -> int:
-    """ABI version of the kernel's Landlock; 0 without Landlock."""
+    """Return the ABI version of the kernel's Landlock; 0 without Landlock."""
     return max(0, int(_libc.syscall(_SYS_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)))
 
 
 def handled_files(abi: int) -> int:
-    """All rights on files of an ABI version."""
+    """Return all rights on files of an ABI version."""
     newest = 12 + (abi >= 2) + (abi >= 3) + (abi >= 5)
     return (1 << (newest + 1)) - 1
 

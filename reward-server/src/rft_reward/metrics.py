@@ -119,7 +119,7 @@ class _Scores(Collector):
                 self._component_sums[name] += component["value"]
 
     def collect(self) -> Iterable[Metric]:
-        """The metric families, as the library asks for them."""
+        """Yield the metric families, as the library asks for them."""
         total, cumulated = 0, []
         for bound, count in zip((*map(str, _SCORE_BOUNDS), "+Inf"), self._buckets, strict=True):
             total += count

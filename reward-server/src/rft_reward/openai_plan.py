@@ -20,7 +20,7 @@ from rft_api.openai_template import parse_template
 
 
 def worker_plan(grader: AnyGrader, zero_on_error: bool) -> dict[str, Any]:
-    """What the workers compute, as JSON. It has no formula if the formula also needs scores of a model.
+    """Return what the workers compute, as JSON. It has no formula if the formula also needs scores of a model.
 
     Args:
         grader: the grader.
@@ -36,7 +36,7 @@ def worker_plan(grader: AnyGrader, zero_on_error: bool) -> dict[str, Any]:
 
 
 def model_graders(grader: AnyGrader) -> list[tuple[str, ScoreModel | LabelModel | TextSimilarity]]:
-    """The graders that ask a model, with their keys."""
+    """Return the graders that ask a model, with their keys."""
     return [
         (key, part)
         for key, part in single_graders(grader)
@@ -45,14 +45,15 @@ def model_graders(grader: AnyGrader) -> list[tuple[str, ScoreModel | LabelModel 
 
 
 def formula(grader: AnyGrader) -> Formula:
-    """The formula that computes the score from the scores of the parts. That of a single grader is its own score."""
+    """Return the formula that computes the score from the scores of the parts. That of a single grader is its own
+    score."""
     if isinstance(grader, Multi):
         return parse_formula(grader.calculate_output, grader.graders)
     return next(key for key, _ in single_graders(grader))
 
 
 def passed(grader: AnyGrader) -> tuple[str, float] | None:
-    """The metric that says whether a multi grader passes: its name, and the smallest score that passes."""
+    """Return the metric that says whether a multi grader passes: its name, and the smallest score that passes."""
     if isinstance(grader, Multi) and grader.pass_threshold is not None:
         return f"{grader.name or grader.type}/passed", grader.pass_threshold
     return None

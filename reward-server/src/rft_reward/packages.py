@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from rft_api.exit_codes import ExitCode
+from rft_api.files import atomic_folder
 from rft_api.requirements import requirements_digest
 from rft_reward.configuration import ConfigurationError, load_function
 
@@ -82,17 +82,12 @@ def install(requirements: Sequence[str], root: Path) -> Path:
     with _locked(root / f"{folder.name}.lock"):
         if (folder / _COMPLETE).is_file():
             return folder
-        for remains in [folder, *root.glob(f"{folder.name}.*.partial")]:
-            shutil.rmtree(remains, ignore_errors=True)
-        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=root))
-        try:
+        shutil.rmtree(folder, ignore_errors=True)  # without the file that says that it is complete
+        with atomic_folder(folder) as partial:
             _run_installer(requirements, partial)
             versions = json.dumps(installed_versions(partial), indent=1, sort_keys=True)
             (partial / _COMPLETE).write_text(versions + "\n", encoding="utf-8")
             partial.chmod(0o755)  # workers may run as another user
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -139,7 +134,7 @@ def _belongs_to_extra(requirement: Requirement, extra: str) -> bool:
 
 
 def _bundled_folder(requirements: Sequence[str]) -> Path | None:
-    """The folder of the packages that the image brings, if they satisfy the requirements."""
+    """Return the folder of the packages that the image brings, if they satisfy the requirements."""
     folder = os.environ.get(BUNDLED_PACKAGES)
     return Path(folder) if folder and satisfies(Path(folder), requirements) else None
 

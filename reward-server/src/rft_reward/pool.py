@@ -19,9 +19,10 @@ from typing import Any
 import orjson
 
 from rft_api.groups import split_groups, whole_batches
+from rft_api.model import Json
 from rft_api.reward_protocol import error_line, failed_row, match_rows
 from rft_reward import replies
-from rft_reward.combine import Row, combine
+from rft_reward.combine import combine
 from rft_reward.duplicates import explain_duplicates
 from rft_reward.graders.per_sample import sample_share
 from rft_reward.metrics import Metrics
@@ -91,7 +92,7 @@ class Pool:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
 
-    async def score(self, samples: Sequence[dict[str, Any]]) -> list[Row]:
+    async def score(self, samples: Sequence[dict[str, Any]]) -> list[Json]:
         """Score samples that `samples.read_samples` has checked. Return one row per sample, in the same order."""
         groups = split_groups(samples, self._settings.by_group)
         worthwhile = int(len(samples) * self._seconds_per_sample / PIECE_SECONDS)
@@ -106,7 +107,7 @@ class Pool:
         by_position = dict(zip((position for group in groups for position in group), rows, strict=True))
         return [by_position[position] for position in range(len(samples))]
 
-    async def _score_piece(self, groups: Sequence[Sequence[dict[str, Any]]]) -> list[Row]:
+    async def _score_piece(self, groups: Sequence[Sequence[dict[str, Any]]]) -> list[Json]:
         """Score the samples of a piece: together first, and group by group if that fails."""
         settings = self._settings
         samples = [sample for group in groups for sample in group]
@@ -131,7 +132,7 @@ class Pool:
                 rows += self._counted(single)
         return rows
 
-    def _counted(self, rows: list[Row]) -> list[Row]:
+    def _counted(self, rows: list[Json]) -> list[Json]:
         unscored = sum(row["aggregate_reward_score"] is None for row in rows)
         if unscored:
             self._metrics.sample_errors.labels("unscored").inc(unscored)
@@ -139,8 +140,9 @@ class Pool:
 
     async def _call_fairly(
         self, samples: Sequence[dict[str, Any]], seconds: float, *, is_last: bool
-    ) -> tuple[list[Row] | _Failure, float]:
-        """Like `_call`, but code of an earlier sample that wrote to the worker's pipe does not fail the last attempt.
+    ) -> tuple[list[Json] | _Failure, float]:
+        """Return the like `_call`, but code of an earlier sample that wrote to the worker's pipe does not fail the last
+        attempt.
 
         The samples get another worker instead. After as many attempts as there are workers, it is a new one.
         """
@@ -152,8 +154,8 @@ class Pool:
             spent += more
         return outcome, spent
 
-    async def _call(self, samples: Sequence[dict[str, Any]], seconds: float) -> tuple[list[Row] | _Failure, float]:
-        """Rows or a failure, and the seconds that scoring took, without the wait for a worker."""
+    async def _call(self, samples: Sequence[dict[str, Any]], seconds: float) -> tuple[list[Json] | _Failure, float]:
+        """Return the rows or a failure, and the seconds that scoring took, without the wait for a worker."""
         try:
             payload = orjson.dumps(samples)
         except TypeError as error:  # the sample is too deep to be written, or comes from the tests of the manifest
@@ -188,7 +190,7 @@ class Pool:
 
     def _read_answers(
         self, samples: Sequence[dict[str, Any]], answers: Sequence[Mapping[str, Any]], seconds: float
-    ) -> list[Row] | _Failure:
+    ) -> list[Json] | _Failure:
         ids = [sample["id"] for sample in samples]
         names, weights = self._settings.combined or ([""], [1.0])
         scores = []
@@ -217,7 +219,7 @@ class Pool:
         where = f", in {place}" if place else ""
         return f"scoring took more than {seconds:g} s ({which}){where}: make it faster, or raise spec.timeout"
 
-    def _failed(self, sample: dict[str, Any], reason: str, text: str) -> Row:
+    def _failed(self, sample: dict[str, Any], reason: str, text: str) -> Json:
         self._metrics.sample_errors.labels(reason).inc()
         return failed_row(sample["id"], text)
 

@@ -17,7 +17,7 @@ _READ_BYTES = 65_536
 
 
 def strays(workers: Set[int]) -> list[int]:
-    """Descendants of this process that do not descend from any of the given `workers`.
+    """Return the descendants of this process that do not descend from any of the given `workers`.
 
     This process adopts orphans (`sandbox.adopt_orphans`). So all processes that a dead worker started are among them,
     also those in another session or process group.
@@ -33,19 +33,19 @@ def _strays_among(children: Mapping[int, list[int]], workers: Set[int]) -> list[
 
 
 def descendant(process: int, generations: int) -> int:
-    """The first child of the first child, and so on for a number of generations, or the last one that exists."""
+    """Return the first child of the first child, and so on for a number of generations, or the last one that exists."""
     for _ in range(generations):
         process = min(_children_of(process), default=process)
     return process
 
 
 def offspring(process: int) -> list[int]:
-    """The running descendants of a process."""
+    """Return the running descendants of a process."""
     return [descendant for descendant in _descendants(process) if _runs(descendant)]
 
 
 def has_more(process: int, most: int) -> bool:
-    """Whether a process that is idle has more running descendants than so many.
+    """Return whether a process that is idle has more running descendants than so many.
 
     Processes that each start the next one and end would hardly ever be seen running. But they start new ones, which
     nobody else does.
@@ -58,7 +58,8 @@ def has_more(process: int, most: int) -> bool:
 
 
 def _descendants(process: int) -> list[int]:
-    """The descendants of a process, also those that have ended and whose parent has not yet asked for their status."""
+    """Return the descendants of a process, also those that have ended and whose parent has not yet asked for their
+    status."""
     descendants: list[int] = []
     for parent in itertools.chain([process], descendants):
         descendants += _children_of(parent)
@@ -89,7 +90,7 @@ def _runs(process: int) -> bool:
 
 
 def folders(process: int) -> Iterator[Path]:
-    """The folders of a process in /proc, then those of its threads.
+    """Yield the folders of a process in /proc, then those of its threads.
 
     When the first thread has ended, the process looks as if it had ended, and as if it had no memory. Its other threads
     show what they have together.
@@ -150,7 +151,7 @@ def _end_children(workers: Set[int]) -> None:
 
 
 def _children() -> defaultdict[int, list[int]]:
-    """The children of every process, by the id of their parent."""
+    """Return the children of every process, by the id of their parent."""
     children = defaultdict(list)
     with os.scandir("/proc") as entries:
         listed = [entry.name for entry in entries if entry.name.isdigit()]

@@ -25,12 +25,12 @@ class TooMuch(ValueError):
 
 
 def maximum_bytes(samples: int, request_bytes: int) -> int:
-    """The largest size of an answer to a batch. It may repeat the samples, as some handlers do."""
+    """Return the largest size of an answer to a batch. It may repeat the samples, as some handlers do."""
     return min(MAXIMUM_BYTES, SAMPLE_BYTES * (samples + 1) + 2 * request_bytes)
 
 
 def too_large(samples: int, limit: int) -> str:
-    """What to say about an answer that is larger than `maximum_bytes`."""
+    """Return what to say about an answer that is larger than `maximum_bytes`."""
     return (
         f"the code returned more than {limit >> 10:,} KiB, the limit for a batch of {samples}: "
         f"{SAMPLE_BYTES >> 10} KiB a sample, and never more than {MAXIMUM_BYTES >> 20} MiB; make it return less"
@@ -38,7 +38,7 @@ def too_large(samples: int, limit: int) -> str:
 
 
 def parse(answer: bytes, samples: int, request: bytes) -> Any:
-    """The JSON value of an answer to a batch.
+    """Return the JSON value of an answer to a batch.
 
     Raises:
         TooMuch: it has more values than the batch allows.

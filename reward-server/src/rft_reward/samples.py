@@ -34,7 +34,7 @@ class BadRequest(ValueError):
 
 
 def read_samples(body: bytes | bytearray, by_group: bool = False) -> list[dict[str, Any]]:
-    """The samples of a request. With `by_group`, each needs the id of its group.
+    """Return the samples of a request. With `by_group`, each needs the id of its group.
 
     Raises:
         BadRequest: the body is not a JSON array of samples with distinct ids, or holds an integer beyond 64 bits.
@@ -95,7 +95,8 @@ class _LongInteger:
 
     @classmethod
     def parse(cls, digits: str) -> int | _LongInteger:
-        """The integer, if it fits. Only its length is looked at first: Python does not parse thousands of digits."""
+        """Return the integer, if it fits. Only its length is looked at first: Python does not parse thousands of
+        digits."""
         if len(digits) > 20 or not -(1 << 63) <= int(digits) < 1 << 64:
             return cls(digits)
         return int(digits)

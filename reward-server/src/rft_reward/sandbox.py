@@ -84,7 +84,7 @@ LAYERS = ("namespaces", "landlock_files", "landlock_network", "landlock_signals"
 
 
 def open_doors(layers: dict[str, bool]) -> list[str]:
-    """What reward code can do because layers are missing. It is empty if the other layers prevent everything."""
+    """Return what reward code can do because layers are missing. It is empty if the other layers prevent everything."""
     doors = []
     if not layers["unprivileged"]:
         doors.append("reward code runs as root, without a limit on processes")
@@ -260,7 +260,8 @@ def limit_processor_time(seconds: float) -> None:
 
 
 def is_crowded(*, own_scratch: bool) -> bool:
-    """Whether a batch left too many open files, or too many files in a scratch file system, for the next batch."""
+    """Return whether a batch left too many open files, or too many files in a scratch file system, for the next
+    batch."""
     try:
         lowest = os.dup(0)
         os.close(lowest)
@@ -363,7 +364,7 @@ def _exit_like(status: int) -> None:
 
 
 def _tasks_of_this_user() -> int:
-    """Number of processes and threads of this user, which the kernel counts against the same limit.
+    """Return the number of processes and threads of this user, which the kernel counts against the same limit.
 
     Those of other pods are among them, but cannot be seen in /proc. So this looks for the smallest limit with which
     this process can still start another one.

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rft_api.model import Json
 from rft_api.reward_function import CombineTerm, Grader
-from rft_reward.combine import Row, combine, join
+from rft_reward.combine import combine, join
 from rft_reward.metrics import Metrics
 from rft_reward.pool import Pool, PoolSettings
 
@@ -72,7 +73,7 @@ class Scoring:
         await asyncio.gather(*(pool.close() for pool in self._pools))
         await asyncio.gather(*(grader.close() for _, grader in self._remote), return_exceptions=True)
 
-    async def score(self, samples: Sequence[dict[str, Any]]) -> list[Row]:
+    async def score(self, samples: Sequence[dict[str, Any]]) -> list[Json]:
         """Score samples that `samples.read_samples` has checked. Return one row per sample, in the same order."""
         started = time.perf_counter()
         parts = [pool.score(samples) for pool in self._pools]
@@ -83,6 +84,6 @@ class Scoring:
         self._metrics.count_scores(rows)
         return rows
 
-    async def _ask(self, term: Grader, grader: RemoteGrader, samples: Sequence[dict[str, Any]]) -> list[Row]:
+    async def _ask(self, term: Grader, grader: RemoteGrader, samples: Sequence[dict[str, Any]]) -> list[Json]:
         rows = await grader.score(samples, time.monotonic() + self._settings.timeout_seconds)
         return combine([term.name], [float(term.weight)], [rows]) if isinstance(term, CombineTerm) else rows

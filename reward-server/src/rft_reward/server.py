@@ -59,7 +59,7 @@ class RewardServer:
         """None until the tests have run."""
 
     def application(self) -> Starlette:
-        """The ASGI application."""
+        """Return the ASGI application."""
         routes = [
             Route(SCORE_PATH, self._score, methods=["POST"]),
             Route("/healthz", self._health),
@@ -98,7 +98,7 @@ class RewardServer:
         _logger.info("ready: %d tests passed", len(self._tests))
 
     def _find_readiness(self) -> Readiness:
-        """Whether the server scores, and why not."""
+        """Return whether the server scores, and why not."""
         if self._test_failures is not None:
             return Readiness(reasons=self._test_failures)
         error = self._scoring.start_error

@@ -124,7 +124,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def numbers(machine: str) -> dict[str, int]:
-    """The numbers of the system calls of this module, by name. It is empty for an unknown machine."""
+    """Return the numbers of the system calls of this module, by name. It is empty for an unknown machine."""
     words = _NUMBERS.get(machine, "").split()
     return dict(zip(words[::2], map(int, words[1::2]), strict=True))
 
@@ -137,7 +137,7 @@ def sandbox_program(
     truncation: bool = False,
     rules: bool = False,
 ) -> list[Instruction]:
-    """The filter of a worker. It is empty for an unknown machine.
+    """Return the filter of a worker. It is empty for an unknown machine.
 
     Args:
         machine: hardware name of the kernel, such as x86_64.
@@ -174,7 +174,8 @@ def sandbox_program(
 
 
 def _argument_checks(spared: Sequence[int]) -> dict[str, list[Instruction]]:
-    """The blocks that decide by the arguments of a call, by the name of the call. Each block ends with a decision."""
+    """Return the blocks that decide by the arguments of a call, by the name of the call. Each block ends with a
+    decision."""
     refuse = _refuse(errno.EPERM)
     # The first argument is a process: only the caller itself, which is 0, is allowed.
     oneself = [_argument(0), (_EQUAL, 1, 0, 0), refuse, _ALLOW]
@@ -235,7 +236,7 @@ def _argument_checks(spared: Sequence[int]) -> dict[str, list[Instruction]]:
 
 
 def _of_caller(process: int) -> list[Instruction]:
-    """The block of a call whose arguments are a kind and an id: only the process of the caller is allowed."""
+    """Return the block of a call whose arguments are a kind and an id: only the process of the caller is allowed."""
     refuse = _refuse(errno.EPERM)
     return [_argument(0), (_EQUAL, 1, 0, process), refuse, _argument(1), (_EQUAL, 1, 0, 0), refuse, _ALLOW]
 
@@ -245,7 +246,8 @@ def _argument_not_in(index: int, refused: Sequence[int]) -> list[Instruction]:
 
 
 def completion_program(machine: str) -> list[Instruction]:
-    """The additional filter of a completion's process, which cannot signal any process, nor make Landlock's rules."""
+    """Return the additional filter of a completion's process, which cannot signal any process, nor make Landlock's
+    rules."""
     call_numbers = numbers(machine)
     if not call_numbers:
         return []

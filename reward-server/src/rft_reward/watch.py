@@ -51,7 +51,7 @@ class Watch:
         self._before = _own_bytes(worker)
 
     def excess(self) -> Excess | None:
-        """The limit that the worker and its descendants exceed together; None if none is."""
+        """Return the limit that the worker and its descendants exceed together; None if none is."""
         held = 0 if self._sockets is None else _socket_bytes(self._sockets)
         text = f"the code's processes together used more than {self._memory}"
         memory = f"{text}: make them use less, or raise spec.sandbox.memory"
@@ -69,12 +69,13 @@ class Watch:
         return None
 
     def crowded(self) -> bool:
-        """Whether the files in the scratch folder leave too little room for the next batch."""
+        """Return whether the files in the scratch folder leave too little room for the next batch."""
         return self._scratch is not None and _holds_more(self._scratch, SCRATCH_BYTES // 2, SCRATCH_FILES // 2)
 
 
 def _own_bytes(process: int) -> int:
-    """Resident memory of a process that is not mapped from files; what several processes share counts for each."""
+    """Return the resident memory of a process that is not mapped from files; what several processes share counts for
+    each."""
     for folder in processes.folders(process):
         try:
             resident, shared = map(int, (folder / "statm").read_text().split()[1:3])
@@ -90,7 +91,7 @@ def _own_bytes(process: int) -> int:
 
 
 def _locks_of(members: Set[int]) -> int:
-    """The locks of parts of files that processes hold or wait for, as far as the beginning of the list tells."""
+    """Return the locks of parts of files that processes hold or wait for, as far as the beginning of the list tells."""
     try:
         with _LOCKS.open("rb") as file:
             text = file.read(_MOST_OF_THE_LOCKS)
@@ -100,7 +101,8 @@ def _locks_of(members: Set[int]) -> int:
 
 
 def _socket_bytes(table: Path) -> int:
-    """The memory that all Unix sockets of a network can hold in the kernel; their buffers have the usual size."""
+    """Return the memory that all Unix sockets of a network can hold in the kernel; their buffers have the usual
+    size."""
     try:
         sockets = table.read_bytes().count(b"\n") - 1  # the first line is a title
         return sockets * int(Path("/proc/sys/net/core/wmem_default").read_text())

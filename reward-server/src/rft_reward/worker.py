@@ -95,7 +95,7 @@ class _Interruptible:
             raise TimeLimit
 
     def run(self, grade: Grade, payload: bytes, call: Call) -> bytes:
-        """The result of a grader as JSON: `{"rows": ...}` or `{"failure": reason, "text": ...}`."""
+        """Return the result of a grader as JSON: `{"rows": ...}` or `{"failure": reason, "text": ...}`."""
         if time.monotonic() > call.deadline:  # an earlier term has used all the time
             return _failure("timeout")
         try:

@@ -132,7 +132,7 @@ def test_a_notebook_for_openai(tmp_path, tuning_gateway, team, token, bucket, po
     assert tuned.startswith("base-prices-")
     *_, first, second, answer = running.text.splitlines()
     assert first == f"checkpoint: step 20, reward 0.8, {tuned}"
-    assert second == "checkpoint: step 10, reward 0.5, s3://runs/jobs/x/checkpoints/step-10"
+    assert second == f"checkpoint: step 10, reward 0.5, {tuned}-step-10"
     assert answer.startswith(f"{tuned}: w0 w1")
     assert "event: info: Step 4/20: train mean reward=0.2500" in running.text
     assert "event: info: The job has successfully completed. reward 0.2 -> 0.8" in running.text

@@ -126,7 +126,7 @@ def test_a_wrong_object_closes_only_itself_and_is_said_once(gateway, team):
     messages = [
         f"Secret {team.namespace}/wrong: data.tokensPerDay: must be a whole number of at least 1 in digits",
         f"EndpointSlice {team.namespace}/x: metadata.labels: kubernetes.io/service-name is required",
-        f"Secret {team.namespace}/s3: data.AWS_ACCESS_KEY_ID: is required in credentials for logs",
+        f"Secret {team.namespace}/s3: data.AWS_ACCESS_KEY_ID: is required in credentials for S3",
     ]
     wait_until(lambda: all(message in gateway.log for message in messages), lambda: gateway.log)
     # Others change, and they themselves in what is not wrong.

@@ -76,6 +76,7 @@ def build_arguments(config: TrainerConfig, total_steps: int) -> GRPOConfig:
         temperature=training.temperature,
         chat_template_kwargs=config.sampling.chat_template_arguments,
         beta=training.kl_coefficient,
+        entropy_coef=training.entropy_coefficient,
         learning_rate=training.learning_rate,
         lr_scheduler_type=SCHEDULES[training.learning_rate_schedule],
         warmup_steps=math.ceil(training.warmup_ratio * total_steps),

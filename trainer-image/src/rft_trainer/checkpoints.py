@@ -10,6 +10,7 @@ from pathlib import Path
 from rft_api.files import atomic_write, sync
 from rft_api.foreign.files import read_document
 from rft_api.run_folder import CHECKPOINT_MARKER, CheckpointInfo, RunFolder
+from rft_trainer.progress import folder_bytes
 
 KEPT = 3
 """Checkpoints kept for their validation reward, besides the newest ones."""
@@ -80,6 +81,12 @@ def complete_checkpoints(folder: RunFolder) -> list[CheckpointInfo]:
 def resume_point(folder: RunFolder) -> CheckpointInfo | None:
     """Return the newest complete checkpoint that training can resume from; None without one."""
     return max((info for info in complete_checkpoints(folder) if info.resumable), key=lambda i: i.step, default=None)
+
+
+def expected_bytes(folder: RunFolder) -> int | None:
+    """Return how many bytes a new resumable checkpoint will have: those of the newest one; None without one."""
+    newest = resume_point(folder)
+    return folder_bytes(folder.checkpoint(newest.step)) if newest is not None else None
 
 
 def remove_torn(folder: RunFolder) -> list[str]:

@@ -43,12 +43,17 @@ def gather(value: T) -> list[T]:
 
 def any_rank(flag: bool) -> bool:
     """Return whether the flag is set on any rank; every rank gets the same answer."""
+    return any_ranks(flag)[0]
+
+
+def any_ranks(*flags: bool) -> list[bool]:
+    """Return for each flag whether it is set on any rank; every rank gets the same answers."""
     if world_size() == 1:
-        return flag
+        return list(flags)
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    tensor = torch.tensor(int(flag), device=device)
+    tensor = torch.tensor(flags, dtype=torch.int32, device=device)
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return bool(tensor.item())
+    return [bool(flag) for flag in tensor.tolist()]
 
 
 def wait_for_all() -> None:

@@ -26,8 +26,9 @@ from rft_trainer.evaluation import Complete, plain_completer, rows_at_once
 from rft_trainer.failures import memory_for
 from rft_trainer.generation import Finished
 from rft_trainer.modeling import model_dtype, read_configuration, stated_end_token_ids
-from rft_trainer.rollout_servers.client import Completion, Generation, RolloutClient, Sampling, sample_seed
+from rft_trainer.rollout_servers.client import RolloutClient, Sampling, numbers_of, sample_seed
 from rft_trainer.rollout_servers.command import BASE, ServerSettings
+from rft_trainer.rollout_servers.generation import Completion, Generation
 from rft_trainer.rollout_servers.placement import gpu_memory_share, on_devices, server_settings
 from rft_trainer.rollout_servers.servers import RolloutServers, Version, server_folder, socket_of
 from rft_trainer.rollout_servers.versions import write_version
@@ -147,12 +148,12 @@ class VLLM:
 
         No version may be loaded before all ranks have waited for theirs.
         """
-        first = rank() * len(prompt_ids)
-        seeds = [
-            sample_seed(self._config.hyperparameters.seed, "rollout", step, first + place)
-            for place in range(len(prompt_ids))
-        ]
-        return self._client.begin(self._model, prompt_ids, seeds, self._sampling(temperature))
+        learning = self._config.hyperparameters
+        places = range(rank() * len(prompt_ids), (rank() + 1) * len(prompt_ids))
+        seeds = [sample_seed(learning.seed, "rollout", step, place) for place in places]
+        # The prompts of a machine's processes follow one another in the step, also where two of them share a prompt.
+        numbers = [place // learning.samples_per_prompt for place in places]
+        return self._client.begin(self._model, prompt_ids, seeds, self._sampling(temperature), numbers)
 
     def store_version(self, folder: Path) -> None:
         """Copy the version that was loaded last to a new folder, from which `load_version` reads it."""
@@ -170,7 +171,7 @@ class VLLM:
         return self._completer(self._model, self._current, temperature)
 
     def _completer(self, model: str, version: str, temperature: float) -> Complete:
-        seed = self._config.hyperparameters.seed
+        seed, processes = self._config.hyperparameters.seed, self._config.compute.effective_processes_per_node
         completed = 0
 
         def complete(prompt_ids: list[list[int]], on_finished: Finished) -> list[list[int]]:
@@ -178,8 +179,12 @@ class VLLM:
             places = range(completed, completed + len(prompt_ids))
             completed += len(prompt_ids)
             seeds = [sample_seed(seed, "evaluation", version, rank(), place) for place in places]
+            # The prompts of an evaluation are dealt to the processes one by one, so that the last ones may have fewer.
+            numbers = [number * processes + local_rank() for number in numbers_of(prompt_ids)]
             with memory_for("vLLM"):
-                rows = self._client.generate(model, prompt_ids, seeds, self._sampling(temperature), on_finished)
+                rows = self._client.generate(
+                    model, prompt_ids, seeds, self._sampling(temperature), on_finished, numbers
+                )
             return [row.token_ids for row in rows]
 
         return complete

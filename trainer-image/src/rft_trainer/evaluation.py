@@ -24,6 +24,7 @@ from rft_trainer.batch import Batch, decode
 from rft_trainer.data import Prompt
 from rft_trainer.distributed import gather, rank, world_size
 from rft_trainer.failures import memory_for
+from rft_trainer.frozen_states import FrozenStates
 from rft_trainer.generation import Finished, sample_completions
 from rft_trainer.inference import merged_adapter, without_dropout
 from rft_trainer.modeling import end_token_ids, prompt_token_ids
@@ -63,6 +64,22 @@ def cache_bytes(configuration: PretrainedConfig, dtype: torch.dtype, tokens: int
     return int(2 * config.num_hidden_layers * heads * width * dtype.itemsize * tokens)
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How a model completes prompts."""
+
+    max_new_tokens: int
+    """Largest number of tokens in a completion."""
+    temperature: float
+    """Temperature of sampling; with 0 each token is the most likely one."""
+    end_ids: list[int]
+    """The EOS tokens."""
+    pad_id: int
+    """The token that fills shorter sequences of a batch."""
+    stops: StopStrings | None = None
+    """Texts that end a completion."""
+
+
 def plain_completer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -76,19 +93,11 @@ def plain_completer(
     call.
     """
     end_ids = end_token_ids(model, tokenizer)
+    decoding = Decoding(max_new_tokens, temperature, end_ids, tokenizer.pad_token_id, stops)
 
     def complete_whole(prompt_ids: list[list[int]], on_finished: Finished) -> list[list[int]]:
         with gathered(model.parameters()):
-            return complete(
-                model,
-                prompt_ids,
-                on_finished,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                end_ids=end_ids,
-                pad_id=tokenizer.pad_token_id,
-                stops=stops,
-            )
+            return complete(model, prompt_ids, decoding, on_finished)
 
     return complete_whole
 
@@ -96,18 +105,14 @@ def plain_completer(
 def complete(
     model: PreTrainedModel,
     prompt_ids: list[list[int]],
+    decoding: Decoding,
     on_finished: Finished | None = None,
-    *,
-    max_new_tokens: int,
-    temperature: float,
-    end_ids: list[int],
-    pad_id: int,
-    stops: StopStrings | None = None,
+    frozen_states: FrozenStates | None = None,
 ) -> list[list[int]]:
     """Return the completions of prompts by a plain model, each up to and including its EOS token or stop string.
 
     Return an empty list without prompts. On CPU `on_finished` is called with completions that have ended while others
-    go on.
+    go on, and `frozen_states` records what frozen layers compute.
 
     Raises:
         OutOfMemory: when the batch does not fit.
@@ -116,48 +121,41 @@ def complete(
         return []
     with memory_for("generation"):
         if model.device.type != "cpu":
-            return generate(model, prompt_ids, max_new_tokens, temperature, end_ids, pad_id, stops)
+            return generate(model, prompt_ids, decoding)
         with merged_adapter(model):
             return sample_completions(
                 model,
                 prompt_ids,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                eos_token_ids=end_ids,
-                pad_token_id=pad_id,
+                max_new_tokens=decoding.max_new_tokens,
+                frozen_states=frozen_states,
+                temperature=decoding.temperature,
+                eos_token_ids=decoding.end_ids,
+                pad_token_id=decoding.pad_id,
                 on_finished=on_finished,
-                stops=stops,
+                stops=decoding.stops,
             )
 
 
-def generate(
-    model: PreTrainedModel,
-    prompt_ids: list[list[int]],
-    max_new_tokens: int,
-    temperature: float,
-    end_ids: list[int],
-    pad_id: int,
-    stops: StopStrings | None = None,
-) -> list[list[int]]:
+def generate(model: PreTrainedModel, prompt_ids: list[list[int]], decoding: Decoding) -> list[list[int]]:
     """Return completions by transformers' `generate`, for devices that our sampler does not run on."""
-    width = max(len(ids) for ids in prompt_ids)
-    ids = torch.full((len(prompt_ids), width), pad_id, device=model.device)
+    temperature, width = decoding.temperature, max(len(ids) for ids in prompt_ids)
+    ids = torch.full((len(prompt_ids), width), decoding.pad_id, device=model.device)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompt_ids):
         ids[row, width - len(prompt) :] = torch.tensor(prompt, device=model.device)
         mask[row, width - len(prompt) :] = 1
     # transformers takes every setting that is left out here from the model's own configuration.
     config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        eos_token_id=end_ids,
-        pad_token_id=pad_id,
+        max_new_tokens=decoding.max_new_tokens,
+        eos_token_id=decoding.end_ids,
+        pad_token_id=decoding.pad_id,
         do_sample=temperature > 0,
         **({"temperature": temperature, "top_k": 0, "top_p": 1.0, "min_p": 0.0} if temperature else {}),
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         num_beams=1,
     )
-    criterion = StopCriterion(stops, len(prompt_ids)) if stops else None
+    criterion = StopCriterion(decoding.stops, len(prompt_ids)) if decoding.stops else None
     criteria = StoppingCriteriaList([criterion] if criterion else [])
     with torch.no_grad(), without_dropout(model):
         output = model.generate(
@@ -165,7 +163,7 @@ def generate(
         )
     rows = output[:, width:].tolist()
     lengths = criterion.lengths if criterion else [None] * len(rows)
-    return [_cut_after_eos(row[:length], end_ids) for row, length in zip(rows, lengths, strict=True)]
+    return [_cut_after_eos(row[:length], decoding.end_ids) for row, length in zip(rows, lengths, strict=True)]
 
 
 def _cut_after_eos(tokens: list[int], end_ids: list[int]) -> list[int]:

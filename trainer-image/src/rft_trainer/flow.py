@@ -70,6 +70,8 @@ from rft_trainer.warmup import run_warmup
 
 log = logging.getLogger(__name__)
 
+_SPREADING = "copying files of the run to the other machines"
+
 
 class Run:
     """One start of a run, as one of its ranks executes it.
@@ -200,7 +202,8 @@ class Run:
     def _prepare_output(self, base: BaseModel) -> CheckpointInfo | None:
         """Record what the run is made from, and clean up what an earlier start has left; see `prepare_output`."""
         self._record_provenance(base)
-        return prepare_output(self._folder, self._config.is_reinforced)
+        report = self._reporter.report_bytes(_SPREADING)
+        return prepare_output(self._folder, self._config.is_reinforced, report)
 
     def _phase(self, phase: Phase, message: str, planned: int = 0, unit: Unit = "samples") -> None:
         self._reporter.update(phase=phase, message=message, done=0, planned=planned, unit=unit, eta_seconds=None)
@@ -312,9 +315,9 @@ class Run:
         wait_for_all()
 
     def _report_completed(self, completed: int) -> None:
-        """Publish the progress of an evaluation, or stop it."""
+        """Publish the progress of an evaluation, or stop it; completions by vLLM are left by all ranks together."""
         self._reporter.update(done=completed)
-        if self._should_stop():
+        if self._config.compute.rollout_engine == "InProcess" and self._should_stop():
             raise RunError(ExitCode.INTERRUPTED, "stopped; start again to go on")
 
     def _check_learnable(self, policy: Policy, prompts: Sequence[Prompt], evaluator: Evaluator) -> None:
@@ -356,7 +359,9 @@ class Run:
         total = planned_steps(self._config, len(prompts))
         self._phase("Training", f"going on from step {resume.step}" if resume else "starting", total, "steps")
         stopped_early = stop_early(read_validations(self._folder), self._config.early_stopping)
-        if resume is not None and (resume.step >= total or stopped_early):
+        # The last validation is missing where the run was interrupted in it.
+        has_ended = resume is not None and resume.step >= total and resume.validation_reward is not None
+        if resume is not None and (has_ended or stopped_early):
             return resume.step, resume.step < total
         with memory_for("update"):
             trainer = RFTTrainer(
@@ -367,7 +372,9 @@ class Run:
         if trainer.interrupted:
             raise RunError(
                 ExitCode.INTERRUPTED,
-                f"stopped after step {trainer.state.global_step}; its checkpoint is saved, start again to go on",
+                f"stopped after step {trainer.state.global_step}; its checkpoint is saved, start again to go on"
+                if trainer.state.global_step
+                else "stopped before the end of the first step; start again",
             )
         return trainer.state.global_step, trainer.stopped_early
 
@@ -377,9 +384,9 @@ class Run:
             best = checkpoints.best_or_newest(self._folder)
             self._phase("Exporting", f"step {best.step}")
             export = export_model if self._config.tuning.type == "Full" else export_adapter
-            export(self._folder.checkpoint(best.step), base, self._folder.best)
+            export(self._folder.checkpoint(best.step), base, self._folder.best, self._reporter)
         wait_for_all()
-        own_disks.spread(self._folder.path, [self._folder.best])
+        own_disks.spread(self._folder.path, [self._folder.best], self._reporter.report_bytes(_SPREADING))
         wait_for_all()
 
 

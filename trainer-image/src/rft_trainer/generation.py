@@ -7,6 +7,7 @@ tokens are the same.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from rft_trainer.frozen_states import FrozenStates, Recording
 from rft_trainer.inference import decoding_attention, evaluating, packed_weights
 from rft_trainer.model_access import contiguous_head, language_model
+from rft_trainer.multinomial import sample_tokens
 from rft_trainer.stop_strings import StopStrings
 from rft_trainer.token_tree import sees_trees, token_trees
 
@@ -29,6 +32,7 @@ def sample_completions(
     prompt_ids: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
+    frozen_states: FrozenStates | None = None,
     temperature: float,
     eos_token_ids: Sequence[int],
     pad_token_id: int,
@@ -44,6 +48,8 @@ def sample_completions(
     from `generator` or torch's global generator. So the same seed gives the same completions as `generate`, and leaves
     the random number generator in the same state. `on_finished` is called with completions that have ended while others
     go on.
+
+    With `frozen_states`, the states of frozen layers are recorded there.
 
     `model` is a causal language model on CPU. PEFT may wrap it; DeepSpeed and DDP may not: unwrap the model and gather
     the weights of ZeRO-3 before the call. The model runs in evaluation mode, and returns to its mode afterwards.
@@ -63,8 +69,17 @@ def sample_completions(
     active = torch.arange(count)  # indices of the completions that have not ended
     searches = [stops.search() for _ in range(count)] if stops else []
     leaf = torch.tensor([distinct[tuple(prompt)] for prompt in prompt_ids])  # the leaf of each active completion
-    with evaluating(model), packed_weights(model), contiguous_head(model), _Chooser(temperature, generator) as choose:
-        leaves, logits = _read_prompts(model, list(distinct), count, max_new_tokens, pad_token_id)
+    recorded: AbstractContextManager[Recording | None] = (
+        nullcontext() if frozen_states is None else frozen_states.recorded(count, max_new_tokens - 1)
+    )
+    with (
+        evaluating(model),
+        packed_weights(model),
+        contiguous_head(model),
+        recorded as recording,
+        _Chooser(temperature, generator) as choose,
+    ):
+        leaves, logits = _read_prompts(model, list(distinct), count, max_new_tokens, pad_token_id, recording)
         choose.draw(count, logits.shape[-1])
         with decoding_attention(model):
             for length in range(1, max_new_tokens + 1):
@@ -83,7 +98,14 @@ def sample_completions(
                 choose.draw(count, logits.shape[-1])
                 leaf, tokens = leaves.grow(leaf, tokens)
                 logits = leaves.read(model, tokens)
-    return [row[:length].tolist() for row, length in zip(completions, lengths.tolist(), strict=True)]
+                if recording is not None:
+                    recording.keep_tokens(length - 1, active, leaf)
+        rows: list[list[int]] = [
+            row[:length].tolist() for row, length in zip(completions, lengths.tolist(), strict=True)
+        ]
+        if recording is not None:
+            recording.keep_completions(prompt_ids, rows)
+    return rows
 
 
 class _Chooser:
@@ -129,9 +151,8 @@ class _Chooser:
         probabilities = scores.softmax(-1)
         if self._drawing is not None:
             self._drawing.result()
-        # These are the numbers of `exponential_`, which is slow on CPU, while the logarithm of doubles is vectorized.
-        exponential = self._uniform[places].neg_().log1p_().neg_().float()
-        return (probabilities[leaf] / exponential).argmax(-1)
+        uniform = self._uniform if len(places) == len(self._uniform) else self._uniform[places]
+        return sample_tokens(probabilities[leaf], uniform)
 
 
 class _Leaves:
@@ -243,7 +264,12 @@ class _SlotLayer(DynamicLayer):
 
 
 def _read_prompts(
-    model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], capacity: int, room: int, pad_id: int
+    model: PreTrainedModel,
+    prompts: Sequence[tuple[int, ...]],
+    capacity: int,
+    room: int,
+    pad_id: int,
+    recording: Recording | None,
 ) -> tuple[_Leaves, torch.Tensor]:
     """Run the model on the prompts; return one leaf for each prompt, and the logits [prompts, V] after it.
 
@@ -268,6 +294,8 @@ def _read_prompts(
         use_cache=True,
         logits_to_keep=end_columns,
     )
+    if recording is not None:
+        recording.keep_prompts(prompts, trees)
     # For each prompt, the columns of its tokens in its row of the tree [prompts, width].
     columns = torch.stack([pad(path, (width - len(path), 0)) for path in trees.columns])
     cache = output.past_key_values

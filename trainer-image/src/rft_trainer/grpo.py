@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather as gather_tensors
 from datasets import Dataset as ArrowDataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl.models.utils import unwrap_model_for_generation
 
 from rft_api.run_folder import CheckpointInfo, RunFolder
@@ -24,16 +23,19 @@ from rft_trainer.component_limit import ComponentLimit, recorded_names
 from rft_trainer.data import Prompt
 from rft_trainer.distributed import any_rank, gather, independent_passes, rank, wait_for_all
 from rft_trainer.engines import VLLM, InProcess, Policy
-from rft_trainer.evaluation import Complete, complete
+from rft_trainer.evaluation import Complete, Decoding, complete
+from rft_trainer.frozen_states import FrozenStates
 from rft_trainer.generation import Finished
+from rft_trainer.importance_ratios import clipped_share
 from rft_trainer.inference import without_dropout
 from rft_trainer.modeling import end_token_ids
 from rft_trainer.overlap import NextStep
 from rft_trainer.progress import ProgressReporter
 from rft_trainer.recorder import CLIPPED_RATIOS, Recorder
 from rft_trainer.rewards import RewardClient
-from rft_trainer.rollout_servers.client import Completion
+from rft_trainer.rollout_servers.generation import Completion, Stopped
 from rft_trainer.step import Step
+from rft_trainer.step_callback import StepCallback
 from rft_trainer.stop_strings import stop_strings
 from rft_trainer.update import PackedGRPOTrainer
 from rft_trainer.validator import Validator
@@ -55,7 +57,8 @@ class RFTTrainer(PackedGRPOTrainer):
         client: the reward servers.
         engine: what completes prompts.
         reporter: where progress is published.
-        should_stop: polled after every step; when true on any rank, a checkpoint is saved and training ends.
+        should_stop: polled after every step, and by servers' completions; when true on any rank, a checkpoint is saved
+            and training ends.
         checkpoint: the checkpoint that training resumes from, if any.
     """
 
@@ -84,6 +87,7 @@ class RFTTrainer(PackedGRPOTrainer):
         self._should_stop = should_stop
         self._checkpoint = checkpoint
         self.tokens_per_micro_batch = config.hyperparameters.effective_tokens_per_micro_batch
+        self._resumable_step = checkpoint.step if checkpoint else 0
         self._validation_reward: float | None = None
         self._gradient_norm: float | None = None
         self._rewards = torch.empty(0)
@@ -93,11 +97,13 @@ class RFTTrainer(PackedGRPOTrainer):
             args=build_arguments(config, self._total_steps),
             train_dataset=ArrowDataset.from_list([{"prompt": p.messages, "index": i} for i, p in enumerate(prompts)]),
             processing_class=tokenizer,
-            callbacks=[_StepCallback(self)],
+            callbacks=[StepCallback(self.training_began, self.step_ended)],
         )
         self.remove_callback(PrinterCallback)
         # With it TRL computes importance ratios from the log-probabilities that `_generate_single_turn` returns.
         self.use_vllm = isinstance(engine, VLLM)
+        if self.frozen_states.layers and not self.use_vllm and rank() == 0:
+            log.info("frozen layers whose output the update takes from generation: %d", self.frozen_states.layers)
         self._end_ids = end_token_ids(model, tokenizer)
         self._stops = stop_strings(tokenizer, config.sampling)
         self._rollouts = self._begin_step([])
@@ -117,14 +123,15 @@ class RFTTrainer(PackedGRPOTrainer):
             reporter,
             self._total_steps,
         )
-        reporter.plan(self._total_steps, done=checkpoint.step if checkpoint else 0)
+        reporter.plan(self._total_steps, completed=checkpoint.step if checkpoint else 0)
 
     def training_began(self) -> None:
         """Validate before the first step if the run has shadows, so that later validations can be compared with it.
 
         A resumed run instead catches up on the validation that the interrupted run has skipped to save its checkpoint
-        at once.
+        at once, which may have been its last one.
         """
+        self._recorder.go_on(self.state.num_input_tokens_seen)
         checkpoint = self._checkpoint
         if checkpoint is None:
             if self._client.shadows:
@@ -139,6 +146,9 @@ class RFTTrainer(PackedGRPOTrainer):
                     checkpoint.model_copy(update={"validation_reward": reward}),
                 )
             wait_for_all()
+            self.stopped_early = checkpoint.step < self._total_steps and self._validator.should_stop()
+            if self.stopped_early or checkpoint.step == self._total_steps:
+                raise _NothingLeft
 
     def step_ended(self, number: int) -> tuple[bool, bool]:
         """Record the step, and validate if it is due; return whether to save a checkpoint and whether to stop.
@@ -156,8 +166,11 @@ class RFTTrainer(PackedGRPOTrainer):
         is_due = self._validator.is_due(number)
         self._validation_reward = None
         if is_due and not self.interrupted:
-            self._validation_reward = self._validator.validate(number).reward
-            self.stopped_early = number < self._total_steps and self._validator.should_stop()
+            try:
+                self._validation_reward = self._validator.validate(number).reward
+                self.stopped_early = number < self._total_steps and self._validator.should_stop()
+            except Stopped:
+                self.interrupted = True
         interval, stops = self._config.checkpoints.interval, self.stopped_early or self.interrupted
         if stops or number == self._total_steps or (number % interval == 0 if interval else is_due):
             self.args.save_only_model = False
@@ -174,21 +187,20 @@ class RFTTrainer(PackedGRPOTrainer):
         samples = self._config.hyperparameters.samples_per_prompt
         return Step(prompts, self._client, self.processing_class, self._end_ids, samples, self._stops)
 
-    def _record_clipped_ratios(self, ratios: torch.Tensor, mask: torch.Tensor) -> None:
-        """Add to TRL's metrics the share of importance ratios that the correction has changed.
-
-        Args:
-            ratios: those of each token [B, T] or of each completion [B, 1], truncated or masked.
-            mask: 1 for the tokens of completions [B, T].
-        """
-        truncates = self.vllm_importance_sampling_mode.endswith("truncate")
-        clipped = ratios >= self.vllm_importance_sampling_clip_max if truncates else ratios == 0
-        counted = mask.bool() if ratios.shape == mask.shape else torch.ones_like(ratios, dtype=torch.bool)
-        counts = gather((int((clipped & counted).sum()), int(counted.sum())))
-        share = sum(count for count, _ in counts) / max(1, sum(count for _, count in counts))
-        self._metrics["train"][CLIPPED_RATIOS].append(share)
-
     # The methods below override those of TRL and transformers.
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; where the run is to stop while completions are sampled, leave them and save the step before."""
+        try:
+            return super().train(*args, **kwargs)
+        except _NothingLeft:
+            return None
+        except Stopped:
+            self.interrupted = True
+            if self.state.global_step > self._resumable_step:
+                self.args.save_only_model = False
+                self._save_checkpoint(self.model, None)
+            return None
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         """Keep the completions and advantages of the step, of which TRL logs only means."""
@@ -216,10 +228,13 @@ class RFTTrainer(PackedGRPOTrainer):
             # of its own in each pass, it would be far enough from 1 for the narrow clipping range of GSPO.
             output.pop("old_per_token_logps", None)
         if self.use_vllm:
-            self._record_clipped_ratios(output["importance_sampling_ratio"], output["completion_mask"])
+            mode, cap = self.vllm_importance_sampling_mode, self.vllm_importance_sampling_clip_max
+            share = clipped_share(output["importance_sampling_ratio"], output["completion_mask"], mode, cap)
+            self._metrics["train"][CLIPPED_RATIOS].append(share)
         if self.scale_rewards == "batch":
             self.record_equal_rewards(self._rewards)
         self._rollouts.set_advantages(output["advantages"].tolist())
+        self._rollouts.trained_tokens = int(output["completion_mask"].sum())
         return output
 
     def _generate(self, prompts: list[Any]) -> Any:
@@ -243,7 +258,7 @@ class RFTTrainer(PackedGRPOTrainer):
         if self.accelerator.device.type != "cpu" and self._stops is None:
             with without_dropout(self.model):
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        return self._complete(prompt_ids, self.temperature, self._rollouts.send_finished), None
+        return self._complete(prompt_ids, self.temperature, self._rollouts.send_finished, self.frozen_states), None
 
     def _sample(self, engine: VLLM, prompt_ids: list[list[int]]) -> list[Completion]:
         """Return the completions of the step, which may have been sampled ahead."""
@@ -282,22 +297,19 @@ class RFTTrainer(PackedGRPOTrainer):
         engine.sync(self.accelerator.unwrap_model(self.model_wrapped), self.state.global_step)
 
     def _complete(
-        self, prompt_ids: list[list[int]], temperature: float, on_finished: Finished | None = None
+        self,
+        prompt_ids: list[list[int]],
+        temperature: float,
+        on_finished: Finished,
+        frozen_states: FrozenStates | None = None,
     ) -> list[list[int]]:
+        pad_id = self.processing_class.pad_token_id
+        decoding = Decoding(self.max_completion_length, temperature, self._end_ids, pad_id, self._stops)
         with (
             unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model,
             independent_passes(self.model_wrapped),
         ):
-            return complete(
-                model,
-                prompt_ids,
-                on_finished,
-                max_new_tokens=self.max_completion_length,
-                temperature=temperature,
-                end_ids=self._end_ids,
-                pad_id=self.processing_class.pad_token_id,
-                stops=self._stops,
-            )
+            return complete(model, prompt_ids, decoding, on_finished, frozen_states)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         """Return the reward servers' scores, NaN for a completion that could not be scored.
@@ -342,29 +354,19 @@ class RFTTrainer(PackedGRPOTrainer):
         step = self.state.global_step
         resumable = not self.args.save_only_model
         info = CheckpointInfo(step=step, validation_reward=self._validation_reward, resumable=resumable)
-        with complete_checkpoint(self._folder, info, self._config.checkpoints.keep, self._reporter):
+        with complete_checkpoint(self._folder, info, self._config.checkpoints.keep, self._reporter) as partial:
             super()._save_checkpoint(model, trial)
             if self._next_step is not None and isinstance(self._engine, VLLM) and rank() == 0:
-                partial_checkpoint = self._folder.checkpoints / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-                self._engine.store_version(checkpoints.sampler(partial_checkpoint))
+                self._engine.store_version(checkpoints.sampler(partial))
+        if resumable:
+            self._resumable_step = step
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write nothing, because the summary and the provenance describe the run."""
 
 
-class _StepCallback(TrainerCallback):
-    """Passes the events of the training loop to the trainer."""
-
-    def __init__(self, trainer: RFTTrainer):
-        self._trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._trainer.training_began()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        save, stop = self._trainer.step_ended(state.global_step)
-        control.should_save = control.should_save or save
-        control.should_training_stop = control.should_training_stop or stop
+class _NothingLeft(Exception):
+    """The validation on which a resumed run has caught up is its last one."""
 
 
 def _scored_over_http(**kwargs: Any) -> list[float]:

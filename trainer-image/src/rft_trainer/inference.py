@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -22,31 +23,58 @@ DECODING = "rft_decoding"
 def merged_adapter(model: torch.nn.Module) -> Iterator[None]:
     """Merge the adapters of a PEFT model into its base weights inside the context, and restore the weights after it.
 
-    The restored weights are bit-identical, because copies are kept. Subtracting the adapter again would change the
-    weights in bfloat16. All copies are made before the first merge, because several adapters may share a base layer:
-    those of stacked experts do. A model without adapters, or with disabled adapters, is not changed. Under ZeRO-3, use
-    it inside the context that gathers the weights.
+    The restored weights are the same memory as before: what is merged is a copy. Subtracting the adapter again would
+    change the weights in bfloat16. All copies are made before the first merge, because several adapters may share a
+    base layer: those of stacked experts do. A model without adapters, or with disabled adapters, is not changed. Under
+    ZeRO-3, use it inside the context that gathers the weights.
     """
     layers = [
         layer
         for layer in model.modules()
         if isinstance(layer, BaseTunerLayer) and not layer.merged and not layer.disable_adapters
     ]
-    copies: list[tuple[torch.Tensor, torch.Tensor]] = []
-    weights = {id(weight): weight for layer in layers for weight in layer.get_base_layer().parameters()}
+    originals: list[tuple[torch.Tensor, torch.Tensor]] = []
+    simple = [layer for layer in layers if _has_one_usual_adapter(layer)]
+    others = [layer for layer in layers if not _has_one_usual_adapter(layer)]
+    weights = {id(weight): weight for layer in others for weight in layer.get_base_layer().parameters()}
     try:
         for weight in weights.values():
-            copies.append((weight, weight.detach().clone()))
-        for layer in layers:
+            originals.append((weight, weight.data))
+            weight.data = weight.data.clone()
+        for layer in others:
             layer.merge()
+        for layer in simple:
+            weight = layer.get_base_layer().weight
+            originals.append((weight, weight.data))
+            weight.data = _merge(layer, weight.data)
+            layer.merged_adapters.extend(layer.active_adapters)
         yield
     finally:
         for layer in layers:
             # `unmerge` would subtract the adapter instead.
             layer.merged_adapters.clear()
-        with torch.no_grad():
-            for weight, copy in copies:
-                weight.copy_(copy)
+        # In reversed order, because layers may share a weight.
+        for weight, original in reversed(originals):
+            weight.data = original
+
+
+def _has_one_usual_adapter(layer: BaseTunerLayer) -> bool:
+    """Return whether a layer is a linear one with one usual LoRA adapter, and nothing else."""
+    return (
+        type(layer) is LoraLinear
+        and type(layer.get_base_layer()) is torch.nn.Linear
+        and len(layer.active_adapters) == 1
+        and layer.active_adapters[0] in layer.lora_A
+        and not layer.lora_variant
+        and not any(layer.lora_bias.values())
+    )
+
+
+def _merge(layer: LoraLinear, weight: torch.Tensor) -> torch.Tensor:
+    """Return the merged weight of a simple layer, without peft's many copies of the size of the weight."""
+    (adapter,) = layer.active_adapters
+    up, down = layer.lora_B[adapter].weight.detach().float(), layer.lora_A[adapter].weight.detach().float()
+    return torch.addmm(weight.float(), up, down, alpha=layer.scaling[adapter]).to(weight.dtype)
 
 
 def _attend(

@@ -95,8 +95,14 @@ def _compare_inputs(options: argparse.Namespace, config: TrainerConfig) -> Endin
     from rft_trainer.digests import changed_inputs
 
     if any(map(is_remote, _uris(config))):
-        config = _with_local_inputs(options, config)
-    print(json.dumps([name for _, name in changed_inputs(config, pin_base_model(config))]), flush=True)
+        config = _with_local_inputs(options, config, options.port)
+    from rft_trainer.copies import copying
+
+    with copying(config, "Data", options.port) as report:
+        report_bytes = partial(report, "comparing model and data with those that were measured")
+        report_bytes(0, 0)  # nobody knows yet how much there is to read
+        changes = changed_inputs(config, pin_base_model(config), report_bytes)
+    print(json.dumps([name for _, name in changes]), flush=True)
     return Ending(ExitCode.SUCCEEDED)
 
 

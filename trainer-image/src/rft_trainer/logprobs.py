@@ -5,12 +5,14 @@ DeepSpeed) keep working, and the gradients of all completions flow through the p
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from rft_api.memory_layers import CHUNK
+from rft_trainer.frozen_states import FrozenStates
 from rft_trainer.model_access import contiguous_head, language_model
 from rft_trainer.token_tree import TokenTrees, plain_rows, sees_trees, token_trees
 
@@ -26,12 +28,15 @@ def completion_logprobs(
     completion_mask: torch.Tensor,
     temperature: float,
     entropy: bool,
+    frozen_states: FrozenStates | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return log-probabilities [B, C] and, on request, entropies [B, C] in nats; float32, and 0 where the mask is 0.
 
-    Prompts [B, P] are padded on the left, completions [B, C] on the right; `temperature` divides the logits. Only the
-    log-probabilities have a gradient. `model` may be wrapped (PEFT, DeepSpeed) and is called exactly once. Peak
-    memory: the logits of the scored positions in the model's dtype, and as much again in backward.
+    Prompts [B, P] are padded on the left, completions [B, C] on the right; `temperature` divides the logits. Both have
+    gradients. `model` may be wrapped (PEFT, DeepSpeed) and is called exactly once. Peak memory: the logits of the
+    scored positions in the model's dtype, and as much again in backward.
+
+    `frozen_states` may know what the frozen layers compute; then they are left out.
     """
     prompts = [ids[mask.bool()].tolist() for ids, mask in zip(prompt_ids, prompt_mask, strict=True)]
     completions = [ids[mask.bool()].tolist() for ids, mask in zip(completion_ids, completion_mask, strict=True)]
@@ -43,7 +48,10 @@ def completion_logprobs(
     rows = trees.rows.repeat_interleave(torch.tensor([len(path) for path in predicting], device=trees.rows.device))
     if not len(columns):
         columns = columns.new_zeros(1)
-    with contiguous_head(model):
+    reused: AbstractContextManager[Any] = (
+        nullcontext() if frozen_states is None else frozen_states.reused(trees, prompts, completions)
+    )
+    with contiguous_head(model), reused:
         logits = model(
             input_ids=trees.ids,
             attention_mask=trees.attention_mask(_mask_dtype(model, trees.ids.device)),
@@ -84,7 +92,8 @@ class _TokenLogps(torch.autograd.Function):
     """(logits [N, V], sources [n], tokens [n], temperature, entropy?) -> (log-probabilities [n], entropies [N]).
 
     Softmax and its gradient are computed in float32 piece by piece, and no other tensor of the size of the logits is
-    kept. The entropies have no gradient; they are zeros unless they are requested.
+    kept. The entropies are zeros unless they are requested. Where no loss is computed from them, the backward pass
+    takes no longer for them.
     """
 
     @staticmethod
@@ -98,25 +107,38 @@ class _TokenLogps(torch.autograd.Function):
             if entropy:
                 logps = scores.sub_(normalizers[piece, None])
                 entropies[piece] = -(logps.exp() * logps).sum(-1)
-        ctx.save_for_backward(logits, sources, tokens, normalizers)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(logits, sources, tokens, normalizers, entropies)
         ctx.temperature = temperature
-        ctx.mark_non_differentiable(entropies)
         return logits[sources, tokens].float() / temperature - normalizers[sources], entropies
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
-        logits, sources, tokens, normalizers = ctx.saved_tensors
-        gradient = gradient / ctx.temperature
+    def backward(
+        ctx: Any, of_logps: torch.Tensor | None, of_entropies: torch.Tensor | None
+    ) -> tuple[torch.Tensor, None, None, None, None]:
+        """Return the gradient of the logits [N, V].
+
+        With the scores s = logits / temperature, their softmax p and the entropy H = -sum(p log p), the derivative of
+        log p_j is 1 - p_j at s_j and -p_k at any other s_k, and that of H is -p_k (log p_k + H) at s_k.
+        """
+        logits, sources, tokens, normalizers, entropies = ctx.saved_tensors
+        # Gradients of the scores become those of the logits.
+        gradient = torch.zeros(len(sources), device=logits.device) if of_logps is None else of_logps / ctx.temperature
         totals = torch.zeros_like(normalizers).index_add(0, sources, gradient)
         result = torch.empty_like(logits)
         for piece in _pieces(logits):
             scores = logits[piece].float() / ctx.temperature
-            softmax = scores.sub_(normalizers[piece, None]).exp_().mul_(-totals[piece, None])
+            logps = scores.sub_(normalizers[piece, None])
+            if of_entropies is None:
+                gradients = logps.exp_().mul_(-totals[piece, None])
+            else:
+                factors = (logps + entropies[piece, None]).mul_(of_entropies[piece, None] / ctx.temperature)
+                gradients = logps.exp_().mul_(factors.add_(totals[piece, None]).neg_())
             # The sum is formed before rounding to the model's dtype, because its terms nearly cancel for likely tokens.
             inside = (sources >= piece.start) & (sources < piece.stop)
-            softmax.index_put_((sources[inside] - piece.start, tokens[inside]), gradient[inside], accumulate=True)
-            result[piece] = softmax
+            gradients.index_put_((sources[inside] - piece.start, tokens[inside]), gradient[inside], accumulate=True)
+            result[piece] = gradients
         return result, None, None, None, None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from rft_api.exact_json import parse_line
 from rft_api.exit_codes import ExitCode, RunError
-from rft_api.files import partial_path
+from rft_api.files import atomic_folder
 from rft_api.foreign.files import MAXIMUM_DOCUMENT, read_json
 from rft_api.foreign.text import one_line
 from rft_api.system_errors import may_pass
@@ -54,6 +54,7 @@ from rft_trainer.model_checks import (
 )
 from rft_trainer.partitions import divided_weights, is_divided
 from rft_trainer.precision import choose_dtype
+from rft_trainer.progress import ProgressReporter
 
 log = logging.getLogger(__name__)
 
@@ -252,10 +253,17 @@ def forget_zero_3() -> None:
     unset_hf_deepspeed_config()
 
 
-def export_adapter(checkpoint: Path, base: BaseModel, target: Path) -> None:
-    """Copy a checkpoint's adapter to `target`, ready to be served with its base model."""
+def export_adapter(checkpoint: Path, base: BaseModel, target: Path, reporter: ProgressReporter) -> None:
+    """Copy a checkpoint's adapter to `target`, ready to be served with its base model.
 
-    def fill(folder: Path) -> None:
+    Args:
+        checkpoint: the checkpoint.
+        base: the base model of the run.
+        target: the new folder.
+        reporter: where it is published how much has been written.
+    """
+    size = sum((checkpoint / name).stat().st_size for name in _ADAPTER_FILES)
+    with memory_for("export"), atomic_folder(target) as folder, reporter.writing(folder, size):
         for name in _ADAPTER_FILES:
             shutil.copyfile(checkpoint / name, folder / name)
         config = read_json(folder / _ADAPTER_FILES[0], MAXIMUM_DOCUMENT, parse_line)
@@ -263,27 +271,32 @@ def export_adapter(checkpoint: Path, base: BaseModel, target: Path) -> None:
         config["inference_mode"] = True
         (folder / _ADAPTER_FILES[0]).write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
-    _replace_folder(target, fill)
 
+def export_model(checkpoint: Path, base: BaseModel, target: Path, reporter: ProgressReporter) -> None:
+    """Write a checkpoint's model to `target`, in the dtype of its base model, with the tokenizer's files.
 
-def export_model(checkpoint: Path, base: BaseModel, target: Path) -> None:
-    """Write a checkpoint's model to `target`, in the dtype of its base model, with the tokenizer's files."""
+    Args:
+        checkpoint: the checkpoint.
+        base: the base model of the run.
+        target: the new folder.
+        reporter: where it is published how much has been written.
+    """
     dtype: Any = read_configuration(base.folder).dtype or torch.float32
     # Users of the tuned model expect the base model's sampling defaults, which `load_model` has removed.
     defaults = None
     with suppress(OSError):
         defaults = GenerationConfig.from_pretrained(base.folder)
-
-    def fill(folder: Path) -> None:
+    with memory_for("export"), atomic_folder(target) as folder:
         # The weights are loaded and saved again, because checkpoints of DeepSpeed may hold tied weights twice.
-        _load_weights(str(checkpoint), dtype).save_pretrained(folder)
+        model = _load_weights(str(checkpoint), dtype)
+        size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+        with reporter.writing(folder, size):
+            model.save_pretrained(folder)
         for pattern in _TOKENIZER_FILES:
             for path in checkpoint.glob(pattern):
                 shutil.copyfile(path, folder / path.name)
         if defaults is not None:
             defaults.save_pretrained(folder)
-
-    _replace_folder(target, fill)
 
 
 @contextmanager
@@ -311,15 +324,3 @@ def _reading(what: str) -> Iterator[None]:
                 ) from error
             text = f"{what}: {type(error).__name__}: {first_line(error)}"
             raise RunError(ExitCode.MODEL_INVALID, text) from error
-
-
-def _replace_folder(target: Path, fill: Callable[[Path], None]) -> None:
-    partial = partial_path(target)
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    with memory_for("export"):
-        fill(partial)
-    if target.exists():
-        shutil.rmtree(target)
-    partial.rename(target)

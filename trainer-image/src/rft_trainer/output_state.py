@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from rft_api.exit_codes import ExitCode, RunError
+from rft_api.progress import Report
 from rft_api.run_folder import CheckpointInfo, RunFolder
 from rft_trainer import checkpoints, own_disks
 from rft_trainer.distributed import gather, rank, wait_for_all
@@ -13,12 +14,13 @@ from rft_trainer.metrics_log import rewind
 log = logging.getLogger(__name__)
 
 
-def prepare_output(folder: RunFolder, is_reinforced: bool) -> CheckpointInfo | None:
+def prepare_output(folder: RunFolder, is_reinforced: bool, report: Report) -> CheckpointInfo | None:
     """Clean up the files of an earlier start, and copy them to all machines; return the checkpoint to resume from.
 
     Args:
         folder: the run's folder.
         is_reinforced: whether the run learns from rewards, and is not its warm-up alone.
+        report: gets the bytes that have been copied, and the number of all.
 
     Raises:
         RunError: OUTPUT_FAILED when processes see different checkpoints.
@@ -34,7 +36,7 @@ def prepare_output(folder: RunFolder, is_reinforced: bool) -> CheckpointInfo | N
         checkpoints.remove_after(folder, resume.step if resume else -1)
         rewind(folder, resume.step if resume else -1)
         inherited_files += [folder.checkpoint(resume.step)] if resume else []
-    own_disks.spread(folder.path, inherited_files)
+    own_disks.spread(folder.path, inherited_files, report)
     wait_for_all()
     resume = checkpoints.resume_point(folder)
     resume_steps = gather(resume.step if resume else None)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rft_trainer.data import Prompt
 from rft_trainer.failures import memory_for
-from rft_trainer.rollout_servers.client import Completion, Generation
+from rft_trainer.rollout_servers.generation import Completion, Generation
 from rft_trainer.step import Step
 
 
@@ -31,10 +31,10 @@ class NextStep:
         self.generation.poll(self.step.send_finished)
 
     def wait(self, prompt_ids: list[list[int]]) -> list[Completion]:
-        """Wait for the completions; request the rewards of those that end before others.
+        """Wait for the completions; request the rewards of those that end before others. All ranks call it.
 
         Raises:
-            RunError, RuntimeError: as `RolloutClient.generate`.
+            Stopped, RuntimeError: as `RolloutClient.generate`.
         """
         assert prompt_ids == self.prompt_ids, "the step has other prompts than those that were sampled ahead"
         with memory_for("vLLM"):

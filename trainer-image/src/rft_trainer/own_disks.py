@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from rft_api.files import open_new
+from rft_api.progress import Report, count_bytes, ignore_report
 from rft_trainer.distributed import COLLECTIVE_TIMEOUT, local_rank, rank, world_size
 
 CHUNK_BYTES = 1 << 26
@@ -60,7 +61,7 @@ def collect(folder: Path) -> None:
             _write(folder / name, size, functools.partial(dist.recv, src=sender, group=group))
 
 
-def spread(root: Path, paths: Iterable[Path]) -> None:
+def spread(root: Path, paths: Iterable[Path], report: Report = ignore_report) -> None:
     """Copy files and folders of the first machine to the others, where they replace existing ones.
 
     Every rank calls it. The files are on all machines after it has returned on all ranks.
@@ -68,6 +69,7 @@ def spread(root: Path, paths: Iterable[Path]) -> None:
     Args:
         root: the run's folder on this machine.
         paths: files and folders below `root`; only those of rank 0 matter. Missing ones are left out.
+        report: called with the number of bytes that have been copied, and the number of all bytes.
     """
     if not _has_own_disks():
         return
@@ -83,7 +85,12 @@ def spread(root: Path, paths: Iterable[Path]) -> None:
     if rank() > 0:
         for name in replaced:
             _remove(root / name)
-    move = functools.partial(dist.broadcast, src=0, group=group)
+    count = count_bytes(sum(size for _, size in files), report)
+
+    def move(chunk: torch.Tensor) -> None:
+        dist.broadcast(chunk, src=0, group=group)
+        count(len(chunk))
+
     for name, size in files:
         (_read if rank() == 0 else _write)(root / name, size, move)
 

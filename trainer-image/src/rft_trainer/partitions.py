@@ -15,7 +15,7 @@ from rft_trainer.deepspeed_config import build_deepspeed_config
 
 @contextmanager
 def divided_weights(compute: TrainerCompute, dtype: torch.dtype) -> Iterator[None]:
-    """At ZeRO stage 3, make transformers divide the models that it loads inside the context among all ranks.
+    """Make transformers divide the models that it loads inside the context among all ranks, at ZeRO stage 3.
 
     Each weight is divided when its module is constructed. Then rank 0 reads the weights of one module after the other
     from files that are mapped into memory, and each rank keeps its part of them. So no rank ever holds more than its

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -26,31 +29,12 @@ from rft_api.metrics import (
     all_series,
     samples,
 )
-from rft_api.progress import HackingVerdict, Progress, describe_progress, format_seconds
+from rft_api.progress import HackingVerdict, Pace, Progress, Report, describe_progress, format_seconds
 
+_WATCH_SECONDS = 1.0
 _LABELS = ("namespace", "job")
 REPORTED_ROWS = 100
 """Number of rows of data after which the progress is updated."""
-
-
-class Pace:
-    """The speed at which a stage completes its units.
-
-    Args:
-        start: when the stage began, in seconds of the clock.
-        initial: units that were complete at its start.
-    """
-
-    def __init__(self, start: float, initial: int = 0):
-        self._start = start
-        self._initial = initial
-
-    def seconds_left(self, completed: int, planned: int, now: float) -> float | None:
-        """Return the seconds until all units are complete; None before the first one, and after the last one."""
-        units = completed - self._initial
-        if units <= 0 or completed >= planned:
-            return None
-        return (planned - completed) * (now - self._start) / units
 
 
 class ProgressReporter:
@@ -112,15 +96,64 @@ class ProgressReporter:
         report(0)
         return report
 
+    def report_bytes(self, message: str | None = None) -> Report:
+        """Return a function that takes the bytes that a part of the stage has read or copied, and the number of all.
+
+        The part begins with the first report, which says how many bytes there are. Less than a MB is not reported.
+
+        Args:
+            message: what the part does; None when the progress says it already.
+        """
+        report: Callable[[int], None] | None = None
+
+        def take(completed: int, total: int) -> None:
+            nonlocal report
+            if total < 10**6:
+                return
+            if report is None:
+                if message is not None:
+                    self.update(message=message)
+                report = self.part(total // 10**6, "MB")
+            report(completed // 10**6)
+
+        return take
+
+    @contextmanager
+    def writing(self, folder: Path, total: int | None) -> Iterator[None]:
+        """Report from a background thread how much has been written to a folder, inside the context.
+
+        Args:
+            folder: the folder; it need not exist yet.
+            total: the bytes that it will have; None when nobody knows, so that no time left is reported.
+        """
+        ended = threading.Event()
+        report = self.report_bytes()
+
+        def watch() -> None:
+            while not ended.wait(_WATCH_SECONDS):
+                size = folder_bytes(folder)
+                if total is not None:
+                    report(min(size, total), total)
+                elif size >= 10**6:
+                    self.update(detail=f"{size // 10**6:,} MB written")
+
+        thread = threading.Thread(target=watch, name="written-bytes", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
     def describe(self) -> str:
         """Return the progress as one line for the log."""
         return describe_progress(self.progress, self._clock() - self._active_since)
 
-    def plan(self, total_steps: int, done: int = 0) -> None:
+    def plan(self, total_steps: int, completed: int = 0) -> None:
         """Publish how many steps the run will make, and how many of them an earlier start has made."""
         self.update(total_steps=total_steps)
         self._publish(PLANNED_STEPS, total_steps)
-        self._publish(STEPS_DONE, done)
+        self._publish(STEPS_DONE, completed)
         self.record_checkpoint()
 
     def record_step(self, metrics: TrainMetrics, new_tokens: int) -> None:
@@ -164,6 +197,15 @@ class ProgressReporter:
             series.inc(value)
         else:
             series.set(value)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of the files of a folder, to which others may be writing; 0 when there is no such folder."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # a file may have got its final name meanwhile
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 class RowCounter:

@@ -48,8 +48,10 @@ def logged_progress(reporter: ProgressReporter) -> Iterator[None]:
         while not ended.wait(max(0.1, progress_log.write_if_due())):
             pass
 
-    threading.Thread(target=write, name="progress-log", daemon=True).start()
+    thread = threading.Thread(target=write, name="progress-log", daemon=True)
+    thread.start()
     try:
         yield
     finally:
         ended.set()
+        thread.join()  # no line comes after what the program prints next

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,7 +14,7 @@ from rft_api.run_folder import RunFolder
 from rft_api.trainer_config import TrainerConfig
 from rft_trainer.component_limit import ComponentLimit
 from rft_trainer.distributed import gather, rank
-from rft_trainer.metrics_log import append_metrics
+from rft_trainer.metrics_log import append_metrics, read_steps
 from rft_trainer.progress import ProgressReporter
 from rft_trainer.rewards import RewardClient
 from rft_trainer.rollouts import (
@@ -64,14 +65,24 @@ class Recorder:
         self._components = components
         self._components_left_out = 0
         self._rows: list[ScoredCompletion] = []
+        self._step_tokens = 0
         self._recent_seconds: list[float] = []
         self._previous_tokens = 0
+        steps = read_steps(self._folder)
+        self._trained_tokens = steps[-1].trained_tokens if steps else 0
+        """Those of all starts up to the last step; None when the start that began the run has not counted them."""
+        reporter.update(trained_tokens=self._trained_tokens)
         self._diverged_steps = 0
+
+    def go_on(self, tokens: int) -> None:
+        """Begin after the tokens that earlier starts of the run have counted, which are not those of a step here."""
+        self._previous_tokens = tokens
 
     def record_rollouts(self, number: int, step: Step) -> None:
         """Gather the step's completions from all ranks, and write them on rank 0."""
         self._rows = [row for rows in gather(step.rows) for row in rows]
         self._components_left_out = self._components.apply(self._rows)
+        self._step_tokens = sum(gather(step.trained_tokens))
         if rank() == 0:
             write_rollouts(self._folder.rollout(number), self._rows)
 
@@ -82,6 +93,8 @@ class Recorder:
             RunError: DIVERGED when loss or gradient norm have not been finite for `DIVERGED_STEPS` steps.
         """
         self._stop_if_diverged(number, logs["loss"], gradient_norm)
+        if self._trained_tokens is not None:
+            self._trained_tokens += self._step_tokens
         rows = self._rows
         advantages = np.asarray([row.advantage for row in rows], dtype=np.float64)
         rewards = [row.reward for row in rows if row.reward is not None]
@@ -115,8 +128,10 @@ class Recorder:
             reward_request_seconds=step.reward_request_seconds,
             update_seconds=step.update_seconds,
             tokens=int(logs["num_tokens"]),
+            trained_tokens=self._trained_tokens,
             rewards_failed=sum(row.error is not None for row in rows),
             shadows=shadow_scores(rows),
+            ended_at=time.time(),
         )
         if rank() == 0:
             append_metrics(self._folder, metrics)
@@ -137,6 +152,7 @@ class Recorder:
             reward=metrics.reward,
             episode_length=metrics.episode_length,
             gradient_norm=metrics.gradient_norm,
+            trained_tokens=metrics.trained_tokens,
             rewards_failed=self._client.failed_total,
             eta_seconds=steps_left * sum(self._recent_seconds) / len(self._recent_seconds),
         )

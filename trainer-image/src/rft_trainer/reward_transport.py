@@ -73,7 +73,7 @@ class Rollout:
     """The group that it belongs to; None if no reward compares completions."""
 
     def metadata(self) -> dict[str, Any]:
-        """The further fields of the data row, and in `rft` what the trainer knows about the completion."""
+        """Return the further fields of the data row, and in `rft` what the trainer knows about the completion."""
         if self.tokens is None:
             return self.prompt.metadata
         return with_facts(self.prompt.metadata, self.tokens, self.finish_reason)

@@ -32,6 +32,8 @@ class Step(Batch):
         """Seconds of waiting for the scores of rewards and shadows."""
         self.seconds = 0.0
         """Seconds of the whole step; set by `end`."""
+        self.trained_tokens = 0
+        """Tokens of this process's completions that count in the loss."""
         self._started = time.monotonic()
 
     def start(self) -> None:

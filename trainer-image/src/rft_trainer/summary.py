@@ -18,7 +18,7 @@ from rft_trainer.data import Conversation, Dataset, Prompt, WarmupData, load_con
 from rft_trainer.evaluation import repeat
 from rft_trainer.hacking import judge_hacking
 from rft_trainer.losses import compare_losses, read_losses
-from rft_trainer.metrics_log import read_steps, read_validations
+from rft_trainer.metrics_log import read_steps, read_validations, read_warmup_steps
 from rft_trainer.modeling import load_tokenizer
 from rft_trainer.rollouts import (
     ScoredCompletion,
@@ -78,6 +78,7 @@ def build_summary(
         name=config.name,
         steps=steps,
         stopped_early=stopped_early,
+        trained_tokens=metrics[-1].trained_tokens if metrics else None,
         best_step=best.step,
         best_validation_reward=best.validation_reward,
         checkpoints=checkpoints.best_first(checkpoints.complete_checkpoints(folder))[: checkpoints.KEPT],
@@ -133,10 +134,12 @@ def build_supervised_summary(
     folder = RunFolder(config.output)
     scores = _scores(config, folder, dataset.test, ["base", "tuned"]) if dataset.test else None
     steps = max(checkpoint.step for checkpoint in checkpoints.complete_checkpoints(folder))
+    metrics = read_warmup_steps(folder)
     return Summary(
         name=config.name,
         steps=steps,
         stopped_early=False,
+        trained_tokens=metrics[-1].trained_tokens if metrics else None,
         best_step=steps,
         best_validation_reward=None,
         checkpoints=[],

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTTrainer
 from trl.models.utils import unwrap_model_for_generation
 
@@ -24,7 +24,7 @@ from rft_api.warmup import Warmup
 from rft_trainer.base_model import BaseModel
 from rft_trainer.checkpoint_writing import complete_checkpoint
 from rft_trainer.data import Conversation, Dataset, WarmupData
-from rft_trainer.distributed import any_rank, independent_passes, rank, wait_for_all
+from rft_trainer.distributed import any_rank, gather, independent_passes, rank, wait_for_all
 from rft_trainer.engines import Policy, start_engine
 from rft_trainer.evaluator import Evaluator
 from rft_trainer.flow import Run
@@ -35,8 +35,12 @@ from rft_trainer.progress import ProgressReporter
 from rft_trainer.recorder import DIVERGED_STEPS
 from rft_trainer.rewards import RewardClient
 from rft_trainer.rollout_servers.command import BASE
+from rft_trainer.step_callback import StepCallback
 from rft_trainer.summary import build_supervised_summary
 from rft_trainer.warmup import trainer_arguments
+
+IGNORED = -100
+"""Label of tokens that are not imitated, in transformers."""
 
 
 class SupervisedRun(Run):
@@ -62,7 +66,7 @@ class SupervisedRun(Run):
         if rank() == 0:
             self._phase("Exporting", f"step {trainer.total_steps}")
             export = export_model if self._config.tuning.type == "Full" else export_adapter
-            export(self._folder.checkpoint(trainer.total_steps), base, self._folder.best)
+            export(self._folder.checkpoint(trainer.total_steps), base, self._folder.best, self._reporter)
         wait_for_all()
 
     def train(self) -> Summary | None:
@@ -168,13 +172,18 @@ class ImitationTrainer(SFTTrainer):
         self._should_stop = should_stop
         self._diverged_steps = 0
         self._tokens = 0
+        self._trained_tokens = 0
+        self._answer_tokens = 0
+        """Those of the step that are imitated, of all processes."""
+        self._correct_tokens = 0.0
+        """Those of them to which the model gives the highest probability."""
         self._started = time.monotonic()
         arguments = trainer_arguments(
             config, base, warmup, data.conversations, self._folder.checkpoints,
             # The loss of a step that is not finite would be replaced by the mean of those before.
             logging_nan_inf_filter=False,
         )  # fmt: skip
-        super().__init__(**arguments, callbacks=[_StepCallback(self)])
+        super().__init__(**arguments, callbacks=[StepCallback(lambda: None, self.step_ended)])
         self.remove_callback(PrinterCallback)
         batches = math.ceil(len(data.conversations) / self.args.per_device_train_batch_size / config.compute.world_size)
         self.total_steps = warmup.epochs * math.ceil(batches / self.args.gradient_accumulation_steps)
@@ -186,11 +195,13 @@ class ImitationTrainer(SFTTrainer):
         Raises:
             RunError: DIVERGED when the loss is not finite; OUTPUT_FAILED when a checkpoint cannot be written.
         """
-        self._reporter.plan(self.total_steps, done=resume.step if resume else 0)
+        self._reporter.plan(self.total_steps, completed=resume.step if resume else 0)
         self._reporter.update(planned=self.total_steps, done=resume.step if resume else 0)
         earlier = read_warmup_steps(self._folder)
         # TRL counts from 0 again.
         self._total_train_tokens = self._tokens = earlier[-1].tokens if earlier else 0
+        self._trained_tokens = earlier[-1].trained_tokens if earlier else 0
+        self._reporter.update(trained_tokens=self._trained_tokens)
         if resume is None or resume.step < self.total_steps:
             self.train(resume_from_checkpoint=str(self._folder.checkpoint(resume.step)) if resume else None)
 
@@ -201,6 +212,15 @@ class ImitationTrainer(SFTTrainer):
         return self.interrupted or step == self.total_steps or step % interval == 0, self.interrupted
 
     # The methods below override those of TRL and transformers.
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Count the tokens of a pass that are imitated, of which TRL logs neither the number nor the share of the step
+        that is correct: it logs the mean over passes, whatever their tokens."""
+        counted = sum(gather(int((inputs["labels"][..., 1:] != IGNORED).sum())))
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        self._answer_tokens += counted
+        self._correct_tokens += counted * self._metrics["train"]["mean_token_accuracy"][-1]
+        return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Record the metrics of a step; transformers also calls this method once at the end, with totals."""
@@ -227,21 +247,27 @@ class ImitationTrainer(SFTTrainer):
         is_due = float(self.state.epoch or 0.0).is_integer() or step == self.total_steps
         validation_loss = self._validation_loss(step) if is_due and not self.interrupted else None
         now = time.monotonic()
+        self._trained_tokens += self._answer_tokens
         metrics = WarmupMetrics(
             step=step,
             epoch=float(self.state.epoch or 0.0),
             loss=_finite(loss),
+            accuracy=self._correct_tokens / self._answer_tokens if self._answer_tokens else None,
             validation_loss=_finite(validation_loss),
             gradient_norm=_finite(norm),
             learning_rate=logs["learning_rate"],
             tokens=int(logs["num_tokens"]),
+            trained_tokens=self._trained_tokens,
             seconds=now - self._started,
+            ended_at=time.time(),
         )
-        self._started = now
+        self._started, self._answer_tokens, self._correct_tokens = now, 0, 0.0
         if rank() == 0:
             append_metrics(self._folder, metrics)
             self._reporter.record_warmup(metrics, metrics.tokens - self._tokens)
-            fields = {"step": step, "epoch": metrics.epoch, "loss": metrics.loss}
+            fields = {
+                "step": step, "epoch": metrics.epoch, "loss": metrics.loss, "trained_tokens": metrics.trained_tokens,
+            }  # fmt: skip
             if validation_loss is not None:
                 fields["validation_loss"] = metrics.validation_loss
             self._reporter.update(message="", done=step, gradient_norm=metrics.gradient_norm, **fields)
@@ -268,18 +294,6 @@ class ImitationTrainer(SFTTrainer):
                 f"loss or gradient norm was not finite for {DIVERGED_STEPS} steps up to step {step}; lower "
                 f"spec.warmup.learningRate",
             )
-
-
-class _StepCallback(TrainerCallback):
-    """Passes the ends of steps to the trainer."""
-
-    def __init__(self, trainer: ImitationTrainer):
-        self._trainer = trainer
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        save, stop = self._trainer.step_ended(state.global_step)
-        control.should_save = control.should_save or save
-        control.should_training_stop = control.should_training_stop or stop
 
 
 def _finite(value: float | None) -> float | None:

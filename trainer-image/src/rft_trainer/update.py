@@ -12,6 +12,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import nanstd, pad
 
 from rft_trainer.distributed import gather
+from rft_trainer.frozen_states import FrozenStates
 from rft_trainer.inference import without_dropout
 from rft_trainer.logprobs import completion_logprobs, shares_tokens
 from rft_trainer.micro_batches import select, sequences_of, split_by_tokens
@@ -34,6 +35,10 @@ class PackedGRPOTrainer(GRPOTrainer):
     _tokens: tuple[Sequence[list[int]], Sequence[list[int]]] = ((), ())
     _passes = 1
     _early_pass: _EarlyPass | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.frozen_states = FrozenStates(self.model)
 
     def plan_passes(self, prompt_ids: Sequence[list[int]], completion_ids: Sequence[list[int]]) -> None:
         """Store the prompts and completions of a step, and decide how many passes compute them.
@@ -144,12 +149,18 @@ class PackedGRPOTrainer(GRPOTrainer):
         parts = self._split(sequences)
         tokens = [int(inputs["completion_mask"][part].sum()) for part in parts]
         total = torch.zeros((), device=self.accelerator.device)
+        entropy_coefficient: float = self.args.entropy_coef
         for number, part in enumerate(parts):
-            loss = super().compute_loss(model, select(inputs, part))
-            loss = loss * self._weight(len(part) / len(sequences), tokens[number] / max(1, sum(tokens)))
+            of_tokens = tokens[number] / max(1, sum(tokens))
+            weight = self._weight(len(part) / len(sequences), of_tokens)
+            # TRL subtracts the mean entropy of the part's tokens, so of the whole batch it is a mean over tokens,
+            # whatever the weight of the rest of the loss.
+            self.entropy_coef = entropy_coefficient * of_tokens / weight if weight else 0.0
+            loss = super().compute_loss(model, select(inputs, part)) * weight
             if number < len(parts) - 1:
                 self._accumulate(loss)
             total = total + loss.detach()
+        self.entropy_coef = entropy_coefficient
         if len(parts) > 1:
             self._average_metrics(tokens)
         return loss + (total - loss.detach())
@@ -216,18 +227,23 @@ class PackedGRPOTrainer(GRPOTrainer):
             )
         entropy = bool(kwargs.get("compute_entropy"))
         if torch.is_grad_enabled() or not self._is_split_by_tokens:
-            return *completion_logprobs(model, **batch, temperature=self.temperature, entropy=entropy), None
+            return *self._logprobs(model, batch, entropy), None
         logps = torch.zeros(batch["completion_ids"].shape, device=input_ids.device)
         entropies = torch.zeros_like(logps) if entropy else None
         for part in self._split(sequences_of(batch)):
             rows = select(batch, part)
-            part_logps, part_entropies = completion_logprobs(
-                model, **rows, temperature=self.temperature, entropy=entropy
-            )
+            part_logps, part_entropies = self._logprobs(model, rows, entropy)
             logps[part, : part_logps.shape[1]] = part_logps
             if entropies is not None and part_entropies is not None:
                 entropies[part, : part_logps.shape[1]] = part_entropies
         return logps, entropies, None
+
+    def _logprobs(
+        self, model: Any, batch: dict[str, torch.Tensor], entropy: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return completion_logprobs(
+            model, **batch, temperature=self.temperature, entropy=entropy, frozen_states=self.frozen_states
+        )
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,7 @@ class Validator:
             seconds=time.monotonic() - started,
             shadows=shadow_scores(rows),
             comparisons=self._compare_with_shadows(rows) if step > 0 and rank() == 0 else {},
+            ended_at=time.time(),
         )
         self._history.append(metrics)
         if rank() == 0:

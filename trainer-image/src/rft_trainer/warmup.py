@@ -57,11 +57,13 @@ def run_warmup(
     trainer.train()
     if callback.stopped:
         raise RunError(ExitCode.INTERRUPTED, "stopped during the warm-up; start again to repeat the warm-up")
-    trainer.save_model(str(scratch))
+    reporter.update(message="writing the model after the warm-up")
+    with reporter.writing(scratch, None):
+        trainer.save_model(str(scratch))
     forget_zero_3()
     if rank() == 0:
         export = export_adapter if config.tuning.type == "LoRA" else export_model
-        export(scratch, base, folder.warmup)
+        export(scratch, base, folder.warmup, reporter)
         shutil.rmtree(scratch)
 
 

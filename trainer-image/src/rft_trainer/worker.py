@@ -77,7 +77,7 @@ def _run_stage(
     changed_inputs: list[str] = []
     if rank == 0:
         reporter.update(message="comparing the inputs with those that the run started with")
-        changed_inputs = check_inputs(config, commit)
+        changed_inputs = check_inputs(config, commit, reporter.report_bytes())
     reporter.update(message="reading data")
     rows = RowCounter(reporter)
     load_dataset(config.data, sys.maxsize, rows.count, config.sampling.system_prompt)

@@ -61,11 +61,11 @@ class Answer:
     """Headers, by their names in lower case."""
 
     def text(self) -> str:
-        """The body as a text; what is not UTF-8 is replaced."""
+        """Return the body as a text; what is not UTF-8 is replaced."""
         return self.body.decode("utf-8", "replace")
 
     def json(self) -> Any:
-        """The body as JSON.
+        """Return the body as JSON.
 
         Raises:
             ValueError: when it is none, or has what programs read differently; see `parse_row`.

@@ -132,7 +132,7 @@ class SmallServer:
             self._selector.register(accepted, selectors.EVENT_READ, connection)
 
     def _superfluous(self) -> _Connection:
-        """The oldest connection of the client that has most of them."""
+        """Return the oldest connection of the client that has most of them."""
         (client, _), *_ = Counter(connection.client for connection in self._connections).most_common(1)
         return next(connection for connection in self._connections if connection.client == client)
 
@@ -185,7 +185,7 @@ class SmallServer:
             self._close(connection)
 
     def _refusal(self, head: bytearray, is_whole: bool) -> bytes | None:
-        """The answer to a head that cannot become a request for a page; None when it can, or is one."""
+        """Return the answer to a head that cannot become a request for a page; None when it can, or is one."""
         line = head[: head.find(b"\n") + 1 or len(head)]
         match = _FIRST_LINE.fullmatch(line)
         if match is None and (line.endswith(b"\n") or len(line) > 1100 or not b"A" <= line[:1] <= b"Z"):

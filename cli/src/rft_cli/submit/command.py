@@ -13,7 +13,6 @@ from rft_api.exit_codes import ExitCode, RunError
 from rft_api.foreign.text import one_line, printable
 from rft_api.manifests import ManifestError, ManifestErrors, Manifests
 from rft_api.model import Json
-from rft_api.progress import Report
 from rft_api.resource import API_VERSION
 from rft_api.rft_job import RFTJob
 from rft_api.storage import ObjectStore
@@ -21,6 +20,7 @@ from rft_cli.check import check_manifests, in_order, size_errors
 from rft_cli.console import make_console
 from rft_cli.kubectl import Kubectl
 from rft_cli.run import choose_job
+from rft_cli.stage_display import shown_stage
 from rft_cli.submit.digests import known_digests
 from rft_cli.submit.follow import follow, print_result
 from rft_cli.submit.inputs import find_inputs
@@ -34,7 +34,7 @@ from rft_cli.submit.plan import (
     reward_document,
     uploads_address,
 )
-from rft_cli.submit.uploads import missing_uploads, shown_bytes, upload_all
+from rft_cli.submit.uploads import missing_uploads, upload_all
 
 _CONFIG_MAP = "ConfigMap"
 _DONE = {"create": "created", "change": "changed", "replace": "deleted and created", "keep": "unchanged"}
@@ -194,16 +194,11 @@ def _plan(inputs: Sequence[LocalInput], output: str, console: Console) -> Upload
     paths = list(dict.fromkeys(path for item in inputs for path in item.files.values()))
     try:
         sizes = {path: path.stat().st_size for path in paths}
-        with shown_bytes(console, "computing digests") as report:
-            digests = known_digests(paths, _large(report))
+        with shown_stage(console) as stage:
+            digests = known_digests(paths, stage.report_bytes("computing digests"))
     except OSError as error:
         raise RunError(ExitCode.CONFIGURATION_INVALID, f"{error.filename}: {error.strerror or error}") from None
     return plan_uploads(inputs, digests, sizes, uploads_address(output))
-
-
-def _large(report: Report) -> Report:
-    """Return a report that says nothing about amounts that are read in a moment."""
-    return lambda done, total: report(done, total) if total > 100e6 else None
 
 
 def _upload(plan: UploadPlan, console: Console) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rft_api.conditions import Reason
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.foreign.text import printable
 from rft_api.job_status import RFTJobStatus
@@ -29,7 +30,6 @@ from rft_cli.submit.job_state import condition_of, end_of, exit_code, progress_o
 POLL_SECONDS = 2.0
 _CURVE_SECONDS = 10.0
 """Time between two looks at the metrics in the store; the trainer copies them every five seconds."""
-_SUSPENDED = "Suspended"
 
 
 def follow(kubectl: Kubectl, name: str, output: str, console: Console) -> RFTJobStatus:
@@ -87,7 +87,7 @@ def _watch(kubectl: Kubectl, name: str, display: Display, metrics: _StoredMetric
             progress = progress_of(status)
             condition = condition_of(status)
             # A job that is resumed says that it is suspended until the operator has seen the change.
-            is_suspended = job["spec"].get("suspend") and condition is not None and condition.reason == _SUSPENDED
+            is_suspended = job["spec"].get("suspend") and condition is not None and condition.reason == Reason.SUSPENDED
             if end_of(job) is not None or is_suspended:
                 metrics.update(display.note, at_once=True)
                 display.update(progress)

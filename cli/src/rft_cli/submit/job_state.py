@@ -6,16 +6,14 @@ import math
 from collections.abc import Mapping
 
 from rft_api import observed_status
+from rft_api.conditions import ConditionType, Reason, is_end
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.job_status import JobProgress, RFTJobStatus
 from rft_api.model import Json
-from rft_api.progress import PHASE_TITLES, HackingVerdict, Phase, Progress
+from rft_api.progress import PHASE_TITLES, HackingVerdict, Phase, Progress, message_without_phase
 from rft_api.quantities import duration_seconds
 from rft_api.resource import Condition
 
-_SUCCEEDED = "Succeeded"
-_HACKING = "RewardHackingSuspected"
-_RUNNING = "Running"
 _CODES: Mapping[str, ExitCode] = {code.reason: code for code in ExitCode}
 
 
@@ -33,7 +31,7 @@ def read_status(job: Json) -> RFTJobStatus:
         raise RunError(ExitCode.UNEXPECTED, message) from None
 
 
-def condition_of(status: RFTJobStatus, kind: str = _SUCCEEDED) -> Condition | None:
+def condition_of(status: RFTJobStatus, kind: str = ConditionType.SUCCEEDED) -> Condition | None:
     """Return the condition of a type, or None when there is none."""
     return observed_status.condition_of(status, kind)
 
@@ -41,7 +39,7 @@ def condition_of(status: RFTJobStatus, kind: str = _SUCCEEDED) -> Condition | No
 def end_of(job: Json) -> Condition | None:
     """Return the condition that says that a job has ended; None while it has not."""
     condition = condition_of(read_status(job))
-    return condition if condition is not None and condition.status != "Unknown" else None
+    return condition if condition is not None and is_end(condition.type, condition.status) else None
 
 
 def exit_code(reason: str) -> ExitCode:
@@ -52,19 +50,18 @@ def exit_code(reason: str) -> ExitCode:
 def progress_of(status: RFTJobStatus) -> Progress:
     """Return the progress that a status states, with what the job waits for as its message."""
     stated, condition = status.progress or JobProgress(), condition_of(status)
-    is_running = condition is not None and condition.reason == _RUNNING
+    is_running = condition is not None and condition.reason == Reason.RUNNING
     if condition is None:
         message = "waiting for the operator"
     elif is_running:  # the message begins with the phase, which is shown in words of its own
-        first, _, rest = condition.message.partition(": ")
-        message = rest if first == stated.phase else condition.message
+        message = message_without_phase(condition.message, stated.phase)
     else:
         message = f"{condition.reason}: {condition.message}".rstrip(": ")
     # A job that waits or is tried again still has the phase of its last attempt.
-    is_current = is_running or (condition is not None and condition.status != "Unknown")
+    is_current = is_running or (condition is not None and is_end(condition.type, condition.status))
     phase: Phase = stated.phase if stated.phase in PHASE_TITLES and is_current else "Starting"
     in_steps = phase == "Training"
-    hacking = condition_of(status, _HACKING)
+    hacking = condition_of(status, ConditionType.REWARD_HACKING_SUSPECTED)
     return Progress(
         phase=phase,
         message=message,

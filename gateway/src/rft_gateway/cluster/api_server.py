@@ -174,6 +174,14 @@ class ApiServer:
         query = {"fieldManager": _FIELD_MANAGER}
         return await self._ask("PATCH", resource.path(namespace, name), query, changes, "application/merge-patch+json")
 
+    async def delete(self, resource: Resource, namespace: str, name: str) -> None:
+        """Delete an object, if there is one."""
+        try:
+            await self._ask("DELETE", resource.path(namespace, name), {})
+        except Refused as refused:
+            if refused.status != _NOT_FOUND:
+                raise
+
     async def _ask(
         self, method: str, path: str, query: dict[str, str], body: Json | None = None, content_type: str = _JSON
     ) -> Json:

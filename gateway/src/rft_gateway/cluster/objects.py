@@ -15,13 +15,21 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from rft_api.conditions import ConditionType
 from rft_api.conversation_logs import CREDENTIALS_LABEL, EndpointLogs
 from rft_api.foreign.text import one_line
 from rft_api.gateway_key import KEY_LABEL, Key, merge_keys, parse_secret
 from rft_api.gateway_routes import Route
 from rft_api.inference_endpoint import ColdStart
 from rft_api.model import Json, Model
-from rft_api.object_labels import COMPONENT, MANAGED_BY, OPERATOR, SERVER_COMPONENT, SERVER_PORT_NAME
+from rft_api.object_labels import (
+    COMPONENT,
+    MANAGED_BY,
+    OPERATOR,
+    RESULTS_LABEL,
+    SERVER_COMPONENT,
+    SERVER_PORT_NAME,
+)
 from rft_api.object_names import server
 from rft_api.price import Price
 from rft_api.quantities import Name, duration_seconds
@@ -37,10 +45,10 @@ SLICES = Resource(
 )  # fmt: skip
 KEYS = Resource("Secret", "v1", "secrets", f"{KEY_LABEL}=true")
 LOG_CREDENTIALS = Resource("Secret", "v1", "secrets", f"{CREDENTIALS_LABEL}=true")
+RESULT_CREDENTIALS = Resource("Secret", "v1", "secrets", f"{RESULTS_LABEL}=true")
 _NEEDED = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _VARIABLES = (*_NEEDED, "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL")
 _SERVICE_LABEL = "kubernetes.io/service-name"
-_READY = "Ready"
 
 _M = TypeVar("_M", bound=Model)
 
@@ -157,7 +165,7 @@ def read_endpoint(item: Json) -> Endpoint:
     endpoint = _validate(_InferenceEndpoint, item)
     metadata, spec = endpoint.metadata, endpoint.spec
     conditions = endpoint.status.conditions if endpoint.status is not None else []
-    condition = next((each for each in conditions if each.type == _READY), None)
+    condition = next((each for each in conditions if each.type == ConditionType.READY), None)
     if condition is not None and condition.observed_generation not in (None, metadata.generation):
         condition = None  # it tells of a spec that has been changed since
     is_ready = condition is not None and condition.status == "True"
@@ -206,7 +214,7 @@ def read_key(item: Json) -> DatedKey:
 
 
 def read_credentials(item: Json) -> dict[str, str]:
-    """Return the credentials for logs that a Secret holds.
+    """Return the credentials for S3 that a Secret holds.
 
     Raises:
         ValueError: when it has none. The message has no value.
@@ -221,7 +229,7 @@ def read_credentials(item: Json) -> dict[str, str]:
         if value:
             variables[name] = value
         elif name in _NEEDED:
-            raise ValueError(f"data.{name}: is required in credentials for logs")
+            raise ValueError(f"data.{name}: is required in credentials for S3")
     return variables
 
 

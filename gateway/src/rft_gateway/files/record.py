@@ -7,8 +7,8 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class FileRecord:
-    """A file whose content is stored and was found to be right."""
+class _Declaration:
+    """What a client has said of a file, and who it is."""
 
     id: str
     namespace: str
@@ -18,7 +18,13 @@ class FileRecord:
     filename: str
     purpose: str
     bytes: int
-    """Size in bytes."""
+    """Size in bytes; of an upload, the size that all parts have together."""
+
+
+@dataclass(frozen=True)
+class FileRecord(_Declaration):
+    """A file whose content is stored and was found to be right."""
+
     sha256: str
     """Digest of the content, in hexadecimal digits."""
     uri: str
@@ -45,16 +51,9 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
-class Upload:
+class Upload(_Declaration):
     """A file that comes in parts."""
 
-    id: str
-    namespace: str
-    key: str
-    filename: str
-    purpose: str
-    bytes: int
-    """Size in bytes that all parts have together, as it was declared."""
     created: int
     """Milliseconds since 1970."""
     expires: int

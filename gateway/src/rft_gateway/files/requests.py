@@ -84,8 +84,8 @@ def check_purpose(purpose: str | None) -> None:
     if purpose is None:
         raise wrong("purpose", "purpose is missing: it must be fine-tune", MISSING_PARAMETER)
     if purpose != PURPOSE:
-        given = purpose[:_LONGEST_PURPOSE]
-        raise wrong("purpose", f"purpose must be {PURPOSE}, not {given!r}: this gateway has no other use for files")
+        shortened = purpose[:_LONGEST_PURPOSE]
+        raise wrong("purpose", f"purpose must be {PURPOSE}, not {shortened!r}: this gateway has no other use for files")
 
 
 def check_filename(param: str, name: str | None) -> str:

@@ -76,22 +76,22 @@ class UploadOperations:
         Raises:
             ApiError: 400 when a field is wrong, or the namespace has no room.
         """
-        wanted = read_document(document, UploadRequest)
-        check_purpose(wanted.purpose)
-        check_size(wanted.bytes, self._limit)
-        filename = check_filename("filename", wanted.filename)
-        await self._keeper.require_room(key.namespace, wanted.bytes)
+        request = read_document(document, UploadRequest)
+        check_purpose(request.purpose)
+        check_size(request.bytes, self._limit)
+        filename = check_filename("filename", request.filename)
+        await self._keeper.require_room(key.namespace, request.bytes)
         created = now_milliseconds()
         upload = Upload(
             id=f"upload_{make_id(datetime.now(UTC))}",
             namespace=key.namespace,
             key=key.name,
             filename=filename,
-            purpose=wanted.purpose,
-            bytes=wanted.bytes,
+            purpose=request.purpose,
+            bytes=request.bytes,
             created=created,
             expires=created + UPLOAD_SECONDS * 1000,
-            expires_after=None if wanted.expires_after is None else wanted.expires_after.seconds,
+            expires_after=None if request.expires_after is None else request.expires_after.seconds,
         )
         await self._uploads.add(upload)
         return upload.document()
@@ -121,24 +121,24 @@ class UploadOperations:
         Raises:
             ApiError: when the parts are not what was declared, or the file cannot be used or stored.
         """
-        wanted = read_document(document, CompleteRequest)
+        request = read_document(document, CompleteRequest)
         upload = await self._find(name, key)
         if upload.status == "completed":
             return await self._describe(upload)
         _require_pending(upload)
-        known = await self._uploads.parts(upload.id)
-        if len(set(wanted.part_ids)) < len(wanted.part_ids):
+        stored_parts = await self._uploads.parts(upload.id)
+        if len(set(request.part_ids)) < len(request.part_ids):
             raise wrong("part_ids", "part_ids: a part is there twice")
-        unknown = next((part for part in wanted.part_ids if part not in known), None)
+        unknown = next((part for part in request.part_ids if part not in stored_parts), None)
         if unknown is not None:
             raise wrong("part_ids", f"part_ids: the upload has no part {unknown[:64]!r}")
-        parts = [known[part] for part in wanted.part_ids]
+        parts = [stored_parts[part] for part in request.part_ids]
         size = sum(part.bytes for part in parts)
         if size != upload.bytes:
             text = f"part_ids: the parts have {size} bytes together, and the upload was declared with {upload.bytes}"
             raise wrong("part_ids", text)
         try:
-            await self._tasks.finish(self._join(upload, parts, key, wanted.md5))
+            await self._tasks.finish(self._join(upload, parts, key, request.md5))
         except ApiError:
             # Somebody else may have completed it meanwhile, after which its parts are removed.
             if (await self._find(name, key)).status == "pending":

@@ -137,8 +137,8 @@ def read_defaults(config_map: Json) -> Defaults:
         try:
             return Defaults.model_validate(document, by_alias=True, by_name=False)
         except ValidationError as invalid:
-            found = violations(invalid, document, Defaults)
-            problems = [f"{format_location(('data', *each.location))}: {each.message}" for each in found]
+            faults = violations(invalid, document, Defaults)
+            problems = [f"{format_location(('data', *each.location))}: {each.message}" for each in faults]
     raise DefaultsError(one_line(f"{place}: {'; '.join(problems)}", 4000))
 
 

@@ -110,13 +110,13 @@ def _openai_spec(grader: OpenAIGrader, defaults: Defaults, path: str) -> Json:
     packages = imported_packages(part.source for part in parts if isinstance(part, PythonScript))
     if requirements := list(dict.fromkeys([*(settings.requirements or []), *packages])):
         spec["requirements"] = requirements
-    asked: dict[str, str] = {}
+    params: dict[str, str] = {}
     for param, name in asked_models(grader, path):
-        asked.setdefault(name, param)
-    if len(asked) > 1:
-        message = f"{path}: its parts ask {' and '.join(asked)}; all of them have to ask one model"
+        params.setdefault(name, param)
+    if len(params) > 1:
+        message = f"{path}: its parts ask {' and '.join(params)}; all of them have to ask one model"
         raise ApiError(400, one_line(message), param=path, code=INVALID_VALUE)
-    for name, param in asked.items():
+    for name, param in params.items():
         model = settings.models.get(name)
         spec["model"] = model.to_json_object() if model is not None else {"endpoint": endpoint_name(name, param)}
     if asks_for_embeddings(grader):
@@ -125,6 +125,6 @@ def _openai_spec(grader: OpenAIGrader, defaults: Defaults, path: str) -> Json:
             text = f"{path}: {message}; use another evaluation_metric"
             raise ApiError(400, text, param=path, code=INVALID_VALUE)
         spec["embeddings"] = settings.embeddings.to_json_object()
-    if settings.limits is not None and (asked or "embeddings" in spec):
+    if settings.limits is not None and (params or "embeddings" in spec):
         spec["limits"] = settings.limits.to_json_object()
     return {"openai": spec}

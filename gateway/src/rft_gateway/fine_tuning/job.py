@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
+from rft_api.conditions import ConditionType, Reason, is_end
 from rft_api.foreign.files import parse_bounded
 from rft_api.job_status import RFTJobStatus
 from rft_api.model import Json
@@ -20,17 +22,16 @@ State = Literal["validating_files", "queued", "running", "paused", "succeeded", 
 ENDED: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
 """The states in which nothing happens to a job any more."""
 
-_SUCCEEDED = "Succeeded"
-_BEFORE_START = ("WaitingForRewards", "ConfigurationInvalid")
+_BEFORE_START = (Reason.WAITING_FOR_REWARDS, Reason.CONFIGURATION_INVALID)
 """Reasons of a job of which something is being checked, or has to be corrected, before it can start."""
-_AT_WORK = ("Running", "Retrying", "Stopping")
-_UNSERVED = ("EndpointTaken", "ConfigurationInvalid")
+_AT_WORK = (Reason.RUNNING, Reason.RETRYING, Reason.STOPPING)
+_UNSERVED = (Reason.ENDPOINT_TAKEN, Reason.CONFIGURATION_INVALID)
 """Reasons of the condition EndpointReady of a tuned model that no endpoint serves."""
-_PARAMS = {
-    "DataInvalid": "training_file",
-    "ModelInvalid": "model",
-    "RewardFailing": "method.reinforcement.grader",
-    "NotLearnable": "method.reinforcement.grader",
+_PARAMS: Mapping[str, str] = {
+    Reason.DATA_INVALID: "training_file",
+    Reason.MODEL_INVALID: "model",
+    Reason.REWARD_FAILING: "method.reinforcement.grader",
+    Reason.NOT_LEARNABLE: "method.reinforcement.grader",
 }
 """The field of the request that a failure is about, by the reason of the failure."""
 
@@ -65,7 +66,7 @@ class Job:
     @property
     def condition(self) -> Condition | None:
         """The condition that says how far it is; None while the operator has not looked at it."""
-        return condition_of(self.status, _SUCCEEDED)
+        return condition_of(self.status, ConditionType.SUCCEEDED)
 
     @property
     def is_in_deletion(self) -> bool:
@@ -76,7 +77,7 @@ class Job:
     def state(self) -> State:
         """What OpenAI's API calls its state."""
         condition = self.condition
-        if condition is not None and condition.status != "Unknown":
+        if condition is not None and is_end(condition.type, condition.status):
             return "succeeded" if condition.status == "True" else "failed"
         if self._cancelled is not None:
             return "cancelled"
@@ -100,13 +101,13 @@ class Job:
     def base(self) -> str:
         """Name of the model that is tuned; its address, where the job names no endpoint."""
         endpoint = self.spec.get("endpoint") or {}
-        asked = (self.request or {}).get("model")
-        return str(asked or endpoint.get("baseEndpoint") or self.spec["model"]["uri"])
+        model = (self.request or {}).get("model")
+        return str(model or endpoint.get("baseEndpoint") or self.spec["model"]["uri"])
 
     @property
     def tuned_model(self) -> str | None:
         """Name of the tuned model, once it answers or is about to; None before, and if nothing serves it."""
-        endpoint, served = self.spec.get("endpoint"), condition_of(self.status, "EndpointReady")
+        endpoint, served = self.spec.get("endpoint"), condition_of(self.status, ConditionType.ENDPOINT_READY)
         if self.state != "succeeded" or endpoint is None or (served is not None and served.reason in _UNSERVED):
             return None
         return str(endpoint["name"])
@@ -117,9 +118,14 @@ class Job:
         pairs = (self.request or {}).get("metadata")
         return {str(key): str(value) for key, value in pairs.items()} if isinstance(pairs, dict) else {}
 
+    @property
+    def is_reinforced(self) -> bool:
+        """Whether it learns from rewards, and is not its warm-up alone."""
+        return bool((self.spec.get("data") or {}).get("train"))
+
     def describe(self) -> Json:
         """Return OpenAI's object of the job. What its status does not say is null."""
-        asked, used = self.request or {}, self._used()
+        request, hyperparameters = self.request or {}, self._hyperparameters()
         return {
             "object": "fine_tuning.job",
             "id": self.name,
@@ -131,21 +137,25 @@ class Job:
             "model": self.base,
             "fine_tuned_model": self.tuned_model,
             "organization_id": self.metadata.get("namespace"),
-            "training_file": str(asked.get("training_file") or self._training_address()),
-            "validation_file": asked.get("validation_file") or self._validation_address(),
+            "training_file": str(request.get("training_file") or self._training_address()),
+            "validation_file": request.get("validation_file") or self._validation_address(),
             "result_files": [],
-            "trained_tokens": None,
-            "seed": used["seed"],
+            "trained_tokens": self._trained_tokens(),
+            "seed": hyperparameters["seed"],
             "hyperparameters": {
-                "n_epochs": used["epochs"],
-                "batch_size": used["batchSize"],
+                "n_epochs": hyperparameters["epochs"],
+                "batch_size": hyperparameters["batchSize"],
                 "learning_rate_multiplier": self._asked_multiplier(),
             },
-            "method": self._method(used),
+            "method": self._method(hyperparameters),
             "integrations": [],
             "metadata": self.user_metadata or None,
-            "suffix": asked.get("suffix"),
+            "suffix": request.get("suffix"),
         }
+
+    def _trained_tokens(self) -> int | None:
+        """The number of a run that has succeeded; what was last seen of another one may be of an earlier step."""
+        return self.status.progress.trained_tokens if self.state == "succeeded" and self.status.progress else None
 
     def _error(self) -> Json | None:
         condition = self.condition
@@ -154,24 +164,20 @@ class Job:
         code = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", condition.reason).lower()
         return {"code": code, "message": condition.message or condition.reason, "param": _PARAMS.get(condition.reason)}
 
-    def _used(self) -> Json:
+    def _hyperparameters(self) -> Json:
         """Return the hyperparameters that are used: those of the warm-up, if it is alone, take the places of others."""
         used = {**Hyperparameters().to_json_object(), **self.spec.get("hyperparameters", {})}
-        if self._is_reinforced:
+        if self.is_reinforced:
             return used
         settings = {**WarmupSettings().to_json_object(), **self.spec["warmup"]}
         return {**used, "epochs": settings["epochs"], "batchSize": settings["batchSize"]}
 
-    @property
-    def _is_reinforced(self) -> bool:
-        return bool((self.spec.get("data") or {}).get("train"))
-
     def _training_address(self) -> str:
-        sources = self.spec["data"]["train"] if self._is_reinforced else self.spec["warmup"]["data"]
+        sources = self.spec["data"]["train"] if self.is_reinforced else self.spec["warmup"]["data"]
         return str(sources[0]["uri"])
 
     def _validation_address(self) -> str | None:
-        sources = (self.spec["data"] if self._is_reinforced else self.spec["warmup"]).get("validation")
+        sources = (self.spec["data"] if self.is_reinforced else self.spec["warmup"]).get("validation")
         return str(sources[0]["uri"]) if sources else None
 
     def _asked_multiplier(self) -> Any:
@@ -188,7 +194,7 @@ class Job:
         if self.request is not None and isinstance(self.request.get("method"), dict):
             return dict(self.request["method"])
         settings = {"n_epochs": used["epochs"], "batch_size": used["batchSize"]}
-        if not self._is_reinforced:
+        if not self.is_reinforced:
             return {"type": "supervised", "supervised": {"hyperparameters": settings}}
         rewards = list(dict.fromkeys(source["reward"] for source in self.spec["data"]["train"]))
         grader: Json = {"type": "reward_function", "name": rewards[0]}

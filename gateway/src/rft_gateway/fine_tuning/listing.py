@@ -96,10 +96,10 @@ def take_page(items: Sequence[Json], paging: Paging) -> Json:
     """
     start = 0
     if paging.after is not None:
-        found = next((index for index, item in enumerate(items) if item["id"] == paging.after), None)
-        if found is None:
+        position = next((index for index, item in enumerate(items) if item["id"] == paging.after), None)
+        if position is None:
             raise ApiError(400, f"after: there is no {paging.after[:100]}", param="after", code=INVALID_VALUE)
-        start = found + 1
+        start = position + 1
     return make_page(items[start : start + paging.limit], len(items) > start + paging.limit)
 
 

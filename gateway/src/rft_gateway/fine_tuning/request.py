@@ -267,6 +267,17 @@ class ValidateRequest(_Fields):
     """The grader."""
 
 
+class RunRequest(_Fields):
+    """The request that runs a grader for one sample."""
+
+    grader: GraderField
+    """The grader."""
+    model_sample: Annotated[str, Field(max_length=1 << 20)]
+    """The completion."""
+    item: dict[str, Any] = {}
+    """The data row."""
+
+
 _Request = TypeVar("_Request", bound=_Fields)
 
 
@@ -292,6 +303,18 @@ def read_validation(document: Json) -> ValidateRequest:
         ApiError: 400 as that of `read_request`.
     """
     return _read(ValidateRequest, document)
+
+
+def read_run(document: Json) -> RunRequest:
+    """Return the request to run a grader.
+
+    Args:
+        document: the body of the request.
+
+    Raises:
+        ApiError: 400 as that of `read_request`.
+    """
+    return _read(RunRequest, document)
 
 
 def _read(model: type[_Request], document: Json) -> _Request:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -23,10 +23,20 @@ from rft_gateway.fine_tuning.defaults import Defaults
 from rft_gateway.fine_tuning.event_streams import EventStreams, StreamLimits
 from rft_gateway.fine_tuning.events import describe_events
 from rft_gateway.fine_tuning.grader_names import check_names
+from rft_gateway.fine_tuning.grader_runs import GraderRuns
 from rft_gateway.fine_tuning.graders import make_function, request_text
 from rft_gateway.fine_tuning.job import ENDED, Job, job_in_deletion
 from rft_gateway.fine_tuning.listing import NewestJobs, asks_for_stream, make_page, read_paging, take_page
-from rft_gateway.fine_tuning.request import read_request, read_validation, stated
+from rft_gateway.fine_tuning.outputs import Outputs
+from rft_gateway.fine_tuning.request import read_request, read_run, read_validation, stated
+from rft_gateway.fine_tuning.result_files import (
+    content_response,
+    describe_file,
+    no_deletion,
+    no_result,
+    parse_path,
+    read_result,
+)
 from rft_gateway.fine_tuning.translation import GRADER, DataFile, make_objects
 from rft_gateway.keys import Key, opens
 
@@ -35,6 +45,7 @@ if TYPE_CHECKING:  # the client of Kubernetes takes a second to import, which is
 
 PATH: Final = "/v1/fine_tuning/jobs"
 VALIDATE: Final = "/v1/fine_tuning/alpha/graders/validate"
+RUN: Final = "/v1/fine_tuning/alpha/graders/run"
 IDEMPOTENCY: Final = "idempotency-key"
 """Header with a text by which a request that is sent again is known."""
 _DEFAULT_JOBS, _DEFAULT_EVENTS, _DEFAULT_CHECKPOINTS = 20, 20, 10
@@ -60,6 +71,8 @@ class FineTuning:
     def __init__(self, store: ClusterJobs, files: FileCatalog | None, stop: asyncio.Event):
         self._store = store
         self._files = files
+        self._runs = GraderRuns(store.grader_servers())
+        self._outputs = Outputs(store.result_credentials)
         self._streams = EventStreams(stop, StreamLimits())
         self._operations: dict[tuple[str, str], Answer] = {
             ("GET", ""): self._retrieve,
@@ -72,7 +85,15 @@ class FineTuning:
 
     def answers(self, path: str) -> bool:
         """Return whether a path belongs to this API."""
-        return path in (PATH, VALIDATE) or path.startswith(f"{PATH}/")
+        return path in (PATH, VALIDATE, RUN) or path.startswith(f"{PATH}/") or parse_path(path) is not None
+
+    async def sweep(self, namespaces: Sequence[str]) -> None:
+        """Delete what runs of graders have left, until the task is cancelled; everywhere if no namespace is named."""
+        await self._runs.sweep(namespaces)
+
+    def waits(self, path: str) -> bool:
+        """Return whether a request for a path may wait for long, and so holds up no others of its namespace."""
+        return path == RUN
 
     def find_with_body(self, method: str, path: str) -> AnswerToBody | None:
         """Return what answers a request with a body; None for any other one, which `find` knows.
@@ -80,18 +101,24 @@ class FineTuning:
         Raises:
             ApiError: 405 when such an operation has another method.
         """
-        if path == VALIDATE:
+        if path in (VALIDATE, RUN):
             if method != "POST":
                 raise _not_allowed(method, path, "POST")
-            return lambda key, document, *_: self._validate(key, document)
+            answer = self._validate if path == VALIDATE else self._run
+            return lambda key, document, *_: answer(key, document)
         return self.create if (method, path.rstrip("/")) == ("POST", PATH) else None
 
-    def find(self, method: str, path: str) -> Callable[[Key, MultiMapping[str]], Coroutine[None, None, Json]]:
-        """Return what answers a request for a path below `PATH`, but for those that `find_with_body` knows.
+    def find(
+        self, method: str, path: str
+    ) -> Callable[[Key, MultiMapping[str]], Coroutine[None, None, Json | web.Response]]:
+        """Return what answers a request for a path below `PATH`, but for those that `find_with_body` knows, or for a
+        result file.
 
         Raises:
             ApiError: 404 when there is no such operation, 405 when there is one with another method.
         """
+        if (result := parse_path(path)) is not None:
+            return partial(self._result_file, method, path, *result)
         name, operation = _parts(path)
         if not name:
             if method != "GET":
@@ -99,7 +126,7 @@ class FineTuning:
             return self._list
         answer = self._operations.get((method, operation))
         if answer is None:
-            allowed = [each for each, known in self._operations if known == operation]
+            allowed = [each for each, suffix in self._operations if suffix == operation]
             if allowed:
                 raise _not_allowed(method, path, ", ".join(allowed))
             raise ApiError(404, f"Invalid URL ({method[:20]} {path[:200]})", code="unknown_url")
@@ -159,7 +186,7 @@ class FineTuning:
         name = _job_name(key, document, headers.get(IDEMPOTENCY) or request_id)
         # The code of a grader is parsed for the packages that it imports.
         make = partial(make_objects, request, document, (key.namespace, name), defaults, base, (training, validation))
-        return _read(await self._store.create(await asyncio.to_thread(make))).describe()
+        return await self._describe(key, await self._store.create(await asyncio.to_thread(make)))
 
     async def _validate(self, key: Key, document: Json) -> Json:
         """Return a grader that could be a job's; ApiError says why it could not."""
@@ -169,6 +196,13 @@ class FineTuning:
         await check_names(request.grader, _FIELD, key, defaults, self._store)
         await asyncio.to_thread(make_function, request.grader, (key.namespace, _FIELD), defaults, _FIELD)
         return {"grader": stated(document["grader"])}
+
+    async def _run(self, key: Key, document: Json) -> Json:
+        """Return the score of a sample; ApiError says why there is none."""
+        request = read_run(document)
+        defaults = await self._store.defaults(key.namespace)
+        await check_names(request.grader, _FIELD, key, defaults, self._store)
+        return await self._runs.run(key.namespace, request, defaults)
 
     async def _data(self, key: Key, field: str, name: str, defaults: Defaults) -> DataFile:
         """Return the file that a request names: one that was uploaded, or an address that its namespace admits.
@@ -204,15 +238,23 @@ class FineTuning:
                 continue
             if opens(key, job.base) and paging.admits(job):
                 newest.add(job)
-        return make_page([job.describe() for job in newest.newest_first()], newest.has_more)
+        return make_page(await self._outputs.describe(key.namespace, newest.newest_first()), newest.has_more)
 
     async def _retrieve(self, key: Key, name: str, query: MultiMapping[str]) -> Json:
-        return (await self._find(key, name)).describe()
+        return (await self._outputs.describe(key.namespace, [await self._find(key, name)]))[0]
 
     async def _events(self, key: Key, name: str, query: MultiMapping[str]) -> Json:
         parameters = MultiDict(query)
         parameters.popall("stream", None)  # false, or there would be a stream
-        return take_page(describe_events(await self._find(key, name)), read_paging(parameters, _DEFAULT_EVENTS))
+        paging, job = read_paging(parameters, _DEFAULT_EVENTS), await self._find(key, name)
+        steps, problem = None, ""
+        try:
+            steps = await self._outputs.steps(key.namespace, job)
+        except ApiError as error:
+            if paging.after is not None:  # which may be one of them
+                raise
+            problem = error.message
+        return take_page(await asyncio.to_thread(describe_events, job, steps or (), problem), paging)
 
     async def _checkpoints(self, key: Key, name: str, query: MultiMapping[str]) -> Json:
         return take_page(describe_checkpoints(await self._find(key, name)), read_paging(query, _DEFAULT_CHECKPOINTS))
@@ -221,15 +263,33 @@ class FineTuning:
         await self._find_open(key, name)
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         changes = {"metadata": {"annotations": {FINE_TUNING_CANCELLED: now}}, "spec": {"suspend": True}}
-        return _read(await self._store.change(key.namespace, name, changes)).describe()
+        return await self._describe(key, await self._store.change(key.namespace, name, changes))
 
     async def _pause(self, key: Key, name: str, query: MultiMapping[str]) -> Json:
         await self._find_open(key, name)
-        return _read(await self._store.change(key.namespace, name, {"spec": {"suspend": True}})).describe()
+        return await self._describe(key, await self._store.change(key.namespace, name, {"spec": {"suspend": True}}))
 
     async def _resume(self, key: Key, name: str, query: MultiMapping[str]) -> Json:
         await self._find_open(key, name)
-        return _read(await self._store.change(key.namespace, name, {"spec": {"suspend": False}})).describe()
+        return await self._describe(key, await self._store.change(key.namespace, name, {"spec": {"suspend": False}}))
+
+    async def _describe(self, key: Key, document: Json) -> Json:
+        return (await self._outputs.describe(key.namespace, [_read(document)]))[0]
+
+    async def _result_file(
+        self, method: str, path: str, name: str, is_content: bool, key: Key, query: MultiMapping[str]
+    ) -> Json | web.Response:
+        if method != "GET" and (is_content or method != "DELETE"):
+            raise _not_allowed(method, path, "GET" if is_content else "GET, DELETE")
+        name = name[:_LONGEST_NAME]
+        try:
+            job = await self._find(key, name)
+        except ApiError as error:
+            raise (no_result(name) if error.code == "job_not_found" else error) from None
+        steps = await read_result(self._outputs, key.namespace, job)
+        if method == "DELETE":
+            raise no_deletion(name)
+        return await asyncio.to_thread(content_response if is_content else describe_file, job, steps)
 
     async def _find_open(self, key: Key, name: str) -> Job:
         """Return a job that has not ended.

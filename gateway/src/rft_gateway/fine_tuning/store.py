@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 
 from pydantic import ValidationError
 
@@ -13,18 +12,17 @@ from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.model import Json
 from rft_api.resource import API_VERSION
 from rft_api.violations import violations
-from rft_gateway.cluster.api_server import ApiServer, Expired, Refused, Resource, Unavailable
-from rft_gateway.cluster.objects import ENDPOINTS
+from rft_gateway.cluster.api_server import ApiServer, Refused, Resource
+from rft_gateway.cluster.objects import ENDPOINTS, RESULT_CREDENTIALS, read_credentials
 from rft_gateway.errors import ApiError, model_not_found
+from rft_gateway.fine_tuning.cluster_errors import CONFLICT, explained
 from rft_gateway.fine_tuning.defaults import CONFIG_MAP, Defaults, DefaultsError, read_defaults
+from rft_gateway.fine_tuning.grader_servers import FUNCTIONS, GraderServers
 from rft_gateway.fine_tuning.job import job_in_deletion
 from rft_gateway.fine_tuning.translation import JobObjects
 
 JOBS = Resource("RFTJob", API_VERSION, "rftjobs")
-FUNCTIONS = Resource("RewardFunction", API_VERSION, "rewardfunctions")
 CONFIG_MAPS = Resource("ConfigMap", "v1", "configmaps")
-_FORBIDDEN, _CONFLICT = 403, 409
-_INVALID = (400, 422)
 _logger = logging.getLogger(__name__)
 
 
@@ -46,16 +44,16 @@ class ClusterJobs:
         Raises:
             ApiError: 403 when it has no ConfigMap for them, 503 when this is wrong.
         """
-        with _explained():
-            found = await self._server.get(CONFIG_MAPS, namespace, CONFIG_MAP)
-        if found is None:
+        with explained():
+            config_map = await self._server.get(CONFIG_MAPS, namespace, CONFIG_MAP)
+        if config_map is None:
             message = (
                 f"Fine-tuning is not enabled in namespace {namespace}: it has no ConfigMap {CONFIG_MAP}. Whoever "
                 "administrates the namespace has to create it."
             )
             raise ApiError(403, message, type="permission_error", code="fine_tuning_not_enabled")
         try:
-            return read_defaults(found)
+            return read_defaults(config_map)
         except DefaultsError as error:
             message = f"Whoever administrates the namespace has to correct this: {error}"
             # OpenAI's clients obey this header: to ask again does not help.
@@ -68,27 +66,44 @@ class ClusterJobs:
         Raises:
             ApiError: 404 when there is none.
         """
-        with _explained():
-            found = await self._server.get(ENDPOINTS, namespace, name)
-        if found is None:
+        with explained():
+            endpoint = await self._server.get(ENDPOINTS, namespace, name)
+        if endpoint is None:
             raise model_not_found(name)
-        found.pop("status", None)
+        endpoint.pop("status", None)
         try:
-            return InferenceEndpoint.model_validate(found, by_alias=True, by_name=False)
+            return InferenceEndpoint.model_validate(endpoint, by_alias=True, by_name=False)
         except ValidationError as invalid:
-            problem = next(violations(invalid, found, InferenceEndpoint))
+            problem = next(violations(invalid, endpoint, InferenceEndpoint))
             message = one_line(f"model: InferenceEndpoint {name} is of another version of rft-operator: {problem}")
             raise ApiError(400, message, param="model", code="model_not_tunable") from None
 
     async def has_endpoint(self, namespace: str, name: str) -> bool:
         """Return whether there is an InferenceEndpoint."""
-        with _explained():
+        with explained():
             return await self._server.get(ENDPOINTS, namespace, name) is not None
 
     async def has_function(self, namespace: str, name: str) -> bool:
         """Return whether there is a RewardFunction."""
-        with _explained():
+        with explained():
             return await self._server.get(FUNCTIONS, namespace, name) is not None
+
+    def grader_servers(self) -> GraderServers:
+        """Return where graders are run."""
+        return GraderServers(self._server)
+
+    async def result_credentials(self, namespace: str) -> dict[str, dict[str, str]]:
+        """Return the credentials of a namespace with which gateways may read outputs, by the names of their Secrets."""
+        credentials = {}
+        with explained():
+            async for page in self._server.list(RESULT_CREDENTIALS, namespace):
+                for item in page.items:
+                    name = str(item["metadata"]["name"])
+                    try:
+                        credentials[name] = read_credentials(item)
+                    except ValueError as problem:
+                        _logger.warning("Secret %s/%s: %s", namespace, name, problem)
+        return credentials
 
     async def create(self, objects: JobObjects) -> Json:
         """Create the objects of a job, and return the RFTJob; those that exist already stay as they are. One that
@@ -98,7 +113,7 @@ class ClusterJobs:
         a RewardFunction without a job, and never a job without its reward.
         """
         namespace, name = objects.job["metadata"]["namespace"], objects.job["metadata"]["name"]
-        with _explained():
+        with explained():
             if objects.reward_function is not None:
                 await self._create(FUNCTIONS, objects.reward_function)
             job = await self._create(JOBS, objects.job)
@@ -109,19 +124,19 @@ class ClusterJobs:
 
     async def get(self, namespace: str, name: str) -> Json | None:
         """Return an RFTJob, or None when there is none."""
-        with _explained():
+        with explained():
             return await self._server.get(JOBS, namespace, name)
 
     async def jobs(self, namespace: str) -> AsyncIterator[Json]:
         """Yield the RFTJobs of a namespace, in the order of their names."""
-        with _explained():
+        with explained():
             async for page in self._server.list(JOBS, namespace):
                 for item in page.items:
                     yield item
 
     async def change(self, namespace: str, name: str, changes: Json) -> Json:
         """Change the fields of an RFTJob that a merge patch has, and return the RFTJob."""
-        with _explained():
+        with explained():
             return await self._server.patch(JOBS, namespace, name, changes)
 
     async def _create(self, resource: Resource, document: Json) -> Json:
@@ -129,33 +144,9 @@ class ClusterJobs:
         try:
             return await self._server.create(resource, namespace, document)
         except Refused as refused:
-            existing = await self._server.get(resource, namespace, name) if refused.status == _CONFLICT else None
+            existing = await self._server.get(resource, namespace, name) if refused.status == CONFLICT else None
             if existing is None:
                 raise
             if "deletionTimestamp" in existing["metadata"]:
                 raise job_in_deletion(name) from None
             return existing
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Raise errors of the API server as those of OpenAI's API."""
-    try:
-        yield
-    except Refused as refused:
-        message = one_line(refused.message, 4000)
-        if refused.status in _INVALID:
-            raise ApiError(400, message, code="invalid_job") from None
-        if refused.status == _CONFLICT:  # it was there a moment ago, or somebody else has changed a quota meanwhile
-            raise ApiError(409, message, code="conflict", headers={"retry-after": "1"}) from None
-        if refused.status == _FORBIDDEN:  # by its role, a quota or a policy
-            raise ApiError(403, message, type="permission_error", code="not_allowed") from None
-        raise _unavailable(str(refused)) from None
-    except (Unavailable, Expired) as error:
-        raise _unavailable(str(error)) from None
-
-
-def _unavailable(problem: str) -> ApiError:
-    _logger.warning("fine-tuning: the API server: %s", problem)
-    message = "The cluster does not answer at the moment. Please try again."
-    return ApiError(503, message, code="cluster_unavailable", headers={"retry-after": "2"})

@@ -15,7 +15,7 @@ from rft_api.object_labels import CREATED_FOR, FINE_TUNING_DIGESTS, FINE_TUNING_
 from rft_api.object_names import bounded
 from rft_api.resource import API_VERSION
 from rft_api.rft_job import RFTJob
-from rft_api.run_folder import best_address
+from rft_api.run_folder import best_address, checkpoints_address
 from rft_gateway.errors import INVALID_VALUE, ApiError
 from rft_gateway.fine_tuning.defaults import Defaults, default_fields
 from rft_gateway.fine_tuning.graders import make_function, request_text
@@ -124,7 +124,7 @@ def _job_spec(request: CreateRequest, name: str, defaults: Defaults, base: Infer
         raise ApiError(400, message, param="model", code="model_not_tunable")
     endpoint: Json = {"name": tuned_model(base.metadata.name, request.suffix, name)}
     if defaults.tuning.type == "LoRA":
-        endpoint["baseEndpoint"] = base.metadata.name
+        endpoint |= {"baseEndpoint": base.metadata.name, "checkpoints": True}
     if defaults.deletion_policy != "Delete":
         endpoint["deletionPolicy"] = defaults.deletion_policy
     return {
@@ -157,17 +157,17 @@ def _reinforcement_spec(
 
 
 def _hyperparameters(asked: Hyperparameters, defaults: Defaults) -> Json:
-    given = defaults.hyperparameters
-    fields: Json = given.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    own = defaults.hyperparameters
+    fields: Json = own.model_dump(mode="json", by_alias=True, exclude_unset=True)
     wholes = {"epochs": asked.n_epochs, "batchSize": asked.batch_size, "evalInterval": asked.eval_interval}
     fields |= {field: value for field, value in wholes.items() if value != "auto"}
     if asked.learning_rate_multiplier != "auto":
-        fields["learningRate"] = learning_rate(asked.learning_rate_multiplier, given.learning_rate, _SETTINGS)
+        fields["learningRate"] = learning_rate(asked.learning_rate_multiplier, own.learning_rate, _SETTINGS)
     if asked.compute_multiplier != "auto":
-        samples = round(given.samples_per_prompt * asked.compute_multiplier)
+        samples = round(own.samples_per_prompt * asked.compute_multiplier)
         if not _SAMPLES[0] <= samples <= _SAMPLES[1]:
             message = f"{_SETTINGS}.compute_multiplier: makes {samples} completions for each prompt, which have to be "
-            message += f"{_SAMPLES[0]} to {_SAMPLES[1]}; the default is {given.samples_per_prompt}"
+            message += f"{_SAMPLES[0]} to {_SAMPLES[1]}; the default is {own.samples_per_prompt}"
             raise ApiError(400, message, param=f"{_SETTINGS}.compute_multiplier", code=INVALID_VALUE)
         fields["samplesPerPrompt"] = samples
     return fields
@@ -197,12 +197,14 @@ def _check_adapter(job: RFTJob, base: InferenceEndpoint) -> None:
     endpoint = job.spec.endpoint
     if endpoint is None or endpoint.base_endpoint is None or CREATED_FOR in base.metadata.labels:
         return  # the operator has made this base for jobs, and has it serve the adapters of all of them
-    spec: Json = {"baseEndpoint": base.metadata.name, "adapter": {"uri": best_address(job.spec.output.uri)}}
-    if job.spec.credentials is not None:
-        spec["credentials"] = job.spec.credentials.to_json_object()
-    metadata = {"name": endpoint.name, "namespace": job.metadata.namespace}
-    adapter = InferenceEndpoint.model_validate({"apiVersion": API_VERSION, "metadata": metadata, "spec": spec})
-    violation = find_adapter_violation(adapter, base)
-    if violation is not None:
+    for uri in (best_address(job.spec.output.uri), checkpoints_address(job.spec.output.uri)):
+        spec: Json = {"baseEndpoint": base.metadata.name, "adapter": {"uri": uri}}
+        if job.spec.credentials is not None:
+            spec["credentials"] = job.spec.credentials.to_json_object()
+        metadata = {"name": endpoint.name, "namespace": job.metadata.namespace}
+        adapter = InferenceEndpoint.model_validate({"apiVersion": API_VERSION, "metadata": metadata, "spec": spec})
+        violation = find_adapter_violation(adapter, base)
+        if violation is None:
+            continue
         message = f"model: the tuned model could not be served: {violation.message}"
         raise ApiError(400, one_line(message), param="model", code="model_not_tunable")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -58,27 +58,31 @@ class Total:
         )
 
 
-def read_totals(
-    connection: Connection,
-    start: datetime,
-    end: datetime,
-    *,
-    by: Iterable[str] = (),
-    bucket_seconds: int | None = None,
-    only: Mapping[str, Iterable[str]] | None = None,
-) -> list[Total]:
-    """Return what was used from `start` to before `end`, in the order of time, namespace, key and model.
+@dataclass(frozen=True)
+class TotalsQuery:
+    """A question to the ledger: what was used in a period, by whom."""
+
+    start: datetime
+    """Start of the period, with time zone."""
+    end: datetime
+    """End of the period, with time zone; what was used at this time does not count."""
+    by: Collection[str] = ()
+    """Those of GROUPS that have separate totals."""
+    bucket_seconds: int | None = None
+    """Length of a bucket of time; each bucket has separate totals. None for one bucket."""
+    only: Mapping[str, Iterable[str]] = field(default_factory=dict)
+    """For some of GROUPS, the values that count."""
+
+
+def read_totals(connection: Connection, query: TotalsQuery) -> list[Total]:
+    """Return what was used, in the order of time, namespace, key and model.
 
     Args:
         connection: to the ledger.
-        start: with time zone.
-        end: with time zone.
-        by: those of GROUPS to which separate totals belong.
-        bucket_seconds: length of a bucket of time, each of which has separate totals.
-        only: for some of GROUPS, the values that count.
+        query: the period and the groups.
     """
-    columns = ENTRIES.c
-    names = [name for name in GROUPS if name in set(by)]
+    columns, bucket_seconds = ENTRIES.c, query.bucket_seconds
+    names = [name for name in GROUPS if name in query.by]
     # Grouped by price as well: the sums of tokens are multiplied here, where integers have any size.
     keys: list[ColumnElement[Any]] = [
         columns[name] for name in (*names, "prompt_price", "cached_price", "completion_price")
@@ -86,15 +90,15 @@ def read_totals(
     if bucket_seconds:
         keys.append((columns.time // _number(bucket_seconds * 1000) * _number(bucket_seconds)).label("bucket"))
     sums = [func.sum(columns[name]).label(name) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")]
-    query = (
+    statement = (
         select(*keys, func.count().label("requests"), *sums)
-        .where(columns.time >= _milliseconds(start), columns.time < _milliseconds(end))
+        .where(columns.time >= _milliseconds(query.start), columns.time < _milliseconds(query.end))
         .where(columns.outcome != Outcome.REFUSED.value)
-        .where(*(columns[name].in_(list(values)) for name, values in (only or {}).items()))
+        .where(*(columns[name].in_(list(values)) for name, values in query.only.items()))
         .group_by(*keys)
     )
     totals: dict[tuple[Any, ...], Total] = {}
-    for row in connection.execute(query).mappings():
+    for row in connection.execute(statement).mappings():
         part = _part(row)
         group = (part.time, part.namespace, part.key, part.model)
         totals[group] = totals[group].plus(part) if group in totals else part

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,7 +13,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalErr
 from rft_gateway.group_commit import CommitError, GroupCommit
 from rft_gateway.ledger.database import ENTRIES, InsertOnce, LedgerError, connect, create_tables, describe, name_of
 from rft_gateway.ledger.entry import Entry
-from rft_gateway.ledger.totals import Total, read_totals
+from rft_gateway.ledger.totals import Total, TotalsQuery, read_totals
 
 _MOST_ENTRIES = 1000
 """Entries of a transaction."""
@@ -78,16 +77,8 @@ class Ledger:
         if fault is not None:
             raise LedgerError(fault)
 
-    async def totals(
-        self,
-        start: datetime,
-        end: datetime,
-        *,
-        by: Iterable[str] = (),
-        bucket_seconds: int | None = None,
-        only: Mapping[str, Iterable[str]] | None = None,
-    ) -> list[Total]:
-        """Return what was used from `start` to before `end`: see `read_totals`.
+    async def totals(self, query: TotalsQuery) -> list[Total]:
+        """Return what was used: see `read_totals`.
 
         Raises:
             LedgerError: the database cannot be read.
@@ -95,7 +86,7 @@ class Ledger:
 
         def read() -> list[Total]:
             with self.engine.connect() as connection:
-                return read_totals(connection, start, end, by=by, bucket_seconds=bucket_seconds, only=only)
+                return read_totals(connection, query)
 
         return await self._read(read)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
-import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -17,6 +16,7 @@ from typing import Any
 from rft_gateway.logs.spool import Destination, Queue, Segment, Spool
 from rft_gateway.logs.stores import Stores
 from rft_gateway.metrics import Metrics
+from rft_gateway.own_threads import in_own_thread
 
 _POLL_SECONDS = 0.2
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
@@ -110,7 +110,7 @@ class Uploader:
         loop = asyncio.get_running_loop()
         for segment in list(queue.closed):
             try:
-                await _in_thread_of_its_own(partial(self._put, queue.destination, segment))
+                await in_own_thread(partial(self._put, queue.destination, segment), "upload")
                 await self._in_thread(partial(self._spool.remove, queue, segment))
             except Exception as error:  # of whatever kind: the others must go on
                 self._note_failure(queue.destination, state, str(error) or type(error).__name__)
@@ -132,25 +132,3 @@ class Uploader:
         elif state.failure and not failure:
             _log.warning("logs of %s are written again to %s", destination.namespace, destination.uri)
         state.failure = failure
-
-
-async def _in_thread_of_its_own(work: Callable[[], None]) -> None:
-    """Run a function that may never end. Unlike the threads of an executor, this one lets the program end."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    def settle(error: Exception | None) -> None:
-        if not done.done():  # nobody waits any more
-            done.set_result(None) if error is None else done.set_exception(error)
-
-    def run() -> None:
-        failure: Exception | None = None
-        try:
-            work()
-        except Exception as error:
-            failure = error
-        with suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, failure)
-
-    threading.Thread(target=run, name="upload", daemon=True).start()
-    await done

@@ -35,6 +35,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from rft_api.bounds import POD_PLACES, pod_violations
+from rft_api.conditions import ConditionType, Reason
 from rft_api.config_map_size import CONFIG_MAP_BYTES
 from rft_api.exit_codes import ExitCode
 from rft_api.gateway_demand import WAKE_ANNOTATION
@@ -66,7 +67,6 @@ from rft_operator.pods.pod_view import PodView, describe_unready_sidecars, first
 from rft_operator.settings import Settings
 from rft_operator.status.conditions import Finding, build_conditions, find_condition
 from rft_operator.status.events import plan_events
-from rft_operator.status.reasons import ConditionType, Reason
 
 READY_POLL_SECONDS = 60.0
 """Seconds between two requests to a server that answers."""

@@ -33,9 +33,9 @@ async def ask_servers(
     Returns:
         The answers by the names of the pods.
     """
-    asked = asked_pods(pods)
-    answers = await client.ask_all(asked, lambda pod: _ask_server(client, pod, endpoint, was_ready))
-    return dict(zip((pod.name for pod in asked), answers, strict=True))
+    ready_pods = asked_pods(pods)
+    answers = await client.ask_all(ready_pods, lambda pod: _ask_server(client, pod, endpoint, was_ready))
+    return dict(zip((pod.name for pod in ready_pods), answers, strict=True))
 
 
 def asked_pods(pods: Iterable[PodView]) -> list[PodView]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
+from rft_api.conditions import ConditionType
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.model import Json
 from rft_operator.inference_endpoint.metrics import collect_endpoints, sample_endpoint
@@ -17,7 +18,6 @@ from rft_operator.kube.store import Key
 from rft_operator.pods.late import awaited_pods, late_uids, read_warnings
 from rft_operator.reconcile.resource import ObjectMetrics, Resource, Sources
 from rft_operator.status.conditions import is_true
-from rft_operator.status.reasons import ConditionType
 
 
 async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> InferenceEndpointWorld:

@@ -140,7 +140,7 @@ def scale(situation: Situation) -> Scaling:
 
 
 def _required(situation: Situation, demand: Demand) -> tuple[int, str]:
-    """The number of pods that what is asked for needs now, within minimum and maximum; and why."""
+    """Return the number of pods that what is asked for needs now, within minimum and maximum; and why."""
     autoscale = situation.autoscale
     number = -(-demand.requests // autoscale.target_concurrency)
     why = f"{demand.requests} requests at the same time, and a pod is enough for {autoscale.target_concurrency}"
@@ -175,7 +175,7 @@ def _times(situation: Situation, demand: Demand, before: AutoscaleStatus) -> _Ti
 def _status(
     situation: Situation, before: AutoscaleStatus, last_request: datetime | None, replicas: int, surplus: int | None
 ) -> AutoscaleStatus:
-    """What the status is to keep.
+    """Return what the status is to keep.
 
     Args:
         situation: the situation.
@@ -202,7 +202,7 @@ def _status(
 
 
 def _renew(situation: Situation, kept: str | None, time: datetime | None) -> str | None:
-    """A time as the status is to keep it: as before, unless that is too old, or not in the past."""
+    """Return a time as the status is to keep it: as before, unless that is too old, or not in the past."""
     before = parse_timestamp(kept)
     if time is None or (before is not None and before <= situation.now and time - before < situation.precision):
         return kept
@@ -210,7 +210,7 @@ def _renew(situation: Situation, kept: str | None, time: datetime | None) -> str
 
 
 def _seconds(situation: Situation, times: _Times, status: AutoscaleStatus, surplus: int | None) -> float | None:
-    """Seconds until time alone may change something."""
+    """Return the seconds until time alone may change something."""
     demand, now = situation.demand, situation.now
     moments = []
     if status.replicas > situation.autoscale.minimum == 0:

@@ -134,7 +134,7 @@ class Applier:
 
 
 def _verb(exists: bool, applied: tuple[bytes, bytes | None] | None, digest: bytes) -> str:
-    """What applying an object has done, as the log says it."""
+    """Return what applying an object has done, as the log says it."""
     if not exists:
         return "created"
     if applied is None:
@@ -147,7 +147,7 @@ def _log_write(owner: Key, verb: str, key: Key, why: str) -> None:
 
 
 def _describe_change(before: Json, after: Json) -> str:
-    """The conditions of a status that have changed, or else the names of the fields that have."""
+    """Return the conditions of a status that have changed, or else the names of the fields that have."""
     previous = {c["type"]: (c["status"], c["reason"]) for c in before.get("conditions", [])}
     changed = [
         f"{c['type']} is {c['status']} ({c['reason']})"

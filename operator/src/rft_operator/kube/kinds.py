@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rft_api.gateway_demand import WAKE_ANNOTATION
-from rft_api.object_labels import SERVER_COMPONENT, TRAINER
+from rft_api.object_labels import REWARD_SERVER, SERVER_COMPONENT, TRAINER
 from rft_api.resource import GROUP, VERSION
 from rft_operator.kube import names
 
@@ -80,7 +80,7 @@ class Kind:
 
 RFT_JOB: Final = Kind("RFTJob", GROUP, VERSION, "rftjobs", ("list", "watch"), component=TRAINER)
 REWARD_FUNCTION: Final = Kind(
-    "RewardFunction", GROUP, VERSION, "rewardfunctions", ("list", "watch"), component="reward-server"
+    "RewardFunction", GROUP, VERSION, "rewardfunctions", ("list", "watch"), component=REWARD_SERVER
 )
 INFERENCE_ENDPOINT: Final = Kind(
     "InferenceEndpoint",

@@ -266,9 +266,9 @@ def _pack(kind: str, obj: Json) -> bytes:
         left_out.add("annotations")
     metadata = {name: value for name, value in obj["metadata"].items() if name not in left_out}
     annotations = obj["metadata"].get("annotations", {})
-    asked = {name: annotations[name] for name in KINDS[kind].annotations if name in annotations}
-    if asked:
-        metadata["annotations"] = {name: text[:ANNOTATION_CHARACTERS] for name, text in asked.items()}
+    relevant = {name: annotations[name] for name in KINDS[kind].annotations if name in annotations}
+    if relevant:
+        metadata["annotations"] = {name: text[:ANNOTATION_CHARACTERS] for name, text in relevant.items()}
     kept = {**obj, "metadata": metadata}
     if kind == POD.name:
         initial = obj.get("spec", {}).get("initContainers", [])

@@ -154,7 +154,7 @@ class Gateways:
 
 
 def _time_of(answer: Answer) -> datetime:
-    """The time of the server, as its answer says it; now when it does not."""
+    """Return the time of the server, as its answer says it; now when it does not."""
     try:
         return parsedate_to_datetime(answer.headers["date"]).astimezone(UTC)
     except (KeyError, ValueError, OverflowError):

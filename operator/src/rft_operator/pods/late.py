@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from rft_api.conditions import Reason
 from rft_api.model import Json
 from rft_operator.kube.cluster import Cluster, Unavailable
 from rft_operator.kube.timestamps import parse_timestamp
 from rft_operator.pods.pod_view import PodView
-from rft_operator.status.reasons import Reason
 
 log = logging.getLogger(__name__)
 

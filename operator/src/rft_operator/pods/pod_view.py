@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from rft_api.conditions import Reason
 from rft_api.model import Json
 from rft_api.object_labels import COMPLETION_INDEX
 from rft_operator.kube.kinds import JOB
 from rft_operator.kube.timestamps import parse_timestamp
-from rft_operator.status.reasons import Reason
 
 OOM_KILLED = "OOMKilled"
 """Reason with which Kubernetes reports a container that the kernel killed because its memory ran out."""

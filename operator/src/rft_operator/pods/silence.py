@@ -30,12 +30,12 @@ class Question(NamedTuple):
 @dataclass(frozen=True)
 class _Silence:
     since: float
-    asked: float
+    asked_at: float
     problem: str
 
     @property
     def end(self) -> float:
-        return self.asked + min(SHARE * (self.asked - self.since), LONGEST_PAUSE_SECONDS)
+        return self.asked_at + min(SHARE * (self.asked_at - self.since), LONGEST_PAUSE_SECONDS)
 
 
 @dataclass
@@ -43,7 +43,7 @@ class _SilentPod:
     state: tuple[object, ...]
     """The state of the pod; a pod that has changed is asked at once."""
     silences: dict[Question, _Silence] = field(default_factory=dict)
-    asked: float = 0.0
+    asked_at: float = 0.0
 
 
 class Silences:
@@ -70,9 +70,9 @@ class Silences:
             silent = _SilentPod(_state(pod))
         before = silent.silences.get(question)
         silent.silences[question] = _Silence(now if before is None else before.since, now, problem)
-        silent.asked = now
+        silent.asked_at = now
         self._pods[pod.uid] = silent
-        while next(iter(self._pods.values())).asked < now - KEPT_SECONDS:
+        while next(iter(self._pods.values())).asked_at < now - KEPT_SECONDS:
             self._pods.popitem(last=False)
 
     def end(self, pod: PodView, question: Question) -> None:

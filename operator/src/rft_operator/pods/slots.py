@@ -81,7 +81,7 @@ class Slots:
 
     @asynccontextmanager
     async def lent(self, namespace: str) -> AsyncIterator[None]:
-        """Within this context, the slot of the caller belongs to others; at its end the caller waits for another."""
+        """Leave the slot of the caller to others inside this context; at its end the caller waits for another."""
         self.give_back(namespace)
         try:
             yield
@@ -99,7 +99,7 @@ class Slots:
                 self._held[namespace] += 1
 
     def _next(self) -> str | None:
-        """The next namespace that waits and holds less than its share."""
+        """Return the next namespace that waits and holds less than its share."""
         return next((namespace for namespace in self._waiting if self._held[namespace] < self._share), None)
 
 

@@ -90,7 +90,7 @@ async def _receive(connection: socket.socket, maximum_bytes: int) -> bytes:
 
 
 def _is_whole(answer: bytearray) -> bool:
-    """Whether the body is known to have ended. An answer that says nothing about it ends with its connection."""
+    """Return whether the body is known to have ended. An answer that says nothing about it ends with its connection."""
     end = answer.find(_HEAD_END, 0, HEAD_BYTES)
     if end < 0:
         return len(answer) > HEAD_BYTES  # it has too large a head, and is refused

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rft_api.conditions import ConditionType, Reason
 from rft_api.foreign.sizes import format_size
 from rft_api.model import Json
 from rft_api.resource import Condition
@@ -16,7 +17,6 @@ from rft_operator.kube.store import ALLOWANCE_BYTES
 from rft_operator.reconcile.resource import Resource
 from rft_operator.status.conditions import Finding, build_conditions
 from rft_operator.status.events import plan_events
-from rft_operator.status.reasons import ConditionType, Reason
 
 RETRY_SECONDS = 15.0
 FULL_SECONDS = 300.0

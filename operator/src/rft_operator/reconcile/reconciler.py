@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rft_api.conditions import Reason
 from rft_api.manifests import describe_invalid
 from rft_api.model import Json
 from rft_operator.kube.apply import Applier, NameTaken
@@ -29,7 +30,6 @@ from rft_operator.reconcile.resource import Resource, Sources
 from rft_operator.reconcile.routing import Router
 from rft_operator.settings import Settings
 from rft_operator.status.allowance import Allowance
-from rft_operator.status.reasons import Reason
 
 log = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from prometheus_client.metrics_core import Metric
 
+from rft_api.conditions import ConditionType
 from rft_api.model import Json
 from rft_operator.kube.cluster import Cluster
 from rft_operator.kube.kinds import Kind
@@ -19,7 +20,6 @@ from rft_operator.pods.gateways import Gateways
 from rft_operator.pods.probe import PodClient
 from rft_operator.settings import Settings
 from rft_operator.status.conditions import Truth
-from rft_operator.status.reasons import ConditionType
 
 World = TypeVar("World")
 Sample = TypeVar("Sample")

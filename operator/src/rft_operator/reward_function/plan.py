@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from rft_api.bounds import EGRESS_PLACES, POD_PLACES, egress_violations, pod_violations
+from rft_api.conditions import ConditionType, Reason
 from rft_api.exit_codes import ExitCode
 from rft_api.manifests import SourceError, SourceMissing, resolve_source
 from rft_api.model import Violation
@@ -49,7 +50,6 @@ from rft_operator.reward_function.world import RewardFunctionWorld, source_names
 from rft_operator.settings import Settings
 from rft_operator.status.conditions import Finding, build_conditions
 from rft_operator.status.events import plan_events
-from rft_operator.status.reasons import ConditionType, Reason
 
 SOURCE_SECONDS = 60.0
 """Seconds between two requests for the ConfigMaps with code, which belong to users and are not watched."""

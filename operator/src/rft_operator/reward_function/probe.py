@@ -19,11 +19,13 @@ MOST_REASONS = 100
 
 async def ask_readiness(client: PodClient, pods: Iterable[PodView]) -> dict[str, Readiness]:
     """Return the readiness of reward servers that are running but not ready, by the names of their pods."""
-    asked = asked_pods(pods)
-    responses = await client.ask_all(asked, lambda pod: client.get(pod, REWARD_PORT, READINESS_PATH, any_status=True))
+    running_pods = asked_pods(pods)
+    responses = await client.ask_all(
+        running_pods, lambda pod: client.get(pod, REWARD_PORT, READINESS_PATH, any_status=True)
+    )
     return {
         pod.name: readiness
-        for pod, response in zip(asked, responses, strict=True)
+        for pod, response in zip(running_pods, responses, strict=True)
         if response is not None and (readiness := _parse(response.body)) is not None and not readiness.ready
     }
 

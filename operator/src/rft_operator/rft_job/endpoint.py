@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+from rft_api.conditions import ConditionType, Reason
 from rft_api.inference_endpoint import (
     MAXIMUM_ADAPTER_SOURCES,
     InferenceEndpoint,
     Serving,
     describe_foreign_source,
 )
+from rft_api.job_status import JobCheckpoint
 from rft_api.model import Json
 from rft_api.rft_job import RFTJob
-from rft_api.run_folder import best_address
+from rft_api.run_folder import best_address, checkpoints_address
 from rft_operator.kube.kinds import INFERENCE_ENDPOINT
 from rft_operator.kube.metadata import Owner
 from rft_operator.kube.names import FIELD_MANAGER, MANAGED_BY
@@ -23,7 +25,6 @@ from rft_operator.kube.plan import DesiredObject
 from rft_operator.rft_job import names
 from rft_operator.rft_job.world import RFTJobWorld, base_endpoint_name
 from rft_operator.status.conditions import Finding, find_condition
-from rft_operator.status.reasons import ConditionType, Reason
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,16 @@ class EndpointPlan:
     """The condition EndpointReady; None when the job has no endpoint."""
 
 
-def plan_job_endpoint(world: RFTJobWorld, succeeded: bool, base_model: str) -> EndpointPlan:
+def plan_job_endpoint(
+    world: RFTJobWorld, succeeded: bool, base_model: str, checkpoints: Sequence[JobCheckpoint] = ()
+) -> EndpointPlan:
     """Plan the endpoints of a job.
 
     Args:
         world: the world of the job.
         succeeded: whether the job has succeeded; before that, no endpoint is created.
         base_model: the address of the base model, with its revision.
+        checkpoints: those that the status has, best first.
     """
     job, endpoint = world.job, world.job.spec.endpoint
     if endpoint is None:
@@ -55,11 +59,28 @@ def plan_job_endpoint(world: RFTJobWorld, succeeded: bool, base_model: str) -> E
     if existing is not None and existing.metadata.labels.get(names.CREATED_FOR) != job.metadata.name:
         text = f"InferenceEndpoint {endpoint.name} exists and was not created for this job"
         return EndpointPlan((), Finding(ConditionType.ENDPOINT_READY, "False", Reason.ENDPOINT_TAKEN, text))
-    desired = [DesiredObject(_build_endpoint(job), "the job has succeeded, and its spec.endpoint asks for it")]
+    served = _build_endpoint(job, endpoint.name, best_address(job.spec.output.uri))
+    desired = [DesiredObject(served, "the job has succeeded, and its spec.endpoint asks for it")]
     if base is not None and (base_existing is None or _is_ours(base_existing)):
         built = _build_base_endpoint(job, base_model, base, world.sharing_jobs, base_existing)
         desired.insert(0, DesiredObject(built, f"its server serves the adapter {endpoint.name}"))
+    desired += _checkpoint_endpoints(world, checkpoints) if base is not None and endpoint.checkpoints else []
     return EndpointPlan(desired, _endpoint_finding(existing))
+
+
+def _checkpoint_endpoints(world: RFTJobWorld, checkpoints: Sequence[JobCheckpoint]) -> list[DesiredObject]:
+    """Build the endpoints of all checkpoints but the best one, which is the tuned model. Those that have the names of
+    others are left alone."""
+    job, endpoint = world.job, world.job.spec.endpoint
+    assert endpoint is not None
+    desired = []
+    for checkpoint in checkpoints[1:]:
+        name = names.checkpoint_endpoint(endpoint.name, checkpoint.step)
+        existing = world.endpoints.get(name)
+        if existing is None or existing.metadata.labels.get(names.CREATED_FOR) == job.metadata.name:
+            built = _build_endpoint(job, name, checkpoint.uri)
+            desired.append(DesiredObject(built, "the job has kept this checkpoint, and its spec.endpoint asks for it"))
+    return desired
 
 
 def _is_ours(base: InferenceEndpoint) -> bool:
@@ -93,18 +114,18 @@ def _endpoint_finding(endpoint: InferenceEndpoint | None) -> Finding:
     return Finding(kind, ready.status, Reason(ready.reason), ready.message)
 
 
-def _build_endpoint(job: RFTJob) -> Json:
+def _build_endpoint(job: RFTJob, name: str, uri: str) -> Json:
+    """Build the endpoint of the tuned model or of another checkpoint, by its address."""
     endpoint = job.spec.endpoint
     assert endpoint is not None
-    best = best_address(job.spec.output.uri)
     base = base_endpoint_name(job)
-    spec: Json = {"baseEndpoint": base, "adapter": {"uri": best}} if base else {"model": {"uri": best}}
+    spec: Json = {"baseEndpoint": base, "adapter": {"uri": uri}} if base else {"model": {"uri": uri}}
     if base is None:
         spec["serving"] = _serving(job)
     if job.spec.credentials is not None:
         spec = {"credentials": job.spec.credentials.to_json_object(), **spec}
     owners = [Owner.of(job).reference()] if endpoint.deletion_policy == "Delete" else []
-    built = _endpoint_object(job, endpoint.name, job.metadata.name, spec, owners)
+    built = _endpoint_object(job, name, job.metadata.name, spec, owners)
     sampling = job.spec.sampling.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     if sampling:
         built["metadata"]["annotations"] = {names.ASK_WITH: json.dumps(sampling, sort_keys=True, ensure_ascii=False)}
@@ -125,7 +146,7 @@ def _build_base_endpoint(
     credentials = job.spec.credentials if existing is None else existing.spec.credentials
     # A base without credentials takes none of another job, which would then be used for every adapter.
     secret = {} if credentials is None else {"credentials": credentials.to_json_object()}
-    outputs = [best_address(each.spec.output.uri) for each in (*ordered, job) if each.spec.credentials == credentials]
+    outputs = [place for each in (*ordered, job) if each.spec.credentials == credentials for place in _places(each)]
     if existing is None:
         serving = {**_serving(job), "adapterSources": list(dict.fromkeys(outputs))}
         spec = {**secret, "model": {"uri": model}, "serving": serving}
@@ -138,6 +159,13 @@ def _build_base_endpoint(
     kept = {"model": existing.spec.model.to_json_object()}
     spec = {**secret, **kept, "serving": {**settings.to_json_object(), "adapterSources": sources}}
     return _endpoint_object(job, name, existing.metadata.labels[names.CREATED_FOR], spec, owners)
+
+
+def _places(job: RFTJob) -> list[str]:
+    """Return the places of a job's adapters."""
+    served = job.spec.endpoint is not None and job.spec.endpoint.checkpoints
+    output = job.spec.output.uri
+    return [best_address(output), *([checkpoints_address(output)] if served else [])]
 
 
 def _endpoint_object(job: RFTJob, name: str, created_for: str, spec: Json, owners: list[Json]) -> Json:

@@ -50,10 +50,10 @@ async def read_gpu_memory(nodes: Nodes, compute: Compute, queued: bool = False) 
     if _LABEL_NAME.fullmatch(label) is None:
         return choose_gpu_memory([], compute)
     try:
-        found = await nodes.labelled(label)
+        labelled_nodes = await nodes.labelled(label)
     except Denied:
         return GpuMemory(None, "the operator may not list nodes")
-    return choose_gpu_memory(found, compute, queued)
+    return choose_gpu_memory(labelled_nodes, compute, queued)
 
 
 def choose_gpu_memory(nodes: Iterable[Json], compute: Compute, queued: bool = False) -> GpuMemory:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from rft_api.conditions import Reason, is_end
 from rft_api.job_status import RFTJobStatus
 from rft_operator.kube.kinds import POD
 from rft_operator.kube.plan import Deletion
 from rft_operator.pods.pod_view import PodView
 from rft_operator.rft_job.attempts import Outcome
-from rft_operator.rft_job.end import is_end
 from rft_operator.rft_job.run_state import RunState
 from rft_operator.rft_job.world import RFTJobWorld
-from rft_operator.status.reasons import Reason
 
 LINGER_SECONDS = 30
 """Seconds after the end of the trainer in which the other containers of its pod may end by themselves."""

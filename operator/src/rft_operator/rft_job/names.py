@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from rft_api.object_labels import ATTEMPT, CREATED_FOR, TRAINER
-from rft_api.object_names import base_endpoint, memory_plan, run_configuration, trainer_service, training_job
+from rft_api.object_names import (
+    base_endpoint,
+    checkpoint_endpoint,
+    memory_plan,
+    run_configuration,
+    trainer_service,
+    training_job,
+)
 
 __all__ = [
     "ASK_WITH",
@@ -19,6 +26,7 @@ __all__ = [
     "RETRIES_BEFORE",
     "TRAINER",
     "base_endpoint",
+    "checkpoint_endpoint",
     "master_address",
     "memory_plan",
     "run_configuration",

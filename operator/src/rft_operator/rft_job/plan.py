@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from rft_api.bounds import POD_PLACES, pod_violations
+from rft_api.conditions import ConditionType, Reason, is_end
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.job_status import JobCheckpoint, JobProgress, JobResult, JobUsage, RFTJobStatus
 from rft_api.progress import HackingVerdict
@@ -21,7 +22,6 @@ from rft_operator.kube.timestamps import format_timestamp, parse_timestamp
 from rft_operator.pods.addresses import AddressProblem, check_addresses
 from rft_operator.pods.late import seconds_to_look
 from rft_operator.rft_job.attempts import Attempt, Outcome, find_cause
-from rft_operator.rft_job.end import is_end
 from rft_operator.rft_job.endpoint import plan_job_endpoint
 from rft_operator.rft_job.gpu_memory import STATED
 from rft_operator.rft_job.leftovers import plan_leftovers
@@ -47,7 +47,6 @@ from rft_operator.rft_job.world import RFTJobWorld
 from rft_operator.settings import Settings
 from rft_operator.status.conditions import Finding, build_conditions, find_condition, is_repeated, is_true
 from rft_operator.status.events import plan_events
-from rft_operator.status.reasons import ConditionType, Reason
 
 KEPT_ATTEMPTS = 2
 """Number of Jobs that are kept: that of the newest attempt, and the previous one for the logs of its pods."""
@@ -65,7 +64,10 @@ def plan_rft_job(world: RFTJobWorld, settings: Settings) -> Plan:
     state, objects, problem = _state(world, settings, job, before, start_time, usage.gpu_seconds if usage else 0)
     progress, result, checkpoints, verdict = _outcome(world, job, before)
     base_model = (result and result.base_model) or job.spec.model.uri
-    endpoint = plan_job_endpoint(replace(world, job=job), state.status == "True", base_model)
+    succeeded = state.status == "True"
+    # Only of checkpoints that the status has had before, it is known whether others have the names of their endpoints.
+    known = before.checkpoints if succeeded else []
+    endpoint = plan_job_endpoint(replace(world, job=job), succeeded, base_model, known)
 
     leftovers, leftovers_due = plan_leftovers(world, before, state)
 

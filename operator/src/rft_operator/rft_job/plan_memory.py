@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from rft_api.conditions import ConditionType, Reason
 from rft_api.foreign.text import one_line
 from rft_api.memory_verdict import permitted, refusal, unplanned
 from rft_api.model import Json
@@ -28,7 +29,6 @@ from rft_operator.kube.timestamps import parse_timestamp
 from rft_operator.pods.pod_view import PodView
 from rft_operator.rft_job.run_state import RunState
 from rft_operator.status.conditions import Finding
-from rft_operator.status.reasons import ConditionType, Reason
 
 PLAN_SECONDS = 180
 """Seconds after which a job starts without a verdict: a hub that does not answer is tried for two minutes."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rft_api.conditions import has_ended
 from rft_api.model import Json
 from rft_operator.kube.kinds import INFERENCE_ENDPOINT, REWARD_FUNCTION
 from rft_operator.kube.store import Key
 from rft_operator.rft_job import names
-from rft_operator.rft_job.end import has_ended
 
 
 def find_references(job: Json) -> Iterator[Key]:
@@ -21,6 +21,9 @@ def find_references(job: Json) -> Iterator[Key]:
     endpoint = spec.get("endpoint")
     if endpoint:
         for name in (endpoint["name"], endpoint.get("baseEndpoint") or names.base_endpoint(endpoint["name"])):
+            yield Key(INFERENCE_ENDPOINT.name, namespace, name)
+        for checkpoint in job.get("status", {}).get("checkpoints") or () if endpoint.get("checkpoints") else ():
+            name = names.checkpoint_endpoint(endpoint["name"], checkpoint["step"])
             yield Key(INFERENCE_ENDPOINT.name, namespace, name)
     if has_ended(job.get("status", {})):
         return  # the plan of a job that has ended does not depend on its rewards

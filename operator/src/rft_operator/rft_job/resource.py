@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
+from rft_api.conditions import ConditionType, has_ended
 from rft_api.model import Json
 from rft_api.rft_job import RFTJob
 from rft_operator.kube.kinds import RFT_JOB
 from rft_operator.kube.store import Key
 from rft_operator.pods.late import late_uids, read_warnings
 from rft_operator.reconcile.resource import ObjectMetrics, Resource, Sources
-from rft_operator.rft_job.end import has_ended
 from rft_operator.rft_job.gpu_memory import read_gpu_memory
 from rft_operator.rft_job.metrics import collect_jobs, sample_job
 from rft_operator.rft_job.plan import awaits_gpu_memory, plan_rft_job
@@ -20,7 +20,6 @@ from rft_operator.rft_job.references import find_references
 from rft_operator.rft_job.run_state import awaited_objects
 from rft_operator.rft_job.world import RFTJobWorld, gather_rft_job, trainer_pods
 from rft_operator.status.conditions import Truth
-from rft_operator.status.reasons import ConditionType
 
 
 async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> RFTJobWorld:
@@ -36,7 +35,7 @@ async def _observe(sources: Sources, key: Key, obj: Json, now: datetime) -> RFTJ
 
 
 def _problem_condition(status: Json) -> tuple[ConditionType, Truth]:
-    """The end of a run is final: after it, an error can only be one of the endpoint."""
+    """Return the end of a run is final: after it, an error can only be one of the endpoint."""
     return (ConditionType.ENDPOINT_READY, "False") if has_ended(status) else (ConditionType.SUCCEEDED, "Unknown")
 
 

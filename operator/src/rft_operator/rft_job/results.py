@@ -15,6 +15,8 @@ from rft_operator.kube.timestamps import format_duration
 
 _EXACT_BELOW = 1e15
 """Numbers from here on have no exact decimals, and soon more digits than the status takes."""
+_LARGEST_COUNT = 2**53
+"""Larger whole numbers are no exact numbers in many programs."""
 _LONGEST_ETA = 10 * 365 * 86400
 """Seconds; nobody waits longer for a stage, and the status takes no duration of any length."""
 
@@ -32,6 +34,7 @@ def describe_progress(progress: Progress) -> JobProgress:
         validation_reward=_decimal(progress.validation_reward),
         episode_length=_positive(progress.episode_length),
         gradient_norm=_positive(progress.gradient_norm),
+        trained_tokens=_count(progress.trained_tokens),
         eta=_eta(progress.eta_seconds),
     )
 
@@ -41,7 +44,8 @@ def finish_progress(progress: JobProgress | None, result: RunResult) -> JobProgr
     last = progress or JobProgress()
     # The total is larger than the steps after early stopping, and may be unknown when the trainer was not asked.
     total = max(last.total_steps or 0, result.steps)
-    return last.model_copy(update={"phase": "Done", "step": result.steps, "total_steps": total, "eta": None})
+    end = {"phase": "Done", "step": result.steps, "total_steps": total, "trained_tokens": result.trained_tokens}
+    return last.model_copy(update={**end, "eta": None})
 
 
 def describe_result(result: RunResult, output: str, model: str) -> tuple[JobResult, list[JobCheckpoint]]:
@@ -102,6 +106,10 @@ def _difference(value: float) -> str:
 
 def _positive(value: float | None) -> str | None:
     return _decimal(abs(value)) if value is not None and value >= 0 else None  # not -0
+
+
+def _count(value: int | None) -> int | None:
+    return value if value is not None and 0 <= value <= _LARGEST_COUNT else None
 
 
 def _eta(seconds: float | None) -> str | None:

@@ -20,15 +20,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from rft_api.progress import Progress
+from rft_api.conditions import ConditionType, Reason, is_end
+from rft_api.progress import Progress, running_message
 from rft_api.quantities import decimal_text, duration_seconds
 from rft_api.rft_job import Limits
 from rft_operator.pods.late import Awaited, awaited_pods, blocked_pod, late_uids
 from rft_operator.pods.pod_view import PodView, first_problem, first_sidecar_failure
 from rft_operator.rft_job.attempts import Attempt, Outcome, find_cause
-from rft_operator.rft_job.end import is_end
 from rft_operator.status.conditions import Truth
-from rft_operator.status.reasons import ConditionType, Reason, reason_of
+from rft_operator.status.reasons import reason_of
 
 FIRST_BACKOFF_SECONDS = 10
 LONGEST_BACKOFF_SECONDS = 300
@@ -200,9 +200,7 @@ def _running_state(facts: RunFacts, newest: Attempt) -> RunState:
     if problem is not None:
         return RunState("Unknown", *problem, retries)
     if pods and all(pod.running_since is not None for pod in pods):
-        text = ""
-        if facts.progress is not None:
-            text = f"{facts.progress.phase}: {facts.progress.message}".rstrip(": ")
+        text = running_message(facts.progress) if facts.progress is not None else ""
         return RunState("Unknown", Reason.RUNNING, text, retries)
     return RunState("Unknown", Reason.STARTING, _STARTING, retries)
 

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
+from rft_api.conditions import ConditionType
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.manifests import describe_invalid
 from rft_api.model import Json
@@ -25,7 +26,6 @@ from rft_operator.rft_job.attempts import Attempt, Outcome, read_attempt
 from rft_operator.rft_job.gpu_memory import NOT_ASKED, GpuMemory
 from rft_operator.rft_job.objects import CONFIGURATION_KEY, SPEC_KEY
 from rft_operator.rft_job.plan_memory import MemoryPlanning, read_memory_planning
-from rft_operator.status.reasons import ConditionType
 
 MAXIMUM_SHARING = 100
 """Largest number of jobs that own a base endpoint together.
@@ -142,10 +142,9 @@ def gather_rft_job(store: Store, key: Key, job: RFTJob, progress: Progress | Non
             functions[target] = RewardFunction.model_validate(stored)
         except ValidationError as error:
             invalid[target] = describe_invalid(stored, error)
-    endpoint_names = {job.spec.endpoint.name, base_endpoint_name(job)} if job.spec.endpoint is not None else set()
     endpoints = {}
-    for name in endpoint_names - {None}:
-        endpoint = store.read(InferenceEndpoint, Key(INFERENCE_ENDPOINT.name, key.namespace, name or ""))
+    for name in _endpoint_names(job):
+        endpoint = store.read(InferenceEndpoint, Key(INFERENCE_ENDPOINT.name, key.namespace, name))
         if endpoint is not None:
             endpoints[endpoint.metadata.name] = endpoint
     pods = trainer_pods(store, key)
@@ -186,6 +185,16 @@ def _plans(pod: Json, key: Key) -> bool:
     """Return whether a pod plans the memory of a run. Its labels do not say it: users may add labels to trainers."""
     owners, planner = pod["metadata"].get("ownerReferences", []), names.memory_plan(key.name)
     return any((owner["kind"], owner["name"]) == (JOB.name, planner) for owner in owners)
+
+
+def _endpoint_names(job: RFTJob) -> set[str]:
+    """Return the names of the endpoints on which the plan of a job depends."""
+    endpoint, base = job.spec.endpoint, base_endpoint_name(job)
+    if endpoint is None:
+        return set()
+    kept = job.status.checkpoints if job.status is not None and endpoint.checkpoints else []
+    steps = {names.checkpoint_endpoint(endpoint.name, checkpoint.step) for checkpoint in kept}
+    return {endpoint.name, *steps, *([base] if base is not None else [])}
 
 
 def base_endpoint_name(job: RFTJob) -> str | None:

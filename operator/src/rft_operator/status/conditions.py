@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from rft_api.conditions import ConditionType, Reason
 from rft_api.foreign.text import printable
 from rft_api.resource import Condition
 from rft_operator.kube.timestamps import format_timestamp
-from rft_operator.status.reasons import ConditionType, Reason
 
 Truth = Literal["True", "False", "Unknown"]
 

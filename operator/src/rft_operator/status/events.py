@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rft_api.conditions import ConditionType, Reason
 from rft_api.resource import Condition
 from rft_operator.kube.plan import Event
-from rft_operator.status.reasons import EXPLANATIONS, ConditionType, Reason
+from rft_operator.status.reasons import EXPLANATIONS
 
 _CONDITIONS = {ConditionType.SUCCEEDED, ConditionType.SPEC_ACCEPTED, ConditionType.READY}
 """Conditions whose changes are events."""

@@ -1,26 +1,11 @@
-"""The conditions and reasons of all statuses, and the source of docs/reference/conditions.md."""
+"""Explanations of the conditions and reasons of all statuses, the source of docs/reference/conditions.md."""
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 
-from rft_api import condition_reasons
+from rft_api.conditions import ConditionType, Reason
 from rft_api.exit_codes import ExitCode
-
-
-class ConditionType(enum.StrEnum):
-    """The types of conditions; `CONDITIONS` describes them."""
-
-    SUCCEEDED = "Succeeded"
-    SPEC_ACCEPTED = "SpecAccepted"
-    REWARDS_READY = "RewardsReady"
-    FITS = "Fits"
-    REWARD_HACKING_SUSPECTED = "RewardHackingSuspected"
-    ENDPOINT_READY = "EndpointReady"
-    READY = "Ready"
-    SCALING_ACTIVE = "ScalingActive"
-
 
 CONDITIONS: dict[ConditionType, str] = {
     ConditionType.SUCCEEDED: "RFTJob: whether the run has succeeded. `Unknown` until the run has ended, then `True` "
@@ -40,74 +25,6 @@ CONDITIONS: dict[ConditionType, str] = {
     "what the gateways are asked for.",
 }
 """Descriptions of the conditions for users."""
-
-
-class Reason(enum.StrEnum):
-    """The reasons of conditions; `EXPLANATIONS` describes them."""
-
-    ACCEPTED = "Accepted"
-    CONFIGURATION_INVALID = condition_reasons.CONFIGURATION_INVALID
-    SPEC_CHANGE_REJECTED = "SpecChangeRejected"
-    NAME_TAKEN = condition_reasons.NAME_TAKEN
-    NAMESPACE_FULL = "NamespaceFull"
-    OPERATOR_FAILING = "OperatorFailing"
-
-    REWARDS_READY = "RewardsReady"
-    REWARD_CHANGED = "RewardChanged"
-    REWARD_MISSING = "RewardMissing"
-    REWARD_NOT_READY = "RewardNotReady"
-
-    NOT_PLANNED = "NotPlanned"
-    MEMORY_SUFFICES = "MemorySuffices"
-    DOES_NOT_FIT = ExitCode.DOES_NOT_FIT.reason
-
-    NOT_COMPARED = "NotCompared"
-    SHADOWS_AGREE = "ShadowsAgree"
-    SHADOW_FALLS = "ShadowFalls"
-
-    WAITING_FOR_REWARDS = "WaitingForRewards"
-    QUEUED = "Queued"
-    STARTING = "Starting"
-    PODS_MISSING = "PodsMissing"
-    UNSCHEDULABLE = "Unschedulable"
-    IMAGE_PULL_FAILED = "ImagePullFailed"
-    CONTAINER_BLOCKED = "ContainerBlocked"
-    SIDECAR_FAILING = "SidecarFailing"
-    RUNNING = "Running"
-    RETRYING = "Retrying"
-    STOPPING = "Stopping"
-    SUSPENDED = "Suspended"
-    SUCCEEDED = "Succeeded"
-    RETRIES_EXHAUSTED = "RetriesExhausted"
-    DEADLINE_EXCEEDED = "DeadlineExceeded"
-    GPU_HOURS_EXCEEDED = "GpuHoursExceeded"
-    DATA_INVALID = ExitCode.DATA_INVALID.reason
-    MODEL_INVALID = condition_reasons.MODEL_INVALID
-    NOT_LEARNABLE = ExitCode.NOT_LEARNABLE.reason
-    REWARD_FAILING = ExitCode.REWARD_FAILING.reason
-    OUTPUT_INVALID = ExitCode.OUTPUT_INVALID.reason
-    DIVERGED = ExitCode.DIVERGED.reason
-    OUT_OF_MEMORY = ExitCode.OUT_OF_MEMORY.reason
-
-    READY = "Ready"
-    SOURCE_MISSING = "SourceMissing"
-    ROLLING_OUT = "RollingOut"
-    TESTS_FAILING = "TestsFailing"
-    SERVER_FAILING = "ServerFailing"
-
-    WAITING_FOR_RESULT = "WaitingForResult"
-    ENDPOINT_TAKEN = "EndpointTaken"
-    SCALED_TO_ZERO = "ScaledToZero"
-    WAKING = "Waking"
-    BASE_MISSING = "BaseMissing"
-    BASE_NOT_READY = "BaseNotReady"
-    ADAPTER_LOADING = "AdapterLoading"
-    ADAPTER_REJECTED = condition_reasons.ADAPTER_REJECTED
-    NOT_ANSWERING = "NotAnswering"
-
-    DEMAND_COMPLETE = "DemandComplete"
-    DEMAND_INCOMPLETE = "DemandIncomplete"
-    GATEWAY_MISSING = "GatewayMissing"
 
 
 @dataclass(frozen=True)

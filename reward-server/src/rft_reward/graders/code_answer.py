@@ -58,7 +58,8 @@ def build(options: dict[str, Any]) -> GradeSample:
 
 
 def extract(text: str) -> str:
-    """The last code block that is marked as Python, or else the last block without a mark, or else the whole text."""
+    """Return the last code block that is marked as Python, or else the last block without a mark, or else the whole
+    text."""
     blocks = [(match[1].lower(), match[2]) for match in _FENCE.finditer(text)]
     python = [code for language, code in blocks if language in ("python", "py", "python3")]
     plain = [code for language, code in blocks if not language]
@@ -66,7 +67,7 @@ def extract(text: str) -> str:
 
 
 def find_tests(sample: dict[str, Any], key: str) -> Tests | Calls | Programs:
-    """The tests of a data row: asserts, calls of a function, or pairs of an input and the expected output.
+    """Return the tests of a data row: asserts, calls of a function, or pairs of an input and the expected output.
 
     Raises:
         Unscorable: there are no tests, or they are invalid.

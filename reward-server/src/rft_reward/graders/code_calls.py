@@ -48,7 +48,8 @@ def _find(session: Session, name: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON can hold it, because expected values come from JSON: tuples become lists, keys become texts."""
+    """Return a value as JSON can hold it, because expected values come from JSON: tuples become lists, keys become
+    texts."""
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, dict):

@@ -27,7 +27,7 @@ _NAMED_ARGUMENT = re.compile(r"\s*[A-Za-z_]\w*\s*=")
 
 
 def read_tests(tests: Any, row: Mapping[str, Any]) -> Tests | Calls | Programs:
-    """The tests of a data row.
+    """Return the tests of a data row.
 
     Args:
         tests: asserts, as a text or a list of texts; or cases, as JSON or as a text that holds JSON.
@@ -63,7 +63,7 @@ def read_tests(tests: Any, row: Mapping[str, Any]) -> Tests | Calls | Programs:
 
 
 def _parsed(tests: Any) -> Any:
-    """The JSON of a text that holds an object or a list; anything else unchanged."""
+    """Return the JSON of a text that holds an object or a list; anything else unchanged."""
     if isinstance(tests, str) and tests.lstrip()[:1] in ("{", "["):
         try:
             return json.loads(tests)
@@ -73,7 +73,7 @@ def _parsed(tests: Any) -> Any:
 
 
 def _table(table: dict[str, Any], function: str | None) -> Calls | Programs:
-    """Tests as two lists, one with the inputs and one with the outputs."""
+    """Return the tests as two lists, one with the inputs and one with the outputs."""
     _check_keys(table, _TABLE_KEYS)
     inputs, outputs = table.get("inputs"), table.get("outputs")
     if not isinstance(inputs, list) or not isinstance(outputs, list) or not inputs:
@@ -90,7 +90,7 @@ def _table(table: dict[str, Any], function: str | None) -> Calls | Programs:
 
 
 def _case(test: dict[str, Any], function: str | None) -> Call | tuple[str, str]:
-    """One test: the call of a function, or the input and the output of a program."""
+    """Return one test: the call of a function, or the input and the output of a program."""
     _check_keys(test, _CASE_KEYS)
     if "input" not in test or "output" not in test:
         raise BadTests("a test needs input and output")
@@ -133,7 +133,7 @@ def _stream(value: Any, field: str) -> str:
 
 
 def _argument_list(value: Any) -> list[Any]:
-    """The arguments of a call: a list, or a text that holds it as JSON; another value is the only argument."""
+    """Return the arguments of a call: a list, or a text that holds it as JSON; another value is the only argument."""
     _check_arguments(value, "input")
     if isinstance(value, list):
         return value
@@ -162,7 +162,7 @@ def _check_arguments(value: Any, field: str) -> None:
 
 
 def _value(value: Any) -> Any:
-    """The JSON value of a text; the text itself if it is not JSON. Anything else is a value already."""
+    """Return the JSON value of a text; the text itself if it is not JSON. Anything else is a value already."""
     if not isinstance(value, str):
         return value
     try:
@@ -172,12 +172,12 @@ def _value(value: Any) -> Any:
 
 
 def _results(output: Any) -> list[Any]:
-    """The values that are right: that of a text that holds JSON, and the text itself."""
+    """Return the values that are right: that of a text that holds JSON, and the text itself."""
     value = _value(output)
     return [value] if value is output else [value, output]
 
 
 def _wrapped_results(output: Any) -> list[Any]:
-    """The same where a value may stand in a list of its own: APPS writes the result 4 as [4]."""
+    """Return the same where a value may stand in a list of its own: APPS writes the result 4 as [4]."""
     results = _results(output)
     return [*results, *(value[0] for value in results if isinstance(value, list) and len(value) == 1)]

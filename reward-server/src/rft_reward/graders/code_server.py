@@ -61,7 +61,8 @@ class _Session:
         write(self._replies, message)
 
     def describe(self, value: Any) -> Any:
-        """The value of a name for the tests. Of an exception class, it is the builtin class that it derives from."""
+        """Return the value of a name for the tests. Of an exception class, it is the builtin class that it derives
+        from."""
         if isinstance(value, type) and issubclass(value, BaseException):
             base = next(base for base in value.__mro__ if base.__module__ == "builtins")
             return {"exception": [self._references.number(value), base.__name__]}

@@ -135,7 +135,7 @@ class Session:
         }
 
     def names(self) -> dict[str, Any]:
-        """The names that the completion defines, except those that would replace Python's own."""
+        """Return the names that the completion defines, except those that would replace Python's own."""
         return {name: value for name, value in self.defined.items() if not hasattr(builtins, name)}
 
     def _named(self, name: str, value: Any) -> Any:
@@ -206,7 +206,8 @@ def _take_over(mine: Any, theirs: Any) -> None:
 
 
 def _exception(kinds: list[str]) -> type[Exception]:
-    """The nearest builtin exception class. Exits and interrupts of the completion are ordinary exceptions here."""
+    """Return the nearest builtin exception class. Exits and interrupts of the completion are ordinary exceptions
+    here."""
     for kind in kinds:
         candidate = getattr(builtins, kind, None)
         if isinstance(candidate, type) and issubclass(candidate, Exception):

@@ -47,7 +47,8 @@ def squad(text: str) -> str:
 
 
 def last_match(pattern: re.Pattern[str], text: str) -> str | None:
-    """The first group of the pattern's last match, or the whole match if there is no group; None without a match."""
+    """Return the first group of the pattern's last match, or the whole match if there is no group; None without a
+    match."""
     last = None
     for match in pattern.finditer(text):
         last = match

@@ -38,7 +38,7 @@ def build(options: dict[str, Any]) -> GradeSample:
 
 
 def overlap(actual: Counter[Any], expected: Counter[Any]) -> tuple[float, float, float]:
-    """Precision, recall and F1. They are 1 if nothing is expected and nothing was given."""
+    """Return precision, recall and F1. They are 1 if nothing is expected and nothing was given."""
     if not actual and not expected:
         return 1.0, 1.0, 1.0
     common = (actual & expected).total()
@@ -48,7 +48,8 @@ def overlap(actual: Counter[Any], expected: Counter[Any]) -> tuple[float, float,
 
 
 def labels(text: str, ignore_case: bool) -> set[str]:
-    """The labels of a text: those of a JSON list, or those that commas and line breaks separate, without bullets."""
+    """Return the labels of a text: those of a JSON list, or those that commas and line breaks separate, without
+    bullets."""
     text = text.strip()
     if text.startswith("["):
         try:

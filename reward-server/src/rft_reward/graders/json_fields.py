@@ -59,7 +59,7 @@ def parse(text: str, allow_code_fence: bool) -> Any:
 
 
 def field_f1(value: Any, expected: Any) -> tuple[float, float, float]:
-    """Precision, recall and F1 of the leaf fields. The order of the elements of lists does not count."""
+    """Return precision, recall and F1 of the leaf fields. The order of the elements of lists does not count."""
     leaves, expected_leaves = Counter(flatten(value)), Counter(flatten(expected))
     common = (leaves & expected_leaves).total()
     if not common:
@@ -69,7 +69,7 @@ def field_f1(value: Any, expected: Any) -> tuple[float, float, float]:
 
 
 def flatten(value: Any) -> list[tuple[str, str]]:
-    """The leaves as (path, canonical JSON). A path consists of keys, and of `[]` for any element of a list."""
+    """Return the leaves as (path, canonical JSON). A path consists of keys, and of `[]` for any element of a list."""
     return list(_leaves(value, ""))
 
 

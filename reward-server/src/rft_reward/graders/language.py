@@ -11,7 +11,8 @@ _OLD_CODES = {"he": "iw", "jv": "jw"}
 
 
 def is_in(text: str, language: str) -> bool:
-    """Whether most of the text is in the language of an ISO 639 code. For a short text, this language is preferred."""
+    """Return whether most of the text is in the language of an ISO 639 code. For a short text, this language is
+    preferred."""
     code = _OLD_CODES.get(language, language)
     printable = "".join(character if character.isprintable() else " " for character in writable(text))
     try:

@@ -54,18 +54,18 @@ def _build_cosine(options: dict[str, Any]) -> GradeSample:
 
 
 def soft_limit(size: int, maximum: int, buffer: int) -> float:
-    """0 up to `maximum - buffer`, then linearly down to -1 at `maximum`, and -1 beyond."""
+    """Return 0 up to `maximum - buffer`, then linearly down to -1 at `maximum`, and -1 beyond."""
     return 0.0 - min(1.0, max(0.0, (size - (maximum - buffer)) / buffer))
 
 
 def cosine(size: int, maximum: int, short: float, long: float) -> float:
-    """Half a cosine from `short` at length 0 to `long` at length `maximum`, and `long` beyond."""
+    """Return half a cosine from `short` at length 0 to `long` at length `maximum`, and `long` beyond."""
     progress = min(1.0, size / maximum)
     return long + (short - long) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def length(sample: dict[str, Any], unit: str) -> int:
-    """The length of a completion.
+    """Return the length of a completion.
 
     Raises:
         Unscorable: its tokens are to be counted, but the sample does not say how many it has.

@@ -61,7 +61,7 @@ def build(options: dict[str, Any]) -> GradeSample:
 
 
 def is_right(sample: dict[str, Any], answer_key: str | None, tolerance: Fraction) -> bool:
-    """Whether the final answer of the completion equals the ground truth.
+    """Return whether the final answer of the completion equals the ground truth.
 
     Raises:
         Unscorable: there is no ground truth.
@@ -72,7 +72,7 @@ def is_right(sample: dict[str, Any], answer_key: str | None, tolerance: Fraction
 
 
 def expected_answer(sample: dict[str, Any], answer_key: str | None) -> str:
-    """The ground truth of a sample.
+    """Return the ground truth of a sample.
 
     Raises:
         Unscorable: there is none.
@@ -81,7 +81,8 @@ def expected_answer(sample: dict[str, Any], answer_key: str | None) -> str:
 
 
 def final_answer(completion: str) -> str | None:
-    """The content of the last \\boxed{}, or else what follows ####, or what follows `answer is`, or the last number.
+    """Return the content of the last \\boxed{}, or else what follows ####, or what follows `answer is`, or the last
+    number.
 
     What the model thought, between <think> and </think>, is no answer.
     """
@@ -105,7 +106,7 @@ def final_answer(completion: str) -> str | None:
 
 
 def equal(answer: str, expected: str, tolerance: Fraction) -> bool:
-    """Whether two answers are the same number within the tolerance, the same expression, or the same text."""
+    """Return whether two answers are the same number within the tolerance, the same expression, or the same text."""
     answer, expected = _clean(answer), _clean(expected)
     if answer == expected and answer:
         return True
@@ -127,7 +128,7 @@ def equal(answer: str, expected: str, tolerance: Fraction) -> bool:
 
 
 def unit(text: str) -> str | None:
-    """The short name of the unit after a number; None if there is no known unit."""
+    """Return the short name of the unit after a number; None if there is no known unit."""
     match = _MEASURED.search(text)
     if match is None:
         return None
@@ -136,7 +137,8 @@ def unit(text: str) -> str | None:
 
 
 def number(text: str) -> Fraction | None:
-    """The exact number of a text, such as 1,234.5  3/4  1 1/2  2e3  50%  7 apples  \\frac{3}{4}; None if it is none."""
+    """Return the exact number of a text, such as 1,234.5  3/4  1 1/2  2e3  50%  7 apples  \\frac{3}{4}; None if it is
+    none."""
     text = _UNIT.sub("", text).strip().removesuffix("%").strip()
     if len(text) > _LONGEST_ANSWER:
         return None
@@ -184,7 +186,7 @@ def _clean(text: str) -> str:
 
 
 def _explicit_answer(reference: str) -> str:
-    """The ground truth. Of a worked solution, it is what the solution marks as the answer."""
+    """Return the ground truth. Of a worked solution, it is what the solution marks as the answer."""
     boxed = _last_boxed(reference)
     return boxed if boxed is not None else reference.rpartition("####")[2]
 

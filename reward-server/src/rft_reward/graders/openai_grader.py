@@ -127,7 +127,7 @@ def _python(function: Callable[..., Any], file: str) -> Part:
 
 
 def _number(score: object) -> float | None:
-    """The value of a score that is a float or an int, as OpenAI demands; None for anything else, booleans too.
+    """Return the value of a score that is a float or an int, as OpenAI demands; None for anything else, booleans too.
 
     NumPy's float64 is a float. What a class of the user says that it is worth, `__float__`, is not asked for.
     """

@@ -20,7 +20,7 @@ raises `Unscorable` if there is no score."""
 
 
 def sample_share(seconds: float, samples: int) -> float:
-    """Time limit of one sample of a batch, in seconds, when the samples are scored one by one."""
+    """Return the time limit of one sample of a batch, in seconds, when the samples are scored one by one."""
     return max(seconds / 8, seconds / samples)
 
 

@@ -39,7 +39,7 @@ class Context:
         self._deadline = call.deadline
 
     def get_remaining_time_in_millis(self) -> int:
-        """Milliseconds until the time of the batch is up."""
+        """Return the milliseconds until the time of the batch is up."""
         return max(0, int(1000 * (self._deadline - time.monotonic())))
 
 
@@ -96,7 +96,8 @@ def load(
 
 
 def lambda_environment(function_name: str, handler: str, memory_mb: int, folder: str | None) -> dict[str, str]:
-    """The environment variables that AWS Lambda sets, with values of this function. None of them is a credential."""
+    """Return the environment variables that AWS Lambda sets, with values of this function. None of them is a
+    credential."""
     return {
         "AWS_REGION": _REGION,
         "AWS_DEFAULT_REGION": _REGION,
@@ -117,7 +118,7 @@ def _log_group(function_name: str) -> str:
 
 
 def _await(answer: Awaitable[Any]) -> Any:
-    """The result of an `async` handler."""
+    """Return the result of an `async` handler."""
     import asyncio  # few handlers need it
 
     async def result() -> Any:
@@ -195,7 +196,7 @@ def _needs_tmp(error: BaseException) -> bool:
 
 
 def place(error: BaseException, file: str) -> str:
-    """The innermost line of the user's code in the traceback of an exception; empty if there is none."""
+    """Return the innermost line of the user's code in the traceback of an exception; empty if there is none."""
     places = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     if not places:
         return ""

@@ -25,7 +25,7 @@ def build(options: dict[str, Any]) -> GradeSample:
 
 
 def repeated_share(items: list[str], size: int) -> float:
-    """The share of the sequences of `size` items that occurred before; 0 if there is no such sequence."""
+    """Return the share of the sequences of `size` items that occurred before; 0 if there is no such sequence."""
     total = len(items) - size + 1
     if total <= 0:
         return 0.0

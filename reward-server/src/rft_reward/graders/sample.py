@@ -12,7 +12,8 @@ _OTHER_FIELDS = ("ground_truth", "answer", "expected_answer", "solution", "label
 
 
 def completion_text(sample: dict[str, Any]) -> str:
-    """Text of the last message, or of its text parts. It is empty for a message without text, such as a tool call."""
+    """Return the text of the last message, or of its text parts. It is empty for a message without text, such as a tool
+    call."""
     content = sample["messages"][-1].get("content")
     if isinstance(content, list):
         parts = [part.get("text") for part in content if isinstance(part, dict)]
@@ -21,7 +22,7 @@ def completion_text(sample: dict[str, Any]) -> str:
 
 
 def reference_answer(sample: dict[str, Any]) -> Any:
-    """The reference answer, from either field that may contain it.
+    """Return the reference answer, from either field that may contain it.
 
     Raises:
         Unscorable: there is no reference answer.
@@ -45,7 +46,7 @@ def reference_answer(sample: dict[str, Any]) -> Any:
 
 
 def selected_answer(sample: dict[str, Any], answer_key: str | None) -> Any:
-    """The reference answer, or its field `answer_key`, or a field with a usual name, if it is an object.
+    """Return the reference answer, or its field `answer_key`, or a field with a usual name, if it is an object.
 
     Raises:
         Unscorable: there is no such value.
@@ -66,7 +67,7 @@ def selected_answer(sample: dict[str, Any], answer_key: str | None) -> Any:
 
 
 def expected_text(sample: dict[str, Any], answer_key: str | None) -> str:
-    """The selected answer as text.
+    """Return the selected answer as text.
 
     Raises:
         Unscorable: there is no such value, or it is neither text nor a number.
@@ -80,7 +81,8 @@ def expected_text(sample: dict[str, Any], answer_key: str | None) -> str:
 
 
 def unwrapped(reference: Any) -> Any:
-    """The text of a reference answer that is {"text": TEXT} and nothing else; any other reference answer unchanged."""
+    """Return the text of a reference answer that is {"text": TEXT} and nothing else; any other reference answer
+    unchanged."""
     if isinstance(reference, dict) and reference.keys() == {"text"} and isinstance(reference["text"], str):
         return reference["text"]
     return reference

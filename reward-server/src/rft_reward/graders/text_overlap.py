@@ -50,7 +50,8 @@ def _measured(component: str, measure: Measure, answer_key: str | None) -> Grade
 
 
 def rouge(text: str, reference: str, variant: str) -> tuple[float, float, float]:
-    """Precision, recall and F1 of n-grams of words (`variant` is n), or of the longest common subsequence (`L`)."""
+    """Return precision, recall and F1 of n-grams of words (`variant` is n), or of the longest common subsequence
+    (`L`)."""
     words, expected = _WORD.findall(text.lower()), _WORD.findall(reference.lower())
     if variant != "L":
         return _share(ngrams(words, int(variant)), ngrams(expected, int(variant)))
@@ -63,7 +64,8 @@ def rouge(text: str, reference: str, variant: str) -> tuple[float, float, float]
 
 
 def bleu(tokenizer: str) -> Measure:
-    """Sentence BLEU of SacreBLEU: n-grams up to 4, as far as the text has them, with exponential smoothing."""
+    """Return the sentence BLEU of SacreBLEU: n-grams up to 4, as far as the text has them, with exponential
+    smoothing."""
     _single_thread()
     from sacrebleu.metrics.bleu import BLEU
 
@@ -72,7 +74,7 @@ def bleu(tokenizer: str) -> Measure:
 
 
 def chrf(word_order: int) -> Measure:
-    """chrF of SacreBLEU: sequences of up to 6 characters, and of up to `word_order` words."""
+    """Return chrF of SacreBLEU: sequences of up to 6 characters, and of up to `word_order` words."""
     _single_thread()
     from sacrebleu.metrics.chrf import CHRF
 
@@ -81,7 +83,8 @@ def chrf(word_order: int) -> Measure:
 
 
 def gleu(text: str, reference: str) -> float:
-    """Sentence GLEU of Google: the minimum of precision and recall over all n-grams of words with n from 1 to 4."""
+    """Return the sentence GLEU of Google: the minimum of precision and recall over all n-grams of words with n from 1
+    to 4."""
     sides = text.split(), reference.split()
     counts = [sum((ngrams(words, n) for n in range(1, 5)), Counter()) for words in sides]
     common = (counts[0] & counts[1]).total()
@@ -90,7 +93,7 @@ def gleu(text: str, reference: str) -> float:
 
 
 def ngrams(words: Sequence[str], length: int) -> Counter[tuple[str, ...]]:
-    """The sequences of `length` words, with their number of occurrences."""
+    """Return the sequences of `length` words, with their number of occurrences."""
     return Counter(zip(*(words[start:] for start in range(length)), strict=False))
 
 

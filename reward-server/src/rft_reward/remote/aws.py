@@ -107,7 +107,7 @@ class Aws:
             raise RemoteError(f"{self._service} answered something that cannot be read ({problem})") from None
 
     def _made(self) -> Any:
-        """The client. It is created in a thread, because loading boto3 takes time, and all threads share it."""
+        """Return the client. It is created in a thread, because loading boto3 takes time, and all threads share it."""
         import boto3
         from botocore.config import Config
 

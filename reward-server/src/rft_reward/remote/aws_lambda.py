@@ -7,14 +7,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from rft_api.model import Json
 from rft_api.remote_reward import LambdaReward
-from rft_reward.combine import Row
 from rft_reward.handler_samples import HandlerForm
 from rft_reward.metrics import Metrics
 from rft_reward.remote import aws, retries
 from rft_reward.remote.errors import RemoteError, shortened
 from rft_reward.remote.limits import Limiter
-from rft_reward.remote.pieces import Sample, cut, score_pieces
+from rft_reward.remote.pieces import cut, score_pieces
 from rft_reward.remote.rows import read_rows, write_samples
 
 MAXIMUM_BYTES = 6 * 1024 * 1024
@@ -44,15 +44,15 @@ class AwsLambda:
         region = reward.function_arn.split(":")[3]
         self._aws = aws.Aws("lambda", region, reward.concurrency, seconds)
 
-    async def score(self, samples: Sequence[Sample], deadline: float) -> list[Row]:
+    async def score(self, samples: Sequence[Json], deadline: float) -> list[Json]:
         """See `RemoteGrader`."""
 
         return await self._score_pieces(cut(samples, self._reward.batch_size), deadline)
 
-    async def _score_pieces(self, pieces: Sequence[Sequence[Sample]], deadline: float) -> list[Row]:
+    async def _score_pieces(self, pieces: Sequence[Sequence[Json]], deadline: float) -> list[Json]:
         return await score_pieces(pieces, lambda piece: self._score(piece, deadline), deadline, self._metrics)
 
-    async def _score(self, samples: Sequence[Sample], deadline: float) -> list[Row]:
+    async def _score(self, samples: Sequence[Json], deadline: float) -> list[Json]:
         form = HandlerForm(self._reward.text_reference_answer == "AsObject", self._reward.assistant_role)
         payload = write_samples(samples, form, lift_metadata=True)
         try:
@@ -96,7 +96,7 @@ class AwsLambda:
 
 
 def _function_error(problem: str, answer: bytes) -> RemoteError:
-    """The error of a failed function. AWS returns the type and the message of its exception."""
+    """Return the error of a failed function. AWS returns the type and the message of its exception."""
     try:
         error = json.loads(answer)
     except (ValueError, RecursionError):

@@ -156,7 +156,7 @@ class ChatModel:
 
 
 def count(value: Any) -> int:
-    """A number of tokens from an API; 0 if the value is not a number."""
+    """Return a number of tokens from an API; 0 if the value is not a number."""
     return value if type(value) is int and 0 <= value < 1 << 40 else 0
 
 

@@ -49,7 +49,7 @@ class EmbeddingModel:
         self._cache: Cache[float] = Cache(_REMEMBERED)
 
     async def similarity(self, text: str, reference: str, deadline: float) -> float:
-        """The cosine of the embeddings of two texts, from -1 to 1. It is 0 if a text is blank.
+        """Return the cosine of the embeddings of two texts, from -1 to 1. It is 0 if a text is blank.
 
         Raises:
             RemoteError: there are no embeddings of the texts.
@@ -99,7 +99,7 @@ class EmbeddingModel:
 
 
 def _cosine(first: Sequence[float], second: Sequence[float]) -> float:
-    """The cosine of the angle between two vectors.
+    """Return the cosine of the angle between two vectors.
 
     Raises:
         ValueError: they differ in length, or one of them has no direction.

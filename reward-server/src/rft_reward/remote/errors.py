@@ -29,7 +29,8 @@ class TransientError(Exception):
 
 
 def shortened(text: str, secrets: tuple[str, ...] = ()) -> str:
-    """The text of a service, for a row: in one line, limited in length, and without credentials that it repeats."""
+    """Return the text of a service, for a row: in one line, limited in length, and without credentials that it
+    repeats."""
     for secret in secrets:
         text = text.replace(secret, "***")
     return one_line(text, 500)

@@ -16,8 +16,8 @@ from functools import partial
 from statistics import fmean
 
 from rft_api.groups import split_groups
+from rft_api.model import Json
 from rft_api.remote_reward import JudgeReward
-from rft_reward.combine import Row
 from rft_reward.metrics import Metrics
 from rft_reward.remote.cache import Cache
 from rft_reward.remote.chat import ChatModel
@@ -27,7 +27,7 @@ from rft_reward.remote.judge_prompt import build_comparison, message_text
 from rft_reward.remote.judge_ranking import ASK_AGAIN, SCHEMA, Ranking, read_ranking
 from rft_reward.remote.judge_reply import ask_judge
 from rft_reward.remote.judge_templates import TEMPLATES
-from rft_reward.remote.pieces import Sample, score_pieces
+from rft_reward.remote.pieces import score_pieces
 
 DEFAULT_ORDERS = 2
 MOST_ANSWERS = 32
@@ -66,7 +66,7 @@ class GroupJudge:
         self._cache: Cache[Ranking] = Cache(_REMEMBERED)
         self._sampling = {"temperature": 0, "max_completion_tokens": judge.max_tokens}
 
-    async def score(self, samples: Sequence[Sample], deadline: float) -> list[Row]:
+    async def score(self, samples: Sequence[Json], deadline: float) -> list[Json]:
         """See `RemoteGrader`."""
         groups = split_groups(samples, by_group=True)
         pieces = [[samples[position] for position in group] for group in groups]
@@ -74,7 +74,7 @@ class GroupJudge:
         by_position = dict(zip((position for group in groups for position in group), rows, strict=True))
         return [by_position[position] for position in range(len(samples))]
 
-    async def _score_group(self, samples: Sequence[Sample], deadline: float) -> list[Row]:
+    async def _score_group(self, samples: Sequence[Json], deadline: float) -> list[Json]:
         if len(samples) == 1:
             return [{**await self._alone.rate(samples[0], deadline), "warnings": [_ALONE]}]
         texts = [message_text(sample["messages"][-1]) for sample in samples]
@@ -87,7 +87,7 @@ class GroupJudge:
         orders = _orders(answers, self._judge.orders or DEFAULT_ORDERS)
         rankings = await self._rank_all(samples[0], orders, deadline)
         first = orders[0]
-        rows: list[Row] = []
+        rows: list[Json] = []
         for sample, text in zip(samples, texts, strict=True):
             scores = [_share_beaten(text, ranking, order) for ranking, order in rankings]
             number = next(number for number, answer in enumerate(first, 1) if answer.text == text)
@@ -103,9 +103,9 @@ class GroupJudge:
         return rows
 
     async def _rank_all(
-        self, sample: Sample, orders: Sequence[list[_Answer]], deadline: float
+        self, sample: Json, orders: Sequence[list[_Answer]], deadline: float
     ) -> list[tuple[Ranking, list[_Answer]]]:
-        """The rankings of the answers in each order.
+        """Return the rankings of the answers in each order.
 
         Raises:
             RemoteError: an order has no ranking; without its reverse, an order would favour some positions.
@@ -120,7 +120,7 @@ class GroupJudge:
             raise next(result for result in results if isinstance(result, BaseException))
         return pairs
 
-    async def _rank(self, sample: Sample, order: list[_Answer], deadline: float) -> Ranking:
+    async def _rank(self, sample: Json, order: list[_Answer], deadline: float) -> Ranking:
         judge = self._judge
         try:
             messages = build_comparison(
@@ -148,7 +148,8 @@ class GroupJudge:
 
 
 def _orders(answers: list[_Answer], count: int) -> list[list[_Answer]]:
-    """Orders of the answers, each followed by its reverse. They depend on nothing but the texts of the answers."""
+    """Return the orders of the answers, each followed by its reverse. They depend on nothing but the texts of the
+    answers."""
     generator = random.Random(json.dumps([answer.text for answer in answers]))
     orders: list[list[_Answer]] = []
     while len(orders) < count:
@@ -158,7 +159,7 @@ def _orders(answers: list[_Answer], count: int) -> list[list[_Answer]]:
 
 
 def _share_beaten(text: str, ranking: Ranking, order: list[_Answer]) -> float:
-    """The share of the other completions of the group that an answer beats, where a tie counts half."""
+    """Return the share of the other completions of the group that an answer beats, where a tie counts half."""
     beaten = tied = 0
     is_worse = False
     for place in ranking.places:

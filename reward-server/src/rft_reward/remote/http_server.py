@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rft_api.model import Json
 from rft_api.remote_reward import HttpReward
 from rft_reward import replies
-from rft_reward.combine import Row
 from rft_reward.handler_samples import HandlerForm
 from rft_reward.metrics import Metrics
 from rft_reward.remote import retries
 from rft_reward.remote.errors import RemoteError
 from rft_reward.remote.limits import Limiter
-from rft_reward.remote.pieces import Sample, cut, score_pieces
+from rft_reward.remote.pieces import cut, score_pieces
 from rft_reward.remote.rows import read_rows, write_samples
 from rft_reward.remote.web import Web
 
@@ -33,10 +33,10 @@ class HttpServer:
         self._limiter = Limiter(reward.concurrency)
         self._web = Web(reward.url, headers, certificates)
 
-    async def score(self, samples: Sequence[Sample], deadline: float) -> list[Row]:
+    async def score(self, samples: Sequence[Json], deadline: float) -> list[Json]:
         """See `RemoteGrader`."""
 
-        async def score_piece(piece: Sequence[Sample]) -> list[Row]:
+        async def score_piece(piece: Sequence[Json]) -> list[Json]:
             form = HandlerForm(self._reward.text_reference_answer == "AsObject", self._reward.assistant_role)
             body = write_samples(piece, form, lift_metadata=False)
             limit = replies.maximum_bytes(len(piece), len(body))

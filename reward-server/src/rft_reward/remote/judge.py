@@ -8,8 +8,8 @@ import json
 import statistics
 from collections.abc import Sequence
 
+from rft_api.model import Json
 from rft_api.remote_reward import JudgeReward
-from rft_reward.combine import Row
 from rft_reward.metrics import Metrics
 from rft_reward.remote.cache import Cache
 from rft_reward.remote.chat import ChatModel
@@ -18,7 +18,7 @@ from rft_reward.remote.judge_answer import ASK_AGAIN, SCHEMA, Rating, read_ratin
 from rft_reward.remote.judge_prompt import build_messages
 from rft_reward.remote.judge_reply import ask_judge
 from rft_reward.remote.judge_templates import TEMPLATES
-from rft_reward.remote.pieces import Sample, cut, score_pieces
+from rft_reward.remote.pieces import cut, score_pieces
 
 _REMEMBERED = 20_000
 """Maximum number of cached ratings, each of which has some hundred bytes."""
@@ -44,15 +44,15 @@ class Judge:
             "max_completion_tokens": judge.max_tokens,
         }
 
-    async def score(self, samples: Sequence[Sample], deadline: float) -> list[Row]:
+    async def score(self, samples: Sequence[Json], deadline: float) -> list[Json]:
         """See `RemoteGrader`."""
 
-        async def score_one(piece: Sequence[Sample]) -> list[Row]:
+        async def score_one(piece: Sequence[Json]) -> list[Json]:
             return [await self.rate(piece[0], deadline)]
 
         return await score_pieces(cut(samples, 1), score_one, deadline, self._metrics)
 
-    async def rate(self, sample: Sample, deadline: float) -> Row:
+    async def rate(self, sample: Json, deadline: float) -> Json:
         """Rate a sample by itself.
 
         Raises:
@@ -76,7 +76,7 @@ class Judge:
         }
 
     async def _rate(self, messages: list[dict[str, str]], deadline: float) -> Rating:
-        """The median of the votes, with the reason of the vote that is nearest to it."""
+        """Return the median of the votes, with the reason of the vote that is nearest to it."""
         votes = await asyncio.gather(
             *(self._vote(messages, deadline) for _ in range(self._judge.votes)), return_exceptions=True
         )

@@ -111,7 +111,7 @@ def _digest(blocks: list[tuple[str, str]]) -> str:
 
 
 def _context_blocks(template_name: str, sample: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a judge sees beside the answers."""
+    """Return what a judge sees beside the answers."""
     conversation = sample["messages"][:-1]
     metadata = sample.get("metadata") or {}
     reference = sample.get("reference_answer")
@@ -133,7 +133,7 @@ def _context_blocks(template_name: str, sample: Mapping[str, Any]) -> list[tuple
 
 
 def message_text(message: Mapping[str, Any]) -> str:
-    """The text of a message, with its tool calls as JSON."""
+    """Return the text of a message, with its tool calls as JSON."""
     content = message.get("content")
     if isinstance(content, list):
         parts = [part.get("text") for part in content if isinstance(part, dict)]

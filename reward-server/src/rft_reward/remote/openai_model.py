@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from rft_api.model import Json
 from rft_api.openai_grader import AnyGrader, LabelModel, SamplingParameters, ScoreModel, TextSimilarity
 from rft_api.openai_template import parse_template
 from rft_reward import openai_plan
-from rft_reward.combine import Row
 from rft_reward.graders.openai_formula import compute
 from rft_reward.graders.openai_values import NotInCompletion, Values
 from rft_reward.graders.term import Unscorable
@@ -23,7 +23,7 @@ from rft_reward.remote.chat import ChatModel
 from rft_reward.remote.embeddings import EmbeddingModel
 from rft_reward.remote.errors import RemoteError, shortened
 from rft_reward.remote.judge_reply import json_objects
-from rft_reward.remote.pieces import Sample, cut, score_pieces
+from rft_reward.remote.pieces import cut, score_pieces
 
 _REMEMBERED = 20_000
 _TRIES = 2
@@ -85,16 +85,16 @@ class OpenAIModelGrader:
         if workers is not None:
             workers.start()
 
-    async def score(self, samples: Sequence[Sample], deadline: float) -> list[Row]:
+    async def score(self, samples: Sequence[Json], deadline: float) -> list[Json]:
         """See `RemoteGrader`."""
         computed = {} if self._workers is None else {row["id"]: row for row in await self._workers.score(samples)}
 
-        async def score_one(piece: Sequence[Sample]) -> list[Row]:
+        async def score_one(piece: Sequence[Json]) -> list[Json]:
             return [await self._score(piece[0], computed.get(piece[0]["id"]), deadline)]
 
         return await score_pieces(cut(samples, 1), score_one, deadline, self._metrics)
 
-    async def _score(self, sample: Sample, computed: Row | None, deadline: float) -> Row:
+    async def _score(self, sample: Json, computed: Json | None, deadline: float) -> Json:
         metrics = [] if computed is None else list(computed["metrics_list"])
         if computed is not None and computed["aggregate_reward_score"] is None:
             return computed
@@ -118,7 +118,7 @@ class OpenAIModelGrader:
         if self._passed is not None:
             name, threshold = self._passed
             metrics.append({"name": name, "value": float(total >= threshold), "type": "Metric"})
-        row: Row = {"id": sample["id"], "aggregate_reward_score": total, "metrics_list": metrics}
+        row: Json = {"id": sample["id"], "aggregate_reward_score": total, "metrics_list": metrics}
         if reasons:
             row["explanation"] = "\n".join(reasons)
         if computed is not None and "warnings" in computed:
@@ -128,7 +128,7 @@ class OpenAIModelGrader:
     async def _score_part(
         self, key: str, part: _Question | _Similarity, values: Values, deadline: float
     ) -> tuple[float, str]:
-        """The score of one part, and the reason for it in words."""
+        """Return the score of one part, and the reason for it in words."""
         if isinstance(part, _Similarity):
             assert self._embeddings is not None
             return await self._embeddings.similarity(*part.texts(values), deadline), ""
@@ -172,7 +172,7 @@ class _Similarity:
         self.threshold = grader.pass_threshold
 
     def texts(self, values: Values) -> tuple[str, str]:
-        """The texts for a sample."""
+        """Return the texts for a sample."""
         text, reference = values.render(self._input, self._reference)
         return text, reference
 
@@ -199,7 +199,8 @@ class _Question:
             self.field, self.schema, self.form = "result", _SCORE_SCHEMA, _SCORE_FORM
 
     def messages(self, values: Values) -> list[dict[str, str]]:
-        """The messages about a sample. They state the form of the answer, for models that do not support schemas."""
+        """Return the messages about a sample. They state the form of the answer, for models that do not support
+        schemas."""
         texts = values.render(*(parts for _, parts in self._templates))
         messages = [{"role": role, "content": text} for (role, _), text in zip(self._templates, texts, strict=True)]
         return [{"role": "system", "content": self.form}, *messages]
@@ -250,7 +251,7 @@ def _label_schema(labels: Sequence[str]) -> dict[str, Any]:
 
 
 def _last_object(text: str) -> dict[str, Any] | None:
-    """The JSON object that is the text, or at its end, because models put it in a code fence or after words."""
+    """Return the JSON object that is the text, or at its end, because models put it in a code fence or after words."""
     last = None
     for value in json_objects(text):
         last = value

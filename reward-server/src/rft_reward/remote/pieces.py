@@ -6,23 +6,22 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
+from rft_api.model import Json
 from rft_api.reward_protocol import failed_row
-from rft_reward.combine import Row
 from rft_reward.metrics import Metrics
 from rft_reward.remote.errors import OutOfTimeError, RemoteError
 
 GRACE_SECONDS = 0.5
 """Time after the deadline in which a piece can report what it is waiting for."""
-Sample = dict[str, Any]
 _logger = logging.getLogger(__name__)
 
 
 class RemoteGrader(Protocol):
     """Scores samples by asking another service."""
 
-    async def score(self, samples: Sequence[Sample], deadline: float) -> list[Row]:
+    async def score(self, samples: Sequence[Json], deadline: float) -> list[Json]:
         """Score samples, and return one row per sample in the same order.
 
         It raises no exception, and ends soon after `deadline`, which is a time of `time.monotonic`.
@@ -35,14 +34,14 @@ class RemoteGrader(Protocol):
 
 
 async def score_pieces(
-    pieces: Sequence[Sequence[Sample]],
-    score: Callable[[Sequence[Sample]], Awaitable[list[Row]]],
+    pieces: Sequence[Sequence[Json]],
+    score: Callable[[Sequence[Json]], Awaitable[list[Json]]],
     deadline: float,
     metrics: Metrics,
-) -> list[Row]:
+) -> list[Json]:
     """Score all pieces, and return their rows. The rows of a piece that failed, or was too late, say why."""
 
-    async def guarded(piece: Sequence[Sample]) -> list[Row]:
+    async def guarded(piece: Sequence[Json]) -> list[Json]:
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic()) + GRACE_SECONDS):
                 rows = await score(piece)
@@ -66,6 +65,6 @@ async def score_pieces(
     return [row for rows in await asyncio.gather(*map(guarded, pieces)) for row in rows]
 
 
-def cut(samples: Sequence[Sample], size: int) -> list[Sequence[Sample]]:
+def cut(samples: Sequence[Json], size: int) -> list[Sequence[Json]]:
     """Split the samples into pieces of at most `size`."""
     return [samples[start : start + size] for start in range(0, len(samples), size)]

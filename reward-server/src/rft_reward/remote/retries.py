@@ -54,5 +54,5 @@ async def ask(call: Callable[[float, Use], Awaitable[T]], limiter: Limiter, dead
 
 
 def _no_more_time(problem: str, tries: int) -> str:
-    asked = {0: "not asked", 1: "asked once"}.get(tries, f"asked {tries} times")
-    return f"{problem} ({asked}; spec.timeout leaves no time for more)"
+    attempts = {0: "not asked", 1: "asked once"}.get(tries, f"asked {tries} times")
+    return f"{problem} ({attempts}; spec.timeout leaves no time for more)"

@@ -8,15 +8,15 @@ from typing import Any
 
 import orjson
 
+from rft_api.model import Json
 from rft_api.reward_protocol import match_rows
 from rft_reward import replies
-from rft_reward.combine import Row
 from rft_reward.duplicates import explain_duplicates
 from rft_reward.handler_samples import HandlerForm, handler_sample
 from rft_reward.remote.errors import RemoteError, shortened
 
 
-async def read_rows(samples: Sequence[dict[str, Any]], body: bytes, request: bytes) -> list[Row]:
+async def read_rows(samples: Sequence[dict[str, Any]], body: bytes, request: bytes) -> list[Json]:
     """Read one row per sample from a response in the reward protocol. Samples without a valid score get an error.
 
     Args:
@@ -32,7 +32,7 @@ async def read_rows(samples: Sequence[dict[str, Any]], body: bytes, request: byt
     return _read_rows(samples, body, request)
 
 
-def _read_rows(samples: Sequence[dict[str, Any]], body: bytes, request: bytes) -> list[Row]:
+def _read_rows(samples: Sequence[dict[str, Any]], body: bytes, request: bytes) -> list[Json]:
     try:
         rows = match_rows([sample["id"] for sample in samples], replies.parse(body, len(samples), request))
     except replies.TooMuch as error:

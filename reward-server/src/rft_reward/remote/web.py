@@ -83,7 +83,7 @@ class Web:
         return TransientError(text, after, failed=answer.status >= 500 and after is None)
 
     def words(self, text: str | bytes) -> str:
-        """The text of the service, for a message."""
+        """Return the text of the service, for a message."""
         if isinstance(text, bytes):
             text = text[:4096].decode("utf-8", "replace")
         return shortened(text, self._secrets)
@@ -98,7 +98,7 @@ def _is_transient(status: int) -> bool:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds of the header Retry-After, which is a number or a date."""
+    """Return the seconds of the header Retry-After, which is a number or a date."""
     if value is None:
         return None
     if value.strip().isascii() and value.strip().isdigit():

@@ -11,8 +11,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +22,9 @@ from rft_api.exit_codes import ExitCode, RunError
 from rft_api.foreign.files import MAXIMUM_DOCUMENT, read_file
 from rft_api.foreign.http import ForeignAnswerError, ask
 from rft_api.foreign.text import one_line
-from rft_api.reward_protocol import FinishReason
 from rft_trainer.generation import Finished
 from rft_trainer.rollout_servers.command import SEQUENCES
+from rft_trainer.rollout_servers.generation import Completion, Generation
 from rft_trainer.rollout_servers.process import failure_file, unix_client
 
 FIRST_PAUSE_SECONDS = 0.25
@@ -59,7 +57,7 @@ class Sampling:
     """Texts that end a completion, too, and are part of it."""
 
     def body(self) -> dict[str, Any]:
-        """The fields of a request that do not depend on its prompt."""
+        """Return the fields of a request that do not depend on its prompt."""
         return {
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
@@ -83,72 +81,6 @@ class Sampling:
         }
 
 
-@dataclass(frozen=True)
-class Completion:
-    """A completion as a server has sampled it."""
-
-    token_ids: list[int]
-    logprobs: list[float]
-    """The log-probability of each token, in the distribution that it was sampled from."""
-    finish_reason: FinishReason
-
-
-class Generation:
-    """Completions that the servers compute while the caller does something else; `RolloutClient.begin` returns it.
-
-    Args:
-        future: ends when all completions have been put into `answers`, or with an error.
-        answers: completions with their place, as they end.
-        count: number of completions.
-    """
-
-    def __init__(self, future: Future[None], answers: queue.SimpleQueue[tuple[int, Completion] | None], count: int):
-        self._future = future
-        self._answers = answers
-        self._count = count
-        self._completions: dict[int, Completion] = {}
-        future.add_done_callback(lambda _: answers.put(None))
-
-    def poll(self, on_finished: Finished) -> None:
-        """Call `on_finished` with the completions that have ended since the last call, if any; wait for nothing."""
-        if ended := self._take():
-            on_finished({place: completion.token_ids for place, completion in ended.items()})
-
-    def wait(self, on_finished: Finished) -> list[Completion]:
-        """Wait for all completions, and return them in the order of their prompts.
-
-        Args:
-            on_finished: called in this thread with completions that have ended while others go on.
-
-        Raises:
-            RunError, RuntimeError: as `RolloutClient.generate`.
-        """
-        try:
-            while (answer := self._answers.get()) is not None:
-                self._completions[answer[0]] = answer[1]
-                ended = dict([answer]) | self._take()
-                if len(self._completions) < self._count:
-                    on_finished({place: completion.token_ids for place, completion in ended.items()})
-            self._future.result()
-        finally:
-            self.cancel()
-        return [self._completions[place] for place in range(self._count)]
-
-    def cancel(self) -> None:
-        """Give up the completions that have not ended."""
-        self._future.cancel()
-
-    def _take(self) -> dict[int, Completion]:
-        """Return the completions that have ended since the last call."""
-        ended: dict[int, Completion] = {}
-        with suppress(queue.Empty):
-            while (answer := self._answers.get_nowait()) is not None:
-                ended[answer[0]] = answer[1]
-            self._answers.put(None)  # for `wait`, which ends with it
-        self._completions |= ended
-        return ended
-
-
 class Lost(Exception):
     """A request has no answer because of its server, and may be sent again."""
 
@@ -162,12 +94,18 @@ def sample_seed(*parts: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1  # it has to fit int64
 
 
+def numbers_of(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Return the number of each prompt; prompts are numbered in their order, and equal ones have the same number."""
+    numbers: dict[tuple[int, ...], int] = {}
+    return [numbers.setdefault(tuple(prompt), len(numbers)) for prompt in prompts]
+
+
 class RolloutClient:
     """Connections of this process to the rollout servers of its machine.
 
     Args:
         sockets: where the servers are reached.
-        should_stop: polled while a server is away; when true, waiting ends with INTERRUPTED.
+        should_stop: polled while servers are waited for; when true, waiting ends with INTERRUPTED.
     """
 
     def __init__(self, sockets: Sequence[Path], should_stop: Callable[[], bool]):
@@ -195,12 +133,13 @@ class RolloutClient:
         """Wait until all servers can be reached.
 
         Raises:
-            RunError, RuntimeError: as `generate`, when a server cannot be started or the run is to stop.
+            RunError: INTERRUPTED when the run is to stop.
+            RuntimeError: when a server cannot be started.
         """
 
         async def wait() -> None:
             for server in range(len(self._sockets)):
-                await self._reach(server)
+                await self._reach(server, self._should_stop)
 
         asyncio.run_coroutine_threadsafe(wait(), self._loop).result()
 
@@ -211,8 +150,9 @@ class RolloutClient:
         seeds: Sequence[int],
         sampling: Sampling,
         on_finished: Finished = lambda completions: None,
+        numbers: Sequence[int] | None = None,
     ) -> list[Completion]:
-        """Return one completion for each prompt, in their order.
+        """Return one completion for each prompt, in their order; all ranks call it.
 
         Each is a request of its own with its own seed, and so does not depend on the others or on the server. A
         request that loses its server is sent again, when the server has been started again.
@@ -223,20 +163,30 @@ class RolloutClient:
             seeds: the seed of each prompt's completion.
             sampling: how they are sampled.
             on_finished: called in this thread with completions that have ended while others go on.
+            numbers: the number of each prompt among those of all processes of this machine, by which they take turns at
+                the servers; where left out, their numbers in `prompts`. Completions with the same number share a
+                server, which computes their prompt once.
 
         Raises:
-            RunError: INTERRUPTED when the run is to stop while a server is away.
+            Stopped: on every rank, when one is to stop.
             RuntimeError: when a server cannot be started any more, refuses a request, or answers what cannot be right.
         """
-        return self.begin(model, prompts, seeds, sampling).wait(on_finished)
+        return self.begin(model, prompts, seeds, sampling, numbers).wait(on_finished)
 
     def begin(
-        self, model: str, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling
+        self,
+        model: str,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        numbers: Sequence[int] | None = None,
     ) -> Generation:
         """Request one completion for each prompt, as `generate` does; return without waiting for them."""
         answers: queue.SimpleQueue[tuple[int, Completion] | None] = queue.SimpleQueue()
-        work = self._generate(model, prompts, seeds, sampling, answers.put)
-        return Generation(asyncio.run_coroutine_threadsafe(work, self._loop), answers, len(prompts))
+        places = numbers_of(prompts) if numbers is None else numbers
+        work = self._generate(model, prompts, seeds, sampling, places, answers.put)
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        return Generation(future, answers, len(prompts), self._should_stop)
 
     async def _generate(
         self,
@@ -244,15 +194,12 @@ class RolloutClient:
         prompts: Sequence[Sequence[int]],
         seeds: Sequence[int],
         sampling: Sampling,
+        numbers: Sequence[int],
         put: Callable[[tuple[int, Completion]], None],
     ) -> None:
-        numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
-
         async def one(place: int) -> None:
-            prompt = prompts[place]
-            body = {**sampling.body(), "model": model, "prompt": list(prompt), "seed": seeds[place]}
-            # The completions of a prompt share a server, which computes the prompt once.
-            put((place, await self._complete(numbers[tuple(prompt)] % len(self._sockets), body)))
+            body = {**sampling.body(), "model": model, "prompt": list(prompts[place]), "seed": seeds[place]}
+            put((place, await self._complete(numbers[place] % len(self._sockets), body)))
 
         tasks = [asyncio.create_task(one(place)) for place in range(len(prompts))]
         try:
@@ -301,18 +248,15 @@ class RolloutClient:
         except ValueError as error:
             raise RuntimeError(f"the answer of vLLM server {server} {error}") from error
 
-    async def _reach(self, server: int) -> None:
+    async def _reach(self, server: int, should_stop: Callable[[], bool] = lambda: False) -> None:
         """Wait until a server can be reached; it starts, or starts again."""
-        while not self._sockets[server].exists():
-            self._raise_if_hopeless(server)
-            await asyncio.sleep(FIRST_PAUSE_SECONDS)
-
-    def _raise_if_hopeless(self, server: int) -> None:
-        if self._should_stop():
-            raise RunError(ExitCode.INTERRUPTED, f"stopped while vLLM server {server} was away")
         failure = failure_file(self._sockets[server])
-        if failure.exists():
-            raise RuntimeError(read_file(failure, MAXIMUM_DOCUMENT).decode("utf-8", "replace"))
+        while not self._sockets[server].exists():
+            if should_stop():
+                raise RunError(ExitCode.INTERRUPTED, f"stopped while vLLM server {server} was away")
+            if failure.exists():
+                raise RuntimeError(read_file(failure, MAXIMUM_DOCUMENT).decode("utf-8", "replace"))
+            await asyncio.sleep(FIRST_PAUSE_SECONDS)
 
 
 def read_completion(answer: Any, request: Mapping[str, Any]) -> Completion:

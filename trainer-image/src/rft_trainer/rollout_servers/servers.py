@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from rft_trainer.rollout_servers.command import ServerSettings
 from rft_trainer.rollout_servers.process import NotLoaded, Rejected, RolloutServer, call, kill_processes_in
 
 LOAD_SECONDS = 600.0
-"""Seconds in which a server has to load a version."""
+"""Seconds in which all servers have to load a version; they do it at the same time."""
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +76,7 @@ class RolloutServers:
         ]
 
     def load(self, version: Version) -> None:
-        """Load a version into all servers, and unload the oldest one; nobody may sample meanwhile.
+        """Load a version into all servers at the same time, and unload the oldest one; nobody may sample meanwhile.
 
         When it returns, every server that can be reached has loaded the version. A server that could not load it was
         killed, and is started again, unless it has rejected the version. A folder is removed one version after it was
@@ -86,19 +88,11 @@ class RolloutServers:
             # vLLM keys its cache by the name and the folder of an adapter, and would answer from the old one.
             assert version.name not in self._names, f"{version.name} was loaded before"
             self._names.add(version.name)
-            oldest = self._oldest(version)
-            for server in self._servers:
-                if not server.is_reachable:
-                    continue  # it loads all versions when it has started
-                try:
-                    load(server.socket, version)
-                    if oldest is not None and oldest.is_adapter:
-                        unload(server.socket, oldest)
-                except Rejected as error:
-                    server.abandon(str(error))
-                except NotLoaded as error:
-                    log.warning("rollout server %s %s; starting it again", server.socket.stem, error)
-                    server.kill()
+            oldest, deadline = self._oldest(version), time.monotonic() + LOAD_SECONDS
+            with ThreadPoolExecutor(len(self._servers), "load") as threads:
+                # Those that cannot be reached load all versions when they have started.
+                reachable = [server for server in self._servers if server.is_reachable]
+                list(threads.map(lambda server: _replace(server, oldest, version, deadline), reachable))
             self._versions = [*(each for each in self._versions if each is not oldest), version]
             for each in self._unloaded:
                 shutil.rmtree(each.folder, ignore_errors=True)
@@ -116,13 +110,27 @@ class RolloutServers:
 
     def _prepare(self, socket: Path, publish: Callable[[], None]) -> None:
         with self._lock:
+            deadline = time.monotonic() + LOAD_SECONDS
             for version in self._versions:
-                load(socket, version)
+                load(socket, version, deadline)
             publish()
 
 
-def load(socket: Path, version: Version) -> None:
-    """Load a version into the server behind a socket.
+def _replace(server: RolloutServer, oldest: Version | None, version: Version, deadline: float) -> None:
+    """Load a version into a server, and unload the oldest one; kill the server when it does not."""
+    try:
+        load(server.socket, version, deadline)
+        if oldest is not None and oldest.is_adapter:
+            unload(server.socket, oldest, deadline)
+    except Rejected as error:
+        server.abandon(str(error))
+    except NotLoaded as error:
+        log.warning("rollout server %s %s; starting it again", server.socket.stem, error)
+        server.kill()
+
+
+def load(socket: Path, version: Version, deadline: float) -> None:
+    """Load a version into the server behind a socket, until a moment of the monotonic clock.
 
     Raises:
         Rejected: when the version is wrong.
@@ -131,31 +139,31 @@ def load(socket: Path, version: Version) -> None:
     if version.is_adapter:
         # A new name and a new path for each version: vLLM keys its prefix cache by both.
         content = {"lora_name": version.name, "lora_path": str(version.folder.absolute())}
-        _request(socket, "/v1/load_lora_adapter", content)
+        _request(socket, "/v1/load_lora_adapter", deadline, content)
         return
-    _request(socket, "/pause?mode=keep")
+    _request(socket, "/pause?mode=keep", deadline)
     reload = {"method": "reload_weights", "kwargs": {"weights_path": str(version.folder.absolute())}}
-    _request(socket, "/collective_rpc", reload)
+    _request(socket, "/collective_rpc", deadline, reload)
     # Keys and values of the old weights would answer for the new ones. The status is 200 whether it succeeds or not.
-    reset = _request(socket, "/reset_prefix_cache?reset_running_requests=true")
+    reset = _request(socket, "/reset_prefix_cache?reset_running_requests=true", deadline)
     if not (isinstance(reset, dict) and reset.get("success") is True):
         raise NotLoaded(f"has not emptied its cache: {one_line(str(reset))}")
-    _request(socket, "/resume")
+    _request(socket, "/resume", deadline)
 
 
-def unload(socket: Path, version: Version) -> None:
+def unload(socket: Path, version: Version, deadline: float) -> None:
     """Make the server behind a socket forget the name of an adapter, of which no request is in flight.
 
     Raises:
         NotLoaded: when the server has not acknowledged it.
     """
-    _request(socket, "/v1/unload_lora_adapter", {"lora_name": version.name})
+    _request(socket, "/v1/unload_lora_adapter", deadline, {"lora_name": version.name})
 
 
-def _request(socket: Path, path: str, content: Mapping[str, Any] | None = None) -> Any:
+def _request(socket: Path, path: str, deadline: float, content: Mapping[str, Any] | None = None) -> Any:
     """Send a POST request; return the JSON of its answer, or its text."""
     try:
-        answer = call(socket, "POST", path, LOAD_SECONDS, content)
+        answer = call(socket, "POST", path, max(0.0, deadline - time.monotonic()), content)
     except ForeignAnswerError as error:
         raise NotLoaded(f"{error} ({path})") from error
     if answer.status != httpx.codes.OK:

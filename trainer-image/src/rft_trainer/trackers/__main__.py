@@ -88,7 +88,7 @@ def _lock(folder: RunFolder, tracker: Tracker, ending: Ending) -> Iterator[bool]
 
 
 def connect(folder: RunFolder, tracker: Tracker) -> TrackerClient:
-    """The connection to a tracker; its package takes a while to import."""
+    """Return the connection to a tracker; its package takes a while to import."""
     if tracker.mlflow is not None:
         from rft_trainer.trackers.mlflow import MLflowTrackingClient
 

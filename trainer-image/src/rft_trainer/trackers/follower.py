@@ -197,10 +197,10 @@ class Follower:
         that was killed goes on from a checkpoint and makes steps again, a new run of the tracker gets all lines.
         """
         state = self._state
-        known = [state.sent, *([state.sending] if state.sending else [])]
+        positions = [state.sent, *([state.sending] if state.sending else [])]
         if is_at(self._folder, state.sent):
             contents = self._client.open(self._identity())
-            fitting = [position for position in known if is_at(self._folder, position)]
+            fitting = [position for position in positions if is_at(self._folder, position)]
             if contents.lines <= max(position.lines for position in fitting):
                 position = position_of(self._folder, contents.lines)
                 self._has_result = contents.has_result
@@ -245,7 +245,7 @@ class Follower:
 
 
 def is_as_long(folder: RunFolder, position: Position) -> bool:
-    """Whether metrics.jsonl still reaches to a place."""
+    """Return whether metrics.jsonl still reaches to a place."""
     return not position.bytes or (folder.metrics.exists() and folder.metrics.stat().st_size >= position.bytes)
 
 

@@ -111,22 +111,22 @@ class MLflowTrackingClient:
 
     def _experiment(self) -> str:
         name = self._tracker.experiment
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
             try:
                 return str(self._client.create_experiment(name))
             except MlflowException:
-                found = self._client.get_experiment_by_name(name)  # another run has created it meanwhile
-                if found is None:
+                experiment = self._client.get_experiment_by_name(name)  # another run has created it meanwhile
+                if experiment is None:
                     raise
-        if found.lifecycle_stage != "active":
+        if experiment.lifecycle_stage != "active":
             raise ValueError(f"the experiment {name} has been deleted; restore it, or name another one")
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
     def _runs(self, experiment: str, run: RunIdentity) -> dict[int, Run]:
-        """The runs of MLflow that stand for a run, by their generation."""
-        found = self._client.search_runs([experiment], f"tags.`{_IDENTITY}` = '{run.identity}'")
-        return {int(each.data.tags[_GENERATION]): each for each in found}
+        """Return the runs of MLflow that stand for a run, by their generation."""
+        runs = self._client.search_runs([experiment], f"tags.`{_IDENTITY}` = '{run.identity}'")
+        return {int(each.data.tags[_GENERATION]): each for each in runs}
 
     def _send_metrics(self, metrics: Sequence[Metric]) -> None:
         if metrics:
@@ -146,7 +146,7 @@ def _metrics(points: dict[str, float], step: int, moment: float) -> list[Metric]
 
 
 def _key(name: str) -> str:
-    """A name of a metric or parameter that MLflow takes; other names have other ones.
+    """Return a name of a metric or parameter that MLflow takes; other names have other ones.
 
     It takes letters, digits, `_-. :/`, and paths that are not shortened, such as `a//b`. Other characters become their
     code between colons.

@@ -98,7 +98,7 @@ def lines_from(folder: RunFolder, start: Position, samples: int) -> Iterator[Lin
 
 
 def is_at(folder: RunFolder, position: Position) -> bool:
-    """Whether metrics.jsonl still begins with the bytes before a place."""
+    """Return whether metrics.jsonl still begins with the bytes before a place."""
     if position.bytes == 0:
         return True
     if not folder.metrics.exists() or folder.metrics.stat().st_size < position.bytes:
@@ -107,7 +107,7 @@ def is_at(folder: RunFolder, position: Position) -> bool:
 
 
 def position_of(folder: RunFolder, lines: int) -> Position:
-    """The place behind the first lines of metrics.jsonl, which has at least so many.
+    """Return the place behind the first lines of metrics.jsonl, which has at least so many.
 
     Raises:
         ValueError: when it has fewer.
@@ -137,9 +137,9 @@ def _line(folder: RunFolder, line: Json, samples: int, end: Position) -> Line:
     file = folder.validation(step) if split == "validation" else folder.rollout(step)
     has_file = file.exists()
     table = _samples(file, samples) if split == "validation" and samples and has_file else None
-    numbers = {key: value for key, value in line.items() if key not in ("split", "step")}
-    # The copy of a run in an object store has lost the times of its files, and brings no rollouts back.
-    moment = file.stat().st_mtime if has_file else time.time()
+    numbers = {key: value for key, value in line.items() if key not in ("split", "step", "endedAt")}
+    # Lines of older versions have no time. The copy of a run in an object store has lost the times of its files.
+    moment = line.get("endedAt") or (file.stat().st_mtime if has_file else time.time())
     return Line(split, step, dict(_points(numbers, split)), moment, table, end)
 
 
@@ -153,7 +153,7 @@ def _points(value: Any, name: str) -> Iterator[tuple[str, float]]:
 
 
 def configuration(config: TrainerConfig) -> dict[str, str]:
-    """The configuration as parameters, by their place, such as `hyperparameters.learningRate`.
+    """Return the configuration as parameters, by their place, such as `hyperparameters.learningRate`.
 
     Addresses of this start, which the next one has others of, are left out.
     """
@@ -176,7 +176,7 @@ def _parameters(value: Any, name: str) -> Iterator[tuple[str, str]]:
 
 
 def read_result(folder: RunFolder, samples: int) -> Result | None:
-    """The result of a run; None while it has none.
+    """Return the result of a run; None while it has none.
 
     Raises:
         ValueError, OSError: when a file of the run cannot be read.
@@ -193,7 +193,7 @@ def read_result(folder: RunFolder, samples: int) -> Result | None:
 
 
 def _comparison(models: dict[str, Evaluation]) -> Table:
-    """The table before and after: a row for each number, a column for each model."""
+    """Return the table before and after: a row for each number, a column for each model."""
     flat = [dict(_points(model.model_dump(mode="json", by_alias=True), "")) for model in models.values()]
     names = dict.fromkeys(name for numbers in flat for name in numbers)
     rows = [[name.removeprefix("/"), *(numbers.get(name) for numbers in flat)] for name in names]
@@ -201,13 +201,13 @@ def _comparison(models: dict[str, Evaluation]) -> Table:
 
 
 def _samples(file: Path, count: int) -> Table:
-    """The first completions of a file."""
+    """Return the first completions of a file."""
     columns = ["source", "prompt", "completion", "referenceAnswer", "reward", "error"]
     return Table(columns, [[_cut(row[column]) for column in columns] for row in read_table(file)[:count]])
 
 
 def _pairs(folder: RunFolder, count: int) -> Table | None:
-    """The first completions of the base model and of the tuned model, which have the same prompts."""
+    """Return the first completions of the base model and of the tuned model, which have the same prompts."""
     files = folder.evaluation("base"), folder.evaluation("tuned")
     if not all(file.exists() for file in files):
         return None
@@ -221,7 +221,7 @@ def _pairs(folder: RunFolder, count: int) -> Table | None:
 
 
 def _cut(value: Any) -> Any:
-    """A value of a table; a long text is cut."""
+    """Return a value of a table; a long text is cut."""
     if not isinstance(value, str) or len(value) <= LONGEST_TEXT:
         return value
     return f"{value[:LONGEST_TEXT]} ... ({len(value) - LONGEST_TEXT:,} more characters)"

@@ -106,7 +106,7 @@ class WandbClient:
         self._next_row += 1
 
     def _settings(self) -> wandb.Settings:
-        given: dict[str, Any] = {"base_url": self._tracker.base_url} if self._tracker.base_url else {}
+        address: dict[str, Any] = {"base_url": self._tracker.base_url} if self._tracker.base_url else {}
         return wandb.Settings(
             silent=True,
             console="off",
@@ -117,10 +117,10 @@ class WandbClient:
             x_save_requirements=False,
             x_disable_meta=True,
             x_disable_machine_info=True,
-            **given,
+            **address,
         )
 
 
 def _table(table: Table) -> wandb.Table:
-    """A table; columns may hold numbers and nothing."""
+    """Return a table; columns may hold numbers and nothing."""
     return wandb.Table(columns=table.columns, data=table.rows, allow_mixed_types=True)
