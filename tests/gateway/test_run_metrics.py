@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import random
+from dataclasses import replace
 
 import pytest
 from support.fine_tuning import STARTED, condition, rft_job
-from support.run_metrics import step_line, validation_line
+from support.run_metrics import imitation_line, step_line, validation_line
 
 from rft_gateway.fine_tuning.events import describe_events
 from rft_gateway.fine_tuning.job import Job, unix_time
-from rft_gateway.fine_tuning.run_metrics import COLUMNS, MetricsReader, StepMetrics, step_table
+from rft_gateway.fine_tuning.run_metrics import COLUMNS, SUPERVISED_COLUMNS, MetricsReader, StepMetrics, step_table
 
 
 def read(text: str, piece: int = 1 << 20) -> list[StepMetrics]:
@@ -46,6 +47,27 @@ def test_a_result_file_is_a_table():
         ["1", "-0.01", "0.1", "", "1.5", "64"],
         ["2", "-0.02", "0.2", "0.1", "2.5", "130"],
     ]
+
+
+def test_steps_of_supervised_jobs_have_what_openai_says_of_theirs():
+    steps = read(imitation_line(1, 100.5) + imitation_line(2, 110.0, validation_loss=1.5))
+    assert steps[0].event_data(2) == {
+        "step": 1, "total_steps": 2, "train_loss": 2.0, "train_mean_token_accuracy": 0.0, "trained_tokens": 32
+    }  # fmt: skip
+    assert steps[1].event_data(2) == {
+        "step": 2, "total_steps": 2, "train_loss": 1.0, "train_mean_token_accuracy": 0.5, "full_valid_loss": 1.5,
+        "trained_tokens": 64,
+    }  # fmt: skip
+    assert list(csv.reader(step_table(steps).decode().splitlines())) == [
+        list(SUPERVISED_COLUMNS), ["1", "2.0", "0.0", "", "32"], ["2", "1.0", "0.5", "1.5", "64"]
+    ]  # fmt: skip
+    document = rft_job(condition("Succeeded", "Unknown", "Running"), progress={"step": 2, "totalSteps": 2})
+    document["spec"] |= {"data": {}, "warmup": {"data": [{"name": "a", "uri": "s3://data/a.jsonl"}]}}
+    events = describe_events(Job(document), [*steps, replace(steps[1], step=3, loss=None, validation_loss=None)])
+    assert [event["message"] for event in events if event["type"] == "metrics"] == [
+        "Step 3/2: no finite loss", "Step 2/2: training loss=1.0000, full validation loss=1.5000",
+        "Step 1/2: training loss=2.0000",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rft_api.metrics import TrainMetrics, ValidationMetrics
+from rft_api.metrics import Metrics, TrainMetrics, ValidationMetrics, WarmupMetrics
 
 
 def step_line(step: int, ended_at: float | None = None, tokens: int | None = None) -> str:
@@ -28,5 +28,16 @@ def validation_line(step: int, ended_at: float | None = None) -> str:
     )  # fmt: skip
 
 
-def _text(metrics: TrainMetrics | ValidationMetrics) -> str:
+def imitation_line(step: int, ended_at: float = 0.0, validation_loss: float | None = None) -> str:
+    """The line of a step of a warm-up alone, with its number in the metrics."""
+    return _text(
+        WarmupMetrics(
+            step=step, epoch=step / 10, loss=2 / step, accuracy=1 - 1 / step, validation_loss=validation_loss,
+            gradient_norm=0.5, learning_rate=1e-5, tokens=90 * step, trained_tokens=32 * step, seconds=1,
+            ended_at=ended_at,
+        )
+    )  # fmt: skip
+
+
+def _text(metrics: Metrics) -> str:
     return f"{metrics.model_dump_json(by_alias=True)}\n"

@@ -88,6 +88,12 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
     (RFTJobSpec, IMITATES, {**IMITATES, "shadowRewards": ["s"]}, "belong to reinforcement learning"),
     (
         RFTJobSpec,
+        {**IMITATES, "endpoint": {"name": "e", "baseEndpoint": "b"}},
+        {**IMITATES, "endpoint": {"name": "e", "baseEndpoint": "b", "checkpoints": True}},
+        "endpoint.checkpoints belong to reinforcement learning",
+    ),
+    (
+        RFTJobSpec,
         {**SPEC, "warmup": {"data": ANSWERS}},
         {**SPEC, "warmup": {"data": ANSWERS, "validation": ANSWERS}},
         "measure the result of a job without data.train",

@@ -106,6 +106,10 @@ def test_an_adapter_that_imitates(tmp_path, model, answers):
     assert lines[-1]["validationLoss"] == pytest.approx(summary.loss.tuned, abs=1e-5)
     assert [line["tokens"] for line in lines] == sorted({line["tokens"] for line in lines})
     assert lines[-1]["epoch"] == 3
+    of_epoch = loss_of(base, tokenizer, answers / "train.jsonl")[1]
+    assert [lines[step - 1]["trainedTokens"] for step in (5, 10, 15)] == [of_epoch, 2 * of_epoch, 3 * of_epoch]
+    assert summary.trained_tokens == 3 * of_epoch
+    assert [line["endedAt"] for line in lines] == sorted(line["endedAt"] for line in lines)
     assert pq.read_table(run.folder.losses("tuned")).num_rows == 20
     assert not run.folder.warmup.exists()
 
@@ -155,9 +159,47 @@ def test_two_processes_with_an_odd_number_of_validation_conversations(tmp_path, 
             AutoModelForCausalLM.from_pretrained(folder_of), tokenizer, folder / "validation.jsonl"
         )
         assert (measured, summary.loss.tokens) == (pytest.approx(expected, abs=1e-4), tokens)
+    of_epoch = loss_of(AutoModelForCausalLM.from_pretrained(model), tokenizer, folder / "train.jsonl")[1]
+    assert summary.trained_tokens == 3 * of_epoch
     lines = [line for line in run.metrics() if line["validationLoss"] is not None]
     assert [line["step"] for line in lines] == [5, 10, 15]
     assert lines[-1]["validationLoss"] == pytest.approx(summary.loss.tuned, abs=1e-4)
+
+
+def test_loss_and_accuracy_of_a_step_are_those_of_its_answers(tmp_path, model, answers):
+    rows = [json.loads(line)["messages"] for line in (answers / "train.jsonl").read_text().splitlines()]
+    # Answers of other lengths: passes of a step have other numbers of tokens.
+    rows = [
+        [*row[:-1], {**row[-1], "content": row[-1]["content"] * (1 + index)}] for index, row in enumerate(rows[:12])
+    ]
+    folder = tmp_path / "answers"
+    folder.mkdir()
+    for name in ("train", "validation"):
+        write_jsonl(folder / f"{name}.jsonl", [{"messages": row} for row in rows])
+    spec = supervised(model, folder, tmp_path / "out", warmup={"batchSize": 12})
+    spec["checkpoints"] = {"interval": 1, "keep": 3}
+    run = start(spec, tmp_path / "run")
+    run.succeed()
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    for line, before in zip(run.metrics(), (model, *(run.folder.checkpoint(step) for step in (1, 2))), strict=True):
+        policy = AutoModelForCausalLM.from_pretrained(before)
+        loss, tokens = loss_of(policy, tokenizer, folder / "train.jsonl")
+        assert line["loss"] == pytest.approx(loss, abs=1e-4)
+        assert line["trainedTokens"] == line["step"] * tokens
+        assert line["accuracy"] == pytest.approx(correct_answer_tokens(policy, tokenizer, rows) / tokens, abs=1e-6)
+    assert line["accuracy"] > 0
+
+
+def correct_answer_tokens(model, tokenizer, rows):
+    """How many tokens of the answers the model holds most likely, by transformers alone."""
+    correct = 0
+    for messages in rows:
+        prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False)
+        whole = torch.tensor([tokenizer.apply_chat_template(messages, return_dict=False)])
+        with torch.no_grad():
+            best = model(input_ids=whole).logits.argmax(-1)
+        correct += int((best[0, len(prompt) - 1 : -1] == whole[0, len(prompt) :]).sum())
+    return correct
 
 
 def test_a_reward_scores_both_models_on_test_prompts(tmp_path, model, answers, data, rewards):

@@ -178,12 +178,18 @@ class RFTJobSpec(Model):
             unless=_REINFORCED,
         ),
         Rule(
-            cel="!has(self.earlyStopping) && !has(self.hyperparameters.maxSteps) && size(self.shadowRewards) == 0",
-            message="earlyStopping, hyperparameters.maxSteps and shadowRewards belong to reinforcement learning; "
-            "remove them, or add data.train",
+            cel="!has(self.earlyStopping) && !has(self.hyperparameters.maxSteps) && size(self.shadowRewards) == 0 && "
+            "(!has(self.endpoint) || !self.endpoint.checkpoints)",
+            message="earlyStopping, hyperparameters.maxSteps, shadowRewards and endpoint.checkpoints belong to "
+            "reinforcement learning; remove them, or add data.train",
             holds=lambda spec: (
                 bool(spec.data.train)
-                or (spec.early_stopping is None and spec.hyperparameters.max_steps is None and not spec.shadow_rewards)
+                or (
+                    spec.early_stopping is None
+                    and spec.hyperparameters.max_steps is None
+                    and not spec.shadow_rewards
+                    and not (spec.endpoint and spec.endpoint.checkpoints)
+                )
             ),
             unless=_REINFORCED,
         ),

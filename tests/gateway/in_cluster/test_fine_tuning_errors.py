@@ -61,6 +61,14 @@ def refused(kind: type[openai.APIStatusError], code: str, param: str | None, mes
     assert error.request_id
 
 
+def answered(**fields: Any) -> bytes:
+    """The line of a conversation whose answer has these fields."""
+    answer = {"role": "assistant", "content": "4", **fields}
+    return json.dumps({"messages": [{"role": "user", "content": "2 + 2?"}, answer]}).encode() + b"\n"
+
+
+WEIGHTED = answered(weight=2)
+CALLS = answered(tool_calls=[{"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}])
 Call = Callable[[openai.OpenAI], Any]
 BAD_REQUESTS: list[tuple[str, Call, str, str, str]] = [
     # as people have them for supervised fine-tuning
@@ -74,6 +82,28 @@ BAD_REQUESTS: list[tuple[str, Call, str, str, str]] = [
             method={"type": "supervised", "supervised": {"hyperparameters": {"eval_interval": 3}}},
         ),
         UNKNOWN, "method.supervised.hyperparameters.eval_interval", "unknown field",
+    ),
+    (
+        "epochs of imitation", lambda client: client.fine_tuning.jobs.create(
+            model="base", training_file="s3://data/a",
+            method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 51}}},
+        ),
+        INVALID, "method.supervised.hyperparameters.n_epochs", 'must be "auto" or a whole number from 1 to 50',
+    ),
+    (
+        "a grader of imitation", lambda client: client.fine_tuning.jobs.create(
+            model="base", training_file="s3://data/a",
+            method={"type": "supervised", "supervised": {}, "reinforcement": {"grader": STRING_CHECK}},
+        ),
+        INVALID, "method.reinforcement", "belongs to type reinforcement, and the type is supervised",
+    ),
+    (
+        "a weight", lambda client: upload(client, data(1) + WEIGHTED),
+        "invalid_file", "file", "line 2: messages[1].weight: must be 0 or 1, of a message of the assistant",
+    ),
+    (
+        "an answer that calls a tool", lambda client: upload(client, data(1) + CALLS),
+        "invalid_file", "file", "line 2: messages[1].tool_calls: tool calls are not supported",
     ),
     (
         "older hyperparameters", lambda client: create(client, extra_body={"hyperparameters": {"n_epochs": 1}}),

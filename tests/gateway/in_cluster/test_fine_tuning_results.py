@@ -17,7 +17,7 @@ from support.fine_tuning import ENDED, STARTED, condition, request
 from support.gateway_files import connect
 from support.gateway_in_cluster import ClusterGateway, Team
 from support.patience import wait_until
-from support.run_metrics import step_line, validation_line
+from support.run_metrics import imitation_line, step_line, validation_line
 
 from rft_api.object_labels import RESULTS_LABEL
 from rft_gateway.fine_tuning.job import unix_time
@@ -40,9 +40,9 @@ class Tenant:
         metadata = {"name": "s3", "labels": {RESULTS_LABEL: "true"}}
         self.team.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data})
 
-    def create(self) -> str:
-        """Create a job, and return its id."""
-        return str(self.client.fine_tuning.jobs.create(**request()).id)
+    def create(self, **fields: Any) -> str:
+        """Create a job, by reinforcement unless fields say otherwise, and return its id."""
+        return str(self.client.fine_tuning.jobs.create(**(fields or request())).id)
 
     def write(self, job: str, text: str) -> None:
         """Write the metrics of a job, as its trainer does."""
@@ -111,6 +111,32 @@ def test_the_result_file_is_a_table_of_all_steps(tenant, other_team, tuning_gate
     with connect(tuning_gateway, other_team.add_key("ci")) as other, pytest.raises(openai.NotFoundError) as missing:
         other.files.content(name)
     assert missing.value.code == "file_not_found"
+
+
+def test_a_supervised_job_has_the_loss_of_all_steps(tenant):
+    tenant.give_results()
+    client = tenant.client
+    job = tenant.create(model="base", training_file="s3://data/train.jsonl", method={"type": "supervised"})
+    lines = [imitation_line(step, START + step, 0.5 if step % 10 == 0 else None) for step in range(1, 31)]
+    tenant.write(job, "".join(lines[:9]))
+    tenant.run(job, 9)
+    assert [data["train_loss"] for data in tenant.metrics(job)] == [2 / step for step in range(1, 10)]
+    assert client.fine_tuning.jobs.retrieve(job).trained_tokens is None
+    tenant.write(job, "".join(lines))
+    tenant.run(job, 30, SUCCEEDED, completionTime=ENDED)
+    metrics = tenant.metrics(job)
+    assert [data["step"] for data in metrics if "full_valid_loss" in data] == [10, 20, 30]
+    assert metrics[9] == {
+        "step": 10, "total_steps": 30, "train_loss": 0.2, "train_mean_token_accuracy": 0.9, "full_valid_loss": 0.5,
+        "trained_tokens": 320,
+    }  # fmt: skip
+    ended = client.fine_tuning.jobs.retrieve(job)
+    assert (ended.status, ended.trained_tokens) == ("succeeded", 64 * 30)
+    rows = list(csv.DictReader(client.files.content(ended.result_files[0]).read().decode().splitlines()))
+    assert (len(rows), rows[9]) == (
+        30, {"step": "10", "train_loss": "0.2", "train_accuracy": "0.9", "full_valid_loss": "0.5",
+             "trained_tokens": "320"},
+    )  # fmt: skip
 
 
 def test_a_namespace_that_gives_no_results_has_the_last_step_and_no_file(tenant):

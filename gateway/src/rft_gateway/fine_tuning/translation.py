@@ -124,7 +124,9 @@ def _job_spec(request: CreateRequest, name: str, defaults: Defaults, base: Infer
         raise ApiError(400, message, param="model", code="model_not_tunable")
     endpoint: Json = {"name": tuned_model(base.metadata.name, request.suffix, name)}
     if defaults.tuning.type == "LoRA":
-        endpoint |= {"baseEndpoint": base.metadata.name, "checkpoints": True}
+        endpoint["baseEndpoint"] = base.metadata.name
+        if request.reinforcement is not None:  # a supervised job has no other checkpoints to choose from
+            endpoint["checkpoints"] = True
     if defaults.deletion_policy != "Delete":
         endpoint["deletionPolicy"] = defaults.deletion_policy
     return {
@@ -197,7 +199,9 @@ def _check_adapter(job: RFTJob, base: InferenceEndpoint) -> None:
     endpoint = job.spec.endpoint
     if endpoint is None or endpoint.base_endpoint is None or CREATED_FOR in base.metadata.labels:
         return  # the operator has made this base for jobs, and has it serve the adapters of all of them
-    for uri in (best_address(job.spec.output.uri), checkpoints_address(job.spec.output.uri)):
+    uris = [best_address(job.spec.output.uri)]
+    uris += [checkpoints_address(job.spec.output.uri)] if endpoint.checkpoints else []
+    for uri in uris:
         spec: Json = {"baseEndpoint": base.metadata.name, "adapter": {"uri": uri}}
         if job.spec.credentials is not None:
             spec["credentials"] = job.spec.credentials.to_json_object()
