@@ -54,6 +54,20 @@ CASES = {
         (TRAINING, VALIDATION),
     ),
     "lambda": (request(LAMBDA), config_map(graders="{credentials: {secretName: aws}}"), (TRAINING, None)),
+    "endpoint": (
+        request({"type": "endpoint", "url": "https://grade.example.com/api/grade", "rate_limit": 50}),
+        config_map(
+            graders="""
+              endpoints:
+                - {url: "https://grade.example.com/", tokenKey: OTHER}
+                - {url: "https://grade.example.com/api/", headers: {X-Functions-Key: FUNCTIONS_KEY}, concurrency: 50}
+              credentials: {secretName: graders}
+              egress: [{cidr: 203.0.113.7/32}]
+              replicas: 2
+            """,
+        ),
+        (TRAINING, None),
+    ),
     "reward-function": (request({"type": "reward_function", "name": "exact"}), config_map(), (TRAINING, None)),
     "supervised": (
         request(

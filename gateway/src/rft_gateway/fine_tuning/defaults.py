@@ -12,7 +12,7 @@ from rft_api.foreign.text import one_line
 from rft_api.foreign.yaml_text import parse_documents
 from rft_api.model import Json, Model, camel, format_location
 from rft_api.quantities import AtLeast, Duration, Integer, Name
-from rft_api.remote_reward import JudgeLimits, JudgeModel
+from rft_api.remote_reward import Concurrency, CredentialKey, JudgeLimits, JudgeModel, Url
 from rft_api.requirements import Requirements
 from rft_api.resource import PodOverrides, SecretReference
 from rft_api.reward_function import Egress, Sandbox
@@ -40,6 +40,25 @@ class DefaultsError(ValueError):
     """The ConfigMap cannot be used; the message names each key that is wrong."""
 
 
+class EndpointDefaults(Model):
+    """What requests to the servers of graders of type endpoint have beside their body."""
+
+    url: Url
+    """URL of a server. One that ends with a slash stands for everything below it."""
+    token_key: CredentialKey | None = None
+    """Key, in the credentials Secret, of the bearer token."""
+    headers: Annotated[dict[str, CredentialKey], Field(max_length=32)] = {}
+    """Further headers, each with the key, in the credentials Secret, of its value."""
+    ca_key: CredentialKey | None = None
+    """Key, in the credentials Secret, of the CA certificates (PEM) for the server's certificate."""
+    concurrency: Concurrency | None = None
+    """Maximum number of requests at the same time, for each reward server pod."""
+
+    def covers(self, url: str) -> bool:
+        """Return whether a URL is this one, or below it."""
+        return url == self.url or (self.url.endswith("/") and url.startswith(self.url))
+
+
 class GraderDefaults(Model):
     """What the RewardFunctions of graders have beside the grader itself, as fields of their spec."""
 
@@ -58,6 +77,8 @@ class GraderDefaults(Model):
     models: dict[str, JudgeModel] = {}
     """The models that graders of type score_model and label_model ask, by the names that graders have for them. A name
     that is not here is that of an InferenceEndpoint of the namespace."""
+    endpoints: Annotated[list[EndpointDefaults], Field(max_length=64)] = []
+    """Servers of graders of type endpoint that need keys. Of several that cover a URL, the longest counts."""
     embeddings: JudgeModel | None = None
     """The model that graders of type text_similarity with the metric cosine ask."""
     limits: JudgeLimits | None = None
