@@ -21,7 +21,7 @@ from rft_api.inference_endpoint import Autoscale, InferenceEndpoint, InferenceEn
 from rft_api.invocation_log import FeedbackFilter, InvocationLog, MetadataFilter, MetadataFilters
 from rft_api.manifests import load_manifests
 from rft_api.model import Model
-from rft_api.remote_reward import JudgeModel, JudgeReward
+from rft_api.remote_reward import HttpReward, JudgeModel, JudgeReward
 from rft_api.reward_function import (
     CombineReward,
     CombineTerm,
@@ -84,6 +84,7 @@ PLACES: dict[type[Model], Callable[[Any], Manifest]] = {
     BuiltinReward: lambda part: manifest("RewardFunction", {"builtin": part}),
     JudgeModel: lambda part: manifest("RewardFunction", {"judge": {"template": "Reasoning", "model": part}}),
     JudgeReward: lambda part: manifest("RewardFunction", {"judge": part}),
+    HttpReward: lambda part: manifest("RewardFunction", {"http": part}),
     OpenAIReward: lambda part: manifest("RewardFunction", {"openai": part}),
     CombineTerm: lambda part: manifest("RewardFunction", {"combine": {"terms": [part]}}),
     CombineReward: lambda part: manifest("RewardFunction", {"combine": part}),

@@ -54,6 +54,20 @@ CASES = {
         (TRAINING, VALIDATION),
     ),
     "lambda": (request(LAMBDA), config_map(graders="{credentials: {secretName: aws}}"), (TRAINING, None)),
+    "endpoint": (
+        request({"type": "endpoint", "url": "https://grade.example.com/api/grade", "rate_limit": 50}),
+        config_map(
+            graders="""
+              endpoints:
+                - {url: "https://grade.example.com/", tokenKey: OTHER}
+                - {url: "https://grade.example.com/api/", headers: {X-Functions-Key: FUNCTIONS_KEY}, concurrency: 50}
+              credentials: {secretName: graders}
+              egress: [{cidr: 203.0.113.7/32}]
+              replicas: 2
+            """,
+        ),
+        (TRAINING, None),
+    ),
     "reward-function": (request({"type": "reward_function", "name": "exact"}), config_map(), (TRAINING, None)),
     "supervised": (
         request(
@@ -210,6 +224,33 @@ def test_a_base_that_the_operator_has_made_serves_the_adapters_of_all_jobs():
     base = base_endpoint(serving={"adapterSources": []})
     labelled = base.model_copy(update={"metadata": base.metadata.model_copy(update={"labels": {CREATED_FOR: "older"}})})
     assert objects(request(), base=labelled).job["spec"]["endpoint"]["baseEndpoint"] == "base"
+
+
+def test_keys_are_for_the_servers_that_the_namespace_names():
+    graders = """
+      endpoints: [{url: "https://grade.example.com/api/", tokenKey: KEY}]
+      credentials: {secretName: graders}
+      egress: [{cidr: 203.0.113.7/32}]
+    """
+    for url, key in (
+        ("https://grade.example.com/api/", "KEY"),
+        ("https://grade.example.com/api/v1/grade?kind=a..b", "KEY"),
+        ("https://grade.example.com/api", None),
+        ("https://grade.example.com/api/../other", None),
+        ("https://grade.example.com/api/v1/%2E%2e/%2e./other", None),
+        ("https://grade.example.com/api/..", None),
+        ("https://grade.example.com.evil.example/api/", None),
+    ):
+        function = objects(request({"type": "endpoint", "url": url}), config_map(graders=graders)).reward_function
+        assert function["spec"]["http"].get("tokenKey") == key, url
+
+
+def test_a_rate_that_all_pods_cannot_keep():
+    with pytest.raises(ApiError, match="must be at least 4, because so many reward server pods send") as refused:
+        objects(
+            request({"type": "endpoint", "url": "https://x/y", "rate_limit": 3}), config_map(graders="{replicas: 4}")
+        )
+    assert refused.value.param == f"{GRADER}.rate_limit"
 
 
 def test_an_adapter_cannot_be_tuned():

@@ -24,11 +24,12 @@ MULTI = {
     "type": "multi", "name": "both", "graders": {"a": STRING_CHECK, "b": SIMILARITY}, "calculate_output": "a + 0.5 * b"
 }  # fmt: skip
 REWARD_FUNCTION = {"type": "reward_function", "name": "exact"}
+ENDPOINT = {"type": "endpoint", "name": "ours", "url": "https://grade.example.com/api/grade", "rate_limit": 50}
 
 
 @pytest.mark.parametrize(
     "grader",
-    [STRING_CHECK, SIMILARITY, PYTHON, SCORE_MODEL, LABEL, MULTI, LAMBDA, REWARD_FUNCTION],
+    [STRING_CHECK, SIMILARITY, PYTHON, SCORE_MODEL, LABEL, MULTI, LAMBDA, ENDPOINT, REWARD_FUNCTION],
     ids=lambda grader: grader["type"],
 )
 def test_graders(grader):
@@ -105,7 +106,10 @@ REFUSED = [
     # graders
     (request({"name": "x"}), GRADER, "needs a type"),
     (request({"type": "code"}), GRADER, "needs a type"),
-    (request({"type": "endpoint", "url": "https://x/grade"}), f"{GRADER}.type", "make a RewardFunction with spec.http"),
+    (request({**ENDPOINT, "headers": {"X-Key": "secret"}}), f"{GRADER}.headers", "graders.endpoints"),
+    (request({**ENDPOINT, "pass_threshold": 8}), f"{GRADER}.pass_threshold", "leave pass_threshold out"),
+    (request({**ENDPOINT, "url": "ftp://x"}), f"{GRADER}.url", "must match the regular expression"),
+    (request({**ENDPOINT, "rate_limit": 0}), f"{GRADER}.rate_limit", "must be at least 1"),
     (request({**STRING_CHECK, "operation": "is"}), f"{GRADER}.operation", "must be one of"),
     (request({**STRING_CHECK, "input": "{{ other.x }}"}), f"{GRADER}.input", "is not understood"),
     (request({**STRING_CHECK, "more": 1}), f"{GRADER}.more", "unknown field"),

@@ -53,6 +53,73 @@ def test_samples_are_posted_as_they_came(service, scored_by, build_sample):
     assert TOKEN not in server.log()
 
 
+def first_letters(asked):
+    """A server as people have it for Azure OpenAI's endpoint graders."""
+    body = asked.json()
+    return Answer({"score": float(body["sample"]["output_text"] == body["item"]["letter"] * 3)})
+
+
+def test_an_endpoint_grader_gets_one_sample_with_its_row_in_each_request(service, scored_by, build_sample):
+    service.respond = first_letters
+    more = {"body": "SampleAndItem", "headers": {"X-Functions-Key": "FUNCTIONS_KEY"}}
+    server = scored_by(more, {"FUNCTIONS_KEY": TOKEN})
+    samples = [build_sample(f"{n}", letter * 3, {"a": 1}, {"letter": "x"}) for n, letter in enumerate("xyx")]
+    rows = server.score(samples)
+    assert [(row["id"], row["aggregate_reward_score"]) for row in rows] == [("0", 1.0), ("1", 0.0), ("2", 1.0)]
+    assert len(service.asked) == 3
+    asked = next(each for each in service.asked if each.json()["sample"]["output_text"] == "yyy")
+    body = asked.json()
+    assert set(body) == {"sample", "item", "trace_id"}
+    assert body["item"]["letter"] == "x"
+    assert body["item"]["reference_answer"] == {"a": 1}
+    assert body["item"]["messages"] == samples[1]["messages"][:-1]
+    assert body["sample"]["choices"][0]["message"] == samples[1]["messages"][-1]
+    assert len({each.json()["trace_id"] for each in service.asked}) == 3
+    assert asked.headers["x-functions-key"] == TOKEN
+    assert TOKEN not in server.log()
+
+
+@pytest.mark.parametrize("completion", ["1" * 30, f"[{'1' * 30}]", "[" * 500 + "]" * 500, '{"a": 1e999}', r'"\ud800"'])
+def test_an_endpoint_grader_gets_completions_that_are_json_of_any_kind(service, scored_by, build_sample, completion):
+    service.respond = lambda asked: Answer({"score": 1})
+    server = scored_by({"body": "SampleAndItem"})
+    assert server.score_one(completion)["aggregate_reward_score"] == 1.0
+    assert service.asked[0].json()["sample"]["output_text"] == completion
+
+
+def test_what_an_endpoint_grader_may_answer(service, scored_by, build_sample):
+    answers = {
+        "a": Answer({"score": 8, "more": 1}),
+        "b": Answer({"score": "8"}),
+        "c": Answer({"error": {"message": "no"}}),
+        "d": Answer(b"nothing"),
+        "e": Answer({"score": float("nan")}),
+        "f": Answer([{"score": 1}]),
+    }
+    service.respond = lambda asked: answers[asked.json()["sample"]["output_text"]]
+    rows = scored_by({"body": "SampleAndItem"}).score([build_sample(name, name) for name in answers])
+    assert rows[0]["aggregate_reward_score"] == 8.0
+    assert "a string, not a number" in rows[1]["error"]
+    for row in (rows[2], rows[3], rows[5]):
+        assert row["error"].startswith('the answer is no JSON object with a score, such as {"score": 0.5}: ')
+    assert [row["aggregate_reward_score"] for row in rows[1:]] == [None] * 5
+    assert rows[4]["error"]
+
+
+def test_requests_of_a_second_are_limited(service, scored_by, build_sample):
+    times = []
+
+    def note(asked):
+        times.append(time.monotonic())
+        return Answer({"score": 1})
+
+    service.respond = note
+    server, began = scored_by({"body": "SampleAndItem", "requestsPerSecond": 3, "concurrency": 64}), time.monotonic()
+    server.score([build_sample(str(n), "x") for n in range(10)])
+    assert len(times) == 10
+    assert max(times) - began >= 3
+
+
 def test_batches_are_as_large_as_stated(service, scored_by, build_sample):
     scored_by({"batchSize": 3, "concurrency": 2}).score([build_sample(str(n), "x") for n in range(10)])
     assert sorted(len(asked.json()) for asked in service.asked) == [1, 3, 3, 3]

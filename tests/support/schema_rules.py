@@ -11,7 +11,7 @@ from rft_api.inference_endpoint import Autoscale, InferenceEndpoint, InferenceEn
 from rft_api.invocation_log import FeedbackFilter, InvocationLog, MetadataFilter, MetadataFilters
 from rft_api.model import Model
 from rft_api.openai_reward import OpenAIReward
-from rft_api.remote_reward import JudgeModel, JudgeReward
+from rft_api.remote_reward import HttpReward, JudgeModel, JudgeReward
 from rft_api.reward_function import (
     CombineReward,
     CombineTerm,
@@ -268,6 +268,12 @@ RULES: list[tuple[type[Model], dict[str, Any], dict[str, Any], str]] = [
     ),
     (Tracker, {"mlflow": {"uri": "http://m"}}, {}, "set exactly one of mlflow, wandb, tensorboard"),
     (Tracker, {"tensorboard": {}}, {"tensorboard": {}, "wandb": {"project": "p"}}, "set exactly one of mlflow, wandb"),
+    (
+        HttpReward,
+        {"url": "https://x/y", "body": "SampleAndItem"},
+        {"url": "https://x/y", "body": "SampleAndItem", "assistantRole": "assistant"},
+        "textReferenceAnswer and assistantRole belong to body Samples",
+    ),
     (PythonReward, {"source": "x"}, {}, "set exactly one of source, sourceFrom"),
     (SourceFrom, {"file": "reward.py"}, {"file": "a", "configMap": {"name": "c", "key": "k"}}, "configMap, file"),
     (PythonReward, {"source": "x"}, {"source": "x", "sourceFrom": {"configMap": {"name": "c", "key": "k"}}}, "exactly"),

@@ -154,10 +154,27 @@ class LambdaReward(Model):
 
 
 class HttpReward(Model):
-    """An HTTP server of the user that follows the same contract as the reward server."""
+    """An HTTP server of the user that follows the same contract as the reward server, or that of Azure OpenAI's
+    endpoint graders."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.body) || self.body == 'Samples' || (!has(self.textReferenceAnswer) && "
+            "!has(self.assistantRole))",
+            message="textReferenceAnswer and assistantRole belong to body Samples",
+            holds=lambda http: (
+                http.body != "SampleAndItem" or (http.text_reference_answer is None and http.assistant_role is None)
+            ),
+        ),
+    )
 
     url: Url
     """URL that samples are posted to."""
+    body: Literal["Samples", "SampleAndItem"] | None = None
+    """What is posted: a list of samples (Samples, the default), or one sample with its data row as sample, item and
+    trace_id, which is answered by {"score": NUMBER} (SampleAndItem), as endpoint graders of Azure OpenAI have it."""
+    requests_per_second: Annotated[Integer, Field(ge=1, le=10000)] | None = None
+    """Maximum number of requests in any second, for each reward server pod. By default there is no limit."""
     text_reference_answer: TextReferenceAnswer | None = None
     """Form of a reference answer that is a text in the samples. AsText, the default, sends the text itself. AsObject
     sends the object {"text": ...}."""
@@ -173,7 +190,7 @@ class HttpReward(Model):
     """Key, in the credentials Secret, of the CA certificates (PEM) that the server's certificate is verified with. The
     default is the system's CA certificates."""
     batch_size: BatchSize = 64
-    """Maximum number of samples in one request."""
+    """Maximum number of samples in one request; with body SampleAndItem it is 1."""
     concurrency: Concurrency = 8
     """Maximum number of requests at the same time, for each reward server pod."""
 

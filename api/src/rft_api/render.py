@@ -36,7 +36,14 @@ class FieldError(RunError):
 _NOT_COMPUTING_OF_GRADERS: dict[str, Any] = {
     "judge": {"limits": True, "model": {"token_key": True, "ca_key": True}},
     "lambda_": {"batch_size": True, "concurrency": True},
-    "http": {"token_key": True, "headers": True, "ca_key": True, "batch_size": True, "concurrency": True},
+    "http": {
+        "token_key": True,
+        "headers": True,
+        "ca_key": True,
+        "batch_size": True,
+        "concurrency": True,
+        "requests_per_second": True,
+    },
 }
 _NOT_COMPUTING: dict[str, Any] = {
     **dict.fromkeys(("tests", "timeout", "replicas", "egress", "sandbox", "credentials", "pod"), True),

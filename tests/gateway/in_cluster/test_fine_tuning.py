@@ -265,11 +265,12 @@ def test_graders_are_validated_as_jobs_check_them(client, team, tuning_gateway):
     ours = {"type": "reward_function", "name": "exact"}
     refused_both(client, ours, "grader.name", "there is no RewardFunction exact")
     team.apply(REWARD)
-    for grader in (STRING_CHECK, similar, python, judge, label, multi, LAMBDA, ours):
+    endpoint = {"type": "endpoint", "url": "https://grade.example.com/api"}
+    for grader in (STRING_CHECK, similar, python, judge, label, multi, LAMBDA, endpoint, ours):
         assert validate(grader=grader).to_dict() == {"grader": grader}
     for grader, param, message in (
         ({**STRING_CHECK, "operation": "is"}, "grader.operation", "must be one of"),
-        ({"type": "endpoint", "url": "https://x/grade"}, "grader.type", "make a RewardFunction with spec.http"),
+        ({"type": "endpoint", "url": "https://x/grade", "headers": {"k": "v"}}, "grader.headers", "from a Secret"),
         (SCORE_MODEL, "grader.model", "there is no model judge"),
         ({**multi, "graders": {"a": STRING_CHECK, "b": SCORE_MODEL}}, "grader.graders.b.model", "no model judge"),
         ({**similar, "evaluation_metric": "cosine"}, "grader", "cosine needs a model for embeddings"),

@@ -99,6 +99,22 @@ def test_graders_without_a_model(client, operator):
     assert both.reward == pytest.approx(1 / 6)
 
 
+def test_an_endpoint_grader_is_asked(client, operator, judge):
+    server = Service(lambda asked: Answer({"score": float(asked.json()["item"]["answer"])}))
+    try:
+        grader = {"type": "endpoint", "name": "ours", "url": f"{server.url}/grade"}
+        scored = run(client, grader, "x", answer=3)
+        assert (scored.reward, scored.sub_rewards, raised(scored)) == (3.0, {}, set())
+        assert (scored.metadata.name, scored.metadata.type) == ("ours", "endpoint")
+        assert server.asked[0].json()["sample"]["output_text"] == "x"
+        server.respond = lambda asked: Answer({"scores": [1]})
+        failed = run(client, grader, "x", answer=3)
+        assert (failed.reward, raised(failed)) == (0.0, {"other_error"})
+        assert "no JSON object with a score" in failed.to_dict()["metadata"]["error"]
+    finally:
+        server.close()
+
+
 def test_code_runs_in_the_reward_server(client, operator):
     assert run(client, PYTHON, "x", price=3).reward == 0.75
     failed = run(client, PYTHON, "fail", price=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, Literal
 
 import yaml
@@ -12,7 +13,7 @@ from rft_api.foreign.text import one_line
 from rft_api.foreign.yaml_text import parse_documents
 from rft_api.model import Json, Model, camel, format_location
 from rft_api.quantities import AtLeast, Duration, Integer, Name
-from rft_api.remote_reward import JudgeLimits, JudgeModel
+from rft_api.remote_reward import Concurrency, CredentialKey, JudgeLimits, JudgeModel, Url
 from rft_api.requirements import Requirements
 from rft_api.resource import PodOverrides, SecretReference
 from rft_api.reward_function import Egress, Sandbox
@@ -27,6 +28,8 @@ from rft_api.warmup import WarmupSettings
 CONFIG_MAP: Final = "rft-fine-tuning"
 """Name of the ConfigMap. A namespace that has none has no fine-tuning API."""
 _STORES = ("s3://", "pvc://")
+_PARENT = re.compile(r"[/\\](\.|%2e){2}([/\\?#;]|$)", re.IGNORECASE)
+"""A part of a path that stands for the folder above."""
 
 
 def _check_output(uri: str) -> str:
@@ -38,6 +41,26 @@ def _check_output(uri: str) -> str:
 
 class DefaultsError(ValueError):
     """The ConfigMap cannot be used; the message names each key that is wrong."""
+
+
+class EndpointDefaults(Model):
+    """What requests to the servers of graders of type endpoint have beside their body."""
+
+    url: Url
+    """URL of a server. One that ends with a slash stands for everything below it."""
+    token_key: CredentialKey | None = None
+    """Key, in the credentials Secret, of the bearer token."""
+    headers: Annotated[dict[str, CredentialKey], Field(max_length=32)] = {}
+    """Further headers, each with the key, in the credentials Secret, of its value."""
+    ca_key: CredentialKey | None = None
+    """Key, in the credentials Secret, of the CA certificates (PEM) for the server's certificate."""
+    concurrency: Concurrency | None = None
+    """Maximum number of requests at the same time, for each reward server pod."""
+
+    def covers(self, url: str) -> bool:
+        """Return whether a URL is this one, or below it; one with .. in its path may be anywhere, and is not."""
+        is_below = self.url.endswith("/") and url.startswith(self.url)
+        return url == self.url or (is_below and _PARENT.search(url) is None)
 
 
 class GraderDefaults(Model):
@@ -58,6 +81,8 @@ class GraderDefaults(Model):
     models: dict[str, JudgeModel] = {}
     """The models that graders of type score_model and label_model ask, by the names that graders have for them. A name
     that is not here is that of an InferenceEndpoint of the namespace."""
+    endpoints: Annotated[list[EndpointDefaults], Field(max_length=64)] = []
+    """Servers of graders of type endpoint that need keys. Of several that cover a URL, the longest counts."""
     embeddings: JudgeModel | None = None
     """The model that graders of type text_similarity with the metric cosine ask."""
     limits: JudgeLimits | None = None

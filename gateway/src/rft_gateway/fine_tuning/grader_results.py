@@ -14,7 +14,7 @@ from rft_api.openai_grader import (
     single_graders,
 )
 from rft_api.reward_protocol import Score
-from rft_gateway.fine_tuning.request import FunctionGrader, Grader, LambdaGrader, OpenAIGrader
+from rft_gateway.fine_tuning.request import EndpointGrader, FunctionGrader, Grader, LambdaGrader, OpenAIGrader
 
 _OF_PART = re.compile(r"grader (.+?): ", re.DOTALL)
 _NO_VALUE = "the data row has no "
@@ -79,7 +79,7 @@ def _errors(grader: Grader, score: Score) -> Json:
 
 def _error(grader: Grader, text: str) -> Json:
     """Return the error of a sample without a score, by its text and by the type of the part that it is about."""
-    if isinstance(grader, (LambdaGrader, FunctionGrader)):
+    if isinstance(grader, (LambdaGrader, EndpointGrader, FunctionGrader)):
         return {"other_error": True}
     if _NO_VALUE in text:
         return {"invalid_variable_error": True}

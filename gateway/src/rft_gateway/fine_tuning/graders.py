@@ -21,7 +21,14 @@ from rft_api.reward_function import RewardFunction
 from rft_gateway.errors import INVALID_VALUE, ApiError
 from rft_gateway.fine_tuning.defaults import CONFIG_MAP, Defaults
 from rft_gateway.fine_tuning.objects import make_object, validate
-from rft_gateway.fine_tuning.request import FunctionGrader, Grader, LambdaGrader, OpenAIGrader, stated
+from rft_gateway.fine_tuning.request import (
+    EndpointGrader,
+    FunctionGrader,
+    Grader,
+    LambdaGrader,
+    OpenAIGrader,
+    stated,
+)
 
 LARGEST_REQUEST: Final = 200 << 10
 """Largest size in bytes of a request in an annotation: Kubernetes takes 256 KiB for all annotations of an object."""
@@ -42,7 +49,12 @@ def make_function(grader: Grader, place: tuple[str, str], defaults: Defaults, pa
     """
     if isinstance(grader, FunctionGrader):
         return None
-    spec = _lambda_spec(grader) if isinstance(grader, LambdaGrader) else _openai_spec(grader, defaults, path)
+    if isinstance(grader, LambdaGrader):
+        spec = _lambda_spec(grader)
+    elif isinstance(grader, EndpointGrader):
+        spec = _http_spec(grader, defaults, path)
+    else:
+        spec = _openai_spec(grader, defaults, path)
     function = make_object("RewardFunction", place, {}, {**_default_fields(defaults), **spec})
     validate(RewardFunction, function, path)
     return function
@@ -63,7 +75,7 @@ def request_text(document: Any, path: str) -> str:
 
 def asked_models(grader: Grader, path: str) -> Iterator[tuple[str, str]]:
     """Yield the models that the parts of a grader ask: the place in the request, and the name that is there."""
-    if isinstance(grader, (LambdaGrader, FunctionGrader)):
+    if isinstance(grader, (LambdaGrader, EndpointGrader, FunctionGrader)):
         return
     for location, part in grader_parts(grader):
         if isinstance(part, (ScoreModel, LabelModel)):
@@ -95,12 +107,30 @@ def _default_fields(defaults: Defaults) -> Json:
     """Return the fields of a RewardFunction's spec that the namespace states, without those of the grader itself."""
     graders = defaults.graders.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
     return {
-        name: value for name, value in graders.items() if name not in ("models", "embeddings", "limits", "requirements")
+        name: value
+        for name, value in graders.items()
+        if name not in ("models", "endpoints", "embeddings", "limits", "requirements")
     }
 
 
 def _lambda_spec(grader: LambdaGrader) -> Json:
     return {"lambda": {"functionArn": grader.lambda_.function}}
+
+
+def _http_spec(grader: EndpointGrader, defaults: Defaults, path: str) -> Json:
+    http: Json = {"url": grader.url, "body": "SampleAndItem"}
+    if grader.rate_limit is not None:
+        pods = defaults.graders.replicas or 1
+        if grader.rate_limit < pods:
+            message = f"{path}.rate_limit: must be at least {pods}, because so many reward server pods send requests"
+            raise ApiError(400, message, param=f"{path}.rate_limit", code=INVALID_VALUE)
+        http["requestsPerSecond"] = grader.rate_limit // pods
+    known = [endpoint for endpoint in defaults.graders.endpoints if endpoint.covers(grader.url)]
+    if known:
+        nearest = max(known, key=lambda endpoint: len(endpoint.url))
+        stated = nearest.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+        http |= {name: value for name, value in stated.items() if name != "url"}
+    return {"http": http}
 
 
 def _openai_spec(grader: OpenAIGrader, defaults: Defaults, path: str) -> Json:

@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -20,7 +19,7 @@ from pydantic_core import PydanticCustomError
 from rft_api.model import Json, RuleViolations, Violation
 from rft_api.openai_grader import LabelModel, Multi, PythonScript, ScoreModel, StringCheck, TextSimilarity
 from rft_api.quantities import Name
-from rft_api.remote_reward import FunctionArn
+from rft_api.remote_reward import FunctionArn, Url
 from rft_gateway.errors import invalid_document
 
 MOST_PAIRS = 16
@@ -28,11 +27,6 @@ LONGEST_KEY = 64
 LONGEST_VALUE = 512
 
 _METHODS = {"dpo": "preferences (dpo) are not supported; use reinforcement with a grader, or supervised"}
-_ENDPOINT_GRADER = (
-    "a grader of type endpoint, as Azure OpenAI has it, gets one sample in each request, which reward servers do not "
-    "send: make a RewardFunction with spec.http, whose server gets lists of samples, and name it by "
-    '{"type": "reward_function", "name": ...}'
-)
 _RESPONSE_FORMAT = "completions cannot be bound to a format in training: leave response_format out"
 
 
@@ -124,6 +118,24 @@ class LambdaGrader(_Fields):
     """The Lambda."""
 
 
+class EndpointGrader(_Fields):
+    """A grader of Azure OpenAI: an HTTP server that gets a sample in each request."""
+
+    unsupported = {
+        "headers": "hold keys, which everybody could read in the RFTJob: leave them out. Whoever administrates the "
+        "namespace gives them, from a Secret, in graders.endpoints of its settings",
+        "pass_threshold": "completions are not counted as passed or failed: leave pass_threshold out",
+    }
+
+    type: Literal["endpoint"]
+    name: Annotated[str, Field(max_length=256)] = ""
+    """Name of the grader, which only whoever asks reads."""
+    url: Url
+    """URL of the server."""
+    rate_limit: Annotated[int, Field(ge=1, le=10000)] | None = None
+    """Maximum number of requests in a second."""
+
+
 class FunctionGrader(_Fields):
     """A RewardFunction of the namespace."""
 
@@ -133,16 +145,8 @@ class FunctionGrader(_Fields):
 
 
 OpenAIGrader = StringCheck | TextSimilarity | PythonScript | ScoreModel | LabelModel | Multi
-Grader = OpenAIGrader | LambdaGrader | FunctionGrader
-
-
-def _is_supported(grader: Any) -> Any:
-    if isinstance(grader, dict) and grader.get("type") == "endpoint":
-        raise RuleViolations([Violation(_ENDPOINT_GRADER, ("type",))])
-    return grader
-
-
-GraderField = Annotated[Grader, Field(discriminator="type"), BeforeValidator(_is_supported)]
+Grader = OpenAIGrader | LambdaGrader | FunctionGrader | EndpointGrader
+GraderField = Annotated[Grader, Field(discriminator="type")]
 """A grader as a field of a request."""
 
 

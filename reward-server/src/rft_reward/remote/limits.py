@@ -28,15 +28,23 @@ class Limiter:
         concurrency: maximum number of requests at the same time.
         requests_per_minute: maximum number of requests in any window of 60 seconds; None is no limit.
         tokens_per_minute: maximum number of tokens in any such window. A larger request waits for an empty window.
+        window_seconds: another length of the window than a minute.
     """
 
-    def __init__(self, concurrency: int, requests_per_minute: int | None = None, tokens_per_minute: int | None = None):
+    def __init__(
+        self,
+        concurrency: int,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        window_seconds: float = WINDOW_SECONDS,
+    ):
         self._requests = requests_per_minute
         self._tokens = tokens_per_minute
         self._slots = asyncio.Semaphore(concurrency)
         self._turn = asyncio.Lock()
         self._uses: deque[Use] = deque()
         self._held_until = 0.0
+        self._window = window_seconds
 
     @asynccontextmanager
     async def slot(self, tokens: int = 0) -> AsyncIterator[Use]:
@@ -56,11 +64,11 @@ class Limiter:
 
     def _pause(self, tokens: int) -> float:
         now = time.monotonic()
-        while self._uses and self._uses[0].started <= now - WINDOW_SECONDS:
+        while self._uses and self._uses[0].started <= now - self._window:
             self._uses.popleft()
         held = self._held_until - now
         full = self._requests is not None and len(self._uses) >= self._requests
         spent = sum(use.tokens for use in self._uses)
         if self._uses and self._tokens is not None and spent + tokens > self._tokens:
             full = True
-        return max(held, self._uses[0].started + WINDOW_SECONDS - now if full else 0.0)
+        return max(held, self._uses[0].started + self._window - now if full else 0.0)
