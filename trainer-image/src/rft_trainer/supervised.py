@@ -173,10 +173,9 @@ class ImitationTrainer(SFTTrainer):
         self._diverged_steps = 0
         self._tokens = 0
         self._trained_tokens = 0
-        self._answer_tokens = 0
-        """Those of the step that are imitated, of all processes."""
-        self._correct_tokens = 0.0
-        """Those of them to which the model gives the highest probability."""
+        self._passes: list[tuple[int, float]] = []
+        """Of each pass of the step: the tokens that this process imitates, and the share of those of all processes that
+        is correct."""
         self._started = time.monotonic()
         arguments = trainer_arguments(
             config, base, warmup, data.conversations, self._folder.checkpoints,
@@ -216,10 +215,9 @@ class ImitationTrainer(SFTTrainer):
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Count the tokens of a pass that are imitated, of which TRL logs neither the number nor the share of the step
         that is correct: it logs the mean over passes, whatever their tokens."""
-        counted = sum(gather(int((inputs["labels"][..., 1:] != IGNORED).sum())))
+        counted = int((inputs["labels"][..., 1:] != IGNORED).sum())
         loss = super().compute_loss(model, inputs, *args, **kwargs)
-        self._answer_tokens += counted
-        self._correct_tokens += counted * self._metrics["train"]["mean_token_accuracy"][-1]
+        self._passes.append((counted, self._metrics["train"]["mean_token_accuracy"][-1]))
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -247,12 +245,13 @@ class ImitationTrainer(SFTTrainer):
         is_due = float(self.state.epoch or 0.0).is_integer() or step == self.total_steps
         validation_loss = self._validation_loss(step) if is_due and not self.interrupted else None
         now = time.monotonic()
-        self._trained_tokens += self._answer_tokens
+        tokens, accuracy = self._take_passes()
+        self._trained_tokens += tokens
         metrics = WarmupMetrics(
             step=step,
             epoch=float(self.state.epoch or 0.0),
             loss=_finite(loss),
-            accuracy=self._correct_tokens / self._answer_tokens if self._answer_tokens else None,
+            accuracy=accuracy,
             validation_loss=_finite(validation_loss),
             gradient_norm=_finite(norm),
             learning_rate=logs["learning_rate"],
@@ -261,7 +260,7 @@ class ImitationTrainer(SFTTrainer):
             seconds=now - self._started,
             ended_at=time.time(),
         )
-        self._started, self._answer_tokens, self._correct_tokens = now, 0, 0.0
+        self._started = now
         if rank() == 0:
             append_metrics(self._folder, metrics)
             self._reporter.record_warmup(metrics, metrics.tokens - self._tokens)
@@ -272,6 +271,14 @@ class ImitationTrainer(SFTTrainer):
                 fields["validation_loss"] = metrics.validation_loss
             self._reporter.update(message="", done=step, gradient_norm=metrics.gradient_norm, **fields)
         self._tokens = metrics.tokens
+
+    def _take_passes(self) -> tuple[int, float | None]:
+        """Return how many tokens all processes have imitated in the step, and the share of them that is correct."""
+        of_ranks = gather(self._passes)
+        tokens = [sum(counted for counted, _ in passes) for passes in zip(*of_ranks, strict=True)]
+        correct = sum(count * share for count, (_, share) in zip(tokens, self._passes, strict=True))
+        self._passes = []
+        return sum(tokens), correct / sum(tokens) if sum(tokens) else None
 
     def _validation_loss(self, step: int) -> float:
         """Return the loss on the validation conversations; all ranks call it."""
