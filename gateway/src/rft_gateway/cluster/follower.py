@@ -102,7 +102,8 @@ class Follower(Generic[T]):
                 self._put(item, now)
         self._note("")
         if unreadable != self._unreadable:
-            _logger.warning("%d of the %s are nested too deeply to be read", unreadable, self._title)
+            text = "%d of the %s are nested too deeply or have too many values to be read"
+            _logger.warning(text, unreadable, self._title)
         self._unreadable = unreadable
         for name, error in now.errors.items():
             _log_new(error, before.errors.get(name))
