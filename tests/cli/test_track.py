@@ -186,6 +186,17 @@ def test_event_files_of_tensorboard_leave_nothing_and_need_no_word(tmp_path):
     assert "TensorBoard has all of this run" in result.stdout
 
 
+def test_what_is_wrong_with_a_folder_is_said_in_a_line(tmp_path):
+    folder, _ = tracked_run(tmp_path / "run", {"tensorboard": {}})
+    document = json.loads(folder.config.read_text()) | {f"field{number}": 0 for number in range(10_000)}
+    folder.config.write_text(json.dumps(document))
+    result = ended(folder.path)
+    assert result.returncode == 15
+    assert result.stderr.startswith(f"error: {folder.config} cannot be read: ")
+    assert len(result.stderr) < 500
+    assert ended(tmp_path / "none").stderr == f"error: {tmp_path}/none: there is no run\n"
+
+
 def write_job(path: Path, trackers: list[dict[str, object]], name: str | None = None) -> None:
     """A manifest of the run's job, or of another one."""
     document = {

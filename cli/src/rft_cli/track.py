@@ -14,7 +14,6 @@ from rich.text import Text
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.files import atomic_write
-from rft_api.foreign.files import read_document
 from rft_api.progress import count_bytes
 from rft_api.run_folder import RunFolder
 from rft_api.scratch import scratch_folder
@@ -89,12 +88,9 @@ def take_over_trackers(folder: RunFolder, trackers: Sequence[Tracker]) -> None:
 
 
 def _send(folder: RunFolder, address: str, console: Console, manifests: Sequence[Path], is_agreed: bool) -> None:
-    if not folder.config.exists():
+    config = read_model(folder.config, TrainerConfig)
+    if config is None:
         raise RunError(ExitCode.OUTPUT_INVALID, f"{address}: there is no run")
-    try:
-        config = read_document(folder.config, TrainerConfig)
-    except (OSError, ValueError) as error:
-        raise RunError(ExitCode.OUTPUT_INVALID, f"{folder.config}: {error}") from error
     permitted = permitted_trackers(config, address, manifests, is_agreed, console)
     total = count_lines(folder)
     for each in permitted:
