@@ -16,9 +16,8 @@ from pydantic import ValidationError
 
 from rft_api.data_formats import read_conversations, read_prompts
 from rft_api.invocation_bodies import NotUsable, answer_text, request_messages
-from rft_api.invocation_log import InvocationLog, MetadataFilters, Redaction
+from rft_api.invocation_log import InvocationLog, MetadataFilters
 from rft_api.invocation_reading import InvocationLogReader, LogFiles, is_body, matches
-from rft_api.redaction import redactor
 from rft_api.sources import DataSource
 
 QUESTION = [{"role": "user", "content": "What is the capital of Sudan?"}]
@@ -428,9 +427,15 @@ def test_texts_are_redacted_before_anything_else_sees_them(tmp_path):
     assert report.left_out == {"Duplicate": 1}
 
 
-def test_no_pattern_takes_long():
-    redact = redactor(Redaction.model_validate({"patterns": [{"pattern": "(a+)+$"}, {"pattern": r"(\w|\w\w)*@"}]}))
-    assert redact("a" * 200_000 + "!") == "a" * 200_000 + "!"
+def test_a_record_that_redaction_makes_too_long_is_left_out_with_its_line(tmp_path):
+    lines = [record({"messages": [{"role": "user", "content": "x" * size}]}) for size in (2, 30)]
+    patterns = [{"pattern": ".", "replacement": "y" * 256}] * 3
+    prompts, report = read(written(tmp_path / "log.json", *lines), redact={"patterns": patterns[:2]})
+    assert [len(prompt.messages[0]["content"]) for prompt in prompts] == [2 * 256**2, 30 * 256**2]
+    prompts, report = read(written(tmp_path / "log.json", *lines), redact={"patterns": patterns})
+    assert prompts == []
+    assert report.left_out == {"Unreadable": 2}
+    assert report.unreadable[0] == "log.json:1: is longer than 16 MiB once its texts are redacted"
 
 
 @pytest.mark.parametrize("pattern", ["(", "(?=x)", r"(a)\1"])

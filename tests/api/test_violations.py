@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import datetime
 import math
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import core_schema
 
-from rft_api.manifests import KINDS
+from rft_api import violations as violations_module
+from rft_api.manifests import KINDS, describe_invalid
 from rft_api.openai_grader import AnyGrader
+from rft_api.rft_job import RFTJob
 from rft_api.violations import violations
 
 OWN_TYPES = set(get_args(core_schema.ErrorType))
@@ -136,3 +139,47 @@ def test_the_first_message_is_complete(field, value, message):
     (violation,) = [v for v in violations(caught.value, wrong, KINDS["RFTJob"]) if v.message != "is required"]
     assert violation.message.endswith(message) or violation.message.startswith(message)
     assert str(violation).startswith(f"spec.{field}")
+
+
+def wrong(model: type[BaseModel], value: Any) -> ValidationError:
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(value)
+    return caught.value
+
+
+def test_of_many_violations_the_first_are_named_and_the_others_counted():
+    document = {**JOB, **{f"field{number}": 1 for number in range(100)}}
+    found = [str(each) for each in violations(wrong(RFTJob, document), document, RFTJob)]
+    assert found[0] == "field0: unknown field"
+    assert found[19:] == ["field19: unknown field", "and 80 more errors"]
+    exactly = {**JOB, **{f"field{number}": 1 for number in range(20)}}
+    assert len(list(violations(wrong(RFTJob, exactly), exactly, RFTJob))) == 20
+
+
+def test_a_hundred_thousand_violations_are_counted_and_not_looked_at(monkeypatch):
+    document = {**JOB, "metadata": {"name": "x", "labels": {f"label{number}": number for number in range(100_000)}}}
+    invalid = wrong(RFTJob, document)
+    tracemalloc.start()
+    try:
+        text = describe_invalid(document, invalid)
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert text == "has 100,000 wrong or unknown fields, which are too many to name"
+    assert taken < 1 << 20
+
+
+def test_a_description_is_short_however_long_names_and_values_are(monkeypatch):
+    searched: list[str] = []
+
+    def search(word: str, *_: object, **__: object) -> list[str]:
+        searched.append(word)
+        return []
+
+    monkeypatch.setattr(violations_module, "get_close_matches", search)
+    long = "x" * 1_000_000
+    document = {**JOB, "spec": {**JOB["spec"], "algorithm": long, **{f"{long}{number}": 1 for number in range(5)}}}
+    text = describe_invalid(document, wrong(RFTJob, document))
+    assert len(text) < 4000
+    assert "spec.algorithm: must be one of" in text
+    assert all(len(word) < 200 for word in searched)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -213,3 +214,23 @@ def test_what_kubectl_says_is_passed_on(rft, tmp_path, monkeypatch):
     result = rft("keys", "create", "ci")
     assert (result.returncode, result.stdout) == (10, "")
     assert result.stderr == "error: kubectl create: error: no \\x1b[31mcluster\n"
+
+
+def test_one_bad_secret_of_a_cluster_is_named_and_the_others_are_listed(rft, tmp_path, monkeypatch):
+    """Together, the Secrets of a tenant have more values than any document that is read."""
+    good = json.dumps(secret_document(Key("ci", "team-a", "0" * 64)))
+    many = json.dumps({"data": {f"k{number}": "" for number in range(90_000)}})
+    lines = [*(f"team-b bad{number} {many}" for number in range(26)), "team-c broken {", f"team-a ci {good}"]
+    (tmp_path / "answer").write_text("".join(f"{line}\n" for line in lines))
+    script = tmp_path / "kubectl"
+    script.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\ncat > /dev/null\ncat {tmp_path}/answer\n')
+    script.chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    result = rft("keys", "list")
+    assert result.returncode == 10
+    assert "ci" in result.stdout
+    errors = result.stderr.splitlines()[1:]
+    assert errors[0] == "Secret bad0 of namespace team-b: has more than 20,000 values, and was not read"
+    assert errors[-1].startswith("Secret broken of namespace team-c: is not JSON")
+    assert len(errors) == 27
+    assert "--output=jsonpath={range .items[*]}" in (tmp_path / "arguments").read_text()

@@ -12,12 +12,16 @@ from support.gateway_in_cluster import endpoint, endpoint_slice
 from rft_api.gateway_key import Key, KeyData, secret_document
 from rft_api.model import camel
 from rft_gateway.cluster.objects import (
+    credentials_bytes,
+    endpoint_bytes,
+    key_bytes,
     make_routes,
     merge_dated_keys,
     read_credentials,
     read_endpoint,
     read_key,
     read_slice,
+    slice_bytes,
 )
 from rft_gateway.routes import EndpointState
 
@@ -222,3 +226,35 @@ def assert_is_hidden(value: str, read: Callable[[dict[str, Any]], object], item:
         read(item)
     assert value not in str(told.value)
     assert "x7Qp" not in str(told.value)
+
+
+def test_a_credential_of_any_length_is_refused_before_it_is_read():
+    data = {name: base64.b64encode(b"x").decode() for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    with pytest.raises(ValueError, match=r"data\.AWS_SESSION_TOKEN: is longer than 16 KiB, and no credential is"):
+        read_credentials({"data": {**data, "AWS_SESSION_TOKEN": "eHh4" * 5000}})
+
+
+def test_what_an_object_takes_grows_with_what_is_kept_of_it():
+    digest = base64.b64encode(b"0" * 64).decode()
+
+    def key(models: str) -> dict[str, Any]:
+        secret = secret_document(Key("ci", "team", "0" * 64))
+        return {**secret, "data": {"digest": digest, "models": base64.b64encode(models.encode()).decode()}}
+
+    logs = {"uri": "s3://bucket/logs", "credentials": {"secretName": "s"}}
+    redact = {"patterns": [{"pattern": "x" * 1000}] * 64}
+    pods = [pod(f"10.0.{number >> 8}.{number & 255}") for number in range(1000)]
+    pairs = [
+        (key_bytes, read_key(key("a")), read_key(key(",".join(f"model-{number}" for number in range(1000)))), 70_000),
+        (slice_bytes, read_slice(part()), read_slice(part(*pods)), 60_000),
+        (
+            endpoint_bytes,
+            read_endpoint(stored("a", MODEL)),
+            read_endpoint(stored("a", {**MODEL, "logs": {**logs, "redact": redact}})),
+            64_000,
+        ),
+        (credentials_bytes, {"a": ""}, {"a": "x" * 10_000}, 10_000),
+    ]
+    for size, small, large, least in pairs:
+        assert size(small) < 4096
+        assert size(large) - size(small) >= least

@@ -111,6 +111,28 @@ def test_what_is_no_feedback_is_refused(gateway, fields, param, message):
         assert client.get("/v1/feedback").status_code == 405
 
 
+def test_feedback_with_many_fields_or_of_any_size_is_refused_before_it_is_validated(gateway):
+    fields = gateway.post("/v1/feedback", {"id": "x", **{f"k{number}": 0 for number in range(300_000)}})
+    assert (fields.status_code, fields.json()["error"]["code"]) == (400, "invalid_value")
+    assert fields.json()["error"]["message"] == "an object in the body has 300,001 fields, and may have at most 1,000"
+    inner = gateway.post("/v1/feedback", {"id": "x", "label": [{f"k{number}": 0 for number in range(1001)}]})
+    assert inner.json()["error"]["message"].startswith("an object in the body has 1,001 fields")
+    values = gateway.post("/v1/feedback", {"id": "x", "label": [0] * 600_001})
+    assert (values.status_code, values.json()["error"]["message"]) == (400, "the body has more than 600,000 values")
+    for body in (b"x" * (9 << 20), iter([b"x" * (1 << 20)] * 9)):
+        with gateway.client() as client:
+            large = client.post("/v1/feedback", content=body)
+        assert (large.status_code, large.json()["error"]["code"]) == (413, "request_too_large")
+        assert large.json()["error"]["message"] == "The body is larger than 8 MiB."
+
+
+def test_the_longest_correction_is_taken(gateway, logs):
+    name = ask(gateway, "one").json()["id"]
+    longest = "\U0001f600," * (1 << 19)  # as text in ASCII, which the client writes, it has 7 MiB
+    assert give(gateway, name, corrected_answer=longest).is_success
+    wait_until(lambda: len(feedback(logs)) == 1)
+
+
 def test_a_model_without_a_log_keeps_no_feedback(gateway):
     answer = give(gateway, ask(gateway, "one", "base").headers["x-request-id"], rating="up")
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "model_without_logs")

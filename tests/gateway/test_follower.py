@@ -13,6 +13,7 @@ from support.patience import PATIENCE_SECONDS
 from rft_gateway.cluster import follower as follower_module
 from rft_gateway.cluster.api_server import Expired, Page, Resource, Unavailable
 from rft_gateway.cluster.follower import Follower
+from rft_gateway.cluster.holdings import NAMESPACE_BYTES
 
 THINGS = Resource("Thing", "example.com/v1", "things")
 
@@ -25,6 +26,11 @@ def read(item: dict[str, Any]) -> int:
     if not isinstance(item["value"], int):
         raise ValueError("value: must be a number")
     return item["value"]
+
+
+def size(value: int) -> int:
+    """A thing takes as many bytes as its number says."""
+    return value
 
 
 class Script:
@@ -65,7 +71,7 @@ def follow(monkeypatch: pytest.MonkeyPatch, lists: list[Any], watches: list[Any]
 
     async def scenario() -> tuple[Follower[int], Script]:
         script = Script(lists, watches)
-        follower: Follower[int] = Follower(script, THINGS, None, read, lambda: changes.append(None))  # type: ignore[arg-type]
+        follower: Follower[int] = Follower(script, THINGS, None, read, size, lambda: changes.append(None))  # type: ignore[arg-type]
         task = asyncio.create_task(follower.run())
         async with asyncio.timeout(PATIENCE_SECONDS):
             await script.ended.wait()
@@ -105,13 +111,48 @@ def test_the_state_is_that_of_the_api_server(monkeypatch, lists, watches, object
     assert follower.is_complete
 
 
+HALF = NAMESPACE_BYTES // 2
+
+
+def in_other(item: dict[str, Any]) -> dict[str, Any]:
+    return {**item, "metadata": {**item["metadata"], "namespace": "other"}}
+
+
+def test_a_namespace_keeps_no_more_than_its_share(monkeypatch, caplog):
+    lists = [page(thing("a", HALF), thing("b", HALF), thing("c", 1), in_other(thing("d", HALF)))]
+    watches = [[("ADDED", thing("e", HALF)), ("MODIFIED", thing("a", 2)), ("ADDED", thing("f", "?" * NAMESPACE_BYTES))]]
+    follower, _, _ = follow(monkeypatch, lists, watches)
+    assert follower.objects == {("team", "a"): 2, ("team", "c"): 1, ("other", "d"): HALF}
+    said = "things take more than 16 MiB in namespace team: those that came last count for nothing until others are "
+    assert caplog.messages[0] == f"{said}removed"
+    assert caplog.messages[1:] == ["Thing team/f: value: must be a number"]
+
+
+def test_what_had_no_room_is_looked_at_again_when_there_is_some(monkeypatch):
+    first = [thing("a", HALF), thing("b", HALF)]
+    follower, script, _ = follow(monkeypatch, [page(*first), page(first[1], version="8")], [[("DELETED", first[0])]])
+    assert follower.objects == {("team", "b"): HALF}
+    assert script.versions == ["5", "8"]
+
+
+def test_wrong_objects_have_the_same_share(monkeypatch):
+    wrong = [thing(f"a{number}", "?") for number in range(NAMESPACE_BYTES // 512)]
+    follower, _, _ = follow(monkeypatch, [page(*wrong, thing("z"))], [])
+    assert 0 < len(follower.errors) < len(wrong)
+    assert follower.objects == {}
+
+
 def test_a_list_that_breaks_off_leaves_the_last_state(monkeypatch):
     """Half of a list would close keys that nobody has revoked."""
     seen: list[dict[Any, int]] = []
 
     async def scenario() -> None:
         script = Script([BEFORE, [page(thing("a")), Unavailable("x")], BEFORE], [[Expired()]])
-        follower: Follower[int] = Follower(script, THINGS, None, read, lambda: seen.append(dict(follower.objects)))  # type: ignore[arg-type]
+
+        def see() -> None:
+            seen.append(dict(follower.objects))
+
+        follower: Follower[int] = Follower(script, THINGS, None, read, size, see)  # type: ignore[arg-type]
         task = asyncio.create_task(follower.run())
         async with asyncio.timeout(PATIENCE_SECONDS):
             await script.ended.wait()

@@ -359,6 +359,10 @@ COUNT = 'must be a whole number of at least 1 in digits, such as "1000000"'
 DIGEST = "must be the SHA-256 of a token in 64 hexadecimal digits, as rft keys create writes it"
 TEXT = "must be a string, as all values of a Secret: write it in quotes"
 MODELS = "must be names of models with commas between them, such as tax,tax-v2"
+TOO_MANY = (
+    "names more than 1,000 models: share them among several keys, or leave the field out to open all models of the "
+    "namespace"
+)
 NO_MODEL = "names no model; leave the field out to open all models of the namespace"
 TIME = "must be a timestamp such as 2027-01-31T12:00:00Z"
 LABEL = 'metadata.labels: must have rft.dev/gateway-key: "true"'
@@ -399,6 +403,14 @@ LABEL = 'metadata.labels: must have rft.dev/gateway-key: "true"'
         (document(data={"digest": "/w=="}, stringData=None),
          "data.digest: is not text in base64; write texts into stringData"),
         (document(data={"digest": "MA=="}, stringData=None), f"data.digest: {DIGEST}"),
+        (data(models=",".join(map(str, range(1001)))), f"stringData.models: {TOO_MANY}"),
+        (data(models="m" * 65_537), "stringData.models: is longer than 64 KiB, and no value of a key is"),
+        (document(data={"models": "bW1t" * 100_000}, stringData=None),
+         "data.models: is longer than 64 KiB, and no value of a key is"),
+        (document(data={f"k{number}": "" for number in range(100_000)}),
+         "data: has 100,000 fields, and a key has at most 64"),
+        ({**document(), **{f"k{number}": "" for number in range(100_000)}},
+         "has 100,004 fields, and a key has at most 64"),
         (data(tokensPerDay="0", expires="?"), f"stringData.expires: {TIME}; stringData.tokensPerDay: {COUNT}"),
     ],
 )  # fmt: skip
@@ -406,6 +418,11 @@ def test_a_bad_document_says_which_field_is_wrong(secret, message):
     with pytest.raises(InvalidKey) as caught:
         parse_secret(secret)
     assert str(caught.value) == message
+
+
+def test_a_key_opens_a_thousand_models():
+    names = [f"{number:0>60}" for number in range(1000)]
+    assert parse_secret(data(models=", ".join(names))).models == tuple(names)
 
 
 def test_a_secret_of_the_api_server_is_read():

@@ -12,6 +12,7 @@ import openai
 import pytest
 from support.conversation_logs import objects, read, records
 from support.gateway import Gateway, route
+from support.memory import peak_bytes
 from support.patience import PATIENCE_SECONDS, wait_until
 from support.raw_server import raw_server
 
@@ -231,6 +232,20 @@ def test_what_is_too_large_for_the_reader_is_not_kept(tmp_path, server, redactio
         assert gateway.metrics()['rft_gateway_log_records_total{model="m",namespace="team",result="TooLarge"}'] == 2
         assert gateway.post("/v1/completions", {**body, "prompt": "one"}).is_success
         assert [record["input"]["inputBodyJson"]["prompt"] for record in logged.wait_for_records(1)] == ["one"]
+
+
+def test_texts_that_redaction_makes_too_large_for_the_reader_are_not_kept(tmp_path, server):
+    bomb = Redaction(patterns=[RedactionPattern(pattern=r"[!\w]", replacement="!" * 256)] * 3)
+    logged = Logged(tmp_path, server.url, redact=bomb.model_dump())
+    with logged.gateway as gateway:
+        before = peak_bytes(gateway.process.pid)
+        counter = 'rft_gateway_log_records_total{model="m",namespace="team",result="TooLarge"}'
+        for number, size in enumerate((20, 2000, 200_000), start=1):
+            body = {"model": "m", "prompt": "x" * size, "max_tokens": 1}
+            assert gateway.post("/v1/completions", body).is_success
+            wait_until(lambda number=number: gateway.metrics().get(counter) == number)
+            assert peak_bytes(gateway.process.pid) - before < 250 * MIB
+    assert records(logged.logs) == []
 
 
 def test_a_stream_that_is_too_large_for_the_reader_is_counted(tmp_path):

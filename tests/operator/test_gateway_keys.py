@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import subprocess
 import sys
@@ -80,6 +81,22 @@ def test_keys_of_a_cluster(kubectl, team, rft):
         assert rft("keys", "revoke", name, "--namespace", team).returncode == 0
     left = [secret["metadata"]["name"] for secret in kubectl.get("secrets", f"--namespace={team}")["items"]]
     assert left == ["password"]
+
+
+def test_a_secret_of_a_tenant_hides_no_keys(kubectl, team, rft, tmp_path):
+    token = rft("keys", "create", "ci", "--namespace", team).stdout.strip()
+    metadata = {"name": "bad", "labels": {"rft.dev/gateway-key": "true"}}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {f"k{n}": "" for n in range(60_000)}}
+    (tmp_path / "bad.json").write_text(json.dumps(secret))
+    kubectl("create", f"--filename={tmp_path}/bad.json", f"--namespace={team}")
+    listed = rft("keys", "list", "--namespace", team)
+    assert listed.returncode == 10
+    assert "ci" in listed.stdout
+    assert token not in listed.stdout
+    assert listed.stderr.splitlines() == [
+        "error: a document opens nothing:",
+        f"Secret bad of namespace {team}: has more than 20,000 values, and was not read",
+    ]
 
 
 def test_a_file_for_kubectl_is_accepted(kubectl, team, rft, tmp_path):

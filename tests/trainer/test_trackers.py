@@ -122,7 +122,7 @@ def test_killed_processes_neither_lose_nor_repeat_a_line_of_a_run_that_goes_on(t
     summary = folder.summary.read_bytes()
     folder.summary.unlink()
     folder.metrics.unlink()
-    command = [sys.executable, "-m", "rft_trainer.trackers", str(folder.path), tracker.key]
+    command = [sys.executable, "-m", "rft_trainer.trackers", str(folder.path), tracker.model_dump_json(by_alias=True)]
     chance = random.Random(3)
     step = 0
     for _ in range(3):
@@ -206,7 +206,7 @@ def test_what_a_tracker_that_is_away_has_missed_is_said_and_sent_later(tmp_path,
         assert "\n" not in sentence
         server.start()
         done = subprocess.run(
-            [sys.executable, "-m", "rft_cli.main", "track", str(folder.path)], capture_output=True, text=True
+            [sys.executable, "-m", "rft_cli.main", "track", str(folder.path), "--yes"], capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
         [run] = mlflow_runs(server.url)
@@ -221,7 +221,7 @@ def test_a_run_in_an_object_store_is_sent_as_well(s3, server, tmp_path):
     folder, [tracker] = tracked_run(bucket / "runs/one", {"mlflow": {"uri": server.url, "experiment": "stored"}})
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, "-m", "rft_cli.main", "track", "s3://tracked/runs/one/"],
+            [sys.executable, "-m", "rft_cli.main", "track", "s3://tracked/runs/one/", "--yes"],
             capture_output=True, text=True, env={**os.environ, **s3.environment()},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -242,7 +242,7 @@ def test_sending_to_a_tracker_says_how_many_lines_it_has(server, tmp_path, monke
         update(stage, text, *amounts, **details)
 
     monkeypatch.setattr(StageDisplay, "update", recorded)
-    track(str(folder.path), Console(file=io.StringIO()))
+    track(str(folder.path), Console(file=io.StringIO()), is_agreed=True)
     assert {(text, total, unit) for text, _, total, unit in stages} == {
         (f"sending the run to {tracker.description}", 67, "lines of metrics.jsonl")
     }

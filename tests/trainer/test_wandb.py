@@ -48,7 +48,7 @@ def test_a_process_that_ends_in_the_middle_leaves_nothing_behind_that_is_sent_tw
     folder, [tracker] = tracked_run(tmp_path / "run", OFFLINE)
     summary = folder.summary.read_bytes()
     folder.summary.unlink()
-    command = [sys.executable, "-m", "rft_trainer.trackers", str(folder.path), tracker.key]
+    command = [sys.executable, "-m", "rft_trainer.trackers", str(folder.path), tracker.model_dump_json(by_alias=True)]
     # Processes do not share the one that sends for them, as those of one trainer never do.
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BeforeValidator, ValidationError
 from pydantic_core import PydanticCustomError
 
+from rft_api.foreign.sizes import format_size
 from rft_api.foreign.text import one_line
 from rft_api.model import Json, Location, Model, Violation, camel, format_location
 from rft_api.resource import Metadata
@@ -26,6 +27,11 @@ KEY_LABEL: Final = "rft.dev/gateway-key"
 MAXIMUM_LIMIT: Final = 10**15
 """Largest value of a limit."""
 
+MOST_MODELS: Final = 1000
+"""Names of models that a key opens, at most; without names it opens all models of its namespace."""
+LONGEST_VALUE: Final = 64 << 10
+"""Bytes of a value of a key's Secret: 1,000 names of the length that Kubernetes gives most objects."""
+
 _PREFIX = "rft-"
 _ALPHABET = string.digits + string.ascii_letters
 _LENGTH = 43
@@ -34,6 +40,11 @@ _TOKEN = re.compile(f"{_PREFIX}[0-9A-Za-z]{{{_LENGTH}}}")
 _DIGEST = re.compile("[0-9a-f]{64}")
 _SECRET_FIELDS = ("apiVersion", "kind", "metadata", "type", "immutable", "data", "stringData")
 """Fields of a Secret. An end date or limit beside them would be ignored, so that the key would open too much."""
+_MOST_FIELDS = 64
+"""Fields of a mapping of a key's Secret: a key has ten. A Secret may have 100,000, whose faults are not named one by
+one."""
+_LONGEST_BASE64 = LONGEST_VALUE * 3 // 2
+"""Characters of a value in base64, with line ends."""
 _COUNT = re.compile("[1-9][0-9]{0,15}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})")
 _MODEL = re.compile(r"[!-+\--~]{1,256}")
@@ -111,8 +122,13 @@ def parse_models(text: str) -> tuple[str, ...]:
     """Parse names of models, which commas separate.
 
     Raises:
-        ValueError: when it has no name, or something that is none; the message follows the name of the field.
+        ValueError: when it has no name, too many, or something that is none; the message follows the name of the field.
     """
+    if text.count(",") >= MOST_MODELS:
+        raise ValueError(
+            f"names more than {MOST_MODELS:,} models: share them among several keys, or leave the field out to open "
+            "all models of the namespace"
+        )
     names = [name.strip() for name in text.split(",")]
     if not any(names):
         raise ValueError("names no model; leave the field out to open all models of the namespace")
@@ -162,8 +178,8 @@ class KeyData(Model):
     digest: Annotated[str, AfterValidator(_digest)]
     """SHA-256 of the token, in 64 hexadecimal digits. The token itself is stored nowhere."""
     models: Annotated[tuple[str, ...] | None, BeforeValidator(_models)] = None
-    """Names of the models that the key opens, with commas between them. Without this field, it opens all models of its
-    namespace."""
+    """Names of the models that the key opens, at most 1,000, with commas between them. Without this field, it opens all
+    models of its namespace."""
     expires: Annotated[datetime | None, BeforeValidator(_expires)] = None
     """Timestamp from which on the key opens nothing."""
     requests_per_minute: _Count | None = None
@@ -190,6 +206,11 @@ def parse_secret(document: Any) -> Key:
     """
     if not isinstance(document, dict):
         raise InvalidKey("a key is a Secret: a mapping of fields")
+    # Whoever wrote it may not have wanted a key. Nothing is looked at whose size is not that of a key.
+    for field, part in (("", document), *((field, document.get(field)) for field in ("data", "stringData"))):
+        if isinstance(part, dict) and len(part) > _MOST_FIELDS:
+            place = f"{field}: " if field else ""
+            raise InvalidKey(f"{place}has {len(part):,} fields, and a key has at most {_MOST_FIELDS}")
     problems: list[Violation] = []
     if document.get("kind") != "Secret" or document.get("apiVersion") != "v1":
         problems.append(Violation("must be Secret, with apiVersion v1", ("kind",)))
@@ -277,7 +298,10 @@ def _values(document: Json, problems: list[Violation]) -> tuple[dict[str, str], 
         for name, value in part.items():
             origins[name] = place = (field, name)
             try:
-                values[name] = read(value).strip()
+                text = read(value)
+                if len(text) > LONGEST_VALUE:
+                    raise ValueError(f"is longer than {format_size(LONGEST_VALUE)}, and no value of a key is")
+                values[name] = text.strip()
             except ValueError as error:
                 problems.append(Violation(str(error), place))
     return values, origins
@@ -295,13 +319,16 @@ def _check_text(value: Any) -> str:
 
 
 def _decode(value: Any) -> str:
-    """Return the text of a value in base64.
+    """Return the text of a value in base64; one that is too long in any case is not decoded.
 
     Raises:
         ValueError: when it is none.
     """
     try:
-        return base64.b64decode("".join(_check_text(value).split()), validate=True).decode()
+        content = _check_text(value)
+        if len(content) > _LONGEST_BASE64:
+            return content  # which is too long as it is
+        return base64.b64decode("".join(content.split()), validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         raise ValueError("is not text in base64; write texts into stringData") from None
 

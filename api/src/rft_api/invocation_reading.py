@@ -27,7 +27,7 @@ from rft_api.invocation_log import (
 from rft_api.jsonl import BYTE_ORDER_MARK, open_data
 from rft_api.model import Json
 from rft_api.prompts import Message, prompt_digest
-from rft_api.redaction import redactor
+from rft_api.redaction import RedactedTooLong, redactor
 
 _SHOWN = 5
 # Fields of a record that a reward may want, beside the request's metadata.
@@ -38,6 +38,8 @@ _PERMISSION_CHECK = "amazon-bedrock-logs-permission-check"
 _HOUR = re.compile(r"(?:^|/)(\d{4}/\d{2}/\d{2}/\d{2})/")
 # What an export from CloudWatch Logs to S3 writes before each record.
 _EXPORT_TIME = re.compile(rb"^\d{4}-\d\d-\d\dT[\d:.]+Z ")
+# The texts of a request and its answer, which may be objects of their own, after redaction.
+_ROOM = 2 * MAXIMUM_BYTES
 # Records are delivered some minutes after their call.
 _DELIVERY = timedelta(days=1)
 
@@ -86,7 +88,7 @@ class InvocationLogReader:
         self._root = path if path.is_dir() else path.parent
         self._options = options
         self._with_answers = with_answers
-        self._redact = redactor(options.redact)
+        self._redactor = redactor(options.redact)
         self._seen: set[bytes] = set()
         self._records = 0
         self._taken = 0
@@ -163,15 +165,21 @@ class InvocationLogReader:
             messages, answer = self._texts(record, file)
         except NotUsable as unusable:
             raise _LeftOutError(unusable.reason) from None
-        messages = [{"role": m["role"], "content": self._clean(m["content"])} for m in messages]
+        request_metadata = _request_metadata(record)
+        redact = self._redactor.of_record(_ROOM)
+        try:
+            messages = [{"role": m["role"], "content": redact(_valid(m["content"]))} for m in messages]
+            request_metadata = {key: redact(_valid(value)) for key, value in request_metadata.items()}
+            answer = None if answer is None else redact(_valid(answer))
+        except RedactedTooLong as too_long:
+            raise _LeftOutError("Unreadable", str(too_long)) from None
         digest = prompt_digest(messages)
         if digest in self._seen:
             raise _LeftOutError("Duplicate")
         self._seen.add(digest)
         metadata = {name: record[name] for name in _KEPT if isinstance(record.get(name), str)}
-        request_metadata = {key: self._clean(value) for key, value in _request_metadata(record).items()}
         metadata |= {"requestMetadata": request_metadata} if request_metadata else {}
-        return LoggedPrompt(self._records, place, messages, None if answer is None else self._clean(answer), metadata)
+        return LoggedPrompt(self._records, place, messages, answer, metadata)
 
     def _select(self, record: Json) -> None:
         options = self._options
@@ -237,10 +245,6 @@ class InvocationLogReader:
                     return _whole(candidate)
         raise NotUsable("BodyMissing")
 
-    def _clean(self, text: str) -> str:
-        # Half of a surrogate pair is valid JSON, and nothing else can write it.
-        return self._redact(text.encode("utf-8", "replace").decode("utf-8"))
-
 
 @dataclass(frozen=True)
 class LogFiles:
@@ -303,6 +307,11 @@ def matches(filters: MetadataFilters | None, metadata: dict[str, str]) -> bool:
 def _matches(one: MetadataFilter, metadata: dict[str, str]) -> bool:
     equal = all(metadata.get(key) == value for key, value in (one.equals or {}).items())
     return equal and all(metadata.get(key) != value for key, value in (one.not_equals or {}).items())
+
+
+def _valid(text: str) -> str:
+    # Half of a surrogate pair is valid JSON, and nothing else can write it.
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _request_metadata(record: Json) -> dict[str, str]:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from rft_api.foreign.files import read_file
+from rft_api.foreign.text import one_line
 from rft_api.foreign.yaml_text import MAXIMUM_BYTES, parse_documents
 from rft_api.inference_endpoint import InferenceEndpoint
 from rft_api.model import Json, Location, Violation, format_location
@@ -29,6 +30,10 @@ KINDS: Mapping[str, type[RFTJob] | type[RewardFunction] | type[InferenceEndpoint
 _CONFIG_MAP = "ConfigMap"
 READ_KINDS = frozenset({*KINDS, _CONFIG_MAP})
 """Kinds of the documents that are read."""
+MOST_ERRORS = 1000
+"""Errors of a document that are reported."""
+_LONGEST_VIOLATION = 500
+"""Characters of a violation in one line with others: the name of a field may have any length."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,9 @@ class ManifestError:
 
 
 def describe_invalid(document: Json, invalid: ValidationError) -> str:
-    """Return the violations of one of our documents, in one line."""
-    return "; ".join(map(str, violations(invalid, document, KINDS[document["kind"]])))
+    """Return the violations of one of our documents, in one line of limited length."""
+    found = violations(invalid, document, KINDS[document["kind"]])
+    return "; ".join(one_line(str(violation), _LONGEST_VIOLATION) for violation in found)
 
 
 @dataclass(frozen=True)
@@ -316,7 +322,8 @@ def _validated(origin: Origin, document: Json, kind: str, errors: list[ManifestE
         resource = KINDS[kind].model_validate(document, by_alias=True, by_name=False)
         return None if missing else resource
     except ValidationError as invalid:
-        errors += [origin.error(violation) for violation in violations(invalid, document, KINDS[kind])]
+        found = violations(invalid, document, KINDS[kind], MOST_ERRORS)
+        errors += [origin.error(violation) for violation in found]
         return None
 
 

@@ -2,10 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from rft_api.foreign.sizes import format_size
 from rft_api.invocation_log import Redaction, RedactionPattern
+
+_MOST_BYTES_OF_A_CHARACTER = 4
+_TIMES_THE_ROOM = 4
+"""A text that a rule would make longer than this many times the room is refused without being made. An estimate counts
+more of the groups than they bring back, so what is less is made and measured."""
+
+
+class RedactedTooLong(Exception):
+    """The texts of a record would be longer than its room after a rule."""
+
+
+class Redactor:
+    """Replaces the text that is to be removed.
+
+    Anyone who talks to the application can write the texts. With a backtracking engine, a text could stop a run. A
+    replacement can be longer than what it replaces, rule after rule, so the texts of a record have a room together.
+
+    Args:
+        rules: the rules, which can all be used.
+    """
+
+    def __init__(self, rules: Sequence[RedactionPattern]):
+        self._rules = rules
+
+    def of_record(self, room: int) -> Callable[[str], str]:
+        """Return a function that replaces in the texts of one record.
+
+        It raises RedactedTooLong when the texts together, or one of them after a rule, exceed the room, in bytes of
+        UTF-8. Without rules, there is no room to exceed.
+        """
+        left = room
+
+        def redact(text: str) -> str:
+            nonlocal left
+            if not self._rules:
+                return text
+            for rule in self._rules:
+                text = _replace_within(rule, text, left, room)
+            left -= len(text.encode())
+            if left < 0:
+                raise _too_long(room)
+            return text
+
+        return redact
 
 
 def pattern_problem(rule: RedactionPattern) -> str | None:
@@ -13,16 +58,14 @@ def pattern_problem(rule: RedactionPattern) -> str | None:
     import pyarrow
 
     try:
-        _replace(rule, "")
+        _replace(rule.pattern, rule.replacement, "")
     except pyarrow.ArrowInvalid as error:
         return f"is not a regular expression that RE2 knows: {error}"
     return None
 
 
-def redactor(redaction: Redaction | None) -> Callable[[str], str]:
-    """Return a function that replaces the text that is to be removed.
-
-    Anyone who talks to the application can write the texts. With a backtracking engine, a text could stop a run.
+def redactor(redaction: Redaction | None) -> Redactor:
+    """Return what replaces the text that is to be removed.
 
     Raises:
         ValueError: when a pattern cannot be used.
@@ -31,21 +74,41 @@ def redactor(redaction: Redaction | None) -> Callable[[str], str]:
     problems = [f"redact.patterns: {rule.pattern}: {problem}" for rule in rules if (problem := pattern_problem(rule))]
     if problems:
         raise ValueError("; ".join(problems))
-
-    def redact(text: str) -> str:
-        for rule in rules:
-            text = _replace(rule, text)
-        return text
-
-    return redact
+    return Redactor(rules)
 
 
-def _replace(rule: RedactionPattern, text: str) -> str:
+def _replace_within(rule: RedactionPattern, text: str, left: int, room: int) -> str:
+    """Apply a rule, unless the text could become much longer than what is left: that is found out first.
+
+    Raises:
+        RedactedTooLong: when it would be longer than what is left.
+    """
+    replacement = len(rule.replacement.encode())
+    groups = rule.replacement.count("\\")  # at most; each brings a part of its match back
+    size = _MOST_BYTES_OF_A_CHARACTER * len(text)
+    is_short = size + (size + 1) * replacement + size * groups <= left
+    if not is_short:
+        kept = len(_replace(rule.pattern, "", text).encode())
+        matches = len(_replace(rule.pattern, "x", text).encode()) - kept
+        matched = len(text.encode()) - kept
+        if kept + matches * replacement + matched * groups > _TIMES_THE_ROOM * left:
+            raise _too_long(room)
+    replaced = _replace(rule.pattern, rule.replacement, text)
+    if not is_short and len(replaced.encode()) > left:
+        raise _too_long(room)
+    return replaced
+
+
+def _too_long(room: int) -> RedactedTooLong:
+    return RedactedTooLong(f"is longer than {format_size(room)} once its texts are redacted")
+
+
+def _replace(pattern: str, replacement: str, text: str) -> str:
     # Slow to import, and needed by few jobs.
     import pyarrow
     import pyarrow.compute
 
     replaced: Any = pyarrow.compute.replace_substring_regex(
-        pyarrow.scalar(text), pattern=rule.pattern, replacement=rule.replacement
+        pyarrow.scalar(text), pattern=pattern, replacement=replacement
     )
     return str(replaced.as_py())

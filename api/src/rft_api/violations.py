@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import date
 from difflib import get_close_matches
@@ -19,23 +19,46 @@ _KEY = "[key]"
 """The last part of the location of an error of pydantic that is about the key of a mapping."""
 _LONGEST_VALUE = 60
 """Characters of a wrong value that a message shows."""
+_LONGEST_WORD = 128
+"""Characters of a word for which a similar one is looked for: the search takes time that grows with the word."""
+MOST_VIOLATIONS = 20
+"""Violations of a document that are named, unless its place has a number of its own."""
+_MOST_COUNTED = 10_000
+"""Errors of pydantic that are looked at. It makes a mapping for each of them, which takes two microseconds and hundreds
+of bytes, before the first one can be read; whoever writes the document may make millions of them."""
 
 
-def violations(invalid: ValidationError, document: Any, model: type[BaseModel]) -> Iterator[Violation]:
+def violations(
+    invalid: ValidationError, document: Any, model: type[BaseModel], most: int = MOST_VIOLATIONS
+) -> Iterator[Violation]:
     """Yield the violations of a document's model, each with its location from the root of the document.
+
+    The document may be foreign: of many violations, the first are named, and the last one yielded says how many more
+    there are.
 
     Args:
         invalid: the error that the validation of the document raised.
         document: the document.
         model: the model of the document, whose field names are suggested for unknown fields.
+        most: the largest number of violations that are named.
     """
-    for detail in invalid.errors():
+    count = invalid.error_count()
+    if count > _MOST_COUNTED:
+        yield Violation(f"has {count:,} wrong or unknown fields, which are too many to name")
+        return
+    named = 0
+    for index, detail in enumerate(invalid.errors(include_url=False)):
+        if named >= most:
+            yield Violation(f"and {_count(count - index, 'more error')}")
+            return
         location = _in_document(document, tuple(detail["loc"]), detail["type"])
         error = (detail.get("ctx") or {}).get("error")
         if isinstance(error, RuleViolations):
+            named += len(error.violations)
             for violation in error.violations:
                 yield replace(violation, location=(*location, *violation.location))
         else:
+            named += 1
             yield Violation(_message(detail, model), location)
 
 
@@ -67,8 +90,8 @@ def _message(detail: Any, model: type[BaseModel]) -> str:
         case "model_type" | "dict_type" | "model_attributes_type":
             return "must be a mapping of fields"
         case "extra_forbidden":
-            close = get_close_matches(str(detail["loc"][-1]), _field_names(model, detail["loc"][:-1]), n=1)
-            return "unknown field" + (f"; did you mean {close[0]}?" if close else "")
+            close = _similar(str(detail["loc"][-1]), _field_names(model, detail["loc"][:-1]))
+            return "unknown field" + (f"; did you mean {close}?" if close else "")
         case "string_type" | "string_unicode":
             return f"must be a string{_as_string(detail['input'])}"
         case "bool_type":
@@ -107,9 +130,14 @@ def _one_of(expected: str, value: Any) -> str:
     """Return the message for a value that is none of some; pydantic lists them as `'a', 'b' or 'c'`."""
     choices = re.findall(r"'([^']*)'|(-?[0-9]+)", expected)
     names = {(text or number).lower(): text or number for text, number in choices}
-    close = get_close_matches(str(value).lower(), names, n=1) if isinstance(value, str) and len(names) > 1 else []
-    hint = f"; did you mean {names[close[0]]}?" if close else _not_this(value)
+    close = _similar(value.lower(), names) if isinstance(value, str) and len(names) > 1 else None
+    hint = f"; did you mean {names[close]}?" if close else _not_this(value)
     return f"must be {'one of ' if len(names) > 1 else ''}{', '.join(names.values())}{hint}"
+
+
+def _similar(word: str, names: Iterable[str]) -> str | None:
+    """Return the name that is most similar to a word; None when there is none, or the word is long."""
+    return next(iter(get_close_matches(word, names, n=1)), None) if len(word) <= _LONGEST_WORD else None
 
 
 def _as_string(value: Any) -> str:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rft_api.exit_codes import ExitCode, RunError
-from rft_api.foreign.files import parse_bounded
 from rft_api.foreign.text import one_line
 from rft_api.gateway_key import KEY_LABEL, InvalidKey, Key, parse_secret, secret_document
 from rft_api.gateway_key_files import KeyFile, merge_key_files, read_key_folder
-from rft_cli.kubectl import KubectlMissing, run_kubectl
+from rft_cli.kubectl import ONE_A_LINE, KubectlMissing, listed_objects, run_kubectl
 from rft_cli.new_file import new_files
+
+_MOST_VALUES = 20_000
+"""Values of a Secret that is read, with its metadata. A key names at most 1,000 models, and has some dozen fields."""
 
 
 class KeyStore(Protocol):
@@ -121,10 +123,10 @@ class ClusterKeys:
     def read(self, namespace: str | None) -> tuple[list[Key], list[str]]:
         """Read the Secrets that have the label."""
         place = f"--namespace={namespace}" if namespace else "--all-namespaces"
-        answer = _kubectl("get", "secrets", f"--selector={KEY_LABEL}=true", place, "--output=json")
+        answer = _kubectl("get", "secrets", f"--selector={KEY_LABEL}=true", place, ONE_A_LINE)
         keys: list[Key] = []
-        errors: list[str] = []
-        for secret in parse_bounded(answer)["items"]:
+        found, errors = listed_objects(answer, "Secret", _MOST_VALUES)
+        for secret in found:
             try:
                 keys.append(parse_secret(secret))
             except InvalidKey as error:

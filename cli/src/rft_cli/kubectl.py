@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
@@ -10,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
 
+from rft_api.exact_json import parse_row
 from rft_api.exit_codes import ExitCode, RunError
-from rft_api.foreign.files import parse_bounded
+from rft_api.foreign.files import most_values, parse_bounded
 from rft_api.foreign.text import one_line
 from rft_api.model import Json
 
@@ -19,6 +21,10 @@ _LONGEST_MESSAGE = 2000
 """Characters of what kubectl says that are shown."""
 _PATIENCE = "--request-timeout=60s"
 """A request that takes longer fails; without the flag, kubectl waits for an API server that does not answer."""
+
+
+ONE_A_LINE = '--output=jsonpath={range .items[*]}{.metadata.namespace}{" "}{.metadata.name}{" "}{@}{"\\n"}{end}'
+"""Has kubectl write each object of a list on a line, as JSON, behind its namespace and name."""
 
 
 class KubectlError(RunError):
@@ -157,6 +163,27 @@ class Kubectl:
             if process.poll() is None:
                 process.terminate()
                 process.wait()
+
+
+def listed_objects(answer: bytes, kind: str, most: int) -> tuple[list[Json], list[str]]:
+    """Return the objects of a list, and a sentence for each that is not read: one of a tenant leaves the others.
+
+    Args:
+        answer: what kubectl has written with the option `ONE_A_LINE`.
+        kind: the kind of the objects.
+        most: the largest number of values of an object, which are counted before it is parsed.
+    """
+    objects: list[Json] = []
+    errors: list[str] = []
+    for line in io.BytesIO(answer):
+        namespace, name, content = line.split(b" ", 2)
+        try:
+            if most_values(content) > most:
+                raise ValueError(f"has more than {most:,} values, and was not read")
+            objects.append(parse_row(content))
+        except ValueError as error:
+            errors.append(one_line(f"{kind} {name.decode()} of namespace {namespace.decode()}: {error}"))
+    return objects, errors
 
 
 def _stream(documents: Sequence[Json]) -> str:

@@ -252,13 +252,29 @@ def track(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="Output of a run that has ended: a folder, or s3://BUCKET/PREFIX.")
     ],
+    manifest: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Your own manifest of the job, whose trackers count in place of what the run's folder says "
+            "(repeatable).",
+            show_default=False,
+        ),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Send it where the run's folder says, without being asked.")
+    ] = False,
 ) -> None:
-    """Send a run's trackers what has not reached them."""
+    """Send a run's trackers what has not reached them.
+
+    The run's folder says where that is, and whoever wrote it may have chosen the place. So you are asked first, unless
+    a manifest of yours says the place, and the senders see only the variables MLFLOW_* or WANDB_*.
+    """
     with _user_errors():
         from rft_cli.console import make_console
         from rft_cli.track import track as track_run
 
-        track_run(run, make_console())
+        track_run(run, make_console(), manifest or (), yes)
 
 
 @app.command()

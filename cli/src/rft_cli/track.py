@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -15,17 +14,17 @@ from rich.text import Text
 
 from rft_api.exit_codes import ExitCode, RunError
 from rft_api.files import atomic_write
-from rft_api.foreign.files import read_document
 from rft_api.progress import count_bytes
 from rft_api.run_folder import RunFolder
 from rft_api.scratch import scratch_folder
 from rft_api.storage import ObjectStore
 from rft_api.storage_error import StorageError
 from rft_api.tracker_state import count_lines, missing_sentences, read_state
-from rft_api.trackers import Tracker, distinct_trackers
+from rft_api.trackers import Tracker
 from rft_api.trainer_config import TrainerConfig
 from rft_cli.report import read_model
 from rft_cli.stage_display import shown_stage
+from rft_cli.tracker_permission import permitted_trackers
 
 SECONDS = 600.0
 """How long a tracker that does not answer is tried."""
@@ -35,19 +34,23 @@ _FOLDERS = ("evaluations/", "validations/", "trackers/", "tensorboard/", "wandb/
 _WRITTEN = ("trackers", "tensorboard", "wandb")
 
 
-def track(run: str, console: Console) -> None:
+def track(run: str, console: Console, manifests: Sequence[Path] = (), is_agreed: bool = False) -> None:
     """Send each tracker what it does not have; say where it shows the run.
 
     Args:
-        run: the run's folder, or its address in an object store.
-        console: where the result is shown.
+        run: the run's folder, or its address in an object store. Somebody else may have written it.
+        console: where the result is shown, and where the user is asked whether the run may be sent where it says.
+        manifests: the user's own manifests, whose trackers count in place of the run's.
+        is_agreed: whether the user agrees to the run's trackers without being asked.
 
     Raises:
-        RunError: OUTPUT_INVALID when there is no run, or it may not be read or written; STORAGE_UNREACHABLE when its
-            store, or UNEXPECTED when one of its trackers does not answer.
+        ManifestErrors: when a manifest is wrong.
+        RunError: CONFIGURATION_INVALID when the run may not be sent where it says; OUTPUT_INVALID when there is no run,
+            or it may not be read or written; STORAGE_UNREACHABLE when its store, or UNEXPECTED when one of its trackers
+            does not answer.
     """
     if not run.startswith("s3://"):
-        _send(RunFolder(run), run, console)
+        _send(RunFolder(run), run, console, manifests, is_agreed)
         return
     address = run.rstrip("/")
     with scratch_folder("rft-track-") as scratch:
@@ -61,7 +64,7 @@ def track(run: str, console: Console) -> None:
                 raise RunError(ExitCode.OUTPUT_INVALID, f"{address}: no run that has ended is stored there")
             before = _files(folder.path)
             try:
-                _send(folder, address, console)
+                _send(folder, address, console, manifests, is_agreed)
             finally:
                 changed = [name for name, content in _files(folder.path).items() if before.get(name) != content]
                 with shown_stage() as stage:
@@ -84,19 +87,18 @@ def take_over_trackers(folder: RunFolder, trackers: Sequence[Tracker]) -> None:
         atomic_write(folder.config, changed.model_dump_json(by_alias=True, indent=2) + "\n")
 
 
-def _send(folder: RunFolder, address: str, console: Console) -> None:
-    if not folder.config.exists():
+def _send(folder: RunFolder, address: str, console: Console, manifests: Sequence[Path], is_agreed: bool) -> None:
+    config = read_model(folder.config, TrainerConfig)
+    if config is None:
         raise RunError(ExitCode.OUTPUT_INVALID, f"{address}: there is no run")
-    try:
-        trackers = distinct_trackers(read_document(folder.config, TrainerConfig).trackers)
-    except (OSError, ValueError) as error:
-        raise RunError(ExitCode.OUTPUT_INVALID, f"{folder.config}: {error}") from error
-    if not trackers:
-        raise RunError(ExitCode.OUTPUT_INVALID, f"{address}: this run has no trackers (spec.trackers)")
+    permitted = permitted_trackers(config, address, manifests, is_agreed, console)
     total = count_lines(folder)
-    for tracker in trackers:
-        command = [sys.executable, "-m", "rft_trainer.trackers", str(folder.path), tracker.key]
-        sender = subprocess.Popen([*command, "--seconds", str(SECONDS)], stdin=subprocess.DEVNULL, env=os.environ)
+    for each in permitted:
+        tracker = each.tracker
+        # The process gets the tracker itself, because the folder may say another one by now.
+        document = tracker.model_dump_json(by_alias=True)
+        command = [sys.executable, "-m", "rft_trainer.trackers", str(folder.path), document, "--seconds", str(SECONDS)]
+        sender = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=each.environment)
         try:
             with shown_stage() as stage:
                 while sender.poll() is None:
@@ -108,6 +110,7 @@ def _send(folder: RunFolder, address: str, console: Console) -> None:
         finally:
             sender.kill()  # after Ctrl-C; one that has ended stays as it is
             sender.wait()
+    trackers = [each.tracker for each in permitted]
     missing = list(missing_sentences(folder, trackers, address))
     if missing:
         raise RunError(ExitCode.UNEXPECTED, "; ".join(missing))

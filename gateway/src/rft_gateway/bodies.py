@@ -58,15 +58,19 @@ class HeldBody:
         self._shares.add(self._namespace, -self._size)
         self._size = 0
 
-    async def read(self, request: web.BaseRequest) -> bytes:
+    async def read(self, request: web.BaseRequest, maximum: int = server_limits.BODY_BYTES) -> bytes:
         """Read the body of a request.
+
+        Args:
+            request: the request.
+            maximum: the largest number of bytes of its body.
 
         Raises:
             ApiError: 413 when it is too large, 408 when it takes too long, 400 when it breaks off.
             ClientLeft: when the client has left before it has sent it.
         """
-        if (request.content_length or 0) > server_limits.BODY_BYTES:
-            raise _too_large()
+        if (request.content_length or 0) > maximum:
+            raise _too_large(maximum)
         if expects_continue(request):
             await send_continue(request)
         content = bytearray()
@@ -76,8 +80,8 @@ class HeldBody:
                 async for data in request.content.iter_any():
                     self.take(len(data))
                     content += data
-                    if len(content) > server_limits.BODY_BYTES:
-                        raise _too_large()
+                    if len(content) > maximum:
+                        raise _too_large(maximum)
         except TimeoutError:
             raise ApiError(408, f"The body has not come within {server_limits.BODY_SECONDS:g} s.") from None
         except SmallChunksError as error:
@@ -102,6 +106,5 @@ async def send_continue(request: web.BaseRequest) -> None:
     request.writer.output_size = 0  # nothing of the answer has begun
 
 
-def _too_large() -> ApiError:
-    limit = format_size(server_limits.BODY_BYTES)
-    return ApiError(413, f"The body is larger than {limit}.", code="request_too_large")
+def _too_large(maximum: int) -> ApiError:
+    return ApiError(413, f"The body is larger than {format_size(maximum)}.", code="request_too_large")

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import orjson
 from aiohttp import web
 
+from rft_api.foreign.files import most_values
 from rft_api.gateway_routes import Route
 from rft_api.model import Json
 from rft_gateway.answers import ClientLeft, give
-from rft_gateway.bodies import Bodies
-from rft_gateway.errors import ApiError, model_not_found, starting
+from rft_gateway.bodies import Bodies, HeldBody
+from rft_gateway.errors import ApiError, model_not_found, require_few_fields, starting
 from rft_gateway.feedback import FEEDBACK, find_model, keep_feedback, read_feedback
 from rft_gateway.files.api import FilesApi, files_are_off, is_files_path
 from rft_gateway.http_server import note_key
@@ -42,6 +43,9 @@ REQUEST_ID = "x-request-id"
 """Header of every answer; OpenAI's clients show it with an error."""
 NOBODY = ""
 """Stands for the namespace of requests whose key opens nothing; namespaces have names."""
+_DOCUMENT_BYTES, _DOCUMENT_VALUES = 8 << 20, 600_000
+"""Largest body of feedback and of jobs, which is parsed between the requests of others: a line of a log or of data has
+8 MiB, and most of its values are one text with commas."""
 _LONGEST_NAME = 200
 """Characters of what a client has named that an error repeats."""
 _APIS = {api.value: api for api in Api}
@@ -155,7 +159,7 @@ class Door:
 
     async def _take_feedback(self, request: web.BaseRequest, key: Key) -> web.Response:
         with self._bodies.held(key.namespace) as body, self._limiter.admit(key, time.time(), estimate=0) as admission:
-            feedback = read_feedback(parse_body(await body.read(request)))
+            feedback = read_feedback(await _read_document(request, body))
             request_id, model = await find_model(feedback, key, self._records.ledger)
             answer = await keep_feedback(
                 feedback, request_id, self._find_route(key, model), self._records.conversations
@@ -173,7 +177,7 @@ class Door:
                 return await jobs.stream(request, partial(self._authenticate, request), headers)
             answer: Callable[[], Coroutine[None, None, Json | web.Response]]
             if (take := jobs.find_with_body(request.method, request.path)) is not None:
-                document = parse_body(await body.read(request))
+                document = await _read_document(request, body)
                 answer = partial(take, key, document, request_id, request.headers)
             else:
                 answer = partial(jobs.find(request.method, request.path), key, request.query)
@@ -239,6 +243,20 @@ class Door:
 def _affinity(key: Key, call: Call) -> str:
     """Return the text that requests share when they share a beginning. Keys share no cache, so nobody can probe it."""
     return "\0".join((key.namespace, key.name, call.model, call.beginning)) if call.beginning else ""
+
+
+async def _read_document(request: web.BaseRequest, body: HeldBody) -> Json:
+    """Return the body of a request that is validated as a whole.
+
+    Raises:
+        ApiError: 413 when it is too large, 400 when it has too many values or is no JSON object.
+    """
+    content = await body.read(request, _DOCUMENT_BYTES)
+    if most_values(content) > _DOCUMENT_VALUES:
+        raise ApiError(400, f"the body has more than {_DOCUMENT_VALUES:,} values")
+    document = parse_body(content)
+    require_few_fields(document)
+    return document
 
 
 def _require(request: web.BaseRequest, method: str) -> None:

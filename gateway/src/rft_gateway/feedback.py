@@ -17,7 +17,7 @@ from rft_api.violations import violations
 from rft_gateway.errors import ApiError
 from rft_gateway.keys import Key
 from rft_gateway.ledger import Ledger, LedgerError
-from rft_gateway.logs import Conversations, line, redacted, timestamp
+from rft_gateway.logs import Conversations, LineTooLarge, line, redacted, timestamp
 
 FEEDBACK = "/v1/feedback"
 _ID = re.compile(r"(?:chatcmpl-|cmpl-)?([0-9a-f]{32})")
@@ -83,7 +83,8 @@ async def keep_feedback(
     """Keep feedback, and return the answer to whoever gave it: it is on the disk then.
 
     Raises:
-        ApiError: 400 when the model has no log, 503 when the feedback cannot be kept.
+        ApiError: 400 when the model has no log or the feedback is too long once it is redacted, 503 when it cannot be
+            kept.
     """
     if route.logs is None:
         message = f"No conversations of the model `{route.model}` are kept, so that feedback would be of no use."
@@ -92,6 +93,8 @@ async def keep_feedback(
     reason = await conversations.append(
         route, FEEDBACK_FOLDER, partial(_feedback_line, feedback, request_id, route, time)
     )
+    if reason == LineTooLarge.RESULT:
+        raise ApiError(400, "The feedback is too long once it is redacted.", code="feedback_too_long")
     if reason is not None:
         message = "Feedback cannot be kept at the moment. Please try again."
         raise ApiError(503, message, code="log_unavailable", headers={"retry-after": "10"})

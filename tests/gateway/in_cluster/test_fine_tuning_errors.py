@@ -371,3 +371,14 @@ def test_a_gateway_that_does_not_answer_in_time(own_gateway):
         finally:
             own_gateway.process.send_signal(signal.SIGCONT)
         assert client.fine_tuning.jobs.retrieve(made.id).id == made.id
+
+
+def test_an_object_with_many_fields_is_refused_before_it_is_validated(client):
+    many = {f"k{number}": 0 for number in range(1001)}
+    said = "an object in the body has 1,001 fields, and may have at most 1,000"
+    with refused(openai.BadRequestError, INVALID, None, said):
+        create(client, metadata=many)
+    with refused(openai.BadRequestError, INVALID, None, said):
+        client.uploads.create(
+            bytes=1, filename="a", mime_type="text/plain", purpose="fine-tune", extra_body={"a": many}
+        )

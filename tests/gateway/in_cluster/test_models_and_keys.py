@@ -188,7 +188,10 @@ def test_an_endpoint_that_nothing_can_parse_closes_only_itself(gateway, team):
     manifest = endpoint("deep", {"model": {"uri": "s3://models/base"}, "serving": {"pod": {"affinity": None}}})
     text = json.dumps(manifest).replace("null", '{"a":' * 3000 + "{}" + "}" * 3000)
     team.kubectl("create", f"--namespace={team.namespace}", "-f", "-", stdin=text)
-    wait_until(lambda: "inferenceendpoints are nested too deeply to be read" in gateway.log, lambda: gateway.log)
+    wait_until(
+        lambda: "inferenceendpoints are nested too deeply or have too many values to be read" in gateway.log,
+        lambda: gateway.log,
+    )
     team.add_base("later")
     wait_for_models(gateway, gateway.token, "base", "later")
     team("delete", "inferenceendpoint", "deep", "--wait=false")

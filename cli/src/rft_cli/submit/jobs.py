@@ -16,9 +16,11 @@ from rft_api.foreign.files import parse_bounded
 from rft_api.foreign.text import one_line, printable
 from rft_api.model import Json
 from rft_api.object_labels import ATTEMPT, COMPLETION_INDEX, COMPONENT, OWNER, TRAINER
-from rft_cli.kubectl import Kubectl
+from rft_cli.kubectl import ONE_A_LINE, Kubectl, listed_objects
 from rft_cli.submit.job_state import condition_of, end_of, read_status
 
+_MOST_VALUES = 200_000
+"""Values of a job that is listed, as of a manifest."""
 _LONGEST_LINE = 64 << 10
 
 
@@ -29,8 +31,8 @@ def list_jobs(kubectl: Kubectl, all_namespaces: bool, console: Console) -> None:
         RunError: when they may not be listed.
     """
     place = "--all-namespaces" if all_namespaces else f"--namespace={kubectl.namespace}"
-    items = parse_bounded(kubectl("get", "rftjobs.rft.dev", place, "--output=json"))["items"]
-    if not items:
+    items, errors = listed_objects(kubectl("get", "rftjobs.rft.dev", place, ONE_A_LINE), "RFTJob", _MOST_VALUES)
+    if not items and not errors:
         where = "in any namespace" if all_namespaces else f"in namespace {kubectl.namespace}"
         console.print(f"There are no jobs {where} of context {kubectl.context}.", highlight=False, soft_wrap=True)
         return
@@ -43,6 +45,8 @@ def list_jobs(kubectl: Kubectl, all_namespaces: bool, console: Console) -> None:
     for job in sorted(items, key=lambda item: item["metadata"]["creationTimestamp"], reverse=True):
         table.add_row(*(Text(one_line(cell)) for cell in _row(job)[0 if all_namespaces else 1 :]))
     console.print(table)
+    for error in errors:
+        console.print(Text(error, style="bold yellow"), soft_wrap=True)
 
 
 def print_log(kubectl: Kubectl, name: str, follow: bool) -> None:

@@ -13,6 +13,7 @@ import aiohttp
 import orjson
 from kubernetes.aio import client, config
 
+from rft_api.foreign.files import most_values
 from rft_api.foreign.sizes import format_size
 from rft_api.foreign.text import one_line
 from rft_api.model import Json
@@ -23,12 +24,18 @@ WATCH_SECONDS = 30
 """Time after which a watch begins anew where it ended. A connection that is dead without a sign is noticed then."""
 _CONNECT_SECONDS = 5.0
 _REQUEST_SECONDS = 30.0
-_LARGEST_PAGE = 128 << 20
+_LARGEST_PAGE = 32 << 20
+"""Bytes of a page in JSON. Objects of a larger one are read one by one: 1.5 MiB in etcd may be 3 MiB in JSON, because
+every `<` becomes six characters."""
+_MOST_VALUES = 200_000
+"""Values of a page: fifty EndpointSlices of 200 pods have as many. Objects of a page with more are read one by one, and
+one that alone has more is left out: 1.5 MiB may be 400,000 values, which take 100 bytes of memory each."""
 _LARGEST_ERROR = 1 << 20
 _LARGEST_OBJECT = 8 << 20
 _NOT_FOUND = 404
 _JSON = "application/json"
 _LONGEST_METADATA = 4096
+_FIRST_METADATA = re.compile(rb'^\s*\{"kind":"\w+","apiVersion":"[\w./]+","metadata":(\{[^{}]*\})')
 _LAST_METADATA = re.compile(rb'"metadata":(\{[^{}]*\})\}\s*$')
 _FIELD_MANAGER = "rft-gateway"
 
@@ -39,6 +46,10 @@ class ClusterError(Exception):
 
 class Unavailable(Exception):
     """The API server cannot be reached, or refuses a request; the message says why."""
+
+
+class TooLarge(Unavailable):
+    """An answer is larger than what is read."""
 
 
 class Refused(Unavailable):
@@ -94,7 +105,8 @@ class Page:
     token: str
     """Where the next page begins; empty behind the last one."""
     is_readable: bool = True
-    """Whether it has its objects: one that is nested too deeply, as custom resources may be, hides the whole page."""
+    """Whether it has its objects: one that is nested too deeply, as custom resources may be, or has too many values,
+    hides the whole page."""
 
 
 class ApiServer:
@@ -114,9 +126,14 @@ class ApiServer:
         while True:
             limit = 1 if single_pages else PAGE_OBJECTS
             query = {"labelSelector": resource.selector, "limit": str(limit), "continue": token}
-            async with self._request("GET", resource.path(namespace), query, timeout) as answer:
-                page = _read_page(resource, await _read(answer, _LARGEST_PAGE))
-            if not page.is_readable and limit > 1:
+            page: Page | None = None
+            try:
+                async with self._request("GET", resource.path(namespace), query, timeout) as answer:
+                    page = _read_page(resource, await _read(answer, _LARGEST_PAGE))
+            except TooLarge:
+                if limit == 1:
+                    raise
+            if page is None or (not page.is_readable and limit > 1):
                 single_pages = PAGE_OBJECTS  # its objects are read one by one, to leave out the one that is wrong
                 continue
             single_pages = max(0, single_pages - 1)
@@ -248,7 +265,7 @@ async def _read(answer: aiohttp.ClientResponse, maximum: int) -> bytes:
     async for data in answer.content.iter_any():
         content += data
         if len(content) > maximum:
-            raise Unavailable(f"answers with more than {format_size(maximum)}")
+            raise TooLarge(f"answers with more than {format_size(maximum)}")
     return bytes(content)
 
 
@@ -264,11 +281,13 @@ def _parse(content: bytes) -> Json | None:
 
 
 def _read_page(resource: Resource, content: bytes) -> Page:
-    page = _parse(content)
+    page = _parse(content) if most_values(content) <= _MOST_VALUES else None
     is_readable = page is not None
     if page is None:
-        # The metadata of a list of custom resources is its last field, and is found without parsing what is before it.
-        match = _LAST_METADATA.search(content[-_LONGEST_METADATA:])
+        # The metadata of a list is its first field, or of custom resources its last one, and is found without parsing
+        # what is behind or before it.
+        match = _FIRST_METADATA.search(content[:_LONGEST_METADATA])
+        match = match or _LAST_METADATA.search(content[-_LONGEST_METADATA:])
         page = {"items": [], "metadata": orjson.loads(match[1] if match else b"{}")}
     items = [{"apiVersion": resource.api_version, "kind": resource.kind, **item} for item in page["items"]]
     return Page(items, str(page["metadata"]["resourceVersion"]), page["metadata"].get("continue", ""), is_readable)

@@ -10,23 +10,24 @@ import logging
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from rft_api.foreign.sizes import format_size
 from rft_api.foreign.text import one_line
 from rft_api.model import Json
 from rft_gateway.cluster.api_server import ApiServer, Expired, Resource, Unavailable
+from rft_gateway.cluster.holdings import NAMESPACE_BYTES, Holdings, ObjectName
 
 BACKOFFS = (0.2, 0.5, 1.0, 2.0)
 """Seconds before everything is listed again after a failure; the last of them is repeated."""
 _logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-ObjectName = tuple[str, str]
-"""Namespace and name of an object."""
 
 
 class Follower(Generic[T]):
     """The objects of a kind in a namespace, or in all of them. An object that is wrong closes only itself.
 
-    What is wrong with it is logged once, until that changes.
+    What is wrong with it is logged once, until that changes. A namespace whose objects take more than its share closes
+    those of its own that come last; they are looked at again when others of it have gone.
 
     Args:
         server: the API server.
@@ -34,6 +35,7 @@ class Follower(Generic[T]):
         namespace: the namespace; None for all.
         read: makes of an object what is kept of it; its ValueError says what is wrong. The message is logged: of a
             Secret, it must not have a value.
+        size: tells about how many bytes that takes.
         on_change: called after something has changed.
     """
 
@@ -43,21 +45,32 @@ class Follower(Generic[T]):
         resource: Resource,
         namespace: str | None,
         read: Callable[[Json], T],
+        size: Callable[[T], int],
         on_change: Callable[[], None],
     ):
         self._server = server
         self._resource = resource
         self._namespace = namespace
         self._read = read
+        self._size = size
         self._on_change = on_change
         self._title = resource.title(namespace)
         self._problem = ""
         self._unreadable = 0
-        self.objects: dict[ObjectName, T] = {}
-        self.errors: dict[ObjectName, str] = {}
-        """A sentence for each object that is wrong."""
+        self._holdings: Holdings[T] = Holdings()
+        self._has_room_again = False
         self.is_complete = False
         """Whether all objects have been listed once."""
+
+    @property
+    def objects(self) -> dict[ObjectName, T]:
+        """What is kept of each object."""
+        return self._holdings.objects
+
+    @property
+    def errors(self) -> dict[ObjectName, str]:
+        """A sentence for each object that is wrong."""
+        return self._holdings.errors
 
     async def run(self) -> None:
         """Follow until the task is cancelled."""
@@ -66,7 +79,7 @@ class Follower(Generic[T]):
             try:
                 version = await self._list()
                 failures = 0
-                while True:
+                while not self._has_room_again:  # which is looked at after each watch: a tenant may remove and create
                     version = await self._watch(version)
                     await asyncio.sleep(BACKOFFS[0])  # nothing is missed: it goes on behind the last event
             except Expired:
@@ -78,24 +91,27 @@ class Follower(Generic[T]):
 
     async def _list(self) -> str:
         """Read all objects, and return the version at which they were read."""
-        before = self.objects, self.errors
-        objects: dict[ObjectName, T] = {}
-        errors: dict[ObjectName, str] = {}
+        before = self._holdings
+        now: Holdings[T] = Holdings()
         version, unreadable = "", 0
+        self._has_room_again = False
         async for page in self._server.list(self._resource, self._namespace):
             version = page.version
             unreadable += not page.is_readable
             for item in page.items:
-                self._put(item, objects, errors)
+                self._put(item, now)
         self._note("")
         if unreadable != self._unreadable:
-            _logger.warning("%d of the %s are nested too deeply to be read", unreadable, self._title)
+            text = "%d of the %s are nested too deeply or have too many values to be read"
+            _logger.warning(text, unreadable, self._title)
         self._unreadable = unreadable
-        for name in errors:
-            _log_new(errors[name], self.errors.get(name))
+        for name, error in now.errors.items():
+            _log_new(error, before.errors.get(name))
+        for namespace in now.full - before.full:
+            self._log_full(namespace)
         is_first, self.is_complete = not self.is_complete, True
-        self.objects, self.errors = objects, errors
-        if is_first or before != (objects, errors):
+        self._holdings = now
+        if is_first or (before.objects, before.errors) != (now.objects, now.errors):
             self._on_change()
         return version
 
@@ -106,27 +122,35 @@ class Follower(Generic[T]):
             if kind == "BOOKMARK":
                 continue
             name = _name(item)
-            error = self.errors.get(name)
+            error, was_full = self.errors.get(name), name[0] in self._holdings.full
             if kind == "DELETED":
-                self.objects.pop(name, None)
-                self.errors.pop(name, None)
+                self._has_room_again |= self._holdings.remove(name)
             else:
-                self._put(item, self.objects, self.errors)
+                self._put(item, self._holdings)
             _log_new(self.errors.get(name), error)
+            if not was_full and name[0] in self._holdings.full:
+                self._log_full(name[0])
             self._on_change()
         return version
 
-    def _put(self, item: Json, objects: dict[ObjectName, T], errors: dict[ObjectName, str]) -> None:
+    def _put(self, item: Json, holdings: Holdings[T]) -> None:
         name = _name(item)
-        objects.pop(name, None)
-        errors.pop(name, None)
         if item["metadata"].get("deletionTimestamp"):
-            return  # somebody has deleted it; it stays only until finalizers have done their work
+            holdings.remove(name)  # somebody has deleted it; it stays only until finalizers have done their work
+            return
         try:
-            objects[name] = self._read(item)
+            value = self._read(item)
         except Exception as error:  # whoever may write such an object must not end the gateway with it
             problem = str(error) if isinstance(error, ValueError) else type(error).__name__
-            errors[name] = one_line(f"{self._resource.kind} {'/'.join(name)}: {problem}")
+            holdings.put_error(name, one_line(f"{self._resource.kind} {'/'.join(name)}: {problem}"))
+        else:
+            holdings.put(name, value, self._size(value))
+
+    def _log_full(self, namespace: str) -> None:
+        _logger.warning(
+            "%s take more than %s in namespace %s: those that came last count for nothing until others are removed",
+            self._title, format_size(NAMESPACE_BYTES), namespace,
+        )  # fmt: skip
 
     def _note(self, problem: str) -> None:
         """Log that the API server does not do what is asked, and that it does again; each once."""

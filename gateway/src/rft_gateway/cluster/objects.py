@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 
 from rft_api.conditions import ConditionType
 from rft_api.conversation_logs import CREDENTIALS_LABEL, EndpointLogs
+from rft_api.foreign.sizes import format_size
 from rft_api.foreign.text import one_line
 from rft_api.gateway_key import KEY_LABEL, Key, merge_keys, parse_secret
 from rft_api.gateway_routes import Route
@@ -48,7 +49,12 @@ LOG_CREDENTIALS = Resource("Secret", "v1", "secrets", f"{CREDENTIALS_LABEL}=true
 RESULT_CREDENTIALS = Resource("Secret", "v1", "secrets", f"{RESULTS_LABEL}=true")
 _NEEDED = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _VARIABLES = (*_NEEDED, "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL")
+_LONGEST_VARIABLE = 16 << 10
+"""Bytes of a credential: a session token of AWS has about one thousand."""
 _SERVICE_LABEL = "kubernetes.io/service-name"
+
+_OBJECT_BYTES, _TEXT_BYTES = 1024, 64
+"""What an object and a text take in Python beside the characters."""
 
 _M = TypeVar("_M", bound=Model)
 
@@ -222,8 +228,11 @@ def read_credentials(item: Json) -> dict[str, str]:
     data = item.get("data") or {}
     variables: dict[str, str] = {}
     for name in _VARIABLES:
+        encoded = data.get(name) or ""
+        if len(encoded) > _LONGEST_VARIABLE:
+            raise ValueError(f"data.{name}: is longer than {format_size(_LONGEST_VARIABLE)}, and no credential is")
         try:
-            value = base64.b64decode(data.get(name) or "", validate=True).decode().strip()
+            value = base64.b64decode(encoded, validate=True).decode().strip()
         except ValueError:
             raise ValueError(f"data.{name}: is not text in base64") from None
         if value:
@@ -231,6 +240,28 @@ def read_credentials(item: Json) -> dict[str, str]:
         elif name in _NEEDED:
             raise ValueError(f"data.{name}: is required in credentials for S3")
     return variables
+
+
+def endpoint_bytes(endpoint: Endpoint) -> int:
+    """Return about how many bytes an endpoint takes."""
+    rules = endpoint.logs.redact.patterns if endpoint.logs is not None and endpoint.logs.redact is not None else []
+    patterns = sum(_OBJECT_BYTES + len(rule.pattern) + len(rule.replacement) for rule in rules)
+    return 2 * _OBJECT_BYTES + len(endpoint.reason) + len(endpoint.message) + patterns
+
+
+def slice_bytes(servers: Servers) -> int:
+    """Return about how many bytes the servers of a slice take."""
+    return _OBJECT_BYTES + sum(_TEXT_BYTES + len(url) for url in servers.urls)
+
+
+def key_bytes(dated: DatedKey) -> int:
+    """Return about how many bytes a key takes."""
+    return _OBJECT_BYTES + sum(_TEXT_BYTES + len(model) for model in dated.key.models)
+
+
+def credentials_bytes(variables: Mapping[str, str]) -> int:
+    """Return about how many bytes credentials take."""
+    return _OBJECT_BYTES + sum(_TEXT_BYTES + len(value) for value in variables.values())
 
 
 def make_routes(

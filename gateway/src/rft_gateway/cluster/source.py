@@ -16,12 +16,16 @@ from rft_gateway.cluster.objects import (
     KEYS,
     LOG_CREDENTIALS,
     SLICES,
+    credentials_bytes,
+    endpoint_bytes,
+    key_bytes,
     make_routes,
     merge_dated_keys,
     read_credentials,
     read_endpoint,
     read_key,
     read_slice,
+    slice_bytes,
 )
 from rft_gateway.keys import KeyRing
 from rft_gateway.logs import Stores
@@ -55,11 +59,16 @@ class ClusterSource:
         self._keys_changed = asyncio.Event()
         scopes: list[str | None] = [*namespaces] or [None]
         changed = self._models_changed.set
-        self._endpoints = [Follower(server, ENDPOINTS, scope, read_endpoint, changed) for scope in scopes]
-        self._slices = [Follower(server, SLICES, scope, read_slice, changed) for scope in scopes]
-        self._secrets = [Follower(server, KEYS, scope, read_key, self._keys_changed.set) for scope in scopes]
+        self._endpoints = [
+            Follower(server, ENDPOINTS, scope, read_endpoint, endpoint_bytes, changed) for scope in scopes
+        ]
+        self._slices = [Follower(server, SLICES, scope, read_slice, slice_bytes, changed) for scope in scopes]
+        keys_changed = self._keys_changed.set
+        self._secrets = [Follower(server, KEYS, scope, read_key, key_bytes, keys_changed) for scope in scopes]
         take = self._take_credentials
-        self._credentials = [Follower(server, LOG_CREDENTIALS, scope, read_credentials, take) for scope in scopes]
+        self._credentials = [
+            Follower(server, LOG_CREDENTIALS, scope, read_credentials, credentials_bytes, take) for scope in scopes
+        ]
 
     async def follow(self) -> None:
         """Follow until the task is cancelled."""

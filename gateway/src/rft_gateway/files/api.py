@@ -9,7 +9,7 @@ import orjson
 from aiohttp import web
 
 from rft_gateway.bodies import HeldBody
-from rft_gateway.errors import ApiError
+from rft_gateway.errors import ApiError, require_few_fields
 from rft_gateway.files.errors import too_large
 from rft_gateway.files.file_operations import FileOperations
 from rft_gateway.files.limits import DOCUMENT_BYTES
@@ -107,7 +107,9 @@ async def _read(request: web.BaseRequest, body: HeldBody) -> dict[str, Any]:
     content = await body.read(request)
     if len(content) > DOCUMENT_BYTES:
         raise too_large("body", DOCUMENT_BYTES)
-    return parse_body(content)
+    document = parse_body(content)
+    require_few_fields(document)
+    return document
 
 
 def _require(request: web.BaseRequest, *methods: str) -> None:

@@ -15,7 +15,7 @@ from rft_api.gateway_routes import Route
 from rft_api.invocation_lines import MAXIMUM_BYTES
 from rft_api.invocation_log import Redaction, RedactionPattern
 from rft_api.model import Json
-from rft_api.redaction import redactor
+from rft_api.redaction import RedactedTooLong, Redactor, redactor
 from rft_gateway.requests import Call, parse_body
 from rft_gateway.usage import Usage
 
@@ -60,7 +60,7 @@ def conversation_line(conversation: Conversation) -> bytes:
     """Return the line of a conversation, with the line end.
 
     Raises:
-        LineTooLarge: when it is too long, also before its redaction, which takes time that grows with it.
+        LineTooLarge: when it is too long, before its redaction, which takes time that grows with it, or after it.
         ValueError: when a pattern of its redaction cannot be used.
     """
     call, usage, model, answer = conversation.call, conversation.usage, conversation.route.model, conversation.answer
@@ -97,7 +97,12 @@ def conversation_line(conversation: Conversation) -> bytes:
     if len(plain) > MAXIMUM_BYTES:
         raise LineTooLarge
     redacted_texts = redacted(texts, conversation.route)
-    return plain if redacted_texts is texts else line({**record, **redacted_texts})
+    if redacted_texts is texts:
+        return plain
+    redacted_line = line({**record, **redacted_texts})
+    if len(redacted_line) > MAXIMUM_BYTES:
+        raise LineTooLarge
+    return redacted_line
 
 
 def line(record: Json) -> bytes:
@@ -117,16 +122,21 @@ def redacted(texts: Json, route: Route) -> Json:
 
     Raises:
         ValueError: when a pattern cannot be used. Then nothing may be written.
+        LineTooLarge: when they are longer than a line may be once they are redacted.
     """
     redaction = route.logs.redact if route.logs else None
     if redaction is None:
         return texts
-    redact = _redactor(tuple((rule.pattern, rule.replacement) for rule in redaction.patterns))
-    return {name: _redacted(value, redact) for name, value in texts.items()}
+    rules = tuple((rule.pattern, rule.replacement) for rule in redaction.patterns)
+    redact = _redactor(rules).of_record(MAXIMUM_BYTES)
+    try:
+        return {name: _redacted(value, redact) for name, value in texts.items()}
+    except RedactedTooLong:
+        raise LineTooLarge from None
 
 
 @lru_cache(maxsize=256)
-def _redactor(patterns: tuple[tuple[str, str], ...]) -> Callable[[str], str]:
+def _redactor(patterns: tuple[tuple[str, str], ...]) -> Redactor:
     rules = [RedactionPattern(pattern=pattern, replacement=replacement) for pattern, replacement in patterns]
     return redactor(Redaction(patterns=rules))
 

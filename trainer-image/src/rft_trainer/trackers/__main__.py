@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return 0 when all has been sent."""
     parser = argparse.ArgumentParser(prog="rft_trainer.trackers", description="Sends a run to one of its trackers.")
     parser.add_argument("folder", type=Path, help="the run's folder")
-    parser.add_argument("key", help="which of the trackers in job.json")
+    parser.add_argument("tracker", type=Tracker.model_validate_json, help="the tracker, as JSON as in job.json")
     parser.add_argument(
         "--seconds", type=float, default=ABANDONED_SECONDS, help="time for the rest when the launcher says none"
     )
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # what it says is in the errors of its users
     folder = RunFolder(options.folder)
     config = read_document(folder.config, TrainerConfig)
-    tracker = next(tracker for tracker in config.trackers if tracker.key == options.key)
+    tracker: Tracker = options.tracker
     ending = Ending()
     threading.Thread(target=_listen, args=(folder, ending, options.seconds), daemon=True).start()
     with _lock(folder, tracker, ending) as is_ours:

@@ -116,9 +116,8 @@ class Followers:
         return sentences
 
     def _start(self, tracker: Tracker) -> subprocess.Popen[bytes]:
-        command: Sequence[str] = [
-            sys.executable, "-m", "rft_trainer.trackers", str(self._folder.path), tracker.key,
-        ]  # fmt: skip
+        document = tracker.model_dump_json(by_alias=True)
+        command: Sequence[str] = [sys.executable, "-m", "rft_trainer.trackers", str(self._folder.path), document]
         # Each has one thread of its own for computing, which it hardly needs.
         return subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
