@@ -263,13 +263,19 @@ def troubles(job: Manifest, bucket: Path) -> list[Manifest]:
     sampled = tiny_jobs.job("sampled", bucket, tuning={"type": "LoRA"})
     sampled["spec"]["model"]["uri"] = f"s3://{bucket.name}/models/wide"
     sampled["spec"]["compute"] = {"gpusPerNode": 0, "rollouts": {"engine": "vLLM"}}
+    imitating = tiny_jobs.job("imitating", bucket)
+    del imitating["spec"]["data"]
+    imitating["spec"]["hyperparameters"] = {"maxPromptTokens": 32, "maxCompletionTokens": 8}
+    answers = [{"name": "answers", "uri": f"s3://{bucket.name}/{HACKING}/warmup.jsonl"}]
+    # It goes on long enough to be scraped.
+    imitating["spec"]["warmup"] = {"data": answers, "validation": answers, "epochs": 50, "batchSize": 4}
     # Their steps take long enough to be scraped.
     slow = hacking.REWARDS["digits"].replace("    rows = []", "    time.sleep(1)\n    rows = []", 1)
     rewards = [
         {**tiny_jobs.reward(source), "metadata": {"name": name}}
         for name, source in (("digits", "import time\n" + slow), ("brevity", hacking.REWARDS["brevity"]))
     ]
-    return [broken, queued, troubled, hacked, sampled, *rewards]
+    return [broken, queued, troubled, hacked, sampled, imitating, *rewards]
 
 
 def make_trouble(kubectl: Kubectl, team: str) -> None:
@@ -285,6 +291,7 @@ def check_dashboards(prometheus: Prometheus, seconds: float) -> None:
     prometheus.wait_for('count_over_time(rft_reward_worker_restarts_total{rft_dev_owner="troubled"}[1m]) > 2')
     suspected = 'rft_job_condition{type="RewardHackingSuspected",status="True"}'
     prometheus.wait_for(f"count_over_time({suspected}[1m]) > 6")
+    prometheus.wait_for("count_over_time(rft_train_warmup_validation_loss[1h]) > 2")
     fetch = fetch_from(prometheus.url, seconds)
     assert [asked.place for asked in panel_queries() if not fetch(asked.expression)] == []
     missing = [(asked.place, metric) for asked in alert_queries() for metric in asked.metrics if not fetch(metric)]

@@ -152,6 +152,8 @@ class Life:
         reached("ended")
         self._wait("rftjob/job", lambda found: reason(found, "EndpointReady") == "BaseNotReady")
         self._wait("inferenceendpoint/tuned-base", lambda found: reason(found, "Ready") == "Unschedulable")
+        # The operator reads the pod; Kubernetes' own word on its Job may come later.
+        self._wait("job/job-trainer-1", lambda found: found.get("status", {}).get("succeeded"))
 
     def remains(self) -> list[dict[str, Any]]:
         """What there is now, without what differs between two equal lives."""
