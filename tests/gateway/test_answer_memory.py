@@ -108,3 +108,44 @@ def test_an_answer_for_which_there_is_no_memory_is_no_fault_of_its_server_and_co
         assert asyncio.run(scenario(files)) == [(503, "overloaded"), (429, "rate_limit_exceeded")]
     (row,) = ledger_rows(files.ledger_file)
     assert (row["outcome"], row["status"], row["completion_tokens"]) == ("GatewayFailed", 503, 0)
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_events_whose_end_has_not_come_are_counted(tmp_path: Path, monkeypatch, is_begun):
+    monkeypatch.setattr(server_limits, "BODIES_BYTES", 1 << 20)
+    chunk = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
+    question = {"model": "m", "stream": True, "messages": []}
+
+    def stream(connection: socket.socket) -> None:
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+        connection.sendall(head + chunk * is_begun + b"data: " + b"x" * (900 << 10))
+
+    async def scenario(files: Gateway) -> tuple[int, bytes]:
+        headers = {"authorization": f"Bearer {files.token}"}
+        async with door(files) as url, httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as client:
+            answer = await client.post(f"{url}/v1/chat/completions", json=question, headers=headers)
+        return answer.status_code, answer.content
+
+    with raw_server(stream) as url:
+        files = Gateway(tmp_path, [route("m", url)])
+        status, content = asyncio.run(scenario(files))
+    assert status == (200 if is_begun else 503)
+    assert content.startswith(chunk * is_begun)
+    assert json.loads(content.removeprefix(chunk).removeprefix(b"data: "))["error"]["code"] == "overloaded"
+    (row,) = ledger_rows(files.ledger_file)
+    assert (row["outcome"], row["completion_tokens"]) == ("GatewayFailed", int(is_begun))
+
+
+def test_the_ledger_gets_some_of_the_requests_that_are_refused(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("rft_gateway.records._REFUSED_ENTRIES", 3)
+    question = {"model": "m", "messages": []}
+
+    async def scenario(files: Gateway) -> list[int]:
+        headers = {"authorization": f"Bearer {files.token}"}
+        async with door(files) as url, httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as client:
+            answers = [await client.post(f"{url}/v1/chat/completions", json=question, headers=headers) for _ in "abcde"]
+        return [answer.status_code for answer in answers]
+
+    files = Gateway(tmp_path, [route("m")])
+    assert asyncio.run(scenario(files)) == [503] * 5
+    assert [row["outcome"] for row in ledger_rows(files.ledger_file)] == ["Refused"] * 3

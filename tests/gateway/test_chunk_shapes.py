@@ -16,7 +16,7 @@ from rft_gateway.chunk_shapes import LARGEST_CHUNK, shape_of
 from rft_gateway.logs import Assembly
 from rft_gateway.requests import Api, read_call
 from rft_gateway.streams import EventStream
-from rft_gateway.usage import StreamTally, Usage
+from rft_gateway.usage import Bounds, StreamTally, Usage
 
 STREAMS, EVENTS = 3000, 20_000
 """How many streams, and events beside them, are compared."""
@@ -139,7 +139,7 @@ def garbled(random: Random, sent: bytes) -> bytes:
 def outcome(api: Api, options: object, pieces: list[bytes], wants_assembly: bool):
     """All that the gateway makes of a stream."""
     body = orjson.dumps({"model": "m", "stream": True, "stream_options": options, "n": 2})
-    tally, assembly = StreamTally(2, 9), Assembly() if wants_assembly else None
+    tally, assembly = StreamTally(Bounds(completions=2), 9), Assembly() if wants_assembly else None
     stream = EventStream(read_call(api, body), tally, server_errors.from_event, assembly)
     steps: list[object] = []
     for piece in pieces:
@@ -213,7 +213,9 @@ def test_of_chunks_that_are_alike_only_the_first_is_parsed(options, parses):
 
 
 def test_chunks_without_usage_are_alike_too(parses):
-    stream = EventStream(read_call(Api.CHAT, b'{"model":"m","stream":true}'), tally := StreamTally(1, 5), None)
+    stream = EventStream(
+        read_call(Api.CHAT, b'{"model":"m","stream":true}'), tally := StreamTally(prompt_estimate=5), None
+    )
     for _ in range(3):
         event = event_of(chat_chunk(usage=None)) + b"\n\n"
         assert stream.feed(event) == event

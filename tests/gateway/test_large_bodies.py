@@ -49,6 +49,14 @@ USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": {"
 BROKEN_OFF = (502, "server_disconnected")
 
 
+def deep(levels: int) -> object:
+    """Lists in lists."""
+    value: list[object] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 def children() -> list[psutil.Process]:
     """The processes that read bodies for this one."""
     return [child for child in psutil.Process().children() if "rft_gateway.large_bodies" in command_of(child)]
@@ -142,6 +150,52 @@ def test_a_body_of_which_the_other_process_dies_is_refused_and_the_next_one_is_r
             assert (await bodies.read_call(Api.CHAT, chat(), "a")).model == "m"
 
     asyncio.run(asyncio.wait_for(scenario(), PATIENCE_SECONDS))
+
+
+def test_what_happens_to_one_body_does_not_end_the_other_process():
+    async def scenario() -> None:
+        async with LargeBodies() as bodies:
+            await bodies.read_call(Api.CHAT, chat(), "a")
+            process = children()[0]
+            for body in (chat(n=1 << 62, max_tokens=1 << 62), chat(stream=True, stream_options={"x": deep(500)})):
+                read = await outcome(bodies.read_call(Api.CHAT, body, "a"))
+                assert read == await outcome(in_this_process(Api.CHAT, body))
+            assert children() == [process]
+
+    asyncio.run(scenario())
+
+
+def test_an_error_of_the_program_costs_its_own_request_only(monkeypatch, capfd):
+    def fail(*_: object) -> None:
+        raise RuntimeError("the text of a prompt")
+
+    def ask(name: str) -> dict[str, Any]:
+        asked = b"".join(len(part).to_bytes(8) + part for part in (name.encode(), chat()))
+        replies = io.BytesIO()
+        serve(io.BytesIO(asked), replies)
+        return json.loads(replies.getvalue()[8:])
+
+    monkeypatch.setattr("rft_gateway.large_bodies.read_call", fail)
+    error = ask(CHAT)["error"]
+    assert (error["status"], error["code"], error["headers"]) == (503, "overloaded", {"retry-after": "1"})
+    assert capfd.readouterr().err == "large bodies: RuntimeError\n"
+    monkeypatch.undo()
+    assert ask(CHAT)["call"]["model"] == "m"
+
+
+def test_the_other_process_reads_the_last_event_of_a_large_response():
+    async def scenario() -> None:
+        async with LargeBodies() as bodies:
+            usage = {"input_tokens": 7, "output_tokens": 2}
+            event = {"type": "response.completed", "response": {"output": "x" * LARGE_BYTES, "usage": usage}}
+            assert await bodies.read_last_event(json.dumps(event).encode(), "a") == Usage(7, 0, 2)
+            for without in (b"{}", b"[]", b'{"response":[]}'):
+                assert await bodies.read_last_event(without, "a") is None
+            with pytest.raises(ApiError) as error:
+                await bodies.read_last_event(b"{", "a")
+            assert (error.value.status, error.value.code) == BROKEN_OFF
+
+    asyncio.run(scenario())
 
 
 def test_bodies_of_a_namespace_wait_for_each_other_before_those_of_others():

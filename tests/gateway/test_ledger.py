@@ -355,6 +355,20 @@ def test_sums_of_money_are_exact_however_large(ledger_address):
     assert total.cost == 20 * (1 << 40) + Decimal(20 * 100).scaleb(-12)
 
 
+def test_sums_have_no_largest_number(ledger_address):
+    most = (1 << 63) - 1
+    tokens = {"prompt_tokens": most, "cached_tokens": most, "completion_tokens": most}
+
+    async def read():
+        async with opened(ledger_address) as ledger:
+            await asyncio.gather(*(ledger.write(entry(**tokens)) for _ in range(300)), ledger.write(entry()))
+            return await ledger.totals(TotalsQuery(NOON, NOON + timedelta(days=1)))
+
+    (total,) = asyncio.run(read())
+    used = total.prompt_tokens, total.cached_tokens, total.completion_tokens
+    assert used == (300 * most + 100, 300 * most + 40, 300 * most + 10)
+
+
 @pytest.mark.parametrize("amount", ["-1", "x", "1e7", "0.0000001", "NaN", "Infinity"])
 def test_a_price_that_is_none_is_named(amount):
     with pytest.raises(ValueError, match=f"not '{amount}'"):

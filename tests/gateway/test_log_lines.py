@@ -20,7 +20,9 @@ REDACTION = Redaction(patterns=[RedactionPattern(pattern="jane doe", replacement
 TOKEN = {"token": "jane", "logprob": -0.5, "bytes": list(b"jane"), "top_logprobs": [{"token": " doe"}]}
 
 
-def line_of(api: Api, request: dict[str, Any], answer: dict[str, Any], redact: Redaction | None = REDACTION) -> Any:
+def line_of(
+    api: Api, request: dict[str, Any], answer: dict[str, Any] | bytes, redact: Redaction | None = REDACTION
+) -> Any:
     logs = ConversationLogs(uri="s3://logs", redact=redact)
     route = Route(namespace="team", model="m", base="m", served_model="m", servers=[], logs=logs)
     call = read_call(api, json.dumps({"model": "m", **request}).encode())
@@ -53,3 +55,11 @@ def test_a_prompt_of_tokens_is_kept_only_where_nothing_is_redacted(prompt):
     assert record["input"]["inputBodyJson"]["prompt"] == prompt
     texts = line_of(Api.COMPLETIONS, {"prompt": ["jane doe", "x"]}, answer)["input"]["inputBodyJson"]["prompt"]
     assert texts == ["[name]", "x"]
+
+
+def test_of_a_large_last_event_the_response_is_kept():
+    event = json.dumps({"type": "response.completed", "response": {"output": "x", "model": "served"}}).encode()
+    line = line_of(Api.RESPONSES, {"input": "x", "stream": True}, event)
+    assert line["output"]["outputBodyJson"] == {"output": "x", "model": "m"}
+    other = line_of(Api.CHAT, {"messages": []}, json.dumps({"response": {"x": 1}}).encode())
+    assert other["output"]["outputBodyJson"] == {"response": {"x": 1}, "model": "m"}

@@ -249,10 +249,14 @@ def test_texts_that_redaction_makes_too_large_for_the_reader_are_not_kept(tmp_pa
 
 
 def test_a_stream_that_is_too_large_for_the_reader_is_counted(tmp_path):
-    chunk = {"id": "1", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "x" * MIB}}]}
+    chunk = {
+        "id": "1",
+        "object": "chat.completion.chunk",
+        "choices": [{"index": 0, "delta": {"content": "x" * (MIB // 2)}}],
+    }
     last = {"id": "1", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
     total = {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 9}}
-    events = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in [*[chunk] * 9, last, total])
+    events = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in [*[chunk] * 18, last, total])
 
     def stream(connection: socket.socket) -> None:
         head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"

@@ -53,11 +53,12 @@ def test_every_metric_is_on_the_page_with_its_labels():
     metrics.observe_cold_start("n", "b", 1.0)
     keys, limiter = KeyRing(), Limiter(0.0)
     keys.replace([Key("k", "n", "0" * 64, limits=Limits(tokens_per_day=1))], [])
-    metrics.registry.register(Budgets(keys, limiter, clock=lambda: 0.0))
+    metrics.budgets.register(Budgets(keys, limiter, clock=lambda: 0.0))
     with metrics.waiting(route):
         served = {
             (f"{family.name}_total" if family.type == "counter" else family.name, *sorted(family.samples[-1].labels))
-            for family in metrics.registry.collect()
+            for registry in (metrics.registry, metrics.budgets)
+            for family in registry.collect()
         }
     stated = set()
     for cell in first_cells(section("gateway-operation.md", "## Metrics")):

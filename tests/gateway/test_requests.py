@@ -109,6 +109,10 @@ def test_responses_have_no_such_options():
         (b'{"model": "m", "stream": 1}', "stream"),
         (b'{"model": "m", "stream_options": [1]}', "stream_options"),
         (b'{"model": "m", "stream_options": ""}', "stream_options"),
+        (
+            b'{"model": "m", "stream": true, "stream_options": {"x": ' + b"[" * 500 + b"]" * 500 + b"}}",
+            "nested too deeply",
+        ),
         # vLLM reads such texts as false, and would state no usage
         (b'{"model": "m", "stream_options": {"include_usage": "no"}}', "stream_options.include_usage"),
         (b'{"model": "m", "stream_options": {"continuous_usage_stats": "off"}}', "continuous_usage_stats"),
@@ -148,13 +152,64 @@ def test_the_beginning_of_a_prompt(api, fields, beginning):
     assert read({"model": "m", **fields}, api).beginning == ("Be brief.Hi" if beginning is None else beginning)
 
 
+HIDDEN = "word " * 2000
+
+
+@pytest.mark.parametrize(
+    ("api", "fields"),
+    [
+        (Api.CHAT, {"tools": [{"type": "function", "function": {"name": "f", "description": HIDDEN}}]}),
+        (Api.CHAT, {"tools": [{"type": "function", "function": {"name": "f", "parameters": {HIDDEN: {}}}}]}),
+        (Api.CHAT, {"tools": [{"type": "image_url", "image_url": HIDDEN}]}),
+        (Api.CHAT, {"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": HIDDEN}}]}]}),
+        (Api.CHAT, {"messages": [{"role": "assistant", "reasoning_content": HIDDEN, "content": "x"}]}),
+        (Api.CHAT, {"messages": [{"role": "user", "name": HIDDEN, "content": "x"}]}),
+        (Api.CHAT, {"messages": [{"role": "user", "type": "image_url", "content": HIDDEN}]}),
+        (Api.CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url", "text": HIDDEN}]}]}),
+        (Api.CHAT, {"messages": [{"role": HIDDEN, "content": "x"}]}),
+        (Api.CHAT, {"documents": [{"text": HIDDEN}]}),
+        (Api.CHAT, {"chat_template": HIDDEN}),
+        (Api.CHAT, {"chat_template_kwargs": {"any": [HIDDEN]}}),
+        (Api.CHAT, {"response_format": {"type": "json_schema", "json_schema": {"schema": {"title": HIDDEN}}}}),
+        (Api.COMPLETIONS, {"suffix": HIDDEN}),
+        (Api.COMPLETIONS, {"prompt": [[1, 2] * 1250]}),
+        (Api.RESPONSES, {"input": [{"type": "function_call_output", "call_id": "c", "output": HIDDEN}]}),
+        (Api.RESPONSES, {"input": [{"type": "function_call", "name": "f", "arguments": HIDDEN}]}),
+        (Api.RESPONSES, {"input": [{"type": "reasoning", "summary": [{"text": HIDDEN}]}]}),
+        (Api.RESPONSES, {"prompt": {"id": "p", "variables": {"x": HIDDEN}}}),
+    ],
+)
+def test_a_prompt_counts_in_whatever_field_it_is(api, fields):
+    assert len(HIDDEN) // 4 <= read({"model": "m", **fields}, api).prompt_estimate < len(HIDDEN) // 4 + 50
+
+
+def test_what_is_no_prompt_and_the_bytes_of_media_do_not_count():
+    parts = [
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{HIDDEN}"}},
+        {"type": "input_audio", "input_audio": {"data": HIDDEN, "format": "wav"}},
+    ]
+    fields = {"metadata": {"x": HIDDEN}, "user": HIDDEN, "stop": [HIDDEN], "logit_bias": {HIDDEN: 1}}
+    body = {"model": "m", "messages": [{"role": "user", "content": parts}], **fields}
+    assert 2048 < read(body).prompt_estimate < 2048 + 50
+    image = {"type": "input_image", "image_url": f"data:image/png;base64,{HIDDEN}"}
+    body = {"model": "m", "input": [{"role": "user", "content": [image]}]}
+    assert 1024 < read(body, Api.RESPONSES).prompt_estimate < 1024 + 50
+
+
+@pytest.mark.parametrize("value", [1 << 62, (1 << 63) - 1, (1 << 64) - 1])
+def test_estimates_have_an_end(value):
+    call = read({"model": "m", "n": value, "max_tokens": value, "prompt": ["x", "y"]}, Api.COMPLETIONS)
+    assert (call.token_estimate, call.prompts) == (1 << 40, 2)
+    assert call.bounds.most_completions == 1 << 16
+
+
 def test_the_beginning_is_short_and_tells_prompts_of_tokens_apart():
     long = read({"model": "m", "prompt": "x" * 10_000}, Api.COMPLETIONS)
     assert len(long.beginning) == BEGINNING
     assert long.prompt_estimate == 2501
     one, other = (read({"model": "m", "prompt": tokens}, Api.COMPLETIONS) for tokens in ([1, 23], [12, 3]))
     assert one.beginning != other.beginning
-    assert one.prompt_estimate == 3
+    assert one.prompt_estimate == 3  # one for each of two tokens
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from rft_gateway import server_errors
 from rft_gateway.requests import Api, read_call
-from rft_gateway.streams import EventStream, without_usage
+from rft_gateway.streams import EVENT_BYTES, EventStream, without_usage
 from rft_gateway.usage import StreamTally, Usage
 
+DONE = b"data: [DONE]\n\n"
 TEXTS = ["", "Hi", ' "usage":{"prompt_tokens":1}', ',"usage":{}}', "ü\n\n\u2028 data: [DONE]", '\\",']
 
 
@@ -45,6 +46,14 @@ def chunks(usage: bool, final: bool) -> bytes:
 def stream(options: dict[str, object] | None = None, api: Api = Api.CHAT) -> EventStream:
     body = compact({"model": "m", "stream": True, "stream_options": options}).encode()
     return EventStream(read_call(api, body), StreamTally(), server_errors.from_event)
+
+
+def everything(events: EventStream, data: bytes) -> bytes:
+    """What a client gets of data that arrives at once."""
+    passed = events.feed(data)
+    while events.has_more:
+        passed += events.go_on()
+    return passed
 
 
 def feed(events: EventStream, data: bytes, cuts: list[int]) -> bytes:
@@ -154,10 +163,94 @@ def test_the_last_event_of_a_response_waits():
 
 
 def test_an_event_without_an_end_is_limited(monkeypatch):
-    monkeypatch.setattr("rft_gateway.streams.LARGEST_EVENT", 1000)
-    events = stream()
+    monkeypatch.setattr("rft_gateway.streams.EVENT_BYTES", 1000)
+    for end in (b"", b"\n\n"):
+        with pytest.raises(ValueError, match="an event of more than"):
+            stream().feed(b"data: " + b"x" * 2000 + end)
+    whole = b"data: " + b"x" * 900 + b"\n\n"
+    assert stream().feed(whole) == whole
+
+
+def test_events_may_repeat_the_request():
+    call = read_call(Api.COMPLETIONS, compact({"model": "m", "prompt": "x" * EVENT_BYTES}).encode())
+    echo = b"data: " + compact({"choices": [{"index": 0, "text": "x" * EVENT_BYTES}]}).encode() + b"\n\n"
+    assert EventStream(call, StreamTally(), server_errors.from_event).feed(echo) == echo
+
+
+@pytest.mark.parametrize("kind", ["completed", "incomplete"])
+def test_the_last_event_of_a_response_may_be_large_and_is_left_to_others(kind):
+    response = {"output": "x" * 3 * EVENT_BYTES, "usage": {"input_tokens": 3, "output_tokens": 1}}
+    content = compact({"response": response, "type": f"response.{kind}"}).encode()
+    final = f"event: response.{kind}\ndata: ".encode() + content + b"\n\n"
+    events = stream(api=Api.RESPONSES)
+    for start in range(0, len(final), 1 << 16):
+        assert events.feed(final[start : start + (1 << 16)]) == b""
+    assert (events.held, events.large_content, events.is_complete) == (final, content, True)
+    for other in (stream(), stream(api=Api.COMPLETIONS)):
+        with pytest.raises(ValueError, match="an event of more than"):
+            other.feed(final)
     with pytest.raises(ValueError, match="an event of more than"):
-        events.feed(b"data: " + b"x" * 2000)
+        stream(api=Api.RESPONSES).feed(final.replace(b"event: ", b"event:  "))
+
+
+def test_the_last_event_of_a_response_is_limited_too(monkeypatch):
+    monkeypatch.setattr("rft_gateway.streams.LAST_EVENT_BYTES", 2 * EVENT_BYTES)
+    events = stream(api=Api.RESPONSES)
+    events.feed(b"event: response.completed\ndata: ")
+    for _ in range(31):
+        events.feed(b"x" * (1 << 16))
+    with pytest.raises(ValueError, match="an event of more than"):
+        events.feed(b"x" * (1 << 16))
+
+
+def test_an_event_of_too_many_lines_is_not_split():
+    assert stream().feed(b"data:\n" * 500 + b"\n")
+    with pytest.raises(ValueError, match="an event of more than 1,024 lines"):
+        stream().feed(b"data:\n" * 5000 + b"\n")
+
+
+@pytest.mark.parametrize("event", [b":\n\n", b"\n\n", b"data:{}\n\n", b'data: {"choices":[]}\n\n'])
+def test_too_many_small_events_end_a_stream(event):
+    with pytest.raises(ValueError, match="events of fewer than"):
+        everything(stream(), event * 20_000)
+    assert everything(stream(), event * 4000) == event * 4000
+
+
+def test_the_shortest_chunks_are_not_too_small():
+    chunk = b'data: {"choices":[{"index":0,"text":"a"}]}\n\n'
+    assert everything(stream(api=Api.COMPLETIONS), chunk * 50_000) == chunk * 50_000
+
+
+def test_many_events_that_come_together_are_passed_on_bit_by_bit():
+    sent = chunks(usage=True, final=False).removesuffix(b"data: [DONE]\n\n") * 100 + b"data: [DONE]\r\n\r\n"
+    events = stream()
+    first = events.feed(sent)
+    assert events.has_more
+    assert 0 < len(first) < len(sent) // 2
+    while events.has_more:
+        first += events.go_on()
+    assert first + events.held == chunks(usage=False, final=False).removesuffix(DONE) * 100 + DONE
+    assert events.is_complete
+
+
+def test_what_is_held_of_an_event_is_counted_once():
+    counted: list[int] = []
+    call = read_call(Api.CHAT, b'{"model":"m","stream":true}')
+    events = EventStream(call, StreamTally(), server_errors.from_event, take=counted.append)
+    events.feed(chunks(usage=True, final=False))
+    assert not counted
+    for _ in range(3):
+        for _ in range(10):
+            events.feed(b": " + b"x" * 998)
+        events.feed(b"\n\n")
+    assert len(counted) == 10
+    assert 9_900 < sum(counted) <= 10_000
+
+
+def test_an_event_that_is_nested_too_deeply_is_refused():
+    deep = "[" * 500 + "]" * 500
+    with pytest.raises(ValueError, match="nested"):
+        stream().feed(f'data: {{"choices":[{{"index":0,"text":"x"}}],"x":{deep}}}\n\n'.encode())
 
 
 @pytest.mark.parametrize("last", [b"data: [DONE]\n\n", b'data: {"error":{"message":"x"}}\n\ndata: [DONE]\n\n'])
@@ -172,5 +265,7 @@ def test_what_comes_behind_the_end_is_dropped(last):
 
 
 def test_an_event_of_too_many_values_is_not_parsed():
+    call = read_call(Api.CHAT, compact({"model": "m", "messages": "x" * (8 << 20)}).encode())
+    events = EventStream(call, StreamTally(), server_errors.from_event)
     with pytest.raises(ValueError, match="values"):
-        stream().feed(b'data: {"choices":[' + b"[]," * 2_000_000 + b"[]]}\n\n")
+        events.feed(b'data: {"choices":[' + b"[]," * 2_000_000 + b"[]]}\n\n")

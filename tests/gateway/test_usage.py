@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rft_gateway.usage import StreamTally, Usage, usage_of
+from rft_gateway.usage import MOST_TOKENS, Bounds, StreamTally, Usage, usage_of
 
 
 def chunk(index: int, prompt: int | None = None, completion: int = 0) -> dict[str, object]:
@@ -30,9 +30,10 @@ def chunk(index: int, prompt: int | None = None, completion: int = 0) -> dict[st
         ({}, None),
         ([], None),
         # what no server of ours sends, and must not become somebody's bill
-        ({"usage": {"prompt_tokens": -5, "completion_tokens": True}}, Usage(0, 0, 0)),
-        ({"usage": {"prompt_tokens": "5", "completion_tokens": 10**30}}, Usage(0, 0, 0)),
+        ({"usage": {"prompt_tokens": -5, "completion_tokens": True}}, Usage(MOST_TOKENS, 0, MOST_TOKENS)),
+        ({"usage": {"prompt_tokens": "5", "completion_tokens": 10**30}}, Usage(MOST_TOKENS, 0, MOST_TOKENS)),
         ({"usage": {"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 9}}}, Usage(3, 3, 0)),
+        ({"usage": {"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": -9}}}, Usage(3, 0, 0)),
     ],
 )
 def test_usage_of_an_answer(document, usage):
@@ -44,7 +45,7 @@ def test_usages_are_added():
 
 
 def test_the_last_chunk_has_the_usage_of_all_completions():
-    tally = StreamTally(completions=2)
+    tally = StreamTally(Bounds(completions=2))
     for index in (0, 1):
         tally.add_chunk(chunk(index, 7, 3))
     assert not tally.is_complete
@@ -54,14 +55,14 @@ def test_the_last_chunk_has_the_usage_of_all_completions():
 
 
 def test_a_stream_that_breaks_off_counts_what_each_completion_had():
-    tally = StreamTally(completions=2)
+    tally = StreamTally(Bounds(completions=2))
     for index, tokens in ((0, 1), (1, 1), (0, 2), (1, 2), (0, 3)):
         tally.add_chunk(chunk(index, 7, tokens))
     assert tally.usage() == Usage(7, 0, 5)
 
 
 def test_each_prompt_of_completions_counts_once():
-    tally = StreamTally(completions=2)
+    tally = StreamTally(Bounds(prompts=2, completions=2))
     prompts = {0: 4, 1: 4, 2: 9, 3: 9}
     for index, prompt in prompts.items():
         tally.add_chunk(chunk(index, prompt, 2))
@@ -89,8 +90,38 @@ def test_events_of_responses():
     assert tally.usage() == Usage(9, 1, 4)
 
 
-def test_a_stream_of_ever_new_completions_is_bounded():
-    tally = StreamTally()
+def test_completions_that_nobody_has_asked_for_are_not_counted():
+    tally = StreamTally(Bounds(prompts=2, completions=3))
     for index in range(70_000):
-        tally.add_chunk(chunk(index * 1000, 1, 1))
-    assert tally.usage().completion_tokens < 70_000
+        tally.add_chunk(chunk(index, 1, 1))
+    assert tally.usage() == Usage(2, 0, 6)
+    assert tally.is_doubtful
+
+
+def test_completions_of_a_stream_are_bounded_whatever_was_asked_for():
+    tally = StreamTally(Bounds(prompts=MOST_TOKENS, completions=MOST_TOKENS))
+    for index in range(70_000):
+        tally.add_chunk(chunk(index, 1, 1))
+    assert tally.usage().completion_tokens == 1 << 16
+
+
+@pytest.mark.parametrize(
+    "usage", [{"prompt_tokens": 1 << 24}, {"completion_tokens": 1 << 24}, {"prompt_tokens": -1}, {"input_tokens": "x"}]
+)
+def test_tokens_that_a_request_cannot_have_are_doubtful_and_not_counted(usage):
+    tally = StreamTally(prompt_estimate=11)
+    tally.add_chunk({**chunk(0), "usage": usage})
+    assert tally.is_doubtful
+    tally = StreamTally(prompt_estimate=11)
+    tally.add_chunk(chunk(0))
+    tally.add_chunk({"choices": [], "usage": usage})
+    assert (tally.usage(), tally.is_complete, tally.is_doubtful) == (Usage(11, 0, 1), False, True)
+
+
+def test_bounds_grow_with_what_is_asked_for_and_have_an_end():
+    context = 1 << 24
+    assert Bounds().allow(Usage(context - 1, 0, context - 1))
+    assert not Bounds().allow(Usage(0, 0, context))
+    assert Bounds(prompts=2, completions=3).allow(Usage(2 * context - 1, 0, 6 * context - 1))
+    assert not Bounds(prompts=2, completions=3).allow(Usage(2 * context, 0, 0))
+    assert not Bounds(MOST_TOKENS, MOST_TOKENS).allow(Usage(0, 0, MOST_TOKENS))

@@ -17,13 +17,12 @@ from rft_api.foreign.files import most_values
 from rft_api.model import Json
 from rft_gateway import server_errors
 from rft_gateway.errors import ApiError, overloaded
+from rft_gateway.requests import LARGE_BYTES as LARGE_BYTES
+from rft_gateway.requests import LARGE_VALUES as LARGE_VALUES
 from rft_gateway.requests import Api, Call, read_call
 from rft_gateway.turns import Turns
 from rft_gateway.usage import Usage, usage_of
 
-LARGE_BYTES = 256 << 10
-LARGE_VALUES = 10_000
-"""Bytes and values of a body above which the other process reads it. Below, that takes a millisecond at most."""
 MOST_VALUES = 8_000_000
 """Largest number of values of an answer: that of embeddings has some 8 bytes for each. More of them would be shorter,
 and take more memory than a gateway has."""
@@ -32,9 +31,11 @@ NICENESS = 10
 _SIZE_BYTES = 8
 _ANSWER = "answer"
 """Stands for the path of the operation where the body is that of an answer."""
+_EVENT = "event"
+"""The same for the data of the last event of a stream of /v1/responses, which repeats the whole answer."""
 _READ_FIELDS = (
-    "model", "stream", "wants_usage", "wants_continuous_usage", "completions", "beginning", "prompt_estimate",
-    "token_estimate",
+    "model", "stream", "wants_usage", "wants_continuous_usage", "completions", "prompts", "beginning",
+    "prompt_estimate", "token_estimate",
 )  # fmt: skip
 """The fields of a Call that the other process answers with, besides what is added to the body."""
 
@@ -89,6 +90,21 @@ class LargeBodies:
         reply = await self._turns.take(namespace, partial(self._read_elsewhere, _ANSWER, body))
         return None if reply["usage"] is None else Usage(*reply["usage"]), body if reply["is_object"] else None
 
+    async def read_last_event(self, content: bytes, namespace: str) -> Usage | None:
+        """Return the usage that the last event of a stream of /v1/responses states, of a request of a namespace.
+
+        Args:
+            content: its data, of any size.
+            namespace: that of the request.
+
+        Raises:
+            ApiError: 502 when it is no JSON, or has too many values; 503 when the other process has died of it.
+        """
+        if most_values(content) > MOST_VALUES:
+            raise server_errors.answer_too_large()
+        reply = await self._turns.take(namespace, partial(self._read_elsewhere, _EVENT, content))
+        return None if reply["usage"] is None else Usage(*reply["usage"])
+
     async def _read_elsewhere(self, name: str, body: bytes) -> Json:
         async with self._lock:
             try:
@@ -96,8 +112,7 @@ class LargeBodies:
                     reply: Json = orjson.loads(await self._ask(name, body))
             except (OSError, EOFError):  # also when it takes too long
                 await self._end()
-                part = "answer" if name == _ANSWER else "body of the request"
-                raise overloaded(f"The gateway could not read the {part}.") from None
+                raise _unreadable(name) from None
         if "error" in reply:
             raise ApiError(**reply["error"])
         return reply
@@ -141,22 +156,42 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
             begins with its size.
     """
     while (name := _read_part(requests)) is not None and (body := _read_part(requests)) is not None:
-        reply = orjson.dumps(_reply(name.decode(), body))
+        reply = _reply_or_error(name.decode(), body)
         del body
         replies.write(_size(reply) + reply)
         replies.flush()
 
 
+def _reply_or_error(name: str, body: bytes) -> bytes:
+    """Return the reply to a body. Whatever happens costs its own request only: others wait for this process."""
+    try:
+        return orjson.dumps(_reply(name, body))
+    except Exception as error:
+        # Its message might have a part of the request.
+        print(f"large bodies: {type(error).__name__}", file=sys.stderr, flush=True)
+        return orjson.dumps({"error": _fields(_unreadable(name))})
+
+
+def _unreadable(name: str) -> ApiError:
+    part = "body of the request" if name in list(Api) else "answer"
+    return overloaded(f"The gateway could not read the {part}.")
+
+
+def _fields(error: ApiError) -> Json:
+    return {name: getattr(error, name) for name in ("status", "message", "type", "param", "code", "headers")}
+
+
 def _reply(name: str, body: bytes) -> Json:
     try:
-        if name == _ANSWER:
+        if name in (_ANSWER, _EVENT):
             document = _parse_answer(body)
+            if name == _EVENT:
+                document = document.get("response") if isinstance(document, dict) else None
             usage = usage_of(document)
             return {"usage": None if usage is None else astuple(usage), "is_object": isinstance(document, dict)}
         call = read_call(Api(name), body)
     except ApiError as error:
-        fields = ("status", "message", "type", "param", "code", "headers")
-        return {"error": {name: getattr(error, name) for name in fields}}
+        return {"error": _fields(error)}
     return {"call": {name: getattr(call, name) for name in _READ_FIELDS}, "added": call.added.decode()}
 
 

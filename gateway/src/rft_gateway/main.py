@@ -11,7 +11,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -40,7 +40,7 @@ from rft_gateway.records import Records
 from rft_gateway.replicas import Replicas
 from rft_gateway.routes import RouteFile, RoutesError, RouteTable
 from rft_gateway.settings import FileSettings, Settings, read_settings
-from rft_gateway.tls import Certificate, CertificateError
+from rft_gateway.tls import Certificate, CertificateError, TlsSite
 from rft_gateway.waiting import Waiting, Wake
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 LINGERING_SECONDS = 2.0
 """Time in which the rest of a body is read after its request was refused, so that the client reads the answer."""
 _DAY_SECONDS = 86_400
+_RESTORE_SECONDS = 60.0
+"""Time between two attempts to read what keys have used before the start."""
 
 
 class StartError(Exception):
@@ -93,9 +95,9 @@ async def serve(settings: Settings) -> None:
         await ledger.prepare()
         stack.push_async_callback(ledger.close)
         limiter = Limiter(time.time())
-        limiter.restore(_tokens_of_days(await _totals_of_month(ledger)))
+        await _restore(stack, limiter, ledger, stop)
         metrics = Metrics()
-        metrics.registry.register(Budgets(keys, limiter))
+        metrics.budgets.register(Budgets(keys, limiter))
         conversations = Conversations(_spool(settings), stores, metrics, settings.log_seconds)
         await conversations.start()
         stack.push_async_callback(conversations.close)
@@ -110,7 +112,9 @@ async def serve(settings: Settings) -> None:
         if jobs is not None:
             _run_beside(stack, jobs.sweep(settings.namespaces), stop)
         door = Door(routes, keys, limiter, records, proxy, large_bodies, api, jobs)
-        operation = Operation(metrics, demand, lambda: routes.is_complete and keys.is_complete and not stop.is_set())
+        operation = Operation(
+            metrics, demand, lambda: routes.is_complete and keys.is_complete and not stop.is_set(), routes
+        )
         await _listen(settings, door, operation, stop, waiting)
         await records.close()
 
@@ -235,15 +239,40 @@ async def _start(
     runner = web.ServerRunner(server, shutdown_timeout=drain_seconds)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    await web.SockSite(runner, listener, backlog=server_limits.BACKLOG, ssl_context=context).start()
+    site = web.SockSite if context is None else TlsSite
+    await site(runner, listener, backlog=server_limits.BACKLOG, ssl_context=context).start()
     url = listener_url(listener)
     return url if context is None else url.replace("http:", "https:", 1)
 
 
-async def _totals_of_month(ledger: Ledger) -> list[Total]:
-    now = datetime.now(UTC)
-    start = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    end = now + timedelta(days=1)
+async def _restore(stack: contextlib.AsyncExitStack, limiter: Limiter, ledger: Ledger, stop: asyncio.Event) -> None:
+    """Have the limits of days and months count what was used before the start.
+
+    If the ledger cannot say it, the gateway starts all the same: answers to all tenants must not depend on what one of
+    them has put there. It tries again beside, and what it learns then counts from then on.
+    """
+    start = datetime.now(UTC)
+
+    async def restore() -> bool:
+        try:
+            limiter.restore(_tokens_of_days(await _totals_of_month(ledger, start)))
+        except LedgerError as error:
+            logging.error("limits of days and months do not count what was used before the start: %s", error)
+            return False
+        return True
+
+    async def go_on() -> None:
+        await asyncio.sleep(_RESTORE_SECONDS)
+        while not await restore():
+            await asyncio.sleep(_RESTORE_SECONDS)
+
+    if not await restore():
+        _run_beside(stack, go_on(), stop)
+
+
+async def _totals_of_month(ledger: Ledger, end: datetime) -> list[Total]:
+    """Return what was used in the month until a time, so that what is counted from then on is not counted twice."""
+    start = end.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return await ledger.totals(TotalsQuery(start, end, ("namespace", "key"), _DAY_SECONDS))
 
 

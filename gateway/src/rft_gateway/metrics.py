@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -12,6 +13,9 @@ from rft_gateway.usage import Usage
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+KEPT_SECONDS = 600.0
+"""Time for which the series of a model that was deleted are kept: Prometheus has read them then, and a tenant may make
+any number of models one after another."""
 _START_SECONDS = (1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 3600)
 
 
@@ -20,6 +24,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.budgets = CollectorRegistry()
+        """What is read from the limits of keys; the other one may be read by any thread."""
         registry = self.registry
         model = ["namespace", "model"]
         self._requests = Counter(
@@ -95,6 +101,31 @@ class Metrics:
             registry=registry,
         )
         self.in_flight = Gauge("rft_gateway_in_flight", "Requests that are being answered", registry=registry)
+
+        self._of_models = (
+            self._requests, self._tokens, self._without_usage, self._first_token_seconds, self._request_seconds,
+            self._log_records, self._waiting, self._refused, self._cold_starts, self._cold_start_seconds,
+        )  # fmt: skip
+        self._deleted: dict[tuple[str, str], float] = {}
+        """The time since which models do not exist any more."""
+
+    def keep_only(self, models: Collection[tuple[str, str]], now: float | None = None) -> None:
+        """Forget the series of models that have not existed for some time.
+
+        Args:
+            models: namespace and name of those that exist.
+            now: the time of the monotonic clock; by default the present one.
+        """
+        now = time.monotonic() if now is None else now
+        names = {(labels[0], labels[1]) for metric in self._of_models for labels in list(metric._metrics)}
+        self._deleted = {name: self._deleted.get(name, now) for name in names if name not in models}
+        old = {name for name, since in self._deleted.items() if now - since >= KEPT_SECONDS}
+        if not old:
+            return
+        for metric in self._of_models:
+            for labels in list(metric._metrics):
+                if (labels[0], labels[1]) in old:
+                    metric.remove(*labels)
 
     def count_request(self, route: Route, outcome: str, status: int, seconds: float) -> None:
         """Count a request for a model."""

@@ -14,6 +14,7 @@ import orjson
 from aiohttp import web
 
 from rft_api.gateway_routes import Route
+from rft_api.model import Json
 from rft_gateway import server_errors
 from rft_gateway.answers import ClientLeft, event_stream, give, in_time
 from rft_gateway.bodies import HeldBody
@@ -25,8 +26,10 @@ from rft_gateway.logs import Assembly
 from rft_gateway.records import Record
 from rft_gateway.replicas import Replica, Replicas
 from rft_gateway.requests import Api, Call
+from rft_gateway.server_connections import ServerConnector
+from rft_gateway.starts import Starts
 from rft_gateway.streams import EventStream
-from rft_gateway.usage import StreamTally
+from rft_gateway.usage import StreamTally, Usage
 from rft_gateway.waiting import CONNECT_SECONDS, Waiting
 
 CLIENT_LEFT = 499
@@ -40,7 +43,8 @@ LARGEST_ANSWER = 64 << 20
 """Largest answer in bytes that is no stream: as the largest request."""
 LARGEST_ERROR = 1 << 20
 HEARTBEAT = b": waiting for the model to start\n\n"
-_CHUNK = 1 << 16
+_COMPLETION_BYTES = 256
+"""What a completion of a stream takes of the memory, for its tokens so far."""
 _logger = logging.getLogger(__name__)
 
 
@@ -65,7 +69,11 @@ class Exchange:
     """The answer, once a stream has begun."""
 
     def __post_init__(self) -> None:
-        self.tally = StreamTally(self.call.completions, self.call.prompt_estimate)
+        self.tally = StreamTally(self.call.bounds, self.call.prompt_estimate)
+
+    def stated_usage(self) -> Usage | None:
+        """Return the usage so far; None if the server has stated what the request cannot have used."""
+        return None if self.tally.is_doubtful else self.tally.usage()
 
 
 class Proxy:
@@ -82,11 +90,13 @@ class Proxy:
         self._replicas = replicas
         self._waiting = waiting
         self._large_bodies = large
+        self._turns = Starts()
+        """When costly parts of streams are read, and when requests that have waited go on."""
         self._timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=answer_seconds)
 
     async def __aenter__(self) -> Proxy:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ttl_dns_cache=10),
+            connector=ServerConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ttl_dns_cache=10),
             timeout=self._timeout,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -108,23 +118,28 @@ class Proxy:
         try:
             async with self._answer(exchange) as answer:
                 if answer.content_type == "text/event-stream":
-                    return await _pass_stream(exchange, answer)
+                    return await self._pass_stream(exchange, answer)
                 if exchange.stream is not None:
                     raise server_errors.broken_off()  # a stream has begun while it waited, and the server sends none
                 return await self._pass_document(exchange, answer)
         except (asyncio.CancelledError, ClientLeft) as reason:
             # Leaving the block has closed the connection, so the server stops. What it had generated is counted.
             if isinstance(reason, ClientLeft) or has_left(exchange.request):
-                exchange.record.write(exchange.tally.usage(), CLIENT_LEFT, Outcome.CLIENT_LEFT)
+                status, outcome = CLIENT_LEFT, Outcome.CLIENT_LEFT
             else:
-                exchange.record.write(exchange.tally.usage(), STOPPED, Outcome.GATEWAY_STOPPED)
+                status, outcome = STOPPED, Outcome.GATEWAY_STOPPED
+            exchange.record.write(exchange.stated_usage(), status, outcome, estimate=exchange.tally.usage())
             raise asyncio.CancelledError from None
         except ApiError as error:
             outcome = Outcome.REFUSED
             if error.status >= 500 and exchange.record.is_sent:
                 outcome = Outcome.GATEWAY_FAILED if error.code == OVERLOADED else Outcome.SERVER_FAILED
             try:
-                await asyncio.shield(exchange.record.write(exchange.tally.usage(), error.status, outcome))
+                await asyncio.shield(
+                    exchange.record.write(
+                        exchange.stated_usage(), error.status, outcome, estimate=exchange.tally.usage()
+                    )
+                )
             except ApiError as unrecorded:
                 error = unrecorded
             return await _tell(exchange, error)
@@ -139,8 +154,63 @@ class Proxy:
         await give(exchange.request, response)
         return response
 
+    async def _pass_stream(self, exchange: Exchange, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        """Pass on a stream. Its end is held back until usage is durable; an error in the middle becomes its last
+        event."""
+        take = exchange.memory.take
+        assembly = Assembly(take) if exchange.record.keeps_conversation else None
+        events = EventStream(exchange.call, exchange.tally, server_errors.from_event, assembly, take)
+        error: ApiError | None = None
+        has_parts = False
+        try:
+            take(exchange.call.bounds.most_completions * _COMPLETION_BYTES)
+            while data := await _next_part(answer):
+                if events.is_paced(data):
+                    await self._turns.wait(exchange.route.namespace)
+                passed = events.feed(data)
+                while passed or events.has_more:
+                    if passed:
+                        if not has_parts:
+                            has_parts = True
+                            exchange.record.note_first_part()
+                        stream = exchange.stream or await _begin_stream(exchange)
+                        await in_time(exchange.request, stream.write(_renamed(exchange.route, passed)))
+                    if not events.has_more:
+                        break
+                    await self._turns.wait(exchange.route.namespace)
+                    passed = events.go_on()
+            if events.large_content is not None:
+                usage = await self._large_bodies.read_last_event(events.large_content, exchange.route.namespace)
+                exchange.tally.add_total(usage)
+        except ApiError as failure:
+            if not has_parts:
+                raise
+            error = failure
+        except ValueError as failure:
+            _logger.warning("a stream of %s/%s %s", exchange.route.namespace, exchange.route.model, failure)
+            error = server_errors.broken_off()
+        stream = exchange.stream or await _begin_stream(exchange)
+        if error is None and events.error is None and not (events.is_complete or exchange.tally.is_complete):
+            error = server_errors.broken_off()
+        outcome = Outcome.SERVER_FAILED if error or events.error else Outcome.ANSWERED
+        if error is not None and error.code == OVERLOADED:
+            outcome = Outcome.GATEWAY_FAILED
+        whole = _whole_answer(assembly, events) if assembly is not None else None
+        if assembly is not None and assembly.is_too_large and outcome is Outcome.ANSWERED:
+            exchange.record.note_too_large()
+        usage = exchange.tally.usage()
+        stated = exchange.stated_usage() if exchange.tally.is_complete or outcome is not Outcome.ANSWERED else None
+        try:
+            await asyncio.shield(exchange.record.write(stated, answer.status, outcome, whole, estimate=usage))
+        except ApiError as failure:
+            error = failure  # an answer whose usage cannot be recorded is not given
+        end = events.held if error is None else _last_event(exchange, error)
+        return await _end_stream(exchange, stream, _renamed(exchange.route, end))
+
     async def _record_document(self, exchange: Exchange, body: bytes, status: int) -> None:
         usage, document = await self._large_bodies.read_answer(body, exchange.route.namespace)
+        if usage is not None and not exchange.call.bounds.allow(usage):
+            usage = None
         whole = None if exchange.call.api is Api.EMBEDDINGS else document
         await asyncio.shield(exchange.record.write(usage, status, Outcome.ANSWERED, whole))
 
@@ -164,6 +234,7 @@ class Proxy:
                 finally:
                     exchange.record.note_cold_start(place.seconds)
                 exchange.check()  # the key may have been revoked meanwhile
+                await self._turns.wait(exchange.route.namespace)  # thousands may go on at the same time
 
     @asynccontextmanager
     async def _attempt(self, exchange: Exchange, route: Route) -> AsyncIterator[aiohttp.ClientResponse | None]:
@@ -215,44 +286,9 @@ def _server_error(exchange: Exchange, answer: aiohttp.ClientResponse, body: byte
     return server_errors.from_answer(exchange.call.api, exchange.route.model, answer.status, body, retry_after)
 
 
-async def _pass_stream(exchange: Exchange, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-    """Pass on a stream. Its end is held back until usage is durable; an error in the middle becomes its last event."""
-    assembly = Assembly() if exchange.record.keeps_conversation else None
-    events = EventStream(exchange.call, exchange.tally, server_errors.from_event, assembly)
-    error: ApiError | None = None
-    has_parts = False
-    try:
-        while data := await _next_part(answer):
-            passed = events.feed(data)
-            if not passed:
-                continue
-            if not has_parts:
-                has_parts = True
-                exchange.record.note_first_part()
-            stream = exchange.stream or await _begin_stream(exchange)
-            await in_time(exchange.request, stream.write(_renamed(exchange.route, passed)))
-    except ApiError as failure:
-        if not has_parts:
-            raise
-        error = failure
-    except ValueError as failure:
-        _logger.warning("a stream of %s/%s %s", exchange.route.namespace, exchange.route.model, failure)
-        error = server_errors.broken_off()
-    stream = exchange.stream or await _begin_stream(exchange)
-    if error is None and events.error is None and not (events.is_complete or exchange.tally.is_complete):
-        error = server_errors.broken_off()
-    outcome = Outcome.SERVER_FAILED if error or events.error else Outcome.ANSWERED
-    whole = assembly.answer() if assembly else None
-    if assembly is not None and assembly.is_too_large and outcome is Outcome.ANSWERED:
-        exchange.record.note_too_large()
-    usage = exchange.tally.usage()
-    stated = usage if exchange.tally.is_complete or outcome is not Outcome.ANSWERED else None
-    try:
-        await asyncio.shield(exchange.record.write(stated, answer.status, outcome, whole, estimate=usage))
-    except ApiError as failure:
-        error = failure  # an answer whose usage cannot be recorded is not given
-    end = events.held if error is None else _last_event(exchange, error)
-    return await _end_stream(exchange, stream, _renamed(exchange.route, end))
+def _whole_answer(assembly: Assembly, events: EventStream) -> Json | bytes | None:
+    """Return the answer of a stream: its document, or the bytes of a large one."""
+    return assembly.answer() if events.large_content is None else events.large_content
 
 
 async def _tell(exchange: Exchange, error: ApiError) -> web.StreamResponse:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from rft_gateway.traces import RequestSpan, Traces
 
 _NO_USAGE = Usage()
+_REFUSED_ENTRIES = 1000
+_REFUSED_SECONDS = 3600.0
+"""Largest number of refused requests of a namespace that the ledger gets in an hour: they cost their clients nothing,
+and fill the volume of all."""
 _logger = logging.getLogger(__name__)
 
 
@@ -46,6 +51,19 @@ class Records:
         self.conversations = conversations
         self.traces = traces
         self._writing: set[asyncio.Task[None]] = set()
+        self._refused: Counter[str] = Counter()
+        self._refused_since = time.monotonic()
+
+    def has_room_for_refused(self, namespace: str) -> bool:
+        """Count a request of a namespace that was refused, and return whether the ledger gets it."""
+        now = time.monotonic()
+        if now >= self._refused_since + _REFUSED_SECONDS:
+            self._refused.clear()
+            self._refused_since = now
+        self._refused[namespace] += 1
+        if self._refused[namespace] == _REFUSED_ENTRIES + 1:
+            _logger.warning("%s: of refused requests, the ledger has %d an hour", namespace, _REFUSED_ENTRIES)
+        return self._refused[namespace] <= _REFUSED_ENTRIES
 
     def begin(self, write: asyncio.Task[None]) -> None:
         """Keep a write until it ends: its client may leave, so that nobody waits for it any more."""
@@ -131,7 +149,8 @@ class Record:
         The task ends with an ApiError when the ledger cannot take the entry.
 
         Args:
-            usage: the tokens; None where the server should have stated them, and has not.
+            usage: the tokens; None where the server should have stated them, and has not, or has stated more of them
+                than the request can have.
             status: the status code of HTTP of the answer.
             outcome: how the request has ended.
             answer: the whole answer, if there is one: its document, or its bytes, of a large one.
@@ -147,13 +166,15 @@ class Record:
             conversation = None
             if self.keeps_conversation and outcome is Outcome.ANSWERED and answer is not None:
                 conversation = Conversation(self.id, self._arrival, self._route, self._call, answer, counted)
-            self._write = asyncio.create_task(self._write_all(entry, conversation))
+            is_kept = outcome is not Outcome.REFUSED or self._records.has_room_for_refused(self._key.namespace)
+            self._write = asyncio.create_task(self._write_all(entry, conversation, is_kept))
             self._records.begin(self._write)
         return self._write
 
     def _note_missing_usage(self) -> None:
         self._records.metrics.count_missing_usage(self._route)
-        _logger.warning("%s: %s/%s: no usage in the answer", self.id, self._route.namespace, self._route.model)
+        text = "%s: %s/%s: no usage in the answer, or more than there can be"
+        _logger.warning(text, self.id, self._route.namespace, self._route.model)
 
     def _count(self, usage: Usage, status: int, outcome: Outcome, seconds: float) -> None:
         tokens = usage.prompt_tokens + usage.completion_tokens
@@ -184,13 +205,14 @@ class Record:
             price=_in_millionths(self._route.price) if self._route.price else Price(),
         )
 
-    async def _write_all(self, entry: Entry, conversation: Conversation | None) -> None:
+    async def _write_all(self, entry: Entry, conversation: Conversation | None, is_kept: bool) -> None:
         failure: ApiError | None = None
         keeping = None
         if conversation is not None:
             keeping = asyncio.create_task(self._records.conversations.keep(conversation))
         try:
-            await self._write_entry(entry)
+            if is_kept:
+                await self._write_entry(entry)
         except ApiError as error:
             failure = error
             raise

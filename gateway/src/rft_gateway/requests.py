@@ -12,13 +12,26 @@ import orjson
 from rft_api.foreign import server_limits
 from rft_api.foreign.files import most_values
 from rft_gateway.errors import ApiError
+from rft_gateway.usage import MOST_TOKENS, Bounds
 
+LARGE_BYTES = 256 << 10
+LARGE_VALUES = 10_000
+"""Bytes and values of a body above which another process reads it. Below, that takes a millisecond at most."""
 BEGINNING = 256
 """Characters of a prompt by which a replica is chosen: those that a system prompt and a first question have."""
 _SPACES = b" \t\n\r"
 """What JSON may have around its values."""
 _CHARACTERS_OF_A_TOKEN = 4
 """Of English text, about; only estimates use it."""
+_OTHER_VALUE = 4
+"""Characters for which a number, or another value without a text, counts: a prompt may be a list of tokens."""
+_MEDIUM = 4096
+"""Characters for which an image or a sound counts: some thousand tokens. Its bytes are no text."""
+_MEDIA = frozenset({"image_url", "image_embeds", "input_audio", "audio_url", "audio_embeds", "video_url"})
+"""Fields with images and sounds, in parts of messages that have the same type, and in `input_image`."""
+_NO_PROMPT = frozenset({"model", "metadata", "logit_bias", "stop", "stream_options", "user"})
+"""Fields of a body that servers do not show to the model."""
+_CONVERSATION = frozenset({"messages", "input"})
 
 
 class Api(enum.StrEnum):
@@ -37,6 +50,8 @@ _COMPLETION_LIMITS: dict[Api, tuple[str, ...]] = {
     Api.EMBEDDINGS: (),
 }
 """Fields with the largest number of tokens of a completion. Of two, servers take either."""
+_PROMPTS = {Api.COMPLETIONS: "prompt", Api.EMBEDDINGS: "input"}
+"""Fields that may have several prompts."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +70,19 @@ class Call:
     """The same for the usage in each chunk, which is vLLM's own option."""
     completions: int
     """How many completions of each prompt are asked for."""
+    prompts: int
+    """How many prompts the request has."""
     beginning: str
     """The first characters of the prompt."""
     prompt_estimate: int
     """Number of tokens that the prompt may have."""
     token_estimate: int
     """Number of tokens that the request may use, with those of its completions as far as it limits them."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """What the request can use at most."""
+        return Bounds(self.prompts, self.completions)
 
     def body_for(self, served_model: str) -> bytes:
         """Return the body for a server. It is the client's own, byte for byte, and may have further fields at its end.
@@ -95,8 +117,8 @@ def read_call(api: Api, body: bytes) -> Call:
         _refuse_stored_responses(document)
     wants_usage = _flag(options or {}, "include_usage", "stream_options.")
     wants_continuous_usage = _flag(options or {}, "continuous_usage_stats", "stream_options.")
-    texts = list(_texts(document))
-    prompt_estimate = sum(len(text) for text in texts) // _CHARACTERS_OF_A_TOKEN + 1
+    prompt_estimate = _characters(document) // _CHARACTERS_OF_A_TOKEN + 1
+    prompts, completions = _prompts(api, document), max(1, _count(document, "n"))
     wants_continuous_usage = wants_usage and wants_continuous_usage
     adds_usage = stream and api in (Api.CHAT, Api.COMPLETIONS) and not wants_continuous_usage
     return Call(
@@ -107,10 +129,13 @@ def read_call(api: Api, body: bytes) -> Call:
         stream=stream,
         wants_usage=wants_usage,
         wants_continuous_usage=wants_continuous_usage,
-        completions=max(1, _count(document, "n")),
-        beginning=_beginning(texts),
+        completions=completions,
+        prompts=prompts,
+        beginning=_beginning(_texts(document)),
         prompt_estimate=prompt_estimate,
-        token_estimate=prompt_estimate + _most_completion_tokens(api, document),
+        token_estimate=min(
+            prompt_estimate + _most_completion_tokens(api, document) * completions * prompts, MOST_TOKENS
+        ),
     )
 
 
@@ -120,7 +145,10 @@ def _usage_field(options: dict[str, Any]) -> bytes:
     Otherwise nobody would know the tokens of a stream that its client leaves. What the client has not asked for is
     taken out again on the way back.
     """
-    return b',"stream_options":' + orjson.dumps({**options, "include_usage": True, "continuous_usage_stats": True})
+    try:
+        return b',"stream_options":' + orjson.dumps({**options, "include_usage": True, "continuous_usage_stats": True})
+    except TypeError:
+        raise ApiError(400, "stream_options is nested too deeply", param="stream_options") from None
 
 
 def parse_body(body: bytes) -> dict[str, Any]:
@@ -149,12 +177,14 @@ def _refuse_stored_responses(document: dict[str, Any]) -> None:
 
 
 def _most_completion_tokens(api: Api, document: dict[str, Any]) -> int:
-    """Return how many tokens all completions may have together; 0 if the request does not say so."""
-    limits = [_count(document, field) for field in _COMPLETION_LIMITS[api]]
-    prompts = document.get("prompt") if api is Api.COMPLETIONS else None
-    # Several prompts are a list of texts, or of lists of tokens.
-    count = len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
-    return max(limits, default=0) * max(1, _count(document, "n")) * count
+    """Return how many tokens a completion may have; 0 if the request does not say so."""
+    return max((_count(document, field) for field in _COMPLETION_LIMITS[api]), default=0)
+
+
+def _prompts(api: Api, document: dict[str, Any]) -> int:
+    """Return how many prompts a request has. Several are a list of texts, or of lists of tokens."""
+    prompts = document.get(_PROMPTS[api]) if api in _PROMPTS else None
+    return len(prompts) if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) else 1
 
 
 def _flag(fields: dict[str, Any], name: str, place: str = "") -> bool:
@@ -170,7 +200,9 @@ def _flag(fields: dict[str, Any], name: str, place: str = "") -> bool:
 
 
 def _count(document: dict[str, Any], name: str) -> int:
-    """Return a field with a number; 0 without it, and for a negative number, which the server refuses.
+    """Return a field with a number of tokens or completions, at most MOST_TOKENS, which no model reaches.
+
+    It is 0 without the field, and for a negative number, which the server refuses.
 
     Raises:
         ApiError: 400 when it is no whole number, or one above 64 bits.
@@ -178,7 +210,7 @@ def _count(document: dict[str, Any], name: str) -> int:
     value = document.get(name)
     if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
         raise ApiError(400, f"{name} must be a whole number, written without quotes and decimals", param=name)
-    return max(0, value or 0)
+    return min(max(0, value or 0), MOST_TOKENS)
 
 
 def _texts(document: dict[str, Any]) -> Iterator[str]:
@@ -195,14 +227,61 @@ def _texts_of(value: Any) -> Iterator[str]:
             yield item
         elif isinstance(item, list):
             if item and isinstance(item[0], int):  # tokens
-                yield "".join(f"{token:4}" for token in item if isinstance(token, int))
+                yield "".join(f"{token:4}" for token in item[:BEGINNING] if isinstance(token, int))
             else:
                 stack.extend(reversed(item))
         elif isinstance(item, dict):
             stack.extend(part for part in (item.get("text"), item.get("content")) if part is not None)
 
 
-def _beginning(texts: list[str]) -> str:
+def _characters(document: dict[str, Any]) -> int:
+    """Return the number of characters of everything that a server may show to the model, whatever its field is called.
+
+    Messages are shown with their roles and calls, tools with their schemas, and what a template is told. Whatever did
+    not count here could be used without being counted by those who leave before the usage is stated.
+    """
+    total = 0
+    for field, value in document.items():
+        if field in _NO_PROMPT:
+            continue
+        if isinstance(value, str):
+            total += len(value)
+        elif isinstance(value, dict | list):
+            total += _characters_of(value, has_media=field in _CONVERSATION)
+    return total
+
+
+def _characters_of(value: dict[str, Any] | list[Any], has_media: bool) -> int:
+    total = 0
+    stack: list[Any] = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            total += len(item)
+        elif isinstance(item, list):
+            stack.extend(item)
+        elif isinstance(item, dict):
+            medium = _medium(item) if has_media else None
+            for name, part in item.items():
+                total += len(name)
+                if name == medium:
+                    total += _MEDIUM
+                else:
+                    stack.append(part)
+        else:
+            total += _OTHER_VALUE
+    return total
+
+
+def _medium(part: dict[str, Any]) -> str | None:
+    """Return the field with the image or the sound of a part of a message; None if it is another part."""
+    kind = part.get("type")
+    if kind == "input_image":
+        return "image_url"
+    return kind if isinstance(kind, str) and kind in _MEDIA else None
+
+
+def _beginning(texts: Iterator[str]) -> str:
     beginning = ""
     for text in texts:
         beginning += text[: BEGINNING - len(beginning)]

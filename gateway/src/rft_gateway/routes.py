@@ -77,6 +77,10 @@ class RouteTable:
         routes = [route for (owner, _), route in self._routes.items() if owner == namespace]
         return sorted(routes, key=lambda route: route.model)
 
+    def names(self) -> set[ModelName]:
+        """Return namespace and name of all models, and of their bases, which may be none themselves."""
+        return self.bases() | self._routes.keys()
+
     def bases(self) -> set[ModelName]:
         """Return namespace and name of all endpoints with servers of their own."""
         return {(route.namespace, route.base) for route in self._routes.values()}

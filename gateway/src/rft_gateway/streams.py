@@ -13,11 +13,23 @@ from rft_api.foreign.sizes import format_size
 from rft_gateway.chunk_shapes import ChunkShape, shape_of
 from rft_gateway.errors import ApiError
 from rft_gateway.logs import Assembly
-from rft_gateway.requests import Api, Call
+from rft_gateway.requests import LARGE_BYTES, LARGE_VALUES, Api, Call
 from rft_gateway.usage import StreamTally, Usage
 
-LARGEST_EVENT = 64 << 20
-"""Largest event in bytes, as the largest body: the last event of /v1/responses repeats the whole answer."""
+EVENT_BYTES = 1 << 20
+"""Largest event in bytes, beside those of the request: some events repeat it."""
+LAST_EVENT_BYTES = 64 << 20
+"""Largest last event of /v1/responses, as the largest answer: it repeats the whole one."""
+PACED_BYTES = 1 << 16
+"""Bytes above which events are read in turn with those of other streams of the namespace."""
+_AT_ONCE = 256
+"""Events that are read at once. More of them are read in turn, too."""
+_MOST_LINES = 1024
+"""Lines of an event. Servers write their JSON in one."""
+_SMALL_EVENTS = 4096
+_SMALL_EVENT_BYTES = 32
+"""Largest number of events of a stream, beside one for each 32 bytes: to read one takes as long as hundreds of bytes.
+The shortest chunk with a text has 45."""
 _END = b"\n\n"
 _DATA = b"data: "
 _FIELD = b"data:"
@@ -28,6 +40,8 @@ _SHAPES = 8
 """Chunks of a stream of which the shape is made, until one of them has none that repeats."""
 _FAILED = "response.failed"
 _LAST_EVENTS = ("response.completed", "response.incomplete", _FAILED)
+_LARGE_EVENTS = (b"event: response.completed\n", b"event: response.incomplete\n")
+"""Beginnings of events that may be larger than others. They are not parsed here."""
 
 
 class EventStream:
@@ -41,6 +55,7 @@ class EventStream:
         tally: counts the tokens.
         server_error: makes OpenAI's error of an error that the server states.
         assembly: gets the chunks, if the whole answer is wanted.
+        take: counts bytes that are held, and raises an ApiError when there is no room for them.
     """
 
     def __init__(
@@ -49,6 +64,7 @@ class EventStream:
         tally: StreamTally,
         server_error: Callable[[Any], ApiError],
         assembly: Assembly | None = None,
+        take: Callable[[int], object] = int,
     ):
         self._call = call
         self._tally = tally
@@ -60,7 +76,15 @@ class EventStream:
         self._shapes_left = 0 if assembly is not None or call.api is Api.RESPONSES else _SHAPES
         self._parts: list[bytes] = []
         """Of the event whose end has not come. They are joined once: an event may have thousands."""
-        self._size = 0
+        self._size = self._counted = 0
+        self._take = take
+        self._most_bytes = EVENT_BYTES + len(call.body)
+        self._events = self._bytes = 0
+        self.has_more = False
+        """Whether `go_on` has more events that have come already, or an error behind them."""
+        self._failure: ValueError | ApiError | None = None
+        self.large_content: bytes | None = None
+        """The data of a large last event of /v1/responses: somebody else has to read its usage."""
         self._tail = b""
         """What follows them, where the end of the event may begin: line ends of two bytes become one."""
         self.held = b""
@@ -72,31 +96,79 @@ class EventStream:
         self._has_ended = False
 
     def feed(self, data: bytes) -> bytes:
-        """Take what the server has sent, and return what the client gets of it now.
+        """Take what the server has sent, and return what the client gets of it now; the rest comes from `go_on`.
 
         Raises:
-            ValueError: when an event is too large, or has too many values.
+            ValueError: when an event is too large, or has too many lines or values, or when there are too many of them.
+            ApiError: when there is no memory for an event whose end has not come.
         """
+        self._bytes += len(data)
         data = self._tail + data
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n")
-        *events, rest = data.split(_END)
+        return self._pass_events(data)
+
+    def go_on(self) -> bytes:
+        """Return what the client gets of further events that have come with the others; raises as `feed` does."""
+        if self._failure is not None:
+            raise self._failure
+        return self._pass_events(self._tail)
+
+    def is_paced(self, data: bytes) -> bool:
+        """Return whether what the server has sent is to be read in turn with that of other streams."""
+        return len(data) + self._size > PACED_BYTES
+
+    def _pass_events(self, data: bytes) -> bytes:
+        *events, rest = data.split(_END, _AT_ONCE)
         if events:
             events[0] = b"".join([*self._parts, events[0]])
             self._parts, self._size = [], 0
-        part, self._tail = rest[:-2], rest[-2:]
-        if part:
-            self._parts.append(part)
-            self._size += len(part)
-        if self._size > LARGEST_EVENT:
-            raise ValueError(f"sends an event of more than {format_size(LARGEST_EVENT)}")
-        return b"".join([self._pass_event(event) for event in events])
+            self._events += len(events)
+            if self._events > _SMALL_EVENTS + self._bytes // _SMALL_EVENT_BYTES:
+                raise ValueError(f"sends more than {_SMALL_EVENTS:,} events of fewer than {_SMALL_EVENT_BYTES} bytes")
+        self.has_more = len(events) == _AT_ONCE
+        passed: list[bytes] = []
+        try:
+            for event in events:
+                passed.append(self._pass_event(event))
+            if self.has_more:
+                self._tail = rest
+            else:
+                part, self._tail = rest[:-2], rest[-2:]
+                if part:
+                    self._hold_part(part)
+        except (ValueError, ApiError) as error:
+            if not passed:
+                raise
+            self._failure, self.has_more = error, True  # the client gets what came before
+        return b"".join(passed)
+
+    def _hold_part(self, part: bytes) -> None:
+        self._parts.append(part)
+        self._size += len(part)
+        if self._size > self._counted:
+            self._take(self._size - self._counted)
+            self._counted = self._size
+        if self._size > self._most_bytes:
+            # Joined once in a while: a large event has hundreds of parts.
+            if len(self._parts) > 1:
+                self._parts = [b"".join(self._parts)]
+            self._check_size(self._parts[0])
+            self._most_bytes = max(self._most_bytes, min(2 * self._size, LAST_EVENT_BYTES))
+
+    def _check_size(self, event: bytes) -> None:
+        """Raise ValueError when an event, or the beginning of one, is too large."""
+        is_last = self._call.api is Api.RESPONSES and event.startswith(_LARGE_EVENTS)
+        limit = LAST_EVENT_BYTES if is_last else EVENT_BYTES + len(self._call.body)
+        if len(event) > limit:
+            raise ValueError(f"sends an event of more than {format_size(limit)}")
 
     def _pass_event(self, event: bytes) -> bytes:
         if self._shape is not None and (alike := self._shape.compare(event)) is not None:
             usage, plain = alike
             self._tally.add_delta(self._shape.index, usage)
             return (event if self._call.wants_continuous_usage else plain) + _END
+        self._check_size(event)
         start = 0 if event.startswith(_FIELD) else event.find(b"\n" + _FIELD) + 1
         content = _content(event, start) if start or event.startswith(_FIELD) else b""
         if self._has_ended:
@@ -106,6 +178,9 @@ class EventStream:
             return self._hold(event + _END)
         if self.is_complete or self.error:
             return b""
+        if self._is_large_last(event, content):
+            self.large_content, self.is_complete = content, True
+            return self._hold(event + _END)
         document = _parse(content)
         if document is None:
             passed = event + _END  # a comment that keeps the connection open
@@ -114,9 +189,14 @@ class EventStream:
             passed = event[:start] + _DATA + self.error.body() + _END
         else:
             if self._assembly is not None:
-                self._assembly.add(document)
+                self._assembly.add(document, len(event))
             passed = self._pass_on(event, document)
         return self._hold(passed) if self.is_complete or self.error else passed
+
+    def _is_large_last(self, event: bytes, content: bytes) -> bool:
+        if self._call.api is not Api.RESPONSES or not event.startswith(_LARGE_EVENTS):
+            return False
+        return len(content) > LARGE_BYTES or most_values(content) > LARGE_VALUES
 
     def _hold(self, event: bytes) -> bytes:
         self._shape, self._shapes_left = None, 0  # what follows is dropped
@@ -127,9 +207,12 @@ class EventStream:
         """Count a chunk of chat or completions, and return what the client gets of it."""
         usage = self._tally.add_chunk(chunk)
         if chunk.get("choices"):
-            plain = event if usage is None else without_usage(event, chunk)
-            if self._shapes_left:
-                self._learn_shape(event, chunk, usage, plain)
+            try:
+                plain = event if usage is None else without_usage(event, chunk)
+                if self._shapes_left:
+                    self._learn_shape(event, chunk, usage, plain)
+            except orjson.JSONEncodeError:
+                raise ValueError("sends an event that is nested too deeply") from None
             return (event if self._call.wants_continuous_usage else plain) + _END
         return event + _END if usage is None or self._call.wants_usage else b""
 
@@ -176,6 +259,8 @@ def _content(event: bytes, start: int) -> bytes:
     content = event[start + len(_DATA if event.startswith(_DATA, start) else _FIELD) :]
     if b"\n" not in content:
         return content
+    if content.count(b"\n") > _MOST_LINES:
+        raise ValueError(f"sends an event of more than {_MOST_LINES:,} lines")
     lines = [line for line in event[start:].split(b"\n") if line.startswith(_FIELD)]
     return b"\n".join(line[len(_FIELD) :].removeprefix(b" ") for line in lines)
 

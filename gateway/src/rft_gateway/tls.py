@@ -7,12 +7,31 @@ import logging
 import ssl
 from pathlib import Path
 
+from aiohttp import web
+
+from rft_api.foreign import server_limits
 from rft_api.foreign.files import read_file
 
 PAUSE_SECONDS = 5.0
 """Time between two looks at the files."""
 _LARGEST_FILE = 1 << 20
 _logger = logging.getLogger(__name__)
+
+
+class TlsSite(web.SockSite):
+    """A port for clients that connect with TLS. aiohttp knows of a connection only when its handshake has ended."""
+
+    async def start(self) -> None:
+        """Listen; who has not ended its handshake in the time for a head is closed."""
+        await super(web.SockSite, self).start()
+        assert self._runner.server is not None
+        self._server = await asyncio.get_running_loop().create_server(
+            self._runner.server,
+            sock=self._sock,
+            ssl=self._ssl_context,
+            backlog=self._backlog,
+            ssl_handshake_timeout=server_limits.HEAD_SECONDS,
+        )
 
 
 class CertificateError(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -15,6 +15,10 @@ from rft_gateway.ledger.entry import Outcome
 
 GROUPS = ("namespace", "key", "model")
 """What totals can be grouped by."""
+_TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
+_LOW_BITS = 32
+"""Bits of the lower half of a number of tokens. Both halves are added separately: SQLite fails when a sum has more than
+63 bits, which a few entries of a server that states nonsense would reach."""
 _EXPONENT = -12
 """A price is in millionths for a million tokens."""
 
@@ -89,7 +93,7 @@ def read_totals(connection: Connection, query: TotalsQuery) -> list[Total]:
     ]
     if bucket_seconds:
         keys.append((columns.time // _number(bucket_seconds * 1000) * _number(bucket_seconds)).label("bucket"))
-    sums = [func.sum(columns[name]).label(name) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")]
+    sums = [half for name in _TOKENS for half in _halves(name)]
     statement = (
         select(*keys, func.count().label("requests"), *sums)
         .where(columns.time >= _milliseconds(query.start), columns.time < _milliseconds(query.end))
@@ -105,9 +109,15 @@ def read_totals(connection: Connection, query: TotalsQuery) -> list[Total]:
     return sorted(totals.values(), key=lambda total: (total.time, *(getattr(total, name) or "" for name in GROUPS)))
 
 
+def _halves(name: str) -> Iterator[ColumnElement[Any]]:
+    column = ENTRIES.c[name]
+    yield func.sum(column.op(">>")(literal_column(str(_LOW_BITS)))).label(f"{name}_high")
+    yield func.sum(column.op("&")(_number((1 << _LOW_BITS) - 1))).label(f"{name}_low")
+
+
 def _part(row: RowMapping) -> Total:
     # PostgreSQL's sums are decimals
-    prompt, cached, completion = (int(row[f"{name}_tokens"]) for name in ("prompt", "cached", "completion"))
+    prompt, cached, completion = ((int(row[f"{name}_high"]) << _LOW_BITS) + int(row[f"{name}_low"]) for name in _TOKENS)
     return Total(
         time=int(row.get("bucket", 0)),
         namespace=row.get("namespace"),

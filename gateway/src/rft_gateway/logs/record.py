@@ -16,7 +16,7 @@ from rft_api.invocation_lines import MAXIMUM_BYTES
 from rft_api.invocation_log import Redaction, RedactionPattern
 from rft_api.model import Json
 from rft_api.redaction import RedactedTooLong, Redactor, redactor
-from rft_gateway.requests import Call, parse_body
+from rft_gateway.requests import Api, Call, parse_body
 from rft_gateway.usage import Usage
 
 _STRUCTURE = frozenset({
@@ -68,6 +68,8 @@ def conversation_line(conversation: Conversation) -> bytes:
         raise LineTooLarge
     if isinstance(answer, bytes):
         answer = orjson.loads(answer)
+        if call.api is Api.RESPONSES and isinstance(answer.get("response"), dict):
+            answer = answer["response"]  # of the last event of a stream
     # Both are parsed here, and forgotten with the line: a client may take its answer for longer.
     document = parse_body(call.body)
     metadata = document.get("metadata")
