@@ -147,10 +147,10 @@ def test_feedback_counts_for_the_limits_of_its_key(gateway):
 
 
 def test_feedback_is_taken_when_the_tokens_of_its_key_are_used_up(gateway):
-    token = gateway.add_new_key("spent", limits=Limits(tokens_per_day=4))
-    answer = ask(gateway, "one two", token=token)
+    token = gateway.add_new_key("spent", limits=Limits(tokens_per_day=11))
+    answer = ask(gateway, "a b c d e f g h i j", token=token)  # estimated as 9 tokens, and as 2 for its answer
     (entry,) = gateway.wait_for_entries(1)
-    assert entry["prompt_tokens"] + entry["completion_tokens"] >= 4
+    assert entry["prompt_tokens"] + entry["completion_tokens"] >= 11
     refused = gateway.post("/v1/completions", {"model": "m", "prompt": "one"}, token)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
     given = give(gateway, answer.json()["id"], token, rating="up")

@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 import pytest
-from aiohttp.test_utils import make_mocked_request
+from aiohttp import test_utils
 from prometheus_client import Gauge, generate_latest
 from support.gateway import route
 
@@ -68,7 +68,9 @@ def test_the_page_is_made_once_for_all_who_ask_and_beside_the_requests(monkeypat
     operation = Operation(metrics, Demand(), lambda: True, routes)
 
     async def scenario() -> list[bytes]:
-        answers = await asyncio.gather(*(operation.respond(make_mocked_request("GET", METRICS)) for _ in range(5)))
+        answers = await asyncio.gather(
+            *(operation.respond(test_utils.make_mocked_request("GET", METRICS)) for _ in range(5))
+        )
         return [answer.body for answer in answers]  # type: ignore[attr-defined]
 
     pages = asyncio.run(scenario())
