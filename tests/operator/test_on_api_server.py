@@ -27,6 +27,7 @@ from support.patience import wait_until
 
 from rft_api.config_map_size import CONFIG_MAP_BYTES
 from rft_api.progress import MemoryVerdict
+from rft_api.resource import API_VERSION
 from rft_api.termination import memory_message
 
 
@@ -325,6 +326,20 @@ def test_a_killed_operator_goes_on_where_it_was(kubectl, team, kubelet, operator
     assert found["status"]["result"]["bestReward"] == "0.7500"
     jobs = kubectl.get("jobs", f"--namespace={team}")["items"]
     assert [made["metadata"]["name"] for made in jobs] == ["job-trainer-0"]
+
+
+def test_what_is_nested_as_deeply_as_the_api_server_stores_disturbs_nobody(kubectl, team, operator):
+    spec = {"model": {"uri": "s3://models/base"}, "serving": {"pod": {"affinity": None}}}
+    manifest = {"apiVersion": API_VERSION, "kind": "InferenceEndpoint", "metadata": {"name": "deep"}, "spec": spec}
+    text = json.dumps(manifest).replace("null", '{"a":' * 9000 + "{}" + "}" * 9000)
+    kubectl("create", f"--namespace={team}", "-f", "-", stdin=text)
+    kubectl.apply(REWARD, namespace=team)
+    wait_until(lambda: kubectl.get("deployments", f"--namespace={team}")["items"], operator.log)
+    operator.kill()
+    operator.start()
+    kubectl.apply(job(), namespace=team)
+    wait_for(kubectl, team, "rftjob/job", "Succeeded", "WaitingForRewards")
+    kubectl("delete", "inferenceendpoint", "deep", f"--namespace={team}")
 
 
 @pytest.mark.usefixtures("ready_reward")

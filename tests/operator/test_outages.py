@@ -30,10 +30,24 @@ class Answers:
     def __init__(self, answer):
         self.answer = answer
 
-    async def request(self, *_, **__):
+    async def request(self, *_, serialize=True, **__):
         if isinstance(self.answer, Exception):
             raise self.answer
-        return self.answer
+        return self.answer if serialize else Unread(self.answer)
+
+
+class Unread:
+    """An answer whose body has not been read yet."""
+
+    def __init__(self, answer):
+        self.content = self
+        self._answer = answer
+
+    async def iter_any(self):
+        yield json.dumps(self._answer).encode()
+
+    def release(self):
+        pass
 
 
 def connected(answer) -> Cluster:

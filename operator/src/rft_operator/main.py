@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 
 GC_THRESHOLD = 5000
 """Number of allocations after which the garbage collector runs."""
+NESTING_LIMIT = 40_000
+"""Levels of calls. The API server stores objects with 10,000 levels, and a watch that cannot read one never goes on."""
 SWITCH_SECONDS = 0.001
 """Time for which the thread that makes the metrics computes until the event loop is heard again; Python's 5 ms would be
 lost each time the loop waits for something meanwhile."""
@@ -175,6 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
     sys.setswitchinterval(SWITCH_SECONDS)
+    sys.setrecursionlimit(NESTING_LIMIT)
     metrics = Metrics(RESOURCES)
     page = Page(CONTENT_TYPE_LATEST, lambda: generate_latest(metrics.registry))
     SmallServer("0.0.0.0", options.metrics_port, {"/metrics": page})

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import warnings
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import aiohttp
@@ -15,13 +16,26 @@ from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.dynamic import DynamicClient
 
+from rft_api.foreign.files import most_values
+from rft_api.foreign.sizes import format_size
 from rft_api.model import Json
 from rft_operator.kube import names
 from rft_operator.kube.kinds import EVENT, KINDS
 
+log = logging.getLogger(__name__)
+
 REQUEST_SECONDS = 30.0
-PAGE = 100
-"""Number of objects that a list request reads at once."""
+PAGE_OBJECTS = 100
+"""Number of objects that a list request reads at once. Objects of a large page are read one by one instead."""
+_LARGEST_PAGE = 8 << 20
+"""Bytes of a page in JSON: 100 usual jobs have 1 MiB."""
+_MOST_VALUES = 200_000
+"""Values of a page. 1.5 MiB in etcd may be 500,000 values, which take 80 bytes of memory each."""
+_LARGEST_OBJECT = 16 << 20
+"""Bytes of a page with one object: 1.5 MiB in etcd are 9 MiB in JSON if every character is a `<`."""
+_MOST_EVENTS = 1000
+_EVENT_BYTES = 8 << 20
+"""Events that are read about one object, and their bytes. Whoever may create events may create any number of them."""
 
 # The API server's message when RBAC denies a request. A server that has just started knows no roles yet, so such a
 # denial is not an error of the object. Status code and reason are those of an admission plugin's refusal.
@@ -79,9 +93,18 @@ class Cluster:
             raise
 
     async def events(self, namespace: str, uid: str) -> list[Json]:
-        """Return the events about the object with this uid."""
-        path = _path(EVENT.name, namespace)
-        events: list[Json] = (await self._request("get", path, field_selector=f"regarding.uid={uid}"))["items"]
+        """Return the events about the object with this uid: those that are read first, where they are very many."""
+        events: list[Json] = []
+        size = 0
+        async for page, page_size in self._pages(_path(EVENT.name, namespace), field_selector=f"regarding.uid={uid}"):
+            events += page["items"]
+            size += page_size
+            if page["metadata"].get("continue") and (len(events) >= _MOST_EVENTS or size >= _EVENT_BYTES):
+                log.warning(
+                    "%d events about the object with uid %s in namespace %s are read, and it has more",
+                    len(events), uid, namespace,
+                )  # fmt: skip
+                break
         return events
 
     async def list(
@@ -95,16 +118,9 @@ class Cluster:
             selector: the label selector; None for that of the watched objects.
         """
         selector = selector or KINDS[kind].selector
-        token = ""
-        while True:
-            page = await self._request(
-                "get", _path(kind, namespace), label_selector=selector, limit=PAGE, _continue=token or None
-            )
+        async for page, _ in self._pages(_path(kind, namespace), label_selector=selector):
             items = [{"apiVersion": page["apiVersion"], "kind": kind, **item} for item in page["items"]]
             yield items, int(page["metadata"]["resourceVersion"])
-            token = page["metadata"].get("continue", "")
-            if not token:
-                return
 
     async def create(self, obj: Json) -> Json:
         """Create an object and return it as stored.
@@ -166,11 +182,54 @@ class Cluster:
                 raise Refused(_message(error)) from None
             raise
 
+    async def _pages(self, path: str, **selectors: str | None) -> AsyncIterator[tuple[Json, int]]:
+        """Yield the pages of a list, each with its bytes. All objects are in them, however large they are."""
+        token, single_pages = "", 0
+        while True:
+            limit = 1 if single_pages else PAGE_OBJECTS
+            content = await self._read(
+                path, _LARGEST_PAGE if limit > 1 else _LARGEST_OBJECT, limit=limit, _continue=token or None, **selectors
+            )
+            if limit > 1 and (content is None or most_values(content) > _MOST_VALUES):
+                single_pages = PAGE_OBJECTS
+                continue
+            if content is None:
+                raise Unavailable(f"{path}: an object has more than {format_size(_LARGEST_OBJECT)}")
+            page: Json = json.loads(content)
+            single_pages = max(0, single_pages - 1)
+            yield page, len(content)
+            token = page["metadata"].get("continue", "")
+            if not token:
+                return
+
+    async def _read(self, path: str, maximum: int, **options: Any) -> bytes | None:
+        """Return what the API server answers; None when it is more than `maximum` bytes."""
+        with self._explained():
+            answer: aiohttp.ClientResponse = await self._client.request(
+                "get", path, serialize=False, _request_timeout=REQUEST_SECONDS, **options
+            )
+            content = bytearray()
+            try:
+                async for data in answer.content.iter_any():
+                    content += data
+                    if len(content) > maximum:
+                        return None
+            finally:
+                answer.release()  # closes the connection if something is left of the answer
+        return bytes(content)
+
     async def _request(self, method: str, path: str, **options: Any) -> Json:
-        try:
+        with self._explained():
             response: Json = await self._client.request(
                 method, path, serializer=lambda _, data: data, _request_timeout=REQUEST_SECONDS, **options
             )
+        return response
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Raise Unavailable and Denied for what is wrong with the API server or our permissions."""
+        try:
+            yield
         except ApiException as error:
             if error.status in (400, 403, 404, 409, 422) and not _RBAC_DENIAL.search(_message(error)):
                 raise
@@ -180,7 +239,6 @@ class Cluster:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             self.interrupted.set()
             raise Unavailable(f"{type(error).__name__}: {error}".rstrip(": ")) from None
-        return response
 
 
 @asynccontextmanager

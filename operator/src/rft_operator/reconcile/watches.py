@@ -10,13 +10,14 @@ from typing import Any
 
 import kopf
 
-from rft_operator.kube.cluster import PAGE
 from rft_operator.kube.kinds import WATCHED, Kind
 from rft_operator.reconcile.loop import Loop
 from rft_operator.reconcile.routing import Router
 
 WATCH_SECONDS = 300
 """Seconds that one watch request lasts, as an integer; an endless request may break without an error."""
+CHUNK_OBJECTS = 5
+"""Objects that kopf lists at once, which it cannot limit by bytes: a large object may take 40 MB when it is parsed."""
 BACKOFFS = (0.5, 1, *[2] * 30)
 """Seconds before a failed watch is started again. After the last, the operator ends, and Kubernetes restarts it."""
 
@@ -80,7 +81,7 @@ def build_settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = WATCH_SECONDS
     settings.watching.client_timeout = WATCH_SECONDS + 30
     settings.watching.connect_timeout = 10
-    settings.watching.chunk_size = PAGE
+    settings.watching.chunk_size = CHUNK_OBJECTS
     settings.networking.request_timeout = 30
     settings.networking.error_backoffs = BACKOFFS
     settings.queueing.worker_limit = None
