@@ -116,8 +116,8 @@ class Keeper:
         used = await self._catalog.used_bytes(namespace)
         if used + self._reserved[namespace] > self._limit:
             message = (
-                f"The files of this namespace have {format_size(used)} of {format_size(self._limit)}. Delete files "
-                "that are not needed any more."
+                f"The files of this namespace have {format_size(used)} of {format_size(self._limit)}, and "
+                f"{format_size(self._reserved[namespace])} are on their way. Delete files that are not needed any more."
             )
             raise ApiError(400, message, param="file", code="storage_limit_exceeded")
 
