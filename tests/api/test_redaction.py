@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 
 import pyarrow
@@ -78,3 +79,34 @@ def test_what_fits_is_what_re2_makes_of_it(text, pattern, replacement, room):
         assert len(expected.encode()) > room or "\\" in replacement
     else:
         assert len(expected.encode()) <= room
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        (r'{"name": "J\u00fcrgen", "lines": "a\nb"}', r'{"name": "NAME", "lines": "a\nb"}'),
+        (r'{"to": "bob\u0040example.com"}', '{"to": "MAIL"}'),
+        (r'{"again": "{\"name\": \"J\\u00FCrgen\"}"}', r'{"again": "{\"name\": \"NAME\"}"}'),
+        (r'["\ud83d\ude00", "\/"]', '["FACE", "/"]'),
+    ],
+)
+def test_what_json_writes_as_an_escape_is_found(text, redacted):
+    redact = rules(("Jürgen", "NAME"), (r"\w+@[\w.]+", "MAIL"), ("😀", "FACE")).of_record(ROOM)
+    assert redact(text) == redacted
+    json.loads(redacted)
+
+
+@pytest.mark.parametrize("text", [r'{"a": "\u00e4\u0022\u000a\ud83d"}', r"C:\users\u12", "\\" * 10 + "u"])
+def test_a_text_without_anything_to_redact_keeps_its_escapes(text):
+    assert rules(("secret", "x")).of_record(ROOM)(text) == text
+
+
+def test_an_escape_that_json_needs_stays_where_something_is_redacted():
+    redacted = rules(("Jürgen", "NAME")).of_record(ROOM)(r'{"a": "J\u00fcrgen \u0022\u000a\u005c\ud83d"}')
+    assert redacted == r'{"a": "NAME \u0022\u000a\u005c\ud83d"}'
+
+
+@pytest.mark.parametrize("text", ["\\", "\\u", "\\ud83d", "\\\\u00"])
+def test_many_backslashes_take_no_time(text):
+    many = text * (ROOM // 8)
+    assert rules(("secret", "x")).of_record(ROOM)(many) == many

@@ -239,6 +239,17 @@ def test_completions_cannot_steer_the_terminal(rft, finished_run):
     assert "\\x1b[2J[red]hello[/red]" in text
 
 
+@pytest.mark.parametrize("reward", [1.7e308, -1.7e308])
+def test_a_number_that_cannot_be_drawn_is_named(rft, finished_run, reward):
+    lines = finished_run.metrics.read_text().splitlines()
+    changed = {**json.loads(lines[0]), "reward": reward}
+    finished_run.metrics.write_text("\n".join([json.dumps(changed), *lines[1:]]) + "\n")
+    result = rft("report", finished_run.path)
+    assert result.returncode == 0
+    text = " ".join(result.stdout.split())
+    assert f"The curves cannot be drawn: step {changed['step']}: reward is {reward:g}" in text
+
+
 def rollouts(rewards: list[float | None]) -> list[RolloutRow]:
     return [
         RolloutRow(

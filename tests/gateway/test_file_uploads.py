@@ -166,3 +166,22 @@ def test_whoever_completes_at_the_same_time_gets_the_same_file(client, file_gate
         files = set(pool.map(complete, range(6)))
     assert [entry["id"] for entry in stored.rows("gateway_files")] == list(files)
     stored.wait_until_only_files_are_left()
+
+
+def test_parts_at_the_same_time_do_not_pass_the_limit_together(client, stored):
+    upload = begin(client, 16 << 20)
+
+    def send(number: int) -> str | None:
+        try:
+            add(client, upload, bytes([number]) * (10 << 20))
+        except openai.BadRequestError as error:
+            return error.code
+        return None
+
+    with ThreadPoolExecutor(12) as threads:
+        codes = list(threads.map(send, range(12)))
+    taken = codes.count(None)
+    assert set(codes) == {None, "storage_limit_exceeded"}
+    assert 1 <= taken <= 6  # of 64 MiB
+    assert sum(map(len, stored.contents().values())) == taken * (10 << 20)
+    add(client, upload, b"x" * (64 - taken * 10 << 19))  # nothing is reserved any more

@@ -125,3 +125,21 @@ def test_a_namespace_gets_no_more_with_many_destinations(tmp_path):
         spool.append([(destination, b"123456789\n") for destination in destinations], NOW)
     assert spool.size == 1500
     assert spool.append([(OURS, b"x" * 700)], NOW) == [None]
+
+
+def test_a_destination_for_which_nothing_waits_is_forgotten(tmp_path):
+    spool = opened(tmp_path)
+    spool.append([(OURS, b"1\n"), (THEIRS, b"1\n")], NOW)
+    queue = queue_of(spool)
+    queue.close_segment()
+    spool.append([(OURS, b"2\n")], NOW)
+    spool.remove(queue, queue.closed[0])
+    assert lines(spool) == [b"2"]  # it stays for as long as it has a line
+    queue.close_segment()
+    spool.remove(queue, queue.closed[0])
+    assert list(spool.queues) == [THEIRS.id]
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [THEIRS.id]
+    spool.append([(OURS, b"3\n")], NOW)
+    assert lines(spool) == [b"3"]
+    spool.close()
+    assert lines(opened(tmp_path)) == [b"3"]

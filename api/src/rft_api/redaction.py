@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ _MOST_BYTES_OF_A_CHARACTER = 4
 _TIMES_THE_ROOM = 4
 """A text that a rule would make longer than this many times the room is refused without being made. An estimate counts
 more of the groups than they bring back, so what is less is made and measured."""
+_ESCAPE = re.compile(r"(?<!\\)\\++(?:u(d[89ab][0-9a-f]{2})\\++u(d[c-f][0-9a-f]{2})|u([0-9a-f]{4})|(/))", re.IGNORECASE)
+"""A character as JSON may write it, in a text or in a text within a text, where every backslash is two. Backslashes are
+taken all at once, so that the time is linear."""
 
 
 class RedactedTooLong(Exception):
@@ -34,17 +38,26 @@ class Redactor:
     def of_record(self, room: int) -> Callable[[str], str]:
         """Return a function that replaces in the texts of one record.
 
+        Arguments of tools and other texts may be JSON, in which `@` may be `\\u0040`. If a rule removes something from
+        a text whose escapes are written as the characters that they stand for, that is the result.
+
         It raises RedactedTooLong when the texts together, or one of them after a rule, exceed the room, in bytes of
         UTF-8. Without rules, there is no room to exceed.
         """
         left = room
 
+        def apply(text: str) -> str:
+            for rule in self._rules:
+                text = _replace_within(rule, text, left, room)
+            return text
+
         def redact(text: str) -> str:
             nonlocal left
             if not self._rules:
                 return text
-            for rule in self._rules:
-                text = _replace_within(rule, text, left, room)
+            plain = _without_escapes(text)
+            redacted = apply(plain)
+            text = redacted if redacted != plain or plain == text else apply(text)
             left -= len(text.encode())
             if left < 0:
                 raise _too_long(room)
@@ -97,6 +110,20 @@ def _replace_within(rule: RedactionPattern, text: str, left: int, room: int) -> 
     if not is_short and len(replaced.encode()) > left:
         raise _too_long(room)
     return replaced
+
+
+def _without_escapes(text: str) -> str:
+    """Return a text with characters in the place of escapes that JSON does not need: it stays valid JSON."""
+    return _ESCAPE.sub(_character, text) if "\\" in text else text
+
+
+def _character(escape: re.Match[str]) -> str:
+    high, low, single, slash = escape.groups()
+    if high:
+        return bytes.fromhex(high + low).decode("utf-16-be")
+    character = slash or chr(int(single, 16))
+    needed = character < " " or character in '"\\' or "\ud800" <= character <= "\udfff"
+    return escape[0] if needed else character
 
 
 def _too_long(room: int) -> RedactedTooLong:

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from rft_api.component_names import MOST_RECORDED_NAMES, component_name
 from rft_api.files import atomic_file
+from rft_api.foreign.text import one_line
 from rft_api.metrics import TrainMetrics, WarmupMetrics
 from rft_api.summary import Summary
 from rft_cli.history import History
@@ -51,15 +52,27 @@ STYLE: Any = {
 
 MetricsT = TypeVar("MetricsT", TrainMetrics, WarmupMetrics)
 
+_LARGEST = 1e300
+"""Largest number that can be drawn: the axis is somewhat longer, and computed with floats."""
 SMOOTHING_STEPS = 20
 """Curves with more points than this get a smoothed line over the noisy one."""
+
+
+class TooLarge(ValueError):
+    """A number cannot be drawn; the message names the step and the field."""
 
 
 def draw_curves(history: History, target: Path, title: str, summary: Summary | None, kind: str) -> list[Path]:
     """Draw all curves to `target`.svg and `target`.png, and return both paths.
 
     `kind` says what completions of validation prompts are: greedy or sampled.
+
+    Raises:
+        TooLarge: when a number cannot be drawn. Then nothing is written.
+        OSError: when the files cannot be written.
     """
+    for step in (*history.warmup.values(), *history.steps, *history.validations):
+        _check_numbers(f"step {step.step}", step.model_dump(by_alias=True))
     panels: list[Callable[[Axes, History, Summary | None], None]] = [
         partial(_reward, kind), _components, _episode_length, _gradient_norm, _advantages, _entropy, _ratios, _seconds,
     ]  # fmt: skip
@@ -81,6 +94,14 @@ def draw_curves(history: History, target: Path, title: str, summary: Summary | N
         with atomic_file(files[1]) as file:
             figure.savefig(file, format="png", dpi=110)
         return files
+
+
+def _check_numbers(place: str, value: Any) -> None:
+    if isinstance(value, dict):
+        for name, part in value.items():
+            _check_numbers(f"{place}: {one_line(name)}", part)
+    elif isinstance(value, float) and abs(value) > _LARGEST:
+        raise TooLarge(f"{place} is {value:g}, which is more than {_LARGEST:g}")
 
 
 def _plot(axis: Axes, steps: Sequence[MetricsT], pick: Callable[[MetricsT], float | None], **style: str) -> None:

@@ -380,7 +380,7 @@ def report(path: Path, console: Console, address: str | None = None) -> Run:
         console: the console.
         address: the address that the folder is a copy of, if it is one.
     """
-    from rft_cli.charts import draw_curves
+    from rft_cli.charts import TooLarge, draw_curves
 
     run = read_run(path, address)
     print_report(run, console)
@@ -391,6 +391,8 @@ def report(path: Path, console: Console, address: str | None = None) -> Run:
         files = draw_curves(run.history, run.folder.curves, run.config.name, run.summary, kind)
     except OSError as error:  # The folder may belong to somebody else; the report is useful without the curves.
         console.print(Text(f"The curves could not be written: {error.strerror or error}", style="yellow"))
+    except TooLarge as error:
+        console.print(Text(f"The curves cannot be drawn: {error}", style="yellow"))
     else:
         console.print(f"Curves: {', '.join(short_path(file) for file in files)}", highlight=False, soft_wrap=True)
     return run

@@ -186,21 +186,23 @@ class FileOperations:
             Lost: when the upload has ended in another way.
         """
         await self._keeper.check(staged, key.namespace)
-        if upload is None:  # the parts of an upload count already
-            await self._keeper.require_room(key.namespace, staged.size)
-        name = f"file-{make_id(datetime.now(UTC))}"
-        uri = await self._keeper.put(staged, f"{key.namespace}/{name}.jsonl", key.namespace)
-        created = now_milliseconds()
-        expires = None if seconds is None else created + seconds * 1000
-        record = FileRecord(
-            name, key.namespace, key.name, filename, PURPOSE, staged.size, staged.sha256, uri, created, expires
-        )
-        try:
-            await self._catalog.add(record, upload)
-        except Lost:
-            await self._keeper.give_up(uri)
-            self._clean()
-            if upload is None:
-                raise unavailable() from None
-            raise
+        with ExitStack() as stack:
+            if upload is None:  # the parts of an upload count already
+                stack.enter_context(self._keeper.reserve(key.namespace, staged.size))
+                await self._keeper.require_room(key.namespace)
+            name = f"file-{make_id(datetime.now(UTC))}"
+            uri = await self._keeper.put(staged, f"{key.namespace}/{name}.jsonl", key.namespace)
+            created = now_milliseconds()
+            expires = None if seconds is None else created + seconds * 1000
+            record = FileRecord(
+                name, key.namespace, key.name, filename, PURPOSE, staged.size, staged.sha256, uri, created, expires
+            )
+            try:
+                await self._catalog.add(record, upload)
+            except Lost:
+                await self._keeper.give_up(uri)
+                self._clean()
+                if upload is None:
+                    raise unavailable() from None
+                raise
         return record

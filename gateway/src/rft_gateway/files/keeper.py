@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ class Keeper:
         self._limit = limit
         self._checker = Checker()
         self._turns = Turns()
+        self._reserved: Counter[str] = Counter()
+        """Bytes of content on its way to a row, by namespace."""
         self._threads = ThreadPoolExecutor(_THREADS, "files-content")
 
     @contextmanager
@@ -90,17 +93,31 @@ class Keeper:
         await self.run(staged.flush)
         await self._checker.check(staged.path, namespace)
 
-    async def require_room(self, namespace: str, size: int) -> None:
-        """Check that a namespace may have so many more bytes.
+    @contextmanager
+    def reserve(self, namespace: str, size: int) -> Iterator[None]:
+        """Count bytes of content that has no row yet to its namespace, for as long as the block lasts."""
+        self._reserved[namespace] += size + ENTRY_BYTES
+        try:
+            yield
+        finally:
+            self._reserved[namespace] -= size + ENTRY_BYTES
+            if not self._reserved[namespace]:
+                del self._reserved[namespace]
+
+    async def require_room(self, namespace: str) -> None:
+        """Check that a namespace may have what it has reserved.
+
+        What has just got its row counts twice until it is not reserved any more: so parallel requests never pass the
+        limit together.
 
         Raises:
-            ApiError: 400 when it has too many; 503 when the database cannot be read.
+            ApiError: 400 when it has too many bytes; 503 when the database cannot be read.
         """
         used = await self._catalog.used_bytes(namespace)
-        if used + size + ENTRY_BYTES > self._limit:
+        if used + self._reserved[namespace] > self._limit:
             message = (
-                f"The files of this namespace have {format_size(used)} of {format_size(self._limit)}. Delete files "
-                "that are not needed any more."
+                f"The files of this namespace have {format_size(used)} of {format_size(self._limit)}, and "
+                f"{format_size(self._reserved[namespace])} are on their way. Delete files that are not needed any more."
             )
             raise ApiError(400, message, param="file", code="storage_limit_exceeded")
 

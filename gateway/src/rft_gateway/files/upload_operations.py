@@ -80,7 +80,8 @@ class UploadOperations:
         check_purpose(request.purpose)
         check_size(request.bytes, self._limit)
         filename = check_filename("filename", request.filename)
-        await self._keeper.require_room(key.namespace, request.bytes)
+        with self._keeper.reserve(key.namespace, request.bytes):
+            await self._keeper.require_room(key.namespace)
         created = now_milliseconds()
         upload = Upload(
             id=f"upload_{make_id(datetime.now(UTC))}",
@@ -110,7 +111,8 @@ class UploadOperations:
             await read_form(request, "data", (), PART_BYTES, partial(self._keeper.write, staged))
             if not staged.size:
                 raise wrong("data", "data is empty")
-            await self._keeper.require_room(key.namespace, staged.size)
+            stack.enter_context(self._keeper.reserve(key.namespace, staged.size))
+            await self._keeper.require_room(key.namespace)
             rest = stack.pop_all()
         part = await self._tasks.finish(self._keep_part(rest, staged, upload))
         return part.document()

@@ -232,13 +232,17 @@ class Spool:
                 queue.close_segment()
 
     def remove(self, queue: Queue, segment: Segment) -> None:
-        """Remove a closed segment, which is stored elsewhere.
+        """Remove a closed segment, which is stored elsewhere, and the folder of a destination for which nothing waits.
 
         Raises:
-            OSError: when it cannot be removed.
+            OSError: when the segment cannot be removed.
         """
         segment.path.unlink(missing_ok=True)
         queue.closed.remove(segment)
+        if not queue.segments:
+            del self.queues[queue.destination.id]
+            # What is left of the folder is removed at the next start, or used when the destination comes again.
+            shutil.rmtree(queue.folder, ignore_errors=True)
 
     def close(self) -> None:
         """Close all segments, and unlock the folder."""

@@ -94,7 +94,9 @@ class Uploader:
     def _begin(self) -> None:
         """Begin with the destinations that have something, and are not being written; failed ones are the last."""
         loop = asyncio.get_running_loop()
-        queues = [(queue, self._states.setdefault(name, _State())) for name, queue in list(self._spool.queues.items())]
+        waiting = dict(self._spool.queues)
+        self._states = {name: state for name, state in self._states.items() if name in waiting or state.is_running}
+        queues = [(queue, self._states.setdefault(name, _State())) for name, queue in waiting.items()]
         running = Counter(queue.destination.namespace for queue, state in queues if state.is_running)
         for queue, state in sorted(queues, key=lambda each: each[1].next_attempt):
             namespace = queue.destination.namespace
