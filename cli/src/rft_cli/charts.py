@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rft_api.component_names import MOST_RECORDED_NAMES, component_name
 from rft_api.files import atomic_file
 from rft_api.foreign.text import one_line
-from rft_api.metrics import TrainMetrics, WarmupMetrics
+from rft_api.metrics import TrainMetrics, ValidationMetrics, WarmupMetrics
 from rft_api.summary import Summary
 from rft_cli.history import History
 
@@ -71,7 +71,10 @@ def draw_curves(history: History, target: Path, title: str, summary: Summary | N
         TooLarge: when a number cannot be drawn. Then nothing is written.
         OSError: when the files cannot be written.
     """
-    for step in (*history.warmup.values(), *history.steps, *history.validations):
+    lines: list[TrainMetrics | WarmupMetrics | ValidationMetrics] = [
+        *history.warmup.values(), *history.steps, *history.validations,
+    ]  # fmt: skip
+    for step in lines:
         _check_numbers(f"step {step.step}", step.model_dump(by_alias=True))
     panels: list[Callable[[Axes, History, Summary | None], None]] = [
         partial(_reward, kind), _components, _episode_length, _gradient_norm, _advantages, _entropy, _ratios, _seconds,
